@@ -1,0 +1,312 @@
+"""The typed configuration of a training run: frozen, validated, and free of heavy imports.
+
+Every field can be overridden on the command line (`--optim.weight-decay 0.05`, `--phases.0.epochs 3`). Fields under
+`runtime` and `tracking` say how a run is carried out and may change when it resumes; all others say what is computed.
+"""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from steel.errors import InputError
+
+T = typing.TypeVar("T")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True)
+class FoldsConfig:
+    """Which folds of the shards play which role; every other fold is trained on."""
+
+    validation: tuple[int, ...] = (0,)
+    """Watched each epoch; the decision is calibrated on them."""
+    test: tuple[int, ...] = (1,)
+    """Never touched by training."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.validation) > 0, "folds.validation: name at least one fold")
+        both = sorted(set(self.validation) & set(self.test))
+        _require(not both, f"folds: fold {both} is both validation and test; take it out of one")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The network alone, as a checkpoint stores it: enough to build it again without any download."""
+
+    architecture: str
+    """A segmentation-models-pytorch architecture: `Unet`, `FPN`, `UnetPlusPlus`, ..."""
+    encoder: str
+    """Its encoder, timm's as `tu-...` included."""
+    num_classes: int
+    in_channels: int
+    """1 (gray) or 3 (RGB)."""
+    decoder_channels: tuple[int, ...] | None = None
+    """Widths of a U-Net decoder, deepest first; the architecture's own when None. Its length is the encoder depth."""
+    dropout: float = 0.2
+    """Before the linear layer of the classification head."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network to train and where its encoder's first weights come from."""
+
+    architecture: str = "Unet"
+    encoder: str = "resnet34"
+    decoder_channels: tuple[int, ...] | None = None
+    dropout: float = 0.2
+    in_channels: Literal[0, 1, 3] = 0
+    """0 follows the data: 1 for gray shards, 3 for colour."""
+    pretrained: bool = True
+    """Start the encoder from published weights; needs the network once. `--model.no-pretrained` trains from scratch."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1)")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """A mixture of losses, each reduced to one number per (image, class); weights of 0 leave a term out."""
+
+    bce: float = 0.75
+    dice: float = 0.25
+    focal: float = 0.0
+    tversky: float = 0.0
+    lovasz: float = 0.0
+    focal_gamma: float = 2.0
+    tversky_alpha: float = 0.3
+    """Weight of false positives; false negatives weigh `1 - tversky_alpha`."""
+    class_weights: tuple[float, ...] | None = None
+    """One weight a class for the segmentation terms; equal when None."""
+    classification: float = 0.2
+    """Weight of the classification head's cross-entropy over `any` and each class."""
+
+    def __post_init__(self) -> None:
+        terms = (self.bce, self.dice, self.focal, self.tversky, self.lovasz)
+        _require(all(w >= 0 for w in (*terms, self.classification)), "loss: weights are not negative")
+        _require(sum(terms) > 0, "loss: give at least one segmentation term a weight above 0")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Which samples a phase draws and where it crops them."""
+
+    order: Literal["natural", "balanced"] = "natural"
+    """`natural`: every sample once an epoch. `balanced`: equal quotas of clean images and of each class."""
+    defective_only: bool = False
+    """Draw defective images only."""
+    defect_crop: float = 0.5
+    """Probability that a crop of a defective image is moved so that it holds some defect."""
+    max_black: float = 0.8
+    """A crop with a larger share of black pixels (off the strip) is drawn again, a few times."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.defect_crop <= 1, f"sampling.defect-crop: {self.defect_crop} is not in [0, 1]")
+        _require(0 < self.max_black <= 1, f"sampling.max-black: {self.max_black} is not in (0, 1]")
+
+
+@dataclass(frozen=True)
+class TransformConfig:
+    """One entry of the augmentation list: what, how often and how strongly."""
+
+    name: Literal[
+        "hflip", "vflip", "rotate90", "affine", "brightness_contrast", "gamma", "noise", "blur", "blackout", "side_bars"
+    ]
+    p: float = 0.5
+    strength: float = 1.0
+    """Scales the transform's standard range; 1 is the standard."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.p <= 1, f"augment: probability {self.p} of {self.name} is not in [0, 1]")
+        _require(self.strength > 0, f"augment: strength {self.strength} of {self.name} is not positive")
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """A stretch of training with one crop size, batch and loss. A phase is a whole number of steps."""
+
+    name: str
+    epochs: float
+    """In passes over the phase's training samples; rounded up to whole steps."""
+    crop: tuple[int, int]
+    """Height and width in pixels; (0, 0) takes the largest training image, smaller ones padded."""
+    batch_size: int
+    """Global batch: samples a step over all ranks."""
+    micro_batch: int
+    """Samples a forward pass. Part of the recipe: it sets what BatchNorm sees and never follows the world size."""
+    lr: float
+    """Peak learning rate of the decoder and heads."""
+    warmup: float = 0.05
+    """Share of the phase's steps over which the rate rises linearly from 0; it then falls as a cosine."""
+    lr_floor: float = 0.01
+    """The cosine's end, as a share of `lr`."""
+    loss: LossConfig = LossConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    def __post_init__(self) -> None:
+        where = f"phase {self.name}"
+        _require(self.epochs > 0, f"{where}: epochs must be above 0")
+        _require(self.micro_batch > 0, f"{where}: micro-batch must be above 0")
+        _require(
+            self.batch_size > 0 and self.batch_size % self.micro_batch == 0,
+            f"{where}: batch-size {self.batch_size} is not a multiple of micro-batch {self.micro_batch}",
+        )
+        _require(self.lr > 0, f"{where}: lr must be above 0")
+        _require(0 <= self.warmup < 1, f"{where}: warmup {self.warmup} is not in [0, 1)")
+        _require(
+            self.crop == (0, 0) or min(self.crop) > 0,
+            f"{where}: crop {self.crop} is neither (0, 0) nor two sizes",
+        )
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches a step, over all ranks."""
+        return self.batch_size // self.micro_batch
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and what surrounds it."""
+
+    weight_decay: float = 0.01
+    encoder_lr_scale: float = 1.0
+    """The encoder's rate as a share of the phase's."""
+    freeze_encoder_epochs: float = 0.0
+    """Keep the encoder as it is for the first epochs of the first phase."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to at most this norm."""
+    ema_decay: float = 0.99
+    """Decay a step of the exponential moving average of the weights; 0 turns it off."""
+    average_top_k: int = 0
+    """Average the weights of the k best epochs as one more candidate to ship; 0 turns it off."""
+    nonfinite_limit: int = 20
+    """Stop after so many steps in a row with a non-finite loss or gradient."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.ema_decay < 1, f"optim.ema-decay: {self.ema_decay} is not in [0, 1)")
+        _require(self.clip_norm > 0, "optim.clip-norm must be above 0")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How candidates are judged during training and how the shipped decision is found."""
+
+    every_epochs: float = 1.0
+    patience: int = 0
+    """Stop a phase after so many validations without a better score; 0 never stops early."""
+    batch_size: int = 8
+    """Images a forward pass in validation and calibration."""
+    tta: tuple[Literal["hflip", "vflip", "hvflip"], ...] = ("hflip", "vflip", "hvflip")
+    """Flips averaged with the plain view when the decision is calibrated (not in each epoch's validation)."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_epochs > 0, "validation.every-epochs must be above 0")
+        _require(self.batch_size > 0, "validation.batch-size must be above 0")
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How the run is carried out on this machine."""
+
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """`auto` takes what `accelerate launch --mixed_precision` says; else bf16 on a GPU that has it, none on a CPU."""
+    workers: int = 2
+    """Data-loader processes a rank; 0 loads in the training process."""
+    channels_last: bool = True
+    compile: bool = False
+    save_every: int = 200
+    """Steps between two resumable states; a stop signal and every epoch save one too."""
+    keep_states: int = 2
+    on_bad_sample: Literal["fail", "skip"] = "fail"
+    """What to do with a sample whose bytes do not match their checksum."""
+    max_bad_samples: int = 10
+    """With `skip`: fail all the same beyond so many."""
+    cache_dir: str | None = None
+    """Where remote shards are kept on this node's disk."""
+
+    def __post_init__(self) -> None:
+        _require(self.workers >= 0, "runtime.workers cannot be negative")
+        _require(self.keep_states > 0, "runtime.keep-states must be above 0")
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where the run can be watched."""
+
+    tracker: Literal["none", "wandb", "tensorboard"] = "wandb"
+    project: str = "steel-defects"
+    group: str | None = None
+    """Attempts of one job share a group; the run folder's name when None."""
+    log_every: int = 10
+    """Steps between two training records."""
+    num_images: int = 4
+    """Validation images shown with true and predicted masks."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that says what a run computes, and how."""
+
+    preset: str
+    phases: tuple[PhaseConfig, ...]
+    seed: int = 0
+    folds: FoldsConfig = FoldsConfig()
+    model: ModelConfig = ModelConfig()
+    augment: tuple[TransformConfig, ...] = ()
+    optim: OptimConfig = OptimConfig()
+    validation: ValidationConfig = ValidationConfig()
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        _require(len(self.phases) > 0, "phases: a run needs at least one phase")
+        _require(0 <= self.seed < 2**63, f"seed: {self.seed} is not in [0, 2**63)")
+
+    def recipe(self) -> dict[str, Any]:
+        """The part that must not change under a run: all but `runtime` and `tracking`, as plain JSON values."""
+        return {k: v for k, v in to_dict(self).items() if k not in ("runtime", "tracking")}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as plain JSON values (tuples become lists)."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+    return plain(config)
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """The inverse of `to_dict`; validates as construction does.
+
+    Raises:
+        InputError: an unknown or missing field, or a value that the dataclass refuses.
+    """
+
+    def build(kind: Any, value: Any) -> Any:
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            return from_dict(kind, value)
+        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if origin is tuple and value is not None:
+            kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+            return tuple(build(k, v) for k, v in zip(kinds, value, strict=True))
+        if origin in (types.UnionType, typing.Union) and value is not None:
+            inner = [a for a in arguments if a is not type(None)]
+            return build(inner[0], value)
+        return value
+
+    kinds = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(kinds))
+    if unknown:
+        raise InputError(f"{cls.__name__}: unknown field {', '.join(unknown)}")
+    try:
+        return cls(**{name: build(kinds[name], value) for name, value in values.items()})
+    except TypeError as error:
+        raise InputError(f"{cls.__name__}: {error}") from error

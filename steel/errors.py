@@ -1,0 +1,38 @@
+"""What a user did wrong, and how a program says so."""
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: the message is one line that says what, where and what to do about it."""
+
+
+def list_some(names: Sequence[str], limit: int = 5) -> str:
+    """`a, b, c and 7 more`: the first `limit` names and how many were left out."""
+    shown = ", ".join(names[:limit])
+    hidden = len(names) - limit
+    return f"{shown} and {hidden} more" if hidden > 0 else shown
+
+
+def run_program(main: Callable[[], int | None]) -> int:
+    """Run a program's `main` and turn its errors into one line on stderr and an exit code.
+
+    Returns:
+        2 for bad input (`InputError`), 1 for a full disk or a refused file, 130 for Ctrl-C, else what `main` returned.
+        Anything else is a defect of ours and keeps its traceback.
+    """
+    try:
+        return main() or 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)  # noqa: T201
+        return 1
