@@ -1,0 +1,214 @@
+"""Which rank is this: the Accelerator, collectives, stop signals. Only this module touches torch.distributed."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from types import FrameType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from torch import nn
+
+from steel.errors import InputError
+
+T = TypeVar("T")
+
+COLLECTIVE_TIMEOUT_S = 1800.0
+"""A collective that waits longer than this fails: rank 0 may calibrate or write while the others wait."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One rank's view of the job."""
+
+    accelerator: Accelerator
+
+    @property
+    def rank(self) -> int:
+        return self.accelerator.process_index
+
+    @property
+    def world(self) -> int:
+        return self.accelerator.num_processes
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def all_reduce_sum(self, array: np.ndarray) -> np.ndarray:
+        """Sum an integer or float array over the ranks; every rank gets the sum, in the array's own dtype."""
+        if self.world == 1:
+            return array
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        dist.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+    def start_sum(self, values: torch.Tensor) -> "PendingSum":
+        """Begin summing a small tensor over the ranks without waiting; `PendingSum.read` waits."""
+        work = dist.all_reduce(values, async_op=True) if self.world > 1 else None
+        return PendingSum(values, work)
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's picklable `value` on every rank."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def broadcast_tensors(self, module: nn.Module) -> None:
+        """Give every rank rank 0's parameters and buffers of `module`, in place."""
+        if self.world > 1:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, src=0)
+
+    def on_main(self, task: Callable[[], T]) -> T:
+        """Run `task` on rank 0 alone and give its picklable result to every rank.
+
+        Raises:
+            InputError: on every rank alike, if the task raised one, so that no rank waits for another.
+        """
+        outcome: tuple[T | None, str | None] = (None, None)
+        if self.is_main:
+            try:
+                outcome = (task(), None)
+            except InputError as error:
+                outcome = (None, str(error))
+        value, problem = self.broadcast(outcome)
+        if problem is not None:
+            raise InputError(problem)
+        return value
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leave the process group; the job's last act."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@dataclass
+class PendingSum:
+    """A sum over ranks under way."""
+
+    values: torch.Tensor
+    work: Any
+
+    def read(self) -> list[float]:
+        """Wait for the sum and return it as host numbers."""
+        if self.work is not None:
+            self.work.wait()
+        return self.values.tolist()
+
+
+def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
+    """Join the job this process was launched into and build its Accelerator.
+
+    Args:
+        precision: `auto`, `no`, `bf16` or `fp16`.
+        cpu: stay on the CPU even where there is a GPU.
+
+    Raises:
+        InputError: the launcher started several processes but Accelerate sees another number, so each would believe it
+            is alone and write the same output; or the precision is not to be had on this device.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if not torch.cuda.is_available():
+        cpu = True
+        # Several processes on CPUs only join into one group when Accelerate is told that there is no GPU to share.
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    process_group = InitProcessGroupKwargs(timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=True, gradient_as_bucket_view=True)
+    try:
+        accelerator = Accelerator(
+            mixed_precision=_choose_precision(precision, cpu), cpu=cpu, kwargs_handlers=[process_group, ddp]
+        )
+    except ValueError as error:
+        raise InputError(f"runtime.precision {precision}: {error}") from error
+    if accelerator.num_processes != world:
+        raise InputError(
+            f"the launcher started {world} processes but Accelerate sees {accelerator.num_processes}: each would "
+            "believe it is alone; launch with one of launch/accelerate/*.yaml or torchrun"
+        )
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _die_with_parent()
+    return Runtime(accelerator)
+
+
+def _choose_precision(precision: str, cpu: bool) -> str | None:
+    if precision != "auto":
+        return precision
+    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
+        return None  # what `accelerate launch --mixed_precision` said
+    return "bf16" if not cpu and torch.cuda.is_bf16_supported() else "no"
+
+
+def launcher_rank() -> int:
+    """This process's rank as the launcher says it: to be used before (or without) `start`."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _die_with_parent(interval_s: float = 0.5) -> None:
+    """End this process soon after its launcher is gone: torch elastic starts ranks in sessions of their own, so killing
+    the launcher would otherwise leave ranks that go on writing the run folder."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(interval_s)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
+
+
+def seed_micro_batch(*key: int) -> None:
+    """Seed torch's generators, on every device, from a tuple of integers: dropout then depends on nothing else."""
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, dtype=np.uint64)[0]) >> 1)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch alike on every rank, so that all build the same first weights."""
+    set_seed(seed % 2**32)
+
+
+class StopSignals:
+    """Turns SIGTERM, SIGINT and SIGUSR1 into a flag that the loop reads; a second signal ends the process at once."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator["StopSignals"]:
+        """Handle the signals inside the block and put the former handlers back after it."""
+        former = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.name is not None:
+            os._exit(128 + number)
+        self.name = signal.Signals(number).name
+
+    @property
+    def received(self) -> bool:
+        return self.name is not None

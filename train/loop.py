@@ -1,0 +1,118 @@
+"""The training loop: steps, validations, states, stop signals, in the order they happen."""
+
+import contextlib
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from steel.config import Config
+from steel.data.loader import MicroBatch
+from steel.errors import InputError
+from steel.runtime import Runtime
+from train.learner import Learner
+from train.monitor import Monitor
+from train.progress import Progress
+from train.schedule import PhasePlan
+from train.state import StateWriter, snapshot
+
+
+class Records(Protocol):
+    """Where history records go: the file, the tracker, the screen."""
+
+    def add(self, record: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Loop:
+    """The parts of one training run, wired together by `train.fit`."""
+
+    runtime: Runtime
+    config: Config
+    plans: Sequence[PhasePlan]
+    learner: Learner
+    progress: Progress
+    monitor: Monitor
+    records: Records
+    writer: StateWriter | None
+    """Rank 0's; the other ranks write nothing."""
+    load: Callable[[PhasePlan, int], Generator[MicroBatch, None, None]]
+    """This rank's micro-batches of a phase, from a step on."""
+    judge: Callable[[PhasePlan], float]
+    """Validate the learner's weights, keep them if they are among the best; the score."""
+
+    def run(self) -> bool:
+        """Train from where `progress` stands to the end of the last phase.
+
+        Returns:
+            True when training is complete; False when a stop signal ended it, with a state saved.
+        """
+        for plan in self.plans[self.progress.phase :]:
+            if plan.number != self.progress.phase:
+                self.progress.start_phase(plan.number)
+            if not self._train_phase(plan):
+                return False
+        return True
+
+    def _train_phase(self, plan: PhasePlan) -> bool:
+        patience = self.config.validation.patience
+        self.monitor.restart_clock()
+        with contextlib.closing(self.load(plan, self.progress.step)) as batches:
+            while self.progress.step < plan.steps and not (patience and self.progress.stale >= patience):
+                step = self.progress.step
+                self._record(self.monitor.push(plan, step, self.learner.step(plan, step, batches)))
+                self.progress.step += 1
+                self._stop_if_nonfinite()
+
+                if plan.validates_after(step):
+                    self._record(self.monitor.flush())
+                    self._note_score(plan, self.judge(plan))
+                    self.save()
+                    self.monitor.restart_clock()
+                elif self.progress.step % self.config.runtime.save_every == 0:
+                    self.save()
+                if self.writer is not None:
+                    self.writer.check()
+                if self.monitor.stop:
+                    self.save()
+                    return False
+        return True
+
+    def save(self) -> None:
+        """Save a resumable state of this moment; training goes on while it is written."""
+        self._record(self.monitor.flush())
+        if self.writer is not None:
+            self.writer.submit(snapshot(self.progress, self.learner.tensors()))
+
+    def _record(self, record: dict[str, Any] | None) -> None:
+        if record is not None:
+            self.records.add(record)
+
+    def _note_score(self, plan: PhasePlan, score: float) -> None:
+        if score > self.progress.phase_best:
+            self.progress.phase_best, self.progress.stale = score, 0
+            return
+        self.progress.stale += 1
+        if self.progress.stale == self.config.validation.patience and self.progress.step < plan.steps:
+            self.progress.stopped_early.append(
+                f"phase {plan.phase.name} stopped early after {plan.epoch_at(self.progress.step):.1f} of "
+                f"{plan.phase.epochs:g} epochs: {self.progress.stale} validations in a row brought no better score "
+                f"than {self.progress.phase_best:.4f}"
+            )
+
+    def _stop_if_nonfinite(self) -> None:
+        limit = self.config.optim.nonfinite_limit
+        if self.progress.nonfinite_streak >= limit:
+            raise NonFiniteError(
+                f"{limit} steps in a row had a non-finite loss or gradient, the last at phase {self.progress.phase} "
+                f"step {self.progress.step}; lower the learning rate or look at the samples in nonfinite.json",
+                self.monitor.suspects,
+            )
+
+
+class NonFiniteError(InputError):
+    """Training cannot go on: the numbers have left the finite ones."""
+
+    def __init__(self, message: str, rows: list[int]) -> None:
+        super().__init__(message)
+        self.rows = rows
+        """Data-set rows of this rank's suspect samples."""

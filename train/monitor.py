@@ -1,0 +1,107 @@
+"""Watches the steps: sums their losses over ranks one step late, so that no step waits for a number."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from steel.model.optim import rate_at
+from steel.runtime import PendingSum, Runtime, StopSignals
+from train.learner import StepSums
+from train.progress import Progress, Window
+from train.schedule import PhasePlan
+
+
+@dataclass
+class _Pending:
+    plan: PhasePlan
+    step: int
+    sums: StepSums
+    total: PendingSum
+
+
+@dataclass
+class Monitor:
+    """Turns device-side step sums into counters, history records and the decision to stop, the same on every rank."""
+
+    runtime: Runtime
+    progress: Progress
+    signals: StopSignals
+    log_every: int
+    fp16: bool
+    stop: bool = False
+    """Some rank has received a stop signal; seen by all ranks after the same step."""
+    suspects: list[int] = field(default_factory=list)
+    """Rows of this rank's samples in the current run of non-finite steps; those with a non-finite loss if there are any."""
+    _pending: _Pending | None = None
+    _clock: float = field(default_factory=time.perf_counter)
+
+    def push(self, plan: PhasePlan, step: int, sums: StepSums) -> dict[str, Any] | None:
+        """Begin summing `step` over the ranks and finish the step before it; a record of the history when one is due."""
+        values = torch.stack(
+            [
+                sums.segmentation,
+                sums.classification,
+                sums.skipped.double() / self.runtime.world,
+                torch.tensor(float(self.signals.received), dtype=torch.float64, device=sums.segmentation.device),
+                torch.tensor(float(sums.bad_samples), dtype=torch.float64, device=sums.segmentation.device),
+            ]
+        )
+        record = self.flush()
+        self._pending = _Pending(plan, step, sums, self.runtime.start_sum(values))
+        return record
+
+    def flush(self) -> dict[str, Any] | None:
+        """Finish the step under way, so that `progress` is complete up to it."""
+        if self._pending is None:
+            return None
+        pending, self._pending = self._pending, None
+        segmentation, classification, skipped, stop, bad_samples = pending.total.read()
+        self.stop = self.stop or stop > 0
+        self.progress.bad_samples += round(bad_samples)
+        if skipped > 0.5:
+            self._count_skipped(pending.sums, finite_loss=segmentation + classification < float("inf"))
+        else:
+            self.progress.nonfinite_streak = 0
+            self.suspects.clear()
+            window = self.progress.window
+            window.steps += 1
+            window.segmentation += segmentation
+            window.classification += classification
+        done = pending.step + 1
+        return self._record(pending.plan, done) if done % self.log_every == 0 or done == pending.plan.steps else None
+
+    def _count_skipped(self, sums: StepSums, *, finite_loss: bool) -> None:
+        if self.fp16 and finite_loss:
+            self.progress.scaler_overflows += 1
+            return
+        self.progress.nonfinite_steps += 1
+        self.progress.nonfinite_streak += 1
+        nonfinite = ~torch.isfinite(sums.sample_losses).cpu()
+        self.suspects += sums.rows[nonfinite].tolist() if nonfinite.any() else sums.rows.tolist()
+
+    def _record(self, plan: PhasePlan, done: int) -> dict[str, Any]:
+        window, self.progress.window = self.progress.window, Window()
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        # A window of skipped steps alone has no loss: None, since NaN is not JSON.
+        return {
+            "kind": "train",
+            "phase": plan.number,
+            "step": done,
+            "global_step": plan.first_global_step + done,
+            "epoch": round(plan.epoch_at(done), 4),
+            "loss": (window.segmentation + window.classification) / window.steps if window.steps else None,
+            "loss_segmentation": window.segmentation / window.steps if window.steps else None,
+            "loss_classification": window.classification / window.steps if window.steps else None,
+            "lr": rate_at(done - 1, plan.steps, plan.phase),
+            "images_per_second": round(self.log_every * plan.phase.batch_size / seconds, 2),
+            "nonfinite_steps": self.progress.nonfinite_steps,
+            "scaler_overflows": self.progress.scaler_overflows,
+            "bad_samples": self.progress.bad_samples,
+        }
+
+    def restart_clock(self) -> None:
+        """Leave out what came between two steps, such as a validation, from the next images per second."""
+        self._clock = time.perf_counter()

@@ -1,0 +1,97 @@
+"""Named configurations. A preset is plain Python: copy one, change it, give it a name."""
+
+from dataclasses import replace
+
+from steel.config import (
+    Config,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    PhaseConfig,
+    SamplingConfig,
+    TransformConfig,
+    ValidationConfig,
+)
+from steel.errors import InputError
+
+AUGMENT = (
+    TransformConfig("hflip", 0.5),
+    TransformConfig("vflip", 0.5),
+    TransformConfig("brightness_contrast", 0.5),
+)
+
+SEVERSTAL = Config(
+    preset="severstal",
+    model=ModelConfig(architecture="Unet", encoder="resnet34"),
+    augment=AUGMENT,
+    optim=OptimConfig(ema_decay=0.999, average_top_k=3),
+    validation=ValidationConfig(patience=0, batch_size=16),
+    phases=(
+        PhaseConfig(
+            name="crops",
+            epochs=30,
+            crop=(256, 512),
+            batch_size=32,
+            micro_batch=8,
+            lr=1e-3,
+            loss=LossConfig(bce=0.75, dice=0.25, class_weights=(2.0, 2.0, 1.0, 1.5)),
+            sampling=SamplingConfig(defect_crop=0.5),
+        ),
+        PhaseConfig(
+            name="full",
+            epochs=8,
+            crop=(0, 0),
+            batch_size=32,
+            micro_batch=4,
+            lr=1e-4,
+            loss=LossConfig(bce=0.5, dice=0.0, lovasz=0.5, class_weights=(2.0, 2.0, 1.0, 1.5)),
+            sampling=SamplingConfig(defect_crop=0.0),
+        ),
+    ),
+)
+
+DEMO = replace(
+    SEVERSTAL,
+    preset="demo",
+    model=ModelConfig(
+        architecture="Unet", encoder="resnet18", decoder_channels=(64, 32, 24, 16), pretrained=False, dropout=0.1
+    ),
+    optim=OptimConfig(ema_decay=0.97),
+    validation=ValidationConfig(every_epochs=2.0, batch_size=4, tta=("hflip",)),
+    phases=(
+        replace(
+            SEVERSTAL.phases[0],
+            epochs=8,
+            crop=(128, 256),
+            batch_size=16,
+            micro_batch=8,
+            lr=2e-3,
+            sampling=SamplingConfig(defect_crop=0.8),
+        ),
+        replace(SEVERSTAL.phases[1], epochs=1, batch_size=8, micro_batch=2, lr=2e-4),
+    ),
+)
+
+SMOKE = replace(
+    DEMO,
+    preset="smoke",
+    model=ModelConfig(encoder="resnet18", decoder_channels=(16, 8, 8), pretrained=False, dropout=0.1),
+    validation=ValidationConfig(batch_size=4, tta=("hflip",)),
+    phases=(
+        replace(DEMO.phases[0], epochs=2, crop=(32, 64), batch_size=8, micro_batch=2),
+        replace(DEMO.phases[1], epochs=1, batch_size=8, micro_batch=2),
+    ),
+)
+
+PRESETS = {preset.preset: preset for preset in (SEVERSTAL, DEMO, SMOKE)}
+
+
+def get_preset(name: str) -> Config:
+    """The preset called `name`.
+
+    Raises:
+        InputError: there is none; lists those there are.
+    """
+    if name not in PRESETS:
+        raise InputError(f"--preset {name}: unknown; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,149 @@
+"""The run folder: who may use it, what it was made with, and how the run ended.
+
+status.json    running, interrupted, finished or failed, with the reason
+config.json    the resolved configuration and the data set's identity
+.lock          held by the live run
+"""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from steel.config import Config, to_dict
+from steel.errors import InputError
+
+StatusName = Literal["running", "interrupted", "finished", "failed"]
+
+
+class RunFolder:
+    """Rank 0's hold on a run folder. Other ranks only derive paths from it."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.states = self.root / "states"
+        self.candidates = self.root / "candidates"
+        self.checkpoint = self.root / "model.safetensors"
+        self.last_checkpoint = self.root / "last.safetensors"
+        self.history = self.root / "history.jsonl"
+        self.curves = self.root / "curves.png"
+        self.report = self.root / "report.txt"
+        self._lock: IO[str] | None = None
+
+    def open(self, config: Config, data_digest: str, resume: Literal["auto", "never"]) -> bool:
+        """Claim the folder for a run of `config` on the data set `data_digest`.
+
+        Returns:
+            False when an earlier run has already finished it, and there is nothing to do.
+
+        Raises:
+            InputError: not writable; in use by a live run; made by another configuration or data set; or not empty
+                although `resume` is `never`. Nothing is changed then.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._claim()
+        except OSError as error:
+            raise InputError(
+                f"--out {self.root}: cannot be written ({error.strerror}); choose another folder"
+            ) from error
+        former = self._read("config.json")
+        if former is None:
+            others = [p.name for p in self.root.iterdir() if p.name != ".lock"]
+            if others:
+                raise InputError(
+                    f"--out {self.root}: not empty and not a run folder (it holds {others[0]}); choose another folder"
+                )
+        elif resume == "never":
+            raise InputError(
+                f"--out {self.root}: holds a run already and --resume never was given; choose another folder"
+            )
+        else:
+            self._check_same(former, config, data_digest)
+        if (self.status() or {}).get("state") == "finished":
+            return False
+        self._write("config.json", {"config": to_dict(config), "data_digest": data_digest})
+        attempt = int((self.status() or {}).get("attempt", 0)) + 1
+        self._write("status.json", self._describe("running", "", attempt))
+        return True
+
+    def _claim(self) -> None:
+        self._lock = open(self.root / ".lock", "w")  # noqa: SIM115 - held until the process ends
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = self.status() or {}
+            raise InputError(
+                f"--out {self.root}: in use by a live run (pid {owner.get('pid')} on {owner.get('host')}); "
+                "stop it first or choose another folder"
+            ) from error
+
+    def _check_same(self, former: dict[str, Any], config: Config, data_digest: str) -> None:
+        if former["data_digest"] != data_digest:
+            raise InputError(
+                f"--out {self.root}: was started on another data set, or the shards have changed; choose another folder"
+            )
+        differing = _differences(_recipe(former["config"]), config.recipe())
+        if differing:
+            raise InputError(
+                f"--out {self.root}: was started with another configuration ({'; '.join(differing[:3])}); "
+                "choose another folder, or repeat the options of the first start"
+            )
+
+    def status(self) -> dict[str, Any] | None:
+        """What status.json says; None when there is none."""
+        return self._read("status.json")
+
+    @property
+    def attempt(self) -> int:
+        """How many times the run has been started, this time included."""
+        return int((self.status() or {}).get("attempt", 1))
+
+    def end(self, state: StatusName, reason: str = "") -> None:
+        """Record how the attempt ended. The first failure recorded stands: later ones are usually its consequences."""
+        status = self.status() or {}
+        if state == "failed" and status.get("state") == "failed":
+            return
+        self._write("status.json", self._describe(state, reason, int(status.get("attempt", 1))))
+
+    def _describe(self, state: StatusName, reason: str, attempt: int) -> dict[str, Any]:
+        return {
+            "state": state,
+            "reason": reason,
+            "attempt": attempt,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            return json.loads((self.root / name).read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.root / name}: cannot be read ({error}); choose another --out") from error
+
+    def _write(self, name: str, value: dict[str, Any]) -> None:
+        staging = self.root / f".{name}.{os.getpid()}"
+        staging.write_text(json.dumps(value, indent=1) + "\n")
+        staging.replace(self.root / name)
+
+
+def _recipe(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in ("runtime", "tracking")}
+
+
+def _differences(former: Any, now: Any, path: str = "") -> list[str]:
+    """`path: former -> now` for each leaf that differs between two plain JSON values."""
+    if isinstance(former, dict) and isinstance(now, dict):
+        names = sorted(former.keys() | now.keys())
+        return [line for n in names for line in _differences(former.get(n), now.get(n), f"{path}.{n}".lstrip("."))]
+    if isinstance(former, list) and isinstance(now, list) and len(former) == len(now):
+        return [
+            line for i, (f, n) in enumerate(zip(former, now, strict=True)) for line in _differences(f, n, f"{path}.{i}")
+        ]
+    return [] if former == now else [f"{path} was {former}, now {now}"]

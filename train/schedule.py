@@ -1,0 +1,80 @@
+"""Positions of a run as pure arithmetic: which samples a step consumes, and which rank takes which micro-batch."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from steel.config import PhaseConfig
+from steel.errors import InputError
+
+
+@dataclass(frozen=True)
+class MicroBatchRange:
+    """`positions` of the phase's endless sample order, as micro-batch number `index` of step `step`."""
+
+    step: int
+    index: int
+    positions: range
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """One phase of a run, measured against the data it will see."""
+
+    number: int
+    phase: PhaseConfig
+    epoch_length: int
+    """Samples in one pass of the phase's order."""
+    validation_interval: int
+    """Samples between two validations."""
+    first_global_step: int
+    """Steps of all phases before this one."""
+
+    @property
+    def steps(self) -> int:
+        """The phase's length: its epochs, rounded up to whole steps."""
+        return math.ceil(round(self.phase.epochs * self.epoch_length, 6) / self.phase.batch_size)
+
+    def validates_after(self, step: int) -> bool:
+        """Whether a validation follows step `step` (0-based): at each interval crossed, and at the phase's end."""
+        before, after = step * self.phase.batch_size, (step + 1) * self.phase.batch_size
+        crossed = after // self.validation_interval > before // self.validation_interval
+        return crossed or step + 1 == self.steps
+
+    def epoch_at(self, step: int) -> float:
+        """Passes over the data after `step` steps."""
+        return step * self.phase.batch_size / self.epoch_length
+
+    def micro_batches(self, first_step: int, rank: int, world: int) -> Iterator[MicroBatchRange]:
+        """The micro-batches that `rank` of `world` computes, from `first_step` to the phase's end, in order."""
+        size = self.phase.micro_batch
+        for step in range(first_step, self.steps):
+            for index in micro_batch_share(self.phase, rank, world):
+                start = step * self.phase.batch_size + index * size
+                yield MicroBatchRange(step, index, range(start, start + size))
+
+
+def micro_batch_share(phase: PhaseConfig, rank: int, world: int) -> range:
+    """The micro-batches of a step that fall to `rank`: whole ones, contiguous, as even as they come.
+
+    Raises:
+        InputError: more ranks than micro-batches, so some rank would have nothing to do.
+    """
+    total = phase.micro_batches
+    if world > total:
+        raise InputError(
+            f"phase {phase.name}: {world} processes share {total} micro-batches a step (batch-size {phase.batch_size} "
+            f"/ micro-batch {phase.micro_batch}); start at most {total} processes or raise the batch size"
+        )
+    return range(rank * total // world, (rank + 1) * total // world)
+
+
+def plan_phases(phases: tuple[PhaseConfig, ...], epoch_lengths: list[int], every_epochs: float) -> list[PhasePlan]:
+    """Measure each phase against the samples it draws from; `epoch_lengths` in samples, one a phase."""
+    plans: list[PhasePlan] = []
+    first = 0
+    for number, (phase, length) in enumerate(zip(phases, epoch_lengths, strict=True)):
+        interval = max(1, round(every_epochs * length))
+        plans.append(PhasePlan(number, phase, length, interval, first))
+        first += plans[-1].steps
+    return plans
