@@ -1,0 +1,273 @@
+"""The shard contract, in both directions: a sample in a tar, a row of the index, the manifest of a set.
+
+A shard folder holds `<prefix>-000000.tar`, ..., `index.arrow` and `manifest.json`. A sample is three members of a tar
+under one key: the image's original bytes (`.jpg`, `.png`, ...), its mask (`.mask.png`) and its description (`.json`).
+"""
+
+import hashlib
+import json
+import re
+import tarfile
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from steel.data import storage
+from steel.data.png import decode_png, encode_png
+from steel.errors import InputError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+INDEX_NAME = "index.arrow"
+MASK_EXTENSION = "mask.png"
+
+MaskCoding = Literal["bitmask", "labels", "binary", "planes"]
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One tar of the set."""
+
+    name: str
+    """Relative to the folder of the manifest."""
+    num_samples: int
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a reader must know of a whole set; it is written last, so a folder without it is unfinished."""
+
+    class_names: tuple[str, ...]
+    num_samples: int
+    num_positive: tuple[int, ...]
+    """Images with some pixel of each class."""
+    num_clean: int
+    """Images without any."""
+    channels: Literal[1, 3]
+    """1 when every image is gray (R = G = B), else 3."""
+    mean: tuple[float, ...]
+    """Of all stored pixels, a channel, in 0..1."""
+    std: tuple[float, ...]
+    ignore_bit: int | None
+    """Bit of the bitmask that marks pixels without a truth (7 of uint8, 15 of uint16); None when there are none."""
+    folds: int
+    """Number of folds; the index says which one a sample is in."""
+    num_groups: int
+    """Groups of duplicates, single images included."""
+    seed: int
+    shards: tuple[ShardInfo, ...]
+    index_size: int
+    index_sha256: str
+    mask_coding: MaskCoding = "bitmask"
+    """How masks are stored. All but `bitmask` occur only in tars that somebody else wrote; see `decode_stored_mask`."""
+    ignore_value: int | None = None
+    """The pixel value of masks coded as `labels` that means ignored."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the set was made with; for the record."""
+    version: int = FORMAT_VERSION
+
+    @classmethod
+    def load(cls, root: str) -> "Manifest":
+        """Read the manifest of a shard folder (a path or URL).
+
+        Raises:
+            InputError: no manifest there, or one that this version cannot read.
+        """
+        try:
+            text = storage.read_bytes(storage.join(root, MANIFEST_NAME))
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(
+                f"{root}: no {MANIFEST_NAME}; make shards with `python -m data_prep` (an unfinished job has none yet)"
+            ) from None
+        return cls.from_json(text, storage.join(root, MANIFEST_NAME))
+
+    @classmethod
+    def from_json(cls, text: bytes | str, where: str = MANIFEST_NAME) -> "Manifest":
+        """The inverse of `to_json`.
+
+        Raises:
+            InputError: not a manifest, or of another format version.
+        """
+        try:
+            values = json.loads(text)
+            version = values["version"]
+            if version == FORMAT_VERSION:
+                tuples = {k: tuple(values[k]) for k in ("class_names", "num_positive", "mean", "std")}
+                return cls(**{**values, **tuples, "shards": tuple(ShardInfo(**shard) for shard in values["shards"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{where}: not a manifest of shards ({error})") from error
+        raise InputError(f"{where}: format version {version}, but this program reads {FORMAT_VERSION}")
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`: the same content gives the same bytes."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """The identity of the data set: a sha256 over all content, wherever the folder lies."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def index_schema(num_classes: int) -> pa.Schema:
+    """Columns of `index.arrow`, one row a sample, rows in the order of shards and of samples in them."""
+    columns: list[tuple[str, pa.DataType]] = [
+        ("key", pa.string()),
+        ("image_id", pa.string()),
+        ("image_ext", pa.string()),  # without the dot; <key>.<image_ext> is the member's name
+        ("shard", pa.int32()),
+    ]
+    for member in ("image", "mask", "json"):  # a length of 0: no such member
+        columns += [(f"{member}_offset", pa.int64()), (f"{member}_length", pa.int32()), (f"{member}_crc", pa.uint32())]
+    columns += [
+        ("height", pa.int32()),  # of the stored image, in pixels
+        ("width", pa.int32()),
+        ("original_height", pa.int32()),  # before --resize; else the same
+        ("original_width", pa.int32()),
+        ("areas", pa.list_(pa.int32(), num_classes)),  # stored pixels of each class
+        ("ignored", pa.int32()),  # stored pixels without a truth
+        ("fold", pa.int16()),
+        ("group", pa.int32()),
+    ]
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
+
+
+def write_index(table: pa.Table, file: Any) -> None:
+    """Write an index as one uncompressed record batch, so that every column is one memory-mapped array."""
+    batch = table.combine_chunks()
+    with pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_table(batch, max_chunksize=max(1, batch.num_rows))
+
+
+def sample_key(image_id: str) -> str:
+    """The key of a sample in its tar: the relative path without its extension, dots escaped.
+
+    `coil.7/a.b.jpg` becomes `coil%2E7/a%2Eb`. Two images that differ in their extension alone share a key; writers
+    refuse them. Leading double underscores are escaped too: webdataset takes such members for its own.
+    """
+    stem = re.sub(r"\.[^./]*$", "", image_id)
+    key = stem.replace("%", "%25").replace(".", "%2E")
+    return "%5F" + key[1:] if key.startswith("__") else key
+
+
+def tar_member(name: str, data: bytes) -> bytes:
+    """One whole tar member, from header to padding; its bytes depend on the name and the data alone."""
+    header = tarfile.TarInfo(name)
+    header.size = len(data)
+    header.mode = 0o644
+    return header.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape") + data + bytes(-len(data) % 512)
+
+
+TAR_END = bytes(1024)
+"""Two zero blocks close a tar."""
+
+
+def pack_masks(masks: np.ndarray) -> np.ndarray:
+    """Masks (C, H, W) of bool, C <= 16, as a bitmask (H, W): uint8 up to 8 classes, else uint16; bit k = class k + 1."""
+    num_classes = len(masks)
+    assert 0 < num_classes <= 16, num_classes
+    kind = np.uint8 if num_classes <= 8 else np.uint16
+    bitmask = np.zeros(masks.shape[1:], kind)
+    for k, mask in enumerate(masks):
+        bitmask |= (mask != 0).astype(kind) << kind(k)
+    return bitmask
+
+
+def unpack_masks(bitmask: np.ndarray, num_classes: int) -> np.ndarray:
+    """The masks (num_classes, H, W) of bool in a bitmask (H, W) of unsigned integers; other bits are left out."""
+    bits = np.left_shift(1, np.arange(num_classes)).astype(bitmask.dtype)
+    return (bitmask[None] & bits[:, None, None]) != 0
+
+
+def mask_areas(bitmask: np.ndarray, num_classes: int) -> list[int]:
+    """Pixels of each class in a bitmask (H, W)."""
+    if not bitmask.any():
+        return [0] * num_classes
+    values = np.bincount(bitmask.ravel(), minlength=1 << (8 * bitmask.itemsize))
+    present = np.flatnonzero(values)
+    return [int(values[present[(present >> k) & 1 == 1]].sum()) for k in range(num_classes)]
+
+
+def encode_mask(bitmask: np.ndarray) -> bytes:
+    """A bitmask (H, W) of uint8 or uint16 as a gray PNG of 8 or 16 bits."""
+    if not bitmask.any():
+        return _encode_clean_mask(*bitmask.shape, bitmask.itemsize)
+    return encode_png(bitmask)
+
+
+@lru_cache(maxsize=64)
+def _encode_clean_mask(height: int, width: int, itemsize: int) -> bytes:
+    return encode_png(np.zeros((height, width), f"u{itemsize}"))
+
+
+def decode_mask(data: bytes) -> np.ndarray:
+    """The bitmask (H, W) of uint8 or uint16 in the bytes of a gray PNG, however it was written. Maybe read-only.
+
+    Raises:
+        ValueError: the bytes are no such PNG, or damaged.
+    """
+    pixels = decode_png(data)
+    if pixels.ndim != 2:
+        raise ValueError("the mask has more than one channel")
+    return pixels
+
+
+def decode_stored_mask(manifest: Manifest, data: bytes, height: int, width: int) -> np.ndarray:
+    """The bitmask (H, W) of a sample, as the set of `manifest` codes it; all zero when `data` is empty (none stored).
+
+    `bitmask` is our own coding. Tars of others hold `labels` (0 background, k = class k), `binary` (0, anything else)
+    or `planes` (one channel a class).
+
+    Raises:
+        ValueError: unreadable, of another size, or with values beyond the classes.
+    """
+    num_classes = manifest.num_classes
+    kind = np.uint8 if num_classes <= (8 if manifest.ignore_bit is None else 7) else np.uint16
+    if not data:
+        return np.zeros((height, width), kind)
+    pixels = decode_png(data)
+    if pixels.shape[:2] != (height, width):
+        raise ValueError(f"the mask is {pixels.shape[0]}x{pixels.shape[1]}, the image {height}x{width}")
+    if manifest.mask_coding == "planes":
+        planes = pixels[:, :, None] if pixels.ndim == 2 else pixels
+        if planes.shape[2] != num_classes:
+            raise ValueError(f"the mask has {planes.shape[2]} channels for {num_classes} classes")
+        return pack_masks(planes.transpose(2, 0, 1) != 0).astype(kind, copy=False)
+    if pixels.ndim != 2:
+        raise ValueError("the mask has more than one channel")
+    if manifest.mask_coding == "bitmask":
+        return pixels
+    if manifest.mask_coding == "binary":
+        return (pixels != 0).astype(kind)
+    bits = np.zeros(1 << (8 * pixels.itemsize), np.int32)
+    bits[1 : num_classes + 1] = 1 << np.arange(num_classes)
+    bits[num_classes + 1 :] = -1
+    if manifest.ignore_value is not None and manifest.ignore_bit is not None:
+        bits[manifest.ignore_value] = 1 << manifest.ignore_bit
+    bitmask = bits[pixels]
+    if bitmask.min() < 0:
+        raise ValueError(f"the mask holds the value {pixels[bitmask < 0][0]}, beyond {num_classes} classes")
+    return bitmask.astype(kind)
+
+
+def decode_image(data: bytes, channels: int) -> np.ndarray:
+    """Pixels of an encoded image: (H, W) uint8 for 1 channel, (H, W, 3) RGB for 3. EXIF rotation is ignored on purpose.
+
+    Raises:
+        ValueError: not an image that OpenCV reads.
+    """
+    kind = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
+    if pixels is None:
+        raise ValueError("not a readable image")
+    return pixels
