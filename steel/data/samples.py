@@ -173,7 +173,7 @@ TAR_END = bytes(1024)
 
 
 def pack_masks(masks: np.ndarray) -> np.ndarray:
-    """Masks (C, H, W) of bool, C <= 16, as a bitmask (H, W): uint8 up to 8 classes, else uint16; bit k = class k + 1."""
+    """Masks (C, H, W) of bool as one bitmask (H, W): bit k = class k + 1; uint8 up to 8 classes, else uint16."""
     num_classes = len(masks)
     assert 0 < num_classes <= 16, num_classes
     kind = np.uint8 if num_classes <= 8 else np.uint16
@@ -193,9 +193,7 @@ def mask_areas(bitmask: np.ndarray, num_classes: int) -> list[int]:
     """Pixels of each class in a bitmask (H, W)."""
     if not bitmask.any():
         return [0] * num_classes
-    values = np.bincount(bitmask.ravel(), minlength=1 << (8 * bitmask.itemsize))
-    present = np.flatnonzero(values)
-    return [int(values[present[(present >> k) & 1 == 1]].sum()) for k in range(num_classes)]
+    return [int(np.count_nonzero(bitmask & bitmask.dtype.type(1 << k))) for k in range(num_classes)]
 
 
 def encode_mask(bitmask: np.ndarray) -> bytes:
