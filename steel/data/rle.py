@@ -58,7 +58,8 @@ def encode_rle(mask: npt.NDArray[np.bool_] | npt.NDArray[np.uint8]) -> str:
         `start length` pairs, the fewest possible; "" for an empty mask.
     """
     height = mask.shape[0]
-    filled = np.flatnonzero(mask.any(axis=0))
+    mask = mask.view(np.uint8)
+    filled = np.flatnonzero(np.bitwise_or.reduce(mask, axis=0))
     if not filled.size:
         return ""
     first, stop = int(filled[0]), int(filled[-1]) + 1
