@@ -1,0 +1,99 @@
+"""Renders defects into given masks, each class in its own look.
+
+Class 1: a crowd of small pits. Class 2: one thin standing trace. Class 3: several traces side by side, standing or
+lying. Class 4: a rounded region in relief. Masks are taken as annotators draw them, somewhat wider than what they
+enclose, so much of what a mask covers is ordinary surface.
+"""
+
+import cv2
+import numpy as np
+
+from steel.data.synthetic_marks import Canvas, Style, add_pits, add_trace
+from steel.data.synthetic_masks import NUM_CLASSES
+from steel.data.synthetic_noise import smooth_noise, soft_step
+
+
+def add_defects(rng: np.random.Generator, canvas: Canvas, mask: np.ndarray, class_id: int, style: Style) -> None:
+    """Draw one class's defects.
+
+    Args:
+        rng: source of all choices.
+        canvas: where to draw.
+        mask: (H, W) uint8 of 0 and 1: where the defects are.
+        class_id: from 1; classes beyond 4 look like 1 to 4 again.
+        style: the image's strokes, which its harmless marks share.
+    """
+    look = (class_id - 1) % NUM_CLASSES + 1
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask)
+    for part in range(1, count):
+        x, y, w, h, _ = boxes[part]
+        inside = labels[y : y + h, x : x + w] == part
+        if look == 1:
+            _add_crowd(rng, canvas, inside, x, y, style)
+        elif look == 4:
+            _add_relief(rng, canvas.delta[y : y + h, x : x + w], inside, style.unit)
+        elif w > 1.5 * h:
+            _add_traces(rng, canvas.transposed, inside.T, y, x, look, style)
+        else:
+            _add_traces(rng, canvas, inside, x, y, look, style)
+
+
+def _add_crowd(rng: np.random.Generator, canvas: Canvas, inside: np.ndarray, left: int, top: int, style: Style) -> None:
+    rows, columns = np.nonzero(inside)
+    number = max(2, int(len(rows) / (55 * style.unit**2)))
+    chosen = rng.integers(0, len(rows), number)
+    # Outlines are drawn around the marks, so the marks keep off them.
+    middle_x, middle_y = columns.mean(), rows.mean()
+    x = left + middle_x + (columns[chosen] - middle_x) * 0.85 + rng.random(number)
+    y = top + middle_y + (rows[chosen] - middle_y) * 0.9 + rng.random(number)
+    add_pits(rng, canvas, x, y, style)
+
+
+def _add_traces(
+    rng: np.random.Generator, canvas: Canvas, inside: np.ndarray, left: int, top: int, look: int, style: Style
+) -> None:
+    """Standing traces that run down a region; one in class 2, two and more in class 3."""
+    h, w = inside.shape
+    first = left + _smooth_rows(inside.argmax(axis=1))
+    last = left + _smooth_rows(w - 1 - inside[:, ::-1].argmax(axis=1))
+    if look == 2:
+        shares = rng.uniform(0.4, 0.6, 1)
+    else:
+        number = max(2, round(float(np.median(last - first)) * 0.8 / (style.unit * rng.uniform(6, 13))))
+        shares = np.clip((np.arange(number) + 0.5 + rng.normal(0, 0.2, number)) / number, 0.1, 0.9)
+    margin = int(min(3 * style.unit, h / 8))
+    for share in shares:
+        start, end = margin, h - margin
+        if len(shares) > 2:  # some of many end half-way
+            start += int(h * 0.6 * max(0.0, rng.uniform(-1, 1)))
+            end -= int(h * 0.6 * max(0.0, rng.uniform(-1, 1)))
+        if end - start > h * 0.3:
+            line = (first + share * (last - first))[start:end]
+            add_trace(rng, canvas, line, top + start, 4 if look == 2 else 6, style)
+
+
+def _smooth_rows(edge: np.ndarray) -> np.ndarray:
+    """(h,) an outline's column in each row, without its corners."""
+    reach = max(1, len(edge) // 6) | 1
+    return cv2.blur(edge.astype(np.float32)[:, None], (1, reach), borderType=cv2.BORDER_REPLICATE)[:, 0]
+
+
+def _add_relief(rng: np.random.Generator, delta: np.ndarray, inside: np.ndarray, unit: float) -> None:
+    """A region of lifted or folded steel: darker on the whole, shaded from one side, cracked, with a lit rim."""
+    h, w = inside.shape
+    solid = np.pad(inside.astype(np.float32), 1)
+    alpha = cv2.GaussianBlur(solid, (0, 0), max(0.5, 1.2 * unit))[1:-1, 1:-1]
+    cell = unit * rng.uniform(14, 26)
+    height_map = smooth_noise(rng, h, w, cell * rng.uniform(0.5, 1), cell) + 0.4 * smooth_noise(
+        rng, h, w, cell / 3, cell / 2.5
+    )
+    slope = cv2.Sobel(cv2.GaussianBlur(height_map, (0, 0), max(0.6, 1.5 * unit)), cv2.CV_32F, 0, 1, ksize=3)
+    lit = np.clip(slope / max(float(slope.std()), 1e-6), -2, 3)
+    folds = smooth_noise(rng, h, w, cell * 1.5, cell * 2.5)
+    cracks = np.exp(-((folds / 0.1) ** 2))
+    depth = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1] / np.float32(unit)
+    rim = np.exp(-((depth / 3.5) ** 2)) * soft_step(smooth_noise(rng, h, w, 24 * unit, 24 * unit), 0.0, 1.5)
+    darkening = rng.uniform(0.05, 0.35)
+    strength = rng.uniform(0.10, 0.2)
+    shading = -darkening + strength * lit - 0.35 * cracks + rim * rng.uniform(0.15, 0.45)
+    delta += alpha * shading
