@@ -6,11 +6,9 @@ Each attempt of a job is a run of its own, as offline runs cannot be resumed; at
 import importlib.util
 import json
 import logging
-import netrc
 import os
 import re
 import signal
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -65,11 +63,10 @@ class WandbBackend:
 
     def __init__(self, config: TrackingConfig, run_dir: Path, run_config: Mapping[str, Any], attempt: int) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its shutdown waits for a server that does not answer
         import wandb
 
         def start(mode: Literal["online", "offline"]) -> Any:
-            limits: dict[str, Any] = {"init_timeout": START_SECONDS, "finish_timeout": FINISH_SECONDS * 0.8}
-            known = {name: limit for name, limit in limits.items() if name in wandb.Settings.model_fields}
             return wandb.init(
                 project=config.project,
                 group=config.group or run_dir.resolve().name,
@@ -78,15 +75,16 @@ class WandbBackend:
                 dir=str(run_dir),
                 config={**run_config, "attempt": attempt},
                 mode=mode,
-                settings=wandb.Settings(console="off", silent=True, **known),
+                settings=wandb.Settings(
+                    console="off", silent=True, init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS * 0.8
+                ),
             )
 
         later = f"recording offline; `wandb sync {run_dir / 'wandb'}/offline-*` uploads it later"
-        settings = wandb.setup().settings
-        if settings.mode in ("offline", "dryrun"):
+        if wandb.setup().settings.mode in ("offline", "dryrun"):
             logger.warning("Weights & Biases: %s", later)
             self._run = start("offline")
-        elif not has_wandb_key(settings):
+        elif not wandb.login(prompt=False, verify=False):
             logger.warning("Weights & Biases: no API key (WANDB_API_KEY or `wandb login`), %s", later)
             self._run = start("offline")
         else:
@@ -117,12 +115,14 @@ class WandbBackend:
 
     def finish(self, status: Status) -> None:
         """Close the run and Weights & Biases' own service, which would else be waited for when the process exits."""
-        self._run.summary["status"] = status
-        if status == "interrupted":
-            self._run.mark_preempting()
         exit_code = 0 if status == "finished" else 1
-        self._run.finish(exit_code=exit_code)
-        self._wandb.teardown(exit_code)
+        try:
+            self._run.summary["status"] = status
+            if status == "interrupted":
+                self._run.mark_preempting()
+            self._run.finish(exit_code=exit_code)
+        finally:
+            self._wandb.teardown(exit_code)
 
 
 def kill_wandb_service() -> None:
@@ -131,25 +131,6 @@ def kill_wandb_service() -> None:
         for child in children.read_text().split():
             if Path(f"/proc/{child}/comm").read_text().strip() == "wandb-core":
                 os.kill(int(child), signal.SIGKILL)
-
-
-def has_wandb_key(settings: Any) -> bool:
-    """Whether Weights & Biases can log in without asking: by environment, settings file or netrc.
-
-    Args:
-        settings: a `wandb.Settings`, with the environment and the settings files merged in.
-    """
-    if os.environ.get("WANDB_API_KEY") or settings.api_key or settings.identity_token_file:
-        return True
-    host = urllib.parse.urlsplit(settings.base_url).hostname or ""
-    names = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
-    for path in (Path(name).expanduser() for name in names):
-        try:
-            if path.is_file() and netrc.netrc(path).hosts.get(host):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
 
 
 class TensorboardBackend:

@@ -25,6 +25,8 @@ RECORD_BYTES = 1024
 """What a record without images is taken to weigh in the queue."""
 FINISH_SECONDS = 30.0
 """How long `finish` waits for the backend; a preempted job has little more than this in all."""
+ABANDON_SECONDS = 2.0
+"""How long an abandoned backend may take to notice and clean up."""
 MAX_FAILURES = 5
 """Calls that fail in a row before a backend is given up."""
 
@@ -125,6 +127,7 @@ class BackgroundTracker:
             if self._thread.is_alive():
                 self._note(f"no answer within {self._finish_seconds:g} s at the end of the run")
             self._attempt(self._abandon)
+            self._thread.join(ABANDON_SECONDS)
         lost = self._submitted - self._recorded
         if lost or self._problem:
             logger.warning(
