@@ -1,0 +1,91 @@
+"""The classic pipelines as gates of one model, side by side.
+
+`none` is segmentation alone; `binary` puts a binary classifier first, `class` a multi-label classifier, `binary+class`
+both; `soft` lets the classifier scale the area that is needed. Each is calibrated for itself, then judged on other
+images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from steel.evaluation.bootstrap import Interval, bootstrap, bootstrap_difference
+from steel.evaluation.calibration import SearchSpace, calibrate
+from steel.evaluation.decision import GATES, Decision
+from steel.evaluation.scores import Scores, decide, score
+from steel.evaluation.statistics import EvaluationStatistics
+from steel.evaluation.tables import format_columns
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate's row of the table."""
+
+    gate: str
+    decision: Decision
+    calibration_dice: float
+    """`mean_dice` on the images it was calibrated on."""
+    scores: Scores
+    """On the judged images."""
+    mean_dice_interval: Interval | None
+    """95 % bootstrap interval over the judged images."""
+    gain_interval: Interval | None
+    """Likewise, of what the gate adds to the first one in the table (paired); None for that one."""
+
+
+def gate_table(
+    calibration: EvaluationStatistics,
+    judged: EvaluationStatistics,
+    *,
+    gates: Sequence[str] = GATES,
+    training_areas: Sequence[np.ndarray] | None = None,
+    tta: tuple[str, ...] = (),
+    space: SearchSpace | None = None,
+    seed: int = 0,
+) -> list[GateResult]:
+    """Calibrate each gate on some images and judge it on others; arguments as in `calibrate`."""
+    results: list[GateResult] = []
+    reference = None
+    for gate in gates:
+        found = calibrate(calibration, gates=(gate,), training_areas=training_areas, tta=tta, space=space)
+        outcome = decide(judged, found.decision)
+        gain = None if reference is None else bootstrap_difference(outcome, reference, _mean_dice, seed=seed)
+        reference = reference or outcome
+        results.append(
+            GateResult(
+                gate=gate,
+                decision=found.decision,
+                calibration_dice=found.score,
+                scores=score(outcome),
+                mean_dice_interval=bootstrap(outcome, _mean_dice, seed=seed),
+                gain_interval=gain,
+            )
+        )
+    return results
+
+
+def _mean_dice(scores: Scores) -> np.ndarray:
+    return scores.mean_dice
+
+
+def format_gates(results: Sequence[GateResult], *, markdown: bool = False) -> str:
+    """The table as text for a terminal, or as Markdown."""
+    header = ["gate", "mean Dice", "95 %", f"over {results[0].gate}, 95 %", "positive Dice", "where calibrated"]
+    rows = [
+        [
+            result.gate,
+            f"{result.scores.mean_dice:.4f}",
+            _span(result.mean_dice_interval, "{:.4f}"),
+            _span(result.gain_interval, "{:+.4f}"),
+            f"{result.scores.mean_dice_positive:.4f}",
+            f"{result.calibration_dice:.4f}",
+        ]
+        for result in results
+    ]
+    floor = f"answering nothing gets {results[0].scores.mean_dice_all_empty:.4f}"
+    return "\n".join([format_columns([header, *rows], markdown=markdown), *([""] if markdown else []), floor])
+
+
+def _span(interval: Interval | None, number: str) -> str:
+    return "-" if interval is None else " to ".join(number.format(value) for value in interval)
