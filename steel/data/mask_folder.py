@@ -1,0 +1,221 @@
+"""Masks as image files in a folder: one label map an image, or one file a class and image.
+
+A label map holds 0 for the background and a number a class; with a single class 255 will do for 1. Files of the other
+form lie in `<class name>/<path of the image>.png`, so that classes may overlap; there every value but 0 is inside.
+"""
+
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from steel.data import storage
+from steel.data.class_table import MAX_CLASSES, ClassTable, number_classes
+from steel.data.images import image_stem
+from steel.data.png import decode_png
+from steel.data.problems import Problem, ProblemsError, raise_problems
+from steel.errors import InputError
+
+_LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
+_LOSSY = (".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """The masks of a folder, read when they are asked for."""
+
+    num_classes: int
+    files: dict[str, dict[int, str]]
+    """Image id -> class (from 1) -> location of its mask; a label map stands under class 0. Without entry: clean."""
+    value_of: dict[int, int]
+    """Pixel value of a label map -> class; empty when every class has files of its own."""
+    ignore_value: int | None = None
+
+    @property
+    def ignore(self) -> bool:
+        return self.ignore_value is not None
+
+    def class_ids(self, image_id: str) -> frozenset[int] | None:
+        """The image's classes; None when only its masks can tell."""
+        return None if image_id in self.files else frozenset()
+
+    def planes(self, image_id: str, height: int, width: int) -> dict[int, np.ndarray]:
+        """The masks (height, width) of uint8 0/1 of the classes that the image has; under 0 the ignored pixels.
+
+        Raises:
+            ProblemsError: every mask of this image that is unreadable, of another size or with unknown values.
+        """
+        planes: dict[int, np.ndarray] = {}
+        problems: list[Problem] = []
+        for class_id, url in self.files.get(image_id, {}).items():
+            try:
+                pixels = read_mask(url)
+                _check_size(pixels, height, width, url)
+                found = self._planes_of(class_id, pixels, url)
+            except ProblemsError as error:
+                problems += error.problems
+                continue
+            for k, plane in found.items():
+                planes[k] = planes[k] | plane if k in planes else plane
+        if problems:
+            raise ProblemsError(problems)
+        return planes
+
+    def subset(self, image_ids: Collection[str]) -> "MaskFolder":
+        return replace(self, files={i: self.files[i] for i in image_ids if i in self.files})
+
+    def _planes_of(self, class_id: int, pixels: np.ndarray, url: str) -> dict[int, np.ndarray]:
+        """The planes in one mask file, by class; ignored pixels under 0."""
+        values = [v for v in distinct_values(pixels) if v != 0]
+        inside = [v for v in values if v != self.ignore_value]
+        planes = {}
+        if class_id:
+            if len(inside) > 1:
+                raise _unknown_values(url, inside, "expected 0 and one other")
+            class_of = dict.fromkeys(inside, class_id)
+        else:
+            unknown = [v for v in inside if v not in self.value_of]
+            if unknown:
+                raise _unknown_values(url, unknown, f"known are 0, {', '.join(map(str, self.value_of))}")
+            class_of = {v: self.value_of[v] for v in inside}
+            if len(set(class_of.values())) < len(class_of):
+                raise _unknown_values(url, inside, "one class, but two values: is 255 the ignored one?")
+        for value, k in class_of.items():
+            planes[k] = (pixels == value).view(np.uint8)
+        if self.ignore_value in values:
+            planes[0] = (pixels == self.ignore_value).view(np.uint8)
+        return planes
+
+
+def load_mask_folder(
+    url: str,
+    image_ids: Collection[str],
+    classes: ClassTable | None,
+    *,
+    ignore_value: int | None,
+    missing_is_clean: bool,
+) -> tuple[ClassTable, MaskFolder]:
+    """Match the masks of a folder with the images that exist; see the module on the two forms.
+
+    Args:
+        url: Path or URL of the folder.
+        image_ids: Images of the folder.
+        classes: The classes and their values. When None: the names of the class folders, or the values that the label
+            maps hold (all of which are read for that).
+        ignore_value: Pixel value without a truth.
+        missing_is_clean: An image without any mask has no defect; else that is a problem.
+
+    Raises:
+        ProblemsError: masks without an image, missing masks, unknown class folders, lossy files, all at once.
+        InputError: no such folder, or no way to tell the classes.
+    """
+    image_of = {image_stem(image_id): image_id for image_id in image_ids}
+    paths = [file.path for file in storage.list_files(url, _LOSSLESS + _LOSSY)]
+    stems = [image_stem(path) for path in paths]
+    inner = [stem.partition("/")[2] for stem in stems]
+    by_class = sum(stem in image_of for stem in inner) > sum(stem in image_of for stem in stems)
+    if by_class and classes is None:
+        classes = _classes_from_folders({stem.partition("/")[0] for stem in stems})
+    folder_class = {name: k for k, name in enumerate(classes.names, 1)} if classes is not None else {}
+
+    problems: list[Problem] = []
+    files: dict[str, dict[int, str]] = {}
+    for path, stem, rest in zip(paths, stems, inner, strict=True):
+        image_id = image_of.get(rest if by_class else stem)
+        class_id = folder_class.get(stem.partition("/")[0]) if by_class else 0
+        if path.lower().endswith(_LOSSY):
+            problems.append(Problem("masks in a lossy format", path))
+        elif class_id is None:
+            problems.append(Problem("masks of an unknown class", path))
+        elif image_id is None:
+            problems.append(Problem("masks without an image", path))
+        elif class_id in files.setdefault(image_id, {}):
+            problems.append(Problem("second masks for one image", path))
+        else:
+            files[image_id][class_id] = storage.join(url, path)
+    missing = [image_id for image_id in image_ids if image_id not in files]
+    if not missing_is_clean:
+        problems += [Problem("images without a mask", image_id) for image_id in missing]
+    raise_problems(problems, f"in {url}")
+    if by_class:
+        assert classes is not None
+        return classes, MaskFolder(len(classes), files, {}, ignore_value)
+    if classes is None:
+        classes = _classes_from_values((file[0] for file in files.values()), ignore_value)
+    value_of = {value: k for k, value in enumerate(classes.values, 1)}
+    if classes.values in ((1,), (255,)):
+        value_of = {1: 1, 255: 1}
+    if ignore_value is not None and value_of.pop(ignore_value, None) and len(set(value_of.values())) < len(classes):
+        raise InputError(f"the value {ignore_value} is to be ignored, and stands for a class too")
+    return classes, MaskFolder(len(classes), files, value_of, ignore_value)
+
+
+def read_mask(url: str) -> np.ndarray:
+    """The stored values (H, W) of a mask file, palette indices as they are; uint8 or uint16.
+
+    Raises:
+        ProblemsError: unreadable, or in true colours.
+    """
+    try:
+        pixels = decode_png(storage.read_bytes(url))
+    except (OSError, ValueError) as error:
+        raise ProblemsError([Problem("unreadable masks", f"{url} ({error})")]) from error
+    if pixels.ndim == 3:
+        if pixels.shape[2] != 3 or (pixels != pixels[:, :, :1]).any():
+            raise ProblemsError([Problem("masks in true colours or with transparency", url)])
+        pixels = pixels[:, :, 0]
+    return pixels
+
+
+def distinct_values(pixels: np.ndarray) -> list[int]:
+    """The values that occur in pixels of uint8 or uint16, sorted."""
+    if pixels.dtype == np.uint8:
+        return [int(v) for v in np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))]
+    return [int(v) for v in np.unique(pixels)]
+
+
+def _check_size(pixels: np.ndarray, height: int, width: int, url: str) -> None:
+    if pixels.shape != (height, width):
+        sizes = f"{url} ({pixels.shape[0]}x{pixels.shape[1]}, its image {height}x{width})"
+        raise ProblemsError([Problem("masks of another size than their image", sizes)])
+
+
+def _unknown_values(url: str, values: list[int], expected: str) -> ProblemsError:
+    some = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
+    return ProblemsError([Problem("masks with unknown values", f"{url} (values {some}; {expected})")])
+
+
+def _classes_from_folders(names: Iterable[str]) -> ClassTable:
+    """Class folders in the order of their names, numbers by size."""
+    ordered = sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+    return ClassTable(tuple(ordered), tuple(range(1, len(ordered) + 1)))
+
+
+def _classes_from_values(urls: Iterable[str], ignore_value: int | None) -> ClassTable:
+    """The classes that a set of label maps uses, found by reading them all."""
+
+    def look(url: str) -> set[int] | ProblemsError:
+        try:
+            return set(distinct_values(read_mask(url)))
+        except ProblemsError as error:
+            return error
+
+    with ThreadPoolExecutor() as threads:
+        results = list(threads.map(look, urls))
+    raise_problems(p for result in results if isinstance(result, ProblemsError) for p in result.problems)
+    found: set[int] = set().union(*(result for result in results if isinstance(result, set)))
+    values = found - {0, ignore_value}
+    if values == {255}:
+        return ClassTable(("defect",), (255,))
+    if 255 in values:
+        raise InputError(
+            f"the masks hold {len(values)} values besides 0, 255 among them: ignore it (--ignore-value 255), "
+            "or say what the values mean (--class-names 1=...,255=...)"
+        )
+    if len(values) > MAX_CLASSES and max(values) > MAX_CLASSES:
+        raise InputError(
+            f"the masks hold {len(values)} values besides 0, at most {MAX_CLASSES} classes are possible: "
+            "are these label maps?"
+        )
+    return number_classes(values)
