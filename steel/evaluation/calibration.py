@@ -67,7 +67,7 @@ def calibrate(
             without it, are left out); those of `statistics` when None.
         tta: the flipped views behind the statistics, to be recorded.
         space: the settings to try.
-        class_names: for the explanation; 1, 2, ... when None.
+        class_names: for the explanation; class 1, class 2, ... when None.
 
     Raises:
         InputError: there are no images.
@@ -88,7 +88,7 @@ def calibrate(
     gate = max(found, key=lambda name: found[name].objective)
     decision = _complete(found[gate], gate, statistics, space, tta)
     objectives = {name: f.objective for name, f in found.items()}
-    class_names = class_names or [str(1 + k) for k in range(statistics.num_classes)]
+    class_names = class_names or [f"class {1 + k}" for k in range(statistics.num_classes)]
     return Calibration(
         decision=decision,
         score=float(score(decide(statistics, decision)).mean_dice),

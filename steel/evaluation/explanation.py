@@ -31,11 +31,11 @@ def explain(
     ]
     for k, (name, chosen) in enumerate(zip(class_names, decision.classes, strict=True)):
         if num_true[k] == 0:
-            lines.append(f"class {name}: no image here has it, so it keeps a threshold of one half and no limits")
+            lines.append(f"{name}: no image here has it, so it keeps a threshold of one half and no limits")
             continue
         floor = 1 - num_true[k] / num_images
         line = (
-            f"class {name}: {_class_words(chosen, decision.gate)}; Dice {before.dice_per_class[k]:.4f} -> "
+            f"{name}: {_class_words(chosen, decision.gate)}; Dice {before.dice_per_class[k]:.4f} -> "
             f"{after.dice_per_class[k]:.4f}, the floor is {floor:.4f} ({num_true[k]:,} images have it)"
         )
         lines.append(line + (": few, so this rests on little" if num_true[k] < FEW_IMAGES else ""))
