@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from steel.data import storage
-from steel.data.class_table import ClassTable, number_classes
+from steel.data.class_table import MAX_CLASSES, ClassTable, number_classes
 from steel.data.problems import Problem, ProblemsError, raise_problems
 from steel.data.rle import decode_rle
 from steel.errors import InputError
@@ -76,13 +76,18 @@ def load_csv(url: str, image_ids: Collection[str], classes: ClassTable | None) -
     rows, problems = _read_rows(url)
     if classes is None:
         found = {int(row.class_id) for row in rows if row.class_id.isdecimal()}
+        if max(found, default=0) > MAX_CLASSES:
+            raise InputError(
+                f"{url}: class ids go up to {max(found)}, but at most {MAX_CLASSES} classes are possible; "
+                f"say what each id means (--class-names {max(found)}=...)"
+            )
         classes = number_classes(found - {0})
-    class_of = {str(value): k for k, value in enumerate(classes.values, 1)}
+    class_of = {value: k for k, value in enumerate(classes.values, 1)}
     rles: dict[str, dict[int, str]] = {}
     seen: dict[tuple[str, int], int] = {}
     unmatched: dict[str, None] = {}
     for row in rows:
-        class_id = class_of.get(row.class_id.lstrip("0"))
+        class_id = class_of.get(int(row.class_id)) if row.class_id.isdecimal() else None
         if class_id is None:
             problems.append(Problem("rows with an unknown class id", f"{row.class_id!r} for {row.image_id}"))
             continue

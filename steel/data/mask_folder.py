@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
 from steel.data import storage
@@ -171,7 +172,7 @@ def read_mask(url: str) -> np.ndarray:
 def distinct_values(pixels: np.ndarray) -> list[int]:
     """The values that occur in pixels of uint8 or uint16, sorted."""
     if pixels.dtype == np.uint8:
-        return [int(v) for v in np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))]
+        return [int(v) for v in np.flatnonzero(cv2.calcHist([pixels], [0], None, [256], [0, 256]))]
     return [int(v) for v in np.unique(pixels)]
 
 

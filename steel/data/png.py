@@ -77,6 +77,8 @@ def _decode_any(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(image)
+            if image.format == "PNG" and data[25] == 0 and data[24] in (2, 4):  # gray of 2 or 4 bits
+                pixels = pixels // (255 // (2 ** data[24] - 1))  # Pillow stretches it to 0..255
     except (OSError, SyntaxError) as error:
         raise ValueError(f"not a readable PNG: {error}") from error
     return pixels.astype(np.uint16 if pixels.dtype.itemsize > 1 else np.uint8)
