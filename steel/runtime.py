@@ -69,6 +69,14 @@ class Runtime:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def all_gather(self, value: T) -> list[T]:
+        """Every rank's picklable `value`, in the order of ranks, on every rank."""
+        if self.world == 1:
+            return [value]
+        box: list[Any] = [None] * self.world
+        dist.all_gather_object(box, value)
+        return box
+
     def broadcast_tensors(self, module: nn.Module) -> None:
         """Give every rank rank 0's parameters and buffers of `module`, in place."""
         if self.world > 1:
@@ -91,6 +99,11 @@ class Runtime:
         if problem is not None:
             raise InputError(problem)
         return value
+
+    def main_first(self, task: Callable[[], T]) -> T:
+        """Run `task` on every rank, on rank 0 before all others: what it downloads, the others find."""
+        with self.accelerator.main_process_first():
+            return task()
 
     def barrier(self) -> None:
         if self.world > 1:

@@ -3,15 +3,24 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import nn
 
 from steel.config import Config, LossConfig
 from steel.data.loader import MicroBatch, expand_targets
 from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
-from steel.model.network import UnifiedModel, normalise
-from steel.model.optim import ExponentialAverage, build_optimizer, guarded_step, rate_at, set_encoder_frozen
+from steel.model.network import UnifiedModel, drop_encoder_gradients, normalise, set_encoder_trainable
+from steel.model.optim import (
+    ExponentialAverage,
+    build_optimizer,
+    guarded_step,
+    load_optimizer_state,
+    rate_at,
+    restore_buffers,
+    set_rate,
+    snapshot_buffers,
+)
 from steel.runtime import Runtime, seed_micro_batch
 from train.schedule import PhasePlan, micro_batch_share
 
@@ -58,38 +67,39 @@ class Learner:
         self.average = ExponentialAverage(model, config.optim.ema_decay)
         if config.runtime.compile:
             model.compile()
-        optimizer = build_optimizer(model, config.optim, lr=config.phases[0].lr)
-        self.wrapped, self.prepared_optimizer = runtime.accelerator.prepare(model, optimizer)
-        self.optimizer: torch.optim.Optimizer = optimizer
+        self.optimizer = build_optimizer(model, config.optim)
+        self.wrapped, _ = runtime.accelerator.prepare(model, self.optimizer)
+        self.scaler: torch.amp.GradScaler | None = runtime.accelerator.scaler
+        """Of fp16 training alone."""
 
     @property
     def scored_model(self) -> UnifiedModel:
         """The weights that validation judges: the moving average where there is one."""
-        return self.average.model if self.config.optim.ema_decay > 0 else self.model
+        return cast(UnifiedModel, self.average.model) if self.config.optim.ema_decay > 0 else self.model
 
     def step(self, plan: PhasePlan, step: int, batches: Iterator[MicroBatch]) -> StepSums:
         """Take one optimizer step on this rank's micro-batches of `step`, drawn from `batches`.
 
-        A step with a non-finite gradient changes nothing - weights, average, optimizer state, BatchNorm statistics - but
+        A step with a non-finite gradient changes nothing (weights, average, optimizer state, BatchNorm statistics), but
         its positions are consumed and the learning-rate schedule goes on.
         """
         frozen = plan.first_global_step + step < self.freeze_steps
-        self._set_rates(plan, step, frozen)
         self.wrapped.train()
-        set_encoder_frozen(self.model, frozen)
-        buffers_before = [buffer.clone() for buffer in self.model.buffers()]
+        set_encoder_trainable(self.model, not frozen)
+        set_rate(self.optimizer, rate_at(step, plan.steps, plan.phase))
+        buffers = snapshot_buffers(self.model)
         share = micro_batch_share(plan.phase, self.runtime.rank, self.runtime.world)
         seen = [self._micro_step(plan, step, next(batches), last=index == share[-1]) for index in share]
+        if frozen:
+            drop_encoder_gradients(self.model)
 
         norm = self.runtime.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         skipped = (~torch.isfinite(norm)).float()
-        if self.runtime.accelerator.scaler is not None:
-            self.prepared_optimizer.step()  # the fp16 scaler skips by the same finding, and adapts its scale
-        else:
-            guarded_step(self.optimizer, skipped)
-        self.prepared_optimizer.zero_grad(set_to_none=True)
-        for buffer, before in zip(self.model.buffers(), buffers_before, strict=True):
-            buffer.copy_(torch.where(skipped > 0, before, buffer))
+        guarded_step(self.optimizer, skipped)
+        if self.scaler is not None:
+            self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        restore_buffers(self.model, buffers, skipped)
         self.average.update(self.model, skip=skipped)
         return StepSums(
             segmentation=torch.stack([s.segmentation for s in seen]).sum(),
@@ -99,11 +109,6 @@ class Learner:
             rows=torch.cat([s.rows for s in seen]),
             bad_samples=sum(s.bad_samples for s in seen),
         )
-
-    def _set_rates(self, plan: PhasePlan, step: int, frozen: bool) -> None:
-        rate = rate_at(step, plan.steps, plan.phase)
-        for group in self.optimizer.param_groups:
-            group["lr"] = 0.0 if frozen and group["encoder"] else rate * group["lr_scale"]
 
     def _micro_step(self, plan: PhasePlan, step: int, batch: MicroBatch, *, last: bool) -> StepSums:
         """Forward and backward of one micro-batch; the gradients are summed over ranks with the rank's last one."""
@@ -136,32 +141,33 @@ class Learner:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor that a resumed run needs, under flat names."""
+        average = self.average.state_dict()
         named = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        named |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        named |= {f"average.{name}": tensor for name, tensor in average["model"].items()}
+        named["average_updates"] = average["num_updates"]
         for index, values in self.optimizer.state_dict()["state"].items():
             named |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
-        scaler = self.runtime.accelerator.scaler
-        if scaler is not None:
-            named |= {f"scaler.{k}": torch.tensor(v, dtype=torch.float64) for k, v in scaler.state_dict().items()}
+        if self.scaler is not None:
+            named |= {f"scaler.{k}": torch.tensor(v, dtype=torch.float64) for k, v in self.scaler.state_dict().items()}
         return named
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take over what `tensors` gave."""
-        groups: dict[str, dict[str, torch.Tensor]] = {"model": {}, "average": {}, "optimizer": {}, "scaler": {}}
-        for name, tensor in tensors.items():
-            group, _, rest = name.partition(".")
-            groups[group][rest] = tensor
-        self.model.load_state_dict(groups["model"])
-        self.average.load_state_dict(groups["average"])
+
+        def group(prefix: str) -> dict[str, torch.Tensor]:
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+        self.model.load_state_dict(group("model."))
+        self.average.load_state_dict({"model": group("average."), "num_updates": tensors["average_updates"]})
         states: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in groups["optimizer"].items():
+        for name, tensor in group("optimizer.").items():
             index, _, key = name.partition(".")
             states.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict({"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        scaler = self.runtime.accelerator.scaler
-        if scaler is not None and groups["scaler"]:
-            kinds = {k: type(v) for k, v in scaler.state_dict().items()}
-            scaler.load_state_dict({k: kinds[k](v.item()) for k, v in groups["scaler"].items()})
+        param_groups = self.optimizer.state_dict()["param_groups"]
+        load_optimizer_state(self.optimizer, {"state": states, "param_groups": param_groups})
+        if self.scaler is not None:
+            kinds = {name: type(value) for name, value in self.scaler.state_dict().items()}
+            self.scaler.load_state_dict({k: kinds[k](t.item()) for k, t in group("scaler.").items() if k in kinds})
 
 
 def micro_batch_losses(
@@ -176,8 +182,3 @@ def micro_batch_losses(
     # An image without one valid pixel says nothing about its labels either.
     counted = valid.flatten(1).amax(1, keepdim=True)
     return pair_losses, loss.classification * label_losses * counted
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

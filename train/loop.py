@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from steel.config import Config
 from steel.data.loader import MicroBatch
@@ -12,14 +12,9 @@ from steel.runtime import Runtime
 from train.learner import Learner
 from train.monitor import Monitor
 from train.progress import Progress
+from train.records import Records
 from train.schedule import PhasePlan
 from train.state import StateWriter, snapshot
-
-
-class Records(Protocol):
-    """Where history records go: the file, the tracker, the screen."""
-
-    def add(self, record: dict[str, Any]) -> None: ...
 
 
 @dataclass
@@ -39,6 +34,16 @@ class Loop:
     """This rank's micro-batches of a phase, from a step on."""
     judge: Callable[[PhasePlan], float]
     """Validate the learner's weights, keep them if they are among the best; the score."""
+
+    def __enter__(self) -> "Loop":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Wait for a state that is being written; a run that ends well also hears if it could not be."""
+        if self.writer is not None:
+            self.writer.close()
+            if error[0] is None:
+                self.writer.wait()
 
     def run(self) -> bool:
         """Train from where `progress` stands to the end of the last phase.

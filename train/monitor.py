@@ -33,12 +33,12 @@ class Monitor:
     stop: bool = False
     """Some rank has received a stop signal; seen by all ranks after the same step."""
     suspects: list[int] = field(default_factory=list)
-    """Rows of this rank's samples in the current run of non-finite steps; those with a non-finite loss if there are any."""
+    """Rows of this rank's samples in the current streak of non-finite steps; those with a non-finite loss, if any."""
     _pending: _Pending | None = None
     _clock: float = field(default_factory=time.perf_counter)
 
     def push(self, plan: PhasePlan, step: int, sums: StepSums) -> dict[str, Any] | None:
-        """Begin summing `step` over the ranks and finish the step before it; a record of the history when one is due."""
+        """Begin summing `step` over the ranks and finish the step before it; a history record when one is due."""
         values = torch.stack(
             [
                 sums.segmentation,

@@ -31,6 +31,8 @@ class RunFolder:
         self.history = self.root / "history.jsonl"
         self.curves = self.root / "curves.png"
         self.report = self.root / "report.txt"
+        self.is_claimed = False
+        """Set on every rank once rank 0 has opened the folder for this attempt."""
         self._lock: IO[str] | None = None
 
     def open(self, config: Config, data_digest: str, resume: Literal["auto", "never"]) -> bool:

@@ -53,14 +53,13 @@ def snapshot(progress: Progress, tensors: Mapping[str, torch.Tensor]) -> State:
 
 def write_state(folder: Path, state: State, keep: int) -> Path:
     """Write `state` into `folder`, then remove all but the `keep` newest; returns its final place."""
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / "{:06d}-{:08d}".format(*state.order)
     if _is_whole(final):  # by an attempt that was rolled back: the same position holds the same weights
         return final
     staging = folder / f".staging-{final.name}"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
     try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
         save_file(dict(state.tensors), staging / TENSORS)
         record = {
             "format_version": FORMAT_VERSION,

@@ -1,0 +1,57 @@
+"""The command line of the training programs: a preset, and any of its fields on top."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from steel.config import Config
+from steel.errors import InputError
+from train.presets import PRESETS, get_preset
+
+
+@dataclass(frozen=True)
+class FitArguments:
+    """What a training run was asked to do."""
+
+    data: str
+    out: str
+    resume: Literal["auto", "never"]
+    init_from: str | None
+    config: Config
+
+
+def parse_fit(program: str, argv: Sequence[str] | None = None) -> FitArguments:
+    """Parse `--preset NAME --data SHARDS --out RUN [--group.field value ...]`.
+
+    Raises:
+        InputError: an unknown preset, or values that the configuration refuses.
+        SystemExit: 0 for `--help`, 2 for an unknown or malformed option.
+    """
+    parser = argparse.ArgumentParser(
+        prog=program,
+        add_help=False,
+        usage=f"{program} --preset NAME --data SHARDS --out RUN [--resume auto|never] [--init-from FILE] "
+        "[--GROUP.FIELD VALUE ...]",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--preset", default="severstal", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--data", help="folder or URL of the shards")
+    parser.add_argument("--out", help="run folder; the same command on it resumes an interrupted run")
+    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="`never` wants an empty run folder")
+    parser.add_argument(
+        "--init-from", metavar="FILE", help="start from a checkpoint's weights, also with other classes"
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="show this and every field of the preset")
+    known, rest = parser.parse_known_args(argv)
+    preset = get_preset(known.preset)
+    if known.help:
+        parser.print_help()
+        tyro.cli(Config, default=preset, args=["--help"], prog=program)
+    for name in ("data", "out"):
+        if getattr(known, name) is None:
+            raise InputError(f"--{name} is missing; usage: {parser.usage}")
+    config = tyro.cli(Config, default=preset, args=rest, prog=program)
+    return FitArguments(known.data, known.out, known.resume, known.init_from, config)

@@ -1,0 +1,68 @@
+"""The weights that may be shipped: the best epochs, kept on disk while training goes on."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from train.progress import Candidate, Progress
+from train.schedule import PhasePlan
+from train.state import RECORD
+
+
+class CandidateStore:
+    """`candidates/` of a run folder: one safetensors file a kept epoch."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def offer(
+        self, plan: PhasePlan, progress: Progress, score: float, *, write: Mapping[str, torch.Tensor] | None
+    ) -> bool:
+        """Keep the weights just scored if they are among the `keep` best so far; whether they are.
+
+        Args:
+            write: the weights, on the rank that writes files; None on the others, which only keep the books.
+        """
+        name = f"{plan.number:06d}-{progress.step:08d}.safetensors"
+        candidate = Candidate(score, name, plan.number, round(plan.epoch_at(progress.step), 2))
+        others = [c for c in progress.candidates if c.file != name]
+        # An equal score later in training wins: it has seen more.
+        ranked = sorted([candidate, *others], key=lambda c: (-c.score, -c.phase, -c.epoch))[: self.keep]
+        if candidate not in ranked:
+            return False
+        if write is not None:
+            self._write(name, write)
+        progress.candidates = ranked
+        return True
+
+    def _write(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.folder.mkdir(exist_ok=True)
+        staging = self.folder / f".{name}"
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staging)
+        staging.replace(self.folder / name)
+
+    def read(self, candidate: Candidate) -> dict[str, torch.Tensor]:
+        """The weights of `candidate`."""
+        return load_file(self.folder / candidate.file)
+
+    def prune(self, states: Path, progress: Progress) -> None:
+        """Remove files that neither `progress` nor any saved state could ship."""
+        if not self.folder.is_dir():
+            return
+        needed = {c.file for c in progress.candidates} | set(_named_in(states.glob(f"*/{RECORD}")))
+        for path in self.folder.iterdir():
+            if path.name not in needed:
+                path.unlink(missing_ok=True)
+
+
+def _named_in(records: Iterable[Path]) -> Iterable[str]:
+    for path in records:
+        try:
+            candidates = json.loads(path.read_text())["progress"]["candidates"]
+        except (OSError, ValueError, KeyError):
+            continue  # a damaged or just pruned state ships nothing
+        yield from (candidate["file"] for candidate in candidates)

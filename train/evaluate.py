@@ -1,0 +1,167 @@
+"""Score a checkpoint:  accelerate launch -m train.evaluate --checkpoint FILE --data SHARDS --folds 1 --out DIR
+
+Writes metrics.json and contact_sheet.png; with --calibrate also model.safetensors, decided anew on those folds.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from steel.data.shards import ShardReader
+from steel.errors import InputError, run_program
+from steel.evaluation.calibration import calibrate
+from steel.evaluation.decision import Decision, default_decision
+from steel.evaluation.plots import save_contact_sheet
+from steel.evaluation.report import build_metrics, format_table, write_metrics
+from steel.evaluation.statistics import EvaluationStatistics
+from steel.predictor import Predictor, parse_tta
+from steel.runtime import Runtime, start
+from train.collect import collect_statistics
+from train.data import rows_in
+from train.gallery import choose_examples, draw_examples
+from train.roles import role_of
+from train.screen import log_to_screen
+
+logger = logging.getLogger("train.evaluate")
+
+NUM_EXAMPLES = 12
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="train.evaluate", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--checkpoint", required=True, help="model.safetensors of a run")
+    parser.add_argument("--data", required=True, help="folder or URL of the shards")
+    parser.add_argument("--folds", default="1", help="comma-separated folds, or `all`")
+    parser.add_argument("--out", required=True, type=Path, help="folder for what this writes")
+    parser.add_argument("--tta", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's")
+    parser.add_argument("--calibrate", action="store_true", help="decide anew on these folds: OUT/model.safetensors")
+    parser.add_argument("--batch-size", type=int, default=8, help="images a forward pass")
+    parser.add_argument("--workers", type=int, default=2, help="decoding processes a rank")
+    parser.add_argument(
+        "--precision", choices=("auto", "no", "bf16", "fp16"), default="auto", help="of the forward pass"
+    )
+    parser.add_argument("--cache-dir", default=None, help="where remote shards are kept on this node")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate; returns the process's exit code."""
+    arguments = build_parser().parse_args(argv)
+    log_to_screen()
+    runtime = start(arguments.precision)
+    try:
+        _evaluate(arguments, runtime)
+    finally:
+        runtime.close()
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    reader = ShardReader(arguments.data, cache_dir=arguments.cache_dir)
+    if checkpoint.class_names != reader.manifest.class_names:
+        raise InputError(
+            f"--checkpoint {arguments.checkpoint}: its classes are {', '.join(checkpoint.class_names)}, those of the "
+            f"shards {', '.join(reader.manifest.class_names)}; evaluate on data with the same classes"
+        )
+    folds = parse_folds(arguments.folds, reader)
+    rows = rows_in(reader, folds, "--folds")
+    role = role_of(folds, reader.manifest.digest, checkpoint.folds, checkpoint.provenance)
+    if role != "test":
+        logger.warning("WARNING: the checkpoint has seen folds %s (%s): these scores flatter it", folds, role)
+    runtime.on_main(lambda: arguments.out.mkdir(parents=True, exist_ok=True))
+
+    stored = stored_decision(checkpoint)
+    tta = stored.tta if arguments.tta is None else parse_tta(arguments.tta)
+    predictor = Predictor.from_checkpoint(
+        arguments.checkpoint,
+        device=runtime.device,
+        tta=tta,
+        batch_size=arguments.batch_size,
+        precision=runtime.accelerator.mixed_precision,
+    )
+
+    def collect(decision: Decision | None, label: str) -> EvaluationStatistics:
+        return collect_statistics(
+            predictor,
+            reader,
+            rows,
+            runtime,
+            decision=decision,
+            batch_size=arguments.batch_size,
+            workers=arguments.workers,
+            progress=label,
+        )
+
+    decision = stored
+    if arguments.calibrate:
+        areas = reader.index.areas[training_rows(checkpoint, reader, rows)]
+        first_pass = collect(None, "calibrating")
+        found = runtime.on_main(lambda: calibrate(first_pass, training_areas=areas, tta=tta))
+        decision, role = found.decision, role if role == "train" else "calibration"
+    begun = time.perf_counter()
+    statistics = collect(decision, "evaluating")
+    images_per_second = len(rows) / (time.perf_counter() - begun)
+    if not runtime.is_main:
+        return
+
+    metrics = build_metrics(
+        statistics, decision, folds=folds, role=role, tta=tta, class_names=reader.manifest.class_names
+    )
+    write_metrics(arguments.out / "metrics.json", metrics)
+    if arguments.calibrate:
+        decided = recalibrated(checkpoint, decision, folds, reader.manifest.digest)
+        save_checkpoint(arguments.out / "model.safetensors", decided)
+    examples = choose_examples(reader, rows, NUM_EXAMPLES)
+    save_contact_sheet(arguments.out / "contact_sheet.png", *draw_examples(predictor, decision, reader, examples))
+    logger.info("%s", format_table(metrics))
+    logger.info("%d images, %.1f images/s, %d views an image", len(rows), images_per_second, 1 + len(tta))
+    logger.info("wrote %s", arguments.out)
+
+
+def parse_folds(text: str, reader: ShardReader) -> list[int]:
+    """`0,2` or `all` as a list of folds."""
+    if text == "all":
+        return sorted({int(f) for f in np.unique(reader.index.fold)})
+    try:
+        return sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise InputError(f"--folds {text}: give comma-separated numbers such as 0,2, or all") from None
+
+
+def stored_decision(checkpoint: Checkpoint) -> Decision:
+    """The checkpoint's decision, or thresholds of one half when it was never calibrated."""
+    if checkpoint.decision is None:
+        return default_decision(len(checkpoint.class_names))
+    return Decision.from_dict(checkpoint.decision)
+
+
+def training_rows(checkpoint: Checkpoint, reader: ShardReader, otherwise: np.ndarray) -> np.ndarray:
+    """Rows of the checkpoint's training folds where these are the shards it was trained on, else `otherwise`."""
+    if reader.manifest.digest != checkpoint.provenance.get("data_digest"):
+        return otherwise
+    return rows_in(reader, checkpoint.folds["train"], "train")
+
+
+def recalibrated(checkpoint: Checkpoint, decision: Decision, folds: Sequence[int], data_digest: str) -> Checkpoint:
+    """The same network with another decision, which remembers what it was found on."""
+    return replace(
+        checkpoint,
+        decision=decision.to_dict(),
+        folds={**checkpoint.folds, "calibration": list(folds)},
+        provenance={**checkpoint.provenance, "calibration_digest": data_digest},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

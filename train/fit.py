@@ -1,0 +1,210 @@
+"""Train a model:  accelerate launch -m train.fit --preset NAME --data SHARDS --out RUN [--GROUP.FIELD VALUE ...]
+
+The same command on the same --out resumes an interrupted run.
+"""
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Generator, Sequence
+
+from steel.config import Config, NetworkConfig
+from steel.data.augment import Augmenter
+from steel.data.loader import MicroBatch, train_batches
+from steel.data.order import Order, build_order
+from steel.data.samples import Manifest
+from steel.data.shards import ShardReader
+from steel.errors import InputError, run_program
+from steel.model.network import UnifiedModel
+from steel.runtime import Runtime, StopSignals, seed_everything, start
+from train.arguments import FitArguments, parse_fit
+from train.candidates import CandidateStore
+from train.data import FoldRows, resolve_crop, split_rows
+from train.finish import finish_run
+from train.judge import Judge
+from train.learner import Learner
+from train.loop import Loop, NonFiniteError
+from train.monitor import Monitor
+from train.progress import Progress
+from train.records import open_records
+from train.run_folder import RunFolder
+from train.schedule import PhasePlan, micro_batch_share, plan_phases
+from train.screen import log_to_screen
+from train.state import State, StateWriter, read_newest_state
+from train.weights import initialise_weights
+
+logger = logging.getLogger("train.fit")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one attempt; returns the process's exit code, 0 also for an interrupted one."""
+    arguments = parse_fit("train.fit", argv)
+    log_to_screen()
+    runtime = start(arguments.config.runtime.precision)
+    folder = RunFolder(arguments.out)
+    with StopSignals().installed() as signals:
+        try:
+            _attempt(arguments, runtime, folder, signals)
+        except BaseException as error:
+            if folder.is_claimed:
+                folder.end("failed", f"rank {runtime.rank}: {error or type(error).__name__}")
+            raise
+        finally:
+            runtime.close()
+    return 0
+
+
+def _attempt(arguments: FitArguments, runtime: Runtime, folder: RunFolder, signals: StopSignals) -> None:
+    """Train from the newest state, if there is one, until the end or a stop signal."""
+    config = arguments.config
+    manifest = runtime.on_main(lambda: Manifest.load(arguments.data))
+    for phase in config.phases:
+        micro_batch_share(phase, runtime.rank, runtime.world)
+    network = network_for(config, manifest)
+    folder.is_claimed = runtime.on_main(lambda: folder.open(config, manifest.digest, arguments.resume))
+    if not folder.is_claimed:
+        logger.info("%s is finished: see %s; choose another --out for a new run", folder.root, folder.checkpoint)
+        return
+
+    reader = ShardReader(arguments.data, cache_dir=config.runtime.cache_dir, on_bad_sample=config.runtime.on_bad_sample)
+    rows = split_rows(reader, config.folds)
+    orders = [
+        build_order(rows.train, reader.index.areas, phase.sampling, seed=config.seed, phase=number)
+        for number, phase in enumerate(config.phases)
+    ]
+    plans = plan_phases(config.phases, [o.epoch_length for o in orders], config.validation.every_epochs)
+    state, passed_over = read_newest_state(folder.states)
+    for line in passed_over:
+        logger.warning("%s; passed over", line)
+    progress = Progress() if state is None else Progress.from_dict(state.progress)
+    learner = _build_learner(arguments, runtime, manifest, network, plans, state)
+    _announce(runtime, network, rows, plans, progress)
+
+    records = open_records(runtime, config, folder, progress, plans)
+    store = CandidateStore(folder.candidates, max(1, config.optim.average_top_k))
+    judge = Judge(runtime, config, reader, rows, progress, learner, store, folder, records)
+    loop = Loop(
+        runtime=runtime,
+        config=config,
+        plans=plans,
+        learner=learner,
+        progress=progress,
+        monitor=Monitor(runtime, progress, signals, config.tracking.log_every, fp16=learner.scaler is not None),
+        records=records,
+        writer=StateWriter(folder.states, config.runtime.keep_states) if runtime.is_main else None,
+        load=functools.partial(_load, runtime, config, reader, orders, rows),
+        judge=judge,
+    )
+    with loop:
+        try:
+            finished = loop.run() and finish_run(judge, learner, plans, folder, lambda: signals.received)
+        except NonFiniteError as error:
+            _write_suspects(folder, runtime, reader, error.rows)
+            raise
+    records.finish("finished" if finished else "interrupted")
+    if runtime.is_main:
+        reason = "" if finished else f"stopped by {signals.name or 'a signal to another rank'}"
+        folder.end("finished" if finished else "interrupted", reason)
+        if not finished:
+            logger.info("%s; state saved, the same command goes on from here", reason)
+
+
+def network_for(config: Config, manifest: Manifest) -> NetworkConfig:
+    """The network for this data: its classes and channels are the data's.
+
+    Raises:
+        InputError: class weights or channels that do not fit the data.
+    """
+    for weights in (phase.loss.class_weights for phase in config.phases):
+        if weights is not None and len(weights) != manifest.num_classes:
+            raise InputError(
+                f"loss.class-weights: {len(weights)} weights for {manifest.num_classes} classes "
+                f"({', '.join(manifest.class_names)}); give one a class, or None for equal ones"
+            )
+    if config.model.in_channels == 1 and manifest.channels == 3:
+        raise InputError("model.in-channels 1: the shards hold colour images; use 0 or 3")
+    return NetworkConfig(
+        architecture=config.model.architecture,
+        encoder=config.model.encoder,
+        num_classes=manifest.num_classes,
+        in_channels=config.model.in_channels or manifest.channels,
+        decoder_channels=config.model.decoder_channels,
+        dropout=config.model.dropout,
+    )
+
+
+def _build_learner(
+    arguments: FitArguments,
+    runtime: Runtime,
+    manifest: Manifest,
+    network: NetworkConfig,
+    plans: Sequence[PhasePlan],
+    state: State | None,
+) -> Learner:
+    """The learner at `state`, or at its first weights: published ones, an earlier checkpoint's or random ones."""
+    config = arguments.config
+    seed_everything(config.seed)
+    download = config.model.pretrained and state is None and arguments.init_from is None
+    model = runtime.main_first(lambda: UnifiedModel(network, pretrained=download))
+    if state is None and arguments.init_from is not None:
+        initialise_weights(model, arguments.init_from, manifest.class_names)
+    freeze_steps = round(config.optim.freeze_encoder_epochs * plans[0].epoch_length / plans[0].phase.batch_size)
+    learner = Learner(runtime, config, model, manifest.mean, manifest.std, freeze_steps)
+    if state is not None:
+        learner.load_tensors(state.tensors)
+    return learner
+
+
+def _load(
+    runtime: Runtime,
+    config: Config,
+    reader: ShardReader,
+    orders: Sequence[Order],
+    rows: FoldRows,
+    plan: PhasePlan,
+    step: int,
+) -> Generator[MicroBatch, None, None]:
+    """This rank's micro-batches of a phase, from `step` on."""
+    augmenter = Augmenter(
+        config.augment,
+        resolve_crop(reader, rows.train, plan.phase.crop),
+        plan.phase.sampling,
+        reader.manifest.num_classes,
+        reader.manifest.ignore_bit,
+    )
+    return train_batches(
+        reader,
+        orders[plan.number],
+        augmenter,
+        plan.micro_batches(step, runtime.rank, runtime.world),
+        seed=config.seed,
+        phase=plan.number,
+        workers=config.runtime.workers,
+        pin_memory=runtime.device.type == "cuda",
+    )
+
+
+def _announce(
+    runtime: Runtime, network: NetworkConfig, rows: FoldRows, plans: Sequence[PhasePlan], progress: Progress
+) -> None:
+    logger.info("%s with %s, %d classes", network.architecture, network.encoder, network.num_classes)
+    logger.info("%d training, %d validation, %d test images", len(rows.train), len(rows.validation), len(rows.test))
+    precision = runtime.accelerator.mixed_precision
+    logger.info("%d process(es) on %s, mixed precision: %s", runtime.world, runtime.device, precision)
+    for plan in plans:
+        logger.info("phase %s: %d steps of %d images", plan.phase.name, plan.steps, plan.phase.batch_size)
+    if (progress.phase, progress.step) != (0, 0):
+        logger.info("resuming at phase %s, step %d", plans[progress.phase].phase.name, progress.step)
+
+
+def _write_suspects(folder: RunFolder, runtime: Runtime, reader: ShardReader, rows: list[int]) -> None:
+    """Name the samples behind non-finite losses, of all ranks, in nonfinite.json."""
+    everybody = sorted({row for part in runtime.all_gather(rows) for row in part})
+    if runtime.is_main:
+        suspects = [{"row": row, "image_id": reader.index.image_id(row)} for row in everybody]
+        (folder.root / "nonfinite.json").write_text(json.dumps(suspects, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

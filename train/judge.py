@@ -1,0 +1,119 @@
+"""Validation during training: scores the weights so far, keeps the best, shows some images."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from steel.config import Config
+from steel.data.shards import ShardReader
+from steel.evaluation.calibration import Calibration, calibrate
+from steel.evaluation.report import build_metrics
+from steel.evaluation.statistics import EvaluationStatistics
+from steel.model.network import UnifiedModel
+from steel.predictor import Predictor
+from steel.runtime import Runtime
+from train.candidates import CandidateStore
+from train.collect import collect_statistics
+from train.data import FoldRows
+from train.gallery import choose_examples, draw_examples
+from train.learner import Learner
+from train.progress import Progress
+from train.records import Records
+from train.run_folder import RunFolder
+from train.schedule import PhasePlan
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the validation folds say of some weights."""
+
+    statistics: EvaluationStatistics
+    calibration: Calibration
+
+    @property
+    def score(self) -> float:
+        """Mean Dice under the decision found on the same folds: what is worth shipping is what decides well."""
+        return self.calibration.score
+
+
+@dataclass
+class Judge:
+    """Validates on the validation folds; the same verdict on every rank."""
+
+    runtime: Runtime
+    config: Config
+    reader: ShardReader
+    rows: FoldRows
+    progress: Progress
+    learner: Learner
+    store: CandidateStore
+    folder: RunFolder
+    records: Records
+
+    def __call__(self, plan: PhasePlan) -> float:
+        """Score the learner's weights after a validation interval of `plan` and keep them if they are good."""
+        model = self.learner.scored_model
+        verdict = self.score(model, tta=())
+        step = self.progress.step
+        global_step = plan.first_global_step + step
+        where = {"phase": plan.number, "step": step, "global_step": global_step, "epoch": round(plan.epoch_at(step), 4)}
+        self.records.add({"kind": "validation", **where, **validation_record(self.metrics(verdict))})
+        self.store.offer(plan, self.progress, verdict.score, write=model.state_dict() if self.runtime.is_main else None)
+        if self.runtime.is_main:
+            self.store.prune(self.folder.states, self.progress)
+            examples = choose_examples(self.reader, self.rows.validation, self.config.tracking.num_images)
+            pictures = draw_examples(self.predictor(model, ()), verdict.calibration.decision, self.reader, examples)
+            self.records.add_images(*pictures, global_step)
+        return verdict.score
+
+    def score(self, model: UnifiedModel, tta: tuple[str, ...], progress: str | None = None) -> Verdict:
+        """Collect the validation folds with `model`, rank 0's weights, and calibrate on them."""
+        self.runtime.broadcast_tensors(model)
+        statistics = collect_statistics(
+            self.predictor(model, tta),
+            self.reader,
+            self.rows.validation,
+            self.runtime,
+            decision=None,
+            batch_size=self.config.validation.batch_size,
+            workers=self.config.runtime.workers,
+            progress=progress,
+        )
+        areas = self.reader.index.areas[self.rows.train]
+        calibration = self.runtime.on_main(lambda: calibrate(statistics, training_areas=areas, tta=tta))
+        return Verdict(statistics, calibration)
+
+    def metrics(self, verdict: Verdict) -> dict[str, Any]:
+        """The metrics of `verdict` under its own decision."""
+        return build_metrics(
+            verdict.statistics,
+            verdict.calibration.decision,
+            folds=self.config.folds.validation,
+            role="calibration",
+            class_names=self.reader.manifest.class_names,
+        )
+
+    def predictor(self, model: UnifiedModel, tta: tuple[str, ...]) -> Predictor:
+        """A predictor on `model` as it is, in this run's precision."""
+        return Predictor(
+            [model],
+            mean=self.reader.manifest.mean,
+            std=self.reader.manifest.std,
+            tta=tta,
+            batch_size=self.config.validation.batch_size,
+            device=self.runtime.device,
+            precision=self.runtime.accelerator.mixed_precision,
+        )
+
+
+def validation_record(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The part of the metrics that is worth a line in the history and a curve in the tracker."""
+    names = (
+        "mean_dice",
+        "mean_dice_all_empty",
+        "mean_dice_positive",
+        "dice_positive_per_class",
+        "miou",
+        "cross_entropy",
+    )
+    record = {name: metrics[name] for name in names}
+    return record | {"f1": {name: scores["f1"] for name, scores in metrics["classification"].items()}}

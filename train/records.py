@@ -1,0 +1,102 @@
+"""Where a run's figures go: history.jsonl, curves.png, the tracker and the screen; on rank 0 alone."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from steel.config import Config, to_dict
+from steel.evaluation.plots import plot_history
+from steel.history import History
+from steel.runtime import Runtime
+from steel.tracking import Status, Tracker, build_tracker
+from train.progress import Progress
+from train.run_folder import RunFolder
+from train.schedule import PhasePlan
+
+logger = logging.getLogger("train.fit")
+
+
+class Records(Protocol):
+    """What a run reports to."""
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Keep one record; `global_step` is its place on the axis."""
+
+    def add_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
+        """Show (H, W, 3) uint8 RGB images of true and predicted masks."""
+
+    def add_checkpoint(self, path: Path) -> None:
+        """Hand the finished checkpoint to the tracker."""
+
+    def finish(self, status: Status) -> None:
+        """Draw the curves and close the tracker."""
+
+
+class NoRecords:
+    """What ranks other than 0 report to."""
+
+    def add(self, record: dict[str, Any]) -> None:
+        pass
+
+    def add_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
+        pass
+
+    def add_checkpoint(self, path: Path) -> None:
+        pass
+
+    def finish(self, status: Status) -> None:
+        pass
+
+
+class MainRecords:
+    """Rank 0's."""
+
+    def __init__(self, history: History, tracker: Tracker, curves: Path, plans: Sequence[PhasePlan]) -> None:
+        self._history = history
+        self._tracker = tracker
+        self._curves = curves
+        self._plans = plans
+
+    def add(self, record: dict[str, Any]) -> None:
+        self._history.append(record)
+        self._tracker.log({k: v for k, v in record.items() if v is not None}, record["global_step"])
+        logger.info("%s", self._line(record))
+        if record["kind"] == "validation":
+            plot_history(self._history.records(), self._curves)
+
+    def _line(self, record: dict[str, Any]) -> str:
+        plan = self._plans[record["phase"]]
+        where = f"{plan.phase.name} {record['step']}/{plan.steps}"
+        if record["kind"] == "validation":
+            return (
+                f"{where}  validation: mean Dice {record['mean_dice']:.4f} "
+                f"(all empty {record['mean_dice_all_empty']:.4f}), "
+                f"positive Dice {record['mean_dice_positive']:.4f}"
+            )
+        loss = "skipped" if record["loss"] is None else f"{record['loss']:.4f}"
+        return f"{where}  loss {loss}  lr {record['lr']:.2e}  {record['images_per_second']:.1f} images/s"
+
+    def add_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
+        self._tracker.log_images("validation", images, captions, global_step)
+
+    def add_checkpoint(self, path: Path) -> None:
+        self._tracker.log_checkpoint(path)
+
+    def finish(self, status: Status) -> None:
+        plot_history(self._history.records(), self._curves)
+        self._tracker.finish(status)
+
+
+def open_records(
+    runtime: Runtime, config: Config, folder: RunFolder, progress: Progress, plans: Sequence[PhasePlan]
+) -> Records:
+    """The records of this attempt; those of an earlier one that lie beyond `progress` are taken back."""
+    if not runtime.is_main:
+        return NoRecords()
+    history = History(folder.history)
+    history.open_at(progress.phase, progress.step)
+    tracker = build_tracker(config.tracking, folder.root, to_dict(config), folder.attempt)
+    return MainRecords(history, tracker, folder.curves, plans)

@@ -1,0 +1,25 @@
+"""What a set of folds was to a checkpoint: scores on folds it was trained or calibrated on flatter it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def role_of(
+    folds: Sequence[int], data_digest: str, used: Mapping[str, Sequence[int]], provenance: Mapping[str, Any]
+) -> str:
+    """`train`, `calibration` or `test`: the first of these that any of the folds was.
+
+    Args:
+        folds: of the shards `data_digest`.
+        data_digest: identity of the shards evaluated on; fold numbers mean nothing across them.
+        used: the checkpoint's folds by role.
+        provenance: the checkpoint's; `data_digest` of the shards it was trained on, and `calibration_digest` of those
+            its decision was found on where they are others.
+    """
+    trained_on = provenance.get("data_digest")
+    calibrated_on = provenance.get("calibration_digest", trained_on)
+    if data_digest == trained_on and set(folds) & set(used.get("train", ())):
+        return "train"
+    if data_digest == calibrated_on and set(folds) & set(used.get("calibration", ())):
+        return "calibration"
+    return "test"

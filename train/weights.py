@@ -1,0 +1,56 @@
+"""First weights from an earlier checkpoint, also one with other classes."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from steel.checkpoint import load_checkpoint
+from steel.errors import InputError, list_some
+from steel.model.network import UnifiedModel
+
+logger = logging.getLogger("train.fit")
+
+_CLASS_HEAD = "segmentation_head."
+_LABEL_HEAD = "classification_head.linear."
+
+
+def initialise_weights(model: UnifiedModel, path: str, class_names: Sequence[str]) -> None:
+    """Start `model` from the checkpoint at `path`: tensors of the same shape, and the heads class by class, by name.
+
+    Raises:
+        InputError: not a readable checkpoint, an ensemble, or a network that shares hardly anything with this.
+    """
+    checkpoint = load_checkpoint(path)
+    if checkpoint.members != 1:
+        raise InputError(f"--init-from {path}: holds an ensemble of {checkpoint.members}; give one of its members")
+    given = {name: tensor[0] for name, tensor in checkpoint.tensors.items()}
+    places = {name: i for i, name in enumerate(checkpoint.class_names)}
+    taken: dict[str, torch.Tensor] = {}
+    for name, own in model.state_dict().items():
+        if name not in given:
+            continue
+        if name.startswith(_CLASS_HEAD):
+            taken[name] = _matched_rows(own, given[name], [places.get(c) for c in class_names])
+        elif name.startswith(_LABEL_HEAD):
+            labels = [0, *(None if c not in places else 1 + places[c] for c in class_names)]
+            taken[name] = _matched_rows(own, given[name], labels)
+        elif given[name].shape == own.shape:
+            taken[name] = given[name]
+    left = sorted(set(model.state_dict()) - set(taken))
+    if len(left) > len(taken):
+        raise InputError(
+            f"--init-from {path}: its {checkpoint.network.architecture} with {checkpoint.network.encoder} shares too "
+            f"little with this network ({len(left)} of {len(left) + len(taken)} tensors differ: {list_some(left, 2)})"
+        )
+    model.load_state_dict(taken, strict=False)
+    known = [c for c in class_names if c in places]
+    logger.info("started from %s: %d tensors, classes %s", path, len(taken), ", ".join(known) or "none in common")
+
+
+def _matched_rows(own: torch.Tensor, given: torch.Tensor, sources: Sequence[int | None]) -> torch.Tensor:
+    """`own` with row i replaced by `given`'s row `sources[i]`, where there is one and the rest of the shape agrees."""
+    if own.shape[1:] != given.shape[1:] or len(own) != len(sources):
+        return own
+    rows = [own[i] if source is None else given[source] for i, source in enumerate(sources)]
+    return torch.stack(rows)
