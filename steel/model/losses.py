@@ -1,0 +1,136 @@
+"""Losses, each one number per (image, class) over the valid pixels, in float32 even under autocast.
+
+Every segmentation loss takes `logits` (n, C, h, w) of any float type, `masks` (n, C, h, w) of 0 and 1, and `valid`
+(n, 1, h, w) of 0 and 1, and returns (n, C) float32. Pixels that are not valid contribute nothing: padding an image with
+them leaves its losses as they were, and without any valid pixel a loss is 0. No function waits for the device.
+
+A class that is absent from an image is judged as the Kaggle metric judges it: an empty prediction is perfect (loss 0)
+and whatever is predicted costs. What that means for each loss stands at the function.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from steel.config import LossConfig
+
+SMOOTH = 1.0
+"""Pixels added above and below in the overlap losses; an absent class gets its slope from it."""
+
+
+def binary_cross_entropy(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+    """Mean cross-entropy over the valid pixels.
+
+    Absent class: 0 once every probability is 0; a falsely predicted pixel costs its share of the image.
+    """
+    return _mean(_pixel_cross_entropy(logits, masks), valid)
+
+
+def focal(logits: Tensor, masks: Tensor, valid: Tensor, gamma: float) -> Tensor:
+    """Mean over the valid pixels of cross-entropy times (1 - probability of the truth) ** gamma (Lin et al. 2017).
+
+    Absent class: as in cross-entropy, with faint false predictions weighing less.
+    """
+    cross_entropy = _pixel_cross_entropy(logits, masks)
+    # exp(-cross entropy) is the probability of the truth; 1 minus it, kept exact where that is close to 1, and never
+    # quite 0, where a power below 1 has no slope.
+    wrongness = (-torch.expm1(-cross_entropy)).clamp(min=1e-12)
+    return _mean(wrongness.pow(gamma) * cross_entropy, valid)
+
+
+def soft_dice(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+    """1 - (2 * overlap + 1) / (predicted + true + 1), in pixels weighted by probability.
+
+    Absent class: 1 - 1 / (predicted + 1), which is 0 when nothing is predicted, 1/2 for a single pixel and soon close
+    to 1: nearly the metric's all or nothing, but with a slope.
+    """
+    overlap, predicted, true = _areas(logits, masks, valid)
+    return 1 - (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
+
+
+def tversky(logits: Tensor, masks: Tensor, valid: Tensor, alpha: float) -> Tensor:
+    """1 - (overlap + 1/2) / (overlap + alpha * false positives + (1 - alpha) * false negatives + 1/2).
+
+    Salehi et al. 2017; with `alpha` 0.5 it is `soft_dice`. Absent class: 1 - 1 / (2 * alpha * predicted + 1).
+    """
+    overlap, predicted, true = _areas(logits, masks, valid)
+    wrong = alpha * (predicted - overlap) + (1 - alpha) * (true - overlap)
+    return 1 - (overlap + SMOOTH / 2) / (overlap + wrong + SMOOTH / 2)
+
+
+def lovasz_hinge(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+    """The Lovász extension of the Jaccard loss at the hinge errors (Berman et al. 2018), by one sort for all.
+
+    Absent class: the hinge error of the one worst pixel, max(0, 1 + largest logit): 0 once every logit is below -1;
+    one falsely predicted pixel costs everything, as in the metric.
+    """
+    true = (masks.float() * valid.float()).flatten(2)
+    errors = 1 - logits.float().flatten(2) * (2 * true - 1)
+    # Invalid pixels sort last and fall to the hinge.
+    errors = errors.masked_fill(valid.flatten(2) == 0, -torch.inf)
+    # A stable sort, or equal errors would get the gradients of one another from run to run.
+    errors, order = errors.sort(dim=-1, descending=True, stable=True)
+    return (F.relu(errors) * _jaccard_steps(true.gather(-1, order))).sum(dim=-1)
+
+
+def _jaccard_steps(sorted_true: Tensor) -> Tensor:
+    """By how much each further wrong pixel, worst first, raises the Jaccard loss: (..., pixels) -> the same.
+
+    Written out for either kind of pixel: the usual difference of neighbouring losses cancels away most of float32's
+    digits where an image has half a million pixels.
+    """
+    total = sorted_true.sum(dim=-1, keepdim=True)
+    intersection = total - sorted_true.cumsum(dim=-1)
+    union = total + (1 - sorted_true).cumsum(dim=-1)
+    steps = torch.where(sorted_true > 0, 1 / union, intersection / (union * (union - 1).clamp(min=1)))
+    steps[..., :1] += total == 0  # absent class: the first wrong pixel makes all the loss
+    return steps
+
+
+def segmentation_loss(mask_logits: Tensor, masks: Tensor, valid: Tensor, config: LossConfig) -> Tensor:
+    """The mixture that `config` asks for, times the class weights: (n, C) float32."""
+    terms = []
+    if config.bce:
+        terms.append(config.bce * binary_cross_entropy(mask_logits, masks, valid))
+    if config.dice:
+        terms.append(config.dice * soft_dice(mask_logits, masks, valid))
+    if config.focal:
+        terms.append(config.focal * focal(mask_logits, masks, valid, config.focal_gamma))
+    if config.tversky:
+        terms.append(config.tversky * tversky(mask_logits, masks, valid, config.tversky_alpha))
+    if config.lovasz:
+        terms.append(config.lovasz * lovasz_hinge(mask_logits, masks, valid))
+    loss = torch.stack(terms).sum(dim=0)
+    if config.class_weights is None:
+        return loss
+    assert len(config.class_weights) == loss.shape[1], "one class weight a class"
+    # Column by column: a tensor of the weights would have to be moved to the device.
+    return torch.stack([weight * loss[:, k] for k, weight in enumerate(config.class_weights)], dim=1)
+
+
+def classification_loss(label_logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each label, (n, 1 + C) logits and 0/1 labels -> (n, 1 + C) float32."""
+    return _pixel_cross_entropy(label_logits, labels)
+
+
+def labels_from_targets(masks: Tensor, valid: Tensor) -> Tensor:
+    """Which labels hold in what is left of an image after cropping: (n, 1 + C) float32, `any` first, then classes."""
+    present = (masks * valid).flatten(2).amax(dim=-1).float()
+    return torch.cat([present.amax(dim=1, keepdim=True), present], dim=1)
+
+
+def _pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits.float(), masks.float(), reduction="none")
+
+
+def _mean(values: Tensor, valid: Tensor) -> Tensor:
+    """(n, C, h, w) -> (n, C): the mean over valid pixels, 0 where there are none."""
+    valid = valid.float()
+    return (values * valid).sum(dim=(2, 3)) / valid.sum(dim=(2, 3)).clamp(min=1)
+
+
+def _areas(logits: Tensor, masks: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Overlap, predicted and true area in valid pixels, each (n, C) float32."""
+    probs = torch.sigmoid(logits.float()) * valid.float()
+    true = masks.float() * valid.float()
+    return (probs * true).sum(dim=(2, 3)), probs.sum(dim=(2, 3)), true.sum(dim=(2, 3))

@@ -1,0 +1,303 @@
+"""The unified multi-head network: one encoder, a segmentation decoder and a classification head."""
+
+import difflib
+import functools
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import Tensor, nn
+
+from steel.config import NetworkConfig
+from steel.errors import InputError, list_some
+
+ARCHITECTURES = {kind.__name__: kind for kind in smp.MODEL_ARCHITECTURES_MAPPING.values()}
+
+# What these decoders need beyond the encoder's stride: PAN halves the last feature three times, DPT once.
+_EXTRA_STRIDE = {"PAN": 8, "DPT": 2}
+
+# What smp and timm raise when an encoder, a depth and a decoder do not go together.
+_MISFIT_ERRORS = (ValueError, KeyError, TypeError, RuntimeError, AssertionError, IndexError, AttributeError)
+
+
+class Outputs(NamedTuple):
+    """What the network says of a batch of n images; logits, to be read through a sigmoid."""
+
+    mask_logits: Tensor
+    """(n, C, H, W): each class in each pixel."""
+    label_logits: Tensor
+    """(n, 1 + C): any defect, then each class."""
+
+
+class ClassificationHead(nn.Module):
+    """Average and maximum pooling of the last encoder feature, side by side, dropout and one linear layer.
+
+    The average sees how much of an image looks defective, the maximum a spot of a few pixels.
+    """
+
+    def __init__(self, in_channels: int, num_labels: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(2 * in_channels, num_labels)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """(n, F, h, w) -> (n, num_labels) logits."""
+        pooled = torch.cat([feature.mean(dim=(2, 3)), feature.amax(dim=(2, 3))], dim=1)
+        return self.linear(self.dropout(pooled))
+
+
+class UnifiedModel(nn.Module):
+    """A segmentation-models-pytorch encoder and decoder with our own classification head.
+
+    Images of any size are padded at the bottom and right to multiples of `stride`, and the masks cropped back. The
+    padding is the image's own reflection, never zeros or repeated edge pixels: a black border looks like the end of the
+    strip, and smeared edge pixels like the straight traces that some defects are. It depends on the image alone.
+    """
+
+    def __init__(self, network: NetworkConfig, pretrained: bool = False) -> None:
+        """Build the network; with `pretrained`, fill the encoder with published weights (may download them).
+
+        Raises:
+            InputError: an unknown or impossible combination, or weights that cannot be had.
+        """
+        super().__init__()
+        _check(network)
+        try:
+            parts = _build(network)
+        except _MISFIT_ERRORS as error:
+            raise _misfit(network, error) from error
+        self.network = network
+        self.encoder: nn.Module = parts.encoder
+        self.decoder: nn.Module = parts.decoder
+        self.segmentation_head: nn.Module = parts.segmentation_head
+        self.stride = int(parts.encoder.output_stride) * _EXTRA_STRIDE.get(network.architecture, 1)
+        self.encoder_frozen = False
+        feature_channels = self._try_out()
+        self.classification_head = ClassificationHead(feature_channels, 1 + network.num_classes, network.dropout)
+        if pretrained:
+            _load_pretrained(self.encoder, network)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Normalised images (n, c, H, W) float, of any H and W -> `Outputs` at the same size."""
+        height, width = images.shape[-2:]
+        masks, feature = self._segment(reflect_to_stride(images, self.stride))
+        return Outputs(masks[..., :height, :width], self.classification_head(feature))
+
+    def train(self, mode: bool = True) -> "UnifiedModel":
+        """As `Module.train`, but a frozen encoder stays as it is in evaluation (see `set_encoder_trainable`)."""
+        super().train(mode)
+        if self.encoder_frozen:
+            self.encoder.eval()
+        return self
+
+    def _segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, c, H, W) of whole strides -> mask logits (n, C, H, W), last encoder feature (n, F, h, w)."""
+        encoded = self.encoder(images)
+        # Vision transformers (DPT) hand their prefix tokens to the decoder beside the features.
+        features, *tokens = encoded if isinstance(encoded, tuple) else (encoded,)
+        return self.segmentation_head(self.decoder(features, *tokens)), features[-1]
+
+    def _try_out(self) -> int:
+        """Run a small empty image, so that parts that do not fit fail now; returns the last feature's channels.
+
+        What does not reach an output (stages below a shallow decoder, some encoders' last convolution) is removed: DDP
+        would wait for its gradients for ever, and a checkpoint has no use for it.
+        """
+        config = self.network
+        height = -(-128 // self.stride) * self.stride
+        images = torch.zeros(1, config.in_channels, height, height + self.stride)
+        self.eval()
+        try:
+            with torch.enable_grad():
+                masks, feature = self._segment(images)
+                parameters = list(self.parameters())
+                gradients = torch.autograd.grad(masks.sum() + feature.sum(), parameters, allow_unused=True)
+        except _MISFIT_ERRORS as error:
+            raise _misfit(config, error) from error
+        if masks.shape != (1, config.num_classes, *images.shape[-2:]):
+            raise _misfit(config, ValueError(f"masks come out as {tuple(masks.shape)} for {tuple(images.shape)}"))
+        _remove_unreached(self, {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None})
+        self.train()
+        return int(feature.shape[1])
+
+
+class _Removed(nn.Module):
+    """Stands where something without effect was; unlike `nn.Identity` it takes any further arguments."""
+
+    def forward(self, feature: Tensor, *_: Any) -> Tensor:
+        return feature
+
+
+def _remove_unreached(module: nn.Module, reached: set[int]) -> None:
+    """Replace the largest submodules that have parameters, none of them `reached` (by id)."""
+    for name, child in module.named_children():
+        ids = [id(p) for p in child.parameters()]
+        if ids and reached.isdisjoint(ids):
+            setattr(module, name, _Removed())
+        else:
+            _remove_unreached(child, reached)
+    for parameter in module.parameters(recurse=False):
+        parameter.requires_grad_(id(parameter) in reached)
+
+
+def reflect_to_stride(images: Tensor, stride: int) -> Tensor:
+    """Reflect (n, c, H, W) at its bottom and right edges up to the next multiples of `stride`.
+
+    The same pixels as OpenCV's BORDER_REFLECT_101; also right for images smaller than their padding.
+    """
+    for dim in (-2, -1):
+        size = images.shape[dim]
+        if size % stride:
+            images = images.index_select(dim, _reflected(size, -(-size // stride) * stride, images.device))
+    return images
+
+
+def _reflected(size: int, padded: int, device: torch.device) -> Tensor:
+    """Which of `size` pixels shows at each of `padded` places: 0 1 2 3 2 1 0 1 ... for a size of 4."""
+    period = max(2 * (size - 1), 1)
+    places = torch.arange(padded, device=device) % period
+    return torch.where(places < size, places, period - places)
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 images (n, c, h, w) -> float32 on the same device: in [0, 1], less `mean`, over `std`; one value a channel.
+
+    The three are folded into one multiplication and one addition.
+    """
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
+    assert images.shape[1] == len(scale), f"{images.shape[1]} channels, {len(scale)} means"
+    return torch.addcmul(shift, images.float(), scale)
+
+
+@functools.lru_cache(maxsize=16)
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Two (c, 1, 1) float32 tensors. Kept, because moving them to a GPU anew for each batch would wait for it."""
+    scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32)
+    return scale.view(-1, 1, 1).to(device), shift.view(-1, 1, 1).to(device)
+
+
+def set_encoder_trainable(model: UnifiedModel, trainable: bool) -> None:
+    """Freeze or release the encoder: frozen, it runs as in evaluation (batch statistics fixed, no drop-path).
+
+    `requires_grad` stays as it is: DDP decides at construction which gradients it waits for. A training loop therefore
+    drops a frozen encoder's gradients after each backward pass (`drop_encoder_gradients`) before it clips and steps; an
+    optimizer skips parameters without a gradient, state, step count and weight decay included. Cheap and idempotent, so
+    a loop may call it at each step with a pure function of the step, which is what makes resuming exact.
+    """
+    if model.encoder_frozen == trainable:
+        model.encoder_frozen = not trainable
+        model.encoder.train(model.training and trainable)
+
+
+def drop_encoder_gradients(model: UnifiedModel) -> None:
+    """Forget the encoder's gradients; see `set_encoder_trainable`."""
+    for parameter in model.encoder.parameters():
+        parameter.grad = None
+
+
+def _check(network: NetworkConfig) -> None:
+    if network.architecture not in ARCHITECTURES:
+        raise InputError(
+            f"model.architecture: {network.architecture!r} is unknown; choose one of {', '.join(ARCHITECTURES)}"
+        )
+    if network.in_channels not in (1, 3):
+        raise InputError(f"model.in-channels: {network.in_channels} is neither 1 (gray) nor 3 (RGB)")
+    if network.num_classes < 1:
+        raise InputError(f"network: {network.num_classes} classes; a network needs at least one")
+    if not 0 <= network.dropout < 1:
+        raise InputError(f"model.dropout: {network.dropout} is not in [0, 1)")
+    if network.decoder_channels is not None and not _takes_widths(network.architecture):
+        raise InputError(
+            f"model.decoder-channels: {network.architecture} takes no list of decoder widths; "
+            f"leave it out or choose one of {', '.join(filter(_takes_widths, ARCHITECTURES))}"
+        )
+    _check_encoder(network.encoder)
+
+
+def _takes_widths(architecture: str) -> bool:
+    """Whether `decoder_channels` is a list there, one width a stage; elsewhere it is one number or missing."""
+    parameter = inspect.signature(ARCHITECTURES[architecture]).parameters.get("decoder_channels")
+    return parameter is not None and not isinstance(parameter.default, int)
+
+
+def _check_encoder(name: str) -> None:
+    own = smp.encoders.get_encoder_names()
+    if name in own:
+        return
+    if name.startswith("tu-"):
+        if timm.is_model(name.removeprefix("tu-")):
+            return
+        near = [
+            f"tu-{n}" for n in difflib.get_close_matches(name.removeprefix("tu-").split(".")[0], timm.list_models())
+        ]
+    else:
+        near = difflib.get_close_matches(name, own)
+    choice = f"did you mean {', '.join(near)}? Others: {list_some(own, 10)}" if near else f"choose of {', '.join(own)}"
+    raise InputError(f"model.encoder: {name!r} is unknown; {choice}, or tu-NAME for any timm model NAME")
+
+
+def _build(network: NetworkConfig, encoder_weights: str | bool | None = None) -> Any:
+    """The smp model; its encoder with random weights unless `encoder_weights` names published ones."""
+    kind = ARCHITECTURES[network.architecture]
+    options: dict[str, Any] = {}
+    if network.decoder_channels is not None:
+        options = {"decoder_channels": network.decoder_channels, "encoder_depth": len(network.decoder_channels)}
+    if network.architecture == "DPT":
+        options["dynamic_img_size"] = True  # vision transformers are built for one size otherwise
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # smp deprecates some encoder names that are the user's to choose
+        return kind(
+            encoder_name=network.encoder,
+            encoder_weights=encoder_weights,
+            in_channels=network.in_channels,
+            classes=network.num_classes,
+            **options,
+        )
+
+
+def _misfit(network: NetworkConfig, error: Exception) -> InputError:
+    depth = "" if network.decoder_channels is None else f" at depth {len(network.decoder_channels)}"
+    reason = " ".join(str(error).split())[:200]
+    return InputError(
+        f"model: {network.architecture} cannot be built on encoder {network.encoder!r}{depth} ({reason}); "
+        "choose another encoder or architecture"
+    )
+
+
+def _load_pretrained(encoder: nn.Module, network: NetworkConfig) -> None:
+    """Fill `encoder` with published weights; the first convolution is adapted to one channel when images are gray."""
+    name = network.encoder
+    weights: str | bool = True
+    if not name.startswith("tu-"):
+        choices = smp.encoders.encoders[name]["pretrained_settings"]
+        weights = "imagenet" if "imagenet" in choices else next(iter(choices))
+    try:
+        with _quiet_downloads():
+            source = _build(network, weights).encoder
+    except Exception as error:  # every transport fails in its own way, and each means the same to the user
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"model.pretrained: no published weights for encoder {name!r} ({type(error).__name__}: {reason}); "
+            "--model.no-pretrained trains from scratch"
+        ) from error
+    published_state = source.state_dict()
+    encoder.load_state_dict({name: published_state[name] for name in encoder.state_dict()})
+
+
+@contextmanager
+def _quiet_downloads() -> Iterator[None]:
+    """Hold back the hub's line for each retry; the one line that matters is ours."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,185 @@
+"""AdamW and what surrounds it: parameter groups, the learning rate, steps that can be refused, averages of the weights.
+
+Nothing here waits for the device: whether a step counts is a tensor (`found_inf`, `skip`: 0 or 1) that stays there.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steel.config import OptimConfig, PhaseConfig
+from steel.model.network import UnifiedModel
+
+
+def parameter_groups(model: UnifiedModel, config: OptimConfig) -> list[dict[str, Any]]:
+    """Encoder and the rest, each with and without weight decay; `lr_scale` says which share of the rate a group gets.
+
+    Biases, normalisation layers and other vectors are not decayed: pulling them to 0 regularises nothing.
+    """
+    encoder = {id(p) for p in model.encoder.parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
+        (in_encoder, decayed): [] for in_encoder in (True, False) for decayed in (True, False)
+    }
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups[id(parameter) in encoder, parameter.ndim > 1].append(parameter)
+    return [
+        {
+            "name": ("encoder" if in_encoder else "decoder") + ("" if decayed else " (no decay)"),
+            "params": parameters,
+            "lr_scale": config.encoder_lr_scale if in_encoder else 1.0,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (in_encoder, decayed), parameters in groups.items()
+        if parameters
+    ]
+
+
+def build_optimizer(model: UnifiedModel, config: OptimConfig) -> torch.optim.AdamW:
+    """Fused AdamW over `parameter_groups`, at rate 0 until `set_rate`."""
+    return torch.optim.AdamW(parameter_groups(model, config), lr=0.0, fused=True)
+
+
+def rate_at(step: int, total_steps: int, phase: PhaseConfig) -> float:
+    """The learning rate of `step` (from 0) in a phase of `total_steps`: a linear rise to `phase.lr`, then a cosine.
+
+    The rise takes `phase.warmup` of the steps, and its first step is already above 0; the last step of all stands at
+    `phase.lr_floor * phase.lr`.
+    """
+    assert 0 <= step < total_steps, f"step {step} of {total_steps}"
+    warmup_steps = math.ceil(phase.warmup * total_steps)
+    if step < warmup_steps:
+        return phase.lr * (step + 1) / warmup_steps
+    progress = (step + 1 - warmup_steps) / max(total_steps - warmup_steps, 1)
+    floor = phase.lr * phase.lr_floor
+    return floor + (phase.lr - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give each group its share of `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+def guarded_step(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
+    """Step, unless `found_inf` (0-d float32 on the parameters' device) is 1: then nothing of its state moves.
+
+    The fused kernels decide on the device. They also take for granted that a parameter, its gradient and its moments
+    lie alike in memory, and on a CPU corrupt the step without a word where one is channels-last and another is not;
+    here that is put right first. `optimizer` is torch's own, not a wrapper.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad = _laid_out_like(parameter.grad, parameter)
+    optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`optimizer.load_state_dict`, also where the state was stored contiguous and the parameters are channels-last."""
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                values[name] = _laid_out_like(value, parameter)
+
+
+def _laid_out_like(tensor: Tensor, like: Tensor) -> Tensor:
+    if tensor.stride() == like.stride():
+        return tensor
+    return torch.empty_like(like, dtype=tensor.dtype, memory_format=torch.preserve_format).copy_(tensor)
+
+
+def snapshot_buffers(model: nn.Module) -> Tensor:
+    """A flat copy of the floating-point buffers (normalisation statistics), for `restore_buffers`."""
+    buffers = _float_buffers(model)
+    return torch.cat([buffer.flatten() for buffer in buffers]) if buffers else torch.empty(0)
+
+
+@torch.no_grad()
+def restore_buffers(model: nn.Module, snapshot: Tensor, skip: Tensor) -> None:
+    """Put the buffers back as they were where `skip` is 1.
+
+    A forward pass with a non-finite value poisons running statistics for good, so a refused step takes them back too.
+    """
+    buffers = _float_buffers(model)
+    if buffers:
+        values = torch.where(skip > 0, snapshot, snapshot_buffers(model))
+        parts = values.split([buffer.numel() for buffer in buffers])
+        torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
+
+
+def _float_buffers(model: nn.Module) -> list[Tensor]:
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
+class ExponentialAverage:
+    """A moving average of the weights and of the normalisation statistics that go with them, on the model's device.
+
+    Statistics are averaged as the weights are, because they describe the activations of the weights of their time: a
+    copy of the latest would belong to weights that the average lags behind. Counters are copied. Early on the average
+    moves faster, by 9 / (10 + updates so far), so that the first, random weights are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """Start from `model` as it is; `decay` in [0, 1) is what the average keeps in each update."""
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        """The average itself, ready to be evaluated."""
+        device = next(model.parameters()).device
+        self._num_updates = torch.zeros((), device=device)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, skip: Tensor | None = None) -> None:
+        """Move towards `model`; not at all where `skip` (0-d, on the device) is 1.
+
+        `model` must be finite also then, as it is after `guarded_step` and `restore_buffers` refused a step.
+        """
+        counts = 1.0 if skip is None else 1 - skip
+        weight = (9 / (10 + self._num_updates)).clamp(min=1 - self.decay) * counts
+        self._num_updates += counts
+        averages, latest = _floats(self.model), _floats(model)
+        steps = torch._foreach_sub(latest, averages)
+        torch._foreach_mul_(steps, weight)
+        torch._foreach_add_(averages, steps)
+        counters = _counters(self.model)
+        if counters:
+            torch._foreach_copy_(counters, _counters(model))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything an exact resume needs."""
+        return {"model": self.model.state_dict(), "num_updates": self._num_updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self._num_updates.copy_(state["num_updates"])
+
+
+def _floats(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *_float_buffers(model)]
+
+
+def _counters(model: nn.Module) -> list[Tensor]:
+    return [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
+
+
+def average_state_dicts(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of several models' tensors (in float64, then as they were); counters are the last one's."""
+    assert states, "nothing to average"
+    result = {}
+    for name, last in states[-1].items():
+        if last.is_floating_point():
+            total = sum((state[name].double() for state in states), torch.zeros_like(last, dtype=torch.float64))
+            result[name] = (total / len(states)).to(last.dtype)
+        else:
+            result[name] = last.clone()
+    return result

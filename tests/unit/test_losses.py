@@ -1,0 +1,209 @@
+"""Losses: values worked by hand, the Kaggle metric's view of absent classes, and invariance to invalid pixels."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steel.config import LossConfig
+from steel.model import losses
+
+ALL = {
+    "bce": losses.binary_cross_entropy,
+    "dice": losses.soft_dice,
+    "focal": lambda *a: losses.focal(*a, gamma=2.0),
+    "tversky": lambda *a: losses.tversky(*a, alpha=0.3),
+    "lovasz": losses.lovasz_hinge,
+}
+
+
+def logit(p):
+    return math.log(p / (1 - p))
+
+
+def row(*values):
+    """One image, one class, one row of pixels."""
+    return torch.tensor(values, dtype=torch.float32).reshape(1, 1, 1, -1)
+
+
+# Four pixels, probabilities .9 .8 .4 .1; truth 1 1 0 0 and, below, an absent class.
+LOGITS = row(logit(0.9), logit(0.8), logit(0.4), logit(0.1))
+TRUE = row(1, 1, 0, 0)
+NONE = row(0, 0, 0, 0)
+CROSS_ENTROPY = [-math.log(0.9), -math.log(0.8), -math.log(0.6), -math.log(0.9)]
+
+
+@pytest.mark.parametrize(
+    ("name", "masks", "expected"),
+    [
+        ("bce", TRUE, sum(CROSS_ENTROPY) / 4),
+        ("focal", TRUE, sum(w**2 * c for w, c in zip((0.1, 0.2, 0.4, 0.1), CROSS_ENTROPY, strict=True)) / 4),
+        ("dice", TRUE, 1 - (2 * 1.7 + 1) / (2.2 + 2 + 1)),
+        ("tversky", TRUE, 1 - (1.7 + 0.5) / (1.7 + 0.3 * 0.5 + 0.7 * 0.3 + 0.5)),
+        ("bce", NONE, -(math.log(0.1) + math.log(0.2) + math.log(0.6) + math.log(0.9)) / 4),
+        ("dice", NONE, 1 - 1 / (2.2 + 1)),
+        ("tversky", NONE, 1 - 0.5 / (0.3 * 2.2 + 0.5)),
+        ("lovasz", NONE, 1 + logit(0.9)),
+    ],
+)
+def test_worked_by_hand(name, masks, expected):
+    loss = ALL[name](LOGITS, masks, torch.ones_like(masks))
+    assert loss.shape == (1, 1)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_lovasz_worked_by_hand():
+    # Truth 1 0 1 with logits .5 2 -1: hinge errors .5, 3, 2. Worst first: a background pixel, then two defect pixels.
+    # Jaccard losses of the growing sets of wrong pixels: 1 - 2/3, 1 - 1/3, 1: steps of 1/3 each.
+    loss = losses.lovasz_hinge(row(0.5, 2, -1), row(1, 0, 1), row(1, 1, 1))
+    assert loss.item() == pytest.approx((3 + 2 + 0.5) / 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 30), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_lovasz_is_the_extension_of_the_jaccard_loss(num_pixels, share, seed):
+    rng = np.random.default_rng(seed)
+    true = (rng.random(num_pixels) < share).astype(np.float64)
+    scores = rng.normal(0, 2, num_pixels)
+    errors = 1 - scores * (2 * true - 1)
+    order = np.argsort(-errors, kind="stable")
+
+    def jaccard_loss(wrong):  # of the mask that has exactly these pixels wrong
+        kept = set(np.flatnonzero(true)) - wrong
+        union = set(np.flatnonzero(true)) | wrong
+        return 1 - len(kept) / len(union) if union else 0.0
+
+    expected = sum(
+        max(errors[i], 0) * (jaccard_loss(set(order[: k + 1])) - jaccard_loss(set(order[:k])))
+        for k, i in enumerate(order)
+    )
+    loss = losses.lovasz_hinge(row(*scores), row(*true), torch.ones(1, 1, 1, num_pixels))
+    assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def random_case(seed, n=2, classes=3, height=6, width=8):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(n, classes, height, width, generator=generator)
+    masks = (torch.rand(n, classes, height, width, generator=generator) < 0.3).float()
+    masks[:, 0] = 0  # an absent class
+    valid = (torch.rand(n, 1, height, width, generator=generator) < 0.7).float()
+    return logits, masks, valid
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_invalid_pixels_contribute_nothing(name):
+    logits, masks, valid = random_case(3)
+
+    def pad(x, value):
+        return torch.nn.functional.pad(x, (2, 5, 3, 1), value=value)
+
+    logits.requires_grad_()
+    before = ALL[name](logits, masks, valid)
+    # Confident wrong answers and true pixels in the padding must not matter.
+    after = ALL[name](pad(logits, 40.0), pad(masks, 1.0), pad(valid, 0.0))
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-6)
+    (gradient,) = torch.autograd.grad(before.sum(), logits)
+    assert (gradient[valid.expand_as(gradient) == 0] == 0).all()
+    assert (gradient != 0).any()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_image_and_class_stands_alone(name):
+    logits, masks, valid = random_case(4)
+    together = ALL[name](logits, masks, valid)
+    for i in range(2):
+        for k in range(3):
+            alone = ALL[name](logits[i : i + 1, k : k + 1], masks[i : i + 1, k : k + 1], valid[i : i + 1])
+            torch.testing.assert_close(alone[0, 0], together[i, k], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_absent_class_empty_prediction_is_perfect_and_any_prediction_costs(name):
+    masks, valid = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    empty = torch.full((1, 1, 4, 4), -30.0)
+    assert ALL[name](empty, masks, valid).item() == pytest.approx(0, abs=1e-6)
+    one_pixel = empty.clone()
+    one_pixel[0, 0, 2, 1] = 30.0
+    assert ALL[name](one_pixel, masks, valid).item() > 0.3
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_perfect_prediction_is_free_and_slopes_point_downhill(name):
+    _, masks, valid = random_case(5)
+    perfect = 40 * (2 * masks - 1)
+    assert ALL[name](perfect, masks, valid).max().item() == pytest.approx(0, abs=1e-5)
+    logits = torch.zeros_like(masks, requires_grad=True)
+    (gradient,) = torch.autograd.grad(ALL[name](logits, masks, valid).sum(), logits)
+    inside, outside = (masks * valid) > 0, ((1 - masks) * valid) > 0
+    assert (gradient[inside] < 0).all()
+    assert (gradient[outside] >= 0).all()
+    assert (gradient[:, 0] > 0).any(), "an absent class must have a slope"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_without_valid_pixels_loss_and_gradient_are_zero(name):
+    logits, masks, _ = random_case(6)
+    logits.requires_grad_()
+    loss = ALL[name](logits, masks, torch.zeros(2, 1, 6, 8))
+    assert (loss == 0).all()
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert (gradient == 0).all()
+
+
+def test_half_precision_logits_are_computed_in_float32():
+    logits, masks, valid = random_case(7)
+    for loss in ALL.values():
+        half = loss(logits.bfloat16(), masks, valid)
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, loss(logits.bfloat16().float(), masks, valid))
+
+
+def test_tversky_at_one_half_is_dice():
+    case = random_case(8)
+    torch.testing.assert_close(losses.tversky(*case, alpha=0.5), losses.soft_dice(*case))
+
+
+def test_focal_at_gamma_zero_is_cross_entropy():
+    case = random_case(9)
+    torch.testing.assert_close(losses.focal(*case, gamma=0.0), losses.binary_cross_entropy(*case))
+
+
+def test_focal_has_a_slope_at_certainty():
+    logits = torch.full((1, 1, 1, 2), 200.0, requires_grad=True)
+    losses.focal(logits, row(1, 1), row(1, 1), gamma=0.5).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_mixture_and_class_weights():
+    case = random_case(10)
+    config = LossConfig(bce=0.5, dice=0.25, focal=2, tversky=0.125, lovasz=1, class_weights=(2, 0, 3))
+    expected = (
+        0.5 * losses.binary_cross_entropy(*case)
+        + 0.25 * losses.soft_dice(*case)
+        + 2 * losses.focal(*case, gamma=config.focal_gamma)
+        + 0.125 * losses.tversky(*case, alpha=config.tversky_alpha)
+        + losses.lovasz_hinge(*case)
+    )
+    mixture = losses.segmentation_loss(*case, config)
+    torch.testing.assert_close(mixture, expected * torch.tensor([2.0, 0.0, 3.0]))
+    alone = losses.segmentation_loss(*case, LossConfig(bce=0, dice=1))
+    torch.testing.assert_close(alone, losses.soft_dice(*case))
+
+
+def test_labels_are_read_from_valid_pixels_only():
+    masks = torch.zeros(3, 2, 2, 2)
+    valid = torch.ones(3, 1, 2, 2)
+    masks[0, 1, 0, 0] = 1
+    masks[1, :, 1, 1] = 1
+    valid[1, 0, 1, 1] = 0  # the defect of image 1 was cut away
+    expected = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(losses.labels_from_targets(masks, valid), expected)
+
+
+def test_classification_loss():
+    loss = losses.classification_loss(torch.tensor([[logit(0.9), logit(0.2)]]), torch.tensor([[1.0, 1.0]]))
+    torch.testing.assert_close(loss, torch.tensor([[-math.log(0.9), -math.log(0.2)]]))

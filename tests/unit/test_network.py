@@ -1,0 +1,212 @@
+"""The network: any architecture and size, clear refusals, and a classification head that sees its own pooling."""
+
+import copy
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steel.config import NetworkConfig
+from steel.errors import InputError
+from steel.model import network as network_module
+from steel.model.network import (
+    ARCHITECTURES,
+    ClassificationHead,
+    UnifiedModel,
+    drop_encoder_gradients,
+    normalise,
+    reflect_to_stride,
+    set_encoder_trainable,
+)
+
+SMALL = NetworkConfig("Unet", "resnet18", num_classes=3, in_channels=1, decoder_channels=(16, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def small_model():
+    torch.manual_seed(0)
+    return UnifiedModel(SMALL).eval()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_takes_any_size_and_trains_all_it_has(architecture):
+    encoder = "tu-test_vit" if architecture == "DPT" else "tu-test_resnet"
+    in_channels = 3 if architecture == "FPN" else 1
+    model = UnifiedModel(NetworkConfig(architecture, encoder, num_classes=2, in_channels=in_channels))
+    masks, labels = model(torch.randn(2, in_channels, 70, 133))
+    assert masks.shape == (2, 2, 70, 133)
+    assert labels.shape == (2, 3)
+    (masks.mean() + labels.mean()).backward()
+    # DDP waits for each of these.
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "efficientnet-b0", "mit_b0", "tu-mobilenetv3_small_050"])
+def test_stages_that_reach_no_output_are_removed(encoder):
+    shallow = UnifiedModel(NetworkConfig("Unet", encoder, 1, 1, decoder_channels=(8, 8, 8)))
+    assert shallow.stride == 8
+    masks, labels = shallow(torch.randn(2, 1, 32, 40))
+    (masks.mean() + labels.mean()).backward()
+    assert all(p.grad is not None for p in shallow.parameters() if p.requires_grad)
+    deep = UnifiedModel(NetworkConfig("Unet", encoder, 1, 1, decoder_channels=(8, 8, 8, 8, 8)))
+    size = [sum(p.numel() for p in m.encoder.parameters()) for m in (shallow, deep)]
+    assert size[0] < 0.6 * size[1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 4, 8, 32]))
+def test_padding_is_opencvs_reflection(height, width, stride):
+    image = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width), dtype=np.uint8)
+    bottom, right = -height % stride, -width % stride
+    expected = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT_101)
+    padded = reflect_to_stride(torch.from_numpy(image)[None, None], stride)
+    np.testing.assert_array_equal(padded[0, 0].numpy(), expected)
+
+
+def test_padding_and_cropping_leave_the_image_in_place(small_model):
+    image = torch.randn(1, 1, 45, 61)
+    with torch.no_grad():
+        masks, labels = small_model(image)
+        padded = reflect_to_stride(image, small_model.stride)
+        padded_masks, padded_labels = small_model(padded)
+    assert padded.shape == (1, 1, 48, 64)
+    assert torch.equal(masks, padded_masks[..., :45, :61])
+    assert torch.equal(labels, padded_labels)
+
+
+def test_classification_head_pools_average_and_maximum():
+    head = ClassificationHead(2, 1, dropout=0.5).eval()
+    with torch.no_grad():
+        head.linear.weight.copy_(torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
+        head.linear.bias.fill_(0.5)
+        feature = torch.tensor([[[[0.0, 4.0]], [[2.0, 6.0]]]])
+        assert head(feature).item() == 2 * 1 + 4 * 10 + 4 * 100 + 6 * 1000 + 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "needles"),
+    [
+        ({"architecture": "unet"}, ("model.architecture", "'unet'", "UnetPlusPlus", "DPT")),
+        ({"encoder": "resnet35"}, ("model.encoder", "did you mean", "resnet34", "tu-NAME")),
+        ({"encoder": "zzz"}, ("choose of", "resnet18", "mobileone_s4")),
+        ({"encoder": "tu-mobilenetv3_smal_050"}, ("did you mean tu-mobilenetv3_small_050",)),
+        ({"architecture": "FPN"}, ("model.decoder-channels", "FPN", "Unet, UnetPlusPlus, MAnet")),
+        ({"decoder_channels": (8,) * 6}, ("at depth 6", "[1, 5]")),
+        ({"architecture": "UnetPlusPlus", "encoder": "mit_b0"}, ("UnetPlusPlus", "mit_b0")),
+        ({"encoder": "tu-swin_tiny_patch4_window7_224", "decoder_channels": None}, ("doesn't match model (224)",)),
+        ({"architecture": "DPT", "decoder_channels": None}, ("Only Timm encoders",)),
+        ({"in_channels": 2}, ("model.in-channels", "1 (gray) nor 3 (RGB)")),
+        ({"num_classes": 0}, ("0 classes",)),
+        ({"dropout": 1.0}, ("model.dropout",)),
+    ],
+)
+def test_impossible_networks_are_refused_in_one_line(changes, needles):
+    with pytest.raises(InputError) as caught:
+        UnifiedModel(NetworkConfig(**{**vars(SMALL), **changes}))
+    line = str(caught.value)
+    assert "\n" not in line
+    for needle in needles:
+        assert needle in line
+
+
+def test_missing_pretrained_weights_name_the_way_out(monkeypatch):
+    build = network_module._build
+
+    def offline(network, encoder_weights=None):
+        if encoder_weights is None:
+            return build(network)
+        raise OSError("no route to\nthe hub")
+
+    monkeypatch.setattr(network_module, "_build", offline)
+    with pytest.raises(InputError, match=r"resnet18.*no route to the hub.*--model.no-pretrained trains from scratch"):
+        UnifiedModel(SMALL, pretrained=True)
+
+
+def test_pretrained_weights_fill_the_encoder_that_is_left(monkeypatch):
+    build = network_module._build
+    asked = []
+
+    def with_ones(network, encoder_weights=None):
+        model = build(network)
+        if encoder_weights is not None:
+            asked.append(encoder_weights)
+            for parameter in model.encoder.parameters():
+                torch.nn.init.ones_(parameter)
+        return model
+
+    monkeypatch.setattr(network_module, "_build", with_ones)
+    model = UnifiedModel(SMALL, pretrained=True)
+    assert asked == ["imagenet"]
+    assert all((p == 1).all() for p in model.encoder.parameters())
+    assert not all((p == 1).all() for p in model.decoder.parameters())
+
+
+def test_timm_encoders_ask_timm_for_weights(monkeypatch):
+    asked = []
+    build = network_module._build
+
+    def note(network, encoder_weights=None):
+        asked.append(encoder_weights)
+        return build(network)
+
+    monkeypatch.setattr(network_module, "_build", note)
+    UnifiedModel(NetworkConfig("Unet", "tu-resnet10t", 1, 1, (8, 8)), pretrained=True)
+    assert asked == [None, True]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalise(channels):
+    images = torch.randint(0, 256, (2, channels, 3, 4), dtype=torch.uint8)
+    mean, std = (0.25, 0.5, 0.125)[:channels], (0.5, 0.25, 0.2)[:channels]
+    expected = (images / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    result = normalise(images, mean, std)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, expected)
+
+
+def test_models_can_be_copied(small_model):
+    twin = copy.deepcopy(small_model)
+    image = torch.randn(1, 1, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(twin(image).mask_logits, small_model(image).mask_logits)
+        twin.segmentation_head[0].bias.add_(1)
+        assert not torch.equal(twin(image).mask_logits, small_model(image).mask_logits)
+
+
+def test_frozen_encoder_keeps_weights_and_statistics(small_model):
+    model = copy.deepcopy(small_model).train()
+    before = {k: v.clone() for k, v in model.encoder.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+
+    def step():
+        optimizer.zero_grad()
+        masks, labels = model(torch.randn(2, 1, 32, 32))
+        (masks.square().mean() + labels.square().mean()).backward()
+        if model.encoder_frozen:
+            drop_encoder_gradients(model)
+        optimizer.step()
+
+    set_encoder_trainable(model, False)
+    model.train()  # as a loop does after each validation
+    assert model.decoder.training
+    assert all(p.requires_grad for p in model.parameters())
+    decoder_before = model.segmentation_head[0].weight.clone()
+    step()
+    assert all(torch.equal(before[k], v) for k, v in model.encoder.state_dict().items())
+    assert not torch.equal(decoder_before, model.segmentation_head[0].weight)
+    assert not any(p in optimizer.state for p in model.encoder.parameters())
+
+    set_encoder_trainable(model, True)
+    step()
+    changed = [k for k, v in model.encoder.state_dict().items() if not torch.equal(before[k], v)]
+    assert len(changed) == len(before)
+
+
+def test_freezing_in_evaluation_does_not_start_training(small_model):
+    model = copy.deepcopy(small_model).eval()
+    set_encoder_trainable(model, False)
+    set_encoder_trainable(model, True)
+    assert not any(module.training for module in model.modules())
