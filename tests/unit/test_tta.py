@@ -1,0 +1,71 @@
+"""Flips: each view is undone before it is averaged, and probabilities are rounded once."""
+
+import pytest
+import torch
+
+from steel.errors import InputError
+from steel.model.network import Outputs
+from steel.model.tta import VIEWS, parse_views, predict_views, quantise
+
+
+def positional(images):
+    """A stand-in whose masks repeat the image plus its column number, and whose label is the top left pixel."""
+    columns = torch.arange(images.shape[-1], dtype=torch.float32).expand_as(images)
+    return Outputs(images + columns, images[:, 0, 0, :1])
+
+
+def test_views_by_hand():
+    image = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
+    masks, labels = predict_views(positional, image, ("hflip",))
+    # Plain: image + (0, 1); flipped: the image comes back in place, with the columns the other way round.
+    expected = (torch.sigmoid(image + torch.tensor([0.0, 1.0])) + torch.sigmoid(image + torch.tensor([1.0, 0.0]))) / 2
+    torch.testing.assert_close(masks, expected)
+    torch.testing.assert_close(labels, torch.sigmoid(torch.tensor([[0.0, 1.0]])).mean(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("views", [(), ("hflip",), ("vflip",), ("hvflip",), tuple(VIEWS)])
+def test_a_model_without_a_sense_of_place_is_unmoved(views):
+    images = torch.randn(2, 3, 5, 7)
+    masks, labels = predict_views(lambda x: Outputs(2 * x, x.mean(dim=(2, 3))), images, views)
+    torch.testing.assert_close(masks, torch.sigmoid(2 * images))
+    torch.testing.assert_close(labels, torch.sigmoid(images.mean(dim=(2, 3))))
+
+
+def test_each_view_is_seen_once():
+    seen = []
+
+    def model(images):
+        seen.append(images.flatten().tolist())
+        return Outputs(images, images[:, 0, 0])
+
+    predict_views(model, torch.arange(4.0).reshape(1, 1, 2, 2), tuple(VIEWS))
+    assert seen == [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]
+
+
+def test_half_precision_outputs_are_averaged_in_float32():
+    masks, labels = predict_views(
+        lambda x: Outputs(x.bfloat16(), x[:, 0, 0].bfloat16()), torch.randn(1, 1, 2, 2), ("hflip",)
+    )
+    assert masks.dtype == labels.dtype == torch.float32
+
+
+def test_quantise():
+    probs = torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 0.5, 254.4 / 255, 1.0])
+    assert quantise(probs).tolist() == [0, 0, 1, 128, 254, 255]
+    assert quantise(probs).dtype == torch.uint8
+    levels = torch.arange(256)
+    assert torch.equal(quantise(levels / 255), levels.to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("text", "views"),
+    [("none", ()), ("", ()), ("hflip", ("hflip",)), ("vflip, hvflip", ("vflip", "hvflip"))],
+)
+def test_parse_views(text, views):
+    assert parse_views(text) == views
+
+
+@pytest.mark.parametrize("text", ["rot90", "hflip,hflip", "none,hflip"])
+def test_parse_views_refuses(text):
+    with pytest.raises(InputError, match=r"--tta: .* hflip, vflip, hvflip"):
+        parse_views(text)
