@@ -17,8 +17,10 @@ import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
+from torch.distributed import distributed_c10d
 
 from steel.errors import InputError
+from steel.heartbeat import start_heartbeat
 
 T = TypeVar("T")
 
@@ -160,6 +162,8 @@ def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
         )
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _die_with_parent()
+    if world > 1:
+        start_heartbeat(distributed_c10d._get_default_store().clone(), accelerator.process_index, world)
     return Runtime(accelerator)
 
 

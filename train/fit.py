@@ -18,6 +18,7 @@ from steel.data.shards import ShardReader
 from steel.errors import InputError, run_program
 from steel.model.network import UnifiedModel
 from steel.runtime import Runtime, StopSignals, seed_everything, start
+from steel.tracking import Status
 from train.arguments import FitArguments, parse_fit
 from train.candidates import CandidateStore
 from train.data import FoldRows, resolve_crop, split_rows
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = RunFolder(arguments.out)
     with StopSignals().installed() as signals:
         try:
-            _attempt(arguments, runtime, folder, signals)
+            run_attempt(arguments, runtime, folder, signals)
         except BaseException as error:
             if folder.is_claimed:
                 folder.end("failed", f"rank {runtime.rank}: {error or type(error).__name__}")
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _attempt(arguments: FitArguments, runtime: Runtime, folder: RunFolder, signals: StopSignals) -> None:
+def run_attempt(arguments: FitArguments, runtime: Runtime, folder: RunFolder, signals: StopSignals) -> None:
     """Train from the newest state, if there is one, until the end or a stop signal."""
     config = arguments.config
     manifest = runtime.on_main(lambda: Manifest.load(arguments.data))
@@ -96,16 +97,19 @@ def _attempt(arguments: FitArguments, runtime: Runtime, folder: RunFolder, signa
         load=functools.partial(_load, runtime, config, reader, orders, rows),
         judge=judge,
     )
-    with loop:
-        try:
+    status: Status = "failed"
+    try:
+        with loop:
             finished = loop.run() and finish_run(judge, learner, plans, folder, lambda: signals.received)
-        except NonFiniteError as error:
-            _write_suspects(folder, runtime, reader, error.rows)
-            raise
-    records.finish("finished" if finished else "interrupted")
+        status = "finished" if finished else "interrupted"
+    except NonFiniteError as error:
+        _write_suspects(folder, runtime, reader, error.rows)
+        raise
+    finally:
+        records.finish(status)
     if runtime.is_main:
         reason = "" if finished else f"stopped by {signals.name or 'a signal to another rank'}"
-        folder.end("finished" if finished else "interrupted", reason)
+        folder.end(status, reason)
         if not finished:
             logger.info("%s; state saved, the same command goes on from here", reason)
 
