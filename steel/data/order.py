@@ -303,21 +303,3 @@ def build_order(
             rows, areas, sampling.defect_crop, seed, phase, shards=shards[rows], window_shards=window_shards
         )
     return NaturalOrder(rows, areas, sampling.defect_crop, seed, phase)
-
-
-def rank_micro_batches(step: int, *, batch_size: int, micro_batch: int, rank: int, world: int) -> list[range]:
-    """The positions of each micro-batch that one rank takes in one step.
-
-    A step's micro-batches are dealt out in turn, whole; ranks may get unequal numbers but never none.
-
-    Raises:
-        InputError: more ranks than micro-batches.
-    """
-    count = batch_size // micro_batch
-    if world > count:
-        raise InputError(
-            f"{world} processes for {count} micro-batches a step: start at most {count}, or choose a larger batch-size "
-            "or a smaller micro-batch (a new run)"
-        )
-    starts = range(step * batch_size + rank * micro_batch, (step + 1) * batch_size, world * micro_batch)
-    return [range(start, start + micro_batch) for start in starts]

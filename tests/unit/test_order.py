@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steel.config import SamplingConfig
+from steel.config import PhaseConfig, SamplingConfig
 from steel.data import order as orders
 from steel.errors import InputError
+from train.schedule import PhasePlan
 
 TEN_MILLION = 10_000_000
 
@@ -266,39 +267,41 @@ def test_ten_million_samples_each_once_an_epoch() -> None:
     assert seen.min() == seen.max() == 1
 
 
+def plan(batch_size: int, micro_batch: int, epochs: float = 1, epoch_length: int = TEN_MILLION) -> PhasePlan:
+    phase = PhaseConfig("p", epochs, (256, 512), batch_size, micro_batch, lr=1e-3)
+    return PhasePlan(0, phase, epoch_length, validation_interval=epoch_length, first_global_step=0)
+
+
 def test_every_world_up_to_1024_ranks_deals_out_an_epoch_exactly() -> None:
-    """Ten million samples: every rank has the same steps, and together the ranks take every position once, in order."""
-    batch_size, micro_batch = 8192, 8
-    num_steps = -(-TEN_MILLION // batch_size)
+    """Ten million samples: every rank takes part in every step, and together they take every position once."""
+    whole = plan(batch_size=8192, micro_batch=8)
+    assert whole.steps == -(-TEN_MILLION // 8192)
     for world in range(1, 1025):
-        steps = (0, num_steps // 2, num_steps - 1) if world % 97 else range(0, num_steps, 100)
-        for step in steps:
-            taken = [
-                orders.rank_micro_batches(step, batch_size=batch_size, micro_batch=micro_batch, rank=rank, world=world)
-                for rank in range(world)
-            ]
-            assert min(map(len, taken)) >= 1
-            assert max(map(len, taken)) - min(map(len, taken)) <= 1
-            starts = np.sort([batch.start for batches in taken for batch in batches])
-            expected = np.arange(step * batch_size, (step + 1) * batch_size, micro_batch)
-            assert np.array_equal(starts, expected)
+        first = whole.steps - 1 if world % 97 else whole.steps - 20
+        taken = [[(b.step, b.positions) for b in whole.micro_batches(first, rank, world)] for rank in range(world)]
+        assert all({step for step, _ in rank} == set(range(first, whole.steps)) for rank in taken)
+        counts = [len(rank) for rank in taken]
+        assert max(counts) - min(counts) <= whole.steps - first
+        starts = np.sort([positions.start for rank in taken for _, positions in rank])
+        assert np.array_equal(starts, np.arange(first * 8192, whole.steps * 8192, 8))
 
 
-@settings(max_examples=50, deadline=None)
-@given(world=st.integers(1, 12), step=st.integers(0, 10**9), micro_batch=st.integers(1, 6), count=st.integers(12, 20))
-def test_micro_batches_do_not_depend_on_the_world(world: int, step: int, micro_batch: int, count: int) -> None:
-    size = count * micro_batch
-    taken = [
-        orders.rank_micro_batches(step, batch_size=size, micro_batch=micro_batch, rank=rank, world=world)
-        for rank in range(world)
-    ]
-    alone = orders.rank_micro_batches(step, batch_size=size, micro_batch=micro_batch, rank=0, world=1)
-    assert sorted((b for batches in taken for b in batches), key=lambda b: b.start) == alone
+@settings(max_examples=30, deadline=None)
+@given(world=st.integers(1, 12), micro_batch=st.integers(1, 6), count=st.integers(12, 20), seed=st.integers(0, 99))
+def test_the_samples_of_a_step_do_not_depend_on_the_world(world: int, micro_batch: int, count: int, seed: int) -> None:
+    """The global sequence of draws, micro-batch by micro-batch, is the same for every world, entered at any step."""
+    areas = random_areas(301)
+    order = orders.build_order(np.arange(301), areas, SamplingConfig(), seed=seed, phase=0)
+    whole = plan(count * micro_batch, micro_batch, epochs=3, epoch_length=301)
 
+    def sequence(world: int, first: int) -> dict[tuple[int, int], list[int]]:
+        batches = [b for rank in range(world) for b in whole.micro_batches(first, rank, world)]
+        rows = order.draw_many(np.asarray([b.positions for b in batches]).ravel()).rows.reshape(len(batches), -1)
+        return {(b.step, b.index): drawn.tolist() for b, drawn in zip(batches, rows, strict=True)}
 
-def test_a_world_larger_than_the_micro_batches_is_refused() -> None:
-    with pytest.raises(InputError, match="5 processes for 4 micro-batches"):
-        orders.rank_micro_batches(0, batch_size=16, micro_batch=4, rank=0, world=5)
+    alone = sequence(1, 0)
+    assert sequence(world, 0) == alone
+    assert sequence(world, 2) == {place: rows for place, rows in alone.items() if place[0] >= 2}
 
 
 # --- seeds ---------------------------------------------------------------------------------------------------------
