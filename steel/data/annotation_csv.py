@@ -1,22 +1,19 @@
 """Masks as run-length text in a CSV file: Kaggle's two forms, told apart by their header."""
 
-import csv
-import io
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from steel.data import storage
 from steel.data.class_table import MAX_CLASSES, ClassTable, number_classes
+from steel.data.csv_file import read_csv
 from steel.data.problems import Problem, ProblemsError, raise_problems
 from steel.data.rle import decode_rle
 from steel.errors import InputError
 
 _ROW_FORM = ("ImageId", "ClassId", "EncodedPixels")
 _PAIR_FORM = ("ImageId_ClassId", "EncodedPixels")
-csv.field_size_limit(2**31 - 1)  # a mask with many runs is longer than the 128 KiB that `csv` allows by itself
 
 
 class CsvRow(NamedTuple):
@@ -109,26 +106,17 @@ def load_csv(url: str, image_ids: Collection[str], classes: ClassTable | None) -
 
 def _read_rows(url: str) -> tuple[list[CsvRow], list[Problem]]:
     """All rows of the file, and those that are none."""
-    try:
-        text = storage.read_bytes(url).decode("utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{url}: no such file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{url}: not a text file in UTF-8") from None
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = tuple(name.strip() for name in next(reader, []))
+    header, lines = read_csv(url)
     if header not in (_ROW_FORM, _PAIR_FORM):
         forms = " or ".join("`" + ",".join(form) + "`" for form in (_ROW_FORM, _PAIR_FORM))
         raise InputError(f"{url}: the header is `{','.join(header)[:80]}`, expected {forms}")
     rows, problems = [], []
-    for fields in reader:
-        if not fields:
-            continue
+    for line, fields in lines:
         name, *middle, rle = fields
         if header == _PAIR_FORM:
             name, *middle = name.rpartition("_")[::2]
         if len(middle) != 1 or len(fields) != len(header) or not name:
-            problems.append(Problem("malformed rows", f"line {reader.line_num} ({','.join(fields)[:40]})"))
+            problems.append(Problem("malformed rows", f"line {line} ({','.join(fields)[:40]})"))
             continue
-        rows.append(CsvRow(reader.line_num, name, middle[0].strip(), rle.strip()))
+        rows.append(CsvRow(line, name, middle[0].strip(), rle.strip()))
     return rows, problems
