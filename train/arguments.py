@@ -1,7 +1,7 @@
 """The command line of the training programs: a preset, and any of its fields on top."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +9,7 @@ import tyro
 
 from steel.config import Config
 from steel.errors import InputError
+from steel.runtime import launcher_rank
 from train.presets import PRESETS, get_preset
 
 
@@ -21,10 +22,17 @@ class FitArguments:
     resume: Literal["auto", "never"]
     init_from: str | None
     config: Config
+    test_folds_given: bool
+    """`--folds.test` was named; a cross-validation otherwise keeps no fold back."""
 
 
-def parse_fit(program: str, argv: Sequence[str] | None = None) -> FitArguments:
+def parse_fit(program: str, argv: Sequence[str] | None = None, more: Mapping[str, str] | None = None) -> FitArguments:
     """Parse `--preset NAME --data SHARDS --out RUN [--group.field value ...]`.
+
+    Args:
+        program: its name in messages.
+        argv: the command line; this process's when None.
+        more: options that the program has parsed itself, for the help text: usage to meaning.
 
     Raises:
         InputError: an unknown preset, or values that the configuration refuses.
@@ -48,10 +56,13 @@ def parse_fit(program: str, argv: Sequence[str] | None = None) -> FitArguments:
     known, rest = parser.parse_known_args(argv)
     preset = get_preset(known.preset)
     if known.help:
+        for usage, meaning in (more or {}).items():
+            parser.epilog = (parser.epilog or "") + f"{usage}: {meaning}. "
         parser.print_help()
         tyro.cli(Config, default=preset, args=["--help"], prog=program)
     for name in ("data", "out"):
         if getattr(known, name) is None:
             raise InputError(f"--{name} is missing; usage: {parser.usage}")
-    config = tyro.cli(Config, default=preset, args=rest, prog=program)
-    return FitArguments(known.data, known.out, known.resume, known.init_from, config)
+    config = tyro.cli(Config, default=preset, args=rest, prog=program, console_outputs=launcher_rank() == 0)
+    test_folds_given = any(part.partition("=")[0] == "--folds.test" for part in rest)
+    return FitArguments(known.data, known.out, known.resume, known.init_from, config, test_folds_given)

@@ -51,6 +51,11 @@ def rows_in(reader: ShardReader, folds: Sequence[int], role: str) -> np.ndarray:
     return reader.index.rows(list(folds))
 
 
+def folds_of(data: str) -> list[int]:
+    """The folds that the shards at `data` have."""
+    return sorted({int(fold) for fold in np.unique(ShardReader(data).index.fold)})
+
+
 def resolve_crop(reader: ShardReader, rows: np.ndarray, crop: tuple[int, int]) -> tuple[int, int]:
     """`crop`, or for (0, 0) the height and width that hold every image of `rows`."""
     if crop != (0, 0):

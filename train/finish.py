@@ -60,6 +60,7 @@ def finish_run(
 
     best = max(entries, key=lambda entry: entry.verdict.score)  # the first of equals
     scores = {entry.name: entry.verdict.score for entry in entries}
+    best.verdict.statistics.save(folder.statistics)
     save_checkpoint(folder.last_checkpoint, _checkpoint(judge, learner, entries[0], scores))
     save_checkpoint(folder.checkpoint, _checkpoint(judge, learner, best, scores))
     metrics = judge.metrics(best.verdict)

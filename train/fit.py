@@ -43,17 +43,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_fit("train.fit", argv)
     log_to_screen()
     runtime = start(arguments.config.runtime.precision)
-    folder = RunFolder(arguments.out)
-    with StopSignals().installed() as signals:
-        try:
-            run_attempt(arguments, runtime, folder, signals)
-        except BaseException as error:
-            if folder.is_claimed:
-                folder.end("failed", f"rank {runtime.rank}: {error or type(error).__name__}")
-            raise
-        finally:
-            runtime.close()
+    try:
+        with StopSignals().installed() as signals:
+            train_in_folder(arguments, runtime, signals)
+    finally:
+        runtime.close()
     return 0
+
+
+def train_in_folder(arguments: FitArguments, runtime: Runtime, signals: StopSignals) -> None:
+    """One attempt at the run in `--out`; how it ended stands in its status.json."""
+    folder = RunFolder(arguments.out)
+    try:
+        run_attempt(arguments, runtime, folder, signals)
+    except BaseException as error:
+        if folder.is_claimed:
+            folder.end("failed", f"rank {runtime.rank}: {error or type(error).__name__}")
+        raise
+    finally:
+        folder.release()
 
 
 def run_attempt(arguments: FitArguments, runtime: Runtime, folder: RunFolder, signals: StopSignals) -> None:

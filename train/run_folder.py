@@ -31,6 +31,7 @@ class RunFolder:
         self.history = self.root / "history.jsonl"
         self.curves = self.root / "curves.png"
         self.report = self.root / "report.txt"
+        self.statistics = self.root / "validation_statistics.npz"
         self.is_claimed = False
         """Set on every rank once rank 0 has opened the folder for this attempt."""
         self._lock: IO[str] | None = None
@@ -71,6 +72,11 @@ class RunFolder:
         attempt = int((self.status() or {}).get("attempt", 0)) + 1
         self._write("status.json", self._describe("running", "", attempt))
         return True
+
+    def release(self) -> None:
+        """Give up the hold on the folder, as the end of the process does."""
+        if self._lock is not None:
+            self._lock.close()
 
     def _claim(self) -> None:
         self._lock = open(self.root / ".lock", "w")  # noqa: SIM115 - held until the process ends

@@ -13,16 +13,11 @@ from train.presets import SMOKE
 from train.run_folder import RunFolder
 
 
-def close(folder: RunFolder) -> None:
-    assert folder._lock is not None
-    folder._lock.close()
-
-
 def test_a_run_goes_on_where_the_recipe_is_the_same(tmp_path: Path) -> None:
     first = RunFolder(tmp_path)
     assert first.open(SMOKE, "data", "auto")
     first.end("interrupted", "SIGTERM")
-    close(first)
+    first.release()
     second = RunFolder(tmp_path)
     other_runtime = replace(SMOKE, runtime=replace(SMOKE.runtime, workers=0))
     assert second.open(other_runtime, "data", "auto")
@@ -35,7 +30,7 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     first = RunFolder(tmp_path)
     first.open(SMOKE, "data", "auto")
     first.end("finished")
-    close(first)
+    first.release()
     assert not RunFolder(tmp_path).open(SMOKE, "data", "auto")
 
 
@@ -51,7 +46,7 @@ def test_a_run_of_something_else_is_refused_and_untouched(tmp_path: Path, config
     first = RunFolder(tmp_path)
     first.open(SMOKE, "data", "auto")
     first.end("interrupted")
-    close(first)
+    first.release()
     before = (tmp_path / "config.json").read_bytes(), (tmp_path / "status.json").read_bytes()
     with pytest.raises(InputError, match=message):
         RunFolder(tmp_path).open(config, digest, resume)

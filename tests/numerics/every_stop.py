@@ -1,0 +1,84 @@
+"""Stops a run after every step in turn and resumes it; all must end as the undisturbed run. Started under torchrun.
+
+torchrun --nproc-per-node 2 tests/numerics/every_stop.py SHARDS WORK
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from steel.runtime import Runtime, StopSignals, start
+from train.arguments import parse_fit
+from train.fit import train_in_folder
+from train.screen import log_to_screen
+
+OPTIONS = (
+    "--preset smoke --phases.0.epochs 1.5 --phases.1.epochs 0.5 --runtime.workers 0 --runtime.save-every 1000 "
+    "--tracking.tracker none --tracking.log-every 2 --validation.tta --optim.average-top-k 2"
+).split()
+
+
+class StopAfter(StopSignals):
+    """A stop signal that arrives at rank 0 during the n-th step of an attempt."""
+
+    def __init__(self, steps: int | None, rank: int) -> None:
+        super().__init__()
+        self.left = steps if rank == 0 else None
+
+    @property
+    def received(self) -> bool:
+        if self.left is None:
+            return False
+        self.left -= 1
+        return self.left <= 0
+
+
+def attempt(runtime: Runtime, data: str, out: Path, stop_after: int | None) -> None:
+    arguments = parse_fit("every_stop", [*OPTIONS, "--data", data, "--out", str(out)])
+    train_in_folder(arguments, runtime, StopAfter(stop_after, runtime.rank))
+    runtime.accelerator.free_memory()
+    runtime.barrier()
+
+
+def outcome(out: Path) -> dict[str, object]:
+    """What must not depend on interruptions: weights, every tensor of the last state, and the logged figures."""
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    for record in history:
+        record.pop("images_per_second", None)
+    last_state = max((out / "states").iterdir())
+    tensors = load_file(last_state / "tensors.safetensors")
+    return {
+        "history": history,
+        "state": (last_state.name, {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}),
+        "weights": {k: v.numpy().tobytes() for k, v in load_file(out / "model.safetensors").items()},
+    }
+
+
+def main(data: str, work: Path) -> None:
+    log_to_screen()
+    runtime = start("no")
+    attempt(runtime, data, work / "undisturbed", None)
+    expected = outcome(work / "undisturbed")
+    steps = max(r["global_step"] for r in expected["history"])  # type: ignore[attr-defined]
+    plans = [(k,) for k in range(1, steps + 1)] + [(2, 3), (1, 1)]
+    for plan in plans:
+        out = work / "-".join(map(str, plan))
+        for stop_after in (*plan, None):
+            attempt(runtime, data, out, stop_after)
+        if runtime.is_main:
+            found = outcome(out)
+            for name, value in expected.items():
+                assert found[name] == value, f"stopped after {plan}: {name} differs"
+            attempts = json.loads((out / "status.json").read_text())["attempt"]
+            assert attempts == 1 + len(plan), f"stopped after {plan}: {attempts} attempts"
+            shutil.rmtree(out)
+    if runtime.is_main:
+        print(f"{len(plans)} interrupted runs equal the undisturbed one, over {steps} steps", flush=True)
+    runtime.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

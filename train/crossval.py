@@ -1,0 +1,131 @@
+"""Cross-validate:  accelerate launch -m train.crossval --preset NAME --data SHARDS --out DIR [--GROUP.FIELD VALUE ...]
+
+Trains one member a fold, each validated on its own fold, then joins them: out-of-fold scores with thresholds found on
+the other folds, and one checkpoint file that holds all members. With --fold K only that member is trained (for a job
+array); with --join the trained members are joined.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
+from steel.config import FoldsConfig
+from steel.data.shards import ShardReader
+from steel.errors import InputError, run_program
+from steel.evaluation.calibration import calibrate
+from steel.evaluation.explanation import explain
+from steel.evaluation.nested import nested_outcome
+from steel.evaluation.report import build_nested_metrics, format_table, write_metrics
+from steel.evaluation.statistics import EvaluationStatistics
+from steel.runtime import Runtime, StopSignals, start
+from train.arguments import FitArguments, parse_fit
+from train.data import folds_of
+from train.fit import train_in_folder
+from train.run_folder import RunFolder
+from train.screen import log_to_screen
+
+logger = logging.getLogger("train.crossval")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train the members that are missing and join them; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="train.crossval", add_help=False, allow_abbrev=False)
+    parser.add_argument("--fold", type=int)
+    parser.add_argument("--join", action="store_true")
+    own, rest = parser.parse_known_args(argv)
+    arguments = parse_fit(
+        "train.crossval",
+        rest,
+        more={
+            "--fold K": "train the member of fold K only",
+            "--join": "train nothing: join the members that are there",
+        },
+    )
+    log_to_screen()
+    runtime = start(arguments.config.runtime.precision)
+    try:
+        with StopSignals().installed() as signals:
+            _run(arguments, runtime, signals, own.fold, own.join)
+    finally:
+        runtime.close()
+    return 0
+
+
+def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: int | None, join: bool) -> None:
+    test = arguments.config.folds.test if arguments.test_folds_given else ()
+    folds = [f for f in runtime.on_main(lambda: folds_of(arguments.data)) if f not in test]
+    if only is not None and only not in folds:
+        raise InputError(f"--fold {only}: not a fold to train a member for; there are {', '.join(map(str, folds))}")
+    if len(folds) < 2:
+        raise InputError(f"--data {arguments.data}: cross-validation needs at least two folds; see data_prep --folds")
+    for fold in [] if join else folds if only is None else [only]:
+        member = replace(
+            arguments,
+            out=str(member_folder(arguments.out, fold)),
+            config=replace(arguments.config, folds=FoldsConfig(validation=(fold,), test=test)),
+        )
+        logger.info("== member of fold %d: %s", fold, member.out)
+        train_in_folder(member, runtime, signals)
+        if signals.received:
+            return
+        runtime.accelerator.free_memory()
+    if only is None:
+        runtime.on_main(lambda: join_members(arguments, folds))
+
+
+def member_folder(out: str, fold: int) -> Path:
+    """Where the member validated on `fold` is trained."""
+    return Path(out) / f"fold-{fold}"
+
+
+def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
+    """Score the members out of fold, calibrate on all of it, and pack them into one checkpoint.
+
+    Raises:
+        InputError: a member is missing or unfinished.
+    """
+    out = Path(arguments.out)
+    for fold in folds:
+        folder = RunFolder(member_folder(arguments.out, fold))
+        if (folder.status() or {}).get("state") != "finished":
+            raise InputError(f"--out {out}: the member of fold {fold} is not finished; run it again with --fold {fold}")
+    reader = ShardReader(arguments.data)
+    parts = [EvaluationStatistics.load(RunFolder(member_folder(arguments.out, fold)).statistics) for fold in folds]
+    statistics = EvaluationStatistics.concat(parts)
+    fold_of_row = np.asarray(reader.index.fold)[statistics.rows]
+    areas = np.asarray(reader.index.areas)[statistics.rows]
+    tta = tuple(arguments.config.validation.tta)
+
+    nested = nested_outcome(statistics, fold_of_row, training_areas=areas, tta=tta)
+    metrics = build_nested_metrics(statistics, nested, class_names=reader.manifest.class_names, tta=tta)
+    write_metrics(out / "metrics.json", metrics)
+    found = calibrate(statistics, training_areas=areas, tta=tta)
+    members = [load_checkpoint(str(RunFolder(member_folder(arguments.out, fold)).checkpoint)) for fold in folds]
+    # Every image was seen by some member, and had a say in the shipped decision by its out-of-fold answer alone.
+    packed = replace(
+        stack_members(members),
+        decision=found.decision.to_dict(),
+        folds={"train": list(folds), "calibration": list(folds), "test": list(arguments.config.folds.test)},
+    )
+    save_checkpoint(out / "model.safetensors", packed)
+    lines = [
+        f"{len(folds)} members; out-of-fold scores, each fold judged by thresholds found on the others:",
+        "",
+        format_table(metrics),
+        "",
+        "the shipped decision, found on all folds:",
+        *explain(found.decision, found.objectives, statistics, reader.manifest.class_names),
+    ]
+    (out / "report.txt").write_text("\n".join(lines) + "\n")
+    logger.info("%s", "\n".join(lines))
+    logger.info("wrote %s", out / "model.safetensors")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
