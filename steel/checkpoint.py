@@ -1,0 +1,285 @@
+"""The one-file checkpoint: safetensors with everything that is needed to answer, and where it came from.
+
+    8 bytes          length of the header, little-endian
+    header           JSON: the tensors' types, shapes and places, and under `__metadata__` the one key `steel`:
+                     {"version", "sha256", "content": network, class names, normalisation, decision, folds, ...}
+    tensors          each with a leading members dimension, so that an ensemble is the same kind of file
+
+`sha256` covers the content, which holds another over the tensors: a flipped bit anywhere is found. Reading the header
+needs neither torch nor safetensors; loading never unpickles.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from steel.config import NetworkConfig, from_dict, to_dict
+from steel.data import storage
+from steel.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+_METADATA_KEY = "steel"
+_MAX_HEADER_BYTES = 100_000_000  # as safetensors itself has it
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One network, or an ensemble of networks of one kind, ready to answer."""
+
+    network: NetworkConfig
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    """Of the training images, one value a channel, in 0..1."""
+    std: tuple[float, ...]
+    tensors: dict[str, "Tensor"] = field(repr=False)
+    """The state dict of the network, every tensor with a leading members dimension."""
+    decision: dict[str, Any] | None = None
+    """`steel.evaluation.decision.Decision` as plain values; None when it was never calibrated."""
+    folds: dict[str, list[int]] = field(default_factory=dict)
+    """Role (`train`, `calibration`, `test`) to folds of the training data."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """What it was made from and with: plain JSON values, for the record."""
+    input_size: tuple[int, int] | None = None
+    """(height, width) that images are resized to before the network sees them; None for images as they are."""
+
+    @property
+    def members(self) -> int:
+        """Networks in this checkpoint."""
+        return len(next(iter(self.tensors.values())))
+
+    def member_state(self, member: int) -> dict[str, "Tensor"]:
+        """The state dict of one network."""
+        return {name: tensor[member] for name, tensor in self.tensors.items()}
+
+
+def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` to a path or URL; nothing appears there before it is complete and on disk.
+
+    Tensors may lie on any device and in any memory format. Their names must be the network's own: what DDP and
+    torch.compile put in front of them is a mistake of the caller.
+    """
+    import safetensors.torch
+
+    wrapped = [name for name in checkpoint.tensors if name.startswith("module.") or "_orig_mod." in name]
+    assert not wrapped, f"unwrap the model before saving: {wrapped[0]}"
+    fault = _contradiction(checkpoint)
+    assert fault is None, fault
+    # Copies: safetensors takes neither channels-last tensors nor two names for one memory.
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
+    content = {
+        "network": to_dict(checkpoint.network),
+        "class_names": list(checkpoint.class_names),
+        "mean": list(checkpoint.mean),
+        "std": list(checkpoint.std),
+        "decision": checkpoint.decision,
+        "folds": checkpoint.folds,
+        "provenance": checkpoint.provenance,
+        "input_size": checkpoint.input_size and list(checkpoint.input_size),
+        "members": checkpoint.members,
+        "tensors_sha256": _digest_tensors(tensors),
+    }
+    content = json.loads(json.dumps(content))  # as it will be read, before it is hashed
+    header = {"version": FORMAT_VERSION, "sha256": _digest_content(content), "content": content}
+    data = safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(header, separators=(",", ":"))})
+    storage.write_bytes(path, data)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint from a path or URL and check every byte of it; tensors come on the CPU.
+
+    Raises:
+        InputError: no such file, not a checkpoint, damaged, truncated, or of a newer version.
+    """
+    import safetensors
+    import safetensors.torch
+
+    data = _read(path)
+    header = _parse_header(path, data[:8], data[8:], len(data))
+    try:
+        tensors = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path}: damaged ({error}); copy or make it again") from error
+    if _digest_tensors(tensors) != header["tensors_sha256"]:
+        raise InputError(f"{path}: damaged (its weights do not match their checksum); copy or make it again")
+    try:
+        checkpoint = Checkpoint(
+            network=from_dict(NetworkConfig, header["network"]),
+            class_names=tuple(header["class_names"]),
+            mean=tuple(header["mean"]),
+            std=tuple(header["std"]),
+            decision=header["decision"],
+            folds=header["folds"],
+            provenance=header["provenance"],
+            input_size=header["input_size"] and tuple(header["input_size"]),
+            tensors=tensors,
+        )
+    except (KeyError, TypeError, InputError) as error:
+        raise InputError(f"{path}: not a checkpoint that this program can use ({error})") from error
+    fault = _contradiction(checkpoint)
+    if fault is not None:
+        raise InputError(f"{path}: not a checkpoint that this program can use ({fault})")
+    return checkpoint
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint says of itself, without reading its weights; needs no torch.
+
+    Returns:
+        The content as stored (`network`, `class_names`, ..., all plain JSON values), `version`, and `tensors`: name to
+        {"dtype", "shape"}.
+
+    Raises:
+        InputError: no such file, not a checkpoint, truncated, of a newer version, or with a damaged header.
+    """
+    size = storage.file_size(path)
+    if size is None:
+        raise InputError(f"{path}: no such file")
+    head = _read(path, 0, 8)
+    return _parse_header(path, head, _read(path, 8, min(_header_length(head), _MAX_HEADER_BYTES)), size)
+
+
+def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None = None) -> Checkpoint:
+    """One ensemble of all members of `checkpoints`, which must hold the same network for the same classes.
+
+    The decision is kept where all agree on it, else dropped: thresholds found for single networks are not those of
+    their average. A fold counts as trained on when any member was trained on it, and as test when it was that for all.
+
+    Args:
+        checkpoints: at least one.
+        names: what to call them in errors and in the provenance; `member 1`, ... when None.
+
+    Raises:
+        InputError: they differ in network, classes, normalisation or input size.
+    """
+    import torch
+
+    assert checkpoints, "nothing to stack"
+    names = names or [f"member {i}" for i in range(1, len(checkpoints) + 1)]
+    first = checkpoints[0]
+    for checkpoint, name in zip(checkpoints, names, strict=True):
+        for attribute in ("class_names", "network", "mean", "std", "input_size"):
+            mine, theirs = getattr(checkpoint, attribute), getattr(first, attribute)
+            if mine != theirs:
+                what = attribute.replace("_", " ")
+                raise InputError(
+                    f"{name}: differs from {names[0]} in {what} ({_brief(mine)}, not {_brief(theirs)}); "
+                    "an ensemble takes checkpoints of one network for one task"
+                )
+    train, calibration, test = (
+        [set(c.folds.get(role, ())) for c in checkpoints] for role in ("train", "calibration", "test")
+    )
+    seen, tuned = set().union(*train), set().union(*calibration)
+    digests = {c.provenance.get("data_digest") for c in checkpoints}
+    return dataclasses.replace(
+        first,
+        tensors={name: torch.cat([c.tensors[name] for c in checkpoints]) for name in first.tensors},
+        decision=first.decision if all(c.decision == first.decision for c in checkpoints) else None,
+        folds={
+            "train": sorted(seen),
+            "calibration": sorted(tuned - seen),
+            "test": sorted(set.intersection(*test) - tuned - seen),
+        },
+        provenance={
+            "data_digest": digests.pop() if len(digests) == 1 else None,
+            "members": [
+                {"name": name, "folds": c.folds, "provenance": c.provenance}
+                for c, name in zip(checkpoints, names, strict=True)
+            ],
+        },
+    )
+
+
+def _brief(value: Any) -> str:
+    return f"{value.architecture} on {value.encoder}" if isinstance(value, NetworkConfig) else str(value)
+
+
+def _contradiction(checkpoint: Checkpoint) -> str | None:
+    """What in `checkpoint` does not go together; None when a reader may rely on it."""
+    network = checkpoint.network
+    if len(checkpoint.class_names) != network.num_classes:
+        return f"{len(checkpoint.class_names)} class names for {network.num_classes} classes"
+    if not len(checkpoint.mean) == len(checkpoint.std) == network.in_channels:
+        return f"normalisation of {len(checkpoint.mean)} channels for {network.in_channels}"
+    if min(checkpoint.std) <= 0:
+        return "a standard deviation that is not positive"
+    members = {tensor.shape[:1] for tensor in checkpoint.tensors.values()}
+    if len(members) != 1 or members <= {(), (0,)}:
+        return f"tensors for {sorted(members)} members"
+    return None
+
+
+def _read(path: str | os.PathLike[str], offset: int = 0, length: int | None = None) -> bytes:
+    try:
+        return storage.read_bytes(path) if length is None else storage.read_range(path, offset, length)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder, not a checkpoint file") from None
+
+
+def _header_length(head: bytes) -> int:
+    return int.from_bytes(head, "little") if len(head) == 8 else 0
+
+
+def _parse_header(path: str | os.PathLike[str], head: bytes, rest: bytes, size: int) -> dict[str, Any]:
+    """The content of a header, checked against its checksum and the file's size.
+
+    Args:
+        path: for errors.
+        head: the first 8 bytes.
+        rest: what follows, the header at least.
+        size: of the whole file.
+    """
+    length = _header_length(head)
+    if length == 0 or length > min(len(rest), _MAX_HEADER_BYTES):
+        raise InputError(f"{path}: not a checkpoint of this program, or its beginning is damaged or cut off")
+    try:
+        table = json.loads(rest[:length])
+        metadata = table.pop("__metadata__", {}).get(_METADATA_KEY)
+        end = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
+        shapes = {name: {"dtype": entry["dtype"], "shape": entry["shape"]} for name, entry in table.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{path}: not a checkpoint of this program, or its header is damaged") from error
+    if metadata is None:
+        raise InputError(
+            f"{path}: a safetensors file of another program; give a model.safetensors that train.fit wrote"
+        )
+    if size != 8 + length + end:
+        raise InputError(f"{path}: truncated or damaged ({size} bytes instead of {8 + length + end}); copy it again")
+    try:
+        header = json.loads(metadata)
+        version, content, digest = header["version"], header["content"], header["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: its header is damaged; copy or make it again") from error
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format version {version}, written by a newer program; this one reads up to {FORMAT_VERSION}: "
+            "upgrade it"
+        )
+    if _digest_content(content) != digest:
+        raise InputError(f"{path}: its header does not match its checksum; copy or make it again")
+    return {"version": version, **content, "tensors": shapes}
+
+
+def _digest_content(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest_tensors(tensors: Mapping[str, "Tensor"]) -> str:
+    """Over names, types, shapes and values, in the order of names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,273 @@
+"""The one-file checkpoint: what goes in comes out, and whatever is wrong with a file is said in one line."""
+
+import contextlib
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from steel import checkpoint as checkpoint_module
+from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint, stack_members
+from steel.config import NetworkConfig
+from steel.errors import InputError
+
+NETWORK = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=1, decoder_channels=(8, 8))
+
+
+def make(seed=0, **changes):
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        "encoder.weight": torch.randn(1, 3, 2, 2, 2, generator=generator),
+        "encoder.half": torch.randn(1, 5, generator=generator).bfloat16(),
+        "encoder.num_batches_tracked": torch.tensor([7 + seed]),
+        "head.bias": torch.randn(1, 3, generator=generator),
+    }
+    values = {
+        "network": NETWORK,
+        "class_names": ("Riß", "crack"),
+        "mean": (0.1 + 0.2,),
+        "std": (1 / 3,),
+        "tensors": tensors,
+        "decision": {"gate": "none", "classes": [{"pixel_threshold": 128}]},
+        "folds": {"train": [2, 3], "calibration": [0], "test": [1]},
+        "provenance": {"data_digest": "d", "config": {"seed": 1}, "candidates": {3: 0.5, 20: 0.25}},
+        "input_size": (128, 800),
+    }
+    return Checkpoint(**{**values, **changes})
+
+
+def same(left, right):
+    plain = {f.name for f in dataclasses.fields(Checkpoint)} - {"tensors", "provenance"}
+    return (
+        all(getattr(left, name) == getattr(right, name) for name in plain)
+        and left.tensors.keys() == right.tensors.keys()
+        and all(torch.equal(left.tensors[k], right.tensors[k]) for k in left.tensors)
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, make())
+    return path
+
+
+def test_round_trip(path):
+    loaded = load_checkpoint(path)
+    assert same(loaded, make())
+    assert loaded.provenance == {**make().provenance, "candidates": {"3": 0.5, "20": 0.25}}  # as JSON has it
+    assert loaded.members == 1
+    assert loaded.member_state(0)["head.bias"].shape == (3,)
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_equal_checkpoints_are_equal_bytes(path, tmp_path):
+    again = tmp_path / "again.safetensors"
+    save_checkpoint(str(again), load_checkpoint(str(path)))
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_any_memory_format_and_shared_memory(tmp_path):
+    weight = torch.randn(1, 4, 3, 2, 2)
+    striped = weight[0].to(memory_format=torch.channels_last).unsqueeze(0)
+    both = make(tensors={"a": striped, "b": striped, "c": torch.zeros(1, 0), "d": torch.randn(6)[::2].unsqueeze(0)})
+    save_checkpoint(tmp_path / "m", both)
+    loaded = load_checkpoint(tmp_path / "m").tensors
+    assert torch.equal(loaded["a"], weight)
+    assert torch.equal(loaded["b"], weight)
+    assert torch.equal(loaded["d"], both.tensors["d"])
+    assert loaded["c"].shape == (1, 0)
+
+
+def test_other_tools_can_read_the_tensors(path):
+    tensors = safetensors.torch.load_file(path)
+    assert torch.equal(tensors["encoder.weight"], make().tensors["encoder.weight"])
+
+
+def test_header_is_read_without_torch(path):
+    code = (
+        "import json, sys; from steel.checkpoint import read_header\n"
+        f"header = read_header({str(path)!r})\n"
+        "assert not {'torch', 'safetensors'} & set(sys.modules), 'heavy imports'\n"
+        "print(json.dumps(header))"
+    )
+    root = Path(checkpoint_module.__file__).parents[1]
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    header = json.loads(run.stdout)
+    assert header["class_names"] == ["Riß", "crack"]
+    assert header["members"] == 1
+    assert header["version"] == 1
+    assert header["tensors"]["encoder.half"] == {"dtype": "BF16", "shape": [1, 5]}
+
+
+def test_failed_save_leaves_the_old_file(path, monkeypatch):
+    before = path.read_bytes()
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(path, make(seed=1))
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tensors": {"module.a": torch.zeros(1, 2)}}, "unwrap"),
+        ({"tensors": {"encoder._orig_mod.a": torch.zeros(1, 2)}}, "unwrap"),
+        ({"tensors": {"a": torch.zeros(1, 2), "b": torch.zeros(2, 2)}}, "members"),
+        ({"class_names": ("a",)}, "class names"),
+        ({"mean": (0.5, 0.5, 0.5)}, "normalisation"),
+        ({"std": (0.0,)}, "deviation"),
+    ],
+)
+def test_saving_refuses_what_could_not_be_used(tmp_path, changes, message):
+    with pytest.raises(AssertionError, match=message):
+        save_checkpoint(tmp_path / "m", make(**changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def readers_say(path):
+    """The line that loading gives; there is one, and it names the file."""
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(path)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert str(path) in line
+    return line
+
+
+def test_damaged_or_foreign_files_are_told(path, tmp_path):
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    cases = {
+        b"": "not a checkpoint",
+        b"abc": "not a checkpoint",
+        b"PK\x03\x04" + bytes(200): "not a checkpoint",  # torch.save
+        data[: length // 2]: "not a checkpoint",
+        data[:-1]: "truncated",
+        data + b"x": "truncated or damaged",
+        data[:-1] + bytes([data[-1] ^ 1]): "weights do not match",
+        safetensors.torch.save({"a": torch.zeros(1)}): "another program",
+        safetensors.torch.save({"a": torch.zeros(1)}, metadata={"format": "pt"}): "another program",
+        safetensors.torch.save({"a": torch.zeros(1)}, metadata={"steel": "[]"}): "header is damaged",
+        data.replace(b'{\\"version\\":1', b'{\\"version\\":2'): "newer program.*upgrade",
+        data.replace(b"crack", b"track"): "header does not match",
+        data.replace(b"head.bias", b"head.bios"): "weights do not match",
+    }
+    for number, (content, message) in enumerate(cases.items()):
+        bad = tmp_path / f"bad-{number}"
+        bad.write_bytes(content)
+        assert re.search(message, readers_say(bad)), (number, readers_say(bad))
+
+
+def test_missing_files_and_folders(tmp_path):
+    assert "no such file" in readers_say(tmp_path / "absent")
+    assert "a folder" in readers_say(tmp_path)
+    for bad in (tmp_path / "absent", tmp_path):
+        with pytest.raises(InputError):
+            read_header(bad)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stored") / "model.safetensors"
+    save_checkpoint(path, make())
+    return path, path.read_bytes()
+
+
+MANY = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@MANY
+@given(data=st.data())
+def test_truncation_anywhere_is_found(stored, data):
+    path, whole = stored
+    header_end = 8 + int.from_bytes(whole[:8], "little")
+    places = [st.integers(0, 16), st.integers(header_end - 4, header_end + 4), st.integers(0, len(whole) - 1)]
+    bad = path.with_name("truncated")
+    bad.write_bytes(whole[: data.draw(st.one_of(places))])
+    readers_say(bad)
+    with pytest.raises(InputError):
+        read_header(bad)
+
+
+@MANY
+@given(data=st.data())
+def test_a_flipped_bit_is_found_or_without_effect(stored, data):
+    path, whole = stored
+    header_end = 8 + int.from_bytes(whole[:8], "little")
+    place = data.draw(st.one_of(st.integers(0, 7), st.integers(8, header_end - 1), st.integers(0, len(whole) - 1)))
+    flipped = bytearray(whole)
+    flipped[place] ^= 1 << data.draw(st.integers(0, 7))
+    bad = path.with_name("flipped")
+    bad.write_bytes(flipped)
+    with contextlib.suppress(InputError):
+        assert same(load_checkpoint(bad), make())  # such as 1e-05 written 1E-05
+    with contextlib.suppress(InputError):
+        assert read_header(bad)["class_names"] == list(make().class_names)
+
+
+def test_every_flipped_bit_of_the_weights_is_found(stored):
+    path, whole = stored
+    header_end = 8 + int.from_bytes(whole[:8], "little")
+    bad = path.with_name("weights")
+    for place in np.linspace(header_end, len(whole) - 1, 40).astype(int):
+        flipped = bytearray(whole)
+        flipped[place] ^= 0x10
+        bad.write_bytes(flipped)
+        assert "weights do not match" in readers_say(bad)
+
+
+def test_stacked_members_keep_their_weights(tmp_path):
+    members = [make(seed) for seed in range(3)]
+    ensemble = stack_members([stack_members(members[:2]), members[2]])
+    save_checkpoint(tmp_path / "ensemble", ensemble)
+    loaded = load_checkpoint(tmp_path / "ensemble")
+    assert loaded.members == 3
+    for index, member in enumerate(members):
+        state = loaded.member_state(index)
+        assert all(torch.equal(state[name], tensor[0]) for name, tensor in member.tensors.items())
+    assert loaded.decision == members[0].decision
+    assert loaded.network == NETWORK
+
+
+def test_stacking_is_careful_about_folds_and_decisions():
+    first = make(folds={"train": [2, 3, 4], "calibration": [0], "test": [1, 5]})
+    second = make(folds={"train": [0, 3], "calibration": [2, 5], "test": [1]}, decision=None)
+    ensemble = stack_members([first, second], names=["a", "b"])
+    assert ensemble.folds == {"train": [0, 2, 3, 4], "calibration": [5], "test": [1]}
+    assert ensemble.decision is None
+    assert ensemble.provenance["data_digest"] == "d"
+    assert [m["name"] for m in ensemble.provenance["members"]] == ["a", "b"]
+    other_data = make(provenance={"data_digest": "e"})
+    assert stack_members([first, other_data]).provenance["data_digest"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ("a", "b")}, r"second: differs from first in class names \(\('a', 'b'\), not"),
+        (
+            {"network": dataclasses.replace(NETWORK, encoder="resnet18")},
+            "network .*Unet on resnet18, not Unet on tu-test",
+        ),
+        ({"mean": (0.5,)}, "mean"),
+        ({"input_size": None}, "input size"),
+    ],
+)
+def test_members_must_be_alike(changes, message):
+    with pytest.raises(InputError, match=message):
+        stack_members([make(), make(1, **changes)], names=["first", "second"])
