@@ -149,6 +149,6 @@ def best_label_threshold(label_probs: np.ndarray, true: np.ndarray, thresholds: 
     hits = np.count_nonzero(said & true, axis=1)
     f1 = 2 * hits / (np.count_nonzero(said, axis=1) + np.count_nonzero(true))
     window = np.ones(3)
-    smoothed = np.convolve(f1, window, "same") / np.convolve(np.ones(len(f1)), window, "same")
+    smoothed = (np.convolve(f1, window) / np.convolve(np.ones(len(f1)), window))[1:-1]
     equal = np.isclose(smoothed, smoothed.max(), rtol=0, atol=1e-12)
     return min(np.asarray(thresholds)[equal].tolist(), key=lambda threshold: abs(threshold - HALF))

@@ -66,7 +66,7 @@ def _histogram(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     for start in range(0, values.shape[0], rows):
         part = slice(start, start + rows)
         counts = cv2.calcHist([values[part]], [0], None if mask is None else mask[part], [NUM_BINS], [0, NUM_BINS])
-        total += counts[:, 0].astype(np.int64)
+        total += counts.ravel().astype(np.int64)  # (256, 1) before OpenCV 5, (256,) from there on
     return total
 
 
