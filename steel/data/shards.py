@@ -1,0 +1,230 @@
+"""Random access to the samples of a shard folder, local or remote, by byte offset; every byte read is checked."""
+
+import errno
+import hashlib
+import os
+import zlib
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from steel.data import storage
+from steel.data.cache import ShardCache
+from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, ShardInfo, decode_image, decode_stored_mask
+from steel.data.shard_index import Index, Member
+from steel.errors import InputError, list_some
+
+_MAX_OPEN = 256
+"""Shards that a process keeps open."""
+_HASH_LIMIT = 64 << 20
+"""Bytes up to which the index is hashed when it is opened; a larger one is left to `data_prep.verify`."""
+
+
+class BadSampleError(InputError):
+    """A sample cannot be read as it was written: its shard is missing or cut short, or bytes have changed."""
+
+
+class RawSample(NamedTuple):
+    """The stored bytes of a sample; empty where it has no such member."""
+
+    image: bytes
+    mask: bytes
+    meta: bytes
+
+
+class Sample(NamedTuple):
+    """A decoded sample. The bitmask may be read-only."""
+
+    row: int
+    image: np.ndarray
+    """(H, W) uint8 in gray sets, (H, W, 3) RGB uint8 in colour sets."""
+    bitmask: np.ndarray
+    """(H, W) uint8 or uint16, bit k = class k + 1."""
+
+
+class ShardReader:
+    """Reads samples of a finished shard folder in any order.
+
+    Safe to hand to worker processes: the index is memory-mapped, shards are opened where they are first read.
+
+    Attributes:
+        manifest: what the whole set is.
+        index: what each sample is.
+        on_bad_sample: what a loader should do about a `BadSampleError`: `fail`, or `skip` and count.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+        on_bad_sample: Literal["fail", "skip"] = "fail",
+    ) -> None:
+        """Open a shard folder.
+
+        Args:
+            root: path or URL of the folder.
+            cache_dir: where copies of remote shards are kept; a folder under the user's cache when None.
+            cache_bytes: keep at most so many bytes of remote shards; all when None.
+            on_bad_sample: see the class.
+
+        Raises:
+            InputError: no finished shard folder; or, with `fail`, shards that are missing or cut short.
+        """
+        self.root, self.on_bad_sample = os.fspath(root), on_bad_sample
+        self.manifest = Manifest.load(self.root)
+        self.cache = None
+        if storage.is_remote(self.root):
+            self.cache = ShardCache(self.root, self.manifest.digest, folder=cache_dir, max_bytes=cache_bytes)
+        self.index = Index(self._local_index(), self.manifest.num_classes)
+        if len(self.index) != self.manifest.num_samples:
+            raise InputError(
+                f"{self.root}: the manifest has {self.manifest.num_samples} samples, {INDEX_NAME} "
+                f"{len(self.index)}; run `python -m data_prep.verify`"
+            )
+        if self.cache is None and on_bad_sample == "fail":
+            self._check_sizes()
+        self._handles: dict[int, int] = {}
+        self._mask_kind = decode_stored_mask(self.manifest, b"", 1, 1).dtype
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_handles": {}}
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def close(self) -> None:
+        """Close all shards; the next read opens them again."""
+        while self._handles:
+            os.close(self._handles.popitem()[1])
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handles"):
+            self.close()
+
+    def read(self, row: int) -> Sample:
+        """Read, check and decode one sample.
+
+        Raises:
+            BadSampleError: its bytes are not what was written.
+        """
+        index = self.index
+        height, width = int(index.value("height", row)), int(index.value("width", row))
+        try:
+            image = decode_image(self._member(row, "image"), self.manifest.channels)
+            if image.shape[:2] != (height, width):
+                raise ValueError(f"the image is {image.shape[0]}x{image.shape[1]}, the index says {height}x{width}")
+            if index.value("areas", row).any() or index.value("ignored", row):
+                bitmask = decode_stored_mask(self.manifest, self._member(row, "mask"), height, width)
+            else:  # about half of all images: reading their mask would tell nothing
+                bitmask = _clean_bitmask(height, width, self._mask_kind)
+        except (ValueError, OSError) as error:
+            raise self._bad(row, error) from error
+        return Sample(row, image, bitmask)
+
+    def read_bytes(self, row: int, *, verify: bool = True) -> RawSample:
+        """The stored bytes of one sample; without `verify`, lengths are checked but not checksums.
+
+        Raises:
+            BadSampleError: its bytes are not what was written.
+        """
+        try:
+            return RawSample(*(self._member(row, member, verify=verify) for member in ("image", "mask", "json")))
+        except (ValueError, OSError) as error:
+            raise self._bad(row, error) from error
+
+    def prefetch(self, part: int = 0, num_parts: int = 1) -> None:
+        """Fetch remote shards into the cache ahead of their use, starting at one of `num_parts` places.
+
+        Does nothing for local shards, or when the cache cannot hold them all.
+        """
+        if self.cache is not None and self.cache.max_bytes is None:
+            shards = self.manifest.shards
+            first = part * len(shards) // num_parts
+            self.cache.prefetch((*shards[first:], *shards[:first]))
+
+    def _member(self, row: int, member: Member, *, verify: bool = True) -> bytes:
+        """The bytes of one member of a sample; none when there is no such member.
+
+        Raises:
+            ValueError, OSError: they cannot be read, or are not what was written.
+        """
+        offset, length, crc = self.index.member(member, row)
+        if length == 0:
+            return b""
+        data = os.pread(self._handle(int(self.index.value("shard", row))), length, offset)
+        if len(data) != length:
+            raise ValueError("the shard is cut short")
+        if verify and zlib.crc32(data) != crc:
+            raise ValueError(f"wrong checksum of the {member}")
+        return data
+
+    def _handle(self, shard: int) -> int:
+        handle = self._handles.get(shard)
+        if handle is None:
+            self._let_go()
+            handle = self._handles[shard] = self._open(self.manifest.shards[shard])
+        return handle
+
+    def _open(self, shard: ShardInfo) -> int:
+        if self.cache is not None:
+            return self.cache.open_shard(shard)
+        return os.open(storage.local_path(storage.join(self.root, shard.name)), os.O_RDONLY | os.O_CLOEXEC)
+
+    def _let_go(self) -> None:
+        """Close what keeps removed copies on the disk, and the shard opened first when many are open."""
+        if self.cache is not None and self.cache.max_bytes is not None:
+            for shard in [s for s, handle in self._handles.items() if os.fstat(handle).st_nlink == 0]:
+                os.close(self._handles.pop(shard))
+        if len(self._handles) >= _MAX_OPEN:
+            os.close(self._handles.pop(next(iter(self._handles))))
+
+    def _bad(self, row: int, error: Exception) -> Exception:
+        """`error` as the one line that a user can act on; a full disk stays what it is."""
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE):
+            return error
+        reason = "the shard is missing" if isinstance(error, FileNotFoundError) else str(error)
+        shard = self.manifest.shards[int(self.index.value("shard", row))].name
+        return BadSampleError(
+            f"{storage.join(self.root, shard)}: sample {self.index.image_id(row)} (row {row}): {reason}; "
+            "`python -m data_prep.verify` finds all such samples, `--runtime.on-bad-sample skip` trains without them"
+        )
+
+    def _local_index(self) -> str:
+        """Path of the index, or of its local copy."""
+        manifest = self.manifest
+        if self.cache is not None:
+            return str(self.cache.local_file(INDEX_NAME, manifest.index_size, manifest.index_sha256))
+        path = storage.local_path(storage.join(self.root, INDEX_NAME))
+        if not path.is_file():
+            raise InputError(f"{path}: missing; run `python -m data_prep` again")
+        size = path.stat().st_size
+        if size == manifest.index_size and size > _HASH_LIMIT:
+            return str(path)
+        if size != manifest.index_size or hashlib.sha256(path.read_bytes()).hexdigest() != manifest.index_sha256:
+            raise InputError(f"{path}: not the index that {MANIFEST_NAME} describes; run `python -m data_prep` again")
+        return str(path)
+
+    def _check_sizes(self) -> None:
+        """Raises InputError for shards of a local folder that are missing or of a wrong size, all at once."""
+        found = [(s.name, storage.file_size(storage.join(self.root, s.name)), s.size) for s in self.manifest.shards]
+        wrong = [
+            f"{name} ({'missing' if size is None else f'{size} of {whole} bytes'})"
+            for name, size, whole in found
+            if size != whole
+        ]
+        if wrong:
+            raise InputError(
+                f"{self.root}: {len(wrong)} of {len(found)} shards are missing or damaged: "
+                f"{list_some(wrong)}; run `python -m data_prep.verify`"
+            )
+
+
+@lru_cache(maxsize=32)
+def _clean_bitmask(height: int, width: int, kind: np.dtype) -> np.ndarray:
+    """A read-only bitmask without any defect."""
+    bitmask = np.zeros((height, width), kind)
+    bitmask.setflags(write=False)
+    return bitmask

@@ -1,0 +1,140 @@
+"""Makes small finished shard folders for tests, straight from the contract in `steel.data.samples`."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from steel.data.samples import (
+    INDEX_NAME,
+    MANIFEST_NAME,
+    MASK_EXTENSION,
+    TAR_END,
+    Manifest,
+    ShardInfo,
+    encode_mask,
+    index_schema,
+    mask_areas,
+    sample_key,
+    tar_member,
+    write_index,
+)
+
+
+def steel_image(number: int, height: int = 32, width: int = 64, channels: int = 1) -> np.ndarray:
+    """A smooth gray (or coloured) picture, different for every number."""
+    generator = np.random.default_rng(number)
+    noise = generator.integers(40, 220, (height, width, channels), dtype=np.uint8)
+    return np.squeeze(cv2.GaussianBlur(noise, (5, 5), 2.0).reshape(height, width, channels))
+
+
+def defect_mask(number: int, height: int = 32, width: int = 64, num_classes: int = 3) -> np.ndarray:
+    """A bitmask: clean for every third number, else one rectangle of each of one or two classes."""
+    generator = np.random.default_rng(number + 1000)
+    bitmask = np.zeros((height, width), np.uint8)
+    for _ in range(number % 3):
+        top, left = int(generator.integers(height - 4)), int(generator.integers(width - 6))
+        bitmask[top : top + 4, left : left + 6] |= np.uint8(1 << int(generator.integers(num_classes)))
+    return bitmask
+
+
+def make_shards(
+    root: Path,
+    images: Sequence[np.ndarray],
+    bitmasks: Sequence[np.ndarray],
+    *,
+    num_classes: int = 3,
+    shard_size: int = 4,
+    folds: int = 2,
+    ignore_bit: int | None = None,
+    extension: str = "png",
+    original_sizes: Sequence[tuple[int, int]] | None = None,
+) -> Path:
+    """Write images (H, W) or (H, W, 3) RGB and their bitmasks; sample n is `images/n.<extension>`, fold n % folds."""
+    root.mkdir(parents=True)
+    rows: list[dict] = []
+    shards: list[ShardInfo] = []
+    for start in range(0, len(images), shard_size):
+        tar = bytearray()
+        for number in range(start, min(start + shard_size, len(images))):
+            image, bitmask = images[number], bitmasks[number]
+            row = _row(number, image, bitmask, num_classes, folds, ignore_bit, extension, len(shards))
+            if original_sizes is not None:
+                row["original_height"], row["original_width"] = original_sizes[number]
+            pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+            members = {
+                "image": (extension, cv2.imencode(f".{extension}", pixels)[1].tobytes()),
+                "mask": (MASK_EXTENSION, encode_mask(bitmask)),
+                "json": ("json", json.dumps({"image_id": row["image_id"]}).encode()),
+            }
+            for member, (suffix, data) in members.items():
+                row[f"{member}_offset"], row[f"{member}_length"] = len(tar) + 512, len(data)
+                row[f"{member}_crc"] = zlib.crc32(data)
+                tar += tar_member(f"{row['key']}.{suffix}", data)
+            rows.append(row)
+        name = f"shard-{len(shards):06d}.tar"
+        (root / name).write_bytes(tar + TAR_END)
+        digest = hashlib.sha256(tar + TAR_END).hexdigest()
+        shards.append(ShardInfo(name, len(rows) - start, len(tar) + len(TAR_END), digest))
+    with open(root / INDEX_NAME, "wb") as file:
+        write_index(pa.Table.from_pylist(rows, index_schema(num_classes)), file)
+    index = (root / INDEX_NAME).read_bytes()
+    areas = np.array([row["areas"] for row in rows])
+    channels = 1 if all(image.ndim == 2 for image in images) else 3
+    manifest = Manifest(
+        class_names=tuple(f"class {k + 1}" for k in range(num_classes)),
+        num_samples=len(rows),
+        num_positive=tuple(int(n) for n in (areas > 0).sum(axis=0)),
+        num_clean=int((areas.sum(axis=1) == 0).sum()),
+        channels=channels,  # type: ignore[arg-type]
+        mean=(0.5,) * channels,
+        std=(0.2,) * channels,
+        ignore_bit=ignore_bit,
+        folds=folds,
+        num_groups=len(rows),
+        seed=0,
+        shards=tuple(shards),
+        index_size=len(index),
+        index_sha256=hashlib.sha256(index).hexdigest(),
+    )
+    (root / MANIFEST_NAME).write_text(manifest.to_json())
+    return root
+
+
+def small_shards(root: Path, num: int = 14, height: int = 32, width: int = 64) -> Path:
+    """A folder of `num` gray images of one size with three classes, four a shard."""
+    images = [steel_image(n, height, width) for n in range(num)]
+    return make_shards(root, images, [defect_mask(n, height, width) for n in range(num)])
+
+
+def _row(
+    number: int,
+    image: np.ndarray,
+    bitmask: np.ndarray,
+    num_classes: int,
+    folds: int,
+    ignore_bit: int | None,
+    extension: str,
+    shard: int,
+) -> dict:
+    image_id = f"images/{number:04d}.{extension}"
+    height, width = image.shape[:2]
+    return {
+        "key": sample_key(image_id),
+        "image_id": image_id,
+        "image_ext": extension,
+        "shard": shard,
+        "height": height,
+        "width": width,
+        "original_height": height,
+        "original_width": width,
+        "areas": mask_areas(bitmask, num_classes),
+        "ignored": 0 if ignore_bit is None else int((bitmask >> ignore_bit & 1).sum()),
+        "fold": number % folds,
+        "group": number,
+    }
