@@ -10,8 +10,9 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedRandom
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from steel.errors import InputError
 
@@ -153,6 +154,17 @@ def download(url: str, path: Path) -> None:
     fs.get_file(remote, os.fspath(path))
 
 
+@contextmanager
+def local_copy(url: str | os.PathLike[str]) -> Iterator[Path]:
+    """The path of a local file, or of a copy of a remote one that lasts as long as the block."""
+    if not is_remote(url):
+        yield local_path(url)
+        return
+    with tempfile.TemporaryDirectory(prefix="steel-") as folder:
+        download(os.fspath(url), Path(folder) / "copy")
+        yield Path(folder) / "copy"
+
+
 def make_folder(url: str | os.PathLike[str]) -> None:
     """Make a local folder and those above it; stores without folders need none."""
     if not is_remote(url):
@@ -170,7 +182,9 @@ def free_bytes(url: str | os.PathLike[str]) -> int | None:
 
 
 @contextmanager
-def open_write(url: str | os.PathLike[str], *, staging: str | os.PathLike[str] | None = None) -> Iterator[BinaryIO]:
+def open_write(
+    url: str | os.PathLike[str], *, staging: str | os.PathLike[str] | None = None
+) -> Iterator[BufferedRandom]:
     """A file open for writing that appears as `url`, whole and on disk, when the block ends without an error.
 
     Args:
@@ -193,6 +207,10 @@ def open_write(url: str | os.PathLike[str], *, staging: str | os.PathLike[str] |
         else:
             os.replace(temporary, local_path(url))
             _sync_folder(local_path(url).parent)
+    except OSError as error:
+        if error.filename is None:  # a full disk: say where
+            error.filename = os.fspath(url)
+        raise
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)

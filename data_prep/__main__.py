@@ -1,0 +1,115 @@
+"""Turn a folder of images and their masks into shards: `python -m data_prep --help`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Executor
+
+from data_prep.arguments import (
+    add_class_arguments,
+    add_executor_arguments,
+    add_folding_arguments,
+    folding_from,
+    parse_part,
+    parse_size,
+)
+from data_prep.executors import open_executor
+from data_prep.job import Result, join_job, run_job
+from data_prep.options import Options
+from steel.errors import run_program
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `python -m data_prep`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep",
+        description="Turn a folder of images and their masks into shards for training. Killed at any moment, the same "
+        "command goes on where it was. Folders may be local paths or URLs (s3://...).",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    source = parser.add_argument_group("input")
+    source.add_argument("--images", required=True, metavar="DIR", help="folder of images, searched with its subfolders")
+    masks = source.add_mutually_exclusive_group(required=True)
+    masks.add_argument(
+        "--annotations",
+        metavar="CSV",
+        help="run-length masks: ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels; "
+        "images without a row are clean",
+    )
+    masks.add_argument(
+        "--masks", metavar="DIR", help="folder of mask images: label maps, 0/255 masks, or a subfolder a class"
+    )
+    add_class_arguments(source)
+    source.add_argument("--convert-16bit", action="store_true", help="store 16-bit images with their upper 8 bits")
+
+    target = parser.add_argument_group("output")
+    target.add_argument("--out", required=True, metavar="DIR", help="folder of the shards; new, or an unfinished job")
+    target.add_argument("--prefix", default=Options.prefix, help="start of the shards' file names (str)")
+    target.add_argument("--shard-size", type=int, default=Options.shard_size, metavar="N", help="images a shard (int)")
+    target.add_argument(
+        "--resize", type=parse_size, metavar="HxW", help="store images at this height and width, as 128x800"
+    )
+    add_folding_arguments(parser.add_argument_group("folds"))
+
+    running = parser.add_argument_group("running")
+    add_executor_arguments(running)
+    parts = running.add_mutually_exclusive_group()
+    parts.add_argument(
+        "--part",
+        type=parse_part,
+        metavar="K/N",
+        help="write only the K-th of N parts, as 1/8, for jobs that run at the same time; then --join N",
+    )
+    parts.add_argument("--join", type=int, metavar="N", help="the last step after all N parts: index and manifest")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, executor: Executor | None = None) -> int:
+    """Entry point; returns the exit code.
+
+    Args:
+        argv: The command line; the process's own when None.
+        executor: Runs the work instead of what `--executor` names: any executor of `concurrent.futures`, a cluster's
+            for example. It is left open.
+    """
+    arguments = build_parser().parse_args(argv)
+    return run_program(lambda: _run(arguments, executor))
+
+
+def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
+    options = Options(
+        images=arguments.images,
+        out=arguments.out,
+        annotations=arguments.annotations,
+        masks=arguments.masks,
+        class_names=arguments.class_names,
+        ignore_value=arguments.ignore_value,
+        missing_mask=arguments.missing_mask,
+        prefix=arguments.prefix,
+        shard_size=arguments.shard_size,
+        folding=folding_from(arguments),
+        resize=arguments.resize,
+        convert_16bit=arguments.convert_16bit,
+    )
+    if arguments.join is not None:
+        _tell(arguments, join_job(options, arguments.join))
+    elif executor is not None:
+        _tell(arguments, run_job(options, executor, workers=arguments.workers, part=arguments.part))
+    else:
+        with open_executor(arguments.executor, arguments.workers) as own:
+            _tell(arguments, run_job(options, own, workers=arguments.workers, part=arguments.part))
+
+
+def _tell(arguments: argparse.Namespace, result: Result) -> None:
+    if result.already_finished:
+        lines = [f"{arguments.out}: already finished, nothing to do"]
+    elif result.summary is None:
+        k, n = arguments.part
+        lines = [f"{arguments.out}: part {k} of {n} is complete; when all are, run --join {n}"]
+    else:
+        lines = [*result.summary.lines(), f"wrote {arguments.out}"]
+    print("\n".join(lines))  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Command-line arguments that the programs of this package share."""
+
+import argparse
+import os
+import re
+
+from data_prep.executors import EXECUTOR_KINDS
+from data_prep.options import Folding
+
+
+def add_executor_arguments(group: argparse._ActionsContainer) -> None:
+    """`--workers` and `--executor`, for every program that runs in parallel."""
+    group.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="parallel workers (int)")
+    group.add_argument(
+        "--executor",
+        choices=EXECUTOR_KINDS,
+        default="process",
+        help="what the workers are; dask: on the cluster that DASK_SCHEDULER_ADDRESS names, or on local processes",
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return number
+
+
+def add_class_arguments(group: argparse._ActionsContainer) -> None:
+    """What masks mean, for every program that reads them."""
+    group.add_argument(
+        "--class-names",
+        type=lambda text: tuple(text.split(",")),
+        metavar="A,B,...",
+        help="names of the classes 1, 2, ..., or 10=A,20=B for other numbers; else found in the annotations",
+    )
+    group.add_argument(
+        "--ignore-value", type=int, metavar="V", help="value of mask pixels whose truth is not known (int)"
+    )
+    group.add_argument(
+        "--missing-mask",
+        choices=("error", "clean"),
+        default="error",
+        help="what an image without a mask is: a mistake, or free of defects",
+    )
+
+
+def add_folding_arguments(group: argparse._ActionsContainer) -> None:
+    """How images are dealt to folds, for every program that writes an index."""
+    group.add_argument("--folds", type=int, default=Folding.folds, metavar="K", help="number of folds (int)")
+    group.add_argument("--seed", type=int, default=Folding.seed, help="of folds and of the order in shards (int)")
+    group.add_argument(
+        "--split",
+        choices=("stratified", "severstal-classic"),
+        default=Folding.split,
+        help="stratified: by class, duplicates together; severstal-classic: the published 9048 / 2263 / 1257 images "
+        "as folds 2 / 0 / 1",
+    )
+    group.add_argument("--split-file", metavar="CSV", help="a given split, with the header image,fold")
+    group.add_argument(
+        "--group-duplicates",
+        action=argparse.BooleanOptionalAction,
+        default=Folding.group_duplicates,
+        help="find images that are equal or nearly so, also flipped or turned, and keep them in one fold",
+    )
+
+
+def folding_from(arguments: argparse.Namespace) -> Folding:
+    """The inverse of `add_folding_arguments`."""
+    return Folding(arguments.folds, arguments.seed, arguments.split, arguments.split_file, arguments.group_duplicates)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`HxW` as two numbers."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: give height and width in pixels, as 128x800")
+    return int(found[1]), int(found[2])
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """`K/N` as two numbers, K from 1 to N."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r}: give K/N with K from 1 to N, as 1/8")
+    return int(found[1]), int(found[2])

@@ -1,0 +1,179 @@
+"""The last step: duplicates, folds, index and manifest, from the rows of all shards."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep.options import Folding
+from data_prep.pixels import mean_and_std
+from data_prep.rows import ShardRows
+from steel.data import storage
+from steel.data.duplicates import group_duplicates
+from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, MaskCoding, ShardInfo, index_schema, write_index
+from steel.data.splits import assign_folds, read_split_file, severstal_classic, straddling_groups
+
+DUPLICATES_NAME = "duplicates.json"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a job, for people."""
+
+    manifest: Manifest
+    fold_sizes: tuple[int, ...]
+    duplicates: tuple[str, ...]
+    """A line on the groups that were found; none when nobody looked."""
+    warnings: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """A short text."""
+        manifest = self.manifest
+        classes = ", ".join(f"{n} {name}" for name, n in zip(manifest.class_names, manifest.num_positive, strict=True))
+        return [
+            f"{manifest.num_samples} images in {len(manifest.shards)} shards: {manifest.num_clean} clean, {classes}",
+            f"{'gray' if manifest.channels == 1 else 'colour'}, mean {_figures(manifest.mean)}, "
+            f"standard deviation {_figures(manifest.std)}",
+            f"folds of {', '.join(map(str, self.fold_sizes))} images",
+            *self.duplicates,
+            *(f"warning: {warning}" for warning in self.warnings),
+        ]
+
+
+def draft_manifest(
+    class_names: Sequence[str],
+    *,
+    ignore_bit: int | None,
+    options: dict[str, Any],
+    mask_coding: MaskCoding = "bitmask",
+    ignore_value: int | None = None,
+) -> Manifest:
+    """A manifest with everything that is known before the images are counted."""
+    return Manifest(
+        class_names=tuple(class_names),
+        num_samples=0,
+        num_positive=(),
+        num_clean=0,
+        channels=3,
+        mean=(),
+        std=(),
+        ignore_bit=ignore_bit,
+        folds=0,
+        num_groups=0,
+        seed=0,
+        shards=(),
+        index_size=0,
+        index_sha256="",
+        mask_coding=mask_coding,
+        ignore_value=ignore_value,
+        options=options,
+    )
+
+
+def finish(
+    out: str,
+    draft: Manifest,
+    names: Sequence[str],
+    shards: Sequence[ShardRows],
+    folding: Folding,
+    *,
+    staging: Path | None = None,
+) -> Summary:
+    """Write `duplicates.json`, `index.arrow` and last of all `manifest.json`.
+
+    Args:
+        out: Folder or URL of the shards.
+        draft: A manifest with the classes, how masks are coded and the options; everything counted is filled in here.
+        names: Of the tars, relative to `out`.
+        shards: Their rows, in the same order.
+        folding: How to group and deal the images.
+        staging: Local folder for unfinished files; see `storage.open_write`.
+
+    Raises:
+        InputError: a split that does not fit the images.
+    """
+    table = pa.concat_tables([shard.table for shard in shards])
+    areas = table["areas"].combine_chunks().flatten().to_numpy().reshape(-1, draft.num_classes)
+    image_ids = table["image_id"].to_pylist()
+    groups = np.arange(table.num_rows, dtype=np.int32)
+    warnings: list[str] = []
+    if folding.group_duplicates:
+        groups, report, warnings = _group(image_ids, table)
+        report_url = storage.join(out, DUPLICATES_NAME)
+        storage.write_bytes(report_url, (json.dumps(report, indent=1) + "\n").encode(), staging=staging)
+    folds = _deal(image_ids, groups, areas > 0, folding)
+    leaking = straddling_groups(groups, folds)
+    if len(leaking):
+        warnings.append(f"{len(leaking)} groups of duplicates lie in more than one fold of the given split")
+
+    for name, column in (("fold", folds.astype(np.int16)), ("group", groups.astype(np.int32))):
+        table = table.append_column(pa.field(name, pa.from_numpy_dtype(column.dtype), nullable=False), pa.array(column))
+    with storage.open_write(storage.join(out, INDEX_NAME), staging=staging) as file:
+        write_index(table.select(index_schema(draft.num_classes).names), file)
+        index_size = file.tell()
+        file.seek(0)
+        index_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+
+    channels, mean, std = _normalisation(table)
+    manifest = replace(
+        draft,
+        num_samples=table.num_rows,
+        num_positive=tuple(int(n) for n in (areas > 0).sum(0)),
+        num_clean=int((~(areas > 0).any(1)).sum()),
+        channels=channels,
+        mean=mean,
+        std=std,
+        folds=max(int(folds.max()) + 1, 2),
+        num_groups=len(np.unique(groups)),
+        seed=folding.seed,
+        shards=tuple(
+            ShardInfo(name, shard.table.num_rows, shard.size, shard.sha256)
+            for name, shard in zip(names, shards, strict=True)
+        ),
+        index_size=index_size,
+        index_sha256=index_sha256,
+    )
+    storage.write_bytes(storage.join(out, MANIFEST_NAME), manifest.to_json().encode(), staging=staging)
+    fold_sizes = np.bincount(folds, minlength=manifest.folds)
+    group_sizes = np.bincount(groups)
+    several = group_sizes[group_sizes > 1]
+    duplicates = f"{len(several)} groups of duplicates hold {several.sum()} images"
+    return Summary(
+        manifest, tuple(fold_sizes.tolist()), (duplicates,) if folding.group_duplicates else (), tuple(warnings)
+    )
+
+
+def _group(image_ids: list[str], table: pa.Table) -> tuple[np.ndarray, dict[str, Any], list[str]]:
+    """Group numbers (N,) of duplicates, the report on them and warnings."""
+    groups, report = group_duplicates(table["signature"].to_pylist())
+    return groups, report.to_dict(image_ids), report.warnings(image_ids)
+
+
+def _deal(image_ids: list[str], groups: np.ndarray, classes: np.ndarray, folding: Folding) -> np.ndarray:
+    """The fold of each image (N,)."""
+    if folding.split_file is not None:
+        return read_split_file(folding.split_file, image_ids)
+    if folding.split == "severstal-classic":
+        return severstal_classic(image_ids, classes)
+    return assign_folds(image_ids, groups, classes, folding.folds, folding.seed)
+
+
+def _normalisation(table: pa.Table) -> tuple[Literal[1, 3], tuple[float, ...], tuple[float, ...]]:
+    """Channels, mean and standard deviation of all pixels."""
+    num_pixels = int((table["height"].to_numpy().astype(np.int64) * table["width"].to_numpy()).sum())
+    totals = {}
+    for name in ("sums", "squares"):
+        per_image = table[name].combine_chunks().flatten().to_numpy().reshape(-1, 3)
+        totals[name] = [int(total) for total in per_image.sum(0)]
+    if all(table["is_gray"].to_pylist()):
+        return 1, *mean_and_std(num_pixels, totals["sums"][:1], totals["squares"][:1])
+    return 3, *mean_and_std(num_pixels, totals["sums"], totals["squares"])
+
+
+def _figures(values: Sequence[float]) -> str:
+    return "/".join(f"{value:.3f}" for value in values)

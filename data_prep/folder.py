@@ -1,0 +1,137 @@
+"""The output folder: what is in it, whose it is, and where unfinished things lie."""
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_prep.options import Options
+from data_prep.plan import Plan, ShardPlan
+from data_prep.rows import ShardRows, read_rows
+from steel.data import storage
+from steel.data.samples import MANIFEST_NAME, Manifest
+from steel.errors import InputError, list_some
+
+UNFINISHED = ".unfinished"
+"""Subfolder of the output that exists as long as the job is not finished."""
+_PLAN = "plan.json"
+
+
+def is_finished(options: Options) -> bool:
+    """Whether the output folder already holds the result of these options.
+
+    Raises:
+        InputError: it holds the result of others.
+    """
+    if not storage.exists(storage.join(options.out, MANIFEST_NAME)):
+        return False
+    made_with, wanted = Manifest.load(options.out).options, options.recorded()
+    differing = [name for name in wanted if made_with.get(name) != wanted[name]]
+    if differing:
+        raise InputError(
+            f"{options.out}: already holds shards made with another {list_some(differing)}; choose another --out"
+        )
+    return True
+
+
+def claim(options: Options, plan: Plan) -> None:
+    """Mark the output folder as this plan's, so that a later run goes on with it.
+
+    Raises:
+        InputError: other files are there, or an unfinished job of other input or options.
+    """
+    plan_url = storage.join(options.out, UNFINISHED, _PLAN)
+    wanted = options.recorded()
+    if storage.exists(plan_url):
+        theirs = json.loads(storage.read_bytes(plan_url))
+        if theirs["fingerprint"] == plan.fingerprint:
+            return
+        differing = [name for name in wanted if theirs["options"].get(name) != wanted[name]]
+        what = f"another {list_some(differing)}" if differing else "other images or annotations"
+        raise InputError(
+            f"{options.out}: holds an unfinished job with {what}; remove the folder or choose another --out"
+        )
+    storage.make_folder(options.out)
+    if not storage.is_remote(options.out) or storage.exists(options.out):
+        others = [file.path for file in storage.list_files(options.out)]
+        if others:
+            raise InputError(f"{options.out}: is not empty ({list_some(others, 3)}); choose another --out")
+    storage.make_folder(storage.join(options.out, UNFINISHED))
+    mine = {"fingerprint": plan.fingerprint, "options": wanted}
+    storage.write_bytes(plan_url, json.dumps(mine, indent=1, sort_keys=True).encode())
+
+
+def rows_url(options: Options, shard: ShardPlan) -> str:
+    """Where the mark of a finished shard lies."""
+    return storage.join(options.out, UNFINISHED, f"{shard.name}.arrow")
+
+
+def finished_rows(options: Options, plan: Plan, shard: ShardPlan) -> ShardRows | None:
+    """The rows of a shard, if it is complete and belongs to this plan."""
+    rows = read_rows(rows_url(options, shard))
+    if rows is None or rows.fingerprint != plan.fingerprint:
+        return None
+    return rows if storage.file_size(storage.join(options.out, shard.name)) == rows.size else None
+
+
+def staging_folder(out: str) -> Path:
+    """The local folder for unfinished files: on the output's own disk when that is local."""
+    if not storage.is_remote(out):
+        return storage.local_path(out) / UNFINISHED
+    name = hashlib.sha256(out.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"data_prep-{os.getuid()}-{name}"
+
+
+@contextmanager
+def lock(out: str, *, shared: bool) -> Iterator[None]:
+    """Keep two jobs out of one folder; parts of one job share it. The lock ends with the process, however that ends.
+
+    What a killed job left half-written is cleared away, unless others may be at work.
+
+    Raises:
+        InputError: another job is writing there.
+    """
+    folder = staging_folder(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{out}: another job is writing there; wait for it or choose another --out") from None
+        if not shared:
+            for leftover in folder.glob(".unfinished-*"):
+                leftover.unlink(missing_ok=True)
+        yield
+
+
+def clear_unfinished(out: str) -> None:
+    """Remove everything that only an unfinished job needs."""
+    storage.remove(storage.join(out, UNFINISHED))
+    storage.remove(staging_folder(out))
+
+
+def check_disk(options: Options, missing: list[ShardPlan], workers: int) -> None:
+    """Refuse to start what cannot end.
+
+    Raises:
+        InputError: the disk has too little room for the shards that are missing, or, for a remote output, for those
+            being written at a time.
+    """
+    sizes = sorted((shard.num_bytes for shard in missing), reverse=True)
+    needed = sum(sizes[:workers]) if storage.is_remote(options.out) else sum(sizes)
+    where = staging_folder(options.out)
+    free = storage.free_bytes(where)
+    assert free is not None
+    if needed > free:
+        raise InputError(
+            f"{where if storage.is_remote(options.out) else options.out}: about {_gigabytes(needed)} needed, "
+            f"{_gigabytes(free)} free; make room or choose another --out"
+        )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

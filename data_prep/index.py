@@ -1,0 +1,152 @@
+"""Index tars that somebody else wrote, so that our reader reads them: `python -m data_prep.index TARS`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import get_args
+
+from tqdm import tqdm
+
+from data_prep.arguments import (
+    add_class_arguments,
+    add_executor_arguments,
+    add_folding_arguments,
+    folding_from,
+)
+from data_prep.executors import open_executor
+from data_prep.finish import Summary, draft_manifest, finish
+from data_prep.foreign import ForeignTask, index_tar
+from data_prep.options import Folding
+from data_prep.rows import ShardRows
+from steel.data import storage
+from steel.data.problems import Problem, ProblemsError, raise_problems
+from steel.data.samples import MANIFEST_NAME, Manifest, MaskCoding
+from steel.errors import InputError, run_program
+
+
+def index_tars(
+    root: str,
+    draft: Manifest,
+    executor: Executor,
+    folding: Folding,
+    *,
+    image_extension: str | None = None,
+    mask_extension: str | None = None,
+    missing_is_clean: bool = False,
+) -> Summary:
+    """Write an index and a manifest beside the tars of a folder; the tars stay as they are.
+
+    Args:
+        root: Folder or URL of the tars.
+        draft: Says the classes and how masks are coded.
+        executor: Runs one task a tar.
+        folding: How to group and deal the images.
+        image_extension: Of the members that are images; the usual ones when None.
+        mask_extension: Likewise for masks.
+        missing_is_clean: A sample without a mask has no defect; else that is a problem.
+
+    Raises:
+        ProblemsError: damaged tars and unusable samples, all at once.
+        InputError: no tars there, or there is a manifest already.
+    """
+    if storage.exists(storage.join(root, MANIFEST_NAME)):
+        raise InputError(f"{root}: has a {MANIFEST_NAME} already; remove it to index the tars anew")
+    names = [file.path for file in storage.list_files(root, (".tar",))]
+    if not names:
+        raise InputError(f"{root}: no .tar files there (compressed ones cannot be read at random; unpack them)")
+    tasks = [
+        ForeignTask(
+            number,
+            name,
+            storage.join(root, name),
+            draft,
+            image_extension,
+            mask_extension,
+            missing_is_clean,
+            with_signatures=folding.group_duplicates,
+        )
+        for number, name in enumerate(names)
+    ]
+    futures = [executor.submit(index_tar, task) for task in tasks]
+    shards: list[ShardRows] = []
+    problems: list[Problem] = []
+    for future in tqdm(futures, unit="tar", desc="indexing"):
+        try:
+            shards.append(future.result())
+        except ProblemsError as error:
+            problems += error.problems
+    raise_problems(problems)
+    _refuse_repeated_keys([key for shard in shards for key in shard.table["key"].to_pylist()])
+    return finish(root, draft, names, shards, folding)
+
+
+def _refuse_repeated_keys(keys: list[str]) -> None:
+    if len(set(keys)) < len(keys):
+        seen: set[str] = set()
+        repeated = sorted({key for key in keys if key in seen or seen.add(key)})  # type: ignore[func-returns-value]
+        raise_problems(Problem("keys that stand in the tars more than once", key) for key in repeated)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `python -m data_prep.index`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.index",
+        description="Index tars in webdataset's convention (an image, a mask and perhaps a .json under one key), so "
+        "that they can be read and trained on as they are. Writes index.arrow and manifest.json beside them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("tars", help="folder or URL of the tars")
+    masks = parser.add_argument_group("masks")
+    masks.add_argument(
+        "--mask-coding",
+        choices=get_args(MaskCoding),
+        default="labels",
+        help="labels: 0 background, k = class k; binary: 0 and anything else; planes: a channel a class; "
+        "bitmask: bit k = class k+1",
+    )
+    masks.add_argument("--image-extension", metavar="EXT", help="of the images, as jpg; the usual ones when left out")
+    masks.add_argument("--mask-extension", metavar="EXT", help="of the masks; mask.png, seg.png or png when left out")
+    add_class_arguments(masks)
+    add_folding_arguments(parser.add_argument_group("folds"))
+    add_executor_arguments(parser.add_argument_group("running"))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    arguments = build_parser().parse_args(argv)
+    return run_program(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    names = arguments.class_names
+    if not names:
+        raise InputError("--class-names A,B,...: tars do not tell how many classes there are")
+    ignored = arguments.ignore_value is not None
+    if ignored and arguments.mask_coding != "labels":
+        raise InputError("--ignore-value is for --mask-coding labels")
+    if len(names) + ignored > 16:
+        raise InputError(f"{len(names)} classes: at most {16 - ignored} are possible")
+    draft = draft_manifest(
+        names,
+        ignore_bit=(7 if len(names) <= 7 else 15) if ignored else None,
+        mask_coding=arguments.mask_coding,
+        ignore_value=arguments.ignore_value,
+        options={"indexed": True, **folding_from(arguments).recorded()},
+    )
+    with open_executor(arguments.executor, arguments.workers) as executor:
+        summary = index_tars(
+            arguments.tars,
+            draft,
+            executor,
+            folding_from(arguments),
+            image_extension=arguments.image_extension,
+            mask_extension=arguments.mask_extension,
+            missing_is_clean=arguments.missing_mask == "clean",
+        )
+    print("\n".join([*summary.lines(), f"indexed {arguments.tars}"]))  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""The whole sharding job: plan -> write -> finish. Killed at any moment, it goes on where it was."""
+
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from data_prep.finish import Summary, draft_manifest, finish
+from data_prep.folder import (
+    check_disk,
+    claim,
+    clear_unfinished,
+    finished_rows,
+    is_finished,
+    lock,
+    rows_url,
+    staging_folder,
+)
+from data_prep.options import Options
+from data_prep.plan import Plan, ShardPlan, make_plan
+from data_prep.rows import ShardRows
+from data_prep.write import ShardTask, write_shard
+from steel.data.problems import Problem, ProblemsError, raise_problems
+from steel.errors import InputError, list_some
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run did."""
+
+    num_written: int
+    """Images that this run put into shards."""
+    summary: Summary | None = None
+    """Of the finished set; None after a part of a job."""
+    already_finished: bool = False
+
+
+def run_job(options: Options, executor: Executor, *, workers: int, part: tuple[int, int] | None = None) -> Result:
+    """Write the shards that are missing, then the index and the manifest.
+
+    Args:
+        options: What to do.
+        executor: Any executor of `concurrent.futures`; tasks and results are picklable.
+        workers: How many tasks it runs at a time (for the disk check).
+        part: `(k, n)`: write only the k-th of n parts, from 1, and leave the rest to `join_job`.
+
+    Raises:
+        ProblemsError: images and masks that cannot be used, all at once.
+        InputError: the input, the options or the output folder are not fit for this.
+    """
+    if _already_finished(options):
+        return Result(0, already_finished=True)
+    plan = make_plan(options)
+    claim(options, plan)
+    with lock(options.out, shared=part is not None):
+        if _already_finished(options):  # by another run, before this one got the lock
+            return Result(0, already_finished=True)
+        shards = plan.shards if part is None else plan.part(*part)
+        missing = [shard for shard in shards if finished_rows(options, plan, shard) is None]
+        check_disk(options, missing, workers)
+        done = sum(len(shard.records) for shard in shards) - sum(len(shard.records) for shard in missing)
+        num_written = _write(options, plan, missing, executor, done)
+        if part is not None:
+            return Result(num_written)
+        return Result(num_written, _finish(options, plan, parts=1))
+
+
+def join_job(options: Options, num_parts: int) -> Result:
+    """The last step of a job that ran in parts.
+
+    Raises:
+        InputError: some part is not complete; the line names them.
+    """
+    if _already_finished(options):
+        return Result(0, already_finished=True)
+    plan = make_plan(options)
+    claim(options, plan)
+    with lock(options.out, shared=False):
+        return Result(0, _finish(options, plan, parts=num_parts))
+
+
+def _already_finished(options: Options) -> bool:
+    if not is_finished(options):
+        return False
+    clear_unfinished(options.out)  # what a run left that was killed after its last step
+    return True
+
+
+def _write(options: Options, plan: Plan, missing: list[ShardPlan], executor: Executor, done: int) -> int:
+    """Run one task a missing shard; returns the number of images written."""
+    numbers = {shard.name: number for number, shard in enumerate(plan.shards)}
+    futures = [
+        executor.submit(
+            write_shard,
+            ShardTask(
+                numbers[shard.name],
+                shard,
+                shard.annotations(plan.annotations),
+                options,
+                plan.fingerprint,
+                rows_url(options, shard),
+                str(staging_folder(options.out)),
+            ),
+        )
+        for shard in missing
+    ]
+    total = done + sum(len(shard.records) for shard in missing)
+    problems: list[Problem] = []
+    written = 0
+    with tqdm(total=total, initial=done, unit="image", desc="sharding") as bar:
+        try:
+            for future in as_completed(futures):
+                try:
+                    num_samples = future.result()
+                except ProblemsError as error:
+                    problems += error.problems
+                    continue
+                written += num_samples
+                bar.update(num_samples)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+    raise_problems(sorted(problems))
+    return written
+
+
+def _finish(options: Options, plan: Plan, *, parts: int) -> Summary:
+    found = {shard.name: finished_rows(options, plan, shard) for shard in plan.shards}
+    complete: list[ShardRows] = [rows for rows in found.values() if rows is not None]
+    if len(complete) < len(found):
+        unfinished = [k for k in range(1, parts + 1) if any(found[s.name] is None for s in plan.part(k, parts))]
+        which = list_some([f"{k}/{parts}" for k in unfinished])
+        raise InputError(f"{options.out}: not complete; run --part {which} again, then --join {parts}")
+    draft = draft_manifest(
+        plan.annotations.class_names,
+        ignore_bit=plan.annotations.ignore_bit,
+        options={**options.recorded(), "input_sha256": plan.fingerprint},
+    )
+    names = [shard.name for shard in plan.shards]
+    summary = finish(options.out, draft, names, complete, options.folding, staging=staging_folder(options.out))
+    clear_unfinished(options.out)
+    return summary

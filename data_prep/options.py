@@ -1,0 +1,86 @@
+"""What a sharding job is asked to do."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from steel.data.splits import MAX_FOLDS
+from steel.errors import InputError
+
+
+@dataclass(frozen=True)
+class Folding:
+    """How images are grouped and dealt to folds."""
+
+    folds: int = 5
+    seed: int = 0
+    split: Literal["stratified", "severstal-classic"] = "stratified"
+    split_file: str | None = None
+    """CSV that gives each image its fold; overrides `split`."""
+    group_duplicates: bool = True
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.folds <= MAX_FOLDS:
+            raise InputError(f"--folds {self.folds}: give 2 to {MAX_FOLDS}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise InputError(f"--seed {self.seed}: does not fit into 64 bits")
+        if self.split_file is not None and self.split != "stratified":
+            raise InputError("give either --split or --split-file")
+
+    def recorded(self) -> dict[str, Any]:
+        """As plain JSON values, without the place of the split file."""
+        return {
+            "folds": self.folds,
+            "seed": self.seed,
+            "split": "file" if self.split_file else self.split,
+            "group_duplicates": self.group_duplicates,
+        }
+
+
+@dataclass(frozen=True)
+class Options:
+    """Input, output and everything that changes the bytes written."""
+
+    images: str
+    """Folder or URL of the images, searched with its subfolders."""
+    out: str
+    """Folder or URL of the shards."""
+    annotations: str | None = None
+    """CSV of run-length masks."""
+    masks: str | None = None
+    """Folder or URL of mask images."""
+    class_names: tuple[str, ...] | None = None
+    ignore_value: int | None = None
+    missing_mask: Literal["error", "clean"] = "error"
+    prefix: str = "shard"
+    shard_size: int = 500
+    """Images a shard."""
+    folding: Folding = Folding()
+    resize: tuple[int, int] | None = None
+    """Height and width of the stored images; as they are when None."""
+    convert_16bit: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.annotations is None) == (self.masks is None):
+            raise InputError(
+                "give either --annotations (a CSV of run-length masks) or --masks (a folder of mask images)"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.prefix):
+            raise InputError(f"--prefix {self.prefix!r}: use letters, digits, '-', '_' and '.' only")
+        if self.shard_size < 1:
+            raise InputError(f"--shard-size {self.shard_size}: must be at least 1")
+        if self.resize is not None and min(self.resize) < 1:
+            raise InputError(f"--resize {self.resize[0]}x{self.resize[1]}: both sizes must be at least 1")
+
+    def recorded(self) -> dict[str, Any]:
+        """What changes the bytes written, without the places of input and output, as plain JSON values."""
+        return {
+            "prefix": self.prefix,
+            "shard_size": self.shard_size,
+            "class_names": None if self.class_names is None else list(self.class_names),
+            "ignore_value": self.ignore_value,
+            "missing_mask": self.missing_mask,
+            **self.folding.recorded(),
+            "resize": None if self.resize is None else list(self.resize),
+            "convert_16bit": self.convert_16bit,
+        }

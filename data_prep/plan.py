@@ -1,0 +1,93 @@
+"""Which image goes into which shard: a pure function of the input and the options."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+
+from data_prep.options import Options
+from steel.data import storage
+from steel.data.annotations import Annotations, load_annotations
+from steel.data.images import ImageRecord
+
+_SAMPLE_OVERHEAD = 8192
+"""Bytes that a sample takes beside its image: mask, description, tar headers and padding, generously."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One tar to write."""
+
+    name: str
+    records: tuple[ImageRecord, ...]
+    num_bytes: int
+    """About how large it becomes."""
+
+    def annotations(self, everything: Annotations) -> Annotations:
+        """What a worker must know to write this shard."""
+        wanted = [record.image_id for record in self.records]
+        return replace(everything, images=self.records, source=everything.source.subset(wanted))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All tars to write."""
+
+    annotations: Annotations
+    shards: tuple[ShardPlan, ...]
+    fingerprint: str
+    """Of everything the output's bytes depend on: an unfinished job goes on only with the same."""
+
+    def part(self, number: int, total: int) -> tuple[ShardPlan, ...]:
+        """The shards of part `number` (from 1) of `total`."""
+        return self.shards[number - 1 :: total]
+
+
+def make_plan(options: Options) -> Plan:
+    """Read the annotations, list the images and deal them to shards.
+
+    Images are dealt in an order shuffled by the seed, so that each shard is a fair sample of the set even where file
+    names follow the production.
+
+    Raises:
+        InputError: all problems of the annotations at once.
+    """
+    annotations = load_annotations(
+        options.images,
+        annotations=options.annotations,
+        masks=options.masks,
+        class_names=options.class_names,
+        ignore_value=options.ignore_value,
+        missing_mask=options.missing_mask,
+    )
+    sizes = {file.path: file.size for file in storage.list_files(options.images)}
+    records = sorted(annotations.images, key=lambda record: _shuffle_key(options.folding.seed, record.image_id))
+    chunks = [records[i : i + options.shard_size] for i in range(0, len(records), options.shard_size)]
+    shards = tuple(
+        ShardPlan(
+            f"{options.prefix}-{number:06d}.tar",
+            tuple(chunk),
+            sum(sizes[record.image_id] + _SAMPLE_OVERHEAD for record in chunk),
+        )
+        for number, chunk in enumerate(chunks)
+    )
+    return Plan(annotations, shards, _fingerprint(options, annotations, sizes))
+
+
+def _shuffle_key(seed: int, image_id: str) -> bytes:
+    return hashlib.blake2b(image_id.encode(), key=seed.to_bytes(8, "little", signed=True)).digest()
+
+
+def _fingerprint(options: Options, annotations: Annotations, sizes: dict[str, int]) -> str:
+    content = {
+        "options": options.recorded(),
+        "class_names": annotations.class_names,
+        "images": [(record.image_id, sizes[record.image_id]) for record in annotations.images],
+        "annotations": _digest_file(options.annotations),
+        "masks": None if options.masks is None else storage.list_files(options.masks),
+        "split_file": _digest_file(options.folding.split_file),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_file(url: str | None) -> str | None:
+    return None if url is None else hashlib.sha256(storage.read_bytes(url)).hexdigest()

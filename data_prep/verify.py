@@ -1,0 +1,259 @@
+"""Check a shard folder against its manifest, down to every mask: `python -m data_prep.verify SHARDS`."""
+
+import argparse
+import hashlib
+import json
+import mmap
+import os
+import sys
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from data_prep.arguments import add_executor_arguments
+from data_prep.executors import open_executor
+from steel.data import storage
+from steel.data.samples import (
+    INDEX_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    decode_image,
+    decode_stored_mask,
+    index_schema,
+    mask_areas,
+)
+from steel.errors import run_program
+
+_BLOCK = 1 << 24
+_MEMBERS = ("image", "mask", "json")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is not as the manifest or the index says."""
+
+    where: str
+    """The file, and the sample in it where one is at fault."""
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclass(frozen=True)
+class _ShardCheck:
+    root: str
+    number: int
+    manifest: Manifest
+    rows: pa.Table
+
+
+def verify(root: str, executor: Executor) -> list[Fault]:
+    """Compare every byte, offset, count and mask of a shard folder with its manifest and index.
+
+    Args:
+        root: Path or URL of the folder.
+        executor: Runs one task a shard.
+
+    Returns:
+        All faults, in the order of shards; empty when the folder is sound.
+
+    Raises:
+        InputError: there is no manifest to compare with.
+    """
+    manifest = Manifest.load(root)
+    index, faults = _load_index(root, manifest)
+    if index is None:
+        return faults + [f for n in range(len(manifest.shards)) for f in _check_file(root, manifest, n)]
+    faults += _check_totals(manifest, index)
+    shard_of_row = index["shard"].to_numpy()
+    checks = [
+        _ShardCheck(root, number, manifest, index.filter(pa.array(shard_of_row == number)).combine_chunks())
+        for number in range(len(manifest.shards))
+    ]
+    futures = {executor.submit(_check_shard, check): check.number for check in checks}
+    found: dict[int, list[Fault]] = {}
+    with tqdm(total=manifest.num_samples, unit="image", desc="verifying") as bar:
+        for future in as_completed(futures):
+            found[futures[future]] = future.result()
+            bar.update(manifest.shards[futures[future]].num_samples)
+    return faults + [fault for number in sorted(found) for fault in found[number]]
+
+
+def _load_index(root: str, manifest: Manifest) -> tuple[pa.Table | None, list[Fault]]:
+    try:
+        data = storage.read_bytes(storage.join(root, INDEX_NAME))
+    except FileNotFoundError:
+        return None, [Fault(INDEX_NAME, "missing")]
+    faults = []
+    if len(data) != manifest.index_size or hashlib.sha256(data).hexdigest() != manifest.index_sha256:
+        faults.append(Fault(INDEX_NAME, f"its size or sha256 is not what {MANIFEST_NAME} says"))
+    try:
+        index = pa.ipc.open_file(pa.py_buffer(data)).read_all()
+    except (pa.ArrowInvalid, OSError):
+        return None, [*faults, Fault(INDEX_NAME, "cannot be read")]
+    if index.schema.remove_metadata() != index_schema(manifest.num_classes):
+        return None, [*faults, Fault(INDEX_NAME, f"has other columns than a set of {manifest.num_classes} classes")]
+    return index, faults
+
+
+def _check_totals(manifest: Manifest, index: pa.Table) -> list[Fault]:
+    """The manifest's counts against the index."""
+    areas = index["areas"].combine_chunks().flatten().to_numpy().reshape(-1, manifest.num_classes)
+    per_shard = np.bincount(index["shard"].to_numpy(), minlength=len(manifest.shards)).tolist()
+    keys = index["key"].to_pylist()
+    compared = {
+        "samples": (manifest.num_samples, index.num_rows),
+        "samples a shard": ([shard.num_samples for shard in manifest.shards], per_shard),
+        "images of each class": (list(manifest.num_positive), (areas > 0).sum(0).tolist()),
+        "clean images": (manifest.num_clean, int((~(areas > 0).any(1)).sum())),
+        "groups": (manifest.num_groups, len(np.unique(index["group"].to_numpy()))),
+        "different keys": (len(keys), len(set(keys))),
+        "samples in folds that exist": (
+            index.num_rows,
+            int(((index["fold"].to_numpy() >= 0) & (index["fold"].to_numpy() < manifest.folds)).sum()),
+        ),
+    }
+    return [
+        Fault(MANIFEST_NAME, f"number of {what}: expected {expected}, found {found}")
+        for what, (expected, found) in compared.items()
+        if expected != found
+    ]
+
+
+def _check_file(root: str, manifest: Manifest, number: int) -> list[Fault]:
+    """Size and sha256 of one tar."""
+    shard = manifest.shards[number]
+    try:
+        with _mapped(storage.join(root, shard.name)) as tar:
+            return _check_bytes(shard.name, tar, shard.size, shard.sha256)
+    except FileNotFoundError:
+        return [Fault(shard.name, "missing")]
+
+
+def _check_bytes(name: str, tar: memoryview, size: int, sha256: str) -> list[Fault]:
+    if len(tar) != size:
+        return [Fault(name, f"{len(tar)} bytes, expected {size}")]
+    digest = hashlib.sha256()
+    for start in range(0, size, _BLOCK):
+        digest.update(tar[start : start + _BLOCK])
+    return [] if digest.hexdigest() == sha256 else [Fault(name, "wrong sha256")]
+
+
+def _check_shard(check: _ShardCheck) -> list[Fault]:
+    """Everything about one tar and its samples."""
+    shard = check.manifest.shards[check.number]
+    try:
+        with _mapped(storage.join(check.root, shard.name)) as tar:
+            faults = _check_bytes(shard.name, tar, shard.size, shard.sha256)
+            for row in check.rows.to_pylist():
+                what = _check_sample(tar, row, check.manifest)
+                if what is not None:
+                    faults.append(Fault(f"{shard.name}: sample {row['key']} ({row['image_id']})", what))
+            return faults
+    except FileNotFoundError:
+        return [Fault(shard.name, "missing")]
+
+
+def _check_sample(tar: memoryview, row: dict[str, Any], manifest: Manifest) -> str | None:
+    """What is wrong with a sample first of all; None when nothing is."""
+    members: dict[str, bytes] = {}
+    for kind in _MEMBERS:
+        offset, length = row[f"{kind}_offset"], row[f"{kind}_length"]
+        data = bytes(tar[offset : offset + length]) if length else b""
+        if len(data) != length:
+            return f"the {kind} lies beyond the end of the shard"
+        if length and zlib.crc32(data) != row[f"{kind}_crc"]:
+            return f"wrong checksum of the {kind}"
+        if length and not _header_matches(tar, row, kind):
+            return f"the {kind} does not start where the index says"
+        members[kind] = data
+    try:
+        size = decode_image(members["image"], manifest.channels).shape[:2]
+        bitmask = decode_stored_mask(manifest, members["mask"], row["height"], row["width"])
+    except ValueError as error:
+        return str(error)
+    if size != (row["height"], row["width"]):
+        return f"the image is {size[0]}x{size[1]}, the index says {row['height']}x{row['width']}"
+    return _check_mask(bitmask, row, manifest) or _check_description(members["json"], row, manifest)
+
+
+def _header_matches(tar: memoryview, row: dict[str, Any], kind: str) -> bool:
+    """Whether a tar header of the right name and length stands right before a member."""
+    header = bytes(tar[row[f"{kind}_offset"] - tarfile.BLOCKSIZE : row[f"{kind}_offset"]])
+    try:
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    if info.size != row[f"{kind}_length"]:
+        return False
+    # long or foreign names may stand in a member of their own before this header
+    plain = row["key"].isascii() and len(row["key"]) < 80
+    return not plain or info.name.startswith(f"{row['key']}.")
+
+
+def _check_mask(bitmask: np.ndarray, row: dict[str, Any], manifest: Manifest) -> str | None:
+    areas = mask_areas(bitmask, manifest.num_classes)
+    if areas != row["areas"]:
+        return f"the mask covers {areas} pixels of the classes, the index says {row['areas']}"
+    bits = np.bitwise_or.reduce(bitmask, axis=None)
+    known = (1 << manifest.num_classes) - 1 | (0 if manifest.ignore_bit is None else 1 << manifest.ignore_bit)
+    if int(bits) & ~known:
+        return f"the mask has bits beyond the {manifest.num_classes} classes"
+    return None
+
+
+def _check_description(data: bytes, row: dict[str, Any], manifest: Manifest) -> str | None:
+    """Our own description must agree with the index; that of others may say anything."""
+    if manifest.mask_coding != "bitmask" or not data:
+        return None
+    names = ("image_id", "height", "width", "original_height", "original_width", "areas")
+    try:
+        said = json.loads(data)
+        wrong = [name for name in names if said[name] != row[name]]
+    except (ValueError, KeyError, TypeError):
+        return "the description cannot be read"
+    return f"the description and the index differ in {', '.join(wrong)}" if wrong else None
+
+
+@contextmanager
+def _mapped(url: str) -> Iterator[memoryview]:
+    """The bytes of a file, memory-mapped."""
+    with storage.local_copy(url) as path, open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            yield memoryview(b"")
+            return
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as view:
+            yield view
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns 1 when something is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.verify", description="Check a shard folder against its manifest, down to every mask."
+    )
+    parser.add_argument("shards", help="folder or URL of the shards")
+    add_executor_arguments(parser)
+    arguments = parser.parse_args(argv)
+
+    def run() -> int:
+        with open_executor(arguments.executor, arguments.workers) as executor:
+            faults = verify(arguments.shards, executor)
+        for fault in faults:
+            print(fault)  # noqa: T201
+        print(f"{arguments.shards}: {f'{len(faults)} faults' if faults else 'sound'}")  # noqa: T201
+        return 1 if faults else 0
+
+    return run_program(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
