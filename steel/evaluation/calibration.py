@@ -49,7 +49,7 @@ def calibrate(
     statistics: EvaluationStatistics,
     *,
     gates: Sequence[str] = GATES,
-    training_areas: Sequence[np.ndarray] | None = None,
+    training_areas: np.ndarray | None = None,
     tta: tuple[str, ...] = (),
     space: SearchSpace | None = None,
     class_names: Sequence[str] | None = None,
@@ -63,8 +63,8 @@ def calibrate(
     Args:
         statistics: of images that the model was not trained on.
         gates: those to try; the first of equals wins.
-        training_areas: C arrays, the pixels of each class in training images at their original size (0s, for images
-            without it, are left out); those of `statistics` when None.
+        training_areas: (M, C) pixels of each class in M training images at their original size (0s, for images without
+            it, are left out); those of `statistics` when None.
         tta: the flipped views behind the statistics, to be recorded.
         space: the settings to try.
         class_names: for the explanation; class 1, class 2, ... when None.
@@ -76,9 +76,9 @@ def calibrate(
         raise InputError("calibration: there are no images in these folds; choose others")
     space = space or SearchSpace()
     true_areas = statistics.true_areas
-    areas = true_areas.T if training_areas is None else training_areas
-    assert len(areas) == statistics.num_classes, (len(areas), statistics.num_classes)
-    grids = [_class_grid(space, a, bool(t.any())) for a, t in zip(areas, true_areas.T, strict=True)]
+    areas = true_areas if training_areas is None else training_areas
+    assert areas.shape[1:] == (statistics.num_classes,), (areas.shape, statistics.num_classes)
+    grids = [_class_grid(space, a, bool(t.any())) for a, t in zip(areas.T, true_areas.T, strict=True)]
     evidence = [
         gather_evidence(statistics.histograms[:, k], statistics.label_probs[:, 1 + k], grid.pixel_thresholds)
         for k, grid in enumerate(grids)

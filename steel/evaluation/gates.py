@@ -39,7 +39,7 @@ def gate_table(
     judged: EvaluationStatistics,
     *,
     gates: Sequence[str] = GATES,
-    training_areas: Sequence[np.ndarray] | None = None,
+    training_areas: np.ndarray | None = None,
     tta: tuple[str, ...] = (),
     space: SearchSpace | None = None,
     seed: int = 0,

@@ -27,7 +27,7 @@ def nested_outcome(
     folds: np.ndarray,
     *,
     gates: Sequence[str] = GATES,
-    training_areas: Sequence[np.ndarray] | None = None,
+    training_areas: np.ndarray | None = None,
     tta: tuple[str, ...] = (),
     space: SearchSpace | None = None,
 ) -> Nested:

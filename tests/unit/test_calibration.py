@@ -188,7 +188,7 @@ def test_areas_are_searched_between_percentiles_of_the_training_areas() -> None:
 def test_given_training_areas_bound_the_limits() -> None:
     images = Images(6)
     low, high = 20, 25
-    found = calibrate(images.statistics(), training_areas=[np.array([low, 22, 0, high])] * NUM_CLASSES)
+    found = calibrate(images.statistics(), training_areas=np.array([[low, high], [22, 0], [high, low]]))
     for chosen in found.decision.classes:
         assert chosen.min_area == 0 or low <= chosen.min_area <= high
         assert chosen.max_area is None or low <= chosen.max_area <= high
@@ -252,5 +252,5 @@ def test_calibration_never_loses_to_a_default_within_its_grid() -> None:
     for seed in range(5):
         statistics = Images(seed, num=30).statistics()
         before = float(score(decide(statistics, default_decision(NUM_CLASSES))).mean_dice)
-        found = calibrate(statistics, space=space, gates=("none",), training_areas=[np.zeros(1)] * NUM_CLASSES)
+        found = calibrate(statistics, space=space, gates=("none",), training_areas=np.zeros((1, NUM_CLASSES)))
         assert found.score == pytest.approx(before)
