@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
+from steel.data.geometry import restore_size
 from steel.data.loader import eval_batches
 from steel.data.shards import ShardReader
 from steel.evaluation.decision import Decision
 from steel.evaluation.statistics import EvaluationStatistics, ImageStatistics, image_statistics
-from steel.predictor import Predictor, restore_size
+from steel.predictor import Predictor
 from steel.runtime import Runtime
 
 

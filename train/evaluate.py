@@ -21,7 +21,8 @@ from steel.evaluation.decision import Decision, default_decision
 from steel.evaluation.plots import save_contact_sheet
 from steel.evaluation.report import build_metrics, format_table, write_metrics
 from steel.evaluation.statistics import EvaluationStatistics
-from steel.predictor import Predictor, parse_tta
+from steel.model.tta import parse_tta
+from steel.predictor import Predictor
 from steel.runtime import Runtime, start
 from train.collect import collect_statistics
 from train.data import rows_in

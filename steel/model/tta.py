@@ -12,19 +12,26 @@ VIEWS: dict[str, tuple[int, ...]] = {"hflip": (-1,), "vflip": (-2,), "hvflip": (
 """The axes that each view flips; the plain view is always there beside them."""
 
 
-def parse_views(text: str) -> tuple[str, ...]:
+def parse_tta(text: str) -> tuple[str, ...]:
     """`hflip,vflip` -> ("hflip", "vflip"); `none` or nothing -> ().
 
     Raises:
         InputError: an unknown view, or one named twice.
     """
     views = tuple(name.strip() for name in text.split(",") if name.strip())
-    if views in ((), ("none",)):
-        return ()
-    unknown = [name for name in views if name not in VIEWS]
-    if unknown or len(set(views)) < len(views):
-        raise InputError(f"--tta: {text!r} is not `none` or a list of {', '.join(VIEWS)}, each at most once")
-    return views
+    return () if views == ("none",) else check_tta(views)
+
+
+def check_tta(views: Sequence[str]) -> tuple[str, ...]:
+    """`views` as a tuple.
+
+    Raises:
+        InputError: an unknown view, or one named twice.
+    """
+    if not set(views) <= set(VIEWS) or len(set(views)) < len(views):
+        known = ", ".join(VIEWS)
+        raise InputError(f"tta: {','.join(views)} is neither none nor some of {known}, each at most once")
+    return tuple(views)
 
 
 def predict_views(model: Callable[[Tensor], Outputs], images: Tensor, views: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ import torch
 
 from steel.errors import InputError
 from steel.model.network import Outputs
-from steel.model.tta import VIEWS, parse_views, predict_views, quantise
+from steel.model.tta import VIEWS, parse_tta, predict_views, quantise
 
 
 def positional(images):
@@ -61,11 +61,11 @@ def test_quantise():
     ("text", "views"),
     [("none", ()), ("", ()), ("hflip", ("hflip",)), ("vflip, hvflip", ("vflip", "hvflip"))],
 )
-def test_parse_views(text, views):
-    assert parse_views(text) == views
+def test_parse_tta(text, views):
+    assert parse_tta(text) == views
 
 
 @pytest.mark.parametrize("text", ["rot90", "hflip,hflip", "none,hflip"])
-def test_parse_views_refuses(text):
-    with pytest.raises(InputError, match=r"--tta: .* hflip, vflip, hvflip"):
-        parse_views(text)
+def test_parse_tta_refuses(text):
+    with pytest.raises(InputError, match=r"tta: .* hflip, vflip, hvflip"):
+        parse_tta(text)

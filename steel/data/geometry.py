@@ -1,0 +1,50 @@
+"""Sizes of images on their way into a network and of probabilities on their way back, in one place for all."""
+
+import cv2
+import numpy as np
+
+from steel.errors import InputError
+
+
+def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """A gray (H, W) or RGB (H, W, 3) uint8 image as what a network of 1 or 3 channels takes, in the same two forms.
+
+    Raises:
+        InputError: of another shape or type.
+    """
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or 0 in image.shape:
+        raise InputError(f"an image must be (H, W) or (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    if channels == 1:
+        return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image (H, W[, 3]) at another height and width: area averages on the way down, bilinear on the way up."""
+    if image.shape[:2] == size:
+        return image
+    smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def pad_to_stride(image: np.ndarray, stride: int) -> np.ndarray:
+    """Reflect an image (H, W[, 3]) at its bottom and right edges up to the next multiples of `stride`.
+
+    The same pixels as the network's own padding (`steel.model.network.reflect_to_stride`), so that images of several
+    sizes can share a batch and none is padded differently for it.
+    """
+    bottom, right = -image.shape[0] % stride, -image.shape[1] % stride
+    if not (bottom or right):
+        return image
+    return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT_101)
+
+
+def restore_size(mask_probs: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Quantised probabilities (C, h, w) uint8 at an image's original height and width: bilinear, rounded to integers.
+
+    The only way from a network's size to the original one, so that calibration and prediction compare equal integers.
+    """
+    if mask_probs.shape[1:] == (height, width):
+        return mask_probs
+    planes = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in mask_probs]
+    return np.stack(planes)
