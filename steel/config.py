@@ -214,7 +214,7 @@ class RuntimeConfig:
     """How the run is carried out on this machine."""
 
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """`auto` takes what `accelerate launch --mixed_precision` says; else bf16 on a GPU that has it, none on a CPU."""
+    """`auto` takes what `accelerate launch --mixed_precision` says; else bf16 on a device that is fast at it."""
     workers: int = 2
     """Data-loader processes a rank; 0 loads in the training process."""
     channels_last: bool = True

@@ -1,7 +1,7 @@
 """Notices a rank that hangs: each leaves signs of life in the job's store, and watches those of the others.
 
-A rank that dies closes its connections, and the others fail at once. One that is stopped, swapping or on a node that has
-dropped off the network does not: the others would wait in a collective until its long time limit.
+A rank that dies closes its connections, and the others fail at once. One that is stopped, or on a node that has dropped
+off the network, does not: the others would wait in a collective until its long time limit.
 """
 
 import os

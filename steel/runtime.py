@@ -21,6 +21,7 @@ from torch.distributed import distributed_c10d
 
 from steel.errors import InputError
 from steel.heartbeat import start_heartbeat
+from steel.model.precision import has_native_bf16
 
 T = TypeVar("T")
 
@@ -172,7 +173,7 @@ def _choose_precision(precision: str, cpu: bool) -> str | None:
         return precision
     if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
         return None  # what `accelerate launch --mixed_precision` said
-    return "bf16" if not cpu and torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if has_native_bf16("cpu" if cpu else "cuda") else "no"
 
 
 def launcher_rank() -> int:

@@ -12,6 +12,11 @@ from train.schedule import PhasePlan
 from train.state import RECORD
 
 
+def name_at(progress: Progress) -> str:
+    """The file of the weights at this moment of the run."""
+    return f"{progress.phase:06d}-{progress.step:08d}.safetensors"
+
+
 class CandidateStore:
     """`candidates/` of a run folder: one safetensors file a kept epoch."""
 
@@ -27,7 +32,7 @@ class CandidateStore:
         Args:
             write: the weights, on the rank that writes files; None on the others, which only keep the books.
         """
-        name = f"{plan.number:06d}-{progress.step:08d}.safetensors"
+        name = name_at(progress)
         candidate = Candidate(score, name, plan.number, round(plan.epoch_at(progress.step), 2))
         others = [c for c in progress.candidates if c.file != name]
         # An equal score later in training wins: it has seen more.

@@ -19,7 +19,6 @@ from steel.config import FoldsConfig
 from steel.data.shards import ShardReader
 from steel.errors import InputError, run_program
 from steel.evaluation.calibration import calibrate
-from steel.evaluation.explanation import explain
 from steel.evaluation.nested import nested_outcome
 from steel.evaluation.report import build_nested_metrics, format_table, write_metrics
 from steel.evaluation.statistics import EvaluationStatistics
@@ -105,7 +104,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
     nested = nested_outcome(statistics, fold_of_row, training_areas=areas, tta=tta)
     metrics = build_nested_metrics(statistics, nested, class_names=reader.manifest.class_names, tta=tta)
     write_metrics(out / "metrics.json", metrics)
-    found = calibrate(statistics, training_areas=areas, tta=tta)
+    found = calibrate(statistics, training_areas=areas, tta=tta, class_names=reader.manifest.class_names)
     members = [load_checkpoint(str(RunFolder(member_folder(arguments.out, fold)).checkpoint)) for fold in folds]
     # Every image was seen by some member, and had a say in the shipped decision by its out-of-fold answer alone.
     packed = replace(
@@ -120,7 +119,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
         format_table(metrics),
         "",
         "the shipped decision, found on all folds:",
-        *explain(found.decision, found.objectives, statistics, reader.manifest.class_names),
+        *found.explanation,
     ]
     (out / "report.txt").write_text("\n".join(lines) + "\n")
     logger.info("%s", "\n".join(lines))

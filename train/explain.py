@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from steel.config import SamplingConfig
-from steel.evaluation.explanation import explain
 from train.judge import Judge, Verdict
 from train.schedule import PhasePlan
 
@@ -29,12 +28,7 @@ def explain_run(
         f"shipped: {chosen}, calibrated mean Dice {candidates[chosen]:.4f} on the validation folds"
         + (f" (against {others})" if others else "")
     )
-    lines += explain(
-        verdict.calibration.decision,
-        verdict.calibration.objectives,
-        verdict.statistics,
-        judge.reader.manifest.class_names,
-    )
+    lines += verdict.calibration.explanation
     return lines
 
 
@@ -43,13 +37,13 @@ def explain_balance(areas: np.ndarray, names: Sequence[str]) -> str:
     present = areas > 0
     counts = present.sum(0)
     clean = int((~present.any(1)).sum())
-    classes = ", ".join(f"class {name} in {count:,}" for name, count in zip(names, counts, strict=True))
+    classes = ", ".join(f"{name} in {count:,}" for name, count in zip(names, counts, strict=True))
     line = f"trained on {len(areas):,} images: {clean:,} clean, {classes}"
     if counts.min() > 0 and counts.max() >= 5 * counts.min():
         rare, common = names[int(counts.argmin())], names[int(counts.argmax())]
-        line += f"; class {common} is {counts.max() / counts.min():.0f} times as frequent as class {rare}"
+        line += f"; {common} is {counts.max() / counts.min():.0f} times as frequent as {rare}"
     absent = [name for name, count in zip(names, counts, strict=True) if count == 0]
-    return line + (f"; no training image has class {', '.join(absent)}" if absent else "")
+    return line + (f"; no training image has {', '.join(absent)}" if absent else "")
 
 
 def explain_sampling(sampling: SamplingConfig) -> str:

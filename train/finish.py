@@ -11,6 +11,7 @@ from steel import __version__
 from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.evaluation.report import format_table, write_metrics
 from steel.model.optim import average_state_dicts
+from train.candidates import name_at
 from train.explain import explain_run
 from train.judge import Judge, Verdict
 from train.learner import Learner
@@ -37,7 +38,7 @@ def candidate_weights(judge: Judge, learner: Learner) -> Iterator[tuple[str, Wei
     if learner.config.optim.ema_decay > 0:
         yield "moving average at the end", learner.average.model.state_dict()
     yield "weights at the end", learner.model.state_dict()
-    if ranked:
+    if ranked and ranked[0].file != name_at(judge.progress):
         yield f"best epoch ({ranked[0].epoch:g} of phase {ranked[0].phase + 1})", judge.store.read(ranked[0])
     if len(ranked) > 1:
         yield f"average of the {len(ranked)} best epochs", average_state_dicts([judge.store.read(c) for c in ranked])

@@ -78,8 +78,10 @@ class Judge:
             workers=self.config.runtime.workers,
             progress=progress,
         )
-        areas = self.reader.index.areas[self.rows.train]
-        calibration = self.runtime.on_main(lambda: calibrate(statistics, training_areas=areas, tta=tta))
+        areas, names = self.reader.index.areas[self.rows.train], self.reader.manifest.class_names
+        calibration = self.runtime.on_main(
+            lambda: calibrate(statistics, training_areas=areas, tta=tta, class_names=names)
+        )
         return Verdict(statistics, calibration)
 
     def metrics(self, verdict: Verdict) -> dict[str, Any]:
