@@ -183,7 +183,7 @@ def _candidates(records: np.ndarray) -> npt.NDArray[np.int64]:
         turned_shapes = -shapes if transform.transpose else shapes
         for start in range(_HASH_SIDE):
             keys = _bits_from(words, start)
-            order = np.argsort(keys)
+            order = np.argsort(keys, kind="stable")  # equal hashes in the same order on every machine
             place = np.searchsorted(keys[order], _bits_from(turned, start))
             for step in range(-_WINDOW, _WINDOW + 1):
                 other = order[np.clip(place + step, 0, num_images - 1)]
@@ -197,7 +197,7 @@ def _candidates(records: np.ndarray) -> npt.NDArray[np.int64]:
 
 def _to_words(bits: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
     """Hashes (N, 16, 16) as (N, 4) words, the first bit the highest."""
-    return np.packbits(bits.reshape(len(bits), -1), axis=1).view(">u8").astype(np.uint64)
+    return np.packbits(bits.reshape(-1, _HASH_SIDE * _HASH_SIDE), axis=1).view(">u8").astype(np.uint64)
 
 
 def _bits_from(words: npt.NDArray[np.uint64], row: int) -> npt.NDArray[np.uint64]:
