@@ -72,9 +72,14 @@ def _uniform(words: np.ndarray) -> np.ndarray:
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def sample_seeds(seed: int, phase: int, positions: np.ndarray) -> np.ndarray:
+    """The uint64 seeds (n,) of everything random about the samples at some positions: crop and augmentation."""
+    return _hash(seed, phase, _AUGMENT, positions)
+
+
 def sample_seed(seed: int, phase: int, position: int) -> int:
-    """The 64-bit seed of everything random about the sample at one position: its crop and its augmentation."""
-    return int(_hash(seed, phase, _AUGMENT, position)[0])
+    """The seed at one position; see `sample_seeds`."""
+    return int(sample_seeds(seed, phase, np.asarray([position]))[0])
 
 
 def permute(indices: np.ndarray, length: int, keys: np.ndarray) -> np.ndarray:

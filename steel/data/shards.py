@@ -2,8 +2,10 @@
 
 import errno
 import hashlib
+import logging
 import os
 import zlib
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +17,8 @@ from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, ShardInfo, d
 from steel.data.shard_index import Index, Member
 from steel.errors import InputError, list_some
 
+logger = logging.getLogger(__name__)
+
 _MAX_OPEN = 256
 """Shards that a process keeps open."""
 _HASH_LIMIT = 64 << 20
@@ -23,6 +27,13 @@ _HASH_LIMIT = 64 << 20
 
 class BadSampleError(InputError):
     """A sample cannot be read as it was written: its shard is missing or cut short, or bytes have changed."""
+
+    def __init__(self, message: str, row: int) -> None:
+        super().__init__(message, row)
+        self.row = row
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 class RawSample(NamedTuple):
@@ -61,6 +72,7 @@ class ShardReader:
         cache_dir: str | os.PathLike[str] | None = None,
         cache_bytes: int | None = None,
         on_bad_sample: Literal["fail", "skip"] = "fail",
+        max_bad_samples: int = 10,
     ) -> None:
         """Open a shard folder.
 
@@ -69,11 +81,13 @@ class ShardReader:
             cache_dir: where copies of remote shards are kept; a folder under the user's cache when None.
             cache_bytes: keep at most so many bytes of remote shards; all when None.
             on_bad_sample: see the class.
+            max_bad_samples: with `skip`, so many different samples may be damaged in this process.
 
         Raises:
             InputError: no finished shard folder; or, with `fail`, shards that are missing or cut short.
         """
         self.root, self.on_bad_sample = os.fspath(root), on_bad_sample
+        self.max_bad_samples, self._bad_rows = max_bad_samples, set[int]()
         self.manifest = Manifest.load(self.root)
         self.cache = None
         if storage.is_remote(self.root):
@@ -135,6 +149,23 @@ class ShardReader:
         except (ValueError, OSError) as error:
             raise self._bad(row, error) from error
 
+    def count_bad(self, errors: Iterable[BadSampleError]) -> None:
+        """Log samples that were skipped, each once, and keep count of them.
+
+        Raises:
+            BadSampleError: they are more than `max_bad_samples`.
+        """
+        for error in errors:
+            if error.row in self._bad_rows:
+                continue
+            self._bad_rows.add(error.row)
+            logger.warning("skipped: %s", error)
+            if len(self._bad_rows) > self.max_bad_samples:
+                raise BadSampleError(
+                    f"more than {self.max_bad_samples} damaged samples (runtime.max-bad-samples); the last: {error}",
+                    error.row,
+                )
+
     def prefetch(self, part: int = 0, num_parts: int = 1) -> None:
         """Fetch remote shards into the cache ahead of their use, starting at one of `num_parts` places.
 
@@ -189,7 +220,8 @@ class ShardReader:
         shard = self.manifest.shards[int(self.index.value("shard", row))].name
         return BadSampleError(
             f"{storage.join(self.root, shard)}: sample {self.index.image_id(row)} (row {row}): {reason}; "
-            "`python -m data_prep.verify` finds all such samples, `--runtime.on-bad-sample skip` trains without them"
+            "`python -m data_prep.verify` finds all such samples, `--runtime.on-bad-sample skip` trains without them",
+            row,
         )
 
     def _local_index(self) -> str:
