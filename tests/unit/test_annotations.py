@@ -1,6 +1,7 @@
 """Annotations: what each form means, and every mistake told at once."""
 
 import io
+import os
 import pickle
 import struct
 import uuid
@@ -18,6 +19,7 @@ from steel.data.images import probe_image
 from steel.data.problems import Problem, ProblemsError
 from steel.errors import InputError
 
+REAL_DATA = os.environ.get("STEEL_REAL_DATA")
 ROWS = "ImageId,ClassId,EncodedPixels\n"
 PAIRS = "ImageId_ClassId,EncodedPixels\n"
 
@@ -336,6 +338,26 @@ def test_one_class_with_both_1_and_255_is_refused(tmp_path):
         found.bitmask("a.jpg", 1, 3)
     ignoring = load_annotations(images, masks=tmp_path / "masks", class_names=["crack"], ignore_value=255)
     assert ignoring.bitmask("a.jpg", 1, 3).tolist() == [[0, 1, 128]]
+
+
+@pytest.mark.skipif(not REAL_DATA, reason="STEEL_REAL_DATA is not set")
+def test_real_annotations():
+    root = Path(str(REAL_DATA))
+    sample = root / "severstal_sample"
+    strips = load_annotations(sample / "train_images", annotations=sample / "train.csv")
+    assert strips.class_names == ("class 1", "class 2", "class 3", "class 4")
+    clean = 0
+    for record in strips.images:
+        bitmask = strips.bitmask(record.image_id, 256, 1600)
+        assert {k + 1 for k in range(4) if (bitmask >> k & 1).any()} == strips.class_ids(record.image_id)
+        clean += not bitmask.any()
+    assert 0 < clean < len(strips.images)
+
+    neu = root / "neu_seg"
+    plates = load_annotations(neu / "images", masks=neu / "masks", class_names=["inclusion", "patches", "scratches"])
+    assert len(plates.images) == 3618
+    values = {int(v) for r in plates.images[::40] for v in np.unique(plates.bitmask(r.image_id, 200, 200))}
+    assert values == {0, 1, 2, 4}
 
 
 # --- images ---
