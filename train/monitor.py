@@ -35,6 +35,8 @@ class Monitor:
     suspects: list[int] = field(default_factory=list)
     """Rows of this rank's samples in the current streak of non-finite steps; those with a non-finite loss, if any."""
     _pending: _Pending | None = None
+    _timed_steps: int = 0
+    """Steps since `_clock`."""
     _clock: float = field(default_factory=time.perf_counter)
 
     def push(self, plan: PhasePlan, step: int, sums: StepSums) -> dict[str, Any] | None:
@@ -50,6 +52,7 @@ class Monitor:
         )
         record = self.flush()
         self._pending = _Pending(plan, step, sums, self.runtime.start_sum(values))
+        self._timed_steps += 1
         return record
 
     def flush(self) -> dict[str, Any] | None:
@@ -83,8 +86,9 @@ class Monitor:
 
     def _record(self, plan: PhasePlan, done: int) -> dict[str, Any]:
         window, self.progress.window = self.progress.window, Window()
-        now = time.perf_counter()
-        seconds, self._clock = now - self._clock, now
+        images = self._timed_steps * plan.phase.batch_size
+        seconds = time.perf_counter() - self._clock
+        self.restart_clock()
         # A window of skipped steps alone has no loss: None, since NaN is not JSON.
         return {
             "kind": "train",
@@ -96,7 +100,7 @@ class Monitor:
             "loss_segmentation": window.segmentation / window.steps if window.steps else None,
             "loss_classification": window.classification / window.steps if window.steps else None,
             "lr": rate_at(done - 1, plan.steps, plan.phase),
-            "images_per_second": round(self.log_every * plan.phase.batch_size / seconds, 2),
+            "images_per_second": round(images / seconds, 2),
             "nonfinite_steps": self.progress.nonfinite_steps,
             "scaler_overflows": self.progress.scaler_overflows,
             "bad_samples": self.progress.bad_samples,
@@ -104,4 +108,4 @@ class Monitor:
 
     def restart_clock(self) -> None:
         """Leave out what came between two steps, such as a validation, from the next images per second."""
-        self._clock = time.perf_counter()
+        self._clock, self._timed_steps = time.perf_counter(), 0
