@@ -132,6 +132,13 @@ def test_csv_that_cannot_be_used(tmp_path, text, message):
         load_annotations(images, annotations=write_text(tmp_path / "train.csv", text))
 
 
+def test_a_file_that_is_no_text(tmp_path):
+    images = write_images(tmp_path / "images", "a.png")
+    (tmp_path / "train.csv").write_bytes(b"\xff\xfeI\0m\0")
+    with pytest.raises(InputError, match="not a text file in UTF-8"):
+        load_annotations(images, annotations=tmp_path / "train.csv")
+
+
 def test_class_numbers_are_free_when_named(tmp_path):
     images = write_images(tmp_path / "images", "a.png")
     csv = write_text(tmp_path / "train.csv", ROWS + "a.png,30,1 1\na.png,0,2 1\n")
