@@ -147,7 +147,8 @@ def load_mask_folder(
     value_of = {value: k for k, value in enumerate(classes.values, 1)}
     if classes.values in ((1,), (255,)):
         value_of = {1: 1, 255: 1}
-    if ignore_value is not None and value_of.pop(ignore_value, None) and len(set(value_of.values())) < len(classes):
+    value_of = {value: k for value, k in value_of.items() if value != ignore_value}
+    if set(value_of.values()) != set(range(1, len(classes) + 1)):
         raise InputError(f"the value {ignore_value} is to be ignored, and stands for a class too")
     return classes, MaskFolder(len(classes), files, value_of, ignore_value)
 
