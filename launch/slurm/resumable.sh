@@ -1,0 +1,44 @@
+# Sourced by train.sbatch and crossval.sbatch: one training run on all tasks of the job, from wherever it was stopped.
+#
+# Environment: PYTHON        the interpreter of the environment (.venv/bin/python)
+#              MAX_RESTARTS  how often the job may be started again after a rank has died (5)
+#
+# SLURM's warning before the time limit (USR1) is passed on: all ranks save the same step and leave, and the job goes
+# back to the queue. After a preemption SLURM requeues the job by itself. A cancelled job stays cancelled.
+
+python=${PYTHON:-.venv/bin/python}
+
+# run_resumable RUN_FOLDER MODULE ARGUMENT...    runs `python -m MODULE ARGUMENT...`, a rank a task
+run_resumable() {
+  local status=$1/status.json first step code=0 warned=0 ended=0
+  shift
+  first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  MASTER_ADDR=$(scontrol show node "$first" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
+  MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
+  export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+  # No launcher stands between SLURM's signals and the ranks.
+  srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" bash -c '
+    export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
+    exec "$@"' rank "$python" -m "$@" &
+  step=$!
+  trap 'warned=1; kill -USR1 "$step"' USR1
+  trap 'ended=1' TERM # SLURM tells the ranks itself
+  while kill -0 "$step" 2>/dev/null; do # a signal ends `wait` early
+    code=0
+    wait "$step" || code=$?
+  done
+
+  if grep -q '"state": "finished"' "$status" 2>/dev/null; then
+    return 0
+  elif ((ended || code == 2)); then # cancelled or preempted; or bad input, which a restart would not mend
+    return "$code"
+  elif ((warned)); then
+    echo "out of time: back to the queue, to go on from the last state"
+    scontrol requeue "$SLURM_JOB_ID"
+  elif ((code != 0 && ${SLURM_RESTART_COUNT:-0} < ${MAX_RESTARTS:-5})); then
+    echo "ended with code $code: back to the queue, to go on from the last state"
+    scontrol requeue "$SLURM_JOB_ID"
+  fi
+  return "$code"
+}

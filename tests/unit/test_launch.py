@@ -1,0 +1,64 @@
+"""The launch files say what they should, without a cluster: tests/cluster and tests/distributed run them."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft7Validator
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+MANIFESTS = list(yaml.safe_load_all((LAUNCH / "kubernetes" / "train.yaml").read_text()))
+SCHEMA = Draft7Validator(json.loads((Path(__file__).parent / "kubernetes_schema.json").read_text()))
+
+
+def problems(manifest: dict) -> list[str]:
+    return [f"{e.json_path}: {e.message}" for error in SCHEMA.iter_errors(manifest) for e in error.context or [error]]
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
+def test_kubernetes_manifests_follow_the_published_schema(manifest):
+    assert not problems(manifest)
+
+
+def test_the_schema_sees_a_mistake():
+    job = json.loads(json.dumps(MANIFESTS[1]))
+    job["spec"]["template"]["spec"]["containers"][0]["resource"] = {}
+    assert any("'resource'" in problem for problem in problems(job))
+
+
+def test_the_kubernetes_job_agrees_with_itself():
+    service, job = MANIFESTS
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    command = container["args"][0]
+    nodes = int(re.search(r"--nnodes=(\d+)", command)[1])
+    assert spec["completions"] == spec["parallelism"] == nodes
+    assert int(re.search(r"--nproc-per-node=(\d+)", command)[1]) == container["resources"]["limits"]["nvidia.com/gpu"]
+    name = service["metadata"]["name"]
+    assert pod["subdomain"] == name
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    assert f"--rdzv-endpoint={job['metadata']['name']}-0.{name}:" in command
+    rule = spec["podFailurePolicy"]["rules"][0]["onExitCodes"]
+    assert rule["containerName"] == container["name"]
+    assert f"*interrupted*) exit {rule['values'][0]} ;;" in command
+    subprocess.run(["bash", "-n"], input=command, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    "script", [*LAUNCH.glob("slurm/*"), *LAUNCH.glob("torchrun/*"), *(ROOT / "tests").glob("cluster/*.sh")], ids=str
+)
+def test_scripts_are_valid_bash(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize("file", [*LAUNCH.glob("accelerate/*.yaml")], ids=lambda file: file.stem)
+def test_accelerate_reads_its_files(file):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(file))
+    expected = {"cpu2": (2, 1), "gpu1": (1, 1), "ddp8": (8, 1), "multinode": (16, 2)}
+    assert (config.num_processes, config.num_machines) == expected[file.stem]
