@@ -147,9 +147,10 @@ def load_mask_folder(
     value_of = {value: k for k, value in enumerate(classes.values, 1)}
     if classes.values in ((1,), (255,)):
         value_of = {1: 1, 255: 1}
-    value_of = {value: k for value, k in value_of.items() if value != ignore_value}
+    value_of = {value: k for value, k in value_of.items() if value not in (0, ignore_value)}
     if set(value_of.values()) != set(range(1, len(classes) + 1)):
-        raise InputError(f"the value {ignore_value} is to be ignored, and stands for a class too")
+        taken = "0 is the background" if ignore_value is None else f"0 is the background, {ignore_value} to be ignored"
+        raise InputError(f"a class cannot have a mask value that means something else: {taken}")
     return classes, MaskFolder(len(classes), files, value_of, ignore_value)
 
 

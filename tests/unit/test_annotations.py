@@ -327,7 +327,8 @@ def test_a_damaged_mask_is_named(tmp_path):
         ([list(range(1, 31))], {}, "30 values besides 0, at most 16"),
         ([[0, 0, 0]], {}, "no classes"),
         ([[0, 1, 0]], {"ignore_value": 0}, "cannot be 0"),
-        ([[0, 1, 2]], {"ignore_value": 2, "class_names": ["a", "b"]}, "the value 2 is to be ignored, and stands for"),
+        ([[0, 1, 2]], {"ignore_value": 2, "class_names": ["a", "b"]}, "0 is the background, 2 to be ignored"),
+        ([[0, 1, 2]], {"class_names": ["0=a", "1=b", "2=c"]}, "something else: 0 is the background"),
     ],
 )
 def test_label_maps_whose_classes_cannot_be_told(tmp_path, rows, options, message):
