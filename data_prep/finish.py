@@ -27,9 +27,8 @@ class Summary:
 
     manifest: Manifest
     fold_sizes: tuple[int, ...]
-    duplicates: tuple[str, ...]
-    """A line on the groups that were found; none when nobody looked."""
-    warnings: tuple[str, ...]
+    remarks: tuple[str, ...]
+    """Lines on duplicates, and warnings."""
 
     def lines(self) -> list[str]:
         """A short text."""
@@ -40,8 +39,7 @@ class Summary:
             f"{'gray' if manifest.channels == 1 else 'colour'}, mean {_figures(manifest.mean)}, "
             f"standard deviation {_figures(manifest.std)}",
             f"folds of {', '.join(map(str, self.fold_sizes))} images",
-            *self.duplicates,
-            *(f"warning: {warning}" for warning in self.warnings),
+            *self.remarks,
         ]
 
 
@@ -98,37 +96,32 @@ def finish(
         InputError: a split that does not fit the images.
     """
     table = pa.concat_tables([shard.table for shard in shards])
-    areas = table["areas"].combine_chunks().flatten().to_numpy().reshape(-1, draft.num_classes)
     image_ids = table["image_id"].to_pylist()
-    groups = np.arange(table.num_rows, dtype=np.int32)
-    warnings: list[str] = []
+    classes = table["areas"].combine_chunks().flatten().to_numpy().reshape(-1, draft.num_classes) > 0
+    groups, lines = np.arange(table.num_rows, dtype=np.int32), []
     if folding.group_duplicates:
-        groups, report, warnings = _group(image_ids, table)
-        report_url = storage.join(out, DUPLICATES_NAME)
-        storage.write_bytes(report_url, (json.dumps(report, indent=1) + "\n").encode(), staging=staging)
-    folds = _deal(image_ids, groups, areas > 0, folding)
+        groups, report = group_duplicates(table["signature"].to_pylist())
+        text = json.dumps(report.to_dict(image_ids), indent=1) + "\n"
+        storage.write_bytes(storage.join(out, DUPLICATES_NAME), text.encode(), staging=staging)
+        lines.append(f"{len(report.groups)} groups of duplicates hold {sum(map(len, report.groups))} images")
+        lines += [f"warning: {warning}" for warning in report.warnings(image_ids)]
+    folds = _deal(image_ids, groups, classes, folding)
     leaking = straddling_groups(groups, folds)
     if len(leaking):
-        warnings.append(f"{len(leaking)} groups of duplicates lie in more than one fold of the given split")
+        lines.append(f"warning: {len(leaking)} groups of duplicates lie in more than one fold of the given split")
 
-    for name, column in (("fold", folds.astype(np.int16)), ("group", groups.astype(np.int32))):
-        table = table.append_column(pa.field(name, pa.from_numpy_dtype(column.dtype), nullable=False), pa.array(column))
-    with storage.open_write(storage.join(out, INDEX_NAME), staging=staging) as file:
-        write_index(table.select(index_schema(draft.num_classes).names), file)
-        index_size = file.tell()
-        file.seek(0)
-        index_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-
+    index_size, index_sha256 = _write_index(out, table, folds, groups, draft.num_classes, staging)
     channels, mean, std = _normalisation(table)
+    fold_sizes = np.bincount(folds, minlength=2)
     manifest = replace(
         draft,
         num_samples=table.num_rows,
-        num_positive=tuple(int(n) for n in (areas > 0).sum(0)),
-        num_clean=int((~(areas > 0).any(1)).sum()),
+        num_positive=tuple(classes.sum(0).tolist()),
+        num_clean=int((~classes.any(1)).sum()),
         channels=channels,
         mean=mean,
         std=std,
-        folds=max(int(folds.max()) + 1, 2),
+        folds=len(fold_sizes),
         num_groups=len(np.unique(groups)),
         seed=folding.seed,
         shards=tuple(
@@ -139,19 +132,22 @@ def finish(
         index_sha256=index_sha256,
     )
     storage.write_bytes(storage.join(out, MANIFEST_NAME), manifest.to_json().encode(), staging=staging)
-    fold_sizes = np.bincount(folds, minlength=manifest.folds)
-    group_sizes = np.bincount(groups)
-    several = group_sizes[group_sizes > 1]
-    duplicates = f"{len(several)} groups of duplicates hold {several.sum()} images"
-    return Summary(
-        manifest, tuple(fold_sizes.tolist()), (duplicates,) if folding.group_duplicates else (), tuple(warnings)
-    )
+    return Summary(manifest, tuple(fold_sizes.tolist()), tuple(lines))
 
 
-def _group(image_ids: list[str], table: pa.Table) -> tuple[np.ndarray, dict[str, Any], list[str]]:
-    """Group numbers (N,) of duplicates, the report on them and warnings."""
-    groups, report = group_duplicates(table["signature"].to_pylist())
-    return groups, report.to_dict(image_ids), report.warnings(image_ids)
+def _write_index(
+    out: str, table: pa.Table, folds: np.ndarray, groups: np.ndarray, num_classes: int, staging: Path | None
+) -> tuple[int, str]:
+    """Write the index; returns its size in bytes and its sha256."""
+    schema = index_schema(num_classes)
+    for name, column in (("fold", folds), ("group", groups)):
+        field = schema.field(name)
+        table = table.append_column(field, pa.array(column, field.type))
+    with storage.open_write(storage.join(out, INDEX_NAME), staging=staging) as file:
+        write_index(table.select(schema.names), file)
+        size = file.tell()
+        file.seek(0)
+        return size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _deal(image_ids: list[str], groups: np.ndarray, classes: np.ndarray, folding: Folding) -> np.ndarray:

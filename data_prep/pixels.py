@@ -68,20 +68,22 @@ def load_image(
 
 def _decode(data: bytes) -> np.ndarray:
     """Pixels (H, W) when gray, else (H, W, 3) in BGR, in the file's own depth; without EXIF rotation and alpha."""
-    if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    if data[:2] == b"\xff\xd8" and data[-2:] != b"\xff\xd9" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise ValueError("truncated")  # OpenCV 4 fills what is missing with gray and says nothing
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    how = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION  # faster than IMREAD_UNCHANGED
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how) if data else None
     if pixels is None:
         raise ValueError("unreadable")
-    if pixels.ndim == 2:
-        return pixels
-    if pixels.shape[2] != 3:
-        pixels = pixels[:, :, 0] if pixels.shape[2] == 2 else np.ascontiguousarray(pixels[:, :, :3])
-    if pixels.ndim == 3:
-        first = cv2.extractChannel(pixels, 0)
-        if cv2.norm(cv2.cvtColor(first, cv2.COLOR_GRAY2BGR), pixels, cv2.NORM_INF) == 0:
-            return first
-    return pixels
+    return cv2.extractChannel(pixels, 0) if pixels.ndim == 3 and _is_gray(pixels) else pixels
+
+
+def _is_gray(pixels: np.ndarray) -> bool:
+    """Whether R = G = B in all pixels (H, W, 3); in blocks of rows that stay in the cache."""
+    rows = max(1, (1 << 16) // pixels.shape[1])
+    return all(
+        cv2.norm(cv2.cvtColor(cv2.extractChannel(block, 0), cv2.COLOR_GRAY2BGR), block, cv2.NORM_INF) == 0
+        for block in (pixels[start : start + rows] for start in range(0, len(pixels), rows))
+    )
 
 
 def _encode(pixels: np.ndarray, extension: str) -> tuple[bytes, str]:

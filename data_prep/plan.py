@@ -4,10 +4,14 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 
-from data_prep.options import Options
+import numpy as np
+
+from data_prep.options import Folding, Options
 from steel.data import storage
 from steel.data.annotations import Annotations, load_annotations
 from steel.data.images import ImageRecord
+from steel.data.splits import read_split_file, severstal_classic
+from steel.errors import InputError
 
 _SAMPLE_OVERHEAD = 8192
 """Bytes that a sample takes beside its image: mask, description, tar headers and padding, generously."""
@@ -59,6 +63,7 @@ def make_plan(options: Options) -> Plan:
         ignore_value=options.ignore_value,
         missing_mask=options.missing_mask,
     )
+    _check_split(options.folding, annotations)
     sizes = {file.path: file.size for file in storage.list_files(options.images)}
     records = sorted(annotations.images, key=lambda record: _shuffle_key(options.folding.seed, record.image_id))
     chunks = [records[i : i + options.shard_size] for i in range(0, len(records), options.shard_size)]
@@ -71,6 +76,20 @@ def make_plan(options: Options) -> Plan:
         for number, chunk in enumerate(chunks)
     )
     return Plan(annotations, shards, _fingerprint(options, annotations, sizes))
+
+
+def _check_split(folding: Folding, annotations: Annotations) -> None:
+    """Refuse early what would fail in the last step."""
+    image_ids = [record.image_id for record in annotations.images]
+    if folding.split_file is not None:
+        read_split_file(folding.split_file, image_ids)
+    elif folding.split == "severstal-classic":
+        class_ids = [annotations.class_ids(image_id) for image_id in image_ids]
+        columns = range(1, len(annotations.class_names) + 1)
+        if None not in class_ids:  # else only the masks can tell, later
+            severstal_classic(image_ids, np.array([[k in (ids or ()) for k in columns] for ids in class_ids]))
+    elif len(image_ids) < folding.folds:
+        raise InputError(f"{len(image_ids)} images cannot fill {folding.folds} folds; give a smaller --folds")
 
 
 def _shuffle_key(seed: int, image_id: str) -> bytes:

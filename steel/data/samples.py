@@ -191,9 +191,12 @@ def unpack_masks(bitmask: np.ndarray, num_classes: int) -> np.ndarray:
 
 def mask_areas(bitmask: np.ndarray, num_classes: int) -> list[int]:
     """Pixels of each class in a bitmask (H, W)."""
-    if not bitmask.any():
-        return [0] * num_classes
-    return [int(np.count_nonzero(bitmask & bitmask.dtype.type(1 << k))) for k in range(num_classes)]
+    present = int(np.bitwise_or.reduce(bitmask, axis=None))
+    single = present & (present - 1) == 0  # then there is no need to tell the classes apart
+    return [
+        cv2.countNonZero(bitmask if single else bitmask & bitmask.dtype.type(1 << k)) if present >> k & 1 else 0
+        for k in range(num_classes)
+    ]
 
 
 def encode_mask(bitmask: np.ndarray) -> bytes:
