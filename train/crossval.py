@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: int | None, join: bool) -> None:
     test = arguments.config.folds.test if arguments.test_folds_given else ()
-    folds = [f for f in runtime.on_main(lambda: folds_of(arguments.data)) if f not in test]
+    folds = [f for f in runtime.on_main(lambda: folds_of(ShardReader(arguments.data))) if f not in test]
     if only is not None and only not in folds:
         raise InputError(f"--fold {only}: not a fold to train a member for; there are {', '.join(map(str, folds))}")
     if len(folds) < 2:
@@ -107,8 +107,10 @@ def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
     found = calibrate(statistics, training_areas=areas, tta=tta, class_names=reader.manifest.class_names)
     members = [load_checkpoint(str(RunFolder(member_folder(arguments.out, fold)).checkpoint)) for fold in folds]
     # Every image was seen by some member, and had a say in the shipped decision by its out-of-fold answer alone.
+    joined = stack_members(members)
     packed = replace(
-        stack_members(members),
+        joined,
+        provenance=joined.provenance | {"gates": {gate: d.to_dict() for gate, d in found.by_gate.items()}},
         decision=found.decision.to_dict(),
         folds={"train": list(folds), "calibration": list(folds), "test": list(arguments.config.folds.test)},
     )

@@ -24,17 +24,16 @@ def split_rows(reader: ShardReader, folds: FoldsConfig) -> FoldRows:
     """Deal the rows to their roles: what is neither validation nor test is trained on.
 
     Raises:
-        InputError: a fold that the shards do not have, or a role without any image.
+        InputError: a fold that the shards do not have, or a role without any image; only test folds may be missing.
     """
-    present = sorted({int(f) for f in np.unique(reader.index.fold)})
+    present = folds_of(reader)
     train_folds = tuple(f for f in present if f not in (*folds.validation, *folds.test))
-    rows = FoldRows(
+    return FoldRows(
         train=rows_in(reader, train_folds, "train"),
         validation=rows_in(reader, folds.validation, "validation"),
         test=reader.index.rows([f for f in folds.test if f in present]),
         train_folds=train_folds,
     )
-    return rows
 
 
 def rows_in(reader: ShardReader, folds: Sequence[int], role: str) -> np.ndarray:
@@ -43,7 +42,7 @@ def rows_in(reader: ShardReader, folds: Sequence[int], role: str) -> np.ndarray:
     Raises:
         InputError: a fold that the shards do not have, or no rows at all.
     """
-    present = sorted({int(f) for f in np.unique(reader.index.fold)})
+    present = folds_of(reader)
     missing = [f for f in folds if f not in present]
     if missing or not folds:
         wanted = f"fold {missing[0]} is not in the shards" if missing else "no fold is left"
@@ -51,9 +50,9 @@ def rows_in(reader: ShardReader, folds: Sequence[int], role: str) -> np.ndarray:
     return reader.index.rows(list(folds))
 
 
-def folds_of(data: str) -> list[int]:
-    """The folds that the shards at `data` have."""
-    return sorted({int(fold) for fold in np.unique(ShardReader(data).index.fold)})
+def folds_of(reader: ShardReader) -> list[int]:
+    """The folds that the shards have."""
+    return sorted({int(fold) for fold in np.unique(reader.index.fold)})
 
 
 def resolve_crop(reader: ShardReader, rows: np.ndarray, crop: tuple[int, int]) -> tuple[int, int]:

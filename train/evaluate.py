@@ -1,6 +1,6 @@
 """Score a checkpoint:  accelerate launch -m train.evaluate --checkpoint FILE --data SHARDS --folds 1 --out DIR
 
-Writes metrics.json and contact_sheet.png; with --calibrate also model.safetensors, decided anew on those folds.
+Writes metrics.json, gates.md, contact_sheet.png; with --calibrate also model.safetensors, decided anew on those folds.
 """
 
 import argparse
@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from steel.data import storage
 from steel.data.shards import ShardReader
 from steel.errors import InputError, run_program
-from steel.evaluation.calibration import calibrate
+from steel.evaluation.calibration import Calibration, calibrate
 from steel.evaluation.decision import Decision, default_decision
+from steel.evaluation.gates import format_gates, gate_table
 from steel.evaluation.plots import save_contact_sheet
 from steel.evaluation.report import build_metrics, format_table, write_metrics
 from steel.evaluation.statistics import EvaluationStatistics
@@ -25,7 +27,7 @@ from steel.model.tta import parse_tta
 from steel.predictor import Predictor
 from steel.runtime import Runtime, start
 from train.collect import collect_statistics
-from train.data import rows_in
+from train.data import folds_of, rows_in
 from train.gallery import choose_examples, draw_examples
 from train.roles import role_of
 from train.screen import log_to_screen
@@ -108,8 +110,10 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
     if arguments.calibrate:
         areas = reader.index.areas[training_rows(checkpoint, reader, rows)]
         first_pass = collect(None, "calibrating")
-        found = runtime.on_main(lambda: calibrate(first_pass, training_areas=areas, tta=tta))
+        names = reader.manifest.class_names
+        found = runtime.on_main(lambda: calibrate(first_pass, training_areas=areas, tta=tta, class_names=names))
         decision, role = found.decision, role if role == "train" else "calibration"
+        checkpoint = recalibrated(checkpoint, found, folds, reader.manifest.digest)
     begun = time.perf_counter()
     statistics = collect(decision, "evaluating")
     images_per_second = len(rows) / (time.perf_counter() - begun)
@@ -121,11 +125,16 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
     )
     write_metrics(arguments.out / "metrics.json", metrics)
     if arguments.calibrate:
-        decided = recalibrated(checkpoint, decision, folds, reader.manifest.digest)
-        save_checkpoint(arguments.out / "model.safetensors", decided)
+        save_checkpoint(arguments.out / "model.safetensors", checkpoint)
+        logger.info("%s", "\n".join(found.explanation))
     examples = choose_examples(reader, rows, NUM_EXAMPLES)
     save_contact_sheet(arguments.out / "contact_sheet.png", *draw_examples(predictor, decision, reader, examples))
     logger.info("%s", format_table(metrics))
+    gates = {gate: Decision.from_dict(d) for gate, d in checkpoint.provenance.get("gates", {}).items()}
+    if gates:
+        results = gate_table(gates, statistics)
+        storage.write_bytes(arguments.out / "gates.md", (format_gates(results, markdown=True) + "\n").encode())
+        logger.info("\nthe classic pipelines as gates of this one model\n%s", format_gates(results))
     logger.info("%d images, %.1f images/s, %d views an image", len(rows), images_per_second, 1 + len(tta))
     logger.info("wrote %s", arguments.out)
 
@@ -133,7 +142,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
 def parse_folds(text: str, reader: ShardReader) -> list[int]:
     """`0,2` or `all` as a list of folds."""
     if text == "all":
-        return sorted({int(f) for f in np.unique(reader.index.fold)})
+        return folds_of(reader)
     try:
         return sorted({int(part) for part in text.split(",")})
     except ValueError:
@@ -154,13 +163,17 @@ def training_rows(checkpoint: Checkpoint, reader: ShardReader, otherwise: np.nda
     return rows_in(reader, checkpoint.folds["train"], "train")
 
 
-def recalibrated(checkpoint: Checkpoint, decision: Decision, folds: Sequence[int], data_digest: str) -> Checkpoint:
+def recalibrated(checkpoint: Checkpoint, found: Calibration, folds: Sequence[int], data_digest: str) -> Checkpoint:
     """The same network with another decision, which remembers what it was found on."""
     return replace(
         checkpoint,
-        decision=decision.to_dict(),
+        decision=found.decision.to_dict(),
         folds={**checkpoint.folds, "calibration": list(folds)},
-        provenance={**checkpoint.provenance, "calibration_digest": data_digest},
+        provenance={
+            **checkpoint.provenance,
+            "calibration_digest": data_digest,
+            "gates": {gate: decision.to_dict() for gate, decision in found.by_gate.items()},
+        },
     )
 
 

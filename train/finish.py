@@ -75,13 +75,13 @@ def finish_run(
 
 
 def _checkpoint(judge: Judge, learner: Learner, entry: Entry, scores: Mapping[str, float]) -> Checkpoint:
-    manifest, config = judge.reader.manifest, judge.config
+    manifest, config, found = judge.reader.manifest, judge.config, entry.verdict.calibration
     return Checkpoint(
         network=learner.model.network,
         class_names=manifest.class_names,
         mean=manifest.mean,
         std=manifest.std,
-        decision=entry.verdict.calibration.decision.to_dict(),
+        decision=found.decision.to_dict(),
         folds={
             "train": list(judge.rows.train_folds),
             "calibration": list(config.folds.validation),
@@ -94,6 +94,7 @@ def _checkpoint(judge: Judge, learner: Learner, entry: Entry, scores: Mapping[st
             "config": config.recipe(),
             "weights": entry.name,
             "candidates": dict(scores),
+            "gates": {gate: decision.to_dict() for gate, decision in found.by_gate.items()},
         },
         tensors={name: tensor.unsqueeze(0) for name, tensor in entry.weights.items()},
     )

@@ -41,6 +41,8 @@ class Calibration:
     """The same averaged over adjacent settings: what was maximised."""
     objectives: dict[str, float]
     """The best objective of every gate that was tried."""
+    by_gate: dict[str, Decision]
+    """The best decision of every gate that was tried."""
     explanation: tuple[str, ...]
     """What was found, in plain words, a line each for the gain, the gate and every class."""
 
@@ -86,7 +88,8 @@ def calibrate(
     binary_probs = statistics.label_probs[:, 0]
     found = {gate: search_gate(evidence, grids, gate, binary_probs, space.label_thresholds) for gate in gates}
     gate = max(found, key=lambda name: found[name].objective)
-    decision = _complete(found[gate], gate, statistics, space, tta)
+    by_gate = {name: _complete(f, name, statistics, space, tta) for name, f in found.items()}
+    decision = by_gate[gate]
     objectives = {name: f.objective for name, f in found.items()}
     class_names = class_names or [f"class {1 + k}" for k in range(statistics.num_classes)]
     return Calibration(
@@ -94,6 +97,7 @@ def calibrate(
         score=float(score(decide(statistics, decision)).mean_dice),
         objective=found[gate].objective,
         objectives=objectives,
+        by_gate=by_gate,
         explanation=explain(decision, objectives, statistics, class_names),
     )
 

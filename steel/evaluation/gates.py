@@ -5,14 +5,13 @@ both; `soft` lets the classifier scale the area that is needed. Each is calibrat
 images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from steel.evaluation.bootstrap import Interval, bootstrap, bootstrap_difference
-from steel.evaluation.calibration import SearchSpace, calibrate
-from steel.evaluation.decision import GATES, Decision
+from steel.evaluation.decision import Decision
 from steel.evaluation.scores import Scores, decide, score
 from steel.evaluation.statistics import EvaluationStatistics
 from steel.evaluation.tables import format_columns
@@ -24,8 +23,6 @@ class GateResult:
 
     gate: str
     decision: Decision
-    calibration_dice: float
-    """`mean_dice` on the images it was calibrated on."""
     scores: Scores
     """On the judged images."""
     mean_dice_interval: Interval | None
@@ -34,34 +31,16 @@ class GateResult:
     """Likewise, of what the gate adds to the first one in the table (paired); None for that one."""
 
 
-def gate_table(
-    calibration: EvaluationStatistics,
-    judged: EvaluationStatistics,
-    *,
-    gates: Sequence[str] = GATES,
-    training_areas: np.ndarray | None = None,
-    tta: tuple[str, ...] = (),
-    space: SearchSpace | None = None,
-    seed: int = 0,
-) -> list[GateResult]:
-    """Calibrate each gate on some images and judge it on others; arguments as in `calibrate`."""
+def gate_table(decisions: Mapping[str, Decision], judged: EvaluationStatistics, *, seed: int = 0) -> list[GateResult]:
+    """Judge the decision of each gate (see `Calibration.by_gate`) on images it was not calibrated on."""
     results: list[GateResult] = []
     reference = None
-    for gate in gates:
-        found = calibrate(calibration, gates=(gate,), training_areas=training_areas, tta=tta, space=space)
-        outcome = decide(judged, found.decision)
+    for gate, decision in decisions.items():
+        outcome = decide(judged, decision)
         gain = None if reference is None else bootstrap_difference(outcome, reference, _mean_dice, seed=seed)
         reference = reference or outcome
-        results.append(
-            GateResult(
-                gate=gate,
-                decision=found.decision,
-                calibration_dice=found.score,
-                scores=score(outcome),
-                mean_dice_interval=bootstrap(outcome, _mean_dice, seed=seed),
-                gain_interval=gain,
-            )
-        )
+        interval = bootstrap(outcome, _mean_dice, seed=seed)
+        results.append(GateResult(gate, decision, score(outcome), interval, gain))
     return results
 
 
@@ -71,7 +50,7 @@ def _mean_dice(scores: Scores) -> np.ndarray:
 
 def format_gates(results: Sequence[GateResult], *, markdown: bool = False) -> str:
     """The table as text for a terminal, or as Markdown."""
-    header = ["gate", "mean Dice", "95 %", f"over {results[0].gate}, 95 %", "positive Dice", "where calibrated"]
+    header = ["gate", "mean Dice", "95 %", f"over {results[0].gate}, 95 %", "positive Dice"]
     rows = [
         [
             result.gate,
@@ -79,7 +58,6 @@ def format_gates(results: Sequence[GateResult], *, markdown: bool = False) -> st
             _span(result.mean_dice_interval, "{:.4f}"),
             _span(result.gain_interval, "{:+.4f}"),
             f"{result.scores.mean_dice_positive:.4f}",
-            f"{result.calibration_dice:.4f}",
         ]
         for result in results
     ]
