@@ -102,7 +102,7 @@ def load_annotations(
 ) -> Annotations:
     """Find the images of a folder and match them with their annotations.
 
-    Pixels are not read here: whether each image and mask is sound shows in `probe_image` and `Annotations.bitmask`.
+    Pixels are not read here: whether a mask is sound shows in `Annotations.bitmask`.
 
     Args:
         images: Folder of images, a path or fsspec URL.

@@ -1,6 +1,5 @@
 """Annotations: what each form means, and every mistake told at once."""
 
-import io
 import os
 import pickle
 import struct
@@ -15,7 +14,6 @@ import pytest
 from PIL import Image
 
 from steel.data.annotations import load_annotations
-from steel.data.images import probe_image
 from steel.data.problems import Problem, ProblemsError
 from steel.errors import InputError
 
@@ -388,7 +386,6 @@ def test_images_and_masks_by_url(tmp_path):
     found = load_annotations(f"{root}/images", annotations=f"{root}/train.csv")
     assert [record.image_id for record in found.images] == ["b.png", "coil/a.png"]
     assert found.bitmask("coil/a.png", 4, 6)[:, 1].tolist() == [1, 1, 1, 1]
-    assert probe_image(found.images[0].url).height == 4
     masked = load_annotations(f"{root}/images", masks=f"{root}/masks", missing_mask="clean")
     assert masked.bitmask("coil/a.png", 4, 6)[0].tolist() == [0, 1, 0, 0, 0, 2]
     with pytest.raises(InputError, match=r"gone\.csv: no such file"):
@@ -413,46 +410,6 @@ def test_folders_and_options_that_cannot_be(tmp_path):
         load_annotations(images, annotations=csv, masks=tmp_path)
     with pytest.raises(InputError, match="needs a folder of masks"):
         load_annotations(images, annotations=csv, ignore_value=255)
-
-
-@pytest.mark.parametrize(
-    ("name", "pixels", "expected"),
-    [
-        ("a.jpg", np.zeros((5, 7), np.uint8), (5, 7, 1, 8)),
-        ("a.jpg", np.zeros((5, 7, 3), np.uint8), (5, 7, 3, 8)),
-        ("a.png", np.zeros((5, 7), np.uint16), (5, 7, 1, 16)),
-        ("a.png", np.zeros((5, 7, 3), np.uint16), (5, 7, 3, 16)),
-        ("a.tif", np.zeros((5, 7, 3), np.uint16), (5, 7, 3, 16)),
-        ("a.bmp", np.zeros((5, 7), np.uint8), (5, 7, 1, 8)),
-        ("a.webp", np.zeros((300, 200, 3), np.uint8), (300, 200, 3, 8)),
-    ],
-)
-def test_headers_tell_size_channels_and_depth(tmp_path, name, pixels, expected):
-    path = tmp_path / name
-    assert cv2.imwrite(str(path), pixels)
-    by_path, by_bytes = probe_image(str(path)), probe_image(path.read_bytes())
-    assert by_path == by_bytes
-    assert (by_path.height, by_path.width, by_path.channels, by_path.bit_depth) == expected
-
-
-def test_headers_ignore_rotation_and_survive_long_metadata(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    buffer = io.BytesIO()
-    Image.new("L", (30, 20)).save(buffer, "JPEG", exif=exif, icc_profile=bytes(200_000))
-    path = tmp_path / "a.jpg"
-    path.write_bytes(buffer.getvalue())
-    info = probe_image(str(path))
-    assert (info.height, info.width) == (20, 30)
-
-
-@pytest.mark.parametrize("data", [b"", b"no image at all", b"\xff\xd8\xff\xe0\0\x10JFIF"])
-def test_what_is_no_image_is_named(tmp_path, data):
-    path = tmp_path / "bad.jpg"
-    path.write_bytes(data)
-    for source in (data, str(path)):
-        with pytest.raises(ProblemsError, match=r"1 unreadable images: bad\.jpg"):
-            probe_image(source, "bad.jpg")
 
 
 def test_problems_cross_process_boundaries():
