@@ -304,8 +304,7 @@ def pad_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def original_bitmask(reader: ShardReader, sample: Sample) -> np.ndarray:
     """A sample's bitmask at the size its image had before `data_prep --resize`; enlarged pixel by pixel."""
-    index = reader.index
-    height, width = int(index.value("original_height", sample.row)), int(index.value("original_width", sample.row))
-    if sample.bitmask.shape == (height, width):
+    at = reader.index.place(sample.row)
+    if sample.bitmask.shape == (at.original_height, at.original_width):
         return sample.bitmask
-    return cv2.resize(sample.bitmask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return cv2.resize(sample.bitmask, (at.original_width, at.original_height), interpolation=cv2.INTER_NEAREST_EXACT)

@@ -5,7 +5,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Sequence
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,17 +13,36 @@ import pyarrow as pa
 from steel.data.samples import index_schema
 from steel.errors import InputError
 
-Member = Literal["image", "mask", "json"]
+_TABLE_ROWS = 1 << 17
+"""Up to so many rows, what a reader asks of each is kept in memory, 120 bytes a row."""
 
-_SMALL = 64 << 20
-"""Bytes up to which an index may become resident, page by page, in every process that looks rows up."""
+
+class Place(NamedTuple):
+    """What a reader must know of one sample."""
+
+    shard: int
+    height: int
+    width: int
+    original_height: int
+    original_width: int
+    image_offset: int
+    image_length: int
+    image_crc: int
+    mask_offset: int
+    mask_length: int
+    mask_crc: int
+    json_offset: int
+    json_length: int
+    json_crc: int
+    num_marked: int
+    """Pixels of any class, or ignored; 0 says that the mask is all zero."""
 
 
 class Index:
     """One row a sample, in the order of shards and of samples in them.
 
-    Columns are numpy arrays over the mapped file, for work on many rows. Workers look up one row at a time, with
-    `value` and `member`: touching the mapped columns all over would make a large index resident in each of them.
+    Columns are numpy arrays over the mapped file, for work on many rows. Workers look up one row at a time with
+    `place`, which never touches the mapped columns: all over the place, that would make a large index resident.
 
     Attributes:
         shard: (N,) int32, number of the shard.
@@ -69,12 +88,11 @@ class Index:
         self._columns = {name: column.to_numpy(zero_copy_only=True) for name, column in columns.items()}
         self._columns["areas"] = self._columns["areas"].reshape(-1, num_classes)
         vars(self).update(self._columns)
-        self._handle: int | None = None
-        if len(self._map) > _SMALL:
-            self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            weakref.finalize(self, os.close, self._handle)
+        self._table = self._tabulate() if len(self) <= _TABLE_ROWS else None
         start = _address(np.frombuffer(self._map, np.uint8))
         self._starts = {name: _address(column) - start for name, column in self._columns.items()}
+        self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._handle)
 
     def __reduce__(self) -> tuple:
         return Index, (self.path, self.num_classes)
@@ -98,19 +116,24 @@ class Index:
         """Row numbers (n,) int32 of the samples in any of `folds`, ascending."""
         return np.flatnonzero(np.isin(self.fold, np.asarray(folds, np.int16))).astype(np.int32)
 
-    def value(self, name: str, row: int) -> np.ndarray:
-        """One entry of a column: a scalar, or (C,) of `areas`."""
+    def place(self, row: int) -> Place:
+        """Where one sample is and what to expect there."""
+        if self._table is not None:
+            return Place._make(self._table[row].tolist())
+        values = [int(self._entry(name, row)) for name in Place._fields[:-1]]
+        return Place._make([*values, int(self._entry("areas", row).sum() + self._entry("ignored", row))])
+
+    def _tabulate(self) -> np.ndarray:
+        """(N, fields of Place) int64."""
+        columns = [self._columns[name].astype(np.int64) for name in Place._fields[:-1]]
+        return np.stack([*columns, self.areas.sum(axis=1, dtype=np.int64) + self.ignored], axis=1)
+
+    def _entry(self, name: str, row: int) -> np.ndarray:
+        """One entry of a column, read from the file: a scalar, or (C,) of `areas`."""
         column = self._columns[name]
-        if self._handle is None:
-            return column[row]
         size = column.itemsize * math.prod(column.shape[1:])
         data = os.pread(self._handle, size, self._starts[name] + row * size)
         return np.frombuffer(data, column.dtype).reshape(column.shape[1:])
-
-    def member(self, name: Member, row: int) -> tuple[int, int, int]:
-        """Where a member of a sample is: its offset in the shard, its bytes (0 = no such member), their zlib.crc32."""
-        offset, length, crc = (int(self.value(f"{name}_{part}", row)) for part in ("offset", "length", "crc"))
-        return offset, length, crc
 
 
 def _only_chunk(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:

@@ -13,8 +13,8 @@ import numpy as np
 
 from steel.data import storage
 from steel.data.cache import ShardCache
-from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, ShardInfo, decode_image, decode_stored_mask
-from steel.data.shard_index import Index, Member
+from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, decode_image, decode_stored_mask
+from steel.data.shard_index import Index
 from steel.errors import InputError, list_some
 
 logger = logging.getLogger(__name__)
@@ -124,16 +124,20 @@ class ShardReader:
         Raises:
             BadSampleError: its bytes are not what was written.
         """
-        index = self.index
-        height, width = int(index.value("height", row)), int(index.value("width", row))
+        at = self.index.place(row)
         try:
-            image = decode_image(self._member(row, "image"), self.manifest.channels)
-            if image.shape[:2] != (height, width):
-                raise ValueError(f"the image is {image.shape[0]}x{image.shape[1]}, the index says {height}x{width}")
-            if index.value("areas", row).any() or index.value("ignored", row):
-                bitmask = decode_stored_mask(self.manifest, self._member(row, "mask"), height, width)
+            image = decode_image(
+                self._bytes(at.shard, at.image_offset, at.image_length, at.image_crc), self.manifest.channels
+            )
+            if image.shape[:2] != (at.height, at.width):
+                raise ValueError(
+                    f"the image is {image.shape[0]}x{image.shape[1]}, the index says {at.height}x{at.width}"
+                )
+            if at.num_marked:
+                mask = self._bytes(at.shard, at.mask_offset, at.mask_length, at.mask_crc)
+                bitmask = decode_stored_mask(self.manifest, mask, at.height, at.width)
             else:  # about half of all images: reading their mask would tell nothing
-                bitmask = _clean_bitmask(height, width, self._mask_kind)
+                bitmask = _clean_bitmask(at.height, at.width, self._mask_kind)
         except (ValueError, OSError) as error:
             raise self._bad(row, error) from error
         return Sample(row, image, bitmask)
@@ -144,8 +148,13 @@ class ShardReader:
         Raises:
             BadSampleError: its bytes are not what was written.
         """
+        at = self.index.place(row)
         try:
-            return RawSample(*(self._member(row, member, verify=verify) for member in ("image", "mask", "json")))
+            return RawSample(
+                self._bytes(at.shard, at.image_offset, at.image_length, at.image_crc if verify else None),
+                self._bytes(at.shard, at.mask_offset, at.mask_length, at.mask_crc if verify else None),
+                self._bytes(at.shard, at.json_offset, at.json_length, at.json_crc if verify else None),
+            )
         except (ValueError, OSError) as error:
             raise self._bad(row, error) from error
 
@@ -176,33 +185,32 @@ class ShardReader:
             first = part * len(shards) // num_parts
             self.cache.prefetch((*shards[first:], *shards[:first]))
 
-    def _member(self, row: int, member: Member, *, verify: bool = True) -> bytes:
-        """The bytes of one member of a sample; none when there is no such member.
+    def _bytes(self, shard: int, offset: int, length: int, crc: int | None) -> bytes:
+        """The bytes of one member of a sample; none when its length is 0. Their sum is checked if `crc` is given.
 
         Raises:
             ValueError, OSError: they cannot be read, or are not what was written.
         """
-        offset, length, crc = self.index.member(member, row)
         if length == 0:
             return b""
-        data = os.pread(self._handle(int(self.index.value("shard", row))), length, offset)
+        handle = self._handles.get(shard)
+        data = os.pread(self._open(shard) if handle is None else handle, length, offset)
         if len(data) != length:
             raise ValueError("the shard is cut short")
-        if verify and zlib.crc32(data) != crc:
-            raise ValueError(f"wrong checksum of the {member}")
+        if crc is not None and zlib.crc32(data) != crc:
+            raise ValueError("wrong checksum")
         return data
 
-    def _handle(self, shard: int) -> int:
-        handle = self._handles.get(shard)
-        if handle is None:
-            self._let_go()
-            handle = self._handles[shard] = self._open(self.manifest.shards[shard])
-        return handle
-
-    def _open(self, shard: ShardInfo) -> int:
+    def _open(self, shard: int) -> int:
+        """Open a shard and keep it open."""
+        self._let_go()
+        info = self.manifest.shards[shard]
         if self.cache is not None:
-            return self.cache.open_shard(shard)
-        return os.open(storage.local_path(storage.join(self.root, shard.name)), os.O_RDONLY | os.O_CLOEXEC)
+            handle = self.cache.open_shard(info)
+        else:
+            handle = os.open(storage.local_path(storage.join(self.root, info.name)), os.O_RDONLY | os.O_CLOEXEC)
+        self._handles[shard] = handle
+        return handle
 
     def _let_go(self) -> None:
         """Close what keeps removed copies on the disk, and the shard opened first when many are open."""
@@ -217,7 +225,7 @@ class ShardReader:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE):
             return error
         reason = "the shard is missing" if isinstance(error, FileNotFoundError) else str(error)
-        shard = self.manifest.shards[int(self.index.value("shard", row))].name
+        shard = self.manifest.shards[self.index.place(row).shard].name
         return BadSampleError(
             f"{storage.join(self.root, shard)}: sample {self.index.image_id(row)} (row {row}): {reason}; "
             "`python -m data_prep.verify` finds all such samples, `--runtime.on-bad-sample skip` trains without them",

@@ -187,10 +187,10 @@ def damaged(tmp_path: Path) -> Path:
     """Row 9 has a flipped bit in its image."""
     root = small_shards(tmp_path / "shards", NUM)
     reader = ShardReader(root)
-    offset, length, _ = reader.index.member("image", 9)
-    path = root / reader.manifest.shards[2].name
+    at = reader.index.place(9)
+    path = root / reader.manifest.shards[at.shard].name
     data = bytearray(path.read_bytes())
-    data[offset + length // 2] ^= 1
+    data[at.image_offset + at.image_length // 2] ^= 1
     path.write_bytes(data)
     return root
 
