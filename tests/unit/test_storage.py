@@ -1,0 +1,114 @@
+"""Files by path and URL: nothing half-written under a final name."""
+
+import errno
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from steel.data import storage
+from steel.errors import InputError
+
+
+@pytest.fixture(params=["path", "file", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder as a path, as a local URL and in a remote store."""
+    if request.param == "memory":
+        fsspec.filesystem("memory").store.clear()
+        return "memory://bucket/folder"
+    return str(tmp_path) if request.param == "path" else f"file://{tmp_path}"
+
+
+def fill(root: str) -> None:
+    for name in ("b.jpg", "a/c.PNG", "a/d.txt", ".hidden/e.jpg", "a/.f.jpg"):
+        storage.make_folder(storage.join(root, *name.split("/")[:-1]))
+        storage.write_bytes(storage.join(root, name), name.encode())
+
+
+def test_files_are_listed_below_a_folder(root: str) -> None:
+    fill(root)
+    assert storage.list_files(root) == [("a/c.PNG", 7), ("a/d.txt", 7), ("b.jpg", 5)]
+    assert [file.path for file in storage.list_files(root, (".jpg", ".png"))] == ["a/c.PNG", "b.jpg"]
+
+
+def test_files_are_read_whole_and_in_part(root: str) -> None:
+    storage.write_bytes(storage.join(root, "x"), b"0123456789")
+    assert storage.read_bytes(storage.join(root, "x")) == b"0123456789"
+    assert storage.read_range(storage.join(root, "x"), 2, 3) == b"234"
+    assert storage.read_range(storage.join(root, "x"), 8, 5) == b"89"
+    with storage.local_copy(storage.join(root, "x")) as path:
+        assert path.read_bytes() == b"0123456789"
+
+
+def test_existence_and_size(root: str) -> None:
+    url = storage.join(root, "x")
+    assert not storage.exists(url)
+    assert storage.file_size(url) is None
+    storage.write_bytes(url, b"123")
+    assert storage.exists(url)
+    assert storage.file_size(url) == 3
+
+
+def test_missing_things_are_told(root: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(storage.join(root, "nothing"))
+    with pytest.raises(InputError, match="no such folder"):
+        storage.list_files(storage.join(root, "nothing"))
+
+
+def test_files_and_folders_are_removed(root: str) -> None:
+    fill(root)
+    storage.remove(storage.join(root, "a"))
+    storage.remove(storage.join(root, "b.jpg"))
+    storage.remove(storage.join(root, "nothing"))
+    assert not storage.exists(storage.join(root, "a", "d.txt"))
+    assert not storage.exists(storage.join(root, "b.jpg"))
+
+
+def test_a_failed_write_leaves_what_was_there(root: str, tmp_path: Path) -> None:
+    url = storage.join(root, "x")
+    storage.write_bytes(url, b"old")
+    before = set(os.listdir(tmp_path))
+    with pytest.raises(RuntimeError), storage.open_write(url, staging=tmp_path) as file:  # noqa: PT012
+        file.write(b"new")
+        raise RuntimeError
+    assert storage.read_bytes(url) == b"old"
+    assert set(os.listdir(tmp_path)) == before
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="x") as error, storage.open_write(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error.value.filename == str(tmp_path / "x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_files_have_ordinary_permissions(tmp_path: Path) -> None:
+    storage.write_bytes(tmp_path / "mine", b"")
+    (tmp_path / "usual").write_bytes(b"")
+    assert (tmp_path / "mine").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("url", "remote"),
+    [("folder", False), ("/a/b", False), ("file:///a", False), ("s3://a/b", True), ("memory://a", True)],
+)
+def test_what_is_remote(url: str, remote: bool) -> None:
+    assert storage.is_remote(url) == remote
+
+
+def test_names_are_joined() -> None:
+    assert storage.join("s3://a/b/", "c", "d") == "s3://a/b/c/d"
+    assert storage.join("/", "c") == "/c"
+    assert storage.join(Path("a"), "c") == "a/c"
+
+
+def test_an_unknown_protocol_is_one_line() -> None:
+    with pytest.raises(InputError, match="nosuch://a"):
+        storage.read_bytes("nosuch://a")
+
+
+def test_free_space_is_asked_where_the_folder_will_be(tmp_path: Path) -> None:
+    assert storage.free_bytes(tmp_path / "not" / "yet") == pytest.approx(storage.free_bytes(tmp_path), rel=0.1)
+    assert storage.free_bytes("memory://a") is None
