@@ -10,17 +10,9 @@ python=${PYTHON:-.venv/bin/python}
 
 # run_resumable RUN_FOLDER MODULE ARGUMENT...    runs `python -m MODULE ARGUMENT...`, a rank a task
 run_resumable() {
-  local status=$1/status.json first step code=0 warned=0 ended=0
+  local status=$1/status.json step code=0 warned=0 ended=0
   shift
-  first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-  MASTER_ADDR=$(scontrol show node "$first" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
-  MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
-  export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-
-  # No launcher stands between SLURM's signals and the ranks.
-  srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" bash -c '
-    export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
-    exec "$@"' rank "$python" -m "$@" &
+  srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" launch/slurm/rank.sh "$python" -m "$@" &
   step=$!
   trap 'warned=1; kill -USR1 "$step"' USR1
   trap 'ended=1' TERM # SLURM tells the ranks itself
