@@ -1,0 +1,51 @@
+"""The command line of training programs."""
+
+import pytest
+
+from steel.errors import InputError
+from train.arguments import parse_fit
+from train.presets import PRESETS
+
+NEEDED = ["--preset", "smoke", "--data", "shards", "--out", "run"]
+
+
+def test_every_field_can_be_overridden() -> None:
+    found = parse_fit(
+        "fit", [*NEEDED, "--phases.1.crop", "32", "48", "--optim.ema-decay", "0", "--folds.validation", "2"]
+    )
+    assert (found.data, found.out, found.resume) == ("shards", "run", "auto")
+    assert found.config.phases[1].crop == (32, 48)
+    assert found.config.phases[0] == PRESETS["smoke"].phases[0]
+    assert found.config.optim.ema_decay == 0
+    assert found.config.folds.validation == (2,)
+    assert not found.test_folds_given
+
+
+def test_naming_test_folds_is_noticed() -> None:
+    assert parse_fit("fit", [*NEEDED, "--folds.test", "3"]).test_folds_given
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "nope", "--data", "d", "--out", "o"], "there are severstal"),
+        (["--preset", "smoke", "--out", "o"], "--data is missing"),
+        (["--preset", "smoke", "--data", "d"], "--out is missing"),
+    ],
+)
+def test_what_is_missing_or_unknown_is_said(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_fit("fit", arguments)
+
+
+@pytest.mark.parametrize("wrong", [["--phases.0.batch-size", "7"], ["--no-such-field", "1"], ["--seed", "x"]])
+def test_wrong_values_exit_with_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_fit("fit", [*NEEDED, *wrong])
+    assert caught.value.code == 2
+    assert wrong[0].rsplit("-", 1)[-1].split(".")[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_carry_their_own_name(name: str) -> None:
+    assert PRESETS[name].preset == name
