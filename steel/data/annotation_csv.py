@@ -70,7 +70,7 @@ def load_csv(url: str, image_ids: Collection[str], classes: ClassTable | None) -
         ProblemsError: unknown class ids, ids without an image, duplicate and malformed rows, all at once.
         InputError: no such file, or not one of the two forms.
     """
-    rows, problems = _read_rows(url)
+    rows, problems = read_rows(url)
     if classes is None:
         found = {int(row.class_id) for row in rows if row.class_id.isdecimal()}
         if max(found, default=0) > MAX_CLASSES:
@@ -104,8 +104,12 @@ def load_csv(url: str, image_ids: Collection[str], classes: ClassTable | None) -
     return classes, RunLengthMasks(len(classes), rles)
 
 
-def _read_rows(url: str) -> tuple[list[CsvRow], list[Problem]]:
-    """All rows of the file, and those that are none."""
+def read_rows(url: str) -> tuple[list[CsvRow], list[Problem]]:
+    """All rows of the file, and those that are none.
+
+    Raises:
+        InputError: no such file, or not one of the two forms.
+    """
     header, lines = read_csv(url)
     if header not in (_ROW_FORM, _PAIR_FORM):
         forms = " or ".join("`" + ",".join(form) + "`" for form in (_ROW_FORM, _PAIR_FORM))

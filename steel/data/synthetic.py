@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from steel.data.rle import encode_rle
-from steel.data.synthetic_annotations import GivenMasks, read_given_masks
+from steel.data.synthetic_annotations import GivenMasks, decode_rows, read_given_masks
 from steel.data.synthetic_masks import NUM_CLASSES
 from steel.data.synthetic_plan import plan_classes
 from steel.data.synthetic_scene import draw_masks, extent_around, render
@@ -64,12 +64,12 @@ class Options:
 
 @dataclass(frozen=True)
 class _Job:
-    """One image to make: its file, the seed of its choices, and its classes or its given masks (RLE by class)."""
+    """One image to make: its file, the seed of its choices, its classes and, if given, their run lengths."""
 
     path: str
     seed: tuple[int, ...]
-    class_ids: tuple[int, ...]
-    rles: tuple[str, ...] | None
+    class_ids: frozenset[int]
+    given: tuple[tuple[int, str], ...] | None
 
 
 Row = tuple[str, int, str]
@@ -166,11 +166,11 @@ def _plan(options: Options, given: GivenMasks | None) -> list[_Job]:
     for part, name, number in ((0, "train", options.num_train), (1, "test", options.num_test)):
         if part == 0 and given is not None:
             for image_id in given.image_ids:
-                rows = given.rows(image_id)
                 # Seeded by name, so an image looks the same in every part of the annotations.
                 key = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:6], "big")
-                class_ids, rles = tuple(k for k, _ in rows), tuple(rle for _, rle in rows)
-                jobs.append(_Job(f"train_images/{image_id}", (options.seed, 2, key), class_ids, rles))
+                rows = given.rows(image_id)
+                class_ids = frozenset(class_id for class_id, _ in rows)
+                jobs.append(_Job(f"train_images/{image_id}", (options.seed, 2, key), class_ids, rows))
             continue
         classes = plan_classes(
             np.random.default_rng([options.seed, part, 0]), number, options.class_share, options.defect_share
@@ -178,7 +178,7 @@ def _plan(options: Options, given: GivenMasks | None) -> list[_Job]:
         names = [_image_id(options.seed, part, index) for index in range(number)]
         assert len(set(names)) == number, "two images share a name"
         jobs += [
-            _Job(f"{name}_images/{names[index]}", (options.seed, part, 1, index), tuple(sorted(classes[index])), None)
+            _Job(f"{name}_images/{names[index]}", (options.seed, part, 1, index), frozenset(classes[index]), None)
             for index in sorted(range(number), key=names.__getitem__)
         ]
     return jobs
@@ -240,10 +240,10 @@ def _run(
 def _make_image(root: str, height: int, width: int, job: _Job) -> list[Row]:
     """Write one image and return its rows."""
     rng = np.random.default_rng(job.seed)
-    if job.rles is None:
-        masks, extent = draw_masks(rng, frozenset(job.class_ids), height, width)
+    if job.given is None:
+        masks, extent = draw_masks(rng, job.class_ids, height, width)
     else:
-        masks = GivenMasks.decode(job.class_ids, job.rles, height, width)
+        masks = decode_rows(job.given, height, width)
         extent = extent_around(rng, masks, width)
     gray = render(rng, masks, extent, height, width)
     # The originals are stored as colour with R = G = B.

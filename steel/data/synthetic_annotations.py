@@ -1,16 +1,18 @@
 """Masks that are given for synthetic images, read from one of Kaggle's CSV forms without the images they belong to."""
 
-import csv
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 
+from steel.data import storage
+from steel.data.annotation_csv import read_rows
+from steel.data.problems import Problem, raise_problems
 from steel.data.rle import decode_rle
-from steel.errors import InputError, list_some
+from steel.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,12 @@ class GivenMasks:
 
     image_ids: tuple[str, ...]
     """Sorted; images without a mask are clean."""
-    masks: dict[str, tuple[tuple[int, str], ...]]
-    """Class id and run lengths by image id, for images with any."""
+    masks: dict[str, dict[int, str]]
+    """Run lengths by image id and class, for images with any."""
 
     def rows(self, image_id: str) -> tuple[tuple[int, str], ...]:
         """Class ids and run lengths of one image; none for a clean one."""
-        return self.masks.get(image_id, ())
+        return tuple(sorted(self.masks.get(image_id, {}).items()))
 
     def all_rows(self) -> Iterator[tuple[str, int, str]]:
         """`ImageId, ClassId, EncodedPixels` of all images, run lengths character for character as given."""
@@ -35,7 +37,7 @@ class GivenMasks:
         if number is None:
             return self
         if number > len(self.image_ids):
-            raise InputError(f"synth: {number} images asked for, the annotations have {len(self.image_ids)}")
+            raise InputError(f"synth: {number} images asked for, but the annotations have {len(self.image_ids)}")
         chosen = np.random.default_rng([seed, 3]).permutation(len(self.image_ids))[:number]
         return GivenMasks(tuple(self.image_ids[i] for i in sorted(chosen)), self.masks)
 
@@ -43,10 +45,10 @@ class GivenMasks:
         """sha256 of ids and masks."""
         return hashlib.sha256(repr([(i, self.rows(i)) for i in self.image_ids]).encode()).hexdigest()
 
-    @staticmethod
-    def decode(class_ids: Sequence[int], rles: Sequence[str], height: int, width: int) -> dict[int, np.ndarray]:
-        """(height, width) uint8 masks by class id."""
-        return {k: decode_rle(rle, height, width) for k, rle in zip(class_ids, rles, strict=True)}
+
+def decode_rows(rows: Sequence[tuple[int, str]], height: int, width: int) -> dict[int, np.ndarray]:
+    """(height, width) uint8 masks of 0 and 1 by class id."""
+    return {class_id: decode_rle(rle, height, width) for class_id, rle in rows}
 
 
 def read_given_masks(
@@ -61,67 +63,40 @@ def read_given_masks(
         width: their columns.
 
     Raises:
-        InputError: an unreadable file, another header, or faulty rows, counted, the first few named.
+        InputError: an unreadable file, another header, or faulty rows, all at once.
     """
-    named: list[str] = []
+    rows, problems = read_rows(os.fspath(annotations))
     masks: dict[str, dict[int, str]] = {}
-    faults: list[str] = []
-    for line, image_id, class_text, rle in _rows(Path(annotations)):
-        if not _is_file_name(image_id):
-            faults.append(f"line {line} ({image_id!r} is no file name ending in .jpg)")
-            continue
-        named.append(image_id)
-        if not rle.strip():
-            continue
-        if not (class_text.isdecimal() and int(class_text) > 0):
-            faults.append(f"line {line} (class {class_text!r})")
-            continue
-        if int(class_text) in masks.setdefault(image_id, {}):
-            faults.append(f"line {line} ({image_id} has class {class_text} twice)")
-            continue
-        masks[image_id][int(class_text)] = rle
-        try:
-            decode_rle(rle, height, width)
-        except InputError as error:
-            faults.append(f"line {line} ({error})")
-    if faults:
-        raise InputError(f"{annotations}: {len(faults)} faulty rows: {list_some(faults, 3)}")
-    wanted = sorted(set(named)) if image_ids is None else _read_ids(Path(image_ids))
+    for row in rows:
+        where = f"{row.image_id} class {row.class_id} (line {row.line})"
+        if not (row.class_id.isdecimal() and int(row.class_id) > 0):
+            problems.append(Problem("rows with a class id that is no number from 1 on", where))
+        elif row.rle and int(row.class_id) in masks.setdefault(row.image_id, {}):
+            problems.append(Problem("duplicate rows", where))
+        elif row.rle:
+            masks[row.image_id][int(row.class_id)] = row.rle
+    for image_id, rles in masks.items():
+        for class_id, rle in rles.items():
+            try:
+                decode_rle(rle, height, width)
+            except InputError as error:
+                fault = f"{image_id} class {class_id}: {error}"
+                problems.append(Problem(f"masks that do not fit {height}x{width} pixels", fault))
+    wanted = sorted({row.image_id for row in rows} if image_ids is None else _read_ids(os.fspath(image_ids)))
+    problems += [
+        Problem("ids that are no file name ending in .jpg", name) for name in wanted if not _is_file_name(name)
+    ]
     if not wanted:
         raise InputError(f"{image_ids or annotations}: names no image")
-    return GivenMasks(tuple(wanted), {i: tuple(sorted(masks[i].items())) for i in wanted if masks.get(i)})
+    raise_problems(problems, f"in {annotations}")
+    return GivenMasks(tuple(wanted), {i: masks[i] for i in wanted if masks.get(i)})
 
 
-def _rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
-    """Line number, image id, class and run lengths of every row."""
+def _read_ids(path: str) -> set[str]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            csv.field_size_limit(1 << 30)
-            reader = csv.reader(file)
-            header = next(reader, [])
-            if header not in (["ImageId", "ClassId", "EncodedPixels"], ["ImageId_ClassId", "EncodedPixels"]):
-                raise InputError(
-                    f"{path}: header {','.join(header)!r} is neither ImageId,ClassId,EncodedPixels "
-                    "nor ImageId_ClassId,EncodedPixels"
-                )
-            for cells in reader:
-                if len(cells) != len(header):
-                    raise InputError(f"{path}: line {reader.line_num} has {len(cells)} cells, not {len(header)}")
-                image_id, class_text = cells[:2] if len(cells) == 3 else cells[0].rpartition("_")[::2]
-                yield reader.line_num, image_id, class_text, cells[-1]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a CSV: {error}") from error
-
-
-def _read_ids(path: Path) -> list[str]:
-    try:
-        names = path.read_text(encoding="utf-8").split()
+        return set(storage.read_bytes(path).decode().split())
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a list of image ids: {error}") from error
-    bad = [name for name in names if not _is_file_name(name)]
-    if bad:
-        raise InputError(f"{path}: {len(bad)} names are no file names ending in .jpg: {list_some(bad)}")
-    return sorted(set(names))
+        raise InputError(f"{path}: cannot be read as a list of image ids ({error})") from error
 
 
 def _is_file_name(name: str) -> bool:

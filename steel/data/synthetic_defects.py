@@ -12,6 +12,9 @@ from steel.data.synthetic_marks import Canvas, Style, add_pits, add_trace
 from steel.data.synthetic_masks import NUM_CLASSES
 from steel.data.synthetic_noise import smooth_noise, soft_step
 
+_TINTS = (0.4, 0.36, 0.18, 0.12)
+"""Change of brightness under each class; the larger a class's regions, the less, as light varies over large ones."""
+
 
 def add_defects(rng: np.random.Generator, canvas: Canvas, mask: np.ndarray, class_id: int, style: Style) -> None:
     """Draw one class's defects.
@@ -28,6 +31,7 @@ def add_defects(rng: np.random.Generator, canvas: Canvas, mask: np.ndarray, clas
     for part in range(1, count):
         x, y, w, h, _ = boxes[part]
         inside = labels[y : y + h, x : x + w] == part
+        _add_tint(rng, canvas.delta[y : y + h, x : x + w], inside, _TINTS[look - 1] * style.tint, style.unit)
         if look == 1:
             _add_crowd(rng, canvas, inside, x, y, style)
         elif look == 4:
@@ -38,9 +42,21 @@ def add_defects(rng: np.random.Generator, canvas: Canvas, mask: np.ndarray, clas
             _add_traces(rng, canvas, inside, x, y, look, style)
 
 
+def _add_tint(rng: np.random.Generator, delta: np.ndarray, inside: np.ndarray, tint: float, unit: float) -> None:
+    """Shift the region's brightness by less than the light varies: only its border shows, and gives its shape away."""
+    depth = _depth(inside)
+    margin = rng.uniform(0.05, 0.25) * float(depth.max())
+    delta += soft_step(depth, margin, max(1.5, 3 * unit)) * np.float32(tint * rng.uniform(0.8, 1.2))
+
+
+def _depth(inside: np.ndarray) -> np.ndarray:
+    """(h, w) float32 distance of each pixel of a region to its outline, in pixels; 0 outside."""
+    return cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+
+
 def _add_crowd(rng: np.random.Generator, canvas: Canvas, inside: np.ndarray, left: int, top: int, style: Style) -> None:
     rows, columns = np.nonzero(inside)
-    number = max(2, int(len(rows) / (55 * style.unit**2)))
+    number = max(2, int(len(rows) / (100 * style.unit**2)))
     chosen = rng.integers(0, len(rows), number)
     # Outlines are drawn around the marks, so the marks keep off them.
     middle_x, middle_y = columns.mean(), rows.mean()
@@ -59,7 +75,7 @@ def _add_traces(
     if look == 2:
         shares = rng.uniform(0.4, 0.6, 1)
     else:
-        number = max(2, round(float(np.median(last - first)) * 0.8 / (style.unit * rng.uniform(6, 13))))
+        number = max(2, round(float(np.median(last - first)) * 0.8 / (style.unit * rng.uniform(10, 20))))
         shares = np.clip((np.arange(number) + 0.5 + rng.normal(0, 0.2, number)) / number, 0.1, 0.9)
     margin = int(min(3 * style.unit, h / 8))
     for share in shares:
@@ -69,7 +85,7 @@ def _add_traces(
             end -= int(h * 0.6 * max(0.0, rng.uniform(-1, 1)))
         if end - start > h * 0.3:
             line = (first + share * (last - first))[start:end]
-            add_trace(rng, canvas, line, top + start, 4 if look == 2 else 6, style)
+            add_trace(rng, canvas, line, top + start, style)
 
 
 def _smooth_rows(edge: np.ndarray) -> np.ndarray:
@@ -79,7 +95,7 @@ def _smooth_rows(edge: np.ndarray) -> np.ndarray:
 
 
 def _add_relief(rng: np.random.Generator, delta: np.ndarray, inside: np.ndarray, unit: float) -> None:
-    """A region of lifted or folded steel: darker on the whole, shaded from one side, cracked, with a lit rim."""
+    """A region of lifted or folded steel: shaded from one side, cracked, with a lit rim."""
     h, w = inside.shape
     solid = np.pad(inside.astype(np.float32), 1)
     alpha = cv2.GaussianBlur(solid, (0, 0), max(0.5, 1.2 * unit))[1:-1, 1:-1]
@@ -87,13 +103,17 @@ def _add_relief(rng: np.random.Generator, delta: np.ndarray, inside: np.ndarray,
     height_map = smooth_noise(rng, h, w, cell * rng.uniform(0.5, 1), cell) + 0.4 * smooth_noise(
         rng, h, w, cell / 3, cell / 2.5
     )
-    slope = cv2.Sobel(cv2.GaussianBlur(height_map, (0, 0), max(0.6, 1.5 * unit)), cv2.CV_32F, 0, 1, ksize=3)
+    smooth = cv2.GaussianBlur(height_map, (0, 0), max(0.6, 1.5 * unit))
+    sun = rng.uniform(0, np.pi)  # lit from any side
+    slope = np.float32(np.cos(sun)) * np.gradient(smooth, axis=1) + np.float32(np.sin(sun)) * np.gradient(
+        smooth, axis=0
+    )
     lit = np.clip(slope / max(float(slope.std()), 1e-6), -2, 3)
     folds = smooth_noise(rng, h, w, cell * 1.5, cell * 2.5)
     cracks = np.exp(-((folds / 0.1) ** 2))
-    depth = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1] / np.float32(unit)
-    rim = np.exp(-((depth / 3.5) ** 2)) * soft_step(smooth_noise(rng, h, w, 24 * unit, 24 * unit), 0.0, 1.5)
-    darkening = rng.uniform(0.05, 0.35)
-    strength = rng.uniform(0.10, 0.2)
-    shading = -darkening + strength * lit - 0.35 * cracks + rim * rng.uniform(0.15, 0.45)
+    rim = np.exp(-((_depth(inside) / np.float32(3.5 * unit)) ** 2)) * soft_step(
+        smooth_noise(rng, h, w, 24 * unit, 24 * unit), 0.0, 1.5
+    )
+    strength = rng.uniform(0.07, 0.14)
+    shading = strength * lit - 0.2 * cracks + rim * rng.uniform(0.15, 0.45)
     delta += alpha * shading

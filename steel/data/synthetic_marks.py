@@ -61,6 +61,8 @@ class Style:
     """Typical relative change of brightness."""
     bright_share: float
     """Share of dashes that are brighter than the surface."""
+    tint: float
+    """How much darker (below 0) or brighter the surface under defects is than is usual for their class."""
     unit: float
     """Pixels per pixel of a 256-pixel-high image."""
 
@@ -68,7 +70,8 @@ class Style:
 def draw_style(rng: np.random.Generator, unit: float) -> Style:
     """An image's strokes: mostly dark, sometimes mixed or bright."""
     bright_share = float(rng.choice((0.05, 0.5, 0.95), p=(0.6, 0.2, 0.2)))
-    return Style(float(rng.uniform(0.2, 0.5)), bright_share, unit)
+    tint = float(rng.uniform(0.8, 1.3)) * (-1 if rng.random() < 0.6 else 1)
+    return Style(float(rng.uniform(0.25, 0.5)), bright_share, tint, unit)
 
 
 def add_pits(rng: np.random.Generator, canvas: Canvas, x: np.ndarray, y: np.ndarray, style: Style) -> None:
@@ -82,7 +85,7 @@ def add_pits(rng: np.random.Generator, canvas: Canvas, x: np.ndarray, y: np.ndar
         style: the image's strokes.
     """
     n = len(x)
-    size = np.maximum(0.55, style.unit * rng.uniform(0.8, 1.7, n))[:, None, None]
+    size = np.maximum(0.55, style.unit * rng.uniform(1.0, 2.2, n))[:, None, None]
     turn = rng.uniform(0, 2 * np.pi, n)[:, None, None]
     strength = (1.3 * style.contrast * rng.lognormal(0, 0.4, n))[:, None, None]
     bright = rng.uniform(0.2, 1.2, n)[:, None, None]
@@ -107,12 +110,10 @@ def add_dashes(rng: np.random.Generator, canvas: Canvas, x: np.ndarray, y: np.nd
         y: (n,) float rows of the upper ends.
         style: the image's strokes.
     """
-    _stroke(rng, canvas, x, y, dash_lengths(rng, len(x), style.unit), style)
+    _stroke(rng, canvas, x, y, _lengths(rng, len(x), style), _contrasts(rng, len(x), style), style)
 
 
-def add_trace(
-    rng: np.random.Generator, canvas: Canvas, line: np.ndarray, first_row: float, gap: float, style: Style
-) -> None:
+def add_trace(rng: np.random.Generator, canvas: Canvas, line: np.ndarray, first_row: float, style: Style) -> None:
     """Dashes that follow one another down a line.
 
     Args:
@@ -120,38 +121,48 @@ def add_trace(
         canvas: where to draw.
         line: (h,) float column of the line in each of its rows.
         first_row: where it begins.
-        gap: mean gap between dashes, in units of the style.
         style: the image's strokes.
     """
     most = int(len(line) / max(2.0, 4 * style.unit)) + 2
-    lengths = dash_lengths(rng, most, style.unit)
-    starts = np.cumsum(lengths + rng.exponential(gap * style.unit, most)) - lengths
+    lengths = _lengths(rng, most, style)
+    starts = np.cumsum(lengths + style.unit * rng.exponential(2, most)) - lengths
     lengths = np.minimum(lengths, len(line) - starts)
     kept = lengths > 1.5
     starts, lengths = starts[kept], lengths[kept]
     x = np.interp(starts + lengths / 2, np.arange(len(line)), line) + rng.normal(0, 0.8 * style.unit, len(starts))
-    _stroke(rng, canvas, x, first_row + starts, lengths, style)
+    contrast = _contrasts(rng, 1, style) * rng.lognormal(0, 0.2, len(starts))
+    _stroke(rng, canvas, x, first_row + starts, lengths, contrast, style)
 
 
-def dash_lengths(rng: np.random.Generator, n: int, unit: float) -> np.ndarray:
-    """(n,) float lengths in pixels; one law for defects and harmless marks."""
-    return np.asarray(unit * np.exp(rng.normal(math.log(16), 0.45, n)))
+def _lengths(rng: np.random.Generator, n: int, style: Style) -> np.ndarray:
+    """(n,) float lengths of dashes in pixels."""
+    return np.asarray(style.unit * np.exp(rng.normal(math.log(16), 0.45, n)))
+
+
+def _contrasts(rng: np.random.Generator, n: int, style: Style) -> np.ndarray:
+    """(n,) float signed contrasts of dashes."""
+    sign = np.where(rng.random(n) < style.bright_share, 1.2, -1.0)
+    return np.asarray(sign * np.clip(style.contrast * rng.lognormal(0, 0.35, n), 0.05, 0.8))
 
 
 def _stroke(
-    rng: np.random.Generator, canvas: Canvas, x: np.ndarray, y: np.ndarray, length: np.ndarray, style: Style
+    rng: np.random.Generator,
+    canvas: Canvas,
+    x: np.ndarray,
+    y: np.ndarray,
+    length: np.ndarray,
+    contrast: np.ndarray,
+    style: Style,
 ) -> None:
-    """Draw standing dashes of given lengths, one row of a dash at a time."""
+    """Draw standing dashes of given (n,) places, lengths and contrasts, one row of a dash at a time."""
     n = len(x)
-    sign = np.where(rng.random(n) < style.bright_share, 1.2, -1.0)
-    contrast = sign * np.clip(style.contrast * rng.lognormal(0, 0.35, n), 0.05, 0.8)
-    thickness = np.maximum(0.5, style.unit * rng.uniform(0.7, 1.6, n))
+    thickness = np.maximum(0.5, style.unit * rng.uniform(1.0, 2.2, n))
     lean = rng.normal(0, 0.03, n)
     rows_each = np.maximum(2, np.round(length).astype(int))
     which = np.repeat(np.arange(n), rows_each)
     step = np.arange(len(which)) - np.repeat(np.cumsum(rows_each) - rows_each, rows_each)
     along = (step + 0.5) / rows_each[which]
-    strength = contrast[which] * np.minimum(1, 5 * np.minimum(along, 1 - along)) * rng.uniform(0.5, 1.3, len(which))
+    strength = contrast[which] * np.minimum(1, 5 * np.minimum(along, 1 - along)) * rng.uniform(0.7, 1.2, len(which))
     centre = x[which] + lean[which] * step
     left = np.floor(centre).astype(int)
     offset = np.arange(-REACH, REACH + 1) - (centre - left)[:, None]

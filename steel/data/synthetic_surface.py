@@ -39,7 +39,7 @@ def draw_light(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def draw_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """(H, W) float32 relative brightness of the rolled surface around 0: grain, ripples, streaks, scale and stains."""
     unit = height / REAL_HEIGHT
-    roughness = math.exp(rng.normal(0, 0.3))
+    roughness = math.exp(rng.normal(0, 0.4))
     grain = cv2.GaussianBlur(white_noise(rng, height, width), (0, 0), rng.uniform(0.45, 0.7))
     texture = grain * np.float32(0.085 * roughness)
     texture += smooth_noise(rng, height, width, 1.6, unit * rng.uniform(8, 30)) * np.float32(
@@ -53,6 +53,7 @@ def draw_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarra
     texture += smooth_noise(rng, height, width, 8 * unit, 8 * unit) * np.float32(rng.uniform(0.005, 0.025))
     texture += _scale(rng, height, width, unit)
     texture += _stains(rng, height, width, unit)
+    texture += _roughness(rng, height, width, unit)
     return texture
 
 
@@ -72,27 +73,31 @@ def _scale(rng: np.random.Generator, height: int, width: int, unit: float) -> np
 
 
 def _stains(rng: np.random.Generator, height: int, width: int, unit: float) -> np.ndarray:
-    """Dark patches as large as class 4's, with washed-out borders, and rough spots without relief or outline."""
-    field = smooth_noise(rng, height, width, 70 * unit, 90 * unit) + 0.25 * smooth_noise(
-        rng, height, width, 20 * unit, 20 * unit
-    )
-    patches = soft_step(field, rng.uniform(0.9, 1.9), 1.2)
-    rough = cv2.GaussianBlur(white_noise(rng, height, width), (0, 0), max(0.6, 1.3 * unit)) * np.float32(0.5)
-    where = soft_step(smooth_noise(rng, height, width, 60 * unit, 60 * unit), rng.uniform(0.8, 1.6), 1.2)
-    return where * rough - patches * np.float32(rng.uniform(0.1, 0.45))
+    """Dark patches as large as class 4's, with washed-out borders."""
+    field = smooth_noise(rng, height, width, 70 * unit, 90 * unit)
+    field += 0.25 * smooth_noise(rng, height, width, 20 * unit, 20 * unit)
+    return soft_step(field, rng.uniform(0.6, 1.5), 1.0) * np.float32(-rng.uniform(0.1, 0.45))
+
+
+def _roughness(rng: np.random.Generator, height: int, width: int, unit: float) -> np.ndarray:
+    """Places where the grain is as strong as in defects: blotches and bands of columns without outline or relief."""
+    rough = cv2.GaussianBlur(white_noise(rng, height, width), (0, 0), max(0.6, unit * rng.uniform(0.9, 1.6)))
+    blotches = soft_step(smooth_noise(rng, height, width, 60 * unit, 60 * unit), rng.uniform(0.3, 1.4), 1.2)
+    bands = _envelope(rng, width, 120 * unit, rng.uniform(0.05, 0.4))
+    return np.maximum(blotches, bands) * rough * np.float32(rng.uniform(0.25, 0.6))
 
 
 def add_harmless_marks(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
     """Scattered pits and dashes, of the sizes and contrasts of those in defects."""
     height, width = canvas.delta.shape
     room = height * width / style.unit**2
-    number = int(room / 900 * rng.random() ** 2)
+    number = int(room / 1500 * rng.uniform(0.1, 1))
     add_pits(rng, canvas, rng.uniform(0, width, number), rng.uniform(0, height, number), style)
     bands = _envelope(rng, width, 100 * style.unit, 0.3)
-    x = rng.uniform(0, width, int(room / 400 * rng.random() ** 2))
+    x = rng.uniform(0, width, int(room / 400 * rng.random()))
     x = x[rng.random(len(x)) < bands[x.astype(int)]]
     add_pits(rng, canvas, x, rng.uniform(0, height, len(x)), style)
-    for target, each in ((canvas, 900), (canvas.transposed, 6000)):
+    for target, each in ((canvas, 2200), (canvas.transposed, 20000)):
         number = int(room / each * rng.uniform(0.2, 1))
         h, w = target.delta.shape
         add_dashes(rng, target, rng.uniform(0, w, number), rng.uniform(-10 * style.unit, h, number), style)
