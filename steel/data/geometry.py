@@ -28,15 +28,19 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def pad_to_stride(image: np.ndarray, stride: int) -> np.ndarray:
-    """Reflect an image (H, W[, 3]) at its bottom and right edges up to the next multiples of `stride`.
+    """`pad_image` to the next multiples of `stride`."""
+    height, width = image.shape[:2]
+    return pad_image(image, height + -height % stride, width + -width % stride)
+
+
+def pad_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image (H, W[, 3]) reflected at its bottom and right edges up to `height` and `width`.
 
     The same pixels as the network's own padding (`steel.model.network.reflect_to_stride`), so that images of several
     sizes can share a batch and none is padded differently for it.
     """
-    bottom, right = -image.shape[0] % stride, -image.shape[1] % stride
-    if not (bottom or right):
-        return image
-    return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT_101)
+    below, right = height - image.shape[0], width - image.shape[1]
+    return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REFLECT_101) if below or right else image
 
 
 def restore_size(mask_probs: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from steel.data.augment import Augmenter
+from steel.data.geometry import pad_image
 from steel.data.order import Order, sample_seeds
 from steel.data.shards import BadSampleError, Sample, ShardReader
-from steel.data.workers import DEFAULT_START, StartMethod, ordered_map
+from steel.data.workers import DEFAULT_START, StartMethod, new_buffer, ordered_map
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class _TrainWork:
     def __call__(self, item: _TrainItem) -> _TrainMade:
         num, area = len(item.rows), self.augmenter.crop[0] * self.augmenter.crop[1]
         target_size = 1 if self.augmenter.num_classes <= 7 else 4
-        buffer = torch.empty(num * area * (target_size + self.reader.manifest.channels), dtype=torch.uint8)
+        buffer = new_buffer(num * area * (target_size + self.reader.manifest.channels))
         targets, images = (view.numpy() for view in _train_views(buffer, num, self.augmenter, self.reader))
         seeds = sample_seeds(self.seed, self.phase, item.positions)
         bad: dict[int, BadSampleError] = {}
@@ -284,22 +285,17 @@ class _EvalWork:
         kind = truths[0].dtype if truths else np.dtype(np.uint8)
         shape = (self.batch_size, item.height, item.width, self.reader.manifest.channels)
         end = int(np.prod(shape))
-        buffer = torch.zeros(end + sum(truth.nbytes for truth in truths), dtype=torch.uint8)
+        buffer = new_buffer(end + sum(truth.nbytes for truth in truths))
         images = buffer[:end].view(shape).numpy()
         for image, sample in zip(images, samples, strict=False):
             image[:] = pad_image(sample.image, item.height, item.width).reshape(image.shape)
+        images[len(samples) :] = 0
         for truth in truths:
             buffer[end : end + truth.nbytes].numpy()[:] = truth.ravel().view(np.uint8)
             end += truth.nbytes
         sizes = tuple((s.image.shape[0], s.image.shape[1]) for s in samples)
         shapes = tuple((truth.shape[0], truth.shape[1]) for truth in truths)
         return _EvalMade(buffer, shape, tuple(s.row for s in samples), sizes, shapes, kind, tuple(bad))
-
-
-def pad_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An image (h, w[, 3]) mirrored to the right and below up to height x width."""
-    below, right = height - image.shape[0], width - image.shape[1]
-    return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REFLECT_101) if below or right else image
 
 
 def original_bitmask(reader: ShardReader, sample: Sample) -> np.ndarray:

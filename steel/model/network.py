@@ -153,15 +153,17 @@ def reflect_to_stride(images: Tensor, stride: int) -> Tensor:
     """
     for dim in (-2, -1):
         size = images.shape[dim]
-        if size % stride:
-            images = images.index_select(dim, _reflected(size, -(-size // stride) * stride, images.device))
+        # An exported graph is for any size and cannot branch on it.
+        if torch.compiler.is_exporting() or size % stride:
+            padded = (size + stride - 1) // stride * stride
+            images = images.index_select(dim, _reflected(size, padded, images.device))
     return images
 
 
 def _reflected(size: int, padded: int, device: torch.device) -> Tensor:
     """Which of `size` pixels shows at each of `padded` places: 0 1 2 3 2 1 0 1 ... for a size of 4."""
-    period = max(2 * (size - 1), 1)
-    places = torch.arange(padded, device=device) % period
+    period = torch.full((), 2 * size - 2, device=device).clamp(min=1)
+    places = torch.arange(padded, device=device).remainder(period)
     return torch.where(places < size, places, period - places)
 
 
@@ -170,14 +172,17 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
     The three are folded into one multiplication and one addition.
     """
-    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
+    scale, shift = scale_and_shift(tuple(mean), tuple(std), images.device)
     assert images.shape[1] == len(scale), f"{images.shape[1]} channels, {len(scale)} means"
     return torch.addcmul(shift, images.float(), scale)
 
 
 @functools.lru_cache(maxsize=16)
-def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Two (c, 1, 1) float32 tensors. Kept, because moving them to a GPU anew for each batch would wait for it."""
+def scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What turns uint8 values into normalised ones: two (c, 1, 1) float32 tensors.
+
+    Kept from call to call, because moving them to a GPU anew for each batch would wait for it.
+    """
     scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32)
     return scale.view(-1, 1, 1).to(device), shift.view(-1, 1, 1).to(device)

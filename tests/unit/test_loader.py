@@ -18,12 +18,12 @@ import torch
 
 from steel.config import PhaseConfig, SamplingConfig, TransformConfig
 from steel.data.augment import Augmenter
+from steel.data.geometry import pad_image
 from steel.data.loader import (
     EvalBatch,
     MicroBatch,
     eval_batches,
     expand_targets,
-    pad_image,
     plan_eval_batches,
     train_batches,
 )
