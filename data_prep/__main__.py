@@ -108,6 +108,8 @@ def _tell(arguments: argparse.Namespace, result: Result) -> None:
         lines = [f"{arguments.out}: part {k} of {n} is complete; when all are, run --join {n}"]
     else:
         lines = [*result.summary.lines(), f"wrote {arguments.out}"]
+    if result.restarted:
+        lines.append("the input had changed since an earlier, unfinished run: started over")
     print("\n".join(lines))  # noqa: T201
 
 

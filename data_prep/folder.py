@@ -38,31 +38,53 @@ def is_finished(options: Options) -> bool:
     return True
 
 
-def claim(options: Options, plan: Plan) -> None:
+def refuse_foreign(options: Options) -> None:
+    """Raises InputError when the output folder holds files and no job of ours."""
+    if storage.exists(storage.join(options.out, UNFINISHED, _PLAN)) or not storage.exists(options.out):
+        return
+    others = [file.path for file in storage.list_files(options.out)]
+    if others:
+        raise InputError(f"{options.out}: is not empty ({list_some(others, 3)}); choose another --out")
+
+
+def claim(options: Options, plan: Plan, *, may_restart: bool) -> bool:
     """Mark the output folder as this plan's, so that a later run goes on with it.
 
+    Args:
+        options: What to do.
+        plan: What it comes to.
+        may_restart: Discard what an unfinished run of the same options has written for other images or annotations:
+            people mend what was refused, then start again.
+
+    Returns:
+        Whether something was discarded.
+
     Raises:
-        InputError: other files are there, or an unfinished job of other input or options.
+        InputError: an unfinished job of other options is there; or of other input, and it may not be discarded.
     """
     plan_url = storage.join(options.out, UNFINISHED, _PLAN)
     wanted = options.recorded()
+    restarts = False
     if storage.exists(plan_url):
         theirs = json.loads(storage.read_bytes(plan_url))
         if theirs["fingerprint"] == plan.fingerprint:
-            return
+            return False
         differing = [name for name in wanted if theirs["options"].get(name) != wanted[name]]
-        what = f"another {list_some(differing)}" if differing else "other images or annotations"
-        raise InputError(
-            f"{options.out}: holds an unfinished job with {what}; remove the folder or choose another --out"
-        )
-    storage.make_folder(options.out)
-    if not storage.is_remote(options.out) or storage.exists(options.out):
-        others = [file.path for file in storage.list_files(options.out)]
-        if others:
-            raise InputError(f"{options.out}: is not empty ({list_some(others, 3)}); choose another --out")
-    storage.make_folder(storage.join(options.out, UNFINISHED))
+        if differing or not may_restart:
+            what = f"another {list_some(differing)}" if differing else "other images or annotations"
+            raise InputError(
+                f"{options.out}: holds an unfinished job with {what}; remove the folder or choose another --out"
+            )
+        restarts = True
+        for file in storage.list_files(options.out, (".tar",)):
+            storage.remove(storage.join(options.out, file.path))
+        for file in storage.list_files(storage.join(options.out, UNFINISHED), (".arrow",)):
+            storage.remove(storage.join(options.out, UNFINISHED, file.path))
     mine = {"fingerprint": plan.fingerprint, "options": wanted}
-    storage.write_bytes(plan_url, json.dumps(mine, indent=1, sort_keys=True).encode())
+    storage.write_bytes(
+        plan_url, json.dumps(mine, indent=1, sort_keys=True).encode(), staging=staging_folder(options.out)
+    )
+    return restarts
 
 
 def rows_url(options: Options, shard: ShardPlan) -> str:

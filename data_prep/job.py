@@ -13,6 +13,7 @@ from data_prep.folder import (
     finished_rows,
     is_finished,
     lock,
+    refuse_foreign,
     rows_url,
     staging_folder,
 )
@@ -33,6 +34,8 @@ class Result:
     summary: Summary | None = None
     """Of the finished set; None after a part of a job."""
     already_finished: bool = False
+    restarted: bool = False
+    """An earlier, unfinished run had other images or annotations; what it had written was discarded."""
 
 
 def run_job(options: Options, executor: Executor, *, workers: int, part: tuple[int, int] | None = None) -> Result:
@@ -50,19 +53,19 @@ def run_job(options: Options, executor: Executor, *, workers: int, part: tuple[i
     """
     if _already_finished(options):
         return Result(0, already_finished=True)
+    refuse_foreign(options)
     plan = make_plan(options)
-    claim(options, plan)
     with lock(options.out, shared=part is not None):
         if _already_finished(options):  # by another run, before this one got the lock
             return Result(0, already_finished=True)
+        restarted = claim(options, plan, may_restart=part is None)
         shards = plan.shards if part is None else plan.part(*part)
         missing = [shard for shard in shards if finished_rows(options, plan, shard) is None]
         check_disk(options, missing, workers)
         done = sum(len(shard.records) for shard in shards) - sum(len(shard.records) for shard in missing)
         num_written = _write(options, plan, missing, executor, done)
-        if part is not None:
-            return Result(num_written)
-        return Result(num_written, _finish(options, plan, parts=1))
+        summary = _finish(options, plan, parts=1) if part is None else None
+        return Result(num_written, summary, restarted=restarted)
 
 
 def join_job(options: Options, num_parts: int) -> Result:
@@ -73,9 +76,10 @@ def join_job(options: Options, num_parts: int) -> Result:
     """
     if _already_finished(options):
         return Result(0, already_finished=True)
+    refuse_foreign(options)
     plan = make_plan(options)
-    claim(options, plan)
     with lock(options.out, shared=False):
+        claim(options, plan, may_restart=False)
         return Result(0, _finish(options, plan, parts=num_parts))
 
 

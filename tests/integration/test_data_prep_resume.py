@@ -1,0 +1,201 @@
+"""Sharding that is killed, or runs out of disk, at any moment, and then goes on to the same bytes."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_prep import folder as output_folder
+from data_prep.__main__ import main
+from data_prep.write import _TarWriter
+from steel.data import storage
+from tests.image_folder import arguments, tree_digest, write_images
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("input")
+    write_images(folder, 12)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> dict[str, str]:
+    assert main(arguments(folder, folder / "shards")) == 0
+    return tree_digest(folder / "shards")
+
+
+def run_killed_at(line: list[str], number: int) -> bool:
+    """Run in a child that kills itself right before its `number`-th file operation that matters; False: it finished."""
+    child = os.fork()
+    if child == 0:
+        calls = 0
+
+        def deadly(change: Callable) -> Callable:
+            def changed(*names, **options):  # type: ignore[no-untyped-def]
+                nonlocal calls
+                calls += 1
+                if calls == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return change(*names, **options)
+
+            return changed
+
+        for module, name in ((os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "fsync"), (storage, "make_folder")):
+            setattr(module, name, deadly(getattr(module, name)))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os._exit(main(line))
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
+
+
+def final_names(out: Path) -> set[str]:
+    return {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.exists() else set()
+
+
+def test_killed_at_every_step_the_next_run_finishes_the_job(
+    folder: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    step = 0
+    killed = True
+    while killed:
+        step += 1
+        out = tmp_path / f"out{step}"
+        killed = run_killed_at(arguments(folder, out), step)
+        digests = tree_digest(out) if out.exists() else {}
+        for name in final_names(out) - {".unfinished"}:
+            assert digests[name] == undisturbed[name], f"step {step}: {name} is half-written"
+        assert main(arguments(folder, out)) == 0
+        assert tree_digest(out) == undisturbed, f"step {step}"
+        assert {path.name for path in out.iterdir()} == set(undisturbed), f"step {step}"
+        shutil.rmtree(out)
+    assert step > 20
+
+
+def test_killed_again_and_again_the_job_makes_progress(
+    folder: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    # every run has the few steps that one shard takes, after those that find out where the last one was
+    runs = 0
+    while run_killed_at(arguments(folder, tmp_path / "out"), 15):
+        runs += 1
+        assert runs < 10
+    assert runs >= 1
+    assert tree_digest(tmp_path / "out") == undisturbed
+
+
+def test_a_real_process_with_workers_killed_in_a_loop(tmp_path: Path) -> None:
+    write_images(tmp_path, 300)
+    assert main(arguments(tmp_path, tmp_path / "whole", shard_size=10)) == 0
+    line = arguments(tmp_path, tmp_path / "out", shard_size=10, workers=2)
+    delay, kills = 0.5, 0
+    while True:
+        process = subprocess.Popen([sys.executable, "-m", "data_prep", *line], cwd=ROOT, stderr=subprocess.DEVNULL)
+        workers: set[int] = set()
+        deadline = time.monotonic() + delay
+        while time.monotonic() < deadline and process.poll() is None:
+            workers |= children_of(process.pid)
+            time.sleep(0.02)
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+        time.sleep(0.5)
+        assert not [pid for pid in workers if is_alive(pid)], "workers outlive their parent"
+        delay += 0.1
+    assert process.returncode == 0
+    assert kills >= 2
+    assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "whole")
+
+
+def children_of(pid: int) -> set[int]:
+    try:
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:
+        return set()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_full_disk_is_one_line_and_no_half_finished_name(
+    folder: Path,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    written = 0
+
+    def write(tar: _TarWriter, data: bytes) -> None:
+        nonlocal written
+        written += len(data)
+        if written > 30_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real_write(tar, data)
+
+    real_write = _TarWriter.write
+    monkeypatch.setattr(_TarWriter, "write", write)
+    out = tmp_path / "out"
+    assert main(arguments(folder, out)) == 1
+    error = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert error.startswith("error: No space left on device: ")
+    assert str(out / "shard-") in error
+    assert final_names(out) == {"shard-000000.tar"}
+    assert not list(out.rglob(".unfinished-*"))
+
+    monkeypatch.undo()
+    assert main(arguments(folder, out)) == 0
+    assert tree_digest(out) == undisturbed
+
+
+def test_too_little_room_is_told_before_the_start(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(storage, "free_bytes", lambda url: 50_000)
+    assert main(arguments(folder, tmp_path / "out")) == 2
+    assert "MB needed, 0.1 MB free; make room" in capsys.readouterr().err
+    assert final_names(tmp_path / "out") == set()
+
+
+def test_two_jobs_do_not_share_a_folder(
+    folder: Path, undisturbed: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with output_folder.lock(str(out), shared=False):
+        assert main(arguments(folder, out)) == 2
+        assert main(arguments(folder, out, part="1/2")) == 2
+    assert "another job is writing there" in capsys.readouterr().err
+    with output_folder.lock(str(out), shared=True):
+        assert main(arguments(folder, out, part="1/2")) == 0
+        assert main(arguments(folder, out)) == 2
+    assert main(arguments(folder, out)) == 0
+    assert tree_digest(out) == undisturbed
+
+
+def test_a_shard_that_vanished_is_written_again(folder: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(folder, out, part="1/1")) == 0
+    (out / "shard-000001.tar").unlink()
+    with open(out / "shard-000002.tar", "ab") as file:
+        file.truncate(1000)
+    assert main(arguments(folder, out)) == 0
+    assert tree_digest(out) == undisturbed
