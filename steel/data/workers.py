@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from steel.errors import InputError
 
@@ -80,6 +80,14 @@ def ordered_map(
             yield result
     finally:
         _end(results)
+
+
+def new_buffer(num_bytes: int) -> torch.Tensor:
+    """An uninitialised buffer (num_bytes,) uint8 for a result; what a worker writes into it travels without a copy."""
+    if get_worker_info() is None:
+        return torch.empty(num_bytes, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(num_bytes)  # as torch's own collation does
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (num_bytes,), (1,))
 
 
 class _Failure:
