@@ -1,0 +1,144 @@
+"""Tars that somebody else wrote, indexed and read as if they were ours."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import webdataset as wds
+
+from data_prep.index import main
+from data_prep.verify import main as verify
+from steel.data.samples import unpack_masks
+from steel.data.shards import ShardReader
+from tests.image_folder import HEIGHT, WIDTH, texture, tree_digest
+
+NUM_IMAGES = 10
+
+
+def labels_of(number: int) -> np.ndarray:
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[: number % 4], labels[8 : 8 + number % 3, 10:20] = 1, 2
+    return labels
+
+
+def write_tars(folder: Path, mask_of=labels_of, extension: str = "png") -> None:
+    """Two tars in folders of their own, written by webdataset with its standard encoders."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in range(2):
+        with wds.TarWriter(str(folder / f"part{part}.tar")) as tar:
+            for number in range(part * 5, part * 5 + 5):
+                sample = {"__key__": f"coil/{number:03d}", "jpg": np.stack([texture(number)] * 3, -1)}
+                sample["json"] = {"number": number}
+                mask = mask_of(number)
+                if mask is not None:
+                    sample[extension] = mask
+                tar.write(sample)
+
+
+def options(folder: Path, *more: str) -> list[str]:
+    return [str(folder), "--class-names", "spot,scratch", "--folds", "2", "--workers", "1", *more]
+
+
+def test_jpg_png_json_tars_are_read_where_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tars(tmp_path)
+    before = tree_digest(tmp_path)
+    assert main(options(tmp_path)) == 0
+    assert "10 images in 2 shards" in capsys.readouterr().out
+    assert {name: tree_digest(tmp_path)[name] for name in before} == before
+    assert verify([str(tmp_path), "--workers", "1"]) == 0
+    reader = ShardReader(tmp_path)
+    assert reader.manifest.channels == 1
+    assert reader.manifest.num_clean == sum(not labels_of(n).any() for n in range(NUM_IMAGES))
+    for row in range(NUM_IMAGES):
+        assert reader.index.image_id(row) == f"coil/{row:03d}.jpg"
+        sample = reader.read(row)
+        labels = labels_of(row)
+        assert np.array_equal(unpack_masks(sample.bitmask, 2), np.stack([labels == 1, labels == 2]))
+        assert reader.index.areas[row].tolist() == [(labels == 1).sum(), (labels == 2).sum()]
+        assert abs(sample.image.astype(int) - texture(row)).mean() < 1
+        assert reader.read_bytes(row).meta == b'{"number": %d}' % row
+
+
+def test_masks_with_a_channel_a_class(tmp_path: Path) -> None:
+    def planes(number: int) -> np.ndarray:
+        labels = labels_of(number)
+        return np.stack([labels == 1, labels == 2, labels == 2], -1).astype(np.uint8) * 255
+
+    write_tars(tmp_path, planes, "seg.png")
+    line = [str(tmp_path), "--class-names", "a,b,c", "--mask-coding", "planes", "--folds", "2", "--workers", "1"]
+    assert main(line) == 0
+    assert unpack_masks(ShardReader(tmp_path).read(2).bitmask, 3)[2].sum() == (labels_of(2) == 2).sum()
+
+
+def test_ignored_values(tmp_path: Path) -> None:
+    write_tars(tmp_path, lambda number: np.where(labels_of(number) == 2, np.uint8(255), labels_of(number)))
+    assert main(options(tmp_path, "--ignore-value", "255")) == 0
+    reader = ShardReader(tmp_path)
+    assert reader.manifest.ignore_bit == 7
+    assert reader.index.ignored[2] == (labels_of(2) == 2).sum()
+    assert reader.index.areas[:, 1].tolist() == [0] * NUM_IMAGES
+
+
+def test_samples_without_a_mask_are_refused_or_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tars(tmp_path, lambda number: labels_of(number) if number != 7 else None)
+    assert main(options(tmp_path)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "part1.tar: coil/007 (no mask among jpg, json; --missing-mask clean" in error
+    assert main(options(tmp_path, "--missing-mask", "clean")) == 0
+    assert not ShardReader(tmp_path).read(7).bitmask.any()
+
+
+def test_everything_unusable_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def wrong(number: int) -> np.ndarray:
+        return {3: labels_of(3)[:5], 8: np.full((HEIGHT, WIDTH), 9, np.uint8)}.get(number, labels_of(number))
+
+    write_tars(tmp_path, wrong)
+    assert main(options(tmp_path)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "part0.tar: coil/003 (the mask is 5x48, the image 32x48)" in error
+    assert "part1.tar: coil/008 (the mask holds the value 9, beyond 2 classes)" in error
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_corrupt_header_in_the_middle_is_no_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tars(tmp_path)
+    tar = bytearray((tmp_path / "part0.tar").read_bytes())
+    middle = tar.index(b"coil/002")
+    tar[middle + 150] ^= 1
+    (tmp_path / "part0.tar").write_bytes(tar)
+    assert main(options(tmp_path)) == 2
+    assert "1 damaged tars: part0.tar" in capsys.readouterr().err
+
+
+def test_a_tar_that_is_cut_short_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tars(tmp_path)
+    tar = (tmp_path / "part0.tar").read_bytes()
+    for length in (tar.index(b"coil/003") + 1000, tar.index(b"coil/003") + 100, 0):
+        (tmp_path / "part0.tar").write_bytes(tar[:length])
+        assert main(options(tmp_path)) == 2
+        assert "1 damaged tars: part0.tar" in capsys.readouterr().err
+
+
+def test_what_cannot_be_indexed_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    write_tars(tmp_path / "tars")
+    cv2.imwrite(str(tmp_path / "empty" / "a.png"), texture(0))
+    for line, message in (
+        (options(tmp_path / "empty"), "no .tar files there"),
+        ([str(tmp_path / "tars")], "--class-names"),
+        (options(tmp_path / "tars", "--mask-coding", "binary", "--ignore-value", "9"), "--ignore-value is for"),
+        (options(tmp_path / "tars", "--image-extension", "tif"), "no image among jpg"),
+    ):
+        assert main(line) == 2
+        assert message in capsys.readouterr().err
+    assert main(options(tmp_path / "tars")) == 0
+    assert main(options(tmp_path / "tars")) == 2
+    assert "has a manifest.json already" in capsys.readouterr().err
+
+
+def test_keys_that_occur_twice_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tars(tmp_path)
+    (tmp_path / "copy.tar").write_bytes((tmp_path / "part0.tar").read_bytes())
+    assert main(options(tmp_path)) == 2
+    assert "5 keys that stand in the tars more than once: coil/000" in capsys.readouterr().err

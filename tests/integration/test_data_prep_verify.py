@@ -1,0 +1,165 @@
+"""The check of a shard folder finds every kind of damage and names it."""
+
+import hashlib
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from data_prep.__main__ import main as shard
+from data_prep.verify import main as verify_main
+from data_prep.verify import verify
+from steel.data.samples import Manifest, write_index
+from steel.data.shard_index import Index
+from tests.image_folder import arguments, write_images
+
+LAST = "shard-000002.tar"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("input")
+    write_images(folder, 12)
+    assert shard(arguments(folder, folder / "shards")) == 0
+    return folder / "shards"
+
+
+@pytest.fixture
+def shards(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "shards"))
+
+
+def faults_of(shards: Path) -> list[str]:
+    with ThreadPoolExecutor(1) as executor:
+        return [str(fault) for fault in verify(str(shards), executor)]
+
+
+def flip(path: Path, offset: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+def change_manifest(shards: Path, **changes: object) -> None:
+    path = shards / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def change_index(shards: Path, column: str, row: int, value: object) -> None:
+    """Change one cell; the manifest is made to agree with the new file, so only the contents can tell."""
+    table = pa.ipc.open_file(pa.py_buffer((shards / "index.arrow").read_bytes())).read_all()
+    rows = table.to_pylist()
+    rows[row][column] = value
+    with open(shards / "index.arrow", "wb") as file:
+        write_index(pa.Table.from_pylist(rows, table.schema), file)
+    data = (shards / "index.arrow").read_bytes()
+    change_manifest(shards, index_size=len(data), index_sha256=hashlib.sha256(data).hexdigest())
+
+
+def test_a_sound_folder_passes(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify_main([str(sound), "--workers", "1"]) == 0
+    assert capsys.readouterr().out == f"{sound}: sound\n"
+
+
+@pytest.mark.parametrize("member", ["image", "mask", "json"])
+def test_a_flipped_bit_names_shard_and_sample(shards: Path, member: str, capsys: pytest.CaptureFixture[str]) -> None:
+    index = Index(shards / "index.arrow", 4)
+    place = index.place(11)._asdict()
+    flip(shards / LAST, place[f"{member}_offset"] + place[f"{member}_length"] // 2)
+    assert verify_main([str(shards), "--workers", "1"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{LAST}: wrong sha256",
+        f"{LAST}: sample {index.key(11)} ({index.image_id(11)}): wrong checksum of the {member}",
+        f"{shards}: 2 faults",
+    ]
+
+
+def test_a_flipped_bit_between_samples_is_found(shards: Path) -> None:
+    flip(shards / LAST, (shards / LAST).stat().st_size - 1)
+    assert faults_of(shards) == [f"{LAST}: wrong sha256"]
+
+
+def test_a_shard_that_is_cut_short_names_the_samples_beyond(shards: Path) -> None:
+    index = Index(shards / "index.arrow", 4)
+    start = index.place(11).image_offset
+    with open(shards / LAST, "r+b") as file:
+        file.truncate(start + 10)
+    faults = faults_of(shards)
+    assert len(faults) == 2
+    assert faults[0].startswith(f"{LAST}: {start + 10} bytes, expected ")
+    assert faults[1].startswith(f"{LAST}: sample {index.key(11)}")
+    assert "lies beyond the end of the shard" in faults[1]
+
+
+def test_missing_files_are_named(shards: Path) -> None:
+    (shards / LAST).unlink()
+    assert faults_of(shards) == [f"{LAST}: missing"]
+    (shards / "index.arrow").unlink()
+    assert faults_of(shards) == ["index.arrow: missing", f"{LAST}: missing"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("areas", [1, 2, 3, 4], "the mask covers"),
+        ("height", 33, "the image 33x48"),
+        ("image_id", "other.jpg", "the description and the index differ in image_id"),
+        ("mask_crc", 1, "wrong checksum of the mask"),
+        ("key", "other", "the image does not start where the index says"),
+        ("original_width", 7, "differ in original_width"),
+    ],
+)
+def test_an_index_that_is_wrong_about_a_sample(shards: Path, column: str, value: object, message: str) -> None:
+    change_index(shards, column, 11, value)
+    faults = [fault for fault in faults_of(shards) if fault.startswith(f"{LAST}: sample ")]
+    assert len(faults) == 1
+    assert message in faults[0]
+
+
+def test_another_index_than_the_manifest_says(shards: Path) -> None:
+    change_manifest(shards, index_sha256="0" * 64)
+    assert faults_of(shards) == ["index.arrow: its size or sha256 is not what manifest.json says"]
+    (shards / "index.arrow").write_bytes(b"rubbish")
+    assert faults_of(shards)[1] == "index.arrow: cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"num_samples": 13}, "samples"),
+        ({"num_positive": [1, 1, 1, 1]}, "images of each class"),
+        ({"num_clean": 0}, "clean images"),
+        ({"num_groups": 1}, "groups"),
+        ({"folds": 2}, "samples in folds that exist"),
+    ],
+)
+def test_a_manifest_that_is_wrong_about_the_whole(shards: Path, changes: dict[str, object], what: str) -> None:
+    change_manifest(shards, **changes)
+    assert [fault.startswith(f"manifest.json: number of {what}: expected ") for fault in faults_of(shards)] == [True]
+
+
+def test_a_mask_with_unknown_bits_is_found(shards: Path) -> None:
+    manifest = Manifest.load(str(shards))
+    names = list(manifest.class_names)
+    # the same files as a set of three classes: those with class 4 do not fit
+    index = Index(shards / "index.arrow", 4)
+    row = int(np.flatnonzero(index.areas[:, 3])[0])
+    table = pa.ipc.open_file(pa.py_buffer((shards / "index.arrow").read_bytes())).read_all()
+    areas = pa.array([row["areas"][:3] for row in table.to_pylist()], pa.list_(pa.int32(), 3))
+    field = pa.field("areas", areas.type, nullable=False)
+    table = table.set_column(table.schema.get_field_index("areas"), field, areas)
+    with open(shards / "index.arrow", "wb") as file:
+        write_index(table, file)
+    change_manifest(shards, class_names=names[:3], num_positive=manifest.num_positive[:3])
+    assert any(index.key(row) in fault and "bits beyond the 3 classes" in fault for fault in faults_of(shards))
+
+
+def test_a_folder_without_manifest_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify_main([str(tmp_path), "--workers", "1"]) == 2
+    assert "no manifest.json" in capsys.readouterr().err
