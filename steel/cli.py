@@ -1,10 +1,20 @@
 """The `steel` command. Each subcommand imports what it needs when it runs, so `--help` is instant and has no torch."""
 
 import argparse
+import importlib.util
+import json
 import sys
+import time
 from collections.abc import Sequence
 
-from steel.errors import run_program
+from steel.errors import InputError, run_program
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except that there is none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def _add_synth(commands: argparse._SubParsersAction) -> None:
@@ -13,7 +23,7 @@ def _add_synth(commands: argparse._SubParsersAction) -> None:
         help="make a Severstal-shaped data set",
         description="Make a synthetic data set in the layout of Kaggle's Severstal (train_images/, train.csv, "
         "test_images/, sample_submission.csv), with the test images' masks in test_truth.csv.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     add = parser.add_argument
     add("out", metavar="OUT", help="folder to make")
@@ -62,11 +72,178 @@ def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
+def _add_predict(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="answer a folder of images",
+        description="Find the defects in a folder of images, or in one image, and write them as run-length masks. "
+        "Thresholds and flips are those that the checkpoint was calibrated with.",
+        formatter_class=_Help,
+    )
+    add = parser.add_argument
+    add("checkpoint", metavar="FILE", help="model.safetensors of a run or an ensemble; a path or URL")
+    add("images", metavar="IMAGES", help="folder of images, or one image; a path or URL")
+    add("--out", metavar="CSV", default="submission.csv", help="submission to write, a path or URL")
+    add("--form", choices=("ImageId_ClassId", "ImageId,ClassId"), default="ImageId_ClassId", help="its first columns")
+    add("--like", metavar="CSV", help="sample submission whose columns, rows and order to take instead")
+    add("--overlays", metavar="DIR", help="also draw the masks into the images, here")
+    add("--classes-out", metavar="CSV", help="also write the most likely class of each image, and every probability")
+    add("--tta", metavar="VIEWS", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's")
+    _add_inference(parser)
+    add("--threads", type=_positive, metavar="N", default=4, help="that decode images while the model runs")
+    parser.set_defaults(run=_run_predict)
+
+
+def _run_predict(arguments: argparse.Namespace) -> None:
+    _require_torch()
+    from tqdm import tqdm
+
+    from steel.model.tta import parse_tta
+    from steel.prediction import predict_folder
+    from steel.predictor import Predictor
+
+    for path in (arguments.out, arguments.classes_out):
+        _make_way(path)
+    predictor = Predictor.from_checkpoint(
+        arguments.checkpoint,
+        tta=None if arguments.tta is None else parse_tta(arguments.tta),
+        device=arguments.device,
+        precision=arguments.precision,
+        batch_size=arguments.batch_size,
+    )
+    with tqdm(desc="predict", unit="image", disable=None) as bar:
+
+        def on_image(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        begun = time.perf_counter()
+        summary = predict_folder(
+            predictor,
+            arguments.images,
+            arguments.out,
+            form=arguments.form,
+            like=arguments.like,
+            overlays=arguments.overlays,
+            classes_out=arguments.classes_out,
+            threads=arguments.threads,
+            on_image=on_image,
+        )
+        rate = summary.images / (time.perf_counter() - begun)
+    left_out = f" ({len(summary.unknown)} more are not in the sample)" if summary.unknown else ""
+    print(  # noqa: T201
+        f"{arguments.out}: {summary.images} images{left_out}, {summary.masks} masks in {summary.rows} rows; "
+        f"{rate:.1f} images/s on {predictor.device}, {1 + len(predictor.tta)} views an image"
+    )
+
+
+def _add_info(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "info", help="say what is in a checkpoint", description="Say what is in a checkpoint, from its header alone."
+    )
+    parser.add_argument("checkpoint", metavar="FILE", help="model.safetensors; a path or URL")
+    parser.add_argument("--json", action="store_true", help="everything the header holds, as JSON")
+    parser.set_defaults(run=_run_info)
+
+
+def _run_info(arguments: argparse.Namespace) -> None:
+    from steel.checkpoint import read_header
+    from steel.describe import describe_checkpoint
+
+    header = read_header(arguments.checkpoint)
+    text = json.dumps(header, indent=1) if arguments.json else "\n".join(describe_checkpoint(header))
+    print(text)  # noqa: T201
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a checkpoint as ONNX",
+        description="Write a checkpoint as one ONNX file that takes uint8 images of any size and gives uint8 "
+        "probabilities; class names and thresholds are in its metadata under `steel`, as JSON.",
+    )
+    parser.add_argument("checkpoint", metavar="FILE", help="model.safetensors; a path or URL")
+    parser.add_argument("--onnx", metavar="OUT", required=True, help="file to write, a path or URL")
+    parser.add_argument("--tta", metavar="VIEWS", help="flips averaged in the graph, or none; default: the decision's")
+    parser.set_defaults(run=_run_export)
+
+
+def _run_export(arguments: argparse.Namespace) -> None:
+    _require_torch()
+    from steel.checkpoint import load_checkpoint
+    from steel.model.tta import parse_tta
+    from steel.onnx_export import export_onnx
+
+    _make_way(arguments.onnx)
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    export_onnx(checkpoint, arguments.onnx, None if arguments.tta is None else parse_tta(arguments.tta))
+    size = checkpoint.input_size
+    resized = "" if size is None else f"; resize images to {size[0]}x{size[1]} first, as in training"
+    print(f"{arguments.onnx}: checked against the checkpoint at three sizes{resized}")  # noqa: T201
+
+
+def _add_ensemble(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "ensemble",
+        help="pack checkpoints into one",
+        description="Pack checkpoints of one network into one file whose answers average theirs.",
+    )
+    parser.add_argument("checkpoints", metavar="FILE", nargs="+", help="model.safetensors of runs or of ensembles")
+    parser.add_argument("--out", metavar="FILE", required=True, help="checkpoint to write, a path or URL")
+    parser.set_defaults(run=_run_ensemble)
+
+
+def _run_ensemble(arguments: argparse.Namespace) -> None:
+    _require_torch()
+    from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
+
+    _make_way(arguments.out)
+    ensemble = stack_members([load_checkpoint(path) for path in arguments.checkpoints], arguments.checkpoints)
+    save_checkpoint(arguments.out, ensemble)
+    decision = "" if ensemble.decision else "; without a decision: find one with `train.evaluate --calibrate`"
+    print(f"{arguments.out}: {ensemble.members} members{decision}")  # noqa: T201
+
+
+def _add_inference(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that runs a model."""
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--precision", choices=("auto", "no", "bf16", "fp16"), default="auto", help="auto: bf16 on a GPU that has it"
+    )
+    parser.add_argument("--batch-size", type=_positive, metavar="N", default=8, help="images a forward pass")
+
+
+def _positive(text: str) -> int:
+    """The value of an option that takes a number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _require_torch() -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise InputError("this command needs torch: pip install 'steel-defects[train]'")
+
+
+def _make_way(path: str | None) -> None:
+    """See, before any work is done, that a file can be written at `path`."""
+    from steel.data import storage
+
+    if path is None or storage.is_remote(path):
+        return
+    if storage.local_path(path).is_dir():
+        raise InputError(f"{path}: a folder; give the name of the file to write")
+    storage.make_folder(storage.local_path(path).parent)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; each subcommand sets `run`, a function of the parsed arguments."""
-    parser = argparse.ArgumentParser(prog="steel", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="steel", description="Steel-surface defects, from raw line-camera images to one checkpoint file."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_synth,):
+    for add in (_add_synth, _add_predict, _add_info, _add_export, _add_ensemble):
         add(commands)
     return parser
 
