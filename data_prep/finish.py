@@ -103,7 +103,8 @@ def finish(
         groups, report = group_duplicates(table["signature"].to_pylist())
         text = json.dumps(report.to_dict(image_ids), indent=1) + "\n"
         storage.write_bytes(storage.join(out, DUPLICATES_NAME), text.encode(), staging=staging)
-        lines.append(f"{len(report.groups)} groups of duplicates hold {sum(map(len, report.groups))} images")
+        held = sum(map(len, report.groups))
+        lines.append(f"{len(report.groups)} groups of duplicates hold {held} images" if held else "no duplicates")
         lines += [f"warning: {warning}" for warning in report.warnings(image_ids)]
     folds = _deal(image_ids, groups, classes, folding)
     leaking = straddling_groups(groups, folds)

@@ -9,7 +9,7 @@ import webdataset as wds
 
 from data_prep.index import main
 from data_prep.verify import main as verify
-from steel.data.samples import unpack_masks
+from steel.data.samples import TAR_END, tar_member, unpack_masks
 from steel.data.shards import ShardReader
 from tests.image_folder import HEIGHT, WIDTH, texture, tree_digest
 
@@ -109,6 +109,17 @@ def test_a_corrupt_header_in_the_middle_is_no_end(tmp_path: Path, capsys: pytest
     (tmp_path / "part0.tar").write_bytes(tar)
     assert main(options(tmp_path)) == 2
     assert "1 damaged tars: part0.tar" in capsys.readouterr().err
+
+
+def test_what_looks_like_the_end_but_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = [tar_member(f"{n}.png", cv2.imencode(".png", texture(n))[1].tobytes()) for n in range(3)]
+    damaged = bytearray(members[1])
+    damaged[150] ^= 1  # the header's own checksum: Python's tarfile stops here and says nothing
+    (tmp_path / "set.tar").write_bytes(members[0] + damaged + members[2] + TAR_END)
+    assert main(options(tmp_path, "--missing-mask", "clean")) == 2
+    assert f"set.tar (damaged after {len(members[0])} bytes)" in capsys.readouterr().err
+    (tmp_path / "set.tar").write_bytes(b"".join(members) + TAR_END)
+    assert main(options(tmp_path, "--missing-mask", "clean")) == 0
 
 
 def test_a_tar_that_is_cut_short_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
