@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 
 from data_prep.arguments import (
+    HelpFormatter,
     add_class_arguments,
     add_executor_arguments,
     add_folding_arguments,
@@ -25,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m data_prep",
         description="Turn a folder of images and their masks into shards for training. Killed at any moment, the same "
         "command goes on where it was. Folders may be local paths or URLs (s3://...).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     source = parser.add_argument_group("input")
     source.add_argument("--images", required=True, metavar="DIR", help="folder of images, searched with its subfolders")

@@ -8,15 +8,27 @@ from data_prep.executors import EXECUTOR_KINDS
 from data_prep.options import Folding
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but for options that have none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def add_executor_arguments(group: argparse._ActionsContainer) -> None:
     """`--workers` and `--executor`, for every program that runs in parallel."""
-    group.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="parallel workers (int)")
+    group.add_argument("--workers", type=_positive, default=_num_cores(), help="parallel workers (int)")
     group.add_argument(
         "--executor",
         choices=EXECUTOR_KINDS,
         default="process",
         help="what the workers are; dask: on the cluster that DASK_SCHEDULER_ADDRESS names, or on local processes",
     )
+
+
+def _num_cores() -> int:
+    """Cores that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _positive(text: str) -> int:

@@ -9,6 +9,7 @@ from typing import get_args
 from tqdm import tqdm
 
 from data_prep.arguments import (
+    HelpFormatter,
     add_class_arguments,
     add_executor_arguments,
     add_folding_arguments,
@@ -94,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m data_prep.index",
         description="Index tars in webdataset's convention (an image, a mask and perhaps a .json under one key), so "
         "that they can be read and trained on as they are. Writes index.arrow and manifest.json beside them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("tars", help="folder or URL of the tars")
     masks = parser.add_argument_group("masks")

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from data_prep.arguments import add_executor_arguments
+from data_prep.arguments import HelpFormatter, add_executor_arguments
 from data_prep.executors import open_executor
 from steel.data import storage
 from steel.data.samples import (
@@ -238,7 +238,9 @@ def _mapped(url: str) -> Iterator[memoryview]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns 1 when something is wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_prep.verify", description="Check a shard folder against its manifest, down to every mask."
+        prog="python -m data_prep.verify",
+        description="Check a shard folder against its manifest, down to every mask. Exit code 1 when something is wrong.",
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("shards", help="folder or URL of the shards")
     add_executor_arguments(parser)
