@@ -1,0 +1,229 @@
+"""steel predict, info, export and ensemble, called as a user calls them."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from steel.cli import main
+from steel.config import NetworkConfig
+from steel.data.rle import decode_rle
+from steel.data.samples import decode_image
+from steel.evaluation.decision import ClassDecision, Decision
+from steel.evaluation.submission import read_submission, validate_submission
+from steel.model.network import UnifiedModel
+from steel.predictor import Predictor
+
+SIZES = {"a.jpg": (40, 48), "b.png": (33, 47), "line/c.png": (40, 48), "d.jpg": (20, 90)}
+DECISION = Decision(classes=(ClassDecision(pixel_threshold=126), ClassDecision(min_area=30)), tta=("hflip",))
+
+
+def make_checkpoint(seed):
+    torch.manual_seed(seed)
+    network = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=1, decoder_channels=(8, 8))
+    return Checkpoint(
+        network=network,
+        class_names=("spot", "trace"),
+        mean=(0.4,),
+        std=(0.2,),
+        tensors={name: tensor[None] for name, tensor in UnifiedModel(network).state_dict().items()},
+        decision=DECISION.to_dict(),
+        folds={"train": [2, 3], "calibration": [0], "test": [1]},
+        provenance={"data_digest": "d" * 64, "steel": "0.1.0", "config": {"preset": "smoke", "seed": 3}},
+    )
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with two checkpoints and some images."""
+    root = tmp_path_factory.mktemp("work")
+    for seed, name in enumerate(("one", "two")):
+        save_checkpoint(root / f"{name}.safetensors", make_checkpoint(seed))
+    rng = np.random.default_rng(0)
+    for name, size in SIZES.items():
+        (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / "images" / name), rng.integers(0, 256, size, dtype=np.uint8))
+    return root
+
+
+@pytest.fixture
+def steel(work, monkeypatch, capsys):
+    """Run `steel ARGUMENTS...` in the work folder -> exit code, stdout, stderr."""
+    monkeypatch.chdir(work)
+
+    def run(*arguments):
+        code = main(arguments)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_predict_writes_what_the_predictor_answers(work, steel):
+    code, out, _ = steel(
+        "predict", "one.safetensors", "images", "--out", "out/s.csv", "--overlays", "out/overlays",
+        "--classes-out", "out/classes.csv", "--device", "cpu", "--batch-size", "2",
+    )  # fmt: skip
+    assert code == 0
+    assert "out/s.csv: 4 images" in out
+    assert "2 views an image" in out
+    validate_submission(work / "out/s.csv", num_classes=2, image_ids=SIZES, size=SIZES)
+    predictor = Predictor.from_checkpoint(work / "one.safetensors", device="cpu", batch_size=2)
+    names = sorted(SIZES)
+    images = [decode_image((work / "images" / name).read_bytes(), 1) for name in names]
+    answers = dict(zip(names, predictor.predict(images), strict=True))
+    rows = read_submission(work / "out/s.csv").rows
+    assert [(row.image_id, row.class_id) for row in rows] == [(n, k) for n in names for k in (1, 2)]
+    assert any(row.rle for row in rows)
+    for row in rows:
+        mask = decode_rle(row.rle, *SIZES[row.image_id]) if row.rle else np.zeros(SIZES[row.image_id])
+        np.testing.assert_array_equal(mask, answers[row.image_id].masks[row.class_id - 1])
+
+    with open(work / "out/classes.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [line["ImageId"] for line in table] == names
+    for line in table:
+        probs = answers[line["ImageId"]].label_probs
+        assert line["P(any)"] == f"{probs[0] / 255:.3f}"
+        likeliest = 1 + int(np.argmax(probs[1:])) if probs[0] >= 128 else 0
+        assert int(line["ClassId"]) == likeliest
+        assert line["ClassName"] == ("clean", "spot", "trace")[likeliest]
+
+    overlays = {p.relative_to(work / "out/overlays").as_posix() for p in (work / "out/overlays").rglob("*.*")}
+    assert overlays == {"a.jpg", "b.png.jpg", "line/c.png.jpg", "d.jpg"}
+    assert cv2.imread(str(work / "out/overlays/d.jpg")).shape == (20, 90, 3)
+
+
+def test_predict_in_the_rows_of_a_sample(work, steel):
+    (work / "sample.csv").write_text("ImageId,EncodedPixels,ClassId\nd.jpg,1 1,1\na.jpg,1 1,1\n")
+    code, out, _ = steel(
+        "predict", "one.safetensors", "images", "--out", "like.csv", "--like", "sample.csv", "--tta", "none",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0
+    assert "(2 more are not in the sample)" in out
+    assert "1 views" in out
+    assert read_submission(work / "like.csv").image_ids == ("d.jpg", "a.jpg")
+
+
+def test_one_image_is_answered_as_among_others(work, steel):
+    for images, out in (("images/b.png", "b.csv"), ("images", "all.csv")):
+        assert steel("predict", "one.safetensors", images, "--out", out, "--device", "cpu")[0] == 0
+    rows = read_submission(work / "b.csv").rows
+    assert [row.image_id for row in rows] == ["b.png", "b.png"]
+    assert set(rows) < set(read_submission(work / "all.csv").rows)
+
+
+def test_predict_tells_mistakes_in_one_line_and_writes_nothing(work, steel, tmp_path):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "fine.png").write_bytes((work / "images/b.png").read_bytes())
+    (bad / "cut.png").write_bytes((work / "images/b.png").read_bytes()[:200])
+    (bad / "text.jpg").write_text("no image")
+    (tmp_path / "sample.csv").write_text("ImageId,EncodedPixels,ClassId\nelsewhere.jpg,1 1,1\n")
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "s.csv"
+    predict = ("predict", "one.safetensors")
+    cases = {
+        (*predict, "nowhere", "--out", str(out)): "nowhere",
+        (*predict, str(tmp_path / "empty"), "--out", str(out)): "no images",
+        (*predict, str(bad), "--out", str(out)): "2 unreadable images: cut.png (",
+        (*predict, "images", "--out", str(out), "--like", str(tmp_path / "sample.csv")): "elsewhere.jpg",
+        (*predict, "images", "--out", str(out), "--tta", "rot90"): "tta: rot90",
+        (*predict, "images", "--out", str(out), "--device", "cuda:77"): "device 'cuda:77'",
+        (*predict, "images", "--out", str(tmp_path)): "a folder; give the name",
+        ("predict", "images/a.jpg", "images", "--out", str(out)): "not a checkpoint",
+        ("predict", "absent.safetensors", "images", "--out", str(out)): "no such file",
+    }
+    for arguments, message in cases.items():
+        code, _, err = steel(*arguments)
+        assert (code, err.count("\n")) == (2, 1), (arguments, err)
+        assert err.startswith("error: ")
+        assert message in err, (arguments, err)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad", "empty", "sample.csv"]
+
+
+def test_info_says_what_is_inside(steel):
+    code, out, _ = steel("info", "one.safetensors")
+    assert code == 0
+    parameters = sum(p.numel() for p in UnifiedModel(make_checkpoint(0).network).parameters())
+    for text in (
+        "Unet on tu-test_resnet",
+        f"{parameters / 1e6:.2f} million parameters",
+        "gray images of any size",
+        "mean 0.4000, standard deviation 0.2000",
+        "train 2, 3; calibration 0; test 1",
+        "gate none",
+        "flips averaged: hflip",
+        "1 spot",
+        "2 trace",
+        "0.494",  # 126 / 255
+        "config.preset  smoke",
+    ):
+        assert text in out, text
+    code, out, _ = steel("info", "one.safetensors", "--json")
+    assert code == 0
+    assert json.loads(out)["decision"] == DECISION.to_dict()
+    code, _, err = steel("info", "images/a.jpg")
+    assert code == 2
+    assert "not a checkpoint" in err
+
+
+def test_ensemble_packs_members_into_one_file(work, steel):
+    code, out, _ = steel("ensemble", "one.safetensors", "two.safetensors", "--out", "both.safetensors")
+    assert code == 0
+    assert "both.safetensors: 2 members" in out
+    both = load_checkpoint(work / "both.safetensors")
+    second = load_checkpoint(work / "two.safetensors")
+    state = both.member_state(1)
+    assert all(torch.equal(state[name], tensor[0]) for name, tensor in second.tensors.items())
+    code, out, _ = steel("info", "both.safetensors")
+    assert "2 members" in out
+    assert "member 2     two.safetensors" in out
+    code, _, _ = steel("predict", "both.safetensors", "images/a.jpg", "--out", "both.csv", "--device", "cpu")
+    assert code == 0
+    assert steel("ensemble", "one.safetensors", "images/a.jpg", "--out", "worse.safetensors")[0] == 2
+    assert not (work / "worse.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "views"), [(("--tta", "none"), ()), pytest.param((), ("hflip",), marks=pytest.mark.slow)]
+)
+def test_export_answers_as_the_predictor(work, steel, options, views):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    code, out, _ = steel("export", "one.safetensors", "--onnx", "model.onnx", *options)
+    assert code == 0
+    assert "model.onnx" in out
+    session = onnxruntime.InferenceSession(work / "model.onnx", providers=["CPUExecutionProvider"])
+    stored = json.loads(session.get_modelmeta().custom_metadata_map["steel"])
+    assert stored["decision"] == DECISION.to_dict()
+    assert stored["class_names"] == ["spot", "trace"]
+    assert stored["tta"] == list(views)
+    predictor = Predictor.from_checkpoint(work / "one.safetensors", device="cpu", tta=views)
+    rng = np.random.default_rng(1)
+    for shape in ((1, 1, 8, 8), (3, 1, 37, 50), (2, 1, 3, 100)):
+        images = rng.integers(0, 256, shape, dtype=np.uint8)
+        mask_probs, label_probs = session.run(["mask_probs", "label_probs"], {"images": images})
+        expected = predictor.probabilities(torch.from_numpy(images))
+        for found, own in ((mask_probs, expected.mask_probs), (label_probs, expected.label_probs)):
+            assert found.dtype == np.uint8
+            assert found.shape == own.shape
+            assert np.abs(found.astype(int) - own).max() <= 1
+            assert (found == own).mean() > 0.99
+
+
+@pytest.mark.slow
+def test_export_refuses_a_graph_for_one_size_only(work, steel):
+    pytest.importorskip("onnxruntime")
+    network = NetworkConfig("UPerNet", "tu-test_resnet", num_classes=2, in_channels=1)
+    tensors = {name: tensor[None] for name, tensor in UnifiedModel(network).state_dict().items()}
+    save_checkpoint(work / "uper.safetensors", Checkpoint(network, ("a", "b"), (0.5,), (0.5,), tensors))
+    code, _, err = steel("export", "uper.safetensors", "--onnx", "uper.onnx")
+    assert code == 2
+    assert "UPerNet on tu-test_resnet cannot be exported as ONNX" in err
+    assert not (work / "uper.onnx").exists()
