@@ -1,12 +1,26 @@
 """What a user did wrong, and how a program says so."""
 
 import errno
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 
 class InputError(ValueError):
     """A mistake in what the user gave: the message is one line that says what, where and what to do about it."""
+
+
+class SharedError(InputError):
+    """A mistake that every rank of a job finds alike: rank 0 alone says it."""
+
+
+class LostRankError(RuntimeError):
+    """The job cannot go on, for another rank is gone; the message names it."""
+
+
+_LAST_WORD_S = 30.0
+"""How long the other ranks leave a `SharedError` to rank 0: a launcher ends the job when the first of them ends."""
 
 
 def list_some(names: Sequence[str], limit: int = 5) -> str:
@@ -20,14 +34,24 @@ def run_program(main: Callable[[], int | None]) -> int:
     """Run a program's `main` and turn its errors into one line on stderr and an exit code.
 
     Returns:
-        2 for bad input (`InputError`), 1 for a full disk or a refused file, 130 for Ctrl-C, else what `main` returned.
+        2 for bad input (`InputError`), 1 for a full disk, a refused file or a lost rank, 130 for Ctrl-C, else what
+        `main` returned.
         Anything else is a defect of ours and keeps its traceback.
     """
     try:
         return main() or 0
+    except SharedError as error:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(_LAST_WORD_S)
+        else:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except LostRankError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         return 130

@@ -23,9 +23,10 @@ class History:
         self.path = Path(path)
         self._file: IO[str] | None = None
 
-    def open_at(self, phase: int, step: int) -> None:
+    def open_at(self, phase: int, step: int, *, validated: bool = True) -> None:
         """Open for appending at a training position; records beyond it are dropped, as they will be written again.
 
+        So are those of a validation at the position itself, unless it is `validated`.
         The file is replaced as a whole, so a crash leaves either the old records or the new ones. A last line that a
         crash cut short is dropped as well.
 
@@ -34,7 +35,12 @@ class History:
         """
         self.close()
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
-        kept = [line for line, record in self._parse(lines) if (record["phase"], record["step"]) <= (phase, step)]
+
+        def stands(record: Mapping[str, Any]) -> bool:
+            place = record["phase"], record["step"]
+            return place < (phase, step) or (place == (phase, step) and (validated or record["kind"] != "validation"))
+
+        kept = [line for line, record in self._parse(lines) if stands(record)]
         if kept != lines:
             with open_write(self.path) as file:
                 file.writelines(kept)

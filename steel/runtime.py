@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,8 +18,8 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
 from torch.distributed import distributed_c10d
 
-from steel.errors import InputError
-from steel.heartbeat import start_heartbeat
+from steel.errors import InputError, LostRankError, SharedError
+from steel.heartbeat import SILENCE_S, Heartbeat
 from steel.model.precision import has_native_bf16
 
 T = TypeVar("T")
@@ -34,6 +33,8 @@ class Runtime:
     """One rank's view of the job."""
 
     accelerator: Accelerator
+    heartbeat: Heartbeat | None = None
+    """Of a job of several ranks."""
 
     @property
     def rank(self) -> int:
@@ -90,17 +91,18 @@ class Runtime:
         """Run `task` on rank 0 alone and give its picklable result to every rank.
 
         Raises:
-            InputError: on every rank alike, if the task raised one, so that no rank waits for another.
+            SharedError: on every rank alike, if the task met a mistake of the user or failed to read or write, so that
+                no rank waits for another.
         """
         outcome: tuple[T | None, str | None] = (None, None)
         if self.is_main:
             try:
                 outcome = (task(), None)
-            except InputError as error:
+            except (InputError, OSError) as error:
                 outcome = (None, str(error))
         value, problem = self.broadcast(outcome)
         if problem is not None:
-            raise InputError(problem)
+            raise SharedError(problem)
         return value
 
     def main_first(self, task: Callable[[], T]) -> T:
@@ -112,8 +114,39 @@ class Runtime:
         if self.world > 1:
             dist.barrier()
 
+    @contextlib.contextmanager
+    def guard(self, signals: "StopSignals", on_lost: Callable[[str], None]) -> Iterator[None]:
+        """Watch over the other ranks while the block runs.
+
+        Args:
+            signals: once one has come, a rank's silence is borne for less long.
+            on_lost: told which rank hangs, before this process ends because of it.
+
+        Raises:
+            LostRankError: a collective failed because a rank is gone; the message names it.
+        """
+        if self.heartbeat is None:
+            yield
+            return
+        self.heartbeat.hurried, self.heartbeat.on_lost = (lambda: signals.received), on_lost
+        try:
+            yield
+        except RuntimeError as error:
+            if not _is_broken_collective(error):
+                raise
+            raise LostRankError(f"lost contact with the other ranks: {self.heartbeat.find_lost()}") from error
+        finally:
+            self.heartbeat.on_lost = lambda message: None
+
+    def say_failed(self, reason: str) -> None:
+        """Let the other ranks know why this one is about to end."""
+        if self.heartbeat is not None:
+            self.heartbeat.leave(reason)
+
     def close(self) -> None:
         """Leave the process group; the job's last act."""
+        if self.heartbeat is not None:
+            self.heartbeat.leave()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -161,11 +194,20 @@ def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
             f"the launcher started {world} processes but Accelerate sees {accelerator.num_processes}: each would "
             "believe it is alone; launch with one of launch/accelerate/*.yaml or torchrun"
         )
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ or _is_accelerate(os.getppid()):
         _die_with_parent()
-    if world > 1:
-        start_heartbeat(distributed_c10d._get_default_store().clone(), accelerator.process_index, world)
-    return Runtime(accelerator)
+    return Runtime(accelerator, _start_heartbeat(accelerator.process_index, world) if world > 1 else None)
+
+
+def _start_heartbeat(rank: int, world: int) -> Heartbeat:
+    store = distributed_c10d._get_default_store().clone()
+    store.set_timeout(timedelta(seconds=SILENCE_S))
+    return Heartbeat(store, rank, world)
+
+
+def _is_broken_collective(error: RuntimeError) -> bool:
+    """Whether `error` says that a connection to another rank broke; gloo has no exception of its own."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower() or "Connection" in str(error)
 
 
 def _choose_precision(precision: str, cpu: bool) -> str | None:
@@ -179,6 +221,15 @@ def _choose_precision(precision: str, cpu: bool) -> str | None:
 def launcher_rank() -> int:
     """This process's rank as the launcher says it: to be used before (or without) `start`."""
     return int(os.environ.get("RANK", "0"))
+
+
+def _is_accelerate(process: int) -> bool:
+    """Whether `process` is `accelerate launch`, which tells a single process nothing about itself."""
+    try:
+        with open(f"/proc/{process}/cmdline", "rb") as file:
+            return b"accelerate" in file.read()
+    except OSError:
+        return False
 
 
 def _die_with_parent(interval_s: float = 0.5) -> None:
@@ -208,24 +259,49 @@ class StopSignals:
     """Turns SIGTERM, SIGINT and SIGUSR1 into a flag that the loop reads; a second signal ends the process at once."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    SAME_S = 1.0
+    """Signals so soon after the first mean the same stop: a scheduler tells all processes of a job, and the launcher
+    among them passes it on."""
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self._first = 0.0
 
     @contextlib.contextmanager
     def installed(self) -> Iterator["StopSignals"]:
-        """Handle the signals inside the block and put the former handlers back after it."""
-        former = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        """Handle the signals inside the block and put the former handlers back after it.
+
+        A thread takes them, from a pipe that the interpreter fills at once: a handler would wait until the main thread
+        is back from whatever it waits for, such as a collective that never ends.
+        """
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        listener = threading.Thread(target=self._listen, args=(reading,), name="stop-signals", daemon=True)
+        listener.start()
+        former_pipe = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        former = {number: signal.signal(number, lambda number, frame: None) for number in self.SIGNALS}
         try:
             yield self
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(former_pipe)
+            os.write(writing, b"\0")
+            listener.join()
+            os.close(reading)
+            os.close(writing)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.name is not None:
-            os._exit(128 + number)
-        self.name = signal.Signals(number).name
+    def _listen(self, pipe: int) -> None:
+        while number := os.read(pipe, 1)[0]:
+            if number in self.SIGNALS:
+                self._take(signal.Signals(number))
+
+    def _take(self, received: signal.Signals) -> None:
+        now = time.monotonic()
+        if self.name is None:
+            self.name, self._first = received.name, now
+        elif now - self._first > self.SAME_S:
+            os._exit(128 + received)
 
     @property
     def received(self) -> bool:

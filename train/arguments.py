@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from steel.config import Config
-from steel.errors import InputError
+from steel.errors import InputError, SharedError
 from steel.runtime import launcher_rank
 from train.presets import PRESETS, get_preset
 
@@ -35,9 +35,20 @@ def parse_fit(program: str, argv: Sequence[str] | None = None, more: Mapping[str
         more: options that the program has parsed itself, for the help text: usage to meaning.
 
     Raises:
-        InputError: an unknown preset, or values that the configuration refuses.
+        SharedError: an unknown preset, or values that the configuration refuses.
         SystemExit: 0 for `--help`, 2 for an unknown or malformed option.
     """
+    try:
+        return _parse_fit(program, argv, more)
+    except InputError as error:
+        raise SharedError(str(error)) from error
+    except SystemExit as error:
+        if launcher_rank() == 0:
+            raise
+        raise SharedError("see the message of rank 0") from error
+
+
+def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str] | None) -> FitArguments:
     parser = argparse.ArgumentParser(
         prog=program,
         add_help=False,

@@ -1,15 +1,22 @@
 """The weights that may be shipped: the best epochs, kept on disk while training goes on."""
 
+import contextlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
+from steel.data.storage import write_bytes
+from steel.errors import InputError
 from train.progress import Candidate, Progress
 from train.schedule import PhasePlan
 from train.state import RECORD
+
+logger = logging.getLogger("train.fit")
 
 
 def name_at(progress: Progress) -> str:
@@ -45,14 +52,38 @@ class CandidateStore:
         return True
 
     def _write(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.folder.mkdir(exist_ok=True)
-        staging = self.folder / f".{name}"
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staging)
-        staging.replace(self.folder / name)
+        data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+        try:
+            self.folder.mkdir(exist_ok=True)
+            write_bytes(self.folder / name, data)
+        except OSError as error:
+            raise InputError(
+                f"could not keep {self.folder / name}: {error}; free space or mend the folder, then resume"
+            ) from error
 
     def read(self, candidate: Candidate) -> dict[str, torch.Tensor]:
-        """The weights of `candidate`."""
-        return load_file(self.folder / candidate.file)
+        """The weights of `candidate`.
+
+        Raises:
+            InputError: its file is missing or damaged.
+        """
+        path = self.folder / candidate.file
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: cannot be read ({error})") from error
+
+    def readable(self, progress: Progress) -> list[Candidate]:
+        """The candidates that can still be read; a line of the log for each that cannot."""
+        found = []
+        for candidate in progress.candidates:
+            try:
+                self.read(candidate)
+            except InputError as error:
+                logger.warning("%s; it cannot be shipped", error)
+            else:
+                found.append(candidate)
+        return found
 
     def prune(self, states: Path, progress: Progress) -> None:
         """Remove files that neither `progress` nor any saved state could ship."""
@@ -61,7 +92,8 @@ class CandidateStore:
         needed = {c.file for c in progress.candidates} | set(_named_in(states.glob(f"*/{RECORD}")))
         for path in self.folder.iterdir():
             if path.name not in needed:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # the next time, then
+                    path.unlink()
 
 
 def _named_in(records: Iterable[Path]) -> Iterable[str]:

@@ -15,7 +15,7 @@ from steel.data.loader import MicroBatch, train_batches
 from steel.data.order import Order, build_order
 from steel.data.samples import Manifest
 from steel.data.shards import ShardReader
-from steel.errors import InputError, run_program
+from steel.errors import InputError, LostRankError, SharedError, run_program
 from steel.model.network import UnifiedModel
 from steel.runtime import Runtime, StopSignals, seed_everything, start
 from steel.tracking import Status
@@ -32,7 +32,7 @@ from train.records import open_records
 from train.run_folder import RunFolder
 from train.schedule import PhasePlan, micro_batch_share, plan_phases
 from train.screen import log_to_screen
-from train.state import State, StateWriter, read_newest_state
+from train.state import State, StateWriter, resume_state
 from train.weights import initialise_weights
 
 logger = logging.getLogger("train.fit")
@@ -42,23 +42,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one attempt; returns the process's exit code, 0 also for an interrupted one."""
     arguments = parse_fit("train.fit", argv)
     log_to_screen()
-    runtime = start(arguments.config.runtime.precision)
-    try:
-        with StopSignals().installed() as signals:
+    with StopSignals().installed() as signals:
+        runtime = start(arguments.config.runtime.precision)
+        try:
             train_in_folder(arguments, runtime, signals)
-    finally:
-        runtime.close()
+        finally:
+            runtime.close()
     return 0
 
 
 def train_in_folder(arguments: FitArguments, runtime: Runtime, signals: StopSignals) -> None:
     """One attempt at the run in `--out`; how it ended stands in its status.json."""
     folder = RunFolder(arguments.out)
-    try:
-        run_attempt(arguments, runtime, folder, signals)
-    except BaseException as error:
+
+    def fail(reason: str) -> None:
         if folder.is_claimed:
-            folder.end("failed", f"rank {runtime.rank}: {error or type(error).__name__}")
+            folder.end("failed", reason)
+
+    try:
+        with runtime.guard(signals, on_lost=fail):
+            run_attempt(arguments, runtime, folder, signals)
+    except (LostRankError, SharedError) as error:
+        fail(str(error))
+        raise
+    except BaseException as error:
+        reason = str(error) or type(error).__name__
+        fail(f"rank {runtime.rank}: {reason}")
+        runtime.say_failed(reason)
         raise
     finally:
         folder.release()
@@ -68,8 +78,7 @@ def run_attempt(arguments: FitArguments, runtime: Runtime, folder: RunFolder, si
     """Train from the newest state, if there is one, until the end or a stop signal."""
     config = arguments.config
     manifest = runtime.on_main(lambda: Manifest.load(arguments.data))
-    for phase in config.phases:
-        micro_batch_share(phase, runtime.rank, runtime.world)
+    runtime.on_main(lambda: [micro_batch_share(phase, 0, runtime.world) for phase in config.phases])
     network = network_for(config, manifest)
     folder.is_claimed = runtime.on_main(lambda: folder.open(config, manifest.digest, arguments.resume))
     if not folder.is_claimed:
@@ -83,9 +92,7 @@ def run_attempt(arguments: FitArguments, runtime: Runtime, folder: RunFolder, si
         for number, phase in enumerate(config.phases)
     ]
     plans = plan_phases(config.phases, [o.epoch_length for o in orders], config.validation.every_epochs)
-    state, passed_over = read_newest_state(folder.states)
-    for line in passed_over:
-        logger.warning("%s; passed over", line)
+    state = resume_state(runtime, folder.states)
     progress = Progress() if state is None else Progress.from_dict(state.progress)
     learner = _build_learner(arguments, runtime, manifest, network, plans, state)
     _announce(runtime, network, rows, plans, progress)

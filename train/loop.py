@@ -7,7 +7,7 @@ from typing import Any
 
 from steel.config import Config
 from steel.data.loader import MicroBatch
-from steel.errors import InputError
+from steel.errors import SharedError
 from steel.runtime import Runtime
 from train.learner import Learner
 from train.monitor import Monitor
@@ -61,26 +61,32 @@ class Loop:
     def _train_phase(self, plan: PhasePlan) -> bool:
         patience = self.config.validation.patience
         self.monitor.restart_clock()
+        if self.progress.validation_due:
+            self._validate(plan)
         with contextlib.closing(self.load(plan, self.progress.step)) as batches:
             while self.progress.step < plan.steps and not (patience and self.progress.stale >= patience):
                 step = self.progress.step
                 self._record(self.monitor.push(plan, step, self.learner.step(plan, step, batches)))
                 self.progress.step += 1
+                self.progress.validation_due = plan.validates_after(step)
                 self._stop_if_nonfinite()
 
-                if plan.validates_after(step):
-                    self._record(self.monitor.flush())
-                    self._note_score(plan, self.judge(plan))
-                    self.save()
-                    self.monitor.restart_clock()
-                elif self.progress.step % self.config.runtime.save_every == 0:
+                # Saved before the validation, which may outlast what is left between a stop signal and a kill.
+                if self.progress.validation_due or self.progress.step % self.config.runtime.save_every == 0:
                     self.save()
                 if self.writer is not None:
                     self.writer.check()
                 if self.monitor.stop:
                     self.save()
                     return False
+                if self.progress.validation_due:
+                    self._validate(plan)
         return True
+
+    def _validate(self, plan: PhasePlan) -> None:
+        self._note_score(plan, self.judge(plan))
+        self.progress.validation_due = False
+        self.monitor.restart_clock()
 
     def save(self) -> None:
         """Save a resumable state of this moment; training goes on while it is written."""
@@ -114,7 +120,7 @@ class Loop:
             )
 
 
-class NonFiniteError(InputError):
+class NonFiniteError(SharedError):
     """Training cannot go on: the numbers have left the finite ones."""
 
     def __init__(self, message: str, rows: list[int]) -> None:

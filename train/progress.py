@@ -32,6 +32,8 @@ class Progress:
     phase: int = 0
     step: int = 0
     """Steps of the phase that are done; the next step's number."""
+    validation_due: bool = False
+    """The validation that follows these steps has not been made yet."""
     candidates: list[Candidate] = field(default_factory=list)
     """Best first."""
     phase_best: float = float("-inf")

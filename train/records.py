@@ -65,7 +65,13 @@ class MainRecords:
         self._tracker.log({k: v for k, v in record.items() if v is not None}, record["global_step"])
         logger.info("%s", self._line(record))
         if record["kind"] == "validation":
+            self._draw()
+
+    def _draw(self) -> None:
+        try:
             plot_history(self._history.records(), self._curves)
+        except OSError as error:  # a picture is not worth a run, nor the reason why it ends
+            logger.warning("%s not drawn: %s", self._curves, error)
 
     def _line(self, record: dict[str, Any]) -> str:
         plan = self._plans[record["phase"]]
@@ -86,7 +92,7 @@ class MainRecords:
         self._tracker.log_checkpoint(path)
 
     def finish(self, status: Status) -> None:
-        plot_history(self._history.records(), self._curves)
+        self._draw()
         self._tracker.finish(status)
 
 
@@ -97,6 +103,6 @@ def open_records(
     if not runtime.is_main:
         return NoRecords()
     history = History(folder.history)
-    history.open_at(progress.phase, progress.step)
+    history.open_at(progress.phase, progress.step, validated=not progress.validation_due)
     tracker = build_tracker(config.tracking, folder.root, to_dict(config), folder.attempt)
     return MainRecords(history, tracker, folder.curves, plans)

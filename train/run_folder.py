@@ -5,8 +5,11 @@ config.json    the resolved configuration and the data set's identity
 .lock          held by the live run
 """
 
+import contextlib
+import errno
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
@@ -14,9 +17,16 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from steel.config import Config, to_dict
+from steel.data.storage import write_bytes
 from steel.errors import InputError
 
+logger = logging.getLogger("train.fit")
+
 StatusName = Literal["running", "interrupted", "finished", "failed"]
+
+
+_CLAIM_S = 5.0
+"""How long a held folder is waited for: processes of a run just killed need a moment to go."""
 
 
 class RunFolder:
@@ -50,12 +60,10 @@ class RunFolder:
             self.root.mkdir(parents=True, exist_ok=True)
             self._claim()
         except OSError as error:
-            raise InputError(
-                f"--out {self.root}: cannot be written ({error.strerror}); choose another folder"
-            ) from error
+            raise self._unwritable(error) from error
         former = self._read("config.json")
         if former is None:
-            others = [p.name for p in self.root.iterdir() if p.name != ".lock"]
+            others = [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
             if others:
                 raise InputError(
                     f"--out {self.root}: not empty and not a run folder (it holds {others[0]}); choose another folder"
@@ -68,10 +76,18 @@ class RunFolder:
             self._check_same(former, config, data_digest)
         if (self.status() or {}).get("state") == "finished":
             return False
-        self._write("config.json", {"config": to_dict(config), "data_digest": data_digest})
         attempt = int((self.status() or {}).get("attempt", 0)) + 1
-        self._write("status.json", self._describe("running", "", attempt))
+        try:
+            self._write("config.json", {"config": to_dict(config), "data_digest": data_digest})
+            self._write("status.json", self._describe("running", "", attempt))
+        except OSError as error:
+            raise self._unwritable(error) from error
         return True
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"--out {self.root}: cannot be written ({error.strerror}); free space, mend it or choose another folder"
+        )
 
     def release(self) -> None:
         """Give up the hold on the folder, as the end of the process does."""
@@ -80,14 +96,24 @@ class RunFolder:
 
     def _claim(self) -> None:
         self._lock = open(self.root / ".lock", "w")  # noqa: SIM115 - held until the process ends
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = self.status() or {}
-            raise InputError(
-                f"--out {self.root}: in use by a live run (pid {owner.get('pid')} on {owner.get('host')}); "
-                "stop it first or choose another folder"
-            ) from error
+        deadline = time.monotonic() + _CLAIM_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    owner = self.status() or {}
+                    raise InputError(
+                        f"--out {self.root}: in use by a live run (pid {owner.get('pid')} on {owner.get('host')}); "
+                        "stop it first or choose another folder"
+                    ) from error
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                logger.warning("--out %s: its file system has no locks; start no second run in it", self.root)
+                return
+            time.sleep(0.1)
 
     def _check_same(self, former: dict[str, Any], config: Config, data_digest: str) -> None:
         if former["data_digest"] != data_digest:
@@ -111,11 +137,21 @@ class RunFolder:
         return int((self.status() or {}).get("attempt", 1))
 
     def end(self, state: StatusName, reason: str = "") -> None:
-        """Record how the attempt ended. The first failure recorded stands: later ones are usually its consequences."""
+        """Record how the attempt ended. The first failure recorded stands: later ones are usually its consequences.
+
+        Where even that cannot be written, as on a full disk, a failure is what the process says and nothing more.
+        """
         status = self.status() or {}
         if state == "failed" and status.get("state") == "failed":
             return
-        self._write("status.json", self._describe(state, reason, int(status.get("attempt", 1))))
+        description = self._describe(state, reason, int(status.get("attempt", 1)))
+        try:
+            self._write("status.json", description)
+        except OSError:
+            if state != "failed":
+                raise
+            with contextlib.suppress(OSError):
+                self._overwrite("status.json", description)
 
     def _describe(self, state: StatusName, reason: str, attempt: int) -> dict[str, Any]:
         return {
@@ -136,9 +172,14 @@ class RunFolder:
             raise InputError(f"{self.root / name}: cannot be read ({error}); choose another --out") from error
 
     def _write(self, name: str, value: dict[str, Any]) -> None:
-        staging = self.root / f".{name}.{os.getpid()}"
-        staging.write_text(json.dumps(value, indent=1) + "\n")
-        staging.replace(self.root / name)
+        write_bytes(self.root / name, (json.dumps(value, indent=1) + "\n").encode())
+
+    def _overwrite(self, name: str, value: dict[str, Any]) -> None:
+        """Write in place, padded with blanks to the old length: that takes no new block of a full disk."""
+        with (self.root / name).open("r+b") as file:
+            old_size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            file.write((json.dumps(value) + "\n").encode().rjust(old_size))
 
 
 def _recipe(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,10 @@
 A state under its final name is whole; a state that does not match its own hash is passed over with a warning.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -21,7 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from steel.errors import InputError
+from steel.runtime import Runtime
 from train.progress import Progress
+
+logger = logging.getLogger("train.fit")
 
 FORMAT_VERSION = 1
 TENSORS = "tensors.safetensors"
@@ -58,8 +63,11 @@ def write_state(folder: Path, state: State, keep: int) -> Path:
         return final
     staging = folder / f".staging-{final.name}"
     try:
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            _fsync(folder.parent)
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+        staging.mkdir()
         save_file(dict(state.tensors), staging / TENSORS)
         record = {
             "format_version": FORMAT_VERSION,
@@ -76,7 +84,8 @@ def write_state(folder: Path, state: State, keep: int) -> Path:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise StateWriteError(f"could not save {final}: {error}; free space or mend the folder, then resume") from error
-    _prune(folder, final, keep)
+    with contextlib.suppress(OSError):  # what is not removed now is the next time
+        _prune(folder, final, keep)
     return final
 
 
@@ -100,8 +109,8 @@ def _prune(folder: Path, newest: Path, keep: int) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def read_newest_state(folder: Path) -> tuple[State | None, list[str]]:
-    """The newest valid state of `folder`, and a line for each newer one that is damaged and was passed over."""
+def find_newest_state(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest valid state in `folder`, and a line for each newer one that is damaged and was passed over."""
     skipped: list[str] = []
     names = (
         sorted((p.name for p in folder.iterdir() if not p.name.startswith(".")), reverse=True)
@@ -110,7 +119,8 @@ def read_newest_state(folder: Path) -> tuple[State | None, list[str]]:
     )
     for name in names:
         try:
-            return read_state(folder / name), skipped
+            read_state(folder / name)
+            return folder / name, skipped
         except InputError as error:
             skipped.append(str(error))
     return None, skipped
@@ -134,6 +144,23 @@ def read_state(path: Path) -> State:
     if not tensors.is_file() or tensors.stat().st_size != size or _sha256(tensors) != sha256:
         raise InputError(f"state {path} is damaged ({TENSORS} does not match its size and hash)")
     return State(progress, load_file(tensors))
+
+
+def resume_state(runtime: Runtime, folder: Path) -> State | None:
+    """The state that all ranks go on from: the newest that rank 0 finds valid; None when there is none.
+
+    Raises:
+        InputError: this rank cannot read what rank 0 has read.
+    """
+    path, passed_over = runtime.on_main(lambda: find_newest_state(folder))
+    for line in passed_over:
+        logger.warning("%s; passed over", line)
+    if path is None:
+        return None
+    try:
+        return read_state(path)
+    except InputError as error:
+        raise InputError(f"rank {runtime.rank}: {error}; --out must be a folder that all ranks share") from error
 
 
 class StateWriter:

@@ -59,7 +59,8 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
         RunFolder(tmp_path).open(SMOKE, "data", "auto")
 
 
-def test_a_live_run_is_refused_and_a_killed_one_is_not(tmp_path: Path) -> None:
+def test_a_live_run_is_refused_and_a_killed_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.run_folder._CLAIM_S", 0.2)
     code = (
         "import sys, time\nfrom train.presets import SMOKE\nfrom train.run_folder import RunFolder\n"
         "folder = RunFolder(sys.argv[1])\nfolder.open(SMOKE, 'data', 'auto')\nprint('held', flush=True)\ntime.sleep(60)"
@@ -88,3 +89,31 @@ def test_the_first_failure_recorded_stands(tmp_path: Path) -> None:
     folder.end("failed", "rank 0: connection closed")
     status = folder.status()
     assert status is not None and status["reason"] == "rank 1: out of memory"
+
+
+def test_a_start_that_was_killed_at_once_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".unfinished-config").touch()
+    assert RunFolder(tmp_path).open(SMOKE, "data", "auto")
+
+
+def test_a_failure_is_recorded_even_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open(SMOKE, "data", "auto")
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("train.run_folder.write_bytes", full)
+    folder.end("failed", "the disk is full")
+    status = folder.status()
+    assert status is not None and (status["state"], status["reason"]) == ("failed", "the disk is full")
+
+
+def test_a_folder_on_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("train.run_folder.write_bytes", full)
+    with pytest.raises(InputError, match="No space left"):
+        RunFolder(tmp_path).open(SMOKE, "data", "auto")
