@@ -12,7 +12,8 @@ python=${PYTHON:-.venv/bin/python}
 run_resumable() {
   local status=$1/status.json step code=0 warned=0 ended=0
   shift
-  srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" launch/slurm/rank.sh "$python" -m "$@" &
+  # When a rank has ended the others end by themselves; --wait is for one that hangs.
+  srun --kill-on-bad-exit=0 --wait=120 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" launch/slurm/rank.sh "$python" -m "$@" &
   step=$!
   trap 'warned=1; kill -USR1 "$step"' USR1
   trap 'ended=1' TERM # SLURM tells the ranks itself
