@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ class Fault:
     where: str
     """The file, and the sample in it where one is at fault."""
     what: str
+    hides_samples: bool = False
+    """Without this being right, samples cannot be looked at one by one."""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
@@ -53,7 +56,8 @@ class _ShardCheck:
     root: str
     number: int
     manifest: Manifest
-    rows: pa.Table
+    rows: slice
+    """Of the index."""
 
 
 def verify(root: str, executor: Executor) -> list[Fault]:
@@ -70,15 +74,15 @@ def verify(root: str, executor: Executor) -> list[Fault]:
         InputError: there is no manifest to compare with.
     """
     manifest = Manifest.load(root)
-    index, faults = _load_index(root, manifest)
-    if index is None:
-        return faults + [f for n in range(len(manifest.shards)) for f in _check_file(root, manifest, n)]
-    faults += _check_totals(manifest, index)
-    shard_of_row = index["shard"].to_numpy()
-    checks = [
-        _ShardCheck(root, number, manifest, index.filter(pa.array(shard_of_row == number)).combine_chunks())
-        for number in range(len(manifest.shards))
-    ]
+    _load_index.cache_clear()
+    faults = _check_index(root, manifest)
+    rows = [slice(0, 0)] * len(manifest.shards)
+    if not any(fault.hides_samples for fault in faults):
+        index = _load_index(root, manifest.index_sha256)
+        faults += _check_totals(manifest, index)
+        ends = np.searchsorted(index["shard"].to_numpy(), np.arange(len(manifest.shards)), side="right").tolist()
+        rows = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    checks = [_ShardCheck(root, number, manifest, rows[number]) for number in range(len(manifest.shards))]
     futures = {executor.submit(_check_shard, check): check.number for check in checks}
     found: dict[int, list[Fault]] = {}
     with tqdm(total=manifest.num_samples, unit="image", desc="verifying") as bar:
@@ -88,21 +92,33 @@ def verify(root: str, executor: Executor) -> list[Fault]:
     return faults + [fault for number in sorted(found) for fault in found[number]]
 
 
-def _load_index(root: str, manifest: Manifest) -> tuple[pa.Table | None, list[Fault]]:
+def _check_index(root: str, manifest: Manifest) -> list[Fault]:
+    """The index as a file, before anything in it is believed."""
     try:
-        data = storage.read_bytes(storage.join(root, INDEX_NAME))
+        with _mapped(storage.join(root, INDEX_NAME)) as data:
+            faults = _check_bytes(INDEX_NAME, data, manifest.index_size, manifest.index_sha256)
+        index = _load_index(root, manifest.index_sha256)
     except FileNotFoundError:
-        return None, [Fault(INDEX_NAME, "missing")]
-    faults = []
-    if len(data) != manifest.index_size or hashlib.sha256(data).hexdigest() != manifest.index_sha256:
-        faults.append(Fault(INDEX_NAME, f"its size or sha256 is not what {MANIFEST_NAME} says"))
-    try:
-        index = pa.ipc.open_file(pa.py_buffer(data)).read_all()
+        return [Fault(INDEX_NAME, "missing", hides_samples=True)]
     except (pa.ArrowInvalid, OSError):
-        return None, [*faults, Fault(INDEX_NAME, "cannot be read")]
+        return [*faults, Fault(INDEX_NAME, "cannot be read", hides_samples=True)]
     if index.schema.remove_metadata() != index_schema(manifest.num_classes):
-        return None, [*faults, Fault(INDEX_NAME, f"has other columns than a set of {manifest.num_classes} classes")]
-    return index, faults
+        what = f"has other columns than a set of {manifest.num_classes} classes"
+        return [*faults, Fault(INDEX_NAME, what, hides_samples=True)]
+    shard = index["shard"].to_numpy()
+    if (np.diff(shard, prepend=0) < 0).any() or shard.max(initial=0) >= len(manifest.shards):
+        return [*faults, Fault(INDEX_NAME, "its rows are not in the order of shards", hides_samples=True)]
+    return faults
+
+
+@lru_cache(maxsize=1)
+def _load_index(root: str, sha256: str) -> pa.Table:
+    """The index, once a process: mapped when local. The hash only tells one index from another."""
+    url = storage.join(root, INDEX_NAME)
+    source = (
+        pa.py_buffer(storage.read_bytes(url)) if storage.is_remote(url) else pa.memory_map(str(storage.local_path(url)))
+    )
+    return pa.ipc.open_file(source).read_all()
 
 
 def _check_totals(manifest: Manifest, index: pa.Table) -> list[Fault]:
@@ -129,16 +145,6 @@ def _check_totals(manifest: Manifest, index: pa.Table) -> list[Fault]:
     ]
 
 
-def _check_file(root: str, manifest: Manifest, number: int) -> list[Fault]:
-    """Size and sha256 of one tar."""
-    shard = manifest.shards[number]
-    try:
-        with _mapped(storage.join(root, shard.name)) as tar:
-            return _check_bytes(shard.name, tar, shard.size, shard.sha256)
-    except FileNotFoundError:
-        return [Fault(shard.name, "missing")]
-
-
 def _check_bytes(name: str, tar: memoryview, size: int, sha256: str) -> list[Fault]:
     if len(tar) != size:
         return [Fault(name, f"{len(tar)} bytes, expected {size}")]
@@ -154,13 +160,20 @@ def _check_shard(check: _ShardCheck) -> list[Fault]:
     try:
         with _mapped(storage.join(check.root, shard.name)) as tar:
             faults = _check_bytes(shard.name, tar, shard.size, shard.sha256)
-            for row in check.rows.to_pylist():
+            for row in _rows(check):
                 what = _check_sample(tar, row, check.manifest)
                 if what is not None:
                     faults.append(Fault(f"{shard.name}: sample {row['key']} ({row['image_id']})", what))
             return faults
     except FileNotFoundError:
         return [Fault(shard.name, "missing")]
+
+
+def _rows(check: _ShardCheck) -> list[dict[str, Any]]:
+    if check.rows.stop == 0:
+        return []
+    index = _load_index(check.root, check.manifest.index_sha256)
+    return index.slice(check.rows.start, check.rows.stop - check.rows.start).to_pylist()
 
 
 def _check_sample(tar: memoryview, row: dict[str, Any], manifest: Manifest) -> str | None:
@@ -239,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns 1 when something is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.verify",
-        description="Check a shard folder against its manifest, down to every mask. Exit code 1 when something is wrong.",
+        description="Check a shard folder against its manifest, down to every mask. Exit code 1: something is wrong.",
         formatter_class=HelpFormatter,
     )
     parser.add_argument("shards", help="folder or URL of the shards")

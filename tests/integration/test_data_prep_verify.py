@@ -124,9 +124,15 @@ def test_an_index_that_is_wrong_about_a_sample(shards: Path, column: str, value:
 
 def test_another_index_than_the_manifest_says(shards: Path) -> None:
     change_manifest(shards, index_sha256="0" * 64)
-    assert faults_of(shards) == ["index.arrow: its size or sha256 is not what manifest.json says"]
+    assert faults_of(shards) == ["index.arrow: wrong sha256"]
     (shards / "index.arrow").write_bytes(b"rubbish")
     assert faults_of(shards)[1] == "index.arrow: cannot be read"
+
+
+@pytest.mark.parametrize("number", [-1, 0, 3])
+def test_rows_in_the_wrong_shard(shards: Path, number: int) -> None:
+    change_index(shards, "shard", 11, number)
+    assert faults_of(shards) == ["index.arrow: its rows are not in the order of shards"]
 
 
 @pytest.mark.parametrize(
