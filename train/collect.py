@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
+from steel.data.eval_loader import eval_batches
 from steel.data.geometry import restore_size
-from steel.data.loader import eval_batches
 from steel.data.shards import ShardReader
 from steel.evaluation.decision import Decision
 from steel.evaluation.statistics import EvaluationStatistics, ImageStatistics, image_statistics

@@ -62,6 +62,7 @@ class ShardReader:
     Attributes:
         manifest: what the whole set is.
         index: what each sample is.
+        mask_kind: uint8 or uint16, the type of the bitmasks.
         on_bad_sample: what a loader should do about a `BadSampleError`: `fail`, or `skip` and count.
     """
 
@@ -101,7 +102,7 @@ class ShardReader:
         if self.cache is None and on_bad_sample == "fail":
             self._check_sizes()
         self._handles: dict[int, int] = {}
-        self._mask_kind = decode_stored_mask(self.manifest, b"", 1, 1).dtype
+        self.mask_kind = decode_stored_mask(self.manifest, b"", 1, 1).dtype
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_handles": {}}
@@ -135,9 +136,11 @@ class ShardReader:
                 )
             if at.num_marked:
                 mask = self._bytes(at.shard, at.mask_offset, at.mask_length, at.mask_crc)
-                bitmask = decode_stored_mask(self.manifest, mask, at.height, at.width)
+                bitmask = decode_stored_mask(self.manifest, mask, at.height, at.width).astype(
+                    self.mask_kind, copy=False
+                )
             else:  # about half of all images: reading their mask would tell nothing
-                bitmask = _clean_bitmask(at.height, at.width, self._mask_kind)
+                bitmask = _clean_bitmask(at.height, at.width, self.mask_kind)
         except (ValueError, OSError) as error:
             raise self._bad(row, error) from error
         return Sample(row, image, bitmask)

@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from steel.errors import InputError
 
@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 StartMethod = Literal["fork", "forkserver", "spawn"]
 
 DEFAULT_START: StartMethod = "fork" if sys.platform == "linux" else "spawn"
-_PREFETCH = 4
+PREFETCH = 4
 """Results that each worker is ahead."""
 _IGNORED = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _WATCH_SECONDS = 1.0
@@ -36,7 +36,6 @@ def ordered_map(
     items: Iterable[Item],
     *,
     workers: int,
-    pin_memory: bool = False,
     on_start: Callable[[int, int], None] | None = None,
     start_method: StartMethod = DEFAULT_START,
 ) -> Generator[Result, None, None]:
@@ -49,15 +48,11 @@ def ordered_map(
         work: a picklable function; with several workers its results are tensors in tuples and what pickles well.
         items: taken ahead of the results, in this process.
         workers: number of processes.
-        pin_memory: move tensors of the results to pinned memory; has an effect with CUDA only.
         on_start: called in each worker, in a thread of its own, with its number and their count.
         start_method: how workers are started.
     """
-    pin_memory = pin_memory and torch.cuda.is_available()
     if workers == 0:
-        for item in items:
-            result = work(item)
-            yield _pin(result) if pin_memory else result
+        yield from map(work, items)
         return
     loader = DataLoader(
         _Work(work),
@@ -65,8 +60,7 @@ def ordered_map(
         sampler=items,  # any iterable will do
         num_workers=workers,
         collate_fn=_unchanged,
-        pin_memory=pin_memory,
-        prefetch_factor=_PREFETCH,
+        prefetch_factor=PREFETCH,
         worker_init_fn=partial(_start_worker, os.getpid(), workers, on_start),
         multiprocessing_context=start_method,
         generator=torch.Generator(),  # else every start would draw from, and change, the global one
@@ -80,14 +74,6 @@ def ordered_map(
             yield result
     finally:
         _end(results)
-
-
-def new_buffer(num_bytes: int) -> torch.Tensor:
-    """An uninitialised buffer (num_bytes,) uint8 for a result; what a worker writes into it travels without a copy."""
-    if get_worker_info() is None:
-        return torch.empty(num_bytes, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(num_bytes)  # as torch's own collation does
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (num_bytes,), (1,))
 
 
 class _Failure:
@@ -110,12 +96,6 @@ class _Work(Dataset, Generic[Item, Result]):
 
 def _unchanged(result: Result) -> Result:
     return result
-
-
-def _pin(result: Any) -> Any:
-    if isinstance(result, torch.Tensor):
-        return result.pin_memory()
-    return type(result)(*map(_pin, result)) if hasattr(result, "_fields") else result
 
 
 @contextmanager

@@ -18,15 +18,9 @@ import torch
 
 from steel.config import PhaseConfig, SamplingConfig, TransformConfig
 from steel.data.augment import Augmenter
+from steel.data.eval_loader import EvalBatch, eval_batches, plan_eval_batches
 from steel.data.geometry import pad_image
-from steel.data.loader import (
-    EvalBatch,
-    MicroBatch,
-    eval_batches,
-    expand_targets,
-    plan_eval_batches,
-    train_batches,
-)
+from steel.data.loader import MicroBatch, expand_targets, train_batches
 from steel.data.order import build_order, sample_seed
 from steel.data.samples import Manifest
 from steel.data.shards import BadSampleError, ShardReader
