@@ -1,0 +1,96 @@
+"""Speed against named peers, side by side: `python -m bench.speed` writes `bench/speed.md` and `bench/speed.json`."""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from bench.speed.dataset import SHARD_SIZE, make_dataset
+from bench.speed.environment import SAME_AS_OURS, peers_python
+from bench.speed.report import write_report
+from bench.speed.rows import DELAY, table
+from bench.speed.run import Workers, machine, measure_row
+from bench.speed.worker import ROOT, Worker
+
+NOTES = (
+    "Made by `python -m bench.speed`; see [README.md](README.md) for how. Medians over the repeats. A ratio is the "
+    "median of the ratios within each repeat (smallest to largest in brackets), as both sides run one after the other.",
+)
+
+
+def main() -> None:
+    """Entry point."""
+    options = _parse()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    started, load = time.perf_counter(), os.getloadavg()
+    work = options.work.absolute()
+    work.mkdir(exist_ok=True)
+    python = peers_python(work / "peers")
+    log = work / "speed.log"
+    log.write_text("")
+    start = {
+        "ours": partial(Worker, sys.executable, "bench.speed.ours", log),
+        "peers": partial(Worker, python, "bench.speed.peers", log),
+    }
+    data = make_dataset(work / f"speed-{options.num_images}", options.num_images, start["peers"])
+    real = os.environ.get("STEEL_REAL_DATA")
+    rle_csv = str(Path(real, "severstal_annotations", "train_partial.csv")) if real else data.annotations
+    with start["peers"]() as peers:
+        versions = {"ours": {name: version(name) for name in ("numpy", *SAME_AS_OURS)}, "peers": peers.ask("versions")}
+    store = subprocess.Popen(
+        [sys.executable, "-m", "bench.speed.store", str(work), str(DELAY)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert store.stdout is not None
+        endpoint = f"http://127.0.0.1:{store.stdout.readline().strip()}"
+        rows = table(
+            data, endpoint=endpoint, bucket=data.root.name, rle_csv=rle_csv, num_samples=min(options.num_images, 960)
+        )
+        rows = [row for row in rows if not options.rows or row.name in options.rows]
+        total = sum(len(row.sides) * (options.repeats + 1) for row in rows)
+        with Workers(start) as workers, tqdm(total=total, unit="measurement", mininterval=2) as bar:
+            results = [measure_row(row, options.repeats, workers, bar) for row in rows]
+    finally:
+        store.kill()
+        store.wait()
+    facts: dict[str, Any] = {
+        "machine": machine(),
+        "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end (alone, a run makes 1 to 2)",
+        "repeats": options.repeats,
+        "wall time": f"{time.perf_counter() - started:.0f} s",
+        "data": f"{options.num_images} images of 256x1600 from `steel synth`",
+        "RLE texts": "real ones (STEEL_REAL_DATA)" if real else "of the synthetic masks",
+        "peers' PNG masks": "level {level}, strategy {strategy}: {milliseconds:.2f} ms to decode".format(**data.png),
+        "versions, ours": versions["ours"],
+        "versions, peers": versions["peers"],
+    }
+    write_report(options.out, results, facts, NOTES)
+    print(options.out.read_text())
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.speed", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--num-images", type=int, default=800, metavar="N", help="size of the data set")
+    parser.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="rounds that count, after one that does not"
+    )
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="measure only these: raw-cold, raw-warm, decode, ...")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "speed.md", metavar="FILE", help="the table")
+    parser.add_argument("--work", type=Path, default=ROOT / ".bench", metavar="DIR", help="environment and data sets")
+    options = parser.parse_args()
+    if options.num_images < 2 * SHARD_SIZE or options.repeats < 1:
+        parser.error(f"give at least {2 * SHARD_SIZE} images, which make a shard a worker, and 1 repeat")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Our side of each row, as tasks of a worker in the project's environment."""
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from bench.speed.page_cache import drop_folder
+from bench.speed.strings import HEIGHT, WIDTH, load_strings
+from bench.speed.timing import Measure, in_child, time_passes, time_stretch, time_whole
+from steel.config import SamplingConfig, TransformConfig
+from steel.data.augment import Augmenter
+from steel.data.loader import train_batches
+from steel.data.order import build_order
+from steel.data.rle import decode_rle, encode_rle
+from steel.data.samples import decode_image
+from steel.data.shards import ShardReader
+
+cv2.setNumThreads(1)
+_shuffles = count()
+
+
+@cache
+def _reader(shards: str) -> ShardReader:
+    return ShardReader(shards)
+
+
+def _shuffled(reader: ShardReader) -> list[int]:
+    """All rows, in another order at each call."""
+    return np.random.default_rng(next(_shuffles)).permutation(len(reader)).tolist()
+
+
+def raw_warm(shards: str, verify: bool, seconds: float) -> Measure:
+    """Stored bytes of shuffled samples, from files in memory."""
+    reader = _reader(shards)
+    return time_passes(lambda: (reader.read_bytes(row, verify=verify) for row in _shuffled(reader)), seconds=seconds)
+
+
+def raw_cold(shards: str) -> Measure:
+    """Stored bytes of shuffled samples, from the disk."""
+
+    def measure() -> Measure:
+        drop_folder(shards)
+        return time_whole(lambda: _read_all(ShardReader(shards)))
+
+    return in_child(measure)
+
+
+def raw_remote(url: str, endpoint: str) -> Measure:
+    """Stored bytes of shuffled samples from a store, through an empty cache filled ahead as in a loader."""
+    import fsspec
+    import s3fs  # noqa: F401 - here, so that its import is not measured
+
+    fsspec.config.conf["s3"] = {"endpoint_url": endpoint, "key": "bench", "secret": "bench"}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def samples() -> Iterator[Any]:
+            reader = ShardReader(url, cache_dir=folder)
+            threading.Thread(target=reader.prefetch, daemon=True).start()
+            yield from _read_all(reader)
+
+        return in_child(lambda: time_whole(samples))
+
+
+def _read_all(reader: ShardReader) -> Iterator[Any]:
+    return (reader.read_bytes(row) for row in _shuffled(reader))
+
+
+def decode(shards: str, seconds: float) -> Measure:
+    """Decoded image and bitmask of shuffled samples."""
+    reader = _reader(shards)
+    return time_passes(lambda: (reader.read(row) for row in _shuffled(reader)), seconds=seconds)
+
+
+def decode_jpegs(shards: str, seconds: float) -> Measure:
+    """The images alone, gray, from bytes that are at hand."""
+    reader = _reader(shards)
+    images = [reader.read_bytes(row).image for row in _shuffled(reader)[:200]]
+    return time_passes(lambda: (decode_image(image, 1) for image in images), seconds=seconds)
+
+
+class _Place(NamedTuple):
+    index: int
+    positions: range
+
+
+def batches(shards: str, crop: list[int], batch_size: int, workers: int, num_samples: int, focused: bool) -> Measure:
+    """Training batches; `focused` moves half of the defective images' crops onto a defect, as training does."""
+    reader = ShardReader(shards)
+    sampling = SamplingConfig() if focused else SamplingConfig(defect_crop=0.0, max_black=1.0)
+    transforms = (TransformConfig("hflip"), TransformConfig("vflip"), TransformConfig("brightness_contrast"))
+    manifest = reader.manifest
+    augmenter = Augmenter(transforms, (crop[0], crop[1]), sampling, manifest.num_classes, manifest.ignore_bit)
+    seed = next(_shuffles)
+    order = build_order(np.arange(len(reader)), reader.index.areas, sampling, seed=seed, phase=0)
+    places = (_Place(0, range(k * batch_size, (k + 1) * batch_size)) for k in count())
+    loader = train_batches(reader, order, augmenter, places, seed=seed, phase=0, workers=workers)
+    try:
+        return time_stretch(loader, batch_size=batch_size, skip=8, count=num_samples // batch_size)
+    finally:
+        loader.close()
+
+
+def rle_decode(csv: str, num_strings: int, seconds: float) -> Measure:
+    """Masks from run-length texts."""
+    strings = load_strings(csv, num_strings)
+    return time_passes(lambda: (decode_rle(text, HEIGHT, WIDTH) for text in strings), seconds=seconds)
+
+
+def rle_encode(csv: str, num_strings: int, seconds: float) -> Measure:
+    """Run-length texts from masks."""
+    masks = [decode_rle(text, HEIGHT, WIDTH) for text in load_strings(csv, num_strings)]
+    return time_passes(lambda: (encode_rle(mask) for mask in masks), seconds=seconds)
+
+
+def prepare(images: str, annotations: str, out: str, shard_size: int, workers: int) -> Measure:
+    """The whole sharding job, with its pool of processes: checks, sums, duplicates, folds, index and manifest."""
+    from data_prep.executors import open_executor
+    from data_prep.job import run_job
+    from data_prep.options import Options
+
+    shutil.rmtree(out, ignore_errors=True)
+    options = Options(images=images, annotations=annotations, out=out, shard_size=shard_size)
+
+    def written() -> range:
+        with open_executor("process", workers) as executor:
+            return range(run_job(options, executor, workers=workers).num_written)
+
+    measure = time_whole(written)
+    shutil.rmtree(out)
+    assert measure.items == len(list(Path(images).iterdir()))
+    return measure

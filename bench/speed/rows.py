@@ -1,0 +1,295 @@
+"""Every row of the table: what is measured, on which sides, and what is to be reached."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench.speed.dataset import SHARD_SIZE, Dataset
+
+CROP = [256, 512]
+BATCH_SIZE = 16
+WORKERS = 2
+DELAY = 0.02
+"""Seconds added to each request to the remote store."""
+NUM_STRINGS = 300
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way of doing the work of a row."""
+
+    label: str
+    where: Literal["ours", "peers"]
+    task: str
+    options: dict[str, Any] = field(default_factory=dict)
+    target: float | None = None
+    """The least ratio to our side; with `at_most` of the row, the largest."""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measurement: the first side is ours, the others are what it is compared with."""
+
+    name: str
+    title: str
+    unit: str
+    sides: tuple[Side, ...]
+    at_most: bool = False
+    """The ratio is our time over theirs, and the target an upper bound."""
+
+
+def table(data: Dataset, *, endpoint: str, bucket: str, rle_csv: str, num_samples: int) -> list[Row]:
+    """All rows.
+
+    Args:
+        data: the data set.
+        endpoint: URL of the slow store.
+        bucket: the data set's folder in it.
+        rle_csv: masks for the RLE rows.
+        num_samples: a repeat of the training rows.
+    """
+    return [
+        *_reads(data, endpoint, bucket),
+        *_decoding(data),
+        *_batches(data, num_samples),
+        *_run_lengths(rle_csv),
+        _writing(data),
+    ]
+
+
+def _reads(data: Dataset, endpoint: str, bucket: str) -> list[Row]:
+    ours, lit, mosaic = ({"folder": data.folder(name)} for name in ("ours", "litdata", "mosaic"))
+    shards = {"shards": ours["folder"]}
+    short = {"seconds": 0.4}
+    remote = {"endpoint": endpoint}
+    return [
+        Row(
+            "raw-cold",
+            "shuffled raw reads, cold cache",
+            "samples/s",
+            (
+                Side("shard reader, checksums verified", "ours", "raw_cold", shards),
+                Side("webdataset, sequential", "peers", "raw_webdataset_cold", shards),
+                Side("LitData, shuffle", "peers", "raw_litdata_cold", lit),
+                Side("mosaicml-streaming, shuffle", "peers", "raw_mosaic_cold", mosaic),
+            ),
+        ),
+        Row(
+            "raw-remote",
+            f"shuffled raw reads from a store, {DELAY * 1e3:.0f} ms added per request, empty cache",
+            "samples/s",
+            (
+                Side(
+                    "shard reader with its cache, checksums verified",
+                    "ours",
+                    "raw_remote",
+                    {"url": f"s3://{bucket}/ours"} | remote,
+                ),
+                Side(
+                    "webdataset, sequential, http by curl",
+                    "peers",
+                    "raw_webdataset_remote",
+                    {"url": f"{endpoint}/{bucket}/ours", "names": data.shard_names},
+                    remark="keeps no copy: every epoch costs the same",
+                ),
+                Side(
+                    "LitData, shuffle, obstore",
+                    "peers",
+                    "raw_litdata_remote",
+                    {"url": f"s3://{bucket}/litdata"} | remote,
+                ),
+                Side(
+                    "mosaicml-streaming, shuffle",
+                    "peers",
+                    "raw_mosaic_remote",
+                    {"url": f"s3://{bucket}/mosaic"} | remote,
+                ),
+            ),
+        ),
+        Row(
+            "raw-warm",
+            "shuffled raw reads, warm cache",
+            "samples/s",
+            (
+                Side(
+                    "shard reader, lengths checked",
+                    "ours",
+                    "raw_warm",
+                    shards | short | {"verify": False},
+                    remark="as the peers, which verify no checksum",
+                ),
+                Side("webdataset, sequential", "peers", "raw_webdataset", shards | short, 8.0),
+                Side("LitData, shuffle", "peers", "raw_litdata", lit | short | {"mode": "iterate"}, 1.5),
+                Side(
+                    "LitData, by index",
+                    "peers",
+                    "raw_litdata",
+                    lit | short | {"mode": "index"},
+                    remark="its fastest way in; no shuffle of its own",
+                ),
+                Side(
+                    "LitData, shuffle, views",
+                    "peers",
+                    "raw_litdata",
+                    lit | short | {"mode": "views"},
+                    remark="hands over mapped memory that nobody has read",
+                ),
+                Side("mosaicml-streaming, shuffle", "peers", "raw_mosaic", mosaic | short | {"mode": "iterate"}, 5.0),
+                Side(
+                    "mosaicml-streaming, by index",
+                    "peers",
+                    "raw_mosaic",
+                    mosaic | short | {"mode": "index"},
+                    remark="no shuffle of its own",
+                ),
+                Side(
+                    "shard reader, checksums verified",
+                    "ours",
+                    "raw_warm",
+                    shards | short | {"verify": True},
+                    remark="what training does",
+                ),
+            ),
+        ),
+    ]
+
+
+def _decoding(data: Dataset) -> list[Row]:
+    ours = {"shards": data.folder("ours"), "seconds": 0.7}
+    tars = {"tars": data.folder("webdataset"), "seconds": 0.7}
+    return [
+        Row(
+            "decode",
+            "image + mask decode, one process",
+            "samples/s",
+            (
+                Side("shard reader", "ours", "decode", ours),
+                Side("webdataset + cv2, colour", "peers", "decode_webdataset", tars | {"gray": False}, 1.8),
+                Side(
+                    "webdataset + cv2, gray",
+                    "peers",
+                    "decode_webdataset",
+                    tars | {"gray": True},
+                    1.8,
+                    "for those who know that R = G = B",
+                ),
+            ),
+        ),
+        Row(
+            "decode-cost",
+            "sample decode over its JPEG alone",
+            "samples/s",
+            (
+                Side("shard reader, image + mask", "ours", "decode", ours),
+                Side("cv2, the gray JPEG alone", "ours", "decode_jpegs", ours, 1.5, "bytes at hand, no reading"),
+            ),
+            at_most=True,
+        ),
+    ]
+
+
+def _batches(data: Dataset, num_samples: int) -> list[Row]:
+    how = {"crop": CROP, "batch_size": BATCH_SIZE, "workers": WORKERS, "num_samples": num_samples}
+    ours = {"shards": data.folder("ours")} | how
+    tars = {"tars": data.folder("webdataset")} | how
+    loose = {"images": data.images, "annotations": data.annotations} | how | {"num_samples": num_samples // 2}
+    return [
+        Row(
+            "batches",
+            f"{WORKERS}-worker training batches, crops of {CROP[0]}x{CROP[1]}, flips, brightness and contrast",
+            "samples/s",
+            (
+                Side(
+                    "train_batches", "ours", "batches", ours | {"focused": False}, remark="uniform crops, as the peers"
+                ),
+                Side(
+                    "webdataset + albumentations, uint8, colour",
+                    "peers",
+                    "batches_webdataset",
+                    tars | {"gray": False},
+                    2.0,
+                ),
+                Side(
+                    "webdataset + albumentations, uint8, gray",
+                    "peers",
+                    "batches_webdataset",
+                    tars | {"gray": True},
+                    2.0,
+                ),
+                Side("loose JPEG + pandas RLE + albumentations, float32", "peers", "batches_kaggle", loose, 4.0),
+                Side(
+                    "train_batches, half of the crops on defects",
+                    "ours",
+                    "batches",
+                    ours | {"focused": True},
+                    remark="what training does",
+                ),
+            ),
+        ),
+    ]
+
+
+def _run_lengths(rle_csv: str) -> list[Row]:
+    how = {"csv": rle_csv, "num_strings": NUM_STRINGS, "seconds": 0.3}
+    return [
+        Row(
+            "rle-decode",
+            "RLE decode",
+            "masks/s",
+            (
+                Side("decode_rle", "ours", "rle_decode", how),
+                Side("Kaggle kernels' numpy", "peers", "rle_decode_kaggle", how, 2.0),
+                Side("pycocotools", "peers", "rle_decode_coco", how, 1.0, "its own compressed text and layout"),
+            ),
+        ),
+        Row(
+            "rle-encode",
+            "RLE encode to text",
+            "masks/s",
+            (
+                Side("encode_rle", "ours", "rle_encode", how),
+                Side("Kaggle kernels' numpy", "peers", "rle_encode_kaggle", how, 2.0),
+                Side(
+                    "pycocotools",
+                    "peers",
+                    "rle_encode_coco",
+                    how | {"column_major": False},
+                    1.0,
+                    "to its own compressed text, from the same row-major masks",
+                ),
+                Side(
+                    "pycocotools, masks column-major already",
+                    "peers",
+                    "rle_encode_coco",
+                    how | {"column_major": True},
+                    remark="half of the work done beforehand",
+                ),
+            ),
+        ),
+    ]
+
+
+def _writing(data: Dataset) -> Row:
+    how = {"images": data.images, "annotations": data.annotations, "shard_size": SHARD_SIZE, "workers": WORKERS}
+    return Row(
+        "prepare",
+        f"data_prep, {WORKERS} processes",
+        "images/s",
+        (
+            Side(
+                "data_prep, whole job",
+                "ours",
+                "prepare",
+                how | {"out": data.folder("out-ours")},
+                remark="with checksums, duplicates, folds, index",
+            ),
+            Side(
+                "naive ShardWriter loop",
+                "peers",
+                "prepare",
+                how | {"out": data.folder("out-naive")},
+                3.0,
+                "cv2: JPEG at quality 95, 4-channel PNG masks at level 1",
+            ),
+        ),
+    )

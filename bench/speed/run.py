@@ -1,0 +1,117 @@
+"""Take the measurements: ours and the peers' in turn, repeat by repeat, so that whatever else runs hits all alike."""
+
+import os
+import platform
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from bench.speed.rows import Row, Side
+from bench.speed.worker import Worker
+
+
+@dataclass(frozen=True)
+class SideResult:
+    """What one side of a row did."""
+
+    side: Side
+    rates: tuple[float, ...]
+    """Items a second, a repeat; empty when it failed."""
+    ratios: tuple[float, ...]
+    """Ours over theirs (or, `at_most`, theirs over ours: our share of time), a repeat; empty for ours."""
+    error: str = ""
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.ratios)
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """A row with all its repeats."""
+
+    row: Row
+    sides: tuple[SideResult, ...]
+
+    def reached(self, side: SideResult) -> bool | None:
+        """Whether a side's target is reached; None when it has none or could not run."""
+        if side.side.target is None or not side.ratios:
+            return None
+        return side.ratio <= side.side.target if self.row.at_most else side.ratio >= side.side.target
+
+
+class Workers:
+    """One process a side, for all rows; a new one when it died. A context, which ends them."""
+
+    def __init__(self, start: dict[str, Callable[[], Worker]]) -> None:
+        self._start = start
+        self._running: dict[str, Worker] = {}
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for worker in self._running.values():
+            worker.close()
+
+    def measure(self, side: Side) -> float:
+        """Items a second of one repeat.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        worker = self._running.get(side.where)
+        if worker is None or not worker.alive:
+            worker = self._running[side.where] = self._start[side.where]()
+        items, seconds = worker.ask(side.task, **side.options)
+        return items / seconds
+
+
+def measure_row(row: Row, repeats: int, workers: Workers, bar: tqdm) -> RowResult:
+    """All sides of a row in turn, after one round that does not count.
+
+    Args:
+        row: what to measure.
+        repeats: rounds that count.
+        workers: who measure.
+        bar: moves on by one a measurement.
+    """
+    rates: list[list[float]] = [[] for _ in row.sides]
+    errors = [""] * len(row.sides)
+    for turn in range(repeats + 1):
+        for number, side in enumerate(row.sides):
+            bar.set_postfix_str(side.task)
+            bar.update()
+            if errors[number]:
+                continue
+            try:
+                rate = workers.measure(side)
+            except RuntimeError as error:
+                errors[number] = str(error)
+                continue
+            if turn:
+                rates[number].append(rate)
+    return RowResult(row, tuple(_result(row, number, rates, errors) for number in range(len(row.sides))))
+
+
+def _result(row: Row, number: int, rates: list[list[float]], errors: list[str]) -> SideResult:
+    own, theirs = rates[0], rates[number]
+    if number == 0 or errors[0] or errors[number]:
+        ratios = []
+    else:
+        pairs = zip(own, theirs, strict=True)
+        ratios = [b / a if row.at_most else a / b for a, b in pairs]
+    return SideResult(row.sides[number], tuple(theirs) if not errors[number] else (), tuple(ratios), errors[number])
+
+
+def machine() -> str:
+    """The processor, in words."""
+    with open("/proc/cpuinfo") as file:
+        models = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    return f"{models[0] if models else platform.processor()}, {len(os.sched_getaffinity(0))} cores used"
