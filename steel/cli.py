@@ -5,7 +5,8 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from steel.errors import InputError, run_program
 
@@ -52,19 +53,51 @@ def _add_synth(commands: argparse._SubParsersAction) -> None:
 
 
 def _run_synth(arguments: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from steel.data.synthetic import synthesize
 
     options = {name: value for name, value in vars(arguments).items() if name not in ("command", "run")}
-    with tqdm(desc="synth", unit="image", disable=None) as bar:
+    with _image_bar("synth") as on_image:
+        made = synthesize(**options, on_image=on_image)
+    print(f"{arguments.out}: {'made' if made else 'already there with the same options; nothing to do'}")  # noqa: T201
+
+
+def _add_explore(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "explore",
+        help="look at a shard folder: one page with pictures, and its figures",
+        description="Write index.html (self-contained) and figures.json about a shard folder: classes, areas, "
+        "places, gray levels, examples, folds, duplicates.",
+        formatter_class=_Help,
+    )
+    parser.add_argument("shards", metavar="SHARDS", help="folder or URL that data_prep wrote")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--max-images", type=int, metavar="N", default=2000, help="random images whose pixels are read")
+    parser.add_argument("--seed", type=int, metavar="S", default=0, help="of that choice")
+    parser.set_defaults(run=_run_explore)
+
+
+def _run_explore(arguments: argparse.Namespace) -> None:
+    from steel.evaluation.explore import explore
+
+    with _image_bar("explore") as on_image:
+        explore(
+            arguments.shards, arguments.out, max_images=arguments.max_images, seed=arguments.seed, on_image=on_image
+        )
+    print(f"wrote {arguments.out}/index.html and {arguments.out}/figures.json")  # noqa: T201
+
+
+@contextmanager
+def _image_bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, on a terminal, as a function to call with (images done, images in all)."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit="image", disable=None) as bar:
 
         def on_image(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        made = synthesize(**options, on_image=on_image)
-    print(f"{arguments.out}: {'made' if made else 'already there with the same options; nothing to do'}")  # noqa: T201
+        yield on_image
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -134,6 +167,7 @@ def _run_predict(arguments: argparse.Namespace) -> None:
     print(  # noqa: T201
         f"{arguments.out}: {summary.images} images{left_out}, {summary.masks} masks in {summary.rows} rows; "
         f"{rate:.1f} images/s on {predictor.device}, {1 + len(predictor.tta)} views an image"
+        + ("" if predictor.is_calibrated else "; never calibrated, so all thresholds are one half")
     )
 
 
@@ -243,7 +277,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="steel", description="Steel-surface defects, from raw line-camera images to one checkpoint file."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_synth, _add_predict, _add_info, _add_export, _add_ensemble):
+    for add in (_add_synth, _add_explore, _add_predict, _add_info, _add_export, _add_ensemble):
         add(commands)
     return parser
 

@@ -53,10 +53,15 @@ def draw_overlay(image: np.ndarray, masks: np.ndarray, truth: np.ndarray | None 
     predicted = _draw_masks(image, masks, fill=True)
     if truth is None:
         return predicted
-    true = _draw_masks(image, truth, fill=False)
+    true = draw_outlines(image, truth)
     height, width = image.shape[:2]
     line = np.full((max(2, height // 64), width, 3), _BACKGROUND, np.uint8)
     return np.concatenate([_label(true, "true"), line, _label(predicted, "predicted")])
+
+
+def draw_outlines(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """The image in RGB with the outlines of (C, H, W) bool masks, nothing tinted; see `draw_overlay`."""
+    return _draw_masks(image, masks, fill=False)
 
 
 def _draw_masks(image: np.ndarray, masks: np.ndarray, *, fill: bool) -> np.ndarray:
