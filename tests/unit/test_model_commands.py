@@ -1,6 +1,7 @@
 """steel predict, info, export and ensemble, called as a user calls them."""
 
 import csv
+import dataclasses
 import json
 
 import cv2
@@ -96,6 +97,15 @@ def test_predict_writes_what_the_predictor_answers(work, steel):
     overlays = {p.relative_to(work / "out/overlays").as_posix() for p in (work / "out/overlays").rglob("*.*")}
     assert overlays == {"a.jpg", "b.png.jpg", "line/c.png.jpg", "d.jpg"}
     assert cv2.imread(str(work / "out/overlays/d.jpg")).shape == (20, 90, 3)
+
+
+def test_predict_says_that_nothing_was_calibrated(work, steel):
+    save_checkpoint(work / "raw.safetensors", dataclasses.replace(make_checkpoint(0), decision=None))
+    for checkpoint, said in (("raw.safetensors", True), ("one.safetensors", False)):
+        code, out, _ = steel("predict", checkpoint, "images/a.jpg", "--out", "raw.csv", "--device", "cpu")
+        assert code == 0
+        assert ("never calibrated" in out) == said
+    assert "none yet" in steel("info", "raw.safetensors")[1]
 
 
 def test_predict_in_the_rows_of_a_sample(work, steel):
