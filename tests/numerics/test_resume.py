@@ -1,0 +1,20 @@
+"""Interrupted runs end bit for bit as undisturbed ones: weights, average, optimizer state and logged losses."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.launching import run_script
+
+SCRIPT = "tests/numerics/every_stop.py"
+
+
+def test_stops_within_an_epoch_at_its_end_and_twice(tiny_shards: Path, tmp_path: Path) -> None:
+    told = run_script(2, SCRIPT, tiny_shards, tmp_path, "1-3").stdout
+    assert told.count("the same") == 1
+
+
+@pytest.mark.slow
+def test_stops_after_every_step(tiny_shards: Path, tmp_path: Path) -> None:
+    told = run_script(2, SCRIPT, tiny_shards, tmp_path).stdout
+    assert told.count("the same") == 6 + 2
