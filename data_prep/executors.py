@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal, get_args
 
@@ -25,7 +25,7 @@ def open_executor(kind: ExecutorKind, workers: int) -> Iterator[Executor]:
         workers: How many; left to the cluster's size when that runs elsewhere.
 
     Raises:
-        InputError: Dask is not installed.
+        InputError: Dask is not installed; or, from within the block, a worker process was killed.
     """
     if kind == "dask":
         with _open_dask(workers) as executor:
@@ -34,6 +34,11 @@ def open_executor(kind: ExecutorKind, workers: int) -> Iterator[Executor]:
     executor = _open_local(kind, workers)
     try:
         yield executor
+    except BrokenExecutor:
+        executor.shutdown(wait=False, cancel_futures=True)
+        raise InputError(
+            "a worker process was killed, perhaps for lack of memory; the same command goes on, with fewer --workers"
+        ) from None
     except BaseException:
         executor.shutdown(wait=True, cancel_futures=True)
         raise

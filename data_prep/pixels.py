@@ -5,8 +5,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from steel.data.samples import pack_masks, unpack_masks
-
 _JPEG_QUALITY = 95
 
 
@@ -94,18 +92,6 @@ def _encode(pixels: np.ndarray, extension: str) -> tuple[bytes, str]:
         encoded, data = cv2.imencode(".png", pixels)
     assert encoded
     return data.tobytes(), extension
-
-
-def resize_bitmask(bitmask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A bitmask (H, W) at another height and width: a bit is set where it covers at least half of the new pixel."""
-    if bitmask.shape == size:
-        return bitmask
-    if not bitmask.any():
-        return np.zeros(size, bitmask.dtype)
-    smaller = size[0] * size[1] < bitmask.size
-    way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    planes = unpack_masks(bitmask, 8 * bitmask.itemsize).astype(np.uint8) * 255
-    return pack_masks(np.stack([cv2.resize(plane, size[::-1], interpolation=way) >= 128 for plane in planes]))
 
 
 def ignored_area(bitmask: np.ndarray, ignore_bit: int | None) -> int:

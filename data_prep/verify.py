@@ -191,7 +191,7 @@ def _check_sample(tar: memoryview, row: dict[str, Any], manifest: Manifest) -> s
         members[kind] = data
     try:
         size = decode_image(members["image"], manifest.channels).shape[:2]
-        bitmask = decode_stored_mask(manifest, members["mask"], row["height"], row["width"])
+        bitmask = decode_stored_mask(manifest, members["mask"], row["original_height"], row["original_width"])
     except ValueError as error:
         return str(error)
     if size != (row["height"], row["width"]):

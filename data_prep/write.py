@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from data_prep.options import Options
-from data_prep.pixels import StoredImage, gray_of, ignored_area, load_image, pixel_sums, resize_bitmask
+from data_prep.pixels import StoredImage, gray_of, ignored_area, load_image, pixel_sums
 from data_prep.plan import ShardPlan
 from data_prep.rows import ShardRows, measured, rows_schema, write_rows
 from steel.data import storage
@@ -108,7 +108,8 @@ def _add_sample(tar: _TarWriter, record: ImageRecord, data: bytes, task: ShardTa
     options, annotations = task.options, task.annotations
     extension = record.image_id.rpartition(".")[2].lower()
     image = load_image(data, extension, resize=options.resize, convert_16bit=options.convert_16bit)
-    bitmask = resize_bitmask(annotations.bitmask(record.image_id, *image.original_size), image.size)
+    # At the original size even where the image is reduced: masks are small, and scores are then exact.
+    bitmask = annotations.bitmask(record.image_id, *image.original_size)
     num_classes = len(annotations.class_names)
     areas = mask_areas(bitmask, num_classes)
     key = sample_key(record.image_id)

@@ -53,9 +53,11 @@ def make_shards(
     folds: int = 2,
     ignore_bit: int | None = None,
     extension: str = "png",
-    original_sizes: Sequence[tuple[int, int]] | None = None,
 ) -> Path:
-    """Write images (H, W) or (H, W, 3) RGB and their bitmasks; sample n is `images/n.<extension>`, fold n % folds."""
+    """Write images (H, W) or (H, W, 3) RGB and their bitmasks; sample n is `images/n.<extension>`, fold n % folds.
+
+    A bitmask of another size than its image says that the image was reduced from that size.
+    """
     root.mkdir(parents=True)
     rows: list[dict] = []
     shards: list[ShardInfo] = []
@@ -64,8 +66,6 @@ def make_shards(
         for number in range(start, min(start + shard_size, len(images))):
             image, bitmask = images[number], bitmasks[number]
             row = _row(number, image, bitmask, num_classes, folds, ignore_bit, extension, len(shards))
-            if original_sizes is not None:
-                row["original_height"], row["original_width"] = original_sizes[number]
             pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
             members = {
                 "image": (extension, cv2.imencode(f".{extension}", pixels)[1].tobytes()),
@@ -131,8 +131,8 @@ def _row(
         "shard": shard,
         "height": height,
         "width": width,
-        "original_height": height,
-        "original_width": width,
+        "original_height": bitmask.shape[0],
+        "original_width": bitmask.shape[1],
         "areas": mask_areas(bitmask, num_classes),
         "ignored": 0 if ignore_bit is None else int((bitmask >> ignore_bit & 1).sum()),
         "fold": number % folds,

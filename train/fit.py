@@ -9,6 +9,8 @@ import logging
 import sys
 from collections.abc import Generator, Sequence
 
+import numpy as np
+
 from steel.config import Config, NetworkConfig
 from steel.data.augment import Augmenter
 from steel.data.loader import MicroBatch, train_batches
@@ -33,7 +35,7 @@ from train.run_folder import RunFolder
 from train.schedule import PhasePlan, micro_batch_share, plan_phases
 from train.screen import log_to_screen
 from train.state import State, StateWriter, resume_state
-from train.weights import initialise_weights
+from train.weights import initialise_weights, start_heads_at_frequencies
 
 logger = logging.getLogger("train.fit")
 
@@ -94,7 +96,7 @@ def run_attempt(arguments: FitArguments, runtime: Runtime, folder: RunFolder, si
     plans = plan_phases(config.phases, [o.epoch_length for o in orders], config.validation.every_epochs)
     state = resume_state(runtime, folder.states)
     progress = Progress() if state is None else Progress.from_dict(state.progress)
-    learner = _build_learner(arguments, runtime, manifest, network, plans, state)
+    learner = _build_learner(arguments, runtime, reader, rows, network, plans, state)
     _announce(runtime, network, rows, plans, progress)
 
     records = open_records(runtime, config, folder, progress, plans)
@@ -156,18 +158,23 @@ def network_for(config: Config, manifest: Manifest) -> NetworkConfig:
 def _build_learner(
     arguments: FitArguments,
     runtime: Runtime,
-    manifest: Manifest,
+    reader: ShardReader,
+    rows: FoldRows,
     network: NetworkConfig,
     plans: Sequence[PhasePlan],
     state: State | None,
 ) -> Learner:
     """The learner at `state`, or at its first weights: published ones, an earlier checkpoint's or random ones."""
-    config = arguments.config
+    config, manifest = arguments.config, reader.manifest
     seed_everything(config.seed)
     download = config.model.pretrained and state is None and arguments.init_from is None
     model = runtime.main_first(lambda: UnifiedModel(network, pretrained=download))
-    if state is None and arguments.init_from is not None:
-        initialise_weights(model, arguments.init_from, manifest.class_names)
+    if state is None:
+        index = reader.index
+        pixels = int((index.original_height[rows.train].astype(np.int64) * index.original_width[rows.train]).sum())
+        start_heads_at_frequencies(model, index.areas[rows.train], pixels)
+        if arguments.init_from is not None:
+            initialise_weights(model, arguments.init_from, manifest.class_names)
     freeze_steps = round(config.optim.freeze_encoder_epochs * plans[0].epoch_length / plans[0].phase.batch_size)
     learner = Learner(runtime, config, model, manifest.mean, manifest.std, freeze_steps)
     if state is not None:

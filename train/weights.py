@@ -1,8 +1,9 @@
-"""First weights from an earlier checkpoint, also one with other classes."""
+"""First weights: heads that start at the data's frequencies, or an earlier checkpoint, also one with other classes."""
 
 import logging
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from steel.checkpoint import load_checkpoint
@@ -13,6 +14,29 @@ logger = logging.getLogger("train.fit")
 
 _CLASS_HEAD = "segmentation_head."
 _LABEL_HEAD = "classification_head.linear."
+
+
+def start_heads_at_frequencies(model: UnifiedModel, areas: np.ndarray, pixels: int) -> None:
+    """Set the biases of both heads so that the untrained network predicts each class as often as it occurs.
+
+    With a bias of 0 every pixel starts at one half, and the first steps are spent on unlearning that.
+
+    Args:
+        model: to be changed in place.
+        areas: (n, C) pixels of each class in the training images.
+        pixels: of all those images together.
+    """
+    present = areas > 0
+    of_labels = np.concatenate([[present.any(1).mean()], present.mean(0)])
+    with torch.no_grad():
+        cast(nn.Conv2d, cast(nn.Sequential, model.segmentation_head)[0]).bias.copy_(_logits(areas.sum(0, dtype=np.float64) / pixels))
+        model.classification_head.linear.bias.copy_(_logits(of_labels))
+
+
+def _logits(frequencies: np.ndarray) -> torch.Tensor:
+    """Of frequencies kept away from 0 and 1: a class that no training image has must still be learnable later."""
+    clipped = torch.from_numpy(np.clip(frequencies, 1e-3, 1 - 1e-3))
+    return torch.logit(clipped).float()
 
 
 def initialise_weights(model: UnifiedModel, path: str, class_names: Sequence[str]) -> None:

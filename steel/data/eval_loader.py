@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
@@ -136,12 +135,12 @@ class _EvalWork:
         bad: list[BadSampleError] = []
         for row in item.rows:
             try:
-                samples.append(self.reader.read(row))
+                samples.append(self.reader.read(row, original_mask=True))
             except BadSampleError as error:
                 if self.reader.on_bad_sample == "fail":
                     raise
                 bad.append(error)
-        truths = [original_bitmask(self.reader, sample) for sample in samples]
+        truths = [sample.bitmask for sample in samples]
         kind = truths[0].dtype if truths else np.dtype(np.uint8)
         shape = (self.batch_size, item.height, item.width, self.reader.manifest.channels)
         end = int(np.prod(shape))
@@ -156,11 +155,3 @@ class _EvalWork:
         sizes = tuple((s.image.shape[0], s.image.shape[1]) for s in samples)
         shapes = tuple((truth.shape[0], truth.shape[1]) for truth in truths)
         return buffer, _EvalMade(shape, tuple(s.row for s in samples), sizes, shapes, kind, tuple(bad))
-
-
-def original_bitmask(reader: ShardReader, sample: Sample) -> np.ndarray:
-    """A sample's bitmask at the size its image had before `data_prep --resize`; enlarged pixel by pixel."""
-    at = reader.index.place(sample.row)
-    if sample.bitmask.shape == (at.original_height, at.original_width):
-        return sample.bitmask
-    return cv2.resize(sample.bitmask, (at.original_width, at.original_height), interpolation=cv2.INTER_NEAREST_EXACT)

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 
+from steel.data.samples import pack_masks, unpack_masks
 from steel.errors import InputError
 
 
@@ -52,3 +53,15 @@ def restore_size(mask_probs: np.ndarray, height: int, width: int) -> np.ndarray:
         return mask_probs
     planes = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in mask_probs]
     return np.stack(planes)
+
+
+def resize_bitmask(bitmask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A bitmask (H, W) at another height and width: a bit is set where it covers at least half of the new pixel."""
+    if bitmask.shape == size:
+        return bitmask
+    if not bitmask.any():
+        return np.zeros(size, bitmask.dtype)
+    smaller = size[0] * size[1] < bitmask.size
+    way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    planes = unpack_masks(bitmask, 8 * bitmask.itemsize).astype(np.uint8) * 255
+    return pack_masks(np.stack([cv2.resize(plane, size[::-1], interpolation=way) >= 128 for plane in planes]))

@@ -7,18 +7,23 @@ import os
 import zlib
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from steel.data import storage
 from steel.data.cache import ShardCache
+from steel.data.geometry import resize_bitmask
 from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, decode_image, decode_stored_mask
 from steel.data.shard_index import Index
 from steel.errors import InputError, list_some
 
 logger = logging.getLogger(__name__)
 
+Data = TypeVar("Data", bytes, bytes | memoryview)
+
+_TOGETHER = 64 << 10
+"""A sample is read in one go if its members follow each other, with at most so many bytes beyond the image."""
 _MAX_OPEN = 256
 """Shards that a process keeps open."""
 _HASH_LIMIT = 64 << 20
@@ -39,7 +44,7 @@ class BadSampleError(InputError):
 class RawSample(NamedTuple):
     """The stored bytes of a sample; empty where it has no such member."""
 
-    image: bytes
+    image: bytes | memoryview
     mask: bytes
     meta: bytes
 
@@ -51,7 +56,7 @@ class Sample(NamedTuple):
     image: np.ndarray
     """(H, W) uint8 in gray sets, (H, W, 3) RGB uint8 in colour sets."""
     bitmask: np.ndarray
-    """(H, W) uint8 or uint16, bit k = class k + 1."""
+    """(H, W) uint8 or uint16, bit k = class k + 1; at the size of the image unless the original one was asked for."""
 
 
 class ShardReader:
@@ -119,28 +124,32 @@ class ShardReader:
         if hasattr(self, "_handles"):
             self.close()
 
-    def read(self, row: int) -> Sample:
+    def read(self, row: int, *, original_mask: bool = False) -> Sample:
         """Read, check and decode one sample.
+
+        Args:
+            row: of the index.
+            original_mask: give the bitmask at the image's original size, as it is stored; else at the size of the
+                stored image, which `--resize` may have reduced.
 
         Raises:
             BadSampleError: its bytes are not what was written.
         """
         at = self.index.place(row)
         try:
-            image = decode_image(
-                self._bytes(at.shard, at.image_offset, at.image_length, at.image_crc), self.manifest.channels
-            )
+            data = _check(self._bytes(at.shard, at.image_offset, at.image_length), at.image_crc)
+            image = decode_image(data, self.manifest.channels)
             if image.shape[:2] != (at.height, at.width):
                 raise ValueError(
                     f"the image is {image.shape[0]}x{image.shape[1]}, the index says {at.height}x{at.width}"
                 )
+            size, mask_size = (at.height, at.width), (at.original_height, at.original_width)
             if at.num_marked:
-                mask = self._bytes(at.shard, at.mask_offset, at.mask_length, at.mask_crc)
-                bitmask = decode_stored_mask(self.manifest, mask, at.height, at.width).astype(
-                    self.mask_kind, copy=False
-                )
+                data = _check(self._bytes(at.shard, at.mask_offset, at.mask_length), at.mask_crc)
+                bitmask = decode_stored_mask(self.manifest, data, *mask_size).astype(self.mask_kind, copy=False)
+                bitmask = bitmask if original_mask else resize_bitmask(bitmask, size)
             else:  # about half of all images: reading their mask would tell nothing
-                bitmask = _clean_bitmask(at.height, at.width, self.mask_kind)
+                bitmask = _clean_bitmask(*(mask_size if original_mask else size), self.mask_kind)
         except (ValueError, OSError) as error:
             raise self._bad(row, error) from error
         return Sample(row, image, bitmask)
@@ -152,14 +161,26 @@ class ShardReader:
             BadSampleError: its bytes are not what was written.
         """
         at = self.index.place(row)
+        start, end = at.image_offset, at.json_offset + at.json_length
         try:
-            return RawSample(
-                self._bytes(at.shard, at.image_offset, at.image_length, at.image_crc if verify else None),
-                self._bytes(at.shard, at.mask_offset, at.mask_length, at.mask_crc if verify else None),
-                self._bytes(at.shard, at.json_offset, at.json_length, at.json_crc if verify else None),
-            )
+            if start < at.mask_offset < at.json_offset and end - start < at.image_length + _TOGETHER:
+                whole = memoryview(self._bytes(at.shard, start, end - start))
+                mask, meta = at.mask_offset - start, at.json_offset - start
+                raw = RawSample(
+                    whole[: at.image_length], bytes(whole[mask : mask + at.mask_length]), bytes(whole[meta:])
+                )
+            else:
+                raw = RawSample(
+                    self._bytes(at.shard, at.image_offset, at.image_length),
+                    self._bytes(at.shard, at.mask_offset, at.mask_length),
+                    self._bytes(at.shard, at.json_offset, at.json_length),
+                )
+            if verify:
+                for data, crc in zip(raw, (at.image_crc, at.mask_crc, at.json_crc), strict=True):
+                    _check(data, crc)
         except (ValueError, OSError) as error:
             raise self._bad(row, error) from error
+        return raw
 
     def count_bad(self, errors: Iterable[BadSampleError]) -> None:
         """Log samples that were skipped, each once, and keep count of them.
@@ -188,11 +209,11 @@ class ShardReader:
             first = part * len(shards) // num_parts
             self.cache.prefetch((*shards[first:], *shards[:first]))
 
-    def _bytes(self, shard: int, offset: int, length: int, crc: int | None) -> bytes:
-        """The bytes of one member of a sample; none when its length is 0. Their sum is checked if `crc` is given.
+    def _bytes(self, shard: int, offset: int, length: int) -> bytes:
+        """Bytes of a shard.
 
         Raises:
-            ValueError, OSError: they cannot be read, or are not what was written.
+            ValueError, OSError: there are not so many, or they cannot be read.
         """
         if length == 0:
             return b""
@@ -200,8 +221,6 @@ class ShardReader:
         data = os.pread(self._open(shard) if handle is None else handle, length, offset)
         if len(data) != length:
             raise ValueError("the shard is cut short")
-        if crc is not None and zlib.crc32(data) != crc:
-            raise ValueError("wrong checksum")
         return data
 
     def _open(self, shard: int) -> int:
@@ -263,6 +282,13 @@ class ShardReader:
                 f"{self.root}: {len(wrong)} of {len(found)} shards are missing or damaged: "
                 f"{list_some(wrong)}; run `python -m data_prep.verify`"
             )
+
+
+def _check(data: Data, crc: int) -> Data:
+    """`data`, if their checksum is right or there are none; else raises ValueError."""
+    if data and zlib.crc32(data) != crc:
+        raise ValueError("wrong checksum")
+    return data
 
 
 @lru_cache(maxsize=32)

@@ -147,7 +147,7 @@ def test_label_maps_with_ignored_pixels(tmp_path: Path) -> None:
     assert (reader.read(0).bitmask[-3:] == 128).all()
 
 
-def test_reduced_images_keep_their_original_size_in_the_index(folder: Path, tmp_path: Path) -> None:
+def test_reduced_images_keep_their_masks_at_the_original_size(folder: Path, tmp_path: Path) -> None:
     assert main(arguments(folder, tmp_path / "out", resize=f"{HEIGHT // 2}x{WIDTH // 4}")) == 0
     reader = ShardReader(tmp_path / "out")
     for row in range(len(reader)):
@@ -156,6 +156,8 @@ def test_reduced_images_keep_their_original_size_in_the_index(folder: Path, tmp_
         sample = reader.read(row)
         assert sample.image.shape == sample.bitmask.shape == (HEIGHT // 2, WIDTH // 4)
         assert np.array_equal(unpack_masks(sample.bitmask, 4), covered >= 0.5)
+        assert np.array_equal(unpack_masks(reader.read(row, original_mask=True).bitmask, 4), masks)
+        assert reader.index.areas[row].tolist() == masks.sum((1, 2)).tolist()
         assert (reader.index.original_height[row], reader.index.original_width[row]) == (HEIGHT, WIDTH)
         assert json.loads(reader.read_bytes(row).meta)["original_width"] == WIDTH
 

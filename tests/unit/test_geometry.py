@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from steel.data.geometry import pad_to_stride, resize_image, restore_size, to_channels
+from steel.data.geometry import pad_to_stride, resize_bitmask, resize_image, restore_size, to_channels
 from steel.errors import InputError
 from steel.model.network import reflect_to_stride
 
@@ -58,3 +58,12 @@ def test_restore_size():
     np.testing.assert_array_equal(restored[1], cv2.resize(probs[1], (9, 8), interpolation=cv2.INTER_LINEAR))
     certain = np.stack([np.full((4, 6), value, np.uint8) for value in (0, 128, 255)])
     np.testing.assert_array_equal(restore_size(certain, 11, 13), np.broadcast_to(certain[:, :1, :1], (3, 11, 13)))
+
+
+def test_masks_are_reduced_by_majority() -> None:
+    bitmask = np.array([[1, 1, 0, 2], [1, 0, 0, 2], [0, 0, 128, 0], [0, 4, 128, 128]], np.uint8)
+    assert resize_bitmask(bitmask, (2, 2)).tolist() == [[1, 2], [0, 128]]
+    assert resize_bitmask(bitmask, (4, 4)) is bitmask
+    assert resize_bitmask(np.zeros((4, 4), np.uint16), (2, 2)).dtype == np.uint16
+    high = np.full((4, 4), 1 << 15, np.uint16)
+    assert resize_bitmask(high, (2, 2)).tolist() == [[1 << 15] * 2] * 2

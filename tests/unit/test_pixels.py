@@ -13,7 +13,6 @@ from data_prep.pixels import (
     load_image,
     mean_and_std,
     pixel_sums,
-    resize_bitmask,
 )
 from steel.data.samples import decode_image
 
@@ -87,15 +86,6 @@ def test_a_reduced_image_is_measured_as_it_is_stored() -> None:
     assert load_image(encoded(GRAY, "bmp"), "bmp", resize=(12, 20)).extension == "png"
     same = encoded(GRAY, "bmp")
     assert load_image(same, "bmp", resize=(24, 40)).data is same
-
-
-def test_masks_are_reduced_by_majority() -> None:
-    bitmask = np.array([[1, 1, 0, 2], [1, 0, 0, 2], [0, 0, 128, 0], [0, 4, 128, 128]], np.uint8)
-    assert resize_bitmask(bitmask, (2, 2)).tolist() == [[1, 2], [0, 128]]
-    assert resize_bitmask(bitmask, (4, 4)) is bitmask
-    assert resize_bitmask(np.zeros((4, 4), np.uint16), (2, 2)).dtype == np.uint16
-    high = np.full((4, 4), 1 << 15, np.uint16)
-    assert resize_bitmask(high, (2, 2)).tolist() == [[1 << 15] * 2] * 2
 
 
 def test_ignored_pixels_are_counted() -> None:
