@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from steel.history import History
 from tests.cluster.slurm import ROOT, TWO_NODES, Cluster
+from tests.watching import losses, ranks_of, status, steps_done
 
 pytestmark = [
     pytest.mark.cluster,
@@ -85,40 +85,11 @@ def train(cluster: Cluster, shards: Path, out: Path, *options: str) -> str:
     return cluster.submit(*TWO_NODES, *options, "launch/slurm/train.sbatch", "smoke", shards, out, *RUN)
 
 
-def steps_done(run: Path) -> int:
-    """Training steps that the run's history has; 0 before it begins."""
-    return sum(record["kind"] == "train" for record in History(run / "history.jsonl").records())
-
-
-def state(run: Path) -> str | None:
-    path = run / "status.json"
-    return json.loads(path.read_text())["state"] if path.exists() else None
-
-
-def ranks_of(run: Path) -> list[int]:
-    """Process ids of the ranks that work on a run folder, by nothing but what they were started with."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        if b"train.fit" in words and str(run).encode() in words and b"srun" not in words[0]:
-            found.append((int(folder.name), parent))
-    processes = {pid for pid, _ in found}
-    return [pid for pid, parent in found if parent not in processes]
-
-
 def assert_same_result(run: Path, expected: Path) -> None:
     weights, others = load_file(run / "model.safetensors"), load_file(expected / "model.safetensors")
     assert weights.keys() == others.keys()
     assert all(np.array_equal(weights[name], others[name]) for name in weights)
-    losses = [
-        [(r["phase"], r["step"], r.get("loss")) for r in History(p / "history.jsonl").records()]
-        for p in (run, expected)
-    ]
-    assert losses[0] == losses[1]
+    assert losses(run) == losses(expected)
 
 
 def test_parts_join_to_what_one_job_writes(shards, images, tmp_path):
@@ -134,7 +105,7 @@ def test_a_job_preempted_in_mid_epoch_resumes_by_itself(cluster, shards, undistu
     job = train(cluster, shards, out)
     cluster.wait_until(lambda: steps_done(out) >= 3, "a few steps", job)
     urgent = cluster.submit("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 3")
-    cluster.wait_until(lambda: state(out) == "interrupted", "the job to make room", job)
+    cluster.wait_until(lambda: status(out)["state"] == "interrupted", "the job to make room", job)
     assert 0 < steps_done(out) < STEPS_AN_EPOCH
     assert cluster.wait_for_end(urgent) == {"COMPLETED"}
     assert cluster.wait_for_end(job) == {"COMPLETED"}, cluster.log(job)
@@ -171,7 +142,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster, shards, tmp_path):
     cluster.run("scancel", job)
     assert cluster.wait_for_end(job) == {"CANCELLED"}
     cluster.wait_until(lambda: not ranks_of(out), "the ranks to leave", job)
-    assert state(out) == "interrupted"
+    assert status(out)["state"] == "interrupted"
     assert cluster.field(job, "Restarts") == {"0"}
 
 
