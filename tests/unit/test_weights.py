@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,7 @@ from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.config import NetworkConfig
 from steel.errors import InputError
 from steel.model.network import UnifiedModel
-from train.weights import initialise_weights
+from train.weights import initialise_weights, start_heads_at_frequencies
 
 
 def build(names: tuple[str, ...], encoder: str = "resnet18") -> UnifiedModel:
@@ -46,3 +47,14 @@ def test_an_ensemble_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "old.safetensors", build(("a",)), ("a",), members=2)
     with pytest.raises(InputError, match="ensemble of 2"):
         initialise_weights(build(("a",)), path, ("a",))
+
+
+def test_heads_start_at_the_frequencies_of_the_data() -> None:
+    model = build(("spot", "scratch"))
+    areas = np.array([[100, 0], [0, 0], [300, 0], [0, 0]])
+    start_heads_at_frequencies(model, areas, pixels=4000)
+    with torch.no_grad():
+        masks = torch.sigmoid(model.segmentation_head[0].bias)
+        labels = torch.sigmoid(model.classification_head.linear.bias)
+    assert torch.allclose(masks, torch.tensor([0.1, 0.001]))  # never 0: the class must stay learnable
+    assert torch.allclose(labels, torch.tensor([0.5, 0.5, 0.001]))
