@@ -50,6 +50,9 @@ def ordered_map(
         workers: number of processes.
         on_start: called in each worker, in a thread of its own, with its number and their count.
         start_method: how workers are started.
+
+    Raises:
+        InputError: a worker was killed from outside, as happens when memory runs out.
     """
     if workers == 0:
         yield from map(work, items)
@@ -72,6 +75,13 @@ def ordered_map(
             if isinstance(result, _Failure):
                 raise result.error
             yield result
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise InputError(
+            f"a data-loading process was killed: {str(error).splitlines()[0].strip()}; most often memory has run out, "
+            "and a smaller runtime.workers helps"
+        ) from error
     finally:
         _end(results)
 

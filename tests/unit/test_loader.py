@@ -25,6 +25,7 @@ from steel.data.order import build_order, sample_seed
 from steel.data.samples import Manifest
 from steel.data.shards import BadSampleError, ShardReader
 from steel.data.workers import ordered_map
+from steel.errors import InputError
 from tests.shard_folder import defect_mask, make_shards, small_shards, steel_image
 from train.schedule import PhasePlan
 
@@ -381,7 +382,10 @@ def test_a_worker_that_is_killed_is_an_error_not_a_hang() -> None:
     results = ordered_map(slow_square, endless(), workers=2)
     next(results)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-    with time_limit(12), pytest.raises(RuntimeError, match="DataLoader worker"):
+    with (
+        time_limit(12),
+        pytest.raises(InputError, match=r"a data-loading process was killed: DataLoader worker .*memory"),
+    ):
         for _ in results:
             pass
     assert not multiprocessing.active_children()
