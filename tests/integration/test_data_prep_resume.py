@@ -100,30 +100,24 @@ def test_killed_again_and_again_the_job_makes_progress(
 
 
 def test_a_real_process_with_workers_killed_in_a_loop(tmp_path: Path) -> None:
-    write_images(tmp_path, 300)
+    write_images(tmp_path, 200)
+    out = tmp_path / "out"
     assert main(arguments(tmp_path, tmp_path / "whole", shard_size=10)) == 0
-    line = arguments(tmp_path, tmp_path / "out", shard_size=10, workers=2)
-    delay, kills = 0.5, 0
-    while True:
-        process = subprocess.Popen([sys.executable, "-m", "data_prep", *line], cwd=ROOT, stderr=subprocess.DEVNULL)
+    line = [sys.executable, "-m", "data_prep", *arguments(tmp_path, out, shard_size=10, workers=2)]
+    for num_shards in (0, 3, 11):  # killed when so many are there, in the middle of the next ones
+        process = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.DEVNULL)
         workers: set[int] = set()
-        deadline = time.monotonic() + delay
-        while time.monotonic() < deadline and process.poll() is None:
+        while process.poll() is None and (len(workers) < 2 or len(list(out.glob("*.tar"))) < num_shards):
             workers |= children_of(process.pid)
-            time.sleep(0.02)
-        if process.poll() is not None:
-            break
+            time.sleep(0.005)
         process.kill()
-        process.wait()
-        kills += 1
+        assert process.wait() == -signal.SIGKILL, "it was done too soon to be killed"
         deadline = time.monotonic() + 20
         while any(map(is_alive, workers)):
             assert time.monotonic() < deadline, "workers outlive their parent"
             time.sleep(0.02)
-        delay += 0.1
-    assert process.returncode == 0
-    assert kills >= 2
-    assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "whole")
+    assert subprocess.run(line, cwd=ROOT, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    assert tree_digest(out) == tree_digest(tmp_path / "whole")
 
 
 def children_of(pid: int) -> set[int]:
