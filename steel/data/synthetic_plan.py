@@ -40,8 +40,10 @@ def plan_classes(
         if position < num_defective:
             images[order[position]].add(label)
         else:  # a second class for an image that lacks it
-            free = [index for index in order if label not in images[index]]
-            images[free[int(rng.integers(len(free)))]].add(label)
+            index = int(order[rng.integers(num_defective)])
+            while label in images[index]:  # ends, as no class has more labels than there are defective images
+                index = int(order[rng.integers(num_defective)])
+            images[index].add(label)
     return images
 
 
