@@ -22,9 +22,11 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader
 
-from bench.speed.kaggle import KaggleDataset, mask_to_rle, rle_to_mask
+from bench.speed.kaggle import KaggleDataset
+from bench.speed.kaggle_rle import mask_to_rle, rle_to_mask
+from bench.speed.naive_writer import draw_masks, encode_png, read_table, write_shards
 from bench.speed.page_cache import drop_folder
-from bench.speed.strings import HEIGHT, WIDTH, load_strings
+from bench.speed.strings import load_strings
 from bench.speed.timing import Measure, in_child, time_passes, time_stretch, time_whole
 
 cv2.setNumThreads(1)
@@ -146,12 +148,12 @@ def raw_mosaic_remote(url: str, endpoint: str) -> Measure:
 
 def fastest_png(images: str, annotations: str) -> dict[str, Any]:
     """The way of writing 4-channel PNG masks that OpenCV reads fastest: level and strategy, tried on real ones."""
-    dataset = KaggleDataset(images, annotations, [HEIGHT, WIDTH])
-    masks = [_masks(dataset.table.iloc[row]) for row in range(24)]
+    table = read_table(images, annotations)
+    masks = [draw_masks(table.iloc[row]) for row in range(24)]
     spent = {}
     for level in (0, 1, 3, 6, 9):
         for strategy in ("DEFAULT", "FILTERED", "HUFFMAN_ONLY", "RLE", "FIXED"):
-            files = [_encode_png(mask, level, strategy) for mask in masks]
+            files = [encode_png(mask, level, strategy) for mask in masks]
             rounds = []
             for _ in range(3):
                 start = time.perf_counter()
@@ -163,31 +165,14 @@ def fastest_png(images: str, annotations: str) -> dict[str, Any]:
     return {"level": level, "strategy": strategy, "milliseconds": spent[level, strategy] * 1e3}
 
 
-def _encode_png(mask: np.ndarray, level: int, strategy: str) -> bytes:
-    how = [cv2.IMWRITE_PNG_COMPRESSION, level, cv2.IMWRITE_PNG_STRATEGY]
-    how.append(getattr(cv2, f"IMWRITE_PNG_STRATEGY_{strategy}"))
-    done, data = cv2.imencode(".png", mask, how)
-    assert done
-    return data.tobytes()
-
-
-def _masks(row: Any) -> np.ndarray:
-    """Four channels of 0 and 255."""
-    masks = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
-    for channel, text in enumerate(row.values):
-        if isinstance(text, str):
-            masks[:, :, channel] = rle_to_mask(text) * 255
-    return masks
-
-
 def write_webdataset(images: str, annotations: str, out: str, shard_size: int, level: int, strategy: str) -> None:
     """Untouched JPEG files and 4-channel PNG masks."""
-    table = KaggleDataset(images, annotations, [HEIGHT, WIDTH]).table
+    table = read_table(images, annotations)
     Path(out).mkdir(parents=True)
     with webdataset.ShardWriter(f"{out}/%06d.tar", maxcount=shard_size, verbose=0) as writer:
         for row in _permutation(len(table)):
             name = table.index[row]
-            mask = _encode_png(_masks(table.iloc[row]), level, strategy)
+            mask = encode_png(draw_masks(table.iloc[row]), level, strategy)
             writer.write({"__key__": Path(name).stem, "jpg": Path(images, name).read_bytes(), "mask.png": mask})
 
 
@@ -329,35 +314,10 @@ def _row_major_masks(csv: str, num_strings: int) -> list[np.ndarray]:
 
 
 def prepare(images: str, annotations: str, out: str, shard_size: int, workers: int) -> Measure:
-    """A process a part of the images: read, draw masks, encode both again, write with ShardWriter."""
-    shutil.rmtree(out, ignore_errors=True)
-    Path(out).mkdir(parents=True)
-    names = sorted(path.name for path in Path(images).iterdir())
-    parts = torch.multiprocessing.get_context("fork")
-    start = time.perf_counter()
-    processes = [
-        parts.Process(target=_write_part, args=(images, annotations, names[part::workers], out, part, shard_size))
-        for part in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    measure = Measure(len(names), time.perf_counter() - start)
-    assert all(process.exitcode == 0 for process in processes)
+    """The naive script, with its pool of processes."""
+    measure = time_whole(lambda: range(write_shards(images, annotations, out, shard_size, workers)))
     shutil.rmtree(out)
     return measure
-
-
-def _write_part(images: str, annotations: str, names: list[str], out: str, part: int, shard_size: int) -> None:
-    table = KaggleDataset(images, annotations, [HEIGHT, WIDTH]).table.loc[names]
-    with webdataset.ShardWriter(f"{out}/{part}-%06d.tar", maxcount=shard_size, verbose=0) as writer:
-        for name, row in table.iterrows():
-            pixels = cv2.imread(str(Path(images, name)))
-            jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-            mask = _encode_png(_masks(row), 1, "DEFAULT")
-            meta = {"classes": [k + 1 for k, text in enumerate(row.values) if isinstance(text, str)]}
-            writer.write({"__key__": Path(name).stem, "jpg": jpeg, "mask.png": mask, "json": meta})
 
 
 def versions() -> dict[str, str]:
