@@ -1,0 +1,87 @@
+"""One optimizer step on made-up micro-batches, for comparing gradients: no shards, no files."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from steel.config import Config, NetworkConfig, OptimConfig
+from steel.data.loader import MicroBatch
+from steel.model.network import UnifiedModel
+from steel.runtime import Runtime, seed_everything
+from train.learner import Learner
+from train.presets import SMOKE
+from train.schedule import PhasePlan, micro_batch_share
+
+NUM_CLASSES = 3
+HEIGHT, WIDTH = 32, 64
+
+
+def config_of(batch_size: int = 12, micro_batch: int = 2, dropout: float = 0.1, classification: float = 0.2) -> Config:
+    """The smoke recipe without clipping, so that Adam's first moment is the gradient itself."""
+    loss = replace(SMOKE.phases[0].loss, lovasz=0.3, class_weights=(1.0, 2.0, 0.5), classification=classification)
+    phase = replace(SMOKE.phases[0], batch_size=batch_size, micro_batch=micro_batch, loss=loss, warmup=0.0)
+    return replace(
+        SMOKE,
+        phases=(phase,),
+        model=replace(SMOKE.model, dropout=dropout),
+        optim=OptimConfig(ema_decay=0.9, clip_norm=1e9),
+        runtime=replace(SMOKE.runtime, precision="no", workers=0),
+    )
+
+
+def samples(batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (n, 1, h, w) and targets (n, h, w): classes in many, one or no images; pixels that are invalid."""
+    generator = torch.Generator().manual_seed(7)
+    images = torch.randint(0, 256, (batch_size, 1, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
+    targets = torch.zeros(batch_size, HEIGHT, WIDTH, dtype=torch.uint8)
+    targets[::2, 4:20, 8:40] |= 1  # the first class: every other image
+    targets[5, 10:30, 30:60] |= 2  # the second: one image, overlapping the first's place; the third: none
+    invalid = 1 << NUM_CLASSES
+    targets[3, :, 40:] = invalid  # padded on the right
+    targets[batch_size - 1] = invalid  # could not be read at all
+    return images, targets
+
+
+def micro_batches(config: Config, rank: int, world: int) -> Iterator[MicroBatch]:
+    """Those of `rank` in step 0."""
+    phase = config.phases[0]
+    images, targets = samples(phase.batch_size)
+    for index in micro_batch_share(phase, rank, world):
+        positions = torch.arange(index * phase.micro_batch, (index + 1) * phase.micro_batch)
+        yield MicroBatch(images[positions], targets[positions], positions, positions, index, 0)
+
+
+def build_learner(runtime: Runtime, config: Config) -> Learner:
+    seed_everything(config.seed)
+    network = NetworkConfig(
+        "Unet", "resnet18", NUM_CLASSES, 1, decoder_channels=(16, 8, 8), dropout=config.model.dropout
+    )
+    return Learner(runtime, config, UnifiedModel(network), mean=(0.5,), std=(0.2,), freeze_steps=0)
+
+
+def plan_of(config: Config) -> PhasePlan:
+    size = config.phases[0].batch_size
+    return PhasePlan(
+        number=0,
+        phase=replace(config.phases[0], epochs=4.0),
+        epoch_length=size,
+        validation_interval=size,
+        first_global_step=0,
+    )
+
+
+def gradients_of(learner: Learner) -> dict[str, torch.Tensor]:
+    """The gradient of each parameter in the first step, from Adam's first moment."""
+    beta = learner.optimizer.param_groups[0]["betas"][0]
+    names = {parameter: name for name, parameter in learner.model.named_parameters()}
+    return {names[p]: values["exp_avg"].clone() / (1 - beta) for p, values in learner.optimizer.state.items()}
+
+
+def take_step(runtime: Runtime, config: Config) -> tuple[dict[str, torch.Tensor], float]:
+    """The gradients of a first step, and its loss over all ranks."""
+    learner = build_learner(runtime, config)
+    sums = learner.step(plan_of(config), 0, micro_batches(config, runtime.rank, runtime.world))
+    assert not sums.skipped
+    total = runtime.start_sum(sums.segmentation + sums.classification).read()
+    return gradients_of(learner), float(total)  # type: ignore[arg-type]
