@@ -48,7 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
     target.add_argument("--prefix", default=Options.prefix, help="start of the shards' file names (str)")
     target.add_argument("--shard-size", type=int, default=Options.shard_size, metavar="N", help="images a shard (int)")
     target.add_argument(
-        "--resize", type=parse_size, metavar="HxW", help="store images at this height and width, as 128x800"
+        "--resize",
+        type=parse_size,
+        metavar="HxW",
+        help="store images at this height and width, as 128x800; masks keep their size",
     )
     add_folding_arguments(parser.add_argument_group("folds"))
 

@@ -2,6 +2,7 @@
 
 A shard folder holds `<prefix>-000000.tar`, ..., `index.arrow` and `manifest.json`. A sample is three members of a tar
 under one key: the image's original bytes (`.jpg`, `.png`, ...), its mask (`.mask.png`) and its description (`.json`).
+Where images were reduced on purpose, masks keep the original size, so that scores stay exact.
 """
 
 import hashlib
@@ -132,10 +133,10 @@ def index_schema(num_classes: int) -> pa.Schema:
     columns += [
         ("height", pa.int32()),  # of the stored image, in pixels
         ("width", pa.int32()),
-        ("original_height", pa.int32()),  # before --resize; else the same
+        ("original_height", pa.int32()),  # before --resize, and of the mask; else the same
         ("original_width", pa.int32()),
-        ("areas", pa.list_(pa.int32(), num_classes)),  # stored pixels of each class
-        ("ignored", pa.int32()),  # stored pixels without a truth
+        ("areas", pa.list_(pa.int32(), num_classes)),  # pixels of each class in the mask
+        ("ignored", pa.int32()),  # pixels of the mask without a truth
         ("fold", pa.int16()),
         ("group", pa.int32()),
     ]

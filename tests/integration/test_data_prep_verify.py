@@ -108,11 +108,11 @@ def test_missing_files_are_named(shards: Path) -> None:
     ("column", "value", "message"),
     [
         ("areas", [1, 2, 3, 4], "the mask covers"),
-        ("height", 33, "the image 33x48"),
+        ("height", 33, "the index says 33x48"),
         ("image_id", "other.jpg", "the description and the index differ in image_id"),
         ("mask_crc", 1, "wrong checksum of the mask"),
         ("key", "other", "the image does not start where the index says"),
-        ("original_width", 7, "differ in original_width"),
+        ("original_width", 7, "the mask is 32x48, the image 32x7"),
     ],
 )
 def test_an_index_that_is_wrong_about_a_sample(shards: Path, column: str, value: object, message: str) -> None:
