@@ -83,7 +83,7 @@ def _build_page(reader: ShardReader, figures: dict[str, Any], survey: PixelSurve
     page.heading("Classes")
     page.picture(plot_classes(figures), "images of each class")
     page.table(("class", "images", "share", "smallest", "25 %", "median", "75 %", "largest", "mean"), _areas(figures))
-    page.note("Areas are pixels of a class's mask in an image that has it, as stored.")
+    page.note("Areas are pixels of a class's mask in an image that has it, at the image's original size.")
     page.heading("Mask areas")
     page.picture(plot_areas(np.asarray(reader.index.areas), names), "mask areas of each class")
     page.heading("Separate defects in an image")

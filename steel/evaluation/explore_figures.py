@@ -104,7 +104,7 @@ def _class_figures(index: Index, has: np.ndarray, areas: np.ndarray) -> dict[str
     figures: dict[str, Any] = {"images": int(has.sum()), "share": float(has.mean()) if len(has) else 0.0}
     if len(present):
         smallest, lower, median, upper, largest = np.quantile(present, (0, 0.25, 0.5, 0.75, 1)).tolist()
-        pixels = np.asarray(index.height, float)[has] * np.asarray(index.width, float)[has]
+        pixels = np.asarray(index.original_height, float)[has] * np.asarray(index.original_width, float)[has]
         figures["area"] = {
             "smallest": smallest, "lower_quartile": lower, "median": median, "upper_quartile": upper,
             "largest": largest, "mean": float(present.mean()), "std": float(present.std()),
