@@ -84,7 +84,7 @@ class Index:
         self._num_rows = table.num_rows
         columns = {field.name: _only_chunk(table[field.name], field.type) for field in table.schema}
         self._key, self._image_id, self._image_ext = (columns.pop(name) for name in ("key", "image_id", "image_ext"))
-        columns["areas"] = columns["areas"].flatten()
+        columns["areas"] = columns["areas"].values  # `flatten` first imports all of Arrow's functions, 0.1 s
         self._columns = {name: column.to_numpy(zero_copy_only=True) for name, column in columns.items()}
         self._columns["areas"] = self._columns["areas"].reshape(-1, num_classes)
         vars(self).update(self._columns)
