@@ -129,7 +129,9 @@ class Learner:
             pairs = pair_losses.sum(1) / (plan.phase.batch_size * self.num_classes)
             labels = label_losses.sum(1) / (plan.phase.batch_size * (1 + self.num_classes))
             # DDP averages gradients over ranks; the loss is a sum over all of them.
-            runtime.accelerator.backward((pairs + labels).sum() * runtime.world)
+            loss = (pairs + labels).sum() * runtime.world
+            # A loss that is not finite leaves no finite gradient, so that all ranks skip the step alike.
+            runtime.accelerator.backward(loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan))
         return StepSums(
             segmentation=pairs.detach().double().sum(),
             classification=labels.detach().double().sum(),

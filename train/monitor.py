@@ -12,6 +12,9 @@ from train.learner import StepSums
 from train.progress import Progress, Window
 from train.schedule import PhasePlan
 
+OVERFLOW_PATIENCE = 30
+"""So many fp16 overflows in a row take the largest scale, 2**16, far below 1: a further one is no matter of scale."""
+
 
 @dataclass
 class _Pending:
@@ -66,7 +69,7 @@ class Monitor:
         if skipped > 0.5:
             self._count_skipped(pending.sums, finite_loss=segmentation + classification < float("inf"))
         else:
-            self.progress.nonfinite_streak = 0
+            self.progress.nonfinite_streak = self.progress.overflow_streak = 0
             self.suspects.clear()
             window = self.progress.window
             window.steps += 1
@@ -76,8 +79,9 @@ class Monitor:
         return self._record(pending.plan, done) if done % self.log_every == 0 or done == pending.plan.steps else None
 
     def _count_skipped(self, sums: StepSums, *, finite_loss: bool) -> None:
-        if self.fp16 and finite_loss:
+        if self.fp16 and finite_loss and self.progress.overflow_streak < OVERFLOW_PATIENCE:
             self.progress.scaler_overflows += 1
+            self.progress.overflow_streak += 1
             return
         self.progress.nonfinite_steps += 1
         self.progress.nonfinite_streak += 1

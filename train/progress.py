@@ -45,6 +45,8 @@ class Progress:
     nonfinite_streak: int = 0
     scaler_overflows: int = 0
     """Steps that the fp16 loss scaler skipped; normal while it looks for its scale."""
+    overflow_streak: int = 0
+    """Such steps in a row."""
     bad_samples: int = 0
     """Samples replaced because their bytes did not match their checksum."""
     stopped_early: list[str] = field(default_factory=list)

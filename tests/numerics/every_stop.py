@@ -6,18 +6,16 @@ A plan such as 2-3 stops the first attempt after 2 steps, the second after 3 mor
 and two stops in one run.
 """
 
-import functools
 import json
 import shutil
 import sys
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
-import train.judge
-import train.records
-from steel.evaluation.calibration import SearchSpace, calibrate
 from steel.runtime import Runtime, StopSignals, start
+from tests.numerics.quick import quicken
 from train.arguments import parse_fit
 from train.fit import train_in_folder
 
@@ -72,10 +70,7 @@ def stop_plans(history: list[dict[str, int]]) -> list[tuple[int, ...]]:
 
 
 def main(data: str, work: Path, plans: list[tuple[int, ...]]) -> None:
-    # What is not compared need not be drawn or searched at length.
-    train.records.plot_history = lambda records, path: None
-    space = SearchSpace(pixel_thresholds=(64, 128), label_thresholds=(128,), area_steps=2)
-    train.judge.calibrate = functools.partial(calibrate, gates=("none",), space=space)
+    quicken(pytest.MonkeyPatch())
     runtime = start("no")
     attempt(runtime, data, work / "undisturbed", None)
     expected = outcome(work / "undisturbed")

@@ -1,0 +1,65 @@
+"""A sample that poisons the loss: its steps are skipped and counted, and too many in a row end the run, naming it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train.learner
+from steel.data.shards import ShardReader
+from steel.errors import InputError
+from tests.numerics.quick import quicken
+from train.fit import main
+from train.learner import Learner
+
+OPTIONS = (
+    "--preset smoke --phases.0.epochs 1 --phases.1.epochs 0.1 --phases.0.batch-size 2 --phases.0.micro-batch 1 "
+    "--tracking.log-every 1 --tracking.tracker none --runtime.workers 0 --runtime.precision no --validation.tta"
+).split()
+"""5 steps of 2 of the 9 training samples each, then one."""
+
+
+@pytest.fixture
+def poisoned(tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The row of a training sample whose loss is NaN, as after an overflow inside the network."""
+    torch.set_num_threads(1)
+    quicken(monkeypatch)
+    victim = int(ShardReader(str(tiny_shards)).index.rows([2])[4])
+    rows = torch.zeros(0)
+    compute, losses = Learner._micro_step, train.learner.micro_batch_losses
+
+    def noting(self: Learner, plan: Any, step: int, batch: Any, *, last: bool) -> Any:
+        nonlocal rows
+        rows = batch.rows
+        return compute(self, plan, step, batch, last=last)
+
+    def poisoning(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        pairs, labels = losses(*arguments)
+        return pairs + torch.where(rows == victim, torch.nan, 0.0)[:, None], labels  # gradients stay finite
+
+    monkeypatch.setattr(Learner, "_micro_step", noting)
+    monkeypatch.setattr("train.learner.micro_batch_losses", poisoning)
+    return victim
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_its_steps_are_skipped_and_counted(tiny_shards: Path, tmp_path: Path) -> None:
+    assert main([*OPTIONS, "--data", str(tiny_shards), "--out", str(tmp_path)]) == 0
+    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    steps = [record for record in records if record["kind"] == "train" and record["phase"] == 0]
+    assert len(steps) == 5
+    skipped = [record for record in steps if record["loss"] is None]
+    # 9 samples in 5 steps of 2: one sample, perhaps the victim, is seen twice.
+    assert 1 <= len(skipped) <= 2 and steps[-1]["nonfinite_steps"] == len(skipped)
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "finished"
+
+
+def test_too_many_end_the_run_and_name_the_sample(poisoned: int, tiny_shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"1 steps in a row .* nonfinite\.json"):
+        main([*OPTIONS, "--optim.nonfinite-limit", "1", "--data", str(tiny_shards), "--out", str(tmp_path)])
+    name = ShardReader(str(tiny_shards)).index.image_id(poisoned)
+    assert json.loads((tmp_path / "nonfinite.json").read_text()) == [{"row": poisoned, "image_id": name}]
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "failed" and "non-finite" in status["reason"]
