@@ -1,0 +1,118 @@
+"""The parts of the speed benchmark that its figures hang on."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from tqdm import tqdm
+
+from bench.speed.report import write_report
+from bench.speed.rows import Row, Side
+from bench.speed.run import RowResult, SideResult, Workers, measure_row
+from bench.speed.timing import Measure, in_child, time_passes, time_stretch
+
+ROOT = Path(__file__).parents[2]
+
+
+class FakeWorkers(Workers):
+    """Rates by task, one a round; None fails."""
+
+    def __init__(self, rates: dict[str, list[float | None]]) -> None:
+        self.rates, self.asked = rates, list[str]()
+
+    def measure(self, side: Side) -> float:
+        self.asked.append(side.task)
+        rate = self.rates[side.task].pop(0)
+        if rate is None:
+            raise RuntimeError("no such store")
+        return rate
+
+
+def measure(rates: dict[str, list[float | None]], *, at_most: bool = False, target: float = 2.0) -> RowResult:
+    sides = tuple(Side(task, "ours", task, target=target if n else None) for n, task in enumerate(rates))
+    row = Row("row", "title", "samples/s", sides, at_most)
+    return measure_row(row, 3, FakeWorkers(rates), tqdm(disable=True))
+
+
+def test_sides_take_turns_and_the_first_round_does_not_count() -> None:
+    workers = FakeWorkers({"a": [1.0, 40.0, 60.0, 80.0], "b": [999.0, 10.0, 20.0, 40.0]})
+    row = Row("row", "title", "samples/s", (Side("a", "ours", "a"), Side("b", "peers", "b", target=3.0)))
+    result = measure_row(row, 3, workers, tqdm(disable=True))
+    assert workers.asked == ["a", "b"] * 4
+    ours, peer = result.sides
+    assert (ours.rate, peer.rate) == (60.0, 20.0)
+    assert peer.ratios == (4.0, 3.0, 2.0) and peer.ratio == 3.0
+    assert result.reached(peer) is True and result.reached(ours) is None
+
+
+def test_cost_is_our_time_over_theirs() -> None:
+    result = measure({"sample": [1.0, 80.0, 80.0, 80.0], "jpeg": [1.0, 100.0, 100.0, 100.0]}, at_most=True, target=1.2)
+    assert result.sides[1].ratio == 1.25
+    assert result.reached(result.sides[1]) is False
+
+
+def test_a_side_that_fails_is_reported_with_its_reason(tmp_path: Path) -> None:
+    result = measure({"a": [1.0, 2.0, 2.0, 2.0], "b": [None], "c": [1.0, 1.0, 1.0, 1.0]})
+    assert result.reached(result.sides[1]) is None
+    assert result.reached(result.sides[2]) is True
+    write_report(tmp_path / "speed.md", [result], {"repeats": 3}, ["note"])
+    text = (tmp_path / "speed.md").read_text()
+    assert "could not run: no such store" in text
+    assert "2.00x (2.00 to 2.00) | at least 2x: reached" in text
+    assert json.loads((tmp_path / "speed.json").read_text())["rows"][0]["sides"][2]["rates"] == [1.0, 1.0, 1.0]
+
+
+def test_passes_leave_out_what_comes_before_the_first_item() -> None:
+    def slow_start():
+        time.sleep(0.2)
+        yield 0
+        for k in range(5):
+            time.sleep(0.01)
+            yield k
+
+    measured = time_passes(slow_start, seconds=0.06)
+    assert measured.items % 5 == 0
+    assert measured.seconds / measured.items < 0.03
+
+
+def test_a_loader_that_ends_early_is_no_measurement() -> None:
+    with pytest.raises(AssertionError, match="ended early"):
+        time_stretch(iter(range(10)), batch_size=4, skip=8, count=3)
+
+
+def test_a_child_hands_over_its_measure_or_its_error() -> None:
+    assert in_child(lambda: Measure(3, 0.5)) == (3, 0.5)
+    with pytest.raises(RuntimeError, match="ValueError: invalid literal"):
+        in_child(lambda: int("no") and Measure(0, 0))
+
+
+def test_the_store_serves_ranges_late(tmp_path: Path) -> None:
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "file").write_bytes(b"0123456789")
+    command = [sys.executable, "-m", "bench.speed.store", str(tmp_path), "0.05"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as store:
+        try:
+            assert store.stdout is not None
+            url = f"http://127.0.0.1:{store.stdout.readline().strip()}/bucket"
+            start = time.perf_counter()
+            with urllib.request.urlopen(f"{url}/file") as answer:
+                assert answer.read() == b"0123456789"
+            assert time.perf_counter() - start >= 0.05
+            request = urllib.request.Request(f"{url}/file", headers={"Range": "bytes=2-4"})
+            with urllib.request.urlopen(request) as answer:
+                assert (answer.status, answer.read()) == (206, b"234")
+                assert answer.headers["Content-Range"] == "bytes 2-4/10"
+            with pytest.raises(urllib.error.HTTPError):
+                urllib.request.urlopen(f"{url}/none")
+        finally:
+            store.kill()
+
+
+def test_the_side_of_ours_is_no_peer() -> None:
+    ours = SideResult(Side("a", "ours", "a", target=2.0), (1.0,), ())
+    assert RowResult(Row("row", "title", "u", (ours.side,)), (ours,)).reached(ours) is None
