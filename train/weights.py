@@ -31,7 +31,7 @@ def start_heads_at_frequencies(model: UnifiedModel, areas: np.ndarray, pixels: i
     present = areas > 0
     of_labels = np.concatenate([[present.any(1).mean()], present.mean(0)])
     with torch.no_grad():
-        cast(nn.Conv2d, cast(nn.Sequential, model.segmentation_head)[0]).bias.copy_(
+        cast(nn.Parameter, cast(nn.Sequential, model.segmentation_head)[0].bias).copy_(
             _logits(areas.sum(0, dtype=np.float64) / pixels)
         )
         model.classification_head.linear.bias.copy_(_logits(of_labels))
