@@ -87,7 +87,12 @@ def run_attempt(arguments: FitArguments, runtime: Runtime, folder: RunFolder, si
         logger.info("%s is finished: see %s; choose another --out for a new run", folder.root, folder.checkpoint)
         return
 
-    reader = ShardReader(arguments.data, cache_dir=config.runtime.cache_dir, on_bad_sample=config.runtime.on_bad_sample)
+    reader = ShardReader(
+        arguments.data,
+        cache_dir=config.runtime.cache_dir,
+        on_bad_sample=config.runtime.on_bad_sample,
+        max_bad_samples=config.runtime.max_bad_samples,
+    )
     rows = split_rows(reader, config.folds)
     orders = [
         build_order(rows.train, reader.index.areas, phase.sampling, seed=config.seed, phase=number)
