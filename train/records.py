@@ -77,10 +77,11 @@ class MainRecords:
         plan = self._plans[record["phase"]]
         where = f"{plan.phase.name} {record['step']}/{plan.steps}"
         if record["kind"] == "validation":
+            positive = record["mean_dice_positive"]
             return (
                 f"{where}  validation: mean Dice {record['mean_dice']:.4f} "
                 f"(all empty {record['mean_dice_all_empty']:.4f}), "
-                f"positive Dice {record['mean_dice_positive']:.4f}"
+                f"positive Dice {'none' if positive is None else format(positive, '.4f')}"
             )
         loss = "skipped" if record["loss"] is None else f"{record['loss']:.4f}"
         return f"{where}  loss {loss}  lr {record['lr']:.2e}  {record['images_per_second']:.1f} images/s"

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 TINY = (
     "--preset smoke --validation.every-epochs 1 --runtime.workers 0 --tracking.tracker none --tracking.log-every 1 "
-    "--validation.tta hflip"
+    "--validation.tta hflip --runtime.precision no"
 ).split()
 """A run of seconds, with everything on: augmentation, dropout, moving average, two phases, several micro-batches."""
 
