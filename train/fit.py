@@ -44,12 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one attempt; returns the process's exit code, 0 also for an interrupted one."""
     arguments = parse_fit("train.fit", argv)
     log_to_screen()
-    with StopSignals().installed() as signals:
-        runtime = start(arguments.config.runtime.precision)
-        try:
+    runtime = start(arguments.config.runtime.precision)
+    try:
+        with StopSignals().installed() as signals:
             train_in_folder(arguments, runtime, signals)
-        finally:
-            runtime.close()
+    finally:
+        runtime.close()
     return 0
 
 
