@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,19 @@ def write_report(markdown: Path, results: Sequence[RowResult], facts: dict[str, 
         for number, side in enumerate(result.sides):
             lines.append(_line(result, side, first=number == 0))
     markdown.write_text("\n".join(lines) + "\n")
-    record = {"facts": facts, "rows": [asdict(result) for result in results]}
+    record = {"facts": facts, "rows": [_record(result) for result in results]}
     markdown.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _record(result: RowResult) -> dict[str, Any]:
+    """Plain values; without the sides' options, which are places on this machine."""
+    row = result.row
+    sides = [
+        {"label": side.side.label, "target": side.side.target, "remark": side.side.remark}
+        | {"rates": side.rates, "ratios": side.ratios, "reached": result.reached(side), "error": side.error}
+        for side in result.sides
+    ]
+    return {"name": row.name, "title": row.title, "unit": row.unit, "at_most": row.at_most, "sides": sides}
 
 
 def _line(result: RowResult, side: SideResult, *, first: bool) -> str:

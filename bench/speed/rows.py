@@ -125,7 +125,7 @@ def _reads(data: Dataset, endpoint: str, bucket: str) -> list[Row]:
                     "peers",
                     "raw_litdata",
                     lit | short | {"mode": "index"},
-                    remark="its fastest way in; no shuffle of its own",
+                    remark="random access, no shuffle of its own",
                 ),
                 Side(
                     "LitData, shuffle, views",
@@ -140,7 +140,7 @@ def _reads(data: Dataset, endpoint: str, bucket: str) -> list[Row]:
                     "peers",
                     "raw_mosaic",
                     mosaic | short | {"mode": "index"},
-                    remark="no shuffle of its own",
+                    remark="random access, no shuffle of its own",
                 ),
                 Side(
                     "shard reader, checksums verified",

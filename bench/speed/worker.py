@@ -20,7 +20,7 @@ class Worker:
     """The other end: starts the process and asks it. Close it, or use it as a context."""
 
     def __init__(self, python: str | Path, module: str, log: Path) -> None:
-        self._log = log
+        self._log = log.name
         with log.open("a") as errors:
             self._process = subprocess.Popen(
                 [str(python), "-m", "bench.speed.worker", module],
