@@ -29,6 +29,7 @@ PACKAGES = (
 )
 GIB = 2**30
 DISK_PROBE_BYTES = 64 * 2**20
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,13 @@ def check_gpus() -> Iterator[Finding]:
     """The GPUs, whether torch can use them, and NCCL."""
     import torch
 
-    driver = Path("/proc/driver/nvidia/version")
     if not torch.cuda.is_available():
         yield Finding("gpu", "none; training runs on the CPU")
-        if torch.version.cuda is None and driver.exists():
+        if torch.version.cuda is None and NVIDIA_DRIVER.exists():
             yield Finding(
                 "gpu", "there is one, but this torch is built without CUDA; install the CUDA build", "problem"
             )
-        elif driver.exists():
+        elif NVIDIA_DRIVER.exists():
             yield Finding(
                 "gpu",
                 f"there is one, but torch (CUDA {torch.version.cuda}) cannot use it: the driver is too old, or "
@@ -128,7 +128,8 @@ def check_gpus() -> Iterator[Finding]:
         if (square @ square).sum().item() != 64**3:
             yield Finding("gpu", f"{number}: computes wrong results; restart the machine or replace it", "problem")
     nccl = ".".join(map(str, torch.cuda.nccl.version()))
-    match = re.search(r"Kernel Module\s+(?:for \S+\s+)?([\d.]+)", driver.read_text()) if driver.exists() else None
+    said = NVIDIA_DRIVER.read_text() if NVIDIA_DRIVER.exists() else ""
+    match = re.search(r"Kernel Module\s+(?:for \S+\s+)?([\d.]+)", said)
     yield Finding("nccl", f"{nccl}, CUDA {torch.version.cuda}, driver {match[1] if match else 'unknown'}")
     ranks = local_ranks(os.environ)
     if ranks > torch.cuda.device_count():

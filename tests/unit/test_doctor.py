@@ -155,3 +155,22 @@ def test_a_rank_that_is_left_alone_gives_up_with_a_report(capfd, monkeypatch):
     assert "nobody came" in out
     assert "slow" in out
     assert "3.11" not in out
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "level", "said"),
+    [
+        (None, False, "fine", "training runs on the CPU"),
+        (None, True, "problem", "built without CUDA"),
+        ("13.2", True, "warning", "the driver is too old"),
+    ],
+)
+def test_why_there_is_no_gpu(cuda, driver, level, said, monkeypatch, tmp_path):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(checkup, "NVIDIA_DRIVER", tmp_path if driver else tmp_path / "nothing")
+    last = list(check_gpus())[-1]
+    assert last.level == level
+    assert said in last.text
