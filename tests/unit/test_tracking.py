@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steel import tracking
+from steel import tracking, tracking_queue
 from steel.config import TrackingConfig
 from steel.errors import InputError
 from steel.tracking import NullTracker, build_tracker
@@ -150,7 +150,8 @@ def test_records_arrive_in_order_and_without_a_word(caplog):
     assert not caplog.records
 
 
-def test_a_hanging_backend_stops_nothing_and_its_losses_are_counted(caplog):
+def test_a_hanging_backend_stops_nothing_and_its_losses_are_counted(caplog, monkeypatch):
+    monkeypatch.setattr(tracking_queue, "ABANDON_SECONDS", 0.2)
     backend = RecordingBackend(gate_open=False)
     abandoned = []
     tracker = BackgroundTracker(
