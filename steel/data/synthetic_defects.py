@@ -12,7 +12,7 @@ from steel.data.synthetic_marks import Canvas, Style, add_pits, add_trace
 from steel.data.synthetic_masks import NUM_CLASSES
 from steel.data.synthetic_noise import smooth_noise, soft_step
 
-_TINTS = (0.4, 0.36, 0.18, 0.12)
+_TINTS = (0.28, 0.15, 0.1, 0.08)
 """Change of brightness under each class; the larger a class's regions, the less, as light varies over large ones."""
 
 
@@ -56,7 +56,7 @@ def _depth(inside: np.ndarray) -> np.ndarray:
 
 def _add_crowd(rng: np.random.Generator, canvas: Canvas, inside: np.ndarray, left: int, top: int, style: Style) -> None:
     rows, columns = np.nonzero(inside)
-    number = max(2, int(len(rows) / (100 * style.unit**2)))
+    number = max(2, int(len(rows) / (80 * style.unit**2)))
     chosen = rng.integers(0, len(rows), number)
     # Outlines are drawn around the marks, so the marks keep off them.
     middle_x, middle_y = columns.mean(), rows.mean()
@@ -75,7 +75,7 @@ def _add_traces(
     if look == 2:
         shares = rng.uniform(0.4, 0.6, 1)
     else:
-        number = max(2, round(float(np.median(last - first)) * 0.8 / (style.unit * rng.uniform(10, 20))))
+        number = max(2, round(float(np.median(last - first)) * 0.8 / (style.unit * rng.uniform(16, 26))))
         shares = np.clip((np.arange(number) + 0.5 + rng.normal(0, 0.2, number)) / number, 0.1, 0.9)
     margin = int(min(3 * style.unit, h / 8))
     for share in shares:
@@ -99,21 +99,21 @@ def _add_relief(rng: np.random.Generator, delta: np.ndarray, inside: np.ndarray,
     h, w = inside.shape
     solid = np.pad(inside.astype(np.float32), 1)
     alpha = cv2.GaussianBlur(solid, (0, 0), max(0.5, 1.2 * unit))[1:-1, 1:-1]
-    cell = unit * rng.uniform(14, 26)
-    height_map = smooth_noise(rng, h, w, cell * rng.uniform(0.5, 1), cell) + 0.4 * smooth_noise(
+    cell = unit * rng.uniform(22, 34)
+    height_map = smooth_noise(rng, h, w, cell * rng.uniform(0.5, 1), cell) + 0.2 * smooth_noise(
         rng, h, w, cell / 3, cell / 2.5
     )
-    smooth = cv2.GaussianBlur(height_map, (0, 0), max(0.6, 1.5 * unit))
+    smooth = cv2.GaussianBlur(height_map, (0, 0), max(0.6, 3 * unit))
     sun = rng.uniform(0, np.pi)  # lit from any side
     slope = np.float32(np.cos(sun)) * np.gradient(smooth, axis=1) + np.float32(np.sin(sun)) * np.gradient(
         smooth, axis=0
     )
-    lit = np.clip(slope / max(float(slope.std()), 1e-6), -2, 3)
+    lit = np.clip(slope / max(float(slope.std()), 1e-6), -2, 2)
     folds = smooth_noise(rng, h, w, cell * 1.5, cell * 2.5)
     cracks = np.exp(-((folds / 0.1) ** 2))
     rim = np.exp(-((_depth(inside) / np.float32(3.5 * unit)) ** 2)) * soft_step(
         smooth_noise(rng, h, w, 24 * unit, 24 * unit), 0.0, 1.5
     )
-    strength = rng.uniform(0.07, 0.14)
-    shading = strength * lit - 0.2 * cracks + rim * rng.uniform(0.15, 0.45)
+    strength = rng.uniform(0.16, 0.28)
+    shading = strength * lit - 0.15 * cracks + rim * rng.uniform(0.15, 0.45)
     delta += alpha * shading

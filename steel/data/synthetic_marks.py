@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-REACH = 8
+REACH = 12
 """Half the side of a stroke's patch, in pixels; canvases have a margin this wide."""
 
 
@@ -69,8 +69,8 @@ class Style:
 
 def draw_style(rng: np.random.Generator, unit: float) -> Style:
     """An image's strokes: mostly dark, sometimes mixed or bright."""
-    bright_share = float(rng.choice((0.05, 0.5, 0.95), p=(0.6, 0.2, 0.2)))
-    tint = float(rng.uniform(0.8, 1.3)) * (-1 if rng.random() < 0.6 else 1)
+    bright_share = float(rng.choice((0.05, 0.5, 0.95), p=(0.75, 0.15, 0.1)))
+    tint = float(rng.uniform(0.8, 1.3)) * (-1 if rng.random() < 0.75 else 1)
     return Style(float(rng.uniform(0.25, 0.5)), bright_share, tint, unit)
 
 
@@ -87,7 +87,7 @@ def add_pits(rng: np.random.Generator, canvas: Canvas, x: np.ndarray, y: np.ndar
     n = len(x)
     size = np.maximum(0.55, style.unit * rng.uniform(1.0, 2.2, n))[:, None, None]
     turn = rng.uniform(0, 2 * np.pi, n)[:, None, None]
-    strength = (1.3 * style.contrast * rng.lognormal(0, 0.4, n))[:, None, None]
+    strength = (1.5 * style.contrast * rng.lognormal(0, 0.4, n))[:, None, None]
     bright = rng.uniform(0.2, 1.2, n)[:, None, None]
     dark = rng.uniform(0.2, 1.0, n)[:, None, None]
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
@@ -125,18 +125,18 @@ def add_trace(rng: np.random.Generator, canvas: Canvas, line: np.ndarray, first_
     """
     most = int(len(line) / max(2.0, 4 * style.unit)) + 2
     lengths = _lengths(rng, most, style)
-    starts = np.cumsum(lengths + style.unit * rng.exponential(2, most)) - lengths
+    starts = np.cumsum(0.75 * lengths) - lengths  # each begins before the last one has faded
     lengths = np.minimum(lengths, len(line) - starts)
     kept = lengths > 1.5
     starts, lengths = starts[kept], lengths[kept]
     x = np.interp(starts + lengths / 2, np.arange(len(line)), line) + rng.normal(0, 0.8 * style.unit, len(starts))
-    contrast = _contrasts(rng, 1, style) * rng.lognormal(0, 0.2, len(starts))
+    contrast = 1.2 * _contrasts(rng, 1, style) * rng.lognormal(0, 0.2, len(starts))
     _stroke(rng, canvas, x, first_row + starts, lengths, contrast, style)
 
 
 def _lengths(rng: np.random.Generator, n: int, style: Style) -> np.ndarray:
     """(n,) float lengths of dashes in pixels."""
-    return np.asarray(style.unit * np.exp(rng.normal(math.log(16), 0.45, n)))
+    return np.asarray(style.unit * np.exp(rng.normal(math.log(20), 0.35, n)))
 
 
 def _contrasts(rng: np.random.Generator, n: int, style: Style) -> np.ndarray:
@@ -156,13 +156,13 @@ def _stroke(
 ) -> None:
     """Draw standing dashes of given (n,) places, lengths and contrasts, one row of a dash at a time."""
     n = len(x)
-    thickness = np.maximum(0.5, style.unit * rng.uniform(1.0, 2.2, n))
+    thickness = np.maximum(0.5, style.unit * rng.uniform(2.0, 4.0, n))
     lean = rng.normal(0, 0.03, n)
     rows_each = np.maximum(2, np.round(length).astype(int))
     which = np.repeat(np.arange(n), rows_each)
     step = np.arange(len(which)) - np.repeat(np.cumsum(rows_each) - rows_each, rows_each)
     along = (step + 0.5) / rows_each[which]
-    strength = contrast[which] * np.minimum(1, 5 * np.minimum(along, 1 - along)) * rng.uniform(0.7, 1.2, len(which))
+    strength = contrast[which] * np.sin(np.pi * along) * rng.uniform(0.85, 1.15, len(which))
     centre = x[which] + lean[which] * step
     left = np.floor(centre).astype(int)
     offset = np.arange(-REACH, REACH + 1) - (centre - left)[:, None]

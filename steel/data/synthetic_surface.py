@@ -25,13 +25,13 @@ def draw_extent(rng: np.random.Generator, width: int, keep: tuple[int, int]) -> 
 
 def draw_light(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """(H, W) float32 gray level of the bare strip: uneven along both sides and from image to image."""
-    level = math.exp(rng.normal(math.log(92), 0.25)) if rng.random() > 0.03 else rng.uniform(20, 40)
+    level = math.exp(rng.normal(math.log(98), 0.25)) if rng.random() > 0.03 else rng.uniform(20, 40)
     scale = width / REAL_WIDTH
     columns = sum(
-        strength * smooth_curve(rng, width, cell * scale) for cell, strength in ((700, 0.13), (180, 0.06), (50, 0.025))
+        strength * smooth_curve(rng, width, cell * scale) for cell, strength in ((700, 0.18), (180, 0.09), (50, 0.03))
     )
     across = np.linspace(-1, 1, height, dtype=np.float32)
-    rows = rng.normal(0.08, 0.14) * across + rng.normal(0.03, 0.06) * across**2
+    rows = rng.normal(0.12, 0.22) * across + rng.normal(0.03, 0.12) * across**2
     patches = 0.05 * smooth_noise(rng, height, width, height / 3, 300 * scale)
     return np.asarray(level * np.exp(columns + rows[:, None] + patches), np.float32)
 
@@ -41,7 +41,7 @@ def draw_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarra
     unit = height / REAL_HEIGHT
     roughness = math.exp(rng.normal(0, 0.4))
     grain = cv2.GaussianBlur(white_noise(rng, height, width), (0, 0), rng.uniform(0.45, 0.7))
-    texture = grain * np.float32(0.085 * roughness)
+    texture = grain * np.float32(0.115 * roughness)
     texture += smooth_noise(rng, height, width, 1.6, unit * rng.uniform(8, 30)) * np.float32(
         rng.uniform(0.01, 0.05) * roughness
     )
@@ -49,8 +49,8 @@ def draw_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarra
     texture += smooth_noise(rng, height, width, unit * rng.uniform(40, 200), unit * rng.uniform(5, 12)) * np.float32(
         rng.uniform(0.015, 0.04)
     )
-    texture += smooth_noise(rng, height, width, 3 * unit, 3 * unit) * np.float32(rng.uniform(0.01, 0.035))
-    texture += smooth_noise(rng, height, width, 8 * unit, 8 * unit) * np.float32(rng.uniform(0.005, 0.025))
+    texture += smooth_noise(rng, height, width, 3 * unit, 3 * unit) * np.float32(rng.uniform(0.005, 0.02))
+    texture += smooth_noise(rng, height, width, 8 * unit, 8 * unit) * np.float32(rng.uniform(0.0, 0.015))
     texture += _scale(rng, height, width, unit)
     texture += _stains(rng, height, width, unit)
     texture += _roughness(rng, height, width, unit)
@@ -76,7 +76,7 @@ def _stains(rng: np.random.Generator, height: int, width: int, unit: float) -> n
     """Dark patches as large as class 4's, with washed-out borders."""
     field = smooth_noise(rng, height, width, 70 * unit, 90 * unit)
     field += 0.25 * smooth_noise(rng, height, width, 20 * unit, 20 * unit)
-    return soft_step(field, rng.uniform(0.6, 1.5), 1.0) * np.float32(-rng.uniform(0.1, 0.45))
+    return soft_step(field, rng.uniform(1.0, 2.2), 1.0) * np.float32(-rng.uniform(0.1, 0.4))
 
 
 def _roughness(rng: np.random.Generator, height: int, width: int, unit: float) -> np.ndarray:
@@ -91,13 +91,13 @@ def add_harmless_marks(rng: np.random.Generator, canvas: Canvas, style: Style) -
     """Scattered pits and dashes, of the sizes and contrasts of those in defects."""
     height, width = canvas.delta.shape
     room = height * width / style.unit**2
-    number = int(room / 1500 * rng.uniform(0.1, 1))
+    number = int(room / 2500 * rng.uniform(0.2, 1))
     add_pits(rng, canvas, rng.uniform(0, width, number), rng.uniform(0, height, number), style)
     bands = _envelope(rng, width, 100 * style.unit, 0.3)
-    x = rng.uniform(0, width, int(room / 400 * rng.random()))
+    x = rng.uniform(0, width, int(room / 500 * rng.random()))
     x = x[rng.random(len(x)) < bands[x.astype(int)]]
     add_pits(rng, canvas, x, rng.uniform(0, height, len(x)), style)
-    for target, each in ((canvas, 2200), (canvas.transposed, 20000)):
+    for target, each in ((canvas, 2400), (canvas.transposed, 30000)):
         number = int(room / each * rng.uniform(0.2, 1))
         h, w = target.delta.shape
         add_dashes(rng, target, rng.uniform(0, w, number), rng.uniform(-10 * style.unit, h, number), style)
