@@ -1,0 +1,110 @@
+"""Who may import whom, and what the installed package holds."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LEAVES = {
+    "steel.config": {"steel.errors"},
+    "steel.errors": set(),
+    "steel.data.rle": {"steel.errors"},
+    "steel.evaluation.counts": {"steel.errors"},
+}
+LAYERS = ("errors", "config", "data", "model", "evaluation")
+"""Inside steel, from the bottom up; what is not named here stands above them all."""
+TORCH_FREE = (
+    "steel",
+    "steel.cli",
+    "steel.config",
+    "steel.data.annotations",
+    "steel.data.order",
+    "steel.data.rle",
+    "steel.data.samples",
+    "steel.data.shards",
+    "steel.data.splits",
+    "steel.data.synthetic",
+    "steel.evaluation.calibration",
+    "steel.evaluation.decision",
+    "steel.evaluation.explore",
+    "steel.evaluation.plots",
+    "steel.evaluation.report",
+    "steel.evaluation.submission",
+    "data_prep.__main__",
+)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules that a file imports, at its top and inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def ours(package: str) -> list[tuple[str, set[str]]]:
+    """(module, what it imports of this project) for all modules of a package."""
+    modules = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        own = {i for i in imports_of(path) if i.split(".")[0] in ("steel", "data_prep", "train", "tests", "bench")}
+        modules.append((name, own))
+    assert modules
+    return modules
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"), [("steel", {"steel"}), ("data_prep", {"steel", "data_prep"}), ("train", {"steel", "train"})]
+)
+def test_packages_import_only_what_they_may(package: str, allowed: set[str]) -> None:
+    for name, own in ours(package):
+        foreign = {i for i in own if i.split(".")[0] not in allowed}
+        assert not foreign, f"{name} imports {foreign}"
+
+
+def test_leaves_import_nothing_above_them() -> None:
+    modules = dict(ours("steel"))
+    for leaf, allowed in LEAVES.items():
+        assert modules[leaf] <= allowed, f"{leaf} imports {modules[leaf] - allowed}"
+
+
+def test_layers_of_the_library_point_downwards() -> None:
+    rank = {layer: i for i, layer in enumerate(LAYERS)}
+    for name, own in ours("steel"):
+        parts = name.split(".")
+        if len(parts) < 2 or parts[1] not in rank:
+            continue
+        for imported in own:
+            above = imported.split(".")[1:2]
+            if above and above[0] in rank:
+                assert rank[above[0]] <= rank[parts[1]], f"{name} imports {imported}"
+            elif above:
+                assert above[0] not in ("cli", "predictor", "checkpoint", "runtime", "tracking"), (
+                    f"{name} imports {imported}"
+                )
+
+
+def test_reading_scoring_and_help_need_no_torch() -> None:
+    code = f"import sys, {', '.join(TORCH_FREE)}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_steel_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        tops = {name.split("/")[0] for name in archive.namelist()}
+        assert "steel/data/rle.py" in archive.namelist()
+        entry = next(n for n in archive.namelist() if n.endswith("entry_points.txt"))
+        assert "steel = steel.cli:main" in archive.read(entry).decode()
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"steel"}
