@@ -9,6 +9,7 @@ from steel.config import (
     OptimConfig,
     PhaseConfig,
     SamplingConfig,
+    TrackingConfig,
     TransformConfig,
     ValidationConfig,
 )
@@ -25,8 +26,10 @@ SEVERSTAL = Config(
     model=ModelConfig(architecture="Unet", encoder="resnet34"),
     augment=AUGMENT,
     optim=OptimConfig(ema_decay=0.999, average_top_k=3),
-    validation=ValidationConfig(patience=0, batch_size=16),
+    validation=ValidationConfig(batch_size=16),
     phases=(
+        # Overlap losses wait for the second phase: most (image, class) pairs are empty, and per image they reward a
+        # network that has learned nothing yet for answering nothing.
         PhaseConfig(
             name="crops",
             epochs=30,
@@ -34,7 +37,7 @@ SEVERSTAL = Config(
             batch_size=32,
             micro_batch=8,
             lr=1e-3,
-            loss=LossConfig(bce=0.75, dice=0.25, class_weights=(2.0, 2.0, 1.0, 1.5)),
+            loss=LossConfig(bce=1.0, dice=0.0),
             sampling=SamplingConfig(defect_crop=0.5),
         ),
         PhaseConfig(
@@ -44,44 +47,48 @@ SEVERSTAL = Config(
             batch_size=32,
             micro_batch=4,
             lr=1e-4,
-            loss=LossConfig(bce=0.5, dice=0.0, lovasz=0.5, class_weights=(2.0, 2.0, 1.0, 1.5)),
+            loss=LossConfig(bce=0.5, dice=0.0, lovasz=0.5),
             sampling=SamplingConfig(defect_crop=0.0),
         ),
     ),
 )
+"""The default recipe, for the full data set on a GPU."""
+
+_CROPS, _FULL = SEVERSTAL.phases
 
 DEMO = replace(
     SEVERSTAL,
     preset="demo",
-    model=ModelConfig(
-        architecture="Unet", encoder="resnet18", decoder_channels=(64, 32, 24, 16), pretrained=False, dropout=0.1
-    ),
+    model=ModelConfig(encoder="tu-regnetx_002", decoder_channels=(48, 32, 16, 8), pretrained=False, dropout=0.1),
     optim=OptimConfig(ema_decay=0.97),
-    validation=ValidationConfig(every_epochs=2.0, batch_size=4, tta=("hflip",)),
+    validation=ValidationConfig(every_epochs=12, batch_size=4, tta=("hflip",)),
+    tracking=TrackingConfig(log_every=50),
     phases=(
         replace(
-            SEVERSTAL.phases[0],
-            epochs=8,
+            _CROPS,
+            epochs=48,
             crop=(128, 256),
             batch_size=16,
-            micro_batch=8,
-            lr=2e-3,
+            lr=3e-3,
             sampling=SamplingConfig(defect_crop=0.8),
         ),
-        replace(SEVERSTAL.phases[1], epochs=1, batch_size=8, micro_batch=2, lr=2e-4),
+        replace(_FULL, epochs=2, batch_size=8, micro_batch=4, lr=3e-4),
     ),
 )
+"""The same phases for minutes on two CPU cores: a small network from scratch on images of 128x800."""
 
 SMOKE = replace(
     DEMO,
     preset="smoke",
     model=ModelConfig(encoder="resnet18", decoder_channels=(16, 8, 8), pretrained=False, dropout=0.1),
     validation=ValidationConfig(batch_size=4, tta=("hflip",)),
+    tracking=TrackingConfig(),
     phases=(
         replace(DEMO.phases[0], epochs=2, crop=(32, 64), batch_size=8, micro_batch=2),
         replace(DEMO.phases[1], epochs=1, batch_size=8, micro_batch=2),
     ),
 )
+"""Seconds: to see whether everything works, not to learn."""
 
 PRESETS = {preset.preset: preset for preset in (SEVERSTAL, DEMO, SMOKE)}
 
