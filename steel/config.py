@@ -81,6 +81,10 @@ class LossConfig:
     focal_gamma: float = 2.0
     tversky_alpha: float = 0.3
     """Weight of false positives; false negatives weigh `1 - tversky_alpha`."""
+    absent: float = 1.0
+    """Weight of the overlap terms (Dice, Tversky, Lovasz) where the class is absent. 1 judges an absent class as the
+    Kaggle metric does; but most classes are absent from most images, so a network that knows nothing yet is best off
+    answering nothing. 0 leaves absent classes to the pixel terms (BCE, focal) until it does."""
     class_weights: tuple[float, ...] | None = None
     """One weight a class for the segmentation terms; equal when None."""
     classification: float = 0.2
@@ -88,7 +92,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         terms = (self.bce, self.dice, self.focal, self.tversky, self.lovasz)
-        _require(all(w >= 0 for w in (*terms, self.classification)), "loss: weights are not negative")
+        _require(all(w >= 0 for w in (*terms, self.absent, self.classification)), "loss: weights are not negative")
         _require(sum(terms) > 0, "loss: give at least one segmentation term a weight above 0")
 
 

@@ -28,8 +28,6 @@ SEVERSTAL = Config(
     optim=OptimConfig(ema_decay=0.999, average_top_k=3),
     validation=ValidationConfig(batch_size=16),
     phases=(
-        # Overlap losses wait for the second phase: most (image, class) pairs are empty, and per image they reward a
-        # network that has learned nothing yet for answering nothing.
         PhaseConfig(
             name="crops",
             epochs=30,
@@ -37,7 +35,7 @@ SEVERSTAL = Config(
             batch_size=32,
             micro_batch=8,
             lr=1e-3,
-            loss=LossConfig(bce=1.0, dice=0.0),
+            loss=LossConfig(bce=0.75, dice=0.25, absent=0.0),
             sampling=SamplingConfig(defect_crop=0.5),
         ),
         PhaseConfig(

@@ -89,18 +89,21 @@ def _jaccard_steps(sorted_true: Tensor) -> Tensor:
 
 def segmentation_loss(mask_logits: Tensor, masks: Tensor, valid: Tensor, config: LossConfig) -> Tensor:
     """The mixture that `config` asks for, times the class weights: (n, C) float32."""
-    terms = []
+    pixels, overlaps = [], []
     if config.bce:
-        terms.append(config.bce * binary_cross_entropy(mask_logits, masks, valid))
-    if config.dice:
-        terms.append(config.dice * soft_dice(mask_logits, masks, valid))
+        pixels.append(config.bce * binary_cross_entropy(mask_logits, masks, valid))
     if config.focal:
-        terms.append(config.focal * focal(mask_logits, masks, valid, config.focal_gamma))
+        pixels.append(config.focal * focal(mask_logits, masks, valid, config.focal_gamma))
+    if config.dice:
+        overlaps.append(config.dice * soft_dice(mask_logits, masks, valid))
     if config.tversky:
-        terms.append(config.tversky * tversky(mask_logits, masks, valid, config.tversky_alpha))
+        overlaps.append(config.tversky * tversky(mask_logits, masks, valid, config.tversky_alpha))
     if config.lovasz:
-        terms.append(config.lovasz * lovasz_hinge(mask_logits, masks, valid))
-    loss = torch.stack(terms).sum(dim=0)
+        overlaps.append(config.lovasz * lovasz_hinge(mask_logits, masks, valid))
+    if overlaps and config.absent != 1:
+        present = (masks * valid).flatten(2).amax(dim=-1)
+        overlaps = [overlap * (present + config.absent * (1 - present)) for overlap in overlaps]
+    loss = torch.stack([*pixels, *overlaps]).sum(dim=0)
     if config.class_weights is None:
         return loss
     assert len(config.class_weights) == loss.shape[1], "one class weight a class"

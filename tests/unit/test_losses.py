@@ -207,3 +207,24 @@ def test_labels_are_read_from_valid_pixels_only():
 def test_classification_loss():
     loss = losses.classification_loss(torch.tensor([[logit(0.9), logit(0.2)]]), torch.tensor([[1.0, 1.0]]))
     torch.testing.assert_close(loss, torch.tensor([[-math.log(0.9), -math.log(0.2)]]))
+
+
+def test_overlap_terms_can_leave_absent_classes_to_the_pixel_terms() -> None:
+    logits = torch.zeros(1, 2, 4, 4)
+    masks = torch.zeros(1, 2, 4, 4)
+    masks[:, 0, :2] = 1
+    valid = torch.ones(1, 1, 4, 4)
+    for term in ("dice", "tversky", "lovasz"):
+        full = losses.segmentation_loss(logits, masks, valid, _only(term, 1.0))
+        half = losses.segmentation_loss(logits, masks, valid, _only(term, 0.5))
+        none = losses.segmentation_loss(logits, masks, valid, _only(term, 0.0))
+        assert torch.equal(full[:, 0], none[:, 0])
+        assert full[0, 1] > 0.5
+        assert torch.allclose(half[:, 1], full[:, 1] / 2)
+        assert none[0, 1] == 0
+    bce = LossConfig(bce=1, dice=0, absent=0)
+    assert losses.segmentation_loss(logits, masks, valid, bce)[0, 1] > 0
+
+
+def _only(term: str, absent: float) -> LossConfig:
+    return LossConfig(**{"bce": 0, "dice": 0, term: 1.0, "absent": absent})
