@@ -102,6 +102,8 @@ class SamplingConfig:
 
     order: Literal["natural", "balanced"] = "natural"
     """`natural`: every sample once an epoch. `balanced`: equal quotas of clean images and of each class."""
+    window_shards: int = 0
+    """Above 0, shuffle inside windows of so many shards: for data that does not fit on the local disk."""
     defective_only: bool = False
     """Draw defective images only."""
     defect_crop: float = 0.5
@@ -110,6 +112,7 @@ class SamplingConfig:
     """A crop with a larger share of black pixels (off the strip) is drawn again, a few times."""
 
     def __post_init__(self) -> None:
+        _require(self.window_shards >= 0, f"sampling.window-shards: {self.window_shards} is negative")
         _require(0 <= self.defect_crop <= 1, f"sampling.defect-crop: {self.defect_crop} is not in [0, 1]")
         _require(0 < self.max_black <= 1, f"sampling.max-black: {self.max_black} is not in (0, 1]")
 
@@ -232,6 +235,8 @@ class RuntimeConfig:
     """With `skip`: fail all the same beyond so many."""
     cache_dir: str | None = None
     """Where remote shards are kept on this node's disk."""
+    cache_bytes: int | None = None
+    """Keep at most so many bytes of them; all when None. A smaller cache wants `sampling.window-shards`."""
 
     def __post_init__(self) -> None:
         _require(self.workers >= 0, "runtime.workers cannot be negative")

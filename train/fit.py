@@ -90,12 +90,21 @@ def run_attempt(arguments: FitArguments, runtime: Runtime, folder: RunFolder, si
     reader = ShardReader(
         arguments.data,
         cache_dir=config.runtime.cache_dir,
+        cache_bytes=config.runtime.cache_bytes,
         on_bad_sample=config.runtime.on_bad_sample,
         max_bad_samples=config.runtime.max_bad_samples,
     )
     rows = split_rows(reader, config.folds)
     orders = [
-        build_order(rows.train, reader.index.areas, phase.sampling, seed=config.seed, phase=number)
+        build_order(
+            rows.train,
+            reader.index.areas,
+            phase.sampling,
+            seed=config.seed,
+            phase=number,
+            shards=reader.index.shard,
+            window_shards=phase.sampling.window_shards,
+        )
         for number, phase in enumerate(config.phases)
     ]
     plans = plan_phases(config.phases, [o.epoch_length for o in orders], config.validation.every_epochs)
