@@ -9,6 +9,7 @@ import torch
 
 from steel import __version__
 from steel.checkpoint import Checkpoint, save_checkpoint
+from steel.data.samples import Manifest
 from steel.evaluation.report import format_table, write_metrics
 from steel.model.optim import average_state_dicts
 from train.candidates import name_at
@@ -74,6 +75,12 @@ def finish_run(
     return True
 
 
+def input_size_of(manifest: Manifest) -> tuple[int, int] | None:
+    """Height and width that `data_prep --resize` gave every image, which new images must be given too; None without."""
+    size = manifest.options.get("resize")
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
 def _checkpoint(judge: Judge, learner: Learner, entry: Entry, scores: Mapping[str, float]) -> Checkpoint:
     manifest, config, found = judge.reader.manifest, judge.config, entry.verdict.calibration
     return Checkpoint(
@@ -82,6 +89,7 @@ def _checkpoint(judge: Judge, learner: Learner, entry: Entry, scores: Mapping[st
         mean=manifest.mean,
         std=manifest.std,
         decision=found.decision.to_dict(),
+        input_size=input_size_of(manifest),
         folds={
             "train": list(judge.rows.train_folds),
             "calibration": list(config.folds.validation),

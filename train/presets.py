@@ -45,7 +45,7 @@ SEVERSTAL = Config(
             batch_size=32,
             micro_batch=4,
             lr=1e-4,
-            loss=LossConfig(bce=0.5, dice=0.0, lovasz=0.5),
+            loss=LossConfig(bce=0.5, dice=0.0, lovasz=0.5, absent=0.0),
             sampling=SamplingConfig(defect_crop=0.0),
         ),
     ),
@@ -70,7 +70,7 @@ DEMO = replace(
             lr=3e-3,
             sampling=SamplingConfig(defect_crop=0.8),
         ),
-        replace(_FULL, epochs=2, batch_size=8, micro_batch=4, lr=3e-4),
+        replace(_FULL, epochs=1, batch_size=8, micro_batch=4, lr=3e-4),
     ),
 )
 """The same phases for minutes on two CPU cores: a small network from scratch on images of 128x800."""
