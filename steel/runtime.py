@@ -19,6 +19,7 @@ from torch import nn
 from torch.distributed import distributed_c10d
 
 from steel.errors import InputError, LostRankError, SharedError
+from steel.handshake import agree_on_attempt
 from steel.heartbeat import SILENCE_S, Heartbeat
 from steel.model.precision import has_native_bf16
 
@@ -182,6 +183,8 @@ def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
         # Several processes on CPUs only join into one group when Accelerate is told that there is no GPU to share.
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     process_group = InitProcessGroupKwargs(timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+    if world > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+        process_group.init_method = f"{_JOIN_SCHEME}://"
     ddp = DistributedDataParallelKwargs(broadcast_buffers=True, gradient_as_bucket_view=True)
     try:
         accelerator = Accelerator(
@@ -197,6 +200,20 @@ def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
     if "TORCHELASTIC_RUN_ID" in os.environ or _is_accelerate(os.getppid()):
         _die_with_parent()
     return Runtime(accelerator, _start_heartbeat(accelerator.process_index, world) if world > 1 else None)
+
+
+_JOIN_SCHEME = "steel-attempt"
+
+
+def _join_attempt(url: str, timeout: timedelta, **options: Any) -> Iterator[tuple[dist.Store, int, int]]:
+    """Torch's way of joining a job, with keys in the job's store that no earlier attempt has used."""
+    store, rank, world = next(dist.rendezvous("env://", timeout=timeout))
+    name = agree_on_attempt(store, rank, world, timeout_s=COLLECTIVE_TIMEOUT_S)
+    yield dist.PrefixStore(f"attempt-{name}", store), rank, world
+    raise RuntimeError("a job is joined once")
+
+
+dist.register_rendezvous_handler(_JOIN_SCHEME, _join_attempt)
 
 
 def _start_heartbeat(rank: int, world: int) -> Heartbeat:
