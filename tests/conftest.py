@@ -1,6 +1,10 @@
 """Data shared by the tests: a tiny Severstal-shaped set, synthesised and sharded once a session."""
 
+import logging
+import multiprocessing
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,29 @@ import pytest
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def process_as_found() -> Iterator[None]:
+    """Take back what programs run inside this process leave in it: Accelerate's state and the logging set-up."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False
+
+
+@pytest.fixture
+def no_children() -> None:
+    """End worker processes that earlier tests have left, for tests that count their own."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+        child.join(10)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from steel.data.workers import PREFETCH
 
 SIZE = 4096
 
+pytestmark = pytest.mark.usefixtures("no_children")
+
 
 def filled(number: int, allocate: Allocate) -> tuple[torch.Tensor, int]:
     """A buffer full of its number; every fifth is larger than the pool's."""

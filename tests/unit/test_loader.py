@@ -32,6 +32,8 @@ from train.schedule import PhasePlan
 NUM, BATCH, MICRO = 22, 8, 2
 TRANSFORMS = tuple(TransformConfig(n) for n in ("hflip", "vflip", "affine", "noise", "blackout", "brightness_contrast"))
 
+pytestmark = pytest.mark.usefixtures("no_children")
+
 
 @dataclass(frozen=True)
 class Place:
@@ -483,9 +485,9 @@ def test_training_from_s3_gives_the_same_batches(shards: Path, tmp_path: Path, m
             "AWS_DEFAULT_REGION": "us-east-1",
         }.items():
             monkeypatch.setenv(name, value)
-        fsspec.filesystem("s3").mkdir("steel")
-        fsspec.filesystem("s3").put(str(shards), "steel/shards", recursive=True)
-        reader = ShardReader("s3://steel/shards", cache_dir=tmp_path)
+        fsspec.filesystem("s3").mkdir("reading")
+        fsspec.filesystem("s3").put(str(shards), "reading/shards", recursive=True)
+        reader = ShardReader("s3://reading/shards", cache_dir=tmp_path)
         assert_same(list(load(reader, workers=2)), list(load(ShardReader(shards))))
         copies = list(tmp_path.rglob("*.tar"))
         assert len(copies) == len(Manifest.load(str(shards)).shards)
