@@ -15,18 +15,23 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def process_as_found() -> Iterator[None]:
-    """Take back what programs run inside this process leave in it: Accelerate's state and the logging set-up."""
+def logging_as_found() -> Iterator[None]:
+    """Take back the logging set-up of programs that are run inside this process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
-    if "accelerate.state" in sys.modules:
-        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
     root.handlers[:] = handlers
     root.setLevel(level)
     for logger in logging.root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.disabled = False
+
+
+@pytest.fixture
+def fresh_accelerate() -> None:
+    """Forget the precision that an earlier test of this process has settled for Accelerate."""
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from train.checkup import (
     run_checks,
 )
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 
 def problems(findings) -> list[str]:
     return [finding.text for finding in findings if finding.level == "problem"]
