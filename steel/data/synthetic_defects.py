@@ -12,7 +12,7 @@ from steel.data.synthetic_marks import Canvas, Style, add_pits, add_trace
 from steel.data.synthetic_masks import NUM_CLASSES
 from steel.data.synthetic_noise import smooth_noise, soft_step
 
-_TINTS = (0.28, 0.15, 0.1, 0.08)
+_TINTS = (0.32, 0.1, 0.1, 0.08)
 """Change of brightness under each class; the larger a class's regions, the less, as light varies over large ones."""
 
 
@@ -46,7 +46,7 @@ def _add_tint(rng: np.random.Generator, delta: np.ndarray, inside: np.ndarray, t
     """Shift the region's brightness by less than the light varies: only its border shows, and gives its shape away."""
     depth = _depth(inside)
     margin = rng.uniform(0.05, 0.25) * float(depth.max())
-    delta += soft_step(depth, margin, max(1.5, 3 * unit)) * np.float32(tint * rng.uniform(0.8, 1.2))
+    delta += soft_step(depth, margin, max(1.5, 3 * unit)) * np.float32(tint * rng.uniform(0.9, 1.1))
 
 
 def _depth(inside: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def _depth(inside: np.ndarray) -> np.ndarray:
 
 def _add_crowd(rng: np.random.Generator, canvas: Canvas, inside: np.ndarray, left: int, top: int, style: Style) -> None:
     rows, columns = np.nonzero(inside)
-    number = max(2, int(len(rows) / (80 * style.unit**2)))
+    number = max(2, int(len(rows) / (100 * style.unit**2)))
     chosen = rng.integers(0, len(rows), number)
     # Outlines are drawn around the marks, so the marks keep off them.
     middle_x, middle_y = columns.mean(), rows.mean()
@@ -85,7 +85,7 @@ def _add_traces(
             end -= int(h * 0.6 * max(0.0, rng.uniform(-1, 1)))
         if end - start > h * 0.3:
             line = (first + share * (last - first))[start:end]
-            add_trace(rng, canvas, line, top + start, style)
+            add_trace(rng, canvas, line, top + start, 1.3 if look == 2 else 1.0, style)
 
 
 def _smooth_rows(edge: np.ndarray) -> np.ndarray:
@@ -114,6 +114,6 @@ def _add_relief(rng: np.random.Generator, delta: np.ndarray, inside: np.ndarray,
     rim = np.exp(-((_depth(inside) / np.float32(3.5 * unit)) ** 2)) * soft_step(
         smooth_noise(rng, h, w, 24 * unit, 24 * unit), 0.0, 1.5
     )
-    strength = rng.uniform(0.16, 0.28)
-    shading = strength * lit - 0.15 * cracks + rim * rng.uniform(0.15, 0.45)
+    strength = rng.uniform(0.14, 0.25)
+    shading = strength * lit - 0.1 * cracks + rim * rng.uniform(0.1, 0.3)
     delta += alpha * shading

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-REACH = 12
+REACH = 13
 """Half the side of a stroke's patch, in pixels; canvases have a margin this wide."""
 
 
@@ -70,8 +70,8 @@ class Style:
 def draw_style(rng: np.random.Generator, unit: float) -> Style:
     """An image's strokes: mostly dark, sometimes mixed or bright."""
     bright_share = float(rng.choice((0.05, 0.5, 0.95), p=(0.75, 0.15, 0.1)))
-    tint = float(rng.uniform(0.8, 1.3)) * (-1 if rng.random() < 0.75 else 1)
-    return Style(float(rng.uniform(0.25, 0.5)), bright_share, tint, unit)
+    tint = float(rng.uniform(0.9, 1.2)) * (-1 if rng.random() < 0.75 else 1)
+    return Style(float(rng.uniform(0.24, 0.4)), bright_share, tint, unit)
 
 
 def add_pits(rng: np.random.Generator, canvas: Canvas, x: np.ndarray, y: np.ndarray, style: Style) -> None:
@@ -85,10 +85,10 @@ def add_pits(rng: np.random.Generator, canvas: Canvas, x: np.ndarray, y: np.ndar
         style: the image's strokes.
     """
     n = len(x)
-    size = np.maximum(0.55, style.unit * rng.uniform(1.0, 2.2, n))[:, None, None]
+    size = np.maximum(0.55, style.unit * rng.uniform(1.4, 2.8, n))[:, None, None]
     turn = rng.uniform(0, 2 * np.pi, n)[:, None, None]
-    strength = (1.5 * style.contrast * rng.lognormal(0, 0.4, n))[:, None, None]
-    bright = rng.uniform(0.2, 1.2, n)[:, None, None]
+    strength = (1.4 * style.contrast * rng.lognormal(0, 0.4, n))[:, None, None]
+    bright = rng.uniform(0.4, 1.6, n)[:, None, None]
     dark = rng.uniform(0.2, 1.0, n)[:, None, None]
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     side = np.arange(-REACH, REACH + 1)
@@ -113,7 +113,9 @@ def add_dashes(rng: np.random.Generator, canvas: Canvas, x: np.ndarray, y: np.nd
     _stroke(rng, canvas, x, y, _lengths(rng, len(x), style), _contrasts(rng, len(x), style), style)
 
 
-def add_trace(rng: np.random.Generator, canvas: Canvas, line: np.ndarray, first_row: float, style: Style) -> None:
+def add_trace(
+    rng: np.random.Generator, canvas: Canvas, line: np.ndarray, first_row: float, strength: float, style: Style
+) -> None:
     """Dashes that follow one another down a line.
 
     Args:
@@ -121,16 +123,18 @@ def add_trace(rng: np.random.Generator, canvas: Canvas, line: np.ndarray, first_
         canvas: where to draw.
         line: (h,) float column of the line in each of its rows.
         first_row: where it begins.
+        strength: contrast, as a multiple of the style's.
         style: the image's strokes.
     """
     most = int(len(line) / max(2.0, 4 * style.unit)) + 2
     lengths = _lengths(rng, most, style)
-    starts = np.cumsum(0.75 * lengths) - lengths  # each begins before the last one has faded
+    starts = np.cumsum(0.65 * lengths) - lengths  # each begins before the last one has faded
     lengths = np.minimum(lengths, len(line) - starts)
     kept = lengths > 1.5
     starts, lengths = starts[kept], lengths[kept]
     x = np.interp(starts + lengths / 2, np.arange(len(line)), line) + rng.normal(0, 0.8 * style.unit, len(starts))
-    contrast = 1.2 * _contrasts(rng, 1, style) * rng.lognormal(0, 0.2, len(starts))
+    sign = 1.2 if rng.random() < style.bright_share else -1.0
+    contrast = sign * style.contrast * strength * rng.uniform(0.9, 1.1) * rng.lognormal(0, 0.15, len(starts))
     _stroke(rng, canvas, x, first_row + starts, lengths, contrast, style)
 
 
@@ -156,7 +160,7 @@ def _stroke(
 ) -> None:
     """Draw standing dashes of given (n,) places, lengths and contrasts, one row of a dash at a time."""
     n = len(x)
-    thickness = np.maximum(0.5, style.unit * rng.uniform(2.0, 4.0, n))
+    thickness = np.maximum(0.5, style.unit * rng.uniform(2.8, 5.0, n))
     lean = rng.normal(0, 0.03, n)
     rows_each = np.maximum(2, np.round(length).astype(int))
     which = np.repeat(np.arange(n), rows_each)

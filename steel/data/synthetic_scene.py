@@ -7,7 +7,8 @@ from steel.data.synthetic_marks import Canvas, draw_style
 from steel.data.synthetic_masks import REAL_HEIGHT, draw_area, draw_mask
 from steel.data.synthetic_surface import add_edges, add_harmless_marks, add_paint, draw_extent, draw_light, draw_texture
 
-PAINT_SHARE = 0.05
+PAINT_SHARE = 0.08
+"""Share of clean images with dabs of paint on them."""
 
 
 def draw_masks(
@@ -60,10 +61,11 @@ def render(
     canvas = Canvas(height, width)
     style = draw_style(rng, height / REAL_HEIGHT)
     add_harmless_marks(rng, canvas, style)
-    if rng.random() < PAINT_SHARE:
+    if not masks and rng.random() < PAINT_SHARE:
         add_paint(rng, canvas)
     for class_id in sorted(masks):
         add_defects(rng, canvas, masks[class_id], class_id, style)
-    image = light * (1 + texture + canvas.delta)
+    # Shades multiply, so a dark place has as much grain for its brightness as a bright one.
+    image = light * texture * np.maximum(1 + canvas.delta, 0.05)
     add_edges(rng, image, extent)
     return np.clip(image, 0, 255).astype(np.uint8)

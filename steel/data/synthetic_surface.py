@@ -25,7 +25,7 @@ def draw_extent(rng: np.random.Generator, width: int, keep: tuple[int, int]) -> 
 
 def draw_light(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """(H, W) float32 gray level of the bare strip: uneven along both sides and from image to image."""
-    level = math.exp(rng.normal(math.log(98), 0.25)) if rng.random() > 0.03 else rng.uniform(20, 40)
+    level = math.exp(rng.normal(math.log(98), 0.25)) if rng.random() > 0.02 else rng.uniform(25, 45)
     scale = width / REAL_WIDTH
     columns = sum(
         strength * smooth_curve(rng, width, cell * scale) for cell, strength in ((700, 0.18), (180, 0.09), (50, 0.03))
@@ -37,9 +37,9 @@ def draw_light(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def draw_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(H, W) float32 relative brightness of the rolled surface around 0: grain, ripples, streaks, scale and stains."""
+    """(H, W) float32 relative brightness of the rolled surface around 1: grain, ripples, streaks, scale and stains."""
     unit = height / REAL_HEIGHT
-    roughness = math.exp(rng.normal(0, 0.4))
+    roughness = min(1.7, math.exp(rng.normal(0, 0.35)))
     grain = cv2.GaussianBlur(white_noise(rng, height, width), (0, 0), rng.uniform(0.45, 0.7))
     texture = grain * np.float32(0.115 * roughness)
     texture += smooth_noise(rng, height, width, 1.6, unit * rng.uniform(8, 30)) * np.float32(
@@ -51,10 +51,8 @@ def draw_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarra
     )
     texture += smooth_noise(rng, height, width, 3 * unit, 3 * unit) * np.float32(rng.uniform(0.005, 0.02))
     texture += smooth_noise(rng, height, width, 8 * unit, 8 * unit) * np.float32(rng.uniform(0.0, 0.015))
-    texture += _scale(rng, height, width, unit)
-    texture += _stains(rng, height, width, unit)
     texture += _roughness(rng, height, width, unit)
-    return texture
+    return (1 + texture) * (1 + _scale(rng, height, width, unit)) * (1 + _stains(rng, height, width, unit))
 
 
 def _envelope(rng: np.random.Generator, width: int, cell: float, share: float) -> np.ndarray:
@@ -68,8 +66,8 @@ def _scale(rng: np.random.Generator, height: int, width: int, unit: float) -> np
     field = smooth_noise(rng, height, width, unit * rng.uniform(25, 60), unit * rng.uniform(5, 12))
     field += 0.5 * smooth_noise(rng, height, width, unit * 14, unit * 4)
     tongues = soft_step(field, rng.uniform(0.2, 1.0), 0.25)
-    bands = _envelope(rng, width, 150 * unit, rng.uniform(0.2, 0.6))
-    return tongues * bands * np.float32(rng.choice((-1, 1), p=(0.75, 0.25)) * rng.uniform(0.05, 0.22))
+    bands = _envelope(rng, width, 150 * unit, rng.uniform(0.3, 0.7))
+    return tongues * bands * np.float32(rng.choice((-1, 1), p=(0.75, 0.25)) * rng.uniform(0.06, 0.3))
 
 
 def _stains(rng: np.random.Generator, height: int, width: int, unit: float) -> np.ndarray:
@@ -80,11 +78,15 @@ def _stains(rng: np.random.Generator, height: int, width: int, unit: float) -> n
 
 
 def _roughness(rng: np.random.Generator, height: int, width: int, unit: float) -> np.ndarray:
-    """Places where the grain is as strong as in defects: blotches and bands of columns without outline or relief."""
-    rough = cv2.GaussianBlur(white_noise(rng, height, width), (0, 0), max(0.6, unit * rng.uniform(0.9, 1.6)))
+    """Places where the grain is as strong as defects are: blotches and bands, without outline or relief."""
+    grain = cv2.GaussianBlur(white_noise(rng, height, width), (0, 0), max(0.6, unit * rng.uniform(0.9, 1.6)))
     blotches = soft_step(smooth_noise(rng, height, width, 60 * unit, 60 * unit), rng.uniform(0.3, 1.4), 1.2)
     bands = _envelope(rng, width, 120 * unit, rng.uniform(0.05, 0.4))
-    return np.maximum(blotches, bands) * rough * np.float32(rng.uniform(0.25, 0.6))
+    strength = np.maximum(blotches, bands) * np.float32(rng.uniform(0.25, 0.7))
+    if rng.random() < 0.7:  # a few glitter
+        field = smooth_noise(rng, height, width, 150 * unit, 50 * unit)
+        strength += soft_step(field, rng.uniform(1.2, 2.0), 0.8) * np.float32(rng.uniform(0.5, 1.3))
+    return strength * grain
 
 
 def add_harmless_marks(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
