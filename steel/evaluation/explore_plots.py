@@ -44,12 +44,13 @@ def plot_areas(areas: np.ndarray, class_names: Sequence[str]) -> bytes:
     """Distribution of mask areas on a logarithmic axis; `areas` is (N, C) pixels."""
     figure = new_figure(11, 3)
     panels = figure.subplots(1, len(class_names), squeeze=False, sharex=True)[0]
-    largest = max(10, int(areas.max(initial=0)))
-    bins = np.geomspace(10, largest, 40)
+    found = areas[areas > 0]
+    smallest, largest = (found.min(), found.max()) if found.size else (1, 1)
+    bins = np.geomspace(smallest, largest + 1, 40)
     for class_id, (panel, name) in enumerate(zip(panels, class_names, strict=True), start=1):
         present = areas[:, class_id - 1]
         present = present[present > 0]
-        panel.hist(np.maximum(present, 10), bins=bins, color=hex_colour(class_id))
+        panel.hist(present, bins=bins, color=hex_colour(class_id))
         if len(present):
             panel.axvline(np.median(present), color="0.2", linewidth=1)
         panel.set_xscale("log")
