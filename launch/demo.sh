@@ -17,14 +17,14 @@ esac
 started=$(date +%s)
 step() { printf '\n== %s  [%s s]\n' "$1" "$(($(date +%s) - started))"; }
 
-step "a data set shaped like Severstal's, rare classes made frequent enough to score"
-steel synth "$out/data" --num-train 400 --num-test 100 --seed "$seed" --class-share 0.16,0.16,0.3,0.16
+step "a data set shaped like Severstal's, rare classes made as frequent as the others"
+steel synth "$out/data" --num-train 600 --num-test 100 --seed "$seed" --class-share 0.25,0.25,0.25,0.25
 
 step "shards: training images in 8 folds, test images with their truth"
 python -m data_prep --images "$out/data/train_images" --annotations "$out/data/train.csv" \
-  --out "$out/shards" --folds 8 --resize 128x800 --workers 2
+  --out "$out/shards" --folds 8 --resize 64x400 --workers 2
 python -m data_prep --images "$out/data/test_images" --annotations "$out/data/test_truth.csv" \
-  --out "$out/test_shards" --resize 128x800 --workers 2
+  --out "$out/test_shards" --resize 64x400 --workers 2
 
 step "training on $([ "$gpus" = 0 ] && echo two CPU processes || echo "$gpus GPU(s)")"
 accelerate launch --config_file "$config" $processes -m train.fit --preset demo \

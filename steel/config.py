@@ -87,7 +87,7 @@ class LossConfig:
     answering nothing. 0 leaves absent classes to the pixel terms (BCE, focal) until it does."""
     class_weights: tuple[float, ...] | None = None
     """One weight a class for the segmentation terms; equal when None."""
-    classification: float = 0.2
+    classification: float = 0.02
     """Weight of the classification head's cross-entropy over `any` and each class."""
 
     def __post_init__(self) -> None:

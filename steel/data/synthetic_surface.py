@@ -93,13 +93,13 @@ def add_harmless_marks(rng: np.random.Generator, canvas: Canvas, style: Style) -
     """Scattered pits and dashes, of the sizes and contrasts of those in defects."""
     height, width = canvas.delta.shape
     room = height * width / style.unit**2
-    number = int(room / 2500 * rng.uniform(0.2, 1))
+    number = int(room / 5000 * rng.uniform(0.2, 1))
     add_pits(rng, canvas, rng.uniform(0, width, number), rng.uniform(0, height, number), style)
     bands = _envelope(rng, width, 100 * style.unit, 0.3)
-    x = rng.uniform(0, width, int(room / 500 * rng.random()))
+    x = rng.uniform(0, width, int(room / 1200 * rng.random()))
     x = x[rng.random(len(x)) < bands[x.astype(int)]]
     add_pits(rng, canvas, x, rng.uniform(0, height, len(x)), style)
-    for target, each in ((canvas, 2400), (canvas.transposed, 30000)):
+    for target, each in ((canvas, 4800), (canvas.transposed, 30000)):
         number = int(room / each * rng.uniform(0.2, 1))
         h, w = target.delta.shape
         add_dashes(rng, target, rng.uniform(0, w, number), rng.uniform(-10 * style.unit, h, number), style)

@@ -78,7 +78,7 @@ def _mean_dice(
 
 def test_patch_statistics_do_not_find_the_defects(tmp_path) -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
-    synthesize(tmp_path / "d", 60, 60, seed=0, class_share=(0.2, 0.2, 0.25, 0.2), workers=2)
+    synthesize(tmp_path / "d", 60, 60, seed=0, class_share=(0.25, 0.25, 0.25, 0.25), workers=2)
     train = list(_load(tmp_path / "d" / "train_images", tmp_path / "d" / "train.csv"))
     rng = np.random.default_rng(0)
     x, y = [], []

@@ -1,0 +1,111 @@
+"""The plain training loop that most people would write first, on the same shards and with the same network.
+
+A U-Net from scratch, AdamW under a one-cycle rate, BCE + Dice over the batch, flips, brightness and contrast,
+channels-last; the last weights are what it gives.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import albumentations as A
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from bench.quality.trial import TEST, VALIDATION, Trial
+from steel.checkpoint import Checkpoint, save_checkpoint
+from steel.config import NetworkConfig
+from steel.data.samples import unpack_masks
+from steel.data.shards import ShardReader
+from steel.model.network import UnifiedModel
+from train.data import folds_of, rows_in
+
+
+def train_plain(
+    folder: Path,
+    data: Path,
+    *,
+    encoder: str,
+    passes: int,
+    crop: int,
+    seed: int,
+    batch_size: int = 16,
+    lr: float = 1e-3,
+) -> Trial:
+    """Train on every fold but validation and test; what was finished before is not done again.
+
+    The network is stored as a checkpoint of the same kind as ours, with a classification head that was never trained,
+    so that one and the same code scores both.
+    """
+    trial = Trial(folder)
+    if trial.is_done:
+        return trial
+    begun = time.perf_counter()
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    reader = ShardReader(str(data))
+    manifest = reader.manifest
+    folds = [fold for fold in folds_of(reader) if fold not in (VALIDATION, TEST)]
+    samples = [reader.read(row) for row in rows_in(reader, folds, "train").tolist()]
+
+    network = NetworkConfig("Unet", encoder, manifest.num_classes, manifest.channels)
+    model: nn.Module = smp.Unet(
+        encoder, encoder_weights=None, in_channels=manifest.channels, classes=manifest.num_classes
+    )
+    model = model.to(device).to(memory_format=torch.channels_last)
+    steps = passes * (len(samples) // batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
+    dice = smp.losses.DiceLoss(mode="multilabel")
+    bce = nn.BCEWithLogitsLoss()
+    augment = A.Compose(
+        [
+            A.PadIfNeeded(crop, crop),
+            A.RandomCrop(crop, crop),
+            A.HorizontalFlip(p=0.5),
+            A.VerticalFlip(p=0.5),
+            A.RandomBrightnessContrast(p=0.5),
+        ],
+        seed=seed,
+    )
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        while True:
+            order = rng.permutation(len(samples))
+            for start in range(0, len(order) - batch_size + 1, batch_size):
+                done = [
+                    augment(image=samples[i].image, mask=samples[i].bitmask) for i in order[start : start + batch_size]
+                ]
+                images = np.stack([d["image"] for d in done]).reshape(batch_size, crop, crop, -1)
+                masks = np.stack([unpack_masks(d["mask"], manifest.num_classes) for d in done])
+                yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
+
+    mean = torch.tensor(manifest.mean, device=device).view(-1, 1, 1)
+    std = torch.tensor(manifest.std, device=device).view(-1, 1, 1)
+    model.train()
+    for _, (images, masks) in zip(range(steps), batches(), strict=False):
+        inputs = (images.to(device).float() / 255 - mean) / std
+        truth = masks.to(device).float()
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = model(inputs.contiguous(memory_format=torch.channels_last))
+        loss = bce(logits.float(), truth) + dice(logits.float(), truth)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    seconds = time.perf_counter() - begun
+
+    holder = UnifiedModel(network)
+    missing = holder.load_state_dict(model.state_dict(), strict=False)
+    assert not missing.unexpected_keys, missing
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.unsqueeze(0) for name, tensor in holder.state_dict().items()}
+    save_checkpoint(
+        trial.checkpoint,
+        Checkpoint(network, manifest.class_names, manifest.mean, manifest.std, tensors, folds={"train": folds}),
+    )
+    trial.finish(seconds)
+    return trial

@@ -1,0 +1,74 @@
+"""Figures over several seeds: means and intervals."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from steel.evaluation.bootstrap import NUM_RESAMPLES, interval, resampled_sums
+from steel.evaluation.scores import Outcome, Scores, ratios, score, score_sums
+
+Measure = Callable[[Scores], np.ndarray]
+
+
+def miou(scores: Scores) -> np.ndarray:
+    """Mean over the classes of the IoU of all pixels of the judged images."""
+    return scores.miou
+
+
+def mean_dice(scores: Scores) -> np.ndarray:
+    """Kaggle's mean over image-class pairs."""
+    return scores.mean_dice
+
+
+def mean_dice_positive(scores: Scores) -> np.ndarray:
+    """The same over the pairs that truly have the class."""
+    return scores.mean_dice_positive
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better one side is than another on the same images, one outcome a seed on each side."""
+
+    mean: float
+    of_seeds: tuple[float, ...]
+    seeds_interval: tuple[float, float]
+    """95 % by Student's t over the seeds: would other seeds agree?"""
+    images_interval: tuple[float, float]
+    """95 % by resampling the images, alike for all seeds and both sides: would other images agree?"""
+
+    def text(self, scale: float = 100) -> str:
+        low, high = (scale * value for value in self.seeds_interval)
+        first, last = (scale * value for value in self.images_interval)
+        return f"{scale * self.mean:+.2f} | {low:+.2f} to {high:+.2f} | {first:+.2f} to {last:+.2f}"
+
+
+def values(outcomes: Sequence[Outcome], measure: Measure) -> tuple[float, ...]:
+    """The measure of each outcome."""
+    return tuple(float(measure(score(outcome))) for outcome in outcomes)
+
+
+def gain(ours: Sequence[Outcome], theirs: Sequence[Outcome], measure: Measure) -> Gain:
+    """Compare seed by seed; the two sides' first outcomes are of one seed, and so on."""
+    of_seeds = np.subtract(values(ours, measure), values(theirs, measure))
+    resampled = np.mean([_resampled(a, measure) - _resampled(b, measure) for a, b in zip(ours, theirs, strict=True)], 0)
+    of_images = interval(resampled)
+    assert of_images is not None, "some resample of the images has no value; judge more of them"
+    return Gain(float(of_seeds.mean()), tuple(of_seeds.tolist()), _student(of_seeds), of_images)
+
+
+def _resampled(outcome: Outcome, measure: Measure) -> np.ndarray:
+    return measure(ratios(resampled_sums(score_sums(outcome), num_resamples=NUM_RESAMPLES, seed=0)))
+
+
+def _student(differences: np.ndarray) -> tuple[float, float]:
+    if len(differences) < 2:
+        return (float("nan"), float("nan"))
+    half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5
+    return float(differences.mean() - half), float(differences.mean() + half)
+
+
+def spread(numbers: Sequence[float], scale: float = 100) -> str:
+    """Mean of the seeds, and each of them."""
+    return f"{scale * np.mean(numbers):.2f} ({', '.join(f'{scale * n:.2f}' for n in numbers)})"

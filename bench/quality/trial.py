@@ -1,0 +1,89 @@
+"""One trained model of a comparison: train it as a user does, keep what evaluation needs, score it later."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from steel.checkpoint import load_checkpoint
+from steel.data.shards import ShardReader
+from steel.evaluation.statistics import EvaluationStatistics
+from steel.predictor import Predictor
+from steel.runtime import start
+from train.collect import collect_statistics
+from train.data import rows_in
+
+ROOT = Path(__file__).parents[2]
+VALIDATION, TEST = 0, 1
+FLIPS = ("hflip", "vflip", "hvflip")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is left of a training: statistics of single images, from which every score can be computed."""
+
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the training, validations and choice of weights included."""
+        return json.loads((self.folder / "trial.json").read_text())["seconds"]
+
+    @property
+    def is_done(self) -> bool:
+        return (self.folder / "trial.json").exists()
+
+    def finish(self, seconds: float) -> None:
+        (self.folder / "trial.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
+
+    def statistics(self, data: Path, fold: int, tta: tuple[str, ...]) -> EvaluationStatistics:
+        """Of one fold of the shards; computed once."""
+        path = self.folder / f"fold-{fold}-{len(tta)}-flips.npz"
+        if not path.exists():
+            evaluate(self.checkpoint, data, fold, tta).save(path)
+        return EvaluationStatistics.load(path)
+
+
+def train(folder: Path, data: Path, preset: str, options: Sequence[str]) -> Trial:
+    """`accelerate launch -m train.fit` on all cores or GPUs; what was finished before is not done again."""
+    trial = Trial(folder)
+    if trial.is_done:
+        return trial
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", launch_config(), "-m", "train.fit"),
+        *("--preset", preset, "--data", str(data), "--out", str(folder)),
+        *("--folds.validation", str(VALIDATION), "--folds.test", str(TEST), "--tracking.tracker", "none"),
+        *options,
+    ]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    begun = time.perf_counter()
+    with folder.with_suffix(".log").open("a") as log:
+        subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    trial.finish(time.perf_counter() - begun)
+    return trial
+
+
+def launch_config() -> str:
+    """The launch configuration of this machine."""
+    import torch
+
+    return str(ROOT / "launch" / "accelerate" / ("gpu1.yaml" if torch.cuda.is_available() else "cpu2.yaml"))
+
+
+def evaluate(checkpoint: Path, data: Path, fold: int, tta: tuple[str, ...]) -> EvaluationStatistics:
+    """What a checkpoint says of every image of one fold."""
+    runtime = start("auto")
+    reader = ShardReader(str(data))
+    predictor = Predictor.from_checkpoint(
+        load_checkpoint(checkpoint), device=runtime.device, tta=tta, precision=runtime.accelerator.mixed_precision
+    )
+    rows = rows_in(reader, [fold], "--fold")
+    return collect_statistics(predictor, reader, rows, runtime, decision=None, batch_size=8, workers=1)
