@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from steel.data.geometry import resize_image, restore_size
 from steel.data.samples import unpack_masks
 from steel.data.shards import ShardReader
-from steel.evaluation.decision import Decision
+from steel.evaluation.decision import Decision, apply_decision
 from steel.evaluation.plots import draw_overlay
 from steel.predictor import Predictor
 
@@ -33,16 +34,19 @@ def choose_examples(reader: ShardReader, rows: np.ndarray, count: int) -> list[i
 def draw_examples(
     predictor: Predictor, decision: Decision, reader: ShardReader, rows: Sequence[int]
 ) -> tuple[list[np.ndarray], list[str]]:
-    """(H, W, 3) uint8 RGB pictures with true and predicted masks, and their captions."""
+    """(H, W, 3) uint8 RGB pictures with true and predicted masks, and their captions.
+
+    All at the images' original size, which the decision's areas are for, also where the shards hold reduced ones.
+    """
     names = reader.manifest.class_names
-    samples = [reader.read(row) for row in rows]
+    samples = [reader.read(row, original_mask=True) for row in rows]
     pictures, captions = [], []
-    for row, sample, prediction in zip(
-        rows, samples, predictor.predict([s.image for s in samples], decision), strict=True
-    ):
+    for row, sample, prediction in zip(rows, samples, predictor.predict([s.image for s in samples]), strict=True):
+        size = sample.bitmask.shape
         truth = unpack_masks(sample.bitmask, len(names))
-        pictures.append(draw_overlay(sample.image, prediction.masks, truth=truth))
-        said = [n for n, mask in zip(names, prediction.masks, strict=True) if mask.any()]
+        masks = apply_decision(decision, restore_size(prediction.mask_probs, *size), prediction.label_probs)
+        pictures.append(draw_overlay(resize_image(sample.image, size), masks, truth=truth))
+        said = [n for n, mask in zip(names, masks, strict=True) if mask.any()]
         true = [n for n, mask in zip(names, truth, strict=True) if mask.any()]
         captions.append(
             f"{reader.index.image_id(row)}  true: {', '.join(true) or 'clean'}  predicted: {', '.join(said) or 'clean'}"

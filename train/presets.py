@@ -54,7 +54,7 @@ SEVERSTAL = Config(
 
 _CROPS, _FULL = SEVERSTAL.phases
 _RARE_FIRST = (3.0, 2.0, 2.0, 1.0)
-"""Weights of the demo's classes: what covers few pixels weighs more, or the large regions take all there is to learn."""
+"""Weights of the demo's classes: those that cover few pixels would otherwise hardly be learned."""
 
 DEMO = replace(
     SEVERSTAL,

@@ -40,7 +40,7 @@ def make_shards(source: Path, work: Path, seed: int = 0) -> Path:
     chosen = [str(rng.choice(sorted(groups[group]))) for group in sorted(groups)]
     rng.shuffle(chosen)
     fifth = len(chosen) // 5
-    fold_of = {name: TEST for name in chosen[:fifth]}
+    fold_of = dict.fromkeys(chosen[:fifth], TEST)
     rest = chosen[fifth:]
     fold_of |= {name: VALIDATION if i < len(rest) // 10 else 2 for i, name in enumerate(rest)}
     for kind in ("images", "masks"):
