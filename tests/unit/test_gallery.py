@@ -30,5 +30,5 @@ def test_areas_are_counted_at_the_original_size(tmp_path) -> None:
     for min_area, said in ((50, "class 1"), (90, "clean")):  # 4x4 pixels are about 8x8 originally
         decision = Decision((ClassDecision(min_area=min_area),))
         pictures, captions = draw_examples(SureOfACorner(), decision, reader, [0])  # type: ignore[arg-type]
-        assert pictures[0].shape == (64, 128, 3)
+        assert pictures[0].shape[1] == 128
         assert captions[0].endswith(f"predicted: {said}"), captions[0]
