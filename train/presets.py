@@ -32,7 +32,7 @@ SEVERSTAL = Config(
             name="crops",
             epochs=30,
             crop=(256, 512),
-            batch_size=32,
+            batch_size=64,
             micro_batch=8,
             lr=1e-3,
             loss=LossConfig(bce=0.75, dice=0.25, absent=0.0),

@@ -15,10 +15,9 @@ import numpy as np
 
 from bench.quality.baseline import train_plain
 from bench.quality.seeds import gain, miou, spread, values
-from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, train
+from bench.quality.trial import TEST, VALIDATION, Trial, calibrated, train
 from data_prep.__main__ import main as shard
 from steel.data.shards import ShardReader
-from steel.evaluation.calibration import calibrate
 from steel.evaluation.decision import default_decision
 from steel.evaluation.scores import Outcome, decide
 
@@ -85,8 +84,8 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int]) -> str:
     sides = {
         "plain loop, threshold 0.5": [_raw(t, data) for t in plain],
         "ours, threshold 0.5": [_raw(t, data) for t in ours],
-        "plain loop, our calibration and TTA": [_calibrated(t, data, ("none",)) for t in plain],
-        "ours, calibration and TTA": [_calibrated(t, data, None) for t in ours],
+        "plain loop, our calibration and TTA": [calibrated(t, data, ("none",)) for t in plain],
+        "ours, calibration and TTA": [calibrated(t, data) for t in ours],
     }
     num = np.bincount(np.asarray(ShardReader(str(data)).index.fold), minlength=3)
     lines = [
@@ -109,15 +108,3 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int]) -> str:
 def _raw(trial: Trial, data: Path) -> Outcome:
     statistics = trial.statistics(data, TEST, ())
     return decide(statistics, default_decision(statistics.num_classes))
-
-
-def _calibrated(trial: Trial, data: Path, gates: tuple[str, ...] | None) -> Outcome:
-    index = ShardReader(str(data)).index
-    areas = np.asarray(index.areas)[np.asarray(index.fold) == 2]
-    found = calibrate(
-        trial.statistics(data, VALIDATION, FLIPS),
-        training_areas=areas,
-        tta=FLIPS,
-        **({} if gates is None else {"gates": gates}),
-    )
-    return decide(trial.statistics(data, TEST, FLIPS), found.decision)

@@ -9,8 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from steel.checkpoint import load_checkpoint
 from steel.data.shards import ShardReader
+from steel.evaluation.calibration import calibrate
+from steel.evaluation.decision import GATES
+from steel.evaluation.scores import Outcome, decide
 from steel.evaluation.statistics import EvaluationStatistics
 from steel.predictor import Predictor
 from steel.runtime import start
@@ -87,3 +92,11 @@ def evaluate(checkpoint: Path, data: Path, fold: int, tta: tuple[str, ...]) -> E
     )
     rows = rows_in(reader, [fold], "--fold")
     return collect_statistics(predictor, reader, rows, runtime, decision=None, batch_size=8, workers=1)
+
+
+def calibrated(trial: Trial, data: Path, gates: tuple[str, ...] = GATES) -> Outcome:
+    """The test fold under the decision found on the validation fold."""
+    index = ShardReader(str(data)).index
+    areas = np.asarray(index.areas)[~np.isin(index.fold, (VALIDATION, TEST))]
+    found = calibrate(trial.statistics(data, VALIDATION, FLIPS), training_areas=areas, tta=FLIPS, gates=gates)
+    return decide(trial.statistics(data, TEST, FLIPS), found.decision)

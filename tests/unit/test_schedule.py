@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from steel.config import PhaseConfig
 from steel.errors import InputError
+from train.presets import SEVERSTAL
 from train.schedule import micro_batch_share, plan_phases
 
 
@@ -50,3 +51,8 @@ def test_the_ranks_of_any_world_consume_the_same_positions(world: int, first_ste
     positions = sorted(p for m in taken for p in m.positions)
     assert positions == list(range(first_step * 8, plan.steps * 8))
     assert all(m.positions.start == m.step * 8 + m.index * 2 for m in taken)
+
+
+def test_the_default_recipe_feeds_eight_gpus() -> None:
+    for part in SEVERSTAL.phases:
+        assert sorted(i for rank in range(8) for i in micro_batch_share(part, rank, 8)) == list(range(8))

@@ -1,0 +1,86 @@
+"""Quality of trained models, measured:  python -m bench.quality neu --source DIR | ablation | report
+
+`neu` and `ablation` write a section each under --work; `report` puts the sections together as bench/quality.md.
+What was trained before is not trained again: remove a run's folder under --work to repeat it.
+"""
+
+import argparse
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from bench.quality import ablation, neu
+from bench.quality.trial import ROOT
+
+PACKAGES = ("torch", "accelerate", "segmentation-models-pytorch", "albumentations", "timm", "numpy")
+SECTIONS = {"neu": "Better than the plain loop?", "ablation": "Which parts matter?"}
+
+
+def main() -> None:
+    """Entry point."""
+    options = _parse()
+    work = options.work.absolute() / options.what
+    work.mkdir(parents=True, exist_ok=True)
+    if options.what == "report":
+        options.out.write_text(report(options.work.absolute()))
+        return
+    if options.what == "neu":
+        text = neu.run(options.source, work, passes=options.passes, seeds=options.seeds)
+    else:
+        text = ablation.run(work, epochs=options.epochs, seeds=options.seeds, variants=options.variants)
+    (work / "section.md").write_text(f"{_made_by()}\n\n{text}\n")
+    print(text)
+
+
+def report(work: Path) -> str:
+    """All sections that were measured, and the names of those that were not."""
+    parts = [(ROOT / "bench" / "quality" / "head.md").read_text().rstrip()]
+    for name, title in SECTIONS.items():
+        section = work / name / "section.md"
+        parts.append(f"## {title}\n\n" + (section.read_text().rstrip() if section.exists() else "Not measured yet."))
+    return "\n\n".join(parts) + "\n"
+
+
+def _made_by() -> str:
+    import torch
+
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores, no GPU"
+    command = f"python -m bench.quality {shlex.join(sys.argv[1:])}"
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return (
+        f"`{command}` at {commit or 'an unknown commit'}, {date.today()}, {machine}, Python "
+        f"{platform.python_version()}, {versions}."
+    )
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=(*SECTIONS, "report"))
+    parser.add_argument("--source", type=Path, help="neu: folder of NEU-Seg with images/ and masks/")
+    parser.add_argument("--passes", type=int, default=16, help="neu: times each training image is seen")
+    parser.add_argument("--epochs", type=int, default=15, help="ablation: epochs of crops in a unit")
+    parser.add_argument("--variants", nargs="+", default=list(ablation.VARIANTS), help="ablation: only these")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
+    parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "quality.md", help="report: the file to write")
+    options = parser.parse_args()
+    if options.what == "neu" and options.source is None:
+        parser.error("neu needs --source, the folder of NEU-Seg")
+    unknown = set(options.variants) - set(ablation.VARIANTS)
+    if unknown:
+        parser.error(f"--variants: there is no {sorted(unknown)[0]!r}; there are {', '.join(ablation.VARIANTS)}")
+    return options
+
+
+if __name__ == "__main__":
+    main()

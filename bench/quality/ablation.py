@@ -1,0 +1,115 @@
+"""What each technique is worth: the recipe with one thing changed at a time, several seeds each.
+
+A unit is short and small, so it answers for short trainings of small networks; `bench/quality.md` says what was not
+measured at full size. Gates need no training of their own: they are compared on the recipe's own models.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
+from bench.quality.trial import FLIPS, TEST, Trial, calibrated, train
+from data_prep.__main__ import main as shard
+from steel.data.synthetic import synthesize
+from steel.evaluation.decision import GATES, default_decision
+from steel.evaluation.scores import Outcome, decide
+
+BOTH = ("--phases.0.", "--phases.1.")
+
+
+def _both(option: str, *value: str) -> list[str]:
+    return [part for phase in BOTH for part in (phase + option, *value)]
+
+
+VARIANTS: Mapping[str, Sequence[str]] = {
+    "the recipe": (),
+    "without the classification head's loss": _both("loss.classification", "0"),
+    "classification loss 0.2": _both("loss.classification", "0.2"),
+    "without Lovász in the last phase": ("--phases.1.loss.lovasz", "0", "--phases.1.loss.dice", "0.5"),
+    "Lovász on absent classes too": ("--phases.1.loss.absent", "1"),
+    "Dice on absent classes too": ("--phases.0.loss.absent", "1"),
+    "without EMA": ("--optim.ema-decay", "0"),
+    "balanced sampling": _both("sampling.order", "balanced"),
+    "crops not moved onto defects": ("--phases.0.sampling.defect-crop", "0"),
+    "EMA, but no average of the best epochs": ("--optim.average-top-k", "0"),
+}
+"""Options on top of the recipe."""
+
+
+def make_shards(work: Path) -> Path:
+    """Synthetic strips as the demo has them, with a validation, a test and six training folds."""
+    out = work / "shards"
+    if not (out / "manifest.json").exists():
+        synthesize(work / "data", 700, 1, 0, class_share=(0.25,) * 4)
+        images = ("--images", str(work / "data" / "train_images"), "--annotations", str(work / "data" / "train.csv"))
+        if shard([*images, "--out", str(out), "--folds", "7", "--resize", "64x400"]) != 0:
+            sys.exit(1)
+    return out
+
+
+def run(work: Path, *, epochs: int, seeds: Sequence[int], variants: Sequence[str]) -> str:
+    """Train every variant for every seed; the section of the report as Markdown.
+
+    Args:
+        work: where data and runs go.
+        epochs: of crops in a unit; an eighth as many at full size follow.
+        seeds: of the trainings.
+        variants: names in `VARIANTS`; the recipe itself is always there.
+    """
+    data = make_shards(work)
+    recipe = [
+        *("--phases.0.epochs", str(epochs), "--phases.1.epochs", str(max(1, round(epochs / 8)))),
+        *("--validation.every-epochs", str(max(1, epochs // 3)), "--optim.average-top-k", "3"),
+    ]
+    names = ["the recipe", *(name for name in variants if name != "the recipe")]
+    trials = {name: [_train(name, data, work, recipe, seed) for seed in seeds] for name in names}
+    outcomes = {name: [calibrated(trial, data) for trial in those] for name, those in trials.items()}
+    lines = [
+        "| | positive Dice (each seed) | against the recipe, points | 95 % over seeds | 95 % over test images | "
+        "mean Dice | mean IoU | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        against = gain(outcomes[name], outcomes[names[0]], mean_dice_positive)
+        difference = "- | - | -" if name == names[0] else against.text()
+        seconds = np.mean([trial.seconds for trial in trials[name]])
+        lines.append(
+            f"| {name} | {spread(values(outcomes[name], mean_dice_positive))} | {difference} | "
+            f"{_mean(outcomes[name], mean_dice)} | {_mean(outcomes[name], miou)} | {seconds:.0f} |"
+        )
+    return "\n".join([*lines, "", *gates(trials[names[0]], data)])
+
+
+def gates(trials: Sequence[Trial], data: Path) -> list[str]:
+    """The classic pipelines as gates of the recipe's own models, and thresholds of one half, on the test fold."""
+    chosen = {gate: [calibrated(trial, data, (gate,)) for trial in trials] for gate in GATES}
+    half = [
+        decide(statistics, default_decision(statistics.num_classes))
+        for statistics in (trial.statistics(data, TEST, FLIPS) for trial in trials)
+    ]
+    free = [calibrated(trial, data) for trial in trials]
+    sides = {"thresholds of one half, no calibration": half, "calibrated, gate chosen by calibration": free}
+    sides |= {f"calibrated, gate {gate}": outcomes for gate, outcomes in chosen.items()}
+    lines = [
+        "| decision | mean Dice (each seed) | against calibrated without a gate, points | 95 % over seeds | "
+        "95 % over test images | positive Dice |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, outcomes in sides.items():
+        lines.append(
+            f"| {name} | {spread(values(outcomes, mean_dice))} | {gain(outcomes, chosen['none'], mean_dice).text()} | "
+            f"{_mean(outcomes, mean_dice_positive)} |"
+        )
+    return lines
+
+
+def _mean(outcomes: Sequence[Outcome], measure: Measure) -> str:
+    return f"{100 * np.mean(values(outcomes, measure)):.2f}"
+
+
+def _train(name: str, data: Path, work: Path, recipe: Sequence[str], seed: int) -> Trial:
+    folder = work / f"{'-'.join(name.replace(',', '').split())}-{seed}"
+    return train(folder, data, "demo", [*recipe, *VARIANTS[name], "--seed", str(seed)])
