@@ -20,8 +20,8 @@ class Folding:
     group_duplicates: bool = True
 
     def __post_init__(self) -> None:
-        if not 2 <= self.folds <= MAX_FOLDS:
-            raise InputError(f"--folds {self.folds}: give 2 to {MAX_FOLDS}")
+        if not 1 <= self.folds <= MAX_FOLDS:
+            raise InputError(f"--folds {self.folds}: give 1 to {MAX_FOLDS}")
         if not -(2**63) <= self.seed < 2**63:
             raise InputError(f"--seed {self.seed}: does not fit into 64 bits")
         if self.split_file is not None and self.split != "stratified":

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from steel.data.geometry import resize_image
+
 _JPEG_QUALITY = 95
 
 
@@ -57,9 +59,7 @@ def load_image(
         raise ValueError(f"{pixels.dtype} pixels; convert them to 8 bits first")
     original_size = pixels.shape[:2]
     if resize is not None and resize != original_size:
-        smaller = resize[0] * resize[1] < original_size[0] * original_size[1]
-        way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-        data, extension = _encode(cv2.resize(pixels, resize[::-1], interpolation=way), extension)
+        data, extension = _encode(resize_image(pixels, resize), extension)
         pixels = _decode(data)
     return StoredImage(data, extension, pixels, original_size)
 

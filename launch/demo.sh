@@ -24,7 +24,7 @@ step "shards: training images in 8 folds, test images with their truth"
 python -m data_prep --images "$out/data/train_images" --annotations "$out/data/train.csv" \
   --out "$out/shards" --folds 8 --resize 64x400 --workers 2
 python -m data_prep --images "$out/data/test_images" --annotations "$out/data/test_truth.csv" \
-  --out "$out/test_shards" --resize 64x400 --workers 2
+  --out "$out/test_shards" --folds 1 --resize 64x400 --workers 2
 
 step "training on $([ "$gpus" = 0 ] && echo two CPU processes || echo "$gpus GPU(s)")"
 accelerate launch --config_file "$config" $processes -m train.fit --preset demo \

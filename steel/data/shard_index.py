@@ -48,8 +48,8 @@ class Index:
         shard: (N,) int32, number of the shard.
         height, width: (N,) int32, of the stored image in pixels.
         original_height, original_width: (N,) int32, before resizing; else the same.
-        areas: (N, C) int32, stored pixels of each class.
-        ignored: (N,) int32, stored pixels without a truth.
+        areas: (N, C) int32, pixels of each class at the original size.
+        ignored: (N,) int32, pixels without a truth at the original size.
         fold: (N,) int16.
         group: (N,) int32, group of duplicates.
     """

@@ -28,7 +28,7 @@ def assign_folds(
         image_ids: (N,) different names.
         groups: (N,) group numbers; the images of a group land in one fold.
         classes: (N, C), whether an image has some pixel of each class.
-        num_folds: At least 2.
+        num_folds: At least 1; one fold is a set that is only evaluated.
         seed: Another seed, other folds.
 
     Returns:
@@ -37,8 +37,8 @@ def assign_folds(
     Raises:
         InputError: fewer groups than folds, or an impossible number of folds.
     """
-    if not 2 <= num_folds <= MAX_FOLDS:
-        raise InputError(f"{num_folds} folds: give 2 to {MAX_FOLDS}")
+    if not 1 <= num_folds <= MAX_FOLDS:
+        raise InputError(f"{num_folds} folds: give 1 to {MAX_FOLDS}")
     _, group_of = np.unique(groups, return_inverse=True)
     num_groups = int(group_of.max()) + 1 if len(group_of) else 0
     if num_groups < num_folds:

@@ -263,7 +263,7 @@ def test_mended_input_starts_over(
     ("options", "message"),
     [
         ({"shard_size": 0}, "--shard-size 0"),
-        ({"folds": 1}, "--folds 1"),
+        ({"folds": 0}, "--folds 0"),
         ({"prefix": "a/b"}, "--prefix"),
         ({"images": "nowhere"}, "nowhere: no such folder"),
         ({"resize": "0x5"}, "--resize 0x5"),

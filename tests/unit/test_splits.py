@@ -92,7 +92,7 @@ def test_the_seed_decides():
 @pytest.mark.parametrize(
     ("groups", "num_folds", "message"),
     [
-        ([0, 1, 2], 1, "1 folds: give 2 to"),
+        ([0, 1, 2], 0, "0 folds: give 1 to"),
         ([0, 0, 1], 3, "3 images in 2 groups cannot fill 3 folds"),
         ([], 2, "0 images"),
     ],
@@ -160,3 +160,8 @@ def test_the_published_split_is_for_four_classes_and_enough_images():
     pytest.importorskip("sklearn")
     with pytest.raises(InputError, match="too few images"):
         severstal_classic(names(20), one_hot([k % 5 for k in range(20)], 4))
+
+
+def test_one_fold_holds_all():
+    folds = assign_folds(names(5), np.array([0, 0, 1, 2, 3]), one_hot([0, 1, 2, 0, 0], 3), 1, 0)
+    np.testing.assert_array_equal(folds, 0)
