@@ -66,7 +66,7 @@ DEMO = replace(
     phases=(
         replace(
             _CROPS,
-            epochs=60,
+            epochs=45,
             crop=(64, 128),
             batch_size=8,
             micro_batch=4,
