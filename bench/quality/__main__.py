@@ -1,6 +1,6 @@
-"""Quality of trained models, measured:  python -m bench.quality neu --source DIR | ablation | report
+"""Quality of trained models, measured:  python -m bench.quality neu | cascade | ablation | report
 
-`neu` and `ablation` write a section each under --work; `report` puts the sections together as bench/quality.md.
+The first three write a section each under --work; `report` puts the sections together as bench/quality.md.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
 """
 
@@ -14,11 +14,15 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.quality import ablation, neu
+from bench.quality import ablation, cascade, neu
 from bench.quality.trial import ROOT
 
 PACKAGES = ("torch", "accelerate", "segmentation-models-pytorch", "albumentations", "timm", "numpy")
-SECTIONS = {"neu": "Better than the plain loop?", "ablation": "Which parts matter?"}
+SECTIONS = {
+    "neu": "Better than the plain loop?",
+    "cascade": "Better than six networks?",
+    "ablation": "Which parts matter?",
+}
 
 
 def main() -> None:
@@ -31,6 +35,9 @@ def main() -> None:
         return
     if options.what == "neu":
         text = neu.run(options.source, work, passes=options.passes, seeds=options.seeds)
+    elif options.what == "cascade":
+        data = cascade.make_shards(work, options.annotations, options.image_ids, options.num_images)
+        text = cascade.run(data, seconds=options.seconds, seed=options.seeds[0])
     else:
         text = ablation.run(work, epochs=options.epochs, seeds=options.seeds, variants=options.variants)
     (work / "section.md").write_text(f"{_made_by()}\n\n{text}\n")
@@ -68,6 +75,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("what", choices=(*SECTIONS, "report"))
     parser.add_argument("--source", type=Path, help="neu: folder of NEU-Seg with images/ and masks/")
     parser.add_argument("--passes", type=int, default=16, help="neu: times each training image is seen")
+    parser.add_argument("--annotations", type=Path, help="cascade: run-length masks to render images for")
+    parser.add_argument("--image-ids", type=Path, help="cascade: ids to render, as `steel synth` takes them")
+    parser.add_argument("--num-images", type=int, default=1800, help="cascade: images to render")
+    parser.add_argument("--seconds", type=float, default=150, help="cascade: training time of the unified network")
     parser.add_argument("--epochs", type=int, default=15, help="ablation: epochs of crops in a unit")
     parser.add_argument("--variants", nargs="+", default=list(ablation.VARIANTS), help="ablation: only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
@@ -76,6 +87,8 @@ def _parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.what == "neu" and options.source is None:
         parser.error("neu needs --source, the folder of NEU-Seg")
+    if options.what == "cascade" and options.annotations is None:
+        parser.error("cascade needs --annotations, a CSV of run-length masks")
     unknown = set(options.variants) - set(ablation.VARIANTS)
     if unknown:
         parser.error(f"--variants: there is no {sorted(unknown)[0]!r}; there are {', '.join(ablation.VARIANTS)}")

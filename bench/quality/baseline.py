@@ -28,6 +28,7 @@ def train_plain(
     data: Path,
     *,
     encoder: str,
+    decoder: tuple[int, ...],
     passes: int,
     crop: int,
     seed: int,
@@ -51,9 +52,13 @@ def train_plain(
     folds = [fold for fold in folds_of(reader) if fold not in (VALIDATION, TEST)]
     samples = [reader.read(row) for row in rows_in(reader, folds, "train").tolist()]
 
-    network = NetworkConfig("Unet", encoder, manifest.num_classes, manifest.channels)
+    network = NetworkConfig("Unet", encoder, manifest.num_classes, manifest.channels, decoder)
     model: nn.Module = smp.Unet(
-        encoder, encoder_weights=None, in_channels=manifest.channels, classes=manifest.num_classes
+        encoder,
+        encoder_weights=None,
+        decoder_channels=decoder,
+        in_channels=manifest.channels,
+        classes=manifest.num_classes,
     )
     model = model.to(device).to(memory_format=torch.channels_last)
     steps = passes * (len(samples) // batch_size)

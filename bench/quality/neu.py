@@ -21,8 +21,8 @@ from steel.data.shards import ShardReader
 from steel.evaluation.decision import default_decision
 from steel.evaluation.scores import Outcome, decide
 
-CROP = 192
-ENCODER = "resnet18"
+CROP = 128
+ENCODER, DECODER = "resnet18", (64, 48, 32, 24, 16)
 
 
 def make_shards(source: Path, work: Path, seed: int = 0) -> Path:
@@ -66,8 +66,9 @@ def recipe(passes: int, seed: int) -> list[str]:
     full = round(passes * 8 / 38)
     return [
         *("--seed", str(seed), "--model.encoder", ENCODER, "--model.no-pretrained"),
+        *("--model.decoder-channels", *map(str, DECODER)),
         *("--phases.0.epochs", str(passes - full), "--phases.0.crop", str(CROP), str(CROP)),
-        *("--phases.1.epochs", str(full), "--phases.1.crop", str(CROP), str(CROP)),
+        *("--phases.1.epochs", str(full)),
         *("--phases.0.batch-size", "16", "--phases.1.batch-size", "16"),
         *("--validation.every-epochs", "4"),
     ]
@@ -78,7 +79,9 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int]) -> str:
     data = make_shards(source, work)
     ours = [train(work / f"ours-{passes}-{seed}", data, "severstal", recipe(passes, seed)) for seed in seeds]
     plain = [
-        train_plain(work / f"plain-{passes}-{seed}", data, encoder=ENCODER, passes=passes, crop=CROP, seed=seed)
+        train_plain(
+            work / f"plain-{passes}-{seed}", data, encoder=ENCODER, decoder=DECODER, passes=passes, crop=CROP, seed=seed
+        )
         for seed in seeds
     ]
     sides = {
@@ -89,8 +92,9 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int]) -> str:
     }
     num = np.bincount(np.asarray(ShardReader(str(data)).index.fold), minlength=3)
     lines = [
-        f"{num[2]} images train, {num[VALIDATION]} validate, {num[TEST]} test; U-Net with {ENCODER} from scratch, "
-        f"{passes} passes, crops of {CROP}x{CROP}, seeds {', '.join(map(str, seeds))}. IoU in percent.",
+        f"{num[2]} images train, {num[VALIDATION]} validate, {num[TEST]} test; U-Net with {ENCODER} from scratch and a "
+        f"decoder of {'-'.join(map(str, DECODER))} channels; {passes} passes in batches of 16, crops of {CROP}x{CROP} "
+        f"(ours: whole images in its last phase); seeds {', '.join(map(str, seeds))}. IoU in percent.",
         "",
         "| | mean IoU of three classes (each seed) | seconds to train (each seed) |",
         "|---|---|---|",
