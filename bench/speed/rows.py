@@ -143,6 +143,13 @@ def _reads(data: Dataset, endpoint: str, bucket: str) -> list[Row]:
                     remark="random access, no shuffle of its own",
                 ),
                 Side(
+                    "os.pread of the same bytes, nothing else",
+                    "ours",
+                    "raw_copy",
+                    shards | short,
+                    remark="the kernel's copy alone: the bound of every reader that copies",
+                ),
+                Side(
                     "shard reader, checksums verified",
                     "ours",
                     "raw_warm",

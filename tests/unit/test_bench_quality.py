@@ -1,0 +1,50 @@
+"""Figures over seeds, worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from bench.quality.cascade import tasks
+from bench.quality.seeds import gain, mean_dice, miou, spread, values
+from steel.evaluation.scores import Outcome
+
+
+def outcome(hits: list[int]) -> Outcome:
+    """Four images of one class with 10 true pixels, 10 predicted and so many in common."""
+    counts = np.array([[[h, 10, 10]] for h in hits])
+    return Outcome(np.arange(len(hits)), counts, np.ones((len(hits), 2), bool))
+
+
+def test_a_gain_is_the_mean_of_the_seeds_with_students_interval() -> None:
+    theirs = [outcome([5, 5, 5, 5])] * 3
+    ours = [outcome([6, 6, 6, 6]), outcome([7, 7, 7, 7]), outcome([8, 8, 8, 8])]
+    found = gain(ours, theirs, mean_dice)
+    assert found.of_seeds == pytest.approx((0.1, 0.2, 0.3))
+    assert found.mean == pytest.approx(0.2)
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert found.seeds_interval == pytest.approx((0.2 - half, 0.2 + half), abs=1e-6)
+    assert found.images_interval == pytest.approx((0.2, 0.2))  # every image gains alike
+    assert found.text().startswith("+20.00 | -4.84 to +44.84 | +20.00 to +20.00")
+
+
+def test_resampling_images_moves_a_gain_that_rests_on_one_of_them() -> None:
+    low, high = gain([outcome([10, 5, 5, 5])], [outcome([5, 5, 5, 5])], mean_dice).images_interval
+    assert low == 0
+    assert high > 0.125
+
+
+def test_one_seed_says_nothing_of_others() -> None:
+    assert all(map(math.isnan, gain([outcome([6])], [outcome([5])], miou).seeds_interval))
+
+
+def test_spread_shows_every_seed() -> None:
+    assert values([outcome([5, 5])], miou) == pytest.approx((1 / 3,))
+    assert spread((0.1, 0.3)) == "20.00 (10.00, 30.00)"
+
+
+def test_six_networks_cover_what_one_does() -> None:
+    one, six = tasks(4)
+    assert len(six) == 6
+    assert sorted(k for task in six for k in task.classes) == list(one.classes)
+    assert sorted(k for task in six for k in task.labels) == list(one.labels)
