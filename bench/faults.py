@@ -99,7 +99,8 @@ class Bench:
                 time.sleep(0.1)
             tally.seconds.append(time.monotonic() - begun)
             if not goes_on:
-                tally.words = status(out)["state"] + (f": {reason}" if (reason := status(out)["reason"]) else "")
+                reason = status(out)["reason"].replace(str(out), "RUN")
+                tally.words = status(out)["state"] + (f": {reason}" if reason else "")
                 tally.repeated_steps.append(max(0, last_step(out) - newest_step(out)))
                 run(2, "train.fit", *self.options(out))
             tally.trials += 1
