@@ -1,4 +1,4 @@
-"""Breaks training in every way it must survive, and tables what came of it:  python bench/faults.py [--trials N]
+"""Breaks training in every way it must survive, and tables what came of it:  python -m bench.faults [--trials N]
 
 Each trial starts a run as a user does, injects one fault in mid-training, starts the same command again where the fault
 ended the job, and compares the finished run with an undisturbed one, bit for bit: weights, losses, scores.
@@ -6,13 +6,13 @@ Writes bench/faults.md; takes about a minute a trial.
 """
 
 import argparse
+import contextlib
 import errno
 import json
 import os
 import platform
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,9 +21,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import contextlib
 
 from data_prep.__main__ import main as shard
 from steel.data.synthetic import synthesize
@@ -196,7 +193,7 @@ def break_saves(work: Path, tally: Tally, fault: Callable[[], None]) -> None:
 
 HEAD = """# Faults
 
-Made by `python bench/faults.py` on {machine}. Each trial is a real run of two ranks ({steps} steps in two phases, a
+Made by `python -m bench.faults` on {machine}. Each trial is a real run of two ranks ({steps} steps in two phases, a
 state every 3 steps), broken after step {at}, started again with the same command, and compared bit for bit with an
 undisturbed run: weights, logged losses and validation scores. *Survived* means equal. *Repeated* is the largest number
 of logged steps that were not yet in a state and were trained again; *seconds* the longest time from the fault to the
