@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from steel.evaluation.bootstrap import NUM_RESAMPLES, interval, resampled_sums
+from steel.evaluation.bootstrap import NUM_RESAMPLES, Interval, interval, resampled_sums
 from steel.evaluation.scores import Outcome, Scores, ratios, score, score_sums
 
 Measure = Callable[[Scores], np.ndarray]
@@ -33,15 +33,17 @@ class Gain:
 
     mean: float
     of_seeds: tuple[float, ...]
-    seeds_interval: tuple[float, float]
-    """95 % by Student's t over the seeds: would other seeds agree?"""
-    images_interval: tuple[float, float]
+    seeds_interval: Interval | None
+    """None for a single seed. 95 % by Student's t over the seeds: would other seeds agree?"""
+    images_interval: Interval
     """95 % by resampling the images, alike for all seeds and both sides: would other images agree?"""
 
     def text(self, scale: float = 100) -> str:
-        low, high = (scale * value for value in self.seeds_interval)
-        first, last = (scale * value for value in self.images_interval)
-        return f"{scale * self.mean:+.2f} | {low:+.2f} to {high:+.2f} | {first:+.2f} to {last:+.2f}"
+        spans = [
+            "one seed" if span is None else f"{scale * span[0]:+.2f} to {scale * span[1]:+.2f}"
+            for span in (self.seeds_interval, self.images_interval)
+        ]
+        return " | ".join([f"{scale * self.mean:+.2f}", *spans])
 
 
 def values(outcomes: Sequence[Outcome], measure: Measure) -> tuple[float, ...]:
@@ -62,9 +64,9 @@ def _resampled(outcome: Outcome, measure: Measure) -> np.ndarray:
     return measure(ratios(resampled_sums(score_sums(outcome), num_resamples=NUM_RESAMPLES, seed=0)))
 
 
-def _student(differences: np.ndarray) -> tuple[float, float]:
+def _student(differences: np.ndarray) -> Interval | None:
     if len(differences) < 2:
-        return (float("nan"), float("nan"))
+        return None
     half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5
     return float(differences.mean() - half), float(differences.mean() + half)
 
