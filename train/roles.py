@@ -14,12 +14,16 @@ def role_of(
         data_digest: identity of the shards evaluated on; fold numbers mean nothing across them.
         used: the checkpoint's folds by role.
         provenance: the checkpoint's; `data_digest` of the shards it was trained on, and `calibration_digest` of those
-            its decision was found on where they are others.
+            its decision was found on where they are others; an ensemble's `members`, each with its own folds and
+            provenance, may come from different data, and what any of them was trained on counts.
     """
     trained_on = provenance.get("data_digest")
     calibrated_on = provenance.get("calibration_digest", trained_on)
     if data_digest == trained_on and set(folds) & set(used.get("train", ())):
         return "train"
+    for member in provenance.get("members", ()):
+        if role_of(folds, data_digest, member["folds"], member["provenance"]) == "train":
+            return "train"
     if data_digest == calibrated_on and set(folds) & set(used.get("calibration", ())):
         return "calibration"
     return "test"

@@ -5,6 +5,7 @@ import pytest
 from train.roles import role_of
 
 USED = {"train": [2, 3], "calibration": [0], "test": [1]}
+MEMBER_OF_B = {"name": "one", "folds": {"train": [3]}, "provenance": {"data_digest": "b"}}
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,10 @@ USED = {"train": [2, 3], "calibration": [0], "test": [1]}
         ([0], "b", {"data_digest": "a", "calibration_digest": "b"}, "calibration"),
         ([0], "a", {"data_digest": "a", "calibration_digest": "b"}, "test"),
         ([3], "a", {"data_digest": "a", "calibration_digest": "b"}, "train"),
+        ([3], "b", {"data_digest": None, "members": [MEMBER_OF_B]}, "train"),  # an ensemble of several data sets
+        ([1], "b", {"data_digest": None, "members": [MEMBER_OF_B]}, "test"),
+        ([3], "c", {"data_digest": None, "members": [MEMBER_OF_B]}, "test"),
     ],
 )
-def test_the_worst_role_counts(folds: list[int], digest: str, provenance: dict[str, str], role: str) -> None:
+def test_the_worst_role_counts(folds: list[int], digest: str, provenance: dict[str, object], role: str) -> None:
     assert role_of(folds, digest, USED, provenance) == role
