@@ -38,6 +38,8 @@ from train.presets import DEMO
 
 RECIPE = DEMO.phases[0]
 EVAL_BATCH = 8
+PACE_STEPS = 45
+"""Steps by which a network's pace is taken before its budget is turned into a number of steps."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ def run(data: Path, *, seconds: float, seed: int) -> str:
     reader = ShardReader(str(data))
     rows = rows_in(reader, [f for f in folds_of(reader) if f not in (VALIDATION, TEST)], "train")
     one, six = tasks(reader.manifest.num_classes)
-    pace = {task: Network(task, reader, rows, seed).train(reader, 45, seed) for task in (one, *six)}
+    pace = {task: Network(task, reader, rows, seed).train(reader, PACE_STEPS, seed) for task in (one, *six)}
     sides = {
         "one unified network": [(one, seconds)],
         "six, the same time together": [(task, seconds / len(six)) for task in six],

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from bench.quality import cascade
 from bench.quality.cascade import tasks
 from bench.quality.seeds import gain, mean_dice, miou, spread, values
 from steel.evaluation.scores import Outcome
+from tests.shard_folder import defect_mask, make_shards, steel_image
 
 
 def outcome(hits: list[int]) -> Outcome:
@@ -50,3 +52,21 @@ def test_six_networks_cover_what_one_does() -> None:
     assert len(six) == 6
     assert sorted(k for task in six for k in task.classes) == list(one.classes)
     assert sorted(k for task in six for k in task.labels) == list(one.labels)
+
+
+@pytest.mark.slow
+def test_one_and_six_are_trained_and_judged_alike(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(cascade, "PACE_STEPS", 6)
+    images = [steel_image(n, 64, 128) for n in range(36)]
+    masks = [defect_mask(n, 64, 128, num_classes=4) for n in range(36)]
+    data = make_shards(tmp_path / "shards", images, masks, num_classes=4, folds=3)
+    text = cascade.run(data, seconds=0.01, seed=0)
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
+    assert [row[0].strip() for row in rows[2:]] == [
+        "one unified network",
+        "six, the same time together",
+        "six, the same time each",
+    ]
+    parameters = [int(row[5].replace(",", "")) for row in rows[2:]]
+    assert parameters[1] == parameters[2] > 4 * parameters[0]
+    assert [row[9].strip() for row in rows[2:]] == ["1", "6", "6"]
