@@ -57,7 +57,8 @@ def _made_by() -> str:
     import torch
 
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores, no GPU"
-    command = f"python -m bench.quality {shlex.join(sys.argv[1:])}"
+    words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]  # no one else has these paths
+    command = f"python -m bench.quality {shlex.join(words)}"
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
