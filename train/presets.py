@@ -66,7 +66,7 @@ DEMO = replace(
     phases=(
         replace(
             _CROPS,
-            epochs=45,
+            epochs=60,
             crop=(64, 128),
             batch_size=8,
             micro_batch=4,

@@ -45,7 +45,7 @@ def raw_warm(shards: str, verify: bool, seconds: float) -> Measure:
 
 
 def raw_copy(shards: str, seconds: float) -> Measure:
-    """The same bytes in the same orders by `os.pread` and nothing else: what no reader that copies can beat."""
+    """The same bytes in the same orders by `os.pread` and nothing else: what no reader by system calls can beat."""
     reader = _reader(shards)
     files = [os.open(Path(shards) / info.name, os.O_RDONLY) for info in reader.manifest.shards]
     places = [reader.index.place(row) for row in range(len(reader))]

@@ -147,7 +147,7 @@ def _reads(data: Dataset, endpoint: str, bucket: str) -> list[Row]:
                     "ours",
                     "raw_copy",
                     shards | short,
-                    remark="the kernel's copy alone: the bound of every reader that copies",
+                    remark="the kernel's copy alone: the bound of readers by system call; mapped files can be faster",
                 ),
                 Side(
                     "shard reader, checksums verified",

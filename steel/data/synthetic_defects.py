@@ -85,7 +85,7 @@ def _add_traces(
             end -= int(h * 0.6 * max(0.0, rng.uniform(-1, 1)))
         if end - start > h * 0.3:
             line = (first + share * (last - first))[start:end]
-            add_trace(rng, canvas, line, top + start, 1.6 if look == 2 else 1.4, style)
+            add_trace(rng, canvas, line, top + start, 1.3 if look == 2 else 1.0, style)
 
 
 def _smooth_rows(edge: np.ndarray) -> np.ndarray:
