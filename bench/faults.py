@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 
 from data_prep.__main__ import main as shard
 from steel.data.synthetic import synthesize
-from tests.distributed.launching import TINY, Job, command, run, torchrun
+from tests.distributed.launching import TINY, Job, command, leaking, run, torchrun
+from tests.distributed.memory_cgroup import memory_cgroup
 from tests.file_faults import Breaker, die, fail_with, in_child
 from train.progress import Progress
 from train.state import StateWriteError, find_newest_state, snapshot, write_state
@@ -115,6 +116,9 @@ class Bench:
     def cramped(self, out: Path) -> list[str]:
         """Files of at most 8 MB: a state needs more."""
         return ["bash", "-c", 'ulimit -f 8000; exec "$@"', "bash", *self.launched(out)]
+
+    def leaking(self, limit: str | Path) -> Callable[[Path], list[str]]:
+        return lambda out: leaking(limit, self.options(out))
 
 
 def status(out: Path) -> dict[str, str]:
@@ -237,6 +241,16 @@ def main() -> None:
         fault("a rank hangs", "SIGSTOP of rank 1", send(signal.SIGSTOP, "one rank"))
         fault("the launcher dies", "kill -9 of the launcher", send(signal.SIGKILL, "launcher"))
         fault("the newest state is damaged", "kill -9, then one bit flipped", damage_newest)
+        leaking = {"inject": lambda job: None, "after": STEPS_TO_FAULT - 1}
+        fault("a rank is refused memory", "rank 1 leaks under RLIMIT_AS", line=bench.leaking("refused"), **leaking)
+        label, injection = "the kernel kills a rank for memory", "rank 1 leaks in a cgroup of 64 MiB"
+        with contextlib.ExitStack() as stack:
+            try:
+                cgroup = stack.enter_context(memory_cgroup(2**26))
+            except OSError as error:
+                tallies.append(Tally(label, f"not tried: {error}"))
+            else:
+                fault(label, injection, line=bench.leaking(cgroup), **leaking)
         fault("no room for a state", "ulimit -f below a state's size", lambda job: None, line=bench.cramped, after=1)
         restart = "kill -9 of rank 1 under `torchrun --max-restarts 2`; nobody intervenes"
         fault("a rank dies, elastic", restart, send(signal.SIGKILL, "one rank"), line=bench.restarting, goes_on=True)

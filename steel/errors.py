@@ -19,6 +19,10 @@ class LostRankError(RuntimeError):
     """The job cannot go on, for another rank is gone; the message names it."""
 
 
+class OutOfMemoryError(RuntimeError):
+    """Host or device refused memory; the message says what needs less."""
+
+
 _LAST_WORD_S = 30.0
 """How long the other ranks leave a `SharedError` to rank 0: a launcher ends the job when the first of them ends."""
 
@@ -34,8 +38,8 @@ def run_program(main: Callable[[], int | None]) -> int:
     """Run a program's `main` and turn its errors into one line on stderr and an exit code.
 
     Returns:
-        2 for bad input (`InputError`), 1 for a full disk, a refused file or a lost rank, 130 for Ctrl-C, else what
-        `main` returned.
+        2 for bad input (`InputError`), 1 for a full disk, a refused file, a lost rank or too little memory, 130 for
+        Ctrl-C, else what `main` returned.
         Anything else is a defect of ours and keeps its traceback.
     """
     try:
@@ -49,7 +53,7 @@ def run_program(main: Callable[[], int | None]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    except LostRankError as error:
+    except (LostRankError, OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:

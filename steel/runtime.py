@@ -18,7 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
 from torch.distributed import distributed_c10d
 
-from steel.errors import InputError, LostRankError, SharedError
+from steel.errors import InputError, LostRankError, OutOfMemoryError, SharedError
 from steel.handshake import agree_on_attempt
 from steel.heartbeat import SILENCE_S, Heartbeat
 from steel.model.precision import has_native_bf16
@@ -125,19 +125,22 @@ class Runtime:
 
         Raises:
             LostRankError: a collective failed because a rank is gone; the message names it.
+            OutOfMemoryError: this rank asked for more memory than there is.
         """
-        if self.heartbeat is None:
-            yield
-            return
-        self.heartbeat.hurried, self.heartbeat.on_lost = (lambda: signals.received), on_lost
+        heartbeat = self.heartbeat
+        if heartbeat is not None:
+            heartbeat.hurried, heartbeat.on_lost = (lambda: signals.received), on_lost
         try:
             yield
-        except RuntimeError as error:
-            if not _is_broken_collective(error):
+        except (RuntimeError, MemoryError) as error:
+            if _is_out_of_memory(error):
+                raise OutOfMemoryError(_tell_out_of_memory(error)) from error
+            if heartbeat is None or not _is_broken_collective(error):
                 raise
-            raise LostRankError(f"lost contact with the other ranks: {self.heartbeat.find_lost()}") from error
+            raise LostRankError(f"lost contact with the other ranks: {heartbeat.find_lost()}") from error
         finally:
-            self.heartbeat.on_lost = lambda message: None
+            if heartbeat is not None:
+                heartbeat.on_lost = lambda message: None
 
     def say_failed(self, reason: str) -> None:
         """Let the other ranks know why this one is about to end."""
@@ -222,7 +225,17 @@ def _start_heartbeat(rank: int, world: int) -> Heartbeat:
     return Heartbeat(store, rank, world)
 
 
-def _is_broken_collective(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether the host or the device refused memory; torch has no exception of its own for the host."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _tell_out_of_memory(error: Exception) -> str:
+    said = str(error).partition("\n")[0] or "the host refused memory"
+    return f"out of memory ({said}); a smaller phases.N.micro-batch needs less at the same batch size"
+
+
+def _is_broken_collective(error: Exception) -> bool:
     """Whether `error` says that a connection to another rank broke; gloo has no exception of its own."""
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower() or "Connection" in str(error)
 

@@ -34,6 +34,11 @@ def command(processes: int, module: str, arguments: Sequence[Any]) -> list[str]:
     return [*starts.get(processes, torchrun(processes)), "-m", module, *map(str, arguments)]
 
 
+def leaking(limit: str | Path, arguments: Sequence[Any]) -> list[str]:
+    """Training by two ranks, of which the second asks for ever more memory; see leaking_fit.py."""
+    return [*torchrun(2), "tests/distributed/leaking_fit.py", str(limit), *map(str, arguments)]
+
+
 def environment(**extra: str) -> Mapping[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)} | extra
 
@@ -86,7 +91,7 @@ class Job:
         return [
             process
             for process in children(self.launcher.pid)
-            if b"train.fit" in command_line(process) or b"recording_fit" in command_line(process)
+            if any(name in command_line(process) for name in (b"train.fit", b"recording_fit", b"leaking_fit"))
         ]
 
     def family(self) -> list[int]:

@@ -1,5 +1,6 @@
 """Stops and kills of jobs launched as a user launches them; the resumed run must be the undisturbed one."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,14 +13,19 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from tests.distributed.launching import TINY, Job, command, is_alive, run, torchrun
+from tests.distributed.launching import TINY, Job, command, is_alive, leaking, run, torchrun
+from tests.distributed.memory_cgroup import memory_cgroup
 
 LONG = [*TINY, "--phases.0.epochs", "12", "--runtime.save-every", "3", "--validation.every-epochs", "6"]
 """14 steps, then 2; long enough to be met in the middle."""
 
 
-def fit(processes: int, shards: Path, out: Path, *options: str) -> list[str]:
-    return command(processes, "train.fit", [*LONG, "--data", shards, "--out", out, *options])
+def options(shards: Path, out: Path, *more: str) -> list[str]:
+    return [*LONG, "--data", str(shards), "--out", str(out), *more]
+
+
+def fit(processes: int, shards: Path, out: Path, *more: str) -> list[str]:
+    return command(processes, "train.fit", options(shards, out, *more))
 
 
 def status(out: Path) -> dict[str, Any]:
@@ -44,7 +50,7 @@ def assert_same_result(found: Path, expected: Path) -> None:
 def undisturbed(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two ranks that nothing happened to."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    run(2, "train.fit", *LONG, "--data", tiny_shards, "--out", out)
+    run(2, "train.fit", *options(tiny_shards, out))
     return out
 
 
@@ -73,7 +79,7 @@ def test_a_stop_signal_is_resumed(
     first.wait()
     assert status(out)["state"] == "interrupted" and "SIGTERM" in status(out)["reason"], first.output()
     assert first.ranks() == []
-    run(2, "train.fit", *LONG, "--data", tiny_shards, "--out", out)
+    run(2, "train.fit", *options(tiny_shards, out))
     assert status(out)["attempt"] == 2
     assert_same_result(out, undisturbed)
 
@@ -93,7 +99,7 @@ def test_signals_to_ranks(
     assert first.wait() == 0, first.output()
     assert status(out)["state"] == "interrupted", first.output()
     assert first.family() == []
-    run(2, "train.fit", *LONG, "--data", tiny_shards, "--out", out)
+    run(2, "train.fit", *options(tiny_shards, out))
     assert_same_result(out, undisturbed)
 
 
@@ -112,7 +118,40 @@ def test_a_killed_rank_ends_the_job_and_is_named(
     assert status(out)["state"] == "failed"
     assert "rank 1" in status(out)["reason"] and f"pid {victim}" in status(out)["reason"], status(out)
     assert first.ranks() == []
-    run(2, "train.fit", *LONG, "--data", tiny_shards, "--out", out)
+    run(2, "train.fit", *options(tiny_shards, out))
+    assert_same_result(out, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_refused_memory_says_so(
+    tmp_path: Path, tiny_shards: Path, undisturbed: Path, job: Callable[..., Job]
+) -> None:
+    out = tmp_path / "run"
+    first = job(leaking("refused", options(tiny_shards, out)))
+    assert first.wait() != 0
+    reason = status(out)["reason"]
+    assert status(out)["state"] == "failed" and "rank 1" in reason and "out of memory" in reason, first.output()
+    assert "error: out of memory" in first.output() and "micro-batch" in first.output()
+    assert first.family() == []
+    run(2, "train.fit", *options(tiny_shards, out))
+    assert_same_result(out, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_rank_that_the_kernel_kills_for_memory_is_named(
+    tmp_path: Path, tiny_shards: Path, undisturbed: Path, job: Callable[..., Job]
+) -> None:
+    out = tmp_path / "run"
+    with contextlib.ExitStack() as stack:
+        try:
+            cgroup = stack.enter_context(memory_cgroup(2**26))
+        except OSError as error:
+            pytest.skip(f"needs a memory cgroup: {error}")
+        first = job(leaking(cgroup, options(tiny_shards, out)))
+        assert first.wait() != 0
+    assert status(out)["state"] == "failed" and "rank 1" in status(out)["reason"], first.output()
+    assert first.family() == []
+    run(2, "train.fit", *options(tiny_shards, out))
     assert_same_result(out, undisturbed)
 
 
@@ -123,9 +162,9 @@ def test_ranks_die_with_their_launcher(
 ) -> None:
     out = tmp_path / "run"
     if processes == 1:
-        options = ["-m", "train.fit", *LONG, "--data", str(tiny_shards), "--out", str(out)]
         line = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--mixed_precision", "no"]
-        first = job([*line, "--num_machines", "1", "--dynamo_backend", "no", *options])
+        line += ["--num_machines", "1", "--dynamo_backend", "no", "-m", "train.fit"]
+        first = job([*line, *options(tiny_shards, out)])
     else:
         first = job()
     first.wait_for_step(4)
@@ -136,7 +175,7 @@ def test_ranks_die_with_their_launcher(
         time.sleep(0.2)
     assert not any(map(is_alive, family)), "ranks outlived their launcher"
     assert status(out)["state"] == "running"  # nobody was left to say otherwise
-    run(2, "train.fit", *LONG, "--data", tiny_shards, "--out", out)
+    run(2, "train.fit", *options(tiny_shards, out))
     assert status(out)["state"] == "finished"
     if processes == 2:
         assert_same_result(out, undisturbed)
@@ -162,8 +201,8 @@ def test_torchrun_restarts_and_goes_on(
     tmp_path: Path, tiny_shards: Path, undisturbed: Path, job: Callable[..., Job], fault: signal.Signals
 ) -> None:
     out = tmp_path / "run"
-    options = ["-m", "train.fit", *LONG, "--data", str(tiny_shards), "--out", str(out)]
-    first = job([*torchrun(2, "--max-restarts", "1"), *options], STEEL_RANK_SILENCE_S="6")
+    line = [*torchrun(2, "--max-restarts", "1"), "-m", "train.fit"]
+    first = job([*line, *options(tiny_shards, out)], STEEL_RANK_SILENCE_S="6")
     first.wait_for_step(4)
     os.kill(first.ranks()[1], fault)
     assert first.wait(timeout=200) == 0, first.output()
@@ -176,9 +215,8 @@ def test_four_then_three_then_two_processes(tmp_path: Path, tiny_shards: Path, j
     """Every position is trained once, in the same order and the same micro-batches, whoever computes them."""
     out, record = tmp_path / "run", tmp_path / "positions"
     record.mkdir()
-    options = [*LONG, "--data", str(tiny_shards), "--out", str(out)]
     for processes, step in ((4, 4), (3, 8), (2, None)):
-        line = [*torchrun(processes), "tests/distributed/recording_fit.py", str(record), *options]
+        line = [*torchrun(processes), "tests/distributed/recording_fit.py", str(record), *options(tiny_shards, out)]
         attempt = job(line)
         if step is not None:
             attempt.wait_for_step(step)
