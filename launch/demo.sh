@@ -18,11 +18,11 @@ started=$(date +%s)
 step() { printf '\n== %s  [%s s]\n' "$1" "$(($(date +%s) - started))"; }
 
 step "a data set shaped like Severstal's, rare classes made as frequent as the others"
-steel synth "$out/data" --num-train 600 --num-test 100 --seed "$seed" --class-share 0.25,0.25,0.25,0.25
+steel synth "$out/data" --num-train 800 --num-test 100 --seed "$seed" --class-share 0.25,0.25,0.25,0.25
 
-step "shards: training images in 8 folds, test images with their truth"
+step "shards: training images in 5 folds, test images with their truth"
 python -m data_prep --images "$out/data/train_images" --annotations "$out/data/train.csv" \
-  --out "$out/shards" --folds 8 --resize 64x400 --workers 2
+  --out "$out/shards" --folds 5 --resize 64x400 --workers 2
 python -m data_prep --images "$out/data/test_images" --annotations "$out/data/test_truth.csv" \
   --out "$out/test_shards" --folds 1 --resize 64x400 --workers 2
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from steel.config import (
     Config,
+    FoldsConfig,
     LossConfig,
     ModelConfig,
     OptimConfig,
@@ -59,14 +60,15 @@ _RARE_FIRST = (3.0, 2.0, 2.0, 1.0)
 DEMO = replace(
     SEVERSTAL,
     preset="demo",
+    folds=FoldsConfig(test=()),  # its test images are a data set of their own
     model=ModelConfig(encoder="tu-regnetx_002", decoder_channels=(48, 32, 16, 8), pretrained=False, dropout=0.1),
     optim=OptimConfig(ema_decay=0.97),
-    validation=ValidationConfig(every_epochs=15, batch_size=8),
+    validation=ValidationConfig(every_epochs=14, batch_size=8),
     tracking=TrackingConfig(log_every=100),
     phases=(
         replace(
             _CROPS,
-            epochs=60,
+            epochs=42,
             crop=(64, 128),
             batch_size=8,
             micro_batch=4,
@@ -89,6 +91,7 @@ DEMO = replace(
 SMOKE = replace(
     DEMO,
     preset="smoke",
+    folds=FoldsConfig(),
     model=ModelConfig(encoder="resnet18", decoder_channels=(16, 8, 8), pretrained=False, dropout=0.1),
     validation=ValidationConfig(batch_size=4, tta=("hflip",)),
     tracking=TrackingConfig(),

@@ -1,6 +1,6 @@
-"""Quality of trained models, measured:  python -m bench.quality neu | cascade | ablation | report
+"""Quality of trained models, measured:  python -m bench.quality neu | cascade | ablation
 
-The first three write a section each under --work; `report` puts the sections together as bench/quality.md.
+Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from bench.quality import ablation, cascade, neu
 from bench.quality.trial import ROOT
 
+HERE = Path(__file__).parent
 PACKAGES = ("torch", "accelerate", "segmentation-models-pytorch", "albumentations", "timm", "numpy")
 SECTIONS = {
     "neu": "Better than the plain loop?",
@@ -30,9 +31,6 @@ def main() -> None:
     options = _parse()
     work = options.work.absolute() / options.what
     work.mkdir(parents=True, exist_ok=True)
-    if options.what == "report":
-        options.out.write_text(report(options.work.absolute()))
-        return
     if options.what == "neu":
         text = neu.run(options.source, work, passes=options.passes, seeds=options.seeds)
     elif options.what == "cascade":
@@ -40,15 +38,16 @@ def main() -> None:
         text = cascade.run(data, seconds=options.seconds, seed=options.seeds[0])
     else:
         text = ablation.run(work, epochs=options.epochs, seeds=options.seeds, variants=options.variants)
-    (work / "section.md").write_text(f"{_made_by()}\n\n{text}\n")
+    (HERE / "sections" / f"{options.what}.md").write_text(f"{_made_by()}\n\n{text}\n")
+    HERE.with_suffix(".md").write_text(report())
     print(text)
 
 
-def report(work: Path) -> str:
+def report() -> str:
     """All sections that were measured, and the names of those that were not."""
-    parts = [(ROOT / "bench" / "quality" / "head.md").read_text().rstrip()]
+    parts = [(HERE / "head.md").read_text().rstrip()]
     for name, title in SECTIONS.items():
-        section = work / name / "section.md"
+        section = HERE / "sections" / f"{name}.md"
         parts.append(f"## {title}\n\n" + (section.read_text().rstrip() if section.exists() else "Not measured yet."))
     return "\n\n".join(parts) + "\n"
 
@@ -73,7 +72,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=(*SECTIONS, "report"))
+    parser.add_argument("what", choices=tuple(SECTIONS))
     parser.add_argument("--source", type=Path, help="neu: folder of NEU-Seg with images/ and masks/")
     parser.add_argument("--passes", type=int, default=16, help="neu: times each training image is seen")
     parser.add_argument("--annotations", type=Path, help="cascade: run-length masks to render images for")
@@ -84,7 +83,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", default=list(ablation.VARIANTS), help="ablation: only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "quality.md", help="report: the file to write")
     options = parser.parse_args()
     if options.what == "neu" and options.source is None:
         parser.error("neu needs --source, the folder of NEU-Seg")

@@ -12,7 +12,7 @@ from steel.data.synthetic_marks import Canvas, Style, add_pits, add_trace
 from steel.data.synthetic_masks import NUM_CLASSES
 from steel.data.synthetic_noise import smooth_noise, soft_step
 
-_TINTS = (0.32, 0.1, 0.1, 0.08)
+_TINTS = (0.22, 0.07, 0.07, 0.08)
 """Change of brightness under each class; the larger a class's regions, the less, as light varies over large ones."""
 
 
@@ -85,7 +85,7 @@ def _add_traces(
             end -= int(h * 0.6 * max(0.0, rng.uniform(-1, 1)))
         if end - start > h * 0.3:
             line = (first + share * (last - first))[start:end]
-            add_trace(rng, canvas, line, top + start, 1.3 if look == 2 else 1.0, style)
+            add_trace(rng, canvas, line, top + start, 1.5 if look == 2 else 1.2, style)
 
 
 def _smooth_rows(edge: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def draw_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarra
     unit = height / REAL_HEIGHT
     roughness = min(1.7, math.exp(rng.normal(0, 0.35)))
     grain = cv2.GaussianBlur(white_noise(rng, height, width), (0, 0), rng.uniform(0.45, 0.7))
-    texture = grain * np.float32(0.115 * roughness)
+    texture = grain * np.float32(0.15 * roughness)
     texture += smooth_noise(rng, height, width, 1.6, unit * rng.uniform(8, 30)) * np.float32(
         rng.uniform(0.01, 0.05) * roughness
     )

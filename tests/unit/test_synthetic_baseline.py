@@ -80,7 +80,7 @@ def _mean_dice(
 def test_patch_statistics_do_not_find_the_defects(tmp_path) -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     # The demo's own images (launch/demo.sh); the regression learns from the first 60 of its training images.
-    synthesize(tmp_path / "d", 600, 100, seed=0, class_share=(0.25, 0.25, 0.25, 0.25), workers=2)
+    synthesize(tmp_path / "d", 800, 100, seed=0, class_share=(0.25, 0.25, 0.25, 0.25), workers=2)
     train = list(islice(_load(tmp_path / "d" / "train_images", tmp_path / "d" / "train.csv"), 60))
     rng = np.random.default_rng(0)
     x, y = [], []
