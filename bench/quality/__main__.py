@@ -37,7 +37,7 @@ def main() -> None:
         data = cascade.make_shards(work, options.annotations, options.image_ids, options.num_images)
         text = cascade.run(data, seconds=options.seconds, seed=options.seeds[0])
     else:
-        text = ablation.run(work, epochs=options.epochs, seeds=options.seeds, variants=options.variants)
+        text = ablation.run(work, seeds=options.seeds, variants=options.variants)
     (HERE / "sections" / f"{options.what}.md").write_text(f"{_made_by()}\n\n{text}\n")
     HERE.with_suffix(".md").write_text(report())
     print(text)
@@ -79,7 +79,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--image-ids", type=Path, help="cascade: ids to render, as `steel synth` takes them")
     parser.add_argument("--num-images", type=int, default=1800, help="cascade: images to render")
     parser.add_argument("--seconds", type=float, default=150, help="cascade: training time of the unified network")
-    parser.add_argument("--epochs", type=int, default=15, help="ablation: epochs of crops in a unit")
     parser.add_argument("--variants", nargs="+", default=list(ablation.VARIANTS), help="ablation: only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")

@@ -18,6 +18,9 @@ from steel.evaluation.decision import GATES, default_decision
 from steel.evaluation.scores import Outcome, decide
 
 BOTH = ("--phases.0.", "--phases.1.")
+CROP = ("64", "128")
+EPOCHS, FULL_EPOCHS = 12, 1
+"""Of crops, and of whole images after them: what a unit trains."""
 
 
 def _both(option: str, *value: str) -> list[str]:
@@ -27,16 +30,20 @@ def _both(option: str, *value: str) -> list[str]:
 VARIANTS: Mapping[str, Sequence[str]] = {
     "the recipe": (),
     "without the classification head's loss": _both("loss.classification", "0"),
-    "classification loss 0.2": _both("loss.classification", "0.2"),
     "without Lovász in the last phase": ("--phases.1.loss.lovasz", "0", "--phases.1.loss.dice", "0.5"),
-    "Lovász on absent classes too": ("--phases.1.loss.absent", "1"),
-    "Dice on absent classes too": ("--phases.0.loss.absent", "1"),
     "without EMA": ("--optim.ema-decay", "0"),
     "balanced sampling": _both("sampling.order", "balanced"),
-    "crops not moved onto defects": ("--phases.0.sampling.defect-crop", "0"),
+    "last phase on crops, too": (
+        *("--phases.1.crop", *CROP, "--phases.1.epochs", str(3 * FULL_EPOCHS)),
+        *("--phases.1.sampling.defect-crop", "0.8"),
+    ),
+    "classification loss 0.2": _both("loss.classification", "0.2"),
     "EMA, but no average of the best epochs": ("--optim.average-top-k", "0"),
+    "crops not moved onto defects": ("--phases.0.sampling.defect-crop", "0"),
+    "Lovász on absent classes too": ("--phases.1.loss.absent", "1"),
+    "Dice on absent classes too": ("--phases.0.loss.absent", "1"),
 }
-"""Options on top of the recipe."""
+"""Options on top of the recipe, the disputed ones first. A full image has three times the pixels of a crop."""
 
 
 def make_shards(work: Path) -> Path:
@@ -50,19 +57,18 @@ def make_shards(work: Path) -> Path:
     return out
 
 
-def run(work: Path, *, epochs: int, seeds: Sequence[int], variants: Sequence[str]) -> str:
+def run(work: Path, *, seeds: Sequence[int], variants: Sequence[str]) -> str:
     """Train every variant for every seed; the section of the report as Markdown.
 
     Args:
         work: where data and runs go.
-        epochs: of crops in a unit; an eighth as many at full size follow.
         seeds: of the trainings.
         variants: names in `VARIANTS`; the recipe itself is always there.
     """
     data = make_shards(work)
     recipe = [
-        *("--phases.0.epochs", str(epochs), "--phases.1.epochs", str(max(1, round(epochs / 8)))),
-        *("--validation.every-epochs", str(max(1, epochs // 3)), "--optim.average-top-k", "3"),
+        *("--phases.0.epochs", str(EPOCHS), "--phases.1.epochs", str(FULL_EPOCHS)),
+        *("--validation.every-epochs", str(EPOCHS // 3), "--optim.average-top-k", "3"),
     ]
     names = ["the recipe", *(name for name in variants if name != "the recipe")]
     trials = {name: [_train(name, data, work, recipe, seed) for seed in seeds] for name in names}

@@ -1,10 +1,12 @@
 """Our side of each row, as tasks of a worker in the project's environment."""
 
+import mmap
 import os
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -44,17 +46,21 @@ def raw_warm(shards: str, verify: bool, seconds: float) -> Measure:
     return time_passes(lambda: (reader.read_bytes(row, verify=verify) for row in _shuffled(reader)), seconds=seconds)
 
 
-def raw_copy(shards: str, seconds: float) -> Measure:
-    """The same bytes in the same orders by `os.pread` and nothing else: what no reader by system calls can beat."""
+def raw_copy(shards: str, mapped: bool, seconds: float) -> Measure:
+    """The same bytes in the same orders, by `os.pread` or out of mapped files, and nothing else: a reader's bounds."""
     reader = _reader(shards)
-    files = [os.open(Path(shards) / info.name, os.O_RDONLY) for info in reader.manifest.shards]
     places = [reader.index.place(row) for row in range(len(reader))]
-    spans = [(files[p.shard], p.json_offset + p.json_length - p.image_offset, p.image_offset) for p in places]
-    try:
-        return time_passes(lambda: (os.pread(*spans[row]) for row in _shuffled(reader)), seconds=seconds)
-    finally:
-        for file in files:
-            os.close(file)
+    spans = [(p.shard, p.image_offset, p.json_offset + p.json_length) for p in places]
+    with ExitStack() as stack:
+        files = [stack.enter_context((Path(shards) / info.name).open("rb")) for info in reader.manifest.shards]
+        if mapped:
+            maps = [stack.enter_context(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)) for file in files]
+            slices = [(maps[shard], slice(start, end)) for shard, start, end in spans]
+            return time_passes(
+                lambda: (mapping[part] for mapping, part in (slices[row] for row in _shuffled(reader))), seconds=seconds
+            )
+        reads = [(files[shard].fileno(), end - start, start) for shard, start, end in spans]
+        return time_passes(lambda: (os.pread(*reads[row]) for row in _shuffled(reader)), seconds=seconds)
 
 
 def raw_cold(shards: str) -> Measure:

@@ -146,8 +146,15 @@ def _reads(data: Dataset, endpoint: str, bucket: str) -> list[Row]:
                     "os.pread of the same bytes, nothing else",
                     "ours",
                     "raw_copy",
-                    shards | short,
-                    remark="the kernel's copy alone: the bound of readers by system call; mapped files can be faster",
+                    shards | short | {"mapped": False},
+                    remark="the kernel's copy alone: the bound of readers by system call",
+                ),
+                Side(
+                    "slices of mapped files, nothing else",
+                    "ours",
+                    "raw_copy",
+                    shards | short | {"mapped": True},
+                    remark="one copy alone: the bound of all readers that copy; a failing disk kills their process",
                 ),
                 Side(
                     "shard reader, checksums verified",
