@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: Python 3.11 to 3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}; name another: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	# Debian 12's pip 23.0 looks for a solution for more than ten minutes; later ones find it in one.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=23.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
 	touch $@
 
