@@ -22,7 +22,7 @@ from steel.evaluation.decision import GATES, default_decision
 from steel.evaluation.scores import Outcome, decide
 
 CROP = 128
-BATCH, PLAIN_BATCHES = 8, (16, 8)
+BATCH = 8
 EMA_DECAY = "0.996"
 AIM = 2
 ENCODER, DECODER = "resnet18", (64, 48, 32, 24, 16)
@@ -83,8 +83,8 @@ def recipe(passes: int, seed: int) -> list[str]:
     ]
 
 
-def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int]) -> str:
-    """Train both sides for every seed; the section of the report as Markdown."""
+def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int], plain_batches: Sequence[int]) -> str:
+    """Train ours, and the plain loop with each batch size, for every seed; the section of the report as Markdown."""
     data = make_shards(source, work)
     ours = [train(work / f"ours-{passes}-{seed}", data, "severstal", recipe(passes, seed)) for seed in seeds]
     loops = {
@@ -101,7 +101,7 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int]) -> str:
             )
             for seed in seeds
         ]
-        for size in PLAIN_BATCHES
+        for size in plain_batches
     }
     trained = loops | {"ours": ours}
     raw = {name: [_raw(t, data) for t in trials] for name, trials in trained.items()}
