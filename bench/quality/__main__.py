@@ -33,7 +33,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     if options.what == "neu":
         text = neu.run(
-            options.source, work, passes=options.passes, seeds=options.seeds, plain_batches=options.plain_batches
+            options.source, work, passes=options.passes, seeds=options.seeds, plain_rates=options.plain_rates
         )
     elif options.what == "cascade":
         data = cascade.make_shards(work, options.annotations, options.image_ids, options.num_images)
@@ -77,7 +77,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("what", choices=tuple(SECTIONS))
     parser.add_argument("--source", type=Path, help="neu: folder of NEU-Seg with images/ and masks/")
     parser.add_argument("--passes", type=int, default=16, help="neu: times each training image is seen")
-    parser.add_argument("--plain-batches", type=int, nargs="+", default=[16, 8], help="neu: of the plain loop")
+    parser.add_argument("--plain-rates", type=float, nargs="+", default=[1e-3, 3e-3], help="neu: of the plain loop")
     parser.add_argument("--annotations", type=Path, help="cascade: run-length masks to render images for")
     parser.add_argument("--image-ids", type=Path, help="cascade: ids to render, as `steel synth` takes them")
     parser.add_argument("--num-images", type=int, default=1800, help="cascade: images to render")
