@@ -114,8 +114,8 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int], plain_ra
     lines = [
         f"{num[2]} images train, {num[VALIDATION]} validate, {num[TEST]} test; U-Net with {ENCODER} from scratch and a "
         f"decoder of {'-'.join(map(str, DECODER))} channels; {passes} passes in batches of {BATCH}, crops of "
-        f"{CROP}x{CROP} (ours: whole images in its last phase, rates {' and '.join(RATES)}); seeds {', '.join(map(str, seeds))}. "
-        "IoU in percent.",
+        f"{CROP}x{CROP} (ours: whole images in its last phase, rates {' and '.join(RATES)}); "
+        f"seeds {', '.join(map(str, seeds))}. IoU in percent.",
         "",
         "| | mean IoU of three classes (each seed) | seconds to train (each seed) |",
         "|---|---|---|",
