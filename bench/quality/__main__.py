@@ -32,9 +32,7 @@ def main() -> None:
     work = options.work.absolute() / options.what
     work.mkdir(parents=True, exist_ok=True)
     if options.what == "neu":
-        text = neu.run(
-            options.source, work, passes=options.passes, seeds=options.seeds, plain_rates=options.plain_rates
-        )
+        text = neu.run(options.source, work, passes=options.passes, seeds=options.seeds)
     elif options.what == "cascade":
         data = cascade.make_shards(work, options.annotations, options.image_ids, options.num_images)
         text = cascade.run(data, seconds=options.seconds, seed=options.seeds[0])
@@ -77,7 +75,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("what", choices=tuple(SECTIONS))
     parser.add_argument("--source", type=Path, help="neu: folder of NEU-Seg with images/ and masks/")
     parser.add_argument("--passes", type=int, default=16, help="neu: times each training image is seen")
-    parser.add_argument("--plain-rates", type=float, nargs="+", default=[1e-3, 3e-3], help="neu: of the plain loop")
     parser.add_argument("--annotations", type=Path, help="cascade: run-length masks to render images for")
     parser.add_argument("--image-ids", type=Path, help="cascade: ids to render, as `steel synth` takes them")
     parser.add_argument("--num-images", type=int, default=1800, help="cascade: images to render")
