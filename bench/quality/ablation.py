@@ -86,6 +86,8 @@ def run(work: Path, *, seeds: Sequence[int], variants: Sequence[str]) -> str:
             f"| {name} | {spread(values(outcomes[name], mean_dice_positive))} | {difference} | "
             f"{_mean(outcomes[name], mean_dice)} | {_mean(outcomes[name], miou)} | {seconds:.0f} |"
         )
+    left_out = [name for name in VARIANTS if name not in names]
+    lines += ["", f"Not measured: anything at full size{''.join(f'; {name}' for name in left_out)}."]
     return "\n".join([*lines, "", *gates(trials[names[0]], data)])
 
 
