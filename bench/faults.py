@@ -201,7 +201,8 @@ Made by `python -m bench.faults` on {machine}. Each trial is a real run of two r
 state every 3 steps), broken after step {at}, started again with the same command, and compared bit for bit with an
 undisturbed run: weights, logged losses and validation scores. *Survived* means equal. *Repeated* is the largest number
 of logged steps that were not yet in a state and were trained again; *seconds* the longest time from the fault to the
-end of the job's last process, with `STEEL_RANK_SILENCE_S=10` (90 by default). Faults in a save are injected at every
+end of the job's last process, with `STEEL_RANK_SILENCE_S=10` (90 by default); where a run breaks
+by itself (memory, no room), from a step shortly before. Faults in a save are injected at every
 file operation of one state in turn; survived means that a valid state is there and the next save succeeds.
 
 | fault | how it is injected | trials | survived | lost | repeated | seconds | what status.json said |
