@@ -105,9 +105,7 @@ def _add_relief(rng: np.random.Generator, delta: np.ndarray, inside: np.ndarray,
     )
     smooth = cv2.GaussianBlur(height_map, (0, 0), max(0.6, 3 * unit))
     sun = rng.uniform(0, np.pi)  # lit from any side
-    slope = np.float32(np.cos(sun)) * np.gradient(smooth, axis=1) + np.float32(np.sin(sun)) * np.gradient(
-        smooth, axis=0
-    )
+    slope = np.float32(np.cos(sun)) * _slope(smooth, axis=1) + np.float32(np.sin(sun)) * _slope(smooth, axis=0)
     lit = np.clip(slope / max(float(slope.std()), 1e-6), -2, 2)
     folds = smooth_noise(rng, h, w, cell * 1.5, cell * 2.5)
     cracks = np.exp(-((folds / 0.1) ** 2))
@@ -117,3 +115,8 @@ def _add_relief(rng: np.random.Generator, delta: np.ndarray, inside: np.ndarray,
     strength = rng.uniform(0.14, 0.25)
     shading = strength * lit - 0.1 * cracks + rim * rng.uniform(0.1, 0.3)
     delta += alpha * shading
+
+
+def _slope(surface: np.ndarray, axis: int) -> np.ndarray:
+    """The surface's change a pixel; none along an axis of one pixel, as real masks have them in stray specks."""
+    return np.gradient(surface, axis=axis) if surface.shape[axis] > 1 else np.zeros_like(surface)

@@ -220,6 +220,17 @@ def test_given_masks_are_rendered_and_copied_character_for_character(tmp_path, a
     assert len(list((tmp_path / "d" / "test_images").iterdir())) == 1
 
 
+@pytest.mark.parametrize("class_id", [1, 2, 3, 4])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (1, 160), (64, 1)])
+def test_specks_and_hairlines_of_real_masks_are_rendered(class_id, shape) -> None:
+    mask = np.zeros((64, 160), np.uint8)
+    mask[: shape[0], -shape[1] :] = 1  # in the corner
+    for seed in range(5):
+        image = render(np.random.default_rng(seed), {class_id: mask}, (0, 160), 64, 160)
+        assert image.shape == (64, 160)
+        assert image.std() > 1
+
+
 def test_an_annotated_image_looks_the_same_in_every_part(tmp_path, annotations) -> None:
     synthesize(tmp_path / "all", annotations=annotations, **SMALL)
     synthesize(tmp_path / "one", 1, annotations=annotations, **SMALL)
