@@ -34,8 +34,8 @@ def main() -> None:
     if options.what == "neu":
         text = neu.run(options.source, work, passes=options.passes, seeds=options.seeds)
     elif options.what == "cascade":
-        data = cascade.make_shards(work, options.annotations, options.image_ids, options.num_images)
-        text = cascade.run(data, seconds=options.seconds, seed=options.seeds[0])
+        data = cascade.make_shards(work, options.annotations, options.image_ids, options.num_images, options.per_class)
+        text = cascade.run(data, work, seconds=options.seconds, seeds=options.seeds)
     else:
         text = ablation.run(work, seeds=options.seeds, variants=options.variants)
     (HERE / "sections" / f"{options.what}.md").write_text(f"{_made_by()}\n\n{text}\n")
@@ -78,7 +78,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--annotations", type=Path, help="cascade: run-length masks to render images for")
     parser.add_argument("--image-ids", type=Path, help="cascade: ids to render, as `steel synth` takes them")
     parser.add_argument("--num-images", type=int, default=1800, help="cascade: images to render")
-    parser.add_argument("--seconds", type=float, default=150, help="cascade: training time of the unified network")
+    parser.add_argument("--per-class", type=int, default=240, help="cascade: of them, at least so many of each class")
+    parser.add_argument("--seconds", type=float, default=90, help="cascade: training time of the unified network")
     parser.add_argument("--variants", nargs="+", default=list(ablation.VARIANTS), help="ablation: only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")

@@ -72,23 +72,42 @@ def run(work: Path, *, seeds: Sequence[int], variants: Sequence[str]) -> str:
     ]
     names = ["the recipe", *(name for name in variants if name != "the recipe")]
     trials = {name: [_train(name, data, work, recipe, seed) for seed in seeds] for name in names}
-    outcomes = {name: [calibrated(trial, data) for trial in those] for name, those in trials.items()}
+    left_out = [name for name in VARIANTS if name not in names]
+    return "\n".join(
+        [
+            "The weights at the end of training (their moving average, where there is one), calibrated: what a part "
+            "does to training.",
+            "",
+            *_table(trials, data, last=True),
+            "",
+            "The weights that are shipped, chosen on the validation fold among those at the end, the best epoch and "
+            "averages: what a part does to what users get.",
+            "",
+            *_table(trials, data, last=False),
+            "",
+            f"Not measured: anything at full size{''.join(f'; {name}' for name in left_out)}.",
+            "",
+            *gates(trials[names[0]], data),
+        ]
+    )
+
+
+def _table(trials: Mapping[str, Sequence[Trial]], data: Path, *, last: bool) -> list[str]:
+    outcomes = {name: [calibrated(trial, data, last=last) for trial in those] for name, those in trials.items()}
+    recipe = next(iter(outcomes.values()))
     lines = [
         "| | positive Dice (each seed) | against the recipe, points | 95 % over seeds | 95 % over test images | "
         "mean Dice | mean IoU | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name in names:
-        against = gain(outcomes[name], outcomes[names[0]], mean_dice_positive)
-        difference = "- | - | -" if name == names[0] else against.text()
+    for name, those in outcomes.items():
+        difference = "- | - | -" if those is recipe else gain(those, recipe, mean_dice_positive).text()
         seconds = np.mean([trial.seconds for trial in trials[name]])
         lines.append(
-            f"| {name} | {spread(values(outcomes[name], mean_dice_positive))} | {difference} | "
-            f"{_mean(outcomes[name], mean_dice)} | {_mean(outcomes[name], miou)} | {seconds:.0f} |"
+            f"| {name} | {spread(values(those, mean_dice_positive))} | {difference} | "
+            f"{_mean(those, mean_dice)} | {_mean(those, miou)} | {seconds:.0f} |"
         )
-    left_out = [name for name in VARIANTS if name not in names]
-    lines += ["", f"Not measured: anything at full size{''.join(f'; {name}' for name in left_out)}."]
-    return "\n".join([*lines, "", *gates(trials[names[0]], data)])
+    return lines
 
 
 def gates(trials: Sequence[Trial], data: Path) -> list[str]:

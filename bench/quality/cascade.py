@@ -1,281 +1,209 @@
 """One unified network against the six it replaces: a binary and a multi-label classifier and a U-Net a class.
 
-All are built of the same encoder, decoder, head, losses, augmentation and optimizer and trained by the same short loop,
-so that only the division of labour differs. The six get the time of the unified network together, and again that time
-each. As in the cascades, classifiers see whole images, and a U-Net sees images that have its class.
+The six get the time of the unified network together, and again that time each. `networks.py` says how all are built.
 """
 
+import json
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from bench.quality.networks import RECIPE, Network, Task, judge, tasks
+from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, spread, values
 from bench.quality.trial import TEST, VALIDATION
 from data_prep.__main__ import main as shard
-from steel.config import NetworkConfig, OptimConfig, PhaseConfig, SamplingConfig
-from steel.data.augment import Augmenter
-from steel.data.eval_loader import eval_batches
-from steel.data.geometry import restore_size
-from steel.data.loader import expand_targets, train_batches
-from steel.data.order import build_order
+from steel.data.annotation_csv import read_rows
 from steel.data.shards import ShardReader
 from steel.data.synthetic import synthesize
 from steel.evaluation.calibration import calibrate
-from steel.evaluation.report import build_metrics
-from steel.evaluation.statistics import EvaluationStatistics, image_statistics
-from steel.evaluation.tables import format_columns
-from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
-from steel.model.network import UnifiedModel, normalise, reflect_to_stride
-from steel.model.optim import ExponentialAverage, build_optimizer, rate_at, set_rate
-from steel.model.tta import quantise
-from train.data import folds_of, resolve_crop, rows_in
-from train.presets import DEMO
+from steel.evaluation.scores import Outcome, decide, score
+from steel.evaluation.statistics import EvaluationStatistics
+from train.data import folds_of, rows_in
 
-RECIPE = DEMO.phases[0]
-EVAL_BATCH = 8
 PACE_STEPS = 45
 """Steps by which a network's pace is taken before its budget is turned into a number of steps."""
+UNIFIED, TOGETHER, EACH = "one unified network", "six, the same time together", "six, the same time each"
 
 
-@dataclass(frozen=True)
-class Task:
-    """What one network is to say."""
-
-    name: str
-    classes: tuple[int, ...]
-    """It segments, from 0."""
-    labels: tuple[int, ...]
-    """It classifies: 0 for any defect, then the classes from 1."""
-
-    @property
-    def phase(self) -> PhaseConfig:
-        """How it is trained, but for the number of steps."""
-        weights = RECIPE.loss.class_weights
-        loss = replace(RECIPE.loss, class_weights=weights and tuple(weights[k] for k in self.classes))
-        if self.classes:
-            return replace(RECIPE, micro_batch=RECIPE.batch_size, loss=loss)
-        whole = SamplingConfig(defect_crop=0.0)
-        return replace(RECIPE, micro_batch=RECIPE.batch_size, crop=(0, 0), sampling=whole, loss=loss)
-
-
-def tasks(num_classes: int) -> tuple[Task, tuple[Task, ...]]:
-    """The unified network's task, and those of the cascade."""
-    everything = tuple(range(num_classes))
-    labels = tuple(range(1, num_classes + 1))
-    unets = [Task(f"U-Net of class {k + 1}", (k,), ()) for k in everything]
-    cascade = (Task("binary", (), (0,)), Task("multi-label", (), labels), *unets)
-    return Task("unified", everything, (0, *labels)), cascade
-
-
-class Network:
-    """A network for one task, with only those parts that the task needs."""
-
-    def __init__(self, task: Task, reader: ShardReader, rows: np.ndarray, seed: int) -> None:
-        torch.manual_seed(seed)
-        self.task, self.manifest = task, reader.manifest
-        config = NetworkConfig(
-            DEMO.model.architecture,
-            DEMO.model.encoder,
-            max(1, len(task.classes)),
-            self.manifest.channels,
-            DEMO.model.decoder_channels,
-            DEMO.model.dropout,
-        )
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = UnifiedModel(config)
-        head = self.model.classification_head.linear
-        self.model.classification_head.linear = torch.nn.Linear(head.in_features, max(1, len(task.labels)))
-        self.rows = rows
-        areas = np.asarray(reader.index.areas)
-        if len(task.classes) == 1:
-            self.rows = rows[areas[rows, task.classes[0]] > 0]
-        self._start_heads(areas[self.rows], reader)
-        self.model.to(self.device).to(memory_format=torch.channels_last)
-
-    def _start_heads(self, areas: np.ndarray, reader: ShardReader) -> None:
-        """Biases at the frequencies of what the network will see, as `train.weights` does it."""
-        present = areas > 0
-        labels = np.concatenate([present.any(1, keepdims=True), present], axis=1).mean(0)
-        sizes = reader.index.original_height[self.rows].astype(np.int64) * reader.index.original_width[self.rows]
-        shares = areas.sum(0, dtype=np.float64) / sizes.sum()
-        for layer, chosen, frequencies in (
-            (self.model.segmentation_head[0], self.task.classes, shares),
-            (self.model.classification_head.linear, self.task.labels, labels),
-        ):
-            if chosen:
-                clipped = np.clip(frequencies[list(chosen)], 1e-3, 1 - 1e-3)
-                with torch.no_grad():
-                    layer.bias.copy_(torch.logit(torch.from_numpy(clipped)))
-
-    @property
-    def num_parameters(self) -> int:
-        """Of the parts in use."""
-        model = self.model
-        parts = [model.encoder]
-        parts += [model.decoder, model.segmentation_head] if self.task.classes else []
-        parts += [model.classification_head] if self.task.labels else []
-        return sum(p.numel() for part in parts for p in part.parameters())
-
-    def __call__(self, images: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """uint8 images -> mask logits (n, classes, H, W) and label logits (n, labels), None where not asked for."""
-        pixels = normalise(images.to(self.device), self.manifest.mean, self.manifest.std)
-        height, width = pixels.shape[-2:]
-        padded = reflect_to_stride(pixels, self.model.stride).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            features = self.model.encoder(padded)
-            masks = labels = None
-            if self.task.classes:
-                masks = self.model.segmentation_head(self.model.decoder(features))[..., :height, :width]
-            if self.task.labels:
-                labels = self.model.classification_head(features[-1])
-        return masks, labels
-
-    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Of a batch: segmentation and classification as the recipe weighs them; a classifier alone has weight 1."""
-        phase = self.task.phase
-        truth, valid = expand_targets(targets.to(self.device), self.manifest.num_classes)
-        masks, labels = self(images)
-        loss = torch.zeros((), device=self.device)
-        if masks is not None:
-            loss = loss + segmentation_loss(masks, truth[:, list(self.task.classes)], valid, phase.loss).mean()
-        if labels is not None:
-            wanted = labels_from_targets(truth, valid)[:, list(self.task.labels)]
-            weight = phase.loss.classification if masks is not None else 1.0
-            loss = loss + weight * classification_loss(labels, wanted).mean()
-        return loss
-
-    def train(self, reader: ShardReader, steps: int, seed: int) -> float:
-        """Train for so many steps; the seconds a step took, the first ones left out. The average is kept."""
-        phase = self.task.phase
-        order = build_order(self.rows, np.asarray(reader.index.areas), phase.sampling, seed=seed, phase=0)
-        crop = resolve_crop(reader, self.rows, phase.crop)
-        augmenter = Augmenter(DEMO.augment, crop, phase.sampling, self.manifest.num_classes, self.manifest.ignore_bit)
-        size = phase.batch_size
-        places = (_Place(0, range(step * size, (step + 1) * size)) for step in range(steps))
-        optimizer = build_optimizer(self.model, OptimConfig())
-        average = ExponentialAverage(self.model, DEMO.optim.ema_decay)
-        self.model.train()
-        warm, begun = min(5, steps - 1), time.perf_counter()
-        for step, batch in enumerate(train_batches(reader, order, augmenter, places, seed=seed, phase=0, workers=1)):
-            if step == warm:
-                begun = time.perf_counter()
-            set_rate(optimizer, rate_at(step, steps, phase))
-            self.loss(batch.images, batch.targets).backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), DEMO.optim.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            average.update(self.model)
-        self.model.load_state_dict(average.model.state_dict())
-        return (time.perf_counter() - begun) / (steps - warm)
-
-
-@dataclass(frozen=True)
-class _Place:
-    index: int
-    positions: range
-
-
-@torch.inference_mode()
-def judge(networks: Sequence[Network], reader: ShardReader, fold: int) -> tuple[EvaluationStatistics, float]:
-    """What the networks say together of one fold, plain views; and images a second."""
-    num_classes = reader.manifest.num_classes
-    for network in networks:
-        network.model.eval()
-    images, begun = [], time.perf_counter()
-    rows = rows_in(reader, [fold], "fold")
-    for batch in eval_batches(reader, rows, batch_size=EVAL_BATCH, stride=networks[0].model.stride, workers=1):
-        count = len(batch.images)
-        masks = np.zeros((count, num_classes, *batch.images.shape[-2:]), np.uint8)
-        labels = np.zeros((count, 1 + num_classes), np.uint8)
-        for network in networks:
-            mask_logits, label_logits = network(batch.images)
-            if mask_logits is not None:
-                masks[:, list(network.task.classes)] = quantise(torch.sigmoid(mask_logits.float())).cpu().numpy()
-            if label_logits is not None:
-                labels[:, list(network.task.labels)] = quantise(torch.sigmoid(label_logits.float())).cpu().numpy()
-        for i, row in enumerate(batch.rows.tolist()):
-            height, width = (int(size) for size in batch.sizes[i])
-            probs = restore_size(masks[i, :, :height, :width], *batch.bitmasks[i].shape)
-            images.append(
-                image_statistics(row, probs, labels[i], batch.bitmasks[i], ignore_bit=reader.manifest.ignore_bit)
-            )
-    return EvaluationStatistics.from_images(images, num_classes), len(rows) / (time.perf_counter() - begun)
-
-
-def make_shards(work: Path, annotations: Path, image_ids: Path | None, num_images: int) -> Path:
+def make_shards(work: Path, annotations: Path, image_ids: Path | None, num_images: int, per_class: int) -> Path:
     """Strips rendered for real masks: `steel synth --annotations`, at a quarter of their height and width."""
     out = work / "shards"
     if not (out / "manifest.json").exists():
-        synthesize(work / "data", num_images, 0, 0, annotations=annotations, image_ids=image_ids)
+        chosen = choose_images(annotations, image_ids, num_images, per_class)
+        wanted = work / "image_ids.txt"
+        wanted.write_text("\n".join(chosen) + "\n")
+        synthesize(work / "data", annotations=annotations, image_ids=wanted)
         images = ("--images", str(work / "data" / "train_images"), "--annotations", str(work / "data" / "train.csv"))
         if shard([*images, "--out", str(out), "--folds", "5", "--resize", "64x400"]) != 0:
             sys.exit(1)
     return out
 
 
-def run(data: Path, *, seconds: float, seed: int) -> str:
+def choose_images(annotations: Path, image_ids: Path | None, num_images: int, per_class: int) -> list[str]:
+    """Images of which at least `per_class` hold each class, as far as there are so many, and clean ones for the rest.
+
+    In the natural mix a small set has hardly an image of the rare classes, and a network that answers the commonest
+    class alone looks as good as one that knows them all.
+    """
+    rows, _ = read_rows(str(annotations))
+    ids = sorted(set(image_ids.read_text().split()) if image_ids is not None else {row.image_id for row in rows})
+    np.random.default_rng(0).shuffle(ids)
+    classes: dict[str, set[str]] = {name: set() for name in ids}
+    for row in rows:
+        if row.rle and row.image_id in classes:
+            classes[row.image_id].add(row.class_id)
+    holders = {k: [name for name in ids if k in classes[name]] for k in sorted(set().union(*classes.values()))}
+    chosen: set[str] = set()
+    for names in sorted(holders.values(), key=len):
+        missing = per_class - len(chosen.intersection(names))
+        chosen.update([name for name in names if name not in chosen][: max(0, missing)])
+    clean = [name for name in ids if not classes[name]]
+    return sorted(chosen) + sorted(clean[: max(0, num_images - len(chosen))])
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to divide the labour, trained with one seed."""
+
+    validation: EvaluationStatistics
+    test: EvaluationStatistics
+    training_seconds: float
+    steps: tuple[int, ...]
+    """Of each network."""
+    images_per_second: float
+    """Judged by all networks one after the other."""
+    parameters: int
+
+    @property
+    def num_networks(self) -> int:
+        return len(self.steps)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.validation.save(folder / "validation.npz")
+        self.test.save(folder / "test.npz")
+        names = ("training_seconds", "steps", "images_per_second", "parameters")
+        (folder / "side.json").write_text(json.dumps({name: getattr(self, name) for name in names}) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Side":
+        rest = json.loads((folder / "side.json").read_text())
+        rest["steps"] = tuple(rest["steps"])
+        return cls(*(EvaluationStatistics.load(folder / f"{part}.npz") for part in ("validation", "test")), **rest)
+
+
+def train_side(
+    folder: Path, parts: Sequence[tuple[Task, int]], reader: ShardReader, rows: np.ndarray, seed: int
+) -> Side:
+    """Train each task for its number of steps and judge them together; what was finished before is not done again."""
+    if (folder / "side.json").exists():
+        return Side.load(folder)
+    begun = time.perf_counter()
+    networks = [Network(task, reader, rows, seed) for task, _ in parts]
+    for network, (_, steps) in zip(networks, parts, strict=True):
+        network.train(reader, steps, seed)
+    seconds = time.perf_counter() - begun
+    (validation, _), (test, speed) = judge(networks, reader, VALIDATION), judge(networks, reader, TEST)
+    side = Side(
+        validation,
+        test,
+        round(seconds, 1),
+        tuple(steps for _, steps in parts),
+        round(speed, 1),
+        sum(network.num_parameters for network in networks),
+    )
+    side.save(folder)
+    return side
+
+
+def run(data: Path, work: Path, *, seconds: float, seeds: Sequence[int]) -> str:
     """Train and judge the unified network and both cascades; the section of the report as Markdown.
 
     Args:
         data: shards with a validation and a test fold.
+        work: where finished sides are kept.
         seconds: of training for the unified network.
-        seed: of the trainings.
+        seeds: of the trainings.
     """
     reader = ShardReader(str(data))
     rows = rows_in(reader, [f for f in folds_of(reader) if f not in (VALIDATION, TEST)], "train")
     one, six = tasks(reader.manifest.num_classes)
-    pace = {task: Network(task, reader, rows, seed).train(reader, PACE_STEPS, seed) for task in (one, *six)}
-    sides = {
-        "one unified network": [(one, seconds)],
-        "six, the same time together": [(task, seconds / len(six)) for task in six],
-        "six, the same time each": [(task, seconds) for task in six],
-    }
-    table = [
-        ["", "mean Dice", "95 %", "positive Dice", "any F1", "parameters", "training s", "steps", "images/s", "files"]
-    ]
-    for name, parts in sides.items():
-        networks, begun, steps = [], time.perf_counter(), []
-        for task, budget in parts:
-            networks.append(Network(task, reader, rows, seed))
-            steps.append(max(10, round(budget / pace[task])))
-            networks[-1].train(reader, steps[-1], seed)
-        trained = time.perf_counter() - begun
-        found = calibrate(judge(networks, reader, VALIDATION)[0], training_areas=np.asarray(reader.index.areas)[rows])
-        statistics, speed = judge(networks, reader, TEST)
-        metrics = build_metrics(
-            statistics, found.decision, folds=[TEST], role="test", class_names=reader.manifest.class_names
-        )
-        low, high = metrics["intervals"]["mean_dice"]
-        positive = ", ".join(_percent(v) for v in metrics["dice_positive_per_class"].values())
-        table.append(
-            [
-                name,
-                _percent(metrics["mean_dice"]),
-                f"{100 * low:.2f} to {100 * high:.2f}",
-                f"{_percent(metrics['mean_dice_positive'])} ({positive})",
-                _percent(metrics["classification"]["any"]["f1"]),
-                f"{sum(network.num_parameters for network in networks):,}",
-                f"{trained:.0f}",
-                ", ".join(map(str, steps)),
-                f"{speed:.0f}",
-                str(len(networks)),
-            ]
-        )
-    floor = _percent(metrics["mean_dice_all_empty"])
+    sides: dict[str, list[Side]] = {UNIFIED: [], TOGETHER: [], EACH: []}
+    steps = _steps(work / f"steps-{seconds:g}.json", (one, *six), reader, rows, seconds)
+    shares = {UNIFIED: ((one,), 1.0), TOGETHER: (six, 1 / len(six)), EACH: (six, 1.0)}
+    for seed in seeds:
+        for name, (networks, share) in shares.items():
+            parts = [(task, max(10, round(share * steps[task.name]))) for task in networks]
+            sides[name].append(train_side(work / f"{_slug(name)}-{seconds:g}-{seed}", parts, reader, rows, seed))
+    outcomes = {name: [_calibrated(side, reader, rows) for side in those] for name, those in sides.items()}
+    return _report(reader, rows, seconds, sides, outcomes)
+
+
+def _steps(path: Path, tasks: Sequence[Task], reader: ShardReader, rows: np.ndarray, seconds: float) -> dict[str, int]:
+    """How many steps of each network take `seconds`; measured once, so that all seeds have the same."""
+    if not path.exists():
+        pace = {task.name: Network(task, reader, rows, 0).train(reader, PACE_STEPS, 0) for task in tasks}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({name: max(1, round(seconds / step)) for name, step in pace.items()}) + "\n")
+    return json.loads(path.read_text())
+
+
+def _slug(name: str) -> str:
+    return "-".join(name.replace(",", "").split())
+
+
+def _calibrated(side: Side, reader: ShardReader, rows: np.ndarray) -> Outcome:
+    areas = np.asarray(reader.index.areas)[rows]
+    return decide(side.test, calibrate(side.validation, training_areas=areas).decision)
+
+
+def _report(
+    reader: ShardReader,
+    rows: np.ndarray,
+    seconds: float,
+    sides: Mapping[str, Sequence[Side]],
+    outcomes: Mapping[str, Sequence[Outcome]],
+) -> str:
     index = reader.index
-    held = [int(np.count_nonzero(np.asarray(index.fold) == fold)) for fold in (VALIDATION, TEST)]
-    return (
-        f"{len(rows)} images train, {held[0]} validate, {held[1]} test, at {index.height[0]}x{index.width[0]}; seed "
-        f"{seed}; no test-time augmentation; {seconds:.0f} s of training for the unified network, in steps of "
-        f"{RECIPE.batch_size} crops (classifiers: whole images). Every side is calibrated alike, with the gate that "
-        f"suits it best. Answering nothing gets {floor}.\n\n" + format_columns(table, markdown=True)
-    )
+    folds = np.asarray(index.fold)
+    held = [int(np.count_nonzero(folds == fold)) for fold in (VALIDATION, TEST)]
+    with_class = np.count_nonzero(np.asarray(index.areas)[folds == TEST], axis=0)
+    floor = float(score(outcomes[UNIFIED][0]).mean_dice_all_empty)
+    lines = [
+        f"{len(rows)} images train, {held[0]} validate, {held[1]} test (with each class: "
+        f"{', '.join(map(str, with_class.tolist()))}), at {index.height[0]}x{index.width[0]}; no test-time "
+        f"augmentation; {seconds:g} s of training for the unified network, in steps of {RECIPE.batch_size} crops "
+        f"(classifiers: whole images). Every side is calibrated alike, with the gate that suits it best. Answering "
+        f"nothing gets {100 * floor:.2f}.",
+        "",
+        "| | mean Dice (each seed) | positive Dice (each seed) | of each class |",
+        "|---|---|---|---|",
+    ]
+    for name, those in outcomes.items():
+        classes = np.mean([score(outcome).dice_positive_per_class for outcome in those], axis=0)
+        lines.append(
+            f"| {name} | {spread(values(those, mean_dice))} | {spread(values(those, mean_dice_positive))} | "
+            f"{', '.join(f'{100 * value:.2f}' for value in classes)} |"
+        )
+    lines += ["", "| the unified network over | measure | points | 95 % over seeds | 95 % over test images |"]
+    lines += ["|---|---|---|---|---|"]
+    measures: Mapping[str, Measure] = {"mean Dice": mean_dice, "positive Dice": mean_dice_positive}
+    for name in (TOGETHER, EACH):
+        for measure_name, measure in measures.items():
+            lines.append(f"| {name} | {measure_name} | {gain(outcomes[UNIFIED], outcomes[name], measure).text()} |")
+    lines += ["", "| | parameters | seconds to train | steps | images/s | files |", "|---|---|---|---|---|---|"]
+    for name, trained in sides.items():
+        first = trained[0]
+        lines.append(
+            f"| {name} | {first.parameters:,} | {_list(side.training_seconds for side in trained)} | "
+            f"{_list(first.steps)} | {_list(side.images_per_second for side in trained)} | {first.num_networks} |"
+        )
+    return "\n".join(lines)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+def _list(numbers: Iterable[float]) -> str:
+    return ", ".join(f"{number:.0f}" for number in numbers)

@@ -26,12 +26,21 @@ AIM = 2
 ENCODER, DECODER = "resnet18", (64, 48, 32, 24, 16)
 
 
-def make_shards(source: Path, work: Path, seed: int = 0) -> Path:
-    """Shards of one image a group of duplicates: fold 0 validates, fold 1 tests, the others train."""
-    out = work / "shards"
+def make_shards(source: Path, work: Path, *, development: bool = False, seed: int = 0) -> Path:
+    """Shards of one image a group of duplicates: fold 0 validates, fold 1 tests, the others train.
+
+    Args:
+        source: NEU-Seg, with images/ and masks/.
+        work: where they go.
+        development: leave the test images out and let a quarter of the training images stand in for them, so that a
+            recipe can be chosen without a look at the test.
+        seed: of the split.
+    """
+    out = work / ("development" if development else "shards")
     if (out / "manifest.json").exists():
         return out
-    _shard(source / "images", source / "masks", work / "all")
+    if not (work / "all" / "manifest.json").exists():
+        _shard(source / "images", source / "masks", work / "all")
     index = ShardReader(str(work / "all")).index
     rng = np.random.default_rng(seed)
     groups: dict[int, list[str]] = {}
@@ -40,19 +49,23 @@ def make_shards(source: Path, work: Path, seed: int = 0) -> Path:
     chosen = [str(rng.choice(sorted(groups[group]))) for group in sorted(groups)]
     rng.shuffle(chosen)
     fifth = len(chosen) // 5
-    fold_of = dict.fromkeys(chosen[:fifth], TEST)
-    rest = chosen[fifth:]
-    fold_of |= {name: VALIDATION if i < len(rest) // 10 else 2 for i, name in enumerate(rest)}
-    for kind in ("images", "masks"):
-        (work / "chosen" / kind).mkdir(parents=True, exist_ok=True)
-    masks = {path.stem: path for path in (source / "masks").iterdir()}
-    for name in chosen:
-        shutil.copy(source / "images" / name, work / "chosen" / "images" / name)
-        mask = masks[Path(name).stem]
-        shutil.copy(mask, work / "chosen" / "masks" / mask.name)
-    with (work / "split.csv").open("w", newline="") as file:
+    test, rest = chosen[:fifth], chosen[fifth:]
+    validation, train_names = rest[: len(rest) // 10], rest[len(rest) // 10 :]
+    if development:
+        test, train_names = train_names[: len(train_names) // 4], train_names[len(train_names) // 4 :]
+    fold_of = dict.fromkeys(test, TEST) | dict.fromkeys(validation, VALIDATION) | dict.fromkeys(train_names, 2)
+    images, masks = out.with_name(f"{out.name}-images"), out.with_name(f"{out.name}-masks")
+    images.mkdir(parents=True, exist_ok=True)
+    masks.mkdir(parents=True, exist_ok=True)
+    mask_of = {path.stem: path for path in (source / "masks").iterdir()}
+    for name in fold_of:
+        shutil.copy(source / "images" / name, images / name)
+        mask = mask_of[Path(name).stem]
+        shutil.copy(mask, masks / mask.name)
+    split = out.with_name(f"{out.name}-split.csv")
+    with split.open("w", newline="") as file:
         csv.writer(file).writerows([("image", "fold"), *sorted(fold_of.items())])
-    _shard(work / "chosen" / "images", work / "chosen" / "masks", out, "--split-file", str(work / "split.csv"))
+    _shard(images, masks, out, "--split-file", str(split))
     return out
 
 

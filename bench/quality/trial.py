@@ -38,6 +38,11 @@ class Trial:
         return self.folder / "model.safetensors"
 
     @property
+    def last_checkpoint(self) -> Path:
+        """The weights at the end, whichever were shipped."""
+        return self.folder / "last.safetensors"
+
+    @property
     def seconds(self) -> float:
         """Wall-clock time of the training, validations and choice of weights included."""
         return json.loads((self.folder / "trial.json").read_text())["seconds"]
@@ -49,11 +54,11 @@ class Trial:
     def finish(self, seconds: float) -> None:
         (self.folder / "trial.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
 
-    def statistics(self, data: Path, fold: int, tta: tuple[str, ...]) -> EvaluationStatistics:
-        """Of one fold of the shards; computed once."""
-        path = self.folder / f"fold-{fold}-{len(tta)}-flips.npz"
+    def statistics(self, data: Path, fold: int, tta: tuple[str, ...], *, last: bool = False) -> EvaluationStatistics:
+        """Of one fold of the shards, by the weights that were shipped or the last ones; computed once."""
+        path = self.folder / f"{'last-' * last}fold-{fold}-{len(tta)}-flips.npz"
         if not path.exists():
-            evaluate(self.checkpoint, data, fold, tta).save(path)
+            evaluate(self.last_checkpoint if last else self.checkpoint, data, fold, tta).save(path)
         return EvaluationStatistics.load(path)
 
 
@@ -94,9 +99,10 @@ def evaluate(checkpoint: Path, data: Path, fold: int, tta: tuple[str, ...]) -> E
     return collect_statistics(predictor, reader, rows, runtime, decision=None, batch_size=8, workers=1)
 
 
-def calibrated(trial: Trial, data: Path, gates: tuple[str, ...] = GATES) -> Outcome:
-    """The test fold under the decision found on the validation fold."""
+def calibrated(trial: Trial, data: Path, gates: tuple[str, ...] = GATES, *, last: bool = False) -> Outcome:
+    """The test fold under the decision found on the validation fold, by the shipped weights or the last ones."""
     index = ShardReader(str(data)).index
     areas = np.asarray(index.areas)[~np.isin(index.fold, (VALIDATION, TEST))]
-    found = calibrate(trial.statistics(data, VALIDATION, FLIPS), training_areas=areas, tta=FLIPS, gates=gates)
-    return decide(trial.statistics(data, TEST, FLIPS), found.decision)
+    validation, test = (trial.statistics(data, fold, FLIPS, last=last) for fold in (VALIDATION, TEST))
+    found = calibrate(validation, training_areas=areas, tta=FLIPS, gates=gates)
+    return decide(test, found.decision)

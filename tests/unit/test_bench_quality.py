@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.quality import cascade
-from bench.quality.cascade import tasks
+from bench.quality.networks import tasks
 from bench.quality.seeds import gain, mean_dice, miou, spread, values
 from steel.evaluation.scores import Outcome
 from tests.shard_folder import defect_mask, make_shards, steel_image
@@ -54,19 +54,38 @@ def test_six_networks_cover_what_one_does() -> None:
     assert sorted(k for task in six for k in task.labels) == list(one.labels)
 
 
+def test_rare_classes_are_taken_first_and_clean_images_fill_up(tmp_path) -> None:
+    annotations, ids = tmp_path / "train.csv", tmp_path / "ids.txt"
+    common = [f"{n}.jpg,3,1 5" for n in range(10)]
+    annotations.write_text(
+        "\n".join(["ImageId,ClassId,EncodedPixels", *common, "0.jpg,1,9 2", "a.jpg,1,1 2", "x.jpg,2,1 1"])
+    )
+    ids.write_text("\n".join([*(f"{n}.jpg" for n in range(10)), "a.jpg", "b.jpg", "c.jpg", "d.jpg"]))
+    chosen = cascade.choose_images(annotations, ids, num_images=7, per_class=4)
+    assert {"0.jpg", "a.jpg"} <= set(chosen)  # all of class 1 that there are
+    assert len({name for name in chosen if name[0].isdigit()}) == 4  # 0.jpg counts for class 3, too
+    assert len({"b.jpg", "c.jpg", "d.jpg"} & set(chosen)) == 2
+    assert len(chosen) == len(set(chosen)) == 7
+
+
 @pytest.mark.slow
 def test_one_and_six_are_trained_and_judged_alike(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(cascade, "PACE_STEPS", 6)
     images = [steel_image(n, 64, 128) for n in range(36)]
     masks = [defect_mask(n, 64, 128, num_classes=4) for n in range(36)]
     data = make_shards(tmp_path / "shards", images, masks, num_classes=4, folds=3)
-    text = cascade.run(data, seconds=0.01, seed=0)
-    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
-    assert [row[0].strip() for row in rows[2:]] == [
-        "one unified network",
-        "six, the same time together",
-        "six, the same time each",
-    ]
-    parameters = [int(row[5].replace(",", "")) for row in rows[2:]]
+    text = cascade.run(data, tmp_path / "work", seconds=0.01, seeds=(0, 1))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    names = [cascade.UNIFIED, cascade.TOGETHER, cascade.EACH]
+    scores, gains, costs = rows[2:5], rows[7:11], rows[13:16]
+    assert [row[0] for row in scores] == [row[0] for row in costs] == names
+    assert all(row[1].count(",") == row[2].count(",") == 1 for row in scores)  # two seeds
+    assert [row[:2] for row in gains] == [[name, m] for name in names[1:] for m in ("mean Dice", "positive Dice")]
+    parameters = [int(row[1].replace(",", "")) for row in costs]
     assert parameters[1] == parameters[2] > 4 * parameters[0]
-    assert [row[9].strip() for row in rows[2:]] == ["1", "6", "6"]
+    assert [row[5] for row in costs] == ["1", "6", "6"]
+    trained = sorted((tmp_path / "work").glob("*/side.json"))
+    assert len(trained) == 6
+    before = [path.stat().st_mtime_ns for path in trained]
+    assert cascade.run(data, tmp_path / "work", seconds=0.01, seeds=(0, 1)) == text
+    assert [path.stat().st_mtime_ns for path in trained] == before  # nothing was trained twice
