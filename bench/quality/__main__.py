@@ -1,4 +1,4 @@
-"""Quality of trained models, measured:  python -m bench.quality neu | cascade | ablation
+"""Quality of trained models, measured:  python -m bench.quality neu | choice | cascade | ablation
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
@@ -14,13 +14,14 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.quality import ablation, cascade, neu
+from bench.quality import ablation, cascade, choice, neu
 from bench.quality.trial import ROOT
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "accelerate", "segmentation-models-pytorch", "albumentations", "timm", "numpy")
 SECTIONS = {
     "neu": "Better than the plain loop?",
+    "choice": "How was that recipe chosen?",
     "cascade": "Better than six networks?",
     "ablation": "Which parts matter?",
 }
@@ -33,11 +34,14 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     if options.what == "neu":
         text = neu.run(options.source, work, passes=options.passes, seeds=options.seeds)
+    elif options.what == "choice":
+        variants = options.variants or list(choice.VARIANTS)
+        text = choice.run(options.source, work, passes=options.passes, seeds=options.seeds, variants=variants)
     elif options.what == "cascade":
         data = cascade.make_shards(work, options.annotations, options.image_ids, options.num_images, options.per_class)
         text = cascade.run(data, work, seconds=options.seconds, seeds=options.seeds)
     else:
-        text = ablation.run(work, seeds=options.seeds, variants=options.variants)
+        text = ablation.run(work, seeds=options.seeds, variants=options.variants or list(ablation.VARIANTS))
     (HERE / "sections" / f"{options.what}.md").write_text(f"{_made_by()}\n\n{text}\n")
     HERE.with_suffix(".md").write_text(report())
     print(text)
@@ -73,24 +77,25 @@ def _parse() -> argparse.Namespace:
         prog="python -m bench.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=tuple(SECTIONS))
-    parser.add_argument("--source", type=Path, help="neu: folder of NEU-Seg with images/ and masks/")
-    parser.add_argument("--passes", type=int, default=16, help="neu: times each training image is seen")
+    parser.add_argument("--source", type=Path, help="neu, choice: folder of NEU-Seg with images/ and masks/")
+    parser.add_argument("--passes", type=int, default=16, help="neu, choice: times each training image is seen")
     parser.add_argument("--annotations", type=Path, help="cascade: run-length masks to render images for")
     parser.add_argument("--image-ids", type=Path, help="cascade: ids to render, as `steel synth` takes them")
     parser.add_argument("--num-images", type=int, default=1800, help="cascade: images to render")
     parser.add_argument("--per-class", type=int, default=240, help="cascade: of them, at least so many of each class")
     parser.add_argument("--seconds", type=float, default=90, help="cascade: training time of the unified network")
-    parser.add_argument("--variants", nargs="+", default=list(ablation.VARIANTS), help="ablation: only these")
+    parser.add_argument("--variants", nargs="+", help="choice, ablation: only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")
     options = parser.parse_args()
-    if options.what == "neu" and options.source is None:
-        parser.error("neu needs --source, the folder of NEU-Seg")
+    if options.what in ("neu", "choice") and options.source is None:
+        parser.error(f"{options.what} needs --source, the folder of NEU-Seg")
     if options.what == "cascade" and options.annotations is None:
         parser.error("cascade needs --annotations, a CSV of run-length masks")
-    unknown = set(options.variants) - set(ablation.VARIANTS)
+    known = choice.VARIANTS if options.what == "choice" else ablation.VARIANTS
+    unknown = set(options.variants or ()) - set(known)
     if unknown:
-        parser.error(f"--variants: there is no {sorted(unknown)[0]!r}; there are {', '.join(ablation.VARIANTS)}")
+        parser.error(f"--variants: there is no {sorted(unknown)[0]!r}; there are {', '.join(known)}")
     return options
 
 

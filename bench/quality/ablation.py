@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
-from bench.quality.trial import FLIPS, TEST, Trial, calibrated, train
+from bench.quality.trial import FLIPS, TEST, Trial, calibrated, folder_name, train
 from data_prep.__main__ import main as shard
 from steel.data.synthetic import synthesize
 from steel.evaluation.decision import GATES, default_decision
@@ -138,5 +138,5 @@ def _mean(outcomes: Sequence[Outcome], measure: Measure) -> str:
 
 
 def _train(name: str, data: Path, work: Path, recipe: Sequence[str], seed: int) -> Trial:
-    folder = work / f"{'-'.join(name.replace(',', '').split())}-{seed}"
+    folder = work / f"{folder_name(name)}-{seed}"
     return train(folder, data, "demo", [*recipe, *VARIANTS[name], "--seed", str(seed)])

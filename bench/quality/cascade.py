@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.quality.networks import RECIPE, Network, Task, judge, tasks
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, spread, values
-from bench.quality.trial import TEST, VALIDATION
+from bench.quality.trial import TEST, VALIDATION, folder_name
 from data_prep.__main__ import main as shard
 from steel.data.annotation_csv import read_rows
 from steel.data.shards import ShardReader
@@ -138,7 +138,7 @@ def run(data: Path, work: Path, *, seconds: float, seeds: Sequence[int]) -> str:
     for seed in seeds:
         for name, (networks, share) in shares.items():
             parts = [(task, max(10, round(share * steps[task.name]))) for task in networks]
-            sides[name].append(train_side(work / f"{_slug(name)}-{seconds:g}-{seed}", parts, reader, rows, seed))
+            sides[name].append(train_side(work / f"{folder_name(name)}-{seconds:g}-{seed}", parts, reader, rows, seed))
     outcomes = {name: [_calibrated(side, reader, rows) for side in those] for name, those in sides.items()}
     return _report(reader, rows, seconds, sides, outcomes)
 
@@ -150,10 +150,6 @@ def _steps(path: Path, tasks: Sequence[Task], reader: ShardReader, rows: np.ndar
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({name: max(1, round(seconds / step)) for name, step in pace.items()}) + "\n")
     return json.loads(path.read_text())
-
-
-def _slug(name: str) -> str:
-    return "-".join(name.replace(",", "").split())
 
 
 def _calibrated(side: Side, reader: ShardReader, rows: np.ndarray) -> Outcome:

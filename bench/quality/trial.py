@@ -62,6 +62,11 @@ class Trial:
         return EvaluationStatistics.load(path)
 
 
+def folder_name(words: str) -> str:
+    """A variant's name as one of a folder."""
+    return "-".join(words.replace(",", "").split())
+
+
 def train(folder: Path, data: Path, preset: str, options: Sequence[str]) -> Trial:
     """`accelerate launch -m train.fit` on all cores or GPUs; what was finished before is not done again."""
     trial = Trial(folder)
@@ -75,7 +80,7 @@ def train(folder: Path, data: Path, preset: str, options: Sequence[str]) -> Tria
     ]
     folder.parent.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
-    with folder.with_suffix(".log").open("a") as log:
+    with folder.with_name(f"{folder.name}.log").open("a") as log:
         subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     trial.finish(time.perf_counter() - begun)
     return trial

@@ -1,0 +1,75 @@
+"""How the recipe of `neu.py` was chosen: variants of the preset on training images alone, the test images left out.
+
+A quarter of the training images stands in for the test.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.quality.neu import CHOSEN, make_shards, preset, raw
+from bench.quality.seeds import mean_dice, miou, spread, values
+from bench.quality.trial import TEST, VALIDATION, calibrated, folder_name, train
+from steel.data.shards import ShardReader
+
+
+def _both(option: str, value: str) -> tuple[str, ...]:
+    return (f"--phases.0.{option}", value, f"--phases.1.{option}", value)
+
+
+VARIANTS: Mapping[str, Sequence[str]] = {
+    "the preset": (),
+    "whole images in micro-batches of 8": CHOSEN,
+    "the same, half the rate on crops": ("--phases.0.lr", "5e-4", *CHOSEN),
+    "the same, the rate on crops rises for 0.3 of the steps": ("--phases.0.warmup", "0.3", *CHOSEN),
+    "twice the rates": ("--phases.0.lr", "2e-3", "--phases.1.lr", "2e-4"),
+    "classification loss 0": _both("loss.classification", "0"),
+    "classification loss 0.2": _both("loss.classification", "0.2"),
+    "BCE and Dice weigh the same": ("--phases.0.loss.bce", "0.5", "--phases.0.loss.dice", "0.5"),
+    "BCE and Dice on whole images, no Lovász": (
+        *("--phases.1.loss.lovasz", "0", "--phases.1.loss.bce", "0.75", "--phases.1.loss.dice", "0.25"),
+    ),
+    "Lovász on absent classes too": ("--phases.1.loss.absent", "1"),
+    "6 passes of whole images, at three times their rate": (
+        *("--phases.0.epochs", "10", "--phases.1.epochs", "6", "--phases.1.lr", "3e-4"),
+    ),
+}
+"""Options on top of `neu.preset`."""
+
+
+def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int], variants: Sequence[str]) -> str:
+    """Train the variants; the section of the report as Markdown.
+
+    Args:
+        source: NEU-Seg.
+        work: where data and runs go.
+        passes: times each training image is seen.
+        seeds: of the trainings.
+        variants: names in `VARIANTS`.
+    """
+    data = make_shards(source, work, development=True)
+    num = np.bincount(np.asarray(ShardReader(str(data)).index.fold), minlength=3)
+    lines = [
+        f"{num[2]} images train, {num[VALIDATION]} validate, {num[TEST]} stand in for the test images, which have no "
+        f"part in this; network and passes as above; seeds {', '.join(map(str, seeds))}. IoU and Dice in percent.",
+        "",
+        "| | mean IoU, threshold 0.5 | the same of the last weights | mean IoU, calibration and TTA | "
+        "mean Dice, calibration and TTA |",
+        "|---|---|---|---|---|",
+    ]
+    for name in variants:
+        options = VARIANTS[name]
+        trials = [
+            train(work / f"{folder_name(name)}-{seed}", data, "severstal", [*preset(passes, seed), *options])
+            for seed in seeds
+        ]
+        found = [calibrated(trial, data) for trial in trials]
+        cells = [
+            values([raw(trial, data) for trial in trials], miou),
+            values([raw(trial, data, last=True) for trial in trials], miou),
+            values(found, miou),
+            values(found, mean_dice),
+        ]
+        lines.append(f"| {name} | {' | '.join(spread(cell) for cell in cells)} |")
+    return "\n".join(lines)
