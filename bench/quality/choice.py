@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.quality.neu import CHOSEN, make_shards, preset, raw
+from bench.quality.neu import make_shards, raw, recipe
 from bench.quality.seeds import mean_dice, miou, spread, values
 from bench.quality.trial import TEST, VALIDATION, calibrated, folder_name, train
 from steel.data.shards import ShardReader
@@ -18,24 +18,25 @@ def _both(option: str, value: str) -> tuple[str, ...]:
     return (f"--phases.0.{option}", value, f"--phases.1.{option}", value)
 
 
+FOUR = ("--phases.1.micro-batch", "4")
 VARIANTS: Mapping[str, Sequence[str]] = {
-    "the preset": (),
-    "whole images in micro-batches of 8": CHOSEN,
-    "the same, half the rate on crops": ("--phases.0.lr", "5e-4", *CHOSEN),
-    "the same, the rate on crops rises for 0.3 of the steps": ("--phases.0.warmup", "0.3", *CHOSEN),
-    "twice the rates": ("--phases.0.lr", "2e-3", "--phases.1.lr", "2e-4"),
-    "classification loss 0": _both("loss.classification", "0"),
-    "classification loss 0.2": _both("loss.classification", "0.2"),
-    "BCE and Dice weigh the same": ("--phases.0.loss.bce", "0.5", "--phases.0.loss.dice", "0.5"),
-    "BCE and Dice on whole images, no Lovász": (
-        *("--phases.1.loss.lovasz", "0", "--phases.1.loss.bce", "0.75", "--phases.1.loss.dice", "0.25"),
+    "the recipe": (),
+    "half the rate on crops": ("--phases.0.lr", "5e-4"),
+    "the rate on crops rises for 0.3 of the steps": ("--phases.0.warmup", "0.3"),
+    "micro-batches of 4 whole images": FOUR,
+    "these, and twice the rates": (*FOUR, "--phases.0.lr", "2e-3", "--phases.1.lr", "2e-4"),
+    "these, and classification loss 0": (*FOUR, *_both("loss.classification", "0")),
+    "these, and classification loss 0.2": (*FOUR, *_both("loss.classification", "0.2")),
+    "these, and BCE and Dice weigh the same": (*FOUR, "--phases.0.loss.bce", "0.5", "--phases.0.loss.dice", "0.5"),
+    "these, with BCE and Dice, no Lovász": (
+        *(*FOUR, "--phases.1.loss.lovasz", "0", "--phases.1.loss.bce", "0.75", "--phases.1.loss.dice", "0.25"),
     ),
-    "Lovász on absent classes too": ("--phases.1.loss.absent", "1"),
-    "6 passes of whole images, at three times their rate": (
-        *("--phases.0.epochs", "10", "--phases.1.epochs", "6", "--phases.1.lr", "3e-4"),
+    "these, with Lovász on absent classes too": (*FOUR, "--phases.1.loss.absent", "1"),
+    "these, for 6 passes and at three times their rate": (
+        *(*FOUR, "--phases.0.epochs", "10", "--phases.1.epochs", "6", "--phases.1.lr", "3e-4"),
     ),
 }
-"""Options on top of `neu.preset`."""
+"""Options on top of `neu.recipe`."""
 
 
 def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int], variants: Sequence[str]) -> str:
@@ -61,7 +62,7 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int], variants
     for name in variants:
         options = VARIANTS[name]
         trials = [
-            train(work / f"{folder_name(name)}-{seed}", data, "severstal", [*preset(passes, seed), *options])
+            train(work / f"{folder_name(name)}-{seed}", data, "severstal", [*recipe(passes, seed), *options])
             for seed in seeds
         ]
         found = [calibrated(trial, data) for trial in trials]
