@@ -1,7 +1,8 @@
 """What each technique is worth: the recipe with one thing changed at a time, several seeds each.
 
 A unit is short and small, so it answers for short trainings of small networks; `bench/quality.md` says what was not
-measured at full size. Gates need no training of their own: they are compared on the recipe's own models.
+measured at full size. Gates and test-time augmentation need no training of their own: they are compared on the
+recipe's own models.
 """
 
 import sys
@@ -32,16 +33,20 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "without the classification head's loss": _both("loss.classification", "0"),
     "without Lovász in the last phase": ("--phases.1.loss.lovasz", "0", "--phases.1.loss.dice", "0.5"),
     "without EMA": ("--optim.ema-decay", "0"),
-    "balanced sampling": _both("sampling.order", "balanced"),
     "last phase on crops, too": (
         *("--phases.1.crop", *CROP, "--phases.1.epochs", str(3 * FULL_EPOCHS)),
         *("--phases.1.sampling.defect-crop", "0.8"),
     ),
-    "classification loss 0.2": _both("loss.classification", "0.2"),
-    "EMA, but no average of the best epochs": ("--optim.average-top-k", "0"),
+    "balanced sampling": _both("sampling.order", "balanced"),
     "crops not moved onto defects": ("--phases.0.sampling.defect-crop", "0"),
+    "without class weights": _both("loss.class-weights", "None"),
+    "without flips": ("--augment.0.p", "0", "--augment.1.p", "0"),
+    "without brightness and contrast": ("--augment.2.p", "0"),
+    "defect blackout in their place": ("--augment.2.name", "blackout", "--augment.2.p", "0.25"),
     "Lovász on absent classes too": ("--phases.1.loss.absent", "1"),
     "Dice on absent classes too": ("--phases.0.loss.absent", "1"),
+    "classification loss 0.2": _both("loss.classification", "0.2"),
+    "EMA, but no average of the best epochs": ("--optim.average-top-k", "0"),
 }
 """Options on top of the recipe, the disputed ones first. A full image has three times the pixels of a crop."""
 
@@ -111,7 +116,7 @@ def _table(trials: Mapping[str, Sequence[Trial]], data: Path, *, last: bool) -> 
 
 
 def gates(trials: Sequence[Trial], data: Path) -> list[str]:
-    """The classic pipelines as gates of the recipe's own models, and thresholds of one half, on the test fold."""
+    """Decisions on the recipe's own models: the classic pipelines as gates, one half, no test-time augmentation."""
     chosen = {gate: [calibrated(trial, data, (gate,)) for trial in trials] for gate in GATES}
     half = [
         decide(statistics, default_decision(statistics.num_classes))
@@ -119,6 +124,7 @@ def gates(trials: Sequence[Trial], data: Path) -> list[str]:
     ]
     free = [calibrated(trial, data) for trial in trials]
     sides = {"thresholds of one half, no calibration": half, "calibrated, gate chosen by calibration": free}
+    sides["the same without test-time augmentation"] = [calibrated(trial, data, tta=()) for trial in trials]
     sides |= {f"calibrated, gate {gate}": outcomes for gate, outcomes in chosen.items()}
     lines = [
         "| decision | mean Dice (each seed) | against calibrated without a gate, points | 95 % over seeds | "

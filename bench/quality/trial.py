@@ -104,10 +104,12 @@ def evaluate(checkpoint: Path, data: Path, fold: int, tta: tuple[str, ...]) -> E
     return collect_statistics(predictor, reader, rows, runtime, decision=None, batch_size=8, workers=1)
 
 
-def calibrated(trial: Trial, data: Path, gates: tuple[str, ...] = GATES, *, last: bool = False) -> Outcome:
+def calibrated(
+    trial: Trial, data: Path, gates: tuple[str, ...] = GATES, *, tta: tuple[str, ...] = FLIPS, last: bool = False
+) -> Outcome:
     """The test fold under the decision found on the validation fold, by the shipped weights or the last ones."""
     index = ShardReader(str(data)).index
     areas = np.asarray(index.areas)[~np.isin(index.fold, (VALIDATION, TEST))]
-    validation, test = (trial.statistics(data, fold, FLIPS, last=last) for fold in (VALIDATION, TEST))
-    found = calibrate(validation, training_areas=areas, tta=FLIPS, gates=gates)
+    validation, test = (trial.statistics(data, fold, tta, last=last) for fold in (VALIDATION, TEST))
+    found = calibrate(validation, training_areas=areas, tta=tta, gates=gates)
     return decide(test, found.decision)
