@@ -1,5 +1,9 @@
 """Positions of a run as arithmetic."""
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,3 +60,13 @@ def test_the_ranks_of_any_world_consume_the_same_positions(world: int, first_ste
 def test_the_default_recipe_feeds_eight_gpus() -> None:
     for part in SEVERSTAL.phases:
         assert sorted(i for rank in range(8) for i in micro_batch_share(part, rank, 8)) == list(range(8))
+
+
+@pytest.mark.parametrize("page", ["README.md", "launch/README.md"])
+def test_the_documented_batches_feed_two_machines_of_eight_gpus(page: str) -> None:
+    text = (Path(__file__).parents[2] / page).read_text()
+    found = re.findall(r"--phases\.(\d)\.batch-size (\d+)", text)
+    assert {int(number) for number, _ in found} == set(range(len(SEVERSTAL.phases)))
+    for number, size in found:
+        part = replace(SEVERSTAL.phases[int(number)], batch_size=int(size))
+        assert sorted(i for rank in range(16) for i in micro_batch_share(part, rank, 16)) == list(range(16))
