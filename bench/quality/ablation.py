@@ -80,6 +80,9 @@ def run(work: Path, *, seeds: Sequence[int], variants: Sequence[str]) -> str:
     left_out = [name for name in VARIANTS if name not in names]
     return "\n".join(
         [
+            "Rows that begin with 'without', and crops on defects and the full-size finish, take away what is on by "
+            "default (class weights: in the demo only); the other rows add what is off by default.",
+            "",
             "The weights at the end of training (their moving average, where there is one), calibrated: what a part "
             "does to training.",
             "",
