@@ -20,7 +20,15 @@ AUGMENT = (
     TransformConfig("hflip", 0.5),
     TransformConfig("vflip", 0.5),
     TransformConfig("brightness_contrast", 0.5),
+    TransformConfig("rotate90", 0.0),
+    TransformConfig("affine", 0.0),
+    TransformConfig("gamma", 0.0),
+    TransformConfig("noise", 0.0),
+    TransformConfig("blur", 0.0),
+    TransformConfig("blackout", 0.0),
+    TransformConfig("side_bars", 0.0),
 )
+"""All there is; a probability of 0 is off. `bench/quality.md` says what each is worth."""
 
 SEVERSTAL = Config(
     preset="severstal",

@@ -1,4 +1,4 @@
-"""Quality of trained models, measured:  python -m bench.quality neu | choice | cascade | ablation
+"""Quality of trained models, measured:  python -m bench.quality neu | choice | cascade | parts | ablation
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
@@ -14,7 +14,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.quality import ablation, cascade, choice, neu
+from bench.quality import ablation, cascade, choice, neu, parts
 from bench.quality.trial import ROOT
 
 HERE = Path(__file__).parent
@@ -23,7 +23,8 @@ SECTIONS = {
     "neu": "Better than the plain loop?",
     "choice": "How was that recipe chosen?",
     "cascade": "Better than six networks?",
-    "ablation": "Which parts matter?",
+    "parts": "Which parts matter on real steel?",
+    "ablation": "Which parts matter on synthetic strips?",
 }
 
 
@@ -40,6 +41,8 @@ def main() -> None:
     elif options.what == "cascade":
         data = cascade.make_shards(work, options.annotations, options.image_ids, options.num_images, options.per_class)
         text = cascade.run(data, work, seconds=options.seconds, seeds=options.seeds)
+    elif options.what == "parts":
+        text = parts.run(options.source, work, seeds=options.seeds, parts=options.variants or list(parts.PARTS))
     else:
         text = ablation.run(work, seeds=options.seeds, variants=options.variants or list(ablation.VARIANTS))
     (HERE / "sections" / f"{options.what}.md").write_text(f"{_made_by()}\n\n{text}\n")
@@ -77,22 +80,22 @@ def _parse() -> argparse.Namespace:
         prog="python -m bench.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=tuple(SECTIONS))
-    parser.add_argument("--source", type=Path, help="neu, choice: folder of NEU-Seg with images/ and masks/")
+    parser.add_argument("--source", type=Path, help="neu, choice, parts: folder of NEU-Seg with images/ and masks/")
     parser.add_argument("--passes", type=int, default=16, help="neu, choice: times each training image is seen")
     parser.add_argument("--annotations", type=Path, help="cascade: run-length masks to render images for")
     parser.add_argument("--image-ids", type=Path, help="cascade: ids to render, as `steel synth` takes them")
     parser.add_argument("--num-images", type=int, default=1800, help="cascade: images to render")
     parser.add_argument("--per-class", type=int, default=240, help="cascade: of them, at least so many of each class")
     parser.add_argument("--seconds", type=float, default=90, help="cascade: training time of the unified network")
-    parser.add_argument("--variants", nargs="+", help="choice, ablation: only these")
+    parser.add_argument("--variants", nargs="+", help="choice, parts, ablation: only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")
     options = parser.parse_args()
-    if options.what in ("neu", "choice") and options.source is None:
+    if options.what in ("neu", "choice", "parts") and options.source is None:
         parser.error(f"{options.what} needs --source, the folder of NEU-Seg")
     if options.what == "cascade" and options.annotations is None:
         parser.error("cascade needs --annotations, a CSV of run-length masks")
-    known = choice.VARIANTS if options.what == "choice" else ablation.VARIANTS
+    known = {"choice": choice.VARIANTS, "parts": parts.PARTS}.get(options.what, ablation.VARIANTS)
     unknown = set(options.variants or ()) - set(known)
     if unknown:
         parser.error(f"--variants: there is no {sorted(unknown)[0]!r}; there are {', '.join(known)}")

@@ -18,6 +18,8 @@ def _both(option: str, value: str) -> tuple[str, ...]:
     return (f"--phases.0.{option}", value, f"--phases.1.{option}", value)
 
 
+DEVELOPMENT = (156, 471)
+"""Images that stand in for the test, and that train: all 627 training images."""
 RECIPE = "the recipe"
 FOUR = ("--phases.1.micro-batch", "4")
 VARIANTS: Mapping[str, Sequence[str]] = {
@@ -50,7 +52,7 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int], variants
         seeds: of the trainings.
         variants: names in `VARIANTS`; the recipe itself is always there.
     """
-    data = make_shards(source, work, development=True)
+    data = make_shards(source, work, development=DEVELOPMENT)
     num = np.bincount(np.asarray(ShardReader(str(data)).index.fold), minlength=3)
     lines = [
         f"{num[2]} images train, {num[VALIDATION]} validate, {num[TEST]} stand in for the test images, which have no "

@@ -26,17 +26,17 @@ AIM = 2
 ENCODER, DECODER = "resnet18", (64, 48, 32, 24, 16)
 
 
-def make_shards(source: Path, work: Path, *, development: bool = False, seed: int = 0) -> Path:
+def make_shards(source: Path, work: Path, *, development: tuple[int, int] | None = None, seed: int = 0) -> Path:
     """Shards of one image a group of duplicates: fold 0 validates, fold 1 tests, the others train.
 
     Args:
         source: NEU-Seg, with images/ and masks/.
         work: where they go.
-        development: leave the test images out and let a quarter of the training images stand in for them, so that a
-            recipe can be chosen without a look at the test.
+        development: leave the test images out; of the training images let so many stand in for them and so many
+            train, so that a recipe can be chosen without a look at the test.
         seed: of the split.
     """
-    out = work / ("development" if development else "shards")
+    out = work / ("-".join(map(str, ("development", *development))) if development else "shards")
     if (out / "manifest.json").exists():
         return out
     if not (work / "all" / "manifest.json").exists():
@@ -52,7 +52,8 @@ def make_shards(source: Path, work: Path, *, development: bool = False, seed: in
     test, rest = chosen[:fifth], chosen[fifth:]
     validation, train_names = rest[: len(rest) // 10], rest[len(rest) // 10 :]
     if development:
-        test, train_names = train_names[: len(train_names) // 4], train_names[len(train_names) // 4 :]
+        num_test, num_train = development
+        test, train_names = train_names[:num_test], train_names[num_test : num_test + num_train]
     fold_of = dict.fromkeys(test, TEST) | dict.fromkeys(validation, VALIDATION) | dict.fromkeys(train_names, 2)
     images, masks = out.with_name(f"{out.name}-images"), out.with_name(f"{out.name}-masks")
     images.mkdir(parents=True, exist_ok=True)

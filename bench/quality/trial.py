@@ -67,14 +67,23 @@ def folder_name(words: str) -> str:
     return "-".join(words.replace(",", "").split())
 
 
-def train(folder: Path, data: Path, preset: str, options: Sequence[str]) -> Trial:
-    """`accelerate launch -m train.fit` on all cores or GPUs; what was finished before is not done again."""
+def train(folder: Path, data: Path, preset: str, options: Sequence[str], *, alone: bool = True) -> Trial:
+    """Train one model with `train.fit`; what was finished before is not done again.
+
+    Args:
+        folder: of the run.
+        data: its shards.
+        preset: its preset.
+        options: on top of that.
+        alone: `accelerate launch` on all cores or the GPU; else one process, for trainings that share the machine.
+    """
     trial = Trial(folder)
     if trial.is_done:
         return trial
+    launch = ("-m", "accelerate.commands.launch", "--config_file", launch_config()) if alone else ()
     command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", launch_config(), "-m", "train.fit"),
-        *("--preset", preset, "--data", str(data), "--out", str(folder)),
+        *(sys.executable, *launch, "-m", "train.fit", "--preset", preset),
+        *("--data", str(data), "--out", str(folder)),
         *("--folds.validation", str(VALIDATION), "--folds.test", str(TEST), "--tracking.tracker", "none"),
         *options,
     ]

@@ -30,6 +30,7 @@ class Augmenter:
 
     Args:
         transforms: what, how often and how strongly; `affine` acts in the crop, the rest in this order after it.
+            Those with a probability of 0 are left out and draw no random numbers.
         crop: height and width of the result in pixels. Smaller images are mirrored, and marked invalid there.
         sampling: `max_black` of the crops.
         num_classes: C.
@@ -47,8 +48,9 @@ class Augmenter:
         self.crop, self.num_classes, self.ignore_bit = crop, num_classes, ignore_bit
         self.max_black = sampling.max_black
         self.invalid = 1 << num_classes
-        self._affine = tuple(t for t in transforms if t.name == "affine")
-        self._transforms = tuple(t for t in transforms if t.name != "affine")
+        active = tuple(t for t in transforms if t.p > 0)
+        self._affine = tuple(t for t in active if t.name == "affine")
+        self._transforms = tuple(t for t in active if t.name != "affine")
         self._compose = self._build()
 
     def _build(self) -> A.Compose:

@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from bench.quality import cascade
+from bench.quality import cascade, neu
 from bench.quality.networks import tasks
-from bench.quality.seeds import gain, mean_dice, miou, spread, values
+from bench.quality.parts import PARTS, verdict
+from bench.quality.seeds import Gain, gain, mean_dice, miou, spread, values
 from steel.evaluation.scores import Outcome
 from tests.shard_folder import defect_mask, make_shards, steel_image
+from train.arguments import parse_fit
 
 
 def outcome(hits: list[int]) -> Outcome:
@@ -45,6 +47,30 @@ def test_one_seed_says_nothing_of_others() -> None:
 def test_spread_shows_every_seed() -> None:
     assert values([outcome([5, 5])], miou) == pytest.approx((1 / 3,))
     assert spread((0.1, 0.3)) == "20.00 (10.00, 30.00)"
+
+
+@pytest.mark.parametrize(
+    ("mean", "seeds", "images", "words"),
+    [
+        (1.0, (0.2, 1.8), (0.1, 1.9), "helps (seeds and images)"),
+        (1.0, (-0.2, 2.2), (0.1, 1.9), "helps (images)"),
+        (-1.0, (-1.5, -0.5), (-3.0, 1.0), "harms (seeds)"),
+        (1.0, (-0.2, 2.2), (0.0, 2.0), "no"),
+        (-1.0, None, (-2.0, -0.1), "harms (images)"),
+    ],
+)
+def test_a_verdict_names_the_intervals_that_exclude_no_difference(mean, seeds, images, words) -> None:
+    assert verdict(Gain(mean, (mean,), seeds, images)) == words
+
+
+def test_every_part_changes_the_preset_it_is_measured_on() -> None:
+    recipe = ["--data", "d", "--out", "o", *neu.recipe(8, 0)]
+    default = parse_fit("fit", recipe).config
+    variants = {name: parse_fit("fit", [*recipe, *options]).config for name, options in PARTS.items()}
+    assert all(config != default for config in variants.values())
+    assert len(set(variants.values())) == len(PARTS)
+    named = {t.name for t, off in zip(variants["noise"].augment, default.augment, strict=True) if t != off}
+    assert named == {"noise"}
 
 
 def test_six_networks_cover_what_one_does() -> None:
