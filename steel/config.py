@@ -187,7 +187,7 @@ class OptimConfig:
     """Keep the encoder as it is for the first epochs of the first phase."""
     clip_norm: float = 1.0
     """Gradients are scaled down to at most this norm."""
-    ema_decay: float = 0.99
+    ema_decay: float = 0.0
     """Decay a step of the exponential moving average of the weights; 0 turns it off."""
     average_top_k: int = 0
     """Average the weights of the k best epochs as one more candidate to ship; 0 turns it off."""

@@ -19,7 +19,7 @@ from steel.errors import InputError
 AUGMENT = (
     TransformConfig("hflip", 0.5),
     TransformConfig("vflip", 0.5),
-    TransformConfig("brightness_contrast", 0.5),
+    TransformConfig("brightness_contrast", 0.0),
     TransformConfig("rotate90", 0.0),
     TransformConfig("affine", 0.0),
     TransformConfig("gamma", 0.0),
@@ -34,7 +34,6 @@ SEVERSTAL = Config(
     preset="severstal",
     model=ModelConfig(architecture="Unet", encoder="resnet34"),
     augment=AUGMENT,
-    optim=OptimConfig(ema_decay=0.999, average_top_k=3),
     validation=ValidationConfig(batch_size=16),
     phases=(
         PhaseConfig(
@@ -62,15 +61,12 @@ SEVERSTAL = Config(
 """The default recipe, for the full data set on a GPU."""
 
 _CROPS, _FULL = SEVERSTAL.phases
-_RARE_FIRST = (3.0, 2.0, 2.0, 1.0)
-"""Weights of the demo's classes: those that cover few pixels would otherwise hardly be learned."""
 
 DEMO = replace(
     SEVERSTAL,
     preset="demo",
     folds=FoldsConfig(test=()),  # its test images are a data set of their own
     model=ModelConfig(encoder="tu-regnetx_002", decoder_channels=(48, 32, 16, 8), pretrained=False, dropout=0.1),
-    optim=OptimConfig(ema_decay=0.97),
     validation=ValidationConfig(every_epochs=14, batch_size=8),
     tracking=TrackingConfig(log_every=100),
     phases=(
@@ -81,7 +77,6 @@ DEMO = replace(
             batch_size=8,
             micro_batch=4,
             lr=3e-3,
-            loss=replace(_CROPS.loss, class_weights=_RARE_FIRST),
             sampling=SamplingConfig(defect_crop=0.8),
         ),
         replace(
@@ -90,7 +85,6 @@ DEMO = replace(
             batch_size=8,
             micro_batch=4,
             lr=3e-4,
-            loss=replace(_FULL.loss, class_weights=_RARE_FIRST),
         ),
     ),
 )
@@ -101,6 +95,7 @@ SMOKE = replace(
     preset="smoke",
     folds=FoldsConfig(),
     model=ModelConfig(encoder="resnet18", decoder_channels=(16, 8, 8), pretrained=False, dropout=0.1),
+    optim=OptimConfig(ema_decay=0.97),
     validation=ValidationConfig(batch_size=4, tta=("hflip",)),
     tracking=TrackingConfig(),
     phases=(
@@ -108,7 +103,7 @@ SMOKE = replace(
         replace(_FULL, epochs=1, batch_size=8, micro_batch=2, lr=3e-4),
     ),
 )
-"""Seconds: to see whether everything works, not to learn."""
+"""Seconds: to see whether everything works, the moving average included, not to learn."""
 
 PRESETS = {preset.preset: preset for preset in (SEVERSTAL, DEMO, SMOKE)}
 

@@ -86,8 +86,6 @@ def recipe(passes: int, seed: int) -> list[str]:
         *("--phases.1.epochs", str(full)),
         *("--phases.0.batch-size", "16", "--phases.1.batch-size", "16"),
         *("--validation.every-epochs", "4"),
-        # The preset averages over a sixth of its steps; 0.999 would be longer than all of this run.
-        *("--optim.ema-decay", "0.99"),
     ]
 
 

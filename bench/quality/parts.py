@@ -23,8 +23,6 @@ from train.presets import AUGMENT
 
 NUM_TEST, NUM_TRAIN = 200, 96
 PASSES, BATCH = 20, 8
-EMA_DECAY = 0.975
-"""Spans a sixth of the steps, as in the preset and in `neu.recipe`."""
 RECIPE = "the recipe"
 
 
@@ -37,27 +35,34 @@ def _augment(name: str, p: float) -> tuple[str, ...]:
     return (f"--augment.{index}.p", str(p))
 
 
-ON: Mapping[str, Sequence[str]] = {
+BASE = (
+    *("--optim.average-top-k", "3", *_augment("brightness_contrast", 0.5)),
+    *("--optim.ema-decay", "0.975"),  # spans a sixth of the steps
+)
+"""What the recipe had when this was measured. It was not shown to help, and the presets have it no more."""
+
+KEPT: Mapping[str, Sequence[str]] = {
     "classification head's loss": _both("loss.classification", "0"),
     "Lovász in the last phase": (
-        "--phases.1.loss.lovasz",
-        "0",
-        *_both("loss.bce", "0.75"),
-        *_both("loss.dice", "0.25"),
+        *("--phases.1.loss.lovasz", "0", "--phases.1.loss.bce", "0.75", "--phases.1.loss.dice", "0.25"),
     ),
-    "moving average (EMA)": ("--optim.ema-decay", "0"),
-    "average of the best epochs": ("--optim.average-top-k", "0"),
     "whole images last": (
         # A whole image has 2.4 times the pixels of a crop.
         *("--phases.1.crop", str(CROP), str(CROP), "--phases.1.epochs", "10", "--phases.1.sampling.defect-crop", "0.5"),
     ),
     "crops moved onto defects": ("--phases.0.sampling.defect-crop", "0"),
     "flips": (*_augment("hflip", 0), *_augment("vflip", 0)),
-    "brightness and contrast": _augment("brightness_contrast", 0),
 }
 """Parts of the recipe, and the options that take them away."""
 
-OFF: Mapping[str, Sequence[str]] = {
+DROPPED: Mapping[str, Sequence[str]] = {
+    "moving average (EMA)": ("--optim.ema-decay", "0"),
+    "average of the best epochs": ("--optim.average-top-k", "0"),
+    "brightness and contrast": _augment("brightness_contrast", 0),
+}
+"""The same for what `BASE` adds to the presets."""
+
+ADDED: Mapping[str, Sequence[str]] = {
     "balanced sampling": _both("sampling.order", "balanced"),
     "class weights 2, 1, 2": _both("loss.class-weights", "2", "1", "2"),
     "focal loss for BCE": (
@@ -78,7 +83,7 @@ OFF: Mapping[str, Sequence[str]] = {
 }
 """What the recipe leaves out, and the options that add it."""
 
-PARTS = {**ON, **OFF}
+PARTS = {**KEPT, **DROPPED, **ADDED}
 
 
 def run(source: Path, work: Path, *, seeds: Sequence[int], parts: Sequence[str]) -> str:
@@ -102,12 +107,11 @@ def run(source: Path, work: Path, *, seeds: Sequence[int], parts: Sequence[str])
         [
             f"{NUM_TRAIN} images train; {NUM_TEST} others stand in for the test images, which have no part in this; "
             f"{ENCODER} from scratch with a decoder of {'-'.join(map(str, DECODER))} channels, {PASSES} passes in "
-            f"batches of {BATCH}, moving average of {EMA_DECAY}; seeds {', '.join(map(str, seeds))}. Mean IoU in "
-            "percent, calibrated on the validation fold, without test-time augmentation. Trainings ran side by side, "
-            "one a core.",
+            f"batches of {BATCH}; seeds {', '.join(map(str, seeds))}. Mean IoU in percent, calibrated on the "
+            "validation fold, without test-time augmentation. Trainings ran side by side, one a core.",
             "",
-            "What a part adds: the recipe less the recipe without it, for what is on by default; the recipe with it "
-            "less the recipe, for what is off.",
+            "What a part adds: the recipe less the recipe without it, or the recipe with it less the recipe. "
+            f"The recipe is the preset with {', '.join(DROPPED)}, which were on by default and are off after this.",
             "",
             "The weights at the end of training (their moving average, where there is one):",
             "",
@@ -138,12 +142,10 @@ def _table(trials: Mapping[str, Sequence[Trial]], data: Path, *, last: bool) -> 
         if name == RECIPE:
             lines.append(f"| {name} | | {spread(values(those, miou))} | - | - | - | - | {seconds} |")
             continue
-        sides = (recipe_outcomes, those) if name in ON else (those, recipe_outcomes)
+        sides = (those, recipe_outcomes) if name in ADDED else (recipe_outcomes, those)
         added = gain(*sides, miou)
-        default, option = ("on", f"without {name}") if name in ON else ("off", f"with {name}")
-        lines.append(
-            f"| {option} | {default} | {spread(values(those, miou))} | {added.text()} | {verdict(added)} | {seconds} |"
-        )
+        option = f"with {name} | off" if name in ADDED else f"without {name} | {'on' if name in KEPT else 'off'}"
+        lines.append(f"| {option} | {spread(values(those, miou))} | {added.text()} | {verdict(added)} | {seconds} |")
     return lines
 
 
@@ -156,15 +158,20 @@ def verdict(added: Gain) -> str:
     return f"{'helps' if added.mean > 0 else 'harms'} ({' and '.join(shown)})"
 
 
-def _unit(name: str, data: Path, work: Path, extra: Sequence[str], seed: int) -> Trial:
-    """Train, and say what the weights make of both folds; nothing is done twice."""
-    torch.set_num_threads(1)
-    unit = [
-        *(*recipe(PASSES, seed), "--optim.ema-decay", str(EMA_DECAY)),
+def unit_options(seed: int) -> list[str]:
+    """The recipe at this size, on top of the default preset."""
+    return [
+        *(*recipe(PASSES, seed), *BASE),
         *("--phases.0.batch-size", str(BATCH), "--phases.1.batch-size", str(BATCH)),
         *("--validation.tta", "--runtime.workers", "0"),
     ]
-    trial = train(work / f"{folder_name(name)}-{seed}", data, "severstal", [*unit, *extra], alone=False)
+
+
+def _unit(name: str, data: Path, work: Path, extra: Sequence[str], seed: int) -> Trial:
+    """Train, and say what the weights make of both folds; nothing is done twice."""
+    torch.set_num_threads(1)
+    options = [*unit_options(seed), *extra]
+    trial = train(work / f"{folder_name(name)}-{seed}", data, "severstal", options, alone=False)
     for fold, last in product((VALIDATION, TEST), (False, True)):
         trial.statistics(data, fold, (), last=last)
     return trial

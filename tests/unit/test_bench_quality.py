@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from bench.quality import cascade, neu
+from bench.quality import cascade
 from bench.quality.networks import tasks
-from bench.quality.parts import PARTS, verdict
+from bench.quality.parts import PARTS, unit_options, verdict
 from bench.quality.seeds import Gain, gain, mean_dice, miou, spread, values
 from steel.evaluation.scores import Outcome
 from tests.shard_folder import defect_mask, make_shards, steel_image
@@ -64,7 +64,7 @@ def test_a_verdict_names_the_intervals_that_exclude_no_difference(mean, seeds, i
 
 
 def test_every_part_changes_the_preset_it_is_measured_on() -> None:
-    recipe = ["--data", "d", "--out", "o", *neu.recipe(8, 0)]
+    recipe = ["--data", "d", "--out", "o", *unit_options(0)]
     default = parse_fit("fit", recipe).config
     variants = {name: parse_fit("fit", [*recipe, *options]).config for name, options in PARTS.items()}
     assert all(config != default for config in variants.values())
