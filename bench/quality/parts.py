@@ -118,7 +118,7 @@ def run(source: Path, work: Path, *, seeds: Sequence[int], parts: Sequence[str])
             *_table(trials, data, last=False),
             "",
             "Not measured here: balanced sampling, class weights and defect blackout (see the synthetic strips), and "
-            "the avoidance of black crops, as no image of this set has black margins.",
+            "the avoidance of black crops, as no image of this set is mostly black.",
             "",
             "Decisions on the recipe's own models:",
             "",
