@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from steel.config import SamplingConfig, TransformConfig
+from steel.config import SamplingConfig
 from steel.data.augment import Augmenter
 from steel.data.loader import train_batches
 from steel.data.order import build_order
@@ -14,6 +14,7 @@ from steel.data.shards import ShardReader
 from steel.errors import InputError
 from steel.runtime import Runtime
 from train.checkup import Finding
+from train.presets import AUGMENT
 from train.schedule import MicroBatchRange
 
 PROBE_SECONDS = 2.0
@@ -89,11 +90,11 @@ def check_shards(reader: ShardReader, rank: int) -> Iterator[Finding]:
 
 
 def probe_loader(reader: ShardReader, workers: int, runtime: Runtime) -> Iterator[Finding]:
-    """Draw augmented training crops for two seconds, as a run would."""
+    """Draw training crops for two seconds, augmented as in the default recipe."""
     height, width = int(reader.index.height.max()), int(reader.index.width.max())
     sampling = SamplingConfig()
     augmenter = Augmenter(
-        (TransformConfig("hflip"), TransformConfig("vflip"), TransformConfig("brightness_contrast")),
+        AUGMENT,
         (min(height, 256), min(width, 512)),
         sampling,
         reader.manifest.num_classes,
