@@ -179,7 +179,8 @@ def _report(
         f"{len(rows)} images train, {held[0]} validate, {held[1]} test (with each class: "
         f"{', '.join(map(str, with_class.tolist()))}), at {index.height[0]}x{index.width[0]}; no test-time "
         f"augmentation; {seconds:g} s of training for the unified network, in steps of {RECIPE.batch_size} crops "
-        f"(classifiers: whole images). Every side is calibrated alike, with the gate that suits it best. Answering "
+        f"(classifiers: whole images). Every side has class weights, brightness and contrast and a moving average, "
+        "which the demo's recipe has lost since, and is calibrated alike, with the gate that suits it best. Answering "
         f"nothing gets {100 * floor:.2f}.",
         "",
         "| | mean Dice (each seed) | positive Dice (each seed) | of each class |",
