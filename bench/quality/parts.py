@@ -117,8 +117,8 @@ def run(source: Path, work: Path, *, seeds: Sequence[int], parts: Sequence[str])
             "",
             *_table(trials, data, last=False),
             "",
-            "Balanced sampling, class weights and defect blackout: see the synthetic strips. Not measured anywhere: the "
-            "avoidance of mostly black crops, which needs full-size strips with wide black margins.",
+            "Balanced sampling, class weights and defect blackout: see the synthetic strips. Not measured anywhere: "
+            "the avoidance of mostly black crops, which needs full-size strips with wide black margins.",
             "",
             "Decisions on the recipe's own models:",
             "",
