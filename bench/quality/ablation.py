@@ -12,40 +12,35 @@ from pathlib import Path
 import numpy as np
 
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
-from bench.quality.trial import FLIPS, TEST, Trial, calibrated, folder_name, train
+from bench.quality.trial import FLIPS, TEST, Trial, both_phases, calibrated, folder_name, train
 from data_prep.__main__ import main as shard
 from steel.data.synthetic import synthesize
 from steel.evaluation.decision import GATES, default_decision
 from steel.evaluation.scores import Outcome, decide
 
-BOTH = ("--phases.0.", "--phases.1.")
 CROP = ("64", "128")
 EPOCHS, FULL_EPOCHS = 12, 1
 """Of crops, and of whole images after them: what a unit trains."""
 
 
-def _both(option: str, *value: str) -> list[str]:
-    return [part for phase in BOTH for part in (phase + option, *value)]
-
-
 BASE = (
     *("--optim.ema-decay", "0.97", "--optim.average-top-k", "3", "--augment.2.p", "0.5"),
-    *_both("loss.class-weights", "3", "2", "2", "1"),
+    *both_phases("loss.class-weights", "3", "2", "2", "1"),
 )
 """What the demo's recipe had when this was measured. It was not shown to help, and the presets have it no more."""
 
 VARIANTS: Mapping[str, Sequence[str]] = {
     "the recipe": (),
-    "without the classification head's loss": _both("loss.classification", "0"),
+    "without the classification head's loss": both_phases("loss.classification", "0"),
     "without Lovász in the last phase": ("--phases.1.loss.lovasz", "0", "--phases.1.loss.dice", "0.5"),
     "without EMA": ("--optim.ema-decay", "0"),
     "last phase on crops, too": (
         *("--phases.1.crop", *CROP, "--phases.1.epochs", str(3 * FULL_EPOCHS)),
         *("--phases.1.sampling.defect-crop", "0.8"),
     ),
-    "balanced sampling": _both("sampling.order", "balanced"),
+    "balanced sampling": both_phases("sampling.order", "balanced"),
     "crops not moved onto defects": ("--phases.0.sampling.defect-crop", "0"),
-    "without class weights": _both("loss.class-weights", "None"),
+    "without class weights": both_phases("loss.class-weights", "None"),
     "without brightness and contrast": ("--augment.2.p", "0"),
     "defect blackout in their place": ("--augment.2.name", "blackout", "--augment.2.p", "0.25"),
 }

@@ -18,16 +18,12 @@ import torch
 from bench.quality.ablation import gates
 from bench.quality.neu import CROP, DECODER, ENCODER, make_shards, recipe
 from bench.quality.seeds import Gain, gain, miou, spread, values
-from bench.quality.trial import TEST, VALIDATION, Trial, calibrated, folder_name, train
+from bench.quality.trial import TEST, VALIDATION, Trial, both_phases, calibrated, folder_name, train
 from train.presets import AUGMENT
 
 NUM_TEST, NUM_TRAIN = 200, 96
 PASSES, BATCH = 20, 8
 RECIPE = "the recipe"
-
-
-def _both(option: str, *value: str) -> tuple[str, ...]:
-    return tuple(part for phase in (0, 1) for part in (f"--phases.{phase}.{option}", *value))
 
 
 def _augment(name: str, p: float) -> tuple[str, ...]:
@@ -42,7 +38,7 @@ BASE = (
 """What the recipe had when this was measured. It was not shown to help, and the presets have it no more."""
 
 KEPT: Mapping[str, Sequence[str]] = {
-    "classification head's loss": _both("loss.classification", "0"),
+    "classification head's loss": both_phases("loss.classification", "0"),
     "Lovász in the last phase": (
         *("--phases.1.loss.lovasz", "0", "--phases.1.loss.bce", "0.75", "--phases.1.loss.dice", "0.25"),
     ),

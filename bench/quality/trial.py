@@ -67,6 +67,11 @@ def folder_name(words: str) -> str:
     return "-".join(words.replace(",", "").split())
 
 
+def both_phases(option: str, *value: str) -> tuple[str, ...]:
+    """The command line's words that give both phases of a preset one value."""
+    return tuple(word for phase in (0, 1) for word in (f"--phases.{phase}.{option}", *value))
+
+
 def train(folder: Path, data: Path, preset: str, options: Sequence[str], *, alone: bool = True) -> Trial:
     """Train one model with `train.fit`; what was finished before is not done again.
 

@@ -1,7 +1,10 @@
 """The command line of training programs."""
 
+import typing
+
 import pytest
 
+from steel.config import TransformConfig
 from steel.errors import InputError
 from train.arguments import parse_fit
 from train.presets import PRESETS
@@ -49,3 +52,11 @@ def test_wrong_values_exit_with_2(wrong: list[str], capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_carry_their_own_name(name: str) -> None:
     assert PRESETS[name].preset == name
+
+
+def test_every_preset_lists_every_transform_once_so_that_each_can_be_turned_on_by_an_option() -> None:
+    names = typing.get_args(typing.get_type_hints(TransformConfig)["name"])
+    for preset in PRESETS.values():
+        assert sorted(t.name for t in preset.augment) == sorted(names)
+    turned_on = parse_fit("fit", ["--data", "d", "--out", "o", "--augment.7.p", "0.3"]).config.augment[7]
+    assert (turned_on.name, turned_on.p) == ("blur", 0.3)

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from steel.config import SamplingConfig, TransformConfig
 from steel.data.augment import Augmenter
 from steel.data.crop import BLACK_LEVEL, place_window, to_target
-from train.arguments import parse_fit
-from train.presets import PRESETS
 
 NAMES = (
     *("hflip", "vflip", "rotate90", "affine", "brightness_contrast", "gamma", "noise", "blur"),
@@ -364,13 +362,6 @@ def test_what_has_a_probability_of_0_changes_nothing_not_even_the_random_numbers
         expected = augmenter(*some)(image, bitmask, seed=s, focus=s % 5)
         found = augmenter(*off, some[0], *off, some[1])(image, bitmask, seed=s, focus=s % 5)
         assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
-
-
-def test_every_preset_lists_every_transform_once_so_that_each_can_be_turned_on_by_an_option() -> None:
-    for preset in PRESETS.values():
-        assert sorted(t.name for t in preset.augment) == sorted(NAMES)
-    turned_on = parse_fit("fit", ["--data", "d", "--out", "o", "--augment.7.p", "0.3"]).config.augment[7]
-    assert (turned_on.name, turned_on.p) == ("blur", 0.3)
 
 
 def test_random_numbers_of_one_seed_are_well_spread_over_seeds() -> None:
