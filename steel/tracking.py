@@ -3,6 +3,7 @@
 Each attempt of a job is a run of its own, as offline runs cannot be resumed; attempts share a group and the step axis.
 """
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -66,11 +67,13 @@ class WandbBackend:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its shutdown waits for a server that does not answer
         import wandb
 
+        run_name = run_dir.resolve().name
+
         def start(mode: Literal["online", "offline"]) -> Any:
             return wandb.init(
-                project=config.project,
-                group=config.group or run_dir.resolve().name,
-                name=f"{run_dir.resolve().name}-{attempt}",
+                project=valid_name(config.project, _NOT_IN_PROJECTS),
+                group=valid_name(config.group or run_name),
+                name=valid_name(f"{run_name}-{attempt}"),
                 job_type="train",
                 dir=str(run_dir),
                 config={**run_config, "attempt": attempt},
@@ -109,7 +112,8 @@ class WandbBackend:
 
     def log_checkpoint(self, path: Path) -> None:
         """Record the file as an artifact of type `model`, without a copy of it."""
-        artifact = self._wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{self._run.group}-model"), type="model")
+        name = valid_name(f"{self._run.group}-model", _NOT_IN_ARTIFACTS)
+        artifact = self._wandb.Artifact(name, type="model", description=f"model of {self._run.group}")
         artifact.add_file(str(path), policy="immutable", skip_cache=True)
         self._run.log_artifact(artifact)
 
@@ -123,6 +127,22 @@ class WandbBackend:
             self._run.finish(exit_code=exit_code)
         finally:
             self._wandb.teardown(exit_code)
+
+
+_NOT_IN_ARTIFACTS = re.compile(r"[^a-zA-Z0-9_.-]")
+_NOT_IN_PROJECTS = re.compile(r"[/\\#?%:\r\n]")
+_NOT_TEXT = re.compile("[\ud800-\udfff]")
+"""How Python spells bytes of a file name that are not UTF-8."""
+_NAME_LENGTH = 128
+
+
+def valid_name(wanted: str, forbidden: re.Pattern[str] = _NOT_TEXT) -> str:
+    """`wanted` if Weights & Biases takes it; else as much of it as it takes, and a mark that tells it from others."""
+    name = forbidden.sub("-", _NOT_TEXT.sub("-", wanted))
+    if name == wanted and len(name) <= _NAME_LENGTH:
+        return name
+    mark = hashlib.sha256(wanted.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{name[: _NAME_LENGTH - len(mark) - 1]}-{mark}"
 
 
 def kill_wandb_service() -> None:

@@ -23,6 +23,8 @@ QUEUE_BYTES = 64 * 2**20
 """Records waiting for the backend beyond this are dropped."""
 RECORD_BYTES = 1024
 """What a record without images is taken to weigh in the queue."""
+OPEN_SECONDS = 30.0
+"""How long `wait_until_open` waits for the backend."""
 FINISH_SECONDS = 30.0
 """How long `finish` waits for the backend; a preempted job has little more than this in all."""
 ABANDON_SECONDS = 2.0
@@ -31,8 +33,8 @@ MAX_FAILURES = 5
 """Calls that fail in a row before a backend is given up."""
 
 
-class Tracker(Protocol):
-    """What a training loop calls. `step` is the global step, counted over all phases and attempts."""
+class Backend(Protocol):
+    """What records figures. `step` is the global step, counted over all phases and attempts."""
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
         """Record figures; nested mappings and sequences are flattened to `name/key`, sequences counted from 1."""
@@ -47,7 +49,18 @@ class Tracker(Protocol):
         ...
 
     def finish(self, status: Status) -> None:
-        """Say how the run ended and close; later calls do nothing. Waits a bounded time."""
+        """Say how the run ended and close; later calls do nothing."""
+        ...
+
+
+class Tracker(Backend, Protocol):
+    """What a training loop calls. Only `wait_until_open` and `finish` wait, a bounded time."""
+
+    def wait_until_open(self) -> None:
+        """Wait until the backend is up, or give it up: to be called before any process is forked.
+
+        A backend that starts a process waits for a pipe to close, of which a worker forked meanwhile has an end.
+        """
         ...
 
 
@@ -63,6 +76,9 @@ class NullTracker:
     def log_checkpoint(self, path: Path) -> None:
         """Do nothing."""
 
+    def wait_until_open(self) -> None:
+        """Do nothing."""
+
     def finish(self, status: Status) -> None:
         """Do nothing."""
 
@@ -75,28 +91,34 @@ class BackgroundTracker:
         open_backend: starts the backend; runs in the thread, so it may be slow.
         abandon: lets go of whatever would keep the process from ending, when the backend did not close in time.
         queue_bytes: estimated size of the records that may wait.
+        open_seconds: how long `wait_until_open` waits for the backend to start.
         finish_seconds: how long `finish` waits for the backend to take what is left and close.
     """
 
     def __init__(
         self,
         name: str,
-        open_backend: Callable[[], Tracker],
+        open_backend: Callable[[], Backend],
         *,
         abandon: Callable[[], None] = lambda: None,
         queue_bytes: int = QUEUE_BYTES,
+        open_seconds: float = OPEN_SECONDS,
         finish_seconds: float = FINISH_SECONDS,
     ) -> None:
         self._name = name
         self._abandon = abandon
         self._queue_bytes = queue_bytes
+        self._open_seconds = open_seconds
         self._finish_seconds = finish_seconds
-        self._calls: queue.SimpleQueue[tuple[Callable[[Tracker], None], int]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[[Backend], None], int]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting_bytes = 0
         self._submitted = 0
         self._recorded = 0
         self._problem = ""
+        self._opened = threading.Event()
+        """The backend is up, or could not start."""
+        self._given_up = False
         self._finishing = False
         self._finished = False
         self._thread = threading.Thread(target=self._serve, args=(open_backend,), name=f"tracker-{name}", daemon=True)
@@ -116,15 +138,24 @@ class BackgroundTracker:
         """Queue a checkpoint's path."""
         self._submit(lambda backend: backend.log_checkpoint(path), RECORD_BYTES)
 
+    def wait_until_open(self) -> None:
+        """Wait until the backend is up or could not start; one that takes too long is given up."""
+        if self._opened.wait(self._open_seconds):
+            return
+        self._given_up = True
+        self._note(f"not up within {self._open_seconds:g} s, so given up")
+        logger.warning("%s is %s; history.jsonl in the run folder has every figure", self._name, self._problem)
+        self._attempt(self._abandon)
+
     def finish(self, status: Status) -> None:
         """Queue the end, wait for it a bounded time and report records that were lost."""
         if self._finishing:
             return
         self._finishing = True
         self._calls.put((lambda backend: backend.finish(status), 0))
-        self._thread.join(self._finish_seconds)
+        self._thread.join(0 if self._given_up else self._finish_seconds)
         if not self._finished:
-            if self._thread.is_alive():
+            if self._thread.is_alive() and not self._given_up:
                 self._note(f"no answer within {self._finish_seconds:g} s at the end of the run")
             self._attempt(self._abandon)
             self._thread.join(ABANDON_SECONDS)
@@ -138,21 +169,22 @@ class BackgroundTracker:
                 self._problem or "it was too slow",
             )
 
-    def _submit(self, call: Callable[[Tracker], None], size: int) -> None:
+    def _submit(self, call: Callable[[Backend], None], size: int) -> None:
         if self._finishing:
             return
         self._submitted += 1
         with self._lock:
-            if self._waiting_bytes + size > self._queue_bytes:
+            if self._given_up or self._waiting_bytes + size > self._queue_bytes:
                 return
             self._waiting_bytes += size
         self._calls.put((call, size))
 
-    def _serve(self, open_backend: Callable[[], Tracker]) -> None:
-        opened: list[Tracker] = []
+    def _serve(self, open_backend: Callable[[], Backend]) -> None:
+        opened: list[Backend] = []
         self._attempt(lambda: opened.append(open_backend()))
+        self._opened.set()
         failures = 0
-        while opened and failures < MAX_FAILURES:
+        while opened and failures < MAX_FAILURES and not self._given_up:
             call, size = self._calls.get()
             done = self._attempt(functools.partial(call, opened[0]))
             failures = 0 if done else failures + 1

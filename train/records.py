@@ -31,8 +31,11 @@ class Records(Protocol):
     def add_checkpoint(self, path: Path) -> None:
         """Hand the finished checkpoint to the tracker."""
 
+    def wait_until_open(self) -> None:
+        """Wait, a bounded time, until the tracker is up or given up: to be called before any process is forked."""
+
     def finish(self, status: Status) -> None:
-        """Draw the curves and close the tracker."""
+        """Draw the curves and close the tracker; later calls do nothing."""
 
 
 class NoRecords:
@@ -47,6 +50,9 @@ class NoRecords:
     def add_checkpoint(self, path: Path) -> None:
         pass
 
+    def wait_until_open(self) -> None:
+        pass
+
     def finish(self, status: Status) -> None:
         pass
 
@@ -59,6 +65,7 @@ class MainRecords:
         self._tracker = tracker
         self._curves = curves
         self._plans = plans
+        self._finished = False
 
     def add(self, record: dict[str, Any]) -> None:
         self._history.append(record)
@@ -92,9 +99,14 @@ class MainRecords:
     def add_checkpoint(self, path: Path) -> None:
         self._tracker.log_checkpoint(path)
 
+    def wait_until_open(self) -> None:
+        self._tracker.wait_until_open()
+
     def finish(self, status: Status) -> None:
-        self._draw()
-        self._tracker.finish(status)
+        if not self._finished:
+            self._finished = True
+            self._draw()
+            self._tracker.finish(status)
 
 
 def open_records(

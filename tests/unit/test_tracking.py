@@ -11,7 +11,7 @@ import pytest
 from steel import tracking, tracking_queue
 from steel.config import TrackingConfig
 from steel.errors import InputError
-from steel.tracking import NullTracker, build_tracker
+from steel.tracking import NullTracker, build_tracker, valid_name
 from steel.tracking_queue import BackgroundTracker, flatten
 
 RUN_CONFIG = {"preset": "smoke", "phases": [{"lr": 0.001}]}
@@ -209,6 +209,91 @@ def test_a_backend_that_cannot_start_is_reported(caplog):
     tracker.log({}, 1)
     tracker.finish("finished")
     assert "did not take 1 of 1 records (PermissionError: read-only folder)" in caplog.text
+
+
+def test_workers_may_be_forked_once_the_backend_is_up():
+    opening = threading.Event()
+
+    def open_slowly() -> RecordingBackend:
+        assert opening.wait(60)
+        return RecordingBackend()
+
+    tracker = BackgroundTracker("Test", open_slowly)
+    threading.Timer(0.2, opening.set).start()
+    start = time.perf_counter()
+    tracker.wait_until_open()
+    assert opening.is_set() and 0.1 < time.perf_counter() - start < 5
+    tracker.finish("finished")
+
+
+def test_a_backend_that_does_not_come_up_in_time_is_given_up(caplog):
+    never, backend, abandoned = threading.Event(), RecordingBackend(), []
+
+    def open_never() -> RecordingBackend:
+        never.wait(60)
+        return backend
+
+    tracker = BackgroundTracker("Test", open_never, abandon=lambda: abandoned.append(True), open_seconds=0.1)
+    tracker.log({}, 1)
+    tracker.wait_until_open()
+    assert caplog.messages[0].startswith("Test is not up within 0.1 s, so given up; history.jsonl")
+    assert abandoned == [True]
+    tracker.log({}, 2)
+    never.set()  # too late: it takes nothing any more
+    start = time.perf_counter()
+    tracker.finish("finished")
+    assert time.perf_counter() - start < 5 and backend.steps == []
+    assert "did not take 2 of 2 records (not up within 0.1 s, so given up)" in caplog.messages[-1]
+
+
+def test_what_cannot_start_is_not_waited_for():
+    def cannot_start() -> RecordingBackend:
+        raise PermissionError("read-only folder")
+
+    start = time.perf_counter()
+    BackgroundTracker("Test", cannot_start).wait_until_open()
+    NullTracker().wait_until_open()
+    assert time.perf_counter() - start < 5
+
+
+NAMES = ["run-1", "прокат", "сталь", "mill 3", "x" * 300, "x" * 301, "a/b:c#d?e%f\\g", "caf\udce9", "-", "結果" * 80]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_names_are_those_that_wandb_takes(name):
+    import wandb
+    from wandb.sdk.artifacts._validators import validate_project_name
+
+    artifact = valid_name(f"{name}-model", tracking._NOT_IN_ARTIFACTS)
+    project = valid_name(name, tracking._NOT_IN_PROJECTS)
+    assert wandb.Artifact(artifact, type="model").name == artifact
+    assert validate_project_name(project) == project == wandb.Settings(project=project).project
+    shown = valid_name(name)
+    assert len(shown) <= 128 and shown.encode()
+    if name in ("run-1", "-"):
+        assert (artifact, project, shown) == (f"{name}-model", name, name)
+
+
+def test_different_names_stay_different():
+    assert len({valid_name(name, tracking._NOT_IN_ARTIFACTS) for name in NAMES}) == len(NAMES)
+
+
+@pytest.mark.usefixtures("no_wandb_account")
+def test_a_folder_of_any_name_keeps_its_artifact(tmp_path):
+    run_dir = tmp_path / "прокат, третий стан"
+    run_dir.mkdir()
+    checkpoint = run_dir / "model.safetensors"
+    checkpoint.write_bytes(b"weights")
+    tracker = build_tracker(TrackingConfig(tracker="wandb", project="стан/3"), run_dir, RUN_CONFIG, attempt=1)
+    tracker.log_checkpoint(checkpoint)
+    tracker.finish("finished")
+    records = read_offline_run(run_dir)
+    (artifact,) = [r.request.log_artifact.artifact for r in records if r.request.HasField("log_artifact")] or [
+        r.artifact for r in records if r.HasField("artifact")
+    ]
+    assert [entry.local_path for entry in artifact.manifest.contents] == [str(checkpoint)]
+    (run,) = [r.run for r in records if r.HasField("run")]
+    assert run.run_group == run_dir.name and artifact.description == f"model of {run_dir.name}"
 
 
 def test_a_record_is_taken_as_it_was_when_logged():
