@@ -2,9 +2,11 @@
 
 import errno
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 
 class InputError(ValueError):
@@ -23,7 +25,7 @@ class OutOfMemoryError(RuntimeError):
     """Host or device refused memory; the message says what needs less."""
 
 
-_LAST_WORD_S = 30.0
+LAST_WORD_S = 30.0
 """How long the other ranks leave a `SharedError` to rank 0: a launcher ends the job when the first of them ends."""
 
 
@@ -32,6 +34,42 @@ def list_some(names: Sequence[str], limit: int = 5) -> str:
     shown = ", ".join(names[:limit])
     hidden = len(names) - limit
     return f"{shown} and {hidden} more" if hidden > 0 else shown
+
+
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|allocate memory|insufficient memory|ALLOC(ATION)?_FAILED|bad_alloc", re.IGNORECASE
+)
+"""CUDA, torch's CPU allocator and the operating system, OpenCV, cuBLAS and cuDNN, C++."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether host or device refused memory, in whatever words a library says so; not for errors that were told before.
+
+    Python and numpy raise MemoryError. Torch has an exception of its own for its CUDA allocator alone: all else comes
+    as a RuntimeError (`CUDA error: out of memory`, `CUDNN_STATUS_ALLOC_FAILED`, `CUBLAS_STATUS_ALLOC_FAILED`, the
+    host's `can't allocate memory`, NCCL's `Cuda failure 'out of memory'`), and failing system calls as an OSError.
+    """
+    if isinstance(error, InputError | OutOfMemoryError | LostRankError):
+        return False
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+@contextmanager
+def out_of_memory_as(advice: str) -> Iterator[None]:
+    """Turn an error of the block that says that memory has run out into one that says what needs less.
+
+    Raises:
+        OutOfMemoryError: with the first line of what was said, and `advice`.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).strip().partition("\n")[0] or "the host refused memory"
+        raise OutOfMemoryError(f"out of memory ({said}); {advice}") from error
 
 
 def run_program(main: Callable[[], int | None]) -> int:
@@ -44,23 +82,52 @@ def run_program(main: Callable[[], int | None]) -> int:
     """
     try:
         return main() or 0
-    except SharedError as error:
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(_LAST_WORD_S)
-        else:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except (LostRankError, OutOfMemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201
-        return 130
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+    except BaseException as error:
+        code = report(error)
+        if code is None:
             raise
-        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)  # noqa: T201
-        return 1
+        if isinstance(error, SharedError) and not _is_first():
+            time.sleep(LAST_WORD_S)
+        return code
+
+
+def report(error: BaseException) -> int | None:
+    """Say on stderr, in one line and once, what made a program end; of what all ranks find alike rank 0 alone speaks.
+
+    Returns:
+        The program's exit code, as `run_program` has it; None for a defect, of which nothing is said.
+    """
+    told = _line_and_code(error)
+    if told is None:
+        return None
+    line, code = told
+    everybodys = isinstance(error, SharedError | KeyboardInterrupt)
+    if not vars(error).get(_REPORTED) and (_is_first() or not everybodys):
+        with suppress(OSError):  # nobody reads it any more
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
+    vars(error)[_REPORTED] = True
+    return code
+
+
+_REPORTED = "reported by steel"
+
+
+def _line_and_code(error: BaseException) -> tuple[str, int] | None:
+    if isinstance(error, InputError):
+        return f"error: {error}", 2
+    if isinstance(error, LostRankError | OutOfMemoryError):
+        return f"error: {error}", 1
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
+        return f"error: {error.strerror}: {error.filename or 'while writing'}", 1
+    return None
+
+
+_ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
+"""What the operating system may say of the user's files; other errors of its are defects of ours."""
+
+
+def _is_first() -> bool:
+    """Whether this is rank 0, or the only process."""
+    return os.environ.get("RANK", "0") == "0"

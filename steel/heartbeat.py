@@ -1,15 +1,15 @@
-"""Notices a rank that hangs: each leaves signs of life in the job's store, and watches those of the others.
+"""Notices a rank that has failed or hangs: each leaves signs of life in the job's store, and watches the others'.
 
-A rank that dies closes its connections, and the others fail at once: the signs then tell which one it was. One that is
-stopped, or on a node that has dropped off the network, closes nothing: the others would wait in a collective until its
-long time limit.
+A rank that fails says why in its sign, and the others end with the same words at their next beat. One that dies without
+a word closes its connections, and the others fail at once: the signs then tell which one it was. One that is stopped,
+or on a node that has dropped off the network, closes nothing: the others would wait in a collective until its long time
+limit.
 """
 
 import contextlib
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -33,7 +33,13 @@ class Sign:
     left: bool = False
     """It has done its part and will not be heard of again."""
     failure: str = ""
-    """Why it has failed, if it could say so."""
+    """Why the job has failed, if this rank knows: in the same words whoever passes them on."""
+    code: int = 1
+    """The exit code that goes with the failure."""
+
+    @property
+    def is_last(self) -> bool:
+        return self.left or bool(self.failure)
 
 
 class Store(Protocol):
@@ -66,10 +72,7 @@ class Watch:
 
 
 class Heartbeat:
-    """This rank's signs of life, and its watch over the others', on a daemon thread until `leave` or the process's end.
-
-    One rank's silence ends every other rank with one line.
-    """
+    """This rank's signs of life, and its watch over the others', on a thread until `leave` or the process's end."""
 
     def __init__(
         self,
@@ -77,9 +80,9 @@ class Heartbeat:
         rank: int,
         world: int,
         *,
+        give_up: Callable[[str, int], None],
         interval_s: float = INTERVAL_S,
         silence_s: float = SILENCE_S,
-        end: Callable[[str], None] | None = None,
     ) -> None:
         """Begin to beat and watch.
 
@@ -87,48 +90,64 @@ class Heartbeat:
             store: this process's own connection; its requests must time out sooner than never.
             rank: of this process.
             world: number of ranks.
+            give_up: called on the thread, once, with why the job has failed and the exit code that goes with it:
+                another rank says so, or is silent.
             interval_s: seconds between two signs.
             silence_s: how long a rank may be silent.
-            end: what to do with the message; by default print it and end the process with code 1.
         """
         self._store = store
-        self._rank = rank
+        self.rank, self.world = rank, world
+        self.name = f"{socket.gethostname()} pid {os.getpid()}"
         self._others = [r for r in range(world) if r != rank]
+        self._give_up = give_up
         self._interval_s, self._silence_s = interval_s, silence_s
-        self._end = end or _end_process
-        self._name = f"{socket.gethostname()} pid {os.getpid()}"
         self._left = threading.Event()
-        self.on_lost: Callable[[str], None] = lambda message: None
-        """Called with the message before the process ends."""
+        self._saying = threading.Lock()
+        """Held so that no beat follows the last word."""
         self.hurried: Callable[[], bool] = lambda: False
         """Whether the job has been told to stop."""
-        self._say(Sign(self._name))
+        self._say(Sign(self.name))
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
-    def leave(self, failure: str = "") -> None:
-        """Stop beating: this rank has done its part, or has failed and says why. The first call counts."""
-        if self._left.is_set():
-            return
-        self._left.set()
-        with contextlib.suppress(RuntimeError):  # nobody is left to hear it
-            self._say(Sign(self._name, left=not failure, failure=failure))
+    def leave(self, failure: str = "", code: int = 1) -> None:
+        """Stop beating: this rank has done its part, or knows why the job has failed. The first call counts."""
+        with self._saying, contextlib.suppress(RuntimeError):  # nobody is left to hear it
+            if not self._left.is_set():
+                self._left.set()
+                self._say(Sign(self.name, left=not failure, failure=failure, code=code))
 
-    def find_lost(self) -> str:
-        """After a collective has failed: which rank is gone, and why if it could say so; looks for a few seconds."""
+    def linger(self, ranks: list[int] | None = None, seconds: float | None = None) -> None:
+        """Wait until all other ranks (or `ranks`) have left or failed too, `seconds` (or five beats) at most.
+
+        They hear this rank's last word at their next beat, unless they are gone; but a launcher ends them with the
+        first rank that ends, and the store may end with this process.
+        """
+        deadline = time.monotonic() + (5 * self._interval_s if seconds is None else seconds)
+        with contextlib.suppress(RuntimeError):  # the store is gone, and with it whoever could hear
+            while time.monotonic() < deadline:
+                signs = self._listen()
+                if all(signs[rank].is_last for rank in (self._others if ranks is None else ranks)):
+                    return
+                time.sleep(self._interval_s / 10)
+
+    def find_lost(self, said: str) -> str:
+        """After a collective has failed, in its words: which rank is gone, and why if it could say so; looks for a few
+        seconds."""
         deadline = time.monotonic() + 4 * self._interval_s
         first: dict[int, Sign] = {}
         while True:
             try:
                 signs = self._listen()
             except RuntimeError:
-                return "the job's store cannot be reached: rank 0 or its launcher is gone"
-            for rank, sign in signs.items():
+                return "lost contact: the job's store cannot be reached; rank 0 or its launcher is gone"
+            for sign in signs.values():
                 if sign.failure:
-                    return f"rank {rank} ({sign.name}) failed: {sign.failure}"
+                    return sign.failure
             first = first or signs
-            silent = [rank for rank in first if signs[rank] == first[rank]]
+            silent = [rank for rank in first if signs[rank] == first[rank] and not signs[rank].left]
             if time.monotonic() > deadline:
-                return f"{self._names(silent, signs)} is gone" if silent else "all ranks are alive: look at the network"
+                found = f"{self._names(silent, signs)} is gone" if silent else f"all are alive, but the network: {said}"
+                return f"lost contact with the other ranks: {found}"
             time.sleep(self._interval_s / 4)
 
     def _run(self) -> None:
@@ -138,29 +157,32 @@ class Heartbeat:
             beats += 1
             silence_s = min(self._silence_s, HURRIED_SILENCE_S) if self.hurried() else self._silence_s
             try:
-                self._say(Sign(self._name, beats))
+                self._beat(beats)
                 signs = self._listen()
                 reached = time.monotonic()
             except RuntimeError:  # usually because the job is ending
                 if time.monotonic() - reached > silence_s:
-                    self._give_up(f"the job's store has not answered for {silence_s:.0f} s: its node is gone")
+                    return self._end(f"the job's store has not answered for {silence_s:.0f} s: its node is gone")
                 continue
+            for sign in signs.values():
+                if sign.failure:
+                    return self._end(sign.failure, sign.code)
             silent = watch.hear(signs, reached, silence_s)
             if silent:
                 names = self._names(silent, signs)
-                self._give_up(f"{names} has been silent for {silence_s:.0f} s: it hangs or its node is gone")
+                return self._end(f"{names} has been silent for {silence_s:.0f} s: it hangs or its node is gone")
 
-    def _give_up(self, message: str) -> None:
-        if self._left.is_set():
-            return
-        self._left.set()
-        try:
-            self.on_lost(message)
-        finally:
-            self._end(f"error: {message}; ending the job")
+    def _end(self, failure: str, code: int = 1) -> None:
+        if not self._left.is_set():
+            self._give_up(failure, code)
+
+    def _beat(self, number: int) -> None:
+        with self._saying:
+            if not self._left.is_set():
+                self._say(Sign(self.name, number))
 
     def _say(self, sign: Sign) -> None:
-        self._store.set(_key(self._rank), json.dumps(asdict(sign)))
+        self._store.set(_key(self.rank), json.dumps(asdict(sign)))
 
     def _listen(self) -> dict[int, Sign]:
         values = self._store.multi_get([_key(rank) for rank in self._others])
@@ -173,9 +195,3 @@ class Heartbeat:
 
 def _key(rank: int) -> str:
     return f"steel/heartbeat/{rank}"
-
-
-def _end_process(message: str) -> None:
-    sys.stderr.write(message + "\n")
-    sys.stderr.flush()
-    os._exit(1)

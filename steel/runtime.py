@@ -1,32 +1,41 @@
-"""Which rank is this: the Accelerator, collectives, stop signals. Only this module touches torch.distributed."""
+"""Which rank is this: the Accelerator, what ranks tell each other, stop signals. Only this module and `steel.joining`
+touch torch.distributed.
+
+Two groups connect the ranks. The default group, NCCL on GPUs, sums and spreads tensors where they are. Numbers and
+objects of the hosts go over gloo: a rank that waits for another there leaves its GPU alone, and a lost rank breaks the
+connection at once, on GPUs as on CPUs. Where ranks compute on CPUs the default group is gloo itself and does both.
+"""
 
 import contextlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
-from torch.distributed import distributed_c10d
 
-from steel.errors import InputError, LostRankError, OutOfMemoryError, SharedError
-from steel.handshake import agree_on_attempt
-from steel.heartbeat import SILENCE_S, Heartbeat
+from steel.ending import Ending
+from steel.errors import InputError, LostRankError, SharedError
+from steel.heartbeat import Heartbeat
+from steel.joining import (
+    die_with_launcher,
+    is_broken_collective,
+    join_hosts,
+    meet_in_one_network,
+    process_group_options,
+    start_heartbeat,
+)
 from steel.model.precision import has_native_bf16
 
 T = TypeVar("T")
-
-COLLECTIVE_TIMEOUT_S = 1800.0
-"""A collective that waits longer than this fails: rank 0 may calibrate or write while the others wait."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,10 @@ class Runtime:
     """One rank's view of the job."""
 
     accelerator: Accelerator
-    heartbeat: Heartbeat | None = None
-    """Of a job of several ranks."""
+    ending: Ending = field(default_factory=lambda: Ending(0))
+    """What happens when the job fails."""
+    hosts: dist.ProcessGroup | None = None
+    """The gloo group; None where the default group is that, or there is one rank."""
 
     @property
     def rank(self) -> int:
@@ -53,25 +64,36 @@ class Runtime:
     def is_main(self) -> bool:
         return self.accelerator.is_main_process
 
-    def all_reduce_sum(self, array: np.ndarray) -> np.ndarray:
-        """Sum an integer or float array over the ranks; every rank gets the sum, in the array's own dtype."""
-        if self.world == 1:
-            return array
-        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-        dist.all_reduce(tensor)
-        return tensor.cpu().numpy()
+    @property
+    def heartbeat(self) -> Heartbeat | None:
+        """Of a job of several ranks."""
+        return self.ending.heartbeat
 
-    def start_sum(self, values: torch.Tensor) -> "PendingSum":
-        """Begin summing a small tensor over the ranks without waiting; `PendingSum.read` waits."""
-        work = dist.all_reduce(values, async_op=True) if self.world > 1 else None
-        return PendingSum(values, work)
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        """Sum `tensor` over the ranks, in place, on the device it is on."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+
+    def broadcast_tensors(self, module: nn.Module) -> None:
+        """Give every rank rank 0's parameters and buffers of `module`, in place, on the device they are on."""
+        if self.world > 1:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, src=0)
+
+    def sum_numbers(self, numbers: Sequence[float]) -> list[float]:
+        """Sum each of a few host numbers over the ranks, in float64; every rank gets the sums."""
+        if self.world == 1:
+            return list(numbers)
+        sums = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(sums, group=self.hosts)
+        return sums.tolist()
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's picklable `value` on every rank."""
         if self.world == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self.hosts)
         return box[0]
 
     def all_gather(self, value: T) -> list[T]:
@@ -79,14 +101,13 @@ class Runtime:
         if self.world == 1:
             return [value]
         box: list[Any] = [None] * self.world
-        dist.all_gather_object(box, value)
+        dist.all_gather_object(box, value, group=self.hosts)
         return box
 
-    def broadcast_tensors(self, module: nn.Module) -> None:
-        """Give every rank rank 0's parameters and buffers of `module`, in place."""
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
         if self.world > 1:
-            for tensor in module.state_dict().values():
-                dist.broadcast(tensor, src=0)
+            dist.barrier(group=self.hosts)
 
     def on_main(self, task: Callable[[], T]) -> T:
         """Run `task` on rank 0 alone and give its picklable result to every rank.
@@ -108,65 +129,71 @@ class Runtime:
 
     def main_first(self, task: Callable[[], T]) -> T:
         """Run `task` on every rank, on rank 0 before all others: what it downloads, the others find."""
-        with self.accelerator.main_process_first():
+        if not self.is_main:
+            self.barrier()
             return task()
-
-    def barrier(self) -> None:
-        if self.world > 1:
-            dist.barrier()
+        result = task()
+        self.barrier()
+        return result
 
     @contextlib.contextmanager
-    def guard(self, signals: "StopSignals", on_lost: Callable[[str], None]) -> Iterator[None]:
-        """Watch over the other ranks while the block runs.
+    def running(self) -> Iterator["Runtime"]:
+        """Everything a program does in its job: under the guard, and left together with the other ranks at the end.
+
+        An error ends the process of a job of several ranks, with the error's exit code; see `steel.ending`.
+        """
+        try:
+            with self.guard():
+                yield self
+                self.barrier()  # rank 0 may still write, and its failure is everybody's
+        except BaseException:
+            if self.heartbeat is not None:
+                self.ending.leave()
+            raise
+        self.close()
+
+    @contextlib.contextmanager
+    def guard(
+        self, record: Callable[[str], None] | None = None, hurried: Callable[[], bool] | None = None
+    ) -> Iterator[None]:
+        """Watch over the job while the block runs: its failure, here or on another rank, is said, recorded and told to
+        the other ranks before anything else. Guards nest; the innermost acts.
 
         Args:
-            signals: once one has come, a rank's silence is borne for less long.
-            on_lost: told which rank hangs, before this process ends because of it.
+            record: told in a line why the job has failed, on every rank; by default what the guard outside of this has.
+            hurried: whether the job has been told to stop: a rank's silence is then borne for less long.
 
         Raises:
             LostRankError: a collective failed because a rank is gone; the message names it.
-            OutOfMemoryError: this rank asked for more memory than there is.
         """
-        heartbeat = self.heartbeat
-        if heartbeat is not None:
-            heartbeat.hurried, heartbeat.on_lost = (lambda: signals.received), on_lost
+        with self.ending.recording(record), self._hurrying(hurried):
+            try:
+                yield
+            except BaseException as error:
+                if self.heartbeat is None or not is_broken_collective(error):
+                    self.ending.fail(error)
+                    raise
+                lost = LostRankError(self.heartbeat.find_lost(str(error).partition("\n")[0]))
+                self.ending.fail(lost)
+                raise lost from error
+
+    @contextlib.contextmanager
+    def _hurrying(self, hurried: Callable[[], bool] | None) -> Iterator[None]:
+        if hurried is None or self.heartbeat is None:
+            yield
+            return
+        former, self.heartbeat.hurried = self.heartbeat.hurried, hurried
         try:
             yield
-        except (RuntimeError, MemoryError) as error:
-            if _is_out_of_memory(error):
-                raise OutOfMemoryError(_tell_out_of_memory(error)) from error
-            if heartbeat is None or not _is_broken_collective(error):
-                raise
-            raise LostRankError(f"lost contact with the other ranks: {heartbeat.find_lost()}") from error
         finally:
-            if heartbeat is not None:
-                heartbeat.on_lost = lambda message: None
-
-    def say_failed(self, reason: str) -> None:
-        """Let the other ranks know why this one is about to end."""
-        if self.heartbeat is not None:
-            self.heartbeat.leave(reason)
+            self.heartbeat.hurried = former
 
     def close(self) -> None:
-        """Leave the process group; the job's last act."""
+        """Leave the job after success; its last act."""
         if self.heartbeat is not None:
             self.heartbeat.leave()
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-@dataclass
-class PendingSum:
-    """A sum over ranks under way."""
-
-    values: torch.Tensor
-    work: Any
-
-    def read(self) -> list[float]:
-        """Wait for the sum and return it as host numbers."""
-        if self.work is not None:
-            self.work.wait()
-        return self.values.tolist()
 
 
 def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
@@ -179,65 +206,35 @@ def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
     Raises:
         InputError: the launcher started several processes but Accelerate sees another number, so each would believe it
             is alone and write the same output; or the precision is not to be had on this device.
+        LostRankError: some rank did not come.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if not torch.cuda.is_available():
         cpu = True
         # Several processes on CPUs only join into one group when Accelerate is told that there is no GPU to share.
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-    process_group = InitProcessGroupKwargs(timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
-    if world > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
-        process_group.init_method = f"{_JOIN_SCHEME}://"
+    meet_in_one_network()
     ddp = DistributedDataParallelKwargs(broadcast_buffers=True, gradient_as_bucket_view=True)
     try:
         accelerator = Accelerator(
-            mixed_precision=_choose_precision(precision, cpu), cpu=cpu, kwargs_handlers=[process_group, ddp]
+            mixed_precision=_choose_precision(precision, cpu), cpu=cpu, kwargs_handlers=[process_group_options(), ddp]
         )
     except ValueError as error:
         raise InputError(f"runtime.precision {precision}: {error}") from error
+    except (dist.DistError, TimeoutError) as error:
+        said = str(error).partition("\n")[0]
+        raise LostRankError(f"the ranks did not all join the job: {said}") from error
     if accelerator.num_processes != world:
         raise InputError(
             f"the launcher started {world} processes but Accelerate sees {accelerator.num_processes}: each would "
             "believe it is alone; launch with one of launch/accelerate/*.yaml or torchrun"
         )
-    if "TORCHELASTIC_RUN_ID" in os.environ or _is_accelerate(os.getppid()):
-        _die_with_parent()
-    return Runtime(accelerator, _start_heartbeat(accelerator.process_index, world) if world > 1 else None)
-
-
-_JOIN_SCHEME = "steel-attempt"
-
-
-def _join_attempt(url: str, timeout: timedelta, **options: Any) -> Iterator[tuple[dist.Store, int, int]]:
-    """Torch's way of joining a job, with keys in the job's store that no earlier attempt has used."""
-    store, rank, world = next(dist.rendezvous("env://", timeout=timeout))
-    name = agree_on_attempt(store, rank, world, timeout_s=COLLECTIVE_TIMEOUT_S)
-    yield dist.PrefixStore(f"attempt-{name}", store), rank, world
-    raise RuntimeError("a job is joined once")
-
-
-dist.register_rendezvous_handler(_JOIN_SCHEME, _join_attempt)
-
-
-def _start_heartbeat(rank: int, world: int) -> Heartbeat:
-    store = distributed_c10d._get_default_store().clone()
-    store.set_timeout(timedelta(seconds=SILENCE_S))
-    return Heartbeat(store, rank, world)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether the host or the device refused memory; torch has no exception of its own for the host."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
-def _tell_out_of_memory(error: Exception) -> str:
-    said = str(error).partition("\n")[0] or "the host refused memory"
-    return f"out of memory ({said}); a smaller phases.N.micro-batch needs less at the same batch size"
-
-
-def _is_broken_collective(error: Exception) -> bool:
-    """Whether `error` says that a connection to another rank broke; gloo has no exception of its own."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower() or "Connection" in str(error)
+    die_with_launcher()
+    ending = Ending(accelerator.process_index)
+    if world == 1:
+        return Runtime(accelerator, ending)
+    ending.heartbeat = start_heartbeat(accelerator.process_index, world, ending.give_up)
+    return Runtime(accelerator, ending, join_hosts())
 
 
 def _choose_precision(precision: str, cpu: bool) -> str | None:
@@ -251,28 +248,6 @@ def _choose_precision(precision: str, cpu: bool) -> str | None:
 def launcher_rank() -> int:
     """This process's rank as the launcher says it: to be used before (or without) `start`."""
     return int(os.environ.get("RANK", "0"))
-
-
-def _is_accelerate(process: int) -> bool:
-    """Whether `process` is `accelerate launch`, which tells a single process nothing about itself."""
-    try:
-        with open(f"/proc/{process}/cmdline", "rb") as file:
-            return b"accelerate" in file.read()
-    except OSError:
-        return False
-
-
-def _die_with_parent(interval_s: float = 0.5) -> None:
-    """End this process soon after its launcher is gone: torch elastic starts ranks in sessions of their own, so killing
-    the launcher would otherwise leave ranks that go on writing the run folder."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(interval_s)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
 
 
 def seed_micro_batch(*key: int) -> None:

@@ -47,12 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         },
     )
     log_to_screen()
-    runtime = start(arguments.config.runtime.precision)
-    try:
-        with StopSignals().installed() as signals:
-            _run(arguments, runtime, signals, own.fold, own.join)
-    finally:
-        runtime.close()
+    with start(arguments.config.runtime.precision).running() as runtime, StopSignals().installed() as signals:
+        _run(arguments, runtime, signals, own.fold, own.join)
     return 0
 
 

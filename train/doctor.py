@@ -67,14 +67,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _report_alone(findings, f"this rank cannot join the others: {error}")
 
-    with _limit(PROBE_LIMIT_SECONDS, findings, "a measurement hangs: some rank is stuck or has died"):
+    def report_failure(failure: str) -> None:
+        _report_alone(findings, failure.removeprefix(f"rank {runtime.rank}: "))
+
+    with (
+        runtime.running(),
+        runtime.guard(report_failure),
+        _limit(PROBE_LIMIT_SECONDS, findings, "a measurement hangs: some rank is stuck or has died"),
+    ):
         findings += _measure(runtime, arguments.data, arguments.workers)
         collected = runtime.all_gather(findings)
-        runtime.barrier()
-    problems = _report(dict(enumerate(collected))) if runtime.is_main else 0
-    problems = runtime.broadcast(problems)
-    runtime.close()
-    return problems
+        problems = _report(dict(enumerate(collected))) if runtime.is_main else 0
+        return runtime.broadcast(problems)
 
 
 def _measure(runtime: "Runtime", data: str | None, workers: int) -> list[Finding]:

@@ -61,11 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; returns the process's exit code."""
     arguments = build_parser().parse_args(argv)
     log_to_screen()
-    runtime = start(arguments.precision)
-    try:
+    with start(arguments.precision).running() as runtime:
         _evaluate(arguments, runtime)
-    finally:
-        runtime.close()
     return 0
 
 

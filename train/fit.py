@@ -3,6 +3,7 @@
 The same command on the same --out resumes an interrupted run.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -17,7 +18,7 @@ from steel.data.loader import MicroBatch, train_batches
 from steel.data.order import Order, build_order
 from steel.data.samples import Manifest
 from steel.data.shards import ShardReader
-from steel.errors import InputError, LostRankError, SharedError, run_program
+from steel.errors import InputError, out_of_memory_as, run_program
 from steel.model.network import UnifiedModel
 from steel.runtime import Runtime, StopSignals, seed_everything, start
 from steel.tracking import Status
@@ -27,7 +28,7 @@ from train.data import FoldRows, resolve_crop, split_rows
 from train.finish import finish_run
 from train.judge import Judge
 from train.learner import Learner
-from train.loop import Loop, NonFiniteError
+from train.loop import LESS_MEMORY, Loop
 from train.monitor import Monitor
 from train.progress import Progress
 from train.records import open_records
@@ -42,14 +43,14 @@ logger = logging.getLogger("train.fit")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one attempt; returns the process's exit code, 0 also for an interrupted one."""
-    arguments = parse_fit("train.fit", argv)
+    return fit(parse_fit("train.fit", argv))
+
+
+def fit(arguments: FitArguments) -> int:
+    """Run one attempt in the job this process was launched into."""
     log_to_screen()
-    runtime = start(arguments.config.runtime.precision)
-    try:
-        with StopSignals().installed() as signals:
-            train_in_folder(arguments, runtime, signals)
-    finally:
-        runtime.close()
+    with start(arguments.config.runtime.precision).running() as runtime, StopSignals().installed() as signals:
+        train_in_folder(arguments, runtime, signals)
     return 0
 
 
@@ -57,26 +58,20 @@ def train_in_folder(arguments: FitArguments, runtime: Runtime, signals: StopSign
     """One attempt at the run in `--out`; how it ended stands in its status.json."""
     folder = RunFolder(arguments.out)
 
-    def fail(reason: str) -> None:
+    def record(failure: str) -> None:
         if folder.is_claimed:
-            folder.end("failed", reason)
+            folder.end("failed", failure)
 
-    try:
-        with runtime.guard(signals, on_lost=fail):
-            run_attempt(arguments, runtime, folder, signals)
-    except (LostRankError, SharedError) as error:
-        fail(str(error))
-        raise
-    except BaseException as error:
-        reason = str(error) or type(error).__name__
-        fail(f"rank {runtime.rank}: {reason}")
-        runtime.say_failed(reason)
-        raise
-    finally:
-        folder.release()
+    # What waits for something is closed outside of the guard: an error is said and told before.
+    with contextlib.ExitStack() as closing:
+        closing.callback(folder.release)
+        with runtime.guard(record, hurried=lambda: signals.received), out_of_memory_as(LESS_MEMORY):
+            run_attempt(arguments, runtime, folder, signals, closing)
 
 
-def run_attempt(arguments: FitArguments, runtime: Runtime, folder: RunFolder, signals: StopSignals) -> None:
+def run_attempt(
+    arguments: FitArguments, runtime: Runtime, folder: RunFolder, signals: StopSignals, closing: contextlib.ExitStack
+) -> None:
     """Train from the newest state, if there is one, until the end or a stop signal."""
     config = arguments.config
     manifest = runtime.on_main(lambda: Manifest.load(arguments.data))
@@ -87,15 +82,62 @@ def run_attempt(arguments: FitArguments, runtime: Runtime, folder: RunFolder, si
         logger.info("%s is finished: see %s; choose another --out for a new run", folder.root, folder.checkpoint)
         return
 
-    reader = ShardReader(
-        arguments.data,
-        cache_dir=config.runtime.cache_dir,
-        cache_bytes=config.runtime.cache_bytes,
-        on_bad_sample=config.runtime.on_bad_sample,
-        max_bad_samples=config.runtime.max_bad_samples,
-    )
+    reader = _open_reader(arguments)
     rows = split_rows(reader, config.folds)
-    orders = [
+    orders = _build_orders(config, reader, rows)
+    plans = plan_phases(config.phases, [o.epoch_length for o in orders], config.validation.every_epochs)
+    state = resume_state(runtime, folder.states)
+    progress = Progress() if state is None else Progress.from_dict(state.progress)
+    records = open_records(runtime, config, folder, progress, plans)  # its tracker starts beside what follows
+    closing.callback(records.finish, "failed")  # unless it has been finished by then
+    learner = _build_learner(arguments, runtime, reader, rows, network, plans, state)
+    _announce(runtime, network, rows, plans, progress)
+
+    store = CandidateStore(folder.candidates, max(1, config.optim.average_top_k))
+    judge = Judge(runtime, config, reader, rows, progress, learner, store, folder, records)
+    writer = StateWriter(folder.states, config.runtime.keep_states) if runtime.is_main else None
+    loop = Loop(
+        runtime=runtime,
+        config=config,
+        plans=plans,
+        learner=learner,
+        progress=progress,
+        monitor=Monitor(runtime, progress, signals, config.tracking.log_every, fp16=learner.scaler is not None),
+        records=records,
+        writer=writer,
+        load=functools.partial(_load, runtime, config, reader, orders, rows),
+        judge=judge,
+        name_suspects=functools.partial(_write_suspects, folder, runtime, reader),
+    )
+    if writer is not None:
+        closing.callback(writer.close)
+    records.wait_until_open()  # before a process is forked
+    finished = loop.run() and finish_run(judge, learner, plans, folder, lambda: signals.received)
+    if writer is not None:
+        writer.wait()
+    status: Status = "finished" if finished else "interrupted"
+    if runtime.is_main:
+        reason = "" if finished else f"stopped by {signals.name or 'a signal to another rank'}"
+        folder.end(status, reason)
+        if not finished:
+            logger.info("%s; state saved, the same command goes on from here", reason)
+    records.finish(status)
+
+
+def _open_reader(arguments: FitArguments) -> ShardReader:
+    config = arguments.config.runtime
+    return ShardReader(
+        arguments.data,
+        cache_dir=config.cache_dir,
+        cache_bytes=config.cache_bytes,
+        on_bad_sample=config.on_bad_sample,
+        max_bad_samples=config.max_bad_samples,
+    )
+
+
+def _build_orders(config: Config, reader: ShardReader, rows: FoldRows) -> list[Order]:
+    """Which training sample stands at which position, for each phase."""
+    return [
         build_order(
             rows.train,
             reader.index.areas,
@@ -107,42 +149,6 @@ def run_attempt(arguments: FitArguments, runtime: Runtime, folder: RunFolder, si
         )
         for number, phase in enumerate(config.phases)
     ]
-    plans = plan_phases(config.phases, [o.epoch_length for o in orders], config.validation.every_epochs)
-    state = resume_state(runtime, folder.states)
-    progress = Progress() if state is None else Progress.from_dict(state.progress)
-    learner = _build_learner(arguments, runtime, reader, rows, network, plans, state)
-    _announce(runtime, network, rows, plans, progress)
-
-    records = open_records(runtime, config, folder, progress, plans)
-    store = CandidateStore(folder.candidates, max(1, config.optim.average_top_k))
-    judge = Judge(runtime, config, reader, rows, progress, learner, store, folder, records)
-    loop = Loop(
-        runtime=runtime,
-        config=config,
-        plans=plans,
-        learner=learner,
-        progress=progress,
-        monitor=Monitor(runtime, progress, signals, config.tracking.log_every, fp16=learner.scaler is not None),
-        records=records,
-        writer=StateWriter(folder.states, config.runtime.keep_states) if runtime.is_main else None,
-        load=functools.partial(_load, runtime, config, reader, orders, rows),
-        judge=judge,
-    )
-    status: Status = "failed"
-    try:
-        with loop:
-            finished = loop.run() and finish_run(judge, learner, plans, folder, lambda: signals.received)
-        status = "finished" if finished else "interrupted"
-    except NonFiniteError as error:
-        _write_suspects(folder, runtime, reader, error.rows)
-        raise
-    finally:
-        records.finish(status)
-    if runtime.is_main:
-        reason = "" if finished else f"stopped by {signals.name or 'a signal to another rank'}"
-        folder.end(status, reason)
-        if not finished:
-            logger.info("%s; state saved, the same command goes on from here", reason)
 
 
 def network_for(config: Config, manifest: Manifest) -> NetworkConfig:

@@ -7,7 +7,7 @@ from typing import Any
 
 from steel.config import Config
 from steel.data.loader import MicroBatch
-from steel.errors import SharedError
+from steel.errors import SharedError, out_of_memory_as
 from steel.runtime import Runtime
 from train.learner import Learner
 from train.monitor import Monitor
@@ -15,6 +15,8 @@ from train.progress import Progress
 from train.records import Records
 from train.schedule import PhasePlan
 from train.state import StateWriter, snapshot
+
+LESS_MEMORY = "a smaller phases.N.micro-batch needs less at the same batch size"
 
 
 @dataclass
@@ -34,16 +36,8 @@ class Loop:
     """This rank's micro-batches of a phase, from a step on."""
     judge: Callable[[PhasePlan], float]
     """Validate the learner's weights, keep them if they are among the best; the score."""
-
-    def __enter__(self) -> "Loop":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Wait for a state that is being written; a run that ends well also hears if it could not be."""
-        if self.writer is not None:
-            self.writer.close()
-            if error[0] is None:
-                self.writer.wait()
+    name_suspects: Callable[[list[int]], None]
+    """Write down the samples behind non-finite losses: those of these rows, and the other ranks'."""
 
     def run(self) -> bool:
         """Train from where `progress` stands to the end of the last phase.
@@ -63,7 +57,8 @@ class Loop:
         self.monitor.restart_clock()
         if self.progress.validation_due:
             self._validate(plan)
-        with contextlib.closing(self.load(plan, self.progress.step)) as batches:
+        load, guard = self.load(plan, self.progress.step), self.runtime.guard()
+        with contextlib.closing(load) as batches, guard, out_of_memory_as(LESS_MEMORY):
             while self.progress.step < plan.steps and not (patience and self.progress.stale >= patience):
                 step = self.progress.step
                 self._record(self.monitor.push(plan, step, self.learner.step(plan, step, batches)))
@@ -113,17 +108,8 @@ class Loop:
     def _stop_if_nonfinite(self) -> None:
         limit = self.config.optim.nonfinite_limit
         if self.progress.nonfinite_streak >= limit:
-            raise NonFiniteError(
+            self.name_suspects(self.monitor.suspects)
+            raise SharedError(
                 f"{limit} steps in a row had a non-finite loss or gradient, the last at phase {self.progress.phase} "
-                f"step {self.progress.step}; lower the learning rate or look at the samples in nonfinite.json",
-                self.monitor.suspects,
+                f"step {self.progress.step}; lower the learning rate or look at the samples in nonfinite.json"
             )
-
-
-class NonFiniteError(SharedError):
-    """Training cannot go on: the numbers have left the finite ones."""
-
-    def __init__(self, message: str, rows: list[int]) -> None:
-        super().__init__(message)
-        self.rows = rows
-        """Data-set rows of this rank's suspect samples."""

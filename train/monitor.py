@@ -1,13 +1,15 @@
-"""Watches the steps: sums their losses over ranks one step late, so that no step waits for a number."""
+"""Watches the steps: reads their losses and sums them over ranks one step late, so that no step waits for a number."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from steel.host_copy import HostCopy
 from steel.model.optim import rate_at
-from steel.runtime import PendingSum, Runtime, StopSignals
+from steel.runtime import Runtime, StopSignals
 from train.learner import StepSums
 from train.progress import Progress, Window
 from train.schedule import PhasePlan
@@ -18,10 +20,16 @@ OVERFLOW_PATIENCE = 30
 
 @dataclass
 class _Pending:
+    """A step whose figures have not been read yet."""
+
     plan: PhasePlan
     step: int
-    sums: StepSums
-    total: PendingSum
+    figures: HostCopy
+    """Segmentation loss, classification loss, whether it was skipped; then the loss of each of this rank's samples."""
+    rows: torch.Tensor
+    bad_samples: int
+    told_to_stop: bool
+    """A stop signal had come when the step was launched."""
 
 
 @dataclass
@@ -43,18 +51,12 @@ class Monitor:
     _clock: float = field(default_factory=time.perf_counter)
 
     def push(self, plan: PhasePlan, step: int, sums: StepSums) -> dict[str, Any] | None:
-        """Begin summing `step` over the ranks and finish the step before it; a history record when one is due."""
-        values = torch.stack(
-            [
-                sums.segmentation,
-                sums.classification,
-                sums.skipped.double() / self.runtime.world,
-                torch.tensor(float(self.signals.received), dtype=torch.float64, device=sums.segmentation.device),
-                torch.tensor(float(sums.bad_samples), dtype=torch.float64, device=sums.segmentation.device),
-            ]
-        )
+        """Begin reading `step` and finish the step before it; a history record when one is due."""
+        totals = torch.stack([sums.segmentation, sums.classification, sums.skipped.double()])
+        figures = HostCopy(torch.cat([totals, sums.sample_losses.double()]))
+        begun = _Pending(plan, step, figures, sums.rows, sums.bad_samples, self.signals.received)
         record = self.flush()
-        self._pending = _Pending(plan, step, sums, self.runtime.start_sum(values))
+        self._pending = begun
         self._timed_steps += 1
         return record
 
@@ -63,11 +65,13 @@ class Monitor:
         if self._pending is None:
             return None
         pending, self._pending = self._pending, None
-        segmentation, classification, skipped, stop, bad_samples = pending.total.read()
+        *totals, is_skipped = pending.figures.read()[:3]
+        mine = (*totals, is_skipped / self.runtime.world, float(pending.told_to_stop), float(pending.bad_samples))
+        segmentation, classification, skipped, stop, bad_samples = self.runtime.sum_numbers(mine)
         self.stop = self.stop or stop > 0
         self.progress.bad_samples += round(bad_samples)
         if skipped > 0.5:
-            self._count_skipped(pending.sums, finite_loss=segmentation + classification < float("inf"))
+            self._count_skipped(pending, finite_loss=segmentation + classification < float("inf"))
         else:
             self.progress.nonfinite_streak = self.progress.overflow_streak = 0
             self.suspects.clear()
@@ -78,15 +82,15 @@ class Monitor:
         done = pending.step + 1
         return self._record(pending.plan, done) if done % self.log_every == 0 or done == pending.plan.steps else None
 
-    def _count_skipped(self, sums: StepSums, *, finite_loss: bool) -> None:
+    def _count_skipped(self, pending: _Pending, *, finite_loss: bool) -> None:
         if self.fp16 and finite_loss and self.progress.overflow_streak < OVERFLOW_PATIENCE:
             self.progress.scaler_overflows += 1
             self.progress.overflow_streak += 1
             return
         self.progress.nonfinite_steps += 1
         self.progress.nonfinite_streak += 1
-        nonfinite = ~torch.isfinite(sums.sample_losses).cpu()
-        self.suspects += sums.rows[nonfinite].tolist() if nonfinite.any() else sums.rows.tolist()
+        rows, losses = pending.rows.tolist(), pending.figures.read()[3:]
+        self.suspects += [row for row, loss in zip(rows, losses, strict=True) if not math.isfinite(loss)] or rows
 
     def _record(self, plan: PhasePlan, done: int) -> dict[str, Any]:
         window, self.progress.window = self.progress.window, Window()

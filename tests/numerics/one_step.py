@@ -83,5 +83,5 @@ def take_step(runtime: Runtime, config: Config) -> tuple[dict[str, torch.Tensor]
     learner = build_learner(runtime, config)
     sums = learner.step(plan_of(config), 0, micro_batches(config, runtime.rank, runtime.world))
     assert not sums.skipped
-    total = runtime.start_sum(sums.segmentation + sums.classification).read()
-    return gradients_of(learner), float(total)  # type: ignore[arg-type]
+    (total,) = runtime.sum_numbers([float(sums.segmentation + sums.classification)])
+    return gradients_of(learner), total
