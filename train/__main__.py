@@ -1,0 +1,92 @@
+"""Train on this machine:  python -m train --preset NAME --data SHARDS --out RUN [--processes N] [--cpu] [...]
+
+The same arguments as train.fit. A rank on each GPU, or one process on the CPU, without a launcher's words around the
+program's own: its last line is what matters, and its exit code is the program's. Clusters call `accelerate launch`.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from steel.errors import InputError, run_program
+
+CONFIGURATIONS = Path(__file__).parents[1] / "launch" / "accelerate"
+OPTIONS = {
+    "--processes N": "how many ranks; by default one a GPU, or one in all on the CPU",
+    "--cpu": "train on the CPU even where there is a GPU",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; returns the exit code of `train.fit`."""
+    parser = argparse.ArgumentParser(prog="train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--cpu", action="store_true")
+    own, rest = parser.parse_known_args(argv)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("`python -m train` starts the ranks itself; under a launcher start `-m train.fit`")
+    if own.cpu:
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    # Only now: what is imported here takes seconds, and looks for GPUs.
+    import torch
+
+    from steel.launcher import launch_ranks
+    from train.arguments import parse_fit
+    from train.fit import fit
+
+    arguments = parse_fit("train", rest, more=OPTIONS)  # mistakes are found before any rank is started
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    processes = choose_processes(own.processes, gpus)
+    if processes == 1:
+        return fit(arguments)
+    before = _status(arguments.out)
+    ended = launch_ranks(
+        "train.fit",
+        rest,
+        processes=processes,
+        threads=1 if gpus else max(1, len(os.sched_getaffinity(0)) // processes),
+        config_file=CONFIGURATIONS / ("ddp8.yaml" if gpus else "cpu2.yaml"),
+    )
+    if isinstance(ended, signal.Signals):
+        return exit_code_after(ended, before, _status(arguments.out))
+    return ended
+
+
+def choose_processes(wanted: int | None, gpus: int) -> int:
+    """How many ranks to start.
+
+    Without a GPU that is one, which uses all cores: several would share them and pass each other gradients besides.
+    """
+    if wanted is None:
+        return max(1, gpus)
+    if wanted < 1:
+        raise InputError(f"--processes {wanted}: at least 1")
+    if 0 < gpus < wanted:
+        raise InputError(f"--processes {wanted}: the GPUs here take {gpus}, a rank each; or add --cpu")
+    return wanted
+
+
+def exit_code_after(received: signal.Signals, before: dict[str, Any], after: dict[str, Any]) -> int:
+    """The exit code of a job that a signal ended, from what status.json said before and after: 0 if it was saved."""
+    if after != before and after.get("state") in ("interrupted", "finished"):
+        return 0
+    if received == signal.SIGINT:
+        raise KeyboardInterrupt
+    return 128 + received
+
+
+def _status(out: str) -> dict[str, Any]:
+    from train.run_folder import RunFolder
+
+    with contextlib.suppress(InputError):  # the ranks say what is wrong with it
+        return RunFolder(out).status() or {}
+    return {}
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
