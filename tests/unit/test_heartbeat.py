@@ -5,6 +5,8 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,22 @@ class DictStore(dict):
         return [self[key] for key in keys]
 
 
+BEGUN: list[Heartbeat] = []
+
+
+def begin(store: DictStore, rank: int, world: int, **options: Any) -> Heartbeat:
+    """A heartbeat that ends with the test."""
+    BEGUN.append(Heartbeat(store, rank, world, **options))
+    return BEGUN[-1]
+
+
+@pytest.fixture(autouse=True)
+def no_heartbeat_is_left() -> Iterator[None]:
+    yield
+    while BEGUN:
+        BEGUN.pop().leave()
+
+
 def unheard(failure: str, code: int) -> None:
     raise AssertionError(failure)
 
@@ -62,7 +80,7 @@ def unheard(failure: str, code: int) -> None:
 def store() -> DictStore:
     """As rank 1 of two left it, before it fell silent."""
     store = DictStore()
-    Heartbeat(store, 1, 2, interval_s=1000, give_up=unheard)
+    begin(store, 1, 2, interval_s=1000, give_up=unheard)
     return store
 
 
@@ -80,7 +98,7 @@ class Told:
 
 def test_a_silent_rank_is_named_with_its_process(store: DictStore) -> None:
     told = Told()
-    Heartbeat(store, 0, 2, interval_s=0.01, silence_s=0.05, give_up=told)
+    begin(store, 0, 2, interval_s=0.01, silence_s=0.05, give_up=told)
     assert told.done.wait(5)
     ((failure, code),) = told.words
     assert f"rank 1 ({socket.gethostname()} pid {os.getpid()})" in failure and "silent" in failure and code == 1
@@ -88,9 +106,9 @@ def test_a_silent_rank_is_named_with_its_process(store: DictStore) -> None:
 
 def test_a_failure_is_heard_at_the_next_beat_and_passed_on_in_the_same_words(store: DictStore) -> None:
     told, further = Told(), Told()
-    failing = Heartbeat(store, 1, 3, interval_s=1000, give_up=unheard)
-    middle = Heartbeat(store, 0, 3, interval_s=0.02, silence_s=1000, give_up=told)
-    last = Heartbeat(store, 2, 3, interval_s=0.02, silence_s=1000, give_up=further)
+    failing = begin(store, 1, 3, interval_s=1000, give_up=unheard)
+    middle = begin(store, 0, 3, interval_s=0.02, silence_s=1000, give_up=told)
+    last = begin(store, 2, 3, interval_s=0.02, silence_s=1000, give_up=further)
     time.sleep(0.1)
     assert not told.words and not further.words
     failing.leave("rank 1 (node pid 7) failed: no such file", code=2)
@@ -99,12 +117,12 @@ def test_a_failure_is_heard_at_the_next_beat_and_passed_on_in_the_same_words(sto
     for heartbeat, (failure, code) in ((middle, told.words[0]), (last, further.words[0])):
         heartbeat.leave(failure, code)
     late = Told()
-    Heartbeat(store, 1, 3, interval_s=0.01, silence_s=1000, give_up=late)  # hears it from the others alone
+    begin(store, 1, 3, interval_s=0.01, silence_s=1000, give_up=late)  # hears it from the others alone
     assert late.done.wait(5) and late.words == told.words
 
 
 def test_no_beat_follows_the_last_word(store: DictStore) -> None:
-    heartbeat = Heartbeat(store, 0, 2, interval_s=0.001, silence_s=1000, give_up=unheard)
+    heartbeat = begin(store, 0, 2, interval_s=0.001, silence_s=1000, give_up=unheard)
     time.sleep(0.05)
     heartbeat.leave("full", code=2)
     heartbeat.leave()  # the first call counts
@@ -113,12 +131,12 @@ def test_no_beat_follows_the_last_word(store: DictStore) -> None:
 
 
 def test_who_has_failed_lingers_until_the_others_have_heard_but_not_for_long(store: DictStore) -> None:
-    heartbeat = Heartbeat(store, 0, 2, interval_s=0.1, silence_s=1000, give_up=unheard)
+    heartbeat = begin(store, 0, 2, interval_s=0.1, silence_s=1000, give_up=unheard)
     heartbeat.leave("full")
     begun = time.monotonic()
     heartbeat.linger()
     assert 0.4 < time.monotonic() - begun < 5  # five beats: rank 1 says nothing
-    Heartbeat(store, 1, 2, interval_s=1000, give_up=unheard).leave()
+    begin(store, 1, 2, interval_s=1000, give_up=unheard).leave()
     begun = time.monotonic()
     heartbeat.linger(seconds=60)
     assert time.monotonic() - begun < 5
@@ -127,7 +145,7 @@ def test_who_has_failed_lingers_until_the_others_have_heard_but_not_for_long(sto
 def test_a_stop_signal_shortens_the_patience(store: DictStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steel.heartbeat.HURRIED_SILENCE_S", 0.05)
     told = Told()
-    heartbeat = Heartbeat(store, 0, 2, interval_s=0.01, silence_s=1000, give_up=told)
+    heartbeat = begin(store, 0, 2, interval_s=0.01, silence_s=1000, give_up=told)
     assert not told.done.wait(0.3)
     heartbeat.hurried = lambda: True
     assert told.done.wait(5)
@@ -135,17 +153,17 @@ def test_a_stop_signal_shortens_the_patience(store: DictStore, monkeypatch: pyte
 
 def test_a_store_that_is_gone_ends_the_job(store: DictStore) -> None:
     told = Told()
-    Heartbeat(store, 0, 2, interval_s=0.01, silence_s=0.2, give_up=told)
+    begin(store, 0, 2, interval_s=0.01, silence_s=0.2, give_up=told)
     store.gone = True
     assert told.done.wait(5)
     assert "store has not answered" in told.words[0][0]
 
 
 def test_who_is_lost_after_a_broken_collective(store: DictStore) -> None:
-    heartbeat = Heartbeat(store, 0, 2, interval_s=0.02, silence_s=1000, give_up=Told())
+    heartbeat = begin(store, 0, 2, interval_s=0.02, silence_s=1000, give_up=Told())
     gone = f"lost contact with the other ranks: rank 1 ({socket.gethostname()} pid {os.getpid()}) is gone"
     assert heartbeat.find_lost("gloo: closed") == gone
-    alive = Heartbeat(store, 1, 2, interval_s=0.01, silence_s=1000, give_up=unheard)
+    alive = begin(store, 1, 2, interval_s=0.01, silence_s=1000, give_up=unheard)
     assert heartbeat.find_lost("gloo: closed").endswith("all are alive, but the network: gloo: closed")
     alive.leave("rank 1 (node pid 7) failed: out of memory")
     assert heartbeat.find_lost("gloo: closed") == "rank 1 (node pid 7) failed: out of memory"
@@ -154,6 +172,6 @@ def test_who_is_lost_after_a_broken_collective(store: DictStore) -> None:
 
 
 def test_a_rank_that_has_left_is_not_called_lost(store: DictStore) -> None:
-    heartbeat = Heartbeat(store, 0, 2, interval_s=0.02, silence_s=1000, give_up=Told())
-    Heartbeat(store, 1, 2, interval_s=1000, give_up=unheard).leave()
+    heartbeat = begin(store, 0, 2, interval_s=0.02, silence_s=1000, give_up=Told())
+    begin(store, 1, 2, interval_s=1000, give_up=unheard).leave()
     assert "is gone" not in heartbeat.find_lost("closed")
