@@ -53,10 +53,12 @@ def make_shards(
     folds: int = 2,
     ignore_bit: int | None = None,
     extension: str = "png",
+    groups: Sequence[int] | None = None,
 ) -> Path:
     """Write images (H, W) or (H, W, 3) RGB and their bitmasks; sample n is `images/n.<extension>`, fold n % folds.
 
-    A bitmask of another size than its image says that the image was reduced from that size.
+    A bitmask of another size than its image says that the image was reduced from that size. `groups` are those of
+    duplicates, an image; each is one of its own when None.
     """
     root.mkdir(parents=True)
     rows: list[dict] = []
@@ -76,6 +78,7 @@ def make_shards(
                 row[f"{member}_offset"], row[f"{member}_length"] = len(tar) + 512, len(data)
                 row[f"{member}_crc"] = zlib.crc32(data)
                 tar += tar_member(f"{row['key']}.{suffix}", data)
+            row["group"] = number if groups is None else groups[number]
             rows.append(row)
         name = f"shard-{len(shards):06d}.tar"
         (root / name).write_bytes(tar + TAR_END)
@@ -96,7 +99,7 @@ def make_shards(
         std=(0.2,) * channels,
         ignore_bit=ignore_bit,
         folds=folds,
-        num_groups=len(rows),
+        num_groups=len({row["group"] for row in rows}),
         seed=0,
         shards=tuple(shards),
         index_size=len(index),
@@ -136,5 +139,4 @@ def _row(
         "areas": mask_areas(bitmask, num_classes),
         "ignored": 0 if ignore_bit is None else int((bitmask >> ignore_bit & 1).sum()),
         "fold": number % folds,
-        "group": number,
     }

@@ -11,8 +11,8 @@ from random import Random
 import cv2
 import numpy as np
 
-BLACK_LEVEL = 10
-"""Gray values up to this are off the strip."""
+from steel.data.strip import is_black
+
 _BLACK_TRIES = 8
 _BLACK_STRIDE = 4  # the share of black is measured on every fourth pixel each way
 
@@ -198,4 +198,4 @@ def _black_share(image: np.ndarray, top: int, left: int, size: tuple[int, int]) 
     rows = slice(max(top, 0), top + size[0], _BLACK_STRIDE)
     columns = slice(max(left, 0), left + size[1], _BLACK_STRIDE)
     sample = image[rows, columns] if image.ndim == 2 else image[rows, columns, 1]
-    return np.count_nonzero(sample <= BLACK_LEVEL) / sample.size
+    return np.count_nonzero(is_black(sample)) / sample.size

@@ -17,6 +17,7 @@ from steel.data.shards import ShardReader
 from steel.data.storage import write_bytes
 from steel.errors import InputError
 from steel.evaluation.explore_figures import (
+    MOST_REGIONS,
     PixelSurvey,
     choose_examples,
     count_figures,
@@ -88,6 +89,7 @@ def _build_page(reader: ShardReader, figures: dict[str, Any], survey: PixelSurve
     page.picture(plot_areas(np.asarray(reader.index.areas), names), "mask areas of each class")
     page.heading("Separate defects in an image")
     page.picture(plot_regions(figures["pixels"]["regions"]), "regions in an image")
+    page.note(f"Of {figures['pixels']['images']:,} images; {MOST_REGIONS} stands for so many regions and more.")
     page.heading("Where defects lie")
     for class_id, name in enumerate(names, start=1):
         if survey.heat[class_id - 1].any():
@@ -108,13 +110,14 @@ def _build_page(reader: ShardReader, figures: dict[str, Any], survey: PixelSurve
     page.heading("Duplicates")
     page.note(_duplicate_line(figures["duplicates"]))
     for group in _largest_groups(np.asarray(reader.index.group)):
-        _add_examples(page, reader, group, f"{len(group)} images of one group")
+        shown = f", the first {NUM_EXAMPLES}" if len(group) > NUM_EXAMPLES else ""
+        _add_examples(page, reader, group[:NUM_EXAMPLES], f"{len(group)} images of one group{shown}")
     return page
 
 
 def _facts(figures: dict[str, Any]) -> list[tuple[str, str]]:
     sizes = ", ".join(f"{size['height']}x{size['width']} ({size['images']})" for size in figures["sizes"][:3])
-    more = len(figures["sizes"]) - 3
+    more = figures["num_sizes"] - len(figures["sizes"][:3])
     defective = figures["images"] - figures["clean"]
     return [
         ("images", f"{figures['images']:,}"),
@@ -168,9 +171,10 @@ def _duplicate_line(duplicates: dict[str, Any]) -> str:
 
 
 def _largest_groups(group: np.ndarray) -> list[list[int]]:
+    """The rows of the largest groups of several images."""
     numbers, counts = np.unique(group, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:_NUM_GROUPS]
-    return [np.flatnonzero(group == numbers[i])[:NUM_EXAMPLES].tolist() for i in order.tolist() if counts[i] > 1]
+    return [np.flatnonzero(group == numbers[i]).tolist() for i in order.tolist() if counts[i] > 1]
 
 
 def _add_examples(page: Page, reader: ShardReader, rows: Sequence[int], caption: str) -> None:

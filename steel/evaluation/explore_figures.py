@@ -11,9 +11,12 @@ import numpy as np
 from steel.data.samples import Manifest
 from steel.data.shard_index import Index
 from steel.data.shards import ShardReader
+from steel.data.strip import is_black
 
-BLACK = 12
-"""Gray levels below this count as black: what lies beside the strip."""
+NUM_SIZES = 8
+"""The most frequent sizes that are listed; all are counted."""
+MOST_REGIONS = 20
+"""An image's regions are counted up to here, and more than that as so many."""
 _HEAT_HEIGHT = 48
 
 
@@ -26,7 +29,7 @@ class PixelSurvey:
         mean: (n,) float, mean gray level of the strip (black pixels left out), 0 to 255; 0 when all is black.
         std: (n,) float, its standard deviation.
         black: (n,) float, share of black pixels.
-        regions: (n, C) int, separate regions of each class.
+        regions: (n, C) int, separate regions of each class, in masks of the original size.
         heat: (C, h, w) float, share of these images' masks of each class that cover a place; 0 without any.
     """
 
@@ -53,7 +56,7 @@ def survey_pixels(
     levels = np.zeros((len(rows), 3))
     regions = np.zeros((len(rows), num_classes), int)
     for number, row in enumerate(rows.tolist()):
-        sample = reader.read(row)
+        sample = reader.read(row, original_mask=True)
         levels[number] = _levels(sample.image)
         for k in np.flatnonzero(reader.index.areas[row]):
             mask = (sample.bitmask >> k & 1).astype(np.uint8)
@@ -69,7 +72,7 @@ def survey_pixels(
 def _levels(image: np.ndarray) -> tuple[float, float, float]:
     """Mean and deviation of the pixels that are not black, and the share of those that are."""
     gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    strip = gray >= BLACK
+    strip = ~is_black(gray)
     if not strip.any():
         return 0.0, 0.0, 1.0
     mean, std = cv2.meanStdDev(gray, mask=strip.astype(np.uint8))
@@ -87,7 +90,8 @@ def count_figures(manifest: Manifest, index: Index) -> dict[str, Any]:
         "mean": list(manifest.mean),
         "std": list(manifest.std),
         "digest": manifest.digest,
-        "sizes": [{"height": h, "width": w, "images": count} for (h, w), count in sizes.most_common(8)],
+        "num_sizes": len(sizes),
+        "sizes": [{"height": h, "width": w, "images": count} for (h, w), count in sizes.most_common(NUM_SIZES)],
         "resized": bool(np.any(index.height != index.original_height) or np.any(index.width != index.original_width)),
         "classes": {
             name: _class_figures(index, has[:, k], np.asarray(index.areas)[:, k])
@@ -159,7 +163,7 @@ def pixel_figures(manifest: Manifest, index: Index, survey: PixelSurvey) -> dict
                 "partly_black": float((survey.black[chosen] > 0.02).mean()),
             }
     figures["regions"] = {
-        name: np.bincount(np.minimum(survey.regions[has[:, k], k], 20), minlength=2)[1:].tolist()
+        name: np.bincount(np.minimum(survey.regions[has[:, k], k], MOST_REGIONS), minlength=2)[1:].tolist()
         for k, name in enumerate(manifest.class_names)
     }
     return figures

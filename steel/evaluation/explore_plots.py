@@ -10,6 +10,7 @@ from steel.evaluation.explore_figures import PixelSurvey
 from steel.evaluation.plots import class_colour, encode_figure, encode_picture, hex_colour, new_figure
 
 _CLEAN = "#8a929c"
+_MAX_BARS = 8
 
 
 def plot_classes(counts: Mapping[str, Any]) -> bytes:
@@ -21,11 +22,13 @@ def plot_classes(counts: Mapping[str, Any]) -> bytes:
     colours = [_CLEAN, *(hex_colour(k) for k in range(1, len(names)))]
     _bars(left, names, values, colours)
     left.set_title("Images of each class")
-    combinations = [entry for entry in counts["combinations"] if len(entry["classes"]) > 1][:8]
+    several = [entry for entry in counts["combinations"] if len(entry["classes"]) > 1]
+    combinations = several[:_MAX_BARS]
     _bars(
         right, [" + ".join(entry["classes"]) for entry in combinations], [e["images"] for e in combinations], "#55606e"
     )
-    right.set_title("Images with several classes")
+    left_out = len(several) - len(combinations)
+    right.set_title("Images with several classes" + (f" ({left_out} rarer combinations left out)" if left_out else ""))
     return encode_figure(figure)
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from steel.config import SamplingConfig, TransformConfig
 from steel.data.augment import Augmenter
-from steel.data.crop import BLACK_LEVEL, place_window, to_target
+from steel.data.crop import place_window, to_target
+from steel.data.strip import BLACK_LEVEL
 
 NAMES = (
     *("hflip", "vflip", "rotate90", "affine", "brightness_contrast", "gamma", "noise", "blur"),

@@ -3,12 +3,15 @@
 import json
 import re
 from html.parser import HTMLParser
+from random import Random
 
 import numpy as np
 import pytest
 
 from steel.cli import main
+from steel.data.crop import place_window
 from steel.data.shards import ShardReader
+from steel.data.strip import BLACK_LEVEL
 from steel.evaluation.explore import explore
 from steel.evaluation.explore_figures import choose_examples, survey_pixels
 from steel.evaluation.explore_page import Page
@@ -110,6 +113,41 @@ def test_table_cells_are_escaped() -> None:
     page = Page("t", "w")
     page.table(("a & b",), [["<i>"]])
     assert "<td>&lt;i&gt;</td>" in page.html()
+
+
+def test_what_is_shown_of_many_is_not_counted_for_all(tmp_path) -> None:
+    """23 sizes, of which 8 are listed; groups of 12 and 7 images, of which 6 are shown; 25 regions, one bar for 20."""
+    sizes = [(16 + number // 2, 32) for number in range(46)]
+    masks = [np.zeros(size, np.uint8) for size in sizes]
+    masks[0][1:11:2, 1:11:2] = 1  # 5 x 5 separate pixels
+    groups = [0] * 12 + [12] * 7 + list(range(19, 46))
+    shards = make_shards(tmp_path / "s", [np.full(size, 90, np.uint8) for size in sizes], masks, groups=groups)
+    figures = explore(shards, tmp_path / "out")
+    assert (figures["num_sizes"], len(figures["sizes"])) == (23, 8)
+    assert figures["duplicates"] == {"groups": 29, "groups_of_several": 2, "images_in_them": 19, "largest": [12, 7]}
+    assert figures["pixels"]["regions"]["class 1"] == [0] * 19 + [1]
+    text = HTMLParserText.of((tmp_path / "out/index.html").read_text())
+    assert "16x32 (2), 17x32 (2), 18x32 (2) and 20 more" in text
+    assert "12 images of one group, the first 6" in text
+    assert "7 images of one group, the first 6" in text
+    assert "20 stands for so many regions and more" in text
+
+
+def test_regions_are_those_of_the_original_masks(tmp_path) -> None:
+    mask = np.zeros((40, 80), np.uint8)
+    mask[0:4:2, 10] = 1  # two pixels that a fourth of the size has no room for
+    reader = ShardReader(make_shards(tmp_path / "s", [np.full((10, 20), 90, np.uint8)], [mask]))
+    assert survey_pixels(reader, np.arange(1)).regions.tolist() == [[2, 0, 0]]
+
+
+def test_black_is_what_crops_take_for_beside_the_strip(tmp_path) -> None:
+    image = np.full((16, 64), BLACK_LEVEL + 1, np.uint8)
+    image[:, :32] = BLACK_LEVEL
+    clean = np.zeros_like(image)
+    survey = survey_pixels(ShardReader(make_shards(tmp_path / "s", [image], [clean])), np.arange(1))
+    assert (survey.black.tolist(), survey.mean.tolist()) == ([0.5], [BLACK_LEVEL + 1])
+    lefts = [place_window(Random(n), image, clean, (16, 32), focus=0, max_black=0.0).left for n in range(40)]
+    assert np.mean(lefts) > 24  # of 0 to 32: the right half is not black
 
 
 def test_only_clean_images_and_a_part_of_the_images(tmp_path) -> None:
