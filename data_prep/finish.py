@@ -19,6 +19,12 @@ from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, MaskCoding, 
 from steel.data.splits import assign_folds, read_split_file, severstal_classic, straddling_groups
 
 DUPLICATES_NAME = "duplicates.json"
+MIN_STD = 1 / 255
+"""Least standard deviation that images are normalised with: one gray level.
+
+A channel that varies less tells nothing that rounding to 8 bits has not made; divided by its own deviation it would be
+amplified noise, or, where it is constant, no number at all.
+"""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,10 @@ def finish(
 
     index_size, index_sha256 = _write_index(out, table, folds, groups, draft.num_classes, staging)
     channels, mean, std = _normalisation(table)
+    flat = [name for name, value in zip(("red", "green", "blue")[-channels:], std, strict=True) if value < MIN_STD]
+    if flat:
+        which = "the images hardly vary" if channels == 1 else f"the channels {', '.join(flat)} hardly vary"
+        lines.append(f"warning: {which}; they are normalised with a deviation of one gray level, 1/255")
     fold_sizes = np.bincount(folds, minlength=2)
     manifest = replace(
         draft,
@@ -121,7 +131,7 @@ def finish(
         num_clean=int((~classes.any(1)).sum()),
         channels=channels,
         mean=mean,
-        std=std,
+        std=tuple(max(value, MIN_STD) for value in std),
         folds=len(fold_sizes),
         num_groups=len(np.unique(groups)),
         seed=folding.seed,
