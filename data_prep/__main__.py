@@ -41,7 +41,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--masks", metavar="DIR", help="folder of mask images: label maps, 0/255 masks, or a subfolder a class"
     )
     add_class_arguments(source)
-    source.add_argument("--convert-16bit", action="store_true", help="store 16-bit images with their upper 8 bits")
+    source.add_argument(
+        "--mask-threshold",
+        type=float,
+        metavar="T",
+        help="mask pixels of at least this value are inside, whatever it is: for masks of one class with soft edges or "
+        "probabilities, in one folder or in a subfolder a class (float)",
+    )
+    source.add_argument(
+        "--convert-16bit",
+        action="store_true",
+        help="store 16-bit images with their upper 8 bits; prediction then treats them alike",
+    )
 
     target = parser.add_argument_group("output")
     target.add_argument("--out", required=True, metavar="DIR", help="folder of the shards; new, or an unfinished job")
@@ -94,6 +105,7 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
         folding=folding_from(arguments),
         resize=arguments.resize,
         convert_16bit=arguments.convert_16bit,
+        mask_threshold=arguments.mask_threshold,
     )
     if arguments.join is not None:
         _tell(arguments, join_job(options, arguments.join))

@@ -15,6 +15,7 @@ from data_prep.pixels import mean_and_std
 from data_prep.rows import ShardRows
 from steel.data import storage
 from steel.data.duplicates import group_duplicates
+from steel.data.pixel_format import EIGHT_BITS, Depth
 from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, MaskCoding, ShardInfo, index_schema, write_index
 from steel.data.splits import assign_folds, read_split_file, severstal_classic, straddling_groups
 
@@ -56,6 +57,7 @@ def draft_manifest(
     options: dict[str, Any],
     mask_coding: MaskCoding = "bitmask",
     ignore_value: int | None = None,
+    depth: Depth = EIGHT_BITS,
 ) -> Manifest:
     """A manifest with everything that is known before the images are counted."""
     return Manifest(
@@ -75,6 +77,7 @@ def draft_manifest(
         index_sha256="",
         mask_coding=mask_coding,
         ignore_value=ignore_value,
+        depth=depth,
         options=options,
     )
 

@@ -139,6 +139,7 @@ def _finish(options: Options, plan: Plan, *, parts: int) -> Summary:
     draft = draft_manifest(
         plan.annotations.class_names,
         ignore_bit=plan.annotations.ignore_bit,
+        depth=options.depth,
         options={**options.recorded(), "input_sha256": plan.fingerprint},
     )
     names = [shard.name for shard in plan.shards]

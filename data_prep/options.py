@@ -1,9 +1,11 @@
 """What a sharding job is asked to do."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from steel.data.pixel_format import Depth
 from steel.data.splits import MAX_FOLDS
 from steel.errors import InputError
 
@@ -59,6 +61,8 @@ class Options:
     resize: tuple[int, int] | None = None
     """Height and width of the stored images; as they are when None."""
     convert_16bit: bool = False
+    mask_threshold: float | None = None
+    """Mask values from here up are inside; None when masks hold labels."""
 
     def __post_init__(self) -> None:
         if (self.annotations is None) == (self.masks is None):
@@ -71,6 +75,13 @@ class Options:
             raise InputError(f"--shard-size {self.shard_size}: must be at least 1")
         if self.resize is not None and min(self.resize) < 1:
             raise InputError(f"--resize {self.resize[0]}x{self.resize[1]}: both sizes must be at least 1")
+        if self.mask_threshold is not None and not 0 < self.mask_threshold < math.inf:
+            raise InputError(f"--mask-threshold {self.mask_threshold:g}: must be above 0, the background")
+
+    @property
+    def depth(self) -> Depth:
+        """What becomes of images of more than 8 bits."""
+        return Depth("high-byte" if self.convert_16bit else "8-bit")
 
     def recorded(self) -> dict[str, Any]:
         """What changes the bytes written, without the places of input and output, as plain JSON values."""
@@ -83,4 +94,5 @@ class Options:
             **self.folding.recorded(),
             "resize": None if self.resize is None else list(self.resize),
             "convert_16bit": self.convert_16bit,
+            "mask_threshold": self.mask_threshold,
         }

@@ -62,6 +62,7 @@ def make_plan(options: Options) -> Plan:
         class_names=options.class_names,
         ignore_value=options.ignore_value,
         missing_mask=options.missing_mask,
+        mask_threshold=options.mask_threshold,
     )
     _check_split(options.folding, annotations)
     sizes = {file.path: file.size for file in storage.list_files(options.images)}

@@ -22,11 +22,11 @@ from tqdm import tqdm
 from data_prep.arguments import HelpFormatter, add_executor_arguments
 from data_prep.executors import open_executor
 from steel.data import storage
+from steel.data.decode import decode_image
 from steel.data.samples import (
     INDEX_NAME,
     MANIFEST_NAME,
     Manifest,
-    decode_image,
     decode_stored_mask,
     index_schema,
     mask_areas,

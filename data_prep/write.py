@@ -107,7 +107,7 @@ def _add_sample(tar: _TarWriter, record: ImageRecord, data: bytes, task: ShardTa
     """Append an image, its mask and its description; returns its row. Nothing is appended when it cannot be used."""
     options, annotations = task.options, task.annotations
     extension = record.image_id.rpartition(".")[2].lower()
-    image = load_image(data, extension, resize=options.resize, convert_16bit=options.convert_16bit)
+    image = load_image(data, extension, resize=options.resize, depth=options.depth)
     # At the original size even where the image is reduced: masks are small, and scores are then exact.
     bitmask = annotations.bitmask(record.image_id, *image.original_size)
     num_classes = len(annotations.class_names)

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from steel.data import storage
+from steel.data.decode import decode_image
 from steel.data.images import IMAGE_SUFFIXES, ImageRecord, list_images
 from steel.data.problems import Problem, raise_problems
-from steel.data.samples import decode_image
 from steel.evaluation.plots import draw_overlay, encode_picture
 from steel.evaluation.submission import SubmissionSummary, check_coverage, read_submission, write_submission
 from steel.predictor import Prediction, Predictor

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from steel.checkpoint import Checkpoint, load_checkpoint
-from steel.data.geometry import pad_to_stride, resize_image, restore_size, to_channels
+from steel.data.geometry import pad_to_stride, resize_image, restore_size
+from steel.data.pixel_format import to_channels
 from steel.errors import InputError
 from steel.evaluation.decision import Decision, apply_decision, default_decision, labels
 from steel.model.network import UnifiedModel, normalise

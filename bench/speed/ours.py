@@ -23,7 +23,6 @@ from steel.data.augment import Augmenter
 from steel.data.loader import train_batches
 from steel.data.order import build_order
 from steel.data.rle import decode_rle, encode_rle
-from steel.data.samples import decode_image
 from steel.data.shards import ShardReader
 
 cv2.setNumThreads(1)
@@ -100,10 +99,10 @@ def decode(shards: str, seconds: float) -> Measure:
 
 
 def decode_jpegs(shards: str, seconds: float) -> Measure:
-    """The images alone, gray, from bytes that are at hand."""
+    """The images alone, gray, from bytes that are at hand, by OpenCV."""
     reader = _reader(shards)
-    images = [reader.read_bytes(row).image for row in _shuffled(reader)[:200]]
-    return time_passes(lambda: (decode_image(image, 1) for image in images), seconds=seconds)
+    images = [np.frombuffer(reader.read_bytes(row).image, np.uint8) for row in _shuffled(reader)[:200]]
+    return time_passes(lambda: (cv2.imdecode(image, cv2.IMREAD_GRAYSCALE) for image in images), seconds=seconds)
 
 
 class _Place(NamedTuple):

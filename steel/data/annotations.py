@@ -99,6 +99,7 @@ def load_annotations(
     class_names: Sequence[str] | None = None,
     ignore_value: int | None = None,
     missing_mask: Literal["error", "clean"] = "error",
+    mask_threshold: float | None = None,
 ) -> Annotations:
     """Find the images of a folder and match them with their annotations.
 
@@ -113,6 +114,7 @@ def load_annotations(
             annotations when None.
         ignore_value: Pixel value of masks that means: not known.
         missing_mask: What an image without any mask in `masks` is.
+        mask_threshold: Masks are of one class a file, and values from here up are inside; when None, they hold labels.
 
     Raises:
         ProblemsError: everything that does not match, at once, with counts and the first few names.
@@ -122,6 +124,8 @@ def load_annotations(
         raise InputError("give either a CSV file of annotations or a folder of masks")
     if ignore_value is not None and (masks is None or ignore_value == 0):
         raise InputError("an ignored value needs a folder of masks, and cannot be 0, the background")
+    if mask_threshold is not None and masks is None:
+        raise InputError("--mask-threshold needs a folder of masks (--masks)")
     classes = parse_class_names(class_names) if class_names is not None else None
     records = list_images(os.fspath(images), without=os.fspath(masks) if masks is not None else None)
     ids = {record.image_id: None for record in records}
@@ -132,7 +136,12 @@ def load_annotations(
     else:
         assert masks is not None
         classes, source = load_mask_folder(
-            os.fspath(masks), ids, classes, ignore_value=ignore_value, missing_is_clean=missing_mask == "clean"
+            os.fspath(masks),
+            ids,
+            classes,
+            ignore_value=ignore_value,
+            missing_is_clean=missing_mask == "clean",
+            threshold=mask_threshold,
         )
     if len(classes) + source.ignore > MAX_CLASSES:
         raise InputError(

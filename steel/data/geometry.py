@@ -4,20 +4,6 @@ import cv2
 import numpy as np
 
 from steel.data.samples import pack_masks, unpack_masks
-from steel.errors import InputError
-
-
-def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """A gray (H, W) or RGB (H, W, 3) uint8 image as what a network of 1 or 3 channels takes, in the same two forms.
-
-    Raises:
-        InputError: of another shape or type.
-    """
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or 0 in image.shape:
-        raise InputError(f"an image must be (H, W) or (H, W, 3) uint8, not {image.shape} {image.dtype}")
-    if channels == 1:
-        return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,7 +1,11 @@
 """Masks as image files in a folder: one label map an image, or one file a class and image.
 
 A label map holds 0 for the background and a number a class; with a single class 255 will do for 1. Files of the other
-form lie in `<class name>/<path of the image>.png`, so that classes may overlap; there every value but 0 is inside.
+form lie in `<class name>/<path of the image>.png`, so that classes may overlap; there 0 is outside and one other value,
+whichever it is, inside. Any further value is refused by name: it may be a soft edge, or a class that was not foreseen.
+
+Where files are of one class each and a threshold is given, every value from it up is inside and every other outside;
+values need not be whole numbers then.
 """
 
 from collections.abc import Collection, Iterable
@@ -13,13 +17,14 @@ import numpy as np
 
 from steel.data import storage
 from steel.data.class_table import MAX_CLASSES, ClassTable, number_classes
+from steel.data.decode import decode_values, to_labels
 from steel.data.images import image_stem
-from steel.data.png import decode_png
 from steel.data.problems import Problem, ProblemsError, raise_problems
 from steel.errors import InputError
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 _LOSSY = (".jpg", ".jpeg", ".webp")
+_THRESHOLD_HINT = "--mask-threshold T takes values from T up as inside"
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class MaskFolder:
     value_of: dict[int, int]
     """Pixel value of a label map -> class; empty when every class has files of its own."""
     ignore_value: int | None = None
+    threshold: float | None = None
+    """Values from here up are inside, in files of one class each."""
 
     @property
     def ignore(self) -> bool:
@@ -51,9 +58,12 @@ class MaskFolder:
         problems: list[Problem] = []
         for class_id, url in self.files.get(image_id, {}).items():
             try:
-                pixels = read_mask(url)
-                _check_size(pixels, height, width, url)
-                found = self._planes_of(class_id, pixels, url)
+                values = read_values(url)
+                _check_size(values, height, width, url)
+                if self.threshold is None:
+                    found = self._planes_of(class_id, labels_of(values, url), url)
+                else:
+                    found = self._planes_above(class_id or 1, values, self.threshold, url)
             except ProblemsError as error:
                 problems += error.problems
                 continue
@@ -66,19 +76,31 @@ class MaskFolder:
     def subset(self, image_ids: Collection[str]) -> "MaskFolder":
         return replace(self, files={i: self.files[i] for i in image_ids if i in self.files})
 
+    def _planes_above(self, class_id: int, values: np.ndarray, threshold: float, url: str) -> dict[int, np.ndarray]:
+        """The plane of a class where values reach the threshold; ignored pixels under 0."""
+        undefined = np.count_nonzero(np.isnan(values))
+        if undefined:
+            raise ProblemsError([Problem("masks with unusable values", f"{url} ({undefined:,} that are not numbers)")])
+        inside, ignored = values >= threshold, np.zeros(values.shape, bool)
+        if self.ignore_value is not None:
+            ignored = values == self.ignore_value
+        found = {class_id: inside & ~ignored, 0: ignored}
+        return {k: plane.view(np.uint8) for k, plane in found.items() if plane.any()}
+
     def _planes_of(self, class_id: int, pixels: np.ndarray, url: str) -> dict[int, np.ndarray]:
-        """The planes in one mask file, by class; ignored pixels under 0."""
+        """The planes in one file of labels, by class; ignored pixels under 0."""
         values = [v for v in distinct_values(pixels) if v != 0]
         inside = [v for v in values if v != self.ignore_value]
         planes = {}
         if class_id:
             if len(inside) > 1:
-                raise _unknown_values(url, inside, "expected 0 and one other")
+                raise _unknown_values(url, inside, f"expected 0 and one other; {_THRESHOLD_HINT}")
             class_of = dict.fromkeys(inside, class_id)
         else:
             unknown = [v for v in inside if v not in self.value_of]
             if unknown:
-                raise _unknown_values(url, unknown, f"known are 0, {', '.join(map(str, self.value_of))}")
+                hint = f"; {_THRESHOLD_HINT}" if self.num_classes == 1 else ""
+                raise _unknown_values(url, unknown, f"known are 0, {', '.join(map(str, self.value_of))}{hint}")
             class_of = {v: self.value_of[v] for v in inside}
             if len(set(class_of.values())) < len(class_of):
                 raise _unknown_values(url, inside, "one class, but two values: is 255 the ignored one?")
@@ -96,6 +118,7 @@ def load_mask_folder(
     *,
     ignore_value: int | None,
     missing_is_clean: bool,
+    threshold: float | None = None,
 ) -> tuple[ClassTable, MaskFolder]:
     """Match the masks of a folder with the images that exist; see the module on the two forms.
 
@@ -106,42 +129,29 @@ def load_mask_folder(
             maps hold (all of which are read for that).
         ignore_value: Pixel value without a truth.
         missing_is_clean: An image without any mask has no defect; else that is a problem.
+        threshold: See `MaskFolder`.
 
     Raises:
         ProblemsError: masks without an image, missing masks, unknown class folders, lossy files, all at once.
-        InputError: no such folder, or no way to tell the classes.
+        InputError: no such folder, no way to tell the classes, or a threshold for label maps of several.
     """
-    image_of = {image_stem(image_id): image_id for image_id in image_ids}
     paths = [file.path for file in storage.list_files(url, _LOSSLESS + _LOSSY)]
-    stems = [image_stem(path) for path in paths]
-    inner = [stem.partition("/")[2] for stem in stems]
-    by_class = sum(stem in image_of for stem in inner) > sum(stem in image_of for stem in stems)
+    by_class = _have_class_folders(paths, image_ids)
     if by_class and classes is None:
-        classes = _classes_from_folders({stem.partition("/")[0] for stem in stems})
-    folder_class = {name: k for k, name in enumerate(classes.names, 1)} if classes is not None else {}
-
-    problems: list[Problem] = []
-    files: dict[str, dict[int, str]] = {}
-    for path, stem, rest in zip(paths, stems, inner, strict=True):
-        image_id = image_of.get(rest if by_class else stem)
-        class_id = folder_class.get(stem.partition("/")[0]) if by_class else 0
-        if path.lower().endswith(_LOSSY):
-            problems.append(Problem("masks in a lossy format", path))
-        elif class_id is None:
-            problems.append(Problem("masks of an unknown class", path))
-        elif image_id is None:
-            problems.append(Problem("masks without an image", path))
-        elif class_id in files.setdefault(image_id, {}):
-            problems.append(Problem("second masks for one image", path))
-        else:
-            files[image_id][class_id] = storage.join(url, path)
-    missing = [image_id for image_id in image_ids if image_id not in files]
-    if not missing_is_clean:
-        problems += [Problem("images without a mask", image_id) for image_id in missing]
-    raise_problems(problems, f"in {url}")
+        classes = _classes_from_folders({path.partition("/")[0] for path in paths if "/" in path})
+    folders = None if classes is None or not by_class else {name: k for k, name in enumerate(classes.names, 1)}
+    files, problems = _match(url, paths, image_ids, folders)
+    missing = [] if missing_is_clean else [image_id for image_id in image_ids if image_id not in files]
+    problems += [Problem("images without a mask", image_id) for image_id in missing]
+    raise_problems(problems, f"in {url}" + ("; --missing-mask clean takes no mask for no defect" if missing else ""))
     if by_class:
         assert classes is not None
-        return classes, MaskFolder(len(classes), files, {}, ignore_value)
+        return classes, MaskFolder(len(classes), files, {}, ignore_value, threshold)
+    if threshold is not None:
+        classes = classes or ClassTable(("defect",), (255,))
+        if len(classes) > 1:
+            raise InputError(f"--mask-threshold is for masks of one class, not for label maps of {len(classes)}")
+        return classes, MaskFolder(1, files, {}, ignore_value, threshold)
     if classes is None:
         classes = _classes_from_values((file[0] for file in files.values()), ignore_value)
     value_of = {value: k for k, value in enumerate(classes.values, 1)}
@@ -154,14 +164,56 @@ def load_mask_folder(
     return classes, MaskFolder(len(classes), files, value_of, ignore_value)
 
 
-def read_mask(url: str) -> np.ndarray:
-    """The stored values (H, W) of a mask file, palette indices as they are; uint8 or uint16.
+def _have_class_folders(paths: Collection[str], image_ids: Collection[str]) -> bool:
+    """Whether more masks are named as an image below their first folder than in it, whatever their capitals."""
+    stems = {image_stem(image_id).casefold() for image_id in image_ids}
+    names = [image_stem(path).casefold() for path in paths]
+    return sum(name.partition("/")[2] in stems for name in names) > sum(name in stems for name in names)
+
+
+def _match(
+    url: str, paths: Iterable[str], image_ids: Collection[str], folders: dict[str, int] | None
+) -> tuple[dict[str, dict[int, str]], list[Problem]]:
+    """The masks of each image by class, as in `MaskFolder`, and those that are none.
+
+    Args:
+        url: Of the folder that `paths` are relative to.
+        paths: Of all masks.
+        image_ids: Of all images.
+        folders: Class (from 1) of each first folder; None for label maps.
+    """
+    image_of = {image_stem(image_id): image_id for image_id in image_ids}
+    in_any_case = {stem.casefold(): image_id for stem, image_id in image_of.items()}
+    problems: list[Problem] = []
+    files: dict[str, dict[int, str]] = {}
+    for path in paths:
+        stem, class_id = image_stem(path), 0 if folders is None else folders.get(path.partition("/")[0])
+        stem = stem if folders is None else stem.partition("/")[2]
+        image_id, near = image_of.get(stem), in_any_case.get(stem.casefold())
+        if path.lower().endswith(_LOSSY):
+            problems.append(Problem("masks in a lossy format", path))
+        elif class_id is None:
+            problems.append(Problem("masks of an unknown class", path))
+        elif image_id is None and near is not None:
+            files.setdefault(near, {})  # one problem is enough
+            problems.append(Problem("masks named in other capitals than their image", f"{path} (for {near})"))
+        elif image_id is None:
+            problems.append(Problem("masks without an image", path))
+        elif class_id in files.setdefault(image_id, {}):
+            problems.append(Problem("second masks for one image", path))
+        else:
+            files[image_id][class_id] = storage.join(url, path)
+    return files, problems
+
+
+def read_values(url: str) -> np.ndarray:
+    """The stored values (H, W) of a mask file, palette indices as they are, in the file's own type.
 
     Raises:
         ProblemsError: unreadable, or in true colours.
     """
     try:
-        pixels = decode_png(storage.read_bytes(url))
+        pixels = decode_values(storage.read_bytes(url))
     except (OSError, ValueError) as error:
         raise ProblemsError([Problem("unreadable masks", f"{url} ({error})")]) from error
     if pixels.ndim == 3:
@@ -169,6 +221,19 @@ def read_mask(url: str) -> np.ndarray:
             raise ProblemsError([Problem("masks in true colours or with transparency", url)])
         pixels = pixels[:, :, 0]
     return pixels
+
+
+def labels_of(values: np.ndarray, url: str) -> np.ndarray:
+    """Stored values as uint8 or uint16.
+
+    Raises:
+        ProblemsError: some are no labels; the message names them.
+    """
+    try:
+        return to_labels(values)
+    except ValueError as error:
+        problem = Problem("masks with unusable values", f"{url} ({error}; for one class, {_THRESHOLD_HINT})")
+        raise ProblemsError([problem]) from error
 
 
 def distinct_values(pixels: np.ndarray) -> list[int]:
@@ -200,7 +265,7 @@ def _classes_from_values(urls: Iterable[str], ignore_value: int | None) -> Class
 
     def look(url: str) -> set[int] | ProblemsError:
         try:
-            return set(distinct_values(read_mask(url)))
+            return set(distinct_values(labels_of(read_values(url), url)))
         except ProblemsError as error:
             return error
 
@@ -214,11 +279,12 @@ def _classes_from_values(urls: Iterable[str], ignore_value: int | None) -> Class
     if 255 in values:
         raise InputError(
             f"the masks hold {len(values)} values besides 0, 255 among them: ignore it (--ignore-value 255), "
-            "or say what the values mean (--class-names 1=...,255=...)"
+            "say what the values mean (--class-names 1=...,255=...), or, for one class with soft edges, "
+            + _THRESHOLD_HINT
         )
     if len(values) > MAX_CLASSES and max(values) > MAX_CLASSES:
         raise InputError(
             f"the masks hold {len(values)} values besides 0, at most {MAX_CLASSES} classes are possible: "
-            "are these label maps?"
+            f"are these label maps? For one class with soft edges, {_THRESHOLD_HINT}"
         )
     return number_classes(values)

@@ -18,7 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from steel.data import storage
-from steel.data.png import decode_png, encode_png
+from steel.data.decode import decode_labels
+from steel.data.pixel_format import EIGHT_BITS, Depth
+from steel.data.png import encode_png
 from steel.errors import InputError
 
 FORMAT_VERSION = 1
@@ -56,6 +58,7 @@ class Manifest:
     mean: tuple[float, ...]
     """Of all stored pixels, a channel, in 0..1."""
     std: tuple[float, ...]
+    """Likewise, and at least one gray level, 1/255."""
     ignore_bit: int | None
     """Bit of the bitmask that marks pixels without a truth (7 of uint8, 15 of uint16); None when there are none."""
     folds: int
@@ -70,6 +73,8 @@ class Manifest:
     """How masks are stored. All but `bitmask` occur only in tars that somebody else wrote; see `decode_stored_mask`."""
     ignore_value: int | None = None
     """The pixel value of masks coded as `labels` that means ignored."""
+    depth: Depth = EIGHT_BITS
+    """What became of images of more than 8 bits; those that are stored have 8."""
     options: dict[str, Any] = field(default_factory=dict)
     """What the set was made with; for the record."""
     version: int = FORMAT_VERSION
@@ -101,7 +106,9 @@ class Manifest:
             version = values["version"]
             if version == FORMAT_VERSION:
                 tuples = {k: tuple(values[k]) for k in ("class_names", "num_positive", "mean", "std")}
-                return cls(**{**values, **tuples, "shards": tuple(ShardInfo(**shard) for shard in values["shards"])})
+                shards = tuple(ShardInfo(**shard) for shard in values["shards"])
+                depth = Depth(**values.get("depth", {}))
+                return cls(**{**values, **tuples, "shards": shards, "depth": depth})
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{where}: not a manifest of shards ({error})") from error
         raise InputError(f"{where}: format version {version}, but this program reads {FORMAT_VERSION}")
@@ -218,7 +225,7 @@ def decode_mask(data: bytes) -> np.ndarray:
     Raises:
         ValueError: the bytes are no such PNG, or damaged.
     """
-    pixels = decode_png(data)
+    pixels = decode_labels(data)
     if pixels.ndim != 2:
         raise ValueError("the mask has more than one channel")
     return pixels
@@ -237,7 +244,7 @@ def decode_stored_mask(manifest: Manifest, data: bytes, height: int, width: int)
     kind = np.uint8 if num_classes <= (8 if manifest.ignore_bit is None else 7) else np.uint16
     if not data:
         return np.zeros((height, width), kind)
-    pixels = decode_png(data)
+    pixels = decode_labels(data)
     if pixels.shape[:2] != (height, width):
         raise ValueError(f"the mask is {pixels.shape[0]}x{pixels.shape[1]}, the image {height}x{width}")
     if manifest.mask_coding == "planes":
@@ -260,16 +267,3 @@ def decode_stored_mask(manifest: Manifest, data: bytes, height: int, width: int)
     if bitmask.min() < 0:
         raise ValueError(f"the mask holds the value {pixels[bitmask < 0][0]}, beyond {num_classes} classes")
     return bitmask.astype(kind)
-
-
-def decode_image(data: bytes, channels: int) -> np.ndarray:
-    """Pixels of an encoded image: (H, W) uint8 for 1 channel, (H, W, 3) RGB for 3. EXIF rotation is ignored on purpose.
-
-    Raises:
-        ValueError: not an image that OpenCV reads.
-    """
-    kind = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
-    if pixels is None:
-        raise ValueError("not a readable image")
-    return pixels

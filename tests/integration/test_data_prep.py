@@ -13,6 +13,7 @@ import pytest
 import webdataset as wds
 
 from data_prep.__main__ import main
+from steel.data.pixel_format import Depth
 from steel.data.samples import Manifest, decode_mask, unpack_masks
 from steel.data.shards import ShardReader
 from tests.image_folder import (
@@ -171,6 +172,31 @@ def test_deep_images_are_refused_or_converted(own_folder: Path, capsys: pytest.C
     reader = ShardReader(own_folder / "out16")
     row = next(row for row in range(len(reader)) if reader.index.image_id(row) == "deep.png")
     assert np.array_equal(reader.read(row).image, texture(50))
+    assert reader.manifest.depth == Depth("high-byte")
+    assert json.loads((own_folder / "out16" / "manifest.json").read_text())["depth"] == {"rule": "high-byte"}
+
+
+def test_soft_masks_are_told_and_taken_by_a_threshold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        soft = np.zeros((HEIGHT, WIDTH), np.float32)
+        soft[:, 3:9], soft[:, 9:12] = 0.99, 0.2
+        for name, pixels in ((f"images/{number}.png", texture(number)), (f"masks/{number}.tif", soft)):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / name), pixels)
+    line = ["--images", tmp_path / "images", "--masks", tmp_path / "masks", "--out", tmp_path / "out"]
+    line = [str(part) for part in (*line, "--folds", 2, "--workers", 1, "--executor", "thread")]
+    assert main(line) == 2
+    message = last_line(capsys)
+    assert f"4 masks with unusable values: {tmp_path}/masks/0.tif ({9 * HEIGHT} values that are not whole" in message
+    assert "--mask-threshold T takes values from T up as inside" in message
+    assert main([*line, "--mask-threshold", "0"]) == 2
+    assert "--mask-threshold 0: must be above 0" in last_line(capsys)
+    assert main([*line, "--mask-threshold", "0.5"]) == 0
+    reader = ShardReader(tmp_path / "out")
+    assert reader.index.areas.tolist() == [[6 * HEIGHT]] * 4
+    assert reader.manifest.options["mask_threshold"] == 0.5
+    assert main([*line, "--mask-threshold", "0.1"]) == 2
+    assert "made with another mask_threshold" in last_line(capsys)
 
 
 # --- folds and duplicates --------------------------------------------------------------------------------------------

@@ -101,6 +101,22 @@ def test_everything_unusable_is_told_at_once(tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "manifest.json").exists()
 
 
+def test_files_that_are_not_whole_and_values_that_are_no_labels_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jpeg = cv2.imencode(".jpg", texture(0))[1].tobytes()
+    soft = cv2.imencode(".tif", np.full((HEIGHT, WIDTH), 0.5, np.float32), [cv2.IMWRITE_TIFF_COMPRESSION, 1])[
+        1
+    ].tobytes()
+    half = len(jpeg) // 2
+    members = {"0.jpg": jpeg[:half] + bytes(len(jpeg) - half), "1.jpg": jpeg, "1.seg.tif": soft}
+    (tmp_path / "set.tar").write_bytes(b"".join(tar_member(*member) for member in members.items()) + TAR_END)
+    assert main(options(tmp_path, "--missing-mask", "clean", "--mask-extension", "seg.tif")) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "set.tar: 0 (damaged JPEG (" in error
+    assert f"set.tar: 1 ({HEIGHT * WIDTH:,} values that are not whole numbers from 0 to 65535, such as 0.5)" in error
+
+
 def test_a_corrupt_header_in_the_middle_is_no_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tars(tmp_path)
     tar = bytearray((tmp_path / "part0.tar").read_bytes())

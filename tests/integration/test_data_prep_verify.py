@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from data_prep.verify import main as verify_main
 from data_prep.verify import verify
 from steel.data.samples import Manifest, write_index
 from steel.data.shard_index import Index
+from steel.data.shards import BadSampleError, ShardReader
 from tests.image_folder import arguments, write_images
 
 LAST = "shard-000002.tar"
@@ -46,7 +48,7 @@ def flip(path: Path, offset: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-def change_manifest(shards: Path, **changes: object) -> None:
+def change_manifest(shards: Path, /, **changes: object) -> None:
     path = shards / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -120,6 +122,23 @@ def test_an_index_that_is_wrong_about_a_sample(shards: Path, column: str, value:
     faults = [fault for fault in faults_of(shards) if fault.startswith(f"{LAST}: sample ")]
     assert len(faults) == 1
     assert message in faults[0]
+
+
+def test_a_damaged_image_is_found_even_where_every_checksum_is_right(shards: Path) -> None:
+    place = Index(shards / "index.arrow", 4).place(11)
+    tar = bytearray((shards / LAST).read_bytes())
+    end = place.image_offset + place.image_length
+    half = end - place.image_length // 2
+    tar[half:end] = bytes(end - half)
+    (shards / LAST).write_bytes(tar)
+    infos = json.loads((shards / "manifest.json").read_text())["shards"]
+    change_manifest(shards, shards=[*infos[:-1], {**infos[-1], "sha256": hashlib.sha256(tar).hexdigest()}])
+    change_index(shards, "image_crc", 11, zlib.crc32(tar[place.image_offset : end]))
+    (fault,) = faults_of(shards)
+    assert fault.startswith(f"{LAST}: sample ")
+    assert "damaged JPEG (" in fault
+    with pytest.raises(BadSampleError, match="damaged JPEG"):
+        ShardReader(shards).read(11)
 
 
 def test_another_index_than_the_manifest_says(shards: Path) -> None:

@@ -260,6 +260,14 @@ def test_a_folder_a_class_lets_classes_overlap(tmp_path):
         load_annotations(images, masks=tmp_path / "masks", class_names=["pit"])
 
 
+def test_a_mask_beside_the_class_folders_is_of_an_unknown_class(tmp_path):
+    images = write_images(tmp_path / "images", "a.jpg", "b.jpg", shape=(1, 3))
+    for name in ("pit/a.png", "pit/b.png", "scratch/b.png", "a.png"):
+        write_mask(tmp_path / "masks" / name, [[0, 1, 0]])
+    with pytest.raises(ProblemsError, match=r"1 masks of an unknown class: a\.png"):
+        load_annotations(images, masks=tmp_path / "masks")
+
+
 def test_class_folders_with_numbers_are_ordered_by_size(tmp_path):
     images = write_images(tmp_path / "images", "a.jpg", shape=(1, 3))
     for k in (10, 9, 1):

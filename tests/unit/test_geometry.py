@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from steel.data.geometry import pad_to_stride, resize_bitmask, resize_image, restore_size, to_channels
+from steel.data.geometry import pad_to_stride, resize_bitmask, resize_image, restore_size
+from steel.data.pixel_format import to_channels
 from steel.errors import InputError
 from steel.model.network import reflect_to_stride
 

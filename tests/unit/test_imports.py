@@ -22,6 +22,7 @@ TORCH_FREE = (
     "steel.cli",
     "steel.config",
     "steel.data.annotations",
+    "steel.data.decode",
     "steel.data.order",
     "steel.data.rle",
     "steel.data.samples",

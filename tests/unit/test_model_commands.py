@@ -12,8 +12,8 @@ import torch
 from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from steel.cli import main
 from steel.config import NetworkConfig
+from steel.data.decode import decode_image
 from steel.data.rle import decode_rle
-from steel.data.samples import decode_image
 from steel.evaluation.decision import ClassDecision, Decision
 from steel.evaluation.submission import read_submission, validate_submission
 from steel.model.network import UnifiedModel

@@ -15,12 +15,10 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from webdataset.tariterators import base_plus_ext
 
-from steel.data import png
 from steel.data.samples import (
     TAR_END,
     Manifest,
     ShardInfo,
-    decode_image,
     decode_mask,
     decode_stored_mask,
     encode_mask,
@@ -71,12 +69,6 @@ def test_masks_come_back_and_any_decoder_reads_them(bitmask: np.ndarray) -> None
     assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), bitmask)
 
 
-def test_own_masks_take_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(png, "_decode_any", lambda data: pytest.fail("took the slow way"))
-    for kind in (np.uint8, np.uint16):
-        decode_mask(encode_mask(np.eye(5, 7, dtype=kind)))
-
-
 def test_masks_of_other_writers_are_read() -> None:
     bitmask = np.arange(60, dtype=np.uint8).reshape(6, 10)
     for level in (0, 1, 9):
@@ -102,17 +94,11 @@ def test_every_damaged_byte_of_a_mask_is_noticed_or_harmless(kind: type) -> None
             continue
 
 
-def test_a_mask_cut_anywhere_is_refused_unless_all_its_pixels_are_there() -> None:
-    bitmask = np.eye(9, 11, dtype=np.uint8)
-    data = encode_mask(bitmask)
-    for length in range(len(data) - 30):
+def test_a_mask_cut_anywhere_is_refused() -> None:
+    data = encode_mask(np.eye(9, 11, dtype=np.uint8))
+    for length in range(len(data)):
         with pytest.raises(ValueError):
             decode_mask(data[:length])
-    for length in range(len(data) - 30, len(data)):
-        try:
-            assert np.array_equal(decode_mask(data[:length]), bitmask), length
-        except ValueError:
-            continue
 
 
 def test_masks_in_colour_are_refused() -> None:
@@ -181,40 +167,6 @@ def test_binary_masks_and_missing_ones() -> None:
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="the mask is 2x3, the image 3x2"):
         decode_stored_mask(manifest(), encode_mask(np.zeros((2, 3), np.uint8)), 3, 2)
-
-
-# --- images ----------------------------------------------------------------------------------------------------------
-
-
-def test_gray_and_colour_decoding_agree() -> None:
-    gray = np.random.default_rng(0).integers(0, 256, (16, 24), np.uint8)
-    for extension in (".png", ".jpg", ".bmp"):
-        data = cv2.imencode(extension, cv2.merge([gray] * 3))[1].tobytes()
-        one, three = decode_image(data, 1), decode_image(data, 3)
-        assert one.shape == (16, 24)
-        assert np.array_equal(np.stack([one] * 3, -1), three), extension
-
-
-def test_colours_are_rgb() -> None:
-    bgr = np.zeros((2, 2, 3), np.uint8)
-    bgr[..., 0] = 200
-    assert decode_image(cv2.imencode(".png", bgr)[1].tobytes(), 3)[0, 0].tolist() == [0, 0, 200]
-
-
-def test_exif_rotation_is_ignored() -> None:
-    image = Image.fromarray(np.zeros((4, 8), np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", exif=exif)
-    assert decode_image(buffer.getvalue(), 1).shape == (4, 8)
-    assert decode_image(buffer.getvalue(), 3).shape == (4, 8, 3)
-
-
-@pytest.mark.parametrize("data", [b"", b"not an image", b"\xff\xd8\xff"])
-def test_what_is_no_image_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="not a readable image"):
-        decode_image(data, 1)
 
 
 # --- keys and tars ---------------------------------------------------------------------------------------------------
