@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from steel.config import NetworkConfig, from_dict, to_dict
 from steel.data import storage
+from steel.data.pixel_format import EIGHT_BITS, Depth
 from steel.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Checkpoint:
     """What it was made from and with: plain JSON values, for the record."""
     input_size: tuple[int, int] | None = None
     """(height, width) that images are resized to before the network sees them; None for images as they are."""
+    depth: Depth = EIGHT_BITS
+    """What becomes of images of more than 8 bits."""
 
     @property
     def members(self) -> int:
@@ -82,6 +85,7 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
         "folds": checkpoint.folds,
         "provenance": checkpoint.provenance,
         "input_size": checkpoint.input_size and list(checkpoint.input_size),
+        "depth": dataclasses.asdict(checkpoint.depth),
         "members": checkpoint.members,
         "tensors_sha256": _digest_tensors(tensors),
     }
@@ -118,6 +122,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             folds=header["folds"],
             provenance=header["provenance"],
             input_size=header["input_size"] and tuple(header["input_size"]),
+            depth=Depth(**header.get("depth", {})),
             tensors=tensors,
         )
     except (KeyError, TypeError, InputError) as error:
@@ -156,7 +161,7 @@ def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None
         names: what to call them in errors and in the provenance; `member 1`, ... when None.
 
     Raises:
-        InputError: they differ in network, classes, normalisation or input size.
+        InputError: they differ in network, classes, normalisation, input size or depth.
     """
     import torch
 
@@ -164,7 +169,7 @@ def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None
     names = names or [f"member {i}" for i in range(1, len(checkpoints) + 1)]
     first = checkpoints[0]
     for checkpoint, name in zip(checkpoints, names, strict=True):
-        for attribute in ("class_names", "network", "mean", "std", "input_size"):
+        for attribute in ("class_names", "network", "mean", "std", "input_size", "depth"):
             mine, theirs = getattr(checkpoint, attribute), getattr(first, attribute)
             if mine != theirs:
                 what = attribute.replace("_", " ")

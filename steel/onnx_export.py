@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,7 @@ def _metadata(checkpoint: Checkpoint, views: Sequence[str]) -> dict[str, Any]:
         "decision": checkpoint.decision,
         "tta": list(views),
         "input_size": checkpoint.input_size,
+        "depth": asdict(checkpoint.depth),
         "channels": checkpoint.network.in_channels,
     }
 

@@ -64,7 +64,7 @@ def predict_folder(
 
             def images() -> Iterator[np.ndarray]:
                 bad = []
-                for image in _map_ahead(pool, lambda r: _decode(r, predictor.in_channels), records, threads):
+                for image in _map_ahead(pool, lambda r: _decode(r, predictor), records, threads):
                     if isinstance(image, Problem):
                         bad.append(image)  # from here on only look for more of them, to tell all at once
                     elif not bad:
@@ -103,9 +103,9 @@ def most_likely_class(prediction: Prediction) -> int:
     return 1 + int(prediction.label_probs[1:].argmax()) if prediction.labels[0] else 0
 
 
-def _decode(record: ImageRecord, channels: int) -> np.ndarray | Problem:
+def _decode(record: ImageRecord, predictor: Predictor) -> np.ndarray | Problem:
     try:
-        return decode_image(storage.read_bytes(record.url), channels)
+        return decode_image(storage.read_bytes(record.url), predictor.in_channels, predictor.depth)
     except (OSError, ValueError) as error:
         return Problem("unreadable images", f"{record.image_id} ({error})")
 

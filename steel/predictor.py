@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steel.checkpoint import Checkpoint, load_checkpoint
 from steel.data.geometry import pad_to_stride, resize_image, restore_size
-from steel.data.pixel_format import to_channels
+from steel.data.pixel_format import EIGHT_BITS, Depth, to_channels
 from steel.errors import InputError
 from steel.evaluation.decision import Decision, apply_decision, default_decision, labels
 from steel.model.network import UnifiedModel, normalise
@@ -59,6 +59,7 @@ class Predictor:
         decision: Decision | None = None,
         tta: Sequence[str] | None = None,
         input_size: tuple[int, int] | None = None,
+        depth: Depth = EIGHT_BITS,
         batch_size: int = 8,
         device: str | torch.device = "auto",
         precision: str = "auto",
@@ -73,6 +74,7 @@ class Predictor:
             decision: thresholds of one half when None.
             tta: flipped views to average with the plain one; those of the decision when None.
             input_size: height and width that images are resized to; as they are when None.
+            depth: what becomes of images of more than 8 bits.
             batch_size: images a forward pass.
             device: `auto` takes a GPU if there is one.
             precision: `no`, `bf16`, `fp16`; `auto` takes bf16 on a GPU that has it.
@@ -93,6 +95,7 @@ class Predictor:
             raise InputError(f"a decision for {len(self.decision.classes)} classes, a network for {self.num_classes}")
         self.tta = check_tta(self.decision.tta if tta is None else tta)
         self.input_size = input_size
+        self.depth = depth
         self.batch_size = batch_size
         self.device = choose_device(device)
         self._dtype = _choose_dtype(precision, self.device)
@@ -128,6 +131,7 @@ class Predictor:
             decision=None if checkpoint.decision is None else Decision.from_dict(checkpoint.decision),
             tta=tta,
             input_size=checkpoint.input_size,
+            depth=checkpoint.depth,
             batch_size=batch_size,
             device=device,
             precision=precision,
@@ -154,6 +158,8 @@ class Predictor:
 
     def predict(self, images: Iterable[np.ndarray], decision: Decision | None = None) -> list[Prediction]:
         """Answers for images (H, W) gray or (H, W, 3) RGB uint8, of any sizes, by `decision` or the predictor's own.
+
+        Images of uint16 are taken where those trained on were converted, and treated alike.
 
         Raises:
             InputError: an image of another shape or type.
@@ -190,7 +196,7 @@ class Predictor:
             next_index += 1
 
     def _prepare(self, image: np.ndarray) -> "_Prepared":
-        pixels = to_channels(image, self.in_channels)
+        pixels = to_channels(self.depth.to_uint8(image), self.in_channels)
         if self.input_size is not None:
             pixels = resize_image(pixels, self.input_size)
         height, width = pixels.shape[:2]

@@ -90,6 +90,7 @@ def _checkpoint(judge: Judge, learner: Learner, entry: Entry, scores: Mapping[st
         std=manifest.std,
         decision=found.decision.to_dict(),
         input_size=input_size_of(manifest),
+        depth=manifest.depth,
         folds={
             "train": list(judge.rows.train_folds),
             "calibration": list(config.folds.validation),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from steel import checkpoint as checkpoint_module
 from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint, stack_members
 from steel.config import NetworkConfig
+from steel.data.pixel_format import Depth
 from steel.errors import InputError
 
 NETWORK = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=1, decoder_channels=(8, 8))
@@ -41,6 +42,7 @@ def make(seed=0, **changes):
         "folds": {"train": [2, 3], "calibration": [0], "test": [1]},
         "provenance": {"data_digest": "d", "config": {"seed": 1}, "candidates": {3: 0.5, 20: 0.25}},
         "input_size": (128, 800),
+        "depth": Depth("high-byte"),
     }
     return Checkpoint(**{**values, **changes})
 
@@ -266,6 +268,7 @@ def test_stacking_is_careful_about_folds_and_decisions():
         ),
         ({"mean": (0.5,)}, "mean"),
         ({"input_size": None}, "input size"),
+        ({"depth": Depth("8-bit")}, "depth"),
     ],
 )
 def test_members_must_be_alike(changes, message):

@@ -13,7 +13,9 @@ from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from steel.cli import main
 from steel.config import NetworkConfig
 from steel.data.decode import decode_image
+from steel.data.pixel_format import Depth
 from steel.data.rle import decode_rle
+from steel.errors import InputError
 from steel.evaluation.decision import ClassDecision, Decision
 from steel.evaluation.submission import read_submission, validate_submission
 from steel.model.network import UnifiedModel
@@ -157,6 +159,49 @@ def test_predict_tells_mistakes_in_one_line_and_writes_nothing(work, steel, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad", "empty", "sample.csv"]
 
 
+def test_predict_refuses_the_files_that_sharding_refuses(work, steel, tmp_path):
+    pixels = cv2.GaussianBlur(np.random.default_rng(4).integers(0, 256, (80, 120), np.uint8), (3, 3), 1)
+    whole = cv2.imencode(".jpg", pixels)[1].tobytes()
+    half = len(whole) // 2
+    (tmp_path / "zeros.jpg").write_bytes(whole[:half] + bytes(len(whole) - half))
+    (tmp_path / "hole.jpg").write_bytes(whole[: half - 300] + bytes(600) + whole[half + 300 :])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    cv2.imwrite(str(tmp_path / "deep.png"), pixels.astype(np.uint16) * 257)
+    cv2.imwrite(str(tmp_path / "real.tif"), pixels.astype(np.float32))
+    code, _, err = steel("predict", "one.safetensors", str(tmp_path), "--out", "refused.csv", "--device", "cpu")
+    assert (code, err.count("\n")) == (2, 1)
+    for refusal in (
+        "5 unreadable images",
+        "zeros.jpg (damaged JPEG",
+        "hole.jpg (damaged JPEG",
+        "empty.jpg (an empty file",
+        "deep.png (16 bits a pixel; --convert-16bit",
+        "real.tif (float32 pixels; convert them",
+    ):
+        assert refusal in err
+    assert not (work / "refused.csv").exists()
+
+
+def test_16_bit_images_are_converted_where_those_trained_on_were(work, steel):
+    save_checkpoint(work / "deep.safetensors", dataclasses.replace(make_checkpoint(0), depth=Depth("high-byte")))
+    pixels = cv2.imread(str(work / "images/b.png"), cv2.IMREAD_UNCHANGED)
+    low = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint16)
+    for name, image in (("deep/b.png", pixels * np.uint16(256) + low), ("plain/b.png", pixels)):
+        (work / name).parent.mkdir()
+        cv2.imwrite(str(work / name), image)
+        assert steel("predict", "deep.safetensors", name, "--out", name + ".csv", "--device", "cpu")[0] == 0
+    assert (work / "deep/b.png.csv").read_text() == (work / "plain/b.png.csv").read_text()
+    deep, plain = (Predictor.from_checkpoint(work / f"{name}.safetensors", device="cpu") for name in ("deep", "one"))
+    (one,), (other,) = deep.predict([pixels * np.uint16(256) + low]), plain.predict([pixels])
+    np.testing.assert_array_equal(one.mask_probs, other.mask_probs)
+    with pytest.raises(InputError, match="16 bits a pixel; --convert-16bit"):
+        plain.predict([pixels * np.uint16(256)])
+    assert "depth          high-byte" in steel("info", "deep.safetensors")[1]
+    code, _, err = steel("ensemble", "one.safetensors", "deep.safetensors", "--out", "mixed.safetensors")
+    assert code == 2
+    assert "deep.safetensors: differs from one.safetensors in depth" in err
+
+
 def test_info_says_what_is_inside(steel):
     code, out, _ = steel("info", "one.safetensors")
     assert code == 0
@@ -214,6 +259,7 @@ def test_export_answers_as_the_predictor(work, steel, options, views):
     assert stored["decision"] == DECISION.to_dict()
     assert stored["class_names"] == ["spot", "trace"]
     assert stored["tta"] == list(views)
+    assert stored["depth"] == {"rule": "8-bit"}
     predictor = Predictor.from_checkpoint(work / "one.safetensors", device="cpu", tta=views)
     rng = np.random.default_rng(1)
     for shape in ((1, 1, 8, 8), (3, 1, 37, 50), (2, 1, 3, 100)):

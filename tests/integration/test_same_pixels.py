@@ -1,0 +1,107 @@
+"""What a network sees of an image is the same, pixel for pixel, from a shard and from the file that was sharded."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from data_prep.__main__ import main
+from steel.config import NetworkConfig
+from steel.data.decode import decode_image
+from steel.data.eval_loader import eval_batches
+from steel.data.shards import ShardReader
+from steel.model.network import UnifiedModel
+from steel.predictor import ImageProbs, Predictor
+from train.finish import input_size_of
+
+SIZES = ((61, 97), (40, 64), (128, 33), (62, 98))
+
+
+class Recording(Predictor):
+    """Keeps what its network is shown, and answers nothing."""
+
+    def probabilities(self, images: torch.Tensor) -> ImageProbs:
+        self.shown = images.numpy().copy()
+        num, _, height, width = images.shape
+        return ImageProbs(np.zeros((num, 2, height, width), np.uint8), np.zeros((num, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[int, UnifiedModel]:
+    """A network for gray images and one for colour."""
+    options = {"num_classes": 2, "decoder_channels": (8, 8)}
+    networks = {
+        channels: NetworkConfig("Unet", "tu-test_resnet", in_channels=channels, **options) for channels in (1, 3)
+    }
+    return {channels: UnifiedModel(network).eval() for channels, network in networks.items()}
+
+
+def write_images(folder: Path, kind: str) -> list[str]:
+    """Images of several sizes and formats: gray, colour, both among each other, or of 16 bits."""
+    rng = np.random.default_rng(5)
+    names = []
+    (folder / "images").mkdir()
+    for number, (height, width) in enumerate(SIZES):
+        gray = cv2.GaussianBlur(rng.integers(0, 256, (height, width), np.uint8), (5, 5), 1.2)
+        colour = np.dstack([gray, np.roll(gray, 7), np.roll(gray, 19)])
+        pixels = {
+            "gray": gray,
+            "colour": colour,
+            "mixed": colour if number % 2 else gray,
+            "deep": gray * np.uint16(257),
+        }
+        names.append(f"{number}.{'png' if kind == 'deep' or number == 3 else 'jpg'}")
+        assert cv2.imwrite(str(folder / "images" / names[-1]), pixels[kind])
+    (folder / "train.csv").write_text(f"ImageId,ClassId,EncodedPixels\n{names[0]},1,1 30\n{names[1]},2,5 7\n")
+    return names
+
+
+def seen_in_evaluation(reader: ShardReader, stride: int) -> Iterator[tuple[str, np.ndarray]]:
+    for batch in eval_batches(reader, np.arange(len(reader)), batch_size=1, stride=stride):
+        height, width = batch.sizes[0].tolist()
+        yield reader.index.image_id(int(batch.rows[0])), batch.images[0, :, :height, :width].numpy().copy()
+
+
+@pytest.mark.parametrize("kind", ["gray", "colour", "mixed", "deep"])
+@pytest.mark.parametrize("resize", [None, (20, 31), (24, 40), (150, 200), (100, 30)])
+def test_evaluation_and_prediction_see_the_same(
+    models: dict[int, UnifiedModel], tmp_path: Path, kind: str, resize: tuple[int, int] | None
+) -> None:
+    names = write_images(tmp_path, kind)
+    line = ["--images", tmp_path / "images", "--annotations", tmp_path / "train.csv", "--out", tmp_path / "out"]
+    line += [
+        "--folds",
+        1,
+        "--executor",
+        "thread",
+        "--workers",
+        1,
+        "--no-group-duplicates",
+        *(["--convert-16bit"] if kind == "deep" else []),
+    ]
+    line += ["--resize", "{}x{}".format(*resize)] if resize else []
+    assert main([str(part) for part in line]) == 0
+    reader = ShardReader(tmp_path / "out")
+    channels = reader.manifest.channels
+    assert channels == (1 if kind in ("gray", "deep") else 3)
+
+    manifest, model = reader.manifest, models[channels]
+    predictor = Recording(
+        [model],
+        mean=manifest.mean,
+        std=manifest.std,
+        input_size=input_size_of(manifest),
+        depth=manifest.depth,
+        batch_size=1,
+        device="cpu",
+    )
+    evaluated = dict(seen_in_evaluation(reader, predictor.stride))
+    assert sorted(evaluated) == names
+    for name in names:
+        predictor.predict([decode_image((tmp_path / "images" / name).read_bytes(), channels, predictor.depth)])
+        _, height, width = evaluated[name].shape
+        assert (height, width) == (resize or SIZES[names.index(name)])
+        assert np.array_equal(evaluated[name], predictor.shown[0, :, :height, :width]), name
