@@ -2,9 +2,10 @@
 
 JPEG, PNG, TIFF, BMP and WebP are told apart by their first bytes. Refused is every file that is cut short, and every
 one whose damage its format can show: all of PNG (checksums); all of TIFF with deflate, most with other compression;
-JPEG where the damaged code no longer fits, which libjpeg only warns of and simplejpeg takes for an error. Not to be
-seen, because nothing in the file contradicts it: a JPEG whose damaged bytes decode to just as many blocks (there are
-no checksums; the shorter the damage, the likelier), and changed bytes inside BMP, WebP and uncompressed TIFF.
+JPEG with a hole of zeros, or where the damaged code no longer fits, which libjpeg only warns of and simplejpeg takes
+for an error. Not to be seen, because nothing in the file contradicts it: a JPEG whose changed bytes decode to just as
+many blocks (there are no checksums; the fewer they are, the likelier), and changed bytes inside BMP, WebP and
+uncompressed TIFF.
 
 EXIF rotation is ignored on purpose: masks and run-length codes are about pixels as they are stored.
 """
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from steel.data.jpeg import has_hole
 from steel.data.pillow_reader import read_by_pillow
 from steel.data.pixel_format import EIGHT_BITS, MAX_PIXELS, Depth, check_size, to_channels
 from steel.data.png import SIGNATURE, PngHeader, check_png, decode_unfiltered
@@ -155,6 +157,8 @@ def _decode_jpeg(data: bytes, colours: Literal["GRAY", "RGB"]) -> np.ndarray:
     except (ValueError, KeyError) as error:  # KeyError: a subsampling that has no name there
         raise ValueError(f"damaged or unusual JPEG ({error})") from error
     check_size(int(width), int(height))
+    if has_hole(data):
+        raise ValueError("damaged JPEG (a hole of zeros in its code)")
     colours = "GRAY" if space == "Gray" else colours
     try:
         pixels = simplejpeg.decode_jpeg(data, colours)

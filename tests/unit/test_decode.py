@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from steel.data import decode
@@ -189,6 +190,36 @@ def test_a_damaged_jpeg_is_refused_without_a_word_of_the_library(
             pytest.fail(f"{damage}: {decode_image(damaged, channels).shape}")
     assert decode_image(data + b"\0\0 appended by some camera", channels).shape[:2] == GRAY.shape
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_hole_of_zeros_anywhere_in_a_jpeg_is_refused() -> None:
+    pixels = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (256, 400), np.uint8), (5, 5), 2)
+    fitting = 0  # holes that libjpeg has nothing to say of
+    for data in (by_pillow(pixels, "JPEG"), by_pillow(cv2.merge([pixels] * 3), "JPEG", optimize=True)):
+        start = data.index(b"\xff\xda") + 20
+        for size in (64, 300):
+            for place in range(start, len(data) - size - 2, len(data) // 25):
+                damaged = data[:place] + bytes(size) + data[place + size :]
+                with pytest.raises(ValueError, match="damaged JPEG"):
+                    pytest.fail(f"{size} at {place}: {decode_image(damaged, 1).shape}")
+                with contextlib.suppress(ValueError):
+                    fitting += simplejpeg.decode_jpeg(damaged, "GRAY").size > 0
+    assert fitting > 0
+
+
+def test_flat_pixels_and_zeros_beside_the_code_are_no_hole() -> None:
+    black = np.zeros((2000, 2000), np.uint8)
+    black[:, :100] = np.random.default_rng(0).integers(0, 256, (2000, 100), np.uint8)
+    for pixels, options in (
+        (black, {}),
+        (black, {"optimize": True}),
+        (black * 0, {"optimize": True, "progressive": True}),
+    ):
+        data = by_pillow(pixels, "JPEG", **options)
+        assert (bytes(64) in data) == bool(options)
+        assert decode_image(data, 1).shape == (2000, 2000)
+    around = by_pillow(GRAY, "JPEG", comment=bytes(500)) + bytes(500) + by_pillow(GRAY, "JPEG", comment=bytes(500))
+    assert np.array_equal(decode_image(around, 1), decode_image(by_pillow(GRAY, "JPEG"), 1))
 
 
 FRAMED: dict[str, bytes] = {
