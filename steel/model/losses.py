@@ -1,8 +1,9 @@
 """Losses, each one number per (image, class) over the valid pixels, in float32 even under autocast.
 
 Every segmentation loss takes `logits` (n, C, h, w) of any float type, `masks` (n, C, h, w) of 0 and 1, and `valid`
-(n, 1, h, w) of 0 and 1, and returns (n, C) float32. Pixels that are not valid contribute nothing: padding an image with
-them leaves its losses as they were, and without any valid pixel a loss is 0. No function waits for the device.
+(n, 1, h, w) of 0 and 1, and returns (n, C) float32, or float64 where the logits are. Pixels that are not valid
+contribute nothing: padding an image with them leaves its losses as they were, and without any valid pixel a loss is 0.
+No function waits for the device.
 
 A class that is absent from an image is judged as the Kaggle metric judges it: an empty prediction is perfect (loss 0)
 and whatever is predicted costs. What that means for each loss stands at the function.
@@ -65,7 +66,7 @@ def lovasz_hinge(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
     one falsely predicted pixel costs everything, as in the metric.
     """
     true = (masks.float() * valid.float()).flatten(2)
-    errors = 1 - logits.float().flatten(2) * (2 * true - 1)
+    errors = 1 - _precise(logits).flatten(2) * (2 * true - 1)
     # Invalid pixels sort last and fall to the hinge.
     errors = errors.masked_fill(valid.flatten(2) == 0, -torch.inf)
     # A stable sort, or equal errors would get the gradients of one another from run to run.
@@ -122,8 +123,14 @@ def labels_from_targets(masks: Tensor, valid: Tensor) -> Tensor:
     return torch.cat([present.amax(dim=1, keepdim=True), present], dim=1)
 
 
+def _precise(logits: Tensor) -> Tensor:
+    """In float32 at least: half precision is raised, float64 stays."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def _pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits.float(), masks.float(), reduction="none")
+    logits = _precise(logits)
+    return F.binary_cross_entropy_with_logits(logits, masks.to(logits.dtype), reduction="none")
 
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:
@@ -134,6 +141,6 @@ def _mean(values: Tensor, valid: Tensor) -> Tensor:
 
 def _areas(logits: Tensor, masks: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Overlap, predicted and true area in valid pixels, each (n, C) float32."""
-    probs = torch.sigmoid(logits.float()) * valid.float()
+    probs = torch.sigmoid(_precise(logits)) * valid.float()
     true = masks.float() * valid.float()
     return (probs * true).sum(dim=(2, 3)), probs.sum(dim=(2, 3)), true.sum(dim=(2, 3))

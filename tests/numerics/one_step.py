@@ -7,7 +7,7 @@ import torch
 
 from steel.config import Config, NetworkConfig, OptimConfig
 from steel.data.loader import MicroBatch
-from steel.model.network import UnifiedModel
+from steel.model.network import Outputs, UnifiedModel
 from steel.runtime import Runtime, seed_everything
 from train.learner import Learner
 from train.presets import SMOKE
@@ -52,12 +52,26 @@ def micro_batches(config: Config, rank: int, world: int) -> Iterator[MicroBatch]
         yield MicroBatch(images[positions], targets[positions], positions, positions, index, 0)
 
 
+class Float64Model(UnifiedModel):
+    """The network in float64, where rounding cannot decide a ReLU or a maximum that is nearly a tie.
+
+    In float32 it does, another way for each processor's kernels, and moves a gradient by half a percent.
+    """
+
+    def __init__(self, network: NetworkConfig) -> None:
+        super().__init__(network)
+        self.double()
+
+    def forward(self, images: torch.Tensor) -> Outputs:
+        return super().forward(images.double())
+
+
 def build_learner(runtime: Runtime, config: Config) -> Learner:
     seed_everything(config.seed)
     network = NetworkConfig(
         "Unet", "resnet18", NUM_CLASSES, 1, decoder_channels=(16, 8, 8), dropout=config.model.dropout
     )
-    return Learner(runtime, config, UnifiedModel(network), mean=(0.5,), std=(0.2,), freeze_steps=0)
+    return Learner(runtime, config, Float64Model(network), mean=(0.5,), std=(0.2,), freeze_steps=0)
 
 
 def plan_of(config: Config) -> PhasePlan:

@@ -162,6 +162,16 @@ def test_half_precision_logits_are_computed_in_float32():
         torch.testing.assert_close(half, loss(logits.bfloat16().float(), masks, valid))
 
 
+def test_double_precision_logits_stay_in_float64():
+    logits, masks, valid = random_case(7)
+    for loss in ALL.values():
+        double = loss(logits.double(), masks, valid)
+        assert double.dtype == torch.float64
+        # Moved by 1e-9, which float32 cannot tell from no move at all near 1.
+        assert (loss(logits.double() + 1e-9, masks, valid) != double).any()
+        torch.testing.assert_close(double.float(), loss(logits, masks, valid), rtol=1e-5, atol=1e-6)
+
+
 def test_tversky_at_one_half_is_dice():
     case = random_case(8)
     torch.testing.assert_close(losses.tversky(*case, alpha=0.5), losses.soft_dice(*case))
