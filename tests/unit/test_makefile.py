@@ -1,0 +1,63 @@
+"""What `make` installs, in which order, under which constraints; pip lists for real and only notes what to install."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYTHON = """#!/bin/sh
+case "$*" in
+  *"pip install"*) echo "$*" >> {noted} ;;
+  *) PYTHONPATH={packages} exec {python} "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """An environment whose Python sees what is in `packages` before anything else."""
+    (tmp_path / "packages").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    places = {"noted": tmp_path / "noted", "packages": tmp_path / "packages", "python": sys.executable}
+    python.write_text(PYTHON.format(**places))
+    python.chmod(0o755)
+    return tmp_path
+
+
+def installed_by(venv: Path, target: str) -> list[str]:
+    """What `make` asks pip for on the way to `target`, each with pip's options taken off."""
+    line = ["make", f"VENV={venv}", f"PYTHON={sys.executable}", target]
+    subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True)
+    start = f"-m pip install --disable-pip-version-check -c {venv}/constraints.txt "
+    lines = (venv / "noted").read_text().splitlines()
+    assert all(line.startswith(start) for line in lines)
+    return [line.removeprefix(start) for line in lines]
+
+
+def pretend(venv: Path, **versions: str) -> None:
+    """Let Python find these distributions."""
+    for name, version in versions.items():
+        metadata = venv / "packages" / f"{name}-{version}.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+def test_the_demo_waits_for_no_test_tool(venv: Path) -> None:
+    pretend(venv, torch="2.12.0", torchvision="0.27.0")
+    assert installed_by(venv, f"{venv}/.installed-user") == ["pip", "-e .[train,onnx]"]
+    assert installed_by(venv, "setup") == ["pip", "-e .[train,onnx]", "-e .[train,dev]"]
+    assert len(installed_by(venv, "setup")) == 3, "what is there is not installed again"
+    assert (venv / "constraints.txt").read_text() == (ROOT / "constraints.txt").read_text()
+
+
+def test_a_pytorch_of_ones_own_choice_is_kept(venv: Path) -> None:
+    """As PyTorch's CPU build is: its version has a label."""
+    pretend(venv, torch="2.99.1+cpu", torchvision="0.99.0+cpu", timm="0.1")
+    installed_by(venv, f"{venv}/.installed-user")
+    ours = (ROOT / "constraints.txt").read_text().splitlines()
+    kept = (venv / "constraints.txt").read_text().splitlines()
+    assert sorted(kept[:2]) == ["torch==2.99.1+cpu", "torchvision==0.99.0+cpu"]
+    assert kept[2:] == [line for line in ours if not line.startswith(("torch==", "torchvision=="))]
