@@ -9,7 +9,7 @@ ALL := $(VENV)/.installed-all
 PINS := $(VENV)/constraints.txt
 # A test process for each core (more than eight would mostly start up), and whole files, so that what a file's tests share
 # is made once and a SLURM cluster runs once; in the order of the folders, whose first ones take longest.
-PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
 # A PyTorch with a label of its own (2.15.0+cpu, say) is somebody's choice and stays, whatever its version.
 INSTALL = { $(BIN)/python -m pip list --format freeze | grep -E '^torch(vision)?==.*[+]' || true; cat constraints.txt; } \
