@@ -3,8 +3,9 @@
 Every score is a ratio of sums over images, so one set of formulas serves the score itself and each bootstrap resample.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -50,10 +51,14 @@ class ScoreSums:
 
     images: np.ndarray
     """(...)"""
+    all_dice: np.ndarray
+    """(...) Kaggle's Dice, over all classes."""
+    all_dice_positive: np.ndarray
+    """(...) the same where the class is truly there, else 0."""
     dice: np.ndarray
-    """(..., C) Kaggle's Dice."""
+    """(..., C) of each class."""
     dice_positive: np.ndarray
-    """(..., C) the same where the class is truly there, else 0."""
+    """(..., C)"""
     positives: np.ndarray
     """(..., C) 1 where the class is truly there."""
     intersections: np.ndarray
@@ -73,14 +78,19 @@ class ScoreSums:
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
     def total(self) -> "ScoreSums":
-        """The sums over all images."""
-        return self.map(lambda values: values.sum(axis=0))
+        """The sums over all images, each rounded once: whoever adds up the same numbers as exactly, in whatever order,
+        finds the same score to the last digit."""
+        sums = self.map(lambda values: np.apply_along_axis(math.fsum, 0, values))
+        pairs = {"all_dice": self.dice, "all_dice_positive": self.dice_positive}
+        return replace(sums, **{name: np.asarray(math.fsum(values.ravel())) for name, values in pairs.items()})
 
 
 def score_sums(outcome: Outcome) -> ScoreSums:
     """Each image's share of every sum."""
     num_images = len(outcome.counts)
-    pair_dice, positive = dice(outcome.counts), outcome.true_labels[:, 1:].astype(np.float64)
+    positive = outcome.true_labels[:, 1:].astype(np.float64)
+    pair_dice = dice(outcome.counts)
+    pair_dice_positive = pair_dice * positive
     both = outcome.counts[..., PREDICTED] + outcome.counts[..., TRUE]
     background = np.full((num_images, 2), np.nan)
     if outcome.background is not None:
@@ -88,8 +98,10 @@ def score_sums(outcome: Outcome) -> ScoreSums:
         background[:, 1] = outcome.background[:, PREDICTED] + outcome.background[:, TRUE] - background[:, 0]
     return ScoreSums(
         images=np.ones(num_images),
+        all_dice=pair_dice.sum(axis=1),
+        all_dice_positive=pair_dice_positive.sum(axis=1),
         dice=pair_dice,
-        dice_positive=pair_dice * positive,
+        dice_positive=pair_dice_positive,
         positives=positive,
         intersections=outcome.counts[..., INTERSECTION].astype(np.float64),
         unions=(both - outcome.counts[..., INTERSECTION]).astype(np.float64),
@@ -127,9 +139,9 @@ def ratios(sums: ScoreSums) -> Scores:
     background_iou = _ratio(sums.background[..., :1], sums.background[..., 1:])
     miou_with_background = _mean_known(np.concatenate([background_iou, ious], axis=-1))
     return Scores(
-        mean_dice=_ratio(sums.dice.sum(axis=-1), num_pairs),
+        mean_dice=_ratio(sums.all_dice, num_pairs),
         mean_dice_all_empty=_ratio(num_pairs - sums.positives.sum(axis=-1), num_pairs),
-        mean_dice_positive=_ratio(sums.dice_positive.sum(axis=-1), sums.positives.sum(axis=-1)),
+        mean_dice_positive=_ratio(sums.all_dice_positive, sums.positives.sum(axis=-1)),
         dice_per_class=_ratio(sums.dice, sums.images[..., None]),
         dice_positive_per_class=_ratio(sums.dice_positive, sums.positives),
         iou_per_class=ious,

@@ -1,5 +1,6 @@
 """Scores worked by hand, statistics in parts, and bootstrap intervals."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,29 @@ def test_segmentation_scores_of_a_worked_outcome() -> None:
     assert scores.miou == pytest.approx(2 / 17)
     background = (80 + 98 + 95) / (95 + 100 + 100)
     assert scores.miou_with_background == pytest.approx((4 / 17 + 0 + background) / 3)
+
+
+def test_means_are_rounded_once() -> None:
+    """What any other program finds that adds up the same Dice values exactly: here with fractions."""
+    outcome = random_outcome(1000)
+    both = outcome.counts[..., 1] + outcome.counts[..., 2]
+    dice = [
+        [1.0 if b == 0 else 2 * i / b for i, b in zip(*row, strict=True)]
+        for row in zip(outcome.counts[..., 0].tolist(), both.tolist(), strict=True)
+    ]
+
+    def mean(values: list[float]) -> float:
+        return float(sum(map(Fraction, values))) / len(values)
+
+    scores = score(outcome)
+    assert scores.mean_dice == mean([d for row in dice for d in row])
+    assert scores.dice_per_class.tolist() == [mean([row[k] for row in dice]) for k in range(2)]
+    there = outcome.counts[..., 2] > 0
+    positive = [[row[k] for row, t in zip(dice, there, strict=True) if t[k]] for k in range(2)]
+    assert scores.dice_positive_per_class.tolist() == [mean(values) for values in positive]
+    assert scores.mean_dice_positive == mean(positive[0] + positive[1])
+    backwards = Outcome(outcome.rows, outcome.counts[::-1], outcome.labels)
+    assert score(backwards).mean_dice == scores.mean_dice
 
 
 def test_a_class_that_is_neither_true_nor_predicted_is_left_out_of_the_mean_iou() -> None:
