@@ -142,7 +142,7 @@ def _run_predict(arguments: argparse.Namespace) -> None:
         tta=None if arguments.tta is None else parse_tta(arguments.tta),
         device=arguments.device,
         precision=arguments.precision,
-        batch_size=arguments.batch_size,
+        pixels_per_pass=arguments.pixels_per_pass,
     )
     with tqdm(desc="predict", unit="image", disable=None) as bar:
 
@@ -210,10 +210,10 @@ def _run_export(arguments: argparse.Namespace) -> None:
 
     _make_way(arguments.onnx)
     checkpoint = load_checkpoint(arguments.checkpoint)
-    export_onnx(checkpoint, arguments.onnx, None if arguments.tta is None else parse_tta(arguments.tta))
+    num_sizes = export_onnx(checkpoint, arguments.onnx, None if arguments.tta is None else parse_tta(arguments.tta))
     size = checkpoint.input_size
     resized = "" if size is None else f"; resize images to {size[0]}x{size[1]} first, as in training"
-    print(f"{arguments.onnx}: checked against the checkpoint at three sizes{resized}")  # noqa: T201
+    print(f"{arguments.onnx}: checked against the checkpoint at {num_sizes} sizes{resized}")  # noqa: T201
 
 
 def _add_ensemble(commands: argparse._SubParsersAction) -> None:
@@ -242,9 +242,14 @@ def _add_inference(parser: argparse.ArgumentParser) -> None:
     """Options of every command that runs a model."""
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     parser.add_argument(
-        "--precision", choices=("auto", "no", "bf16", "fp16"), default="auto", help="auto: bf16 on a GPU that has it"
+        "--precision", choices=("auto", "no", "bf16", "fp16"), default="auto", help="auto: bf16 where that is fast"
     )
-    parser.add_argument("--batch-size", type=_positive, metavar="N", default=8, help="images a forward pass")
+    parser.add_argument(
+        "--pixels-per-pass",
+        type=_positive,
+        metavar="N",
+        help="pixels in a forward pass, in images of one padded size, at least one; by default what suits the device",
+    )
 
 
 def _positive(text: str) -> int:

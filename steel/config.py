@@ -206,14 +206,11 @@ class ValidationConfig:
     every_epochs: float = 1.0
     patience: int = 0
     """Stop a phase after so many validations without a better score; 0 never stops early."""
-    batch_size: int = 8
-    """Images a forward pass in validation and calibration."""
     tta: tuple[Literal["hflip", "vflip", "hvflip"], ...] = ("hflip", "vflip", "hvflip")
     """Flips averaged with the plain view when the decision is calibrated (not in each epoch's validation)."""
 
     def __post_init__(self) -> None:
         _require(self.every_epochs > 0, "validation.every-epochs must be above 0")
-        _require(self.batch_size > 0, "validation.batch-size must be above 0")
 
 
 @dataclass(frozen=True)
@@ -224,6 +221,9 @@ class RuntimeConfig:
     """`auto` takes what `accelerate launch --mixed_precision` says; else bf16 on a device that is fast at it."""
     workers: int = 2
     """Data-loader processes a rank; 0 loads in the training process."""
+    pixels_per_pass: int | None = None
+    """Pixels in a forward pass of validation and calibration, in images of one padded size, at least one of them; what
+    is fast on the device when None. Fewer need less memory. Another number may move the last bits of probabilities."""
     channels_last: bool = True
     compile: bool = False
     save_every: int = 200
@@ -240,6 +240,7 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         _require(self.workers >= 0, "runtime.workers cannot be negative")
+        _require(self.pixels_per_pass is None or self.pixels_per_pass > 0, "runtime.pixels-per-pass must be above 0")
         _require(self.keep_states > 0, "runtime.keep-states must be above 0")
 
 

@@ -1,23 +1,28 @@
 """Checkpoint and images -> probabilities, masks and labels."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from steel.batching import Image, Prepared, check_plural, group_by_size, make_batch, prepare
 from steel.checkpoint import Checkpoint, load_checkpoint
-from steel.data.geometry import pad_to_stride, resize_image, restore_size
-from steel.data.pixel_format import EIGHT_BITS, Depth, to_channels
-from steel.errors import InputError
+from steel.data.geometry import restore_size
+from steel.data.pixel_format import EIGHT_BITS, Depth
+from steel.errors import InputError, out_of_memory_as
 from steel.evaluation.decision import Decision, apply_decision, default_decision, labels
-from steel.model.network import UnifiedModel, normalise
-from steel.model.tta import check_tta, predict_views, quantise
+from steel.model.network import UnifiedModel, normalise, reflect_to_stride
+from steel.model.passes import Passes, default_pixels_per_pass, open_passes
+from steel.model.precision import choose_precision
+from steel.model.tta import average_probs, check_tta, flips_of, view_probs
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_MAX_BATCHES_AHEAD = 4
 
 
 class ImageProbs(NamedTuple):
@@ -45,8 +50,8 @@ class Prediction(NamedTuple):
 class Predictor:
     """One network, or several whose probabilities are averaged, ready to answer.
 
-    Every forward pass has `batch_size` images, the last ones black if need be, because the last bits of a result may
-    depend on the shape of a batch: an image's answer is the same whatever it is predicted together with.
+    How many images share a forward pass depends on their padded size alone (`images_per_pass`), and the last ones are
+    black if need be: an image's answer is the same, to the last bit, whatever it is predicted together with.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class Predictor:
         tta: Sequence[str] | None = None,
         input_size: tuple[int, int] | None = None,
         depth: Depth = EIGHT_BITS,
-        batch_size: int = 8,
+        pixels_per_pass: int | None = None,
         device: str | torch.device = "auto",
         precision: str = "auto",
     ) -> None:
@@ -75,12 +80,13 @@ class Predictor:
             tta: flipped views to average with the plain one; those of the decision when None.
             input_size: height and width that images are resized to; as they are when None.
             depth: what becomes of images of more than 8 bits.
-            batch_size: images a forward pass.
+            pixels_per_pass: as many images of one padded size share a forward pass as have no more pixels than that,
+                but at least one; what is fast on the device when None.
             device: `auto` takes a GPU if there is one.
-            precision: `no`, `bf16`, `fp16`; `auto` takes bf16 on a GPU that has it.
+            precision: `no`, `bf16`, `fp16`; `auto` takes bf16 where the device is fast at it.
 
         Raises:
-            InputError: a device that is not there, an unknown view, or a decision for other classes.
+            InputError: a device that is not there, an unknown view or precision, or a decision for other classes.
         """
         self.models = list(models)
         network = self.models[0].network
@@ -96,9 +102,11 @@ class Predictor:
         self.tta = check_tta(self.decision.tta if tta is None else tta)
         self.input_size = input_size
         self.depth = depth
-        self.batch_size = batch_size
         self.device = choose_device(device)
-        self._dtype = _choose_dtype(precision, self.device)
+        if pixels_per_pass is not None and pixels_per_pass < 1:
+            raise InputError(f"pixels-per-pass: {pixels_per_pass} is not at least 1")
+        self.pixels_per_pass = pixels_per_pass or default_pixels_per_pass(self.device.type)
+        self.precision = choose_precision(precision, self.device.type)
         for model in self.models:
             model.to(self.device)
 
@@ -109,7 +117,7 @@ class Predictor:
         *,
         device: str | torch.device = "auto",
         tta: Sequence[str] | None = None,
-        batch_size: int = 8,
+        pixels_per_pass: int | None = None,
         precision: str = "auto",
     ) -> "Predictor":
         """A predictor of the checkpoint at a path or URL, or of one already loaded; arguments as in the constructor.
@@ -132,7 +140,7 @@ class Predictor:
             tta=tta,
             input_size=checkpoint.input_size,
             depth=checkpoint.depth,
-            batch_size=batch_size,
+            pixels_per_pass=pixels_per_pass,
             device=device,
             precision=precision,
         )
@@ -142,97 +150,120 @@ class Predictor:
 
         The batch is taken as it is: whoever calls this sees to equal batch shapes.
         """
+        (probs,) = self.stream_probabilities([images])
+        return probs
+
+    def stream_probabilities(self, batches: Iterable[Tensor]) -> Iterator[ImageProbs]:
+        """As `probabilities`, of one batch after another; on a CPU several are under way at once.
+
+        Raises:
+            OutOfMemoryError: says what needs less.
+        """
+        begun: deque[Callable[[], ImageProbs]] = deque()
+        with self._evaluating(), open_passes(self.device) as passes:
+            for images in batches:
+                begun.append(self._begin(images, passes))
+                if len(begun) > passes.ahead:
+                    yield begun.popleft()()
+            while begun:
+                yield begun.popleft()()
+
+    def predict(self, images: Iterable[Image], decision: Decision | None = None) -> list[Prediction]:
+        """Answers for images of any sizes, by `decision` or the predictor's own.
+
+        Args:
+            images: (H, W) gray or (H, W, 3) RGB uint8, or the path or URL of an image file. Of 16 bits where those
+                trained on were converted, and treated alike.
+            decision: in place of the predictor's own.
+
+        Raises:
+            InputError: an image of another shape or type, or that cannot be read.
+            OutOfMemoryError: says what needs less.
+        """
+        return list(self.predict_stream(images, decision))
+
+    def predict_stream(self, images: Iterable[Image], decision: Decision | None = None) -> Iterator[Prediction]:
+        """As `predict`, one by one in the order of `images`, which are taken only as far as needed."""
+        check_plural(images)
+        decision = decision or self.decision
+        begun: deque[list[Prepared]] = deque()
+        done: dict[int, Prediction] = {}
+        next_index = 0
+
+        def batches() -> Iterator[Tensor]:
+            for group in group_by_size(self._prepare(images), self.pixels_per_pass):
+                begun.append(group)
+                yield torch.from_numpy(make_batch(group, self.pixels_per_pass))
+
+        for probs in self.stream_probabilities(batches()):
+            for place, prepared in enumerate(begun.popleft()):
+                done[prepared.number] = _answer(prepared, probs, place, decision)
+            while next_index in done:
+                yield done.pop(next_index)
+                next_index += 1
+
+    def _prepare(self, images: Iterable[Image]) -> Iterator[Prepared]:
+        for number, image in enumerate(images):
+            yield prepare(number, image, self.in_channels, self.depth, self.input_size, self.stride)
+
+    def _begin(self, images: Tensor, passes: Passes) -> Callable[[], ImageProbs]:
+        """Begin the passes of all members and views over a batch; what is returned waits for them and averages."""
         assert images.dtype == torch.uint8, images.dtype
-        inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        height, width = images.shape[-2:]
+        pixels = len(images) * height * width
+        advice = self._less_memory(len(images), height, width)
+        with out_of_memory_as(advice), passes.own_work(pixels), torch.inference_mode():
+            inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
+            padded = reflect_to_stride(inputs, self.stride).contiguous(memory_format=torch.channels_last)
+            results = [
+                passes.begin(partial(self._pass, model, padded, axes), pixels)
+                for model in self.models
+                for axes in flips_of(self.tta)
+            ]
+
+        def finish() -> ImageProbs:
+            with out_of_memory_as(advice), passes.own_work(pixels), torch.inference_mode():
+                mask_probs, label_probs = average_probs(result() for result in results)
+                return ImageProbs(mask_probs[..., :height, :width].cpu().numpy(), label_probs.cpu().numpy())
+
+        return finish
+
+    def _pass(self, model: UnifiedModel, inputs: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """One view by one member, in the predictor's precision; see `view_probs`. Threads have modes of their own."""
+        dtype = _DTYPES[self.precision]
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            return view_probs(model.forward_padded, inputs, axes)
+
+    def _less_memory(self, count: int, height: int, width: int) -> str:
+        """What to do when a pass over so many images of a size does not fit into memory."""
+        if count > 1:
+            return (
+                f"in a forward pass of {count} images of {height}x{width}; give fewer --pixels-per-pass than "
+                f"{self.pixels_per_pass} (in training --runtime.pixels-per-pass)"
+            )
+        less = "OMP_NUM_THREADS=1 has fewer at once" if self.device.type == "cpu" else "--device cpu may have more"
+        return f"in a forward pass of one image of {height}x{width}, the fewest pixels per pass there can be; {less}"
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The models in evaluation mode; afterwards each is as it was."""
         training = [model.training for model in self.models]
+        for model in self.models:
+            model.eval()
         try:
-            with torch.inference_mode(), torch.autocast(self.device.type, self._dtype, enabled=self._is_reduced):
-                views = [predict_views(model.eval(), inputs, self.tta) for model in self.models]
-                mask_probs = torch.stack([masks for masks, _ in views]).mean(dim=0)
-                label_probs = torch.stack([labels for _, labels in views]).mean(dim=0)
-                return ImageProbs(quantise(mask_probs).cpu().numpy(), quantise(label_probs).cpu().numpy())
+            yield
         finally:
             for model, was_training in zip(self.models, training, strict=True):
                 model.train(was_training)
 
-    def predict(self, images: Iterable[np.ndarray], decision: Decision | None = None) -> list[Prediction]:
-        """Answers for images (H, W) gray or (H, W, 3) RGB uint8, of any sizes, by `decision` or the predictor's own.
 
-        Images of uint16 are taken where those trained on were converted, and treated alike.
-
-        Raises:
-            InputError: an image of another shape or type.
-        """
-        return list(self.predict_stream(images, decision))
-
-    def predict_stream(self, images: Iterable[np.ndarray], decision: Decision | None = None) -> Iterator[Prediction]:
-        """As `predict`, one by one in the order of `images`, which are taken only as far as needed."""
-        decision = decision or self.decision
-        waiting: dict[tuple[int, ...], list[tuple[int, _Prepared]]] = {}
-        done: dict[int, Prediction] = {}
-        next_index = 0
-
-        def run(shape: tuple[int, ...]) -> None:
-            group = waiting.pop(shape)
-            answers = self._answer([prepared for _, prepared in group], decision)
-            done.update(zip((index for index, _ in group), answers, strict=True))
-
-        for index, image in enumerate(images):
-            prepared = self._prepare(image)
-            shape = prepared.pixels.shape
-            waiting.setdefault(shape, []).append((index, prepared))
-            if len(waiting[shape]) == self.batch_size:
-                run(shape)
-            elif index - next_index >= _MAX_BATCHES_AHEAD * self.batch_size:
-                run(next(iter(waiting)))  # that of the next image; one rare size must not hold up all that follows
-            while next_index in done:
-                yield done.pop(next_index)
-                next_index += 1
-        for shape in list(waiting):
-            run(shape)
-        while next_index in done:
-            yield done.pop(next_index)
-            next_index += 1
-
-    def _prepare(self, image: np.ndarray) -> "_Prepared":
-        pixels = to_channels(self.depth.to_uint8(image), self.in_channels)
-        if self.input_size is not None:
-            pixels = resize_image(pixels, self.input_size)
-        height, width = pixels.shape[:2]
-        padded = pad_to_stride(pixels, self.stride)
-        planes = padded[None] if padded.ndim == 2 else padded.transpose(2, 0, 1)
-        return _Prepared(planes, (height, width), (image.shape[0], image.shape[1]))
-
-    def _answer(self, group: Sequence["_Prepared"], decision: Decision) -> list[Prediction]:
-        """Answers for at most `batch_size` images of one padded size."""
-        batch = np.zeros((self.batch_size, *group[0].pixels.shape), np.uint8)
-        for place, prepared in zip(batch, group, strict=False):
-            place[:] = prepared.pixels
-        probs = self.probabilities(torch.from_numpy(batch))
-        answers = []
-        for i, prepared in enumerate(group):
-            height, width = prepared.size
-            mask_probs = restore_size(probs.mask_probs[i, :, :height, :width], *prepared.original_size)
-            label_probs = probs.label_probs[i]
-            masks = apply_decision(decision, mask_probs, label_probs)
-            answers.append(Prediction(masks, labels(decision, label_probs), mask_probs, label_probs))
-        return answers
-
-    @property
-    def _is_reduced(self) -> bool:
-        return self._dtype != torch.float32
-
-
-class _Prepared(NamedTuple):
-    """An image as the network takes it."""
-
-    pixels: np.ndarray
-    """(c, H, W) uint8, whole strides."""
-    size: tuple[int, int]
-    """Height and width before padding."""
-    original_size: tuple[int, int]
-    """Before resizing."""
+def _answer(prepared: Prepared, probs: ImageProbs, place: int, decision: Decision) -> Prediction:
+    """The answer for the image that has a place in a batch."""
+    height, width = prepared.size
+    mask_probs = restore_size(probs.mask_probs[place, :, :height, :width], *prepared.original_size)
+    label_probs = probs.label_probs[place]
+    masks = apply_decision(decision, mask_probs, label_probs)
+    return Prediction(masks, labels(decision, label_probs), mask_probs, label_probs)
 
 
 def build_models(checkpoint: Checkpoint) -> list[UnifiedModel]:
@@ -270,11 +301,3 @@ def choose_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r} is not to be had here; choose auto or cpu") from error
     return chosen
-
-
-def _choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    if precision not in _DTYPES:
-        raise InputError(f"precision {precision!r} is unknown; choose auto, {', '.join(_DTYPES)}")
-    return _DTYPES[precision]

@@ -48,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, type=Path, help="folder for what this writes")
     parser.add_argument("--tta", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's")
     parser.add_argument("--calibrate", action="store_true", help="decide anew on these folds: OUT/model.safetensors")
-    parser.add_argument("--batch-size", type=int, default=8, help="images a forward pass")
+    parser.add_argument(
+        "--pixels-per-pass", type=int, default=None, help="pixels in a forward pass; by default what suits the device"
+    )
     parser.add_argument("--workers", type=int, default=2, help="decoding processes a rank")
     parser.add_argument(
         "--precision", choices=("auto", "no", "bf16", "fp16"), default="auto", help="of the forward pass"
@@ -87,8 +89,8 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
         arguments.checkpoint,
         device=runtime.device,
         tta=tta,
-        batch_size=arguments.batch_size,
-        precision=runtime.accelerator.mixed_precision,
+        pixels_per_pass=arguments.pixels_per_pass,
+        precision=arguments.precision,
     )
 
     def collect(decision: Decision | None, label: str) -> EvaluationStatistics:
@@ -98,7 +100,6 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
             rows,
             runtime,
             decision=decision,
-            batch_size=arguments.batch_size,
             workers=arguments.workers,
             progress=label,
         )

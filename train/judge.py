@@ -74,7 +74,6 @@ class Judge:
             self.rows.validation,
             self.runtime,
             decision=None,
-            batch_size=self.config.validation.batch_size,
             workers=self.config.runtime.workers,
             progress=progress,
         )
@@ -101,7 +100,7 @@ class Judge:
             mean=self.reader.manifest.mean,
             std=self.reader.manifest.std,
             tta=tta,
-            batch_size=self.config.validation.batch_size,
+            pixels_per_pass=self.config.runtime.pixels_per_pass,
             device=self.runtime.device,
             precision=self.runtime.accelerator.mixed_precision,
         )

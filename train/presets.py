@@ -34,7 +34,6 @@ SEVERSTAL = Config(
     preset="severstal",
     model=ModelConfig(architecture="Unet", encoder="resnet34"),
     augment=AUGMENT,
-    validation=ValidationConfig(batch_size=16),
     phases=(
         PhaseConfig(
             name="crops",
@@ -67,7 +66,7 @@ DEMO = replace(
     preset="demo",
     folds=FoldsConfig(test=()),  # its test images are a data set of their own
     model=ModelConfig(encoder="tu-regnetx_002", decoder_channels=(48, 32, 16, 8), pretrained=False, dropout=0.1),
-    validation=ValidationConfig(every_epochs=14, batch_size=8),
+    validation=ValidationConfig(every_epochs=14),
     tracking=TrackingConfig(log_every=100),
     phases=(
         replace(
@@ -96,7 +95,7 @@ SMOKE = replace(
     folds=FoldsConfig(),
     model=ModelConfig(encoder="resnet18", decoder_channels=(16, 8, 8), pretrained=False, dropout=0.1),
     optim=OptimConfig(ema_decay=0.97),
-    validation=ValidationConfig(batch_size=4, tta=("hflip",)),
+    validation=ValidationConfig(tta=("hflip",)),
     tracking=TrackingConfig(),
     phases=(
         replace(_CROPS, epochs=2, crop=(32, 64), batch_size=8, micro_batch=2, lr=3e-3),

@@ -24,6 +24,7 @@ from steel.evaluation.statistics import EvaluationStatistics, image_statistics
 from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.optim import ExponentialAverage, build_optimizer, rate_at, set_rate
+from steel.model.passes import default_pixels_per_pass
 from steel.model.tta import quantise
 from train.data import resolve_crop, rows_in
 from train.presets import DEMO
@@ -33,8 +34,6 @@ RECIPE = replace(CROPS, loss=replace(CROPS.loss, class_weights=(3.0, 2.0, 2.0, 1
 AUGMENT = tuple(replace(t, p=0.5) if t.name == "brightness_contrast" else t for t in DEMO.augment)
 EMA_DECAY = 0.97
 """The demo's crops, with what it also had when this was measured: class weights, brightness and contrast, EMA."""
-
-EVAL_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,8 @@ def judge(networks: Sequence[Network], reader: ShardReader, fold: int) -> tuple[
         network.model.eval()
     images, begun = [], time.perf_counter()
     rows = rows_in(reader, [fold], "fold")
-    for batch in eval_batches(reader, rows, batch_size=EVAL_BATCH, stride=networks[0].model.stride, workers=1):
+    pixels = default_pixels_per_pass(networks[0].device.type)
+    for batch in eval_batches(reader, rows, pixels_per_pass=pixels, stride=networks[0].model.stride, workers=1):
         count = len(batch.images)
         masks = np.zeros((count, num_classes, *batch.images.shape[-2:]), np.uint8)
         labels = np.zeros((count, 1 + num_classes), np.uint8)

@@ -115,7 +115,7 @@ def evaluate(checkpoint: Path, data: Path, fold: int, tta: tuple[str, ...]) -> E
         load_checkpoint(checkpoint), device=runtime.device, tta=tta, precision=runtime.accelerator.mixed_precision
     )
     rows = rows_in(reader, [fold], "--fold")
-    return collect_statistics(predictor, reader, rows, runtime, decision=None, batch_size=8, workers=1)
+    return collect_statistics(predictor, reader, rows, runtime, decision=None, workers=1)
 
 
 def calibrated(

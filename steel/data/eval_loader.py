@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from steel.data.buffers import Allocate, ordered_batches
-from steel.data.geometry import pad_image
+from steel.data.geometry import images_per_pass, pad_image
 from steel.data.shards import BadSampleError, Sample, ShardReader
 from steel.data.workers import DEFAULT_START, StartMethod
 
@@ -34,7 +34,7 @@ def eval_batches(
     reader: ShardReader,
     rows: np.ndarray,
     *,
-    batch_size: int,
+    pixels_per_pass: int,
     stride: int,
     rank: int = 0,
     world: int = 1,
@@ -50,7 +50,7 @@ def eval_batches(
     Args:
         reader: of the shards; its `on_bad_sample` says what a damaged sample does.
         rows: (n,) index rows.
-        batch_size: B.
+        pixels_per_pass: what B follows from, see `images_per_pass`.
         stride: padded sizes are multiples of it.
         rank: of this process.
         world: number of processes.
@@ -61,8 +61,8 @@ def eval_batches(
     Raises:
         BadSampleError: a damaged sample, unless the reader skips; or too many of them.
     """
-    items = plan_eval_batches(reader, rows, batch_size=batch_size, stride=stride)[rank::world]
-    work = _EvalWork(reader, batch_size)
+    items = plan_eval_batches(reader, rows, pixels_per_pass=pixels_per_pass, stride=stride)[rank::world]
+    work = _EvalWork(reader)
     for buffer, made in ordered_batches(
         work,
         items,
@@ -77,22 +77,24 @@ def eval_batches(
 
 
 class EvalItem(NamedTuple):
-    """One batch of an evaluation: which rows, padded to which size."""
+    """One batch of an evaluation: which rows, padded to which size, in a batch of how many places."""
 
     rows: tuple[int, ...]
     height: int
     width: int
+    places: int
 
 
-def plan_eval_batches(reader: ShardReader, rows: np.ndarray, *, batch_size: int, stride: int) -> list[EvalItem]:
+def plan_eval_batches(reader: ShardReader, rows: np.ndarray, *, pixels_per_pass: int, stride: int) -> list[EvalItem]:
     """All batches of an evaluation, in the one order that every world size shares."""
     sizes = -(-np.stack([reader.index.height[rows], reader.index.width[rows]], axis=1) // stride) * stride
     items: list[EvalItem] = []
     order = np.lexsort((np.arange(len(rows)), sizes[:, 1], sizes[:, 0]))
     for (height, width), group in groupby(order.tolist(), key=lambda i: (int(sizes[i, 0]), int(sizes[i, 1]))):
         members = [int(rows[i]) for i in group]
-        starts = range(0, len(members), batch_size)
-        items += [EvalItem(tuple(members[start : start + batch_size]), height, width) for start in starts]
+        places = images_per_pass(height, width, pixels_per_pass)
+        starts = range(0, len(members), places)
+        items += [EvalItem(tuple(members[start : start + places]), height, width, places) for start in starts]
     return items
 
 
@@ -120,15 +122,15 @@ class _EvalMade(NamedTuple):
 class _EvalWork:
     """Reads and pads the images of one evaluation batch."""
 
-    def __init__(self, reader: ShardReader, batch_size: int) -> None:
-        self.reader, self.batch_size = reader, batch_size
+    def __init__(self, reader: ShardReader) -> None:
+        self.reader = reader
 
     def num_bytes(self, item: EvalItem) -> int:
         """Size of the buffer of a batch, if none of its samples is bad."""
         index, rows = self.reader.index, list(item.rows)
         pixels = np.multiply(index.original_height[rows], index.original_width[rows], dtype=np.int64).sum()
         truth_bytes = int(pixels) * self.reader.mask_kind.itemsize
-        return self.batch_size * item.height * item.width * self.reader.manifest.channels + truth_bytes
+        return item.places * item.height * item.width * self.reader.manifest.channels + truth_bytes
 
     def __call__(self, item: EvalItem, allocate: Allocate) -> tuple[torch.Tensor, _EvalMade]:
         samples: list[Sample] = []
@@ -142,7 +144,7 @@ class _EvalWork:
                 bad.append(error)
         truths = [sample.bitmask for sample in samples]
         kind = truths[0].dtype if truths else np.dtype(np.uint8)
-        shape = (self.batch_size, item.height, item.width, self.reader.manifest.channels)
+        shape = (item.places, item.height, item.width, self.reader.manifest.channels)
         end = int(np.prod(shape))
         buffer = allocate(end + sum(truth.nbytes for truth in truths))
         images = buffer[:end].view(shape).numpy()

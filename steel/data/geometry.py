@@ -14,6 +14,16 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 
+def images_per_pass(height: int, width: int, pixels_per_pass: int) -> int:
+    """How many images of one padded size share a forward pass: as many as `pixels_per_pass` holds, but at least one.
+
+    The last bits of a network's answer depend on the shape of its batch. Everywhere that shape is this function of the
+    padded size, with black images in the places that are left, so an image's answer depends on nothing but the image,
+    and an image of a rare size costs no more than `pixels_per_pass` or its own pixels.
+    """
+    return max(1, pixels_per_pass // (height * width))
+
+
 def pad_to_stride(image: np.ndarray, stride: int) -> np.ndarray:
     """`pad_image` to the next multiples of `stride`."""
     height, width = image.shape[:2]

@@ -1,9 +1,14 @@
 """The images of a folder."""
 
+import os
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+import numpy as np
+
 from steel.data import storage
+from steel.data.decode import decode_image
+from steel.data.pixel_format import Depth
 from steel.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -37,14 +42,35 @@ def list_images(folder: str, *, without: str | None = None) -> tuple[ImageRecord
     return records
 
 
+def read_image(url: str | os.PathLike[str], channels: int, depth: Depth) -> np.ndarray:
+    """Pixels of the image at a path or URL, as `decode_image` gives them.
+
+    Raises:
+        InputError: no such file, or not an image that can be read.
+    """
+    try:
+        return decode_image(storage.read_bytes(url), channels, depth)
+    except FileNotFoundError:
+        raise InputError(f"{os.fspath(url)}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{os.fspath(url)}: {error}") from error
+
+
 def image_stem(image_id: str) -> str:
     """The relative path without its extension: what an image and its mask have in common."""
     return str(PurePosixPath(image_id).with_suffix(""))
 
 
+def lies_in(url: str, folder: str) -> bool:
+    """Whether a path or URL is a folder or lies below it."""
+    return _full(url).startswith(_full(folder))
+
+
 def _inside(folder: str, other: str) -> str:
     """`other` relative to `folder`, with a slash at its end; "" when it does not lie below."""
-    if not storage.is_remote(folder) and not storage.is_remote(other):
-        folder, other = (storage.local_path(f).resolve().as_posix() for f in (folder, other))
-    top = folder.rstrip("/") + "/"
-    return other.rstrip("/").removeprefix(top) + "/" if other.startswith(top) else ""
+    return _full(other).removeprefix(_full(folder)) if lies_in(other, folder) else ""
+
+
+def _full(url: str) -> str:
+    """The one way to write a path or URL, with a slash at its end."""
+    return (url if storage.is_remote(url) else storage.local_path(url).resolve().as_posix()).rstrip("/") + "/"

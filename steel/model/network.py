@@ -86,8 +86,13 @@ class UnifiedModel(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         """Normalised images (n, c, H, W) float, of any H and W -> `Outputs` at the same size."""
         height, width = images.shape[-2:]
-        masks, feature = self._segment(reflect_to_stride(images, self.stride))
-        return Outputs(masks[..., :height, :width], self.classification_head(feature))
+        mask_logits, label_logits = self.forward_padded(reflect_to_stride(images, self.stride))
+        return Outputs(mask_logits[..., :height, :width], label_logits)
+
+    def forward_padded(self, images: Tensor) -> Outputs:
+        """As `forward`, for images whose height and width are multiples of the stride already; never compiled."""
+        masks, feature = self._segment(images)
+        return Outputs(masks, self.classification_head(feature))
 
     def train(self, mode: bool = True) -> "UnifiedModel":
         """As `Module.train`, but a frozen encoder stays as it is in evaluation (see `set_encoder_trainable`)."""

@@ -1,6 +1,6 @@
 """Test-time augmentation by flips, and the one rounding that turns probabilities into integers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,25 +34,47 @@ def check_tta(views: Sequence[str]) -> tuple[str, ...]:
     return tuple(views)
 
 
-def predict_views(model: Callable[[Tensor], Outputs], images: Tensor, views: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Probabilities of normalised images (n, c, H, W), averaged over the plain view and `views`.
+def flips_of(views: Sequence[str]) -> list[tuple[int, ...]]:
+    """The axes to flip for the plain view, which is none, and for each of `views`."""
+    return [(), *(VIEWS[view] for view in views)]
+
+
+def view_probs(model: Callable[[Tensor], Outputs], images: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Probabilities of one view of normalised images (n, c, H, W), whose sizes are whole strides.
+
+    Images are padded first and flipped then, everywhere: a view flipped first would be padded at another edge and see
+    other pixels there, and in a batch of images of several sizes there is no other order.
+
+    Args:
+        model: logits of images of whole strides, such as `UnifiedModel.forward_padded`.
+        images: as the plain view has them.
+        axes: to flip.
 
     Returns:
         mask_probs (n, C, H, W) and label_probs (n, 1 + C), both float32 and in the images' orientation.
     """
-    flips: list[tuple[int, ...]] = [(), *(VIEWS[view] for view in views)]
-    mask_probs, label_probs = _view_probs(model, images, flips[0])
-    for axes in flips[1:]:
-        masks, labels = _view_probs(model, images, axes)
-        mask_probs += masks
-        label_probs += labels
-    return mask_probs / len(flips), label_probs / len(flips)
-
-
-def _view_probs(model: Callable[[Tensor], Outputs], images: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     outputs = model(images.flip(axes) if axes else images)
     masks = outputs.mask_logits.flip(axes) if axes else outputs.mask_logits
     return torch.sigmoid(masks.float()), torch.sigmoid(outputs.label_logits.float())
+
+
+def average_probs(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The mean of what members and views say, see `view_probs`, rounded once.
+
+    Args:
+        parts: added up in their order, so no more than two of them need to be there at once.
+
+    Returns:
+        mask_probs (n, C, H, W) and label_probs (n, 1 + C), both uint8, see `quantise`.
+    """
+    parts = iter(parts)
+    mask_probs, label_probs = next(parts)
+    count = 1
+    for masks, labels in parts:
+        mask_probs = mask_probs + masks
+        label_probs = label_probs + labels
+        count += 1
+    return quantise(mask_probs / count), quantise(label_probs / count)
 
 
 def quantise(probs: Tensor) -> Tensor:

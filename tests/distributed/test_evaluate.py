@@ -27,9 +27,9 @@ def checkpoint(tiny_shards: Path, tmp_path: Path) -> Path:
 
 
 def test_two_ranks_count_what_one_counts(checkpoint: Path, tiny_shards: Path, tmp_path: Path) -> None:
-    """27 images in batches of 4: neither the images nor the batches divide by two."""
-    options = ["--checkpoint", checkpoint, "--data", tiny_shards, "--folds", "all", "--batch-size", "4"]
-    more = ["--workers", "1", "--tta", "hflip", "--precision", "no"]
+    """27 images of 64x160 in batches of 4: neither the images nor the batches divide by two."""
+    options = ["--checkpoint", checkpoint, "--data", tiny_shards, "--folds", "all"]
+    more = ["--pixels-per-pass", 4 * 64 * 160, "--workers", "1", "--tta", "hflip", "--precision", "no"]
     found = []
     for processes in (1, 2):
         out = tmp_path / f"on-{processes}"

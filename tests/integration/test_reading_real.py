@@ -97,7 +97,7 @@ def test_focused_crops_show_their_class_and_few_crops_are_black(reader: ShardRea
 
 def test_evaluation_shows_whole_images_with_their_whole_masks(reader: ShardReader) -> None:
     seen = {}
-    for batch in eval_batches(reader, np.arange(len(reader)), batch_size=8, stride=32, workers=2):
+    for batch in eval_batches(reader, np.arange(len(reader)), pixels_per_pass=8 * 256 * 1600, stride=32, workers=2):
         assert batch.images.shape == (8, 1, 256, 1600)
         for row, image, bitmask in zip(batch.rows.tolist(), batch.images, batch.bitmasks, strict=False):
             seen[row] = True

@@ -245,7 +245,7 @@ def test_a_micro_batch_that_is_all_bad_is_black_and_invalid(damaged: Path) -> No
 
 @pytest.fixture(scope="module")
 def mixed_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eleven images of four sizes, three padded sizes; the last was stored at half its size."""
+    """Eleven images of four sizes, two padded sizes; the last was stored at half its size."""
     sizes = [(32, 64), (30, 60), (16, 33), (40, 64)]
     images = [steel_image(n, *sizes[n % 4]) for n in range(11)]
     bitmasks = [defect_mask(n, *sizes[n % 4]) for n in range(10)] + [defect_mask(10, 32, 66)]
@@ -254,14 +254,15 @@ def mixed_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def collect(reader: ShardReader, **options: int) -> list[EvalBatch]:
-    return list(eval_batches(reader, np.arange(len(reader)), batch_size=3, stride=32, **options))
+    """In forward passes of three images of 32x64, which is one of 64x64."""
+    return list(eval_batches(reader, np.arange(len(reader)), pixels_per_pass=3 * 32 * 64, stride=32, **options))
 
 
 def test_evaluation_sees_every_image_once_and_whole(mixed_shards: Path) -> None:
     reader = ShardReader(mixed_shards)
     batches = collect(reader)
     assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(11))
-    assert {tuple(batch.images.shape) for batch in batches} == {(3, 1, 32, 64), (3, 1, 64, 64)}
+    assert {tuple(batch.images.shape) for batch in batches} == {(3, 1, 32, 64), (1, 1, 64, 64)}
     for batch in batches:
         for i, row in enumerate(batch.rows.tolist()):
             sample = reader.read(row)
@@ -306,13 +307,9 @@ def test_evaluation_batches_are_the_same_for_every_world_and_workers(mixed_shard
 
 def test_evaluation_takes_only_the_rows_asked_for(mixed_shards: Path) -> None:
     reader = ShardReader(mixed_shards)
-    items = plan_eval_batches(reader, np.asarray([1, 4, 6, 7]), batch_size=2, stride=16)
-    assert [(item.rows, item.height, item.width) for item in items] == [
-        ((6,), 16, 48),
-        ((1, 4), 32, 64),
-        ((7,), 48, 64),
-    ]
-    assert plan_eval_batches(reader, np.asarray([], np.int32), batch_size=2, stride=16) == []
+    items = plan_eval_batches(reader, np.asarray([0, 1, 4, 6, 7]), pixels_per_pass=2 * 32 * 64, stride=16)
+    assert items == [((6,), 16, 48, 5), ((0, 1), 32, 64, 2), ((4,), 32, 64, 2), ((7,), 48, 64, 1)]
+    assert plan_eval_batches(reader, np.asarray([], np.int32), pixels_per_pass=1, stride=16) == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -322,14 +319,14 @@ def test_evaluation_leaves_out_and_counts_bad_samples(damaged: Path, workers: in
     batches = collect(ShardReader(damaged, on_bad_sample="skip"), workers=workers)
     assert sum(batch.bad_samples for batch in batches) == 1
     assert sorted(row for b in batches for row in b.rows.tolist()) == [r for r in range(NUM) if r != 9]
-    assert all(len(batch.images) == 3 for batch in batches)
+    assert len({batch.images.shape for batch in batches}) == 1
 
 
 def test_evaluation_in_colour(tmp_path: Path) -> None:
     image = steel_image(0, 20, 30, 3)
     root = make_shards(tmp_path / "s", [image], [defect_mask(1, 20, 30)])
     (batch,) = collect(ShardReader(root))
-    assert batch.images.shape == (3, 3, 32, 32)
+    assert batch.images.shape == (6, 3, 32, 32)
     assert np.array_equal(batch.images[0, :, :20, :30].permute(1, 2, 0).numpy(), image)
 
 

@@ -1,11 +1,13 @@
 """Flips: each view is undone before it is averaged, and probabilities are rounded once."""
 
+import math
+
 import pytest
 import torch
 
 from steel.errors import InputError
 from steel.model.network import Outputs
-from steel.model.tta import VIEWS, parse_tta, predict_views, quantise
+from steel.model.tta import VIEWS, average_probs, flips_of, parse_tta, quantise, view_probs
 
 
 def positional(images):
@@ -16,19 +18,28 @@ def positional(images):
 
 def test_views_by_hand():
     image = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
-    masks, labels = predict_views(positional, image, ("hflip",))
+    (plain, label), (flipped, other_label) = (view_probs(positional, image, axes) for axes in flips_of(("hflip",)))
     # Plain: image + (0, 1); flipped: the image comes back in place, with the columns the other way round.
-    expected = (torch.sigmoid(image + torch.tensor([0.0, 1.0])) + torch.sigmoid(image + torch.tensor([1.0, 0.0]))) / 2
-    torch.testing.assert_close(masks, expected)
-    torch.testing.assert_close(labels, torch.sigmoid(torch.tensor([[0.0, 1.0]])).mean(dim=1, keepdim=True))
+    torch.testing.assert_close(plain, torch.sigmoid(image + torch.tensor([0.0, 1.0])))
+    torch.testing.assert_close(flipped, torch.sigmoid(image + torch.tensor([1.0, 0.0])))
+    torch.testing.assert_close([label.item(), other_label.item()], [0.5, 1 / (1 + math.exp(-1))])
+
+
+def test_the_mean_of_views_is_rounded_once():
+    parts = [(torch.tensor([a / 255]), torch.tensor([b])) for a, b in ((0.4, 0.0), (0.4, 0.0), (0.8, 1.0))]
+    masks, labels = average_probs(iter(parts))
+    assert masks.tolist() == [1]  # 1.6 / 3; each rounded first would be 0, 0 and 1, and their mean 0
+    assert labels.tolist() == [85]
+    assert masks.dtype == labels.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("views", [(), ("hflip",), ("vflip",), ("hvflip",), tuple(VIEWS)])
 def test_a_model_without_a_sense_of_place_is_unmoved(views):
     images = torch.randn(2, 3, 5, 7)
-    masks, labels = predict_views(lambda x: Outputs(2 * x, x.mean(dim=(2, 3))), images, views)
-    torch.testing.assert_close(masks, torch.sigmoid(2 * images))
-    torch.testing.assert_close(labels, torch.sigmoid(images.mean(dim=(2, 3))))
+    for axes in flips_of(views):
+        masks, labels = view_probs(lambda x: Outputs(2 * x, x.mean(dim=(2, 3))), images, axes)
+        torch.testing.assert_close(masks, torch.sigmoid(2 * images))
+        torch.testing.assert_close(labels, torch.sigmoid(images.mean(dim=(2, 3))))
 
 
 def test_each_view_is_seen_once():
@@ -38,14 +49,13 @@ def test_each_view_is_seen_once():
         seen.append(images.flatten().tolist())
         return Outputs(images, images[:, 0, 0])
 
-    predict_views(model, torch.arange(4.0).reshape(1, 1, 2, 2), tuple(VIEWS))
+    for axes in flips_of(tuple(VIEWS)):
+        view_probs(model, torch.arange(4.0).reshape(1, 1, 2, 2), axes)
     assert seen == [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]
 
 
 def test_half_precision_outputs_are_averaged_in_float32():
-    masks, labels = predict_views(
-        lambda x: Outputs(x.bfloat16(), x[:, 0, 0].bfloat16()), torch.randn(1, 1, 2, 2), ("hflip",)
-    )
+    masks, labels = view_probs(lambda x: Outputs(x.bfloat16(), x[:, 0, 0].bfloat16()), torch.randn(1, 1, 2, 2), (-1,))
     assert masks.dtype == labels.dtype == torch.float32
 
 
