@@ -12,8 +12,9 @@ import numpy as np
 
 from steel.data import storage
 from steel.data.decode import decode_image
-from steel.data.images import IMAGE_SUFFIXES, ImageRecord, list_images
+from steel.data.images import IMAGE_SUFFIXES, ImageRecord, lies_in, list_images
 from steel.data.problems import Problem, raise_problems
+from steel.errors import InputError, out_of_memory_as
 from steel.evaluation.plots import draw_overlay, encode_picture
 from steel.evaluation.submission import SubmissionSummary, check_coverage, read_submission, write_submission
 from steel.predictor import Prediction, Predictor
@@ -50,12 +51,15 @@ def predict_folder(
         on_image: called with the images answered so far and in total.
 
     Raises:
-        InputError: no images, images that cannot be read, or a sample that asks for others.
+        InputError: no images, images that cannot be read, a sample that asks for others, or a place for an output that
+            is one of images.
+        OutOfMemoryError: says what needs less.
     """
     records = find_images(source)
+    _check_places(source, (out, classes_out), overlays)
     if like is not None:
         check_coverage(read_submission(like), [record.image_id for record in records], like)
-    with ThreadPoolExecutor(threads) as pool, ExitStack() as stack:
+    with out_of_memory_as("fewer --threads need less"), ThreadPoolExecutor(threads) as pool, ExitStack() as stack:
         note_classes = stack.enter_context(_class_table(classes_out, predictor.class_names)) if classes_out else None
         draw = stack.enter_context(_background(pool, threads)) if overlays else None
 
@@ -92,10 +96,32 @@ def find_images(source: str) -> tuple[ImageRecord, ...]:
     Raises:
         InputError: no such folder or file, or no image there.
     """
-    single = (
-        source.lower().endswith(IMAGE_SUFFIXES) if storage.is_remote(source) else storage.local_path(source).is_file()
-    )
-    return (ImageRecord(source.rstrip("/").rsplit("/", 1)[-1], source),) if single else list_images(source)
+    if not storage.is_remote(source) and not storage.local_path(source).exists():
+        raise InputError(f"{source}: no such file or folder")
+    return (ImageRecord(source.rpartition("/")[2], source),) if _is_file(source) else list_images(source)
+
+
+def _is_file(source: str) -> bool:
+    """Whether `source` names one image; a store is not asked, its name decides."""
+    if storage.is_remote(source):
+        return source.lower().endswith(IMAGE_SUFFIXES)
+    return storage.local_path(source).is_file()
+
+
+def _check_places(source: str, tables: Sequence[str | None], overlays: str | None) -> None:
+    """Refuse outputs that would replace images, or be taken for images by the next run."""
+    for table in tables:
+        if table is not None and table.lower().endswith(IMAGE_SUFFIXES):
+            raise InputError(f"{table}: the name of an image; give that of the table to write, such as submission.csv")
+    if overlays is None:
+        return
+    if _is_file(source):
+        folder = source.rpartition("/")[0] or "."
+        inside = lies_in(overlays, folder) and lies_in(folder, overlays)
+    else:
+        folder, inside = source, lies_in(overlays, source)
+    if inside:
+        raise InputError(f"{overlays}: overlays in {folder} would be taken for images later; choose a folder outside")
 
 
 def most_likely_class(prediction: Prediction) -> int:

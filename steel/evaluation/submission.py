@@ -106,8 +106,10 @@ def check_coverage(sample: Submission, image_ids: Collection[str], where: str | 
         The images at hand that the sample does not list, sorted.
 
     Raises:
-        InputError: images that the sample lists are missing.
+        InputError: images that the sample lists are missing, or it lists none.
     """
+    if not sample.rows:
+        raise InputError(f"{where}: a header without rows; a sample lists the images to answer")
     missing = [Problem("images of the sample were not predicted", i) for i in sample.image_ids if i not in image_ids]
     raise_problems(missing, f"listed in {where}; predict the folder that holds them")
     return tuple(sorted(set(image_ids) - set(sample.image_ids)))

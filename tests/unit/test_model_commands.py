@@ -69,13 +69,13 @@ def steel(work, monkeypatch, capsys):
 def test_predict_writes_what_the_predictor_answers(work, steel):
     code, out, _ = steel(
         "predict", "one.safetensors", "images", "--out", "out/s.csv", "--overlays", "out/overlays",
-        "--classes-out", "out/classes.csv", "--device", "cpu", "--batch-size", "2",
+        "--classes-out", "out/classes.csv", "--device", "cpu", "--pixels-per-pass", "4000",
     )  # fmt: skip
     assert code == 0
     assert "out/s.csv: 4 images" in out
     assert "2 views an image" in out
     validate_submission(work / "out/s.csv", num_classes=2, image_ids=SIZES, size=SIZES)
-    predictor = Predictor.from_checkpoint(work / "one.safetensors", device="cpu", batch_size=2)
+    predictor = Predictor.from_checkpoint(work / "one.safetensors", device="cpu", pixels_per_pass=4000)
     names = sorted(SIZES)
     images = [decode_image((work / "images" / name).read_bytes(), 1) for name in names]
     answers = dict(zip(names, predictor.predict(images), strict=True))
@@ -137,14 +137,29 @@ def test_predict_tells_mistakes_in_one_line_and_writes_nothing(work, steel, tmp_
     (bad / "cut.png").write_bytes((work / "images/b.png").read_bytes()[:200])
     (bad / "text.jpg").write_text("no image")
     (tmp_path / "sample.csv").write_text("ImageId,EncodedPixels,ClassId\nelsewhere.jpg,1 1,1\n")
+    (tmp_path / "header.csv").write_text("ImageId,EncodedPixels,ClassId\n")
     (tmp_path / "empty").mkdir()
     out = tmp_path / "s.csv"
     predict = ("predict", "one.safetensors")
     cases = {
-        (*predict, "nowhere", "--out", str(out)): "nowhere",
+        (*predict, "nowhere", "--out", str(out)): "nowhere: no such file or folder",
+        (*predict, "images/none.jpg", "--out", str(out)): "images/none.jpg: no such file or folder",
         (*predict, str(tmp_path / "empty"), "--out", str(out)): "no images",
         (*predict, str(bad), "--out", str(out)): "2 unreadable images: cut.png (",
         (*predict, "images", "--out", str(out), "--like", str(tmp_path / "sample.csv")): "elsewhere.jpg",
+        (*predict, "images", "--out", str(out), "--like", str(tmp_path / "header.csv")): "a header without rows",
+        (*predict, "images", "--out", str(out), "--overlays", "images"): "images: overlays in images would be taken",
+        (
+            *predict,
+            "images",
+            "--out",
+            str(out),
+            "--overlays",
+            "images/line/../new",
+        ): "overlays in images would be taken",
+        (*predict, "images/a.jpg", "--out", str(out), "--overlays", "images"): "overlays in images would be taken",
+        (*predict, "images", "--out", "images/a.jpg"): "images/a.jpg: the name of an image",
+        (*predict, "images", "--out", str(out), "--classes-out", "c.PNG"): "c.PNG: the name of an image",
         (*predict, "images", "--out", str(out), "--tta", "rot90"): "tta: rot90",
         (*predict, "images", "--out", str(out), "--device", "cuda:77"): "device 'cuda:77'",
         (*predict, "images", "--out", str(tmp_path)): "a folder; give the name",
@@ -156,7 +171,7 @@ def test_predict_tells_mistakes_in_one_line_and_writes_nothing(work, steel, tmp_
         assert (code, err.count("\n")) == (2, 1), (arguments, err)
         assert err.startswith("error: ")
         assert message in err, (arguments, err)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad", "empty", "sample.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad", "empty", "header.csv", "sample.csv"]
 
 
 def test_predict_refuses_the_files_that_sharding_refuses(work, steel, tmp_path):
@@ -245,32 +260,18 @@ def test_ensemble_packs_members_into_one_file(work, steel):
     assert not (work / "worse.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "views"), [(("--tta", "none"), ()), pytest.param((), ("hflip",), marks=pytest.mark.slow)]
-)
-def test_export_answers_as_the_predictor(work, steel, options, views):
+def test_export_says_what_it_wrote(work, steel):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    code, out, _ = steel("export", "one.safetensors", "--onnx", "model.onnx", *options)
+    code, out, _ = steel("export", "one.safetensors", "--onnx", "model.onnx")
     assert code == 0
-    assert "model.onnx" in out
+    assert "model.onnx: checked against the checkpoint at 6 sizes" in out
     session = onnxruntime.InferenceSession(work / "model.onnx", providers=["CPUExecutionProvider"])
     stored = json.loads(session.get_modelmeta().custom_metadata_map["steel"])
     assert stored["decision"] == DECISION.to_dict()
     assert stored["class_names"] == ["spot", "trace"]
-    assert stored["tta"] == list(views)
+    assert stored["tta"] == ["hflip"]
     assert stored["depth"] == {"rule": "8-bit"}
-    predictor = Predictor.from_checkpoint(work / "one.safetensors", device="cpu", tta=views)
-    rng = np.random.default_rng(1)
-    for shape in ((1, 1, 8, 8), (3, 1, 37, 50), (2, 1, 3, 100)):
-        images = rng.integers(0, 256, shape, dtype=np.uint8)
-        mask_probs, label_probs = session.run(["mask_probs", "label_probs"], {"images": images})
-        expected = predictor.probabilities(torch.from_numpy(images))
-        for found, own in ((mask_probs, expected.mask_probs), (label_probs, expected.label_probs)):
-            assert found.dtype == np.uint8
-            assert found.shape == own.shape
-            assert np.abs(found.astype(int) - own).max() <= 1
-            assert (found == own).mean() > 0.99
 
 
 @pytest.mark.slow
