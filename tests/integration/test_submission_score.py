@@ -1,0 +1,182 @@
+"""The score of a written submission is `metrics.json`, to the last digit: prediction and evaluation see the same."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from data_prep.__main__ import main as data_prep
+from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
+from steel.cli import main as steel
+from steel.config import NetworkConfig
+from steel.data.samples import Manifest
+from steel.evaluation.decision import ClassDecision, Decision
+from steel.model.network import UnifiedModel
+from tests.distributed.launching import run
+from tests.integration.plain_score import decode, read_masks, score
+from train.evaluate import main as evaluate
+
+NUM_CLASSES = 2
+SIZES = [(40, 64), (37, 50), (64, 33), (23, 90), (40, 64), (61, 47), (9, 30), (40, 63), (70, 70), (37, 50), (15, 14)]
+FLIPS = ("hflip", "vflip")
+DECISION = Decision(
+    classes=(ClassDecision(pixel_threshold=120, min_area=25), ClassDecision(pixel_threshold=140, max_area=4000)),
+    gate="soft",
+    tta=FLIPS,
+)
+
+
+def encode(mask: np.ndarray) -> str:
+    """Kaggle's run lengths: down the columns, counted from 1."""
+    padded = np.concatenate([[0], mask.T.ravel(), [0]]).astype(np.int8)
+    starts, ends = np.flatnonzero(np.diff(padded) == 1), np.flatnonzero(np.diff(padded) == -1)
+    return " ".join(f"{start + 1} {end - start}" for start, end in zip(starts, ends, strict=True))
+
+
+class Plant:
+    """Images with their truth, their shards, and a checkpoint that says something about them."""
+
+    def __init__(self, root: Path, sizes: Sequence[tuple[int, int]], channels: int = 1, resize: str = "") -> None:
+        self.root = root
+        self.truth, self.shards, self.checkpoint = root / "truth.csv", root / "shards", root / "model.safetensors"
+        self.sizes = {f"{'coil' if n % 2 else 'line'}/{n:02d}.png": size for n, size in enumerate(sizes)}
+        rng = np.random.default_rng(0)
+        rows = ["ImageId,ClassId,EncodedPixels"]
+        for name, (height, width) in self.sizes.items():
+            (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+            shape = (height, width) if channels == 1 else (height, width, 3)
+            noise = rng.integers(0, 256, shape, dtype=np.uint8)
+            cv2.imwrite(str(root / "images" / name), cv2.GaussianBlur(noise, (5, 5), 1.5))
+            for k in range(1, NUM_CLASSES + 1):
+                if rng.random() < 0.6:
+                    mask = cv2.GaussianBlur(rng.random((height, width)), (9, 9), 3.0) > 0.5
+                    rows.append(f"{name},{k},{encode(mask)}")
+        self.truth.write_text("\n".join(rows) + "\n")
+        options = ["--images", root / "images", "--annotations", self.truth, "--out", self.shards, "--folds", 1]
+        more = ["--workers", 1, *(["--resize", resize] if resize else [])]
+        assert data_prep([str(o) for o in (*options, *more)]) == 0
+
+    def make_checkpoint(self, members: int = 1, architecture: str = "Unet", **changes: Any) -> Path:
+        """A random network whose masks are about half on."""
+        manifest = Manifest.load(str(self.shards))
+        widths = (8, 8) if architecture == "Unet" else None
+        network = NetworkConfig(architecture, "tu-test_resnet", NUM_CLASSES, manifest.channels, widths)
+        parts = []
+        for seed in range(members):
+            torch.manual_seed(seed)
+            model = UnifiedModel(network)
+            with torch.no_grad():
+                model.segmentation_head[0].weight.mul_(20)
+            tensors = {name: tensor.detach()[None] for name, tensor in model.state_dict().items()}
+            size = manifest.options.get("resize")
+            parts.append(
+                Checkpoint(
+                    network,
+                    manifest.class_names,
+                    manifest.mean,
+                    manifest.std,
+                    tensors,
+                    **{"decision": DECISION.to_dict(), **changes},
+                    folds={"train": [], "calibration": [], "test": [0]},
+                    input_size=None if size is None else (int(size[0]), int(size[1])),
+                )
+            )
+        packed = parts[0] if members == 1 else stack_members(parts)
+        save_checkpoint(self.checkpoint, packed)
+        return self.checkpoint
+
+    def predict(self, *options: object) -> Path:
+        out = self.root / "submission.csv"
+        line = ["predict", self.checkpoint, self.root / "images", "--out", out, "--device", "cpu", *options]
+        assert steel([str(o) for o in line]) == 0
+        return out
+
+    def evaluate(self, *options: object, ranks: int = 1) -> dict[str, Any]:
+        out = self.root / f"evaluated-{ranks}"
+        line = ["--checkpoint", self.checkpoint, "--data", self.shards, "--folds", "all", "--out", out, *options]
+        if ranks == 1:
+            assert evaluate([str(o) for o in line]) == 0
+        else:
+            run(ranks, "train.evaluate", *line)
+        return json.loads((out / "metrics.json").read_text())
+
+    def score(self, submission: Path) -> dict[str, Any]:
+        return score(submission, self.truth, self.sizes, NUM_CLASSES)
+
+
+def assert_equal(metrics: dict[str, Any], expected: dict[str, Any]) -> None:
+    """To the last digit."""
+    for name, value in expected.items():
+        found = metrics[name]
+        assert (list(found.values()) if isinstance(found, dict) else found) == value, name
+    assert 0.1 < metrics["mean_dice_positive"] < 0.9
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_mixed_sizes_in_gray_and_colour(tmp_path: Path, channels: int) -> None:
+    plant = Plant(tmp_path, SIZES, channels)
+    plant.make_checkpoint()
+    assert_equal(plant.evaluate(), plant.score(plant.predict()))
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_an_ensemble_with_other_views_and_pixels_per_pass(tmp_path: Path) -> None:
+    plant = Plant(tmp_path, SIZES)
+    # Packed members have no decision: thresholds of one half.
+    plant.make_checkpoint(members=2)
+    how = ["--tta", "hvflip", "--pixels-per-pass", 5000]
+    assert_equal(plant.evaluate(*how), plant.score(plant.predict(*how)))
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_images_that_the_shards_hold_reduced(tmp_path: Path) -> None:
+    """Thresholds and areas are those of the original size."""
+    plant = Plant(tmp_path, [(80, 120)] * 8 + [(64, 100)] * 3, resize="41x60")
+    plant.make_checkpoint()
+    assert_equal(plant.evaluate(), plant.score(plant.predict()))
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_two_ranks(tmp_path: Path) -> None:
+    plant = Plant(tmp_path, SIZES)
+    plant.make_checkpoint(architecture="FPN")
+    metrics = plant.evaluate(ranks=2)
+    assert_equal(metrics, plant.score(plant.predict()))
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_the_exported_graph(tmp_path: Path) -> None:
+    """Its probabilities are within 1 of 255: only pixels that are as near to a threshold may be answered otherwise."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    plant = Plant(tmp_path, SIZES)
+    thresholds = (120, 140)
+    decision = Decision(tuple(ClassDecision(pixel_threshold=t) for t in thresholds), tta=("vflip",))
+    plant.make_checkpoint(decision=decision.to_dict())
+    assert steel(["export", str(plant.checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 0
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    submission = plant.predict("--precision", "no")
+    assert_equal(plant.evaluate("--precision", "no"), plant.score(submission))
+    said, rows, near, other = read_masks(submission), ["ImageId_ClassId,EncodedPixels"], 0, 0
+    for name, size in plant.sizes.items():
+        image = cv2.imread(str(tmp_path / "images" / name), cv2.IMREAD_GRAYSCALE)
+        mask_probs, _ = session.run(None, {"images": image[None, None]})
+        for k, threshold in enumerate(thresholds):
+            probs = mask_probs[0, k].astype(int)
+            is_near = np.abs(probs - threshold + 0.5) < 1  # just below it, or at it
+            differs = (probs >= threshold) != decode(said[name, k + 1], *size)
+            assert not (differs & ~is_near).any(), (name, k)
+            near, other = near + int(is_near.sum()), other + int(differs.sum())
+            rows.append(f"{name}_{k + 1},{encode(probs >= threshold)}")
+    (tmp_path / "onnx.csv").write_text("\n".join(rows) + "\n")
+    num_pixels = NUM_CLASSES * sum(h * w for h, w in SIZES)
+    assert other <= near < 0.05 * num_pixels
+    assert other < 0.002 * num_pixels  # measured: none, or a few
+    difference = plant.score(tmp_path / "onnx.csv")["mean_dice"] - plant.score(submission)["mean_dice"]
+    assert abs(difference) < 0.002
