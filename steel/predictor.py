@@ -212,7 +212,7 @@ class Predictor:
         height, width = images.shape[-2:]
         pixels = len(images) * height * width
         advice = self._less_memory(len(images), height, width)
-        with out_of_memory_as(advice), passes.own_work(pixels), torch.inference_mode():
+        with out_of_memory_as(advice), passes.own_work(pixels), self._modes():
             inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
             padded = reflect_to_stride(inputs, self.stride).contiguous(memory_format=torch.channels_last)
             results = [
@@ -222,17 +222,23 @@ class Predictor:
             ]
 
         def finish() -> ImageProbs:
-            with out_of_memory_as(advice), passes.own_work(pixels), torch.inference_mode():
+            with out_of_memory_as(advice), passes.own_work(pixels), self._modes():
                 mask_probs, label_probs = average_probs(result() for result in results)
                 return ImageProbs(mask_probs[..., :height, :width].cpu().numpy(), label_probs.cpu().numpy())
 
         return finish
 
     def _pass(self, model: UnifiedModel, inputs: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """One view by one member, in the predictor's precision; see `view_probs`. Threads have modes of their own."""
+        """One view by one member; see `view_probs`."""
+        with self._modes():  # again, as it may be in a thread of its own
+            return view_probs(model.forward_padded, inputs, axes)
+
+    @contextmanager
+    def _modes(self) -> Iterator[None]:
+        """No gradients, and the predictor's precision; the outermost of them keeps weights that were made shorter."""
         dtype = _DTYPES[self.precision]
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            return view_probs(model.forward_padded, inputs, axes)
+            yield
 
     def _less_memory(self, count: int, height: int, width: int) -> str:
         """What to do when a pass over so many images of a size does not fit into memory."""

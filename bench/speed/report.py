@@ -8,9 +8,11 @@ from typing import Any
 from bench.speed.run import RowResult, SideResult
 
 
-def write_report(markdown: Path, results: Sequence[RowResult], facts: dict[str, Any], notes: Sequence[str]) -> None:
+def write_report(
+    markdown: Path, results: Sequence[RowResult], facts: dict[str, Any], notes: Sequence[str], title: str = "Speed"
+) -> None:
     """Write `markdown` and, beside it, the same with every repeat as JSON."""
-    lines = ["# Speed", "", *notes, ""]
+    lines = [f"# {title}", "", *notes, ""]
     for name, value in facts.items():
         lines.append(f"- {name}: {_flat(value)}")
     lines += ["", "| row | side | median | ours is | target | |", "|---|---|---|---|---|---|"]

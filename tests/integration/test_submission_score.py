@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from data_prep.__main__ import main as data_prep
 from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
@@ -140,6 +141,22 @@ def test_images_that_the_shards_hold_reduced(tmp_path: Path) -> None:
     plant = Plant(tmp_path, [(80, 120)] * 8 + [(64, 100)] * 3, resize="41x60")
     plant.make_checkpoint()
     assert_equal(plant.evaluate(), plant.score(plant.predict()))
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_the_precision_is_the_devices_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor that is fast at bf16 both take it; what a launcher says of training changes neither."""
+    plant = Plant(tmp_path, SIZES[:5])
+    plant.make_checkpoint()
+    scores = []
+    for fast, launched in ((False, "bf16"), (True, "no")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        scores.append(plant.score(plant.predict()))
+        assert_equal(plant.evaluate(), scores[-1])
+    assert scores[0] != scores[1]
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

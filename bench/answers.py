@@ -1,0 +1,238 @@
+"""How fast images of many sizes are answered and validated: `python -m bench.answers` writes `bench/answers.md`.
+
+Beside the predictor stands the usual way: batches of eight images of one padded size, filled up with black, one after
+another, each on all threads. Both run the same network on the same images in the same process.
+"""
+
+import argparse
+import csv
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from bench.speed.report import write_report
+from bench.speed.rows import Row, Side
+from bench.speed.run import Workers, machine, measure_row
+from bench.speed.timing import Measure
+from bench.speed.worker import ROOT, Worker
+
+NUM_IMAGES, NUM_SIZES = 300, 150
+SIZES = {
+    "even": ("heights 200 to 400, widths 150 to 350, evenly", (200, 400), (150, 350)),
+    "wide": ("heights 100 to 900, widths 80 to 780, evenly on a logarithmic scale", (100, 900), (80, 780)),
+}
+THREADS = 2
+EIGHT = 8
+SHAPES = ((128, 128), (64, 416), (256, 256), (320, 256), (256, 1600))
+"""Padded: 64x400 and 300x250 are the second and the fourth."""
+NOTES = (
+    "Made by `python -m bench.answers`; see [README.md](README.md) for how. Medians over the repeats. A ratio is the "
+    "median of the ratios within each repeat (smallest to largest in brackets), as both sides run one after the other.",
+)
+
+
+def draw_sizes(name: str) -> list[tuple[int, int]]:
+    """Height and width of each of 300 images of 150 sizes, in random order."""
+    _, heights, widths = SIZES[name]
+    rng = np.random.default_rng(0)
+    draw = rng.uniform if name == "even" else lambda a, b, n: np.exp(rng.uniform(np.log(a), np.log(b), n))
+    sizes = np.stack([draw(*heights, NUM_SIZES), draw(*widths, NUM_SIZES)], axis=1).round().astype(int)
+    return [(int(h), int(w)) for h, w in rng.permutation(np.repeat(sizes, NUM_IMAGES // NUM_SIZES, axis=0))]
+
+
+def make_images(folder: Path, sizes: list[tuple[int, int]]) -> None:
+    """Synthetic strips of those sizes, and their masks in `train.csv`."""
+    from steel.data.rle import encode_rle
+    from steel.data.synthetic_scene import draw_masks, render
+
+    (folder / "images").mkdir(parents=True)
+    with (folder / "train.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ImageId", "ClassId", "EncodedPixels"])
+        for number, (height, width) in enumerate(tqdm(sizes, desc=folder.name, unit="image")):
+            rng = np.random.default_rng(number)
+            masks, extent = draw_masks(rng, frozenset({1 + number // 2 % 4} if number % 2 else ()), height, width)
+            cv2.imwrite(str(folder / "images" / f"{number:04d}.jpg"), render(rng, masks, extent, height, width))
+            writer.writerows([f"{number:04d}.jpg", k, encode_rle(mask)] for k, mask in masks.items())
+
+
+def make_dataset(root: Path, name: str) -> None:
+    """Images, shards in one fold; the folder appears once it is complete."""
+    if root.exists():
+        return
+    from data_prep.__main__ import main as data_prep
+
+    unfinished = root.with_name(f"{root.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    make_images(unfinished, draw_sizes(name))
+    options = ["--images", unfinished / "images", "--annotations", unfinished / "train.csv"]
+    data_prep([str(o) for o in (*options, "--out", unfinished / "shards", "--folds", 1, "--no-group-duplicates")])
+    unfinished.rename(root)
+
+
+@contextmanager
+def batches_of_eight() -> Iterator[None]:
+    """The usual way, with the project's own loader, network and scores."""
+
+    def eight(height: int, width: int, pixels_per_pass: int) -> int:
+        return EIGHT
+
+    shapes = [patch(f"{module}.images_per_pass", eight) for module in ("steel.batching", "steel.data.eval_loader")]
+    with shapes[0], shapes[1], patch("steel.model.passes._LARGE_PASS", 0):
+        yield
+
+
+@cache
+def _predictor(encoder: str) -> Any:
+    """An untrained network that answers little, as a trained one does on steel."""
+    import torch
+
+    from steel.config import NetworkConfig
+    from steel.model.network import UnifiedModel
+    from steel.predictor import Predictor
+    from train.presets import DEMO
+
+    torch.set_num_threads(THREADS)  # as a user would have; the worker's environment says one
+    torch.manual_seed(0)
+    widths = DEMO.model.decoder_channels if encoder == DEMO.model.encoder else None
+    model = UnifiedModel(NetworkConfig("Unet", encoder, 4, 1, widths)).eval().to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        model.segmentation_head[0].bias.fill_(-4.0)
+    return Predictor([model], mean=(0.4,), std=(0.2,), device="cpu", precision="no")
+
+
+@contextmanager
+def _way(usual: bool, pixels: int) -> Iterator[None]:
+    """With the usual way, an image waits for 32 others, of so many pixels on average."""
+    if not usual:
+        yield
+        return
+    with batches_of_eight(), patch("steel.batching._PASSES_AHEAD", 32 * pixels / (1 << 16)):
+        yield
+
+
+def predict(folder: str, encoder: str, usual: bool) -> Measure:
+    """A submission for a folder of images, as `steel predict` writes it."""
+    from steel.prediction import predict_folder
+
+    predictor = _predictor(encoder)
+    sizes = draw_sizes(Path(folder).name)
+    with tempfile.TemporaryDirectory() as out, _way(usual, sum(h * w for h, w in sizes) // len(sizes)):
+        start = time.perf_counter()
+        summary = predict_folder(predictor, f"{folder}/images", f"{out}/submission.csv")
+        return Measure(summary.images, time.perf_counter() - start)
+
+
+def validate(folder: str, encoder: str, usual: bool) -> Measure:
+    """The statistics of all images of the shards, as an epoch's validation collects them, with two loader workers."""
+    from steel.data.shards import ShardReader
+    from steel.runtime import start as start_runtime
+    from train.collect import collect_statistics
+
+    predictor, reader = _predictor(encoder), ShardReader(f"{folder}/shards")
+    runtime = start_runtime("no", cpu=True)
+    with _way(usual, 1):
+        start = time.perf_counter()
+        found = collect_statistics(predictor, reader, np.arange(len(reader)), runtime, decision=None, workers=2)
+        return Measure(len(found), time.perf_counter() - start)
+
+
+def forward(encoder: str, height: int, width: int, batch_size: int, at_once: bool) -> Measure:
+    """Forward passes over eight images; at once: a thread each, else one pass after another on all threads."""
+    import torch
+
+    predictor = _predictor(encoder)
+    images = torch.randint(0, 256, (batch_size, 1, height, width), dtype=torch.uint8)
+    batches = [images] * max(THREADS, EIGHT // batch_size)
+    with patch("steel.model.passes._LARGE_PASS", 1 << 30 if at_once else 0):
+        start = time.perf_counter()
+        for _ in predictor.stream_probabilities(batches):
+            pass
+        return Measure(len(batches) * batch_size, time.perf_counter() - start)
+
+
+def table(root: Path, encoder: str) -> list[Row]:
+    """All rows."""
+    rows = []
+    for name, (words, _, _) in SIZES.items():
+        for task in ("predict", "validate"):
+            how = {"folder": str(root / name), "encoder": encoder}
+            sides = (
+                Side("passes by pixels", "ours", task, how | {"usual": False}),
+                Side("batches of 8, filled up with black", "ours", task, how | {"usual": True}, 3.0),
+            )
+            rows.append(
+                Row(f"{task}-{name}", f"{task}: {NUM_IMAGES} images of {NUM_SIZES} sizes, {words}", "images/s", sides)
+            )
+    for height, width in SHAPES:
+        how = {"encoder": encoder, "height": height, "width": width}
+        sides = tuple(
+            Side(
+                f"{batch_size} images per pass, {words}",
+                "ours",
+                "forward",
+                how | {"batch_size": batch_size} | {"at_once": at_once},
+            )
+            for at_once, words in (
+                (True, "two passes at once, one thread each"),
+                (False, "one pass at a time, two threads"),
+            )
+            for batch_size in (1, 2, 4, 8)
+        )
+        rows.append(Row("forward", f"forward passes of {height}x{width}", "images/s", sides))
+    return rows
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.answers", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--encoder", default="tu-regnetx_002", help="of the U-Net; this is the demo's")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="measure only these: predict-even, forward, ...")
+    parser.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="rounds that count, after one that does not"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "answers.md", metavar="FILE", help="the table")
+    parser.add_argument("--work", type=Path, default=ROOT / ".bench", metavar="DIR", help="for the data sets")
+    options = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    started, load = time.perf_counter(), os.getloadavg()
+    root = options.work.absolute() / "answers"
+    root.mkdir(parents=True, exist_ok=True)
+    for name in SIZES:
+        make_dataset(root / name, name)
+    rows = [row for row in table(root, options.encoder) if not options.rows or row.name in options.rows]
+    start: dict[str, Callable[[], Worker]] = {
+        "ours": partial(Worker, sys.executable, "bench.answers", root.parent / "answers.log")
+    }
+    total = sum(len(row.sides) * (options.repeats + 1) for row in rows)
+    with Workers(start) as workers, tqdm(total=total, unit="measurement", mininterval=2) as bar:
+        results = [measure_row(row, options.repeats, workers, bar) for row in rows]
+    facts: dict[str, Any] = {
+        "machine": machine(),
+        "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end",
+        "repeats": options.repeats,
+        "wall time": f"{time.perf_counter() - started:.0f} s",
+        "network": f"U-Net on {options.encoder}, gray, 4 classes, float32, plain view",
+        "versions": {name: version(name) for name in ("torch", "numpy", "opencv-python-headless")},
+    }
+    write_report(options.out, results, facts, NOTES, title="Answering images of many sizes")
+    print(options.out.read_text())
+
+
+if __name__ == "__main__":
+    main()
