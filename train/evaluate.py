@@ -76,6 +76,12 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
             f"--checkpoint {arguments.checkpoint}: its classes are {', '.join(checkpoint.class_names)}, those of the "
             f"shards {', '.join(reader.manifest.class_names)}; evaluate on data with the same classes"
         )
+    if checkpoint.network.in_channels != reader.manifest.channels:
+        kinds = {1: "gray", 3: "colour"}
+        raise InputError(
+            f"--checkpoint {arguments.checkpoint}: it takes {kinds[checkpoint.network.in_channels]} images, the shards "
+            f"hold {kinds[reader.manifest.channels]} ones; evaluate on images of the kind it was trained on"
+        )
     folds = parse_folds(arguments.folds, reader)
     rows = rows_in(reader, folds, "--folds")
     role = role_of(folds, reader.manifest.digest, checkpoint.folds, checkpoint.provenance)

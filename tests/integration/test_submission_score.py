@@ -16,6 +16,7 @@ from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
 from steel.cli import main as steel
 from steel.config import NetworkConfig
 from steel.data.samples import Manifest
+from steel.errors import InputError
 from steel.evaluation.decision import ClassDecision, Decision
 from steel.model.network import UnifiedModel
 from tests.distributed.launching import run
@@ -124,6 +125,15 @@ def test_mixed_sizes_in_gray_and_colour(tmp_path: Path, channels: int) -> None:
     plant = Plant(tmp_path, SIZES, channels)
     plant.make_checkpoint()
     assert_equal(plant.evaluate(), plant.score(plant.predict()))
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_colour_for_a_gray_network_is_refused(tmp_path: Path) -> None:
+    gray, colour = Plant(tmp_path / "gray", SIZES[:2]), Plant(tmp_path / "colour", SIZES[:2], channels=3)
+    gray.make_checkpoint()
+    colour.checkpoint = gray.checkpoint
+    with pytest.raises(InputError, match=r"takes gray images, the shards hold colour ones"):
+        colour.evaluate()
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
