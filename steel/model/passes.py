@@ -2,8 +2,9 @@
 
 Threads that share one pass wait for each other at each of its two hundred operations, and the smaller the image and the
 busier the machine, the longer. So a CPU gives each pass one thread and runs as many at once as it has threads to spend;
-what comes out then does not depend on their number either. Passes of a megapixel and more take all threads, one after
-another: there is enough to share, and several at once would need as many times the memory.
+what comes out then does not depend on their number either. An image that comes alone has one thread for each view.
+Passes of a megapixel and more take all threads, one after another: there is enough to share, and several at once would
+need as many times the memory.
 """
 
 from collections.abc import Callable, Iterator
