@@ -43,10 +43,12 @@ def encode(mask: np.ndarray) -> str:
 class Plant:
     """Images with their truth, their shards, and a checkpoint that says something about them."""
 
-    def __init__(self, root: Path, sizes: Sequence[tuple[int, int]], channels: int = 1, resize: str = "") -> None:
+    def __init__(
+        self, root: Path, sizes: Sequence[tuple[int, int]], channels: int = 1, resize: str = "", kind: str = "png"
+    ) -> None:
         self.root = root
         self.truth, self.shards, self.checkpoint = root / "truth.csv", root / "shards", root / "model.safetensors"
-        self.sizes = {f"{'coil' if n % 2 else 'line'}/{n:02d}.png": size for n, size in enumerate(sizes)}
+        self.sizes = {f"{'coil' if n % 2 else 'line'}/{n:02d}.{kind}": size for n, size in enumerate(sizes)}
         rng = np.random.default_rng(0)
         rows = ["ImageId,ClassId,EncodedPixels"]
         for name, (height, width) in self.sizes.items():
@@ -146,9 +148,10 @@ def test_an_ensemble_with_other_views_and_pixels_per_pass(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
-def test_images_that_the_shards_hold_reduced(tmp_path: Path) -> None:
-    """Thresholds and areas are those of the original size."""
-    plant = Plant(tmp_path, [(80, 120)] * 8 + [(64, 100)] * 3, resize="41x60")
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_images_that_the_shards_hold_reduced(tmp_path: Path, kind: str) -> None:
+    """Thresholds and areas are those of the original size, pixels those of the original file."""
+    plant = Plant(tmp_path, [(80, 120)] * 8 + [(64, 100)] * 3, resize="41x60", kind=kind)
     plant.make_checkpoint()
     assert_equal(plant.evaluate(), plant.score(plant.predict()))
 

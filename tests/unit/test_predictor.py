@@ -217,7 +217,7 @@ def test_one_image_in_place_of_several_is_refused(predictor):
     assert predictor.predict([]) == []
     with pytest.raises(InputError, match="not list"):
         predictor.predict([gray.tolist()])
-    with pytest.raises(InputError, match="uint8, not"):
+    with pytest.raises(InputError, match="float64 pixels; convert them to 8 bits first"):
         predictor.predict([gray.astype(float)])
 
 
