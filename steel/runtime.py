@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -58,7 +59,9 @@ class Runtime:
 
     @property
     def device(self) -> torch.device:
-        return self.accelerator.device
+        device = self.accelerator.device
+        # Torch tells `cpu:0`, which ranks on CPUs get, from `cpu`, and would copy from one to the other for ever.
+        return torch.device("cpu") if device.type == "cpu" else device
 
     @property
     def is_main(self) -> bool:
@@ -214,7 +217,9 @@ def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
         # Several processes on CPUs only join into one group when Accelerate is told that there is no GPU to share.
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     meet_in_one_network()
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=True, gradient_as_bucket_view=True)
+    # Running statistics are joined after each step (steel.model.batch_norm), not overwritten with rank 0's.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # its heir is newer than 2.11
     try:
         accelerator = Accelerator(
             mixed_precision=_choose_precision(precision, cpu), cpu=cpu, kwargs_handlers=[process_group_options(), ddp]

@@ -36,7 +36,7 @@ class Entry:
 def candidate_weights(judge: Judge, learner: Learner) -> Iterator[tuple[str, Weights]]:
     """What may be shipped: the last weights, averaged over steps and raw, the best epoch, the k best averaged."""
     ranked = judge.runtime.on_main(lambda: judge.store.readable(judge.progress))
-    if learner.config.optim.ema_decay > 0:
+    if learner.average is not None:
         yield "moving average at the end", learner.average.model.state_dict()
     yield "weights at the end", learner.model.state_dict()
     if ranked and ranked[0].file != name_at(judge.progress):

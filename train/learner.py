@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from torch import nn
 
 from steel.config import Config, LossConfig
 from steel.data.loader import MicroBatch, expand_targets
+from steel.model.batch_norm import RunningStatistics
 from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
 from steel.model.network import UnifiedModel, drop_encoder_gradients, normalise, set_encoder_trainable
 from steel.model.optim import (
@@ -17,9 +19,7 @@ from steel.model.optim import (
     guarded_step,
     load_optimizer_state,
     rate_at,
-    restore_buffers,
     set_rate,
-    snapshot_buffers,
 )
 from steel.runtime import Runtime, seed_micro_batch
 from train.schedule import PhasePlan, micro_batch_share
@@ -64,7 +64,9 @@ class Learner:
         if config.runtime.channels_last:
             model.to(memory_format=torch.channels_last)
         self.model = model
-        self.average = ExponentialAverage(model, config.optim.ema_decay)
+        self.statistics = RunningStatistics(model)
+        decay = config.optim.ema_decay
+        self.average = ExponentialAverage(model, decay) if decay > 0 else None
         if config.runtime.compile:
             model.compile()
         self.optimizer = build_optimizer(model, config.optim)
@@ -75,19 +77,19 @@ class Learner:
     @property
     def scored_model(self) -> UnifiedModel:
         """The weights that validation judges: the moving average where there is one."""
-        return cast(UnifiedModel, self.average.model) if self.config.optim.ema_decay > 0 else self.model
+        return self.model if self.average is None else cast(UnifiedModel, self.average.model)
 
     def step(self, plan: PhasePlan, step: int, batches: Iterator[MicroBatch]) -> StepSums:
         """Take one optimizer step on this rank's micro-batches of `step`, drawn from `batches`.
 
-        A step with a non-finite gradient changes nothing (weights, average, optimizer state, BatchNorm statistics), but
+        A step with a non-finite gradient changes nothing (weights, average, optimizer state, running statistics), but
         its positions are consumed and the learning-rate schedule goes on.
         """
         frozen = plan.first_global_step + step < self.freeze_steps
         self.wrapped.train()
         set_encoder_trainable(self.model, not frozen)
         set_rate(self.optimizer, rate_at(step, plan.steps, plan.phase))
-        buffers = snapshot_buffers(self.model)
+        before = self.statistics.take()
         share = micro_batch_share(plan.phase, self.runtime.rank, self.runtime.world)
         seen = [self._micro_step(plan, step, next(batches), last=index == share[-1]) for index in share]
         if frozen:
@@ -99,8 +101,9 @@ class Learner:
         if self.scaler is not None:
             self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        restore_buffers(self.model, buffers, skipped)
-        self.average.update(self.model, skip=skipped)
+        self.statistics.settle(before, skipped, share, plan.phase.micro_batches, self.runtime.all_reduce)
+        if self.average is not None:
+            self.average.update(self.model, skip=skipped)
         return StepSums(
             segmentation=torch.stack([s.segmentation for s in seen]).sum(),
             classification=torch.stack([s.classification for s in seen]).sum(),
@@ -115,16 +118,12 @@ class Learner:
         runtime, device = self.runtime, self.runtime.device
         images = batch.images.to(device, non_blocking=True)
         targets = batch.targets.to(device, non_blocking=True)
-        inputs = normalise(images, self.mean, self.std)
-        if self.config.runtime.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
         masks, valid = expand_targets(targets, self.num_classes)
 
         seed_micro_batch(self.config.seed, plan.number, step, batch.index)
         gathering = runtime.accelerator.no_sync(self.wrapped)
         with contextlib.nullcontext() if last else gathering:
-            mask_logits, label_logits = self.wrapped(inputs)
-            pair_losses, label_losses = micro_batch_losses(mask_logits, label_logits, masks, valid, plan.phase.loss)
+            pair_losses, label_losses = self.losses(self.wrapped, images, masks, valid, plan.phase.loss)
             # Shares of the step's mean: sums over the constant number of terms in a global batch.
             pairs = pair_losses.sum(1) / (plan.phase.batch_size * self.num_classes)
             labels = label_losses.sum(1) / (plan.phase.batch_size * (1 + self.num_classes))
@@ -141,12 +140,23 @@ class Learner:
             bad_samples=batch.bad_samples,
         )
 
+    def losses(
+        self, network: nn.Module, images: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, loss: LossConfig
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `network`, the wrapped or the bare one, loses on uint8 images (n, c, h, w), as `micro_batch_losses`."""
+        inputs = normalise(images, self.mean, self.std)
+        if self.config.runtime.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        mask_logits, label_logits = network(inputs)
+        return micro_batch_losses(mask_logits, label_logits, masks, valid, loss)
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor that a resumed run needs, under flat names."""
-        average = self.average.state_dict()
         named = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        named |= {f"average.{name}": tensor for name, tensor in average["model"].items()}
-        named["average_updates"] = average["num_updates"]
+        if self.average is not None:
+            average = self.average.state_dict()
+            named |= {f"average.{name}": tensor for name, tensor in average["model"].items()}
+            named["average_updates"] = average["num_updates"]
         for index, values in self.optimizer.state_dict()["state"].items():
             named |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
         if self.scaler is not None:
@@ -160,7 +170,8 @@ class Learner:
             return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
         self.model.load_state_dict(group("model."))
-        self.average.load_state_dict({"model": group("average."), "num_updates": tensors["average_updates"]})
+        if self.average is not None:
+            self.average.load_state_dict({"model": group("average."), "num_updates": tensors["average_updates"]})
         states: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in group("optimizer.").items():
             index, _, key = name.partition(".")

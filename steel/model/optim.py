@@ -98,29 +98,6 @@ def _laid_out_like(tensor: Tensor, like: Tensor) -> Tensor:
     return torch.empty_like(like, dtype=tensor.dtype, memory_format=torch.preserve_format).copy_(tensor)
 
 
-def snapshot_buffers(model: nn.Module) -> Tensor:
-    """A flat copy of the floating-point buffers (normalisation statistics), for `restore_buffers`."""
-    buffers = _float_buffers(model)
-    return torch.cat([buffer.flatten() for buffer in buffers]) if buffers else torch.empty(0)
-
-
-@torch.no_grad()
-def restore_buffers(model: nn.Module, snapshot: Tensor, skip: Tensor) -> None:
-    """Put the buffers back as they were where `skip` is 1.
-
-    A forward pass with a non-finite value poisons running statistics for good, so a refused step takes them back too.
-    """
-    buffers = _float_buffers(model)
-    if buffers:
-        values = torch.where(skip > 0, snapshot, snapshot_buffers(model))
-        parts = values.split([buffer.numel() for buffer in buffers])
-        torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
-
-
-def _float_buffers(model: nn.Module) -> list[Tensor]:
-    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-
-
 class ExponentialAverage:
     """A moving average of the weights and of the normalisation statistics that go with them, on the model's device.
 
@@ -130,7 +107,7 @@ class ExponentialAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Start from `model` as it is; `decay` in [0, 1) is what the average keeps in each update."""
+        """Start from `model` as it is; `decay` in (0, 1) is what the average keeps in each update."""
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         """The average itself, ready to be evaluated."""
@@ -141,7 +118,7 @@ class ExponentialAverage:
     def update(self, model: nn.Module, skip: Tensor | None = None) -> None:
         """Move towards `model`; not at all where `skip` (0-d, on the device) is 1.
 
-        `model` must be finite also then, as it is after `guarded_step` and `restore_buffers` refused a step.
+        `model` must be finite also then, as it is after `guarded_step` and `RunningStatistics` refused a step.
         """
         counts = 1.0 if skip is None else 1 - skip
         weight = (9 / (10 + self._num_updates)).clamp(min=1 - self.decay) * counts
@@ -165,7 +142,7 @@ class ExponentialAverage:
 
 
 def _floats(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *_float_buffers(model)]
+    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
 
 
 def _counters(model: nn.Module) -> list[Tensor]:

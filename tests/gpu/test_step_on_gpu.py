@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from steel.config import LossConfig, NetworkConfig, OptimConfig
+from steel.model.batch_norm import RunningStatistics
 from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
 from steel.model.network import UnifiedModel, normalise
 from steel.model.optim import (
     ExponentialAverage,
     build_optimizer,
     guarded_step,
-    restore_buffers,
     set_rate,
-    snapshot_buffers,
 )
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
@@ -30,6 +29,7 @@ class Step:
         self.model = UnifiedModel(NetworkConfig("Unet", "resnet18", 2, 1, decoder_channels=(16, 8, 8)))
         self.model = self.model.cuda().to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.model, OptimConfig())
+        self.statistics = RunningStatistics(self.model)
         self.average = ExponentialAverage(self.model, 0.9)
         self.images = torch.randint(0, 256, (4, 1, 64, 72), dtype=torch.uint8, device="cuda")
         self.masks = (torch.rand(4, 2, 64, 72, device="cuda") < 0.2).float()
@@ -38,7 +38,7 @@ class Step:
     def take(self, poison=1.0):
         """A step; a gradient multiplied by `poison` that is not finite must be refused."""
         set_rate(self.optimizer, 1e-3)
-        buffers = snapshot_buffers(self.model)
+        before = self.statistics.take()
         inputs = poison * normalise(self.images, (0.5,), (0.25,)).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cuda", torch.bfloat16):
             outputs = self.model(inputs)
@@ -48,7 +48,8 @@ class Step:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
         refused = (~torch.isfinite(norm)).float()
         guarded_step(self.optimizer, refused)
-        restore_buffers(self.model, buffers, refused)
+        # As the first of two ranks, whose other adds nothing: the arithmetic of several ranks must not wait either.
+        self.statistics.settle(before, refused, range(1), 2, lambda moved: None)
         self.average.update(self.model, skip=refused)
         self.optimizer.zero_grad()
         return refused

@@ -15,6 +15,8 @@ from train.schedule import PhasePlan, micro_batch_share
 
 NUM_CLASSES = 3
 HEIGHT, WIDTH = 32, 64
+EXACT = 1e-10
+"""What float64 leaves of a gradient: sums of up to 25,000 pixels, each rounded by 2**-53, that partly cancel."""
 
 
 def config_of(batch_size: int = 12, micro_batch: int = 2, dropout: float = 0.1, classification: float = 0.2) -> Config:
@@ -90,6 +92,12 @@ def gradients_of(learner: Learner) -> dict[str, torch.Tensor]:
     beta = learner.optimizer.param_groups[0]["betas"][0]
     names = {parameter: name for name, parameter in learner.model.named_parameters()}
     return {names[p]: values["exp_avg"].clone() / (1 - beta) for p, values in learner.optimizer.state.items()}
+
+
+def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """The largest difference of any parameter's gradient, as a share of that gradient's norm."""
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[name] - theirs[name]).norm() / (theirs[name].norm() + 1e-6)) for name in ours)
 
 
 def take_step(runtime: Runtime, config: Config) -> tuple[dict[str, torch.Tensor], float]:

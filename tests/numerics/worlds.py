@@ -1,18 +1,33 @@
-"""The gradients of one step, computed by 1, 2, 3 and 4 processes:  python tests/numerics/worlds.py FOLDER"""
+"""What 1, 2, 3 and 4 processes make of a step and of a whole run:  python tests/numerics/worlds.py SHARDS FOLDER"""
 
+import hashlib
 import os
 import sys
 import traceback
 from pathlib import Path
 
+import pytest
 import torch
 
-from steel.runtime import start
+from steel.runtime import Runtime, StopSignals, start
+from tests.distributed.poisoned_fit import poisoned
 from tests.numerics.one_step import config_of, take_step
+from tests.numerics.quick import quicken
+from train.arguments import parse_fit
+from train.fit import train_in_folder
+from train.learner import Learner
+
+OPTIONS = (
+    "--preset smoke --phases.0.batch-size 10 --phases.1.batch-size 10 --phases.0.epochs 5 --phases.1.epochs 2 "
+    "--phases.0.lr 2e-4 --phases.1.lr 1e-4 --optim.freeze-encoder-epochs 2.2 --validation.every-epochs 100 "
+    "--validation.tta --tracking.tracker none --tracking.log-every 1 --runtime.workers 0 --runtime.precision no"
+).split()
+"""Steps of 5 micro-batches, which 2, 3 and 4 ranks share unevenly: 5 steps of the first phase and 2 of the second. The
+encoder is frozen for 2 steps, and step 3 is skipped (see `poisoned_fit`)."""
 
 
-def run_rank(folder: Path, rank: int, world: int) -> None:
-    """Write what one rank ends up with to `folder/WORLD-RANK.pt`."""
+def run_rank(shards: str, folder: Path, rank: int, world: int) -> None:
+    """Write what one rank ends up with to `folder/WORLD-RANK.pt`, and the run to `folder/WORLD`."""
     store = f"file://{folder}/store-{world}"
     if world > 1:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
@@ -21,11 +36,31 @@ def run_rank(folder: Path, rank: int, world: int) -> None:
     runtime = start("no")
     assert (runtime.rank, runtime.world) == (rank, world)
     gradients, loss = take_step(runtime, config_of())
-    torch.save((gradients, loss), folder / f"{world}-{rank}.pt")
+    digests = run_to_the_end(runtime, shards, folder / str(world))
+    torch.save((gradients, loss, digests), folder / f"{world}-{rank}.pt")
     runtime.close()
 
 
-def main(folder: Path) -> int:
+def run_to_the_end(runtime: Runtime, shards: str, out: Path) -> list[str]:
+    """Train in `out`; digests of this rank's running statistics after each step."""
+    digests = []
+    take = Learner.step
+
+    def digesting(self, plan, step, batches):  # type: ignore[no-untyped-def]
+        sums = take(self, plan, step, batches)
+        held = self.statistics.take()
+        digests.append(hashlib.sha256(held.values.numpy().tobytes() + held.counts.numpy().tobytes()).hexdigest())
+        return sums
+
+    with pytest.MonkeyPatch.context() as patch, poisoned():
+        quicken(patch)
+        patch.setattr(Learner, "step", digesting)
+        arguments = parse_fit("worlds", [*OPTIONS, "--data", shards, "--out", str(out)])
+        train_in_folder(arguments, runtime, StopSignals())
+    return digests
+
+
+def main(shards: str, folder: Path) -> int:
     """Forked, not spawned: each process would spend seconds on imports."""
     torch.set_num_threads(1)
     for world in (1, 2, 3, 4):
@@ -34,7 +69,7 @@ def main(folder: Path) -> int:
             child = os.fork()
             if child == 0:
                 try:
-                    run_rank(folder, rank, world)
+                    run_rank(shards, folder, rank, world)
                 except BaseException:
                     traceback.print_exc()
                     os._exit(1)
@@ -46,4 +81,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))

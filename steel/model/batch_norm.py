@@ -1,0 +1,124 @@
+"""Running statistics of normalisation layers in training: as one rank would have them, and put back by refused steps.
+
+A layer with momentum m makes r into (1 - m) * r + m * s with the statistics s of each micro-batch. That is linear in s,
+so what one rank would have after all k micro-batches of a step follows from what each rank has after its own [a, b):
+
+    result = r0 + sum over the ranks of (1 - m)**(k - b) * (r - r0)
+
+where all ranks began the step at r0. (With r - r0 = (r - (1 - m)**(b - a) * r0) - (1 - (1 - m)**(b - a)) * r0, the terms
+in r0 add up to (1 - m)**k - 1.) A layer that runs as in evaluation has r = r0 on every rank and keeps it bit for bit.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from steel.errors import InputError
+
+
+class Statistics(NamedTuple):
+    """Running statistics at one moment, of all layers in a row."""
+
+    values: Tensor
+    """Means and variances, float32 (in the type of a network that has another)."""
+    counts: Tensor
+    """`num_batches_tracked` of each layer that counts, int64."""
+
+
+class RunningStatistics:
+    """The running means and variances of a network: BatchNorm's, and of other layers that keep them in the same way.
+
+    They lie in one flat tensor, of which the layers' buffers are views, so that what a step needs of them costs a few
+    operations, whatever the number of layers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Take over the statistics of `model`.
+
+        Raises:
+            InputError: a layer whose statistics no sum over ranks can make independent of their number.
+        """
+        layers = list(_layers(model))
+        self._owners = [(layer, name) for layer in layers for name in ("running_mean", "running_var") if _has(layer, name)]
+        self._counters = [(layer, "num_batches_tracked") for layer in layers if _has(layer, "num_batches_tracked")]
+        self._gather()
+
+    def _gather(self) -> None:
+        """Lay the layers' buffers into two flat tensors."""
+        self._now = Statistics(_as_one(self._owners, torch.float32), _as_one(self._counters, torch.int64))
+        keep = [torch.full_like(getattr(layer, name), 1 - layer.momentum).flatten() for layer, name in self._owners]
+        self._keep = torch.cat(keep) if keep else self._now.values
+        """1 - momentum, for each of the values."""
+
+    def take(self) -> Statistics:
+        """A copy of them as they are, for `settle`."""
+        if self._owners and getattr(*self._owners[0]).data_ptr() != self._now.values.data_ptr():
+            self._gather()  # `Module.to` has given every layer new buffers, as from `cpu` to `cpu:0`
+        return Statistics(self._now.values.clone(), self._now.counts.clone())
+
+    @torch.no_grad()
+    def settle(
+        self, before: Statistics, refused: Tensor, share: range, total: int, all_reduce: Callable[[Tensor], None]
+    ) -> None:
+        """End a step: what one rank would have after all its micro-batches; `before` where the step is refused.
+
+        A forward pass with a non-finite value poisons running statistics for good, so a refused step takes them back.
+
+        Args:
+            before: what `take` gave at the step's beginning, the same on every rank.
+            refused: 0-d, on the device; above 0 where the step is refused, the same on every rank.
+            share: which of the step's micro-batches this rank has computed: a stretch of them, in order.
+            total: micro-batches of the step; where they are all this rank's, nothing is summed.
+            all_reduce: sums a tensor over the ranks, in place.
+        """
+        values, counts = self._now
+        if not values.numel():
+            return
+        if len(share) < total:
+            moved = (values - before.values) * self._keep.pow(total - share.stop)
+            all_reduce(moved)
+            values = before.values + moved
+            counts = before.counts + (counts - before.counts) * total // len(share)
+        self._now.values.copy_(torch.where(refused > 0, before.values, values))
+        self._now.counts.copy_(torch.where(refused > 0, before.counts, counts))
+
+
+def _layers(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers that keep running statistics, with a momentum; timm has some of its own beside torch's."""
+    for name, layer in model.named_modules():
+        if not (_has(layer, "running_mean") or _has(layer, "running_var")) or not hasattr(layer, "momentum"):
+            continue
+        if layer.momentum is None:
+            raise InputError(
+                f"model: {name} averages over all micro-batches so far (momentum None), which depends on the number of "
+                "processes; give it a momentum or choose another encoder"
+            )
+        if isinstance(layer, nn.SyncBatchNorm):
+            raise InputError(
+                f"model: {name} is a SyncBatchNorm: what it computes depends on the number of processes; use BatchNorm, "
+                "whose running statistics do not"
+            )
+        yield layer
+
+
+def _has(layer: nn.Module, name: str) -> bool:
+    return isinstance(getattr(layer, name, None), Tensor)
+
+
+def _as_one(buffers: list[tuple[nn.Module, str]], dtype: torch.dtype) -> Tensor:
+    """Move buffers of layers, all of one type and on one device, into one flat tensor, and make them views of it.
+
+    Without any the tensor is empty, of `dtype`.
+    """
+    if not buffers:
+        return torch.empty(0, dtype=dtype)
+    tensors = [getattr(layer, name) for layer, name in buffers]
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    assert all(tensor.dtype == flat.dtype for tensor in tensors), flat.dtype
+    for (layer, name), tensor, part in zip(buffers, tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        # As `data`, for views would share one version counter: a layer that changes its own buffer would make autograd
+        # believe that those of the layers before it, which their backward passes need, had changed as well.
+        setattr(layer, name, part.view_as(tensor).data)
+    return flat
