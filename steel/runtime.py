@@ -7,6 +7,7 @@ connection at once, on GPUs as on CPUs. Where ranks compute on CPUs the default 
 """
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -20,9 +21,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, set_seed
 from torch import nn
 
+from steel.accelerate_environment import says_cpu, settle_environment
 from steel.ending import Ending
 from steel.errors import InputError, LostRankError, SharedError
 from steel.heartbeat import Heartbeat
@@ -34,9 +36,11 @@ from steel.joining import (
     process_group_options,
     start_heartbeat,
 )
-from steel.model.precision import has_native_bf16
+from steel.model.precision import choose_precision
 
 T = TypeVar("T")
+
+logger = logging.getLogger("steel.runtime")
 
 
 @dataclass(frozen=True)
@@ -208,10 +212,14 @@ def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
 
     Raises:
         InputError: the launcher started several processes but Accelerate sees another number, so each would believe it
-            is alone and write the same output; or the precision is not to be had on this device.
+            is alone and write the same output; the precision is not to be had on this device; or accelerate was
+            configured for another way of training.
         LostRankError: some rank did not come.
     """
+    for line in settle_environment(os.environ):
+        logger.warning("%s", line)
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    cpu = cpu or says_cpu(os.environ)
     if not torch.cuda.is_available():
         cpu = True
         # Several processes on CPUs only join into one group when Accelerate is told that there is no GPU to share.
@@ -220,15 +228,20 @@ def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
     # Running statistics are joined after each step (steel.model.batch_norm), not overwritten with rank 0's.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # its heir is newer than 2.11
+    mixed_precision = _choose_precision(precision, cpu)
+    options = [process_group_options(), ddp]
     try:
-        accelerator = Accelerator(
-            mixed_precision=_choose_precision(precision, cpu), cpu=cpu, kwargs_handlers=[process_group_options(), ddp]
-        )
-    except ValueError as error:
-        raise InputError(f"runtime.precision {precision}: {error}") from error
+        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=options)
+    except (ValueError, ImportError, NotImplementedError) as error:
+        raise InputError(f"accelerate cannot start with mixed precision {mixed_precision} here: {error}") from error
     except (dist.DistError, TimeoutError) as error:
         said = str(error).partition("\n")[0]
         raise LostRankError(f"the ranks did not all join the job: {said}") from error
+    if accelerator.distributed_type not in _DATA_PARALLEL or accelerator.device.type not in ("cpu", "cuda"):
+        raise InputError(
+            f"accelerate chose {accelerator.distributed_type.value} on {accelerator.device}; ranks here train on CPUs "
+            "or CUDA GPUs, in data-parallel processes: hide the other device (USE_TORCH_XLA=0 for torch_xla)"
+        )
     if accelerator.num_processes != world:
         raise InputError(
             f"the launcher started {world} processes but Accelerate sees {accelerator.num_processes}: each would "
@@ -242,12 +255,18 @@ def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
     return Runtime(accelerator, ending, join_hosts())
 
 
-def _choose_precision(precision: str, cpu: bool) -> str | None:
-    if precision != "auto":
-        return precision
-    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
-        return None  # what `accelerate launch --mixed_precision` said
-    return "bf16" if has_native_bf16("cpu" if cpu else "cuda") else "no"
+_DATA_PARALLEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+def _choose_precision(precision: str, cpu: bool) -> str:
+    """As `choose_precision`, but that `auto` is what `accelerate launch --mixed_precision` said, if it did."""
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    is_launched = precision == "auto" and launched != "no"
+    try:
+        return choose_precision(launched if is_launched else precision, "cpu" if cpu else "cuda")
+    except InputError as error:
+        said = f"accelerate launch --mixed_precision {launched}" if is_launched else f"--runtime.precision {precision}"
+        raise SharedError(f"{said}: {error}") from error
 
 
 def launcher_rank() -> int:

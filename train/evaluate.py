@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; returns the process's exit code."""
     arguments = build_parser().parse_args(argv)
     log_to_screen()
-    with start(arguments.precision).running() as runtime:
+    with start("no").running() as runtime:  # the predictor takes its own precision, as in `steel predict`
         _evaluate(arguments, runtime)
     return 0
 

@@ -1,7 +1,6 @@
 """Watches the steps: reads their losses and sums them over ranks one step late, so that no step waits for a number."""
 
 import math
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from steel.runtime import Runtime, StopSignals
 from train.learner import StepSums
 from train.progress import Progress, Window
 from train.schedule import PhasePlan
+from train.stopwatch import Moment, Stopwatch
 
 OVERFLOW_PATIENCE = 30
 """So many fp16 overflows in a row take the largest scale, 2**16, far below 1: a further one is no matter of scale."""
@@ -30,6 +30,7 @@ class _Pending:
     bad_samples: int
     told_to_stop: bool
     """A stop signal had come when the step was launched."""
+    end: Moment
 
 
 @dataclass
@@ -46,18 +47,19 @@ class Monitor:
     suspects: list[int] = field(default_factory=list)
     """Rows of this rank's samples in the current streak of non-finite steps; those with a non-finite loss, if any."""
     _pending: _Pending | None = None
-    _timed_steps: int = 0
-    """Steps since `_clock`."""
-    _clock: float = field(default_factory=time.perf_counter)
+    _stopwatch: Stopwatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._stopwatch = Stopwatch(self.runtime.device)
 
     def push(self, plan: PhasePlan, step: int, sums: StepSums) -> dict[str, Any] | None:
         """Begin reading `step` and finish the step before it; a history record when one is due."""
+        end = self._stopwatch.lap()
         totals = torch.stack([sums.segmentation, sums.classification, sums.skipped.double()])
         figures = HostCopy(torch.cat([totals, sums.sample_losses.double()]))
-        begun = _Pending(plan, step, figures, sums.rows, sums.bad_samples, self.signals.received)
+        begun = _Pending(plan, step, figures, sums.rows, sums.bad_samples, self.signals.received, end)
         record = self.flush()
         self._pending = begun
-        self._timed_steps += 1
         return record
 
     def flush(self) -> dict[str, Any] | None:
@@ -79,6 +81,7 @@ class Monitor:
             window.steps += 1
             window.segmentation += segmentation
             window.classification += classification
+        self._stopwatch.add(pending.plan.phase.batch_size, pending.end)
         done = pending.step + 1
         return self._record(pending.plan, done) if done % self.log_every == 0 or done == pending.plan.steps else None
 
@@ -94,9 +97,6 @@ class Monitor:
 
     def _record(self, plan: PhasePlan, done: int) -> dict[str, Any]:
         window, self.progress.window = self.progress.window, Window()
-        images = self._timed_steps * plan.phase.batch_size
-        seconds = time.perf_counter() - self._clock
-        self.restart_clock()
         # A window of skipped steps alone has no loss: None, since NaN is not JSON.
         return {
             "kind": "train",
@@ -108,7 +108,7 @@ class Monitor:
             "loss_segmentation": window.segmentation / window.steps if window.steps else None,
             "loss_classification": window.classification / window.steps if window.steps else None,
             "lr": rate_at(done - 1, plan.steps, plan.phase),
-            "images_per_second": round(images / seconds, 2),
+            "images_per_second": self._stopwatch.take_rate(),
             "nonfinite_steps": self.progress.nonfinite_steps,
             "scaler_overflows": self.progress.scaler_overflows,
             "bad_samples": self.progress.bad_samples,
@@ -116,4 +116,5 @@ class Monitor:
 
     def restart_clock(self) -> None:
         """Leave out what came between two steps, such as a validation, from the next images per second."""
-        self._clock, self._timed_steps = time.perf_counter(), 0
+        assert self._pending is None, "a step under way would be timed from the wrong moment"
+        self._stopwatch.start()

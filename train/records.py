@@ -91,7 +91,9 @@ class MainRecords:
                 f"positive Dice {'none' if positive is None else format(positive, '.4f')}"
             )
         loss = "skipped" if record["loss"] is None else f"{record['loss']:.4f}"
-        return f"{where}  loss {loss}  lr {record['lr']:.2e}  {record['images_per_second']:.1f} images/s"
+        rate = record["images_per_second"]
+        speed = "" if rate is None else f"  {rate:.1f} images/s"
+        return f"{where}  loss {loss}  lr {record['lr']:.2e}{speed}"
 
     def add_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
         self._tracker.log_images("validation", images, captions, global_step)

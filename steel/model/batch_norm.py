@@ -5,12 +5,12 @@ so what one rank would have after all k micro-batches of a step follows from wha
 
     result = r0 + sum over the ranks of (1 - m)**(k - b) * (r - r0)
 
-where all ranks began the step at r0. (With r - r0 = (r - (1 - m)**(b - a) * r0) - (1 - (1 - m)**(b - a)) * r0, the terms
-in r0 add up to (1 - m)**k - 1.) A layer that runs as in evaluation has r = r0 on every rank and keeps it bit for bit.
+where all ranks began the step at r0. (In r - r0 = (r - (1 - m)**(b - a) * r0) - (1 - (1 - m)**(b - a)) * r0 the last
+terms, weighted, add up to (1 - (1 - m)**k) * r0.) A layer that runs as in evaluation keeps its r0 bit for bit.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,16 +41,18 @@ class RunningStatistics:
             InputError: a layer whose statistics no sum over ranks can make independent of their number.
         """
         layers = list(_layers(model))
-        self._owners = [(layer, name) for layer in layers for name in ("running_mean", "running_var") if _has(layer, name)]
+        self._owners = [
+            (layer, name) for layer in layers for name in ("running_mean", "running_var") if _has(layer, name)
+        ]
         self._counters = [(layer, "num_batches_tracked") for layer in layers if _has(layer, "num_batches_tracked")]
         self._gather()
 
     def _gather(self) -> None:
         """Lay the layers' buffers into two flat tensors."""
         self._now = Statistics(_as_one(self._owners, torch.float32), _as_one(self._counters, torch.int64))
-        keep = [torch.full_like(getattr(layer, name), 1 - layer.momentum).flatten() for layer, name in self._owners]
+        keep = [torch.full_like(getattr(layer, name), _keeps(layer)).flatten() for layer, name in self._owners]
         self._keep = torch.cat(keep) if keep else self._now.values
-        """1 - momentum, for each of the values."""
+        """What a value keeps of itself in each update: 1 - momentum."""
 
     def take(self) -> Statistics:
         """A copy of them as they are, for `settle`."""
@@ -97,10 +99,14 @@ def _layers(model: nn.Module) -> Iterator[nn.Module]:
             )
         if isinstance(layer, nn.SyncBatchNorm):
             raise InputError(
-                f"model: {name} is a SyncBatchNorm: what it computes depends on the number of processes; use BatchNorm, "
+                f"model: {name} is a SyncBatchNorm, whose results depend on the number of processes; use BatchNorm, "
                 "whose running statistics do not"
             )
         yield layer
+
+
+def _keeps(layer: nn.Module) -> float:
+    return 1 - cast(float, layer.momentum)
 
 
 def _has(layer: nn.Module, name: str) -> bool:

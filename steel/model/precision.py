@@ -1,4 +1,4 @@
-"""Which mixed precision a forward pass takes, and which one a device is good at."""
+"""Which mixed precision a forward pass takes: decided here for training, evaluation and prediction alike."""
 
 import torch
 
@@ -8,15 +8,15 @@ PRECISIONS = ("auto", "no", "bf16", "fp16")
 
 
 def choose_precision(precision: str, device_type: str) -> str:
-    """The precision of a forward pass, `no`, `bf16` or `fp16`; for `auto` the one that the device is good at.
-
-    Prediction and evaluation both ask here, and nobody else, so that they see the same network.
+    """`precision`, and for `auto` what the device is good at: `no`, `bf16` or `fp16`.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or fp16 where there is no GPU: training would quietly take float32 instead.
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
+    if precision == "fp16" and device_type != "cuda":
+        raise InputError("precision fp16 needs a GPU; choose auto, no or bf16")
     if precision == "auto":
         return "bf16" if has_native_bf16(device_type) else "no"
     return precision

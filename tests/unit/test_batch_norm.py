@@ -67,7 +67,7 @@ def test_by_hand() -> None:
     """One channel, momentum 1/2, from mean 8 and variance 16: micro-batches (0, 2), (4, 8), (1, 1) on ranks of 1 and 2.
 
     Their means are 1, 6, 1, their unbiased variances 2, 8, 0. Means: 8 -> 4.5 -> 5.25 -> 3.125; variances:
-    16 -> 9 -> 8.5 -> 4.25. The first rank alone would stand at 4.5 and 9, the second at (8 -> 7 -> 4) and (16 -> 12 -> 6).
+    16 -> 9 -> 8.5 -> 4.25. One rank of two would stand at 4.5 and 9, the other at (8 -> 7 ->) 4 and (16 -> 12 ->) 6.
     """
     layer = nn.BatchNorm1d(1, momentum=0.5, affine=False)
     layer.running_mean.fill_(8)
@@ -140,7 +140,7 @@ def test_a_refused_step_puts_everything_back(world: int) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])
 def test_the_layers_and_the_flat_tensor_stay_one(device: str) -> None:
-    """Through loading, copying and a move, also one that copies; and a backward pass sees no buffer that has changed."""
+    """Through loading, copying and a move, also one that copies; and a backward pass misses no buffer."""
     model = network()
     statistics = RunningStatistics(model)
     model.load_state_dict({name: value + 1 for name, value in network().state_dict().items()})

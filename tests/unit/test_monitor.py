@@ -19,6 +19,7 @@ PLAN = PhasePlan(0, replace(SMOKE.phases[0], epochs=1000), 8, 8, 0)
 
 class OneRank:
     world = 1
+    device = torch.device("cpu")
 
     def sum_numbers(self, numbers: Sequence[float]) -> list[float]:
         return list(numbers)
@@ -28,6 +29,7 @@ class TwoRanks:
     """This rank and another that saw the same, but that it was told to stop."""
 
     world = 2
+    device = torch.device("cpu")
 
     def sum_numbers(self, numbers: Sequence[float]) -> list[float]:
         return [mine + (1.0 if place == 3 else mine) for place, mine in enumerate(numbers)]
@@ -97,6 +99,52 @@ def test_endless_overflows_are_not_endured() -> None:
     assert watched.progress.nonfinite_streak == 3
     watch(watched, sums(1.0))
     assert watched.progress.overflow_streak == 0
+
+
+class Clock:
+    """Stands still but for what a test lets pass."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr("train.stopwatch.time.perf_counter", lambda: self.now)
+
+
+def test_images_per_second_are_those_of_the_records_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of 8 images, the n-th of n seconds; a record each 4 steps, and one of the single step that is left over."""
+    clock = Clock(monkeypatch)
+    watched, plan = monitor(), replace(PLAN, phase=replace(PLAN.phase, epochs=9))
+    clock.now += 1000  # what came before the first step
+    watched.restart_clock()
+    records = []
+    for step in range(9):
+        clock.now += step + 1
+        records.append(watched.push(plan, step, sums()))
+    clock.now += 50  # the state, written before the last step is read
+    records = [record for record in [*records, watched.flush()] if record]
+    assert [record["step"] for record in records] == [4, 8, 9]
+    assert [record["images_per_second"] for record in records] == [3.2, 1.23, 0.89]  # 32 / 10, 32 / 26, 8 / 9
+
+
+def test_a_validation_is_left_out_of_images_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It falls between the second and the third step of a record."""
+    clock = Clock(monkeypatch)
+    watched = monitor()
+    for step in range(4):
+        clock.now += 2
+        watched.push(PLAN, step, sums())
+        if step == 1:
+            watched.flush()
+            clock.now += 500
+            watched.restart_clock()
+    record = watched.flush()
+    assert record is not None and record["images_per_second"] == 4.0
+
+
+def test_no_time_gives_no_images_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock too coarse for a step."""
+    Clock(monkeypatch)
+    (record,) = watch(monitor(), *[sums()] * 4)
+    assert record["images_per_second"] is None
 
 
 def test_a_stop_signal_of_another_rank_is_seen_one_step_late() -> None:
