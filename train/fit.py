@@ -25,6 +25,7 @@ from steel.tracking import Status
 from train.arguments import FitArguments, parse_fit
 from train.candidates import CandidateStore
 from train.data import FoldRows, resolve_crop, split_rows
+from train.dry_run import try_phases
 from train.finish import finish_run
 from train.judge import Judge
 from train.learner import Learner
@@ -92,6 +93,8 @@ def run_attempt(
     closing.callback(records.finish, "failed")  # unless it has been finished by then
     learner = _build_learner(arguments, runtime, reader, rows, network, plans, state)
     _announce(runtime, network, rows, plans, progress)
+    to_come = [p for p in plans if (p.number, p.steps) > (progress.phase, progress.step)]
+    try_phases(runtime, learner, to_come, [resolve_crop(reader, rows.train, plan.phase.crop) for plan in to_come])
 
     store = CandidateStore(folder.candidates, max(1, config.optim.average_top_k))
     judge = Judge(runtime, config, reader, rows, progress, learner, store, folder, records)

@@ -53,8 +53,8 @@ class RunFolder:
             False when an earlier run has already finished it, and there is nothing to do.
 
         Raises:
-            InputError: not writable; in use by a live run; made by another configuration or data set; or not empty
-                although `resume` is `never`. Nothing is changed then.
+            InputError: not writable; in use by a live run; holding states of another configuration or data set; or not
+                empty although `resume` is `never`. Nothing is changed then.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ class RunFolder:
             raise InputError(
                 f"--out {self.root}: holds a run already and --resume never was given; choose another folder"
             )
-        else:
+        elif self.states.is_dir() and any(self.states.iterdir()):  # without one the run begins anew, as it is asked now
             self._check_same(former, config, data_digest)
         if (self.status() or {}).get("state") == "finished":
             return False

@@ -60,6 +60,15 @@ class RunningStatistics:
             self._gather()  # `Module.to` has given every layer new buffers, as from `cpu` to `cpu:0`
         return Statistics(self._now.values.clone(), self._now.counts.clone())
 
+    def put_back(self, before: Statistics) -> None:
+        """Make them what they were when `before` was taken."""
+        self._now.values.copy_(before.values)
+        self._now.counts.copy_(before.counts)
+
+    def hold(self, buffer: Tensor) -> bool:
+        """Whether `buffer` is one of them."""
+        return any(buffer.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr() for flat in self._now)
+
     @torch.no_grad()
     def settle(
         self, before: Statistics, refused: Tensor, share: range, total: int, all_reduce: Callable[[Tensor], None]

@@ -27,7 +27,7 @@ def poisoned(tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     torch.set_num_threads(1)
     quicken(monkeypatch)
     victim = int(ShardReader(str(tiny_shards)).index.rows([2])[4])
-    rows = torch.zeros(0)
+    rows = torch.full((1,), -1)  # before the first step: of no sample
     compute, losses = Learner._micro_step, train.learner.micro_batch_losses
 
     def noting(self: Learner, plan: Any, step: int, batch: Any, *, last: bool) -> Any:

@@ -1,5 +1,6 @@
 """Who may use a run folder."""
 
+import json
 import os
 import subprocess
 import sys
@@ -45,12 +46,25 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
 def test_a_run_of_something_else_is_refused_and_untouched(tmp_path: Path, config, digest, resume, message) -> None:
     first = RunFolder(tmp_path)
     first.open(SMOKE, "data", "auto")
+    (first.states / "000000-00000001").mkdir(parents=True)
     first.end("interrupted")
     first.release()
     before = (tmp_path / "config.json").read_bytes(), (tmp_path / "status.json").read_bytes()
     with pytest.raises(InputError, match=message):
         RunFolder(tmp_path).open(config, digest, resume)
     assert before == ((tmp_path / "config.json").read_bytes(), (tmp_path / "status.json").read_bytes())
+
+
+def test_a_run_that_never_saved_a_state_can_be_started_otherwise(tmp_path: Path) -> None:
+    """As after a first attempt that failed before its first step."""
+    first = RunFolder(tmp_path)
+    first.open(SMOKE, "data", "auto")
+    first.end("failed", "phase full: phases.1.micro-batch 1 ...")
+    first.release()
+    second = RunFolder(tmp_path)
+    assert second.open(replace(SMOKE, seed=1), "data", "auto")
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 1
+    assert second.attempt == 2
 
 
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
