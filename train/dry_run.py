@@ -83,8 +83,9 @@ def _there_and_back(learner: Learner, plan: PhasePlan, crop: tuple[int, int]) ->
     """The forward and backward pass of a black micro-batch of the phase's size; gradients go nowhere."""
     model, device, num = learner.model, learner.runtime.device, plan.phase.micro_batch
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # Gradients are there from the first step on, and AdamW's two moments; until then this is their room.
-    room = [torch.empty_like(p) for p in parameters for _ in range(1 if learner.optimizer.state else 3)]
+    # A step also holds gradients, whose room DDP has taken already, and AdamW's two moments, made in the first step.
+    sets = (learner.runtime.world == 1) + 2 * (not learner.optimizer.state)
+    room = [torch.empty_like(parameter) for parameter in parameters for _ in range(sets)]
     images = torch.zeros(num, model.network.in_channels, *crop, dtype=torch.uint8, device=device)
     masks = torch.zeros(num, learner.num_classes, *crop, device=device)
     pair_losses, label_losses = learner.losses(model, images, masks, torch.ones_like(masks[:, :1]), plan.phase.loss)

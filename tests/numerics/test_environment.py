@@ -5,12 +5,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import accelerate
 import pytest
+import torch
+from accelerate.utils import DistributedType
 
 from steel.accelerate_environment import settle_environment
-from steel.errors import SharedError
+from steel.errors import InputError, SharedError
+from steel.runtime import start
 from tests.distributed.launching import ROOT, environment, run
 
 WITHOUT_EFFECT = {
@@ -89,6 +93,15 @@ def test_sagemaker_is_welcome_without_its_own_way_of_training() -> None:
     with pytest.raises(SharedError, match="SageMaker's DATA_PARALLEL"):
         settle_environment(own)
     assert settle_environment(own | {"ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE": "NO"}) == []
+
+
+@pytest.mark.parametrize(("kind", "device"), [("XLA", "xla"), ("MULTI_XPU", "xpu"), ("NO", "mps")])
+def test_other_devices_are_refused(monkeypatch: pytest.MonkeyPatch, kind: str, device: str) -> None:
+    """Accelerate takes them by itself where it finds them, as torch_xla beside a GPU."""
+    chosen = SimpleNamespace(distributed_type=DistributedType(kind), device=torch.device(device))
+    monkeypatch.setattr("steel.runtime.Accelerator", lambda **options: chosen)
+    with pytest.raises(InputError, match=f"accelerate chose {kind} on {device}; .* CPUs or CUDA GPUs"):
+        start("no")
 
 
 def test_every_variable_of_the_installed_accelerate_is_known() -> None:

@@ -1,0 +1,33 @@
+"""A GPU's steps are timed where they are done, not where they are asked for."""
+
+import time
+
+import pytest
+import torch
+
+from train.stopwatch import Stopwatch
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
+
+
+def test_steps_take_what_the_device_needs_for_them():
+    numbers = torch.randn(4096, 4096, device="cuda")
+
+    def work(times):
+        for _ in range(20 * times):
+            torch.mm(numbers, numbers)
+
+    work(1)
+    torch.cuda.synchronize()
+    watch, begun = Stopwatch(torch.device("cuda")), time.perf_counter()
+    work(1)
+    first = watch.lap()
+    work(2)
+    second = watch.lap()
+    asked = time.perf_counter() - begun
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - begun
+    watch.add(10, first)
+    watch.add(20, second)
+    assert watch.take_rate() == pytest.approx(30 / seconds, rel=0.1)
+    assert asked < seconds / 2
