@@ -29,7 +29,7 @@ def test_training_and_prediction_decide_alike(monkeypatch: pytest.MonkeyPatch, f
     model = UnifiedModel(NetworkConfig("Unet", "tu-test_resnet", 2, 1, decoder_channels=(8, 8)))
     assert _choose_precision("auto", cpu=True) == ("bf16" if fast else "no")
     predictor = Predictor([model], mean=(0.5,), std=(0.2,), device="cpu")
-    assert predictor._dtype == (torch.bfloat16 if fast else torch.float32)
+    assert predictor.precision == ("bf16" if fast else "no")
 
 
 def test_the_launcher_speaks_for_auto_alone(monkeypatch: pytest.MonkeyPatch) -> None:
