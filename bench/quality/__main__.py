@@ -1,4 +1,4 @@
-"""Quality of trained models, measured:  python -m bench.quality neu | choice | cascade | parts | ablation
+"""Quality of trained models, measured:  python -m bench.quality neu | choice | cascade | parts | ablation | thresholds
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
@@ -14,7 +14,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.quality import ablation, cascade, choice, neu, parts
+from bench.quality import ablation, cascade, choice, neu, parts, thresholds
 from bench.quality.trial import ROOT
 
 HERE = Path(__file__).parent
@@ -25,6 +25,7 @@ SECTIONS = {
     "cascade": "Better than six networks?",
     "parts": "Which parts matter on real steel?",
     "ablation": "Which parts matter on synthetic strips?",
+    "thresholds": "Does tuning thresholds on few images ever harm?",
 }
 
 
@@ -43,6 +44,8 @@ def main() -> None:
         text = cascade.run(data, work, seconds=options.seconds, seeds=options.seeds)
     elif options.what == "parts":
         text = parts.run(options.source, work, seeds=options.seeds, parts=options.variants or list(parts.PARTS))
+    elif options.what == "thresholds":
+        text = thresholds.run(resamples=options.resamples)
     else:
         text = ablation.run(work, seeds=options.seeds, variants=options.variants or list(ablation.VARIANTS))
     (HERE / "sections" / f"{options.what}.md").write_text(f"{_made_by()}\n\n{text}\n")
@@ -87,6 +90,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--num-images", type=int, default=1800, help="cascade: images to render")
     parser.add_argument("--per-class", type=int, default=240, help="cascade: of them, at least so many of each class")
     parser.add_argument("--seconds", type=float, default=90, help="cascade: training time of the unified network")
+    parser.add_argument("--resamples", type=int, default=20, help="thresholds: sets of images for each network")
     parser.add_argument("--variants", nargs="+", help="choice, parts, ablation: only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")

@@ -1,33 +1,26 @@
-"""Calibration: the decision that scores best on images the model was not trained on.
+"""Calibration: the decision that scores best on images the model was not trained on, as far as they can tell.
 
-Exact and exhaustive over a grid (see `steel.evaluation.search`), from the statistics alone: no image is read again.
+Inside a family of settings the search is exact and exhaustive over a grid (see `steel.evaluation.search`), from the
+statistics alone: no image is read again. Which family of settings, and which gate, is chosen by cross-fitting (see
+`steel.evaluation.crossfit`): a richer one is taken only if it gains more than noise over the simpler ones on images
+that it was not tuned on. All of that is cross-fitted once more, each fold answered by what is found on the others: that
+is the score to believe, and a decision that is not shown by it to beat thresholds of one half is not taken either.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from steel.errors import InputError
-from steel.evaluation.decision import BINARY_GATES, CLASS_GATES, GATES, HALF, ClassDecision, Decision
+from steel.evaluation.crossfit import Gain, deal_folds
+from steel.evaluation.decision import BINARY_GATES, CLASS_GATES, GATES, HALF, Decision, default_decision
 from steel.evaluation.explanation import explain
-from steel.evaluation.scores import decide, score
-from steel.evaluation.search import NO_MAXIMUM, ClassGrid, Found, gather_evidence, search_gate
+from steel.evaluation.gate_search import GateFit, GateSearch
+from steel.evaluation.scores import Outcome, decide, score, score_sums
+from steel.evaluation.search import DICE_UNIT, gather_evidence
+from steel.evaluation.search_space import SIMPLER_GATES, SearchSpace, class_grid
 from steel.evaluation.statistics import EvaluationStatistics
-
-
-@dataclass(frozen=True)
-class SearchSpace:
-    """Which settings are tried. Thresholds are quantised probabilities, `round(255 * p)`."""
-
-    pixel_thresholds: tuple[int, ...] = tuple(range(26, 243, 6))
-    """0.10 to 0.95 in steps of 0.024."""
-    label_thresholds: tuple[int, ...] = tuple(range(26, 231, 12))
-    """0.10 to 0.90 in steps of 0.047; of each class and of any defect."""
-    area_percentiles: tuple[float, float] = (2.0, 98.0)
-    """Minima and maxima lie between these percentiles of the class's training areas; no limit is tried too."""
-    area_steps: int = 16
-    """Areas tried, evenly spaced in their logarithm."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +29,18 @@ class Calibration:
 
     decision: Decision
     score: float
-    """`mean_dice` of the decision on the images it was found on (so an optimistic one)."""
-    objective: float
-    """The same averaged over adjacent settings: what was maximised."""
-    objectives: dict[str, float]
-    """The best objective of every gate that was tried."""
+    """`mean_dice` of the decision on the images it was found on: an optimistic one."""
+    cross_fitted: Outcome = field(compare=False)
+    """Every image answered by what the images of other folds say: its score is the one to believe."""
     by_gate: dict[str, Decision]
     """The best decision of every gate that was tried."""
     explanation: tuple[str, ...]
-    """What was found, in plain words, a line each for the gain, the gate and every class."""
+    """What was found, in plain words: a line each for the gain, the gate and every class."""
+
+    @property
+    def cross_fitted_score(self) -> float:
+        """`mean_dice` of `cross_fitted`."""
+        return float(score(self.cross_fitted).mean_dice)
 
 
 def calibrate(
@@ -52,11 +48,12 @@ def calibrate(
     *,
     gates: Sequence[str] = GATES,
     training_areas: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
     tta: tuple[str, ...] = (),
     space: SearchSpace | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Calibration:
-    """Find the decision with the best mean Dice, averaged over adjacent settings.
+    """Find the decision with the best mean Dice, averaged over adjacent settings, that the images support.
 
     A class that no image has cannot be calibrated: it keeps thresholds of one half and no limits. Label thresholds that
     the winning gate does not use do not touch the masks; they are set to the best F1 of the head (averaged over
@@ -67,6 +64,7 @@ def calibrate(
         gates: those to try; the first of equals wins.
         training_areas: (M, C) pixels of each class in M training images at their original size (0s, for images without
             it, are left out); those of `statistics` when None.
+        groups: (N,) numbers that duplicates among the images share; all differ when None.
         tta: the flipped views behind the statistics, to be recorded.
         space: the settings to try.
         class_names: for the explanation; class 1, class 2, ... when None.
@@ -76,64 +74,112 @@ def calibrate(
     """
     if len(statistics) == 0:
         raise InputError("calibration: there are no images in these folds; choose others")
-    space = space or SearchSpace()
-    true_areas = statistics.true_areas
-    areas = true_areas if training_areas is None else training_areas
-    assert areas.shape[1:] == (statistics.num_classes,), (areas.shape, statistics.num_classes)
-    grids = [_class_grid(space, a, bool(t.any())) for a, t in zip(areas.T, true_areas.T, strict=True)]
-    evidence = [
-        gather_evidence(statistics.histograms[:, k], statistics.label_probs[:, 1 + k], grid.pixel_thresholds)
-        for k, grid in enumerate(grids)
-    ]
-    binary_probs = statistics.label_probs[:, 0]
-    found = {gate: search_gate(evidence, grids, gate, binary_probs, space.label_thresholds) for gate in gates}
-    gate = max(found, key=lambda name: found[name].objective)
-    by_gate = {name: _complete(f, name, statistics, space, tta) for name, f in found.items()}
-    decision = by_gate[gate]
-    objectives = {name: f.objective for name, f in found.items()}
-    class_names = class_names or [f"class {1 + k}" for k in range(statistics.num_classes)]
+    tuner = Tuner(statistics, gates, training_areas, groups, tta, space or SearchSpace())
+    found = tuner.tune()
+    fixed = tuner.complete(default_decision(statistics.num_classes))
+    of_found, of_fixed = tuner.cross_fitted(), decide(statistics, fixed)
+    differences = (score_sums(of_found).dice - score_sums(of_fixed).dice).mean(axis=1)
+    gain = Gain.of(differences, tuner.folds.unit_of)
+    is_shown = gain.exceeds(tuner.space.final_noise_factor)
+    decision = found.decision if is_shown else fixed
     return Calibration(
         decision=decision,
         score=float(score(decide(statistics, decision)).mean_dice),
-        objective=found[gate].objective,
-        objectives=objectives,
-        by_gate=by_gate,
-        explanation=explain(decision, objectives, statistics, class_names),
+        cross_fitted=of_found if is_shown else of_fixed,
+        by_gate=found.by_gate,
+        explanation=explain(
+            statistics,
+            class_names or [f"class {1 + k}" for k in range(statistics.num_classes)],
+            decision,
+            of_found,
+            gain,
+            found.gate_gains,
+            found.fits[decision.gate].rungs if is_shown else (),
+        ),
     )
 
 
-def _class_grid(space: SearchSpace, training_areas: np.ndarray, present: bool) -> ClassGrid:
-    if not present:
-        return ClassGrid((HALF,), (HALF,), (0,), (NO_MAXIMUM,))
-    areas = area_candidates(training_areas, space)
-    return ClassGrid(space.pixel_thresholds, space.label_thresholds, (0, *areas), (*areas, NO_MAXIMUM))
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What some of the images say."""
+
+    decision: Decision
+    by_gate: dict[str, Decision]
+    """The best one of every gate."""
+    fits: dict[str, GateFit]
+    gate_gains: dict[str, Gain]
+    """Cross-fitted, of each gate over the first one, in mean Dice."""
 
 
-def area_candidates(training_areas: np.ndarray, space: SearchSpace) -> tuple[int, ...]:
-    """Whole areas between two percentiles of the positive ones, evenly spaced in their logarithm; ascending."""
-    positive = training_areas[training_areas > 0]
-    if not len(positive):
-        return ()
-    low, high = np.percentile(positive, space.area_percentiles)
-    return tuple(int(area) for area in np.unique(np.rint(np.geomspace(low, high, space.area_steps))))
+class Tuner:
+    """Tunes the decision on any of the folds of some images, from sums of tables that are made once."""
 
-
-def _complete(
-    found: Found, gate: str, statistics: EvaluationStatistics, space: SearchSpace, tta: tuple[str, ...]
-) -> Decision:
-    """The found settings, with the label thresholds that the gate leaves open."""
-    present = np.greater(statistics.true_areas, 0)
-    classes: Sequence[ClassDecision] = found.classes
-    if gate not in CLASS_GATES:
-        label_probs = statistics.label_probs[:, 1:]
-        classes = [
-            replace(c, label_threshold=best_label_threshold(label_probs[:, k], present[:, k], space.label_thresholds))
-            for k, c in enumerate(classes)
+    def __init__(
+        self,
+        statistics: EvaluationStatistics,
+        gates: Sequence[str],
+        training_areas: np.ndarray | None,
+        groups: np.ndarray | None,
+        tta: tuple[str, ...],
+        space: SearchSpace,
+    ) -> None:
+        self.statistics, self.tta, self.space = statistics, tta, space
+        true_areas, (any_probs, *class_probs) = statistics.true_areas, statistics.label_probs.T
+        areas = true_areas if training_areas is None else training_areas
+        assert areas.shape[1:] == (statistics.num_classes,), (areas.shape, statistics.num_classes)
+        self.present = np.greater(true_areas, 0)
+        self.folds = deal_folds(statistics.rows, self.present, groups)
+        grids = [class_grid(space, a, bool(p.any())) for a, p in zip(areas.T, self.present.T, strict=True)]
+        evidence = [
+            gather_evidence(statistics.histograms[:, k], class_probs[k], any_probs, grid.pixel_thresholds)
+            for k, grid in enumerate(grids)
         ]
-    binary = found.binary_threshold
-    if gate not in BINARY_GATES:
-        binary = best_label_threshold(statistics.label_probs[:, 0], present.any(axis=1), space.label_thresholds)
-    return Decision(tuple(classes), gate, binary, tta)
+        self.searches = [GateSearch(gate, evidence, grids, space, self.folds) for gate in gates]
+
+    def tune(self, without: Collection[int] = ()) -> Tuned:
+        """Fit every gate to all folds but some, and choose one: the best of those that beat all simpler ones."""
+        fits = {search.gate: search.fit(without) for search in self.searches}
+
+        def gain(richer: str, simpler: str) -> Gain:
+            known = ~np.isin(self.folds.fold_of, list(without))
+            differences = (fits[richer].gains - fits[simpler].gains)[known]
+            return Gain.of(differences / (DICE_UNIT * self.statistics.num_classes), self.folds.unit_of[known])
+
+        def is_shown(gate: str) -> bool:
+            simpler = [other for other in SIMPLER_GATES[gate] if other in fits]
+            return all(gain(gate, other).exceeds(self.space.noise_factor) for other in simpler)
+
+        gate = max(filter(is_shown, fits), key=lambda name: int(fits[name].gains.sum()))
+        by_gate = {
+            name: self.complete(Decision(fit.classes, name, fit.binary_threshold, self.tta), without)
+            for name, fit in fits.items()
+        }
+        first, *others = fits
+        return Tuned(by_gate[gate], by_gate, fits, {name: gain(name, first) for name in others})
+
+    def cross_fitted(self) -> Outcome:
+        """Each fold answered by what all others say."""
+        folds = self.folds
+        return Outcome.concat(
+            [
+                decide(self.statistics.select(folds.fold_of == fold), self.tune(without=(fold,)).decision)
+                for fold in range(folds.num)
+            ]
+        )
+
+    def complete(self, decision: Decision, without: Collection[int] = ()) -> Decision:
+        """The decision with the label thresholds that its gate leaves open, and with the views."""
+        known = ~np.isin(self.folds.fold_of, list(without))
+        label_probs, present = self.statistics.label_probs[known], self.present[known]
+        classes, binary, thresholds = decision.classes, decision.binary_threshold, self.space.label_thresholds
+        if decision.gate not in CLASS_GATES:
+            classes = tuple(
+                replace(c, label_threshold=best_label_threshold(label_probs[:, 1 + k], present[:, k], thresholds))
+                for k, c in enumerate(classes)
+            )
+        if decision.gate not in BINARY_GATES:
+            binary = best_label_threshold(label_probs[:, 0], present.any(axis=1), thresholds)
+        return replace(decision, classes=classes, binary_threshold=binary, tta=self.tta)
 
 
 def best_label_threshold(label_probs: np.ndarray, true: np.ndarray, thresholds: Sequence[int]) -> int:

@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from steel.evaluation.crossfit import Gain
 from steel.evaluation.decision import CLASS_GATES, ClassDecision, Decision, default_decision
-from steel.evaluation.scores import decide, score
+from steel.evaluation.gate_search import Rung
+from steel.evaluation.scores import Outcome, decide, score
 from steel.evaluation.statistics import EvaluationStatistics
 
 FEW_IMAGES = 20
@@ -11,34 +15,56 @@ FEW_IMAGES = 20
 
 
 def explain(
-    decision: Decision, objectives: Mapping[str, float], statistics: EvaluationStatistics, class_names: Sequence[str]
+    statistics: EvaluationStatistics,
+    class_names: Sequence[str],
+    decision: Decision,
+    cross_fitted: Outcome,
+    gain: Gain,
+    gate_gains: Mapping[str, Gain],
+    rungs: Sequence[Sequence[Rung]],
 ) -> tuple[str, ...]:
     """One line on the gain, one on the gate and one a class.
 
     Args:
-        decision: as calibrated.
-        objectives: the best score of each gate that was tried, averaged over adjacent settings.
         statistics: of the images it was calibrated on.
         class_names: of the decision's classes.
+        decision: as calibrated.
+        cross_fitted: the answers of what is tuned on other images.
+        gain: of those over thresholds of one half.
+        gate_gains: cross-fitted, of each gate over the simplest one.
+        rungs: what each class tried under the decision's gate; nothing when thresholds of one half stay.
     """
-    after = score(decide(statistics, decision))
-    before = score(decide(statistics, default_decision(statistics.num_classes)))
-    num_images, num_true = len(statistics), (statistics.true_areas > 0).sum(axis=0)
+    half, tuned, honest = (
+        score(outcome)
+        for outcome in (
+            decide(statistics, default_decision(statistics.num_classes)),
+            decide(statistics, decision),
+            cross_fitted,
+        )
+    )
+    num_images, num_true = len(statistics), np.count_nonzero(statistics.true_areas, axis=0)
+    gained = (
+        f"now {tuned.mean_dice:.4f}, cross-fitted {honest.mean_dice:.4f} (a gain of {gain})"
+        if rungs
+        else f"and these stay: tuned ones get {honest.mean_dice:.4f} cross-fitted ({gain}), which may be noise"
+    )
     lines = [
-        f"calibrated on {num_images:,} images: mean Dice {before.mean_dice:.4f} with every threshold at one half, "
-        f"now {after.mean_dice:.4f}; answering nothing gets {after.mean_dice_all_empty:.4f}",
-        f"gate {decision.gate}: {_gate_words(decision)}{_comparison(objectives)}",
+        f"calibrated on {num_images:,} images: mean Dice {half.mean_dice:.4f} with every threshold at one half, "
+        f"{gained}; answering nothing gets {half.mean_dice_all_empty:.4f}",
+        f"gate {decision.gate}: {_gate_words(decision)}{_comparison(gate_gains)}",
     ]
     for k, (name, chosen) in enumerate(zip(class_names, decision.classes, strict=True)):
         if num_true[k] == 0:
             lines.append(f"{name}: no image here has it, so it keeps a threshold of one half and no limits")
             continue
         floor = 1 - num_true[k] / num_images
-        line = (
-            f"{name}: {_class_words(chosen, decision.gate)}; Dice {before.dice_per_class[k]:.4f} -> "
-            f"{after.dice_per_class[k]:.4f}, the floor is {floor:.4f} ({num_true[k]:,} images have it)"
-        )
-        lines.append(line + (": few, so this rests on little" if num_true[k] < FEW_IMAGES else ""))
+        have = "1 image has" if num_true[k] == 1 else f"{num_true[k]:,} images have"
+        line = f"{name}: {_class_words(chosen, decision.gate)}; Dice {half.dice_per_class[k]:.4f}"
+        if rungs:
+            line += f" -> {tuned.dice_per_class[k]:.4f}, cross-fitted {honest.dice_per_class[k]:.4f}"
+        line += f", the floor is {floor:.4f} ({have} it)"
+        line += ": few, so this rests on little" if num_true[k] < FEW_IMAGES else ""
+        lines.append(line + (_ladder_words(rungs[k]) if rungs else ""))
     return tuple(lines)
 
 
@@ -53,11 +79,15 @@ def _gate_words(decision: Decision) -> str:
     }[decision.gate]
 
 
-def _comparison(objectives: Mapping[str, float]) -> str:
-    if len(objectives) < 2:
+def _comparison(gains: Mapping[str, Gain]) -> str:
+    if not gains:
         return ""
-    scores = ", ".join(f"{gate} {value:.4f}" for gate, value in objectives.items())
-    return f" (averaged over adjacent settings: {scores})"
+    return f" (cross-fitted gains over the simplest: {', '.join(f'{gate} {gain}' for gate, gain in gains.items())})"
+
+
+def _ladder_words(rungs: Sequence[Rung]) -> str:
+    tried = [f"{rung.name} {rung.gain} {'taken' if rung.is_taken else 'left out'}" for rung in rungs]
+    return f"; cross-fitted: {', '.join(tried)}" if tried else ""
 
 
 def _class_words(chosen: ClassDecision, gate: str) -> str:

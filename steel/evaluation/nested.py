@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from steel.errors import InputError
-from steel.evaluation.calibration import SearchSpace, calibrate
+from steel.evaluation.calibration import calibrate
 from steel.evaluation.decision import GATES, Decision
 from steel.evaluation.scores import Outcome, decide
+from steel.evaluation.search_space import SearchSpace
 from steel.evaluation.statistics import EvaluationStatistics
 
 
@@ -28,6 +29,7 @@ def nested_outcome(
     *,
     gates: Sequence[str] = GATES,
     training_areas: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
     tta: tuple[str, ...] = (),
     space: SearchSpace | None = None,
 ) -> Nested:
@@ -36,7 +38,7 @@ def nested_outcome(
     Args:
         statistics: out-of-fold: each image seen by the member that was not trained on it.
         folds: (N,) the fold of each image of `statistics`.
-        gates, training_areas, tta, space: as in `calibrate`.
+        gates, training_areas, groups, tta, space: as in `calibrate`.
 
     Raises:
         InputError: fewer than two folds.
@@ -49,11 +51,14 @@ def nested_outcome(
     for fold in names:
         mine = folds == fold
         others = statistics.select(~mine)
-        found = calibrate(others, gates=gates, training_areas=training_areas, tta=tta, space=space)
+        found = calibrate(
+            others,
+            gates=gates,
+            training_areas=training_areas,
+            groups=None if groups is None else groups[~mine],
+            tta=tta,
+            space=space,
+        )
         decisions[fold] = found.decision
         outcomes.append(decide(statistics.select(mine), found.decision))
-    rows = np.concatenate([o.rows for o in outcomes])
-    order = np.argsort(rows)
-    counts = np.concatenate([o.counts for o in outcomes])[order]
-    labels = np.concatenate([o.labels for o in outcomes])[order]
-    return Nested(Outcome(rows[order], counts, labels), decisions)
+    return Nested(Outcome.concat(outcomes), decisions)

@@ -27,6 +27,14 @@ class Outcome:
     background: np.ndarray | None = None
     """(N, 3) int64 pixels, when they are known."""
 
+    @classmethod
+    def concat(cls, parts: "Sequence[Outcome]") -> "Outcome":
+        """Join the answers to different images, without background counts: each part may have its own decision."""
+        rows = np.concatenate([part.rows for part in parts])
+        order = np.argsort(rows)
+        counts, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("counts", "labels"))
+        return cls(rows[order], counts[order], labels[order])
+
     @property
     def true_labels(self) -> np.ndarray:
         """(N, 1 + C) bool: whether the image holds any defect and each class (in pixels that are not ignored)."""

@@ -4,7 +4,8 @@ import functools
 
 import pytest
 
-from steel.evaluation.calibration import SearchSpace, calibrate
+from steel.evaluation.calibration import calibrate
+from steel.evaluation.search_space import SearchSpace
 
 COARSE = SearchSpace(pixel_thresholds=(64, 128), label_thresholds=(128,), area_steps=2)
 
