@@ -93,14 +93,15 @@ def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
     reader = ShardReader(arguments.data)
     parts = [EvaluationStatistics.load(RunFolder(member_folder(arguments.out, fold)).statistics) for fold in folds]
     statistics = EvaluationStatistics.concat(parts)
-    fold_of_row = np.asarray(reader.index.fold)[statistics.rows]
-    areas = np.asarray(reader.index.areas)[statistics.rows]
+    fold_of_row, groups, areas = (
+        np.asarray(column)[statistics.rows] for column in (reader.index.fold, reader.index.group, reader.index.areas)
+    )
     tta = tuple(arguments.config.validation.tta)
 
-    nested = nested_outcome(statistics, fold_of_row, training_areas=areas, tta=tta)
+    nested = nested_outcome(statistics, fold_of_row, training_areas=areas, groups=groups, tta=tta)
     metrics = build_nested_metrics(statistics, nested, class_names=reader.manifest.class_names, tta=tta)
     write_metrics(out / "metrics.json", metrics)
-    found = calibrate(statistics, training_areas=areas, tta=tta, class_names=reader.manifest.class_names)
+    found = calibrate(statistics, training_areas=areas, groups=groups, tta=tta, class_names=reader.manifest.class_names)
     members = [load_checkpoint(str(RunFolder(member_folder(arguments.out, fold)).checkpoint)) for fold in folds]
     # Every image was seen by some member, and had a say in the shipped decision by its out-of-fold answer alone.
     joined = stack_members(members)
@@ -112,6 +113,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
     )
     save_checkpoint(out / "model.safetensors", packed)
     lines = [
+        metrics["verdict"]["sentence"],
         f"{len(folds)} members; out-of-fold scores, each fold judged by thresholds found on the others:",
         "",
         format_table(metrics),

@@ -110,12 +110,19 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
             progress=label,
         )
 
-    decision = stored
+    decision, found = stored, None
     if arguments.calibrate:
         areas = reader.index.areas[training_rows(checkpoint, reader, rows)]
         first_pass = collect(None, "calibrating")
-        names = reader.manifest.class_names
-        found = runtime.on_main(lambda: calibrate(first_pass, training_areas=areas, tta=tta, class_names=names))
+        found = runtime.on_main(
+            lambda: calibrate(
+                first_pass,
+                training_areas=areas,
+                groups=reader.index.group[first_pass.rows],
+                tta=tta,
+                class_names=reader.manifest.class_names,
+            )
+        )
         decision, role = found.decision, role if role == "train" else "calibration"
         checkpoint = recalibrated(checkpoint, found, folds, reader.manifest.digest)
     begun = time.perf_counter()
@@ -125,10 +132,17 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
         return
 
     metrics = build_metrics(
-        statistics, decision, folds=folds, role=role, tta=tta, class_names=reader.manifest.class_names
+        statistics,
+        decision,
+        folds=folds,
+        role=role,
+        tta=tta,
+        cross_fitted=None if found is None else found.cross_fitted,
+        class_names=reader.manifest.class_names,
     )
     write_metrics(arguments.out / "metrics.json", metrics)
-    if arguments.calibrate:
+    logger.info("%s", metrics["verdict"]["sentence"])
+    if found is not None:
         save_checkpoint(arguments.out / "model.safetensors", checkpoint)
         logger.info("%s", "\n".join(found.explanation))
     examples = choose_examples(reader, rows, NUM_EXAMPLES)

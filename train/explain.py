@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from steel.config import SamplingConfig
-from train.judge import Judge, Verdict
+from train.judge import Judge, ValidationResult
 from train.schedule import PhasePlan
 
 
 def explain_run(
-    judge: Judge, plans: Sequence[PhasePlan], candidates: Mapping[str, float], chosen: str, verdict: Verdict
+    judge: Judge, plans: Sequence[PhasePlan], candidates: Mapping[str, float], chosen: str, result: ValidationResult
 ) -> list[str]:
     """One sentence a line."""
     names = judge.reader.manifest.class_names
@@ -25,10 +25,10 @@ def explain_run(
         lines.append(f"{progress.bad_samples} damaged samples were left out; `python -m data_prep.verify` names them")
     others = ", ".join(f"{name} {score:.4f}" for name, score in candidates.items() if name != chosen)
     lines.append(
-        f"shipped: {chosen}, calibrated mean Dice {candidates[chosen]:.4f} on the validation folds"
+        f"shipped: {chosen}, cross-fitted mean Dice {candidates[chosen]:.4f} on the validation folds"
         + (f" (against {others})" if others else "")
     )
-    lines += verdict.calibration.explanation
+    lines += result.calibration.explanation
     return lines
 
 

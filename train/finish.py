@@ -14,7 +14,7 @@ from steel.evaluation.report import format_table, write_metrics
 from steel.model.optim import average_state_dicts
 from train.candidates import name_at
 from train.explain import explain_run
-from train.judge import Judge, Verdict
+from train.judge import Judge, ValidationResult
 from train.learner import Learner
 from train.run_folder import RunFolder
 from train.schedule import PhasePlan
@@ -30,7 +30,7 @@ class Entry:
 
     name: str
     weights: Weights
-    verdict: Verdict
+    result: ValidationResult
 
 
 def candidate_weights(judge: Judge, learner: Learner) -> Iterator[tuple[str, Weights]]:
@@ -55,20 +55,20 @@ def finish_run(
         if any(judge.runtime.all_gather(stopped())):
             return False
         scratch.load_state_dict(weights)
-        verdict = judge.score(scratch, judge.config.validation.tta, progress=f"scoring the {name}")
-        entries.append(Entry(name, {k: v.cpu().clone() for k, v in scratch.state_dict().items()}, verdict))
+        result = judge.score(scratch, judge.config.validation.tta, progress=f"scoring the {name}")
+        entries.append(Entry(name, {k: v.cpu().clone() for k, v in scratch.state_dict().items()}, result))
     if not judge.runtime.is_main:
         return True
 
-    best = max(entries, key=lambda entry: entry.verdict.score)  # the first of equals
-    scores = {entry.name: entry.verdict.score for entry in entries}
-    best.verdict.statistics.save(folder.statistics)
+    best = max(entries, key=lambda entry: entry.result.score)  # the first of equals
+    scores = {entry.name: entry.result.score for entry in entries}
+    best.result.statistics.save(folder.statistics)
     save_checkpoint(folder.last_checkpoint, _checkpoint(judge, learner, entries[0], scores))
     save_checkpoint(folder.checkpoint, _checkpoint(judge, learner, best, scores))
-    metrics = judge.metrics(best.verdict)
+    metrics = judge.metrics(best.result)
     write_metrics(folder.root / "validation.json", metrics)
-    lines = explain_run(judge, plans, scores, best.name, best.verdict)
-    report = "\n".join([*lines, "", format_table(metrics)])
+    lines = explain_run(judge, plans, scores, best.name, best.result)
+    report = "\n".join([metrics["verdict"]["sentence"], *lines, "", format_table(metrics)])
     folder.report.write_text(report + "\n")
     logger.info("%s", report)
     judge.records.add_checkpoint(folder.checkpoint)
@@ -82,7 +82,7 @@ def input_size_of(manifest: Manifest) -> tuple[int, int] | None:
 
 
 def _checkpoint(judge: Judge, learner: Learner, entry: Entry, scores: Mapping[str, float]) -> Checkpoint:
-    manifest, config, found = judge.reader.manifest, judge.config, entry.verdict.calibration
+    manifest, config, found = judge.reader.manifest, judge.config, entry.result.calibration
     return Checkpoint(
         network=learner.model.network,
         class_names=manifest.class_names,

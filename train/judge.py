@@ -23,7 +23,7 @@ from train.schedule import PhasePlan
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ValidationResult:
     """What the validation folds say of some weights."""
 
     statistics: EvaluationStatistics
@@ -31,13 +31,13 @@ class Verdict:
 
     @property
     def score(self) -> float:
-        """Mean Dice under the decision found on the same folds: what is worth shipping is what decides well."""
-        return self.calibration.score
+        """Cross-fitted mean Dice: each image is answered by a decision found on others, none on itself."""
+        return self.calibration.cross_fitted_score
 
 
 @dataclass
 class Judge:
-    """Validates on the validation folds; the same verdict on every rank."""
+    """Validates on the validation folds; the same result on every rank."""
 
     runtime: Runtime
     config: Config
@@ -52,20 +52,20 @@ class Judge:
     def __call__(self, plan: PhasePlan) -> float:
         """Score the learner's weights after a validation interval of `plan` and keep them if they are good."""
         model = self.learner.scored_model
-        verdict = self.score(model, tta=())
+        result = self.score(model, tta=())
         step = self.progress.step
         global_step = plan.first_global_step + step
         where = {"phase": plan.number, "step": step, "global_step": global_step, "epoch": round(plan.epoch_at(step), 4)}
-        self.records.add({"kind": "validation", **where, **validation_record(self.metrics(verdict))})
-        self.store.offer(plan, self.progress, verdict.score, write=model.state_dict() if self.runtime.is_main else None)
+        self.records.add({"kind": "validation", **where, **validation_record(self.metrics(result))})
+        self.store.offer(plan, self.progress, result.score, write=model.state_dict() if self.runtime.is_main else None)
         if self.runtime.is_main:
             self.store.prune(self.folder.states, self.progress)
             examples = choose_examples(self.reader, self.rows.validation, self.config.tracking.num_images)
-            pictures = draw_examples(self.predictor(model, ()), verdict.calibration.decision, self.reader, examples)
+            pictures = draw_examples(self.predictor(model, ()), result.calibration.decision, self.reader, examples)
             self.records.add_images(*pictures, global_step)
-        return verdict.score
+        return result.score
 
-    def score(self, model: UnifiedModel, tta: tuple[str, ...], progress: str | None = None) -> Verdict:
+    def score(self, model: UnifiedModel, tta: tuple[str, ...], progress: str | None = None) -> ValidationResult:
         """Collect the validation folds with `model`, rank 0's weights, and calibrate on them."""
         self.runtime.broadcast_tensors(model)
         statistics = collect_statistics(
@@ -77,19 +77,26 @@ class Judge:
             workers=self.config.runtime.workers,
             progress=progress,
         )
-        areas, names = self.reader.index.areas[self.rows.train], self.reader.manifest.class_names
+        index = self.reader.index
         calibration = self.runtime.on_main(
-            lambda: calibrate(statistics, training_areas=areas, tta=tta, class_names=names)
+            lambda: calibrate(
+                statistics,
+                training_areas=index.areas[self.rows.train],
+                groups=index.group[statistics.rows],
+                tta=tta,
+                class_names=self.reader.manifest.class_names,
+            )
         )
-        return Verdict(statistics, calibration)
+        return ValidationResult(statistics, calibration)
 
-    def metrics(self, verdict: Verdict) -> dict[str, Any]:
-        """The metrics of `verdict` under its own decision."""
+    def metrics(self, result: ValidationResult) -> dict[str, Any]:
+        """The metrics of `result` under its own decision."""
         return build_metrics(
-            verdict.statistics,
-            verdict.calibration.decision,
+            result.statistics,
+            result.calibration.decision,
             folds=self.config.folds.validation,
             role="calibration",
+            cross_fitted=result.calibration.cross_fitted,
             class_names=self.reader.manifest.class_names,
         )
 
@@ -117,4 +124,6 @@ def validation_record(metrics: dict[str, Any]) -> dict[str, Any]:
         "cross_entropy",
     )
     record = {name: metrics[name] for name in names}
+    record |= {"mean_dice_cross_fitted": metrics["cross_fitted"]["mean_dice"]}
+    record |= {"warning": metrics["verdict"]["warning"]}
     return record | {"f1": {name: scores["f1"] for name, scores in metrics["classification"].items()}}

@@ -86,9 +86,10 @@ class MainRecords:
         if record["kind"] == "validation":
             positive = record["mean_dice_positive"]
             return (
-                f"{where}  validation: mean Dice {record['mean_dice']:.4f} "
-                f"(all empty {record['mean_dice_all_empty']:.4f}), "
+                f"{where}  validation: mean Dice {record['mean_dice_cross_fitted']:.4f} cross-fitted, "
+                f"{record['mean_dice']:.4f} as tuned (all empty {record['mean_dice_all_empty']:.4f}), "
                 f"positive Dice {'none' if positive is None else format(positive, '.4f')}"
+                + (f"; {record['warning']}" if record["warning"] else "")
             )
         loss = "skipped" if record["loss"] is None else f"{record['loss']:.4f}"
         rate = record["images_per_second"]

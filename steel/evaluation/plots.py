@@ -248,7 +248,8 @@ def _plot_losses(panel: Any, train: Sequence[Mapping[str, Any]]) -> None:
 
 def _plot_scores(panel: Any, validation: Sequence[Mapping[str, Any]]) -> None:
     for name, label, style in (
-        ("mean_dice", "mean Dice", {"color": "tab:blue", "marker": "o"}),
+        ("mean_dice", "mean Dice as tuned", {"color": "tab:blue", "marker": "o"}),
+        ("mean_dice_cross_fitted", "mean Dice, cross-fitted", {"color": "tab:blue", "marker": ".", "linestyle": ":"}),
         ("mean_dice_all_empty", "of an all-empty answer", {"color": "0.5", "linestyle": "--"}),
         ("mean_dice_positive", "positive Dice", {"color": "tab:red", "marker": "o"}),
         ("miou", "mean IoU", {"color": "tab:purple", "marker": "."}),

@@ -20,14 +20,16 @@ from steel.evaluation.bootstrap import CONFIDENCE, NUM_RESAMPLES, interval, resa
 from steel.evaluation.counts import PREDICTED, TRUE, cross_entropy
 from steel.evaluation.decision import Decision
 from steel.evaluation.nested import Nested
-from steel.evaluation.scores import Outcome, decide, label_scores, ratios, score_sums
+from steel.evaluation.scores import Outcome, decide, label_scores, ratios, score, score_sums
 from steel.evaluation.statistics import EvaluationStatistics
 from steel.evaluation.tables import format_columns
+from steel.evaluation.verdict import judge
 
 ROLES = ("train", "calibration", "test")
 ANY = "any"
 """The label "defective", beside the classes."""
 
+_BASIS = {"train": "trained on", "calibration": "calibrated on", "test": "held out"}
 _OVERALL = ("mean_dice", "mean_dice_all_empty", "mean_dice_positive", "miou", "miou_with_background")
 _PER_CLASS = ("dice_per_class", "dice_positive_per_class", "iou_per_class")
 _WITH_INTERVAL = ("mean_dice", "mean_dice_positive", "miou", "miou_with_background")
@@ -41,9 +43,13 @@ def build_metrics(
     role: str,
     class_names: Sequence[str],
     tta: Sequence[str] | None = None,
+    cross_fitted: Outcome | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """All of `metrics.json`, in plain JSON values.
+
+    `verdict` holds the scores against those of answering nothing. Where the decision was found on these very images,
+    it judges the answers that are `cross_fitted`, and so do the scores under that name; all others flatter.
 
     Args:
         statistics: of the judged images.
@@ -52,6 +58,7 @@ def build_metrics(
         role: one of `ROLES`: what those folds were to the checkpoint.
         class_names: C names; per-class scores are under them.
         tta: the flipped views behind the statistics; the decision's when None.
+        cross_fitted: answers to the same images, each by what others say, where the decision was found on them.
         seed: of the bootstrap intervals.
 
     Raises:
@@ -59,6 +66,7 @@ def build_metrics(
     """
     assert role in ROLES, role
     outcome = decide(statistics, decision)
+    basis = _BASIS[role] if cross_fitted is None else "cross-fitted" + ", but trained on" * (role == "train")
     return {
         "images": len(statistics),
         "folds": [int(fold) for fold in folds],
@@ -67,6 +75,8 @@ def build_metrics(
         **_scores(outcome, class_names, seed),
         "cross_entropy": cross_entropy(statistics.histograms),
         "decision": decision.to_dict(),
+        "cross_fitted": None if cross_fitted is None else _cross_fitted(cross_fitted, class_names),
+        "verdict": judge(cross_fitted or outcome, class_names, basis, seed=seed).to_dict(),
     }
 
 
@@ -90,6 +100,18 @@ def build_nested_metrics(
         **_scores(nested.outcome, class_names, seed),
         "cross_entropy": cross_entropy(statistics.histograms),
         "decision": {str(fold): decision.to_dict() for fold, decision in nested.decisions.items()},
+        "cross_fitted": _cross_fitted(nested.outcome, class_names),
+        "verdict": judge(nested.outcome, class_names, "cross-fitted", seed=seed).to_dict(),
+    }
+
+
+def _cross_fitted(outcome: Outcome, class_names: Sequence[str]) -> dict[str, Any]:
+    scores = score(outcome)
+    return {
+        "mean_dice": _plain(scores.mean_dice),
+        "mean_dice_positive": _plain(scores.mean_dice_positive),
+        "dice_per_class": _by_class(scores.dice_per_class, class_names),
+        "dice_positive_per_class": _by_class(scores.dice_positive_per_class, class_names),
     }
 
 
@@ -148,9 +170,11 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     span = metrics["intervals"]["mean_dice"]
     spread = "" if span is None else f" (95 %: {span[0]:.4f} to {span[1]:.4f})"
     floor = _number(metrics["mean_dice_all_empty"])
+    found = metrics["cross_fitted"]
+    honest = "" if found is None else f", cross-fitted {_number(found['mean_dice'])}"
     head = [
         f"{metrics['images']:,} images, folds {folds} ({_role_words(metrics['role'])}), TTA {flips}",
-        f"mean Dice {_number(metrics['mean_dice'])}{spread}, all-empty floor {floor}, "
+        f"mean Dice {_number(metrics['mean_dice'])}{spread}{honest}, all-empty floor {floor}, "
         f"positive Dice {_number(metrics['mean_dice_positive'])}, mean IoU {_number(metrics['miou'])}",
     ]
     rows = [["class", "Dice", "positive Dice", "IoU", "head F1", "images true", "predicted"]]

@@ -50,7 +50,7 @@ def test_metrics_have_their_names_and_plain_values() -> None:
         *("mean_dice", "mean_dice_all_empty", "mean_dice_positive", "dice_per_class", "dice_positive_per_class"),
         *("iou_per_class", "miou", "miou_with_background", "cross_entropy", "classification"),
         *("predicted_images_per_class", "true_images_per_class", "intervals"),
-        *("images", "folds", "role", "tta", "decision"),
+        *("images", "folds", "role", "tta", "decision", "cross_fitted", "verdict"),
     }
     scores = score(decide(statistics, decision))
     assert metrics["mean_dice"] == scores.mean_dice
@@ -61,6 +61,30 @@ def test_metrics_have_their_names_and_plain_values() -> None:
     assert Decision.from_dict(metrics["decision"]) == decision
     low, high = metrics["intervals"]["mean_dice"]
     assert low < metrics["mean_dice"] < high
+
+
+def test_the_verdict_is_on_what_is_cross_fitted_where_the_decision_was_found_on_the_same_images() -> None:
+    statistics = make_statistics()
+    nothing = decide(statistics, default_decision(2))
+    nothing.counts[..., :2] = 0
+    where = {"folds": [0], "class_names": NAMES}
+    held_out = build_metrics(statistics, default_decision(2), role="test", **where)
+    assert held_out["cross_fitted"] is None
+    assert held_out["verdict"]["gain"] == pytest.approx(held_out["mean_dice"] - held_out["mean_dice_all_empty"])
+    assert held_out["verdict"]["basis"] == "held out"
+    tuned = build_metrics(statistics, default_decision(2), role="calibration", cross_fitted=nothing, **where)
+    assert tuned["mean_dice"] == held_out["mean_dice"]
+    assert tuned["cross_fitted"] == {
+        "mean_dice": tuned["mean_dice_all_empty"],
+        "mean_dice_positive": 0,
+        "dice_per_class": {"spot": 0.5, "scratch": 26 / 40},
+        "dice_positive_per_class": {"spot": 0, "scratch": 0},
+    }
+    assert tuned["verdict"]["basis"] == "cross-fitted"
+    assert tuned["verdict"]["never_answered"] == ["spot", "scratch"]
+    assert f", cross-fitted {tuned['mean_dice_all_empty']:.4f}, all-empty floor" in format_table(tuned)
+    seen = build_metrics(statistics, default_decision(2), role="train", cross_fitted=nothing, **where)
+    assert seen["verdict"]["basis"] == "cross-fitted, but trained on"
 
 
 def test_classification_is_the_head_at_the_thresholds_of_the_decision() -> None:
@@ -155,7 +179,8 @@ def test_each_fold_is_judged_by_thresholds_found_on_the_others() -> None:
         mine = folds == fold
         assert np.array_equal(nested.outcome.counts[mine], decide(statistics.select(mine), expected).counts)
     metrics = build_nested_metrics(statistics, nested, class_names=NAMES)
-    assert metrics["mean_dice"] == score(nested.outcome).mean_dice
+    assert metrics["mean_dice"] == metrics["cross_fitted"]["mean_dice"] == score(nested.outcome).mean_dice
+    assert metrics["verdict"]["basis"] == "cross-fitted"
     assert metrics["folds"] == [0, 1, 2]
     assert Decision.from_dict(metrics["decision"]["1"]) == nested.decisions[1]
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
