@@ -87,8 +87,7 @@ def main(argv: Sequence[str] | None = None, executor: Executor | None = None) ->
         executor: Runs the work instead of what `--executor` names: any executor of `concurrent.futures`, a cluster's
             for example. It is left open.
     """
-    arguments = build_parser().parse_args(argv)
-    return run_program(lambda: _run(arguments, executor))
+    return run_program(lambda: _run(build_parser().parse_args(argv), executor))
 
 
 def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:

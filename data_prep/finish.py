@@ -17,6 +17,7 @@ from steel.data import storage
 from steel.data.duplicates import group_duplicates
 from steel.data.pixel_format import EIGHT_BITS, Depth
 from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, MaskCoding, ShardInfo, index_schema, write_index
+from steel.data.shard_checks import manifest_fault
 from steel.data.splits import assign_folds, read_split_file, severstal_classic, straddling_groups
 
 DUPLICATES_NAME = "duplicates.json"
@@ -145,6 +146,8 @@ def finish(
         index_size=index_size,
         index_sha256=index_sha256,
     )
+    fault = manifest_fault(manifest)
+    assert fault is None, fault
     storage.write_bytes(storage.join(out, MANIFEST_NAME), manifest.to_json().encode(), staging=staging)
     return Summary(manifest, tuple(fold_sizes.tolist()), tuple(lines))
 

@@ -7,14 +7,17 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data_prep.options import Options
 from data_prep.plan import Plan, ShardPlan
-from data_prep.rows import ShardRows, read_rows
+from data_prep.rows import ShardRows, are_sound, read_rows
 from steel.data import storage
 from steel.data.samples import MANIFEST_NAME, Manifest
 from steel.errors import InputError, list_some
+from steel.plain import from_dict, parse_json, to_dict
 
 UNFINISHED = ".unfinished"
 """Subfolder of the output that exists as long as the job is not finished."""
@@ -66,10 +69,10 @@ def claim(options: Options, plan: Plan, *, may_restart: bool) -> bool:
     wanted = options.recorded()
     restarts = False
     if storage.exists(plan_url):
-        theirs = json.loads(storage.read_bytes(plan_url))
-        if theirs["fingerprint"] == plan.fingerprint:
+        theirs = _read_claim(plan_url)
+        if theirs.fingerprint == plan.fingerprint:
             return False
-        differing = [name for name in wanted if theirs["options"].get(name) != wanted[name]]
+        differing = [name for name in wanted if theirs.options.get(name) != wanted[name]]
         if differing or not may_restart:
             what = f"another {list_some(differing)}" if differing else "other images or annotations"
             raise InputError(
@@ -78,26 +81,50 @@ def claim(options: Options, plan: Plan, *, may_restart: bool) -> bool:
         restarts = True
         for file in storage.list_files(options.out, (".tar",)):
             storage.remove(storage.join(options.out, file.path))
-        for file in storage.list_files(storage.join(options.out, UNFINISHED), (".arrow",)):
+        for file in storage.list_files(storage.join(options.out, UNFINISHED), (".rows",)):
             storage.remove(storage.join(options.out, UNFINISHED, file.path))
-    mine = {"fingerprint": plan.fingerprint, "options": wanted}
-    storage.write_bytes(
-        plan_url, json.dumps(mine, indent=1, sort_keys=True).encode(), staging=staging_folder(options.out)
-    )
+    mine = json.dumps(to_dict(_Claim(plan.fingerprint, wanted)), indent=1, sort_keys=True)
+    storage.write_bytes(plan_url, mine.encode(), staging=staging_folder(options.out))
     return restarts
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What `plan.json` says: whose the folder is."""
+
+    fingerprint: str
+    options: dict[str, Any]
+
+
+def _read_claim(url: str) -> _Claim:
+    try:
+        return from_dict(_Claim, parse_json(storage.read_bytes(url)))
+    except InputError as error:
+        raise InputError(
+            f"{url}: cannot be read ({error}); remove the unfinished folder, or choose another --out"
+        ) from error
 
 
 def rows_url(options: Options, shard: ShardPlan) -> str:
     """Where the mark of a finished shard lies."""
-    return storage.join(options.out, UNFINISHED, f"{shard.name}.arrow")
+    return storage.join(options.out, UNFINISHED, f"{shard.name}.rows")
 
 
 def finished_rows(options: Options, plan: Plan, shard: ShardPlan) -> ShardRows | None:
     """The rows of a shard, if it is complete and belongs to this plan."""
-    rows = read_rows(rows_url(options, shard))
+    rows = read_rows(rows_url(options, shard), len(plan.annotations.class_names))
     if rows is None or rows.fingerprint != plan.fingerprint:
         return None
-    return rows if storage.file_size(storage.join(options.out, shard.name)) == rows.size else None
+    if rows.size != storage.file_size(storage.join(options.out, shard.name)):
+        return None
+    is_sound = are_sound(
+        rows,
+        shard.number,
+        [record.image_id for record in shard.records],
+        some_ignored=plan.annotations.ignore,
+        with_signatures=options.folding.group_duplicates,
+    )
+    return rows if is_sound else None
 
 
 def staging_folder(out: str) -> Path:
@@ -118,8 +145,8 @@ def lock(out: str, *, shared: bool) -> Iterator[None]:
         InputError: another job is writing there.
     """
     folder = staging_folder(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
+    storage.make_folder(folder)
+    with open(folder / "lock", "wb") as file:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:

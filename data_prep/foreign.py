@@ -1,13 +1,14 @@
 """Tars that somebody else wrote, in webdataset's convention: what is in them, seen as samples of ours."""
 
 import hashlib
+import os
 import re
 import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
@@ -18,6 +19,7 @@ from steel.data.duplicates import image_signature
 from steel.data.images import IMAGE_SUFFIXES
 from steel.data.problems import Problem, raise_problems
 from steel.data.samples import Manifest, decode_stored_mask, mask_areas
+from steel.errors import printable
 
 _IMAGES = tuple(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
 _MASKS = ("mask.png", "seg.png", "png")
@@ -61,7 +63,7 @@ def index_tar(task: ForeignTask) -> ShardRows:
                     rows.append({"shard": task.number, **_row(key, members, task)})
                 except ValueError as error:
                     problems.append(Problem("unusable samples", f"{task.name}: {key} ({error})"))
-        except tarfile.TarError as error:
+        except _TAR_ERRORS as error:
             problems.append(Problem("damaged tars", f"{task.name} ({error})"))
         raise_problems(problems)
         with open(path, "rb") as file:
@@ -70,19 +72,41 @@ def index_tar(task: ForeignTask) -> ShardRows:
         return ShardRows(path.stat().st_size, digest, "", table)
 
 
+_TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError)
+"""What Python's library may say of a damaged header."""
+
+
+class _Bounded:
+    """A file for tarfile, which reads as many bytes as a header says: never sets more aside than there are."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+
+    def read(self, size: int = -1) -> bytes:
+        left = self._size - self._file.tell()
+        return self._file.read(left if size < 0 else min(size, left))
+
+    def seek(self, offset: int) -> int:
+        return self._file.seek(min(offset, self._size))
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, _Member]]]:
     """Key and members of each sample: files that follow each other with the same name up to the first dot.
 
     Raises:
-        TarError: the tar is compressed or damaged. A damaged header would else look like the end of the tar.
+        _TAR_ERRORS: the tar is compressed or damaged. A damaged header would else look like the end of the tar.
     """
     key, end = "", 0
     members: dict[str, _Member] = {}
-    with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    with open(path, "rb") as file, tarfile.open(fileobj=_Bounded(file), mode="r:") as tar:  # type: ignore[call-overload]
         for info in tar:
             padded = -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE if info.isreg() else 0
             end = info.offset_data + padded
-            found = re.fullmatch(r"((?:.*/|)[^.]+)[.]([^/]*)", info.name)
+            found = re.fullmatch(r"((?:.*/|)[^.]+)[.]([^/]*)", info.name, re.DOTALL)
             if not info.isreg() or found is None:
                 continue
             if found[1] != key and members:
@@ -97,7 +121,7 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, _Member]]]:
             if len(data) != info.size:
                 raise tarfile.ReadError(f"{info.name} is cut short")
             members[extension] = _Member(info.offset_data, data)
-        file.seek(end)
+        file.seek(min(end, path.stat().st_size))
         if any(file.read(tarfile.BLOCKSIZE)):
             raise tarfile.ReadError(f"damaged after {end} bytes")
     if members:
@@ -106,6 +130,8 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, _Member]]]:
 
 def _row(key: str, members: dict[str, _Member], task: ForeignTask) -> dict[str, Any]:
     manifest = task.manifest
+    if printable(key) != key:
+        raise ValueError("a name with control characters or bytes that are not UTF-8")
     extension = _choose(members, task.image_extension, _IMAGES)
     if extension is None:
         raise ValueError(f"no image among {', '.join(members)}")

@@ -21,6 +21,7 @@ from data_prep.foreign import ForeignTask, index_tar
 from data_prep.options import Folding
 from data_prep.rows import ShardRows
 from steel.data import storage
+from steel.data.class_table import MAX_CLASSES, parse_class_names
 from steel.data.problems import Problem, ProblemsError, raise_problems
 from steel.data.samples import MANIFEST_NAME, Manifest, MaskCoding
 from steel.errors import InputError, run_program
@@ -78,6 +79,8 @@ def index_tars(
         except ProblemsError as error:
             problems += error.problems
     raise_problems(problems)
+    if not any(shard.table.num_rows for shard in shards):
+        raise InputError(f"{root}: its tars hold no sample")
     _refuse_repeated_keys([key for shard in shards for key in shard.table["key"].to_pylist()])
     return finish(root, draft, names, shards, folding)
 
@@ -116,22 +119,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    arguments = build_parser().parse_args(argv)
-    return run_program(lambda: _run(arguments))
+    return run_program(lambda: _run(build_parser().parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    names = arguments.class_names
-    if not names:
+    if not arguments.class_names:
         raise InputError("--class-names A,B,...: tars do not tell how many classes there are")
-    ignored = arguments.ignore_value is not None
-    if ignored and arguments.mask_coding != "labels":
-        raise InputError("--ignore-value is for --mask-coding labels")
-    if len(names) + ignored > 16:
-        raise InputError(f"{len(names)} classes: at most {16 - ignored} are possible")
+    classes = parse_class_names(arguments.class_names)
+    if not classes.numbered_from_one:
+        raise InputError("--class-names: masks in tars number the classes from 1; give plain names in that order")
+    _check_masks(arguments, len(classes))
     draft = draft_manifest(
-        names,
-        ignore_bit=(7 if len(names) <= 7 else 15) if ignored else None,
+        classes.names,
+        ignore_bit=(7 if len(classes) <= 7 else 15) if arguments.ignore_value is not None else None,
         mask_coding=arguments.mask_coding,
         ignore_value=arguments.ignore_value,
         options={"indexed": True, **folding_from(arguments).recorded()},
@@ -147,6 +147,23 @@ def _run(arguments: argparse.Namespace) -> None:
             missing_is_clean=arguments.missing_mask == "clean",
         )
     print("\n".join([*summary.lines(), f"indexed {arguments.tars}"]))  # noqa: T201
+
+
+def _check_masks(arguments: argparse.Namespace, num_classes: int) -> None:
+    """Raises InputError for masks that cannot hold the classes."""
+    ignored, coding = arguments.ignore_value, arguments.mask_coding
+    if ignored is not None and coding != "labels":
+        raise InputError("--ignore-value is for --mask-coding labels")
+    if coding == "binary" and num_classes > 1:
+        raise InputError(f"--mask-coding binary tells one class, not {num_classes}")
+    if ignored is None:
+        return
+    if not num_classes < ignored < 1 << 16:
+        raise InputError(
+            f"--ignore-value {ignored}: 0 to {num_classes} are the background and the classes, 65535 the end"
+        )
+    if num_classes == MAX_CLASSES:
+        raise InputError(f"{num_classes} classes: at most {MAX_CLASSES - 1} are possible beside ignored pixels")
 
 
 if __name__ == "__main__":

@@ -92,12 +92,10 @@ def _already_finished(options: Options) -> bool:
 
 def _write(options: Options, plan: Plan, missing: list[ShardPlan], executor: Executor, done: int) -> int:
     """Run one task a missing shard; returns the number of images written."""
-    numbers = {shard.name: number for number, shard in enumerate(plan.shards)}
     futures = [
         executor.submit(
             write_shard,
             ShardTask(
-                numbers[shard.name],
                 shard,
                 shard.annotations(plan.annotations),
                 options,

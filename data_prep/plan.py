@@ -9,7 +9,7 @@ import numpy as np
 from data_prep.options import Folding, Options
 from steel.data import storage
 from steel.data.annotations import Annotations, load_annotations
-from steel.data.images import ImageRecord
+from steel.data.images import IMAGE_SUFFIXES, ImageRecord
 from steel.data.splits import read_split_file, severstal_classic
 from steel.errors import InputError
 
@@ -21,6 +21,8 @@ _SAMPLE_OVERHEAD = 8192
 class ShardPlan:
     """One tar to write."""
 
+    number: int
+    """Its position in the manifest."""
     name: str
     records: tuple[ImageRecord, ...]
     num_bytes: int
@@ -65,11 +67,12 @@ def make_plan(options: Options) -> Plan:
         mask_threshold=options.mask_threshold,
     )
     _check_split(options.folding, annotations)
-    sizes = {file.path: file.size for file in storage.list_files(options.images)}
+    sizes = {file.path: file.size for file in storage.list_files(options.images, IMAGE_SUFFIXES)}
     records = sorted(annotations.images, key=lambda record: _shuffle_key(options.folding.seed, record.image_id))
     chunks = [records[i : i + options.shard_size] for i in range(0, len(records), options.shard_size)]
     shards = tuple(
         ShardPlan(
+            number,
             f"{options.prefix}-{number:06d}.tar",
             tuple(chunk),
             sum(sizes[record.image_id] + _SAMPLE_OVERHEAD for record in chunk),
@@ -103,7 +106,7 @@ def _fingerprint(options: Options, annotations: Annotations, sizes: dict[str, in
         "class_names": annotations.class_names,
         "images": [(record.image_id, sizes[record.image_id]) for record in annotations.images],
         "annotations": _digest_file(options.annotations),
-        "masks": None if options.masks is None else storage.list_files(options.masks),
+        "masks": None if options.masks is None else storage.list_files(options.masks, IMAGE_SUFFIXES),
         "split_file": _digest_file(options.folding.split_file),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

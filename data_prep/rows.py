@@ -1,17 +1,24 @@
 """What one shard tells the last step: its rows of the index and what duplicates, mean and deviation need.
 
-One such file a shard is also the mark that the shard is complete: it is written after the tar has its final name.
+One such file a shard is also the mark that the shard is complete: it is written after the tar has its final name, and
+ends with a hash of itself: an index is made of what it says.
 """
 
+import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from data_prep.pixels import PixelSums
 from steel.data import storage
+from steel.data.arrow_file import columns_of, read_batch
+from steel.data.duplicates import SIGNATURE_DTYPE
 from steel.data.samples import index_schema
+from steel.data.shard_checks import sample_checks
 
 _LATER = ("fold", "group")  # known only when all shards are
 
@@ -47,20 +54,58 @@ def measured(sums: PixelSums, signature: bytes) -> dict[str, Any]:
 
 
 def write_rows(url: str, rows: ShardRows, staging: str) -> None:
-    """Write the mark of a finished shard, atomically."""
+    """Write the mark of a finished shard, atomically: an Arrow file, and behind it the sha256 of its bytes."""
     facts = {"size": str(rows.size), "sha256": rows.sha256, "fingerprint": rows.fingerprint}
-    table = rows.table.replace_schema_metadata(facts)
+    table = rows.table.replace_schema_metadata(facts).combine_chunks()
     buffer = io.BytesIO()
     with pa.ipc.new_file(buffer, table.schema) as writer:
         writer.write_table(table)
-    storage.write_bytes(url, buffer.getvalue(), staging=staging)
+    data = buffer.getvalue()
+    storage.write_bytes(url, data + hashlib.sha256(data).digest(), staging=staging)
 
 
-def read_rows(url: str) -> ShardRows | None:
-    """The rows of a finished shard; None when it is not finished."""
+def read_rows(url: str, num_classes: int) -> ShardRows | None:
+    """The rows of a finished shard; None when it is not finished, or its mark is damaged: it is then written again."""
     try:
-        table = pa.ipc.open_file(pa.py_buffer(storage.read_bytes(url))).read_all()
+        content = storage.read_bytes(url)
     except FileNotFoundError:
         return None
-    facts = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
-    return ShardRows(int(facts["size"]), facts["sha256"], facts["fingerprint"], table.replace_schema_metadata(None))
+    data, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != digest:
+        return None
+    try:
+        batch = read_batch(pa.py_buffer(data), rows_schema(num_classes))
+        facts = {key.decode(): value.decode() for key, value in (batch.schema.metadata or {}).items()}
+        table = pa.Table.from_batches([batch.replace_schema_metadata(None)])
+        return ShardRows(int(facts["size"]), facts["sha256"], facts["fingerprint"], table)
+    except (ValueError, KeyError):
+        return None
+
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def are_sound(
+    rows: ShardRows, shard: int, image_ids: Sequence[str], *, some_ignored: bool, with_signatures: bool
+) -> bool:
+    """Whether the last step may rely on a shard's rows.
+
+    Args:
+        rows: as read.
+        shard: its number.
+        image_ids: of the images that it must hold, in order.
+        some_ignored: whether pixels of masks may be ignored.
+        with_signatures: whether duplicates will be looked for.
+    """
+    columns = columns_of(rows.table.to_batches()[0])
+    sizes = np.full(len(image_ids), rows.size, np.int64)
+    pixels = (columns["height"].astype(np.int64) * columns["width"])[:, None]
+    sums, squares = columns["sums"], columns["squares"]
+    length = SIGNATURE_DTYPE.itemsize if with_signatures else 0
+    return (
+        rows.table["image_id"].to_pylist() == list(image_ids)
+        and (columns["shard"] == shard).all()
+        and all(sound.all() for _, sound in sample_checks(columns, sizes, some_ignored))
+        and bool(((sums >= 0) & (sums <= 255 * pixels) & (squares >= 0) & (squares <= 255**2 * pixels)).all())
+        and {len(signature) for signature in rows.table["signature"].to_pylist()} == {length}
+    )

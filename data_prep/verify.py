@@ -22,6 +22,7 @@ from tqdm import tqdm
 from data_prep.arguments import HelpFormatter, add_executor_arguments
 from data_prep.executors import open_executor
 from steel.data import storage
+from steel.data.arrow_file import columns_of, read_batch
 from steel.data.decode import decode_image
 from steel.data.samples import (
     INDEX_NAME,
@@ -31,6 +32,7 @@ from steel.data.samples import (
     index_schema,
     mask_areas,
 )
+from steel.data.shard_checks import Total, rows_fault, totals
 from steel.errors import run_program
 
 _BLOCK = 1 << 24
@@ -78,7 +80,7 @@ def verify(root: str, executor: Executor) -> list[Fault]:
     faults = _check_index(root, manifest)
     rows = [slice(0, 0)] * len(manifest.shards)
     if not any(fault.hides_samples for fault in faults):
-        index = _load_index(root, manifest.index_sha256)
+        index = _load_index(root, manifest.num_classes, manifest.index_sha256)
         faults += _check_totals(manifest, index)
         ends = np.searchsorted(index["shard"].to_numpy(), np.arange(len(manifest.shards)), side="right").tolist()
         rows = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
@@ -97,51 +99,38 @@ def _check_index(root: str, manifest: Manifest) -> list[Fault]:
     try:
         with _mapped(storage.join(root, INDEX_NAME)) as data:
             faults = _check_bytes(INDEX_NAME, data, manifest.index_size, manifest.index_sha256)
-        index = _load_index(root, manifest.index_sha256)
+        index = _load_index(root, manifest.num_classes, manifest.index_sha256)
     except FileNotFoundError:
         return [Fault(INDEX_NAME, "missing", hides_samples=True)]
-    except (pa.ArrowInvalid, OSError):
-        return [*faults, Fault(INDEX_NAME, "cannot be read", hides_samples=True)]
-    if index.schema.remove_metadata() != index_schema(manifest.num_classes):
-        what = f"has other columns than a set of {manifest.num_classes} classes"
-        return [*faults, Fault(INDEX_NAME, what, hides_samples=True)]
-    shard = index["shard"].to_numpy()
-    if (np.diff(shard, prepend=0) < 0).any() or shard.max(initial=0) >= len(manifest.shards):
-        return [*faults, Fault(INDEX_NAME, "its rows are not in the order of shards", hides_samples=True)]
-    return faults
+    except (OSError, ValueError) as error:
+        return [*faults, Fault(INDEX_NAME, f"cannot be read ({error})", hides_samples=True)]
+    fault = rows_fault(columns_of(index), manifest)
+    return faults if fault is None else [*faults, Fault(INDEX_NAME, fault, hides_samples=True)]
 
 
 @lru_cache(maxsize=1)
-def _load_index(root: str, sha256: str) -> pa.Table:
-    """The index, once a process: mapped when local. The hash only tells one index from another."""
+def _load_index(root: str, num_classes: int, sha256: str) -> pa.RecordBatch:
+    """The index, once a process: mapped when local. The hash only tells one index from another.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
     url = storage.join(root, INDEX_NAME)
-    source = (
-        pa.py_buffer(storage.read_bytes(url)) if storage.is_remote(url) else pa.memory_map(str(storage.local_path(url)))
-    )
-    return pa.ipc.open_file(source).read_all()
+    if storage.is_remote(url):
+        data = pa.py_buffer(storage.read_bytes(url))
+    else:
+        data = pa.memory_map(str(storage.local_path(url))).read_buffer()
+    return read_batch(data, index_schema(num_classes))
 
 
-def _check_totals(manifest: Manifest, index: pa.Table) -> list[Fault]:
+def _check_totals(manifest: Manifest, index: pa.RecordBatch) -> list[Fault]:
     """The manifest's counts against the index."""
-    areas = index["areas"].combine_chunks().flatten().to_numpy().reshape(-1, manifest.num_classes)
-    per_shard = np.bincount(index["shard"].to_numpy(), minlength=len(manifest.shards)).tolist()
     keys = index["key"].to_pylist()
-    compared = {
-        "samples": (manifest.num_samples, index.num_rows),
-        "samples a shard": ([shard.num_samples for shard in manifest.shards], per_shard),
-        "images of each class": (list(manifest.num_positive), (areas > 0).sum(0).tolist()),
-        "clean images": (manifest.num_clean, int((~(areas > 0).any(1)).sum())),
-        "groups": (manifest.num_groups, len(np.unique(index["group"].to_numpy()))),
-        "different keys": (len(keys), len(set(keys))),
-        "samples in folds that exist": (
-            index.num_rows,
-            int(((index["fold"].to_numpy() >= 0) & (index["fold"].to_numpy() < manifest.folds)).sum()),
-        ),
-    }
+    compared = [*totals(columns_of(index), manifest), Total("different keys", [len(keys)], [len(set(keys))])]
     return [
-        Fault(MANIFEST_NAME, f"number of {what}: expected {expected}, found {found}")
-        for what, (expected, found) in compared.items()
-        if expected != found
+        Fault(MANIFEST_NAME, f"number of {total.what}: expected {total.expected}, found {total.found}")
+        for total in compared
+        if total.expected != total.found
     ]
 
 
@@ -172,7 +161,7 @@ def _check_shard(check: _ShardCheck) -> list[Fault]:
 def _rows(check: _ShardCheck) -> list[dict[str, Any]]:
     if check.rows.stop == 0:
         return []
-    index = _load_index(check.root, check.manifest.index_sha256)
+    index = _load_index(check.root, check.manifest.num_classes, check.manifest.index_sha256)
     return index.slice(check.rows.start, check.rows.stop - check.rows.start).to_pylist()
 
 
@@ -257,9 +246,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("shards", help="folder or URL of the shards")
     add_executor_arguments(parser)
-    arguments = parser.parse_args(argv)
 
     def run() -> int:
+        arguments = parser.parse_args(argv)
         with open_executor(arguments.executor, arguments.workers) as executor:
             faults = verify(arguments.shards, executor)
         for fault in faults:

@@ -1,12 +1,10 @@
 """Write one shard: the unit of parallel work and of resuming."""
 
-import hashlib
 import json
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
@@ -14,12 +12,13 @@ from data_prep.options import Options
 from data_prep.pixels import StoredImage, gray_of, ignored_area, load_image, pixel_sums
 from data_prep.plan import ShardPlan
 from data_prep.rows import ShardRows, measured, rows_schema, write_rows
+from data_prep.shard_file import ShardFile
 from steel.data import storage
 from steel.data.annotations import Annotations
 from steel.data.duplicates import image_signature
 from steel.data.images import ImageRecord
 from steel.data.problems import Problem, ProblemsError, raise_problems
-from steel.data.samples import MASK_EXTENSION, TAR_END, encode_mask, mask_areas, sample_key, tar_member
+from steel.data.samples import MASK_EXTENSION, encode_mask, mask_areas, sample_key
 
 _REMOTE_READS = 16
 """Images fetched at once from a remote store: each request waits for the network, not for a core."""
@@ -29,8 +28,6 @@ _REMOTE_READS = 16
 class ShardTask:
     """All that a worker needs, wherever it runs."""
 
-    number: int
-    """The shard's position in the manifest."""
     shard: ShardPlan
     annotations: Annotations
     """Of this shard's images alone."""
@@ -53,57 +50,45 @@ def write_shard(task: ShardTask) -> int:
     """
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
-    with storage.open_write(storage.join(task.options.out, task.shard.name), staging=task.staging) as file:
-        tar = _TarWriter(file)
+    with (
+        storage.open_write(storage.join(task.options.out, task.shard.name), staging=task.staging) as file,
+        ShardFile(file) as tar,
+    ):
         for record, data in _read_images(task.shard.records):
             try:
-                rows.append({"shard": task.number, **_add_sample(tar, record, data, task)})
+                if isinstance(data, OSError):
+                    raise ValueError(data.strerror or str(data))
+                rows.append({"shard": task.shard.number, **_add_sample(tar, record, data, task)})
             except ProblemsError as error:
                 problems += error.problems
             except ValueError as error:
                 problems.append(Problem("unusable images", f"{record.image_id} ({error})"))
         raise_problems(problems)
-        tar.write(TAR_END)
     table = pa.Table.from_pylist(rows, rows_schema(len(task.annotations.class_names)))
-    finished = ShardRows(tar.size, tar.sha256.hexdigest(), task.fingerprint, table)
+    finished = ShardRows(tar.size, tar.sha256, task.fingerprint, table)
     write_rows(task.rows_url, finished, task.staging)
     return len(rows)
 
 
-class _TarWriter:
-    """Appends members to a file and keeps its size and hash."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.size = 0
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self.sha256.update(data)
-        self.size += len(data)
-
-    def add(self, kind: str, name: str, data: bytes) -> dict[str, int]:
-        """Append a member; returns its columns of the index, which start with `kind`."""
-        member = tar_member(name, data)
-        padding = -len(data) % 512
-        offset = self.size + len(member) - len(data) - padding
-        self.write(member)
-        return {f"{kind}_offset": offset, f"{kind}_length": len(data), f"{kind}_crc": zlib.crc32(data)}
-
-
-def _read_images(records: tuple[ImageRecord, ...]) -> Iterator[tuple[ImageRecord, bytes]]:
+def _read_images(records: tuple[ImageRecord, ...]) -> Iterator[tuple[ImageRecord, bytes | OSError]]:
+    """The bytes of each image, or why they cannot be read."""
     if not any(storage.is_remote(record.url) for record in records):
-        for record in records:
-            yield record, storage.read_bytes(record.url)
+        yield from zip(records, map(_read_image, records), strict=True)
         return
     with ThreadPoolExecutor(_REMOTE_READS) as pool:
         for start in range(0, len(records), 4 * _REMOTE_READS):
             chunk = records[start : start + 4 * _REMOTE_READS]
-            yield from zip(chunk, pool.map(lambda record: storage.read_bytes(record.url), chunk), strict=True)
+            yield from zip(chunk, pool.map(_read_image, chunk), strict=True)
 
 
-def _add_sample(tar: _TarWriter, record: ImageRecord, data: bytes, task: ShardTask) -> dict[str, Any]:
+def _read_image(record: ImageRecord) -> bytes | OSError:
+    try:
+        return storage.read_bytes(record.url)
+    except OSError as error:
+        return error
+
+
+def _add_sample(tar: ShardFile, record: ImageRecord, data: bytes, task: ShardTask) -> dict[str, Any]:
     """Append an image, its mask and its description; returns its row. Nothing is appended when it cannot be used."""
     options, annotations = task.options, task.annotations
     extension = record.image_id.rpartition(".")[2].lower()
@@ -118,9 +103,9 @@ def _add_sample(tar: _TarWriter, record: ImageRecord, data: bytes, task: ShardTa
         "key": key,
         "image_id": record.image_id,
         "image_ext": image.extension,
-        **tar.add("image", f"{key}.{image.extension}", image.data),
-        **tar.add("mask", f"{key}.{MASK_EXTENSION}", encode_mask(bitmask)),
-        **tar.add("json", f"{key}.json", _description(record.image_id, image, areas)),
+        **tar.add("image", key, image.extension, image.data),
+        **tar.add("mask", key, MASK_EXTENSION, encode_mask(bitmask)),
+        **tar.add("json", key, "json", _description(record.image_id, image, areas)),
         "height": image.size[0],
         "width": image.size[1],
         "original_height": image.original_size[0],

@@ -6,7 +6,7 @@
     tensors          each with a leading members dimension, so that an ensemble is the same kind of file
 
 `sha256` covers the content, which holds another over the tensors: a flipped bit anywhere is found. Reading the header
-needs neither torch nor safetensors; loading never unpickles.
+(`steel.checkpoint_header`) needs neither torch nor safetensors; loading never unpickles.
 """
 
 import dataclasses
@@ -17,17 +17,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from steel.config import NetworkConfig, from_dict, to_dict
+from steel.checkpoint_header import (
+    FORMAT_VERSION,
+    MAX_HEADER_BYTES,
+    METADATA_KEY,
+    digest_content,
+    header_length,
+    parse_header,
+)
+from steel.config import NetworkConfig
 from steel.data import storage
 from steel.data.pixel_format import EIGHT_BITS, Depth
 from steel.errors import InputError
+from steel.plain import from_dict, to_dict
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FORMAT_VERSION = 1
-_METADATA_KEY = "steel"
-_MAX_HEADER_BYTES = 100_000_000  # as safetensors itself has it
 
 
 @dataclass(frozen=True)
@@ -87,11 +92,11 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
         "input_size": checkpoint.input_size and list(checkpoint.input_size),
         "depth": dataclasses.asdict(checkpoint.depth),
         "members": checkpoint.members,
-        "tensors_sha256": _digest_tensors(tensors),
+        "tensors_sha256": digest_tensors(tensors),
     }
     content = json.loads(json.dumps(content))  # as it will be read, before it is hashed
-    header = {"version": FORMAT_VERSION, "sha256": _digest_content(content), "content": content}
-    data = safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(header, separators=(",", ":"))})
+    header = {"version": FORMAT_VERSION, "sha256": digest_content(content), "content": content}
+    data = safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(header, separators=(",", ":"))})
     storage.write_bytes(path, data)
 
 
@@ -105,28 +110,25 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     import safetensors.torch
 
     data = _read(path)
-    header = _parse_header(path, data[:8], data[8:], len(data))
+    header = parse_header(path, data[:8], data[8:], len(data))
     try:
         tensors = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:  # also of types unknown to torch
         raise InputError(f"{path}: damaged ({error}); copy or make it again") from error
-    if _digest_tensors(tensors) != header["tensors_sha256"]:
+    if digest_tensors(tensors) != header["tensors_sha256"]:
         raise InputError(f"{path}: damaged (its weights do not match their checksum); copy or make it again")
-    try:
-        checkpoint = Checkpoint(
-            network=from_dict(NetworkConfig, header["network"]),
-            class_names=tuple(header["class_names"]),
-            mean=tuple(header["mean"]),
-            std=tuple(header["std"]),
-            decision=header["decision"],
-            folds=header["folds"],
-            provenance=header["provenance"],
-            input_size=header["input_size"] and tuple(header["input_size"]),
-            depth=Depth(**header.get("depth", {})),
-            tensors=tensors,
-        )
-    except (KeyError, TypeError, InputError) as error:
-        raise InputError(f"{path}: not a checkpoint that this program can use ({error})") from error
+    checkpoint = Checkpoint(
+        network=from_dict(NetworkConfig, header["network"]),
+        class_names=tuple(header["class_names"]),
+        mean=tuple(header["mean"]),
+        std=tuple(header["std"]),
+        decision=header["decision"],
+        folds=header["folds"],
+        provenance=header["provenance"],
+        input_size=header["input_size"] and tuple(header["input_size"]),
+        depth=from_dict(Depth, header["depth"]),
+        tensors=tensors,
+    )
     fault = _contradiction(checkpoint)
     if fault is not None:
         raise InputError(f"{path}: not a checkpoint that this program can use ({fault})")
@@ -147,7 +149,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     if size is None:
         raise InputError(f"{path}: no such file")
     head = _read(path, 0, 8)
-    return _parse_header(path, head, _read(path, 8, min(_header_length(head), _MAX_HEADER_BYTES)), size)
+    return parse_header(path, head, _read(path, 8, min(header_length(head), MAX_HEADER_BYTES)), size)
 
 
 def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None = None) -> Checkpoint:
@@ -229,56 +231,7 @@ def _read(path: str | os.PathLike[str], offset: int = 0, length: int | None = No
         raise InputError(f"{path}: a folder, not a checkpoint file") from None
 
 
-def _header_length(head: bytes) -> int:
-    return int.from_bytes(head, "little") if len(head) == 8 else 0
-
-
-def _parse_header(path: str | os.PathLike[str], head: bytes, rest: bytes, size: int) -> dict[str, Any]:
-    """The content of a header, checked against its checksum and the file's size.
-
-    Args:
-        path: for errors.
-        head: the first 8 bytes.
-        rest: what follows, the header at least.
-        size: of the whole file.
-    """
-    length = _header_length(head)
-    if length == 0 or length > min(len(rest), _MAX_HEADER_BYTES):
-        raise InputError(f"{path}: not a checkpoint of this program, or its beginning is damaged or cut off")
-    try:
-        table = json.loads(rest[:length])
-        metadata = table.pop("__metadata__", {}).get(_METADATA_KEY)
-        end = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
-        shapes = {name: {"dtype": entry["dtype"], "shape": entry["shape"]} for name, entry in table.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(f"{path}: not a checkpoint of this program, or its header is damaged") from error
-    if metadata is None:
-        raise InputError(
-            f"{path}: a safetensors file of another program; give a model.safetensors that train.fit wrote"
-        )
-    if size != 8 + length + end:
-        raise InputError(f"{path}: truncated or damaged ({size} bytes instead of {8 + length + end}); copy it again")
-    try:
-        header = json.loads(metadata)
-        version, content, digest = header["version"], header["content"], header["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: its header is damaged; copy or make it again") from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise InputError(
-            f"{path}: format version {version}, written by a newer program; this one reads up to {FORMAT_VERSION}: "
-            "upgrade it"
-        )
-    if _digest_content(content) != digest:
-        raise InputError(f"{path}: its header does not match its checksum; copy or make it again")
-    return {"version": version, **content, "tensors": shapes}
-
-
-def _digest_content(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digest_tensors(tensors: Mapping[str, "Tensor"]) -> str:
+def digest_tensors(tensors: Mapping[str, "Tensor"]) -> str:
     """Over names, types, shapes and values, in the order of names."""
     import torch
 

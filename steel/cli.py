@@ -131,12 +131,15 @@ def _run_predict(arguments: argparse.Namespace) -> None:
     _require_torch()
     from tqdm import tqdm
 
+    from steel.data import storage
     from steel.model.tta import parse_tta
     from steel.prediction import predict_folder
     from steel.predictor import Predictor
 
     for path in (arguments.out, arguments.classes_out):
         _make_way(path)
+    if arguments.overlays is not None:
+        storage.make_folder(arguments.overlays)
     predictor = Predictor.from_checkpoint(
         arguments.checkpoint,
         tta=None if arguments.tta is None else parse_tta(arguments.tta),
@@ -289,8 +292,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `steel` console command; returns the exit code."""
-    arguments = build_parser().parse_args(argv)
-    return run_program(lambda: arguments.run(arguments))
+
+    def run() -> None:
+        arguments = build_parser().parse_args(argv)
+        arguments.run(arguments)
+
+    return run_program(run)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,11 @@ Every field can be overridden on the command line (`--optim.weight-decay 0.05`, 
 `runtime` and `tracking` say how a run is carried out and may change when it resumes; all others say what is computed.
 """
 
-import dataclasses
-import types
-import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from steel.errors import InputError
-
-T = typing.TypeVar("T")
+from steel.plain import to_dict
 
 
 def _require(condition: bool, message: str) -> None:
@@ -50,6 +46,16 @@ class NetworkConfig:
     """Widths of a U-Net decoder, deepest first; the architecture's own when None. Its length is the encoder depth."""
     dropout: float = 0.2
     """Before the linear layer of the classification head."""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.num_classes <= 16, f"network: {self.num_classes} classes; 1 to 16 are possible")
+        _require(self.in_channels in (1, 3), f"model.in-channels: {self.in_channels} is neither 1 (gray) nor 3 (RGB)")
+        widths = self.decoder_channels or (1,)
+        _require(
+            len(widths) <= 8 and all(1 <= width <= 4096 for width in widths),
+            f"model.decoder-channels: {widths} is not up to 8 widths of 1 to 4096",
+        )
+        _require(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -280,43 +286,3 @@ class Config:
     def recipe(self) -> dict[str, Any]:
         """The part that must not change under a run: all but `runtime` and `tracking`, as plain JSON values."""
         return {k: v for k, v in to_dict(self).items() if k not in ("runtime", "tracking")}
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as plain JSON values (tuples become lists)."""
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return [plain(v) for v in value] if isinstance(value, tuple) else value
-
-    return plain(config)
-
-
-def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """The inverse of `to_dict`; validates as construction does.
-
-    Raises:
-        InputError: an unknown or missing field, or a value that the dataclass refuses.
-    """
-
-    def build(kind: Any, value: Any) -> Any:
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            return from_dict(kind, value)
-        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-        if origin is tuple and value is not None:
-            kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-            return tuple(build(k, v) for k, v in zip(kinds, value, strict=True))
-        if origin in (types.UnionType, typing.Union) and value is not None:
-            inner = [a for a in arguments if a is not type(None)]
-            return build(inner[0], value)
-        return value
-
-    kinds = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(kinds))
-    if unknown:
-        raise InputError(f"{cls.__name__}: unknown field {', '.join(unknown)}")
-    try:
-        return cls(**{name: build(kinds[name], value) for name, value in values.items()})
-    except TypeError as error:
-        raise InputError(f"{cls.__name__}: {error}") from error

@@ -1,6 +1,7 @@
 """What a user did wrong, and how a program says so."""
 
 import errno
+import io
 import os
 import re
 import sys
@@ -9,8 +10,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 
+def printable(text: str) -> str:
+    """`text` as one line of valid UTF-8: line ends, control characters and bytes of a file name that are no text come
+    out as `\\n`, `\\x1b`, `\\xff`."""
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # how Python spells a byte of a file name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return found[0].encode("unicode_escape").decode()
+
+
 class InputError(ValueError):
     """A mistake in what the user gave: the message is one line that says what, where and what to do about it."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class SharedError(InputError):
@@ -25,6 +45,11 @@ class OutOfMemoryError(RuntimeError):
     """Host or device refused memory; the message says what needs less."""
 
 
+_ENVIRONMENT = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE,
+    errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+)  # fmt: skip
+"""What the operating system may say of the user's files; other errors of its are defects of ours."""
 LAST_WORD_S = 30.0
 """How long the other ranks leave a `SharedError` to rank 0: a launcher ends the job when the first of them ends."""
 
@@ -75,11 +100,17 @@ def out_of_memory_as(advice: str) -> Iterator[None]:
 def run_program(main: Callable[[], int | None]) -> int:
     """Run a program's `main` and turn its errors into one line on stderr and an exit code.
 
+    From here on no character fails to print: what the console's encoding lacks is escaped, so that a run's last line
+    cannot cost its result.
+
     Returns:
         2 for bad input (`InputError`), 1 for a full disk, a refused file, a lost rank or too little memory, 130 for
         Ctrl-C, else what `main` returned.
         Anything else is a defect of ours and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except BaseException as error:
@@ -104,7 +135,7 @@ def report(error: BaseException) -> int | None:
     everybodys = isinstance(error, SharedError | KeyboardInterrupt)
     if not vars(error).get(_REPORTED) and (_is_first() or not everybodys):
         with suppress(OSError):  # nobody reads it any more
-            print(line, file=sys.stderr, flush=True)  # noqa: T201
+            print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
     vars(error)[_REPORTED] = True
     return code
 
@@ -122,10 +153,6 @@ def _line_and_code(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
         return f"error: {error.strerror}: {error.filename or 'while writing'}", 1
     return None
-
-
-_ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
-"""What the operating system may say of the user's files; other errors of its are defects of ours."""
 
 
 def _is_first() -> bool:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from steel.data.storage import open_write
 from steel.errors import InputError
+from steel.plain import from_dict, parse_json
 
 
 class History:
@@ -76,13 +78,40 @@ class History:
             if number == len(lines) and not line.endswith(b"\n"):
                 return
             try:
-                record = json.loads(line)
-                _ = record["phase"], record["step"]
-            except (ValueError, TypeError, KeyError) as error:
+                record = parse_json(line)
+                _check_record(record)
+            except InputError as error:
                 raise InputError(
-                    f"{self.path}: line {number} is not a record of a run; mend or remove the file"
+                    f"{self.path}: line {number} is not a record of a run ({error}); mend or remove the file"
                 ) from error
             yield line, record
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What every record has."""
+
+    kind: str
+    phase: int
+    step: int
+    global_step: int
+
+
+def _check_record(record: Any) -> None:
+    """Raises InputError unless a record has its place, and values that can be drawn."""
+    if not isinstance(record, dict):
+        raise InputError("no object")
+    found = {name: record[name] for name in ("kind", "phase", "step", "global_step") if name in record}
+    place = from_dict(_Place, {"global_step": 0, **found})
+    if not all(0 <= number < 1 << 53 for number in (place.phase, place.step, place.global_step)):
+        raise InputError("a phase or step that cannot be")
+    values = list(record.values())
+    while values:
+        value = values.pop()
+        if isinstance(value, dict | list):
+            values += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, int | float) and not abs(value) < 1e300:
+            raise InputError("a number beyond all bounds")
 
 
 def _plain(value: Any) -> Any:

@@ -98,7 +98,11 @@ def find_images(source: str) -> tuple[ImageRecord, ...]:
     """
     if not storage.is_remote(source) and not storage.local_path(source).exists():
         raise InputError(f"{source}: no such file or folder")
-    return (ImageRecord(source.rpartition("/")[2], source),) if _is_file(source) else list_images(source)
+    if not _is_file(source):
+        return list_images(source)
+    record = ImageRecord(source.rpartition("/")[2], source)
+    raise_problems(storage.name_problems([record.image_id]), "rename it")
+    return (record,)
 
 
 def _is_file(source: str) -> bool:

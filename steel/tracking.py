@@ -148,8 +148,8 @@ def valid_name(wanted: str, forbidden: re.Pattern[str] = _NOT_TEXT) -> str:
 def kill_wandb_service() -> None:
     """Kill this process's wandb service, which retries for minutes; what it received is in the run's file on disk."""
     for children in Path("/proc/self/task").glob("*/children"):
-        for child in children.read_text().split():
-            if Path(f"/proc/{child}/comm").read_text().strip() == "wandb-core":
+        for child in children.read_text(encoding="ascii").split():
+            if Path(f"/proc/{child}/comm").read_bytes().strip() == b"wandb-core":
                 os.kill(int(child), signal.SIGKILL)
 
 

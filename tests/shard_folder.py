@@ -1,9 +1,11 @@
 """Makes small finished shard folders for tests, straight from the contract in `steel.data.samples`."""
 
 import hashlib
+import io
 import json
+import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,14 +16,12 @@ from steel.data.samples import (
     INDEX_NAME,
     MANIFEST_NAME,
     MASK_EXTENSION,
-    TAR_END,
     Manifest,
     ShardInfo,
     encode_mask,
     index_schema,
     mask_areas,
     sample_key,
-    tar_member,
     write_index,
 )
 
@@ -41,6 +41,17 @@ def defect_mask(number: int, height: int = 32, width: int = 64, num_classes: int
         top, left = int(generator.integers(height - 4)), int(generator.integers(width - 6))
         bitmask[top : top + 4, left : left + 6] |= np.uint8(1 << int(generator.integers(num_classes)))
     return bitmask
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> dict[str, int]:
+    """Write a tar by Python's own library; returns where the bytes of each member start, as that library reads it."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    with tarfile.open(path) as tar:
+        return {info.name: info.offset_data for info in tar}
 
 
 def make_shards(
@@ -64,26 +75,27 @@ def make_shards(
     rows: list[dict] = []
     shards: list[ShardInfo] = []
     for start in range(0, len(images), shard_size):
-        tar = bytearray()
+        members: dict[str, bytes] = {}
+        in_this_shard: list[dict] = []
         for number in range(start, min(start + shard_size, len(images))):
             image, bitmask = images[number], bitmasks[number]
             row = _row(number, image, bitmask, num_classes, folds, ignore_bit, extension, len(shards))
             pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-            members = {
-                "image": (extension, cv2.imencode(f".{extension}", pixels)[1].tobytes()),
-                "mask": (MASK_EXTENSION, encode_mask(bitmask)),
-                "json": ("json", json.dumps({"image_id": row["image_id"]}).encode()),
-            }
-            for member, (suffix, data) in members.items():
-                row[f"{member}_offset"], row[f"{member}_length"] = len(tar) + 512, len(data)
-                row[f"{member}_crc"] = zlib.crc32(data)
-                tar += tar_member(f"{row['key']}.{suffix}", data)
+            members[f"{row['key']}.{extension}"] = cv2.imencode(f".{extension}", pixels)[1].tobytes()
+            members[f"{row['key']}.{MASK_EXTENSION}"] = encode_mask(bitmask)
+            members[f"{row['key']}.json"] = json.dumps({"image_id": row["image_id"]}).encode()
             row["group"] = number if groups is None else groups[number]
-            rows.append(row)
+            in_this_shard.append(row)
         name = f"shard-{len(shards):06d}.tar"
-        (root / name).write_bytes(tar + TAR_END)
-        digest = hashlib.sha256(tar + TAR_END).hexdigest()
-        shards.append(ShardInfo(name, len(rows) - start, len(tar) + len(TAR_END), digest))
+        offsets = write_tar(root / name, members)
+        for row in in_this_shard:
+            for member, suffix in (("image", extension), ("mask", MASK_EXTENSION), ("json", "json")):
+                data = members[f"{row['key']}.{suffix}"]
+                row[f"{member}_offset"], row[f"{member}_length"] = offsets[f"{row['key']}.{suffix}"], len(data)
+                row[f"{member}_crc"] = zlib.crc32(data)
+        rows += in_this_shard
+        tar = (root / name).read_bytes()
+        shards.append(ShardInfo(name, len(in_this_shard), len(tar), hashlib.sha256(tar).hexdigest()))
     with open(root / INDEX_NAME, "wb") as file:
         write_index(pa.Table.from_pylist(rows, index_schema(num_classes)), file)
     index = (root / INDEX_NAME).read_bytes()

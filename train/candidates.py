@@ -1,22 +1,25 @@
 """The weights that may be shipped: the best epochs, kept on disk while training goes on."""
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
+from steel.checkpoint import digest_tensors
 from steel.data.storage import write_bytes
 from steel.errors import InputError
 from train.progress import Candidate, Progress
 from train.schedule import PhasePlan
-from train.state import RECORD
+from train.state import RECORD, read_progress
 
 logger = logging.getLogger("train.fit")
+
+_DIGEST = "sha256"
+"""Key of the weights' checksum in the metadata of their file."""
 
 
 def name_at(progress: Progress) -> str:
@@ -52,7 +55,8 @@ class CandidateStore:
         return True
 
     def _write(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+        held = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        data = save(held, metadata={_DIGEST: digest_tensors(held)})
         try:
             self.folder.mkdir(exist_ok=True)
             write_bytes(self.folder / name, data)
@@ -69,9 +73,14 @@ class CandidateStore:
         """
         path = self.folder / candidate.file
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                digest = (file.metadata() or {}).get(_DIGEST)
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: cannot be read ({error})") from error
+        if digest != digest_tensors(tensors):
+            raise InputError(f"{path}: damaged, its weights do not match their checksum")
+        return tensors
 
     def readable(self, progress: Progress) -> list[Candidate]:
         """The candidates that can still be read; a line of the log for each that cannot."""
@@ -99,7 +108,7 @@ class CandidateStore:
 def _named_in(records: Iterable[Path]) -> Iterable[str]:
     for path in records:
         try:
-            candidates = json.loads(path.read_text())["progress"]["candidates"]
-        except (OSError, ValueError, KeyError):
+            progress = read_progress(path.parent)
+        except InputError:
             continue  # a damaged or just pruned state ships nothing
-        yield from (candidate["file"] for candidate in candidates)
+        yield from (candidate.file for candidate in progress.candidates)

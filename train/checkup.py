@@ -128,7 +128,7 @@ def check_gpus() -> Iterator[Finding]:
         if (square @ square).sum().item() != 64**3:
             yield Finding("gpu", f"{number}: computes wrong results; restart the machine or replace it", "problem")
     nccl = ".".join(map(str, torch.cuda.nccl.version()))
-    said = NVIDIA_DRIVER.read_text() if NVIDIA_DRIVER.exists() else ""
+    said = NVIDIA_DRIVER.read_text(encoding="utf-8", errors="replace") if NVIDIA_DRIVER.exists() else ""
     match = re.search(r"Kernel Module\s+(?:for \S+\s+)?([\d.]+)", said)
     yield Finding("nccl", f"{nccl}, CUDA {torch.version.cuda}, driver {match[1] if match else 'unknown'}")
     ranks = local_ranks(os.environ)

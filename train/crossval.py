@@ -17,6 +17,7 @@ import numpy as np
 from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
 from steel.config import FoldsConfig
 from steel.data.shards import ShardReader
+from steel.data.storage import write_text
 from steel.errors import InputError, run_program
 from steel.evaluation.calibration import calibrate
 from steel.evaluation.nested import nested_outcome
@@ -91,7 +92,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
         if (folder.status() or {}).get("state") != "finished":
             raise InputError(f"--out {out}: the member of fold {fold} is not finished; run it again with --fold {fold}")
     reader = ShardReader(arguments.data)
-    parts = [EvaluationStatistics.load(RunFolder(member_folder(arguments.out, fold)).statistics) for fold in folds]
+    parts = [_read_part(reader, RunFolder(member_folder(arguments.out, fold)).statistics, fold) for fold in folds]
     statistics = EvaluationStatistics.concat(parts)
     fold_of_row, groups, areas = (
         np.asarray(column)[statistics.rows] for column in (reader.index.fold, reader.index.group, reader.index.areas)
@@ -121,9 +122,21 @@ def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
         "the shipped decision, found on all folds:",
         *found.explanation,
     ]
-    (out / "report.txt").write_text("\n".join(lines) + "\n")
+    write_text(out / "report.txt", "\n".join(lines) + "\n")
     logger.info("%s", "\n".join(lines))
     logger.info("wrote %s", out / "model.safetensors")
+
+
+def _read_part(reader: ShardReader, path: Path, fold: int) -> EvaluationStatistics:
+    """What a member's validation has left.
+
+    Raises:
+        InputError: unreadable, or not of this fold of these shards.
+    """
+    part = EvaluationStatistics.load(path)
+    if part.num_classes != reader.manifest.num_classes or not np.array_equal(part.rows, reader.index.rows([fold])):
+        raise InputError(f"{path}: not of the images of fold {fold}; train that member again, in another --out")
+    return part
 
 
 if __name__ == "__main__":

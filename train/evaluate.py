@@ -87,7 +87,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
     role = role_of(folds, reader.manifest.digest, checkpoint.folds, checkpoint.provenance)
     if role != "test":
         logger.warning("WARNING: the checkpoint has seen folds %s (%s): these scores flatter it", folds, role)
-    runtime.on_main(lambda: arguments.out.mkdir(parents=True, exist_ok=True))
+    runtime.on_main(lambda: storage.make_folder(arguments.out))
 
     stored = stored_decision(checkpoint)
     tta = stored.tta if arguments.tta is None else parse_tta(arguments.tta)
@@ -151,7 +151,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
     gates = {gate: Decision.from_dict(d) for gate, d in checkpoint.provenance.get("gates", {}).items()}
     if gates:
         results = gate_table(gates, statistics)
-        storage.write_bytes(arguments.out / "gates.md", (format_gates(results, markdown=True) + "\n").encode())
+        storage.write_text(arguments.out / "gates.md", format_gates(results, markdown=True) + "\n")
         logger.info("\nthe classic pipelines as gates of this one model\n%s", format_gates(results))
     logger.info("%d images, %.1f images/s, %d views an image", len(rows), images_per_second, 1 + len(tta))
     logger.info("wrote %s", arguments.out)

@@ -10,6 +10,7 @@ import torch
 from steel import __version__
 from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.data.samples import Manifest
+from steel.data.storage import write_text
 from steel.evaluation.report import format_table, write_metrics
 from steel.model.optim import average_state_dicts
 from train.candidates import name_at
@@ -69,7 +70,7 @@ def finish_run(
     write_metrics(folder.root / "validation.json", metrics)
     lines = explain_run(judge, plans, scores, best.name, best.result)
     report = "\n".join([metrics["verdict"]["sentence"], *lines, "", format_table(metrics)])
-    folder.report.write_text(report + "\n")
+    write_text(folder.report, report + "\n")
     logger.info("%s", report)
     judge.records.add_checkpoint(folder.checkpoint)
     return True

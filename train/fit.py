@@ -18,6 +18,7 @@ from steel.data.loader import MicroBatch, train_batches
 from steel.data.order import Order, build_order
 from steel.data.samples import Manifest
 from steel.data.shards import ShardReader
+from steel.data.storage import write_text
 from steel.errors import InputError, out_of_memory_as, run_program
 from steel.model.network import UnifiedModel
 from steel.runtime import Runtime, StopSignals, seed_everything, start
@@ -89,6 +90,7 @@ def run_attempt(
     plans = plan_phases(config.phases, [o.epoch_length for o in orders], config.validation.every_epochs)
     state = resume_state(runtime, folder.states)
     progress = Progress() if state is None else Progress.from_dict(state.progress)
+    progress.check_within([plan.steps for plan in plans], f"--out {arguments.out}")
     records = open_records(runtime, config, folder, progress, plans)  # its tracker starts beside what follows
     closing.callback(records.finish, "failed")  # unless it has been finished by then
     learner = _build_learner(arguments, runtime, reader, rows, network, plans, state)
@@ -201,7 +203,12 @@ def _build_learner(
     freeze_steps = round(config.optim.freeze_encoder_epochs * plans[0].epoch_length / plans[0].phase.batch_size)
     learner = Learner(runtime, config, model, manifest.mean, manifest.std, freeze_steps)
     if state is not None:
-        learner.load_tensors(state.tensors)
+        try:
+            learner.load_tensors(state.tensors)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"--out {arguments.out}: its newest state does not fit this network ({error}); choose another folder"
+            ) from error
     return learner
 
 
@@ -252,7 +259,7 @@ def _write_suspects(folder: RunFolder, runtime: Runtime, reader: ShardReader, ro
     everybody = sorted({row for part in runtime.all_gather(rows) for row in part})
     if runtime.is_main:
         suspects = [{"row": row, "image_id": reader.index.image_id(row)} for row in everybody]
-        (folder.root / "nonfinite.json").write_text(json.dumps(suspects, indent=1) + "\n")
+        write_text(folder.root / "nonfinite.json", json.dumps(suspects, indent=1) + "\n")
 
 
 if __name__ == "__main__":

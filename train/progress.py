@@ -1,8 +1,13 @@
 """Where a run stands, apart from its tensors: a small explicit record that travels inside every resumable state."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from steel.errors import InputError
+from steel.plain import from_dict
 
 
 @dataclass(frozen=True)
@@ -14,6 +19,10 @@ class Candidate:
     """Name inside the run folder's `candidates/`."""
     phase: int
     epoch: float
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9]{6,}-[0-9]{8,}\.safetensors", self.file):
+            raise InputError(f"{self.file!r} is no name of kept weights")
 
 
 @dataclass
@@ -62,6 +71,12 @@ class Progress:
         self.phase, self.step, self.stale, self.phase_best = number, 0, 0, float("-inf")
         self.window = Window()
 
+    def check_within(self, steps: Sequence[int], where: str) -> None:
+        """Raises InputError unless this is a place in a run at `where` whose phases have so many `steps`."""
+        if self.phase >= len(steps) or self.step > steps[self.phase]:
+            place = f"phase {self.phase}, step {self.step}"
+            raise InputError(f"{where}: holds a state saved at {place}, which this run does not have")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; minus infinity becomes None."""
         values = dataclasses.asdict(self)
@@ -69,11 +84,18 @@ class Progress:
         return values
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Progress":
-        """The inverse of `to_dict`."""
-        values = dict(values)
-        values["candidates"] = [Candidate(**c) for c in values["candidates"]]
-        values["window"] = Window(**values["window"])
-        if values["phase_best"] is None:
-            values["phase_best"] = float("-inf")
-        return cls(**values)
+    def from_dict(cls, values: Any) -> "Progress":
+        """The inverse of `to_dict`.
+
+        Raises:
+            InputError: a missing or unknown field, or a value that cannot be.
+        """
+        is_unscored = isinstance(values, dict) and values.get("phase_best", 0) is None
+        progress = from_dict(cls, {**values, "phase_best": 0.0} if is_unscored else values)
+        if is_unscored:
+            progress.phase_best = float("-inf")
+        counts = {name: value for name, value in vars(progress).items() if type(value) is int}
+        for name, count in {**counts, "window.steps": progress.window.steps}.items():
+            if not 0 <= count < 1 << 53:
+                raise InputError(f"Progress.{name} is {count}")
+        return progress

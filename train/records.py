@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from steel.config import Config, to_dict
+from steel.config import Config
 from steel.evaluation.plots import plot_history
 from steel.history import History
+from steel.plain import to_dict
 from steel.runtime import Runtime
 from steel.tracking import Status, Tracker, build_tracker
 from train.progress import Progress

@@ -13,12 +13,14 @@ import logging
 import os
 import socket
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from steel.config import Config, to_dict
+from steel.config import Config
 from steel.data.storage import write_bytes
 from steel.errors import InputError
+from steel.plain import from_dict, parse_json, to_dict
 
 logger = logging.getLogger("train.fit")
 
@@ -27,6 +29,30 @@ StatusName = Literal["running", "interrupted", "finished", "failed"]
 
 _CLAIM_S = 5.0
 """How long a held folder is waited for: processes of a run just killed need a moment to go."""
+
+
+@dataclass(frozen=True)
+class _Status:
+    """What status.json says."""
+
+    state: StatusName
+    reason: str
+    attempt: int
+    pid: int
+    host: str
+    time: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.attempt < 1 << 53:
+            raise InputError(f"attempt {self.attempt}")
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What config.json says: what the run was started with."""
+
+    config: dict[str, Any]
+    data_digest: str
 
 
 class RunFolder:
@@ -44,7 +70,7 @@ class RunFolder:
         self.statistics = self.root / "validation_statistics.npz"
         self.is_claimed = False
         """Set on every rank once rank 0 has opened the folder for this attempt."""
-        self._lock: IO[str] | None = None
+        self._lock: IO[bytes] | None = None
 
     def open(self, config: Config, data_digest: str, resume: Literal["auto", "never"]) -> bool:
         """Claim the folder for a run of `config` on the data set `data_digest`.
@@ -61,7 +87,7 @@ class RunFolder:
             self._claim()
         except OSError as error:
             raise self._unwritable(error) from error
-        former = self._read("config.json")
+        former = self._read("config.json", _Made)
         if former is None:
             others = [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
             if others:
@@ -78,7 +104,7 @@ class RunFolder:
             return False
         attempt = int((self.status() or {}).get("attempt", 0)) + 1
         try:
-            self._write("config.json", {"config": to_dict(config), "data_digest": data_digest})
+            self._write("config.json", to_dict(_Made(to_dict(config), data_digest)))
             self._write("status.json", self._describe("running", "", attempt))
         except OSError as error:
             raise self._unwritable(error) from error
@@ -95,7 +121,7 @@ class RunFolder:
             self._lock.close()
 
     def _claim(self) -> None:
-        self._lock = open(self.root / ".lock", "w")  # noqa: SIM115 - held until the process ends
+        self._lock = open(self.root / ".lock", "wb")  # noqa: SIM115 - held until the process ends
         deadline = time.monotonic() + _CLAIM_S
         while True:
             try:
@@ -129,7 +155,7 @@ class RunFolder:
 
     def status(self) -> dict[str, Any] | None:
         """What status.json says; None when there is none."""
-        return self._read("status.json")
+        return self._read("status.json", _Status)
 
     @property
     def attempt(self) -> int:
@@ -163,12 +189,15 @@ class RunFolder:
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _read(self, name: str, kind: type) -> dict[str, Any] | None:
+        """The values of a file that must be those of the dataclass `kind`; None when there is no file."""
         try:
-            return json.loads((self.root / name).read_text())
+            values = parse_json((self.root / name).read_bytes())
+            from_dict(kind, values)
+            return values
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, InputError) as error:
             raise InputError(f"{self.root / name}: cannot be read ({error}); choose another --out") from error
 
     def _write(self, name: str, value: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Resumable states: one folder each, staged, fsynced, hashed and renamed, so that a valid one always exists.
 
-    states/000001-00000420/state.json          progress, and the size and sha256 of the tensors
+    states/000001-00000420/state.json          progress, the size and sha256 of the tensors, and a sha256 of itself
                            tensors.safetensors weights, average, optimizer; no pickle
 
 A state under its final name is whole; a state that does not match its own hash is passed over with a warning.
@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from steel.errors import InputError
+from steel.plain import from_dict, parse_json
 from steel.runtime import Runtime
 from train.progress import Progress
 
@@ -75,7 +76,8 @@ def write_state(folder: Path, state: State, keep: int) -> Path:
             "tensors_size": (staging / TENSORS).stat().st_size,
             "tensors_sha256": _sha256(staging / TENSORS),
         }
-        (staging / RECORD).write_text(json.dumps(record, indent=1))
+        text = json.dumps({**record, "sha256": digest_record(record)}, indent=1)
+        (staging / RECORD).write_text(text, encoding="utf-8")
         for path in (staging / TENSORS, staging / RECORD, staging):
             _fsync(path)
         shutil.rmtree(final, ignore_errors=True)  # only a damaged one can be there
@@ -132,18 +134,56 @@ def read_state(path: Path) -> State:
     Raises:
         InputError: it is not whole, or of another format version; names the file and what is wrong.
     """
-    try:
-        record = json.loads((path / RECORD).read_text())
-        version, progress = record["format_version"], record["progress"]
-        size, sha256 = record["tensors_size"], record["tensors_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"state {path} is not whole ({RECORD}: {error})") from error
-    if version != FORMAT_VERSION:
-        raise InputError(f"state {path} has format version {version}; this version reads {FORMAT_VERSION}")
+    record = _read_record(path)
     tensors = path / TENSORS
-    if not tensors.is_file() or tensors.stat().st_size != size or _sha256(tensors) != sha256:
-        raise InputError(f"state {path} is damaged ({TENSORS} does not match its size and hash)")
-    return State(progress, load_file(tensors))
+    if not tensors.is_file() or tensors.stat().st_size != record.tensors_size:
+        raise InputError(f"state {path} is damaged ({TENSORS} does not have its size)")
+    if _sha256(tensors) != record.tensors_sha256:
+        raise InputError(f"state {path} is damaged ({TENSORS} does not match its hash)")
+    try:
+        return State(record.progress, load_file(tensors))
+    except SafetensorError as error:
+        raise InputError(f"state {path} is damaged ({TENSORS}: {error})") from error
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What state.json says."""
+
+    format_version: int
+    progress: dict[str, Any]
+    tensors_size: int
+    tensors_sha256: str
+    sha256: str
+
+
+def _read_record(path: Path) -> _Record:
+    try:
+        values = parse_json((path / RECORD).read_bytes())
+        version = values.get("format_version") if isinstance(values, dict) else None
+        if isinstance(version, int) and version != FORMAT_VERSION:
+            raise InputError(f"format version {version}; this version reads {FORMAT_VERSION}")
+        record = from_dict(_Record, values)
+        if record.sha256 != digest_record({name: value for name, value in values.items() if name != "sha256"}):
+            raise InputError("it does not match its hash")
+        Progress.from_dict(record.progress)
+    except (OSError, InputError) as error:
+        raise InputError(f"state {path} is not whole ({RECORD}: {error})") from error
+    return record
+
+
+def read_progress(path: Path) -> Progress:
+    """Where the run stood at one state, without reading its tensors.
+
+    Raises:
+        InputError: as `read_state`.
+    """
+    return Progress.from_dict(_read_record(path).progress)
+
+
+def digest_record(record: Mapping[str, Any]) -> str:
+    """The sha256 that state.json gives of the rest of itself."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def resume_state(runtime: Runtime, folder: Path) -> State | None:

@@ -16,7 +16,8 @@ from bench.quality.networks import RECIPE, Network, Task, judge, tasks
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, spread, values
 from bench.quality.trial import TEST, VALIDATION, folder_name
 from data_prep.__main__ import main as shard
-from steel.data.annotation_csv import read_rows
+from steel.data.csv_file import read_names
+from steel.data.kaggle_csv import read_kaggle_csv
 from steel.data.shards import ShardReader
 from steel.data.synthetic import synthesize
 from steel.evaluation.calibration import calibrate
@@ -49,12 +50,12 @@ def choose_images(annotations: Path, image_ids: Path | None, num_images: int, pe
     In the natural mix a small set has hardly an image of the rare classes, and a network that answers the commonest
     class alone looks as good as one that knows them all.
     """
-    rows, _ = read_rows(str(annotations))
-    ids = sorted(set(image_ids.read_text().split()) if image_ids is not None else {row.image_id for row in rows})
+    rows = read_kaggle_csv(str(annotations)).rows
+    ids = sorted(set(read_names(str(image_ids))) if image_ids is not None else {row.image_id for row in rows})
     np.random.default_rng(0).shuffle(ids)
-    classes: dict[str, set[str]] = {name: set() for name in ids}
+    classes: dict[str, set[int]] = {name: set() for name in ids}
     for row in rows:
-        if row.rle and row.image_id in classes:
+        if row.rle and row.class_id is not None and row.image_id in classes:
             classes[row.image_id].add(row.class_id)
     holders = {k: [name for name in ids if k in classes[name]] for k in sorted(set().union(*classes.values()))}
     chosen: set[str] = set()
@@ -154,8 +155,10 @@ def _steps(path: Path, tasks: Sequence[Task], reader: ShardReader, rows: np.ndar
         ]
         pace = {name: min(one[name] for one in rounds) for name in rounds[0]}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({name: max(1, round(seconds / step)) for name, step in pace.items()}) + "\n")
-    return json.loads(path.read_text())
+        path.write_text(
+            json.dumps({name: max(1, round(seconds / step)) for name, step in pace.items()}) + "\n", encoding="utf-8"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _calibrated(side: Side, reader: ShardReader, rows: np.ndarray) -> Outcome:

@@ -19,7 +19,7 @@ def write_report(
     for result in results:
         for number, side in enumerate(result.sides):
             lines.append(_line(result, side, first=number == 0))
-    markdown.write_text("\n".join(lines) + "\n")
+    markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
     record = {"facts": facts, "rows": [_record(result) for result in results]}
     markdown.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
 

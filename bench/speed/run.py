@@ -112,6 +112,6 @@ def _result(row: Row, number: int, rates: list[list[float]], errors: list[str]) 
 
 def machine() -> str:
     """The processor, in words."""
-    with open("/proc/cpuinfo") as file:
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
         models = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
     return f"{models[0] if models else platform.processor()}, {len(os.sched_getaffinity(0))} cores used"

@@ -8,6 +8,6 @@ HEIGHT, WIDTH = 256, 1600
 
 def load_strings(path: str, count: int) -> list[str]:
     """Up to `count` masks of a Kaggle CSV (ImageId,ClassId,EncodedPixels), always the same ones."""
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         strings = [row["EncodedPixels"] for row in csv.DictReader(file) if row["EncodedPixels"]]
     return random.Random(0).sample(strings, min(count, len(strings)))

@@ -21,7 +21,7 @@ class Worker:
 
     def __init__(self, python: str | Path, module: str, log: Path) -> None:
         self._log = log.name
-        with log.open("a") as errors:
+        with log.open("a", encoding="utf-8") as errors:
             self._process = subprocess.Popen(
                 [str(python), "-m", "bench.speed.worker", module],
                 cwd=ROOT,

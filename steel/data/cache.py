@@ -45,7 +45,7 @@ class ShardCache:
         base = Path(folder) if folder is not None else _user_cache()
         self.root, self.max_bytes = root, max_bytes
         self.folder = base / digest[:16]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(self.folder)
 
     def open_shard(self, shard: ShardInfo) -> int:
         """A file descriptor of the local copy, fetched first if need be; readable even if the copy is removed later.
@@ -98,7 +98,7 @@ class ShardCache:
     def _locked(self, name: str, *, wait: bool = True) -> Iterator[None]:
         """Hold the lock of one file of the cache, among all processes of this node."""
         lock = self.folder / f".{name.replace('/', '%2F')}.lock"
-        with open(lock, "w") as file:
+        with open(lock, "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield  # closing the file releases the lock, and so does the death of this process
 

@@ -4,10 +4,12 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from steel.errors import InputError
+from steel.errors import InputError, printable
 
 MAX_CLASSES = 16
 """Bits of a 16-bit bitmask; one fewer when some pixels are ignored."""
+ANY = "any"
+"""What metrics and histories call the label for a defect of any class; no class may have this name."""
 
 
 @dataclass(frozen=True)
@@ -19,14 +21,10 @@ class ClassTable:
     """The class id in a CSV file or the pixel value in a label map, a class."""
 
     def __post_init__(self) -> None:
-        for what, entries in (("name", self.names), ("number", self.values)):
-            twice = sorted({str(e) for e in entries if entries.count(e) > 1})
-            if twice:
-                raise InputError(f"class names: the {what} {', '.join(twice)} stands there twice")
-        if not self.names:
-            raise InputError("no classes: nothing is marked as defective; give the class names")
-        if len(self.names) > MAX_CLASSES:
-            raise InputError(f"{len(self.names)} classes, but at most {MAX_CLASSES} are possible")
+        twice = _repeated(list(map(str, self.values)))
+        fault = name_fault(self.names) or (f"class names: the number {twice} stands there twice" if twice else None)
+        if fault is not None:
+            raise InputError(fault)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -36,13 +34,32 @@ class ClassTable:
         return self.values == tuple(range(1, len(self) + 1))
 
 
+def name_fault(names: Sequence[str]) -> str | None:
+    """What is wrong with the names of a data set's classes; None when nothing is."""
+    if not names:
+        return "no classes: nothing is marked as defective; give the class names"
+    if len(names) > MAX_CLASSES:
+        return f"{len(names)} classes, but at most {MAX_CLASSES} are possible"
+    if ANY in names:
+        return f"class names: `{ANY}` is what metrics call a defect of any class; choose another name"
+    twice = _repeated(names)
+    if twice:
+        return f"class names: the name {twice} stands there twice"
+    odd = [name for name in names if name != name.strip() or printable(name) != name or not name]
+    return f"class names: {odd[0]!r} is empty, or has blanks around it or control characters" if odd else None
+
+
+def _repeated(entries: Sequence[str]) -> str:
+    return ", ".join(sorted({entry for entry in entries if entries.count(entry) > 1}))
+
+
 def parse_class_names(names: Sequence[str]) -> ClassTable:
     """A table from what the user wrote: `a, b, c` for the numbers 1, 2, 3, or `10=a, 20=b` for any others.
 
     Raises:
         InputError: empty or repeated names or numbers, a mixture of the two forms, or too many classes.
     """
-    found = [re.fullmatch(r"\s*(?:(\d+)=)?\s*(.*?)\s*", name) for name in names]
+    found = [re.fullmatch(r"\s*(?:([0-9]{1,9})=)?\s*(.*?)\s*", name, re.DOTALL) for name in names]
     parts = [match.groups() for match in found if match is not None]
     if any(not name for _, name in parts):
         raise InputError(f"class names: an empty name in {', '.join(map(repr, names))}")

@@ -8,7 +8,6 @@ Where images were reduced on purpose, masks keep the original size, so that scor
 import hashlib
 import json
 import re
-import tarfile
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -21,7 +20,9 @@ from steel.data import storage
 from steel.data.decode import decode_labels
 from steel.data.pixel_format import EIGHT_BITS, Depth
 from steel.data.png import encode_png
+from steel.data.shard_checks import manifest_fault
 from steel.errors import InputError
+from steel.plain import from_dict, parse_json, to_dict
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -86,32 +87,36 @@ class Manifest:
         Raises:
             InputError: no manifest there, or one that this version cannot read.
         """
+        where = storage.join(root, MANIFEST_NAME)
         try:
-            text = storage.read_bytes(storage.join(root, MANIFEST_NAME))
+            text = storage.read_bytes(where)
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(
                 f"{root}: no {MANIFEST_NAME}; make shards with `python -m data_prep` (an unfinished job has none yet)"
             ) from None
-        return cls.from_json(text, storage.join(root, MANIFEST_NAME))
+        return cls.from_json(text, where)
 
     @classmethod
     def from_json(cls, text: bytes | str, where: str = MANIFEST_NAME) -> "Manifest":
-        """The inverse of `to_json`.
+        """The inverse of `to_json`; readers rely on everything in what it gives.
 
         Raises:
-            InputError: not a manifest, or of another format version.
+            InputError: not a manifest, of another format version, or with values that do not go together.
         """
         try:
-            values = json.loads(text)
-            version = values["version"]
-            if version == FORMAT_VERSION:
-                tuples = {k: tuple(values[k]) for k in ("class_names", "num_positive", "mean", "std")}
-                shards = tuple(ShardInfo(**shard) for shard in values["shards"])
-                depth = Depth(**values.get("depth", {}))
-                return cls(**{**values, **tuples, "shards": shards, "depth": depth})
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{where}: not a manifest of shards ({error})") from error
-        raise InputError(f"{where}: format version {version}, but this program reads {FORMAT_VERSION}")
+            values = parse_json(text)
+            version = values.get("version") if isinstance(values, dict) else None
+            if isinstance(version, int) and version != FORMAT_VERSION:
+                raise InputError(f"format version {version}, but this program reads {FORMAT_VERSION}")
+            if isinstance(values, dict):
+                values.setdefault("depth", to_dict(EIGHT_BITS))  # before there was a choice
+            manifest = from_dict(cls, values)
+            fault = manifest_fault(manifest)
+            if fault is not None:
+                raise InputError(fault)
+        except InputError as error:
+            raise InputError(f"{where}: not a manifest of shards ({error}); `python -m data_prep` makes one") from error
+        return manifest
 
     def to_json(self) -> str:
         """The text of `manifest.json`: the same content gives the same bytes."""
@@ -166,18 +171,6 @@ def sample_key(image_id: str) -> str:
     stem = re.sub(r"\.[^./]*$", "", image_id)
     key = stem.replace("%", "%25").replace(".", "%2E")
     return "%5F" + key[1:] if key.startswith("__") else key
-
-
-def tar_member(name: str, data: bytes) -> bytes:
-    """One whole tar member, from header to padding; its bytes depend on the name and the data alone."""
-    header = tarfile.TarInfo(name)
-    header.size = len(data)
-    header.mode = 0o644
-    return header.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape") + data + bytes(-len(data) % 512)
-
-
-TAR_END = bytes(1024)
-"""Two zero blocks close a tar."""
 
 
 def pack_masks(masks: np.ndarray) -> np.ndarray:
@@ -261,7 +254,7 @@ def decode_stored_mask(manifest: Manifest, data: bytes, height: int, width: int)
     bits = np.zeros(1 << (8 * pixels.itemsize), np.int32)
     bits[1 : num_classes + 1] = 1 << np.arange(num_classes)
     bits[num_classes + 1 :] = -1
-    if manifest.ignore_value is not None and manifest.ignore_bit is not None:
+    if manifest.ignore_bit is not None and manifest.ignore_value is not None and manifest.ignore_value < len(bits):
         bits[manifest.ignore_value] = 1 << manifest.ignore_bit
     bitmask = bits[pixels]
     if bitmask.min() < 0:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from steel.data.arrow_file import columns_of, read_batch
 from steel.data.samples import index_schema
 from steel.errors import InputError
 
@@ -45,6 +46,7 @@ class Index:
     `place`, which never touches the mapped columns: all over the place, that would make a large index resident.
 
     Attributes:
+        columns: all columns of numbers by the names of `index_schema`; these among them:
         shard: (N,) int32, number of the shard.
         height, width: (N,) int32, of the stored image in pixels.
         original_height, original_width: (N,) int32, before resizing; else the same.
@@ -54,6 +56,7 @@ class Index:
         group: (N,) int32, group of duplicates.
     """
 
+    columns: dict[str, np.ndarray]
     shard: np.ndarray
     height: np.ndarray
     width: np.ndarray
@@ -64,8 +67,13 @@ class Index:
     fold: np.ndarray
     group: np.ndarray
 
-    def __init__(self, path: str | os.PathLike[str], num_classes: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], num_classes: int, *, trusted: bool = False) -> None:
         """Open the index at a local path.
+
+        Args:
+            path: of the file.
+            num_classes: C.
+            trusted: another process has opened and checked this file; what touches every row is left out.
 
         Raises:
             InputError: missing, damaged, or not an index of so many classes.
@@ -74,28 +82,28 @@ class Index:
         try:
             with open(self.path, "rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-            table = pa.ipc.open_file(pa.py_buffer(self._map)).read_all().combine_chunks()
+            batch = read_batch(pa.py_buffer(self._map), index_schema(num_classes), trusted=trusted)
         except FileNotFoundError:
             raise InputError(f"{self.path}: missing; run `python -m data_prep` again") from None
-        except (pa.ArrowInvalid, OSError, ValueError) as error:
-            raise InputError(f"{self.path}: damaged ({error}); run `python -m data_prep.verify`") from error
-        if table.schema.remove_metadata() != index_schema(num_classes):
-            raise InputError(f"{self.path}: not an index of {num_classes} classes that this program reads")
-        self._num_rows = table.num_rows
-        columns = {field.name: _only_chunk(table[field.name], field.type) for field in table.schema}
-        self._key, self._image_id, self._image_ext = (columns.pop(name) for name in ("key", "image_id", "image_ext"))
-        columns["areas"] = columns["areas"].values  # `flatten` first imports all of Arrow's functions, 0.1 s
-        self._columns = {name: column.to_numpy(zero_copy_only=True) for name, column in columns.items()}
-        self._columns["areas"] = self._columns["areas"].reshape(-1, num_classes)
-        vars(self).update(self._columns)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.path}: not an index of {num_classes} classes that this program reads, or damaged ({error}); "
+                "run `python -m data_prep.verify`"
+            ) from error
+        self._num_rows = batch.num_rows
+        self._key, self._image_id, self._image_ext = (batch[name] for name in ("key", "image_id", "image_ext"))
+        self.columns = columns_of(batch)
+        vars(self).update(self.columns)
         self._table = self._tabulate() if len(self) <= _TABLE_ROWS else None
         start = _address(np.frombuffer(self._map, np.uint8))
-        self._starts = {name: _address(column) - start for name, column in self._columns.items()}
+        self._starts = {name: _address(column) - start for name, column in self.columns.items()}
+        if not trusted:
+            self.forget_pages()
         self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._handle)
 
     def __reduce__(self) -> tuple:
-        return Index, (self.path, self.num_classes)
+        return _reopen, (self.path, self.num_classes)
 
     def __len__(self) -> int:
         return self._num_rows
@@ -116,6 +124,10 @@ class Index:
         """Row numbers (n,) int32 of the samples in any of `folds`, ascending."""
         return np.flatnonzero(np.isin(self.fold, np.asarray(folds, np.int16))).astype(np.int32)
 
+    def forget_pages(self) -> None:
+        """Give back the memory that reading whole columns has made resident; they come from the page cache again."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
     def place(self, row: int) -> Place:
         """Where one sample is and what to expect there."""
         if self._table is not None:
@@ -125,19 +137,20 @@ class Index:
 
     def _tabulate(self) -> np.ndarray:
         """(N, fields of Place) int64."""
-        columns = [self._columns[name].astype(np.int64) for name in Place._fields[:-1]]
+        columns = [self.columns[name].astype(np.int64) for name in Place._fields[:-1]]
         return np.stack([*columns, self.areas.sum(axis=1, dtype=np.int64) + self.ignored], axis=1)
 
     def _entry(self, name: str, row: int) -> np.ndarray:
         """One entry of a column, read from the file: a scalar, or (C,) of `areas`."""
-        column = self._columns[name]
+        column = self.columns[name]
         size = column.itemsize * math.prod(column.shape[1:])
         data = os.pread(self._handle, size, self._starts[name] + row * size)
         return np.frombuffer(data, column.dtype).reshape(column.shape[1:])
 
 
-def _only_chunk(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
-    return column.chunk(0) if column.num_chunks else pa.array([], kind)
+def _reopen(path: str, num_classes: int) -> Index:
+    """In a worker, an index that its parent has checked."""
+    return Index(path, num_classes, trusted=True)
 
 
 def _address(array: np.ndarray) -> int:

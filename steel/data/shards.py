@@ -16,8 +16,9 @@ from steel.data.cache import ShardCache
 from steel.data.decode import decode_image
 from steel.data.geometry import resize_bitmask
 from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, decode_stored_mask
+from steel.data.shard_checks import rows_fault, totals
 from steel.data.shard_index import Index
-from steel.errors import InputError, list_some
+from steel.errors import InputError, list_some, printable
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class BadSampleError(InputError):
         self.row = row
 
     def __str__(self) -> str:
-        return self.args[0]
+        return printable(self.args[0])
 
 
 class RawSample(NamedTuple):
@@ -100,11 +101,7 @@ class ShardReader:
         if storage.is_remote(self.root):
             self.cache = ShardCache(self.root, self.manifest.digest, folder=cache_dir, max_bytes=cache_bytes)
         self.index = Index(self._local_index(), self.manifest.num_classes)
-        if len(self.index) != self.manifest.num_samples:
-            raise InputError(
-                f"{self.root}: the manifest has {self.manifest.num_samples} samples, {INDEX_NAME} "
-                f"{len(self.index)}; run `python -m data_prep.verify`"
-            )
+        self._check_index()
         if self.cache is None and on_bad_sample == "fail":
             self._check_sizes()
         self._handles: dict[int, int] = {}
@@ -270,6 +267,23 @@ class ShardReader:
             raise InputError(f"{path}: not the index that {MANIFEST_NAME} describes; run `python -m data_prep` again")
         return str(path)
 
+    def _check_index(self) -> None:
+        """Raises InputError when the index contradicts itself or the manifest."""
+        columns = self.index.columns
+        fault = rows_fault(columns, self.manifest) or next(
+            (
+                f"{total.what}: {MANIFEST_NAME} says {_listed(total.expected)}, it has {_listed(total.found)}"
+                for total in totals(columns, self.manifest)
+                if total.expected != total.found
+            ),
+            None,
+        )
+        self.index.forget_pages()
+        if fault is not None:
+            raise InputError(
+                f"{storage.join(self.root, INDEX_NAME)}: {fault}; damaged, or of another set: make the shards again"
+            )
+
     def _check_sizes(self) -> None:
         """Raises InputError for shards of a local folder that are missing or of a wrong size, all at once."""
         found = [(s.name, storage.file_size(storage.join(self.root, s.name)), s.size) for s in self.manifest.shards]
@@ -283,6 +297,10 @@ class ShardReader:
                 f"{self.root}: {len(wrong)} of {len(found)} shards are missing or damaged: "
                 f"{list_some(wrong)}; run `python -m data_prep.verify`"
             )
+
+
+def _listed(numbers: list[int]) -> str:
+    return list_some([str(number) for number in numbers])
 
 
 def _check(data: Data, crc: int) -> Data:

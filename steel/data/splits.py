@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from steel.data.csv_file import read_csv
+from steel.data.csv_file import read_table, whole_number
 from steel.data.problems import Problem, raise_problems
 from steel.errors import InputError
 
@@ -102,23 +102,19 @@ def read_split_file(url: str, image_ids: Sequence[str]) -> npt.NDArray[np.int16]
         ProblemsError: rows that are malformed or twice there, ids without an image, images without a fold, all at once.
         InputError: no such file, or another header.
     """
-    header, rows = read_csv(url)
-    if header != ("image", "fold"):
-        raise InputError(f"{url}: the header is `{','.join(header)[:80]}`, expected `image,fold`")
-
+    table = read_table(url, ("image", "fold"))
     wanted = set(image_ids)
     folds: dict[str, int] = {}
-    problems: list[Problem] = []
-    for line, fields in rows:
-        image_id, fold = fields[0], fields[-1].strip()
-        if len(fields) != 2 or not fold.isdecimal() or int(fold) >= MAX_FOLDS:
-            problems.append(Problem("rows without a fold number", f"line {line} ({','.join(fields)[:40]})"))
+    problems = list(table.problems)
+    for line, (image_id, text) in table.rows:
+        fold = whole_number(text)
+        if fold is None or fold >= MAX_FOLDS:
+            problems.append(Problem("rows without a fold number", f"line {line} ({image_id},{text})"[:60]))
         elif image_id in folds:
             problems.append(Problem("duplicate rows", f"{image_id} (line {line})"))
         elif image_id not in wanted:
             problems.append(Problem("ids without an image", image_id))
-        if image_id not in folds:
-            folds[image_id] = int(fold) if fold.isdecimal() else 0
+        folds.setdefault(image_id, fold or 0)
     problems += [Problem("images without a fold", image_id) for image_id in image_ids if image_id not in folds]
     raise_problems(problems, f"in {url}")
     return np.array([folds[image_id] for image_id in image_ids], np.int16)

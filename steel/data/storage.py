@@ -6,15 +6,17 @@ name: local files are written beside it, flushed to disk and renamed; remote sto
 
 import os
 import shutil
+import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from steel.errors import InputError
+from steel.data.problems import Problem, raise_problems
+from steel.errors import InputError, printable
 
 
 class FileInfo(NamedTuple):
@@ -82,33 +84,66 @@ def file_size(url: str | os.PathLike[str]) -> int | None:
 def list_files(url: str | os.PathLike[str], suffixes: tuple[str, ...] | None = None) -> list[FileInfo]:
     """All files in and below a folder, sorted by relative path; hidden ones and those in hidden folders are left out.
 
+    Links are followed. What passes here can be named in every format that is written: a name that is not UTF-8, or that
+    holds control characters, is refused before any work.
+
     Args:
         url: The folder.
         suffixes: Keep only names that end so, in any case of letters (`(".jpg", ".png")`).
 
     Raises:
+        ProblemsError: names that cannot be used, links that lead nowhere or in a circle, pipes and other things that
+            are no files, folders that cannot be read, all at once.
         InputError: there is no such folder.
     """
-    files = _list_remote(os.fspath(url)) if is_remote(url) else _list_local(local_path(url))
-    if suffixes is not None:
-        files = (f for f in files if f.path.lower().endswith(suffixes))
-    return sorted(files)
+    found = _list_remote(os.fspath(url)) if is_remote(url) else _list_local(local_path(url))
+    wanted = [e for e in found if suffixes is None or isinstance(e, Problem) or e.path.lower().endswith(suffixes)]
+    files = sorted(entry for entry in wanted if isinstance(entry, FileInfo))
+    problems = [entry for entry in wanted if isinstance(entry, Problem)]
+    problems += [Problem("things that are neither files nor folders", f.path) for f in files if f.size == _NO_FILE]
+    problems += name_problems(file.path for file in files)
+    raise_problems(problems, f"in {os.fspath(url)}; mend, rename or remove them")
+    return files
 
 
-def _list_local(root: Path) -> Iterator[FileInfo]:
+def name_problems(paths: Iterable[str]) -> list[Problem]:
+    """The names among `paths` that a CSV file, a tar or an index could not hold or would garble."""
+    kind = "names with control characters or bytes that are not UTF-8"
+    return [Problem(kind, path) for path in paths if printable(path) != path]
+
+
+_NO_FILE = -1
+"""Stands for the size of a pipe, a socket or a device."""
+
+
+def _list_local(root: Path) -> Iterator[FileInfo | Problem]:
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
-    pending = [("", os.fspath(root))]
+        raise InputError(f"{root}: {'a file, not a folder' if root.exists() else 'no such folder'}")
+    pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [("", os.fspath(root), frozenset())]
     while pending:
-        prefix, folder = pending.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    pending.append((f"{prefix}{entry.name}/", entry.path))
-                elif entry.is_file():
-                    yield FileInfo(prefix + entry.name, entry.stat().st_size)
+        prefix, folder, above = pending.pop()
+        try:
+            status = os.stat(folder)
+            with os.scandir(folder) as scan:
+                entries = [entry for entry in scan if not entry.name.startswith(".")]
+        except OSError as error:
+            yield Problem("folders that cannot be read", f"{prefix or folder} ({error.strerror})")
+            continue
+        identity = status.st_dev, status.st_ino
+        if identity in above:
+            yield Problem("links that lead back to a folder above them", prefix.rstrip("/"))
+            continue
+        for entry in entries:
+            path = prefix + entry.name
+            try:
+                status = entry.stat()
+            except OSError as error:  # whatever its name: it may have led to a folder
+                yield Problem("links that lead nowhere", f"{path} ({error.strerror})")
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                pending.append((f"{path}/", entry.path, above | {identity}))
+            else:
+                yield FileInfo(path, status.st_size if stat.S_ISREG(status.st_mode) else _NO_FILE)
 
 
 def _list_remote(url: str) -> Iterator[FileInfo]:
@@ -166,9 +201,19 @@ def local_copy(url: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def make_folder(url: str | os.PathLike[str]) -> None:
-    """Make a local folder and those above it; stores without folders need none."""
-    if not is_remote(url):
-        local_path(url).mkdir(parents=True, exist_ok=True)
+    """Make a local folder and those above it; stores without folders need none.
+
+    Raises:
+        InputError: a file is in the way.
+    """
+    if is_remote(url):
+        return
+    path = local_path(url)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        blocker = next((p for p in (path, *path.parents) if os.path.lexists(p)), path)
+        raise InputError(f"{url}: cannot be made, for {blocker} is no folder; give another place") from None
 
 
 def free_bytes(url: str | os.PathLike[str]) -> int | None:
@@ -214,6 +259,14 @@ def open_write(
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def write_text(url: str | os.PathLike[str], text: str) -> None:
+    """Write a small text file, as UTF-8 whatever the locale, at once and atomically; see `open_write`.
+
+    Parts of file names that are no text are escaped: a report must not fail for the name of a folder.
+    """
+    write_bytes(url, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(url: str | os.PathLike[str], data: bytes, *, staging: str | os.PathLike[str] | None = None) -> None:

@@ -24,12 +24,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from steel.data import storage
 from steel.data.rle import encode_rle
 from steel.data.synthetic_annotations import GivenMasks, decode_rows, read_given_masks
 from steel.data.synthetic_masks import NUM_CLASSES
 from steel.data.synthetic_plan import plan_classes
 from steel.data.synthetic_scene import draw_masks, extent_around, render
 from steel.errors import InputError
+from steel.plain import parse_json
 
 FORMAT_VERSION = 1
 JPEG_QUALITY = 93  # gives files of about the originals' size
@@ -137,7 +139,7 @@ def synthesize(
     root = Path(out).absolute()
     if _is_made(root, options):
         return False
-    root.parent.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(root.parent)
     staging = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
         _write(staging, options, jobs, given, workers, on_image)
@@ -152,8 +154,8 @@ def _is_made(root: Path, options: Options) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
-        made = json.loads((root / "synthetic.json").read_text())
-    except (OSError, ValueError):
+        made = parse_json((root / "synthetic.json").read_bytes())
+    except (OSError, InputError):
         raise InputError(f"synth: {root} exists and is no synthetic data set; name an empty or new folder") from None
     if made != json.loads(json.dumps(asdict(options))):
         raise InputError(f"synth: {root} holds a synthetic data set with other options; name an empty or new folder")
@@ -213,7 +215,7 @@ def _write(
         ("ImageId_ClassId", "EncodedPixels"),
         ((f"{image_id}_{class_id}", "1 1") for image_id in test_ids for class_id in range(1, NUM_CLASSES + 1)),
     )
-    (root / "synthetic.json").write_text(json.dumps(asdict(options), indent=2) + "\n")
+    storage.write_text(root / "synthetic.json", json.dumps(asdict(options), indent=2) + "\n")
 
 
 def _run(
@@ -255,7 +257,7 @@ def _make_image(root: str, height: int, width: int, job: _Job) -> list[Row]:
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

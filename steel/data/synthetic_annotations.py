@@ -8,11 +8,11 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from steel.data import storage
-from steel.data.annotation_csv import read_rows
+from steel.data.csv_file import read_names
+from steel.data.kaggle_csv import read_kaggle_csv
 from steel.data.problems import Problem, raise_problems
 from steel.data.rle import decode_rle
-from steel.errors import InputError
+from steel.errors import InputError, printable
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,17 @@ def read_given_masks(
     Raises:
         InputError: an unreadable file, another header, or faulty rows, all at once.
     """
-    rows, problems = read_rows(os.fspath(annotations))
+    found = read_kaggle_csv(os.fspath(annotations))
+    rows, problems = found.rows, list(found.problems)
     masks: dict[str, dict[int, str]] = {}
     for row in rows:
-        where = f"{row.image_id} class {row.class_id} (line {row.line})"
-        if not (row.class_id.isdecimal() and int(row.class_id) > 0):
-            problems.append(Problem("rows with a class id that is no number from 1 on", where))
-        elif row.rle and int(row.class_id) in masks.setdefault(row.image_id, {}):
-            problems.append(Problem("duplicate rows", where))
-        elif row.rle:
-            masks[row.image_id][int(row.class_id)] = row.rle
+        where = f"{row.name} (line {row.line})"
+        if row.class_id == 0:
+            problems.append(Problem("rows with class 0, where classes count from 1", where))
+        elif row.rle and row.class_id is not None:
+            if row.class_id in masks.setdefault(row.image_id, {}):
+                problems.append(Problem("duplicate rows", where))
+            masks[row.image_id][row.class_id] = row.rle
     for image_id, rles in masks.items():
         for class_id, rle in rles.items():
             try:
@@ -82,22 +83,20 @@ def read_given_masks(
             except InputError as error:
                 fault = f"{image_id} class {class_id}: {error}"
                 problems.append(Problem(f"masks that do not fit {height}x{width} pixels", fault))
-    wanted = sorted({row.image_id for row in rows} if image_ids is None else _read_ids(os.fspath(image_ids)))
+    wanted = sorted({row.image_id for row in rows} if image_ids is None else set(read_names(os.fspath(image_ids))))
     problems += [
         Problem("ids that are no file name ending in .jpg", name) for name in wanted if not _is_file_name(name)
     ]
+    raise_problems(problems, f"in {annotations}")
     if not wanted:
         raise InputError(f"{image_ids or annotations}: names no image")
-    raise_problems(problems, f"in {annotations}")
     return GivenMasks(tuple(wanted), {i: masks[i] for i in wanted if masks.get(i)})
 
 
-def _read_ids(path: str) -> set[str]:
-    try:
-        return set(storage.read_bytes(path).decode().split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a list of image ids ({error})") from error
-
-
 def _is_file_name(name: str) -> bool:
-    return PurePosixPath(name).name == name and name.lower().endswith((".jpg", ".jpeg"))
+    is_plain = PurePosixPath(name).name == name == printable(name) and len(name.encode()) <= _LONGEST_NAME
+    return is_plain and name.lower().endswith((".jpg", ".jpeg"))
+
+
+_LONGEST_NAME = 255
+"""Bytes that file systems allow."""

@@ -25,17 +25,20 @@ import numpy as np
 
 from steel.errors import InputError
 from steel.evaluation.counts import PREDICTED, TRUE, counts_from
+from steel.plain import from_dict
 
 GATES = ("none", "binary", "class", "binary+class", "soft")
 BINARY_GATES = ("binary", "binary+class")
 CLASS_GATES = ("class", "binary+class")
 HALF = 128
 """The first quantised probability above one half."""
+_MAX_AREA = 1 << 40
+"""More pixels than any image has; 255 times as many still fit an int64."""
 
 
-def _check(value: object, low: int, high: int | None, what: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
-        span = f"at least {low}" if high is None else f"of {low} to {high}"
+def _check(value: object, low: int, high: int, what: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        span = f"at least {low}" if low <= high == _MAX_AREA else f"of {low} to {high}"
         raise InputError(f"decision: {what} must be a whole number {span}, not {value!r}")
 
 
@@ -55,9 +58,9 @@ class ClassDecision:
     def __post_init__(self) -> None:
         _check(self.pixel_threshold, 1, 255, "pixel_threshold")
         _check(self.label_threshold, 0, 255, "label_threshold")
-        _check(self.min_area, 0, None, "min_area")
+        _check(self.min_area, 0, _MAX_AREA, "min_area")
         if self.max_area is not None:
-            _check(self.max_area, self.min_area, None, "max_area (no smaller than min_area)")
+            _check(self.max_area, self.min_area, _MAX_AREA, "max_area (no smaller than min_area)")
 
 
 @dataclass(frozen=True)
@@ -106,17 +109,7 @@ class Decision:
         Raises:
             InputError: a missing or unknown field, or a value out of range.
         """
-        try:
-            fields = dict(values)
-            classes = tuple(ClassDecision(**c) for c in fields.pop("classes"))
-            tta = fields.pop("tta")
-            if isinstance(tta, str):
-                raise InputError(f"decision: tta must be a list of views, not {tta!r}")
-            return cls(classes=classes, tta=tuple(tta), **fields)
-        except KeyError as error:
-            raise InputError(f"decision: the field {error} is missing") from error
-        except TypeError as error:
-            raise InputError(f"decision: not readable ({error})") from error
+        return from_dict(cls, values)
 
 
 def default_decision(num_classes: int, tta: tuple[str, ...] = ()) -> Decision:

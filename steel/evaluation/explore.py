@@ -14,7 +14,7 @@ import numpy as np
 
 from steel.data.samples import unpack_masks
 from steel.data.shards import ShardReader
-from steel.data.storage import write_bytes
+from steel.data.storage import make_folder, write_text
 from steel.errors import InputError
 from steel.evaluation.explore_figures import (
     MOST_REGIONS,
@@ -60,19 +60,20 @@ def explore(
         The content of figures.json.
 
     Raises:
-        InputError: no finished shard folder, a damaged sample, or a number of images below 1.
+        InputError: no finished shard folder, a damaged sample, a number of images below 1, or a file where the folder
+            should be.
     """
     if max_images < 1:
         raise InputError(f"explore: {max_images} images to read; give at least 1")
     reader = ShardReader(shards)
+    make_folder(out)
     rows = np.random.default_rng(seed).permutation(len(reader))[:max_images]
     survey = survey_pixels(reader, np.sort(rows), on_image)
     figures = count_figures(reader.manifest, reader.index)
     figures["pixels"] = pixel_figures(reader.manifest, reader.index, survey)
     page = _build_page(reader, figures, survey, os.fspath(shards))
-    Path(out).mkdir(parents=True, exist_ok=True)
-    write_bytes(Path(out, "figures.json"), (json.dumps(figures, indent=1, allow_nan=False) + "\n").encode())
-    write_bytes(Path(out, "index.html"), page.html().encode())
+    write_text(Path(out, "figures.json"), json.dumps(figures, indent=1, allow_nan=False) + "\n")
+    write_text(Path(out, "index.html"), page.html())
     return figures
 
 

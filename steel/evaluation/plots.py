@@ -215,7 +215,7 @@ def _series(
     for record in records:
         value = record.get(name)
         if part is not None:
-            value = (value or {}).get(part)
+            value = value.get(part) if isinstance(value, Mapping) else None
         if isinstance(value, int | float) and math.isfinite(value):
             steps.append(float(record.get("global_step", record.get("step", 0))))
             values.append(float(value))
@@ -263,7 +263,8 @@ def _plot_scores(panel: Any, validation: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _plot_classes(panel: Any, validation: Sequence[Mapping[str, Any]]) -> None:
-    names = list(dict.fromkeys(name for record in validation for name in record.get("dice_positive_per_class") or {}))
+    scores = [record.get("dice_positive_per_class") for record in validation]
+    names = list(dict.fromkeys(name for score in scores if isinstance(score, Mapping) for name in score))
     for class_id, name in enumerate(names, start=1):
         x, y = _series(validation, "dice_positive_per_class", name)
         panel.plot(x, y, color=hex_colour(class_id), marker="o", markersize=4, label=name)

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from steel.data.storage import write_bytes
+from steel.data.class_table import ANY
+from steel.data.storage import write_text
 from steel.errors import InputError
 from steel.evaluation.bootstrap import CONFIDENCE, NUM_RESAMPLES, interval, resampled_sums
 from steel.evaluation.counts import PREDICTED, TRUE, cross_entropy
@@ -26,8 +27,6 @@ from steel.evaluation.tables import format_columns
 from steel.evaluation.verdict import judge
 
 ROLES = ("train", "calibration", "test")
-ANY = "any"
-"""The label "defective", beside the classes."""
 
 _BASIS = {"train": "trained on", "calibration": "calibrated on", "test": "held out"}
 _OVERALL = ("mean_dice", "mean_dice_all_empty", "mean_dice_positive", "miou", "miou_with_background")
@@ -160,7 +159,7 @@ def _plain(value: Any) -> Any:
 
 def write_metrics(path: str | Path, metrics: Mapping[str, Any]) -> None:
     """Write `metrics.json`, whole or not at all."""
-    write_bytes(path, (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode())
+    write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ or by the members of a cross-validation, are joined with `EvaluationStatistics.c
 every score is the same for any number of parts.
 """
 
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from steel.data.class_table import MAX_CLASSES
 from steel.data.storage import open_write
 from steel.errors import InputError
 from steel.evaluation.counts import INSIDE, NUM_BINS, background_counts, histograms, valid_mask
@@ -158,6 +158,23 @@ class EvaluationStatistics:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return cls(*(arrays[name] for name in _SAVED))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: not readable evaluation statistics ({error}); evaluate again") from error
+                rows, counts, label_probs = (arrays[name] for name in _SAVED)
+            fault = _saved_fault(rows, counts, label_probs)
+        except Exception as error:  # zip, its compression and numpy have errors of their own
+            fault = str(error) or type(error).__name__
+        if fault is not None:
+            raise InputError(f"{path}: not readable evaluation statistics ({fault}); evaluate again")
+        return cls(rows, counts, label_probs)
+
+
+def _saved_fault(rows: np.ndarray, counts: np.ndarray, label_probs: np.ndarray) -> str | None:
+    """What is wrong with arrays that were read; None when they can be statistics."""
+    kinds = [(rows, np.int64, 1), (counts, np.uint32, 4), (label_probs, np.uint8, 2)]
+    if any(array.dtype != kind or array.ndim != ndim for array, kind, ndim in kinds):
+        return "arrays of other types"
+    num_images, num_classes = len(rows), counts.shape[1]
+    if counts.shape != (num_images, num_classes, 2, NUM_BINS) or label_probs.shape != (num_images, 1 + num_classes):
+        return "arrays that do not belong together"
+    if not 0 < num_classes <= MAX_CLASSES or (num_images and rows[0] < 0) or (np.diff(rows) <= 0).any():
+        return "rows or classes that cannot be"
+    return None

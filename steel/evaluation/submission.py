@@ -1,11 +1,11 @@
 """Kaggle's submission file: written as predictions arrive, in the shape of a sample if one is given, and checked.
 
-Two forms, told apart by the header: `ImageId_ClassId,EncodedPixels` (`0002cc93b.jpg_1,...`) and `ImageId`, `ClassId`,
-`EncodedPixels` in any order. Classes count from 1; an empty cell says that the image has no such defect.
+Its two forms are those of `steel.data.kaggle_csv`. Classes count from 1.
 """
 
 import csv
 import io
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from steel.data.kaggle_csv import PAIR_FORM, ROW_FORM, read_kaggle_csv
 from steel.data.problems import Problem, raise_problems
 from steel.data.rle import decode_rle, encode_rle
-from steel.data.storage import open_write, read_bytes
+from steel.data.storage import open_write
 from steel.errors import InputError
 
-PAIR_FORM = ("ImageId_ClassId", "EncodedPixels")
-ROW_FORM = ("ImageId", "ClassId", "EncodedPixels")
 FORMS = {"ImageId_ClassId": PAIR_FORM, "ImageId,ClassId": ROW_FORM}
 """What `form` may be, and the columns that it means."""
-csv.field_size_limit(2**31 - 1)  # a mask with many runs is longer than the 128 KiB that `csv` allows by itself
 
 
 class Row(NamedTuple):
@@ -30,7 +28,7 @@ class Row(NamedTuple):
 
     image_id: str
     class_id: int
-    """From 1; samples may have 0 where only the image counts."""
+    """From 1; 0, or nothing in the file, where only the image counts."""
     rle: str
     """Run-length text, "" for none."""
 
@@ -41,6 +39,8 @@ class Submission:
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    is_pairs: bool
+    """Image and class share a column."""
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -66,32 +66,10 @@ def read_submission(path: str | Path) -> Submission:
     Raises:
         InputError: no such file, neither of the two forms, or malformed rows.
     """
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file in UTF-8") from None
-    reader = csv.reader(io.StringIO(text, newline=""))
-    columns = tuple(name.strip() for name in next(reader, []))
-    if columns != PAIR_FORM and sorted(columns) != sorted(ROW_FORM):
-        forms = " or ".join(f"`{','.join(form)}`" for form in FORMS.values())
-        raise InputError(f"{path}: the header is `{','.join(columns)[:80]}`, expected {forms}")
-    rows, problems = [], []
-    for fields in reader:
-        if not fields:
-            continue
-        cells = dict(zip(columns, fields, strict=False))
-        if columns == PAIR_FORM:
-            image_id, _, class_id = fields[0].rpartition("_")
-        else:
-            image_id, class_id = cells.get("ImageId", ""), cells.get("ClassId", "")
-        if len(fields) != len(columns) or not image_id or not class_id.strip().isdecimal():
-            problems.append(Problem("malformed rows", f"line {reader.line_num} ({','.join(fields)[:40]})"))
-            continue
-        rows.append(Row(image_id, int(class_id), cells["EncodedPixels"].strip()))
-    raise_problems(problems, f"in {path}")
-    return Submission(columns, tuple(rows))
+    found = read_kaggle_csv(os.fspath(path))
+    raise_problems(found.problems, f"in {path}")
+    rows = tuple(Row(row.image_id, row.class_id or 0, row.rle) for row in found.rows)
+    return Submission(found.columns, rows, found.is_pairs)
 
 
 def check_coverage(sample: Submission, image_ids: Collection[str], where: str | Path) -> tuple[str, ...]:
@@ -162,7 +140,7 @@ def _rows_like(sample: Submission, found: Mapping[str, Sequence[str]], where: st
     wanted = {(image_id, k) for image_id in image_ids for k in range(1, num_classes + 1)}
     if pairs == wanted and len(sample.rows) == len(pairs):
         return (Row(row.image_id, row.class_id, found[row.image_id][row.class_id - 1]) for row in sample.rows)
-    if sample.columns == PAIR_FORM or len(sample.rows) != len(image_ids):
+    if sample.is_pairs or len(sample.rows) != len(image_ids):
         raise InputError(
             f"{where}: it does not list classes 1 to {num_classes} of every image once each, "
             "which is what this model answers; give the sample of the same task"
@@ -234,7 +212,7 @@ def validate_submission(
     if image_ids is not None:
         problems += [Problem("images without a row", image_id) for image_id in sorted(set(image_ids) - present)]
         problems += [Problem("unknown images", image_id) for image_id in sorted(present - set(image_ids))]
-    if submission.columns == PAIR_FORM:
+    if submission.is_pairs:
         wanted = ((image_id, k) for image_id in submission.image_ids for k in range(1, num_classes + 1))
         problems += [Problem("missing rows", f"{i} class {k}") for i, k in wanted if (i, k) not in seen]
     raise_problems(problems, f"in {path}")

@@ -217,12 +217,6 @@ def _check(network: NetworkConfig) -> None:
         raise InputError(
             f"model.architecture: {network.architecture!r} is unknown; choose one of {', '.join(ARCHITECTURES)}"
         )
-    if network.in_channels not in (1, 3):
-        raise InputError(f"model.in-channels: {network.in_channels} is neither 1 (gray) nor 3 (RGB)")
-    if network.num_classes < 1:
-        raise InputError(f"network: {network.num_classes} classes; a network needs at least one")
-    if not 0 <= network.dropout < 1:
-        raise InputError(f"model.dropout: {network.dropout} is not in [0, 1)")
     if network.decoder_channels is not None and not _takes_widths(network.architecture):
         raise InputError(
             f"model.decoder-channels: {network.architecture} takes no list of decoder widths; "

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -115,6 +117,27 @@ def test_webdataset_reads_the_shards_with_its_own_decoders(folder: Path, shards:
         number = NUMBERS[sample["json"]["image_id"]]
         assert np.array_equal(unpack_masks(sample["mask.png"], 4), masks_of(number))
         assert sample["jpg"].shape == (HEIGHT, WIDTH)
+
+
+def test_the_lines_of_the_readme_read_the_shards(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n([^`]*webdataset\.WebDataset[^`]*)```", readme)
+    assert len([line for line in lines.splitlines() if line]) <= 5
+    monkeypatch.chdir(shards.parent)
+    found: dict[str, Any] = {}
+    exec(lines, found)
+    number = NUMBERS[found["sample"]["json"]["image_id"]]
+    assert found["image"].shape == (HEIGHT, WIDTH)
+    assert np.array_equal(found["bits"], sum(mask.astype(int) << k for k, mask in enumerate(masks_of(number))))
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 5
+    for line in said:
+        number = NUMBERS[line.split()[0]]
+        classes = [k + 1 for k, mask in enumerate(masks_of(number)) if mask.any()]
+        area = masks_of(number)[0].sum()
+        assert line == f"{image_name(number)} ({HEIGHT}, {WIDTH}) {classes} {area} pixels of class 1"
 
 
 def test_one_colour_image_makes_a_colour_set(own_folder: Path) -> None:

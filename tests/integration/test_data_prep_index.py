@@ -9,9 +9,10 @@ import webdataset as wds
 
 from data_prep.index import main
 from data_prep.verify import main as verify
-from steel.data.samples import TAR_END, tar_member, unpack_masks
+from steel.data.samples import unpack_masks
 from steel.data.shards import ShardReader
 from tests.image_folder import HEIGHT, WIDTH, texture, tree_digest
+from tests.shard_folder import write_tar
 
 NUM_IMAGES = 10
 
@@ -110,7 +111,7 @@ def test_files_that_are_not_whole_and_values_that_are_no_labels_are_told(
     ].tobytes()
     half = len(jpeg) // 2
     members = {"0.jpg": jpeg[:half] + bytes(len(jpeg) - half), "1.jpg": jpeg, "1.seg.tif": soft}
-    (tmp_path / "set.tar").write_bytes(b"".join(tar_member(*member) for member in members.items()) + TAR_END)
+    write_tar(tmp_path / "set.tar", members)
     assert main(options(tmp_path, "--missing-mask", "clean", "--mask-extension", "seg.tif")) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "set.tar: 0 (damaged JPEG (" in error
@@ -128,13 +129,15 @@ def test_a_corrupt_header_in_the_middle_is_no_end(tmp_path: Path, capsys: pytest
 
 
 def test_what_looks_like_the_end_but_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    members = [tar_member(f"{n}.png", cv2.imencode(".png", texture(n))[1].tobytes()) for n in range(3)]
-    damaged = bytearray(members[1])
-    damaged[150] ^= 1  # the header's own checksum: Python's tarfile stops here and says nothing
-    (tmp_path / "set.tar").write_bytes(members[0] + damaged + members[2] + TAR_END)
+    members = {f"{n}.png": cv2.imencode(".png", texture(n))[1].tobytes() for n in range(3)}
+    second = write_tar(tmp_path / "set.tar", members)["1.png"] - 512
+    whole = (tmp_path / "set.tar").read_bytes()
+    damaged = bytearray(whole)
+    damaged[second + 150] ^= 1  # the header's own checksum: Python's tarfile stops here and says nothing
+    (tmp_path / "set.tar").write_bytes(damaged)
     assert main(options(tmp_path, "--missing-mask", "clean")) == 2
-    assert f"set.tar (damaged after {len(members[0])} bytes)" in capsys.readouterr().err
-    (tmp_path / "set.tar").write_bytes(b"".join(members) + TAR_END)
+    assert f"set.tar (damaged after {second} bytes)" in capsys.readouterr().err
+    (tmp_path / "set.tar").write_bytes(whole)
     assert main(options(tmp_path, "--missing-mask", "clean")) == 0
 
 
@@ -147,7 +150,18 @@ def test_a_tar_that_is_cut_short_is_refused(tmp_path: Path, capsys: pytest.Captu
         assert "1 damaged tars: part0.tar" in capsys.readouterr().err
 
 
+def test_members_whose_names_are_no_text_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    png = cv2.imencode(".png", texture(0))[1].tobytes()
+    write_tar(tmp_path / "a.tar", {"b.png": png, "\udcff.png": png, "c\nd.png": png})
+    assert main(options(tmp_path, "--missing-mask", "clean")) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert r"2 unusable samples: a.tar: \xff (a name with control characters or bytes that are not UTF-8)" in line
+    assert r"a.tar: c\nd (a name" in line
+
+
 def test_what_cannot_be_indexed_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "none").mkdir()
+    write_tar(tmp_path / "none" / "a.tar", {"readme": b"x"})
     (tmp_path / "empty").mkdir()
     write_tars(tmp_path / "tars")
     cv2.imwrite(str(tmp_path / "empty" / "a.png"), texture(0))
@@ -156,6 +170,12 @@ def test_what_cannot_be_indexed_is_one_line(tmp_path: Path, capsys: pytest.Captu
         ([str(tmp_path / "tars")], "--class-names"),
         (options(tmp_path / "tars", "--mask-coding", "binary", "--ignore-value", "9"), "--ignore-value is for"),
         (options(tmp_path / "tars", "--image-extension", "tif"), "no image among jpg"),
+        (options(tmp_path / "tars", "--mask-coding", "binary"), "--mask-coding binary tells one class, not 2"),
+        (options(tmp_path / "tars", "--ignore-value", "-1"), "--ignore-value -1: 0 to 2 are the background and"),
+        (options(tmp_path / "tars", "--ignore-value", "2"), "--ignore-value 2: 0 to 2 are the background and"),
+        (options(tmp_path / "tars", "--class-names", "spot,spot"), "the name spot stands there twice"),
+        (options(tmp_path / "tars", "--class-names", "3=spot,9=trace"), "number the classes from 1"),
+        (options(tmp_path / "none"), "its tars hold no sample"),
     ):
         assert main(line) == 2
         assert message in capsys.readouterr().err

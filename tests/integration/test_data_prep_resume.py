@@ -16,7 +16,7 @@ import pytest
 
 from data_prep import folder as output_folder
 from data_prep.__main__ import main
-from data_prep.write import _TarWriter
+from data_prep.shard_file import HashedFile
 from steel.data import storage
 from tests.image_folder import arguments, tree_digest, write_images
 
@@ -143,17 +143,17 @@ def test_a_full_disk_is_one_line_and_no_half_finished_name(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    written = 0
+    written, room = 0, (folder / "shards" / "shard-000000.tar").stat().st_size + 1000
 
-    def write(tar: _TarWriter, data: bytes) -> None:
+    def write(file: HashedFile, data: bytes) -> None:
         nonlocal written
         written += len(data)
-        if written > 30_000:
+        if written > room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real_write(tar, data)
+        real_write(file, data)
 
-    real_write = _TarWriter.write
-    monkeypatch.setattr(_TarWriter, "write", write)
+    real_write = HashedFile.write
+    monkeypatch.setattr(HashedFile, "write", write)
     out = tmp_path / "out"
     assert main(arguments(folder, out)) == 1
     error = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]

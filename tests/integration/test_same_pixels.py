@@ -1,6 +1,6 @@
 """What a network sees of an image is the same, pixel for pixel, from a shard and from the file that was sharded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -23,10 +23,11 @@ SIZES = ((61, 97), (40, 64), (128, 33), (62, 98))
 class Recording(Predictor):
     """Keeps what its network is shown, and answers nothing."""
 
-    def probabilities(self, images: torch.Tensor) -> ImageProbs:
-        self.shown = images.numpy().copy()
-        num, _, height, width = images.shape
-        return ImageProbs(np.zeros((num, 2, height, width), np.uint8), np.zeros((num, 3), np.uint8))
+    def stream_probabilities(self, batches: Iterable[torch.Tensor]) -> Iterator[ImageProbs]:
+        for images in batches:
+            self.shown = images.numpy().copy()
+            num, _, height, width = images.shape
+            yield ImageProbs(np.zeros((num, 2, height, width), np.uint8), np.zeros((num, 3), np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def write_images(folder: Path, kind: str) -> list[str]:
 
 
 def seen_in_evaluation(reader: ShardReader, stride: int) -> Iterator[tuple[str, np.ndarray]]:
-    for batch in eval_batches(reader, np.arange(len(reader)), batch_size=1, stride=stride):
+    for batch in eval_batches(reader, np.arange(len(reader)), pixels_per_pass=1, stride=stride):
         height, width = batch.sizes[0].tolist()
         yield reader.index.image_id(int(batch.rows[0])), batch.images[0, :, :height, :width].numpy().copy()
 
@@ -95,7 +96,7 @@ def test_evaluation_and_prediction_see_the_same(
         std=manifest.std,
         input_size=input_size_of(manifest),
         depth=manifest.depth,
-        batch_size=1,
+        pixels_per_pass=1,
         device="cpu",
     )
     evaluated = dict(seen_in_evaluation(reader, predictor.stride))

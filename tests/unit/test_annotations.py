@@ -90,7 +90,8 @@ def test_all_csv_problems_are_told_at_once(tmp_path):
         load_annotations(images, annotations=csv, class_names=["pit", "scratch"])
     assert problems_of(error) == {
         "malformed rows": ["line 6 (b.png,1)"],
-        "rows with an unknown class id": ["'7' for a.png", "'x' for b.png"],
+        "class ids that are no whole number from 0 on": ["line 5 ('x' for b.png)"],
+        "rows with an unknown class id": ["a.png class 7 (line 4)"],
         "duplicate rows": ["a.png class 1 (lines 2 and 3)"],
         "ids without an image": ["lost.png", *(f"gone{k}.png" for k in range(6))],
     }
@@ -118,8 +119,8 @@ def test_masks_that_do_not_fit_their_image_are_told_together(tmp_path):
         (ROWS, "no classes"),
         (ROWS + "a.png,17,1 1\n", "class ids go up to 17, but at most 16"),
         (ROWS + "a.png,0,1 1\n", "no classes"),
-        (ROWS + "a.png,0,1 1\na.png,1,1 1\n", "unknown class id: '0' for a.png"),
-        (ROWS + "a.png,-1,1 1\na.png,1,1 1\n", "unknown class id: '-1' for a.png"),
+        (ROWS + "a.png,0,1 1\na.png,1,1 1\n", r"unknown class id: a\.png class 0 \(line 2\)"),
+        (ROWS + "a.png,-1,1 1\na.png,1,1 1\n", r"no whole number from 0 on: line 2 \('-1' for a\.png\)"),
         (ROWS + "b.jpg,1,1 1\n", "1 ids without an image: b.jpg .*is this the right image folder"),
         (PAIRS + "a.png,1 1\nb.png_1,\n", "malformed rows: line 2"),
     ],

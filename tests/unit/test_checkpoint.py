@@ -20,6 +20,7 @@ from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_chec
 from steel.config import NetworkConfig
 from steel.data.pixel_format import Depth
 from steel.errors import InputError
+from steel.evaluation.decision import default_decision
 
 NETWORK = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=1, decoder_channels=(8, 8))
 
@@ -38,7 +39,7 @@ def make(seed=0, **changes):
         "mean": (0.1 + 0.2,),
         "std": (1 / 3,),
         "tensors": tensors,
-        "decision": {"gate": "none", "classes": [{"pixel_threshold": 128}]},
+        "decision": default_decision(2).to_dict(),
         "folds": {"train": [2, 3], "calibration": [0], "test": [1]},
         "provenance": {"data_digest": "d", "config": {"seed": 1}, "candidates": {3: 0.5, 20: 0.25}},
         "input_size": (128, 800),

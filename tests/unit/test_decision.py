@@ -155,14 +155,17 @@ def broken(**changes: object) -> dict:
         (broken(gate="maybe"), "unknown gate 'maybe'; choose from none, binary, class, binary+class, soft"),
         (broken(binary_threshold=True), "binary_threshold"),
         (broken(classes=[]), "at least one class"),
-        (broken(classes=3), "not readable"),
+        (broken(classes=3), "classes must be a list, not 3"),
         (broken(tta="hflip"), "tta"),
         (broken(extra=1), "extra"),
-        ({"gate": "none"}, "'classes' is missing"),
-        ({"classes": [{}], "gate": "none"}, "'tta' is missing"),
+        ({"gate": "none"}, "the field classes is missing"),
+        ({"classes": [], "gate": "none", "binary_threshold": 128}, "the field tta is missing"),
+        (broken(of_class={"min_area": 10**30}), "min_area"),
+        ([], "must be an object"),
+        (None, "must be an object"),
     ],
 )
 def test_a_broken_decision_is_refused(values: dict, says: str) -> None:
-    with pytest.raises(InputError, match=r"^decision: ") as caught:
+    with pytest.raises(InputError, match=r"^[dD]ecision") as caught:
         Decision.from_dict(values)
     assert says in str(caught.value)

@@ -120,7 +120,7 @@ def test_what_is_shown_of_many_is_not_counted_for_all(tmp_path) -> None:
     sizes = [(16 + number // 2, 32) for number in range(46)]
     masks = [np.zeros(size, np.uint8) for size in sizes]
     masks[0][1:11:2, 1:11:2] = 1  # 5 x 5 separate pixels
-    groups = [0] * 12 + [12] * 7 + list(range(19, 46))
+    groups = [0] * 12 + [1] * 7 + list(range(2, 29))
     shards = make_shards(tmp_path / "s", [np.full(size, 90, np.uint8) for size in sizes], masks, groups=groups)
     figures = explore(shards, tmp_path / "out")
     assert (figures["num_sizes"], len(figures["sizes"])) == (23, 8)

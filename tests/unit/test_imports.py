@@ -10,15 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LEAVES = {
-    "steel.config": {"steel.errors"},
+    "steel.config": {"steel.errors", "steel.plain"},
+    "steel.plain": {"steel.errors"},
     "steel.errors": set(),
     "steel.data.rle": {"steel.errors"},
     "steel.evaluation.counts": {"steel.errors"},
 }
-LAYERS = ("errors", "config", "data", "model", "evaluation")
+LAYERS = ("errors", "plain", "config", "data", "model", "evaluation")
 """Inside steel, from the bottom up; what is not named here stands above them all."""
 TORCH_FREE = (
     "steel",
+    "steel.checkpoint_header",
     "steel.cli",
     "steel.config",
     "steel.data.annotations",
@@ -36,6 +38,7 @@ TORCH_FREE = (
     "steel.evaluation.report",
     "steel.evaluation.submission",
     "data_prep.__main__",
+    "data_prep.write",
 )
 
 
@@ -90,6 +93,17 @@ def test_layers_of_the_library_point_downwards() -> None:
                 assert above[0] not in ("cli", "predictor", "checkpoint", "runtime", "tracking"), (
                     f"{name} imports {imported}"
                 )
+
+
+def test_webdataset_writes_and_nothing_else() -> None:
+    """It is an extra's; the base install reads shards without it, and so does training."""
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("steel", "train", "data_prep")
+        for path in (ROOT / package).rglob("*.py")
+        if any(name.split(".")[0] == "webdataset" for name in imports_of(path))
+    }
+    assert users == {"data_prep/shard_file.py"}
 
 
 def test_reading_scoring_and_help_need_no_torch() -> None:

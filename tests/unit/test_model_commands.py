@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import os
+import shutil
 
 import cv2
 import numpy as np
@@ -99,6 +101,18 @@ def test_predict_writes_what_the_predictor_answers(work, steel):
     overlays = {p.relative_to(work / "out/overlays").as_posix() for p in (work / "out/overlays").rglob("*.*")}
     assert overlays == {"a.jpg", "b.png.jpg", "line/c.png.jpg", "d.jpg"}
     assert cv2.imread(str(work / "out/overlays/d.jpg")).shape == (20, 90, 3)
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_predict_refuses_a_name_that_no_submission_can_hold(work, tmp_path, steel, single):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/Str\xfcck.png")
+    shutil.copy(work / "images" / "b.png", odd)
+    images, out = odd if single else str(tmp_path), tmp_path / "s.csv"
+    code, _, err = steel("predict", "one.safetensors", images, "--out", str(out), "--device", "cpu")
+    assert code == 2
+    said = err.splitlines()[-1]
+    assert said.startswith("error: 1 names with control characters or bytes that are not UTF-8: Str\\xfcck.png (")
+    assert not out.exists()
 
 
 def test_predict_says_that_nothing_was_calibrated(work, steel):

@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 from dataclasses import replace
 
 import cv2
@@ -16,7 +15,6 @@ from PIL import Image
 from webdataset.tariterators import base_plus_ext
 
 from steel.data.samples import (
-    TAR_END,
     Manifest,
     ShardInfo,
     decode_mask,
@@ -26,7 +24,6 @@ from steel.data.samples import (
     mask_areas,
     pack_masks,
     sample_key,
-    tar_member,
     unpack_masks,
     write_index,
 )
@@ -197,18 +194,6 @@ def test_different_images_have_different_keys_that_webdataset_reads_back(one: st
     assert (keys[0] == keys[1]) == (one == other)
     for extension in ("jpg", "mask.png", "json"):
         assert base_plus_ext(f"{keys[0]}.{extension}") == (keys[0], extension)
-
-
-def test_members_are_plain_and_reproducible(tmp_path) -> None:
-    long = "folder/" * 30 + "ü.jpg"
-    names = {"a.jpg": b"x" * 700, "ü.json": b"", long: b"y" * 512}
-    data = b"".join(tar_member(name, content) for name, content in names.items()) + TAR_END
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        members = tar.getmembers()
-        assert {m.name: tar.extractfile(m).read() for m in members} == names
-        assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in members} == {(0, 0, 0, "", 0o644)}
-    offset = data.index(b"x" * 700)
-    assert offset == len(tar_member("a.jpg", names["a.jpg"])) - 700 - (-700 % 512)
 
 
 # --- manifest and index ----------------------------------------------------------------------------------------------

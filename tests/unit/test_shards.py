@@ -1,5 +1,6 @@
 """Random access to shards: every byte right, every damage named, memory flat, remote like local."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -17,8 +18,9 @@ import pyarrow as pa
 import pytest
 
 from steel.data import cache as caches
+from steel.data import shard_index
 from steel.data.cache import FetchError, ShardCache
-from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, index_schema
+from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, index_schema, write_index
 from steel.data.shard_index import Index
 from steel.data.shards import BadSampleError, ShardReader
 from steel.errors import InputError
@@ -180,13 +182,49 @@ def test_pixels_that_contradict_the_index_are_found(tmp_path: Path) -> None:
         ShardReader(root)
 
 
+@pytest.mark.parametrize("name", ["../outside.tar", "/etc/hostname", "a/../../outside.tar"])
+def test_a_shard_outside_of_its_folder_is_never_opened(own_shards: Path, name: str) -> None:
+    manifest = json.loads((own_shards / MANIFEST_NAME).read_text())
+    (own_shards.parent / "outside.tar").write_bytes((own_shards / "shard-000000.tar").read_bytes())
+    manifest["shards"][0]["name"] = name
+    (own_shards / MANIFEST_NAME).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=rf"manifest\.json: not a manifest of shards \('{name}' is no name of a shard"):
+        ShardReader(own_shards)
+
+
+def test_an_index_that_contradicts_itself_is_named_once_for_all_readers(own_shards: Path) -> None:
+    table = pa.ipc.open_file(pa.py_buffer((own_shards / INDEX_NAME).read_bytes())).read_all()
+    rows = table.to_pylist()
+    rows[9]["mask_offset"] = -512
+    with open(own_shards / INDEX_NAME, "wb") as file:
+        write_index(pa.Table.from_pylist(rows, table.schema), file)
+    data = (own_shards / INDEX_NAME).read_bytes()
+    manifest = json.loads((own_shards / MANIFEST_NAME).read_text())
+    manifest |= {"index_size": len(data), "index_sha256": hashlib.sha256(data).hexdigest()}
+    (own_shards / MANIFEST_NAME).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"index\.arrow: row 9: the mask does not lie in its shard; damaged, or of"):
+        ShardReader(own_shards, on_bad_sample="skip")
+
+
+def test_workers_take_an_index_as_checked(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = ShardReader(shards)
+    seen: list[bool] = []
+    read = shard_index.read_batch
+    monkeypatch.setattr(
+        shard_index, "read_batch", lambda *a, trusted: seen.append(trusted) or read(*a, trusted=trusted)
+    )
+    monkeypatch.setattr("steel.data.shards.rows_fault", lambda *a: pytest.fail("checked again"))
+    pickle.loads(pickle.dumps(reader))
+    assert seen == [True]
+
+
 def test_unfinished_and_foreign_folders_give_one_line(own_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no manifest.json"):
         ShardReader(tmp_path)
     with pytest.raises(InputError, match="not an index of 5 classes"):
         Index(own_shards / INDEX_NAME, 5)
     (tmp_path / "x.arrow").write_bytes(b"nonsense")
-    with pytest.raises(InputError, match=r"x.arrow: damaged"):
+    with pytest.raises(InputError, match=r"x.arrow: not an index of 3 classes .*damaged"):
         Index(tmp_path / "x.arrow", 3)
     (own_shards / INDEX_NAME).unlink()
     with pytest.raises(InputError, match=r"index.arrow: missing"):

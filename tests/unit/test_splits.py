@@ -120,11 +120,12 @@ def test_all_problems_of_a_split_file_are_told_at_once(tmp_path):
     with pytest.raises(ProblemsError) as error:
         read_split_file(str(path), ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg", "f.jpg"])
     assert error.value.problems == (
+        ("malformed rows", "line 7 (d.jpg,1,2)"),
         ("duplicate rows", "a.jpg (line 3)"),
         ("rows without a fold number", "line 4 (b.jpg,-1)"),
         ("rows without a fold number", "line 5 (c.jpg,train)"),
         ("ids without an image", "x.jpg"),
-        ("rows without a fold number", "line 7 (d.jpg,1,2)"),
+        ("images without a fold", "d.jpg"),
         ("images without a fold", "e.jpg"),
         ("images without a fold", "f.jpg"),
     )

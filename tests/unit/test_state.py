@@ -43,7 +43,9 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
 
 
 def test_progress_survives_json() -> None:
-    progress = Progress(phase=1, step=7, candidates=[Candidate(0.5, "a", 0, 1.0)], stopped_early=["x"])
+    progress = Progress(
+        phase=1, step=7, candidates=[Candidate(0.5, "000000-00000007.safetensors", 0, 1.0)], stopped_early=["x"]
+    )
     progress.window.segmentation = 0.1 + 0.2
     assert Progress.from_dict(json.loads(json.dumps(progress.to_dict()))) == progress
 

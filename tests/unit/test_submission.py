@@ -110,7 +110,7 @@ def test_a_broken_sample_is_refused_before_any_prediction(tmp_path: Path) -> Non
         yield
 
     (tmp_path / "sample.csv").write_text("id,mask\n")
-    with pytest.raises(InputError, match="header is `id,mask`, expected `ImageId_ClassId,EncodedPixels` or"):
+    with pytest.raises(InputError, match="header is `id,mask`, expected `ImageId,ClassId,EncodedPixels` or"):
         write_submission(tmp_path / "s.csv", never(), like=tmp_path / "sample.csv")
     with pytest.raises(InputError, match="no such file"):
         write_submission(tmp_path / "s.csv", never(), like=tmp_path / "other.csv")
@@ -154,8 +154,11 @@ def test_an_interrupted_prediction_leaves_the_old_file(tmp_path: Path) -> None:
         ("ImageId_ClassId,EncodedPixels\na.jpg_1,\na.jpg_2,20 2\n", "a.jpg class 2: RLE: pair 1 (20 2)"),
         ("ImageId_ClassId,EncodedPixels\nz.jpg_1,\nz.jpg_2,\n", "images without a row: a.jpg; 1 unknown images: z.jpg"),
         ("ImageId_ClassId,EncodedPixels\na.jpg_1,1 2,x\n", "1 malformed rows: line 2 (a.jpg_1,1 2,x)"),
-        ("ImageId_ClassId,EncodedPixels\na.jpg,1 2\n", "1 malformed rows"),
-        ("ImageId,ClassId,EncodedPixels\na.jpg,one,1 2\n", "1 malformed rows"),
+        ("ImageId_ClassId,EncodedPixels\na.jpg,1 2\n", "1 malformed rows: line 2 (a.jpg,1 2)"),
+        (
+            "ImageId,ClassId,EncodedPixels\na.jpg,one,1 2\n",
+            "1 class ids that are no whole number from 0 on: line 2 ('one' for a.jpg)",
+        ),
         ("", "the header is ``"),
     ],
 )

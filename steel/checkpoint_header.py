@@ -1,0 +1,140 @@
+"""The header of a checkpoint: parsed and checked down to every value that a reader relies on, without torch."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from steel.config import NetworkConfig
+from steel.data.pixel_format import EIGHT_BITS, Depth
+from steel.errors import InputError
+from steel.evaluation.decision import Decision
+from steel.plain import from_dict, from_plain, parse_json, to_dict
+
+FORMAT_VERSION = 1
+METADATA_KEY = "steel"
+MAX_HEADER_BYTES = 100_000_000  # as safetensors itself has it
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor in the header, as safetensors has it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What stands under our key in the header."""
+
+    version: int
+    sha256: str
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """What an ensemble's provenance says of one of its members."""
+
+    name: str
+    folds: dict[str, list[int]]
+    provenance: dict[str, Any]
+
+
+_CONTENT = {
+    "network": NetworkConfig,
+    "class_names": tuple[str, ...],
+    "mean": tuple[float, ...],
+    "std": tuple[float, ...],
+    "decision": Decision | None,
+    "folds": dict[str, list[int]],
+    "provenance": dict[str, Any],
+    "input_size": tuple[int, int] | None,
+    "depth": Depth,
+    "members": int,
+    "tensors_sha256": str,
+}
+"""What the content must hold at least."""
+
+
+def header_length(head: bytes) -> int:
+    """Bytes of the header that follows the first 8, which are `head`; 0 when there are not so many."""
+    return int.from_bytes(head, "little") if len(head) == 8 else 0
+
+
+def parse_header(path: str | os.PathLike[str], head: bytes, rest: bytes, size: int) -> dict[str, Any]:
+    """The content of a header, checked against its checksum and the file's size.
+
+    Args:
+        path: for errors.
+        head: the first 8 bytes.
+        rest: what follows, the header at least.
+        size: of the whole file.
+    """
+    length = header_length(head)
+    if length == 0 or length > min(len(rest), MAX_HEADER_BYTES):
+        raise InputError(f"{path}: not a checkpoint of this program, or its beginning is damaged or cut off")
+    try:
+        table = from_plain(dict[str, Any], parse_json(rest[:length]), "header")
+        metadata = from_plain(dict[str, str], table.pop("__metadata__", {}), "metadata").get(METADATA_KEY)
+        entries = from_plain(dict[str, _Entry], table, "tensors")
+    except InputError as error:
+        raise InputError(f"{path}: not a checkpoint of this program, or its header is damaged ({error})") from error
+    end = max((entry.data_offsets[1] for entry in entries.values()), default=0)
+    if metadata is None:
+        raise InputError(
+            f"{path}: a safetensors file of another program; give a model.safetensors that train.fit wrote"
+        )
+    if size != 8 + length + end:
+        raise InputError(f"{path}: truncated or damaged ({size} bytes instead of {8 + length + end}); copy it again")
+    try:
+        header = from_dict(_Header, parse_json(metadata))
+    except InputError as error:
+        raise InputError(f"{path}: its header is damaged ({error}); copy or make it again") from error
+    version, content = header.version, header.content
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format version {version}, written by a newer program; this one reads up to {FORMAT_VERSION}: "
+            "upgrade it"
+        )
+    if digest_content(content) != header.sha256:
+        raise InputError(f"{path}: its header does not match its checksum; copy or make it again")
+    content = {"depth": to_dict(EIGHT_BITS), **content}  # files from before there was a choice name none
+    try:
+        _check_content(content)
+    except InputError as error:
+        raise InputError(f"{path}: not a checkpoint that this program can use ({error})") from error
+    shapes = {name: {"dtype": entry.dtype, "shape": list(entry.shape)} for name, entry in entries.items()}
+    return {"version": version, **content, "tensors": shapes}
+
+
+def _check_content(content: dict[str, Any]) -> None:
+    """Raises InputError unless the content is what readers of a header rely on."""
+    missing = [name for name in _CONTENT if name not in content]
+    if missing:
+        raise InputError(f"{missing[0]} is missing")
+    found = {name: from_plain(kind, content[name], name) for name, kind in _CONTENT.items()}
+    num_classes, decision, size = found["network"].num_classes, found["decision"], found["input_size"]
+    if len(found["class_names"]) != num_classes:
+        raise InputError(f"{len(found['class_names'])} class names for {num_classes} classes")
+    if decision is not None and len(decision.classes) != num_classes:
+        raise InputError(f"a decision for {len(decision.classes)} classes, a network for {num_classes}")
+    if size is not None and not all(1 <= side < 1 << 15 for side in size):
+        raise InputError(f"images of {size[0]}x{size[1]} pixels")
+    _check_provenance(found["provenance"])
+
+
+def _check_provenance(provenance: dict[str, Any]) -> None:
+    """Raises InputError unless the parts of a provenance that are acted on can be; the others are for the record."""
+    from_plain(dict[str, Decision], provenance.get("gates", {}), "provenance.gates")
+    for member in from_plain(list[_Member], provenance.get("members", []), "provenance.members"):
+        _check_provenance(member.provenance)
+
+
+def digest_content(content: Any) -> str:
+    """The sha256 that a header gives of its content."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

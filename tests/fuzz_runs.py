@@ -1,0 +1,267 @@
+"""Formats for `test_fuzz`: checkpoints, and what a run leaves in its folder."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint
+from steel.config import NetworkConfig
+from steel.describe import describe_checkpoint
+from steel.errors import InputError
+from steel.evaluation.decision import ClassDecision, Decision, default_decision, kept
+from steel.evaluation.plots import plot_history
+from steel.evaluation.scores import decide
+from steel.evaluation.statistics import EvaluationStatistics
+from steel.history import History
+from tests.fuzzing import JSON_EDITS, Format, Random, edit_bytes, edit_json, edit_json_line, edit_value
+from train.candidates import CandidateStore
+from train.presets import SMOKE
+from train.progress import Candidate, Progress
+from train.roles import role_of
+from train.run_folder import RunFolder
+from train.state import RECORD, TENSORS, digest_record, find_newest_state, read_state, snapshot, write_state
+
+# --- checkpoints ---
+
+
+def make_checkpoint(folder: Path) -> str:
+    network = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=1, decoder_channels=(8, 8))
+    tensors = {"encoder.weight": torch.arange(24.0).reshape(2, 3, 4), "head.steps": torch.tensor([7, 8])}
+    decision = default_decision(2).to_dict()
+    member = {"name": "one", "folds": {"train": [2]}, "provenance": {"data_digest": "d"}}
+    provenance = {"data_digest": "d", "gates": {"none": decision}, "members": [member]}
+    folds = {"train": [2], "calibration": [0], "test": [1]}
+    saved = Checkpoint(network, ("Riß", "b"), (0.4,), (0.2,), tensors, decision, folds, provenance, (64, 128))
+    save_checkpoint(folder / "model.safetensors", saved)
+    return "model.safetensors"
+
+
+def read_checkpoint(folder: Path) -> Any:
+    path = folder / "model.safetensors"
+    lines = describe_checkpoint(read_header(path))
+    checkpoint = load_checkpoint(path)
+    role = role_of([1], "d", checkpoint.folds, checkpoint.provenance)
+    gates = [Decision.from_dict(gate) for gate in checkpoint.provenance.get("gates", {}).values()]
+    decision = checkpoint.decision and Decision.from_dict(checkpoint.decision)
+    tensors = {name: tensor.tolist() for name, tensor in checkpoint.tensors.items()}
+    return lines, role, gates, decision, tensors, checkpoint.members, checkpoint.input_size
+
+
+def edit_content(data: bytes, random: Random) -> bytes:
+    """Change one value of a checkpoint's content."""
+    return _with_header(data, lambda table: _edit_under_key(table, random))
+
+
+def _edit_under_key(table: dict[str, Any], random: Random) -> None:
+    header = json.loads(table["__metadata__"]["steel"])
+    header["content"] = edit_value(header["content"], random)
+    text = json.dumps(header["content"], sort_keys=True, separators=(",", ":"))
+    header["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    table["__metadata__"]["steel"] = json.dumps(header)
+
+
+def edit_tensor_table(data: bytes, random: Random) -> bytes:
+    """Change what the header says of the tensors."""
+
+    def change(table: dict[str, Any]) -> None:
+        metadata = table.pop("__metadata__", {})
+        found = edit_value(table, random)
+        table.clear()
+        table.update(found if isinstance(found, dict) else {"x": found})
+        table["__metadata__"] = metadata
+
+    return _with_header(data, change)
+
+
+def _with_header(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
+    end = 8 + int.from_bytes(data[:8], "little")
+    table = json.loads(data[8:end])
+    change(table)
+    header = json.dumps(table).encode("utf-8", "surrogatepass")
+    return len(header).to_bytes(8, "little") + header + data[end:]
+
+
+# --- what a run leaves ---
+
+PROGRESS = Progress(1, 7, candidates=[Candidate(0.5, "000000-00000005.safetensors", 0, 1.5)], stopped_early=["early"])
+
+
+def make_state(folder: Path) -> str:
+    write_state(folder, snapshot(Progress(0, 5), {"model.w": torch.ones(6)}), keep=2)
+    write_state(folder, snapshot(PROGRESS, {"model.w": torch.arange(6.0)}), keep=2)
+    return f"000001-00000007/{RECORD}"
+
+
+def make_state_tensors(folder: Path) -> str:
+    make_state(folder)
+    return f"000001-00000007/{TENSORS}"
+
+
+def read_newest_state(folder: Path) -> Any:
+    """As resuming does; the state before stands in for one that is refused."""
+    newest, refused = find_newest_state(folder)
+    assert newest is not None and all("000001-00000007" in line for line in refused)
+    CandidateStore(folder.parent / "folder", 1).prune(folder, Progress())
+    if refused:
+        assert read_state(newest).tensors["model.w"].tolist() == [1.0] * 6
+        raise InputError(refused[0])
+    state = read_state(newest)
+    progress = Progress.from_dict(state.progress)
+    progress.check_within([9, 9], f"--out {folder}, {RECORD}, {TENSORS}")
+    return progress, {name: tensor.tolist() for name, tensor in state.tensors.items()}
+
+
+def mend_state(folder: Path) -> None:
+    record, tensors = folder / "000001-00000007" / RECORD, folder / "000001-00000007" / TENSORS
+    try:
+        values = json.loads(record.read_bytes())
+        values |= {
+            "tensors_size": tensors.stat().st_size,
+            "tensors_sha256": hashlib.sha256(tensors.read_bytes()).hexdigest(),
+        }
+        values["sha256"] = digest_record({name: value for name, value in values.items() if name != "sha256"})
+        record.write_text(json.dumps(values))
+    except (ValueError, TypeError):
+        pass  # beyond mending
+
+
+def make_candidate(folder: Path) -> str:
+    CandidateStore(folder, 1)._write("000000-00000005.safetensors", {"w": torch.arange(12.0).reshape(3, 4)})
+    return "000000-00000005.safetensors"
+
+
+def read_candidate(folder: Path) -> Any:
+    return {n: t.tolist() for n, t in CandidateStore(folder, 1).read(PROGRESS.candidates[0]).items()}
+
+
+def make_history(folder: Path) -> str:
+    history = History(folder / "history.jsonl")
+    history.open_at(0, 0)
+    for step in (1, 2, 3):
+        place = {"phase": step // 3, "step": step, "global_step": step, "epoch": step / 3}
+        loss = {"loss": 0.5 / step, "loss_segmentation": 0.25, "lr": 1e-3, "images_per_second": 40.5}
+        history.append({"kind": "train", **place, **loss})
+        scores = {"mean_dice": 0.5, "mean_dice_positive": None, "dice_positive_per_class": {"a": 0.5, "b": None}}
+        history.append({"kind": "validation", **place, **scores, "f1": {"any": 0.5}})
+    history.close()
+    return "history.jsonl"
+
+
+def read_history(folder: Path) -> Any:
+    history = History(folder / "history.jsonl")
+    records = history.records()
+    history.open_at(1, 2)
+    history.close()
+    return records, history.records()
+
+
+def draw_history(folder: Path) -> Any:
+    plot_history(History(folder / "history.jsonl").records(), folder / "curves.png")
+
+
+def make_run(folder: Path) -> str:
+    run = RunFolder(folder)
+    run.open(SMOKE, "digest", "auto")
+    run.end("interrupted", "stopped by SIGTERM")
+    run.release()
+    return "status.json"
+
+
+def make_run_config(folder: Path) -> str:
+    make_run(folder)
+    return "config.json"
+
+
+def read_run(folder: Path) -> Any:
+    run = RunFolder(folder)
+    try:
+        goes_on = run.open(SMOKE, "digest", "auto")
+        attempt = run.attempt
+        run.end("finished")
+        return goes_on, attempt
+    finally:
+        run.release()
+
+
+def make_decision(folder: Path) -> str:
+    decision = Decision((ClassDecision(100, 120, 5, 900), ClassDecision()), "soft", 99, ("hflip",))
+    (folder / "decision.json").write_text(json.dumps(decision.to_dict()))
+    return "decision.json"
+
+
+def read_decision(folder: Path) -> Any:
+    decision = Decision.from_dict(json.loads((folder / "decision.json").read_bytes()))
+    areas, probs = np.array([[3, 2**31]]), np.array([[1, 2, 3]], np.uint8)
+    if len(decision.classes) == 2:
+        return decision, kept(decision, areas, probs).tolist()
+    return decision, None
+
+
+def make_statistics(folder: Path) -> str:
+    random = np.random.default_rng(0)
+    counts = random.integers(0, 50, (5, 2, 2, 256)).astype(np.uint32)
+    probs = random.integers(0, 256, (5, 3)).astype(np.uint8)
+    EvaluationStatistics(np.arange(5) * 3, counts, probs).save(folder / "validation_statistics.npz")
+    return "validation_statistics.npz"
+
+
+def read_statistics(folder: Path) -> Any:
+    statistics = EvaluationStatistics.load(folder / "validation_statistics.npz")
+    outcome = decide(statistics, default_decision(statistics.num_classes))
+    return statistics.rows.tolist(), statistics.label_probs.tolist(), statistics.histograms.sum(), repr(outcome)
+
+
+def edit_arrays(data: bytes, random: Random) -> bytes:
+    """Change an array: its type, shape, order or number of dimensions, or leave it out."""
+    with np.load(io.BytesIO(data)) as file:
+        arrays: dict[str, Any] = dict(file)
+    name = sorted(arrays)[int(random.integers(3))]
+    array = arrays[name]
+    changes: list[Callable[[], Any]] = [
+        lambda: array.astype(np.float64),
+        lambda: array.astype(np.int32),
+        lambda: array[:-1],
+        lambda: array[::-1],
+        lambda: array[None],
+        lambda: array[..., :1],
+        lambda: array.astype(str),
+        lambda: np.int64(3),
+        lambda: array - array.dtype.type(9),
+        lambda: np.concatenate([array, array]),
+        lambda: np.zeros((0, *array.shape[1:]), array.dtype),
+        lambda: array.astype(array.dtype.newbyteorder(">")),
+    ]
+    kind = int(random.integers(len(changes) + 1))
+    if kind == len(changes):
+        del arrays[name]
+    else:
+        arrays[name] = changes[kind]()
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+FORMATS: dict[str, Format] = {
+    "checkpoint": Format(make_checkpoint, read_checkpoint, (edit_bytes, edit_tensor_table), is_hashed=True),
+    "checkpoint, hashes mended": Format(make_checkpoint, read_checkpoint, (edit_content,)),
+    "state": Format(make_state, read_newest_state, JSON_EDITS, mend_state, is_hashed=True),
+    "state's tensors": Format(
+        make_state_tensors,
+        read_newest_state,
+        (edit_bytes, edit_tensor_table),
+        mend_state,
+        is_hashed=True,
+    ),
+    "kept weights": Format(make_candidate, read_candidate, (edit_bytes,), is_hashed=True),
+    "history": Format(make_history, read_history, (edit_json_line, edit_json_line, edit_bytes)),
+    "status": Format(make_run, read_run, JSON_EDITS),
+    "config": Format(make_run_config, read_run, JSON_EDITS, names="folder"),
+    "decision": Format(make_decision, read_decision, (edit_json,), names="ecision"),
+    "statistics": Format(make_statistics, read_statistics, (edit_arrays, edit_bytes)),
+}

@@ -1,0 +1,112 @@
+"""Plain JSON values as dataclasses: what comes back is what was written, and nothing else is believed."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+
+from steel.errors import InputError
+from steel.plain import from_dict, from_plain, parse_json, to_dict
+
+
+@dataclass(frozen=True)
+class Point:
+    x: int
+    y: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.x == 13:
+            raise InputError("x: 13 brings bad luck")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    name: str
+    points: tuple[Point, ...]
+    size: tuple[int, int] | None
+    kind: Literal["a", 1]
+    shown: bool
+    tags: list[str]
+    notes: dict[str, Any]
+    by_name: dict[str, Point]
+
+
+DRAWING = Drawing("Riß", (Point(1), Point(2, 3.0)), (4, 5), "a", True, ["t"], {"any": [None]}, {"p": Point(0)})
+VALUES = {
+    "name": "Riß",
+    "points": [{"x": 1, "y": 0.5}, {"x": 2, "y": 3.0}],
+    "size": [4, 5],
+    "kind": "a",
+    "shown": True,
+    "tags": ["t"],
+    "notes": {"any": [None]},
+    "by_name": {"p": {"x": 0, "y": 0.5}},
+}
+
+
+def test_dataclasses_come_back_through_json() -> None:
+    assert from_dict(Drawing, json.loads(json.dumps(VALUES))) == DRAWING
+    assert to_dict(DRAWING) | {"by_name": VALUES["by_name"]} == VALUES
+    assert from_dict(Drawing, VALUES | {"size": None}).size is None
+    assert from_dict(Drawing, VALUES | {"kind": 1}).kind == 1
+
+
+def test_whole_numbers_are_numbers_and_nothing_else_is_turned_into_another_type() -> None:
+    point = from_dict(Point, {"x": 1, "y": 2})
+    assert (point, type(point.y)) == (Point(1, 2.0), float)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": 1}, "Drawing.name must be a text, not 1"),
+        ({"name": "\ud800"}, "Drawing.name must be a text"),
+        ({"points": {}}, r"Drawing.points must be a list, not \{\}"),
+        ({"points": [{"x": 1.0, "y": 0}]}, r"Drawing.points.0.x must be a whole number, not 1\.0"),
+        ({"points": [{"x": True, "y": 0}]}, "Drawing.points.0.x must be a whole number, not true"),
+        ({"points": [{"x": 1, "y": "1"}]}, 'Drawing.points.0.y must be a number, not "1"'),
+        ({"points": [{"x": 1, "y": 10**400}]}, "Drawing.points.0.y must be a number"),
+        ({"points": [{"x": 1, "y": float("inf")}]}, "Drawing.points.0.y must be a number"),
+        ({"points": [{"x": 1}]}, "Drawing.points.0: the field y is missing"),
+        ({"points": [{"x": 13, "y": 0}]}, "x: 13 brings bad luck"),
+        ({"points": [None]}, "Drawing.points.0 must be an object, not null"),
+        ({"size": [1]}, "Drawing.size must be a list of 2, not of 1"),
+        ({"size": [1, 2, 3]}, "Drawing.size must be a list of 2, not of 3"),
+        ({"kind": "b"}, 'Drawing.kind must be one of a, 1, not "b"'),
+        ({"kind": True}, "Drawing.kind must be one of a, 1, not true"),
+        ({"shown": 1}, "Drawing.shown must be true or false, not 1"),
+        ({"tags": ["a", None]}, "Drawing.tags.1 must be a text, not null"),
+        ({"notes": []}, r"Drawing.notes must be an object, not \[\]"),
+        ({"by_name": {"q": 3}}, "Drawing.by_name.q must be an object, not 3"),
+        ({"colour": 1}, "Drawing: unknown field colour"),
+    ],
+)
+def test_another_type_is_named_by_its_field(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        from_dict(Drawing, VALUES | changes)
+
+
+@pytest.mark.parametrize("values", [None, [], "x", 3])
+def test_what_is_no_object_is_refused(values: Any) -> None:
+    with pytest.raises(InputError, match="Point must be an object"):
+        from_dict(Point, values)
+
+
+def test_types_that_are_no_dataclass() -> None:
+    assert from_plain(dict[str, tuple[int, ...]], {"a": [1, 2]}, "table") == {"a": (1, 2)}
+    with pytest.raises(InputError, match=r"table\.a\.1 must be a whole number"):
+        from_plain(dict[str, tuple[int, ...]], {"a": [1, "2"]}, "table")
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"\xff", b'{"a": NaN}', b"[Infinity]", b"[-Infinity]", b"[" * 100_000, b"1" * 5000, b"'a'"]
+)
+def test_what_is_no_json_is_one_line(text: bytes) -> None:
+    with pytest.raises(InputError, match=r"^not JSON: ") as caught:
+        parse_json(text)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_json_is_read_as_bytes_or_text() -> None:
+    assert parse_json(b'{"a": "Ri\xc3\x9f"}') == parse_json('{"a": "Riß"}') == {"a": "Riß"}
