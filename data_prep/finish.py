@@ -15,10 +15,11 @@ from data_prep.pixels import mean_and_std
 from data_prep.rows import ShardRows
 from steel.data import storage
 from steel.data.duplicates import group_duplicates
+from steel.data.folds import assign_folds
 from steel.data.pixel_format import EIGHT_BITS, Depth
 from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, MaskCoding, ShardInfo, index_schema, write_index
 from steel.data.shard_checks import manifest_fault
-from steel.data.splits import assign_folds, read_split_file, severstal_classic, straddling_groups
+from steel.data.splits import read_split_file, severstal_classic, straddling_groups
 
 DUPLICATES_NAME = "duplicates.json"
 MIN_STD = 1 / 255

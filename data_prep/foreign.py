@@ -15,10 +15,12 @@ import pyarrow as pa
 from data_prep.pixels import gray_of, ignored_area, load_image, pixel_sums
 from data_prep.rows import ShardRows, measured, rows_schema
 from steel.data import storage
+from steel.data.bitmask import mask_areas
 from steel.data.duplicates import image_signature
 from steel.data.images import IMAGE_SUFFIXES
+from steel.data.mask_codec import decode_stored_mask
 from steel.data.problems import Problem, raise_problems
-from steel.data.samples import Manifest, decode_stored_mask, mask_areas
+from steel.data.samples import Manifest
 from steel.errors import printable
 
 _IMAGES = tuple(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)

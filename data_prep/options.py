@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from steel.data.folds import MAX_FOLDS
 from steel.data.pixel_format import Depth
-from steel.data.splits import MAX_FOLDS
 from steel.errors import InputError
 
 

@@ -23,15 +23,10 @@ from data_prep.arguments import HelpFormatter, add_executor_arguments
 from data_prep.executors import open_executor
 from steel.data import storage
 from steel.data.arrow_file import columns_of, read_batch
+from steel.data.bitmask import mask_areas
 from steel.data.decode import decode_image
-from steel.data.samples import (
-    INDEX_NAME,
-    MANIFEST_NAME,
-    Manifest,
-    decode_stored_mask,
-    index_schema,
-    mask_areas,
-)
+from steel.data.mask_codec import decode_stored_mask
+from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, index_schema
 from steel.data.shard_checks import Total, rows_fault, totals
 from steel.errors import run_program
 

@@ -15,10 +15,12 @@ from data_prep.rows import ShardRows, measured, rows_schema, write_rows
 from data_prep.shard_file import ShardFile
 from steel.data import storage
 from steel.data.annotations import Annotations
+from steel.data.bitmask import mask_areas
 from steel.data.duplicates import image_signature
 from steel.data.images import ImageRecord
+from steel.data.mask_codec import encode_mask
 from steel.data.problems import Problem, ProblemsError, raise_problems
-from steel.data.samples import MASK_EXTENSION, encode_mask, mask_areas, sample_key
+from steel.data.samples import MASK_EXTENSION, sample_key
 
 _REMOTE_READS = 16
 """Images fetched at once from a remote store: each request waits for the network, not for a core."""

@@ -15,7 +15,7 @@ from steel.data.decode import decode_image
 from steel.data.images import IMAGE_SUFFIXES, ImageRecord, lies_in, list_images
 from steel.data.problems import Problem, raise_problems
 from steel.errors import InputError, out_of_memory_as
-from steel.evaluation.plots import draw_overlay, encode_picture
+from steel.evaluation.pictures import draw_overlay, encode_picture
 from steel.evaluation.submission import SubmissionSummary, check_coverage, read_submission, write_submission
 from steel.predictor import Prediction, Predictor
 

@@ -12,15 +12,15 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from steel.data.bitmask import mask_areas
+from steel.data.mask_codec import encode_mask
 from steel.data.samples import (
     INDEX_NAME,
     MANIFEST_NAME,
     MASK_EXTENSION,
     Manifest,
     ShardInfo,
-    encode_mask,
     index_schema,
-    mask_areas,
     sample_key,
     write_index,
 )

@@ -20,7 +20,7 @@ from steel.errors import InputError, run_program
 from steel.evaluation.calibration import Calibration, calibrate
 from steel.evaluation.decision import Decision, default_decision
 from steel.evaluation.gates import format_gates, gate_table
-from steel.evaluation.plots import save_contact_sheet
+from steel.evaluation.pictures import save_contact_sheet
 from steel.evaluation.report import build_metrics, format_table, write_metrics
 from steel.evaluation.statistics import EvaluationStatistics
 from steel.model.tta import parse_tta

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from steel.data.bitmask import unpack_masks
 from steel.data.geometry import resize_image, restore_size
-from steel.data.samples import unpack_masks
 from steel.data.shards import ShardReader
 from steel.evaluation.decision import Decision, apply_decision
-from steel.evaluation.plots import draw_overlay
+from steel.evaluation.pictures import draw_overlay
 from steel.predictor import Predictor
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from bench.quality.trial import TEST, VALIDATION, Trial
 from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.config import NetworkConfig
-from steel.data.samples import unpack_masks
+from steel.data.bitmask import unpack_masks
 from steel.data.shards import ShardReader
 from steel.model.network import UnifiedModel
 from train.data import folds_of, rows_in

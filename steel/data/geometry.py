@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from steel.data.samples import pack_masks, unpack_masks
+from steel.data.bitmask import pack_masks, unpack_masks
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

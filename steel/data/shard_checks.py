@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from steel.data.class_table import MAX_CLASSES, name_fault
+from steel.data.folds import MAX_FOLDS
 from steel.data.pixel_format import MAX_PIXELS
-from steel.data.splits import MAX_FOLDS
 from steel.errors import printable
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from steel.data import storage
 from steel.data.cache import ShardCache
 from steel.data.decode import decode_image
 from steel.data.geometry import resize_bitmask
-from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, decode_stored_mask
+from steel.data.mask_codec import decode_stored_mask
+from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest
 from steel.data.shard_checks import rows_fault, totals
 from steel.data.shard_index import Index
 from steel.errors import InputError, list_some, printable

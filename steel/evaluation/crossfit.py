@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steel.data.splits import assign_folds
+from steel.data.folds import assign_folds
 
 NUM_FOLDS = 5
 

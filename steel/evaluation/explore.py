@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from steel.data.samples import unpack_masks
+from steel.data.bitmask import unpack_masks
 from steel.data.shards import ShardReader
 from steel.data.storage import make_folder, write_text
 from steel.errors import InputError
@@ -33,7 +33,7 @@ from steel.evaluation.explore_plots import (
     plot_gray_levels,
     plot_regions,
 )
-from steel.evaluation.plots import contact_sheet, draw_outlines, encode_picture
+from steel.evaluation.pictures import contact_sheet, draw_outlines, encode_picture
 
 NUM_EXAMPLES = 6
 _NUM_GROUPS = 4

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 
 from steel.evaluation.explore_figures import PixelSurvey
-from steel.evaluation.plots import class_colour, encode_figure, encode_picture, hex_colour, new_figure
+from steel.evaluation.pictures import class_colour, encode_picture, hex_colour
+from steel.evaluation.plots import encode_figure, new_figure
 
 _CLEAN = "#8a929c"
 _MAX_BARS = 8

@@ -15,8 +15,10 @@ import pytest
 import webdataset as wds
 
 from data_prep.__main__ import main
+from steel.data.bitmask import unpack_masks
+from steel.data.mask_codec import decode_mask
 from steel.data.pixel_format import Depth
-from steel.data.samples import Manifest, decode_mask, unpack_masks
+from steel.data.samples import Manifest
 from steel.data.shards import ShardReader
 from tests.image_folder import (
     HEIGHT,

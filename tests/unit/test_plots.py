@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steel.evaluation.plots import class_colour, contact_sheet, draw_overlay, plot_history, save_contact_sheet
+from steel.evaluation.pictures import class_colour, contact_sheet, draw_overlay, save_contact_sheet
+from steel.evaluation.plots import plot_history
 
 
 def _masks(height: int = 60, width: int = 100) -> np.ndarray:

@@ -14,19 +14,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from webdataset.tariterators import base_plus_ext
 
-from steel.data.samples import (
-    Manifest,
-    ShardInfo,
-    decode_mask,
-    decode_stored_mask,
-    encode_mask,
-    index_schema,
-    mask_areas,
-    pack_masks,
-    sample_key,
-    unpack_masks,
-    write_index,
-)
+from steel.data.bitmask import mask_areas, pack_masks, unpack_masks
+from steel.data.mask_codec import decode_mask, decode_stored_mask, encode_mask
+from steel.data.samples import Manifest, ShardInfo, index_schema, sample_key, write_index
 from steel.errors import InputError
 
 BITMASKS = st.sampled_from([np.uint8, np.uint16]).flatmap(

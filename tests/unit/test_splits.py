@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steel.data.folds import assign_folds
 from steel.data.problems import ProblemsError
-from steel.data.splits import assign_folds, read_split_file, severstal_classic, straddling_groups
+from steel.data.splits import read_split_file, severstal_classic, straddling_groups
 from steel.errors import InputError
 
 REAL_DATA = os.environ.get("STEEL_REAL_DATA")

@@ -1,0 +1,31 @@
+"""Masks as bits: one unsigned integer a pixel, bit k for class k + 1."""
+
+import cv2
+import numpy as np
+
+
+def pack_masks(masks: np.ndarray) -> np.ndarray:
+    """Masks (C, H, W) of bool as one bitmask (H, W): bit k = class k + 1; uint8 up to 8 classes, else uint16."""
+    num_classes = len(masks)
+    assert 0 < num_classes <= 16, num_classes
+    kind = np.uint8 if num_classes <= 8 else np.uint16
+    bitmask = np.zeros(masks.shape[1:], kind)
+    for k, mask in enumerate(masks):
+        bitmask |= (mask != 0).astype(kind) << kind(k)
+    return bitmask
+
+
+def unpack_masks(bitmask: np.ndarray, num_classes: int) -> np.ndarray:
+    """The masks (num_classes, H, W) of bool in a bitmask (H, W) of unsigned integers; other bits are left out."""
+    bits = np.left_shift(1, np.arange(num_classes)).astype(bitmask.dtype)
+    return (bitmask[None] & bits[:, None, None]) != 0
+
+
+def mask_areas(bitmask: np.ndarray, num_classes: int) -> list[int]:
+    """Pixels of each class in a bitmask (H, W)."""
+    present = int(np.bitwise_or.reduce(bitmask, axis=None))
+    single = present & (present - 1) == 0  # then there is no need to tell the classes apart
+    return [
+        cv2.countNonZero(bitmask if single else bitmask & bitmask.dtype.type(1 << k)) if present >> k & 1 else 0
+        for k in range(num_classes)
+    ]
