@@ -14,7 +14,6 @@ os.environ.setdefault("WANDB_SILENT", "true")
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # set before torch is imported: parallel test processes share the cores
     cores, workers = len(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)

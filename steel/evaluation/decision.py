@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from steel.errors import InputError
-from steel.evaluation.counts import PREDICTED, TRUE, counts_from
 from steel.plain import from_dict
 
 GATES = ("none", "binary", "class", "binary+class", "soft")
@@ -175,20 +174,3 @@ def apply_decision(
     areas = np.array([np.count_nonzero(mask) for mask in masks])
     masks[~kept(decision, areas, label_probs)] = False
     return masks
-
-
-def decided_counts(decision: Decision, histograms: np.ndarray, label_probs: np.ndarray) -> np.ndarray:
-    """The pair counts that `apply_decision` would give, without the images.
-
-    Args:
-        decision: of C classes.
-        histograms: (N, C, 2, 256) integer counts.
-        label_probs: (N, 1 + C) uint8.
-
-    Returns:
-        (N, C, 3) int64 `(intersection, predicted, true)`.
-    """
-    counts = counts_from(histograms, decision.pixel_thresholds)
-    dropped = ~kept(decision, counts[..., PREDICTED], label_probs)
-    counts[..., :TRUE][dropped] = 0
-    return counts

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from steel.evaluation.counts import INTERSECTION, PREDICTED, TRUE, dice
-from steel.evaluation.decision import Decision, decided_counts, labels
+from steel.evaluation.counts import INTERSECTION, PREDICTED, TRUE, counts_from, dice
+from steel.evaluation.decision import Decision, kept, labels
 from steel.evaluation.statistics import EvaluationStatistics
 
 
@@ -206,3 +206,20 @@ def label_scores(predicted: np.ndarray, true: np.ndarray) -> LabelScores:
         recall=over(hits, there),
         f1=over(2 * hits, said + there),
     )
+
+
+def decided_counts(decision: Decision, histograms: np.ndarray, label_probs: np.ndarray) -> np.ndarray:
+    """The pair counts that `apply_decision` would give, without the images.
+
+    Args:
+        decision: of C classes.
+        histograms: (N, C, 2, 256) integer counts.
+        label_probs: (N, 1 + C) uint8.
+
+    Returns:
+        (N, C, 3) int64 `(intersection, predicted, true)`.
+    """
+    counts = counts_from(histograms, decision.pixel_thresholds)
+    dropped = ~kept(decision, counts[..., PREDICTED], label_probs)
+    counts[..., :TRUE][dropped] = 0
+    return counts

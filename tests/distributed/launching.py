@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
 
 TINY = (
     "--preset smoke --validation.every-epochs 1 --runtime.workers 0 --tracking.tracker none --tracking.log-every 1 "

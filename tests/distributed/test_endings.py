@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from steel.heartbeat import INTERVAL_S
-from tests.distributed.launching import ROOT, environment
+from tests.distributed.launching import environment
+from tests.paths import ROOT
 
 LATE_S = 2.0
 """How much later than they should threads may run on a busy machine."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.launching import ROOT, TINY, environment
+from tests.distributed.launching import TINY, environment
+from tests.paths import ROOT
 from tests.watching import ranks_of, status, steps_done
 
 pytestmark = pytest.mark.slow

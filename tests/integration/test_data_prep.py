@@ -30,6 +30,7 @@ from tests.image_folder import (
     tree_digest,
     write_images,
 )
+from tests.paths import ROOT
 
 NUM_IMAGES = 17
 NUMBERS = {image_name(number): number for number in range(NUM_IMAGES)}
@@ -124,7 +125,7 @@ def test_webdataset_reads_the_shards_with_its_own_decoders(folder: Path, shards:
 def test_the_lines_of_the_readme_read_the_shards(
     shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (lines,) = re.findall(r"```python\n([^`]*webdataset\.WebDataset[^`]*)```", readme)
     assert len([line for line in lines.splitlines() if line]) <= 5
     monkeypatch.chdir(shards.parent)

@@ -19,8 +19,7 @@ from data_prep.__main__ import main
 from data_prep.shard_file import HashedFile
 from steel.data import storage
 from tests.image_folder import arguments, tree_digest, write_images
-
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
 
 
 @pytest.fixture(scope="module")

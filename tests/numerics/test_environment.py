@@ -15,7 +15,8 @@ from accelerate.utils import DistributedType
 from steel.accelerate_environment import settle_environment
 from steel.errors import InputError, SharedError
 from steel.runtime import start
-from tests.distributed.launching import ROOT, environment, run
+from tests.distributed.launching import environment, run
+from tests.paths import ROOT
 
 WITHOUT_EFFECT = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.distributed.launching import ROOT, environment, run
+from tests.distributed.launching import environment, run
 from tests.numerics.one_step import EXACT, distance
 from tests.numerics.worlds import OPTIONS
+from tests.paths import ROOT
 
 WORLDS = (2, 3, 4)
 

@@ -15,8 +15,7 @@ from bench.speed.report import write_report
 from bench.speed.rows import Row, Side
 from bench.speed.run import RowResult, SideResult, Workers, measure_row
 from bench.speed.timing import Measure, in_child, time_passes, time_stretch
-
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
 
 
 class FakeWorkers(Workers):

@@ -16,8 +16,7 @@ from data_prep.__main__ import main as shard
 from steel.errors import InputError, printable, run_program
 from steel.evaluation.submission import write_submission
 from tests.image_folder import arguments, write_images
-
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
 
 
 @contextmanager

@@ -9,16 +9,8 @@ from hypothesis import strategies as st
 
 from steel.errors import InputError
 from steel.evaluation.counts import histograms, pair_counts, valid_mask
-from steel.evaluation.decision import (
-    GATES,
-    ClassDecision,
-    Decision,
-    apply_decision,
-    decided_counts,
-    default_decision,
-    kept,
-    labels,
-)
+from steel.evaluation.decision import GATES, ClassDecision, Decision, apply_decision, default_decision, kept, labels
+from steel.evaluation.scores import decided_counts
 from steel.evaluation.search import NO_MAXIMUM, soft_areas
 
 NUM_CLASSES = 2

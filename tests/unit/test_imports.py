@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 LEAVES = {
     "steel.config": {"steel.errors", "steel.plain"},
     "steel.plain": {"steel.errors"},

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 LAUNCH = ROOT / "launch"
 MANIFESTS = list(yaml.safe_load_all((LAUNCH / "kubernetes" / "train.yaml").read_text()))
 SCHEMA = Draft7Validator(json.loads((Path(__file__).parent / "kubernetes_schema.json").read_text()))

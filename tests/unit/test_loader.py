@@ -26,6 +26,7 @@ from steel.data.samples import Manifest
 from steel.data.shards import BadSampleError, ShardReader
 from steel.data.workers import ordered_map
 from steel.errors import InputError
+from tests.paths import ROOT
 from tests.shard_folder import defect_mask, make_shards, small_shards, steel_image
 from train.schedule import PhasePlan
 
@@ -432,8 +433,7 @@ def test_workers_leave_when_their_parent_is_killed(tmp_path: Path) -> None:
         time.sleep(1000)
         """
     )
-    root = Path(__file__).parents[2]
-    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=root)
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert parent.stdout is not None
     workers = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(workers) == 2

@@ -19,8 +19,8 @@ from steel.evaluation.decision import ClassDecision, Decision, apply_decision
 from steel.model.network import UnifiedModel, normalise
 from steel.model.passes import PIXELS_PER_PASS_CPU, intra_op_threads
 from steel.predictor import Predictor, build_models, choose_device
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 THREE = 3 * 32 * 40
 """Pixels of three images of 32x40 in a forward pass."""
 DECISION = Decision(classes=(ClassDecision(pixel_threshold=120), ClassDecision(min_area=40)), tta=("hflip",))

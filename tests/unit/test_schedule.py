@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from steel.config import PhaseConfig
 from steel.errors import InputError
+from tests.paths import ROOT
 from train.presets import SEVERSTAL
 from train.schedule import micro_batch_share, plan_phases
 
@@ -64,7 +64,7 @@ def test_the_default_recipe_feeds_eight_gpus() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "launch/README.md"])
 def test_the_documented_batches_feed_two_machines_of_eight_gpus(page: str) -> None:
-    text = (Path(__file__).parents[2] / page).read_text()
+    text = (ROOT / page).read_text()
     found = re.findall(r"--phases\.(\d)\.batch-size (\d+)", text)
     assert {int(number) for number, _ in found} == set(range(len(SEVERSTAL.phases)))
     for number, size in found:

@@ -14,8 +14,8 @@ import webdataset
 from data_prep import shard_file
 from data_prep.shard_file import ShardFile
 from steel.errors import InputError
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 LONG = "coil/" + "folder-of-thirty-characters-000/" * 9 + "strip"
 KEYS = ("a", "Stück 1", "прокат/鋼", "b" * 99, "c" * 100, "d" * 101, LONG, LONG + "ü", "0", "_x/%5F_y")
 MEMBERS = {"jpg": b"x" * 700, "mask.png": b"y" * 512, "json": b'{"classes": [1]}'}
