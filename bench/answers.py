@@ -55,8 +55,8 @@ def draw_sizes(name: str) -> list[tuple[int, int]]:
 
 def make_images(folder: Path, sizes: list[tuple[int, int]]) -> None:
     """Synthetic strips of those sizes, and their masks in `train.csv`."""
-    from steel.data.rle import encode_rle
-    from steel.data.synthetic_scene import draw_masks, render
+    from steel.labels.rle import encode_rle
+    from steel.synthetic.scene import draw_masks, render
 
     (folder / "images").mkdir(parents=True)
     with (folder / "train.csv").open("w", newline="") as file:
@@ -90,7 +90,10 @@ def batches_of_eight() -> Iterator[None]:
     def eight(height: int, width: int, pixels_per_pass: int) -> int:
         return EIGHT
 
-    shapes = [patch(f"{module}.images_per_pass", eight) for module in ("steel.batching", "steel.data.eval_loader")]
+    shapes = [
+        patch(f"{module}.images_per_pass", eight)
+        for module in ("steel.inference.batching", "steel.loading.eval_loader")
+    ]
     with shapes[0], shapes[1], patch("steel.model.passes._LARGE_PASS", 0):
         yield
 
@@ -101,8 +104,8 @@ def _predictor(encoder: str) -> Any:
     import torch
 
     from steel.config import NetworkConfig
+    from steel.inference.predictor import Predictor
     from steel.model.network import UnifiedModel
-    from steel.predictor import Predictor
     from train.presets import DEMO
 
     torch.set_num_threads(THREADS)  # as a user would have; the worker's environment says one
@@ -120,13 +123,13 @@ def _way(usual: bool, pixels: int) -> Iterator[None]:
     if not usual:
         yield
         return
-    with batches_of_eight(), patch("steel.batching._PASSES_AHEAD", 32 * pixels / (1 << 16)):
+    with batches_of_eight(), patch("steel.inference.batching._PASSES_AHEAD", 32 * pixels / (1 << 16)):
         yield
 
 
 def predict(folder: str, encoder: str, usual: bool) -> Measure:
     """A submission for a folder of images, as `steel predict` writes it."""
-    from steel.prediction import predict_folder
+    from steel.inference.prediction import predict_folder
 
     predictor = _predictor(encoder)
     sizes = draw_sizes(Path(folder).name)
@@ -138,9 +141,9 @@ def predict(folder: str, encoder: str, usual: bool) -> Measure:
 
 def validate(folder: str, encoder: str, usual: bool) -> Measure:
     """The statistics of all images of the shards, as an epoch's validation collects them, with two loader workers."""
-    from steel.data.shards import ShardReader
-    from steel.runtime import start as start_runtime
-    from train.collect import collect_statistics
+    from steel.distributed.runtime import start as start_runtime
+    from steel.shards.reader import ShardReader
+    from train.engine.run_inference import collect_statistics
 
     predictor, reader = _predictor(encoder), ShardReader(f"{folder}/shards")
     runtime = start_runtime("no", cpu=True)

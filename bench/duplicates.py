@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from steel.data.duplicates import group_duplicates, image_signature
+from data_prep.duplicates import group_duplicates, image_signature
 
 
 def make_original(rng: np.random.Generator, side: int) -> np.ndarray:

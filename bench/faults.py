@@ -23,12 +23,12 @@ import torch
 from safetensors.torch import load_file
 
 from data_prep.__main__ import main as shard
-from steel.data.synthetic import synthesize
+from steel.synthetic.dataset import synthesize
 from tests.distributed.launching import TINY, Job, command, leaking, run, torchrun
 from tests.distributed.memory_cgroup import memory_cgroup
 from tests.file_faults import Breaker, die, fail_with, in_child
-from train.progress import Progress
-from train.state import StateWriteError, find_newest_state, snapshot, write_state
+from train.engine.loop_state import Progress
+from train.engine.state import StateWriteError, find_newest_state, snapshot, write_state
 
 OPTIONS = [*TINY, "--phases.0.epochs", "12", "--runtime.save-every", "3", "--validation.every-epochs", "6"]
 STEPS_TO_FAULT = 4

@@ -14,10 +14,10 @@ from typing import Any
 from data_prep.options import Options
 from data_prep.plan import Plan, ShardPlan
 from data_prep.rows import ShardRows, are_sound, read_rows
-from steel.data import storage
-from steel.data.samples import MANIFEST_NAME, Manifest
+from steel import storage
 from steel.errors import InputError, list_some
 from steel.plain import from_dict, parse_json, to_dict
+from steel.shards.format import MANIFEST_NAME, Manifest
 
 UNFINISHED = ".unfinished"
 """Subfolder of the output that exists as long as the job is not finished."""

@@ -16,15 +16,15 @@ from data_prep.arguments import (
     folding_from,
 )
 from data_prep.executors import open_executor
-from data_prep.finish import Summary, draft_manifest, finish
-from data_prep.foreign import ForeignTask, index_tar
+from data_prep.manifest import Summary, draft_manifest, finish
 from data_prep.options import Folding
 from data_prep.rows import ShardRows
-from steel.data import storage
-from steel.data.class_table import MAX_CLASSES, parse_class_names
-from steel.data.problems import Problem, ProblemsError, raise_problems
-from steel.data.samples import MANIFEST_NAME, Manifest, MaskCoding
+from data_prep.webdataset_import import ForeignTask, index_tar
+from steel import storage
 from steel.errors import InputError, run_program
+from steel.labels.classes import MAX_CLASSES, parse_class_names
+from steel.shards.format import MANIFEST_NAME, Manifest, MaskCoding
+from steel.validation_errors import Problem, ProblemsError, raise_problems
 
 
 def index_tars(

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from data_prep.finish import Summary, draft_manifest, finish
 from data_prep.folder import (
     check_disk,
     claim,
@@ -17,12 +16,13 @@ from data_prep.folder import (
     rows_url,
     staging_folder,
 )
+from data_prep.manifest import Summary, draft_manifest, finish
 from data_prep.options import Options
 from data_prep.plan import Plan, ShardPlan, make_plan
 from data_prep.rows import ShardRows
 from data_prep.write import ShardTask, write_shard
-from steel.data.problems import Problem, ProblemsError, raise_problems
 from steel.errors import InputError, list_some
+from steel.validation_errors import Problem, ProblemsError, raise_problems
 
 
 @dataclass(frozen=True)

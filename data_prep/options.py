@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from steel.data.folds import MAX_FOLDS
-from steel.data.pixel_format import Depth
 from steel.errors import InputError
+from steel.folds import MAX_FOLDS
+from steel.images.pixel_format import Depth
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from steel.data.decode import decode_pixels
-from steel.data.geometry import resize_image
-from steel.data.pixel_format import EIGHT_BITS, Depth
+from steel.images.decode import decode_pixels
+from steel.images.geometry import resize_image
+from steel.images.pixel_format import EIGHT_BITS, Depth
 
 
 class StoredImage(NamedTuple):

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data_prep.options import Folding, Options
-from steel.data import storage
-from steel.data.annotations import Annotations, load_annotations
-from steel.data.images import IMAGE_SUFFIXES, ImageRecord
-from steel.data.splits import read_split_file, severstal_classic
+from data_prep.splits import read_split_file, severstal_classic
+from steel import storage
 from steel.errors import InputError
+from steel.images.listing import IMAGE_SUFFIXES, ImageRecord
+from steel.labels.labels import Annotations, load_annotations
 
 _SAMPLE_OVERHEAD = 8192
 """Bytes that a sample takes beside its image: mask, description, tar headers and padding, generously."""

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from data_prep.duplicates import SIGNATURE_DTYPE
 from data_prep.pixels import PixelSums
-from steel.data import storage
-from steel.data.arrow_file import columns_of, read_batch
-from steel.data.duplicates import SIGNATURE_DTYPE
-from steel.data.samples import index_schema
-from steel.data.shard_checks import sample_checks
+from steel import storage
+from steel.arrow_file import columns_of, read_batch
+from steel.shards.checks import sample_checks
+from steel.shards.format import index_schema
 
 _LATER = ("fold", "group")  # known only when all shards are
 

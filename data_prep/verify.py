@@ -21,14 +21,14 @@ from tqdm import tqdm
 
 from data_prep.arguments import HelpFormatter, add_executor_arguments
 from data_prep.executors import open_executor
-from steel.data import storage
-from steel.data.arrow_file import columns_of, read_batch
-from steel.data.bitmask import mask_areas
-from steel.data.decode import decode_image
-from steel.data.mask_codec import decode_stored_mask
-from steel.data.samples import INDEX_NAME, MANIFEST_NAME, Manifest, index_schema
-from steel.data.shard_checks import Total, rows_fault, totals
+from steel import storage
+from steel.arrow_file import columns_of, read_batch
 from steel.errors import run_program
+from steel.images.bitmask import mask_areas
+from steel.images.decode import decode_image
+from steel.shards.checks import Total, rows_fault, totals
+from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest, index_schema
+from steel.shards.mask_codec import decode_stored_mask
 
 _BLOCK = 1 << 24
 _MEMBERS = ("image", "mask", "json")

@@ -8,19 +8,19 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.duplicates import image_signature
 from data_prep.options import Options
 from data_prep.pixels import StoredImage, gray_of, ignored_area, load_image, pixel_sums
 from data_prep.plan import ShardPlan
 from data_prep.rows import ShardRows, measured, rows_schema, write_rows
 from data_prep.shard_file import ShardFile
-from steel.data import storage
-from steel.data.annotations import Annotations
-from steel.data.bitmask import mask_areas
-from steel.data.duplicates import image_signature
-from steel.data.images import ImageRecord
-from steel.data.mask_codec import encode_mask
-from steel.data.problems import Problem, ProblemsError, raise_problems
-from steel.data.samples import MASK_EXTENSION, sample_key
+from steel import storage
+from steel.images.bitmask import mask_areas
+from steel.images.listing import ImageRecord
+from steel.labels.labels import Annotations
+from steel.shards.format import MASK_EXTENSION, sample_key
+from steel.shards.mask_codec import encode_mask
+from steel.validation_errors import Problem, ProblemsError, raise_problems
 
 _REMOTE_READS = 16
 """Images fetched at once from a remote store: each request waits for the network, not for a core."""

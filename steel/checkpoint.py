@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from steel import storage
 from steel.checkpoint_header import (
     FORMAT_VERSION,
     MAX_HEADER_BYTES,
@@ -26,9 +27,8 @@ from steel.checkpoint_header import (
     parse_header,
 )
 from steel.config import NetworkConfig
-from steel.data import storage
-from steel.data.pixel_format import EIGHT_BITS, Depth
 from steel.errors import InputError
+from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.plain import from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Checkpoint:
     tensors: dict[str, "Tensor"] = field(repr=False)
     """The state dict of the network, every tensor with a leading members dimension."""
     decision: dict[str, Any] | None = None
-    """`steel.evaluation.decision.Decision` as plain values; None when it was never calibrated."""
+    """`steel.decision.Decision` as plain values; None when it was never calibrated."""
     folds: dict[str, list[int]] = field(default_factory=dict)
     """Role (`train`, `calibration`, `test`) to folds of the training data."""
     provenance: dict[str, Any] = field(default_factory=dict)

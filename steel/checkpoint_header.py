@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from steel.config import NetworkConfig
-from steel.data.pixel_format import EIGHT_BITS, Depth
+from steel.decision import Decision
 from steel.errors import InputError
-from steel.evaluation.decision import Decision
+from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.plain import from_dict, from_plain, parse_json, to_dict
 
 FORMAT_VERSION = 1

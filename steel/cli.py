@@ -53,7 +53,7 @@ def _add_synth(commands: argparse._SubParsersAction) -> None:
 
 
 def _run_synth(arguments: argparse.Namespace) -> None:
-    from steel.data.synthetic import synthesize
+    from steel.synthetic.dataset import synthesize
 
     options = {name: value for name, value in vars(arguments).items() if name not in ("command", "run")}
     with _image_bar("synth") as on_image:
@@ -77,7 +77,7 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
 
 
 def _run_explore(arguments: argparse.Namespace) -> None:
-    from steel.evaluation.explore import explore
+    from steel.reports.explore import explore
 
     with _image_bar("explore") as on_image:
         explore(
@@ -131,10 +131,10 @@ def _run_predict(arguments: argparse.Namespace) -> None:
     _require_torch()
     from tqdm import tqdm
 
-    from steel.data import storage
+    from steel import storage
+    from steel.inference.prediction import predict_folder
+    from steel.inference.predictor import Predictor
     from steel.model.tta import parse_tta
-    from steel.prediction import predict_folder
-    from steel.predictor import Predictor
 
     for path in (arguments.out, arguments.classes_out):
         _make_way(path)
@@ -185,7 +185,7 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
 
 def _run_info(arguments: argparse.Namespace) -> None:
     from steel.checkpoint import read_header
-    from steel.describe import describe_checkpoint
+    from steel.reports.describe import describe_checkpoint
 
     header = read_header(arguments.checkpoint)
     text = json.dumps(header, indent=1) if arguments.json else "\n".join(describe_checkpoint(header))
@@ -208,8 +208,8 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 def _run_export(arguments: argparse.Namespace) -> None:
     _require_torch()
     from steel.checkpoint import load_checkpoint
+    from steel.inference.onnx_export import export_onnx
     from steel.model.tta import parse_tta
-    from steel.onnx_export import export_onnx
 
     _make_way(arguments.onnx)
     checkpoint = load_checkpoint(arguments.checkpoint)
@@ -270,7 +270,7 @@ def _require_torch() -> None:
 
 def _make_way(path: str | None) -> None:
     """See, before any work is done, that a file can be written at `path`."""
-    from steel.data import storage
+    from steel import storage
 
     if path is None or storage.is_remote(path):
         return

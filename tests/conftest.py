@@ -47,7 +47,7 @@ def no_children() -> None:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Kaggle's layout: 27 training and 5 test images of 64x160."""
-    from steel.data.synthetic import synthesize
+    from steel.synthetic.dataset import synthesize
 
     out = tmp_path_factory.mktemp("tiny") / "data"
     synthesize(str(out), 27, 5, 0, height=64, width=160, class_share=(0.2, 0.2, 0.3, 0.2), workers=1)

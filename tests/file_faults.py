@@ -35,10 +35,10 @@ class Breaker:
     @contextlib.contextmanager
     def installed(self) -> Iterator["Breaker"]:
         """Watch inside the block."""
-        import train.state
+        import train.engine.state
 
         former = {name: getattr(os, name) for name in OPERATIONS}
-        former_open, former_save = builtins.open, train.state.save_file
+        former_open, former_save = builtins.open, train.engine.state.save_file
 
         def wrapped(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
             def call(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
@@ -60,13 +60,13 @@ class Breaker:
             for name, real in former.items():
                 setattr(os, name, wrapped(name, real))
             builtins.open = io.open = wrapped("open", former_open)  # type: ignore[assignment]
-            train.state.save_file = save_file
+            train.engine.state.save_file = save_file
             yield self
         finally:
             for name, real in former.items():
                 setattr(os, name, real)
             builtins.open = io.open = former_open  # type: ignore[assignment]
-            train.state.save_file = former_save
+            train.engine.state.save_file = former_save
 
 
 def fail_with(number: int) -> Callable[[], None]:

@@ -12,20 +12,20 @@ import torch
 
 from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint
 from steel.config import NetworkConfig
-from steel.describe import describe_checkpoint
+from steel.decision import ClassDecision, Decision, default_decision, kept
 from steel.errors import InputError
-from steel.evaluation.decision import ClassDecision, Decision, default_decision, kept
-from steel.evaluation.plots import plot_history
-from steel.evaluation.scores import decide
-from steel.evaluation.statistics import EvaluationStatistics
-from steel.history import History
+from steel.metrics.scores import decide
+from steel.metrics.statistics import EvaluationStatistics
+from steel.reports.describe import describe_checkpoint
+from steel.reports.plots import plot_history
+from steel.tracking.history import History
 from tests.fuzzing import JSON_EDITS, Format, Random, edit_bytes, edit_json, edit_json_line, edit_value
-from train.candidates import CandidateStore
+from train.engine.loop_state import Candidate, Progress
+from train.engine.run_folder import RunFolder
+from train.engine.split_roles import role_of
+from train.engine.state import RECORD, TENSORS, digest_record, find_newest_state, read_state, snapshot, write_state
+from train.engine.top_checkpoints import CandidateStore
 from train.presets import SMOKE
-from train.progress import Candidate, Progress
-from train.roles import role_of
-from train.run_folder import RunFolder
-from train.state import RECORD, TENSORS, digest_record, find_newest_state, read_state, snapshot, write_state
 
 # --- checkpoints ---
 

@@ -14,16 +14,16 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.__main__ import main as shard
-from data_prep.finish import draft_manifest
 from data_prep.folder import claim, finished_rows
-from data_prep.foreign import ForeignTask, index_tar
+from data_prep.manifest import draft_manifest
 from data_prep.options import Folding, Options
 from data_prep.plan import make_plan
 from data_prep.verify import verify
-from steel.data.png import encode_png
-from steel.data.samples import write_index
-from steel.data.shards import ShardReader
+from data_prep.webdataset_import import ForeignTask, index_tar
 from steel.errors import InputError
+from steel.images.png import encode_png
+from steel.shards.format import write_index
+from steel.shards.reader import ShardReader
 from tests.fuzzing import JSON_EDITS, Format, Random, edit_bytes
 from tests.image_folder import arguments, write_images
 from tests.shard_folder import defect_mask, make_shards, steel_image, write_tar

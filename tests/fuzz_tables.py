@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from steel.data.annotation_csv import load_csv
-from steel.data.splits import read_split_file
-from steel.data.synthetic_annotations import decode_rows, read_given_masks
+from data_prep.splits import read_split_file
 from steel.errors import InputError
-from steel.evaluation.submission import read_submission, validate_submission
+from steel.labels.annotation_csv import load_csv
+from steel.labels.submission import read_submission, validate_submission
+from steel.synthetic.annotations import decode_rows, read_given_masks
 from tests.fuzzing import TABLE_EDITS, Format
 
 IDS = ("a.jpg", "b.jpg", "c.jpg")

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from steel.data.rle import encode_rle
+from steel.labels.rle import encode_rle
 
 HEIGHT, WIDTH, NUM_CLASSES = 32, 48, 4
 

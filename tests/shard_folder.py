@@ -1,4 +1,4 @@
-"""Makes small finished shard folders for tests, straight from the contract in `steel.data.samples`."""
+"""Makes small finished shard folders for tests, straight from the contract in `steel.shards.format`."""
 
 import hashlib
 import io
@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from steel.data.bitmask import mask_areas
-from steel.data.mask_codec import encode_mask
-from steel.data.samples import (
+from steel.images.bitmask import mask_areas
+from steel.shards.format import (
     INDEX_NAME,
     MANIFEST_NAME,
     MASK_EXTENSION,
@@ -24,6 +23,7 @@ from steel.data.samples import (
     sample_key,
     write_index,
 )
+from steel.shards.mask_codec import encode_mask
 
 
 def steel_image(number: int, height: int = 32, width: int = 64, channels: int = 1) -> np.ndarray:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from steel.history import History
+from steel.tracking.history import History
 
 
 def steps_done(run: Path) -> int:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Only now: what is imported here takes seconds, and looks for GPUs.
     import torch
 
-    from steel.launcher import launch_ranks
+    from steel.distributed.launcher import launch_ranks
     from train.arguments import parse_fit
     from train.fit import fit
 
@@ -81,7 +81,7 @@ def exit_code_after(received: signal.Signals, before: dict[str, Any], after: dic
 
 
 def _status(out: str) -> dict[str, Any]:
-    from train.run_folder import RunFolder
+    from train.engine.run_folder import RunFolder
 
     with contextlib.suppress(InputError):  # the ranks say what is wrong with it
         return RunFolder(out).status() or {}

@@ -8,8 +8,8 @@ from typing import Literal
 import tyro
 
 from steel.config import Config
+from steel.distributed.runtime import launcher_rank
 from steel.errors import InputError, SharedError
-from steel.runtime import launcher_rank
 from train.presets import PRESETS, get_preset
 
 

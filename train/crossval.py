@@ -16,19 +16,19 @@ import numpy as np
 
 from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
 from steel.config import FoldsConfig
-from steel.data.shards import ShardReader
-from steel.data.storage import write_text
+from steel.distributed.runtime import Runtime, StopSignals, start
 from steel.errors import InputError, run_program
-from steel.evaluation.calibration import calibrate
-from steel.evaluation.nested import nested_outcome
-from steel.evaluation.report import build_nested_metrics, format_table, write_metrics
-from steel.evaluation.statistics import EvaluationStatistics
-from steel.runtime import Runtime, StopSignals, start
+from steel.metrics.statistics import EvaluationStatistics
+from steel.reports.evaluation import build_nested_metrics, format_table, write_metrics
+from steel.shards.reader import ShardReader
+from steel.storage import write_text
+from steel.thresholds.nested import nested_outcome
+from steel.thresholds.tuning import calibrate
 from train.arguments import FitArguments, parse_fit
-from train.data import folds_of
+from train.engine.data import folds_of
+from train.engine.run_folder import RunFolder
 from train.fit import train_in_folder
-from train.run_folder import RunFolder
-from train.screen import log_to_screen
+from train.logging_setup import log_to_screen
 
 logger = logging.getLogger("train.crossval")
 

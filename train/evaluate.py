@@ -13,24 +13,24 @@ from pathlib import Path
 
 import numpy as np
 
+from steel import storage
 from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from steel.data import storage
-from steel.data.shards import ShardReader
+from steel.decision import Decision, default_decision
+from steel.distributed.runtime import Runtime, start
 from steel.errors import InputError, run_program
-from steel.evaluation.calibration import Calibration, calibrate
-from steel.evaluation.decision import Decision, default_decision
-from steel.evaluation.gates import format_gates, gate_table
-from steel.evaluation.pictures import save_contact_sheet
-from steel.evaluation.report import build_metrics, format_table, write_metrics
-from steel.evaluation.statistics import EvaluationStatistics
+from steel.images.pictures import save_contact_sheet
+from steel.inference.predictor import Predictor
+from steel.metrics.statistics import EvaluationStatistics
 from steel.model.tta import parse_tta
-from steel.predictor import Predictor
-from steel.runtime import Runtime, start
-from train.collect import collect_statistics
-from train.data import folds_of, rows_in
-from train.gallery import choose_examples, draw_examples
-from train.roles import role_of
-from train.screen import log_to_screen
+from steel.reports.evaluation import build_metrics, format_table, write_metrics
+from steel.reports.gates import format_gates, gate_table
+from steel.shards.reader import ShardReader
+from steel.thresholds.tuning import Calibration, calibrate
+from train.engine.data import folds_of, rows_in
+from train.engine.run_inference import collect_statistics
+from train.engine.split_roles import role_of
+from train.engine.visualise import choose_examples, draw_examples
+from train.logging_setup import log_to_screen
 
 logger = logging.getLogger("train.evaluate")
 

@@ -13,32 +13,32 @@ from collections.abc import Generator, Sequence
 import numpy as np
 
 from steel.config import Config, NetworkConfig
-from steel.data.augment import Augmenter
-from steel.data.loader import MicroBatch, train_batches
-from steel.data.order import Order, build_order
-from steel.data.samples import Manifest
-from steel.data.shards import ShardReader
-from steel.data.storage import write_text
+from steel.distributed.runtime import Runtime, StopSignals, seed_everything, start
 from steel.errors import InputError, out_of_memory_as, run_program
+from steel.loading.augment import Augmenter
+from steel.loading.sampler import Order, build_order
+from steel.loading.train_loader import MicroBatch, train_batches
 from steel.model.network import UnifiedModel
-from steel.runtime import Runtime, StopSignals, seed_everything, start
-from steel.tracking import Status
+from steel.shards.format import Manifest
+from steel.shards.reader import ShardReader
+from steel.storage import write_text
+from steel.tracking.trackers import Status
 from train.arguments import FitArguments, parse_fit
-from train.candidates import CandidateStore
-from train.data import FoldRows, resolve_crop, split_rows
-from train.dry_run import try_phases
-from train.finish import finish_run
-from train.judge import Judge
-from train.learner import Learner
-from train.loop import LESS_MEMORY, Loop
-from train.monitor import Monitor
-from train.progress import Progress
-from train.records import open_records
-from train.run_folder import RunFolder
-from train.schedule import PhasePlan, micro_batch_share, plan_phases
-from train.screen import log_to_screen
-from train.state import State, StateWriter, resume_state
-from train.weights import initialise_weights, start_heads_at_frequencies
+from train.engine.batch_plan import PhasePlan, micro_batch_share, plan_phases
+from train.engine.data import FoldRows, resolve_crop, split_rows
+from train.engine.dry_run import try_phases
+from train.engine.loop import LESS_MEMORY, Loop
+from train.engine.loop_state import Progress
+from train.engine.metric_logger import open_records
+from train.engine.model_selection import finish_run
+from train.engine.run_folder import RunFolder
+from train.engine.state import State, StateWriter, resume_state
+from train.engine.step import Learner
+from train.engine.step_metrics import Monitor
+from train.engine.top_checkpoints import CandidateStore
+from train.engine.validation import Judge
+from train.engine.weight_initialisation import initialise_weights, start_heads_at_frequencies
+from train.logging_setup import log_to_screen
 
 logger = logging.getLogger("train.fit")
 

@@ -14,9 +14,9 @@ import numpy as np
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
 from bench.quality.trial import FLIPS, TEST, Trial, both_phases, calibrated, folder_name, train
 from data_prep.__main__ import main as shard
-from steel.data.synthetic import synthesize
-from steel.evaluation.decision import GATES, default_decision
-from steel.evaluation.scores import Outcome, decide
+from steel.decision import GATES, default_decision
+from steel.metrics.scores import Outcome, decide
+from steel.synthetic.dataset import synthesize
 
 CROP = ("64", "128")
 EPOCHS, FULL_EPOCHS = 12, 1

@@ -17,10 +17,10 @@ from torch import nn
 from bench.quality.trial import TEST, VALIDATION, Trial
 from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.config import NetworkConfig
-from steel.data.bitmask import unpack_masks
-from steel.data.shards import ShardReader
+from steel.images.bitmask import unpack_masks
 from steel.model.network import UnifiedModel
-from train.data import folds_of, rows_in
+from steel.shards.reader import ShardReader
+from train.engine.data import folds_of, rows_in
 
 
 def train_plain(

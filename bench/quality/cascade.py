@@ -16,14 +16,14 @@ from bench.quality.networks import RECIPE, Network, Task, judge, tasks
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, spread, values
 from bench.quality.trial import TEST, VALIDATION, folder_name
 from data_prep.__main__ import main as shard
-from steel.data.csv_file import read_names
-from steel.data.kaggle_csv import read_kaggle_csv
-from steel.data.shards import ShardReader
-from steel.data.synthetic import synthesize
-from steel.evaluation.calibration import calibrate
-from steel.evaluation.scores import Outcome, decide, score
-from steel.evaluation.statistics import EvaluationStatistics
-from train.data import folds_of, rows_in
+from steel.labels.csv_file import read_names
+from steel.labels.kaggle_csv import read_kaggle_csv
+from steel.metrics.scores import Outcome, decide, score
+from steel.metrics.statistics import EvaluationStatistics
+from steel.shards.reader import ShardReader
+from steel.synthetic.dataset import synthesize
+from steel.thresholds.tuning import calibrate
+from train.engine.data import folds_of, rows_in
 
 PACE_STEPS = 45
 """Steps by which a network's pace is taken before its budget is turned into a number of steps."""

@@ -11,7 +11,7 @@ import numpy as np
 from bench.quality.neu import make_shards, raw, recipe
 from bench.quality.seeds import gain, mean_dice, miou, spread, values
 from bench.quality.trial import TEST, VALIDATION, both_phases, calibrated, folder_name, train
-from steel.data.shards import ShardReader
+from steel.shards.reader import ShardReader
 
 DEVELOPMENT = (156, 471)
 """Images that stand in for the test, and that train: all 627 training images."""

@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 
 from steel.config import NetworkConfig, OptimConfig, PhaseConfig, SamplingConfig
-from steel.data.augment import Augmenter
-from steel.data.eval_loader import eval_batches
-from steel.data.geometry import restore_size
-from steel.data.loader import expand_targets, train_batches
-from steel.data.order import build_order
-from steel.data.shards import ShardReader
-from steel.evaluation.statistics import EvaluationStatistics, image_statistics
+from steel.images.geometry import restore_size
+from steel.loading.augment import Augmenter
+from steel.loading.eval_loader import eval_batches
+from steel.loading.sampler import build_order
+from steel.loading.train_loader import expand_targets, train_batches
+from steel.metrics.statistics import EvaluationStatistics, image_statistics
 from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
-from steel.model.optim import ExponentialAverage, build_optimizer, rate_at, set_rate
+from steel.model.optimizer import ExponentialAverage, build_optimizer, rate_at, set_rate
 from steel.model.passes import default_pixels_per_pass
 from steel.model.tta import quantise
-from train.data import resolve_crop, rows_in
+from steel.shards.reader import ShardReader
+from train.engine.data import resolve_crop, rows_in
 from train.presets import DEMO
 
 CROPS = DEMO.phases[0]
@@ -92,7 +92,7 @@ class Network:
         self.model.to(self.device).to(memory_format=torch.channels_last)
 
     def _start_heads(self, areas: np.ndarray, reader: ShardReader) -> None:
-        """Biases at the frequencies of what the network will see, as `train.weights` does it."""
+        """Biases at the frequencies of what the network will see, as `train.engine.weight_initialisation` does it."""
         present = areas > 0
         labels = np.concatenate([present.any(1, keepdims=True), present], axis=1).mean(0)
         sizes = reader.index.original_height[self.rows].astype(np.int64) * reader.index.original_width[self.rows]

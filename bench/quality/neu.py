@@ -17,9 +17,9 @@ from bench.quality.baseline import train_plain
 from bench.quality.seeds import gain, mean_dice, miou, spread, values
 from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, calibrated, train
 from data_prep.__main__ import main as shard
-from steel.data.shards import ShardReader
-from steel.evaluation.decision import default_decision
-from steel.evaluation.scores import Outcome, decide
+from steel.decision import default_decision
+from steel.metrics.scores import Outcome, decide
+from steel.shards.reader import ShardReader
 
 CROP = 128
 AIM = 2

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from steel.evaluation.bootstrap import NUM_RESAMPLES, Interval, interval, resampled_sums
-from steel.evaluation.scores import Outcome, Scores, ratios, score, score_sums
+from steel.metrics.bootstrap import NUM_RESAMPLES, Interval, interval, resampled_sums
+from steel.metrics.scores import Outcome, Scores, ratios, score, score_sums
 
 Measure = Callable[[Scores], np.ndarray]
 

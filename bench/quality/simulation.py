@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, ndtr
 
-from steel.evaluation.statistics import EvaluationStatistics
+from steel.metrics.statistics import EvaluationStatistics
 
 NUM_PIXELS = 256 * 1600
 MEDIAN_AREAS = (3000, 3000, 12000, 25000)

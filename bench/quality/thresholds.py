@@ -11,11 +11,11 @@ import numpy as np
 
 from bench.quality.seeds import mean_dice
 from bench.quality.simulation import MEDIAN_AREAS, Network, simulate
-from steel.evaluation.bootstrap import bootstrap_difference
-from steel.evaluation.calibration import calibrate
-from steel.evaluation.decision import GATES, default_decision
-from steel.evaluation.scores import decide, score
-from steel.evaluation.search_space import SearchSpace
+from steel.decision import GATES, default_decision
+from steel.metrics.bootstrap import bootstrap_difference
+from steel.metrics.scores import decide, score
+from steel.thresholds.search_space import SearchSpace
+from steel.thresholds.tuning import calibrate
 
 NETWORKS: Mapping[str, Network] = {
     "sure and right: nothing to gain": Network(3, 0.3, fringe=-3, fringe_share=1, alarms=0, head=1),

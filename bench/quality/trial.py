@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from steel.checkpoint import load_checkpoint
-from steel.data.shards import ShardReader
-from steel.evaluation.calibration import calibrate
-from steel.evaluation.decision import GATES
-from steel.evaluation.scores import Outcome, decide
-from steel.evaluation.statistics import EvaluationStatistics
-from steel.predictor import Predictor
-from steel.runtime import start
-from train.collect import collect_statistics
-from train.data import rows_in
+from steel.decision import GATES
+from steel.distributed.runtime import start
+from steel.inference.predictor import Predictor
+from steel.metrics.scores import Outcome, decide
+from steel.metrics.statistics import EvaluationStatistics
+from steel.shards.reader import ShardReader
+from steel.thresholds.tuning import calibrate
+from train.engine.data import rows_in
+from train.engine.run_inference import collect_statistics
 
 ROOT = Path(__file__).parents[2]
 VALIDATION, TEST = 0, 1

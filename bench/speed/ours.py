@@ -19,11 +19,11 @@ from bench.speed.page_cache import drop_folder
 from bench.speed.strings import HEIGHT, WIDTH, load_strings
 from bench.speed.timing import Measure, in_child, time_passes, time_stretch, time_whole
 from steel.config import SamplingConfig, TransformConfig
-from steel.data.augment import Augmenter
-from steel.data.loader import train_batches
-from steel.data.order import build_order
-from steel.data.rle import decode_rle, encode_rle
-from steel.data.shards import ShardReader
+from steel.labels.rle import decode_rle, encode_rle
+from steel.loading.augment import Augmenter
+from steel.loading.sampler import build_order
+from steel.loading.train_loader import train_batches
+from steel.shards.reader import ShardReader
 
 cv2.setNumThreads(1)
 _shuffles = count()

@@ -52,7 +52,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """Options of data_prep for small images in 3 folds."""
-    from steel.data.synthetic import synthesize
+    from steel.synthetic.dataset import synthesize
 
     data = tmp_path_factory.mktemp("data")
     synthesize(str(data), NUM_IMAGES, 1, 0, height=64, width=160, class_share=(0.2, 0.2, 0.3, 0.2), workers=2)

@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed import fake_pg  # noqa: F401 - makes the backend known
 
-from steel import joining
+from steel.distributed import joining
+from steel.distributed.heartbeat import Heartbeat
+from steel.distributed.runtime import Runtime, start
 from steel.errors import InputError, run_program
-from steel.heartbeat import Heartbeat
-from steel.runtime import Runtime, start
 
 WORLD = 3
 Note = Callable[..., None]

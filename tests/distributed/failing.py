@@ -6,8 +6,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from steel.distributed.runtime import Runtime
 from steel.errors import InputError, run_program
-from steel.runtime import Runtime
 
 REASON = "the disk of this node is broken"
 

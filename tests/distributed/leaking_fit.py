@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from steel.errors import run_program
+from train.engine.step import Learner
 from train.fit import main
-from train.learner import Learner
 
 FIRST_STEP = 4
 ROOM = 2**27

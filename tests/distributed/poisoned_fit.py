@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from steel.errors import run_program
+from train.engine.step import Learner
 from train.fit import main
-from train.learner import Learner
 
 POISONED = (0, 3, 0)
 """Phase, step, micro-batch."""

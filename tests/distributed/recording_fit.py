@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from steel.errors import run_program
+from train.engine.step import Learner
 from train.fit import main
-from train.learner import Learner
 
 
 def record_into(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from steel.heartbeat import INTERVAL_S
+from steel.distributed.heartbeat import INTERVAL_S
 from tests.distributed.launching import environment
 from tests.paths import ROOT
 

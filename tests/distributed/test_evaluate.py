@@ -7,9 +7,9 @@ import pytest
 
 from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.config import NetworkConfig
-from steel.data.samples import Manifest
+from steel.distributed.runtime import seed_everything
 from steel.model.network import UnifiedModel
-from steel.runtime import seed_everything
+from steel.shards.format import Manifest
 from tests.distributed.launching import run
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from steel.config import NetworkConfig
-from steel.data.samples import Manifest
+from steel.distributed.runtime import seed_everything
 from steel.model.network import UnifiedModel
-from steel.runtime import seed_everything
+from steel.shards.format import Manifest
 from tests.distributed.failing import REASON
 from tests.distributed.launching import TINY, Job, torchrun
 

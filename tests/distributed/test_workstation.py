@@ -68,7 +68,7 @@ def test_a_mistake_that_the_ranks_find_is_one_line(tmp_path):
 
 
 def test_a_mistake_in_the_command_starts_no_rank(monkeypatch, tmp_path):
-    monkeypatch.setattr("steel.launcher.launch_ranks", lambda *arguments, **more: pytest.fail("started"))
+    monkeypatch.setattr("steel.distributed.launcher.launch_ranks", lambda *arguments, **more: pytest.fail("started"))
     data = options(tmp_path, tmp_path / "run")
     with pytest.raises(InputError, match="--processes 0: at least 1"):
         main([*TINY, *data, "--processes", "0"])

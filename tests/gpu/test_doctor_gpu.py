@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from train.checkup import check_gpus, run_checks
+from train.doctor.checks import check_gpus, run_checks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from steel.config import SamplingConfig, TransformConfig
-from steel.data.augment import Augmenter
-from steel.data.loader import MicroBatch, expand_targets, train_batches
-from steel.data.order import build_order
-from steel.data.shards import ShardReader
+from steel.loading.augment import Augmenter
+from steel.loading.sampler import build_order
+from steel.loading.train_loader import MicroBatch, expand_targets, train_batches
+from steel.shards.reader import ShardReader
 from tests.shard_folder import small_shards
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]

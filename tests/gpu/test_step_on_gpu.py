@@ -10,7 +10,7 @@ from steel.config import LossConfig, NetworkConfig, OptimConfig
 from steel.model.batch_norm import RunningStatistics
 from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
 from steel.model.network import UnifiedModel, normalise
-from steel.model.optim import (
+from steel.model.optimizer import (
     ExponentialAverage,
     build_optimizer,
     guarded_step,

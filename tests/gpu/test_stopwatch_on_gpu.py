@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from train.stopwatch import Stopwatch
+from train.engine.stopwatch import Stopwatch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 

@@ -15,7 +15,7 @@ import train.fit
 from steel.errors import run_program
 from tests.distributed.launching import run
 from tests.numerics.quick import quicken
-from train.learner import Learner
+from train.engine.step import Learner
 
 OPTIONS = (
     "--preset smoke --phases.0.epochs 3 --phases.1.epochs 0.1 --tracking.tracker none --tracking.log-every 3 "

@@ -15,11 +15,11 @@ import pytest
 import webdataset as wds
 
 from data_prep.__main__ import main
-from steel.data.bitmask import unpack_masks
-from steel.data.mask_codec import decode_mask
-from steel.data.pixel_format import Depth
-from steel.data.samples import Manifest
-from steel.data.shards import ShardReader
+from steel.images.bitmask import unpack_masks
+from steel.images.pixel_format import Depth
+from steel.shards.format import Manifest
+from steel.shards.mask_codec import decode_mask
+from steel.shards.reader import ShardReader
 from tests.image_folder import (
     HEIGHT,
     WIDTH,

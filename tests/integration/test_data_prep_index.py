@@ -9,8 +9,8 @@ import webdataset as wds
 
 from data_prep.index import main
 from data_prep.verify import main as verify
-from steel.data.bitmask import unpack_masks
-from steel.data.shards import ShardReader
+from steel.images.bitmask import unpack_masks
+from steel.shards.reader import ShardReader
 from tests.image_folder import HEIGHT, WIDTH, texture, tree_digest
 from tests.shard_folder import write_tar
 

@@ -17,7 +17,7 @@ import pytest
 from data_prep import folder as output_folder
 from data_prep.__main__ import main
 from data_prep.shard_file import HashedFile
-from steel.data import storage
+from steel import storage
 from tests.image_folder import arguments, tree_digest, write_images
 from tests.paths import ROOT
 

@@ -8,8 +8,8 @@ import pytest
 from data_prep.__main__ import main
 from data_prep.folder import staging_folder
 from data_prep.verify import main as verify
-from steel.data import storage
-from steel.data.shards import ShardReader
+from steel import storage
+from steel.shards.reader import ShardReader
 from tests.image_folder import arguments, tree_digest, write_images
 
 moto_server = pytest.importorskip("moto.server")

@@ -15,9 +15,9 @@ import pytest
 from data_prep.__main__ import main as shard
 from data_prep.verify import main as verify_main
 from data_prep.verify import verify
-from steel.data.samples import Manifest, write_index
-from steel.data.shard_index import Index
-from steel.data.shards import BadSampleError, ShardReader
+from steel.shards.format import Manifest, write_index
+from steel.shards.index import Index
+from steel.shards.reader import BadSampleError, ShardReader
 from tests.image_folder import arguments, write_images
 
 LAST = "shard-000002.tar"

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from data_prep.__main__ import main
-from steel.data.samples import Manifest
-from steel.data.shards import ShardReader
 from steel.model.network import normalise
+from steel.shards.format import Manifest
+from steel.shards.reader import ShardReader
 
 
 def shard(folder: Path, images: list[np.ndarray]) -> Path:

@@ -12,13 +12,13 @@ import torch
 
 from data_prep.__main__ import main
 from steel.config import PhaseConfig, SamplingConfig, TransformConfig
-from steel.data.augment import Augmenter
-from steel.data.eval_loader import eval_batches
-from steel.data.loader import MicroBatch, expand_targets, train_batches
-from steel.data.order import build_order
-from steel.data.rle import decode_rle
-from steel.data.shards import ShardReader
-from train.schedule import PhasePlan
+from steel.labels.rle import decode_rle
+from steel.loading.augment import Augmenter
+from steel.loading.eval_loader import eval_batches
+from steel.loading.sampler import build_order
+from steel.loading.train_loader import MicroBatch, expand_targets, train_batches
+from steel.shards.reader import ShardReader
+from train.engine.batch_plan import PhasePlan
 
 REAL = os.environ.get("STEEL_REAL_DATA")
 pytestmark = pytest.mark.skipif(REAL is None, reason="STEEL_REAL_DATA is not set")

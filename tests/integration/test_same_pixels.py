@@ -10,12 +10,12 @@ import torch
 
 from data_prep.__main__ import main
 from steel.config import NetworkConfig
-from steel.data.decode import decode_image
-from steel.data.eval_loader import eval_batches
-from steel.data.shards import ShardReader
+from steel.images.decode import decode_image
+from steel.inference.predictor import ImageProbs, Predictor
+from steel.loading.eval_loader import eval_batches
 from steel.model.network import UnifiedModel
-from steel.predictor import ImageProbs, Predictor
-from train.finish import input_size_of
+from steel.shards.reader import ShardReader
+from train.engine.model_selection import input_size_of
 
 SIZES = ((61, 97), (40, 64), (128, 33), (62, 98))
 

@@ -15,10 +15,10 @@ from data_prep.__main__ import main as data_prep
 from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
 from steel.cli import main as steel
 from steel.config import NetworkConfig
-from steel.data.samples import Manifest
+from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
-from steel.evaluation.decision import ClassDecision, Decision
 from steel.model.network import UnifiedModel
+from steel.shards.format import Manifest
 from tests.distributed.launching import run
 from tests.integration.plain_score import decode, read_masks, score
 from train.evaluate import main as evaluate

@@ -15,7 +15,7 @@ import pytest
 TRAINING = """
     import sys, time
     from pathlib import Path
-    from steel import tracking
+    from steel.tracking.trackers import trackers as tracking
     from steel.config import TrackingConfig
 
     tracking.START_SECONDS = 3.0

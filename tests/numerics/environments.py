@@ -11,8 +11,8 @@ import traceback
 
 import torch
 
+from steel.distributed.runtime import start
 from steel.errors import InputError
-from steel.runtime import start
 from tests.numerics.one_step import config_of, take_step
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 import torch
 
 from steel.config import Config, NetworkConfig, OptimConfig
-from steel.data.loader import MicroBatch
+from steel.distributed.runtime import Runtime, seed_everything
+from steel.loading.train_loader import MicroBatch
 from steel.model.network import Outputs, UnifiedModel
-from steel.runtime import Runtime, seed_everything
-from train.learner import Learner
+from train.engine.batch_plan import PhasePlan, micro_batch_share
+from train.engine.step import Learner
 from train.presets import SMOKE
-from train.schedule import PhasePlan, micro_batch_share
 
 NUM_CLASSES = 3
 HEIGHT, WIDTH = 32, 64

@@ -17,7 +17,12 @@ OPTIONS = (
 
 
 @pytest.mark.parametrize(
-    "write", ["train.state.save_file", "train.candidates.write_bytes", "steel.checkpoint.storage.write_bytes"]
+    "write",
+    [
+        "train.engine.state.save_file",
+        "train.engine.top_checkpoints.write_bytes",
+        "steel.checkpoint.storage.write_bytes",
+    ],
 )
 def test_a_full_disk(
     tiny_shards: Path,

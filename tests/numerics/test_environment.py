@@ -12,9 +12,9 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 
-from steel.accelerate_environment import settle_environment
+from steel.distributed.accelerate_environment import settle_environment
+from steel.distributed.runtime import start
 from steel.errors import InputError, SharedError
-from steel.runtime import start
 from tests.distributed.launching import environment, run
 from tests.paths import ROOT
 
@@ -100,7 +100,7 @@ def test_sagemaker_is_welcome_without_its_own_way_of_training() -> None:
 def test_other_devices_are_refused(monkeypatch: pytest.MonkeyPatch, kind: str, device: str) -> None:
     """Accelerate takes them by itself where it finds them, as torch_xla beside a GPU."""
     chosen = SimpleNamespace(distributed_type=DistributedType(kind), device=torch.device(device))
-    monkeypatch.setattr("steel.runtime.Accelerator", lambda **options: chosen)
+    monkeypatch.setattr("steel.distributed.runtime.Accelerator", lambda **options: chosen)
     with pytest.raises(InputError, match=f"accelerate chose {kind} on {device}; .* CPUs or CUDA GPUs"):
         start("no")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from steel.runtime import Runtime, start
+from steel.distributed.runtime import Runtime, start
 from tests.numerics.one_step import (
     EXACT,
     NUM_CLASSES,
@@ -67,10 +67,10 @@ def test_a_nonfinite_step_changes_nothing(runtime: Runtime, monkeypatch: pytest.
     learner.step(plan, 0, micro_batches(config, 0, 1))
     before = {name: tensor.clone() for name, tensor in learner.tensors().items()}
     if where == "image":  # poisons the running statistics of BatchNorm on its way
-        monkeypatch.setattr("train.learner.normalise", lambda images, mean, std: images.float() * float("nan"))
+        monkeypatch.setattr("train.engine.step.normalise", lambda images, mean, std: images.float() * float("nan"))
     else:
         worse = torch.full((), float("inf"))
-        monkeypatch.setattr("train.learner.segmentation_loss", lambda logits, *rest: logits.mean((2, 3)) * worse)
+        monkeypatch.setattr("train.engine.step.segmentation_loss", lambda logits, *rest: logits.mean((2, 3)) * worse)
     sums = learner.step(plan, 1, micro_batches(config, 0, 1))
     assert sums.skipped == 1
     after = learner.tensors()

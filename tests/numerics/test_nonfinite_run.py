@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-import train.learner
-from steel.data.shards import ShardReader
+import train.engine.step
 from steel.errors import InputError
+from steel.shards.reader import ShardReader
 from tests.numerics.quick import quicken
+from train.engine.step import Learner
 from train.fit import main
-from train.learner import Learner
 
 OPTIONS = (
     "--preset smoke --phases.0.epochs 1 --phases.1.epochs 0.1 --phases.0.batch-size 2 --phases.0.micro-batch 1 "
@@ -28,7 +28,7 @@ def poisoned(tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     quicken(monkeypatch)
     victim = int(ShardReader(str(tiny_shards)).index.rows([2])[4])
     rows = torch.full((1,), -1)  # before the first step: of no sample
-    compute, losses = Learner._micro_step, train.learner.micro_batch_losses
+    compute, losses = Learner._micro_step, train.engine.step.micro_batch_losses
 
     def noting(self: Learner, plan: Any, step: int, batch: Any, *, last: bool) -> Any:
         nonlocal rows
@@ -40,7 +40,7 @@ def poisoned(tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> int:
         return pairs + torch.where(rows == victim, torch.nan, 0.0)[:, None], labels  # gradients stay finite
 
     monkeypatch.setattr(Learner, "_micro_step", noting)
-    monkeypatch.setattr("train.learner.micro_batch_losses", poisoning)
+    monkeypatch.setattr("train.engine.step.micro_batch_losses", poisoning)
     return victim
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from steel.runtime import Runtime, StopSignals, start
+from steel.distributed.runtime import Runtime, StopSignals, start
 from tests.distributed.poisoned_fit import poisoned
 from tests.numerics.one_step import config_of, take_step
 from tests.numerics.quick import quicken
 from train.arguments import parse_fit
+from train.engine.step import Learner
 from train.fit import train_in_folder
-from train.learner import Learner
 
 OPTIONS = (
     "--preset smoke --phases.0.batch-size 10 --phases.1.batch-size 10 --phases.0.epochs 5 --phases.1.epochs 2 "

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from steel import checkpoint as checkpoint_module
 from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint, stack_members
 from steel.config import NetworkConfig
-from steel.data.pixel_format import Depth
+from steel.decision import default_decision
 from steel.errors import InputError
-from steel.evaluation.decision import default_decision
+from steel.images.pixel_format import Depth
 
 NETWORK = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=1, decoder_channels=(8, 8))
 

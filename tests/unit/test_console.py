@@ -14,7 +14,7 @@ import pytest
 
 from data_prep.__main__ import main as shard
 from steel.errors import InputError, printable, run_program
-from steel.evaluation.submission import write_submission
+from steel.labels.submission import write_submission
 from tests.image_folder import arguments, write_images
 from tests.paths import ROOT
 
@@ -66,8 +66,8 @@ def test_help_is_printed_on_such_a_console(monkeypatch: pytest.MonkeyPatch) -> N
 def test_files_are_utf_8_where_the_locale_is_not(tmp_path: Path) -> None:
     code = (
         "import locale, sys, numpy as np\n"
-        "from steel.data.storage import write_text\n"
-        "from steel.evaluation.submission import write_submission\n"
+        "from steel.storage import write_text\n"
+        "from steel.labels.submission import write_submission\n"
         "assert locale.getpreferredencoding(False) != 'UTF-8'\n"
         "write_text(sys.argv[1] + '/report.txt', 'Ri\\xdf')\n"
         "write_submission(sys.argv[1] + '/s.csv', [('St\\xfcck.jpg', np.zeros((1, 2, 2), bool))])\n"

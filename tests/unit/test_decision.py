@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steel.decision import GATES, ClassDecision, Decision, apply_decision, default_decision, kept, labels
 from steel.errors import InputError
-from steel.evaluation.counts import histograms, pair_counts, valid_mask
-from steel.evaluation.decision import GATES, ClassDecision, Decision, apply_decision, default_decision, kept, labels
-from steel.evaluation.scores import decided_counts
-from steel.evaluation.search import NO_MAXIMUM, soft_areas
+from steel.metrics.counts import histograms, pair_counts, valid_mask
+from steel.metrics.scores import decided_counts
+from steel.thresholds.search import NO_MAXIMUM, soft_areas
 
 NUM_CLASSES = 2
 

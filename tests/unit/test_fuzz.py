@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main as shard
-from steel.data.class_table import parse_class_names
 from steel.errors import InputError, printable
+from steel.labels.classes import parse_class_names
 from tests import fuzz_runs, fuzz_shards, fuzz_tables
 from tests.fuzz_runs import draw_history, make_history
 from tests.fuzz_shards import CLAIM, MARK, edit_rows, half_a_job

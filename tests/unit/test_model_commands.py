@@ -14,14 +14,14 @@ import torch
 from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from steel.cli import main
 from steel.config import NetworkConfig
-from steel.data.decode import decode_image
-from steel.data.pixel_format import Depth
-from steel.data.rle import decode_rle
+from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
-from steel.evaluation.decision import ClassDecision, Decision
-from steel.evaluation.submission import read_submission, validate_submission
+from steel.images.decode import decode_image
+from steel.images.pixel_format import Depth
+from steel.inference.predictor import Predictor
+from steel.labels.rle import decode_rle
+from steel.labels.submission import read_submission, validate_submission
 from steel.model.network import UnifiedModel
-from steel.predictor import Predictor
 
 SIZES = {"a.jpg": (40, 48), "b.png": (33, 47), "line/c.png": (40, 48), "d.jpg": (20, 90)}
 DECISION = Decision(classes=(ClassDecision(pixel_threshold=126), ClassDecision(min_area=30)), tta=("hflip",))

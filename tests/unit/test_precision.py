@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from steel.config import NetworkConfig
+from steel.distributed.runtime import _choose_precision
 from steel.errors import InputError
+from steel.inference.predictor import Predictor
 from steel.model.network import UnifiedModel
-from steel.model.precision import choose_precision
-from steel.predictor import Predictor
-from steel.runtime import _choose_precision
+from steel.precision import choose_precision
 
 
 def test_a_gpu_that_only_emulates_bf16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +34,7 @@ def test_training_and_prediction_decide_alike(monkeypatch: pytest.MonkeyPatch, f
 
 def test_the_launcher_speaks_for_auto_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    monkeypatch.setattr("steel.model.precision.has_native_bf16", lambda device_type: False)
+    monkeypatch.setattr("steel.precision.has_native_bf16", lambda device_type: False)
     assert _choose_precision("auto", cpu=True) == "bf16"
     assert _choose_precision("no", cpu=True) == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")

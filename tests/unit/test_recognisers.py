@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from steel.distributed.joining import is_broken_collective
 from steel.errors import InputError, LostRankError, OutOfMemoryError, is_out_of_memory, out_of_memory_as
-from steel.joining import is_broken_collective
 
 NCCL = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:3690, "
 PAIR = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] "

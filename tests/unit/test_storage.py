@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from steel.data import storage
+from steel import storage
 from steel.errors import InputError
 
 

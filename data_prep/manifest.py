@@ -1,0 +1,193 @@
+"""The last step: duplicates, folds, index and manifest, from the rows of all shards."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep.duplicates import group_duplicates
+from data_prep.options import Folding
+from data_prep.pixels import mean_and_std
+from data_prep.rows import ShardRows
+from data_prep.splits import read_split_file, severstal_classic, straddling_groups
+from steel import storage
+from steel.folds import assign_folds
+from steel.images.pixel_format import EIGHT_BITS, Depth
+from steel.shards.checks import manifest_fault
+from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest, MaskCoding, ShardInfo, index_schema, write_index
+
+DUPLICATES_NAME = "duplicates.json"
+MIN_STD = 1 / 255
+"""Least standard deviation that images are normalised with: one gray level.
+
+A channel that varies less tells nothing that rounding to 8 bits has not made; divided by its own deviation it would be
+amplified noise, or, where it is constant, no number at all.
+"""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a job, for people."""
+
+    manifest: Manifest
+    fold_sizes: tuple[int, ...]
+    remarks: tuple[str, ...]
+    """Lines on duplicates, and warnings."""
+
+    def lines(self) -> list[str]:
+        """A short text."""
+        manifest = self.manifest
+        classes = ", ".join(f"{n} {name}" for name, n in zip(manifest.class_names, manifest.num_positive, strict=True))
+        return [
+            f"{manifest.num_samples} images in {len(manifest.shards)} shards: {manifest.num_clean} clean, {classes}",
+            f"{'gray' if manifest.channels == 1 else 'colour'}, mean {_figures(manifest.mean)}, "
+            f"standard deviation {_figures(manifest.std)}",
+            f"folds of {', '.join(map(str, self.fold_sizes))} images",
+            *self.remarks,
+        ]
+
+
+def draft_manifest(
+    class_names: Sequence[str],
+    *,
+    ignore_bit: int | None,
+    options: dict[str, Any],
+    mask_coding: MaskCoding = "bitmask",
+    ignore_value: int | None = None,
+    depth: Depth = EIGHT_BITS,
+) -> Manifest:
+    """A manifest with everything that is known before the images are counted."""
+    return Manifest(
+        class_names=tuple(class_names),
+        num_samples=0,
+        num_positive=(),
+        num_clean=0,
+        channels=3,
+        mean=(),
+        std=(),
+        ignore_bit=ignore_bit,
+        folds=0,
+        num_groups=0,
+        seed=0,
+        shards=(),
+        index_size=0,
+        index_sha256="",
+        mask_coding=mask_coding,
+        ignore_value=ignore_value,
+        depth=depth,
+        options=options,
+    )
+
+
+def finish(
+    out: str,
+    draft: Manifest,
+    names: Sequence[str],
+    shards: Sequence[ShardRows],
+    folding: Folding,
+    *,
+    staging: Path | None = None,
+) -> Summary:
+    """Write `duplicates.json`, `index.arrow` and last of all `manifest.json`.
+
+    Args:
+        out: Folder or URL of the shards.
+        draft: A manifest with the classes, how masks are coded and the options; everything counted is filled in here.
+        names: Of the tars, relative to `out`.
+        shards: Their rows, in the same order.
+        folding: How to group and deal the images.
+        staging: Local folder for unfinished files; see `storage.open_write`.
+
+    Raises:
+        InputError: a split that does not fit the images.
+    """
+    table = pa.concat_tables([shard.table for shard in shards])
+    image_ids = table["image_id"].to_pylist()
+    classes = table["areas"].combine_chunks().flatten().to_numpy().reshape(-1, draft.num_classes) > 0
+    groups, lines = np.arange(table.num_rows, dtype=np.int32), []
+    if folding.group_duplicates:
+        groups, report = group_duplicates(table["signature"].to_pylist())
+        text = json.dumps(report.to_dict(image_ids), indent=1) + "\n"
+        storage.write_bytes(storage.join(out, DUPLICATES_NAME), text.encode(), staging=staging)
+        held = sum(map(len, report.groups))
+        lines.append(f"{len(report.groups)} groups of duplicates hold {held} images" if held else "no duplicates")
+        lines += [f"warning: {warning}" for warning in report.warnings(image_ids)]
+    folds = _deal(image_ids, groups, classes, folding)
+    leaking = straddling_groups(groups, folds)
+    if len(leaking):
+        lines.append(f"warning: {len(leaking)} groups of duplicates lie in more than one fold of the given split")
+
+    index_size, index_sha256 = _write_index(out, table, folds, groups, draft.num_classes, staging)
+    channels, mean, std = _normalisation(table)
+    flat = [name for name, value in zip(("red", "green", "blue")[-channels:], std, strict=True) if value < MIN_STD]
+    if flat:
+        which = "the images hardly vary" if channels == 1 else f"the channels {', '.join(flat)} hardly vary"
+        lines.append(f"warning: {which}; they are normalised with a deviation of one gray level, 1/255")
+    fold_sizes = np.bincount(folds, minlength=2)
+    manifest = replace(
+        draft,
+        num_samples=table.num_rows,
+        num_positive=tuple(classes.sum(0).tolist()),
+        num_clean=int((~classes.any(1)).sum()),
+        channels=channels,
+        mean=mean,
+        std=tuple(max(value, MIN_STD) for value in std),
+        folds=len(fold_sizes),
+        num_groups=len(np.unique(groups)),
+        seed=folding.seed,
+        shards=tuple(
+            ShardInfo(name, shard.table.num_rows, shard.size, shard.sha256)
+            for name, shard in zip(names, shards, strict=True)
+        ),
+        index_size=index_size,
+        index_sha256=index_sha256,
+    )
+    fault = manifest_fault(manifest)
+    assert fault is None, fault
+    storage.write_bytes(storage.join(out, MANIFEST_NAME), manifest.to_json().encode(), staging=staging)
+    return Summary(manifest, tuple(fold_sizes.tolist()), tuple(lines))
+
+
+def _write_index(
+    out: str, table: pa.Table, folds: np.ndarray, groups: np.ndarray, num_classes: int, staging: Path | None
+) -> tuple[int, str]:
+    """Write the index; returns its size in bytes and its sha256."""
+    schema = index_schema(num_classes)
+    for name, column in (("fold", folds), ("group", groups)):
+        field = schema.field(name)
+        table = table.append_column(field, pa.array(column, field.type))
+    with storage.open_write(storage.join(out, INDEX_NAME), staging=staging) as file:
+        write_index(table.select(schema.names), file)
+        size = file.tell()
+        file.seek(0)
+        return size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _deal(image_ids: list[str], groups: np.ndarray, classes: np.ndarray, folding: Folding) -> np.ndarray:
+    """The fold of each image (N,)."""
+    if folding.split_file is not None:
+        return read_split_file(folding.split_file, image_ids)
+    if folding.split == "severstal-classic":
+        return severstal_classic(image_ids, classes)
+    return assign_folds(image_ids, groups, classes, folding.folds, folding.seed)
+
+
+def _normalisation(table: pa.Table) -> tuple[Literal[1, 3], tuple[float, ...], tuple[float, ...]]:
+    """Channels, mean and standard deviation of all pixels."""
+    num_pixels = int((table["height"].to_numpy().astype(np.int64) * table["width"].to_numpy()).sum())
+    totals = {}
+    for name in ("sums", "squares"):
+        per_image = table[name].combine_chunks().flatten().to_numpy().reshape(-1, 3)
+        totals[name] = [int(total) for total in per_image.sum(0)]
+    if all(table["is_gray"].to_pylist()):
+        return 1, *mean_and_std(num_pixels, totals["sums"][:1], totals["squares"][:1])
+    return 3, *mean_and_std(num_pixels, totals["sums"], totals["squares"])
+
+
+def _figures(values: Sequence[float]) -> str:
+    return "/".join(f"{value:.3f}" for value in values)

@@ -1,0 +1,91 @@
+"""Which fold each image is in: stratified, published or given by the user."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from steel.errors import InputError
+from steel.folds import MAX_FOLDS
+from steel.labels.csv_file import read_table, whole_number
+from steel.validation_errors import Problem, raise_problems
+
+_CLASSIC_VALIDATION, _CLASSIC_TEST, _CLASSIC_TRAIN = 0, 1, 2
+_CLASSIC_RAREST_FIRST = (2, 4, 1, 3)
+
+
+def severstal_classic(image_ids: Sequence[str], classes: npt.NDArray[np.bool_]) -> npt.NDArray[np.int16]:
+    """The published split of Severstal's 12,568 training images into 9,048 / 2,263 / 1,257.
+
+    Ids sorted, stratified by each image's rarest class (2, 4, 1, 3 in this order, else clean), 10 % test and then 20 %
+    of the rest validation, by scikit-learn's `train_test_split` with `random_state=42`.
+
+    Args:
+        image_ids: (N,) file names.
+        classes: (N, 4), whether an image has some pixel of each class.
+
+    Returns:
+        (N,) int16: 2 for training, 0 for validation, 1 for the test.
+
+    Raises:
+        InputError: not four classes, too few images of some class to split it, or no scikit-learn.
+    """
+    if classes.ndim != 2 or classes.shape[1] != len(_CLASSIC_RAREST_FIRST):
+        raise InputError(f"the classic Severstal split is for 4 classes, not {classes.shape[-1]}")
+    try:
+        from sklearn.model_selection import train_test_split
+    except ImportError:
+        raise InputError("the classic Severstal split needs scikit-learn: install the extra `train`") from None
+
+    stratum = np.zeros(len(image_ids), np.int64)
+    for class_id in reversed(_CLASSIC_RAREST_FIRST):
+        stratum[classes[:, class_id - 1]] = class_id
+    rows = np.argsort(np.asarray(image_ids, dtype=np.str_), kind="stable")
+    folds = np.full(len(rows), _CLASSIC_TRAIN, np.int16)
+    try:
+        rest, test = train_test_split(rows, test_size=0.1, random_state=42, stratify=stratum[rows])
+        _, validation = train_test_split(rest, test_size=0.2, random_state=42, stratify=stratum[rest])
+    except ValueError as error:
+        raise InputError(f"too few images for the classic Severstal split: {error}") from None
+    folds[test] = _CLASSIC_TEST
+    folds[validation] = _CLASSIC_VALIDATION
+    return folds
+
+
+def read_split_file(url: str, image_ids: Sequence[str]) -> npt.NDArray[np.int16]:
+    """The folds that a CSV file with the header `image,fold` gives to images.
+
+    Args:
+        url: Path or URL of the file.
+        image_ids: (N,) the images that need a fold; the file must name each once, and no others.
+
+    Returns:
+        (N,) int16.
+
+    Raises:
+        ProblemsError: rows that are malformed or twice there, ids without an image, images without a fold, all at once.
+        InputError: no such file, or another header.
+    """
+    table = read_table(url, ("image", "fold"))
+    wanted = set(image_ids)
+    folds: dict[str, int] = {}
+    problems = list(table.problems)
+    for line, (image_id, text) in table.rows:
+        fold = whole_number(text)
+        if fold is None or fold >= MAX_FOLDS:
+            problems.append(Problem("rows without a fold number", f"line {line} ({image_id},{text})"[:60]))
+        elif image_id in folds:
+            problems.append(Problem("duplicate rows", f"{image_id} (line {line})"))
+        elif image_id not in wanted:
+            problems.append(Problem("ids without an image", image_id))
+        folds.setdefault(image_id, fold or 0)
+    problems += [Problem("images without a fold", image_id) for image_id in image_ids if image_id not in folds]
+    raise_problems(problems, f"in {url}")
+    return np.array([folds[image_id] for image_id in image_ids], np.int16)
+
+
+def straddling_groups(groups: npt.NDArray[np.integer], folds: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """The groups (sorted) whose images lie in more than one fold, as a given split may have it: those leak."""
+    pairs = np.unique(np.stack([groups, folds], axis=1), axis=0)
+    numbers, counts = np.unique(pairs[:, 0], return_counts=True)
+    return numbers[counts > 1]

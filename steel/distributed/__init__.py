@@ -1,0 +1,1 @@
+"""Ranks: starting, talking, failing together."""

@@ -1,0 +1,1 @@
+"""Pixels of image files: finding, decoding, sizes, and pictures of masks."""

@@ -1,0 +1,177 @@
+"""Image files -> pixels: the one place where they are decoded, and so the one notion of a whole file.
+
+JPEG, PNG, TIFF, BMP and WebP are told apart by their first bytes. Refused is every file that is cut short, and every
+one whose damage its format can show: all of PNG (checksums); all of TIFF with deflate, most with other compression;
+JPEG with a hole of zeros, or where the damaged code no longer fits, which libjpeg only warns of and simplejpeg takes
+for an error. Not to be seen, because nothing in the file contradicts it: a JPEG whose changed bytes decode to just as
+many blocks (there are no checksums; the fewer they are, the likelier), and changed bytes inside BMP, WebP and
+uncompressed TIFF.
+
+EXIF rotation is ignored on purpose: masks and run-length codes are about pixels as they are stored.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from steel.images.jpeg import has_hole
+from steel.images.pillow_reader import read_by_pillow
+from steel.images.pixel_format import EIGHT_BITS, MAX_PIXELS, Depth, check_size, to_channels
+from steel.images.png import SIGNATURE, PngHeader, check_png, decode_unfiltered
+from steel.images.tiff import TiffHeader, check_tiff
+
+_Kind = Literal["JPEG", "PNG", "TIFF", "BMP", "WebP"]
+_STARTS: dict[bytes, _Kind] = {
+    b"\xff\xd8": "JPEG",
+    SIGNATURE: "PNG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"BM": "BMP",
+}
+_AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are told in one line, by whoever asked
+
+
+def decode_image(data: bytes, channels: int, depth: Depth = EIGHT_BITS) -> np.ndarray:
+    """What a network of so many channels is shown of a file, before any resizing.
+
+    Args:
+        data: the file.
+        channels: 1 or 3.
+        depth: what becomes of more than 8 bits.
+
+    Returns:
+        (H, W) uint8 for 1 channel, (H, W, 3) RGB uint8 for 3.
+
+    Raises:
+        ValueError: not a whole image, too large, or of a depth that is not wanted.
+    """
+    is_gray_jpeg = channels == 1 and _kind(data) == "JPEG"
+    return to_channels(depth.to_uint8(_decode_jpeg(data, "GRAY") if is_gray_jpeg else decode_pixels(data)), channels)
+
+
+def decode_pixels(data: bytes) -> np.ndarray:
+    """Pixels (H, W), or (H, W, 3) in RGB, of the file's own depth; palettes applied, alpha left out.
+
+    Raises:
+        ValueError: not a whole image, or too large.
+    """
+    kind = _kind(data)
+    if kind == "JPEG":
+        return _decode_jpeg(data, "RGB")
+    _check_frame(data, kind)
+    pixels = _decode_by_opencv(data, kind, _AS_STORED)
+    return pixels if pixels.ndim == 2 else cv2.merge(cv2.split(pixels)[::-1])
+
+
+def decode_labels(data: bytes) -> np.ndarray:
+    """The stored values of a mask, palette indices as they are. Maybe read-only.
+
+    Returns:
+        (H, W), or (H, W, channels) for a file with colours; uint8 or uint16.
+
+    Raises:
+        ValueError: not a whole PNG, TIFF or BMP file, too large, or with values that are no labels.
+    """
+    return to_labels(decode_values(data))
+
+
+def decode_values(data: bytes) -> np.ndarray:
+    """As `decode_labels`, in the file's own type: bool, any integers, or floating point.
+
+    Raises:
+        ValueError: not a whole PNG, TIFF or BMP file, or too large.
+    """
+    kind = _kind(data)
+    if kind not in ("PNG", "TIFF", "BMP"):
+        raise ValueError(f"{kind} does not keep the values of masks; give PNG, TIFF or BMP")
+    header = _check_frame(data, kind)
+    own = decode_unfiltered(data) if kind == "PNG" else None
+    if own is not None:
+        return own
+    if header is None or header.is_palette:  # OpenCV would turn palettes into colours
+        return read_by_pillow(data, kind)
+    if header.depth < 8:  # of which OpenCV makes 0..255, and so does Pillow, but for single bits
+        pixels = read_by_pillow(data, kind)
+        return pixels if header.depth == 1 else pixels // (255 // (2**header.depth - 1))
+    pixels = _decode_by_opencv(data, kind, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    return pixels if pixels.ndim == 2 else np.concatenate([pixels[:, :, 2::-1], pixels[:, :, 3:]], axis=2)
+
+
+def to_labels(values: np.ndarray) -> np.ndarray:
+    """Values of any type as uint8 or uint16.
+
+    Raises:
+        ValueError: some are not whole numbers from 0 to 65535.
+    """
+    if values.dtype in (np.uint8, np.uint16):
+        return values
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    unusable = (values < 0) | (values > 65535)
+    if values.dtype.kind == "f":
+        unusable |= values != np.floor(values)  # also what is not a number
+    if unusable.any():
+        found = values[unusable]
+        raise ValueError(f"{len(found):,} values that are not whole numbers from 0 to 65535, such as {found[0]!s}")
+    return values.astype(np.uint16)
+
+
+def _kind(data: bytes) -> _Kind:
+    """Which format it is, by its first bytes.
+
+    Raises:
+        ValueError: none of those that are read.
+    """
+    if not len(data):
+        raise ValueError("an empty file")
+    head = bytes(data[:12])
+    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        return "WebP"
+    for start, kind in _STARTS.items():
+        if head.startswith(start):
+            return kind
+    raise ValueError("not a readable image (JPEG, PNG, TIFF, BMP or WebP)")
+
+
+def _check_frame(data: bytes, kind: _Kind) -> PngHeader | TiffHeader | None:
+    """The header of a PNG or TIFF that is whole; of other formats, decoders notice themselves when they are cut.
+
+    Raises:
+        ValueError: damaged or too large.
+    """
+    checks: dict[_Kind, Callable[[bytes], PngHeader | TiffHeader]] = {"PNG": check_png, "TIFF": check_tiff}
+    return checks[kind](data) if kind in checks else None
+
+
+def _decode_jpeg(data: bytes, colours: Literal["GRAY", "RGB"]) -> np.ndarray:
+    """A JPEG as gray (H, W), or as (H, W, 3) RGB unless it is stored gray: the pixels that OpenCV makes of it."""
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, KeyError) as error:  # KeyError: a subsampling that has no name there
+        raise ValueError(f"damaged or unusual JPEG ({error})") from error
+    check_size(int(width), int(height))
+    if has_hole(data):
+        raise ValueError("damaged JPEG (a hole of zeros in its code)")
+    colours = "GRAY" if space == "Gray" else colours
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colours)
+    except ValueError as error:
+        raise ValueError(f"damaged JPEG ({error})") from error
+    return pixels[:, :, 0] if colours == "GRAY" else pixels
+
+
+def _decode_by_opencv(data: bytes, kind: _Kind, how: int) -> np.ndarray:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
+    except cv2.error as error:
+        raise ValueError(f"more than {MAX_PIXELS:,} pixels, or a {kind} beyond OpenCV; cut it into tiles") from error
+    if pixels is None:
+        raise ValueError(f"damaged or unusual {kind}")
+    return pixels

@@ -1,0 +1,63 @@
+"""Sizes of images on their way into a network and of probabilities on their way back, in one place for all."""
+
+import cv2
+import numpy as np
+
+from steel.images.bitmask import pack_masks, unpack_masks
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image (H, W[, 3]) at another height and width: area averages on the way down, bilinear on the way up."""
+    if image.shape[:2] == size:
+        return image
+    smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def images_per_pass(height: int, width: int, pixels_per_pass: int) -> int:
+    """How many images of one padded size share a forward pass: as many as `pixels_per_pass` holds, but at least one.
+
+    The last bits of a network's answer depend on the shape of its batch. Everywhere that shape is this function of the
+    padded size, with black images in the places that are left, so an image's answer depends on nothing but the image,
+    and an image of a rare size costs no more than `pixels_per_pass` or its own pixels.
+    """
+    return max(1, pixels_per_pass // (height * width))
+
+
+def pad_to_stride(image: np.ndarray, stride: int) -> np.ndarray:
+    """`pad_image` to the next multiples of `stride`."""
+    height, width = image.shape[:2]
+    return pad_image(image, height + -height % stride, width + -width % stride)
+
+
+def pad_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image (H, W[, 3]) reflected at its bottom and right edges up to `height` and `width`.
+
+    The same pixels as the network's own padding (`steel.model.network.reflect_to_stride`), so that images of several
+    sizes can share a batch and none is padded differently for it.
+    """
+    below, right = height - image.shape[0], width - image.shape[1]
+    return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REFLECT_101) if below or right else image
+
+
+def restore_size(mask_probs: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Quantised probabilities (C, h, w) uint8 at an image's original height and width: bilinear, rounded to integers.
+
+    The only way from a network's size to the original one, so that calibration and prediction compare equal integers.
+    """
+    if mask_probs.shape[1:] == (height, width):
+        return mask_probs
+    planes = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in mask_probs]
+    return np.stack(planes)
+
+
+def resize_bitmask(bitmask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A bitmask (H, W) at another height and width: a bit is set where it covers at least half of the new pixel."""
+    if bitmask.shape == size:
+        return bitmask
+    if not bitmask.any():
+        return np.zeros(size, bitmask.dtype)
+    smaller = size[0] * size[1] < bitmask.size
+    way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    planes = unpack_masks(bitmask, 8 * bitmask.itemsize).astype(np.uint8) * 255
+    return pack_masks(np.stack([cv2.resize(plane, size[::-1], interpolation=way) >= 128 for plane in planes]))

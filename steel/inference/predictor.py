@@ -1,0 +1,309 @@
+"""Checkpoint and images -> probabilities, masks and labels."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steel.checkpoint import Checkpoint, load_checkpoint
+from steel.decision import Decision, apply_decision, default_decision, labels
+from steel.errors import InputError, out_of_memory_as
+from steel.images.geometry import restore_size
+from steel.images.pixel_format import EIGHT_BITS, Depth
+from steel.inference.batching import Image, Prepared, check_plural, group_by_size, make_batch, prepare
+from steel.model.network import UnifiedModel, normalise, reflect_to_stride
+from steel.model.passes import Passes, default_pixels_per_pass, open_passes
+from steel.model.tta import average_probs, check_tta, flips_of, view_probs
+from steel.precision import choose_precision
+
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class ImageProbs(NamedTuple):
+    """Quantised probabilities (0 to 255) of a batch of B images, after all views and members, on the CPU."""
+
+    mask_probs: np.ndarray
+    """(B, C, H, W) uint8."""
+    label_probs: np.ndarray
+    """(B, 1 + C) uint8: any defect, then each class."""
+
+
+class Prediction(NamedTuple):
+    """The answer for one image, at its original size."""
+
+    masks: np.ndarray
+    """(C, H, W) bool: where each class is, by the decision."""
+    labels: np.ndarray
+    """(1 + C,) bool: what the classification head says of any defect and of each class, by the decision."""
+    mask_probs: np.ndarray
+    """(C, H, W) uint8, 255 for certainty."""
+    label_probs: np.ndarray
+    """(1 + C,) uint8."""
+
+
+class Predictor:
+    """One network, or several whose probabilities are averaged, ready to answer.
+
+    How many images share a forward pass depends on their padded size alone (`images_per_pass`), and the last ones are
+    black if need be: an image's answer is the same, to the last bit, whatever it is predicted together with.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[UnifiedModel],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        class_names: Sequence[str] | None = None,
+        decision: Decision | None = None,
+        tta: Sequence[str] | None = None,
+        input_size: tuple[int, int] | None = None,
+        depth: Depth = EIGHT_BITS,
+        pixels_per_pass: int | None = None,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+    ) -> None:
+        """Predict with `models` as they are at each call; their mode (training or not) is put back afterwards.
+
+        Args:
+            models: at least one, of one network.
+            mean: a channel, in 0..1.
+            std: a channel.
+            class_names: C names; `class 1`, ... when None.
+            decision: thresholds of one half when None.
+            tta: flipped views to average with the plain one; those of the decision when None.
+            input_size: height and width that images are resized to; as they are when None.
+            depth: what becomes of images of more than 8 bits.
+            pixels_per_pass: as many images of one padded size share a forward pass as have no more pixels than that,
+                but at least one; what is fast on the device when None.
+            device: `auto` takes a GPU if there is one.
+            precision: `no`, `bf16`, `fp16`; `auto` takes bf16 where the device is fast at it.
+
+        Raises:
+            InputError: a device that is not there, an unknown view or precision, or a decision for other classes.
+        """
+        self.models = list(models)
+        network = self.models[0].network
+        self.num_classes = network.num_classes
+        self.in_channels = network.in_channels
+        self.stride = self.models[0].stride
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.class_names = tuple(class_names or (f"class {k}" for k in range(1, self.num_classes + 1)))
+        self.is_calibrated = decision is not None
+        self.decision = decision or default_decision(self.num_classes)
+        if len(self.decision.classes) != self.num_classes:
+            raise InputError(f"a decision for {len(self.decision.classes)} classes, a network for {self.num_classes}")
+        self.tta = check_tta(self.decision.tta if tta is None else tta)
+        self.input_size = input_size
+        self.depth = depth
+        self.device = choose_device(device)
+        if pixels_per_pass is not None and pixels_per_pass < 1:
+            raise InputError(f"pixels-per-pass: {pixels_per_pass} is not at least 1")
+        self.pixels_per_pass = pixels_per_pass or default_pixels_per_pass(self.device.type)
+        self.precision = choose_precision(precision, self.device.type)
+        for model in self.models:
+            model.to(self.device)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        source: str | os.PathLike[str] | Checkpoint,
+        *,
+        device: str | torch.device = "auto",
+        tta: Sequence[str] | None = None,
+        pixels_per_pass: int | None = None,
+        precision: str = "auto",
+    ) -> "Predictor":
+        """A predictor of the checkpoint at a path or URL, or of one already loaded; arguments as in the constructor.
+
+        Raises:
+            InputError: not a usable checkpoint, or a device that is not there.
+        """
+        checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
+        try:
+            models = build_models(checkpoint)
+        except InputError as error:
+            where = "checkpoint" if isinstance(source, Checkpoint) else os.fspath(source)
+            raise InputError(f"{where}: {error}") from error
+        return cls(
+            models,
+            mean=checkpoint.mean,
+            std=checkpoint.std,
+            class_names=checkpoint.class_names,
+            decision=None if checkpoint.decision is None else Decision.from_dict(checkpoint.decision),
+            tta=tta,
+            input_size=checkpoint.input_size,
+            depth=checkpoint.depth,
+            pixels_per_pass=pixels_per_pass,
+            device=device,
+            precision=precision,
+        )
+
+    def probabilities(self, images: Tensor) -> ImageProbs:
+        """Probabilities of a batch (B, c, H, W) uint8, averaged over members and views and rounded once.
+
+        The batch is taken as it is: whoever calls this sees to equal batch shapes.
+        """
+        (probs,) = self.stream_probabilities([images])
+        return probs
+
+    def stream_probabilities(self, batches: Iterable[Tensor]) -> Iterator[ImageProbs]:
+        """As `probabilities`, of one batch after another; on a CPU several are under way at once.
+
+        Raises:
+            OutOfMemoryError: says what needs less.
+        """
+        begun: deque[Callable[[], ImageProbs]] = deque()
+        with self._evaluating(), open_passes(self.device) as passes:
+            for images in batches:
+                begun.append(self._begin(images, passes))
+                if len(begun) > passes.ahead:
+                    yield begun.popleft()()
+            while begun:
+                yield begun.popleft()()
+
+    def predict(self, images: Iterable[Image], decision: Decision | None = None) -> list[Prediction]:
+        """Answers for images of any sizes, by `decision` or the predictor's own.
+
+        Args:
+            images: (H, W) gray or (H, W, 3) RGB uint8, or the path or URL of an image file. Of 16 bits where those
+                trained on were converted, and treated alike.
+            decision: in place of the predictor's own.
+
+        Raises:
+            InputError: an image of another shape or type, or that cannot be read.
+            OutOfMemoryError: says what needs less.
+        """
+        return list(self.predict_stream(images, decision))
+
+    def predict_stream(self, images: Iterable[Image], decision: Decision | None = None) -> Iterator[Prediction]:
+        """As `predict`, one by one in the order of `images`, which are taken only as far as needed."""
+        check_plural(images)
+        decision = decision or self.decision
+        begun: deque[list[Prepared]] = deque()
+        done: dict[int, Prediction] = {}
+        next_index = 0
+
+        def batches() -> Iterator[Tensor]:
+            for group in group_by_size(self._prepare(images), self.pixels_per_pass):
+                begun.append(group)
+                yield torch.from_numpy(make_batch(group, self.pixels_per_pass))
+
+        for probs in self.stream_probabilities(batches()):
+            for place, prepared in enumerate(begun.popleft()):
+                done[prepared.number] = _answer(prepared, probs, place, decision)
+            while next_index in done:
+                yield done.pop(next_index)
+                next_index += 1
+
+    def _prepare(self, images: Iterable[Image]) -> Iterator[Prepared]:
+        for number, image in enumerate(images):
+            yield prepare(number, image, self.in_channels, self.depth, self.input_size, self.stride)
+
+    def _begin(self, images: Tensor, passes: Passes) -> Callable[[], ImageProbs]:
+        """Begin the passes of all members and views over a batch; what is returned waits for them and averages."""
+        assert images.dtype == torch.uint8, images.dtype
+        height, width = images.shape[-2:]
+        pixels = len(images) * height * width
+        advice = self._less_memory(len(images), height, width)
+        with out_of_memory_as(advice), passes.own_work(pixels), self._modes():
+            inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
+            padded = reflect_to_stride(inputs, self.stride).contiguous(memory_format=torch.channels_last)
+            results = [
+                passes.begin(partial(self._pass, model, padded, axes), pixels)
+                for model in self.models
+                for axes in flips_of(self.tta)
+            ]
+
+        def finish() -> ImageProbs:
+            with out_of_memory_as(advice), passes.own_work(pixels), self._modes():
+                mask_probs, label_probs = average_probs(result() for result in results)
+                return ImageProbs(mask_probs[..., :height, :width].cpu().numpy(), label_probs.cpu().numpy())
+
+        return finish
+
+    def _pass(self, model: UnifiedModel, inputs: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """One view by one member; see `view_probs`."""
+        with self._modes():  # again, as it may be in a thread of its own
+            return view_probs(model.forward_padded, inputs, axes)
+
+    @contextmanager
+    def _modes(self) -> Iterator[None]:
+        """No gradients, and the predictor's precision; the outermost of them keeps weights that were made shorter."""
+        dtype = _DTYPES[self.precision]
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            yield
+
+    def _less_memory(self, count: int, height: int, width: int) -> str:
+        """What to do when a pass over so many images of a size does not fit into memory."""
+        if count > 1:
+            return (
+                f"in a forward pass of {count} images of {height}x{width}; give fewer --pixels-per-pass than "
+                f"{self.pixels_per_pass} (in training --runtime.pixels-per-pass)"
+            )
+        less = "OMP_NUM_THREADS=1 has fewer at once" if self.device.type == "cpu" else "--device cpu may have more"
+        return f"in a forward pass of one image of {height}x{width}, the fewest pixels per pass there can be; {less}"
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The models in evaluation mode; afterwards each is as it was."""
+        training = [model.training for model in self.models]
+        for model in self.models:
+            model.eval()
+        try:
+            yield
+        finally:
+            for model, was_training in zip(self.models, training, strict=True):
+                model.train(was_training)
+
+
+def _answer(prepared: Prepared, probs: ImageProbs, place: int, decision: Decision) -> Prediction:
+    """The answer for the image that has a place in a batch."""
+    height, width = prepared.size
+    mask_probs = restore_size(probs.mask_probs[place, :, :height, :width], *prepared.original_size)
+    label_probs = probs.label_probs[place]
+    masks = apply_decision(decision, mask_probs, label_probs)
+    return Prediction(masks, labels(decision, label_probs), mask_probs, label_probs)
+
+
+def build_models(checkpoint: Checkpoint) -> list[UnifiedModel]:
+    """The networks of a checkpoint with their weights, on the CPU, in evaluation mode and channels-last.
+
+    Raises:
+        InputError: the weights are not those of the network that the checkpoint names.
+    """
+    models = []
+    for member in range(checkpoint.members):
+        model = UnifiedModel(checkpoint.network).to(memory_format=torch.channels_last)
+        try:
+            model.load_state_dict(checkpoint.member_state(member))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"its weights do not fit {checkpoint.network.architecture} on {checkpoint.network.encoder} as the "
+                f"installed segmentation-models-pytorch and timm build it ({reason})"
+            ) from error
+        models.append(model.eval())
+    return models
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1`, ... as a device that is there.
+
+    Raises:
+        InputError: it is not.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} is not to be had here; choose auto or cpu") from error
+    return chosen

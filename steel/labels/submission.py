@@ -1,0 +1,233 @@
+"""Kaggle's submission file: written as predictions arrive, in the shape of a sample if one is given, and checked.
+
+Its two forms are those of `steel.labels.kaggle_csv`. Classes count from 1.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from steel.errors import InputError
+from steel.labels.kaggle_csv import PAIR_FORM, ROW_FORM, read_kaggle_csv
+from steel.labels.rle import decode_rle, encode_rle
+from steel.storage import open_write
+from steel.validation_errors import Problem, raise_problems
+
+FORMS = {"ImageId_ClassId": PAIR_FORM, "ImageId,ClassId": ROW_FORM}
+"""What `form` may be, and the columns that it means."""
+
+
+class Row(NamedTuple):
+    """One class of one image."""
+
+    image_id: str
+    class_id: int
+    """From 1; 0, or nothing in the file, where only the image counts."""
+    rle: str
+    """Run-length text, "" for none."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission file as it stands."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    is_pairs: bool
+    """Image and class share a column."""
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """Each image once, in the order of its first row."""
+        return tuple(dict.fromkeys(row.image_id for row in self.rows))
+
+
+@dataclass(frozen=True)
+class SubmissionSummary:
+    """What was written or found."""
+
+    images: int
+    rows: int
+    masks: int
+    """Rows that are not empty."""
+    unknown: tuple[str, ...] = ()
+    """Predicted images that the sample does not list; they were left out."""
+
+
+def read_submission(path: str | Path) -> Submission:
+    """Read a submission, or a sample of one.
+
+    Raises:
+        InputError: no such file, neither of the two forms, or malformed rows.
+    """
+    found = read_kaggle_csv(os.fspath(path))
+    raise_problems(found.problems, f"in {path}")
+    rows = tuple(Row(row.image_id, row.class_id or 0, row.rle) for row in found.rows)
+    return Submission(found.columns, rows, found.is_pairs)
+
+
+def check_coverage(sample: Submission, image_ids: Collection[str], where: str | Path) -> tuple[str, ...]:
+    """Compare the images that can be answered with those that a sample lists; worth doing before predicting.
+
+    Args:
+        sample: as read from `where`.
+        image_ids: the images at hand.
+        where: the sample's name, for the message.
+
+    Returns:
+        The images at hand that the sample does not list, sorted.
+
+    Raises:
+        InputError: images that the sample lists are missing, or it lists none.
+    """
+    if not sample.rows:
+        raise InputError(f"{where}: a header without rows; a sample lists the images to answer")
+    missing = [Problem("images of the sample were not predicted", i) for i in sample.image_ids if i not in image_ids]
+    raise_problems(missing, f"listed in {where}; predict the folder that holds them")
+    return tuple(sorted(set(image_ids) - set(sample.image_ids)))
+
+
+def write_submission(
+    path: str | Path,
+    answers: Iterable[tuple[str, np.ndarray]],
+    *,
+    form: str = "ImageId_ClassId",
+    like: str | Path | None = None,
+) -> SubmissionSummary:
+    """Write a submission; nothing appears under `path` before it is complete.
+
+    Masks are encoded as they arrive, so only run-length texts are ever held, and those only when a sample sets the
+    order.
+
+    Args:
+        path: file or URL to write.
+        answers: `(image_id, masks)` of different images, masks (C, H, W) bool or uint8.
+        form: one of `FORMS`: a row for every class of every image, in the order of `answers`.
+        like: a sample submission whose columns, rows and order to take instead. A sample in the second form with one
+            row an image stands for its images only: each then gets a row for every class found in it, or one empty row.
+
+    Raises:
+        InputError: an unreadable sample, or one that asks for other images or classes than were answered.
+    """
+    if form not in FORMS:
+        raise InputError(f"unknown form of submission {form!r}; choose from {', '.join(map(repr, FORMS))}")
+    encoded = ((image_id, [encode_rle(mask) for mask in masks]) for image_id, masks in answers)
+    if like is None:
+        rows = (row for image_id, rles in encoded for row in _every_class(image_id, rles))
+        return _write(path, FORMS[form], rows)
+    sample = read_submission(like)
+    found = dict(encoded)
+    unknown = check_coverage(sample, found, like)
+    return _write(path, sample.columns, _rows_like(sample, found, like), unknown)
+
+
+def _every_class(image_id: str, rles: Sequence[str]) -> Iterator[Row]:
+    for k, rle in enumerate(rles):
+        yield Row(image_id, k + 1, rle)
+
+
+def _rows_like(sample: Submission, found: Mapping[str, Sequence[str]], where: str | Path) -> Iterable[Row]:
+    """The answers in the rows of the sample."""
+    image_ids = sample.image_ids
+    num_classes = max((len(rles) for rles in found.values()), default=0)
+    pairs = {(row.image_id, row.class_id) for row in sample.rows}
+    wanted = {(image_id, k) for image_id in image_ids for k in range(1, num_classes + 1)}
+    if pairs == wanted and len(sample.rows) == len(pairs):
+        return (Row(row.image_id, row.class_id, found[row.image_id][row.class_id - 1]) for row in sample.rows)
+    if sample.is_pairs or len(sample.rows) != len(image_ids):
+        raise InputError(
+            f"{where}: it does not list classes 1 to {num_classes} of every image once each, "
+            "which is what this model answers; give the sample of the same task"
+        )
+    return (row for image_id in image_ids for row in _found_classes(image_id, found[image_id]))
+
+
+def _found_classes(image_id: str, rles: Sequence[str]) -> Iterable[Row]:
+    return [row for row in _every_class(image_id, rles) if row.rle] or [Row(image_id, 1, "")]
+
+
+def _write(
+    path: str | Path, columns: Sequence[str], rows: Iterable[Row], unknown: tuple[str, ...] = ()
+) -> SubmissionSummary:
+    num_rows = num_masks = 0
+    images = set()
+    with open_write(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow([_cell(row, column) for column in columns])
+            images.add(row.image_id)
+            num_rows += 1
+            num_masks += bool(row.rle)
+        text.detach()  # flushes, and leaves the file open for `open_write` to finish
+    return SubmissionSummary(len(images), num_rows, num_masks, unknown)
+
+
+def _cell(row: Row, column: str) -> Any:
+    return {
+        "ImageId_ClassId": f"{row.image_id}_{row.class_id}",
+        "ImageId": row.image_id,
+        "ClassId": row.class_id,
+        "EncodedPixels": row.rle,
+    }[column]
+
+
+def validate_submission(
+    path: str | Path,
+    *,
+    num_classes: int,
+    image_ids: Collection[str] | None = None,
+    size: tuple[int, int] | Mapping[str, tuple[int, int]] | None = None,
+) -> SubmissionSummary:
+    """Check a submission as the competition would, all faults at once.
+
+    Args:
+        path: the file.
+        num_classes: C; class ids are 1 to C.
+        image_ids: the images to be answered, all of them and no others; not checked when None.
+        size: (height, width) of all images, or of each by its id: every mask must decode to it. Not checked when None.
+
+    Raises:
+        InputError: unreadable, or rows that are repeated, missing, of unknown images or classes, or with broken masks.
+    """
+    submission = read_submission(path)
+    problems: list[Problem] = []
+    seen: set[tuple[str, int]] = set()
+    for row in submission.rows:
+        name = f"{row.image_id} class {row.class_id}"
+        if not 1 <= row.class_id <= num_classes:
+            problems.append(Problem("unknown class ids", name))
+        if (row.image_id, row.class_id) in seen:
+            problems.append(Problem("repeated rows", name))
+        seen.add((row.image_id, row.class_id))
+        problems += _mask_problems(row, name, size)
+    present = set(submission.image_ids)
+    if image_ids is not None:
+        problems += [Problem("images without a row", image_id) for image_id in sorted(set(image_ids) - present)]
+        problems += [Problem("unknown images", image_id) for image_id in sorted(present - set(image_ids))]
+    if submission.is_pairs:
+        wanted = ((image_id, k) for image_id in submission.image_ids for k in range(1, num_classes + 1))
+        problems += [Problem("missing rows", f"{i} class {k}") for i, k in wanted if (i, k) not in seen]
+    raise_problems(problems, f"in {path}")
+    return SubmissionSummary(len(present), len(submission.rows), sum(bool(row.rle) for row in submission.rows))
+
+
+def _mask_problems(
+    row: Row, name: str, size: tuple[int, int] | Mapping[str, tuple[int, int]] | None
+) -> Iterable[Problem]:
+    if not row.rle or size is None:
+        return
+    shape = size.get(row.image_id) if isinstance(size, Mapping) else size
+    if shape is None:
+        return  # an unknown image, told as such
+    try:
+        decode_rle(row.rle, *shape)
+    except InputError as error:
+        yield Problem("masks that do not decode", f"{name}: {error}")

@@ -1,0 +1,1 @@
+"""From shards to batches: which sample when, crops, augmentation, worker processes."""

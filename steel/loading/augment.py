@@ -1,0 +1,227 @@
+"""Random crops and augmentation of one sample, on uint8 pixels and bit-packed targets, seeded by a single number.
+
+The crop comes first, so that all else touches few pixels; an affine distortion is part of the cut (one resampling,
+real surroundings at the edges). The other transforms follow in the order of the configuration list. All of them draw
+from one stream of random numbers: albumentations' own `set_random_seed` would give each transform the same stream, and
+with it the same verdict on whether to apply.
+"""
+
+import os
+from random import Random
+from statistics import NormalDist
+from typing import Any
+
+import cv2
+import numpy as np
+
+from steel.config import SamplingConfig, TransformConfig
+from steel.loading.crop import cut, cut_distorted, draw_distortion, place_window, to_target
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer version
+
+import albumentations as A
+
+_NORMAL = np.array([NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)])
+"""The standard normal deviate that each value of a random byte stands for."""
+
+
+class Augmenter:
+    """Turns a whole sample into a training crop; the result is a pure function of the sample, the seed and the focus.
+
+    Args:
+        transforms: what, how often and how strongly; `affine` acts in the crop, the rest in this order after it.
+            Those with a probability of 0 are left out and draw no random numbers.
+        crop: height and width of the result in pixels. Smaller images are mirrored, and marked invalid there.
+        sampling: `max_black` of the crops.
+        num_classes: C.
+        ignore_bit: the bitmasks' bit for ignored pixels, None when the set has none.
+    """
+
+    def __init__(
+        self,
+        transforms: tuple[TransformConfig, ...],
+        crop: tuple[int, int],
+        sampling: SamplingConfig,
+        num_classes: int,
+        ignore_bit: int | None,
+    ) -> None:
+        self.crop, self.num_classes, self.ignore_bit = crop, num_classes, ignore_bit
+        self.max_black = sampling.max_black
+        self.invalid = 1 << num_classes
+        active = tuple(t for t in transforms if t.p > 0)
+        self._affine = tuple(t for t in active if t.name == "affine")
+        self._transforms = tuple(t for t in active if t.name != "affine")
+        self._compose = self._build()
+
+    def _build(self) -> A.Compose:
+        square = self.crop[0] == self.crop[1]
+        built = [build_transform(t, square=square, num_classes=self.num_classes) for t in self._transforms]
+        return A.Compose(built, is_check_shapes=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_compose"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._compose = self._build()
+
+    def __call__(
+        self, image: np.ndarray, bitmask: np.ndarray, *, seed: int, focus: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Crop and augment one sample.
+
+        Args:
+            image: (H, W) or (H, W, 3) uint8.
+            bitmask: (H, W) uint8 or uint16, bit k = class k + 1.
+            seed: 64 bits; see `steel.loading.sampler.sample_seed`.
+            focus: the crop holds pixels of this class (1-based) if the image does (but for a blackout); 0 = any crop.
+
+        Returns:
+            The crop (h, w[, 3]) uint8 and its target (h, w): bits 0..C-1 = classes, bit C = invalid; uint8 for up to
+            7 classes, else int32.
+        """
+        rng = Random(seed)
+        target = to_target(bitmask, self.num_classes, self.ignore_bit)
+        window = place_window(rng, image, target, self.crop, focus=focus, max_black=self.max_black)
+        strength = next((t.strength for t in self._affine if rng.random() < t.p), None)
+        if strength is None:
+            image, target = cut(image, target, window, self.crop, self.invalid)
+        else:
+            distortion = draw_distortion(rng, strength, window, self.crop)
+            image, target = cut_distorted(image, target, window, distortion, self.crop, self.invalid)
+        self._compose.set_random_state(np.random.default_rng(seed), rng)
+        result = self._compose(image=image, mask=target)
+        return result["image"], result["mask"]
+
+
+def build_transform(config: TransformConfig, *, square: bool, num_classes: int) -> A.BasicTransform:
+    """One entry of the list as an albumentations transform of (image, mask).
+
+    Args:
+        config: any but `affine`, which is part of the crop.
+        square: whether crops are square; others are turned by 180 degrees only.
+        num_classes: number of class bits in the mask.
+    """
+    p, strength = config.p, config.strength
+    match config.name:
+        case "hflip":
+            return A.HorizontalFlip(p=p)
+        case "vflip":
+            return A.VerticalFlip(p=p)
+        case "rotate90":
+            return QuarterTurns(quarters=(1, 2, 3) if square else (2,), p=p)
+        case "brightness_contrast":
+            limit = min(0.2 * strength, 0.9)
+            return A.RandomBrightnessContrast(brightness_limit=limit, contrast_limit=limit, p=p)
+        case "gamma":
+            factor = 1 + 0.25 * strength
+            return A.RandomGamma(gamma_limit=(100 / factor, 100 * factor), p=p)
+        case "noise":
+            return SensorNoise(sigma=(2.0 * strength, 8.0 * strength), p=p)
+        case "blur":
+            return A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.2 * strength), p=p)
+        case "blackout":
+            return DefectBlackout(num_classes=num_classes, margin=round(8 * strength), p=p)
+        case "side_bars":
+            return SideBars(num_classes=num_classes, max_share=min(0.25 * strength, 0.9), p=p)
+    raise AssertionError(config.name)
+
+
+class QuarterTurns(A.DualTransform):
+    """Turn image and mask by some multiple of 90 degrees, each of `quarters` as likely."""
+
+    def __init__(self, quarters: tuple[int, ...], p: float = 0.5) -> None:
+        super().__init__(p=p)
+        self.quarters = quarters
+
+    def get_params(self) -> dict[str, Any]:
+        return {"quarters": self.py_random.choice(self.quarters)}
+
+    def apply(self, img: np.ndarray, quarters: int, **params: Any) -> np.ndarray:
+        codes = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
+        return cv2.rotate(img, codes[quarters])
+
+    def apply_to_mask(self, mask: np.ndarray, quarters: int, **params: Any) -> np.ndarray:
+        return self.apply(mask, quarters)
+
+
+class SensorNoise(A.ImageOnlyTransform):
+    """Normal noise, each pixel and channel its own, from one random byte each: a tenth of the usual cost."""
+
+    def __init__(self, sigma: tuple[float, float], p: float = 0.5) -> None:
+        super().__init__(p=p)
+        self.sigma = sigma
+
+    def get_params(self) -> dict[str, Any]:
+        return {"sigma": self.py_random.uniform(*self.sigma)}
+
+    def apply(self, img: np.ndarray, sigma: float, **params: Any) -> np.ndarray:
+        table = np.rint(_NORMAL * sigma).clip(-128, 127).astype(np.int8)
+        picks = np.frombuffer(self.random_generator.bytes(img.size), np.uint8).reshape(img.shape)
+        return cv2.add(img, cv2.LUT(picks, table), dtype=cv2.CV_8U)
+
+
+class DefectBlackout(A.DualTransform):
+    """Make a defective crop a clean one: every defect, with a margin around it, is hidden and no class bit is left.
+
+    Half of the time the pixels turn black, else they take steel from elsewhere in the crop.
+    """
+
+    def __init__(self, num_classes: int, margin: int, p: float = 0.5) -> None:
+        super().__init__(p=p)
+        self.num_classes, self.margin = num_classes, margin
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        image, mask = data["image"], data["mask"]
+        class_bits = mask.dtype.type((1 << self.num_classes) - 1)
+        defect = ((mask & class_bits) != 0).astype(np.uint8)
+        side = 2 * self.margin + 1
+        hidden = cv2.dilate(defect, np.ones((side, side), np.uint8)).astype(bool)
+        black, shift = self.py_random.random() < 0.5, self.py_random.randrange(1, max(2, image.shape[1]))
+        filling = np.zeros_like(image) if black or hidden.all() else _steel_from_elsewhere(image, hidden, shift)
+        return {"hidden": hidden, "filling": filling, "kept_bits": ~class_bits}
+
+    def apply(self, img: np.ndarray, hidden: np.ndarray, filling: np.ndarray, **params: Any) -> np.ndarray:
+        return np.where(hidden if img.ndim == 2 else hidden[:, :, None], filling, img)
+
+    def apply_to_mask(self, mask: np.ndarray, kept_bits: np.integer, **params: Any) -> np.ndarray:
+        return mask & kept_bits
+
+
+def _steel_from_elsewhere(image: np.ndarray, hidden: np.ndarray, shift: int) -> np.ndarray:
+    """The image moved sideways, around its edge; what would show a hidden pixel there shows the mean of the others."""
+    moved = np.roll(image, shift, axis=1)
+    moved[np.roll(hidden, shift, axis=1)] = np.rint(image[~hidden].mean(axis=0)).astype(np.uint8)
+    return moved
+
+
+class SideBars(A.DualTransform):
+    """A black bar at one side, as at the edge of the strip; nothing is marked as a defect there.
+
+    A bar that would hide all that is visible of some class is left out.
+    """
+
+    def __init__(self, num_classes: int, max_share: float, p: float = 0.5) -> None:
+        super().__init__(p=p)
+        self.num_classes, self.max_share = num_classes, max_share
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        mask, whole = data["mask"], data["mask"].shape[1]
+        width = round(whole * self.py_random.uniform(0, self.max_share))
+        bar, rest = (slice(0, width), slice(width, whole))
+        if self.py_random.random() < 0.5:
+            bar, rest = (slice(whole - width, whole), slice(0, whole - width))
+        class_bits = mask.dtype.type((1 << self.num_classes) - 1)
+        hidden = np.bitwise_or.reduce(mask[:, bar], axis=None) & class_bits
+        visible = np.bitwise_or.reduce(mask[:, rest], axis=None)
+        return {"bar": slice(0, 0) if hidden & ~visible else bar, "kept_bits": ~class_bits}
+
+    def apply(self, img: np.ndarray, bar: slice, **params: Any) -> np.ndarray:
+        img = img.copy()
+        img[:, bar] = 0
+        return img
+
+    def apply_to_mask(self, mask: np.ndarray, bar: slice, kept_bits: np.integer, **params: Any) -> np.ndarray:
+        mask = mask.copy()
+        mask[:, bar] &= kept_bits
+        return mask

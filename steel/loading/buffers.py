@@ -1,0 +1,130 @@
+"""Batches from workers without a copy: they write into shared buffers that are used again and again.
+
+Fresh shared memory is slow: for a micro-batch of 2 MB its pages cost 1.8 ms to make and 0.05 ms to write. A pool made
+before the workers are forked is plain anonymous memory, so a small `/dev/shm` does not matter either.
+"""
+
+import mmap
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import get_worker_info
+
+from steel.loading.workers import DEFAULT_START, PREFETCH, StartMethod, ordered_map
+
+Item = TypeVar("Item")
+Rest = TypeVar("Rest")
+Allocate = Callable[[int], torch.Tensor]
+"""Makes an uninitialised uint8 tensor of so many bytes."""
+Work = Callable[[Item, Allocate], tuple[torch.Tensor, Rest]]
+_HELD = 3
+"""Batches that the consumer may hold while workers fill all others."""
+
+
+class BufferPool:
+    """Buffers of one size, shared with workers forked later. The parent takes them and gets them back."""
+
+    def __init__(self, num_buffers: int, num_bytes: int) -> None:
+        self.num_bytes = num_bytes + -num_bytes % 64  # so that every buffer starts aligned
+        self._memory = np.frombuffer(mmap.mmap(-1, max(1, num_buffers * self.num_bytes)), np.uint8)
+        self._free = deque(range(num_buffers))
+
+    def take(self) -> int | None:
+        """The number of a free buffer; None when all are in use."""
+        return self._free.popleft() if self._free else None
+
+    def view(self, number: int, num_bytes: int) -> torch.Tensor:
+        """The first bytes of a buffer, as a worker sees them."""
+        start = number * self.num_bytes
+        return torch.from_numpy(self._memory[start : start + num_bytes])
+
+    def lend(self, number: int, num_bytes: int) -> torch.Tensor:
+        """As `view`; the buffer is free again when this tensor and all views of it are gone."""
+        start = number * self.num_bytes
+        array = self._memory[start : start + num_bytes]  # its tensors' storage keeps just this object alive
+        weakref.finalize(array, self.give_back, number).atexit = False
+        return torch.from_numpy(array)
+
+    def give_back(self, number: int) -> None:
+        """A buffer that was taken is free again."""
+        self._free.append(number)
+
+
+def ordered_batches(
+    work: Work[Item, Rest],
+    items: Iterable[Item],
+    *,
+    buffer_bytes: int,
+    workers: int,
+    pin_memory: bool = False,
+    on_start: Callable[[int, int], None] | None = None,
+    start_method: StartMethod = DEFAULT_START,
+) -> Generator[tuple[torch.Tensor, Rest], None, None]:
+    """`work(item, allocate)` of every item, in order; see `steel.loading.workers.ordered_map`.
+
+    Args:
+        work: makes a buffer, which came from `allocate`, and what else belongs to the batch.
+        items: what to make.
+        buffer_bytes: the usual size of a batch's buffer; larger ones travel more slowly.
+        workers: number of processes; 0 works in this one.
+        pin_memory: hand over buffers in pinned memory, if there is CUDA.
+        on_start: see `ordered_map`.
+        start_method: see `ordered_map`.
+    """
+    pin_memory = pin_memory and torch.cuda.is_available()
+    pooled = workers > 0 and start_method == "fork"
+    pool = BufferPool(workers * PREFETCH + _HELD, buffer_bytes) if pooled else None
+    asked = ((None if pool is None else pool.take(), item) for item in items)
+    for sent, rest in ordered_map(
+        _PooledWork(work, pool), asked, workers=workers, on_start=on_start, start_method=start_method
+    ):
+        buffer = sent.fresh
+        if pool is not None and sent.number is not None:
+            if buffer is None:
+                buffer = pool.lend(sent.number, sent.num_bytes)
+            else:
+                pool.give_back(sent.number)
+        assert buffer is not None
+        yield buffer.pin_memory() if pin_memory else buffer, rest
+
+
+class _Sent(NamedTuple):
+    """A buffer on its way."""
+
+    number: int | None
+    """Of the pooled buffer that was offered."""
+    num_bytes: int
+    fresh: torch.Tensor | None
+    """The tensor itself, when the bytes are not in the pool."""
+
+
+class _PooledWork(Generic[Item, Rest]):
+    """Gives `work` the pooled buffer that came with the item, or a fresh one if that is too small or missing."""
+
+    def __init__(self, work: Work[Item, Rest], pool: BufferPool | None) -> None:
+        self.work, self.pool = work, pool
+
+    def __call__(self, asked: tuple[int | None, Item]) -> tuple[_Sent, Rest]:
+        number, item = asked
+        pool = self.pool
+
+        def allocate(num_bytes: int) -> torch.Tensor:
+            if pool is None or number is None or num_bytes > pool.num_bytes:
+                return _fresh_buffer(num_bytes)
+            return pool.view(number, num_bytes)
+
+        buffer, rest = self.work(item, allocate)
+        in_pool = pool is not None and number is not None and buffer.numel() <= pool.num_bytes
+        return _Sent(number, buffer.numel(), None if in_pool else buffer), rest
+
+
+def _fresh_buffer(num_bytes: int) -> torch.Tensor:
+    """An uninitialised buffer; in a worker already in shared memory, so that it travels without a copy."""
+    if get_worker_info() is None:
+        return torch.empty(num_bytes, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(num_bytes)  # as torch's own collation does
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (num_bytes,), (1,))

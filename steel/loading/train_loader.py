@@ -1,0 +1,173 @@
+"""Training batches: uint8 pixels and bit-packed targets, until they are on the device.
+
+What a batch holds depends on the data, the order and the seed alone: not on the number of workers, ranks, or where
+training was resumed. A worker hands over one flat buffer of bytes a batch; the tensors are views of it.
+"""
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from steel.loading.augment import Augmenter
+from steel.loading.buffers import Allocate, ordered_batches
+from steel.loading.sampler import Order, sample_seeds
+from steel.loading.workers import DEFAULT_START, StartMethod
+from steel.shards.reader import BadSampleError, ShardReader
+
+_LOOKAHEAD = 32
+"""Micro-batches whose samples are drawn in one go."""
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """Training samples of consecutive positions."""
+
+    images: torch.Tensor
+    """(m, c, h, w) uint8; colour is laid out channels-last."""
+    targets: torch.Tensor
+    """(m, h, w) uint8, or int32 for more than 7 classes: bits 0..C-1 = classes, bit C = invalid."""
+    rows: torch.Tensor
+    """(m,) int64, rows of the index."""
+    positions: torch.Tensor
+    """(m,) int64."""
+    index: int
+    """Which micro-batch of its step this is."""
+    bad_samples: int
+    """Samples that could not be read: each shows its neighbour's image, and its target is wholly invalid."""
+
+
+class MicroBatchPlace(Protocol):
+    """What a micro-batch consists of; `train.engine.batch_plan` makes them."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def positions(self) -> range: ...
+
+
+def train_batches(
+    reader: ShardReader,
+    order: Order,
+    augmenter: Augmenter,
+    micro_batches: Iterable[MicroBatchPlace],
+    *,
+    seed: int,
+    phase: int,
+    workers: int,
+    pin_memory: bool = False,
+    start_method: StartMethod = DEFAULT_START,
+) -> Generator[MicroBatch, None, None]:
+    """Training micro-batches in the order of `micro_batches`.
+
+    Args:
+        reader: of the shards; its `on_bad_sample` says what a damaged sample does.
+        order: which sample stands at which position.
+        augmenter: crop and augmentation.
+        micro_batches: this rank's, taken some way ahead.
+        seed: of the run.
+        phase: number of the phase.
+        workers: processes that read and augment; 0 does so in this one, with the same result.
+        pin_memory: hand over pinned memory, for copies to the GPU beside computation.
+        start_method: of the workers.
+
+    Raises:
+        BadSampleError: a damaged sample, unless the reader skips; or too many of them.
+    """
+    work = _TrainWork(reader, augmenter, seed, phase)
+    places = iter(micro_batches)
+    first = list(islice(places, 1))
+    for buffer, made in ordered_batches(
+        work,
+        _train_items(order, chain(first, places)),
+        buffer_bytes=max((work.num_bytes(len(place.positions)) for place in first), default=0),
+        workers=workers,
+        pin_memory=pin_memory,
+        on_start=reader.prefetch,
+        start_method=start_method,
+    ):
+        reader.count_bad(made.bad)
+        targets, images = _train_views(buffer, len(made.item.rows), augmenter, reader)
+        rows, positions = torch.from_numpy(made.item.rows), torch.from_numpy(made.item.positions)
+        yield MicroBatch(images.permute(0, 3, 1, 2), targets, rows, positions, made.item.number, len(made.bad))
+
+
+class _TrainItem(NamedTuple):
+    """What a worker is asked for: the draws of one micro-batch."""
+
+    number: int
+    positions: np.ndarray
+    rows: np.ndarray
+    focuses: np.ndarray
+
+
+class _TrainMade(NamedTuple):
+    item: _TrainItem
+    bad: tuple[BadSampleError, ...]
+
+
+def _train_items(order: Order, micro_batches: Iterable[MicroBatchPlace]) -> Iterator[_TrainItem]:
+    """The draws of each micro-batch; many at once, for arithmetic on a few numbers costs as much as on thousands."""
+    places = iter(micro_batches)
+    while chunk := list(islice(places, _LOOKAHEAD)):
+        positions = np.concatenate([np.asarray(place.positions) for place in chunk])
+        rows, focuses = order.draw_many(positions)
+        ends = np.cumsum([len(place.positions) for place in chunk])[:-1]
+        parts = (np.split(values, ends) for values in (positions, rows, focuses))
+        for place, *draws in zip(chunk, *parts, strict=True):
+            yield _TrainItem(place.index, *draws)
+
+
+def _train_views(
+    buffer: torch.Tensor, num: int, augmenter: Augmenter, reader: ShardReader
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A micro-batch's flat bytes as targets (m, h, w) and images (m, h, w, c)."""
+    (height, width), channels = augmenter.crop, reader.manifest.channels
+    kind = torch.uint8 if augmenter.num_classes <= 7 else torch.int32
+    end = num * height * width * kind.itemsize
+    return buffer[:end].view(kind).view(num, height, width), buffer[end:].view(num, height, width, channels)
+
+
+class _TrainWork:
+    """Reads, crops and augments the samples of a micro-batch."""
+
+    def __init__(self, reader: ShardReader, augmenter: Augmenter, seed: int, phase: int) -> None:
+        self.reader, self.augmenter, self.seed, self.phase = reader, augmenter, seed, phase
+
+    def num_bytes(self, num: int) -> int:
+        """Size of the buffer of a micro-batch of `num` samples."""
+        target_size = 1 if self.augmenter.num_classes <= 7 else 4
+        return num * self.augmenter.crop[0] * self.augmenter.crop[1] * (target_size + self.reader.manifest.channels)
+
+    def __call__(self, item: _TrainItem, allocate: Allocate) -> tuple[torch.Tensor, _TrainMade]:
+        num = len(item.rows)
+        buffer = allocate(self.num_bytes(num))
+        targets, images = (view.numpy() for view in _train_views(buffer, num, self.augmenter, self.reader))
+        seeds = sample_seeds(self.seed, self.phase, item.positions)
+        bad: dict[int, BadSampleError] = {}
+        for i, (row, focus) in enumerate(zip(item.rows.tolist(), item.focuses.tolist(), strict=True)):
+            try:
+                sample = self.reader.read(row)
+            except BadSampleError as error:
+                if self.reader.on_bad_sample == "fail":
+                    raise
+                bad[i] = error
+                continue
+            image, targets[i] = self.augmenter(sample.image, sample.bitmask, seed=int(seeds[i]), focus=focus)
+            images[i] = image.reshape(images.shape[1:])
+        for i in bad:
+            good = next((j % num for j in range(i + 1, i + num) if j % num not in bad), None)
+            images[i] = 0 if good is None else images[good]
+            targets[i] = self.augmenter.invalid
+        return buffer, _TrainMade(item, tuple(bad.values()))
+
+
+def expand_targets(targets: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Packed targets (m, h, w) as masks (m, C, h, w) and valid pixels (m, 1, h, w), float32 0/1, on their device."""
+    bits = torch.arange(num_classes + 1, device=targets.device, dtype=targets.dtype)
+    planes = (targets[:, None] >> bits[None, :, None, None]) & 1
+    return planes[:, :num_classes].float(), 1.0 - planes[:, num_classes:].float()

@@ -1,0 +1,1 @@
+"""Counts of pixels, and the scores and intervals that follow from them."""

@@ -1,0 +1,80 @@
+"""A checkpoint in words, from its header alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steel.decision import Decision
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
+    """Plain lines on what `steel.checkpoint.read_header` returned."""
+    network = header["network"]
+    count = header["members"]
+    entries = {
+        "network": f"{network['architecture']} on {network['encoder']}, {count_parameters(header) / 1e6:.2f} million "
+        + ("parameters" if count == 1 else f"parameters in each of {count} members, whose probabilities are averaged"),
+        "input": f"{'gray' if network['in_channels'] == 1 else 'RGB'} images "
+        + ("of any size" if header["input_size"] is None else "resized to {}x{} pixels".format(*header["input_size"])),
+        "depth": ", ".join(str(value) for value in header.get("depth", {}).values()) or "8-bit",
+        "normalisation": f"mean {_numbers(header['mean'])}, standard deviation {_numbers(header['std'])}",
+        "folds": "; ".join(f"{role} {', '.join(map(str, folds)) or 'none'}" for role, folds in header["folds"].items())
+        or "not recorded",
+    }
+    lines = [f"{name:<14} {text}" for name, text in entries.items()]
+    lines += ["", *_describe_decision(header["class_names"], header["decision"])]
+    provenance = _scalars(header["provenance"])
+    provenance += [
+        (f"member {i}", member["name"]) for i, member in enumerate(header["provenance"].get("members", ()), 1)
+    ]
+    if provenance:
+        width = max(len(name) for name, _ in provenance)
+        lines += ["", "provenance", *(f"  {name:<{width}}  {value}" for name, value in provenance)]
+    return lines
+
+
+def count_parameters(header: Mapping[str, Any]) -> int:
+    """Trained values of one member."""
+    shapes = [entry["shape"] for name, entry in header["tensors"].items() if not name.endswith(_STATISTICS)]
+    return sum(math.prod(shape[1:]) for shape in shapes)
+
+
+def _describe_decision(class_names: Sequence[str], stored: Mapping[str, Any] | None) -> list[str]:
+    if stored is None:
+        listed = ", ".join(f"{k} {name}" for k, name in enumerate(class_names, start=1))
+        return [
+            f"{'classes':<14} {listed}",
+            f"{'decision':<14} none yet, so thresholds of one half; `train.evaluate --calibrate` finds better ones",
+        ]
+    decision = Decision.from_dict(stored)
+    views = ", ".join(decision.tta) or "none"
+    width = max(len("class"), *(len(name) + 2 + len(str(k)) for k, name in enumerate(class_names, start=1)))
+    lines = [
+        f"{'decision':<14} gate {decision.gate}; image defective from p = {decision.binary_threshold / 255:.3f}; "
+        f"flips averaged: {views}",
+        f"  {'class':<{width}}  pixel p  label p  min area  max area",
+    ]
+    for k, (name, one) in enumerate(zip(class_names, decision.classes, strict=True), start=1):
+        largest = "none" if one.max_area is None else str(one.max_area)
+        lines.append(
+            f"  {f'{k} {name}':<{width}}  {one.pixel_threshold / 255:>7.3f}  {one.label_threshold / 255:>7.3f}  "
+            f"{one.min_area:>8}  {largest:>8}"
+        )
+    return lines
+
+
+def _scalars(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """`a.b` and value for all that is not a list; what is nested deeper than two levels is left to --json."""
+    found: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and not prefix:
+            found += _scalars(value, f"{name}.")
+        elif isinstance(value, str | int | float):
+            found.append((prefix + name, value))
+    return found
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)

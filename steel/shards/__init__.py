@@ -1,0 +1,1 @@
+"""The shard folder: its format in both directions, the index, the reader, the cache."""

@@ -1,0 +1,165 @@
+"""Local copies of remote shards, fetched once per node however many processes ask, and let go when space runs out."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from steel import storage
+from steel.errors import InputError
+from steel.shards.format import ShardInfo
+
+_PAUSES = (0.5, 2.0)
+"""Seconds between tries to fetch a file."""
+
+
+class FetchError(InputError):
+    """A remote file could not be had, or what came is not what its manifest says."""
+
+
+class ShardCache:
+    """A folder of whole shards, named after the identity of their set, so that changed data never mix with old.
+
+    A file appears under its final name only when it is whole and its sha256 is right. Any number of processes may use
+    the folder at once; a lock file a shard lets one of them fetch it while the others wait.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        digest: str,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        """Args:
+        root: URL of the shard folder.
+        digest: identity of the set (`Manifest.digest`).
+        folder: where copies are kept; `steel/` under the user's cache folder when None.
+        max_bytes: beyond so many bytes of shards, those not used for longest are removed; None keeps all.
+        """
+        base = Path(folder) if folder is not None else _user_cache()
+        self.root, self.max_bytes = root, max_bytes
+        self.folder = base / digest[:16]
+        storage.make_folder(self.folder)
+
+    def open_shard(self, shard: ShardInfo) -> int:
+        """A file descriptor of the local copy, fetched first if need be; readable even if the copy is removed later.
+
+        Raises:
+            FetchError: the shard is missing, unreachable or not what the manifest says.
+        """
+        path = self.folder / shard.name
+        handle = _open_whole(path, shard.size)
+        if handle is None:
+            with self._locked(shard.name):
+                handle = _open_whole(path, shard.size)
+                if handle is None:
+                    self._make_room(shard)
+                    self._fetch(shard.name, shard.size, shard.sha256)
+                    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if self.max_bytes is not None:
+            os.utime(handle)
+        return handle
+
+    def local_file(self, name: str, size: int, sha256: str) -> Path:
+        """The local copy of a file that is never removed (the index), fetched first if need be.
+
+        Raises:
+            FetchError: as `open_shard`.
+        """
+        path = self.folder / name
+        with self._locked(name):
+            handle = _open_whole(path, size)
+            if handle is None:
+                self._fetch(name, size, sha256)
+            else:
+                os.close(handle)
+        return path
+
+    def prefetch(self, shards: Sequence[ShardInfo]) -> None:
+        """Fetch whole shards ahead of their use; those that another process is at are left to it.
+
+        Errors are left to whoever needs the shard.
+        """
+        for shard in shards:
+            with contextlib.suppress(FetchError, BlockingIOError), self._locked(shard.name, wait=False):
+                handle = _open_whole(self.folder / shard.name, shard.size)
+                if handle is None:
+                    self._fetch(shard.name, shard.size, shard.sha256)
+                else:
+                    os.close(handle)
+
+    @contextlib.contextmanager
+    def _locked(self, name: str, *, wait: bool = True) -> Iterator[None]:
+        """Hold the lock of one file of the cache, among all processes of this node."""
+        lock = self.folder / f".{name.replace('/', '%2F')}.lock"
+        with open(lock, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield  # closing the file releases the lock, and so does the death of this process
+
+    def _fetch(self, name: str, size: int, sha256: str) -> None:
+        """Download one file and give it its name; its lock is held."""
+        path = self.folder / name
+        partial = path.with_name(f".{path.name}.partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        url = storage.join(self.root, name)
+        try:
+            for pause in (*_PAUSES, None):
+                try:
+                    storage.download(url, partial)
+                    _check(partial, size, sha256)
+                    break
+                except FileNotFoundError:
+                    raise FetchError(f"{url} is missing") from None
+                except Exception as error:  # every store has errors of its own
+                    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                        raise  # this disk's fault; it will not get better
+                    if pause is None:
+                        raise FetchError(f"{url}: {error}") from error
+                    time.sleep(pause)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _make_room(self, shard: ShardInfo) -> None:
+        """Remove the shards that were opened longest ago until another one fits."""
+        if self.max_bytes is None:
+            return
+        with self._locked("eviction"):
+            found = [(path, path.stat()) for path in self.folder.rglob("*.tar")]
+            excess = sum(stat.st_size for _, stat in found) + shard.size - self.max_bytes
+            for path, stat in sorted(found, key=lambda item: item[1].st_mtime_ns):
+                if excess <= 0:
+                    break
+                path.unlink()
+                excess -= stat.st_size
+
+
+def _open_whole(path: Path, size: int) -> int | None:
+    """A descriptor of a file of just this size; None when there is none."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    if os.fstat(handle).st_size == size:
+        return handle
+    os.close(handle)
+    return None
+
+
+def _check(path: Path, size: int, sha256: str) -> None:
+    """Raises ValueError unless a downloaded file is what the manifest says."""
+    if path.stat().st_size != size:
+        raise ValueError(f"{path.stat().st_size} bytes came, the manifest says {size}")
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise ValueError("its sha256 is not the manifest's; run `python -m data_prep.verify`")
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steel"

@@ -1,0 +1,319 @@
+"""Random access to the samples of a shard folder, local or remote, by byte offset; every byte read is checked."""
+
+import errno
+import hashlib
+import logging
+import os
+import zlib
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from steel import storage
+from steel.errors import InputError, list_some, printable
+from steel.images.decode import decode_image
+from steel.images.geometry import resize_bitmask
+from steel.shards.cache import ShardCache
+from steel.shards.checks import rows_fault, totals
+from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
+from steel.shards.index import Index
+from steel.shards.mask_codec import decode_stored_mask
+
+logger = logging.getLogger(__name__)
+
+Data = TypeVar("Data", bytes, bytes | memoryview)
+
+_TOGETHER = 64 << 10
+"""A sample is read in one go if its members follow each other, with at most so many bytes beyond the image."""
+_MAX_OPEN = 256
+"""Shards that a process keeps open."""
+_HASH_LIMIT = 64 << 20
+"""Bytes up to which the index is hashed when it is opened; a larger one is left to `data_prep.verify`."""
+
+
+class BadSampleError(InputError):
+    """A sample cannot be read as it was written: its shard is missing or cut short, or bytes have changed."""
+
+    def __init__(self, message: str, row: int) -> None:
+        super().__init__(message, row)
+        self.row = row
+
+    def __str__(self) -> str:
+        return printable(self.args[0])
+
+
+class RawSample(NamedTuple):
+    """The stored bytes of a sample; empty where it has no such member."""
+
+    image: bytes | memoryview
+    mask: bytes
+    meta: bytes
+
+
+class Sample(NamedTuple):
+    """A decoded sample. The bitmask may be read-only."""
+
+    row: int
+    image: np.ndarray
+    """(H, W) uint8 in gray sets, (H, W, 3) RGB uint8 in colour sets."""
+    bitmask: np.ndarray
+    """(H, W) uint8 or uint16, bit k = class k + 1; at the size of the image unless the original one was asked for."""
+
+
+class ShardReader:
+    """Reads samples of a finished shard folder in any order.
+
+    Safe to hand to worker processes: the index is memory-mapped, shards are opened where they are first read.
+
+    Attributes:
+        manifest: what the whole set is.
+        index: what each sample is.
+        mask_kind: uint8 or uint16, the type of the bitmasks.
+        on_bad_sample: what a loader should do about a `BadSampleError`: `fail`, or `skip` and count.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+        on_bad_sample: Literal["fail", "skip"] = "fail",
+        max_bad_samples: int = 10,
+    ) -> None:
+        """Open a shard folder.
+
+        Args:
+            root: path or URL of the folder.
+            cache_dir: where copies of remote shards are kept; a folder under the user's cache when None.
+            cache_bytes: keep at most so many bytes of remote shards; all when None.
+            on_bad_sample: see the class.
+            max_bad_samples: with `skip`, so many different samples may be damaged in this process.
+
+        Raises:
+            InputError: no finished shard folder; or, with `fail`, shards that are missing or cut short.
+        """
+        self.root, self.on_bad_sample = os.fspath(root), on_bad_sample
+        self.max_bad_samples, self._bad_rows = max_bad_samples, set[int]()
+        self.manifest = Manifest.load(self.root)
+        self.cache = None
+        if storage.is_remote(self.root):
+            self.cache = ShardCache(self.root, self.manifest.digest, folder=cache_dir, max_bytes=cache_bytes)
+        self.index = Index(self._local_index(), self.manifest.num_classes)
+        self._check_index()
+        if self.cache is None and on_bad_sample == "fail":
+            self._check_sizes()
+        self._handles: dict[int, int] = {}
+        self.mask_kind = decode_stored_mask(self.manifest, b"", 1, 1).dtype
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_handles": {}}
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def close(self) -> None:
+        """Close all shards; the next read opens them again."""
+        while self._handles:
+            os.close(self._handles.popitem()[1])
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handles"):
+            self.close()
+
+    def read(self, row: int, *, original_mask: bool = False) -> Sample:
+        """Read, check and decode one sample.
+
+        Args:
+            row: of the index.
+            original_mask: give the bitmask at the image's original size, as it is stored; else at the size of the
+                stored image, which `--resize` may have reduced.
+
+        Raises:
+            BadSampleError: its bytes are not what was written.
+        """
+        at = self.index.place(row)
+        try:
+            data = _check(self._bytes(at.shard, at.image_offset, at.image_length), at.image_crc)
+            image = decode_image(data, self.manifest.channels)
+            if image.shape[:2] != (at.height, at.width):
+                raise ValueError(
+                    f"the image is {image.shape[0]}x{image.shape[1]}, the index says {at.height}x{at.width}"
+                )
+            size, mask_size = (at.height, at.width), (at.original_height, at.original_width)
+            if at.num_marked:
+                data = _check(self._bytes(at.shard, at.mask_offset, at.mask_length), at.mask_crc)
+                bitmask = decode_stored_mask(self.manifest, data, *mask_size).astype(self.mask_kind, copy=False)
+                bitmask = bitmask if original_mask else resize_bitmask(bitmask, size)
+            else:  # about half of all images: reading their mask would tell nothing
+                bitmask = _clean_bitmask(*(mask_size if original_mask else size), self.mask_kind)
+        except (ValueError, OSError) as error:
+            raise self._bad(row, error) from error
+        return Sample(row, image, bitmask)
+
+    def read_bytes(self, row: int, *, verify: bool = True) -> RawSample:
+        """The stored bytes of one sample; without `verify`, lengths are checked but not checksums.
+
+        Raises:
+            BadSampleError: its bytes are not what was written.
+        """
+        at = self.index.place(row)
+        start, end = at.image_offset, at.json_offset + at.json_length
+        try:
+            if start < at.mask_offset < at.json_offset and end - start < at.image_length + _TOGETHER:
+                whole = memoryview(self._bytes(at.shard, start, end - start))
+                mask, meta = at.mask_offset - start, at.json_offset - start
+                raw = RawSample(
+                    whole[: at.image_length], bytes(whole[mask : mask + at.mask_length]), bytes(whole[meta:])
+                )
+            else:
+                raw = RawSample(
+                    self._bytes(at.shard, at.image_offset, at.image_length),
+                    self._bytes(at.shard, at.mask_offset, at.mask_length),
+                    self._bytes(at.shard, at.json_offset, at.json_length),
+                )
+            if verify:
+                for data, crc in zip(raw, (at.image_crc, at.mask_crc, at.json_crc), strict=True):
+                    _check(data, crc)
+        except (ValueError, OSError) as error:
+            raise self._bad(row, error) from error
+        return raw
+
+    def count_bad(self, errors: Iterable[BadSampleError]) -> None:
+        """Log samples that were skipped, each once, and keep count of them.
+
+        Raises:
+            BadSampleError: they are more than `max_bad_samples`.
+        """
+        for error in errors:
+            if error.row in self._bad_rows:
+                continue
+            self._bad_rows.add(error.row)
+            logger.warning("skipped: %s", error)
+            if len(self._bad_rows) > self.max_bad_samples:
+                raise BadSampleError(
+                    f"more than {self.max_bad_samples} damaged samples (runtime.max-bad-samples); the last: {error}",
+                    error.row,
+                )
+
+    def prefetch(self, part: int = 0, num_parts: int = 1) -> None:
+        """Fetch remote shards into the cache ahead of their use, starting at one of `num_parts` places.
+
+        Does nothing for local shards, or when the cache cannot hold them all.
+        """
+        if self.cache is not None and self.cache.max_bytes is None:
+            shards = self.manifest.shards
+            first = part * len(shards) // num_parts
+            self.cache.prefetch((*shards[first:], *shards[:first]))
+
+    def _bytes(self, shard: int, offset: int, length: int) -> bytes:
+        """Bytes of a shard.
+
+        Raises:
+            ValueError, OSError: there are not so many, or they cannot be read.
+        """
+        if length == 0:
+            return b""
+        handle = self._handles.get(shard)
+        data = os.pread(self._open(shard) if handle is None else handle, length, offset)
+        if len(data) != length:
+            raise ValueError("the shard is cut short")
+        return data
+
+    def _open(self, shard: int) -> int:
+        """Open a shard and keep it open."""
+        self._let_go()
+        info = self.manifest.shards[shard]
+        if self.cache is not None:
+            handle = self.cache.open_shard(info)
+        else:
+            handle = os.open(storage.local_path(storage.join(self.root, info.name)), os.O_RDONLY | os.O_CLOEXEC)
+        self._handles[shard] = handle
+        return handle
+
+    def _let_go(self) -> None:
+        """Close what keeps removed copies on the disk, and the shard opened first when many are open."""
+        if self.cache is not None and self.cache.max_bytes is not None:
+            for shard in [s for s, handle in self._handles.items() if os.fstat(handle).st_nlink == 0]:
+                os.close(self._handles.pop(shard))
+        if len(self._handles) >= _MAX_OPEN:
+            os.close(self._handles.pop(next(iter(self._handles))))
+
+    def _bad(self, row: int, error: Exception) -> Exception:
+        """`error` as the one line that a user can act on; a full disk stays what it is."""
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE):
+            return error
+        reason = "the shard is missing" if isinstance(error, FileNotFoundError) else str(error)
+        shard = self.manifest.shards[self.index.place(row).shard].name
+        return BadSampleError(
+            f"{storage.join(self.root, shard)}: sample {self.index.image_id(row)} (row {row}): {reason}; "
+            "`python -m data_prep.verify` finds all such samples, `--runtime.on-bad-sample skip` trains without them",
+            row,
+        )
+
+    def _local_index(self) -> str:
+        """Path of the index, or of its local copy."""
+        manifest = self.manifest
+        if self.cache is not None:
+            return str(self.cache.local_file(INDEX_NAME, manifest.index_size, manifest.index_sha256))
+        path = storage.local_path(storage.join(self.root, INDEX_NAME))
+        if not path.is_file():
+            raise InputError(f"{path}: missing; run `python -m data_prep` again")
+        size = path.stat().st_size
+        if size == manifest.index_size and size > _HASH_LIMIT:
+            return str(path)
+        if size != manifest.index_size or hashlib.sha256(path.read_bytes()).hexdigest() != manifest.index_sha256:
+            raise InputError(f"{path}: not the index that {MANIFEST_NAME} describes; run `python -m data_prep` again")
+        return str(path)
+
+    def _check_index(self) -> None:
+        """Raises InputError when the index contradicts itself or the manifest."""
+        columns = self.index.columns
+        fault = rows_fault(columns, self.manifest) or next(
+            (
+                f"{total.what}: {MANIFEST_NAME} says {_listed(total.expected)}, it has {_listed(total.found)}"
+                for total in totals(columns, self.manifest)
+                if total.expected != total.found
+            ),
+            None,
+        )
+        self.index.forget_pages()
+        if fault is not None:
+            raise InputError(
+                f"{storage.join(self.root, INDEX_NAME)}: {fault}; damaged, or of another set: make the shards again"
+            )
+
+    def _check_sizes(self) -> None:
+        """Raises InputError for shards of a local folder that are missing or of a wrong size, all at once."""
+        found = [(s.name, storage.file_size(storage.join(self.root, s.name)), s.size) for s in self.manifest.shards]
+        wrong = [
+            f"{name} ({'missing' if size is None else f'{size} of {whole} bytes'})"
+            for name, size, whole in found
+            if size != whole
+        ]
+        if wrong:
+            raise InputError(
+                f"{self.root}: {len(wrong)} of {len(found)} shards are missing or damaged: "
+                f"{list_some(wrong)}; run `python -m data_prep.verify`"
+            )
+
+
+def _listed(numbers: list[int]) -> str:
+    return list_some([str(number) for number in numbers])
+
+
+def _check(data: Data, crc: int) -> Data:
+    """`data`, if their checksum is right or there are none; else raises ValueError."""
+    if data and zlib.crc32(data) != crc:
+        raise ValueError("wrong checksum")
+    return data
+
+
+@lru_cache(maxsize=32)
+def _clean_bitmask(height: int, width: int, kind: np.dtype) -> np.ndarray:
+    """A read-only bitmask without any defect."""
+    bitmask = np.zeros((height, width), kind)
+    bitmask.setflags(write=False)
+    return bitmask

@@ -1,0 +1,299 @@
+"""Files by path or URL: the one place that knows fsspec.
+
+A location is a local path or any fsspec URL (`s3://bucket/folder`). Nothing half-written ever appears under a final
+name: local files are written beside it, flushed to disk and renamed; remote stores show an object once it is complete.
+"""
+
+import os
+import shutil
+import stat
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import BufferedRandom
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from steel.errors import InputError, printable
+from steel.validation_errors import Problem, raise_problems
+
+
+class FileInfo(NamedTuple):
+    """One file of a folder."""
+
+    path: str
+    """Relative to the folder that was listed, with forward slashes."""
+    size: int
+    """Bytes."""
+
+
+def is_remote(url: str | os.PathLike[str]) -> bool:
+    """Whether `url` names another store than the local file system."""
+    text = os.fspath(url)
+    return "://" in text and not text.startswith(("file://", "local://"))
+
+
+def local_path(url: str | os.PathLike[str]) -> Path:
+    """The path of a local location, with or without `file://`."""
+    text = os.fspath(url)
+    assert not is_remote(text), text
+    return Path(text.split("://", 1)[1] if "://" in text else text)
+
+
+def join(url: str | os.PathLike[str], *names: str) -> str:
+    """`url/name/...` for paths and URLs alike."""
+    return "/".join([os.fspath(url).rstrip("/"), *names])
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a remote `url` and the path in it.
+
+    Raises:
+        InputError: no such protocol, or the package that speaks it is not installed.
+    """
+    import fsspec  # here, because local work does not need it
+
+    try:
+        return cast(tuple[Any, str], fsspec.core.url_to_fs(url))
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{url}: {error}") from error
+
+
+def exists(url: str | os.PathLike[str]) -> bool:
+    """Whether a file or folder is there."""
+    if not is_remote(url):
+        return local_path(url).exists()
+    fs, path = filesystem(os.fspath(url))
+    fs.invalidate_cache()
+    return bool(fs.exists(path))
+
+
+def file_size(url: str | os.PathLike[str]) -> int | None:
+    """Size of a file in bytes; None when there is none."""
+    try:
+        if not is_remote(url):
+            return local_path(url).stat().st_size
+        fs, path = filesystem(os.fspath(url))
+        fs.invalidate_cache()
+        return int(fs.size(path))
+    except FileNotFoundError:
+        return None
+
+
+def list_files(url: str | os.PathLike[str], suffixes: tuple[str, ...] | None = None) -> list[FileInfo]:
+    """All files in and below a folder, sorted by relative path; hidden ones and those in hidden folders are left out.
+
+    Links are followed. What passes here can be named in every format that is written: a name that is not UTF-8, or that
+    holds control characters, is refused before any work.
+
+    Args:
+        url: The folder.
+        suffixes: Keep only names that end so, in any case of letters (`(".jpg", ".png")`).
+
+    Raises:
+        ProblemsError: names that cannot be used, links that lead nowhere or in a circle, pipes and other things that
+            are no files, folders that cannot be read, all at once.
+        InputError: there is no such folder.
+    """
+    found = _list_remote(os.fspath(url)) if is_remote(url) else _list_local(local_path(url))
+    wanted = [e for e in found if suffixes is None or isinstance(e, Problem) or e.path.lower().endswith(suffixes)]
+    files = sorted(entry for entry in wanted if isinstance(entry, FileInfo))
+    problems = [entry for entry in wanted if isinstance(entry, Problem)]
+    problems += [Problem("things that are neither files nor folders", f.path) for f in files if f.size == _NO_FILE]
+    problems += name_problems(file.path for file in files)
+    raise_problems(problems, f"in {os.fspath(url)}; mend, rename or remove them")
+    return files
+
+
+def name_problems(paths: Iterable[str]) -> list[Problem]:
+    """The names among `paths` that a CSV file, a tar or an index could not hold or would garble."""
+    kind = "names with control characters or bytes that are not UTF-8"
+    return [Problem(kind, path) for path in paths if printable(path) != path]
+
+
+_NO_FILE = -1
+"""Stands for the size of a pipe, a socket or a device."""
+
+
+def _list_local(root: Path) -> Iterator[FileInfo | Problem]:
+    if not root.is_dir():
+        raise InputError(f"{root}: {'a file, not a folder' if root.exists() else 'no such folder'}")
+    pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [("", os.fspath(root), frozenset())]
+    while pending:
+        prefix, folder, above = pending.pop()
+        try:
+            status = os.stat(folder)
+            with os.scandir(folder) as scan:
+                entries = [entry for entry in scan if not entry.name.startswith(".")]
+        except OSError as error:
+            yield Problem("folders that cannot be read", f"{prefix or folder} ({error.strerror})")
+            continue
+        identity = status.st_dev, status.st_ino
+        if identity in above:
+            yield Problem("links that lead back to a folder above them", prefix.rstrip("/"))
+            continue
+        for entry in entries:
+            path = prefix + entry.name
+            try:
+                status = entry.stat()
+            except OSError as error:  # whatever its name: it may have led to a folder
+                yield Problem("links that lead nowhere", f"{path} ({error.strerror})")
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                pending.append((f"{path}/", entry.path, above | {identity}))
+            else:
+                yield FileInfo(path, status.st_size if stat.S_ISREG(status.st_mode) else _NO_FILE)
+
+
+def _list_remote(url: str) -> Iterator[FileInfo]:
+    fs, root = filesystem(url)
+    fs.invalidate_cache()
+    try:
+        found: dict[str, dict[str, Any]] = fs.find(root, detail=True)
+    except FileNotFoundError:
+        found = {}
+    if not found:
+        raise InputError(f"{url}: no such folder, or it is empty")
+    start = len(root.rstrip("/")) + 1
+    for path, info in found.items():
+        relative = path[start:]
+        if relative and not any(part.startswith(".") for part in relative.split("/")):
+            yield FileInfo(relative, int(info["size"] or 0))
+
+
+def read_bytes(url: str | os.PathLike[str]) -> bytes:
+    """A whole file.
+
+    Raises:
+        FileNotFoundError, OSError: as the store says.
+    """
+    if not is_remote(url):
+        return local_path(url).read_bytes()
+    fs, path = filesystem(os.fspath(url))
+    return cast(bytes, fs.cat_file(path))
+
+
+def read_range(url: str | os.PathLike[str], offset: int, length: int) -> bytes:
+    """At most `length` bytes from `offset`; fewer where the file ends before."""
+    if not is_remote(url):
+        with open(local_path(url), "rb") as file:
+            return os.pread(file.fileno(), length, offset)
+    fs, path = filesystem(os.fspath(url))
+    return cast(bytes, fs.cat_file(path, start=offset, end=offset + length))
+
+
+def download(url: str, path: Path) -> None:
+    """Copy a remote file to a local `path`; the caller makes that atomic where it matters."""
+    fs, remote = filesystem(url)
+    fs.get_file(remote, os.fspath(path))
+
+
+@contextmanager
+def local_copy(url: str | os.PathLike[str]) -> Iterator[Path]:
+    """The path of a local file, or of a copy of a remote one that lasts as long as the block."""
+    if not is_remote(url):
+        yield local_path(url)
+        return
+    with tempfile.TemporaryDirectory(prefix="steel-") as folder:
+        download(os.fspath(url), Path(folder) / "copy")
+        yield Path(folder) / "copy"
+
+
+def make_folder(url: str | os.PathLike[str]) -> None:
+    """Make a local folder and those above it; stores without folders need none.
+
+    Raises:
+        InputError: a file is in the way.
+    """
+    if is_remote(url):
+        return
+    path = local_path(url)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        blocker = next((p for p in (path, *path.parents) if os.path.lexists(p)), path)
+        raise InputError(f"{url}: cannot be made, for {blocker} is no folder; give another place") from None
+
+
+def free_bytes(url: str | os.PathLike[str]) -> int | None:
+    """Free space where `url` lies or would lie, in bytes; None for remote stores."""
+    if is_remote(url):
+        return None
+    path = local_path(url).absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+@contextmanager
+def open_write(
+    url: str | os.PathLike[str], *, staging: str | os.PathLike[str] | None = None
+) -> Iterator[BufferedRandom]:
+    """A file open for writing that appears as `url`, whole and on disk, when the block ends without an error.
+
+    Args:
+        url: The final name. Its folder must exist when local.
+        staging: Local folder for the unfinished file; must be on the same file system as a local `url`. The folder of
+            `url` when None (the system's temporary folder for remote stores).
+    """
+    remote = is_remote(url)
+    folder = staging if staging is not None else (tempfile.gettempdir() if remote else local_path(url).parent)
+    temporary = os.path.join(folder, f".unfinished-{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "x+b") as file:
+            yield file
+            file.flush()
+            if not remote:
+                os.fsync(file.fileno())
+        if remote:
+            fs, path = filesystem(os.fspath(url))
+            fs.put_file(temporary, path)
+        else:
+            os.replace(temporary, local_path(url))
+            _sync_folder(local_path(url).parent)
+    except OSError as error:
+        if error.filename is None:  # a full disk: say where
+            error.filename = os.fspath(url)
+        raise
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def write_text(url: str | os.PathLike[str], text: str) -> None:
+    """Write a small text file, as UTF-8 whatever the locale, at once and atomically; see `open_write`.
+
+    Parts of file names that are no text are escaped: a report must not fail for the name of a folder.
+    """
+    write_bytes(url, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(url: str | os.PathLike[str], data: bytes, *, staging: str | os.PathLike[str] | None = None) -> None:
+    """Write a small file at once and atomically; see `open_write`."""
+    with open_write(url, staging=staging) as file:
+        file.write(data)
+
+
+def remove(url: str | os.PathLike[str]) -> None:
+    """Remove a file or a folder with all in it; nothing happens when it is not there."""
+    if is_remote(url):
+        fs, path = filesystem(os.fspath(url))
+        fs.invalidate_cache()
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+        return
+    target = local_path(url)
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

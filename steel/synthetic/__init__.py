@@ -1,0 +1,1 @@
+"""Severstal-shaped data, drawn."""

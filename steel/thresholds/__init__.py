@@ -1,0 +1,1 @@
+"""Threshold tuning: the search for a decision, cross-fitted."""

@@ -1,0 +1,91 @@
+"""Cross-fitting: a choice is judged on images that had no part in making it, and taken only if it gains beyond noise.
+
+The richer of two nested families of settings is never worse than the simpler one on the images it was tuned on. So both
+are tuned on all folds of the images but one and judged on that one, fold by fold; their difference on each image is
+free of that flattery. Its sum over the images is as uncertain as a sum of independent terms; duplicates of one image
+are one term.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from steel.folds import assign_folds
+
+NUM_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFolds:
+    """How N images are dealt."""
+
+    fold_of: np.ndarray
+    """(N,) int64, 0 to num - 1."""
+    unit_of: np.ndarray
+    """(N,) int64: images of one unit are duplicates of each other, and in one fold."""
+
+    @property
+    def num(self) -> int:
+        return int(self.fold_of.max()) + 1
+
+
+def deal_folds(rows: np.ndarray, present: np.ndarray, groups: np.ndarray | None = None) -> CrossFolds:
+    """Deal images to folds that each hold their share of every class.
+
+    The same rows fall into the same folds in whatever order they come.
+
+    Args:
+        rows: (N,) different numbers, the images' names.
+        present: (N, C) bool, whether an image has some pixel of each class.
+        groups: (N,) duplicates share a number; all images differ when None.
+    """
+    _, unit_of = np.unique(rows if groups is None else groups, return_inverse=True)
+    num_folds = min(NUM_FOLDS, int(unit_of.max()) + 1)
+    fold_of = assign_folds([str(row) for row in rows.tolist()], unit_of, present, num_folds, seed=0)
+    return CrossFolds(fold_of.astype(np.int64), unit_of)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better one answer is than another, and how sure that is."""
+
+    value: float
+    noise: float
+    """Standard error of `value`; infinite when there is but one unit."""
+
+    @classmethod
+    def of(cls, differences: np.ndarray, unit_of: np.ndarray) -> "Gain":
+        """Of (n,) differences on single images; see `paired_gain`."""
+        value, noise = paired_gain(differences, unit_of)
+        return cls(float(value), float(noise))
+
+    def exceeds(self, noise_factor: float) -> bool:
+        """Whether it is more than so many times its noise."""
+        return self.value > noise_factor * self.noise
+
+    def __str__(self) -> str:
+        return f"{self.value:+.4f} ± {self.noise:.4f}"
+
+
+def paired_gain(differences: np.ndarray, unit_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over images and its standard error.
+
+    Args:
+        differences: (n, ...) of single images; n may be 0.
+        unit_of: (n,) as in `CrossFolds`.
+
+    Returns:
+        Two (...) float64: the mean and, from the spread of the sums over units, its standard error.
+    """
+    per_unit = np.bincount(unit_of)
+    num_units = np.count_nonzero(per_unit)
+    sums = differences.astype(np.float64)
+    if num_units < len(sums):
+        sums = np.zeros((len(per_unit), *differences.shape[1:]))
+        np.add.at(sums, unit_of, differences)
+        sums = sums[per_unit > 0]
+    mean = sums.sum(axis=0) / max(len(differences), 1)
+    if num_units < 2:
+        return mean, np.full_like(mean, np.inf)
+    squares = ((sums - sums.mean(axis=0)) ** 2).sum(axis=0)
+    return mean, np.sqrt(num_units / (num_units - 1) * squares) / len(differences)

@@ -1,0 +1,105 @@
+"""A calibration in plain words."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from steel.decision import CLASS_GATES, ClassDecision, Decision, default_decision
+from steel.metrics.scores import Outcome, decide, score
+from steel.metrics.statistics import EvaluationStatistics
+from steel.thresholds.crossfit import Gain
+from steel.thresholds.gate_search import Rung
+
+FEW_IMAGES = 20
+"""Below so many images of a class its settings are called weakly founded."""
+
+
+def explain(
+    statistics: EvaluationStatistics,
+    class_names: Sequence[str],
+    decision: Decision,
+    cross_fitted: Outcome,
+    gain: Gain,
+    gate_gains: Mapping[str, Gain],
+    rungs: Sequence[Sequence[Rung]],
+) -> tuple[str, ...]:
+    """One line on the gain, one on the gate and one a class.
+
+    Args:
+        statistics: of the images it was calibrated on.
+        class_names: of the decision's classes.
+        decision: as calibrated.
+        cross_fitted: the answers of what is tuned on other images.
+        gain: of those over thresholds of one half.
+        gate_gains: cross-fitted, of each gate over the simplest one.
+        rungs: what each class tried under the decision's gate; nothing when thresholds of one half stay.
+    """
+    half, tuned, honest = (
+        score(outcome)
+        for outcome in (
+            decide(statistics, default_decision(statistics.num_classes)),
+            decide(statistics, decision),
+            cross_fitted,
+        )
+    )
+    num_images, num_true = len(statistics), np.count_nonzero(statistics.true_areas, axis=0)
+    gained = (
+        f"now {tuned.mean_dice:.4f}, cross-fitted {honest.mean_dice:.4f} (a gain of {gain})"
+        if rungs
+        else f"and these stay: tuned ones get {honest.mean_dice:.4f} cross-fitted ({gain}), which may be noise"
+    )
+    lines = [
+        f"calibrated on {num_images:,} images: mean Dice {half.mean_dice:.4f} with every threshold at one half, "
+        f"{gained}; answering nothing gets {half.mean_dice_all_empty:.4f}",
+        f"gate {decision.gate}: {_gate_words(decision)}{_comparison(gate_gains)}",
+    ]
+    for k, (name, chosen) in enumerate(zip(class_names, decision.classes, strict=True)):
+        if num_true[k] == 0:
+            lines.append(f"{name}: no image here has it, so it keeps a threshold of one half and no limits")
+            continue
+        floor = 1 - num_true[k] / num_images
+        have = "1 image has" if num_true[k] == 1 else f"{num_true[k]:,} images have"
+        line = f"{name}: {_class_words(chosen, decision.gate)}; Dice {half.dice_per_class[k]:.4f}"
+        if rungs:
+            line += f" -> {tuned.dice_per_class[k]:.4f}, cross-fitted {honest.dice_per_class[k]:.4f}"
+        line += f", the floor is {floor:.4f} ({have} it)"
+        line += ": few, so this rests on little" if num_true[k] < FEW_IMAGES else ""
+        lines.append(line + (_ladder_words(rungs[k]) if rungs else ""))
+    return tuple(lines)
+
+
+def _gate_words(decision: Decision) -> str:
+    defective = f"images with P(any defect) of at least {_prob(decision.binary_threshold)}"
+    return {
+        "none": "the segmentation alone decides",
+        "binary": f"only {defective} are answered",
+        "class": "only classes that the classification head sees are answered",
+        "binary+class": f"only {defective}, and in them only classes that the classification head sees, are answered",
+        "soft": "the surer the classification head is of a class, the less area it needs",
+    }[decision.gate]
+
+
+def _comparison(gains: Mapping[str, Gain]) -> str:
+    if not gains:
+        return ""
+    return f" (cross-fitted gains over the simplest: {', '.join(f'{gate} {gain}' for gate, gain in gains.items())})"
+
+
+def _ladder_words(rungs: Sequence[Rung]) -> str:
+    tried = [f"{rung.name} {rung.gain} {'taken' if rung.is_taken else 'left out'}" for rung in rungs]
+    return f"; cross-fitted: {', '.join(tried)}" if tried else ""
+
+
+def _class_words(chosen: ClassDecision, gate: str) -> str:
+    parts = [f"pixels from {_prob(chosen.pixel_threshold)}"]
+    if gate in CLASS_GATES:
+        parts.append(f"P(class) from {_prob(chosen.label_threshold)}")
+    if chosen.min_area:
+        parts.append(f"at least {chosen.min_area:,} px" + (" at P(class) = 0.5" if gate == "soft" else ""))
+    if chosen.max_area is not None:
+        parts.append(f"at most {chosen.max_area:,} px")
+    return ", ".join(parts)
+
+
+def _prob(quantised: int) -> str:
+    return f"{quantised / 255:.2f}"

@@ -1,0 +1,139 @@
+"""One gate's best decision: for each class the richest family of settings that its cross-fitted score supports.
+
+Given a binary threshold the classes have nothing to do with each other: each climbs its ladder (see
+`steel.thresholds.search.ladder`) from thresholds of one half, and a rung is taken when it gains, cross-fitted, more
+than noise over the last one taken. That happens at every binary threshold; then the one that is best for all classes
+together is chosen.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from steel.decision import BINARY_GATES, CLASS_GATES, HALF, ClassDecision
+from steel.thresholds.crossfit import CrossFolds, Gain, paired_gain
+from steel.thresholds.search import DICE_UNIT, Evidence, Family, gain_tables, nearest_half
+from steel.thresholds.search_space import ClassGrid, SearchSpace, ladder
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A family of settings that was tried for a class."""
+
+    name: str
+    gain: Gain
+    """Cross-fitted, over the last rung taken before it, in the class's Dice."""
+    is_taken: bool
+
+
+@dataclass(frozen=True, eq=False)
+class GateFit:
+    """What a gate found on the images of some folds."""
+
+    classes: tuple[ClassDecision, ...]
+    """Thresholds that the gate does not look at are at one half."""
+    binary_threshold: int
+    rungs: tuple[tuple[Rung, ...], ...]
+    """What each class tried."""
+    gains: np.ndarray
+    """(N,) int64: each image's gain over answering nothing under what was found without its fold, summed over classes,
+    in 1 / DICE_UNIT; 0 for images of other folds."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Climb:
+    """One class at the top of its ladder, at each of B binary thresholds."""
+
+    rung: np.ndarray
+    """(B,) the rung that was taken."""
+    gains: np.ndarray
+    """(N, B) int64, cross-fitted."""
+    values: np.ndarray
+    """(F + 1, B) int64 smoothed gains of what is best without each of the F folds, then with all of them."""
+    trials: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    """Of each rung above the first: its gain over the last one taken, the gain's noise, and whether it is taken."""
+
+
+class GateSearch:
+    """Tables of every class's families under one gate, from which any subset of the folds is tuned."""
+
+    def __init__(
+        self,
+        gate: str,
+        evidence: Sequence[Evidence],
+        grids: Sequence[ClassGrid],
+        space: SearchSpace,
+        folds: CrossFolds,
+    ) -> None:
+        self.gate, self.folds, self.grids, self.space = gate, folds, grids, space
+        self.binary_thresholds = space.label_thresholds if gate in BINARY_GATES else (0,)
+        self.evidence = [e.softened() if gate == "soft" else e for e in evidence]
+        self.families: list[dict[str, Family]] = []
+        for e, grid in zip(self.evidence, grids, strict=True):
+            whole = grid if gate in CLASS_GATES else replace(grid, label_thresholds=(0,))
+            tables = gain_tables(e, whole, self.binary_thresholds, folds.fold_of, folds.num)
+            self.families.append({name: Family.of(tables, whole, part) for name, part in ladder(whole).items()})
+
+    def fit(self, without: Collection[int] = ()) -> GateFit:
+        """The best decision on all folds but some.
+
+        With a single fold left nothing can be judged, and all thresholds stay at one half.
+        """
+        folds = [fold for fold in range(self.folds.num) if fold not in without]
+        climbs = [self._climb(k, folds, without) for k in range(len(self.families))]
+        order = nearest_half(self.binary_thresholds)
+        totals = np.sum([climb.values for climb in climbs], axis=0)[:, order]
+        *by_fold, chosen = order[np.argmax(totals, axis=1)].tolist()
+        gains = np.zeros(len(self.folds.fold_of), np.int64)
+        for fold, binary in zip(folds, by_fold, strict=True):
+            mine = self.folds.fold_of == fold
+            gains[mine] = sum(climb.gains[mine, binary] for climb in climbs)
+        return GateFit(
+            classes=tuple(self._decision(k, climb.rung[chosen], chosen, without) for k, climb in enumerate(climbs)),
+            binary_threshold=self.binary_thresholds[chosen] or HALF,
+            rungs=tuple(self._rungs(k, climb, chosen) for k, climb in enumerate(climbs)),
+            gains=gains,
+        )
+
+    def _climb(self, k: int, folds: Sequence[int], without: Collection[int]) -> _Climb:
+        first, *others = self.families[k].values()
+        gains, values = self._crossfit(k, first, folds, without)
+        rung = np.zeros(len(self.binary_thresholds), np.int64)
+        known = np.isin(self.folds.fold_of, folds)
+        trials = []
+        for number, family in enumerate(others if len(folds) > 1 else [], start=1):
+            richer_gains, richer_values = self._crossfit(k, family, folds, without)
+            value, noise = paired_gain((richer_gains - gains)[known], self.folds.unit_of[known])
+            taken = value > self.space.noise_factor * noise
+            gains, values = np.where(taken, richer_gains, gains), np.where(taken, richer_values, values)
+            rung[taken] = number
+            trials.append((value / DICE_UNIT, noise / DICE_UNIT, taken))
+        return _Climb(rung, gains, values, trials)
+
+    def _crossfit(
+        self, k: int, family: Family, folds: Sequence[int], without: Collection[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(N, B) gains of each image under what is best without its fold, (F + 1, B) values of the best settings."""
+        evidence = self.evidence[k]
+        fold_of = self.folds.fold_of[evidence.images]
+        gains = np.zeros((len(self.folds.fold_of), len(self.binary_thresholds)), np.int64)
+        values = []
+        for fold in folds:
+            chosen, value = family.best((*without, fold))
+            at = np.flatnonzero(fold_of == fold)
+            gains[evidence.images[at]] = family.gains(chosen, evidence, at, self.binary_thresholds)
+            values.append(value)
+        values.append(family.best(without)[1])
+        return gains, np.stack(values)
+
+    def _decision(self, k: int, rung: int, binary: int, without: Collection[int]) -> ClassDecision:
+        family = list(self.families[k].values())[rung]
+        return family.decision(int(family.best(without)[0][binary]), self.grids[k].pixel_thresholds)
+
+    def _rungs(self, k: int, climb: _Climb, binary: int) -> tuple[Rung, ...]:
+        names = list(self.families[k])[1:]
+        return tuple(
+            Rung(name, Gain(float(value[binary]), float(noise[binary])), bool(taken[binary]))
+            for name, (value, noise, taken) in zip(names, climb.trials, strict=False)
+        )

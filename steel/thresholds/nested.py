@@ -1,0 +1,64 @@
+"""Nested scores of a cross-validation: each fold judged by thresholds found on the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from steel.decision import GATES, Decision
+from steel.errors import InputError
+from steel.metrics.scores import Outcome, decide
+from steel.metrics.statistics import EvaluationStatistics
+from steel.thresholds.search_space import SearchSpace
+from steel.thresholds.tuning import calibrate
+
+
+@dataclass(frozen=True, eq=False)
+class Nested:
+    """Out-of-fold answers to every image, none of which had a say in how it was answered."""
+
+    outcome: Outcome
+    """Of all images; no background counts."""
+    decisions: dict[int, Decision]
+    """For each fold, the one found on all others."""
+
+
+def nested_outcome(
+    statistics: EvaluationStatistics,
+    folds: np.ndarray,
+    *,
+    gates: Sequence[str] = GATES,
+    training_areas: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    tta: tuple[str, ...] = (),
+    space: SearchSpace | None = None,
+) -> Nested:
+    """Answer each fold with the decision calibrated on the other folds.
+
+    Args:
+        statistics: out-of-fold: each image seen by the member that was not trained on it.
+        folds: (N,) the fold of each image of `statistics`.
+        gates, training_areas, groups, tta, space: as in `calibrate`.
+
+    Raises:
+        InputError: fewer than two folds.
+    """
+    assert folds.shape == statistics.rows.shape, (folds.shape, statistics.rows.shape)
+    names = [int(fold) for fold in np.unique(folds)]
+    if len(names) < 2:
+        raise InputError(f"nested scores need at least two folds, here are {len(names)}; evaluate more of them")
+    decisions, outcomes = {}, []
+    for fold in names:
+        mine = folds == fold
+        others = statistics.select(~mine)
+        found = calibrate(
+            others,
+            gates=gates,
+            training_areas=training_areas,
+            groups=None if groups is None else groups[~mine],
+            tta=tta,
+            space=space,
+        )
+        decisions[fold] = found.decision
+        outcomes.append(decide(statistics.select(mine), found.decision))
+    return Nested(Outcome.concat(outcomes), decisions)

@@ -1,0 +1,117 @@
+"""Figures over seeds, worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from bench.quality import cascade
+from bench.quality.networks import tasks
+from bench.quality.parts import PARTS, unit_options, verdict
+from bench.quality.seeds import Gain, gain, mean_dice, miou, spread, values
+from steel.metrics.scores import Outcome
+from tests.shard_folder import defect_mask, make_shards, steel_image
+from train.arguments import parse_fit
+
+
+def outcome(hits: list[int]) -> Outcome:
+    """Four images of one class with 10 true pixels, 10 predicted and so many in common."""
+    counts = np.array([[[h, 10, 10]] for h in hits])
+    return Outcome(np.arange(len(hits)), counts, np.ones((len(hits), 2), bool))
+
+
+def test_a_gain_is_the_mean_of_the_seeds_with_students_interval() -> None:
+    theirs = [outcome([5, 5, 5, 5])] * 3
+    ours = [outcome([6, 6, 6, 6]), outcome([7, 7, 7, 7]), outcome([8, 8, 8, 8])]
+    found = gain(ours, theirs, mean_dice)
+    assert found.of_seeds == pytest.approx((0.1, 0.2, 0.3))
+    assert found.mean == pytest.approx(0.2)
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert found.seeds_interval == pytest.approx((0.2 - half, 0.2 + half), abs=1e-6)
+    assert found.images_interval == pytest.approx((0.2, 0.2))  # every image gains alike
+    assert found.text().startswith("+20.00 | -4.84 to +44.84 | +20.00 to +20.00")
+
+
+def test_resampling_images_moves_a_gain_that_rests_on_one_of_them() -> None:
+    low, high = gain([outcome([10, 5, 5, 5])], [outcome([5, 5, 5, 5])], mean_dice).images_interval
+    assert low == 0
+    assert high > 0.125
+
+
+def test_one_seed_says_nothing_of_others() -> None:
+    found = gain([outcome([6])], [outcome([5])], mean_dice)
+    assert found.seeds_interval is None
+    assert found.text() == "+10.00 | one seed | +10.00 to +10.00"
+
+
+def test_spread_shows_every_seed() -> None:
+    assert values([outcome([5, 5])], miou) == pytest.approx((1 / 3,))
+    assert spread((0.1, 0.3)) == "20.00 (10.00, 30.00)"
+
+
+@pytest.mark.parametrize(
+    ("mean", "seeds", "images", "words"),
+    [
+        (1.0, (0.2, 1.8), (0.1, 1.9), "helps (seeds and images)"),
+        (1.0, (-0.2, 2.2), (0.1, 1.9), "helps (images)"),
+        (-1.0, (-1.5, -0.5), (-3.0, 1.0), "harms (seeds)"),
+        (1.0, (-0.2, 2.2), (0.0, 2.0), "no"),
+        (-1.0, None, (-2.0, -0.1), "harms (images)"),
+    ],
+)
+def test_a_verdict_names_the_intervals_that_exclude_no_difference(mean, seeds, images, words) -> None:
+    assert verdict(Gain(mean, (mean,), seeds, images)) == words
+
+
+def test_every_part_changes_the_preset_it_is_measured_on() -> None:
+    recipe = ["--data", "d", "--out", "o", *unit_options(0)]
+    default = parse_fit("fit", recipe).config
+    variants = {name: parse_fit("fit", [*recipe, *options]).config for name, options in PARTS.items()}
+    assert all(config != default for config in variants.values())
+    assert len(set(variants.values())) == len(PARTS)
+    named = {t.name for t, off in zip(variants["noise"].augment, default.augment, strict=True) if t != off}
+    assert named == {"noise"}
+
+
+def test_six_networks_cover_what_one_does() -> None:
+    one, six = tasks(4)
+    assert len(six) == 6
+    assert sorted(k for task in six for k in task.classes) == list(one.classes)
+    assert sorted(k for task in six for k in task.labels) == list(one.labels)
+
+
+def test_rare_classes_are_taken_first_and_clean_images_fill_up(tmp_path) -> None:
+    annotations, ids = tmp_path / "train.csv", tmp_path / "ids.txt"
+    common = [f"{n}.jpg,3,1 5" for n in range(10)]
+    annotations.write_text(
+        "\n".join(["ImageId,ClassId,EncodedPixels", *common, "0.jpg,1,9 2", "a.jpg,1,1 2", "x.jpg,2,1 1"])
+    )
+    ids.write_text("\n".join([*(f"{n}.jpg" for n in range(10)), "a.jpg", "b.jpg", "c.jpg", "d.jpg"]))
+    chosen = cascade.choose_images(annotations, ids, num_images=7, per_class=4)
+    assert {"0.jpg", "a.jpg"} <= set(chosen)  # all of class 1 that there are
+    assert len({name for name in chosen if name[0].isdigit()}) == 4  # 0.jpg counts for class 3, too
+    assert len({"b.jpg", "c.jpg", "d.jpg"} & set(chosen)) == 2
+    assert len(chosen) == len(set(chosen)) == 7
+
+
+@pytest.mark.slow
+def test_one_and_six_are_trained_and_judged_alike(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(cascade, "PACE_STEPS", 6)
+    images = [steel_image(n, 64, 128) for n in range(36)]
+    masks = [defect_mask(n, 64, 128, num_classes=4) for n in range(36)]
+    data = make_shards(tmp_path / "shards", images, masks, num_classes=4, folds=3)
+    text = cascade.run(data, tmp_path / "work", seconds=0.01, seeds=(0, 1))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    names = [cascade.UNIFIED, cascade.TOGETHER, cascade.EACH]
+    scores, gains, costs = rows[2:5], rows[7:11], rows[13:16]
+    assert [row[0] for row in scores] == [row[0] for row in costs] == names
+    assert all(row[1].count(",") == row[2].count(",") == 1 for row in scores)  # two seeds
+    assert [row[:2] for row in gains] == [[name, m] for name in names[1:] for m in ("mean Dice", "positive Dice")]
+    parameters = [int(row[1].replace(",", "")) for row in costs]
+    assert parameters[1] == parameters[2] > 4 * parameters[0]
+    assert [row[5] for row in costs] == ["1", "6", "6"]
+    trained = sorted((tmp_path / "work").glob("*/side.json"))
+    assert len(trained) == 6
+    before = [path.stat().st_mtime_ns for path in trained]
+    assert cascade.run(data, tmp_path / "work", seconds=0.01, seeds=(0, 1)) == text
+    assert [path.stat().st_mtime_ns for path in trained] == before  # nothing was trained twice

@@ -1,0 +1,98 @@
+"""What a program says at its end, and in which order a failing run of one process says and records it."""
+
+import errno
+import logging
+from pathlib import Path
+
+import pytest
+
+from steel.distributed.ending import Ending
+from steel.errors import InputError, LostRankError, OutOfMemoryError, SharedError, report, run_program
+from train.engine.loop import LESS_MEMORY
+from train.fit import main
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "code"),
+    [
+        (InputError("--data x: no such folder"), "error: --data x: no such folder", 2),
+        (SharedError("--out x: in use"), "error: --out x: in use", 2),
+        (LostRankError("rank 1 is gone"), "error: rank 1 is gone", 1),
+        (OutOfMemoryError("out of memory (host)"), "error: out of memory (host)", 1),
+        (OSError(errno.ENOSPC, "No space left on device", "a"), "error: No space left on device: a", 1),
+        (KeyboardInterrupt(), "interrupted", 130),
+    ],
+)
+def test_an_error_is_said_once(error, line, code, capsys):
+    def program() -> int:
+        assert report(error) == code  # as the guard does, before anything is closed
+        raise error
+
+    assert run_program(program) == code
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_a_defect_is_left_to_the_interpreter(capsys):
+    for error in (KeyError("x"), OSError(errno.EBADF, "Bad file descriptor"), SystemExit(3)):
+        with pytest.raises(type(error)):
+            run_program(lambda error=error: (_ for _ in ()).throw(error))
+    assert capsys.readouterr().err == ""
+
+
+def test_other_ranks_leave_what_all_find_to_rank_0(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert report(SharedError("--out x: in use")) == 2 and report(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == ""
+    assert report(InputError("no such file on this node")) == 2
+    assert capsys.readouterr().err == "error: no such file on this node\n"
+
+
+def test_the_first_failure_counts_and_one_that_cannot_be_recorded_is_said(capsys):
+    ending, recorded = Ending(0), []
+    with ending.recording(recorded.append), ending.recording(None):
+        ending.fail(InputError("first"))
+        ending.fail(InputError("a consequence"))
+    assert recorded == ["rank 0: first"] and ending.code == 2
+    assert capsys.readouterr().err == "error: first\n"
+
+    def cannot_record(reason: str) -> None:
+        raise OSError("no space")
+
+    ending = Ending(0)
+    with ending.recording(cannot_record):
+        ending.fail(KeyError("x"))
+    assert ending.code == 1
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (InputError("the images are gone"), "the images are gone"),
+        (
+            RuntimeError("CUDA error: out of memory\nmore"),
+            "out of memory (CUDA error: out of memory); " + LESS_MEMORY,
+        ),
+    ],
+)
+def test_a_failing_run_says_why_before_it_closes_anything(
+    error: Exception, reason: str, tiny_shards: Path, tmp_path: Path, monkeypatch, capsys
+):
+    """Its tracker may wait for a server that does not answer."""
+    monkeypatch.setattr(logging.root.manager, "disable", logging.INFO)
+    order: list[str] = []
+    options = ["--preset", "smoke", "--runtime.workers", "0", "--tracking.tracker", "none", "--runtime.precision", "no"]
+
+    def broken(self: object, *arguments: object) -> None:
+        raise error
+
+    def finish(self: object, status: str) -> None:
+        order.append(f"tracker {status} after {capsys.readouterr().err!r}, {(tmp_path / 'status.json').read_text()}")
+
+    monkeypatch.setattr("train.engine.step.Learner.step", broken)
+    monkeypatch.setattr("steel.tracking.queue.NullTracker.finish", finish)
+    with pytest.raises((InputError, OutOfMemoryError)):
+        main([*options, "--data", str(tiny_shards), "--out", str(tmp_path)])
+    (finished,) = order
+    assert finished.startswith(f"tracker failed after 'error: {reason}\\n'")
+    assert '"state": "failed"' in finished and f'"reason": "rank 0: {reason}"' in finished

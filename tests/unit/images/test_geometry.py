@@ -1,0 +1,70 @@
+"""Sizes of images and probabilities, in and out."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from steel.errors import InputError
+from steel.images.geometry import pad_to_stride, resize_bitmask, resize_image, restore_size
+from steel.images.pixel_format import to_channels
+from steel.model.network import reflect_to_stride
+
+RNG = np.random.default_rng(0)
+GRAY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
+RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def test_channels():
+    assert to_channels(GRAY, 1) is GRAY
+    assert to_channels(RGB, 3) is RGB
+    as_rgb = to_channels(GRAY, 3)
+    assert as_rgb.shape == (5, 7, 3)
+    np.testing.assert_array_equal(to_channels(as_rgb, 1), GRAY)
+    green = np.zeros((1, 1, 3), np.uint8)
+    green[..., 1] = 255
+    assert to_channels(green, 1).item() == 150  # 0.587, not another channel's weight
+
+
+@pytest.mark.parametrize(
+    "image",
+    [GRAY.astype(np.float32), GRAY[None, None], GRAY[..., None], RGB[..., :2], GRAY.astype(np.uint16), GRAY[:0]],
+)
+def test_other_shapes_and_types_are_refused(image):
+    with pytest.raises(InputError, match=r"\(H, W\) or \(H, W, 3\) uint8, not"):
+        to_channels(image, 1)
+
+
+def test_resize_averages_down_and_interpolates_up():
+    image = np.array([[0, 100], [200, 100]], np.uint8)
+    assert resize_image(image, (1, 1)).item() == 100
+    np.testing.assert_array_equal(resize_image(np.array([[0, 100]], np.uint8), (1, 4)), [[0, 25, 75, 100]])
+    assert resize_image(image, (2, 2)) is image
+    assert resize_image(RGB, (10, 21)).shape == (10, 21, 3)
+
+
+@pytest.mark.parametrize(("size", "stride"), [((5, 7), 8), ((1, 1), 4), ((9, 33), 32), ((8, 16), 8)])
+def test_padding_is_the_networks_own(size, stride):
+    image = RNG.integers(0, 256, size, dtype=np.uint8)
+    expected = reflect_to_stride(torch.from_numpy(image)[None, None], stride)[0, 0].numpy()
+    np.testing.assert_array_equal(pad_to_stride(image, stride), expected)
+
+
+def test_restore_size():
+    probs = RNG.integers(0, 256, (3, 4, 6), dtype=np.uint8)
+    assert restore_size(probs, 4, 6) is probs
+    restored = restore_size(probs, 8, 9)
+    assert restored.shape == (3, 8, 9)
+    assert restored.dtype == np.uint8
+    np.testing.assert_array_equal(restored[1], cv2.resize(probs[1], (9, 8), interpolation=cv2.INTER_LINEAR))
+    certain = np.stack([np.full((4, 6), value, np.uint8) for value in (0, 128, 255)])
+    np.testing.assert_array_equal(restore_size(certain, 11, 13), np.broadcast_to(certain[:, :1, :1], (3, 11, 13)))
+
+
+def test_masks_are_reduced_by_majority() -> None:
+    bitmask = np.array([[1, 1, 0, 2], [1, 0, 0, 2], [0, 0, 128, 0], [0, 4, 128, 128]], np.uint8)
+    assert resize_bitmask(bitmask, (2, 2)).tolist() == [[1, 2], [0, 128]]
+    assert resize_bitmask(bitmask, (4, 4)) is bitmask
+    assert resize_bitmask(np.zeros((4, 4), np.uint16), (2, 2)).dtype == np.uint16
+    high = np.full((4, 4), 1 << 15, np.uint16)
+    assert resize_bitmask(high, (2, 2)).tolist() == [[1 << 15] * 2] * 2

@@ -1,0 +1,105 @@
+"""The exported graph, run by onnxruntime, against the predictor: the same answers at every size, within a rounding."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from steel.checkpoint import Checkpoint, stack_members
+from steel.config import NetworkConfig
+from steel.errors import InputError
+from steel.inference.onnx_export import OnnxModel, export_onnx
+from steel.inference.predictor import Predictor
+from steel.model.network import UnifiedModel
+from steel.model.tta import VIEWS, average_probs, view_probs
+
+SIZES = [
+    (8, 8),
+    (1, 1),
+    (1, 9),
+    (3, 100),
+    (7, 7),
+    (31, 33),
+    (37, 50),
+    (63, 32),
+    (40, 17),
+    (64, 96),
+    (101, 35),
+    (16, 129),
+]
+"""Smaller than the stride, no multiples of it, odd and even, single rows, and whole strides."""
+TTA_SETS = [views for n in range(len(VIEWS) + 1) for views in itertools.combinations(VIEWS, n)]
+
+
+def make_checkpoint(seed, architecture="Unet", in_channels=1):
+    torch.manual_seed(seed)
+    widths = (8, 8) if architecture == "Unet" else None
+    network = NetworkConfig(architecture, "tu-test_resnet", 2, in_channels, widths)
+    model = UnifiedModel(network)
+    with torch.no_grad():
+        model.segmentation_head[0].weight.mul_(20)  # so that masks are not all of one value
+    return Checkpoint(
+        network=network,
+        class_names=("spot", "trace"),
+        mean=(0.4, 0.5, 0.6)[:in_channels],
+        std=(0.2, 0.25, 0.3)[:in_channels],
+        tensors={name: tensor.detach()[None] for name, tensor in model.state_dict().items()},
+    )
+
+
+CASES = {
+    "gray": lambda: make_checkpoint(0),
+    "colour": lambda: make_checkpoint(1, in_channels=3),
+    "ensemble": lambda: stack_members([make_checkpoint(0), make_checkpoint(2)]),
+    "FPN": lambda: make_checkpoint(3, "FPN"),
+    "DeepLabV3Plus": lambda: make_checkpoint(4, "DeepLabV3Plus", in_channels=3),
+}
+FAST = [("gray", ("hflip", "vflip", "hvflip"))]
+SLOW = [("gray", views) for views in TTA_SETS] + [(name, ("hflip", "hvflip")) for name in CASES if name != "gray"]
+
+
+def largest_difference(session, predictor, size, seed):
+    """Over all probabilities of an image of `size`, in steps of 255; and how many different values there were."""
+    shape = size if predictor.in_channels == 1 else (*size, 3)
+    image = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    (expected,) = predictor.predict([image])
+    planes = image[None, None] if image.ndim == 2 else image.transpose(2, 0, 1)[None]
+    found = session.run(["mask_probs", "label_probs"], {"images": planes})
+    differences = []
+    for theirs, own in zip(found, (expected.mask_probs, expected.label_probs), strict=True):
+        assert theirs.dtype == np.uint8
+        assert theirs[0].shape == own.shape
+        differences.append(np.abs(theirs[0].astype(int) - own).max())
+    return max(differences), len(np.unique(expected.mask_probs))
+
+
+@pytest.mark.parametrize(
+    ("name", "views"), [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW if case not in FAST)]
+)
+def test_the_graph_answers_as_the_predictor_at_every_size(tmp_path, name, views):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    checkpoint = CASES[name]()
+    export_onnx(checkpoint, tmp_path / "model.onnx", views)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu", precision="no", tta=views)
+    for seed, size in enumerate(SIZES):
+        difference, num_values = largest_difference(session, predictor, size, seed)
+        assert difference <= 1, size
+        assert num_values > 20 or size[0] * size[1] < 1000, (size, num_values)
+
+
+def test_a_graph_that_answers_differently_at_some_size_is_refused(tmp_path, monkeypatch):
+    """Such as one that flips before it pads: right wherever the size is a multiple of the stride, and nowhere else."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+
+    def flip_then_pad(self, images):
+        inputs = torch.addcmul(self.shift, images.float(), self.scale)
+        return average_probs(view_probs(self.members[0], inputs, axes) for axes in ((), (-1,)))
+
+    monkeypatch.setattr(OnnxModel, "forward", flip_then_pad)
+    with pytest.raises(InputError, match=r"its graph answers differently at \(13, 3\)"):
+        export_onnx(make_checkpoint(0), tmp_path / "model.onnx", ("hflip",))
+    assert not (tmp_path / "model.onnx").exists()

@@ -1,0 +1,78 @@
+"""Buffers that travel between processes: never written again while somebody still looks at them."""
+
+import multiprocessing
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from steel.loading.buffers import Allocate, BufferPool, ordered_batches
+from steel.loading.workers import PREFETCH
+
+SIZE = 4096
+
+pytestmark = pytest.mark.usefixtures("no_children")
+
+
+def filled(number: int, allocate: Allocate) -> tuple[torch.Tensor, int]:
+    """A buffer full of its number; every fifth is larger than the pool's."""
+    buffer = allocate(SIZE * 3 if number % 5 == 4 else SIZE)
+    buffer.fill_(number % 251)
+    return buffer, number
+
+
+def check(buffer: torch.Tensor, number: int) -> None:
+    assert buffer.numel() == (SIZE * 3 if number % 5 == 4 else SIZE)
+    assert buffer.unique().tolist() == [number % 251]
+
+
+def batches(num: int, workers: int, **options: str) -> Iterator[tuple[torch.Tensor, int]]:
+    return ordered_batches(filled, range(num), buffer_bytes=SIZE, workers=workers, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_arrive_whole_and_in_order(workers: int) -> None:
+    seen = []
+    for buffer, number in batches(60, workers):
+        check(buffer, number)
+        seen.append(number)
+    assert seen == list(range(60))
+
+
+def test_batches_that_are_kept_are_not_written_again() -> None:
+    """More are held than the pool has, as whole batches, slices and numpy views."""
+    held: list[tuple[torch.Tensor, int]] = []
+    for buffer, number in batches(120, 2):
+        if number % 3 == 0:
+            held.append((buffer, number))
+        elif number % 3 == 1:
+            held.append((torch.from_numpy(buffer.view(-1, 2)[5:9, :1].numpy()), number))
+    assert len(held) > 2 * (2 * PREFETCH + 3)
+    for tensor, number in held:
+        assert tensor.unique().tolist() == [number % 251]
+
+
+def test_a_pool_lends_each_buffer_until_the_last_view_is_gone() -> None:
+    pool = BufferPool(2, SIZE)
+    first, second = pool.take(), pool.take()
+    assert first is not None
+    assert {first, second} == {0, 1}
+    assert pool.take() is None
+    lent = pool.lend(first, 100)
+    view = lent.view(10, 10)[3:].numpy()
+    del lent
+    assert pool.take() is None
+    del view
+    assert pool.take() == first
+
+
+def test_buffers_go_round_and_no_new_ones_are_made() -> None:
+    places = {buffer.data_ptr() for buffer, number in batches(200, 2) if number % 5 != 4}
+    assert len(places) <= 2 * PREFETCH + 3
+
+
+def test_leaving_early_leaves_nobody() -> None:
+    results = batches(1000, 2)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()

@@ -1,0 +1,229 @@
+"""Scores worked by hand, statistics in parts, and bootstrap intervals."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steel.decision import ClassDecision, Decision, default_decision
+from steel.errors import InputError
+from steel.metrics.bootstrap import bootstrap, bootstrap_difference, interval, resampled_sums
+from steel.metrics.scores import Outcome, decide, label_scores, ratios, score, score_sums
+from steel.metrics.statistics import EvaluationStatistics, image_statistics
+
+WORKED = Outcome(
+    rows=np.arange(3),
+    # (intersection, predicted, true) of two classes in three images
+    counts=np.array([[[4, 6, 10], [0, 0, 0]], [[0, 0, 0], [0, 2, 0]], [[0, 0, 5], [0, 0, 0]]]),
+    labels=np.array([[1, 1, 0], [1, 0, 1], [0, 0, 0]], bool),
+    background=np.array([[80, 90, 85], [98, 98, 100], [95, 100, 95]]),
+)
+
+
+def test_segmentation_scores_of_a_worked_outcome() -> None:
+    scores = score(WORKED)
+    dice = np.array([[0.5, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    assert scores.mean_dice == pytest.approx(dice.mean())
+    assert scores.mean_dice_all_empty == pytest.approx(4 / 6)
+    assert scores.mean_dice_positive == pytest.approx(0.25)
+    assert scores.dice_per_class == pytest.approx(dice.mean(axis=0))
+    assert scores.dice_positive_per_class[0] == pytest.approx(0.25)
+    assert np.isnan(scores.dice_positive_per_class[1])
+    assert scores.iou_per_class == pytest.approx([4 / 17, 0.0])  # unions 12 + 0 + 5, and 2
+    assert scores.miou == pytest.approx(2 / 17)
+    background = (80 + 98 + 95) / (95 + 100 + 100)
+    assert scores.miou_with_background == pytest.approx((4 / 17 + 0 + background) / 3)
+
+
+def test_means_are_rounded_once() -> None:
+    """What any other program finds that adds up the same Dice values exactly: here with fractions."""
+    outcome = random_outcome(1000)
+    both = outcome.counts[..., 1] + outcome.counts[..., 2]
+    dice = [
+        [1.0 if b == 0 else 2 * i / b for i, b in zip(*row, strict=True)]
+        for row in zip(outcome.counts[..., 0].tolist(), both.tolist(), strict=True)
+    ]
+
+    def mean(values: list[float]) -> float:
+        return float(sum(map(Fraction, values))) / len(values)
+
+    scores = score(outcome)
+    assert scores.mean_dice == mean([d for row in dice for d in row])
+    assert scores.dice_per_class.tolist() == [mean([row[k] for row in dice]) for k in range(2)]
+    there = outcome.counts[..., 2] > 0
+    positive = [[row[k] for row, t in zip(dice, there, strict=True) if t[k]] for k in range(2)]
+    assert scores.dice_positive_per_class.tolist() == [mean(values) for values in positive]
+    assert scores.mean_dice_positive == mean(positive[0] + positive[1])
+    backwards = Outcome(outcome.rows, outcome.counts[::-1], outcome.labels)
+    assert score(backwards).mean_dice == scores.mean_dice
+
+
+def test_a_class_that_is_neither_true_nor_predicted_is_left_out_of_the_mean_iou() -> None:
+    scores = score(Outcome(np.arange(1), np.array([[[5, 5, 10], [0, 0, 0]]]), np.zeros((1, 3), bool)))
+    assert np.isnan(scores.iou_per_class[1])
+    assert scores.miou == pytest.approx(0.5)
+    assert np.isnan(scores.miou_with_background)  # no background counts, no score
+
+
+def test_answering_nothing_gets_the_floor() -> None:
+    counts = WORKED.counts.copy()
+    counts[..., :2] = 0
+    scores = score(Outcome(WORKED.rows, counts, WORKED.labels))
+    assert scores.mean_dice == scores.mean_dice_all_empty
+    assert scores.mean_dice_positive == 0
+
+
+def test_true_labels_follow_from_the_true_pixels() -> None:
+    assert WORKED.true_labels.tolist() == [[True, True, False], [False, False, False], [True, True, False]]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "expected"),
+    [
+        ([1, 1, 0, 0, 0], [1, 0, 1, 1, 0], (0.4, 0.5, 1 / 3, 0.4)),
+        ([0, 0], [1, 0], (0.5, None, 0.0, 0.0)),
+        ([1, 0], [0, 0], (0.5, 0.0, None, 0.0)),
+        ([0, 0], [0, 0], (1.0, None, None, None)),
+    ],
+)
+def test_label_scores_of_worked_labels(predicted: list, true: list, expected: tuple) -> None:
+    scores = label_scores(np.array(predicted, bool), np.array(true, bool))
+    for value, wanted in zip((scores.accuracy, scores.precision, scores.recall, scores.f1), expected, strict=True):
+        assert np.isnan(value) if wanted is None else value == pytest.approx(wanted)
+
+
+def some_statistics(num: int = 11, decision: Decision | None = None) -> EvaluationStatistics:
+    rng = np.random.default_rng(0)
+    images = (
+        image_statistics(
+            row,
+            rng.integers(0, 256, (2, 5, 6), dtype=np.uint8),
+            rng.integers(0, 256, 3, dtype=np.uint8),
+            rng.integers(0, 4, (5, 6), dtype=np.uint8),
+            decision=decision,
+        )
+        for row in rng.permutation(100)[:num].tolist()
+    )
+    return EvaluationStatistics.from_images(images, 2, decision)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 20])
+def test_any_number_of_parts_joins_to_the_same_statistics(world: int) -> None:
+    whole = some_statistics(decision=default_decision(2))
+    parts = [whole.select(np.arange(len(whole)) % world == rank) for rank in range(world)]
+    joined = EvaluationStatistics.concat(parts[::-1])
+    assert np.array_equal(joined.rows, whole.rows)
+    assert np.all(np.diff(joined.rows) > 0)
+    assert np.array_equal(joined.histograms, whole.histograms)
+    assert np.array_equal(joined.label_probs, whole.label_probs)
+    assert joined.background is not None
+    assert np.array_equal(joined.background, whole.background)
+    first, second = (score(decide(s, default_decision(2))) for s in (whole, joined))
+    assert first.mean_dice == second.mean_dice
+    assert first.miou_with_background == second.miou_with_background
+
+
+def test_a_rank_without_images_has_empty_statistics() -> None:
+    whole = some_statistics()
+    joined = EvaluationStatistics.concat([EvaluationStatistics.from_images([], 2), whole])
+    assert len(joined) == len(whole)
+
+
+def test_images_are_counted_once() -> None:
+    whole = some_statistics()
+    with pytest.raises(AssertionError, match="different"):
+        EvaluationStatistics.concat([whole, whole.select(np.arange(len(whole)) == 3)])
+
+
+def test_background_counts_hold_for_their_own_decision_only() -> None:
+    decision = default_decision(2)
+    statistics = some_statistics(decision=decision)
+    other = Decision((ClassDecision(40),) * 2)
+    assert not np.isnan(score(decide(statistics, decision)).miou_with_background)
+    assert np.isnan(score(decide(statistics, other)).miou_with_background)
+    mixed = EvaluationStatistics.concat(
+        [statistics.select(statistics.rows < 50), some_statistics().select(statistics.rows >= 50)]
+    )
+    assert mixed.background is None
+
+
+def test_background_and_classes_cover_each_pixel_of_disjoint_masks() -> None:
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, 3, (9, 9))
+    probs = np.stack([np.where(truth == k, 200, 10) for k in (1, 2)]).astype(np.uint8)
+    bitmask = np.array([0, 1, 2], np.uint8)[truth]
+    decision = default_decision(2)
+    image = image_statistics(0, probs, np.zeros(3, np.uint8), bitmask, decision=decision)
+    scores = score(decide(EvaluationStatistics.from_images([image], 2, decision), decision))
+    assert scores.miou == scores.miou_with_background == scores.mean_dice == 1
+
+
+def test_statistics_survive_the_disk(tmp_path: Path) -> None:
+    whole = some_statistics()
+    whole.save(tmp_path / "fold0.npz")
+    loaded = EvaluationStatistics.load(tmp_path / "fold0.npz")
+    assert np.array_equal(loaded.rows, whole.rows)
+    assert np.array_equal(loaded.histograms, whole.histograms)
+    assert np.array_equal(loaded.label_probs, whole.label_probs)
+    assert [path.name for path in tmp_path.iterdir()] == ["fold0.npz"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "foreign"])
+def test_damaged_statistics_are_refused_in_one_line(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "fold0.npz"
+    if damage != "missing":
+        some_statistics().save(path)
+        path.write_bytes(path.read_bytes()[:200] if damage == "cut" else b"rows,histograms\n")
+    with pytest.raises(InputError, match=r"fold0\.npz: not readable evaluation statistics") as caught:
+        EvaluationStatistics.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def random_outcome(num: int, seed: int = 0) -> Outcome:
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, 50, (num, 2)) * (rng.random((num, 2)) < 0.5)
+    predicted = rng.integers(0, 50, (num, 2)) * (rng.random((num, 2)) < 0.5)
+    counts = np.stack([np.minimum(true, predicted) // 2, predicted, true], axis=-1)
+    return Outcome(np.arange(num), counts, np.zeros((num, 3), bool), np.tile([5, 8, 9], (num, 1)))
+
+
+def test_resampling_images_equals_drawing_them() -> None:
+    outcome = random_outcome(7)
+    sums = score_sums(outcome)
+    resampled = resampled_sums(sums, num_resamples=100, seed=3)
+    rng = np.random.default_rng(3)
+    drawn = np.concatenate([rng.integers(7, size=(64, 7)), rng.integers(7, size=(36, 7))])
+    for i in (0, 63, 64, 99):
+        chosen = drawn[i]
+        expected = ratios(score_sums(Outcome(chosen, outcome.counts[chosen], outcome.labels[chosen])).total())
+        assert ratios(resampled).mean_dice[i] == pytest.approx(expected.mean_dice)
+        assert ratios(resampled).mean_dice_positive[i] == pytest.approx(expected.mean_dice_positive, nan_ok=True)
+        assert ratios(resampled).iou_per_class[i] == pytest.approx(expected.iou_per_class, nan_ok=True)
+
+
+def test_interval_of_a_mean_is_about_two_standard_errors_wide() -> None:
+    outcome = random_outcome(400)
+    low, high = bootstrap(outcome, lambda s: s.mean_dice) or (np.nan, np.nan)
+    per_image = score_sums(outcome).dice.mean(axis=1)
+    error = per_image.std() / np.sqrt(400)
+    assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.1)
+    assert low < score(outcome).mean_dice < high
+    assert bootstrap(outcome, lambda s: s.mean_dice) == (low, high)
+    assert bootstrap(outcome, lambda s: s.mean_dice, seed=1) != (low, high)
+
+
+def test_differences_are_paired() -> None:
+    outcome, other = random_outcome(50), random_outcome(50, seed=1)
+    assert bootstrap_difference(outcome, outcome, lambda s: s.mean_dice) == (0, 0)
+    better = Outcome(outcome.rows, outcome.counts.copy(), outcome.labels)
+    better.counts[:25] = 1  # 25 images answered perfectly
+    low, high = bootstrap_difference(better, outcome, lambda s: s.mean_dice) or (np.nan, np.nan)
+    assert 0 < low < high
+    assert bootstrap_difference(other, outcome, lambda s: s.mean_dice) is not None
+
+
+def test_no_interval_without_a_value() -> None:
+    assert interval(np.array([0.1, np.nan])) is None
+    empty = Outcome(np.arange(3), np.zeros((3, 1, 3), int), np.zeros((3, 2), bool))
+    assert bootstrap(empty, lambda s: s.mean_dice_positive) is None

@@ -1,0 +1,260 @@
+"""The optimizer, its rate, refused steps, and averages of the weights."""
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steel.config import NetworkConfig, OptimConfig, PhaseConfig
+from steel.model.batch_norm import RunningStatistics
+from steel.model.network import UnifiedModel
+from steel.model.optimizer import (
+    ExponentialAverage,
+    average_state_dicts,
+    build_optimizer,
+    guarded_step,
+    load_optimizer_state,
+    parameter_groups,
+    rate_at,
+    set_rate,
+)
+
+CONFIG = OptimConfig(weight_decay=0.1, encoder_lr_scale=0.25)
+PHASE = PhaseConfig("p", epochs=1, crop=(0, 0), batch_size=2, micro_batch=1, lr=2.0, warmup=0.25, lr_floor=0.1)
+ACCEPT, REFUSE = torch.tensor(0.0), torch.tensor(1.0)
+
+
+@pytest.fixture(scope="module")
+def template():
+    torch.manual_seed(0)
+    return UnifiedModel(NetworkConfig("Unet", "tu-test_resnet", 2, 1, decoder_channels=(8, 8)))
+
+
+@pytest.fixture
+def model(template):
+    return copy.deepcopy(template)
+
+
+def backward(model, seed=0, scale=1.0):
+    torch.manual_seed(seed)  # the dropout's too
+    masks, labels = model(scale * torch.randn(2, 1, 32, 32))
+    (masks.square().mean() + labels.square().mean()).backward()
+
+
+def train(model, optimizer, seeds):
+    for seed in seeds:
+        optimizer.zero_grad()
+        backward(model, seed)
+        guarded_step(optimizer, ACCEPT)
+
+
+def everything(model, optimizer, average=None):
+    """Copies of every tensor that a step may move."""
+    tensors = [*model.state_dict().values()]
+    tensors += [v for values in optimizer.state_dict()["state"].values() for v in values.values()]
+    if average:
+        tensors += [*average.model.parameters(), average.state_dict()["num_updates"]]
+    return [t.detach().clone() for t in tensors]
+
+
+def same(left, right):
+    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_groups_cover_each_parameter_once(model):
+    groups = parameter_groups(model, CONFIG)
+    ids = [id(p) for group in groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    by_name = {group["name"]: group for group in groups}
+    assert set(by_name) == {"encoder", "encoder (no decay)", "decoder", "decoder (no decay)"}
+    norms = [p for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d) for p in m.parameters()]
+    biases = [p for n, p in model.named_parameters() if n.endswith("bias")]
+    undecayed = {id(p) for name in by_name if "no decay" in name for p in by_name[name]["params"]}
+    assert {id(p) for p in norms + biases} == undecayed
+    for name, group in by_name.items():
+        assert group["lr_scale"] == (0.25 if name.startswith("encoder") else 1.0)
+        assert group["weight_decay"] == (0.0 if "no decay" in name else 0.1)
+
+
+def test_set_rate_scales_the_encoder(model):
+    optimizer = build_optimizer(model, CONFIG)
+    set_rate(optimizer, 0.8)
+    assert {group["name"].split()[0]: group["lr"] for group in optimizer.param_groups} == {
+        "encoder": pytest.approx(0.2),
+        "decoder": 0.8,
+    }
+
+
+def test_rate_by_hand():
+    # 8 steps, the first 2 rising; then the cosine's 6 steps end at the floor of 0.2.
+    cosine = [0.2 + 1.8 * (1 + math.cos(math.pi * k / 6)) / 2 for k in range(1, 7)]
+    assert [rate_at(s, 8, PHASE) for s in range(8)] == pytest.approx([1.0, 2.0, *cosine])
+    assert rate_at(7, 8, PHASE) == pytest.approx(0.2)
+    assert rate_at(0, 1, PHASE) == 2.0
+
+
+@given(st.integers(1, 500), st.floats(0, 0.99), st.floats(0, 1))
+def test_rate_is_positive_rises_then_falls(total_steps, warmup, floor):
+    phase = PhaseConfig("p", 1, (0, 0), 1, 1, lr=0.5, warmup=warmup, lr_floor=floor)
+    rates = [rate_at(s, total_steps, phase) for s in range(total_steps)]
+    assert all(0 <= rate <= 0.5 + 1e-12 for rate in rates)
+    assert rates[0] > 0 or (total_steps == 1 or floor == 0)
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_a_refused_step_changes_nothing(model, steps_before):
+    optimizer = build_optimizer(model, CONFIG)
+    set_rate(optimizer, 0.01)
+    train(model, optimizer, range(steps_before))
+    optimizer.zero_grad()
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, math.nan)
+    before = everything(model, optimizer)
+    guarded_step(optimizer, REFUSE)
+    after = everything(model, optimizer)
+    if steps_before:
+        assert same(before, after)
+    else:  # the moments now exist; they and the step counts are 0
+        assert same(before, after[: len(before)])
+        assert all((t == 0).all() for t in after[len(before) :])
+    assert not hasattr(optimizer, "found_inf")
+
+
+def test_an_accepted_step_is_the_plain_step(model):
+    twin = copy.deepcopy(model)
+    results = []
+    for m, plain in ((model, False), (twin, True)):
+        optimizer = build_optimizer(m, CONFIG)
+        set_rate(optimizer, 0.01)
+        for seed in range(3):
+            optimizer.zero_grad()
+            backward(m, seed)
+            if plain:
+                optimizer.step()
+            else:
+                guarded_step(optimizer, ACCEPT)
+        results.append(everything(m, optimizer))
+    assert same(*results)
+
+
+def test_gradients_of_another_memory_layout_do_not_corrupt_the_step(model):
+    model = model.to(memory_format=torch.channels_last)
+    twin = copy.deepcopy(model)
+    results = []
+    for m, contiguous in ((model, False), (twin, True)):
+        optimizer = build_optimizer(m, CONFIG)
+        set_rate(optimizer, 0.01)
+        for seed in range(2):
+            optimizer.zero_grad()
+            backward(m, seed)
+            if contiguous:
+                for parameter in m.parameters():
+                    parameter.grad = parameter.grad.contiguous()
+            guarded_step(optimizer, ACCEPT)
+        results.append(everything(m, optimizer))
+    assert same(*results)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_resumed_from_contiguous_state_goes_on_bit_for_bit(model, layout):
+    model = model.to(memory_format=layout)
+    optimizer, average = build_optimizer(model, CONFIG), ExponentialAverage(model, 0.9)
+    set_rate(optimizer, 0.01)
+    train(model, optimizer, range(2))
+    average.update(model)
+
+    stored = copy.deepcopy({"m": model.state_dict(), "o": optimizer.state_dict(), "a": average.state_dict()})
+    for values in stored["o"]["state"].values():
+        for name in values:
+            values[name] = values[name].contiguous()
+    resumed = copy.deepcopy(model)
+    for parameter in resumed.parameters():
+        torch.nn.init.zeros_(parameter)
+    resumed.load_state_dict(stored["m"])
+    resumed_optimizer, resumed_average = build_optimizer(resumed, CONFIG), ExponentialAverage(resumed, 0.9)
+    load_optimizer_state(resumed_optimizer, stored["o"])
+    resumed_average.load_state_dict(stored["a"])
+
+    train(model, optimizer, range(2, 5))
+    train(resumed, resumed_optimizer, range(2, 5))
+    average.update(model)
+    resumed_average.update(resumed)
+    assert same(everything(model, optimizer, average), everything(resumed, resumed_optimizer, resumed_average))
+
+
+def test_a_poisoned_step_leaves_no_trace(model):
+    optimizer, average = build_optimizer(model, CONFIG), ExponentialAverage(model, 0.9)
+    set_rate(optimizer, 0.01)
+    statistics = RunningStatistics(model)
+    train(model, optimizer, range(2))
+    average.update(model)
+
+    def look():
+        state = model.state_dict()
+        moments = [v for values in optimizer.state_dict()["state"].values() for v in values.values()]
+        averages = [v for v in average.model.state_dict().values() if v.is_floating_point()]
+        return [t.clone() for t in (*state.values(), *moments, *averages, average.state_dict()["num_updates"])]
+
+    before = look()
+    taken = statistics.take()
+    optimizer.zero_grad()
+    backward(model, seed=9, scale=math.inf)
+    assert any(not torch.isfinite(b).all() for b in model.buffers()), "the poison must reach the statistics"
+    found_inf = torch.stack([(~torch.isfinite(p.grad)).any() for p in model.parameters()]).any().float()
+    guarded_step(optimizer, found_inf)
+    statistics.settle(taken, found_inf, range(1), 1, lambda tensor: None)
+    average.update(model, skip=found_inf)
+    assert same(before, look())
+
+
+def linear(weight, batches=0):
+    module = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1, affine=False))
+    torch.nn.init.constant_(module[0].weight, weight)
+    module[1].running_mean.fill_(10 * weight)
+    module[1].num_batches_tracked.fill_(batches)
+    return module
+
+
+def test_average_by_hand():
+    average = ExponentialAverage(linear(1.0), decay=0.5)
+    # Updates 0 to 8 would move by 9/10 ... 9/18; the first two by .9 and .818..., later ones by 1 - decay.
+    average.update(linear(2.0, batches=7))
+    first = 1 + 0.9 * (2 - 1)
+    assert average.model[0].weight.item() == pytest.approx(first)
+    assert average.model[1].running_mean.item() == pytest.approx(10 * first)
+    assert average.model[1].num_batches_tracked.item() == 7
+    average.update(linear(5.0), skip=REFUSE)
+    assert average.model[0].weight.item() == pytest.approx(first)
+    average.update(linear(0.0), skip=ACCEPT)
+    assert average.model[0].weight.item() == pytest.approx(first * (1 - 9 / 11))
+    for _ in range(20):
+        average.update(linear(0.0))
+    before = average.model[0].weight.item()
+    average.update(linear(1.0))
+    assert average.model[0].weight.item() == pytest.approx(0.5 * before + 0.5)
+
+
+def test_average_of_a_constant_model_is_that_model(model):
+    average = ExponentialAverage(model, 0.99)
+    for _ in range(3):
+        average.update(model)
+    for (name, mean), live in zip(average.model.state_dict().items(), model.state_dict().values(), strict=True):
+        assert torch.equal(mean, live), name
+    assert not average.model.training
+
+
+def test_average_state_dicts():
+    states = [linear(w, batches=int(w)).state_dict() for w in (1.0, 2.0, 6.0)]
+    mean = average_state_dicts(states)
+    assert mean["0.weight"].item() == 3.0
+    assert mean["1.running_mean"].item() == 30.0
+    assert mean["1.num_batches_tracked"].item() == 6
+    assert mean["0.weight"].dtype == torch.float32
+    model = linear(0.0)
+    model.load_state_dict(mean)

@@ -1,0 +1,98 @@
+"""Overlays, contact sheets and curves, looked at pixel by pixel."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from steel.images.pictures import class_colour, contact_sheet, draw_overlay, save_contact_sheet
+from steel.reports.plots import plot_history
+
+
+def _masks(height: int = 60, width: int = 100) -> np.ndarray:
+    masks = np.zeros((2, height, width), bool)
+    masks[1, 20:40, 30:70] = True
+    return masks
+
+
+def test_overlay_outlines_each_class_in_its_colour_and_tints_the_answer() -> None:
+    image = np.full((60, 100), 100, np.uint8)
+    overlay = draw_overlay(image, _masks())
+    assert overlay.shape == (60, 100, 3)
+    assert tuple(overlay[20, 50]) == class_colour(2)  # on the outline
+    assert tuple(overlay[30, 50]) not in {(100, 100, 100), class_colour(2)}  # tinted inside
+    assert (overlay[:15] == 100).all()  # as it was outside
+    assert (image == 100).all()
+
+
+def test_overlay_shows_the_truth_above_the_answer_and_untinted() -> None:
+    image = np.full((60, 100, 3), 100, np.uint8)
+    overlay = draw_overlay(image, np.zeros((2, 60, 100), bool), truth=_masks())
+    assert overlay.shape[0] == 60 + 2 + 60
+    assert tuple(overlay[20, 50]) == class_colour(2)
+    assert tuple(overlay[30, 50]) == (100, 100, 100)
+    assert (overlay[62 + 15 :] == 100).all()  # nothing was predicted
+
+
+def test_overlay_draws_holes() -> None:
+    masks = np.zeros((1, 60, 100), bool)
+    masks[0, 10:50, 10:90] = True
+    masks[0, 20:40, 30:70] = False
+    overlay = draw_overlay(np.zeros((60, 100), np.uint8), masks)
+    assert tuple(overlay[19, 50]) == class_colour(1)  # a hole's outline runs on the mask's last pixels
+    assert (overlay[22:38, 32:68] == 0).all()
+
+
+def test_class_colours_are_distinct_beyond_the_fixed_ones() -> None:
+    colours = [class_colour(class_id) for class_id in range(1, 16)]
+    assert len(set(colours)) == 15
+    red, green, blue = class_colour(1)
+    assert blue > max(red, green)
+
+
+def test_contact_sheet_puts_wide_images_in_one_column_and_square_ones_side_by_side() -> None:
+    wide = [np.full((16, 100, 3), 255, np.uint8)] * 3
+    sheet = contact_sheet(wide, ["a", "b", "c"], width=212)
+    assert sheet.shape == (6 + 3 * (24 + 32 + 6), 212, 3)
+    square = [np.full((20, 20), 255, np.uint8)] * 5
+    assert contact_sheet(square, width=206).shape == (6 + 2 * (44 + 6), 206, 3)
+
+
+def test_contact_sheet_is_written_whole_with_readable_captions(tmp_path) -> None:
+    path = tmp_path / "sheet.png"
+    save_contact_sheet(path, [np.zeros((16, 100, 3), np.uint8)], ["name"])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sheet.png"]
+    pixels = np.asarray(Image.open(path))
+    assert pixels[6:30].max() > 200  # the caption's letters
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        [{"kind": "train", "phase": 0, "step": 1, "global_step": 1, "loss": None, "lr": 0.1, "images_per_second": 3.0}],
+        [
+            {"kind": "train", "phase": 0, "step": 1, "global_step": 1, "loss": 1.0, "loss_segmentation": float("nan")},
+            {
+                "kind": "validation",
+                "phase": 0,
+                "step": 2,
+                "global_step": 2,
+                "mean_dice": 0.5,
+                "mean_dice_positive": None,
+            },
+            {"kind": "train", "phase": 1, "step": 1, "global_step": 3, "loss": 0.5},
+            {
+                "kind": "validation",
+                "phase": 1,
+                "step": 1,
+                "global_step": 3,
+                "dice_positive_per_class": {"1": 0.2, "2": None},
+            },
+        ],
+    ],
+    ids=["empty", "no loss yet", "two phases with gaps"],
+)
+def test_curves_are_drawn_from_whatever_there_is(tmp_path, records) -> None:
+    path = tmp_path / "curves.png"
+    plot_history(records, path)
+    assert Image.open(path).size == (1320, 770)

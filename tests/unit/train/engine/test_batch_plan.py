@@ -1,0 +1,72 @@
+"""Positions of a run as arithmetic."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steel.config import PhaseConfig
+from steel.errors import InputError
+from tests.paths import ROOT
+from train.engine.batch_plan import micro_batch_share, plan_phases
+from train.presets import SEVERSTAL
+
+
+def phase(epochs: float = 2, batch_size: int = 8, micro_batch: int = 2) -> PhaseConfig:
+    return PhaseConfig("p", epochs=epochs, crop=(8, 8), batch_size=batch_size, micro_batch=micro_batch, lr=1e-3)
+
+
+def test_a_phase_is_a_whole_number_of_steps() -> None:
+    first, second = plan_phases((phase(2), phase(0.5)), [10, 10], every_epochs=1)
+    assert first.steps == 3  # 20 samples in steps of 8
+    assert second.steps == 1
+    assert second.first_global_step == 3
+
+
+def test_validations_fall_at_each_epoch_and_at_the_end() -> None:
+    (plan,) = plan_phases((phase(2.1),), [20], every_epochs=1)
+    assert plan.steps == 6  # 42 samples
+    assert [s for s in range(plan.steps) if plan.validates_after(s)] == [2, 4, 5]  # 24 >= 20, 40 >= 40, end
+
+
+def test_a_fraction_of_an_epoch_that_divides_evenly_is_not_rounded_up_a_step() -> None:
+    (plan,) = plan_phases((phase(0.1, batch_size=2),), [60], every_epochs=1)
+    assert plan.steps == 3
+
+
+@given(st.integers(1, 9), st.integers(1, 40))
+def test_ranks_share_each_micro_batch_exactly_once(world: int, micro_batches: int) -> None:
+    shared = phase(batch_size=2 * micro_batches)
+    if world > micro_batches:
+        with pytest.raises(InputError, match=f"{world} processes"):
+            micro_batch_share(shared, 0, world)
+        return
+    shares = [micro_batch_share(shared, rank, world) for rank in range(world)]
+    assert [i for share in shares for i in share] == list(range(micro_batches))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(st.integers(1, 4), st.integers(0, 4))
+def test_the_ranks_of_any_world_consume_the_same_positions(world: int, first_step: int) -> None:
+    (plan,) = plan_phases((phase(3),), [12], every_epochs=1)
+    taken = [m for rank in range(world) for m in plan.micro_batches(first_step, rank, world)]
+    positions = sorted(p for m in taken for p in m.positions)
+    assert positions == list(range(first_step * 8, plan.steps * 8))
+    assert all(m.positions.start == m.step * 8 + m.index * 2 for m in taken)
+
+
+def test_the_default_recipe_feeds_eight_gpus() -> None:
+    for part in SEVERSTAL.phases:
+        assert sorted(i for rank in range(8) for i in micro_batch_share(part, rank, 8)) == list(range(8))
+
+
+@pytest.mark.parametrize("page", ["README.md", "launch/README.md"])
+def test_the_documented_batches_feed_two_machines_of_eight_gpus(page: str) -> None:
+    text = (ROOT / page).read_text()
+    found = re.findall(r"--phases\.(\d)\.batch-size (\d+)", text)
+    assert {int(number) for number, _ in found} == set(range(len(SEVERSTAL.phases)))
+    for number, size in found:
+        part = replace(SEVERSTAL.phases[int(number)], batch_size=int(size))
+        assert sorted(i for rank in range(16) for i in micro_batch_share(part, rank, 16)) == list(range(16))

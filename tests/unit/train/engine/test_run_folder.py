@@ -1,0 +1,133 @@
+"""Who may use a run folder."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from steel.errors import InputError
+from train.engine.run_folder import RunFolder
+from train.presets import SMOKE
+
+
+def test_a_run_goes_on_where_the_recipe_is_the_same(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path)
+    assert first.open(SMOKE, "data", "auto")
+    first.end("interrupted", "SIGTERM")
+    first.release()
+    second = RunFolder(tmp_path)
+    other_runtime = replace(SMOKE, runtime=replace(SMOKE.runtime, workers=0))
+    assert second.open(other_runtime, "data", "auto")
+    assert second.attempt == 2
+    status = second.status()
+    assert status is not None and status["state"] == "running"
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path)
+    first.open(SMOKE, "data", "auto")
+    first.end("finished")
+    first.release()
+    assert not RunFolder(tmp_path).open(SMOKE, "data", "auto")
+
+
+@pytest.mark.parametrize(
+    ("config", "digest", "resume", "message"),
+    [
+        (replace(SMOKE, seed=1), "data", "auto", "seed was 0, now 1"),
+        (SMOKE, "other", "auto", "another data set"),
+        (SMOKE, "data", "never", "--resume never"),
+    ],
+)
+def test_a_run_of_something_else_is_refused_and_untouched(tmp_path: Path, config, digest, resume, message) -> None:
+    first = RunFolder(tmp_path)
+    first.open(SMOKE, "data", "auto")
+    (first.states / "000000-00000001").mkdir(parents=True)
+    first.end("interrupted")
+    first.release()
+    before = (tmp_path / "config.json").read_bytes(), (tmp_path / "status.json").read_bytes()
+    with pytest.raises(InputError, match=message):
+        RunFolder(tmp_path).open(config, digest, resume)
+    assert before == ((tmp_path / "config.json").read_bytes(), (tmp_path / "status.json").read_bytes())
+
+
+def test_a_run_that_never_saved_a_state_can_be_started_otherwise(tmp_path: Path) -> None:
+    """As after a first attempt that failed before its first step."""
+    first = RunFolder(tmp_path)
+    first.open(SMOKE, "data", "auto")
+    first.end("failed", "phase full: phases.1.micro-batch 1 ...")
+    first.release()
+    second = RunFolder(tmp_path)
+    assert second.open(replace(SMOKE, seed=1), "data", "auto")
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 1
+    assert second.attempt == 2
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(InputError, match=r"holiday\.jpg"):
+        RunFolder(tmp_path).open(SMOKE, "data", "auto")
+
+
+def test_a_live_run_is_refused_and_a_killed_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.engine.run_folder._CLAIM_S", 0.2)
+    code = (
+        "import sys, time\nfrom train.presets import SMOKE\nfrom train.engine.run_folder import RunFolder\n"
+        "folder = RunFolder(sys.argv[1])\nfolder.open(SMOKE, 'data', 'auto')\nprint('held', flush=True)\ntime.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=os.getcwd())
+    assert holder.stdout is not None
+    with holder.stdout:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match=f"live run \\(pid {holder.pid}"):
+            RunFolder(tmp_path).open(SMOKE, "data", "auto")
+        holder.kill()
+        holder.wait()
+    assert RunFolder(tmp_path).open(SMOKE, "data", "auto")
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        RunFolder(tmp_path / "file" / "run").open(SMOKE, "data", "auto")
+
+
+def test_the_first_failure_recorded_stands(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open(SMOKE, "data", "auto")
+    folder.end("failed", "rank 1: out of memory")
+    folder.end("failed", "rank 0: connection closed")
+    status = folder.status()
+    assert status is not None and status["reason"] == "rank 1: out of memory"
+
+
+def test_a_start_that_was_killed_at_once_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".unfinished-config").touch()
+    assert RunFolder(tmp_path).open(SMOKE, "data", "auto")
+
+
+def test_a_failure_is_recorded_even_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open(SMOKE, "data", "auto")
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("train.engine.run_folder.write_bytes", full)
+    folder.end("failed", "the disk is full")
+    status = folder.status()
+    assert status is not None and (status["state"], status["reason"]) == ("failed", "the disk is full")
+
+
+def test_a_folder_on_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("train.engine.run_folder.write_bytes", full)
+    with pytest.raises(InputError, match="No space left"):
+        RunFolder(tmp_path).open(SMOKE, "data", "auto")

@@ -1,0 +1,30 @@
+"""What a run says of itself."""
+
+import numpy as np
+
+from steel.config import SamplingConfig
+from train.engine.run_summary import explain_balance, explain_sampling
+
+
+def test_imbalance_is_put_into_words() -> None:
+    areas = np.zeros((20, 3), np.int32)
+    areas[:12, 0] = 5
+    areas[12:14, 1] = 5
+    line = explain_balance(areas, ("spot", "scratch", "patch"))
+    assert "20 images: 6 clean, spot in 12, scratch in 2, patch in 0" in line
+    assert "no training image has patch" in line
+
+
+def test_balanced_classes_need_no_warning() -> None:
+    areas = np.eye(2, dtype=np.int32).repeat(4, axis=0)
+    assert explain_balance(areas, ("a", "b")).endswith("a in 4, b in 4")
+    areas = np.concatenate([np.tile([[1, 0]], (10, 1)), [[0, 1]]])
+    assert "a is 10 times as frequent as b" in explain_balance(areas, ("a", "b"))
+
+
+def test_sampling_is_put_into_words() -> None:
+    assert explain_sampling(SamplingConfig(defect_crop=0)) == "every image once an epoch"
+    words = explain_sampling(SamplingConfig(order="balanced", defective_only=True, defect_crop=0.5))
+    assert "equal shares" in words
+    assert "defective images only" in words
+    assert "50% of the crops" in words

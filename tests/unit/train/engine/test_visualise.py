@@ -1,0 +1,34 @@
+"""Pictures of answers must show what the scores count, also where the shards hold reduced images."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from steel.decision import ClassDecision, Decision
+from steel.inference.predictor import Prediction
+from steel.shards.reader import ShardReader
+from tests.shard_folder import make_shards, steel_image
+from train.engine.visualise import draw_examples
+
+
+class SureOfACorner:
+    """Is certain of class 1 in the upper left 4x4 pixels of whatever it is shown."""
+
+    def predict(self, images: Iterable[np.ndarray]) -> list[Prediction]:
+        answers = []
+        for image in images:
+            probs = np.zeros((1, *image.shape[:2]), np.uint8)
+            probs[0, :4, :4] = 255
+            answers.append(Prediction(probs >= 128, np.ones(2, bool), probs, np.full(2, 255, np.uint8)))
+        return answers
+
+
+def test_areas_are_counted_at_the_original_size(tmp_path) -> None:
+    original = np.zeros((64, 128), np.uint8)
+    original[:8, :8] = 1
+    reader = ShardReader(str(make_shards(tmp_path / "shards", [steel_image(0, 32, 64)], [original], num_classes=1)))
+    for min_area, said in ((50, "class 1"), (90, "clean")):  # 4x4 pixels are about 8x8 originally
+        decision = Decision((ClassDecision(min_area=min_area),))
+        pictures, captions = draw_examples(SureOfACorner(), decision, reader, [0])  # type: ignore[arg-type]
+        assert pictures[0].shape[1] == 128
+        assert captions[0].endswith(f"predicted: {said}"), captions[0]

@@ -1,0 +1,1 @@
+"""Look a training job over: `python -m train.doctor`."""

@@ -1,0 +1,162 @@
+"""Look a training job over:  python -m train.doctor [--data SHARDS] [--out DIR]
+
+Run it the way the training will be run (`accelerate launch ... -m train.doctor`, torchrun, srun): it prints what a
+support thread asks first, measures disk, sums over ranks and data loading, and says in plain words what is wrong.
+The exit code is 1 when something is.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steel.errors import run_program
+from train.doctor.checks import (
+    Finding,
+    check_disk,
+    check_gpus,
+    check_launcher,
+    check_machine,
+    check_meeting_place,
+    check_versions,
+    run_checks,
+)
+
+if TYPE_CHECKING:
+    from steel.distributed.runtime import Runtime
+
+JOIN_SECONDS = 60.0
+PROBE_LIMIT_SECONDS = 120.0
+_MARKS = {"fine": " ", "warning": "!", "problem": "x"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.doctor",
+        description="Look a training job over and say in plain words what is wrong.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--data", metavar="SHARDS", help="shards to read samples and training batches from")
+    parser.add_argument("--out", metavar="DIR", default="runs", help="where a run folder would be written")
+    parser.add_argument("--workers", type=int, default=2, help="data-loader processes a rank (int)")
+    arguments = parser.parse_args(argv)
+    logging.getLogger().setLevel(logging.ERROR)
+
+    findings = run_checks(
+        {
+            "packages": check_versions,
+            "machine": check_machine,
+            "gpu": check_gpus,
+            "launcher": check_launcher,
+            "disk": lambda: check_disk(Path(arguments.out)),
+        }
+    )
+    try:
+        from steel.distributed.runtime import start
+
+        with _limit(JOIN_SECONDS, findings, _why_alone()):
+            runtime = start()
+            runtime.barrier()
+    except Exception as error:
+        return _report_alone(findings, f"this rank cannot join the others: {error}")
+
+    def report_failure(failure: str) -> None:
+        _report_alone(findings, failure.removeprefix(f"rank {runtime.rank}: "))
+
+    with (
+        runtime.running(),
+        runtime.guard(report_failure),
+        _limit(PROBE_LIMIT_SECONDS, findings, "a measurement hangs: some rank is stuck or has died"),
+    ):
+        findings += _measure(runtime, arguments.data, arguments.workers)
+        collected = runtime.all_gather(findings)
+        problems = _report(dict(enumerate(collected))) if runtime.is_main else 0
+        return runtime.broadcast(problems)
+
+
+def _measure(runtime: "Runtime", data: str | None, workers: int) -> list[Finding]:
+    """What needs the other ranks or the data; every rank comes through here the same way."""
+    from steel.shards.reader import ShardReader
+    from train.doctor.benchmarks import check_shards, probe_loader, probe_sum
+
+    findings = run_checks({"all-reduce": lambda: probe_sum(runtime)})
+    if data is None:
+        return [*findings, Finding("shards", "not looked at; give --data SHARDS")]
+    try:
+        reader = ShardReader(data)
+    except ValueError as error:
+        return [*findings, Finding("shards", str(error), "problem")]
+    findings += run_checks({"shards": lambda: check_shards(reader, runtime.rank)})
+    if any(finding.level == "problem" and finding.subject == "shards" for finding in findings):
+        return findings
+    return findings + run_checks({"loader": lambda: probe_loader(reader, workers, runtime)})
+
+
+@contextlib.contextmanager
+def _limit(seconds: float, findings: list[Finding], message: str) -> Iterator[None]:
+    """End the process with a report when the block takes longer: a rank that waits for another cannot be woken."""
+
+    def give_up() -> None:
+        _report_alone(findings, message)
+        sys.stdout.flush()
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _why_alone() -> str:
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    return (
+        f"waited {JOIN_SECONDS:.0f} s for {os.environ.get('WORLD_SIZE', '1')} ranks to meet at {place}: some were not "
+        "started, or the address is wrong, or a firewall closes that port or those that the ranks open to each other"
+    )
+
+
+def _report_alone(findings: list[Finding], message: str) -> int:
+    """Report what this rank knows when the others cannot be asked; only rank 0 says what is fine."""
+    rank = int(os.environ.get("RANK", "0"))
+    findings = [f for f in findings if rank == 0 or f.level != "fine"]
+    findings += run_checks({"world": lambda: check_meeting_place(os.environ)})
+    return _report(
+        {rank: [*findings, Finding("world", f"rank {rank} on {socket.gethostname()}: {message}", "problem")]}
+    )
+
+
+def _report(findings_of_rank: dict[int, list[Finding]]) -> int:
+    """Print all findings, each once with the ranks it holds for; returns the exit code."""
+    ranks_of: dict[Finding, list[int]] = {}
+    for rank, findings in findings_of_rank.items():
+        for finding in findings:
+            ranks_of.setdefault(finding, []).append(rank)
+    fine = [finding.subject for finding in ranks_of if finding.level == "fine"]
+    if fine.count("python") > 1 or fine.count("packages") > 1:
+        differing = Finding("packages", "ranks have different versions; use one environment everywhere", "problem")
+        ranks_of[differing] = list(findings_of_rank)
+    subjects = list(dict.fromkeys(finding.subject for finding in ranks_of))
+    lines = []
+    for finding in sorted(ranks_of, key=lambda finding: subjects.index(finding.subject)):
+        ranks = ranks_of[finding]
+        whose = "" if len(ranks) == len(findings_of_rank) else f"  (rank {', '.join(map(str, ranks))})"
+        lines.append(f"{_MARKS[finding.level]} {finding.subject:<10} {finding.text}{whose}")
+    problems = sum(finding.level == "problem" for finding in ranks_of)
+    warnings = sum(finding.level == "warning" for finding in ranks_of)
+    lines += ["", f"problems (x): {problems}, warnings (!): {warnings}" if problems or warnings else "nothing is wrong"]
+    print("\n".join(lines))  # noqa: T201
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

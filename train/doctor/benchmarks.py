@@ -1,0 +1,124 @@
+"""Short measurements that a training run depends on: sums over ranks, and training batches."""
+
+import itertools
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from steel.config import SamplingConfig
+from steel.distributed.runtime import Runtime
+from steel.errors import InputError
+from steel.loading.augment import Augmenter
+from steel.loading.sampler import build_order
+from steel.loading.train_loader import train_batches
+from steel.shards.reader import ShardReader
+from train.doctor.checks import Finding
+from train.engine.batch_plan import MicroBatchRange
+from train.presets import AUGMENT
+
+PROBE_SECONDS = 2.0
+GRADIENT_BYTES = 100 * 2**20
+"""What a step sums over the ranks for a network of 25 million parameters."""
+SAMPLE_SIZE = 64
+MICRO_BATCH = 8
+
+
+def probe_sum(runtime: Runtime) -> Iterator[Finding]:
+    """Sum the gradients of an imaginary network over the ranks for two seconds; every rank calls this."""
+    import torch
+
+    if runtime.world == 1:
+        yield Finding("all-reduce", "one rank, nothing to sum")
+        return
+    numbers = torch.ones(GRADIENT_BYTES // 4, device=runtime.device)
+
+    def add_up(times: int) -> tuple[float, float]:
+        start = time.perf_counter()
+        for _ in range(times):
+            numbers.fill_(1)
+            runtime.all_reduce(numbers)
+        total = numbers[-1].item()  # waits for the device
+        return (time.perf_counter() - start) / times, total
+
+    seconds, total = add_up(1)
+    seconds, total = add_up(runtime.broadcast(max(1, min(1000, int(PROBE_SECONDS / seconds)))))
+    if total != runtime.world:
+        yield Finding(
+            "all-reduce", f"{runtime.world} ranks add up to {total:g}; some rank is not in the group", "problem"
+        )
+    if not runtime.is_main:
+        return
+    speed = GRADIENT_BYTES / seconds / 1e9
+    yield Finding("all-reduce", f"{runtime.world} ranks sum 100 MiB in {seconds * 1e3:.0f} ms ({speed:.2f} GB/s)")
+    if runtime.device.type == "cuda" and speed < 1:
+        yield Finding(
+            "all-reduce",
+            "that is slow for GPUs: NCCL may talk through the wrong network card; name the right one with "
+            "NCCL_SOCKET_IFNAME and look at the output with NCCL_DEBUG=INFO",
+            "warning",
+        )
+
+
+def check_shards(reader: ShardReader, rank: int) -> Iterator[Finding]:
+    """Read and decode a few samples, others on each rank, against their checksums."""
+    manifest = reader.manifest
+    rows = np.random.default_rng(rank).permutation(len(reader))[:SAMPLE_SIZE]
+    bad: list[str] = []
+    start = time.perf_counter()
+    for row in rows:
+        try:
+            reader.read(int(row))
+        except InputError as error:
+            bad.append(str(error))
+    speed = len(rows) / (time.perf_counter() - start)
+    if rank == 0:
+        colour = "gray" if manifest.channels == 1 else "colour"
+        yield Finding(
+            "shards",
+            f"{reader.root}: {manifest.num_samples} {colour} images in {len(manifest.shards)} shards, "
+            f"classes {', '.join(manifest.class_names)}; {len(rows) - len(bad)} of {len(rows)} samples read match "
+            f"their checksums, {speed:.0f} samples/s in one process",
+        )
+    if bad:
+        yield Finding(
+            "shards",
+            f"{len(bad)} of {len(rows)} samples are damaged, the first: {bad[0]}; `python -m data_prep.verify "
+            f"{reader.root}` lists all",
+            "problem",
+        )
+
+
+def probe_loader(reader: ShardReader, workers: int, runtime: Runtime) -> Iterator[Finding]:
+    """Draw training crops for two seconds, augmented as in the default recipe."""
+    height, width = int(reader.index.height.max()), int(reader.index.width.max())
+    sampling = SamplingConfig()
+    augmenter = Augmenter(
+        AUGMENT,
+        (min(height, 256), min(width, 512)),
+        sampling,
+        reader.manifest.num_classes,
+        reader.manifest.ignore_bit,
+    )
+    order = build_order(np.arange(len(reader)), reader.index.areas, sampling, seed=0, phase=0)
+    places = (MicroBatchRange(n, 0, range(n * MICRO_BATCH, (n + 1) * MICRO_BATCH)) for n in itertools.count())
+    batches = train_batches(
+        reader,
+        order,
+        augmenter,
+        places,
+        seed=runtime.rank,
+        phase=0,
+        workers=workers,
+        pin_memory=runtime.device.type == "cuda",
+    )
+    try:
+        next(batches)  # the workers have started
+        start, images = time.perf_counter(), 0
+        while time.perf_counter() - start < PROBE_SECONDS:
+            images += len(next(batches).images)
+        seconds = time.perf_counter() - start
+    finally:
+        batches.close()
+    crop = "x".join(map(str, augmenter.crop))
+    yield Finding("loader", f"{images / seconds:.0f} augmented {crop} crops/s a rank with {workers} workers")

@@ -1,0 +1,1 @@
+"""One training run: its plan, its loop, its state, and what it leaves behind."""

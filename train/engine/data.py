@@ -1,0 +1,62 @@
+"""Which rows of the shards play which role in a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from steel.config import FoldsConfig
+from steel.errors import InputError
+from steel.shards.reader import ShardReader
+
+
+@dataclass(frozen=True)
+class FoldRows:
+    """(n,) rows of each role, ascending, and the folds they come from."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    train_folds: tuple[int, ...]
+
+
+def split_rows(reader: ShardReader, folds: FoldsConfig) -> FoldRows:
+    """Deal the rows to their roles: what is neither validation nor test is trained on.
+
+    Raises:
+        InputError: a fold that the shards do not have, or a role without any image; only test folds may be missing.
+    """
+    present = folds_of(reader)
+    train_folds = tuple(f for f in present if f not in (*folds.validation, *folds.test))
+    return FoldRows(
+        train=rows_in(reader, train_folds, "train"),
+        validation=rows_in(reader, folds.validation, "validation"),
+        test=reader.index.rows([f for f in folds.test if f in present]),
+        train_folds=train_folds,
+    )
+
+
+def rows_in(reader: ShardReader, folds: Sequence[int], role: str) -> np.ndarray:
+    """(n,) rows of `folds`, ascending.
+
+    Raises:
+        InputError: a fold that the shards do not have, or no rows at all.
+    """
+    present = folds_of(reader)
+    missing = [f for f in folds if f not in present]
+    if missing or not folds:
+        wanted = f"fold {missing[0]} is not in the shards" if missing else "no fold is left"
+        raise InputError(f"{role} folds: {wanted}; the shards have folds {', '.join(map(str, present))}")
+    return reader.index.rows(list(folds))
+
+
+def folds_of(reader: ShardReader) -> list[int]:
+    """The folds that the shards have."""
+    return sorted({int(fold) for fold in np.unique(reader.index.fold)})
+
+
+def resolve_crop(reader: ShardReader, rows: np.ndarray, crop: tuple[int, int]) -> tuple[int, int]:
+    """`crop`, or for (0, 0) the height and width that hold every image of `rows`."""
+    if crop != (0, 0):
+        return crop
+    return int(reader.index.height[rows].max()), int(reader.index.width[rows].max())

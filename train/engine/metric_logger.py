@@ -1,0 +1,125 @@
+"""Where a run's figures go: history.jsonl, curves.png, the tracker and the screen; on rank 0 alone."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from steel.config import Config
+from steel.distributed.runtime import Runtime
+from steel.plain import to_dict
+from steel.reports.plots import plot_history
+from steel.tracking.history import History
+from steel.tracking.trackers import Status, Tracker, build_tracker
+from train.engine.batch_plan import PhasePlan
+from train.engine.loop_state import Progress
+from train.engine.run_folder import RunFolder
+
+logger = logging.getLogger("train.fit")
+
+
+class Records(Protocol):
+    """What a run reports to."""
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Keep one record; `global_step` is its place on the axis."""
+
+    def add_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
+        """Show (H, W, 3) uint8 RGB images of true and predicted masks."""
+
+    def add_checkpoint(self, path: Path) -> None:
+        """Hand the finished checkpoint to the tracker."""
+
+    def wait_until_open(self) -> None:
+        """Wait, a bounded time, until the tracker is up or given up: to be called before any process is forked."""
+
+    def finish(self, status: Status) -> None:
+        """Draw the curves and close the tracker; later calls do nothing."""
+
+
+class NoRecords:
+    """What ranks other than 0 report to."""
+
+    def add(self, record: dict[str, Any]) -> None:
+        pass
+
+    def add_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
+        pass
+
+    def add_checkpoint(self, path: Path) -> None:
+        pass
+
+    def wait_until_open(self) -> None:
+        pass
+
+    def finish(self, status: Status) -> None:
+        pass
+
+
+class MainRecords:
+    """Rank 0's."""
+
+    def __init__(self, history: History, tracker: Tracker, curves: Path, plans: Sequence[PhasePlan]) -> None:
+        self._history = history
+        self._tracker = tracker
+        self._curves = curves
+        self._plans = plans
+        self._finished = False
+
+    def add(self, record: dict[str, Any]) -> None:
+        self._history.append(record)
+        self._tracker.log({k: v for k, v in record.items() if v is not None}, record["global_step"])
+        logger.info("%s", self._line(record))
+        if record["kind"] == "validation":
+            self._draw()
+
+    def _draw(self) -> None:
+        try:
+            plot_history(self._history.records(), self._curves)
+        except OSError as error:  # a picture is not worth a run, nor the reason why it ends
+            logger.warning("%s not drawn: %s", self._curves, error)
+
+    def _line(self, record: dict[str, Any]) -> str:
+        plan = self._plans[record["phase"]]
+        where = f"{plan.phase.name} {record['step']}/{plan.steps}"
+        if record["kind"] == "validation":
+            positive = record["mean_dice_positive"]
+            return (
+                f"{where}  validation: mean Dice {record['mean_dice_cross_fitted']:.4f} cross-fitted, "
+                f"{record['mean_dice']:.4f} as tuned (all empty {record['mean_dice_all_empty']:.4f}), "
+                f"positive Dice {'none' if positive is None else format(positive, '.4f')}"
+                + (f"; {record['warning']}" if record["warning"] else "")
+            )
+        loss = "skipped" if record["loss"] is None else f"{record['loss']:.4f}"
+        rate = record["images_per_second"]
+        speed = "" if rate is None else f"  {rate:.1f} images/s"
+        return f"{where}  loss {loss}  lr {record['lr']:.2e}{speed}"
+
+    def add_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
+        self._tracker.log_images("validation", images, captions, global_step)
+
+    def add_checkpoint(self, path: Path) -> None:
+        self._tracker.log_checkpoint(path)
+
+    def wait_until_open(self) -> None:
+        self._tracker.wait_until_open()
+
+    def finish(self, status: Status) -> None:
+        if not self._finished:
+            self._finished = True
+            self._draw()
+            self._tracker.finish(status)
+
+
+def open_records(
+    runtime: Runtime, config: Config, folder: RunFolder, progress: Progress, plans: Sequence[PhasePlan]
+) -> Records:
+    """The records of this attempt; those of an earlier one that lie beyond `progress` are taken back."""
+    if not runtime.is_main:
+        return NoRecords()
+    history = History(folder.history)
+    history.open_at(progress.phase, progress.step, validated=not progress.validation_due)
+    tracker = build_tracker(config.tracking, folder.root, to_dict(config), folder.attempt)
+    return MainRecords(history, tracker, folder.curves, plans)

@@ -1,0 +1,227 @@
+"""The run folder: who may use it, what it was made with, and how the run ended.
+
+status.json    running, interrupted, finished or failed, with the reason
+config.json    the resolved configuration and the data set's identity
+.lock          held by the live run
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from steel.config import Config
+from steel.errors import InputError
+from steel.plain import from_dict, parse_json, to_dict
+from steel.storage import write_bytes
+
+logger = logging.getLogger("train.fit")
+
+StatusName = Literal["running", "interrupted", "finished", "failed"]
+
+
+_CLAIM_S = 5.0
+"""How long a held folder is waited for: processes of a run just killed need a moment to go."""
+
+
+@dataclass(frozen=True)
+class _Status:
+    """What status.json says."""
+
+    state: StatusName
+    reason: str
+    attempt: int
+    pid: int
+    host: str
+    time: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.attempt < 1 << 53:
+            raise InputError(f"attempt {self.attempt}")
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What config.json says: what the run was started with."""
+
+    config: dict[str, Any]
+    data_digest: str
+
+
+class RunFolder:
+    """Rank 0's hold on a run folder. Other ranks only derive paths from it."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.states = self.root / "states"
+        self.candidates = self.root / "candidates"
+        self.checkpoint = self.root / "model.safetensors"
+        self.last_checkpoint = self.root / "last.safetensors"
+        self.history = self.root / "history.jsonl"
+        self.curves = self.root / "curves.png"
+        self.report = self.root / "report.txt"
+        self.statistics = self.root / "validation_statistics.npz"
+        self.is_claimed = False
+        """Set on every rank once rank 0 has opened the folder for this attempt."""
+        self._lock: IO[bytes] | None = None
+
+    def open(self, config: Config, data_digest: str, resume: Literal["auto", "never"]) -> bool:
+        """Claim the folder for a run of `config` on the data set `data_digest`.
+
+        Returns:
+            False when an earlier run has already finished it, and there is nothing to do.
+
+        Raises:
+            InputError: not writable; in use by a live run; holding states of another configuration or data set; or not
+                empty although `resume` is `never`. Nothing is changed then.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._claim()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        former = self._read("config.json", _Made)
+        if former is None:
+            others = [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
+            if others:
+                raise InputError(
+                    f"--out {self.root}: not empty and not a run folder (it holds {others[0]}); choose another folder"
+                )
+        elif resume == "never":
+            raise InputError(
+                f"--out {self.root}: holds a run already and --resume never was given; choose another folder"
+            )
+        elif self.states.is_dir() and any(self.states.iterdir()):  # without one the run begins anew, as it is asked now
+            self._check_same(former, config, data_digest)
+        if (self.status() or {}).get("state") == "finished":
+            return False
+        attempt = int((self.status() or {}).get("attempt", 0)) + 1
+        try:
+            self._write("config.json", to_dict(_Made(to_dict(config), data_digest)))
+            self._write("status.json", self._describe("running", "", attempt))
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return True
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"--out {self.root}: cannot be written ({error.strerror}); free space, mend it or choose another folder"
+        )
+
+    def release(self) -> None:
+        """Give up the hold on the folder, as the end of the process does."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def _claim(self) -> None:
+        self._lock = open(self.root / ".lock", "wb")  # noqa: SIM115 - held until the process ends
+        deadline = time.monotonic() + _CLAIM_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    owner = self.status() or {}
+                    raise InputError(
+                        f"--out {self.root}: in use by a live run (pid {owner.get('pid')} on {owner.get('host')}); "
+                        "stop it first or choose another folder"
+                    ) from error
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                logger.warning("--out %s: its file system has no locks; start no second run in it", self.root)
+                return
+            time.sleep(0.1)
+
+    def _check_same(self, former: dict[str, Any], config: Config, data_digest: str) -> None:
+        if former["data_digest"] != data_digest:
+            raise InputError(
+                f"--out {self.root}: was started on another data set, or the shards have changed; choose another folder"
+            )
+        differing = _differences(_recipe(former["config"]), config.recipe())
+        if differing:
+            raise InputError(
+                f"--out {self.root}: was started with another configuration ({'; '.join(differing[:3])}); "
+                "choose another folder, or repeat the options of the first start"
+            )
+
+    def status(self) -> dict[str, Any] | None:
+        """What status.json says; None when there is none."""
+        return self._read("status.json", _Status)
+
+    @property
+    def attempt(self) -> int:
+        """How many times the run has been started, this time included."""
+        return int((self.status() or {}).get("attempt", 1))
+
+    def end(self, state: StatusName, reason: str = "") -> None:
+        """Record how the attempt ended. The first failure recorded stands: later ones are usually its consequences.
+
+        Where even that cannot be written, as on a full disk, a failure is what the process says and nothing more.
+        """
+        status = self.status() or {}
+        if state == "failed" and status.get("state") == "failed":
+            return
+        description = self._describe(state, reason, int(status.get("attempt", 1)))
+        try:
+            self._write("status.json", description)
+        except OSError:
+            if state != "failed":
+                raise
+            with contextlib.suppress(OSError):
+                self._overwrite("status.json", description)
+
+    def _describe(self, state: StatusName, reason: str, attempt: int) -> dict[str, Any]:
+        return {
+            "state": state,
+            "reason": reason,
+            "attempt": attempt,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+
+    def _read(self, name: str, kind: type) -> dict[str, Any] | None:
+        """The values of a file that must be those of the dataclass `kind`; None when there is no file."""
+        try:
+            values = parse_json((self.root / name).read_bytes())
+            from_dict(kind, values)
+            return values
+        except FileNotFoundError:
+            return None
+        except (OSError, InputError) as error:
+            raise InputError(f"{self.root / name}: cannot be read ({error}); choose another --out") from error
+
+    def _write(self, name: str, value: dict[str, Any]) -> None:
+        write_bytes(self.root / name, (json.dumps(value, indent=1) + "\n").encode())
+
+    def _overwrite(self, name: str, value: dict[str, Any]) -> None:
+        """Write in place, padded with blanks to the old length: that takes no new block of a full disk."""
+        with (self.root / name).open("r+b") as file:
+            old_size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            file.write((json.dumps(value) + "\n").encode().rjust(old_size))
+
+
+def _recipe(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in ("runtime", "tracking")}
+
+
+def _differences(former: Any, now: Any, path: str = "") -> list[str]:
+    """`path: former -> now` for each leaf that differs between two plain JSON values."""
+    if isinstance(former, dict) and isinstance(now, dict):
+        names = sorted(former.keys() | now.keys())
+        return [line for n in names for line in _differences(former.get(n), now.get(n), f"{path}.{n}".lstrip("."))]
+    if isinstance(former, list) and isinstance(now, list) and len(former) == len(now):
+        return [
+            line for i, (f, n) in enumerate(zip(former, now, strict=True)) for line in _differences(f, n, f"{path}.{i}")
+        ]
+    return [] if former == now else [f"{path} was {former}, now {now}"]

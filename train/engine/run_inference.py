@@ -1,0 +1,92 @@
+"""Runs a predictor over rows of the shards on all ranks and gathers what evaluation needs."""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from steel.decision import Decision
+from steel.distributed.runtime import Runtime
+from steel.images.geometry import restore_size
+from steel.inference.predictor import Predictor
+from steel.loading.eval_loader import eval_batches
+from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, image_statistics
+from steel.shards.reader import ShardReader
+
+
+class _Truth(NamedTuple):
+    """Of the images of a batch that is under way."""
+
+    rows: list[int]
+    sizes: list[list[int]]
+    """Height and width of each as it is stored."""
+    bitmasks: list[np.ndarray]
+    """Of each, at its original size."""
+
+
+def collect_statistics(
+    predictor: Predictor,
+    reader: ShardReader,
+    rows: np.ndarray,
+    runtime: Runtime,
+    *,
+    decision: Decision | None,
+    workers: int,
+    progress: str | None = None,
+) -> EvaluationStatistics:
+    """Score every row exactly once, whatever the world size.
+
+    Batches are formed in one global order and dealt to the ranks whole, and their shape is that which the predictor
+    gives an image of that size anywhere: the integers that come out are the same for any number of ranks, and the same
+    as in the answers to the images themselves.
+
+    Args:
+        predictor: with its views and its pixels per forward pass.
+        reader: of the shards.
+        rows: (n,) rows of the data set.
+        runtime: this rank's.
+        decision: also count the background under this decision; None leaves those counts out.
+        workers: decoding processes a rank.
+        progress: label of a progress bar on rank 0; None shows none.
+
+    Returns:
+        The statistics of all rows, on every rank.
+    """
+    bar = tqdm(total=len(rows), desc=progress, unit="img", disable=progress is None or not runtime.is_main, leave=False)
+
+    begun: deque[_Truth] = deque()
+
+    def batches() -> Iterator[Tensor]:
+        for batch in eval_batches(
+            reader,
+            rows,
+            pixels_per_pass=predictor.pixels_per_pass,
+            stride=predictor.stride,
+            rank=runtime.rank,
+            world=runtime.world,
+            workers=workers,
+        ):
+            # Copies, so that the loader has its buffer back while this batch is under way.
+            begun.append(_Truth(batch.rows.tolist(), batch.sizes.tolist(), [b.copy() for b in batch.bitmasks]))
+            yield batch.images
+
+    def images() -> Iterator[ImageStatistics]:
+        for probs in predictor.stream_probabilities(batches()):
+            truth = begun.popleft()
+            for i, (row, (height, width), bitmask) in enumerate(zip(*truth, strict=True)):
+                yield image_statistics(
+                    row,
+                    restore_size(probs.mask_probs[i, :, :height, :width], *bitmask.shape),
+                    probs.label_probs[i],
+                    bitmask,
+                    ignore_bit=reader.manifest.ignore_bit,
+                    decision=decision,
+                )
+            bar.update(min(len(truth.rows) * runtime.world, len(rows) - bar.n))
+
+    with bar:
+        mine = EvaluationStatistics.from_images(images(), reader.manifest.num_classes, decision)
+    return EvaluationStatistics.concat(runtime.all_gather(mine))

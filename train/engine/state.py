@@ -1,0 +1,250 @@
+"""Resumable states: one folder each, staged, fsynced, hashed and renamed, so that a valid one always exists.
+
+    states/000001-00000420/state.json          progress, the size and sha256 of the tensors, and a sha256 of itself
+                           tensors.safetensors weights, average, optimizer; no pickle
+
+A state under its final name is whole; a state that does not match its own hash is passed over with a warning.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from steel.distributed.runtime import Runtime
+from steel.errors import InputError
+from steel.plain import from_dict, parse_json
+from train.engine.loop_state import Progress
+
+logger = logging.getLogger("train.fit")
+
+FORMAT_VERSION = 1
+TENSORS = "tensors.safetensors"
+RECORD = "state.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """One resumable moment of a run: host copies, safe to write while training goes on."""
+
+    progress: dict[str, Any]
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """(phase, step): later states compare greater."""
+        return self.progress["phase"], self.progress["step"]
+
+
+def snapshot(progress: Progress, tensors: Mapping[str, torch.Tensor]) -> State:
+    """Copy `tensors` to host memory, contiguous (safetensors refuses channels_last), for a state that training cannot
+    change any more."""
+    copies = {
+        name: tensor.detach().to("cpu", copy=True).contiguous(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    return State(progress.to_dict(), copies)
+
+
+def write_state(folder: Path, state: State, keep: int) -> Path:
+    """Write `state` into `folder`, then remove all but the `keep` newest; returns its final place."""
+    final = folder / "{:06d}-{:08d}".format(*state.order)
+    if _is_whole(final):  # by an attempt that was rolled back: the same position holds the same weights
+        return final
+    staging = folder / f".staging-{final.name}"
+    try:
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            _fsync(folder.parent)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        save_file(dict(state.tensors), staging / TENSORS)
+        record = {
+            "format_version": FORMAT_VERSION,
+            "progress": state.progress,
+            "tensors_size": (staging / TENSORS).stat().st_size,
+            "tensors_sha256": _sha256(staging / TENSORS),
+        }
+        text = json.dumps({**record, "sha256": digest_record(record)}, indent=1)
+        (staging / RECORD).write_text(text, encoding="utf-8")
+        for path in (staging / TENSORS, staging / RECORD, staging):
+            _fsync(path)
+        shutil.rmtree(final, ignore_errors=True)  # only a damaged one can be there
+        staging.rename(final)
+        _fsync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise StateWriteError(f"could not save {final}: {error}; free space or mend the folder, then resume") from error
+    with contextlib.suppress(OSError):  # what is not removed now is the next time
+        _prune(folder, final, keep)
+    return final
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_state(path)
+    except InputError:
+        return False
+    return True
+
+
+class StateWriteError(InputError):
+    """A resumable state could not be written; what was saved before is untouched."""
+
+
+def _prune(folder: Path, newest: Path, keep: int) -> None:
+    """Remove staging leftovers and all but the `keep` states up to `newest`; later ones are of an abandoned attempt."""
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    states = [n for n in names if not n.startswith(".") and n <= newest.name]
+    for name in set(names) - set(states[-keep:]):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def find_newest_state(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest valid state in `folder`, and a line for each newer one that is damaged and was passed over."""
+    skipped: list[str] = []
+    names = (
+        sorted((p.name for p in folder.iterdir() if not p.name.startswith(".")), reverse=True)
+        if folder.is_dir()
+        else []
+    )
+    for name in names:
+        try:
+            read_state(folder / name)
+            return folder / name, skipped
+        except InputError as error:
+            skipped.append(str(error))
+    return None, skipped
+
+
+def read_state(path: Path) -> State:
+    """Read and check one state.
+
+    Raises:
+        InputError: it is not whole, or of another format version; names the file and what is wrong.
+    """
+    record = _read_record(path)
+    tensors = path / TENSORS
+    if not tensors.is_file() or tensors.stat().st_size != record.tensors_size:
+        raise InputError(f"state {path} is damaged ({TENSORS} does not have its size)")
+    if _sha256(tensors) != record.tensors_sha256:
+        raise InputError(f"state {path} is damaged ({TENSORS} does not match its hash)")
+    try:
+        return State(record.progress, load_file(tensors))
+    except SafetensorError as error:
+        raise InputError(f"state {path} is damaged ({TENSORS}: {error})") from error
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What state.json says."""
+
+    format_version: int
+    progress: dict[str, Any]
+    tensors_size: int
+    tensors_sha256: str
+    sha256: str
+
+
+def _read_record(path: Path) -> _Record:
+    try:
+        values = parse_json((path / RECORD).read_bytes())
+        version = values.get("format_version") if isinstance(values, dict) else None
+        if isinstance(version, int) and version != FORMAT_VERSION:
+            raise InputError(f"format version {version}; this version reads {FORMAT_VERSION}")
+        record = from_dict(_Record, values)
+        if record.sha256 != digest_record({name: value for name, value in values.items() if name != "sha256"}):
+            raise InputError("it does not match its hash")
+        Progress.from_dict(record.progress)
+    except (OSError, InputError) as error:
+        raise InputError(f"state {path} is not whole ({RECORD}: {error})") from error
+    return record
+
+
+def read_progress(path: Path) -> Progress:
+    """Where the run stood at one state, without reading its tensors.
+
+    Raises:
+        InputError: as `read_state`.
+    """
+    return Progress.from_dict(_read_record(path).progress)
+
+
+def digest_record(record: Mapping[str, Any]) -> str:
+    """The sha256 that state.json gives of the rest of itself."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def resume_state(runtime: Runtime, folder: Path) -> State | None:
+    """The state that all ranks go on from: the newest that rank 0 finds valid; None when there is none.
+
+    Raises:
+        InputError: this rank cannot read what rank 0 has read.
+    """
+    path, passed_over = runtime.on_main(lambda: find_newest_state(folder))
+    for line in passed_over:
+        logger.warning("%s; passed over", line)
+    if path is None:
+        return None
+    try:
+        return read_state(path)
+    except InputError as error:
+        raise InputError(f"rank {runtime.rank}: {error}; --out must be a folder that all ranks share") from error
+
+
+class StateWriter:
+    """Writes states on a thread of its own, one at a time, so that a save stalls training by its host copy alone."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="state-writer")
+        self._pending: Future[Path] | None = None
+
+    def submit(self, state: State) -> None:
+        """Start writing `state`; waits for the one before it.
+
+        Raises:
+            StateWriteError: the one before it could not be written.
+        """
+        self.wait()
+        self._pending = self._pool.submit(write_state, self._folder, state, self._keep)
+
+    def check(self) -> None:
+        """Raise the error of a write that has already failed; never waits."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until nothing is being written; raises as `submit` does."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Let a write under way finish, without raising: the run is already ending."""
+        self._pool.shutdown(wait=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

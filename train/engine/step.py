@@ -1,0 +1,197 @@
+"""What training changes - the network, its moving average, the optimizer - and one optimizer step on it."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+
+from steel.config import Config, LossConfig
+from steel.distributed.runtime import Runtime, seed_micro_batch
+from steel.loading.train_loader import MicroBatch, expand_targets
+from steel.model.batch_norm import RunningStatistics
+from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
+from steel.model.network import UnifiedModel, drop_encoder_gradients, normalise, set_encoder_trainable
+from steel.model.optimizer import (
+    ExponentialAverage,
+    build_optimizer,
+    guarded_step,
+    load_optimizer_state,
+    rate_at,
+    set_rate,
+)
+from train.engine.batch_plan import PhasePlan, micro_batch_share
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """What one rank saw in one step, on the device; nothing here has been waited for."""
+
+    segmentation: torch.Tensor
+    """Weighted segmentation loss, this rank's share of the step's mean; float64 scalar."""
+    classification: torch.Tensor
+    """Likewise for the weighted classification loss."""
+    skipped: torch.Tensor
+    """1.0 where the step was skipped for a non-finite gradient, else 0.0; the same on every rank."""
+    sample_losses: torch.Tensor
+    """(n,) float32 loss of each of this rank's samples."""
+    rows: torch.Tensor
+    """(n,) int64 their rows in the data set."""
+    bad_samples: int
+    """Samples the loader had to replace."""
+
+
+class Learner:
+    """The network being trained, with everything that moves along with it."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        config: Config,
+        model: UnifiedModel,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        freeze_steps: int,
+    ) -> None:
+        self.runtime = runtime
+        self.config = config
+        self.mean, self.std = mean, std
+        self.num_classes = model.network.num_classes
+        self.freeze_steps = freeze_steps
+        model.to(runtime.device)
+        if config.runtime.channels_last:
+            model.to(memory_format=torch.channels_last)
+        self.model = model
+        self.statistics = RunningStatistics(model)
+        decay = config.optim.ema_decay
+        self.average = ExponentialAverage(model, decay) if decay > 0 else None
+        if config.runtime.compile:
+            model.compile()
+        self.optimizer = build_optimizer(model, config.optim)
+        self.wrapped, _ = runtime.accelerator.prepare(model, self.optimizer)
+        self.scaler: torch.amp.GradScaler | None = runtime.accelerator.scaler
+        """Of fp16 training alone."""
+
+    @property
+    def scored_model(self) -> UnifiedModel:
+        """The weights that validation judges: the moving average where there is one."""
+        return self.model if self.average is None else cast(UnifiedModel, self.average.model)
+
+    def step(self, plan: PhasePlan, step: int, batches: Iterator[MicroBatch]) -> StepSums:
+        """Take one optimizer step on this rank's micro-batches of `step`, drawn from `batches`.
+
+        A step with a non-finite gradient changes nothing (weights, average, optimizer state, running statistics), but
+        its positions are consumed and the learning-rate schedule goes on.
+        """
+        frozen = plan.first_global_step + step < self.freeze_steps
+        self.wrapped.train()
+        set_encoder_trainable(self.model, not frozen)
+        set_rate(self.optimizer, rate_at(step, plan.steps, plan.phase))
+        before = self.statistics.take()
+        share = micro_batch_share(plan.phase, self.runtime.rank, self.runtime.world)
+        seen = [self._micro_step(plan, step, next(batches), last=index == share[-1]) for index in share]
+        if frozen:
+            drop_encoder_gradients(self.model)
+
+        norm = self.runtime.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        skipped = (~torch.isfinite(norm)).float()
+        guarded_step(self.optimizer, skipped)
+        if self.scaler is not None:
+            self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.statistics.settle(before, skipped, share, plan.phase.micro_batches, self.runtime.all_reduce)
+        if self.average is not None:
+            self.average.update(self.model, skip=skipped)
+        return StepSums(
+            segmentation=torch.stack([s.segmentation for s in seen]).sum(),
+            classification=torch.stack([s.classification for s in seen]).sum(),
+            skipped=skipped,
+            sample_losses=torch.cat([s.sample_losses for s in seen]),
+            rows=torch.cat([s.rows for s in seen]),
+            bad_samples=sum(s.bad_samples for s in seen),
+        )
+
+    def _micro_step(self, plan: PhasePlan, step: int, batch: MicroBatch, *, last: bool) -> StepSums:
+        """Forward and backward of one micro-batch; the gradients are summed over ranks with the rank's last one."""
+        runtime, device = self.runtime, self.runtime.device
+        images = batch.images.to(device, non_blocking=True)
+        targets = batch.targets.to(device, non_blocking=True)
+        masks, valid = expand_targets(targets, self.num_classes)
+
+        seed_micro_batch(self.config.seed, plan.number, step, batch.index)
+        gathering = runtime.accelerator.no_sync(self.wrapped)
+        with contextlib.nullcontext() if last else gathering:
+            pair_losses, label_losses = self.losses(self.wrapped, images, masks, valid, plan.phase.loss)
+            # Shares of the step's mean: sums over the constant number of terms in a global batch.
+            pairs = pair_losses.sum(1) / (plan.phase.batch_size * self.num_classes)
+            labels = label_losses.sum(1) / (plan.phase.batch_size * (1 + self.num_classes))
+            # DDP averages gradients over ranks; the loss is a sum over all of them.
+            loss = (pairs + labels).sum() * runtime.world
+            # A loss that is not finite leaves no finite gradient, so that all ranks skip the step alike.
+            runtime.accelerator.backward(loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan))
+        return StepSums(
+            segmentation=pairs.detach().double().sum(),
+            classification=labels.detach().double().sum(),
+            skipped=torch.zeros((), device=device),
+            sample_losses=(pairs + labels).detach(),
+            rows=batch.rows,
+            bad_samples=batch.bad_samples,
+        )
+
+    def losses(
+        self, network: nn.Module, images: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, loss: LossConfig
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `network`, the wrapped or the bare one, loses on uint8 images (n, c, h, w), as `micro_batch_losses`."""
+        inputs = normalise(images, self.mean, self.std)
+        if self.config.runtime.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        mask_logits, label_logits = network(inputs)
+        return micro_batch_losses(mask_logits, label_logits, masks, valid, loss)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Every tensor that a resumed run needs, under flat names."""
+        named = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.average is not None:
+            average = self.average.state_dict()
+            named |= {f"average.{name}": tensor for name, tensor in average["model"].items()}
+            named["average_updates"] = average["num_updates"]
+        for index, values in self.optimizer.state_dict()["state"].items():
+            named |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
+        if self.scaler is not None:
+            named |= {f"scaler.{k}": torch.tensor(v, dtype=torch.float64) for k, v in self.scaler.state_dict().items()}
+        return named
+
+    def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `tensors` gave."""
+
+        def group(prefix: str) -> dict[str, torch.Tensor]:
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+        self.model.load_state_dict(group("model."))
+        if self.average is not None:
+            self.average.load_state_dict({"model": group("average."), "num_updates": tensors["average_updates"]})
+        states: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in group("optimizer.").items():
+            index, _, key = name.partition(".")
+            states.setdefault(int(index), {})[key] = tensor
+        param_groups = self.optimizer.state_dict()["param_groups"]
+        load_optimizer_state(self.optimizer, {"state": states, "param_groups": param_groups})
+        if self.scaler is not None:
+            kinds = {name: type(value) for name, value in self.scaler.state_dict().items()}
+            self.scaler.load_state_dict({k: kinds[k](t.item()) for k, t in group("scaler.").items() if k in kinds})
+
+
+def micro_batch_losses(
+    mask_logits: torch.Tensor, label_logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, loss: LossConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weighted losses of a micro-batch: (n, C) of segmentation and (n, 1 + C) of classification, float32.
+
+    Labels come from the masks as cropped and augmented, never from the whole image.
+    """
+    pair_losses = segmentation_loss(mask_logits, masks, valid, loss)
+    label_losses = classification_loss(label_logits, labels_from_targets(masks, valid))
+    # An image without one valid pixel says nothing about its labels either.
+    counted = valid.flatten(1).amax(1, keepdim=True)
+    return pair_losses, loss.classification * label_losses * counted
