@@ -16,7 +16,7 @@ from steel.config import Config, NetworkConfig
 from steel.distributed.runtime import Runtime, StopSignals, seed_everything, start
 from steel.errors import InputError, out_of_memory_as, run_program
 from steel.loading.augment import Augmenter
-from steel.loading.sampler import Order, build_order
+from steel.loading.sampler import Sampler, build_sampler
 from steel.loading.train_loader import MicroBatch, train_batches
 from steel.model.network import UnifiedModel
 from steel.shards.format import Manifest
@@ -86,8 +86,8 @@ def run_attempt(
 
     reader = _open_reader(arguments)
     rows = split_rows(reader, config.folds)
-    orders = _build_orders(config, reader, rows)
-    plans = plan_phases(config.phases, [o.epoch_length for o in orders], config.validation.every_epochs)
+    samplers = _build_samplers(config, reader, rows)
+    plans = plan_phases(config.phases, [sampler.epoch_length for sampler in samplers], config.validation.every_epochs)
     state = resume_state(runtime, folder.states)
     progress = Progress() if state is None else Progress.from_dict(state.progress)
     progress.check_within([plan.steps for plan in plans], f"--out {arguments.out}")
@@ -110,7 +110,7 @@ def run_attempt(
         monitor=Monitor(runtime, progress, signals, config.tracking.log_every, fp16=learner.scaler is not None),
         records=records,
         writer=writer,
-        load=functools.partial(_load, runtime, config, reader, orders, rows),
+        load=functools.partial(_load, runtime, config, reader, samplers, rows),
         judge=judge,
         name_suspects=functools.partial(_write_suspects, folder, runtime, reader),
     )
@@ -140,10 +140,10 @@ def _open_reader(arguments: FitArguments) -> ShardReader:
     )
 
 
-def _build_orders(config: Config, reader: ShardReader, rows: FoldRows) -> list[Order]:
+def _build_samplers(config: Config, reader: ShardReader, rows: FoldRows) -> list[Sampler]:
     """Which training sample stands at which position, for each phase."""
     return [
-        build_order(
+        build_sampler(
             rows.train,
             reader.index.areas,
             phase.sampling,
@@ -216,7 +216,7 @@ def _load(
     runtime: Runtime,
     config: Config,
     reader: ShardReader,
-    orders: Sequence[Order],
+    samplers: Sequence[Sampler],
     rows: FoldRows,
     plan: PhasePlan,
     step: int,
@@ -231,7 +231,7 @@ def _load(
     )
     return train_batches(
         reader,
-        orders[plan.number],
+        samplers[plan.number],
         augmenter,
         plan.micro_batches(step, runtime.rank, runtime.world),
         seed=config.seed,

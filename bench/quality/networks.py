@@ -17,7 +17,7 @@ from steel.config import NetworkConfig, OptimConfig, PhaseConfig, SamplingConfig
 from steel.images.geometry import restore_size
 from steel.loading.augment import Augmenter
 from steel.loading.eval_loader import eval_batches
-from steel.loading.sampler import build_order
+from steel.loading.sampler import build_sampler
 from steel.loading.train_loader import expand_targets, train_batches
 from steel.metrics.statistics import EvaluationStatistics, image_statistics
 from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
@@ -146,7 +146,7 @@ class Network:
     def train(self, reader: ShardReader, steps: int, seed: int) -> float:
         """Train for so many steps; the seconds a step took, the first ones left out. The average is kept."""
         phase = self.task.phase
-        order = build_order(self.rows, np.asarray(reader.index.areas), phase.sampling, seed=seed, phase=0)
+        sampler = build_sampler(self.rows, np.asarray(reader.index.areas), phase.sampling, seed=seed, phase=0)
         crop = resolve_crop(reader, self.rows, phase.crop)
         augmenter = Augmenter(AUGMENT, crop, phase.sampling, self.manifest.num_classes, self.manifest.ignore_bit)
         size = phase.batch_size
@@ -155,7 +155,7 @@ class Network:
         average = ExponentialAverage(self.model, EMA_DECAY)
         self.model.train()
         warm, begun = min(5, steps - 1), time.perf_counter()
-        for step, batch in enumerate(train_batches(reader, order, augmenter, places, seed=seed, phase=0, workers=1)):
+        for step, batch in enumerate(train_batches(reader, sampler, augmenter, places, seed=seed, phase=0, workers=1)):
             if step == warm:
                 begun = time.perf_counter()
             set_rate(optimizer, rate_at(step, steps, phase))

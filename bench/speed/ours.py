@@ -21,7 +21,7 @@ from bench.speed.timing import Measure, in_child, time_passes, time_stretch, tim
 from steel.config import SamplingConfig, TransformConfig
 from steel.labels.rle import decode_rle, encode_rle
 from steel.loading.augment import Augmenter
-from steel.loading.sampler import build_order
+from steel.loading.sampler import build_sampler
 from steel.loading.train_loader import train_batches
 from steel.shards.reader import ShardReader
 
@@ -118,9 +118,9 @@ def batches(shards: str, crop: list[int], batch_size: int, workers: int, num_sam
     manifest = reader.manifest
     augmenter = Augmenter(transforms, (crop[0], crop[1]), sampling, manifest.num_classes, manifest.ignore_bit)
     seed = next(_shuffles)
-    order = build_order(np.arange(len(reader)), reader.index.areas, sampling, seed=seed, phase=0)
+    sampler = build_sampler(np.arange(len(reader)), reader.index.areas, sampling, seed=seed, phase=0)
     places = (_Place(0, range(k * batch_size, (k + 1) * batch_size)) for k in count())
-    loader = train_batches(reader, order, augmenter, places, seed=seed, phase=0, workers=workers)
+    loader = train_batches(reader, sampler, augmenter, places, seed=seed, phase=0, workers=workers)
     try:
         return time_stretch(loader, batch_size=batch_size, skip=8, count=num_samples // batch_size)
     finally:

@@ -26,7 +26,7 @@ _NORMAL = np.array([NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(2
 
 
 class Augmenter:
-    """Turns a whole sample into a training crop; the result is a pure function of the sample, the seed and the focus.
+    """Turns a whole sample into a training crop: a pure function of the sample, the seed and the target class.
 
     Args:
         transforms: what, how often and how strongly; `affine` acts in the crop, the rest in this order after it.
@@ -66,15 +66,15 @@ class Augmenter:
         self._compose = self._build()
 
     def __call__(
-        self, image: np.ndarray, bitmask: np.ndarray, *, seed: int, focus: int
+        self, image: np.ndarray, bitmask: np.ndarray, *, seed: int, target_class: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         """Crop and augment one sample.
 
         Args:
             image: (H, W) or (H, W, 3) uint8.
             bitmask: (H, W) uint8 or uint16, bit k = class k + 1.
-            seed: 64 bits; see `steel.loading.sampler.sample_seed`.
-            focus: the crop holds pixels of this class (1-based) if the image does (but for a blackout); 0 = any crop.
+            seed: 64 bits; see `steel.loading.sampler.sample_seeds`.
+            target_class: 1-based; the crop holds pixels of it if the image does (but for a blackout). 0 = any crop.
 
         Returns:
             The crop (h, w[, 3]) uint8 and its target (h, w): bits 0..C-1 = classes, bit C = invalid; uint8 for up to
@@ -82,7 +82,7 @@ class Augmenter:
         """
         rng = Random(seed)
         target = to_target(bitmask, self.num_classes, self.ignore_bit)
-        window = place_window(rng, image, target, self.crop, focus=focus, max_black=self.max_black)
+        window = place_window(rng, image, target, self.crop, target_class=target_class, max_black=self.max_black)
         strength = next((t.strength for t in self._affine if rng.random() < t.p), None)
         if strength is None:
             image, target = cut(image, target, window, self.crop, self.invalid)

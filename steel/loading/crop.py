@@ -61,7 +61,7 @@ def to_target(bitmask: np.ndarray, num_classes: int, ignore_bit: int | None) -> 
 
 
 def place_window(
-    rng: Random, image: np.ndarray, target: np.ndarray, size: tuple[int, int], *, focus: int, max_black: float
+    rng: Random, image: np.ndarray, target: np.ndarray, size: tuple[int, int], *, target_class: int, max_black: float
 ) -> Window:
     """Choose a crop at random.
 
@@ -70,14 +70,14 @@ def place_window(
         image: (H, W) or (H, W, 3) uint8.
         target: (H, W), see `to_target`.
         size: height and width of the crop.
-        focus: the crop must hold a pixel of this class (1-based) if the image has one; 0 asks for nothing.
+        target_class: the crop must hold a pixel of this class (1-based) if the image has one; 0 asks for nothing.
         max_black: crops with a larger share of black pixels are drawn again, a few times; then the least black is kept.
     """
-    counts = _class_rows(target, focus) if focus else None
+    counts = _class_rows(target, target_class) if target_class else None
     focused = counts is not None and counts[-1] > 0
     best, best_share = None, math.inf
     for _ in range(_BLACK_TRIES):
-        pixel = _pick_pixel(rng, target, focus, counts) if focused and counts is not None else None
+        pixel = _pick_pixel(rng, target, target_class, counts) if focused and counts is not None else None
         top = _place_side(rng, image.shape[0], size[0], pixel and pixel[0])
         left = _place_side(rng, image.shape[1], size[1], pixel and pixel[1])
         share = _black_share(image, top, left, size) if max_black < 1 else 0.0
@@ -162,9 +162,9 @@ def cut_distorted(
     )
 
 
-def _class_rows(target: np.ndarray, focus: int) -> np.ndarray:
+def _class_rows(target: np.ndarray, target_class: int) -> np.ndarray:
     """Cumulative count (H,) of the pixels of a class over the rows."""
-    bit = 1 << (focus - 1)
+    bit = 1 << (target_class - 1)
     pixels = target & target.dtype.type(bit)
     if pixels.dtype == np.uint8:
         sums = cv2.reduce(pixels, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0] // bit
@@ -173,11 +173,11 @@ def _class_rows(target: np.ndarray, focus: int) -> np.ndarray:
     return np.cumsum(sums)
 
 
-def _pick_pixel(rng: Random, target: np.ndarray, focus: int, counts: np.ndarray) -> tuple[int, int]:
+def _pick_pixel(rng: Random, target: np.ndarray, target_class: int, counts: np.ndarray) -> tuple[int, int]:
     """A pixel (row, column) of the class, each as likely."""
     nth = rng.randrange(int(counts[-1]))
     row = int(np.searchsorted(counts, nth, side="right"))
-    columns = np.flatnonzero(target[row] & target.dtype.type(1 << (focus - 1)))
+    columns = np.flatnonzero(target[row] & target.dtype.type(1 << (target_class - 1)))
     return row, int(columns[nth - (int(counts[row - 1]) if row else 0)])
 
 

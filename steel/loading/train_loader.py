@@ -14,7 +14,7 @@ import torch
 
 from steel.loading.augment import Augmenter
 from steel.loading.buffers import Allocate, ordered_batches
-from steel.loading.sampler import Order, sample_seeds
+from steel.loading.sampler import Sampler, sample_seeds
 from steel.loading.workers import DEFAULT_START, StartMethod
 from steel.shards.reader import BadSampleError, ShardReader
 
@@ -52,7 +52,7 @@ class MicroBatchPlace(Protocol):
 
 def train_batches(
     reader: ShardReader,
-    order: Order,
+    sampler: Sampler,
     augmenter: Augmenter,
     micro_batches: Iterable[MicroBatchPlace],
     *,
@@ -66,7 +66,7 @@ def train_batches(
 
     Args:
         reader: of the shards; its `on_bad_sample` says what a damaged sample does.
-        order: which sample stands at which position.
+        sampler: which sample stands at which position.
         augmenter: crop and augmentation.
         micro_batches: this rank's, taken some way ahead.
         seed: of the run.
@@ -83,7 +83,7 @@ def train_batches(
     first = list(islice(places, 1))
     for buffer, made in ordered_batches(
         work,
-        _train_items(order, chain(first, places)),
+        _train_items(sampler, chain(first, places)),
         buffer_bytes=max((work.num_bytes(len(place.positions)) for place in first), default=0),
         workers=workers,
         pin_memory=pin_memory,
@@ -102,7 +102,7 @@ class _TrainItem(NamedTuple):
     number: int
     positions: np.ndarray
     rows: np.ndarray
-    focuses: np.ndarray
+    target_classes: np.ndarray
 
 
 class _TrainMade(NamedTuple):
@@ -110,14 +110,14 @@ class _TrainMade(NamedTuple):
     bad: tuple[BadSampleError, ...]
 
 
-def _train_items(order: Order, micro_batches: Iterable[MicroBatchPlace]) -> Iterator[_TrainItem]:
+def _train_items(sampler: Sampler, micro_batches: Iterable[MicroBatchPlace]) -> Iterator[_TrainItem]:
     """The draws of each micro-batch; many at once, for arithmetic on a few numbers costs as much as on thousands."""
     places = iter(micro_batches)
     while chunk := list(islice(places, _LOOKAHEAD)):
         positions = np.concatenate([np.asarray(place.positions) for place in chunk])
-        rows, focuses = order.draw_many(positions)
+        rows, target_classes = sampler.samples_at(positions)
         ends = np.cumsum([len(place.positions) for place in chunk])[:-1]
-        parts = (np.split(values, ends) for values in (positions, rows, focuses))
+        parts = (np.split(values, ends) for values in (positions, rows, target_classes))
         for place, *draws in zip(chunk, *parts, strict=True):
             yield _TrainItem(place.index, *draws)
 
@@ -149,7 +149,7 @@ class _TrainWork:
         targets, images = (view.numpy() for view in _train_views(buffer, num, self.augmenter, self.reader))
         seeds = sample_seeds(self.seed, self.phase, item.positions)
         bad: dict[int, BadSampleError] = {}
-        for i, (row, focus) in enumerate(zip(item.rows.tolist(), item.focuses.tolist(), strict=True)):
+        for i, (row, target_class) in enumerate(zip(item.rows.tolist(), item.target_classes.tolist(), strict=True)):
             try:
                 sample = self.reader.read(row)
             except BadSampleError as error:
@@ -157,7 +157,9 @@ class _TrainWork:
                     raise
                 bad[i] = error
                 continue
-            image, targets[i] = self.augmenter(sample.image, sample.bitmask, seed=int(seeds[i]), focus=focus)
+            image, targets[i] = self.augmenter(
+                sample.image, sample.bitmask, seed=int(seeds[i]), target_class=target_class
+            )
             images[i] = image.reshape(images.shape[1:])
         for i in bad:
             good = next((j % num for j in range(i + 1, i + num) if j % num not in bad), None)

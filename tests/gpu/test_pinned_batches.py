@@ -9,7 +9,7 @@ import torch
 
 from steel.config import SamplingConfig, TransformConfig
 from steel.loading.augment import Augmenter
-from steel.loading.sampler import build_order
+from steel.loading.sampler import build_sampler
 from steel.loading.train_loader import MicroBatch, expand_targets, train_batches
 from steel.shards.reader import ShardReader
 from tests.shard_folder import small_shards
@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
 
 def load(reader: ShardReader, workers: int, pin_memory: bool) -> list[MicroBatch]:
-    order = build_order(np.arange(len(reader)), reader.index.areas, SamplingConfig(), seed=0, phase=0)
+    order = build_sampler(np.arange(len(reader)), reader.index.areas, SamplingConfig(), seed=0, phase=0)
     cut = Augmenter((TransformConfig("hflip"), TransformConfig("affine")), (24, 32), SamplingConfig(), 3, None)
     places = [Place(0, range(start, start + 4)) for start in range(0, 160, 4)]
     options = {"seed": 0, "phase": 0, "workers": workers, "pin_memory": pin_memory}

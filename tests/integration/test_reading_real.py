@@ -15,7 +15,7 @@ from steel.config import PhaseConfig, SamplingConfig, TransformConfig
 from steel.labels.rle import decode_rle
 from steel.loading.augment import Augmenter
 from steel.loading.eval_loader import eval_batches
-from steel.loading.sampler import build_order
+from steel.loading.sampler import build_sampler
 from steel.loading.train_loader import MicroBatch, expand_targets, train_batches
 from steel.shards.reader import ShardReader
 from train.engine.batch_plan import PhasePlan
@@ -43,14 +43,14 @@ def reader(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardReade
 
 
 def load(reader: ShardReader, transforms: tuple[str, ...], sampling: SamplingConfig, workers: int) -> list[MicroBatch]:
-    order = build_order(np.arange(len(reader)), reader.index.areas, sampling, seed=1, phase=0)
+    sampler = build_sampler(np.arange(len(reader)), reader.index.areas, sampling, seed=1, phase=0)
     phase = PhaseConfig("crops", 2, (256, 512), 8, 4, lr=1e-3, sampling=sampling)
-    plan = PhasePlan(0, phase, order.epoch_length, order.epoch_length, 0)
+    plan = PhasePlan(0, phase, sampler.epoch_length, sampler.epoch_length, 0)
     cut = Augmenter(
         tuple(TransformConfig(n) for n in transforms), phase.crop, sampling, reader.manifest.num_classes, None
     )
     places = plan.micro_batches(0, 0, 1)
-    return list(train_batches(reader, order, cut, places, seed=1, phase=0, workers=workers))
+    return list(train_batches(reader, sampler, cut, places, seed=1, phase=0, workers=workers))
 
 
 def test_images_and_masks_are_those_of_the_files(reader: ShardReader, sample: Path) -> None:
@@ -83,14 +83,14 @@ def test_training_batches_with_every_transform_do_not_depend_on_workers(reader: 
 def test_focused_crops_show_their_class_and_few_crops_are_black(reader: ShardReader) -> None:
     transforms = tuple(n for n in NAMES if n != "blackout")
     sampling = SamplingConfig(order="balanced", defect_crop=1.0)
-    order = build_order(np.arange(len(reader)), reader.index.areas, sampling, seed=1, phase=0)
+    sampler = build_sampler(np.arange(len(reader)), reader.index.areas, sampling, seed=1, phase=0)
     black = []
     for batch in load(reader, transforms, sampling, workers=2):
         masks, valid = expand_targets(batch.targets, 4)
         assert valid.mean() > 0.8
         for i, position in enumerate(batch.positions.tolist()):
-            focus = order.draw(position).focus
-            assert focus == 0 or masks[i, focus - 1].any()
+            target_class = int(sampler.samples_at(np.array([position])).target_classes[0])
+            assert target_class == 0 or masks[i, target_class - 1].any()
         black += [(image <= 10).float().mean().item() for image in batch.images]
     assert np.mean(np.array(black) > 0.9) < 0.1
 

@@ -10,7 +10,7 @@ from steel.config import SamplingConfig
 from steel.distributed.runtime import Runtime
 from steel.errors import InputError
 from steel.loading.augment import Augmenter
-from steel.loading.sampler import build_order
+from steel.loading.sampler import build_sampler
 from steel.loading.train_loader import train_batches
 from steel.shards.reader import ShardReader
 from train.doctor.checks import Finding
@@ -100,11 +100,11 @@ def probe_loader(reader: ShardReader, workers: int, runtime: Runtime) -> Iterato
         reader.manifest.num_classes,
         reader.manifest.ignore_bit,
     )
-    order = build_order(np.arange(len(reader)), reader.index.areas, sampling, seed=0, phase=0)
+    sampler = build_sampler(np.arange(len(reader)), reader.index.areas, sampling, seed=0, phase=0)
     places = (MicroBatchRange(n, 0, range(n * MICRO_BATCH, (n + 1) * MICRO_BATCH)) for n in itertools.count())
     batches = train_batches(
         reader,
-        order,
+        sampler,
         augmenter,
         places,
         seed=runtime.rank,

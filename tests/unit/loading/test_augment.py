@@ -82,7 +82,7 @@ def test_a_plain_crop_is_a_piece_of_the_image_and_mirrored_outside(
     size: tuple[int, int], crop: tuple[int, int], channels: tuple[int, ...], seed: int
 ) -> None:
     image, bitmask = texture(*size, *channels), blocks(*size, 4, seed % 1000)
-    crop_image, target = augmenter(crop=crop)(image, bitmask, seed=seed, focus=0)
+    crop_image, target = augmenter(crop=crop)(image, bitmask, seed=seed)
     assert crop_image.shape == (*crop, *channels)
     assert target.shape == crop
     assert target.dtype == np.uint8
@@ -100,7 +100,7 @@ def test_a_plain_crop_is_a_piece_of_the_image_and_mirrored_outside(
 
 def test_crops_fall_everywhere() -> None:
     image = np.arange(12, dtype=np.uint8)[None, :].repeat(4, axis=0) + 50
-    starts = [int(augmenter(crop=(4, 5))(image, image * 0, seed=s, focus=0)[0][0, 0]) - 50 for s in range(400)]
+    starts = [int(augmenter(crop=(4, 5))(image, image * 0, seed=s)[0][0, 0]) - 50 for s in range(400)]
     assert np.bincount(starts, minlength=8).min() > 25  # 8 places, 50 each on average
 
 
@@ -108,26 +108,31 @@ def test_crops_fall_everywhere() -> None:
 @given(
     size=st.tuples(st.integers(3, 60), st.integers(3, 120)),
     crop=st.tuples(st.integers(3, 40), st.integers(3, 50)),
-    focus=st.integers(1, 4),
+    target_class=st.integers(1, 4),
     seed=SEEDS,
     strength=st.floats(0.2, 3.0),
 )
 def test_focused_crops_hold_their_class_under_every_transform_but_blackout(
-    size: tuple[int, int], crop: tuple[int, int], focus: int, seed: int, strength: float
+    size: tuple[int, int], crop: tuple[int, int], target_class: int, seed: int, strength: float
 ) -> None:
     bitmask = np.zeros(size, np.uint8)
     generator = np.random.default_rng(seed)
-    bitmask[int(generator.integers(size[0])), int(generator.integers(size[1]))] = 1 << (focus - 1)  # a single pixel
+    bitmask[int(generator.integers(size[0])), int(generator.integers(size[1]))] = 1 << (
+        target_class - 1
+    )  # a single pixel
     transforms = [TransformConfig(name, 1.0, strength) for name in NAMES if name != "blackout"]
-    _, target = augmenter(*transforms, crop=crop, max_black=0.5)(texture(*size), bitmask, seed=seed, focus=focus)
-    assert np.any(target & 1 << (focus - 1))
+    _, target = augmenter(*transforms, crop=crop, max_black=0.5)(
+        texture(*size), bitmask, seed=seed, target_class=target_class
+    )
+    assert np.any(target & 1 << (target_class - 1))
 
 
 def test_focus_picks_every_pixel_of_the_class() -> None:
     bitmask = np.zeros((10, 200), np.uint8)
     bitmask[3, 20:24] = bitmask[7, 150] = 2
     windows = [
-        place_window(Random(seed), texture(10, 200), bitmask, (10, 16), focus=2, max_black=1.0) for seed in range(500)
+        place_window(Random(seed), texture(10, 200), bitmask, (10, 16), target_class=2, max_black=1.0)
+        for seed in range(500)
     ]
     anchors = [window.anchor for window in windows]
     assert set(anchors) == {(3, 20), (3, 21), (3, 22), (3, 23), (7, 150)}
@@ -137,7 +142,7 @@ def test_focus_picks_every_pixel_of_the_class() -> None:
 
 
 def test_focus_on_a_class_that_is_not_there_is_any_crop() -> None:
-    image, target = augmenter()(texture(40, 60), np.zeros((40, 60), np.uint8), seed=1, focus=2)
+    image, target = augmenter()(texture(40, 60), np.zeros((40, 60), np.uint8), seed=1, target_class=2)
     assert image.shape == (24, 32)
     assert not target.any()
 
@@ -148,13 +153,13 @@ def test_mostly_black_crops_are_rare_and_one_that_must_be_is_taken() -> None:
     bitmask = np.zeros((32, 320), np.uint8)
 
     def black_shares(max_black: float) -> np.ndarray:
-        crops = [augmenter(crop=(32, 32), max_black=max_black)(image, bitmask, seed=s, focus=0)[0] for s in range(300)]
+        crops = [augmenter(crop=(32, 32), max_black=max_black)(image, bitmask, seed=s)[0] for s in range(300)]
         return np.array([(c <= BLACK_LEVEL).mean() for c in crops])
 
     assert (black_shares(1.0) > 0.8).mean() > 0.6
     assert (black_shares(0.5) > 0.55).mean() < 0.3
     black = np.zeros((32, 320), np.uint8)
-    assert not augmenter(crop=(32, 32), max_black=0.5)(black, bitmask, seed=0, focus=0)[0].any()
+    assert not augmenter(crop=(32, 32), max_black=0.5)(black, bitmask, seed=0)[0].any()
 
 
 # --- transforms ----------------------------------------------------------------------------------------------------
@@ -178,7 +183,7 @@ def test_targets_only_ever_hold_values_that_were_there(
     crop = (24, 24) if square else (24, 32)
     transforms = [TransformConfig(name, 1.0) for name in names]
     make = augmenter(*transforms, crop=crop, num_classes=num_classes, ignore_bit=ignore_bit)
-    image, target = make(texture(*size, *channels), bitmask, seed=seed, focus=0)
+    image, target = make(texture(*size, *channels), bitmask, seed=seed)
     invalid = 1 << num_classes
     before = set(np.unique(to_target(bitmask, num_classes, ignore_bit)).tolist()) | {invalid}
     if {"blackout", "side_bars"} & set(names):
@@ -194,7 +199,7 @@ def test_targets_only_ever_hold_values_that_were_there(
 @pytest.mark.parametrize("crop", [(20, 20), (20, 28)])
 def test_flips_and_turns_move_image_and_target_together(name: str, crop: tuple[int, int]) -> None:
     bitmask = blocks(*crop, 4, 3)
-    image, target = augmenter(TransformConfig(name, 1.0), crop=crop)(bitmask * 9 + 20, bitmask, seed=5, focus=0)
+    image, target = augmenter(TransformConfig(name, 1.0), crop=crop)(bitmask * 9 + 20, bitmask, seed=5)
     assert np.array_equal(image, target * 9 + 20)
     assert not np.array_equal(target, bitmask)
 
@@ -205,9 +210,7 @@ def test_turns_of_a_square_crop_take_all_three_quarters_and_of_others_only_the_h
 
     def corners(crop: tuple[int, int]) -> set[tuple[int, ...]]:
         make = augmenter(TransformConfig("rotate90", 1.0), crop=crop)
-        crops = [
-            make(image[: crop[0], : crop[1]], image[: crop[0], : crop[1]] * 0, seed=s, focus=0)[0] for s in range(40)
-        ]
+        crops = [make(image[: crop[0], : crop[1]], image[: crop[0], : crop[1]] * 0, seed=s)[0] for s in range(40)]
         return {tuple(int(i) for i in np.argwhere(c)[0]) for c in crops}
 
     assert corners((6, 6)) == {(5, 0), (5, 5), (0, 5)}
@@ -221,7 +224,7 @@ def test_affine_keeps_image_and_target_aligned_and_marks_what_lies_outside() -> 
     moved = 0
     for seed in range(60):
         make = augmenter(TransformConfig("affine", 1.0, 2.0), crop=(64, 96))
-        crop, target = make(image, bitmask, seed=seed, focus=0)
+        crop, target = make(image, bitmask, seed=seed)
         inside, outside, invalid = target == 1, target == 0, target == 1 << 4
         assert crop[inside].mean() > 140  # bilinear edges only
         assert crop[outside].mean() < 60
@@ -237,7 +240,7 @@ def test_affine_takes_real_pixels_from_around_the_crop() -> None:
     bitmask[200, 200] = 1
     make = augmenter(TransformConfig("affine", 1.0), crop=(64, 96))
     for seed in range(40):
-        assert not np.any(make(image, bitmask, seed=seed, focus=1)[1] & 1 << 4)
+        assert not np.any(make(image, bitmask, seed=seed, target_class=1)[1] & 1 << 4)
 
 
 def test_blackout_hides_every_defect_and_leaves_a_clean_target() -> None:
@@ -249,7 +252,7 @@ def test_blackout_hides_every_defect_and_leaves_a_clean_target() -> None:
         image = generator.integers(60, 120, (64, 96)).astype(np.uint8)
         image[(bitmask & 15) > 0] = 255  # any 255 left is a defect that still shows
         make = augmenter(TransformConfig("blackout", 1.0), crop=(64, 96), ignore_bit=7)
-        crop, target = make(image, bitmask, seed=seed, focus=0)
+        crop, target = make(image, bitmask, seed=seed)
         assert not np.any(target & 15)
         assert target[0, 0] == 16
         assert not np.any(crop == 255)
@@ -265,14 +268,14 @@ def test_blackout_hides_every_defect_and_leaves_a_clean_target() -> None:
 def test_blackout_of_a_crop_that_is_all_defect_is_black() -> None:
     image, bitmask = texture(24, 32), np.ones((24, 32), np.uint8)
     for seed in range(8):
-        crop, target = augmenter(TransformConfig("blackout", 1.0))(image, bitmask, seed=seed, focus=1)
+        crop, target = augmenter(TransformConfig("blackout", 1.0))(image, bitmask, seed=seed, target_class=1)
         assert not crop.any()
         assert not target.any()
 
 
 def test_blackout_leaves_clean_images_alone() -> None:
     image = texture(24, 32)
-    crop, _ = augmenter(TransformConfig("blackout", 1.0))(image, image * 0, seed=0, focus=0)
+    crop, _ = augmenter(TransformConfig("blackout", 1.0))(image, image * 0, seed=0)
     assert np.array_equal(crop, image)
 
 
@@ -283,7 +286,9 @@ def test_side_bars_are_black_and_clean_and_never_hide_a_whole_class(channels: tu
     bitmask[:, 10:90] = 1
     bitmask[5, 1] = bitmask[5, 98] = 2
     for seed in range(80):
-        crop, target = augmenter(TransformConfig("side_bars", 1.0), crop=(24, 100))(image, bitmask, seed=seed, focus=0)
+        crop, target = augmenter(TransformConfig("side_bars", 1.0), crop=(24, 100))(
+            image, bitmask, seed=seed, target_class=0
+        )
         black = ~crop.reshape(24, 100, -1).any(axis=(0, 2))
         assert not target[:, black].any()
         assert np.array_equal(target[:, ~black], bitmask[:, ~black])
@@ -294,14 +299,16 @@ def test_side_bars_are_black_and_clean_and_never_hide_a_whole_class(channels: tu
     alone = np.zeros((24, 100), np.uint8)
     alone[3, 0] = 4
     for seed in range(20):
-        _, target = augmenter(TransformConfig("side_bars", 1.0), crop=(24, 100))(image, alone, seed=seed, focus=0)
+        _, target = augmenter(TransformConfig("side_bars", 1.0), crop=(24, 100))(
+            image, alone, seed=seed, target_class=0
+        )
         assert np.any(target & 4)
 
 
 def test_noise_has_the_strength_it_says_and_differs_by_pixel() -> None:
     gray = np.full((64, 96), 128, np.uint8)
     sigmas = [
-        augmenter(TransformConfig("noise", 1.0), crop=(64, 96))(gray, gray * 0, seed=s, focus=0)[0].astype(float).std()
+        augmenter(TransformConfig("noise", 1.0), crop=(64, 96))(gray, gray * 0, seed=s)[0].astype(float).std()
         for s in range(60)
     ]
     assert 1.7 < min(sigmas) < 3.5
@@ -311,7 +318,7 @@ def test_noise_has_the_strength_it_says_and_differs_by_pixel() -> None:
 @pytest.mark.parametrize("name", ["brightness_contrast", "gamma", "noise", "blur"])
 def test_photometric_transforms_change_the_image_only(name: str) -> None:
     bitmask = blocks(24, 32, 4, 1)
-    image, target = augmenter(TransformConfig(name, 1.0))(texture(24, 32), bitmask, seed=3, focus=0)
+    image, target = augmenter(TransformConfig(name, 1.0))(texture(24, 32), bitmask, seed=3)
     assert np.array_equal(target, bitmask)
     assert not np.array_equal(image, texture(24, 32))
 
@@ -326,10 +333,10 @@ def all_transforms() -> list[TransformConfig]:
 def test_one_seed_gives_one_result_whatever_came_before_and_after_pickling() -> None:
     image, bitmask = texture(40, 60), blocks(40, 60, 4, 0)
     make = augmenter(*all_transforms())
-    first = [make(image, bitmask, seed=s, focus=s % 5) for s in range(30)]
+    first = [make(image, bitmask, seed=s, target_class=s % 5) for s in range(30)]
     again = pickle.loads(pickle.dumps(make))
     for s in reversed(range(30)):
-        for a, b in zip(first[s], again(image, bitmask, seed=s, focus=s % 5), strict=True):
+        for a, b in zip(first[s], again(image, bitmask, seed=s, target_class=s % 5), strict=True):
             assert np.array_equal(a, b)
     assert len({crop.tobytes() for crop, _ in first}) == 30
 
@@ -340,7 +347,7 @@ def test_the_whole_sample_is_left_as_it_was() -> None:
     image.setflags(write=False)
     bitmask.setflags(write=False)
     for seed in range(40):
-        augmenter(*all_transforms())(image, bitmask, seed=seed, focus=seed % 5)
+        augmenter(*all_transforms())(image, bitmask, seed=seed, target_class=seed % 5)
     assert np.array_equal(image, before[0])
     assert np.array_equal(bitmask, before[1])
 
@@ -350,7 +357,7 @@ def test_transforms_are_applied_independently_of_each_other() -> None:
     image = np.zeros((8, 8), np.uint8)
     image[0, 0] = 255
     make = augmenter(TransformConfig("hflip"), TransformConfig("vflip"), crop=(8, 8))
-    corners = [np.argwhere(make(image, image * 0, seed=s, focus=0)[0])[0] for s in range(800)]
+    corners = [np.argwhere(make(image, image * 0, seed=s)[0])[0] for s in range(800)]
     counts = np.bincount([2 * (row > 0) + (column > 0) for row, column in corners], minlength=4)
     assert counts.min() > 150
 
@@ -360,8 +367,8 @@ def test_what_has_a_probability_of_0_changes_nothing_not_even_the_random_numbers
     some = [TransformConfig("vflip", 0.5), TransformConfig("noise", 0.5)]
     off = [TransformConfig(name, 0.0) for name in NAMES]
     for s in range(30):
-        expected = augmenter(*some)(image, bitmask, seed=s, focus=s % 5)
-        found = augmenter(*off, some[0], *off, some[1])(image, bitmask, seed=s, focus=s % 5)
+        expected = augmenter(*some)(image, bitmask, seed=s, target_class=s % 5)
+        found = augmenter(*off, some[0], *off, some[1])(image, bitmask, seed=s, target_class=s % 5)
         assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
@@ -370,5 +377,5 @@ def test_random_numbers_of_one_seed_are_well_spread_over_seeds() -> None:
     image = np.zeros((4, 4), np.uint8)
     image[0, 0] = 255
     make = augmenter(TransformConfig("hflip", 0.3), crop=(4, 4))
-    flipped = [make(image, image * 0, seed=s, focus=0)[0][0, 0] == 0 for s in range(1500)]
+    flipped = [make(image, image * 0, seed=s)[0][0, 0] == 0 for s in range(1500)]
     assert abs(np.mean(flipped) - 0.3) < 0.06

@@ -21,7 +21,7 @@ from steel.errors import InputError
 from steel.images.geometry import pad_image
 from steel.loading.augment import Augmenter
 from steel.loading.eval_loader import EvalBatch, eval_batches, plan_eval_batches
-from steel.loading.sampler import build_order, sample_seed
+from steel.loading.sampler import build_sampler, sample_seeds
 from steel.loading.train_loader import MicroBatch, expand_targets, train_batches
 from steel.loading.workers import ordered_map
 from steel.shards.format import Manifest
@@ -60,9 +60,9 @@ def plan(epochs: float = 2) -> PhasePlan:
 def load(
     reader: ShardReader, *, first: int = 0, rank: int = 0, world: int = 1, workers: int = 0
 ) -> Iterator[MicroBatch]:
-    order = build_order(np.arange(NUM), reader.index.areas, SamplingConfig(), seed=5, phase=1)
+    sampler = build_sampler(np.arange(NUM), reader.index.areas, SamplingConfig(), seed=5, phase=1)
     places = plan().micro_batches(first, rank, world)
-    return train_batches(reader, order, augmenter(reader, *TRANSFORMS), places, seed=5, phase=1, workers=workers)
+    return train_batches(reader, sampler, augmenter(reader, *TRANSFORMS), places, seed=5, phase=1, workers=workers)
 
 
 def assert_same(first: list[MicroBatch], second: list[MicroBatch]) -> None:
@@ -87,7 +87,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 def test_a_batch_is_what_reader_order_and_augmenter_make(shards: Path) -> None:
     reader = ShardReader(shards)
-    order = build_order(np.arange(NUM), reader.index.areas, SamplingConfig(), seed=5, phase=1)
+    sampler = build_sampler(np.arange(NUM), reader.index.areas, SamplingConfig(), seed=5, phase=1)
     cut = augmenter(reader, *TRANSFORMS)
     batches = list(load(reader))
     assert len(batches) == 6 * 4  # 2 epochs of 22 samples in whole steps of 4 micro-batches
@@ -99,9 +99,10 @@ def test_a_batch_is_what_reader_order_and_augmenter_make(shards: Path) -> None:
         assert (batch.images.shape, batch.images.dtype) == ((2, 1, 24, 32), torch.uint8)
         assert (batch.targets.shape, batch.targets.dtype) == ((2, 24, 32), torch.uint8)
         for i, position in enumerate(batch.positions.tolist()):
-            row, focus = order.draw(position)
+            row, target_class = (int(value[0]) for value in sampler.samples_at(np.array([position])))
+            (seed,) = sample_seeds(5, 1, np.array([position]))
             sample = reader.read(row)
-            image, target = cut(sample.image, sample.bitmask, seed=sample_seed(5, 1, position), focus=focus)
+            image, target = cut(sample.image, sample.bitmask, seed=int(seed), target_class=target_class)
             assert batch.rows[i] == row
             assert np.array_equal(batch.images[i, 0].numpy(), image)
             assert np.array_equal(batch.targets[i].numpy(), target)
@@ -128,9 +129,9 @@ def test_colour_is_handed_over_channels_last(tmp_path: Path) -> None:
     images = [steel_image(n, 24, 32, 3) for n in range(2)]
     root = make_shards(tmp_path / "s", images, [defect_mask(n, 24, 32) for n in range(2)])
     reader = ShardReader(root)
-    order = build_order(np.arange(2), reader.index.areas, SamplingConfig(), seed=0, phase=0)
+    sampler = build_sampler(np.arange(2), reader.index.areas, SamplingConfig(), seed=0, phase=0)
     places = [Place(0, range(2))]
-    (batch,) = train_batches(reader, order, augmenter(reader), places, seed=0, phase=0, workers=1)
+    (batch,) = train_batches(reader, sampler, augmenter(reader), places, seed=0, phase=0, workers=1)
     assert batch.images.shape == (2, 3, 24, 32)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     for i, row in enumerate(batch.rows.tolist()):
@@ -141,9 +142,9 @@ def test_targets_of_many_classes_are_int32(tmp_path: Path) -> None:
     bitmasks = [np.full((5, 7), 1 << 11, np.uint16)]
     root = make_shards(tmp_path / "s", [steel_image(0, 5, 7)], bitmasks, num_classes=12)
     reader = ShardReader(root)
-    order = build_order(np.arange(1), reader.index.areas, SamplingConfig(), seed=0, phase=0)
+    sampler = build_sampler(np.arange(1), reader.index.areas, SamplingConfig(), seed=0, phase=0)
     cut = augmenter(reader, crop=(5, 9))
-    (batch,) = train_batches(reader, order, cut, [Place(0, range(1))], seed=0, phase=0, workers=1)
+    (batch,) = train_batches(reader, sampler, cut, [Place(0, range(1))], seed=0, phase=0, workers=1)
     assert batch.targets.dtype == torch.int32
     assert sorted(batch.targets.unique().tolist()) == [1 << 11, 1 << 12]
 
@@ -233,9 +234,9 @@ def test_too_many_bad_samples_stop_all_the_same(damaged: Path) -> None:
 
 def test_a_micro_batch_that_is_all_bad_is_black_and_invalid(damaged: Path) -> None:
     reader = ShardReader(damaged, on_bad_sample="skip")
-    order = build_order(np.asarray([9]), reader.index.areas, SamplingConfig(), seed=0, phase=0)
+    sampler = build_sampler(np.asarray([9]), reader.index.areas, SamplingConfig(), seed=0, phase=0)
     places = [Place(0, range(2))]
-    (batch,) = train_batches(reader, order, augmenter(reader), places, seed=0, phase=0, workers=0)
+    (batch,) = train_batches(reader, sampler, augmenter(reader), places, seed=0, phase=0, workers=0)
     assert batch.bad_samples == 2
     assert not batch.images.any()
     assert torch.all(batch.targets == 8)
@@ -455,10 +456,10 @@ def is_running(pid: int) -> bool:
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_other_ways_to_start_workers_give_the_same(shards: Path, method: str) -> None:
     reader = ShardReader(shards)
-    order = build_order(np.arange(NUM), reader.index.areas, SamplingConfig(), seed=5, phase=1)
+    sampler = build_sampler(np.arange(NUM), reader.index.areas, SamplingConfig(), seed=5, phase=1)
     cut = augmenter(reader, *TRANSFORMS)
     options = {"seed": 5, "phase": 1, "workers": 2, "start_method": method}
-    batches = list(train_batches(reader, order, cut, plan().micro_batches(0, 0, 1), **options))  # type: ignore[arg-type]
+    batches = list(train_batches(reader, sampler, cut, plan().micro_batches(0, 0, 1), **options))  # type: ignore[arg-type]
     assert_same(batches, list(load(reader)))
 
 
