@@ -47,9 +47,9 @@ class Checkpoint:
     tensors: dict[str, "Tensor"] = field(repr=False)
     """The state dict of the network, every tensor with a leading members dimension."""
     decision: dict[str, Any] | None = None
-    """`steel.decision.Decision` as plain values; None when it was never calibrated."""
+    """`steel.decision.Decision` as plain values; None when it was never tuned."""
     folds: dict[str, list[int]] = field(default_factory=dict)
-    """Role (`train`, `calibration`, `test`) to folds of the training data."""
+    """Role (`train`, `tuning`, `test`) to folds of the training data."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """What it was made from and with: plain JSON values, for the record."""
     input_size: tuple[int, int] | None = None
@@ -179,10 +179,8 @@ def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None
                     f"{name}: differs from {names[0]} in {what} ({_brief(mine)}, not {_brief(theirs)}); "
                     "an ensemble takes checkpoints of one network for one task"
                 )
-    train, calibration, test = (
-        [set(c.folds.get(role, ())) for c in checkpoints] for role in ("train", "calibration", "test")
-    )
-    seen, tuned = set().union(*train), set().union(*calibration)
+    train, tuning, test = ([set(c.folds.get(role, ())) for c in checkpoints] for role in ("train", "tuning", "test"))
+    seen, tuned = set().union(*train), set().union(*tuning)
     digests = {c.provenance.get("data_digest") for c in checkpoints}
     return dataclasses.replace(
         first,
@@ -190,7 +188,7 @@ def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None
         decision=first.decision if all(c.decision == first.decision for c in checkpoints) else None,
         folds={
             "train": sorted(seen),
-            "calibration": sorted(tuned - seen),
+            "tuning": sorted(tuned - seen),
             "test": sorted(set.intersection(*test) - tuned - seen),
         },
         provenance={

@@ -110,7 +110,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "predict",
         help="answer a folder of images",
         description="Find the defects in a folder of images, or in one image, and write them as run-length masks. "
-        "Thresholds and flips are those that the checkpoint was calibrated with.",
+        "Thresholds and flips are those that the checkpoint was tuned with.",
         formatter_class=_Help,
     )
     add = parser.add_argument
@@ -170,7 +170,7 @@ def _run_predict(arguments: argparse.Namespace) -> None:
     print(  # noqa: T201
         f"{arguments.out}: {summary.images} images{left_out}, {summary.masks} masks in {summary.rows} rows; "
         f"{rate:.1f} images/s on {predictor.device}, {1 + len(predictor.tta)} views an image"
-        + ("" if predictor.is_calibrated else "; never calibrated, so all thresholds are one half")
+        + ("" if predictor.is_tuned else "; never tuned, so all thresholds are one half")
     )
 
 
@@ -237,7 +237,7 @@ def _run_ensemble(arguments: argparse.Namespace) -> None:
     _make_way(arguments.out)
     ensemble = stack_members([load_checkpoint(path) for path in arguments.checkpoints], arguments.checkpoints)
     save_checkpoint(arguments.out, ensemble)
-    decision = "" if ensemble.decision else "; without a decision: find one with `train.evaluate --calibrate`"
+    decision = "" if ensemble.decision else "; without a decision: find one with `train.evaluate --tune-thresholds`"
     print(f"{arguments.out}: {ensemble.members} members{decision}")  # noqa: T201
 
 

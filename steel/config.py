@@ -21,7 +21,7 @@ class FoldsConfig:
     """Which folds of the shards play which role; every other fold is trained on."""
 
     validation: tuple[int, ...] = (0,)
-    """Watched each epoch; the decision is calibrated on them."""
+    """Watched each epoch; the decision is tuned on them."""
     test: tuple[int, ...] = (1,)
     """Never touched by training."""
 
@@ -213,7 +213,7 @@ class ValidationConfig:
     patience: int = 0
     """Stop a phase after so many validations without a better score; 0 never stops early."""
     tta: tuple[Literal["hflip", "vflip", "hvflip"], ...] = ("hflip", "vflip", "hvflip")
-    """Flips averaged with the plain view when the decision is calibrated (not in each epoch's validation)."""
+    """Flips averaged with the plain view when the decision is tuned (not in each epoch's validation)."""
 
     def __post_init__(self) -> None:
         _require(self.every_epochs > 0, "validation.every-epochs must be above 0")
@@ -228,7 +228,7 @@ class RuntimeConfig:
     workers: int = 2
     """Data-loader processes a rank; 0 loads in the training process."""
     pixels_per_pass: int | None = None
-    """Pixels in a forward pass of validation and calibration, in images of one padded size, at least one of them; what
+    """Pixels in a forward pass of validation, in images of one padded size, at least one of them; what
     is fast on the device when None. Fewer need less memory. Another number may move the last bits of probabilities."""
     channels_last: bool = True
     compile: bool = False

@@ -13,7 +13,7 @@ kept or dropped as a whole, by their total area and by what the classification h
 
 So with `soft` a class the head is sure of needs hardly any area, one at p = 0.5 needs `min_area`, and one at p = 0.1
 nine times as much; the maximum is not scaled. All comparisons are between integers (`area * q >= min_area * (255 - q)`
-for the quantised q of p), so calibration and prediction cannot disagree. Areas are in pixels of the original image.
+for the quantised q of p), so tuning and prediction cannot disagree. Areas are in pixels of the original image.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ class Decision:
     binary_threshold: int = HALF
     """0 to 255; what the head calls an image defective from. Only `binary` and `binary+class` act on it."""
     tta: tuple[str, ...] = ()
-    """The flipped views that were averaged with the plain one when this was calibrated."""
+    """The flipped views that were averaged with the plain one when this was tuned."""
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -112,7 +112,7 @@ class Decision:
 
 
 def default_decision(num_classes: int, tta: tuple[str, ...] = ()) -> Decision:
-    """All thresholds at one half, no limits on areas, no gate: what an uncalibrated model answers."""
+    """All thresholds at one half, no limits on areas, no gate: what an untuned model answers."""
     return Decision(classes=(ClassDecision(),) * num_classes, tta=tta)
 
 

@@ -36,7 +36,7 @@ def make_checkpoint(folder: Path) -> str:
     decision = default_decision(2).to_dict()
     member = {"name": "one", "folds": {"train": [2]}, "provenance": {"data_digest": "d"}}
     provenance = {"data_digest": "d", "gates": {"none": decision}, "members": [member]}
-    folds = {"train": [2], "calibration": [0], "test": [1]}
+    folds = {"train": [2], "tuning": [0], "test": [1]}
     saved = Checkpoint(network, ("Riß", "b"), (0.4,), (0.2,), tensors, decision, folds, provenance, (64, 128))
     save_checkpoint(folder / "model.safetensors", saved)
     return "model.safetensors"

@@ -23,7 +23,7 @@ from steel.reports.evaluation import build_nested_metrics, format_table, write_m
 from steel.shards.reader import ShardReader
 from steel.storage import write_text
 from steel.thresholds.nested import nested_outcome
-from steel.thresholds.tuning import calibrate
+from steel.thresholds.tuning import tune_thresholds
 from train.arguments import FitArguments, parse_fit
 from train.engine.data import folds_of
 from train.engine.run_folder import RunFolder
@@ -81,7 +81,7 @@ def member_folder(out: str, fold: int) -> Path:
 
 
 def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
-    """Score the members out of fold, calibrate on all of it, and pack them into one checkpoint.
+    """Score the members out of fold, tune on all of it, and pack them into one checkpoint.
 
     Raises:
         InputError: a member is missing or unfinished.
@@ -102,7 +102,9 @@ def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
     nested = nested_outcome(statistics, fold_of_row, training_areas=areas, groups=groups, tta=tta)
     metrics = build_nested_metrics(statistics, nested, class_names=reader.manifest.class_names, tta=tta)
     write_metrics(out / "metrics.json", metrics)
-    found = calibrate(statistics, training_areas=areas, groups=groups, tta=tta, class_names=reader.manifest.class_names)
+    found = tune_thresholds(
+        statistics, training_areas=areas, groups=groups, tta=tta, class_names=reader.manifest.class_names
+    )
     members = [load_checkpoint(str(RunFolder(member_folder(arguments.out, fold)).checkpoint)) for fold in folds]
     # Every image was seen by some member, and had a say in the shipped decision by its out-of-fold answer alone.
     joined = stack_members(members)
@@ -110,7 +112,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
         joined,
         provenance=joined.provenance | {"gates": {gate: d.to_dict() for gate, d in found.by_gate.items()}},
         decision=found.decision.to_dict(),
-        folds={"train": list(folds), "calibration": list(folds), "test": list(arguments.config.folds.test)},
+        folds={"train": list(folds), "tuning": list(folds), "test": list(arguments.config.folds.test)},
     )
     save_checkpoint(out / "model.safetensors", packed)
     lines = [

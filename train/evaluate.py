@@ -1,6 +1,7 @@
 """Score a checkpoint:  accelerate launch -m train.evaluate --checkpoint FILE --data SHARDS --folds 1 --out DIR
 
-Writes metrics.json, gates.md, contact_sheet.png; with --calibrate also model.safetensors, decided anew on those folds.
+Writes metrics.json, gates.md, contact_sheet.png;
+with --tune-thresholds also model.safetensors, decided anew on those folds.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from steel.model.tta import parse_tta
 from steel.reports.evaluation import build_metrics, format_table, write_metrics
 from steel.reports.gates import format_gates, gate_table
 from steel.shards.reader import ShardReader
-from steel.thresholds.tuning import Calibration, calibrate
+from steel.thresholds.tuning import Tuning, tune_thresholds
 from train.engine.data import folds_of, rows_in
 from train.engine.run_inference import collect_statistics
 from train.engine.split_roles import role_of
@@ -47,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--folds", default="1", help="comma-separated folds, or `all`")
     parser.add_argument("--out", required=True, type=Path, help="folder for what this writes")
     parser.add_argument("--tta", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's")
-    parser.add_argument("--calibrate", action="store_true", help="decide anew on these folds: OUT/model.safetensors")
+    parser.add_argument(
+        "--tune-thresholds", action="store_true", help="decide anew on these folds: OUT/model.safetensors"
+    )
     parser.add_argument(
         "--pixels-per-pass", type=int, default=None, help="pixels in a forward pass; by default what suits the device"
     )
@@ -111,11 +114,11 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
         )
 
     decision, found = stored, None
-    if arguments.calibrate:
+    if arguments.tune_thresholds:
         areas = reader.index.areas[training_rows(checkpoint, reader, rows)]
-        first_pass = collect(None, "calibrating")
+        first_pass = collect(None, "tuning")
         found = runtime.on_main(
-            lambda: calibrate(
+            lambda: tune_thresholds(
                 first_pass,
                 training_areas=areas,
                 groups=reader.index.group[first_pass.rows],
@@ -123,8 +126,8 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
                 class_names=reader.manifest.class_names,
             )
         )
-        decision, role = found.decision, role if role == "train" else "calibration"
-        checkpoint = recalibrated(checkpoint, found, folds, reader.manifest.digest)
+        decision, role = found.decision, role if role == "train" else "tuning"
+        checkpoint = retuned(checkpoint, found, folds, reader.manifest.digest)
     begun = time.perf_counter()
     statistics = collect(decision, "evaluating")
     images_per_second = len(rows) / (time.perf_counter() - begun)
@@ -168,7 +171,7 @@ def parse_folds(text: str, reader: ShardReader) -> list[int]:
 
 
 def stored_decision(checkpoint: Checkpoint) -> Decision:
-    """The checkpoint's decision, or thresholds of one half when it was never calibrated."""
+    """The checkpoint's decision, or thresholds of one half when it was never tuned."""
     if checkpoint.decision is None:
         return default_decision(len(checkpoint.class_names))
     return Decision.from_dict(checkpoint.decision)
@@ -181,15 +184,15 @@ def training_rows(checkpoint: Checkpoint, reader: ShardReader, otherwise: np.nda
     return rows_in(reader, checkpoint.folds["train"], "train")
 
 
-def recalibrated(checkpoint: Checkpoint, found: Calibration, folds: Sequence[int], data_digest: str) -> Checkpoint:
+def retuned(checkpoint: Checkpoint, found: Tuning, folds: Sequence[int], data_digest: str) -> Checkpoint:
     """The same network with another decision, which remembers what it was found on."""
     return replace(
         checkpoint,
         decision=found.decision.to_dict(),
-        folds={**checkpoint.folds, "calibration": list(folds)},
+        folds={**checkpoint.folds, "tuning": list(folds)},
         provenance={
             **checkpoint.provenance,
-            "calibration_digest": data_digest,
+            "tuning_digest": data_digest,
             "gates": {gate: decision.to_dict() for gate, decision in found.by_gate.items()},
         },
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
-from bench.quality.trial import FLIPS, TEST, Trial, both_phases, calibrated, folder_name, train
+from bench.quality.trial import FLIPS, TEST, Trial, both_phases, folder_name, train, tuned
 from data_prep.__main__ import main as shard
 from steel.decision import GATES, default_decision
 from steel.metrics.scores import Outcome, decide
@@ -79,7 +79,7 @@ def run(work: Path, *, seeds: Sequence[int], variants: Sequence[str]) -> str:
             "Rows that begin with 'without', and crops on defects and the full-size finish, take away what was on; the "
             "other rows add what is off by default. EMA, class weights, brightness and contrast are off after this.",
             "",
-            "The weights at the end of training (their moving average, where there is one), calibrated: what a part "
+            "The weights at the end of training (their moving average, where there is one), tuned: what a part "
             "does to training.",
             "",
             *_table(trials, data, last=True),
@@ -97,7 +97,7 @@ def run(work: Path, *, seeds: Sequence[int], variants: Sequence[str]) -> str:
 
 
 def _table(trials: Mapping[str, Sequence[Trial]], data: Path, *, last: bool) -> list[str]:
-    outcomes = {name: [calibrated(trial, data, last=last) for trial in those] for name, those in trials.items()}
+    outcomes = {name: [tuned(trial, data, last=last) for trial in those] for name, those in trials.items()}
     recipe = next(iter(outcomes.values()))
     lines = [
         "| | positive Dice (each seed) | against the recipe, points | 95 % over seeds | 95 % over test images | "
@@ -116,17 +116,17 @@ def _table(trials: Mapping[str, Sequence[Trial]], data: Path, *, last: bool) -> 
 
 def gates(trials: Sequence[Trial], data: Path) -> list[str]:
     """Decisions on the recipe's own models: the classic pipelines as gates, one half, no test-time augmentation."""
-    chosen = {gate: [calibrated(trial, data, (gate,)) for trial in trials] for gate in GATES}
+    chosen = {gate: [tuned(trial, data, (gate,)) for trial in trials] for gate in GATES}
     half = [
         decide(statistics, default_decision(statistics.num_classes))
         for statistics in (trial.statistics(data, TEST, FLIPS) for trial in trials)
     ]
-    free = [calibrated(trial, data) for trial in trials]
-    sides = {"thresholds of one half, no calibration": half, "calibrated, gate chosen by calibration": free}
-    sides["the same without test-time augmentation"] = [calibrated(trial, data, tta=()) for trial in trials]
-    sides |= {f"calibrated, gate {gate}": outcomes for gate, outcomes in chosen.items()}
+    free = [tuned(trial, data) for trial in trials]
+    sides = {"thresholds of one half, no threshold tuning": half, "tuned, gate chosen by threshold tuning": free}
+    sides["the same without test-time augmentation"] = [tuned(trial, data, tta=()) for trial in trials]
+    sides |= {f"tuned, gate {gate}": outcomes for gate, outcomes in chosen.items()}
     lines = [
-        "| decision | mean Dice (each seed) | against calibrated without a gate, points | 95 % over seeds | "
+        "| decision | mean Dice (each seed) | against tuned without a gate, points | 95 % over seeds | "
         "95 % over test images | positive Dice |",
         "|---|---|---|---|---|---|",
     ]

@@ -22,7 +22,7 @@ from steel.metrics.scores import Outcome, decide, score
 from steel.metrics.statistics import EvaluationStatistics
 from steel.shards.reader import ShardReader
 from steel.synthetic.dataset import synthesize
-from steel.thresholds.tuning import calibrate
+from steel.thresholds.tuning import tune_thresholds
 from train.engine.data import folds_of, rows_in
 
 PACE_STEPS = 45
@@ -140,7 +140,7 @@ def run(data: Path, work: Path, *, seconds: float, seeds: Sequence[int]) -> str:
         for name, (networks, share) in shares.items():
             parts = [(task, max(10, round(share * steps[task.name]))) for task in networks]
             sides[name].append(train_side(work / f"{folder_name(name)}-{seconds:g}-{seed}", parts, reader, rows, seed))
-    outcomes = {name: [_calibrated(side, reader, rows) for side in those] for name, those in sides.items()}
+    outcomes = {name: [_tuned(side, reader, rows) for side in those] for name, those in sides.items()}
     return _report(reader, rows, seconds, sides, outcomes)
 
 
@@ -161,9 +161,9 @@ def _steps(path: Path, tasks: Sequence[Task], reader: ShardReader, rows: np.ndar
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _calibrated(side: Side, reader: ShardReader, rows: np.ndarray) -> Outcome:
+def _tuned(side: Side, reader: ShardReader, rows: np.ndarray) -> Outcome:
     areas = np.asarray(reader.index.areas)[rows]
-    return decide(side.test, calibrate(side.validation, training_areas=areas).decision)
+    return decide(side.test, tune_thresholds(side.validation, training_areas=areas).decision)
 
 
 def _report(
@@ -183,7 +183,7 @@ def _report(
         f"{', '.join(map(str, with_class.tolist()))}), at {index.height[0]}x{index.width[0]}; no test-time "
         f"augmentation; {seconds:g} s of training for the unified network, in steps of {RECIPE.batch_size} crops "
         f"(classifiers: whole images). Every side has class weights, brightness and contrast and a moving average, "
-        "which the demo's recipe has lost since, and is calibrated alike, with the gate that suits it best. Answering "
+        "which the demo's recipe has lost since, and is tuned alike, with the gate that suits it best. Answering "
         f"nothing gets {100 * floor:.2f}.",
         "",
         "| | mean Dice (each seed) | positive Dice (each seed) | of each class |",

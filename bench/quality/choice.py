@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.quality.neu import make_shards, raw, recipe
 from bench.quality.seeds import gain, mean_dice, miou, spread, values
-from bench.quality.trial import TEST, VALIDATION, both_phases, calibrated, folder_name, train
+from bench.quality.trial import TEST, VALIDATION, both_phases, folder_name, train, tuned
 from steel.shards.reader import ShardReader
 
 DEVELOPMENT = (156, 471)
@@ -58,7 +58,7 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int], variants
         "which it has lost since.",
         "",
         "| | mean IoU, threshold 0.5 | against the recipe, points | 95 % over seeds | 95 % over images | "
-        "mean IoU of the last weights | mean IoU, calibration and TTA | mean Dice, calibration and TTA |",
+        "mean IoU of the last weights | mean IoU, threshold tuning and TTA | mean Dice, threshold tuning and TTA |",
         "|---|---|---|---|---|---|---|---|",
     ]
     trials = {
@@ -73,7 +73,7 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int], variants
     half = {name: [raw(trial, data) for trial in those] for name, those in trials.items()}
     for name, those in trials.items():
         difference = "- | - | -" if name == RECIPE else gain(half[name], half[RECIPE], miou).text()
-        found = [calibrated(trial, data) for trial in those]
+        found = [tuned(trial, data) for trial in those]
         cells = [
             values([raw(trial, data, last=True) for trial in those], miou),
             values(found, miou),

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.quality.baseline import train_plain
 from bench.quality.seeds import gain, mean_dice, miou, spread, values
-from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, calibrated, train
+from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, train, tuned
 from data_prep.__main__ import main as shard
 from steel.decision import default_decision
 from steel.metrics.scores import Outcome, decide
@@ -102,8 +102,8 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int]) -> str:
     sides = {
         "plain loop, threshold 0.5": [raw(t, data) for t in plain],
         "ours, threshold 0.5": [raw(t, data) for t in ours],
-        "plain loop, calibration and TTA": [calibrated(t, data, ("none",)) for t in plain],
-        "ours, calibration and TTA": [calibrated(t, data) for t in ours],
+        "plain loop, threshold tuning and TTA": [tuned(t, data, ("none",)) for t in plain],
+        "ours, threshold tuning and TTA": [tuned(t, data) for t in ours],
     }
     num = np.bincount(np.asarray(ShardReader(str(data)).index.fold), minlength=3)
     lines = [
@@ -118,20 +118,20 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int]) -> str:
     for name, outcomes in sides.items():
         seconds = ", ".join(f"{t.seconds:.0f}" for t in (plain if name.startswith("plain") else ours))
         lines.append(f"| {name} | {spread(values(outcomes, miou))} | {seconds} |")
-    lines += ["", f"The aim was {AIM} points over the plain loop, before and after calibration.", ""]
+    lines += ["", f"The aim was {AIM} points over the plain loop, before and after threshold tuning.", ""]
     lines += ["| gain of ours | points | 95 % over seeds | 95 % over test images |", "|---|---|---|---|"]
     names = list(sides)
     for ours_name, other in ((names[1], names[0]), (names[3], names[0]), (names[3], names[2])):
         lines.append(f"| {ours_name}, over: {other} | {gain(sides[ours_name], sides[other], miou).text()} |")
     lines += [
         "",
-        "What calibration adds on the test fold, which it never saw, over thresholds of one half with the same flips:",
+        "What tuning adds on the test fold, which it never saw, over thresholds of one half with the same flips:",
         "",
         "| | mean Dice before | after | points | 95 % over seeds | 95 % over test images |",
         "|---|---|---|---|---|---|",
     ]
     for name, trials in (("plain loop", plain), ("ours", ours)):
-        before, after = [raw(t, data, FLIPS) for t in trials], sides[f"{name}, calibration and TTA"]
+        before, after = [raw(t, data, FLIPS) for t in trials], sides[f"{name}, threshold tuning and TTA"]
         lines.append(
             f"| {name} | {spread(values(before, mean_dice))} | {spread(values(after, mean_dice))} | "
             f"{gain(after, before, mean_dice).text()} |"

@@ -18,7 +18,7 @@ import torch
 from bench.quality.ablation import gates
 from bench.quality.neu import CROP, DECODER, ENCODER, make_shards, recipe
 from bench.quality.seeds import Gain, gain, miou, spread, values
-from bench.quality.trial import TEST, VALIDATION, Trial, both_phases, calibrated, folder_name, train
+from bench.quality.trial import TEST, VALIDATION, Trial, both_phases, folder_name, train, tuned
 from train.presets import AUGMENT
 
 NUM_TEST, NUM_TRAIN = 200, 96
@@ -98,7 +98,7 @@ def run(source: Path, work: Path, *, seeds: Sequence[int], parts: Sequence[str])
         [
             f"{NUM_TRAIN} images train; {NUM_TEST} others stand in for the test images, which have no part in this; "
             f"{ENCODER} from scratch with a decoder of {'-'.join(map(str, DECODER))} channels, {PASSES} passes in "
-            f"batches of {BATCH}; seeds {', '.join(map(str, seeds))}. Mean IoU in percent, calibrated on the "
+            f"batches of {BATCH}; seeds {', '.join(map(str, seeds))}. Mean IoU in percent, tuned on the "
             "validation fold, without test-time augmentation. Trainings ran side by side, one a core.",
             "",
             "What a part adds: the recipe less the recipe without it, or the recipe with it less the recipe. "
@@ -124,7 +124,7 @@ def run(source: Path, work: Path, *, seeds: Sequence[int], parts: Sequence[str])
 
 
 def _table(trials: Mapping[str, Sequence[Trial]], data: Path, *, last: bool) -> list[str]:
-    outcomes = {name: [calibrated(trial, data, tta=(), last=last) for trial in those] for name, those in trials.items()}
+    outcomes = {name: [tuned(trial, data, tta=(), last=last) for trial in those] for name, those in trials.items()}
     recipe_outcomes = outcomes[RECIPE]
     lines = [
         "| part | by default | mean IoU (each seed) | it adds, points | 95 % over seeds | 95 % over images | "

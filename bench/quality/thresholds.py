@@ -15,7 +15,7 @@ from steel.decision import GATES, default_decision
 from steel.metrics.bootstrap import bootstrap_difference
 from steel.metrics.scores import decide, score
 from steel.thresholds.search_space import SearchSpace
-from steel.thresholds.tuning import calibrate
+from steel.thresholds.tuning import tune_thresholds
 
 NETWORKS: Mapping[str, Network] = {
     "sure and right: nothing to gain": Network(3, 0.3, fringe=-3, fringe_share=1, alarms=0, head=1),
@@ -93,7 +93,7 @@ def resample(
     positives = rng.integers(POSITIVES[0], POSITIVES[1] + 1, num_classes)
     tuned_on = simulate(rng, network, num_images, positives.tolist())
     test = simulate(rng, network, num_test, (positives * num_test // num_images).tolist())
-    half, found = default_decision(num_classes), calibrate(tuned_on, space=space, gates=gates)
+    half, found = default_decision(num_classes), tune_thresholds(tuned_on, space=space, gates=gates)
     before, after, start = decide(test, half), decide(test, found.decision), decide(tuned_on, half)
     interval = bootstrap_difference(after, before, mean_dice, num_resamples=200)
     assert interval is not None

@@ -18,7 +18,7 @@ from steel.inference.predictor import Predictor
 from steel.metrics.scores import Outcome, decide
 from steel.metrics.statistics import EvaluationStatistics
 from steel.shards.reader import ShardReader
-from steel.thresholds.tuning import calibrate
+from steel.thresholds.tuning import tune_thresholds
 from train.engine.data import rows_in
 from train.engine.run_inference import collect_statistics
 
@@ -118,12 +118,12 @@ def evaluate(checkpoint: Path, data: Path, fold: int, tta: tuple[str, ...]) -> E
     return collect_statistics(predictor, reader, rows, runtime, decision=None, workers=1)
 
 
-def calibrated(
+def tuned(
     trial: Trial, data: Path, gates: tuple[str, ...] = GATES, *, tta: tuple[str, ...] = FLIPS, last: bool = False
 ) -> Outcome:
     """The test fold under the decision found on the validation fold, by the shipped weights or the last ones."""
     index = ShardReader(str(data)).index
     areas = np.asarray(index.areas)[~np.isin(index.fold, (VALIDATION, TEST))]
     validation, test = (trial.statistics(data, fold, tta, last=last) for fold in (VALIDATION, TEST))
-    found = calibrate(validation, training_areas=areas, tta=tta, gates=gates)
+    found = tune_thresholds(validation, training_areas=areas, tta=tta, gates=gates)
     return decide(test, found.decision)

@@ -21,7 +21,7 @@ from steel.distributed.heartbeat import SILENCE_S, Heartbeat
 from steel.errors import is_out_of_memory
 
 COLLECTIVE_TIMEOUT_S = 1800.0
-"""A collective that waits longer than this fails: rank 0 may calibrate or write while the others wait."""
+"""A collective that waits longer than this fails: rank 0 may tune or write while the others wait."""
 _JOIN_SCHEME = "steel-attempt"
 
 

@@ -43,7 +43,7 @@ def pad_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def restore_size(mask_probs: np.ndarray, height: int, width: int) -> np.ndarray:
     """Quantised probabilities (C, h, w) uint8 at an image's original height and width: bilinear, rounded to integers.
 
-    The only way from a network's size to the original one, so that calibration and prediction compare equal integers.
+    The only way from a network's size to the original one, so that tuning and prediction compare equal integers.
     """
     if mask_probs.shape[1:] == (height, width):
         return mask_probs

@@ -95,7 +95,7 @@ class Predictor:
         self.stride = self.models[0].stride
         self.mean, self.std = tuple(mean), tuple(std)
         self.class_names = tuple(class_names or (f"class {k}" for k in range(1, self.num_classes + 1)))
-        self.is_calibrated = decision is not None
+        self.is_tuned = decision is not None
         self.decision = decision or default_decision(self.num_classes)
         if len(self.decision.classes) != self.num_classes:
             raise InputError(f"a decision for {len(self.decision.classes)} classes, a network for {self.num_classes}")

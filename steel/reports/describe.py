@@ -46,7 +46,7 @@ def _describe_decision(class_names: Sequence[str], stored: Mapping[str, Any] | N
         listed = ", ".join(f"{k} {name}" for k, name in enumerate(class_names, start=1))
         return [
             f"{'classes':<14} {listed}",
-            f"{'decision':<14} none yet, so thresholds of one half; `train.evaluate --calibrate` finds better ones",
+            f"{'decision':<14} none yet, so thresholds of 1/2; `train.evaluate --tune-thresholds` finds better ones",
         ]
     decision = Decision.from_dict(stored)
     views = ", ".join(decision.tta) or "none"

@@ -26,9 +26,9 @@ from steel.reports.tables import format_columns
 from steel.storage import write_text
 from steel.thresholds.nested import Nested
 
-ROLES = ("train", "calibration", "test")
+ROLES = ("train", "tuning", "test")
 
-_BASIS = {"train": "trained on", "calibration": "calibrated on", "test": "held out"}
+_BASIS = {"train": "trained on", "tuning": "tuned on", "test": "held out"}
 _OVERALL = ("mean_dice", "mean_dice_all_empty", "mean_dice_positive", "miou", "miou_with_background")
 _PER_CLASS = ("dice_per_class", "dice_positive_per_class", "iou_per_class")
 _WITH_INTERVAL = ("mean_dice", "mean_dice_positive", "miou", "miou_with_background")
@@ -194,7 +194,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
 def _role_words(role: str) -> str:
     return {
         "train": "TRAINED ON: these scores flatter",
-        "calibration": "the decision was calibrated on them: these scores flatter a little",
+        "tuning": "the decision was tuned on them: these scores flatter a little",
         "test": "held out",
     }[role]
 

@@ -1,7 +1,7 @@
 """The classic pipelines as gates of one model, side by side.
 
 `none` is segmentation alone; `binary` puts a binary classifier first, `class` a multi-label classifier, `binary+class`
-both; `soft` lets the classifier scale the area that is needed. Each is calibrated for itself, then judged on other
+both; `soft` lets the classifier scale the area that is needed. Each is tuned for itself, then judged on other
 images.
 """
 
@@ -32,7 +32,7 @@ class GateResult:
 
 
 def gate_table(decisions: Mapping[str, Decision], judged: EvaluationStatistics, *, seed: int = 0) -> list[GateResult]:
-    """Judge the decision of each gate (see `Calibration.by_gate`) on images it was not calibrated on."""
+    """Judge the decision of each gate (see `Tuning.by_gate`) on images it was not tuned on."""
     results: list[GateResult] = []
     reference = None
     for gate, decision in decisions.items():

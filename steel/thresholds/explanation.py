@@ -1,4 +1,4 @@
-"""A calibration in plain words."""
+"""Threshold tuning in plain words."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,9 +26,9 @@ def explain(
     """One line on the gain, one on the gate and one a class.
 
     Args:
-        statistics: of the images it was calibrated on.
+        statistics: of the images it was tuned on.
         class_names: of the decision's classes.
-        decision: as calibrated.
+        decision: as tuned.
         cross_fitted: the answers of what is tuned on other images.
         gain: of those over thresholds of one half.
         gate_gains: cross-fitted, of each gate over the simplest one.
@@ -49,7 +49,7 @@ def explain(
         else f"and these stay: tuned ones get {honest.mean_dice:.4f} cross-fitted ({gain}), which may be noise"
     )
     lines = [
-        f"calibrated on {num_images:,} images: mean Dice {half.mean_dice:.4f} with every threshold at one half, "
+        f"tuned on {num_images:,} images: mean Dice {half.mean_dice:.4f} with every threshold at one half, "
         f"{gained}; answering nothing gets {half.mean_dice_all_empty:.4f}",
         f"gate {decision.gate}: {_gate_words(decision)}{_comparison(gate_gains)}",
     ]

@@ -10,7 +10,7 @@ from steel.errors import InputError
 from steel.metrics.scores import Outcome, decide
 from steel.metrics.statistics import EvaluationStatistics
 from steel.thresholds.search_space import SearchSpace
-from steel.thresholds.tuning import calibrate
+from steel.thresholds.tuning import tune_thresholds
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +33,12 @@ def nested_outcome(
     tta: tuple[str, ...] = (),
     space: SearchSpace | None = None,
 ) -> Nested:
-    """Answer each fold with the decision calibrated on the other folds.
+    """Answer each fold with the decision tuned on the other folds.
 
     Args:
         statistics: out-of-fold: each image seen by the member that was not trained on it.
         folds: (N,) the fold of each image of `statistics`.
-        gates, training_areas, groups, tta, space: as in `calibrate`.
+        gates, training_areas, groups, tta, space: as in `tune_thresholds`.
 
     Raises:
         InputError: fewer than two folds.
@@ -51,7 +51,7 @@ def nested_outcome(
     for fold in names:
         mine = folds == fold
         others = statistics.select(~mine)
-        found = calibrate(
+        found = tune_thresholds(
             others,
             gates=gates,
             training_areas=training_areas,

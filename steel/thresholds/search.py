@@ -1,4 +1,4 @@
-"""The exhaustive search behind calibration: the score of every cell of a grid of settings, in integers.
+"""The exhaustive search behind threshold tuning: the score of every cell of a grid of settings, in integers.
 
 For one class and one gate the grid has five axes: binary threshold, pixel threshold, label threshold, minimum area and
 maximum area (an axis that the gate does not use has one cell). Dropping a pair's pixels changes its Dice to 1 when the

@@ -1,4 +1,4 @@
-"""Calibration: the decision that scores best on images the model was not trained on, as far as they can tell.
+"""Threshold tuning: the decision that scores best on images the model was not trained on, as far as they can tell.
 
 Inside a family of settings the search is exact and exhaustive over a grid (see `steel.thresholds.search`), from the
 statistics alone: no image is read again. Which family of settings, and which gate, is chosen by cross-fitting (see
@@ -24,7 +24,7 @@ from steel.thresholds.search_space import SIMPLER_GATES, SearchSpace, class_grid
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Tuning:
     """A decision and how it was found."""
 
     decision: Decision
@@ -43,7 +43,7 @@ class Calibration:
         return float(score(self.cross_fitted).mean_dice)
 
 
-def calibrate(
+def tune_thresholds(
     statistics: EvaluationStatistics,
     *,
     gates: Sequence[str] = GATES,
@@ -52,10 +52,10 @@ def calibrate(
     tta: tuple[str, ...] = (),
     space: SearchSpace | None = None,
     class_names: Sequence[str] | None = None,
-) -> Calibration:
+) -> Tuning:
     """Find the decision with the best mean Dice, averaged over adjacent settings, that the images support.
 
-    A class that no image has cannot be calibrated: it keeps thresholds of one half and no limits. Label thresholds that
+    A class that no image has cannot be tuned: it keeps thresholds of one half and no limits. Label thresholds that
     the winning gate does not use do not touch the masks; they are set to the best F1 of the head (averaged over
     adjacent thresholds), so that its labels mean something.
 
@@ -73,7 +73,7 @@ def calibrate(
         InputError: there are no images.
     """
     if len(statistics) == 0:
-        raise InputError("calibration: there are no images in these folds; choose others")
+        raise InputError("threshold tuning: there are no images in these folds; choose others")
     tuner = Tuner(statistics, gates, training_areas, groups, tta, space or SearchSpace())
     found = tuner.tune()
     fixed = tuner.complete(default_decision(statistics.num_classes))
@@ -82,7 +82,7 @@ def calibrate(
     gain = Gain.of(differences, tuner.folds.unit_of)
     is_shown = gain.exceeds(tuner.space.final_noise_factor)
     decision = found.decision if is_shown else fixed
-    return Calibration(
+    return Tuning(
         decision=decision,
         score=float(score(decide(statistics, decision)).mean_dice),
         cross_fitted=of_found if is_shown else of_fixed,

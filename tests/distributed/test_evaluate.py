@@ -21,7 +21,7 @@ def checkpoint(tiny_shards: Path, tmp_path: Path) -> Path:
     network = NetworkConfig("Unet", "resnet18", manifest.num_classes, manifest.channels, decoder_channels=(16, 8, 8))
     tensors = {name: tensor.unsqueeze(0) for name, tensor in UnifiedModel(network).state_dict().items()}
     path = tmp_path / "model.safetensors"
-    folds = {"train": [2], "calibration": [0], "test": [1]}
+    folds = {"train": [2], "tuning": [0], "test": [1]}
     save_checkpoint(path, Checkpoint(network, manifest.class_names, manifest.mean, manifest.std, tensors, folds=folds))
     return path
 

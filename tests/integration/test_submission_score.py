@@ -86,7 +86,7 @@ class Plant:
                     manifest.std,
                     tensors,
                     **{"decision": DECISION.to_dict(), **changes},
-                    folds={"train": [], "calibration": [], "test": [0]},
+                    folds={"train": [], "tuning": [], "test": [0]},
                     input_size=None if size is None else (int(size[0]), int(size[1])),
                 )
             )

@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from steel.thresholds.search_space import SearchSpace
-from steel.thresholds.tuning import calibrate
+from steel.thresholds.tuning import tune_thresholds
 
 COARSE = SearchSpace(pixel_thresholds=(64, 128), label_thresholds=(128,), area_steps=2)
 
@@ -14,5 +14,5 @@ def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the test's end."""
     monkeypatch.setattr("train.engine.metric_logger.plot_history", lambda records, path: None)
     monkeypatch.setattr(
-        "train.engine.validation.calibrate", functools.partial(calibrate, gates=("none",), space=COARSE)
+        "train.engine.validation.tune_thresholds", functools.partial(tune_thresholds, gates=("none",), space=COARSE)
     )

@@ -40,7 +40,7 @@ def make(seed=0, **changes):
         "std": (1 / 3,),
         "tensors": tensors,
         "decision": default_decision(2).to_dict(),
-        "folds": {"train": [2, 3], "calibration": [0], "test": [1]},
+        "folds": {"train": [2, 3], "tuning": [0], "test": [1]},
         "provenance": {"data_digest": "d", "config": {"seed": 1}, "candidates": {3: 0.5, 20: 0.25}},
         "input_size": (128, 800),
         "depth": Depth("high-byte"),
@@ -248,10 +248,10 @@ def test_stacked_members_keep_their_weights(tmp_path):
 
 
 def test_stacking_is_careful_about_folds_and_decisions():
-    first = make(folds={"train": [2, 3, 4], "calibration": [0], "test": [1, 5]})
-    second = make(folds={"train": [0, 3], "calibration": [2, 5], "test": [1]}, decision=None)
+    first = make(folds={"train": [2, 3, 4], "tuning": [0], "test": [1, 5]})
+    second = make(folds={"train": [0, 3], "tuning": [2, 5], "test": [1]}, decision=None)
     ensemble = stack_members([first, second], names=["a", "b"])
-    assert ensemble.folds == {"train": [0, 2, 3, 4], "calibration": [5], "test": [1]}
+    assert ensemble.folds == {"train": [0, 2, 3, 4], "tuning": [5], "test": [1]}
     assert ensemble.decision is None
     assert ensemble.provenance["data_digest"] == "d"
     assert [m["name"] for m in ensemble.provenance["members"]] == ["a", "b"]

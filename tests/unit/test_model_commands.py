@@ -37,7 +37,7 @@ def make_checkpoint(seed):
         std=(0.2,),
         tensors={name: tensor[None] for name, tensor in UnifiedModel(network).state_dict().items()},
         decision=DECISION.to_dict(),
-        folds={"train": [2, 3], "calibration": [0], "test": [1]},
+        folds={"train": [2, 3], "tuning": [0], "test": [1]},
         provenance={"data_digest": "d" * 64, "steel": "0.1.0", "config": {"preset": "smoke", "seed": 3}},
     )
 
@@ -115,12 +115,12 @@ def test_predict_refuses_a_name_that_no_submission_can_hold(work, tmp_path, stee
     assert not out.exists()
 
 
-def test_predict_says_that_nothing_was_calibrated(work, steel):
+def test_predict_says_that_nothing_was_tuned(work, steel):
     save_checkpoint(work / "raw.safetensors", dataclasses.replace(make_checkpoint(0), decision=None))
     for checkpoint, said in (("raw.safetensors", True), ("one.safetensors", False)):
         code, out, _ = steel("predict", checkpoint, "images/a.jpg", "--out", "raw.csv", "--device", "cpu")
         assert code == 0
-        assert ("never calibrated" in out) == said
+        assert ("never tuned" in out) == said
     assert "none yet" in steel("info", "raw.safetensors")[1]
 
 
@@ -240,7 +240,7 @@ def test_info_says_what_is_inside(steel):
         f"{parameters / 1e6:.2f} million parameters",
         "gray images of any size",
         "mean 0.4000, standard deviation 0.2000",
-        "train 2, 3; calibration 0; test 1",
+        "train 2, 3; tuning 0; test 1",
         "gate none",
         "flips averaged: hflip",
         "1 spot",

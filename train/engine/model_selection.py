@@ -49,7 +49,7 @@ def candidate_weights(judge: Judge, learner: Learner) -> Iterator[tuple[str, Wei
 def finish_run(
     judge: Judge, learner: Learner, plans: Sequence[PhasePlan], folder: RunFolder, stopped: Callable[[], bool]
 ) -> bool:
-    """Choose, calibrate and write the checkpoint; False when a stop signal came first (resuming starts this anew)."""
+    """Choose, tune and write the checkpoint; False when a stop signal came first (resuming starts this anew)."""
     scratch = copy.deepcopy(learner.scored_model)
     entries: list[Entry] = []
     for name, weights in candidate_weights(judge, learner):
@@ -83,7 +83,7 @@ def input_size_of(manifest: Manifest) -> tuple[int, int] | None:
 
 
 def _checkpoint(judge: Judge, learner: Learner, entry: Entry, scores: Mapping[str, float]) -> Checkpoint:
-    manifest, config, found = judge.reader.manifest, judge.config, entry.result.calibration
+    manifest, config, found = judge.reader.manifest, judge.config, entry.result.tuning
     return Checkpoint(
         network=learner.model.network,
         class_names=manifest.class_names,
@@ -94,7 +94,7 @@ def _checkpoint(judge: Judge, learner: Learner, entry: Entry, scores: Mapping[st
         depth=manifest.depth,
         folds={
             "train": list(judge.rows.train_folds),
-            "calibration": list(config.folds.validation),
+            "tuning": list(config.folds.validation),
             "test": list(config.folds.test),
         },
         provenance={

@@ -28,7 +28,7 @@ def explain_run(
         f"shipped: {chosen}, cross-fitted mean Dice {candidates[chosen]:.4f} on the validation folds"
         + (f" (against {others})" if others else "")
     )
-    lines += result.calibration.explanation
+    lines += result.tuning.explanation
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What a set of folds was to a checkpoint: scores on folds it was trained or calibrated on flatter it."""
+"""What a set of folds was to a checkpoint: scores on folds it was trained or tuned on flatter it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,23 +7,23 @@ from typing import Any
 def role_of(
     folds: Sequence[int], data_digest: str, used: Mapping[str, Sequence[int]], provenance: Mapping[str, Any]
 ) -> str:
-    """`train`, `calibration` or `test`: the first of these that any of the folds was.
+    """`train`, `tuning` or `test`: the first of these that any of the folds was.
 
     Args:
         folds: of the shards `data_digest`.
         data_digest: identity of the shards evaluated on; fold numbers mean nothing across them.
         used: the checkpoint's folds by role.
-        provenance: the checkpoint's; `data_digest` of the shards it was trained on, and `calibration_digest` of those
+        provenance: the checkpoint's; `data_digest` of the shards it was trained on, and `tuning_digest` of those
             its decision was found on where they are others; an ensemble's `members`, each with its own folds and
             provenance, may come from different data, and what any of them was trained on counts.
     """
     trained_on = provenance.get("data_digest")
-    calibrated_on = provenance.get("calibration_digest", trained_on)
+    tuned_on = provenance.get("tuning_digest", trained_on)
     if data_digest == trained_on and set(folds) & set(used.get("train", ())):
         return "train"
     for member in provenance.get("members", ()):
         if role_of(folds, data_digest, member["folds"], member["provenance"]) == "train":
             return "train"
-    if data_digest == calibrated_on and set(folds) & set(used.get("calibration", ())):
-        return "calibration"
+    if data_digest == tuned_on and set(folds) & set(used.get("tuning", ())):
+        return "tuning"
     return "test"

@@ -10,7 +10,7 @@ from steel.metrics.statistics import EvaluationStatistics
 from steel.model.network import UnifiedModel
 from steel.reports.evaluation import build_metrics
 from steel.shards.reader import ShardReader
-from steel.thresholds.tuning import Calibration, calibrate
+from steel.thresholds.tuning import Tuning, tune_thresholds
 from train.engine.batch_plan import PhasePlan
 from train.engine.data import FoldRows
 from train.engine.loop_state import Progress
@@ -27,12 +27,12 @@ class ValidationResult:
     """What the validation folds say of some weights."""
 
     statistics: EvaluationStatistics
-    calibration: Calibration
+    tuning: Tuning
 
     @property
     def score(self) -> float:
         """Cross-fitted mean Dice: each image is answered by a decision found on others, none on itself."""
-        return self.calibration.cross_fitted_score
+        return self.tuning.cross_fitted_score
 
 
 @dataclass
@@ -61,12 +61,12 @@ class Judge:
         if self.runtime.is_main:
             self.store.prune(self.folder.states, self.progress)
             examples = choose_examples(self.reader, self.rows.validation, self.config.tracking.num_images)
-            pictures = draw_examples(self.predictor(model, ()), result.calibration.decision, self.reader, examples)
+            pictures = draw_examples(self.predictor(model, ()), result.tuning.decision, self.reader, examples)
             self.records.add_images(*pictures, global_step)
         return result.score
 
     def score(self, model: UnifiedModel, tta: tuple[str, ...], progress: str | None = None) -> ValidationResult:
-        """Collect the validation folds with `model`, rank 0's weights, and calibrate on them."""
+        """Collect the validation folds with `model`, rank 0's weights, and tune on them."""
         self.runtime.broadcast_tensors(model)
         statistics = collect_statistics(
             self.predictor(model, tta),
@@ -78,8 +78,8 @@ class Judge:
             progress=progress,
         )
         index = self.reader.index
-        calibration = self.runtime.on_main(
-            lambda: calibrate(
+        tuning = self.runtime.on_main(
+            lambda: tune_thresholds(
                 statistics,
                 training_areas=index.areas[self.rows.train],
                 groups=index.group[statistics.rows],
@@ -87,16 +87,16 @@ class Judge:
                 class_names=self.reader.manifest.class_names,
             )
         )
-        return ValidationResult(statistics, calibration)
+        return ValidationResult(statistics, tuning)
 
     def metrics(self, result: ValidationResult) -> dict[str, Any]:
         """The metrics of `result` under its own decision."""
         return build_metrics(
             result.statistics,
-            result.calibration.decision,
+            result.tuning.decision,
             folds=self.config.folds.validation,
-            role="calibration",
-            cross_fitted=result.calibration.cross_fitted,
+            role="tuning",
+            cross_fitted=result.tuning.cross_fitted,
             class_names=self.reader.manifest.class_names,
         )
 

@@ -16,7 +16,7 @@ from steel.reports.gates import format_gates, gate_table
 from steel.reports.tables import format_columns
 from steel.thresholds.nested import nested_outcome
 from steel.thresholds.search_space import SearchSpace
-from steel.thresholds.tuning import calibrate
+from steel.thresholds.tuning import tune_thresholds
 
 SPACE = SearchSpace(pixel_thresholds=(60, 128, 190), label_thresholds=(64, 128, 192), area_steps=3)
 NAMES = ("spot", "scratch")
@@ -72,7 +72,7 @@ def test_the_verdict_is_on_what_is_cross_fitted_where_the_decision_was_found_on_
     assert held_out["cross_fitted"] is None
     assert held_out["verdict"]["gain"] == pytest.approx(held_out["mean_dice"] - held_out["mean_dice_all_empty"])
     assert held_out["verdict"]["basis"] == "held out"
-    tuned = build_metrics(statistics, default_decision(2), role="calibration", cross_fitted=nothing, **where)
+    tuned = build_metrics(statistics, default_decision(2), role="tuning", cross_fitted=nothing, **where)
     assert tuned["mean_dice"] == held_out["mean_dice"]
     assert tuned["cross_fitted"] == {
         "mean_dice": tuned["mean_dice_all_empty"],
@@ -107,7 +107,7 @@ def test_classification_is_the_head_at_the_thresholds_of_the_decision() -> None:
 
 def test_scores_without_a_value_are_null() -> None:
     statistics = make_statistics(num=2).select(np.array([False, True]))  # has no scratch
-    metrics = build_metrics(statistics, default_decision(2), folds=[0], role="calibration", class_names=NAMES)
+    metrics = build_metrics(statistics, default_decision(2), folds=[0], role="tuning", class_names=NAMES)
     assert metrics["dice_positive_per_class"]["scratch"] is None
     assert metrics["miou_with_background"] is None
     assert "-" in format_table(metrics).splitlines()[5]
@@ -151,12 +151,12 @@ def test_metrics_are_written_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 
-def test_every_gate_is_calibrated_and_judged_elsewhere() -> None:
-    calibration, judged = make_statistics(seed=1), make_statistics(seed=2)
-    results = gate_table(calibrate(calibration, space=SPACE).by_gate, judged)
+def test_every_gate_is_tuned_and_judged_elsewhere() -> None:
+    tuned_on, judged = make_statistics(seed=1), make_statistics(seed=2)
+    results = gate_table(tune_thresholds(tuned_on, space=SPACE).by_gate, judged)
     assert tuple(r.gate for r in results) == GATES
     for result in results:
-        alone = calibrate(calibration, gates=(result.gate,), space=SPACE).by_gate[result.gate]
+        alone = tune_thresholds(tuned_on, gates=(result.gate,), space=SPACE).by_gate[result.gate]
         assert result.decision == alone
         assert result.scores.mean_dice == score(decide(judged, alone)).mean_dice
         assert result.mean_dice_interval is not None
@@ -174,7 +174,7 @@ def test_each_fold_is_judged_by_thresholds_found_on_the_others() -> None:
     assert sorted(nested.decisions) == [0, 1, 2]
     assert np.array_equal(nested.outcome.rows, statistics.rows)
     for fold in range(3):
-        expected = calibrate(statistics.select(folds != fold), space=SPACE, gates=("none", "class")).decision
+        expected = tune_thresholds(statistics.select(folds != fold), space=SPACE, gates=("none", "class")).decision
         assert nested.decisions[fold] == expected
         mine = folds == fold
         assert np.array_equal(nested.outcome.counts[mine], decide(statistics.select(mine), expected).counts)

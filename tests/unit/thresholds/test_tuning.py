@@ -1,4 +1,4 @@
-"""Calibration against a brute force that applies every setting of a small grid to the images themselves."""
+"""Threshold tuning against a brute force that applies every setting of a small grid to the images themselves."""
 
 import itertools
 
@@ -22,7 +22,7 @@ from steel.metrics.scores import decide, score
 from steel.metrics.statistics import EvaluationStatistics, image_statistics
 from steel.thresholds.search import DICE_UNIT
 from steel.thresholds.search_space import NO_MAXIMUM, ClassGrid, SearchSpace, area_candidates
-from steel.thresholds.tuning import Calibration, Tuner, best_label_threshold, calibrate
+from steel.thresholds.tuning import Tuner, Tuning, best_label_threshold, tune_thresholds
 
 NUM_CLASSES = 2
 
@@ -66,7 +66,7 @@ SPACE = SearchSpace(pixel_thresholds=(60, 100, 128, 190), label_thresholds=(50, 
 
 
 class BruteForce:
-    """Everything that calibration does, setting by setting and image by image, from the pixels."""
+    """Everything that threshold tuning does, setting by setting and image by image, from the pixels."""
 
     def __init__(self, images: Images, gate: str, training_areas: np.ndarray) -> None:
         self.num = len(images.bitmasks)
@@ -200,7 +200,7 @@ def test_a_gate_is_fitted_as_by_brute_force(gate: str, seed: int) -> None:
 @pytest.mark.parametrize("gate", GATES)
 def test_the_reported_scores_are_scores_on_the_images(gate: str) -> None:
     images = Images(3, num=40)
-    found = calibrate(images.statistics(), gates=(gate,), tta=("hflip",))
+    found = tune_thresholds(images.statistics(), gates=(gate,), tta=("hflip",))
     assert found.by_gate[gate].gate == gate
     assert found.by_gate[gate].tta == found.decision.tta == ("hflip",)
     assert found.score == pytest.approx(images.mean_dice(found.decision), abs=1e-12)
@@ -213,11 +213,11 @@ def test_the_reported_scores_are_scores_on_the_images(gate: str) -> None:
     assert found.cross_fitted_score < found.score
 
 
-def test_calibration_does_not_depend_on_how_images_were_dealt_to_ranks() -> None:
+def test_tuning_does_not_depend_on_how_images_were_dealt_to_ranks() -> None:
     statistics = Images(5).statistics()
     odd = np.arange(len(statistics)) % 2 == 1
     joined = EvaluationStatistics.concat([statistics.select(odd), statistics.select(~odd)])
-    first, second = calibrate(joined), calibrate(statistics)
+    first, second = tune_thresholds(joined), tune_thresholds(statistics)
     assert first == second
     assert np.array_equal(first.cross_fitted.counts, second.cross_fitted.counts)
 
@@ -233,7 +233,7 @@ def test_a_fold_has_no_say_in_its_own_cross_fitted_answers() -> None:
     assert first.tune(without=(0,)).by_gate != second.tune(without=(0,)).by_gate
 
 
-def answers(found: Calibration) -> list[tuple]:
+def answers(found: Tuning) -> list[tuple]:
     """What decides on the masks."""
     return [(c.pixel_threshold, c.min_area, c.max_area) for c in found.decision.classes]
 
@@ -249,7 +249,7 @@ def constant_statistics(mask_prob: int, label_prob: int, *, num: int = 20, area:
 
 
 def test_what_nothing_beats_stays() -> None:
-    found = calibrate(constant_statistics(255, 255))
+    found = tune_thresholds(constant_statistics(255, 255))
     assert found.decision.gate == "none"
     assert answers(found) == [(HALF, 0, None)]
     assert found.score == found.cross_fitted_score == 1.0
@@ -261,7 +261,7 @@ def test_one_image_cannot_decide_but_some_can(num_gaining: int, threshold: int) 
     statistics = constant_statistics(255, 255)
     statistics.histograms[: 2 * num_gaining : 2, 0, 1] = 0
     statistics.histograms[: 2 * num_gaining : 2, 0, 1, 100] = 50
-    found = calibrate(statistics, gates=("none",))
+    found = tune_thresholds(statistics, gates=("none",))
     assert answers(found) == [(threshold, 0, None)]
     assert found.score == 1 - 0.05 * num_gaining * (threshold == HALF)
 
@@ -270,14 +270,14 @@ def test_copies_of_one_image_are_one_image() -> None:
     statistics = constant_statistics(255, 255, num=40)
     statistics.histograms[:8:2, 0, 1] = 0
     statistics.histograms[:8:2, 0, 1, 100] = 50
-    assert answers(calibrate(statistics, gates=("none",))) == [(80, 0, None)]
+    assert answers(tune_thresholds(statistics, gates=("none",))) == [(80, 0, None)]
     groups = np.arange(100, 140)
     groups[:8:2] = 7
-    assert answers(calibrate(statistics, gates=("none",), groups=groups)) == [(HALF, 0, None)]
+    assert answers(tune_thresholds(statistics, gates=("none",), groups=groups)) == [(HALF, 0, None)]
 
 
 def test_a_single_image_leaves_thresholds_at_one_half() -> None:
-    found = calibrate(constant_statistics(100, 255, num=1))
+    found = tune_thresholds(constant_statistics(100, 255, num=1))
     assert answers(found) == [(HALF, 0, None)]
     assert found.cross_fitted_score == found.score == 0
 
@@ -285,7 +285,7 @@ def test_a_single_image_leaves_thresholds_at_one_half() -> None:
 @pytest.mark.parametrize("seed", [1, 38])
 def test_what_is_tuned_but_does_not_hold_when_tuned_without_a_fold_is_not_shipped(seed: int) -> None:
     images = Images(seed)
-    found = calibrate(images.statistics(), gates=("none", "class"), space=SPACE)
+    found = tune_thresholds(images.statistics(), gates=("none", "class"), space=SPACE)
     tuned = Tuner(images.statistics(), ("none", "class"), None, None, (), SPACE).tune().decision
     assert images.mean_dice(tuned) > images.mean_dice(found.decision) + 0.05
     assert found.decision.gate == "none"
@@ -358,7 +358,7 @@ def test_a_window_of_one_area_is_never_shipped() -> None:
     histograms[np.arange(num) % 3 > 0, 0, 0, 255] = alarms
     statistics = EvaluationStatistics(np.arange(num), histograms, np.zeros((num, 2), np.uint8))
     areas = np.rint(np.geomspace(300, 3000, 200)).astype(int)
-    (only,) = calibrate(statistics, gates=("none",), training_areas=areas[:, None]).decision.classes
+    (only,) = tune_thresholds(statistics, gates=("none",), training_areas=areas[:, None]).decision.classes
     held = np.count_nonzero((areas >= only.min_area) & (areas <= (only.max_area or areas.max())))
     assert held >= 20
     assert only != ClassDecision(HALF, only.label_threshold)  # what loses less is taken all the same
@@ -367,7 +367,7 @@ def test_a_window_of_one_area_is_never_shipped() -> None:
 def test_a_class_that_no_image_has_is_left_alone() -> None:
     images = Images(7)
     images.bitmasks &= 1
-    found = calibrate(images.statistics(), gates=("class",))
+    found = tune_thresholds(images.statistics(), gates=("class",))
     assert found.by_gate["class"].classes[1] == ClassDecision()
     assert found.explanation[3] == "class 2: no image here has it, so it keeps a threshold of one half and no limits"
 
@@ -381,7 +381,7 @@ def test_label_thresholds_serve_the_gate_that_uses_them_and_the_best_f1_where_no
     histograms[10:20, 0, 0, 255] = 60
     histograms[20:30, 0, 1, 255] = 60
     label_probs = np.repeat(np.array([90, 150, 220], np.uint8), 10)[:, None].repeat(2, axis=1)
-    found = calibrate(EvaluationStatistics(np.arange(30), histograms, label_probs), gates=("none", gate))
+    found = tune_thresholds(EvaluationStatistics(np.arange(30), histograms, label_probs), gates=("none", gate))
     decision = found.by_gate[gate]
     # The best F1 takes all thirty (0.8 against 0.67), the best Dice leaves the false alarms out.
     assert (decision.classes[0].label_threshold > 150) == (gate in CLASS_GATES)
@@ -399,11 +399,11 @@ def test_best_label_threshold_of_worked_probabilities() -> None:
 
 
 def test_the_explanation_says_what_was_gained() -> None:
-    found = calibrate(constant_statistics(100, 255), gates=("none",), class_names=["scratch"])
+    found = tune_thresholds(constant_statistics(100, 255), gates=("none",), class_names=["scratch"])
     gain, gate, scratch = found.explanation
     # Ten of twenty images gain 1: the mean is 0.5, its standard error sqrt(0.25 / 19).
     assert gain == (
-        "calibrated on 20 images: mean Dice 0.5000 with every threshold at one half, now 1.0000, cross-fitted 1.0000 "
+        "tuned on 20 images: mean Dice 0.5000 with every threshold at one half, now 1.0000, cross-fitted 1.0000 "
         "(a gain of +0.5000 ± 0.1147); answering nothing gets 0.5000"
     )
     assert gate == "gate none: the segmentation alone decides"
@@ -415,9 +415,11 @@ def test_the_explanation_says_what_was_gained() -> None:
 
 
 def test_the_explanation_says_that_nothing_was_gained() -> None:
-    gain, _, scratch = calibrate(constant_statistics(255, 255), gates=("none",), class_names=["scratch"]).explanation
+    gain, _, scratch = tune_thresholds(
+        constant_statistics(255, 255), gates=("none",), class_names=["scratch"]
+    ).explanation
     assert gain == (
-        "calibrated on 20 images: mean Dice 1.0000 with every threshold at one half, and these stay: tuned ones get "
+        "tuned on 20 images: mean Dice 1.0000 with every threshold at one half, and these stay: tuned ones get "
         "1.0000 cross-fitted (+0.0000 ± 0.0000), which may be noise; answering nothing gets 0.5000"
     )
     assert scratch == (
@@ -425,17 +427,17 @@ def test_the_explanation_says_that_nothing_was_gained() -> None:
     )
 
 
-def test_calibration_needs_images() -> None:
+def test_tuning_needs_images() -> None:
     with pytest.raises(InputError, match="no images"):
-        calibrate(EvaluationStatistics.from_images([], 2))
+        tune_thresholds(EvaluationStatistics.from_images([], 2))
 
 
-def test_calibration_never_loses_to_a_default_within_its_grid() -> None:
+def test_tuning_never_loses_to_a_default_within_its_grid() -> None:
     space = SearchSpace(pixel_thresholds=(HALF,), label_thresholds=(HALF,))
     for seed in range(5):
         statistics = Images(seed, num=30).statistics()
         before = float(score(decide(statistics, default_decision(NUM_CLASSES))).mean_dice)
-        found = calibrate(statistics, space=space, gates=("none",), training_areas=np.zeros((1, NUM_CLASSES)))
+        found = tune_thresholds(statistics, space=space, gates=("none",), training_areas=np.zeros((1, NUM_CLASSES)))
         assert found.score == pytest.approx(before)
 
 
