@@ -9,10 +9,10 @@ from data_prep.arguments import (
     HelpFormatter,
     add_class_arguments,
     add_executor_arguments,
-    add_folding_arguments,
-    folding_from,
+    add_split_arguments,
     parse_part,
     parse_size,
+    split_options_from,
 )
 from data_prep.executors import open_executor
 from data_prep.job import Result, join_job, run_job
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="HxW",
         help="store images at this height and width, as 128x800; masks keep their size",
     )
-    add_folding_arguments(parser.add_argument_group("folds"))
+    add_split_arguments(parser.add_argument_group("folds"))
 
     running = parser.add_argument_group("running")
     add_executor_arguments(running)
@@ -101,7 +101,7 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
         missing_mask=arguments.missing_mask,
         prefix=arguments.prefix,
         shard_size=arguments.shard_size,
-        folding=folding_from(arguments),
+        split_options=split_options_from(arguments),
         resize=arguments.resize,
         convert_16bit=arguments.convert_16bit,
         mask_threshold=arguments.mask_threshold,

@@ -5,7 +5,7 @@ import os
 import re
 
 from data_prep.executors import EXECUTOR_KINDS
-from data_prep.options import Folding
+from data_prep.options import SplitOptions
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -57,14 +57,14 @@ def add_class_arguments(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_folding_arguments(group: argparse._ActionsContainer) -> None:
+def add_split_arguments(group: argparse._ActionsContainer) -> None:
     """How images are dealt to folds, for every program that writes an index."""
-    group.add_argument("--folds", type=int, default=Folding.folds, metavar="K", help="number of folds (int)")
-    group.add_argument("--seed", type=int, default=Folding.seed, help="of folds and of the order in shards (int)")
+    group.add_argument("--folds", type=int, default=SplitOptions.folds, metavar="K", help="number of folds (int)")
+    group.add_argument("--seed", type=int, default=SplitOptions.seed, help="of folds and of the order in shards (int)")
     group.add_argument(
         "--split",
         choices=("stratified", "severstal-classic"),
-        default=Folding.split,
+        default=SplitOptions.split,
         help="stratified: by class, duplicates together; severstal-classic: the published 9048 / 2263 / 1257 images "
         "as folds 2 / 0 / 1",
     )
@@ -72,14 +72,16 @@ def add_folding_arguments(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--group-duplicates",
         action=argparse.BooleanOptionalAction,
-        default=Folding.group_duplicates,
+        default=SplitOptions.group_duplicates,
         help="find images that are equal or nearly so, also flipped or turned, and keep them in one fold",
     )
 
 
-def folding_from(arguments: argparse.Namespace) -> Folding:
-    """The inverse of `add_folding_arguments`."""
-    return Folding(arguments.folds, arguments.seed, arguments.split, arguments.split_file, arguments.group_duplicates)
+def split_options_from(arguments: argparse.Namespace) -> SplitOptions:
+    """The inverse of `add_split_arguments`."""
+    return SplitOptions(
+        arguments.folds, arguments.seed, arguments.split, arguments.split_file, arguments.group_duplicates
+    )
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -122,7 +122,7 @@ def finished_rows(options: Options, plan: Plan, shard: ShardPlan) -> ShardRows |
         shard.number,
         [record.image_id for record in shard.records],
         some_ignored=plan.annotations.ignore,
-        with_signatures=options.folding.group_duplicates,
+        with_signatures=options.split_options.group_duplicates,
     )
     return rows if is_sound else None
 

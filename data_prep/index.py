@@ -12,26 +12,26 @@ from data_prep.arguments import (
     HelpFormatter,
     add_class_arguments,
     add_executor_arguments,
-    add_folding_arguments,
-    folding_from,
+    add_split_arguments,
+    split_options_from,
 )
 from data_prep.executors import open_executor
 from data_prep.manifest import Summary, draft_manifest, finish
-from data_prep.options import Folding
+from data_prep.options import SplitOptions
 from data_prep.rows import ShardRows
 from data_prep.webdataset_import import ForeignTask, index_tar
 from steel import storage
 from steel.errors import InputError, run_program
 from steel.labels.classes import MAX_CLASSES, parse_class_names
 from steel.shards.format import MANIFEST_NAME, Manifest, MaskCoding
-from steel.validation_errors import Problem, ProblemsError, raise_problems
+from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
 
 def index_tars(
     root: str,
     draft: Manifest,
     executor: Executor,
-    folding: Folding,
+    split_options: SplitOptions,
     *,
     image_extension: str | None = None,
     mask_extension: str | None = None,
@@ -43,13 +43,13 @@ def index_tars(
         root: Folder or URL of the tars.
         draft: Says the classes and how masks are coded.
         executor: Runs one task a tar.
-        folding: How to group and deal the images.
+        split_options: How to group and deal the images.
         image_extension: Of the members that are images; the usual ones when None.
         mask_extension: Likewise for masks.
-        missing_is_clean: A sample without a mask has no defect; else that is a problem.
+        missing_is_clean: A sample without a mask has no defect; else that is a mistake.
 
     Raises:
-        ProblemsError: damaged tars and unusable samples, all at once.
+        ValidationErrors: damaged tars and unusable samples, all at once.
         InputError: no tars there, or there is a manifest already.
     """
     if storage.exists(storage.join(root, MANIFEST_NAME)):
@@ -66,30 +66,30 @@ def index_tars(
             image_extension,
             mask_extension,
             missing_is_clean,
-            with_signatures=folding.group_duplicates,
+            with_signatures=split_options.group_duplicates,
         )
         for number, name in enumerate(names)
     ]
     futures = [executor.submit(index_tar, task) for task in tasks]
     shards: list[ShardRows] = []
-    problems: list[Problem] = []
+    issues: list[Issue] = []
     for future in tqdm(futures, unit="tar", desc="indexing"):
         try:
             shards.append(future.result())
-        except ProblemsError as error:
-            problems += error.problems
-    raise_problems(problems)
+        except ValidationErrors as error:
+            issues += error.issues
+    raise_issues(issues)
     if not any(shard.table.num_rows for shard in shards):
         raise InputError(f"{root}: its tars hold no sample")
     _refuse_repeated_keys([key for shard in shards for key in shard.table["key"].to_pylist()])
-    return finish(root, draft, names, shards, folding)
+    return finish(root, draft, names, shards, split_options)
 
 
 def _refuse_repeated_keys(keys: list[str]) -> None:
     if len(set(keys)) < len(keys):
         seen: set[str] = set()
         repeated = sorted({key for key in keys if key in seen or seen.add(key)})  # type: ignore[func-returns-value]
-        raise_problems(Problem("keys that stand in the tars more than once", key) for key in repeated)
+        raise_issues(Issue("keys that stand in the tars more than once", key) for key in repeated)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -112,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     masks.add_argument("--image-extension", metavar="EXT", help="of the images, as jpg; the usual ones when left out")
     masks.add_argument("--mask-extension", metavar="EXT", help="of the masks; mask.png, seg.png or png when left out")
     add_class_arguments(masks)
-    add_folding_arguments(parser.add_argument_group("folds"))
+    add_split_arguments(parser.add_argument_group("folds"))
     add_executor_arguments(parser.add_argument_group("running"))
     return parser
 
@@ -134,14 +134,14 @@ def _run(arguments: argparse.Namespace) -> None:
         ignore_bit=(7 if len(classes) <= 7 else 15) if arguments.ignore_value is not None else None,
         mask_coding=arguments.mask_coding,
         ignore_value=arguments.ignore_value,
-        options={"indexed": True, **folding_from(arguments).recorded()},
+        options={"indexed": True, **split_options_from(arguments).recorded()},
     )
     with open_executor(arguments.executor, arguments.workers) as executor:
         summary = index_tars(
             arguments.tars,
             draft,
             executor,
-            folding_from(arguments),
+            split_options_from(arguments),
             image_extension=arguments.image_extension,
             mask_extension=arguments.mask_extension,
             missing_is_clean=arguments.missing_mask == "clean",

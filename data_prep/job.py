@@ -22,7 +22,7 @@ from data_prep.plan import Plan, ShardPlan, make_plan
 from data_prep.rows import ShardRows
 from data_prep.write import ShardTask, write_shard
 from steel.errors import InputError, list_some
-from steel.validation_errors import Problem, ProblemsError, raise_problems
+from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def run_job(options: Options, executor: Executor, *, workers: int, part: tuple[i
         part: `(k, n)`: write only the k-th of n parts, from 1, and leave the rest to `join_job`.
 
     Raises:
-        ProblemsError: images and masks that cannot be used, all at once.
+        ValidationErrors: images and masks that cannot be used, all at once.
         InputError: the input, the options or the output folder are not fit for this.
     """
     if _already_finished(options):
@@ -107,15 +107,15 @@ def _write(options: Options, plan: Plan, missing: list[ShardPlan], executor: Exe
         for shard in missing
     ]
     total = done + sum(len(shard.records) for shard in missing)
-    problems: list[Problem] = []
+    issues: list[Issue] = []
     written = 0
     with tqdm(total=total, initial=done, unit="image", desc="sharding") as bar:
         try:
             for future in as_completed(futures):
                 try:
                     num_samples = future.result()
-                except ProblemsError as error:
-                    problems += error.problems
+                except ValidationErrors as error:
+                    issues += error.issues
                     continue
                 written += num_samples
                 bar.update(num_samples)
@@ -123,7 +123,7 @@ def _write(options: Options, plan: Plan, missing: list[ShardPlan], executor: Exe
             for future in futures:
                 future.cancel()
             raise
-    raise_problems(sorted(problems))
+    raise_issues(sorted(issues))
     return written
 
 
@@ -141,6 +141,6 @@ def _finish(options: Options, plan: Plan, *, parts: int) -> Summary:
         options={**options.recorded(), "input_sha256": plan.fingerprint},
     )
     names = [shard.name for shard in plan.shards]
-    summary = finish(options.out, draft, names, complete, options.folding, staging=staging_folder(options.out))
+    summary = finish(options.out, draft, names, complete, options.split_options, staging=staging_folder(options.out))
     clear_unfinished(options.out)
     return summary

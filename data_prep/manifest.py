@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.duplicates import group_duplicates
-from data_prep.options import Folding
+from data_prep.options import SplitOptions
 from data_prep.pixels import mean_and_std
 from data_prep.rows import ShardRows
 from data_prep.splits import read_split_file, severstal_classic, straddling_groups
@@ -89,7 +89,7 @@ def finish(
     draft: Manifest,
     names: Sequence[str],
     shards: Sequence[ShardRows],
-    folding: Folding,
+    split_options: SplitOptions,
     *,
     staging: Path | None = None,
 ) -> Summary:
@@ -100,7 +100,7 @@ def finish(
         draft: A manifest with the classes, how masks are coded and the options; everything counted is filled in here.
         names: Of the tars, relative to `out`.
         shards: Their rows, in the same order.
-        folding: How to group and deal the images.
+        split_options: How to group and deal the images.
         staging: Local folder for unfinished files; see `storage.open_write`.
 
     Raises:
@@ -110,14 +110,14 @@ def finish(
     image_ids = table["image_id"].to_pylist()
     classes = table["areas"].combine_chunks().flatten().to_numpy().reshape(-1, draft.num_classes) > 0
     groups, lines = np.arange(table.num_rows, dtype=np.int32), []
-    if folding.group_duplicates:
+    if split_options.group_duplicates:
         groups, report = group_duplicates(table["signature"].to_pylist())
         text = json.dumps(report.to_dict(image_ids), indent=1) + "\n"
         storage.write_bytes(storage.join(out, DUPLICATES_NAME), text.encode(), staging=staging)
         held = sum(map(len, report.groups))
         lines.append(f"{len(report.groups)} groups of duplicates hold {held} images" if held else "no duplicates")
         lines += [f"warning: {warning}" for warning in report.warnings(image_ids)]
-    folds = _deal(image_ids, groups, classes, folding)
+    folds = _deal(image_ids, groups, classes, split_options)
     leaking = straddling_groups(groups, folds)
     if len(leaking):
         lines.append(f"warning: {len(leaking)} groups of duplicates lie in more than one fold of the given split")
@@ -139,7 +139,7 @@ def finish(
         std=tuple(max(value, MIN_STD) for value in std),
         folds=len(fold_sizes),
         num_groups=len(np.unique(groups)),
-        seed=folding.seed,
+        seed=split_options.seed,
         shards=tuple(
             ShardInfo(name, shard.table.num_rows, shard.size, shard.sha256)
             for name, shard in zip(names, shards, strict=True)
@@ -168,13 +168,13 @@ def _write_index(
         return size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _deal(image_ids: list[str], groups: np.ndarray, classes: np.ndarray, folding: Folding) -> np.ndarray:
+def _deal(image_ids: list[str], groups: np.ndarray, classes: np.ndarray, split_options: SplitOptions) -> np.ndarray:
     """The fold of each image (N,)."""
-    if folding.split_file is not None:
-        return read_split_file(folding.split_file, image_ids)
-    if folding.split == "severstal-classic":
+    if split_options.split_file is not None:
+        return read_split_file(split_options.split_file, image_ids)
+    if split_options.split == "severstal-classic":
         return severstal_classic(image_ids, classes)
-    return assign_folds(image_ids, groups, classes, folding.folds, folding.seed)
+    return assign_folds(image_ids, groups, classes, split_options.folds, split_options.seed)
 
 
 def _normalisation(table: pa.Table) -> tuple[Literal[1, 3], tuple[float, ...], tuple[float, ...]]:

@@ -11,7 +11,7 @@ from steel.images.pixel_format import Depth
 
 
 @dataclass(frozen=True)
-class Folding:
+class SplitOptions:
     """How images are grouped and dealt to folds."""
 
     folds: int = 5
@@ -57,7 +57,7 @@ class Options:
     prefix: str = "shard"
     shard_size: int = 500
     """Images a shard."""
-    folding: Folding = Folding()
+    split_options: SplitOptions = SplitOptions()
     resize: tuple[int, int] | None = None
     """Height and width of the stored images; as they are when None."""
     convert_16bit: bool = False
@@ -91,7 +91,7 @@ class Options:
             "class_names": None if self.class_names is None else list(self.class_names),
             "ignore_value": self.ignore_value,
             "missing_mask": self.missing_mask,
-            **self.folding.recorded(),
+            **self.split_options.recorded(),
             "resize": None if self.resize is None else list(self.resize),
             "convert_16bit": self.convert_16bit,
             "mask_threshold": self.mask_threshold,

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data_prep.options import Folding, Options
+from data_prep.options import Options, SplitOptions
 from data_prep.splits import read_split_file, severstal_classic
 from steel import storage
 from steel.errors import InputError
 from steel.images.listing import IMAGE_SUFFIXES, ImageRecord
-from steel.labels.labels import Annotations, load_annotations
+from steel.labels.labels import Labels, load_labels
 
 _SAMPLE_OVERHEAD = 8192
 """Bytes that a sample takes beside its image: mask, description, tar headers and padding, generously."""
@@ -28,7 +28,7 @@ class ShardPlan:
     num_bytes: int
     """About how large it becomes."""
 
-    def annotations(self, everything: Annotations) -> Annotations:
+    def annotations(self, everything: Labels) -> Labels:
         """What a worker must know to write this shard."""
         wanted = [record.image_id for record in self.records]
         return replace(everything, images=self.records, source=everything.source.subset(wanted))
@@ -38,7 +38,7 @@ class ShardPlan:
 class Plan:
     """All tars to write."""
 
-    annotations: Annotations
+    annotations: Labels
     shards: tuple[ShardPlan, ...]
     fingerprint: str
     """Of everything the output's bytes depend on: an unfinished job goes on only with the same."""
@@ -57,7 +57,7 @@ def make_plan(options: Options) -> Plan:
     Raises:
         InputError: all problems of the annotations at once.
     """
-    annotations = load_annotations(
+    annotations = load_labels(
         options.images,
         annotations=options.annotations,
         masks=options.masks,
@@ -66,9 +66,9 @@ def make_plan(options: Options) -> Plan:
         missing_mask=options.missing_mask,
         mask_threshold=options.mask_threshold,
     )
-    _check_split(options.folding, annotations)
+    _check_split(options.split_options, annotations)
     sizes = {file.path: file.size for file in storage.list_files(options.images, IMAGE_SUFFIXES)}
-    records = sorted(annotations.images, key=lambda record: _shuffle_key(options.folding.seed, record.image_id))
+    records = sorted(annotations.images, key=lambda record: _shuffle_key(options.split_options.seed, record.image_id))
     chunks = [records[i : i + options.shard_size] for i in range(0, len(records), options.shard_size)]
     shards = tuple(
         ShardPlan(
@@ -82,32 +82,32 @@ def make_plan(options: Options) -> Plan:
     return Plan(annotations, shards, _fingerprint(options, annotations, sizes))
 
 
-def _check_split(folding: Folding, annotations: Annotations) -> None:
+def _check_split(split_options: SplitOptions, annotations: Labels) -> None:
     """Refuse early what would fail in the last step."""
     image_ids = [record.image_id for record in annotations.images]
-    if folding.split_file is not None:
-        read_split_file(folding.split_file, image_ids)
-    elif folding.split == "severstal-classic":
+    if split_options.split_file is not None:
+        read_split_file(split_options.split_file, image_ids)
+    elif split_options.split == "severstal-classic":
         class_ids = [annotations.class_ids(image_id) for image_id in image_ids]
         columns = range(1, len(annotations.class_names) + 1)
         if None not in class_ids:  # else only the masks can tell, later
             severstal_classic(image_ids, np.array([[k in (ids or ()) for k in columns] for ids in class_ids]))
-    elif len(image_ids) < folding.folds:
-        raise InputError(f"{len(image_ids)} images cannot fill {folding.folds} folds; give a smaller --folds")
+    elif len(image_ids) < split_options.folds:
+        raise InputError(f"{len(image_ids)} images cannot fill {split_options.folds} folds; give a smaller --folds")
 
 
 def _shuffle_key(seed: int, image_id: str) -> bytes:
     return hashlib.blake2b(image_id.encode(), key=seed.to_bytes(8, "little", signed=True)).digest()
 
 
-def _fingerprint(options: Options, annotations: Annotations, sizes: dict[str, int]) -> str:
+def _fingerprint(options: Options, annotations: Labels, sizes: dict[str, int]) -> str:
     content = {
         "options": options.recorded(),
         "class_names": annotations.class_names,
         "images": [(record.image_id, sizes[record.image_id]) for record in annotations.images],
         "annotations": _digest_file(options.annotations),
         "masks": None if options.masks is None else storage.list_files(options.masks, IMAGE_SUFFIXES),
-        "split_file": _digest_file(options.folding.split_file),
+        "split_file": _digest_file(options.split_options.split_file),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

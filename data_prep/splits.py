@@ -8,7 +8,7 @@ import numpy.typing as npt
 from steel.errors import InputError
 from steel.folds import MAX_FOLDS
 from steel.labels.csv_file import read_table, whole_number
-from steel.validation_errors import Problem, raise_problems
+from steel.validation_errors import Issue, raise_issues
 
 _CLASSIC_VALIDATION, _CLASSIC_TEST, _CLASSIC_TRAIN = 0, 1, 2
 _CLASSIC_RAREST_FIRST = (2, 4, 1, 3)
@@ -63,24 +63,24 @@ def read_split_file(url: str, image_ids: Sequence[str]) -> npt.NDArray[np.int16]
         (N,) int16.
 
     Raises:
-        ProblemsError: rows that are malformed or twice there, ids without an image, images without a fold, all at once.
+        ValidationErrors: rows that are malformed or twice there, ids without an image, images without a fold.
         InputError: no such file, or another header.
     """
     table = read_table(url, ("image", "fold"))
     wanted = set(image_ids)
     folds: dict[str, int] = {}
-    problems = list(table.problems)
+    issues = list(table.issues)
     for line, (image_id, text) in table.rows:
         fold = whole_number(text)
         if fold is None or fold >= MAX_FOLDS:
-            problems.append(Problem("rows without a fold number", f"line {line} ({image_id},{text})"[:60]))
+            issues.append(Issue("rows without a fold number", f"line {line} ({image_id},{text})"[:60]))
         elif image_id in folds:
-            problems.append(Problem("duplicate rows", f"{image_id} (line {line})"))
+            issues.append(Issue("duplicate rows", f"{image_id} (line {line})"))
         elif image_id not in wanted:
-            problems.append(Problem("ids without an image", image_id))
+            issues.append(Issue("ids without an image", image_id))
         folds.setdefault(image_id, fold or 0)
-    problems += [Problem("images without a fold", image_id) for image_id in image_ids if image_id not in folds]
-    raise_problems(problems, f"in {url}")
+    issues += [Issue("images without a fold", image_id) for image_id in image_ids if image_id not in folds]
+    raise_issues(issues, f"in {url}")
     return np.array([folds[image_id] for image_id in image_ids], np.int16)
 
 

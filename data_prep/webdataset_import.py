@@ -21,7 +21,7 @@ from steel.images.bitmask import mask_areas
 from steel.images.listing import IMAGE_SUFFIXES
 from steel.shards.format import Manifest
 from steel.shards.mask_codec import decode_stored_mask
-from steel.validation_errors import Problem, raise_problems
+from steel.validation_errors import Issue, raise_issues
 
 _IMAGES = tuple(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
 _MASKS = ("mask.png", "seg.png", "png")
@@ -54,20 +54,20 @@ def index_tar(task: ForeignTask) -> ShardRows:
     """The rows of one tar.
 
     Raises:
-        ProblemsError: the tar is damaged, or samples in it that cannot be used: all of them.
+        ValidationErrors: the tar is damaged, or samples in it that cannot be used: all of them.
     """
     rows: list[dict[str, Any]] = []
-    problems: list[Problem] = []
+    issues: list[Issue] = []
     with storage.local_copy(task.url) as path:
         try:
             for key, members in _samples(path):
                 try:
                     rows.append({"shard": task.number, **_row(key, members, task)})
                 except ValueError as error:
-                    problems.append(Problem("unusable samples", f"{task.name}: {key} ({error})"))
+                    issues.append(Issue("unusable samples", f"{task.name}: {key} ({error})"))
         except _TAR_ERRORS as error:
-            problems.append(Problem("damaged tars", f"{task.name} ({error})"))
-        raise_problems(problems)
+            issues.append(Issue("damaged tars", f"{task.name} ({error})"))
+        raise_issues(issues)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         table = pa.Table.from_pylist(rows, rows_schema(task.manifest.num_classes))

@@ -17,10 +17,10 @@ from data_prep.shard_file import ShardFile
 from steel import storage
 from steel.images.bitmask import mask_areas
 from steel.images.listing import ImageRecord
-from steel.labels.labels import Annotations
+from steel.labels.labels import Labels
 from steel.shards.format import MASK_EXTENSION, sample_key
 from steel.shards.mask_codec import encode_mask
-from steel.validation_errors import Problem, ProblemsError, raise_problems
+from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
 _REMOTE_READS = 16
 """Images fetched at once from a remote store: each request waits for the network, not for a core."""
@@ -31,7 +31,7 @@ class ShardTask:
     """All that a worker needs, wherever it runs."""
 
     shard: ShardPlan
-    annotations: Annotations
+    annotations: Labels
     """Of this shard's images alone."""
     options: Options
     fingerprint: str
@@ -48,10 +48,10 @@ def write_shard(task: ShardTask) -> int:
         The number of samples.
 
     Raises:
-        ProblemsError: every image or mask of this shard that cannot be used.
+        ValidationErrors: every image or mask of this shard that cannot be used.
     """
     rows: list[dict[str, Any]] = []
-    problems: list[Problem] = []
+    issues: list[Issue] = []
     with (
         storage.open_write(storage.join(task.options.out, task.shard.name), staging=task.staging) as file,
         ShardFile(file) as tar,
@@ -61,11 +61,11 @@ def write_shard(task: ShardTask) -> int:
                 if isinstance(data, OSError):
                     raise ValueError(data.strerror or str(data))
                 rows.append({"shard": task.shard.number, **_add_sample(tar, record, data, task)})
-            except ProblemsError as error:
-                problems += error.problems
+            except ValidationErrors as error:
+                issues += error.issues
             except ValueError as error:
-                problems.append(Problem("unusable images", f"{record.image_id} ({error})"))
-        raise_problems(problems)
+                issues.append(Issue("unusable images", f"{record.image_id} ({error})"))
+        raise_issues(issues)
     table = pa.Table.from_pylist(rows, rows_schema(len(task.annotations.class_names)))
     finished = ShardRows(tar.size, tar.sha256, task.fingerprint, table)
     write_rows(task.rows_url, finished, task.staging)
@@ -100,7 +100,7 @@ def _add_sample(tar: ShardFile, record: ImageRecord, data: bytes, task: ShardTas
     num_classes = len(annotations.class_names)
     areas = mask_areas(bitmask, num_classes)
     key = sample_key(record.image_id)
-    signature = image_signature(gray_of(image.pixels)) if task.options.folding.group_duplicates else b""
+    signature = image_signature(gray_of(image.pixels)) if task.options.split_options.group_duplicates else b""
     return {
         "key": key,
         "image_id": record.image_id,

@@ -36,7 +36,7 @@ accelerate launch --config_file "$config" $processes -m train.evaluate --checkpo
 
 step "answers for the test images"
 steel predict "$out/train/model.safetensors" "$out/data/test_images" --out "$out/submission.csv" \
-  --like "$out/data/sample_submission.csv"
+  --template "$out/data/sample_submission.csv"
 cp "$out/train/model.safetensors" "$out/train/curves.png" "$out/"
 
 step "done"

@@ -117,8 +117,8 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     add("checkpoint", metavar="FILE", help="model.safetensors of a run or an ensemble; a path or URL")
     add("images", metavar="IMAGES", help="folder of images, or one image; a path or URL")
     add("--out", metavar="CSV", default="submission.csv", help="submission to write, a path or URL")
-    add("--form", choices=("ImageId_ClassId", "ImageId,ClassId"), default="ImageId_ClassId", help="its first columns")
-    add("--like", metavar="CSV", help="sample submission whose columns, rows and order to take instead")
+    add("--format", choices=("ImageId_ClassId", "ImageId,ClassId"), default="ImageId_ClassId", help="its first columns")
+    add("--template", metavar="CSV", help="sample submission whose columns, rows and order to take instead")
     add("--overlays", metavar="DIR", help="also draw the masks into the images, here")
     add("--classes-out", metavar="CSV", help="also write the most likely class of each image, and every probability")
     add("--tta", metavar="VIEWS", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's")
@@ -158,8 +158,8 @@ def _run_predict(arguments: argparse.Namespace) -> None:
             predictor,
             arguments.images,
             arguments.out,
-            form=arguments.form,
-            like=arguments.like,
+            format=arguments.format,
+            template=arguments.template,
             overlays=arguments.overlays,
             classes_out=arguments.classes_out,
             threads=arguments.threads,

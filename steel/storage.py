@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from steel.errors import InputError, printable
-from steel.validation_errors import Problem, raise_problems
+from steel.validation_errors import Issue, raise_issues
 
 
 class FileInfo(NamedTuple):
@@ -92,31 +92,31 @@ def list_files(url: str | os.PathLike[str], suffixes: tuple[str, ...] | None = N
         suffixes: Keep only names that end so, in any case of letters (`(".jpg", ".png")`).
 
     Raises:
-        ProblemsError: names that cannot be used, links that lead nowhere or in a circle, pipes and other things that
+        ValidationErrors: names that cannot be used, links that lead nowhere or in a circle, pipes and other things that
             are no files, folders that cannot be read, all at once.
         InputError: there is no such folder.
     """
     found = _list_remote(os.fspath(url)) if is_remote(url) else _list_local(local_path(url))
-    wanted = [e for e in found if suffixes is None or isinstance(e, Problem) or e.path.lower().endswith(suffixes)]
+    wanted = [e for e in found if suffixes is None or isinstance(e, Issue) or e.path.lower().endswith(suffixes)]
     files = sorted(entry for entry in wanted if isinstance(entry, FileInfo))
-    problems = [entry for entry in wanted if isinstance(entry, Problem)]
-    problems += [Problem("things that are neither files nor folders", f.path) for f in files if f.size == _NO_FILE]
-    problems += name_problems(file.path for file in files)
-    raise_problems(problems, f"in {os.fspath(url)}; mend, rename or remove them")
+    issues = [entry for entry in wanted if isinstance(entry, Issue)]
+    issues += [Issue("things that are neither files nor folders", f.path) for f in files if f.size == _NO_FILE]
+    issues += name_issues(file.path for file in files)
+    raise_issues(issues, f"in {os.fspath(url)}; mend, rename or remove them")
     return files
 
 
-def name_problems(paths: Iterable[str]) -> list[Problem]:
+def name_issues(paths: Iterable[str]) -> list[Issue]:
     """The names among `paths` that a CSV file, a tar or an index could not hold or would garble."""
     kind = "names with control characters or bytes that are not UTF-8"
-    return [Problem(kind, path) for path in paths if printable(path) != path]
+    return [Issue(kind, path) for path in paths if printable(path) != path]
 
 
 _NO_FILE = -1
 """Stands for the size of a pipe, a socket or a device."""
 
 
-def _list_local(root: Path) -> Iterator[FileInfo | Problem]:
+def _list_local(root: Path) -> Iterator[FileInfo | Issue]:
     if not root.is_dir():
         raise InputError(f"{root}: {'a file, not a folder' if root.exists() else 'no such folder'}")
     pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [("", os.fspath(root), frozenset())]
@@ -127,18 +127,18 @@ def _list_local(root: Path) -> Iterator[FileInfo | Problem]:
             with os.scandir(folder) as scan:
                 entries = [entry for entry in scan if not entry.name.startswith(".")]
         except OSError as error:
-            yield Problem("folders that cannot be read", f"{prefix or folder} ({error.strerror})")
+            yield Issue("folders that cannot be read", f"{prefix or folder} ({error.strerror})")
             continue
         identity = status.st_dev, status.st_ino
         if identity in above:
-            yield Problem("links that lead back to a folder above them", prefix.rstrip("/"))
+            yield Issue("links that lead back to a folder above them", prefix.rstrip("/"))
             continue
         for entry in entries:
             path = prefix + entry.name
             try:
                 status = entry.stat()
             except OSError as error:  # whatever its name: it may have led to a folder
-                yield Problem("links that lead nowhere", f"{path} ({error.strerror})")
+                yield Issue("links that lead nowhere", f"{path} ({error.strerror})")
                 continue
             if stat.S_ISDIR(status.st_mode):
                 pending.append((f"{path}/", entry.path, above | {identity}))

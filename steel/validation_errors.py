@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from steel.errors import InputError, list_some
 
 
-class Problem(NamedTuple):
+class Issue(NamedTuple):
     """One mistake: what kind, and where."""
 
     kind: str
@@ -15,36 +15,36 @@ class Problem(NamedTuple):
     """The image, row or file at fault, with what is wrong about it."""
 
 
-class ProblemsError(InputError):
+class ValidationErrors(InputError):
     """Several mistakes in one line: each kind with its count and the first few names.
 
     Attributes:
-        problems: All of them, so that a caller can gather more before it gives up.
+        issues: All of them, so that a caller can gather more before it gives up.
     """
 
-    def __init__(self, problems: Iterable[Problem], hint: str = "") -> None:
-        self.problems = tuple(problems)
+    def __init__(self, issues: Iterable[Issue], hint: str = "") -> None:
+        self.issues = tuple(issues)
         self.hint = hint
-        super().__init__(_one_line(self.problems) + (f" ({hint})" if hint else ""))
+        super().__init__(_one_line(self.issues) + (f" ({hint})" if hint else ""))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.problems, self.hint)  # exceptions cross process boundaries by their arguments
+        return type(self), (self.issues, self.hint)  # exceptions cross process boundaries by their arguments
 
 
-def raise_problems(problems: Iterable[Problem], hint: str = "") -> None:
-    """Raise one `ProblemsError` for all `problems`, if there are any.
+def raise_issues(issues: Iterable[Issue], hint: str = "") -> None:
+    """Raise one `ValidationErrors` for all `issues`, if there are any.
 
     Args:
-        problems: In the order in which they shall be named.
+        issues: In the order in which they shall be named.
         hint: What to do about them, in a few words.
     """
-    found = tuple(problems)
+    found = tuple(issues)
     if found:
-        raise ProblemsError(found, hint)
+        raise ValidationErrors(found, hint)
 
 
-def _one_line(problems: tuple[Problem, ...]) -> str:
+def _one_line(issues: tuple[Issue, ...]) -> str:
     names: dict[str, list[str]] = {}
-    for problem in problems:
-        names.setdefault(problem.kind, []).append(problem.name)
+    for issue in issues:
+        names.setdefault(issue.kind, []).append(issue.name)
     return "; ".join(f"{len(those)} {kind}: {list_some(those)}" for kind, those in names.items())

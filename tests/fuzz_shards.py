@@ -16,7 +16,7 @@ import pyarrow as pa
 from data_prep.__main__ import main as shard
 from data_prep.folder import claim, finished_rows
 from data_prep.manifest import draft_manifest
-from data_prep.options import Folding, Options
+from data_prep.options import Options, SplitOptions
 from data_prep.plan import make_plan
 from data_prep.verify import verify
 from data_prep.webdataset_import import ForeignTask, index_tar
@@ -225,7 +225,7 @@ def half_a_job(edited: str) -> Callable[[Path], str]:
 
 def options_of(folder: Path) -> Options:
     images, table, out = (str(folder / name) for name in ("input/images", "input/train.csv", "out"))
-    return Options(images, out, table, shard_size=3, folding=Folding(folds=2))
+    return Options(images, out, table, shard_size=3, split_options=SplitOptions(folds=2))
 
 
 def read_claim(folder: Path) -> Any:

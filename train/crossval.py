@@ -28,7 +28,7 @@ from train.arguments import FitArguments, parse_fit
 from train.engine.data import folds_of
 from train.engine.run_folder import RunFolder
 from train.fit import train_in_folder
-from train.logging_setup import log_to_screen
+from train.logging_setup import set_up_logging
 
 logger = logging.getLogger("train.crossval")
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--join": "train nothing: join the members that are there",
         },
     )
-    log_to_screen()
+    set_up_logging()
     with start(arguments.config.runtime.precision).running() as runtime, StopSignals().installed() as signals:
         _run(arguments, runtime, signals, own.fold, own.join)
     return 0

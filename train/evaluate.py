@@ -31,7 +31,7 @@ from train.engine.data import folds_of, rows_in
 from train.engine.run_inference import collect_statistics
 from train.engine.split_roles import role_of
 from train.engine.visualise import choose_examples, draw_examples
-from train.logging_setup import log_to_screen
+from train.logging_setup import set_up_logging
 
 logger = logging.getLogger("train.evaluate")
 
@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; returns the process's exit code."""
     arguments = build_parser().parse_args(argv)
-    log_to_screen()
+    set_up_logging()
     with start("no").running() as runtime:  # the predictor takes its own precision, as in `steel predict`
         _evaluate(arguments, runtime)
     return 0

@@ -30,7 +30,7 @@ from train.engine.dry_run import try_phases
 from train.engine.loop import LESS_MEMORY, Loop
 from train.engine.loop_state import Progress
 from train.engine.metric_logger import open_records
-from train.engine.model_selection import finish_run
+from train.engine.model_selection import select_model
 from train.engine.run_folder import RunFolder
 from train.engine.state import State, StateWriter, resume_state
 from train.engine.step import Learner
@@ -38,7 +38,7 @@ from train.engine.step_metrics import Monitor
 from train.engine.top_checkpoints import CandidateStore
 from train.engine.validation import Judge
 from train.engine.weight_initialisation import initialise_weights, start_heads_at_frequencies
-from train.logging_setup import log_to_screen
+from train.logging_setup import set_up_logging
 
 logger = logging.getLogger("train.fit")
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def fit(arguments: FitArguments) -> int:
     """Run one attempt in the job this process was launched into."""
-    log_to_screen()
+    set_up_logging()
     with start(arguments.config.runtime.precision).running() as runtime, StopSignals().installed() as signals:
         train_in_folder(arguments, runtime, signals)
     return 0
@@ -117,7 +117,7 @@ def run_attempt(
     if writer is not None:
         closing.callback(writer.close)
     records.wait_until_open()  # before a process is forked
-    finished = loop.run() and finish_run(judge, learner, plans, folder, lambda: signals.received)
+    finished = loop.run() and select_model(judge, learner, plans, folder, lambda: signals.received)
     if writer is not None:
         writer.wait()
     status: Status = "finished" if finished else "interrupted"

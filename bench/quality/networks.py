@@ -18,11 +18,11 @@ from steel.images.geometry import restore_size
 from steel.loading.augment import Augmenter
 from steel.loading.eval_loader import eval_batches
 from steel.loading.sampler import build_sampler
-from steel.loading.train_loader import expand_targets, train_batches
+from steel.loading.train_loader import train_batches, unpack_targets
 from steel.metrics.statistics import EvaluationStatistics, image_statistics
 from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
-from steel.model.optimizer import ExponentialAverage, build_optimizer, rate_at, set_rate
+from steel.model.optimizer import ExponentialAverage, build_optimizer, lr_at, set_lr
 from steel.model.passes import default_pixels_per_pass
 from steel.model.tta import quantise
 from steel.shards.reader import ShardReader
@@ -132,7 +132,7 @@ class Network:
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Of a batch: segmentation and classification as the recipe weighs them; a classifier alone has weight 1."""
         phase = self.task.phase
-        truth, valid = expand_targets(targets.to(self.device), self.manifest.num_classes)
+        truth, valid = unpack_targets(targets.to(self.device), self.manifest.num_classes)
         masks, labels = self(images)
         loss = torch.zeros((), device=self.device)
         if masks is not None:
@@ -158,7 +158,7 @@ class Network:
         for step, batch in enumerate(train_batches(reader, sampler, augmenter, places, seed=seed, phase=0, workers=1)):
             if step == warm:
                 begun = time.perf_counter()
-            set_rate(optimizer, rate_at(step, steps, phase))
+            set_lr(optimizer, lr_at(step, steps, phase))
             self.loss(batch.images, batch.targets).backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), DEMO.optim.clip_norm)
             optimizer.step()

@@ -17,7 +17,7 @@ from steel.images.listing import IMAGE_SUFFIXES, ImageRecord, lies_in, list_imag
 from steel.images.pictures import draw_overlay, encode_picture
 from steel.inference.predictor import Prediction, Predictor
 from steel.labels.submission import SubmissionSummary, check_coverage, read_submission, write_submission
-from steel.validation_errors import Problem, raise_problems
+from steel.validation_errors import Issue, raise_issues
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,8 +30,8 @@ def predict_folder(
     source: str,
     out: str,
     *,
-    form: str = "ImageId_ClassId",
-    like: str | None = None,
+    format: str = "ImageId_ClassId",
+    template: str | None = None,
     overlays: str | None = None,
     classes_out: str | None = None,
     threads: int = 4,
@@ -43,8 +43,8 @@ def predict_folder(
         predictor: with its decision and views.
         source: a folder of images, or one image; a path or URL.
         out: the submission to write.
-        form: of the submission, see `write_submission`.
-        like: a sample submission whose rows and order to take.
+        format: of the submission, see `write_submission`.
+        template: a sample submission whose rows and order to take.
         overlays: folder for pictures with the masks drawn in, as JPEG.
         classes_out: CSV of what the classification head says of each image.
         threads: decode images and draw overlays while the model runs.
@@ -57,8 +57,8 @@ def predict_folder(
     """
     records = find_images(source)
     _check_places(source, (out, classes_out), overlays)
-    if like is not None:
-        check_coverage(read_submission(like), [record.image_id for record in records], like)
+    if template is not None:
+        check_coverage(read_submission(template), [record.image_id for record in records], template)
     with out_of_memory_as("fewer --threads need less"), ThreadPoolExecutor(threads) as pool, ExitStack() as stack:
         note_classes = stack.enter_context(_class_table(classes_out, predictor.class_names)) if classes_out else None
         draw = stack.enter_context(_background(pool, threads)) if overlays else None
@@ -69,12 +69,12 @@ def predict_folder(
             def images() -> Iterator[np.ndarray]:
                 bad = []
                 for image in _map_ahead(pool, lambda r: _decode(r, predictor), records, threads):
-                    if isinstance(image, Problem):
+                    if isinstance(image, Issue):
                         bad.append(image)  # from here on only look for more of them, to tell all at once
                     elif not bad:
                         shown.append(image)
                         yield image
-                raise_problems(bad, "mend or remove them")
+                raise_issues(bad, "mend or remove them")
 
             stream = predictor.predict_stream(images())
             for done, (record, prediction) in enumerate(zip(records, stream, strict=True), start=1):
@@ -87,7 +87,7 @@ def predict_folder(
                 yield record.image_id, prediction.masks
                 on_image(done, len(records))
 
-        return write_submission(out, answers(), form=form, like=like)
+        return write_submission(out, answers(), format=format, template=template)
 
 
 def find_images(source: str) -> tuple[ImageRecord, ...]:
@@ -101,7 +101,7 @@ def find_images(source: str) -> tuple[ImageRecord, ...]:
     if not _is_file(source):
         return list_images(source)
     record = ImageRecord(source.rpartition("/")[2], source)
-    raise_problems(storage.name_problems([record.image_id]), "rename it")
+    raise_issues(storage.name_issues([record.image_id]), "rename it")
     return (record,)
 
 
@@ -133,11 +133,11 @@ def most_likely_class(prediction: Prediction) -> int:
     return 1 + int(prediction.label_probs[1:].argmax()) if prediction.labels[0] else 0
 
 
-def _decode(record: ImageRecord, predictor: Predictor) -> np.ndarray | Problem:
+def _decode(record: ImageRecord, predictor: Predictor) -> np.ndarray | Issue:
     try:
         return decode_image(storage.read_bytes(record.url), predictor.in_channels, predictor.depth)
     except (OSError, ValueError) as error:
-        return Problem("unreadable images", f"{record.image_id} ({error})")
+        return Issue("unreadable images", f"{record.image_id} ({error})")
 
 
 def _write_overlay(folder: str, image_id: str, image: np.ndarray, masks: np.ndarray) -> None:

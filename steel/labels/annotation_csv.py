@@ -9,7 +9,7 @@ from steel.errors import InputError
 from steel.labels.classes import MAX_CLASSES, ClassTable, number_classes
 from steel.labels.kaggle_csv import read_kaggle_csv
 from steel.labels.rle import decode_rle
-from steel.validation_errors import Problem, ProblemsError, raise_problems
+from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class RunLengthMasks:
         """The masks (height, width) of uint8 0/1 of the classes that the image has.
 
         Raises:
-            ProblemsError: every mask of this image that is malformed or does not fit its size.
+            ValidationErrors: every mask of this image that is malformed or does not fit its size.
         """
-        planes, problems = {}, []
+        planes, issues = {}, []
         for class_id, rle in self.rles.get(image_id, {}).items():
             try:
                 planes[class_id] = decode_rle(rle, height, width)
             except InputError as error:
-                problems.append(Problem("masks that do not fit their image", f"{image_id} class {class_id}: {error}"))
-        if problems:
-            raise ProblemsError(problems)
+                issues.append(Issue("masks that do not fit their image", f"{image_id} class {class_id}: {error}"))
+        if issues:
+            raise ValidationErrors(issues)
         return planes
 
     def subset(self, image_ids: Collection[str]) -> "RunLengthMasks":
@@ -53,11 +53,11 @@ def load_csv(url: str, image_ids: Collection[str], classes: ClassTable | None) -
         classes: The classes and their ids; 1 to the largest id in the file when None.
 
     Raises:
-        ProblemsError: unknown class ids, ids without an image, duplicate and malformed rows, all at once.
+        ValidationErrors: unknown class ids, ids without an image, duplicate and malformed rows, all at once.
         InputError: no such file, or not one of the two forms.
     """
     found = read_kaggle_csv(url)
-    problems = list(found.problems)
+    issues = list(found.issues)
     if classes is None:
         ids = {row.class_id for row in found.rows if row.class_id}
         if max(ids, default=0) > MAX_CLASSES:
@@ -66,7 +66,7 @@ def load_csv(url: str, image_ids: Collection[str], classes: ClassTable | None) -
                 f"say what each id means (--class-names {max(ids)}=...)"
             )
         if not ids:
-            raise_problems(problems, f"in {url}")
+            raise_issues(issues, f"in {url}")
             raise InputError(f"{url}: no classes: nothing is marked as defective; give the class names")
         classes = number_classes(ids)
     class_of: dict[int | None, int] = {value: k for k, value in enumerate(classes.values, 1)}
@@ -76,18 +76,18 @@ def load_csv(url: str, image_ids: Collection[str], classes: ClassTable | None) -
     for row in found.rows:
         class_id = class_of.get(row.class_id)
         if class_id is None and row.class_id is not None:
-            problems.append(Problem("rows with an unknown class id", f"{row.name} (line {row.line})"))
+            issues.append(Issue("rows with an unknown class id", f"{row.name} (line {row.line})"))
             continue
         if row.image_id not in image_ids:
             unmatched[row.image_id] = None
         first = seen.setdefault((row.image_id, class_id), row.line)
         if first != row.line:
-            problems.append(Problem("duplicate rows", f"{row.name} (lines {first} and {row.line})"))
+            issues.append(Issue("duplicate rows", f"{row.name} (lines {first} and {row.line})"))
         elif row.rle and class_id is not None:
             rles.setdefault(row.image_id, {})[class_id] = row.rle
-    problems += [Problem("ids without an image", image_id) for image_id in unmatched]
+    issues += [Issue("ids without an image", image_id) for image_id in unmatched]
     hint = f"in {url}"
     if unmatched and len(unmatched) == len({row.image_id for row in found.rows}):
         hint += "; no id matches an image: is this the right image folder?"
-    raise_problems(problems, hint)
+    raise_issues(issues, hint)
     return classes, RunLengthMasks(len(classes), rles)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from steel import storage
 from steel.errors import InputError
-from steel.validation_errors import Problem, raise_problems
+from steel.validation_errors import Issue, raise_issues
 
 csv.field_size_limit(2**31 - 1)  # a mask with many runs is longer than the 128 KiB that `csv` allows by itself
 
@@ -32,7 +32,7 @@ class CsvTable:
     form: tuple[str, ...]
     """The same names, in the order in which they were asked for."""
     rows: list[CsvRow]
-    problems: list[Problem]
+    issues: list[Issue]
     """Rows that do not have a cell for each column."""
 
 
@@ -55,7 +55,7 @@ def read_table(url: str, *forms: tuple[str, ...]) -> CsvTable:
         if len(row.cells) == len(columns) and not any(_BREAK.search(cell) for cell in row.cells):
             table.rows.append(CsvRow(row.line, tuple(row.cells[at] for at in order)))
         else:
-            table.problems.append(malformed(row))
+            table.issues.append(malformed(row))
     return table
 
 
@@ -90,17 +90,17 @@ def read_names(url: str) -> list[str]:
     """The names in a list: one a line, no header.
 
     Raises:
-        ProblemsError: lines with more than a name.
+        ValidationErrors: lines with more than a name.
         InputError: no such file, or not text.
     """
     rows = list(read_rows(url))
-    raise_problems([malformed(row) for row in rows if len(row.cells) != 1], f"in {url}; give one name a line")
+    raise_issues([malformed(row) for row in rows if len(row.cells) != 1], f"in {url}; give one name a line")
     return [row.cells[0].strip() for row in rows]
 
 
-def malformed(row: CsvRow) -> Problem:
+def malformed(row: CsvRow) -> Issue:
     """A row that is none, by its line."""
-    return Problem("malformed rows", f"line {row.line} ({','.join(row.cells)[:40]})")
+    return Issue("malformed rows", f"line {row.line} ({','.join(row.cells)[:40]})")
 
 
 def whole_number(text: str) -> int | None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from steel.labels.csv_file import malformed, read_table, whole_number
-from steel.validation_errors import Problem
+from steel.validation_errors import Issue
 
-PAIR_FORM = ("ImageId_ClassId", "EncodedPixels")
-ROW_FORM = ("ImageId", "ClassId", "EncodedPixels")
+PAIR_FORMAT = ("ImageId_ClassId", "EncodedPixels")
+ROW_FORMAT = ("ImageId", "ClassId", "EncodedPixels")
 
 
 class KaggleRow(NamedTuple):
@@ -39,7 +39,7 @@ class KaggleCsv:
     is_pairs: bool
     """Image and class share a column."""
     rows: tuple[KaggleRow, ...]
-    problems: tuple[Problem, ...]
+    issues: tuple[Issue, ...]
     """Rows that are none, each with its line."""
 
 
@@ -49,19 +49,19 @@ def read_kaggle_csv(url: str) -> KaggleCsv:
     Raises:
         InputError: no such file, or not one of the two forms.
     """
-    table = read_table(url, ROW_FORM, PAIR_FORM)
-    is_pairs = table.form == PAIR_FORM
-    rows, problems = [], list(table.problems)
+    table = read_table(url, ROW_FORMAT, PAIR_FORMAT)
+    is_pairs = table.form == PAIR_FORMAT
+    rows, issues = [], list(table.issues)
     for row in table.rows:
         *name, rle = row.cells
         image_id, class_text = name[0].rpartition("_")[::2] if is_pairs else name
         class_id, rle = whole_number(class_text), rle.strip()
         is_clean = not is_pairs and not class_text.strip() and not rle
         if not image_id:
-            problems.append(malformed(row))
+            issues.append(malformed(row))
         elif class_id is None and not is_clean:
             where = f"line {row.line} ({class_text.strip()!r} for {image_id})"
-            problems.append(Problem("class ids that are no whole number from 0 on", where))
+            issues.append(Issue("class ids that are no whole number from 0 on", where))
         else:
             rows.append(KaggleRow(row.line, image_id, class_id, rle))
-    return KaggleCsv(table.columns, is_pairs, tuple(rows), tuple(problems))
+    return KaggleCsv(table.columns, is_pairs, tuple(rows), tuple(issues))

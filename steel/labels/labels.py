@@ -13,9 +13,9 @@ from steel.images.listing import ImageRecord, image_stem, list_images
 from steel.labels.annotation_csv import load_csv
 from steel.labels.classes import MAX_CLASSES, parse_class_names
 from steel.labels.mask_folder import load_mask_folder
-from steel.validation_errors import Problem, raise_problems
+from steel.validation_errors import Issue, raise_issues
 
-__all__ = ["Annotations", "ImageRecord", "load_annotations"]
+__all__ = ["ImageRecord", "Labels", "load_labels"]
 
 
 class MaskSource(Protocol):
@@ -36,7 +36,7 @@ class MaskSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Annotations:
+class Labels:
     """The images of a folder, the classes, and the way to each mask. Small enough to be sent to workers."""
 
     class_names: tuple[str, ...]
@@ -71,7 +71,7 @@ class Annotations:
             (height, width) of `bitmask_dtype`: bit k is class k + 1, `ignore_bit` the ignored pixels.
 
         Raises:
-            ProblemsError: all that is wrong with the masks of this image.
+            ValidationErrors: all that is wrong with the masks of this image.
         """
         kind = self.bitmask_dtype.type
         bitmask = np.zeros((height, width), kind)
@@ -84,14 +84,14 @@ class Annotations:
         """The image's classes, from 1; None when only its masks can tell."""
         return self.source.class_ids(image_id)
 
-    def subset(self, image_ids: Collection[str]) -> "Annotations":
+    def subset(self, image_ids: Collection[str]) -> "Labels":
         """The same for some of the images: what a worker needs for its share."""
         wanted = set(image_ids)
         images = tuple(record for record in self.images if record.image_id in wanted)
-        return Annotations(self.class_names, images, self.source.subset(wanted))
+        return Labels(self.class_names, images, self.source.subset(wanted))
 
 
-def load_annotations(
+def load_labels(
     images: str | os.PathLike[str],
     *,
     annotations: str | os.PathLike[str] | None = None,
@@ -100,10 +100,10 @@ def load_annotations(
     ignore_value: int | None = None,
     missing_mask: Literal["error", "clean"] = "error",
     mask_threshold: float | None = None,
-) -> Annotations:
+) -> Labels:
     """Find the images of a folder and match them with their annotations.
 
-    Pixels are not read here: whether a mask is sound shows in `Annotations.bitmask`.
+    Pixels are not read here: whether a mask is sound shows in `Labels.bitmask`.
 
     Args:
         images: Folder of images, a path or fsspec URL.
@@ -117,7 +117,7 @@ def load_annotations(
         mask_threshold: Masks are of one class a file, and values from here up are inside; when None, they hold labels.
 
     Raises:
-        ProblemsError: everything that does not match, at once, with counts and the first few names.
+        ValidationErrors: everything that does not match, at once, with counts and the first few names.
         InputError: a folder or file that is not there, or options that contradict each other.
     """
     if (annotations is None) == (masks is None):
@@ -147,12 +147,10 @@ def load_annotations(
         raise InputError(
             f"{len(classes)} classes and ignored pixels: at most {MAX_CLASSES - 1} classes are possible then"
         )
-    return Annotations(classes.names, records, source)
+    return Labels(classes.names, records, source)
 
 
 def _refuse_same_stems(image_ids: Collection[str]) -> None:
     """Two images that differ in their extension alone would share a mask and a key."""
     count = Counter(map(image_stem, image_ids))
-    raise_problems(
-        Problem("images that differ in their extension alone", i) for i in image_ids if count[image_stem(i)] > 1
-    )
+    raise_issues(Issue("images that differ in their extension alone", i) for i in image_ids if count[image_stem(i)] > 1)

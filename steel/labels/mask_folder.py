@@ -20,7 +20,7 @@ from steel.errors import InputError
 from steel.images.decode import decode_values, to_labels
 from steel.images.listing import image_stem
 from steel.labels.classes import MAX_CLASSES, ClassTable, number_classes
-from steel.validation_errors import Problem, ProblemsError, raise_problems
+from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 _LOSSY = (".jpg", ".jpeg", ".webp")
@@ -52,10 +52,10 @@ class MaskFolder:
         """The masks (height, width) of uint8 0/1 of the classes that the image has; under 0 the ignored pixels.
 
         Raises:
-            ProblemsError: every mask of this image that is unreadable, of another size or with unknown values.
+            ValidationErrors: every mask of this image that is unreadable, of another size or with unknown values.
         """
         planes: dict[int, np.ndarray] = {}
-        problems: list[Problem] = []
+        issues: list[Issue] = []
         for class_id, url in self.files.get(image_id, {}).items():
             try:
                 values = read_values(url)
@@ -64,13 +64,13 @@ class MaskFolder:
                     found = self._planes_of(class_id, labels_of(values, url), url)
                 else:
                     found = self._planes_above(class_id or 1, values, self.threshold, url)
-            except ProblemsError as error:
-                problems += error.problems
+            except ValidationErrors as error:
+                issues += error.issues
                 continue
             for k, plane in found.items():
                 planes[k] = planes[k] | plane if k in planes else plane
-        if problems:
-            raise ProblemsError(problems)
+        if issues:
+            raise ValidationErrors(issues)
         return planes
 
     def subset(self, image_ids: Collection[str]) -> "MaskFolder":
@@ -80,7 +80,7 @@ class MaskFolder:
         """The plane of a class where values reach the threshold; ignored pixels under 0."""
         undefined = np.count_nonzero(np.isnan(values))
         if undefined:
-            raise ProblemsError([Problem("masks with unusable values", f"{url} ({undefined:,} that are not numbers)")])
+            raise ValidationErrors([Issue("masks with unusable values", f"{url} ({undefined:,} that are not numbers)")])
         inside, ignored = values >= threshold, np.zeros(values.shape, bool)
         if self.ignore_value is not None:
             ignored = values == self.ignore_value
@@ -128,11 +128,11 @@ def load_mask_folder(
         classes: The classes and their values. When None: the names of the class folders, or the values that the label
             maps hold (all of which are read for that).
         ignore_value: Pixel value without a truth.
-        missing_is_clean: An image without any mask has no defect; else that is a problem.
+        missing_is_clean: An image without any mask has no defect; else that is a mistake.
         threshold: See `MaskFolder`.
 
     Raises:
-        ProblemsError: masks without an image, missing masks, unknown class folders, lossy files, all at once.
+        ValidationErrors: masks without an image, missing masks, unknown class folders, lossy files, all at once.
         InputError: no such folder, no way to tell the classes, or a threshold for label maps of several.
     """
     paths = [file.path for file in storage.list_files(url, _LOSSLESS + _LOSSY)]
@@ -140,10 +140,10 @@ def load_mask_folder(
     if by_class and classes is None:
         classes = _classes_from_folders({path.partition("/")[0] for path in paths if "/" in path})
     folders = None if classes is None or not by_class else {name: k for k, name in enumerate(classes.names, 1)}
-    files, problems = _match(url, paths, image_ids, folders)
+    files, issues = _match(url, paths, image_ids, folders)
     missing = [] if missing_is_clean else [image_id for image_id in image_ids if image_id not in files]
-    problems += [Problem("images without a mask", image_id) for image_id in missing]
-    raise_problems(problems, f"in {url}" + ("; --missing-mask clean takes no mask for no defect" if missing else ""))
+    issues += [Issue("images without a mask", image_id) for image_id in missing]
+    raise_issues(issues, f"in {url}" + ("; --missing-mask clean takes no mask for no defect" if missing else ""))
     if by_class:
         assert classes is not None
         return classes, MaskFolder(len(classes), files, {}, ignore_value, threshold)
@@ -173,7 +173,7 @@ def _have_class_folders(paths: Collection[str], image_ids: Collection[str]) -> b
 
 def _match(
     url: str, paths: Iterable[str], image_ids: Collection[str], folders: dict[str, int] | None
-) -> tuple[dict[str, dict[int, str]], list[Problem]]:
+) -> tuple[dict[str, dict[int, str]], list[Issue]]:
     """The masks of each image by class, as in `MaskFolder`, and those that are none.
 
     Args:
@@ -184,41 +184,41 @@ def _match(
     """
     image_of = {image_stem(image_id): image_id for image_id in image_ids}
     in_any_case = {stem.casefold(): image_id for stem, image_id in image_of.items()}
-    problems: list[Problem] = []
+    issues: list[Issue] = []
     files: dict[str, dict[int, str]] = {}
     for path in paths:
         stem, class_id = image_stem(path), 0 if folders is None else folders.get(path.partition("/")[0])
         stem = stem if folders is None else stem.partition("/")[2]
         image_id, near = image_of.get(stem), in_any_case.get(stem.casefold())
         if path.lower().endswith(_LOSSY):
-            problems.append(Problem("masks in a lossy format", path))
+            issues.append(Issue("masks in a lossy format", path))
         elif class_id is None:
-            problems.append(Problem("masks of an unknown class", path))
+            issues.append(Issue("masks of an unknown class", path))
         elif image_id is None and near is not None:
-            files.setdefault(near, {})  # one problem is enough
-            problems.append(Problem("masks named in other capitals than their image", f"{path} (for {near})"))
+            files.setdefault(near, {})  # one issue is enough
+            issues.append(Issue("masks named in other capitals than their image", f"{path} (for {near})"))
         elif image_id is None:
-            problems.append(Problem("masks without an image", path))
+            issues.append(Issue("masks without an image", path))
         elif class_id in files.setdefault(image_id, {}):
-            problems.append(Problem("second masks for one image", path))
+            issues.append(Issue("second masks for one image", path))
         else:
             files[image_id][class_id] = storage.join(url, path)
-    return files, problems
+    return files, issues
 
 
 def read_values(url: str) -> np.ndarray:
     """The stored values (H, W) of a mask file, palette indices as they are, in the file's own type.
 
     Raises:
-        ProblemsError: unreadable, or in true colours.
+        ValidationErrors: unreadable, or in true colours.
     """
     try:
         pixels = decode_values(storage.read_bytes(url))
     except (OSError, ValueError) as error:
-        raise ProblemsError([Problem("unreadable masks", f"{url} ({error})")]) from error
+        raise ValidationErrors([Issue("unreadable masks", f"{url} ({error})")]) from error
     if pixels.ndim == 3:
         if pixels.shape[2] != 3 or (pixels != pixels[:, :, :1]).any():
-            raise ProblemsError([Problem("masks in true colours or with transparency", url)])
+            raise ValidationErrors([Issue("masks in true colours or with transparency", url)])
         pixels = pixels[:, :, 0]
     return pixels
 
@@ -227,13 +227,13 @@ def labels_of(values: np.ndarray, url: str) -> np.ndarray:
     """Stored values as uint8 or uint16.
 
     Raises:
-        ProblemsError: some are no labels; the message names them.
+        ValidationErrors: some are no labels; the message names them.
     """
     try:
         return to_labels(values)
     except ValueError as error:
-        problem = Problem("masks with unusable values", f"{url} ({error}; for one class, {_THRESHOLD_HINT})")
-        raise ProblemsError([problem]) from error
+        issue = Issue("masks with unusable values", f"{url} ({error}; for one class, {_THRESHOLD_HINT})")
+        raise ValidationErrors([issue]) from error
 
 
 def distinct_values(pixels: np.ndarray) -> list[int]:
@@ -246,12 +246,12 @@ def distinct_values(pixels: np.ndarray) -> list[int]:
 def _check_size(pixels: np.ndarray, height: int, width: int, url: str) -> None:
     if pixels.shape != (height, width):
         sizes = f"{url} ({pixels.shape[0]}x{pixels.shape[1]}, its image {height}x{width})"
-        raise ProblemsError([Problem("masks of another size than their image", sizes)])
+        raise ValidationErrors([Issue("masks of another size than their image", sizes)])
 
 
-def _unknown_values(url: str, values: list[int], expected: str) -> ProblemsError:
+def _unknown_values(url: str, values: list[int], expected: str) -> ValidationErrors:
     some = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
-    return ProblemsError([Problem("masks with unknown values", f"{url} (values {some}; {expected})")])
+    return ValidationErrors([Issue("masks with unknown values", f"{url} (values {some}; {expected})")])
 
 
 def _classes_from_folders(names: Iterable[str]) -> ClassTable:
@@ -263,15 +263,15 @@ def _classes_from_folders(names: Iterable[str]) -> ClassTable:
 def _classes_from_values(urls: Iterable[str], ignore_value: int | None) -> ClassTable:
     """The classes that a set of label maps uses, found by reading them all."""
 
-    def look(url: str) -> set[int] | ProblemsError:
+    def look(url: str) -> set[int] | ValidationErrors:
         try:
             return set(distinct_values(labels_of(read_values(url), url)))
-        except ProblemsError as error:
+        except ValidationErrors as error:
             return error
 
     with ThreadPoolExecutor() as threads:
         results = list(threads.map(look, urls))
-    raise_problems(p for result in results if isinstance(result, ProblemsError) for p in result.problems)
+    raise_issues(p for result in results if isinstance(result, ValidationErrors) for p in result.issues)
     found: set[int] = set().union(*(result for result in results if isinstance(result, set)))
     values = found - {0, ignore_value}
     if values == {255}:

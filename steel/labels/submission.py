@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steel.errors import InputError
-from steel.labels.kaggle_csv import PAIR_FORM, ROW_FORM, read_kaggle_csv
+from steel.labels.kaggle_csv import PAIR_FORMAT, ROW_FORMAT, read_kaggle_csv
 from steel.labels.rle import decode_rle, encode_rle
 from steel.storage import open_write
-from steel.validation_errors import Problem, raise_problems
+from steel.validation_errors import Issue, raise_issues
 
-FORMS = {"ImageId_ClassId": PAIR_FORM, "ImageId,ClassId": ROW_FORM}
-"""What `form` may be, and the columns that it means."""
+FORMATS = {"ImageId_ClassId": PAIR_FORMAT, "ImageId,ClassId": ROW_FORMAT}
+"""What `format` may be, and the columns that it means."""
 
 
 class Row(NamedTuple):
@@ -67,7 +67,7 @@ def read_submission(path: str | Path) -> Submission:
         InputError: no such file, neither of the two forms, or malformed rows.
     """
     found = read_kaggle_csv(os.fspath(path))
-    raise_problems(found.problems, f"in {path}")
+    raise_issues(found.issues, f"in {path}")
     rows = tuple(Row(row.image_id, row.class_id or 0, row.rle) for row in found.rows)
     return Submission(found.columns, rows, found.is_pairs)
 
@@ -88,8 +88,8 @@ def check_coverage(sample: Submission, image_ids: Collection[str], where: str | 
     """
     if not sample.rows:
         raise InputError(f"{where}: a header without rows; a sample lists the images to answer")
-    missing = [Problem("images of the sample were not predicted", i) for i in sample.image_ids if i not in image_ids]
-    raise_problems(missing, f"listed in {where}; predict the folder that holds them")
+    missing = [Issue("images of the sample were not predicted", i) for i in sample.image_ids if i not in image_ids]
+    raise_issues(missing, f"listed in {where}; predict the folder that holds them")
     return tuple(sorted(set(image_ids) - set(sample.image_ids)))
 
 
@@ -97,8 +97,8 @@ def write_submission(
     path: str | Path,
     answers: Iterable[tuple[str, np.ndarray]],
     *,
-    form: str = "ImageId_ClassId",
-    like: str | Path | None = None,
+    format: str = "ImageId_ClassId",
+    template: str | Path | None = None,
 ) -> SubmissionSummary:
     """Write a submission; nothing appears under `path` before it is complete.
 
@@ -108,23 +108,24 @@ def write_submission(
     Args:
         path: file or URL to write.
         answers: `(image_id, masks)` of different images, masks (C, H, W) bool or uint8.
-        form: one of `FORMS`: a row for every class of every image, in the order of `answers`.
-        like: a sample submission whose columns, rows and order to take instead. A sample in the second form with one
-            row an image stands for its images only: each then gets a row for every class found in it, or one empty row.
+        format: one of `FORMATS`: a row for every class of every image, in the order of `answers`.
+        template: a sample submission whose columns, rows and order to take instead. One in the second format with a
+            single row per image stands for its images only: each then gets a row for every class found in it, or one
+            empty row.
 
     Raises:
         InputError: an unreadable sample, or one that asks for other images or classes than were answered.
     """
-    if form not in FORMS:
-        raise InputError(f"unknown form of submission {form!r}; choose from {', '.join(map(repr, FORMS))}")
+    if format not in FORMATS:
+        raise InputError(f"unknown format of submission {format!r}; choose from {', '.join(map(repr, FORMATS))}")
     encoded = ((image_id, [encode_rle(mask) for mask in masks]) for image_id, masks in answers)
-    if like is None:
+    if template is None:
         rows = (row for image_id, rles in encoded for row in _every_class(image_id, rles))
-        return _write(path, FORMS[form], rows)
-    sample = read_submission(like)
+        return _write(path, FORMATS[format], rows)
+    sample = read_submission(template)
     found = dict(encoded)
-    unknown = check_coverage(sample, found, like)
-    return _write(path, sample.columns, _rows_like(sample, found, like), unknown)
+    unknown = check_coverage(sample, found, template)
+    return _write(path, sample.columns, _rows_of(sample, found, template), unknown)
 
 
 def _every_class(image_id: str, rles: Sequence[str]) -> Iterator[Row]:
@@ -132,7 +133,7 @@ def _every_class(image_id: str, rles: Sequence[str]) -> Iterator[Row]:
         yield Row(image_id, k + 1, rle)
 
 
-def _rows_like(sample: Submission, found: Mapping[str, Sequence[str]], where: str | Path) -> Iterable[Row]:
+def _rows_of(sample: Submission, found: Mapping[str, Sequence[str]], where: str | Path) -> Iterable[Row]:
     """The answers in the rows of the sample."""
     image_ids = sample.image_ids
     num_classes = max((len(rles) for rles in found.values()), default=0)
@@ -198,30 +199,28 @@ def validate_submission(
         InputError: unreadable, or rows that are repeated, missing, of unknown images or classes, or with broken masks.
     """
     submission = read_submission(path)
-    problems: list[Problem] = []
+    issues: list[Issue] = []
     seen: set[tuple[str, int]] = set()
     for row in submission.rows:
         name = f"{row.image_id} class {row.class_id}"
         if not 1 <= row.class_id <= num_classes:
-            problems.append(Problem("unknown class ids", name))
+            issues.append(Issue("unknown class ids", name))
         if (row.image_id, row.class_id) in seen:
-            problems.append(Problem("repeated rows", name))
+            issues.append(Issue("repeated rows", name))
         seen.add((row.image_id, row.class_id))
-        problems += _mask_problems(row, name, size)
+        issues += _mask_issues(row, name, size)
     present = set(submission.image_ids)
     if image_ids is not None:
-        problems += [Problem("images without a row", image_id) for image_id in sorted(set(image_ids) - present)]
-        problems += [Problem("unknown images", image_id) for image_id in sorted(present - set(image_ids))]
+        issues += [Issue("images without a row", image_id) for image_id in sorted(set(image_ids) - present)]
+        issues += [Issue("unknown images", image_id) for image_id in sorted(present - set(image_ids))]
     if submission.is_pairs:
         wanted = ((image_id, k) for image_id in submission.image_ids for k in range(1, num_classes + 1))
-        problems += [Problem("missing rows", f"{i} class {k}") for i, k in wanted if (i, k) not in seen]
-    raise_problems(problems, f"in {path}")
+        issues += [Issue("missing rows", f"{i} class {k}") for i, k in wanted if (i, k) not in seen]
+    raise_issues(issues, f"in {path}")
     return SubmissionSummary(len(present), len(submission.rows), sum(bool(row.rle) for row in submission.rows))
 
 
-def _mask_problems(
-    row: Row, name: str, size: tuple[int, int] | Mapping[str, tuple[int, int]] | None
-) -> Iterable[Problem]:
+def _mask_issues(row: Row, name: str, size: tuple[int, int] | Mapping[str, tuple[int, int]] | None) -> Iterable[Issue]:
     if not row.rle or size is None:
         return
     shape = size.get(row.image_id) if isinstance(size, Mapping) else size
@@ -230,4 +229,4 @@ def _mask_problems(
     try:
         decode_rle(row.rle, *shape)
     except InputError as error:
-        yield Problem("masks that do not decode", f"{name}: {error}")
+        yield Issue("masks that do not decode", f"{name}: {error}")

@@ -168,7 +168,7 @@ class _TrainWork:
         return buffer, _TrainMade(item, tuple(bad.values()))
 
 
-def expand_targets(targets: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def unpack_targets(targets: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Packed targets (m, h, w) as masks (m, C, h, w) and valid pixels (m, 1, h, w), float32 0/1, on their device."""
     bits = torch.arange(num_classes + 1, device=targets.device, dtype=targets.dtype)
     planes = (targets[:, None] >> bits[None, :, None, None]) & 1

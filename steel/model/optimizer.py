@@ -40,11 +40,11 @@ def parameter_groups(model: UnifiedModel, config: OptimConfig) -> list[dict[str,
 
 
 def build_optimizer(model: UnifiedModel, config: OptimConfig) -> torch.optim.AdamW:
-    """Fused AdamW over `parameter_groups`, at rate 0 until `set_rate`."""
+    """Fused AdamW over `parameter_groups`, at rate 0 until `set_lr`."""
     return torch.optim.AdamW(parameter_groups(model, config), lr=0.0, fused=True)
 
 
-def rate_at(step: int, total_steps: int, phase: PhaseConfig) -> float:
+def lr_at(step: int, total_steps: int, phase: PhaseConfig) -> float:
     """The learning rate of `step` (from 0) in a phase of `total_steps`: a linear rise to `phase.lr`, then a cosine.
 
     The rise takes `phase.warmup` of the steps, and its first step is already above 0; the last step of all stands at
@@ -59,13 +59,13 @@ def rate_at(step: int, total_steps: int, phase: PhaseConfig) -> float:
     return floor + (phase.lr - floor) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give each group its share of `rate`."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
-def guarded_step(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
+def step_if_finite(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
     """Step, unless `found_inf` (0-d float32 on the parameters' device) is 1: then nothing of its state moves.
 
     The fused kernels decide on the device. They also take for granted that a parameter, its gradient and its moments
@@ -118,7 +118,7 @@ class ExponentialAverage:
     def update(self, model: nn.Module, skip: Tensor | None = None) -> None:
         """Move towards `model`; not at all where `skip` (0-d, on the device) is 1.
 
-        `model` must be finite also then, as it is after `guarded_step` and `RunningStatistics` refused a step.
+        `model` must be finite also then, as it is after `step_if_finite` and `RunningStatistics` refused a step.
         """
         counts = 1.0 if skip is None else 1 - skip
         weight = (9 / (10 + self._num_updates)).clamp(min=1 - self.decay) * counts

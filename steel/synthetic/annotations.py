@@ -12,7 +12,7 @@ from steel.errors import InputError, printable
 from steel.labels.csv_file import read_names
 from steel.labels.kaggle_csv import read_kaggle_csv
 from steel.labels.rle import decode_rle
-from steel.validation_errors import Problem, raise_problems
+from steel.validation_errors import Issue, raise_issues
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ def read_given_masks(
         InputError: an unreadable file, another header, or faulty rows, all at once.
     """
     found = read_kaggle_csv(os.fspath(annotations))
-    rows, problems = found.rows, list(found.problems)
+    rows, issues = found.rows, list(found.issues)
     masks: dict[str, dict[int, str]] = {}
     for row in rows:
         where = f"{row.name} (line {row.line})"
         if row.class_id == 0:
-            problems.append(Problem("rows with class 0, where classes count from 1", where))
+            issues.append(Issue("rows with class 0, where classes count from 1", where))
         elif row.rle and row.class_id is not None:
             if row.class_id in masks.setdefault(row.image_id, {}):
-                problems.append(Problem("duplicate rows", where))
+                issues.append(Issue("duplicate rows", where))
             masks[row.image_id][row.class_id] = row.rle
     for image_id, rles in masks.items():
         for class_id, rle in rles.items():
@@ -82,12 +82,10 @@ def read_given_masks(
                 decode_rle(rle, height, width)
             except InputError as error:
                 fault = f"{image_id} class {class_id}: {error}"
-                problems.append(Problem(f"masks that do not fit {height}x{width} pixels", fault))
+                issues.append(Issue(f"masks that do not fit {height}x{width} pixels", fault))
     wanted = sorted({row.image_id for row in rows} if image_ids is None else set(read_names(os.fspath(image_ids))))
-    problems += [
-        Problem("ids that are no file name ending in .jpg", name) for name in wanted if not _is_file_name(name)
-    ]
-    raise_problems(problems, f"in {annotations}")
+    issues += [Issue("ids that are no file name ending in .jpg", name) for name in wanted if not _is_file_name(name)]
+    raise_issues(issues, f"in {annotations}")
     if not wanted:
         raise InputError(f"{image_ids or annotations}: names no image")
     return GivenMasks(tuple(wanted), {i: masks[i] for i in wanted if masks.get(i)})

@@ -10,7 +10,7 @@ import torch
 from steel.config import SamplingConfig, TransformConfig
 from steel.loading.augment import Augmenter
 from steel.loading.sampler import build_sampler
-from steel.loading.train_loader import MicroBatch, expand_targets, train_batches
+from steel.loading.train_loader import MicroBatch, train_batches, unpack_targets
 from steel.shards.reader import ShardReader
 from tests.shard_folder import small_shards
 
@@ -41,5 +41,5 @@ def test_pinned_batches_reach_the_gpu_unchanged(tmp_path: Path, workers: int) ->
     for batch, (images, targets) in zip(plain, moved, strict=True):
         assert torch.equal(batch.images, images.cpu())
         assert torch.equal(batch.targets, targets.cpu())
-        for near, far in zip(expand_targets(batch.targets, 3), expand_targets(targets, 3), strict=True):
+        for near, far in zip(unpack_targets(batch.targets, 3), unpack_targets(targets, 3), strict=True):
             assert torch.equal(near, far.cpu())

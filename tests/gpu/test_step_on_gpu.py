@@ -13,8 +13,8 @@ from steel.model.network import UnifiedModel, normalise
 from steel.model.optimizer import (
     ExponentialAverage,
     build_optimizer,
-    guarded_step,
-    set_rate,
+    set_lr,
+    step_if_finite,
 )
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
@@ -37,7 +37,7 @@ class Step:
 
     def take(self, poison=1.0):
         """A step; a gradient multiplied by `poison` that is not finite must be refused."""
-        set_rate(self.optimizer, 1e-3)
+        set_lr(self.optimizer, 1e-3)
         before = self.statistics.take()
         inputs = poison * normalise(self.images, (0.5,), (0.25,)).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cuda", torch.bfloat16):
@@ -47,7 +47,7 @@ class Step:
         (pairs.mean() + labels.mean()).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
         refused = (~torch.isfinite(norm)).float()
-        guarded_step(self.optimizer, refused)
+        step_if_finite(self.optimizer, refused)
         # As the first of two ranks, whose other adds nothing: the arithmetic of several ranks must not wait either.
         self.statistics.settle(before, refused, range(1), 2, lambda moved: None)
         self.average.update(self.model, skip=refused)

@@ -16,7 +16,7 @@ from steel.labels.rle import decode_rle
 from steel.loading.augment import Augmenter
 from steel.loading.eval_loader import eval_batches
 from steel.loading.sampler import build_sampler
-from steel.loading.train_loader import MicroBatch, expand_targets, train_batches
+from steel.loading.train_loader import MicroBatch, train_batches, unpack_targets
 from steel.shards.reader import ShardReader
 from train.engine.batch_plan import PhasePlan
 
@@ -86,7 +86,7 @@ def test_focused_crops_show_their_class_and_few_crops_are_black(reader: ShardRea
     sampler = build_sampler(np.arange(len(reader)), reader.index.areas, sampling, seed=1, phase=0)
     black = []
     for batch in load(reader, transforms, sampling, workers=2):
-        masks, valid = expand_targets(batch.targets, 4)
+        masks, valid = unpack_targets(batch.targets, 4)
         assert valid.mean() > 0.8
         for i, position in enumerate(batch.positions.tolist()):
             target_class = int(sampler.samples_at(np.array([position])).target_classes[0])

@@ -127,13 +127,13 @@ def test_predict_says_that_nothing_was_tuned(work, steel):
 def test_predict_in_the_rows_of_a_sample(work, steel):
     (work / "sample.csv").write_text("ImageId,EncodedPixels,ClassId\nd.jpg,1 1,1\na.jpg,1 1,1\n")
     code, out, _ = steel(
-        "predict", "one.safetensors", "images", "--out", "like.csv", "--like", "sample.csv", "--tta", "none",
+        "predict", "one.safetensors", "images", "--out", "template.csv", "--template", "sample.csv", "--tta", "none",
         "--device", "cpu",
     )  # fmt: skip
     assert code == 0
     assert "(2 more are not in the sample)" in out
     assert "1 views" in out
-    assert read_submission(work / "like.csv").image_ids == ("d.jpg", "a.jpg")
+    assert read_submission(work / "template.csv").image_ids == ("d.jpg", "a.jpg")
 
 
 def test_one_image_is_answered_as_among_others(work, steel):
@@ -160,8 +160,8 @@ def test_predict_tells_mistakes_in_one_line_and_writes_nothing(work, steel, tmp_
         (*predict, "images/none.jpg", "--out", str(out)): "images/none.jpg: no such file or folder",
         (*predict, str(tmp_path / "empty"), "--out", str(out)): "no images",
         (*predict, str(bad), "--out", str(out)): "2 unreadable images: cut.png (",
-        (*predict, "images", "--out", str(out), "--like", str(tmp_path / "sample.csv")): "elsewhere.jpg",
-        (*predict, "images", "--out", str(out), "--like", str(tmp_path / "header.csv")): "a header without rows",
+        (*predict, "images", "--out", str(out), "--template", str(tmp_path / "sample.csv")): "elsewhere.jpg",
+        (*predict, "images", "--out", str(out), "--template", str(tmp_path / "header.csv")): "a header without rows",
         (*predict, "images", "--out", str(out), "--overlays", "images"): "images: overlays in images would be taken",
         (
             *predict,

@@ -15,7 +15,7 @@ from steel.shards.format import Manifest
 from steel.storage import write_text
 from train.engine.batch_plan import PhasePlan
 from train.engine.run_folder import RunFolder
-from train.engine.run_summary import explain_run
+from train.engine.run_summary import summarise_run
 from train.engine.step import Learner
 from train.engine.top_checkpoints import name_at
 from train.engine.validation import Judge, ValidationResult
@@ -46,7 +46,7 @@ def candidate_weights(judge: Judge, learner: Learner) -> Iterator[tuple[str, Wei
         yield f"average of the {len(ranked)} best epochs", average_state_dicts([judge.store.read(c) for c in ranked])
 
 
-def finish_run(
+def select_model(
     judge: Judge, learner: Learner, plans: Sequence[PhasePlan], folder: RunFolder, stopped: Callable[[], bool]
 ) -> bool:
     """Choose, tune and write the checkpoint; False when a stop signal came first (resuming starts this anew)."""
@@ -68,7 +68,7 @@ def finish_run(
     save_checkpoint(folder.checkpoint, _checkpoint(judge, learner, best, scores))
     metrics = judge.metrics(best.result)
     write_metrics(folder.root / "validation.json", metrics)
-    lines = explain_run(judge, plans, scores, best.name, best.result)
+    lines = summarise_run(judge, plans, scores, best.name, best.result)
     report = "\n".join([metrics["verdict"]["sentence"], *lines, "", format_table(metrics)])
     write_text(folder.report, report + "\n")
     logger.info("%s", report)

@@ -9,7 +9,7 @@ from train.engine.batch_plan import PhasePlan
 from train.engine.validation import Judge, ValidationResult
 
 
-def explain_run(
+def summarise_run(
     judge: Judge, plans: Sequence[PhasePlan], candidates: Mapping[str, float], chosen: str, result: ValidationResult
 ) -> list[str]:
     """One sentence a line."""

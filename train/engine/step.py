@@ -10,17 +10,17 @@ from torch import nn
 
 from steel.config import Config, LossConfig
 from steel.distributed.runtime import Runtime, seed_micro_batch
-from steel.loading.train_loader import MicroBatch, expand_targets
+from steel.loading.train_loader import MicroBatch, unpack_targets
 from steel.model.batch_norm import RunningStatistics
 from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
 from steel.model.network import UnifiedModel, drop_encoder_gradients, normalise, set_encoder_trainable
 from steel.model.optimizer import (
     ExponentialAverage,
     build_optimizer,
-    guarded_step,
     load_optimizer_state,
-    rate_at,
-    set_rate,
+    lr_at,
+    set_lr,
+    step_if_finite,
 )
 from train.engine.batch_plan import PhasePlan, micro_batch_share
 
@@ -88,7 +88,7 @@ class Learner:
         frozen = plan.first_global_step + step < self.freeze_steps
         self.wrapped.train()
         set_encoder_trainable(self.model, not frozen)
-        set_rate(self.optimizer, rate_at(step, plan.steps, plan.phase))
+        set_lr(self.optimizer, lr_at(step, plan.steps, plan.phase))
         before = self.statistics.take()
         share = micro_batch_share(plan.phase, self.runtime.rank, self.runtime.world)
         seen = [self._micro_step(plan, step, next(batches), last=index == share[-1]) for index in share]
@@ -97,7 +97,7 @@ class Learner:
 
         norm = self.runtime.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         skipped = (~torch.isfinite(norm)).float()
-        guarded_step(self.optimizer, skipped)
+        step_if_finite(self.optimizer, skipped)
         if self.scaler is not None:
             self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -118,7 +118,7 @@ class Learner:
         runtime, device = self.runtime, self.runtime.device
         images = batch.images.to(device, non_blocking=True)
         targets = batch.targets.to(device, non_blocking=True)
-        masks, valid = expand_targets(targets, self.num_classes)
+        masks, valid = unpack_targets(targets, self.num_classes)
 
         seed_micro_batch(self.config.seed, plan.number, step, batch.index)
         gathering = runtime.accelerator.no_sync(self.wrapped)

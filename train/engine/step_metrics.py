@@ -8,7 +8,7 @@ import torch
 
 from steel.distributed.host_copy import HostCopy
 from steel.distributed.runtime import Runtime, StopSignals
-from steel.model.optimizer import rate_at
+from steel.model.optimizer import lr_at
 from train.engine.batch_plan import PhasePlan
 from train.engine.loop_state import Progress, Window
 from train.engine.step import StepSums
@@ -107,7 +107,7 @@ class Monitor:
             "loss": (window.segmentation + window.classification) / window.steps if window.steps else None,
             "loss_segmentation": window.segmentation / window.steps if window.steps else None,
             "loss_classification": window.classification / window.steps if window.steps else None,
-            "lr": rate_at(done - 1, plan.steps, plan.phase),
+            "lr": lr_at(done - 1, plan.steps, plan.phase),
             "images_per_second": self._stopwatch.take_rate(),
             "nonfinite_steps": self.progress.nonfinite_steps,
             "scaler_overflows": self.progress.scaler_overflows,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from data_prep.splits import read_split_file, severstal_classic, straddling_groups
 from steel.errors import InputError
 from steel.folds import assign_folds
-from steel.validation_errors import ProblemsError
+from steel.validation_errors import ValidationErrors
 
 REAL_DATA = os.environ.get("STEEL_REAL_DATA")
 
@@ -118,9 +118,9 @@ def test_split_file(tmp_path):
 def test_all_problems_of_a_split_file_are_told_at_once(tmp_path):
     path = tmp_path / "folds.csv"
     path.write_text("image,fold\na.jpg,0\na.jpg,1\nb.jpg,-1\nc.jpg,train\nx.jpg,1\nd.jpg,1,2\n")
-    with pytest.raises(ProblemsError) as error:
+    with pytest.raises(ValidationErrors) as error:
         read_split_file(str(path), ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg", "f.jpg"])
-    assert error.value.problems == (
+    assert error.value.issues == (
         ("malformed rows", "line 7 (d.jpg,1,2)"),
         ("duplicate rows", "a.jpg (line 3)"),
         ("rows without a fold number", "line 4 (b.jpg,-1)"),

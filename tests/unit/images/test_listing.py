@@ -9,10 +9,10 @@ import pytest
 from data_prep.__main__ import main as shard
 from steel.errors import InputError
 from steel.images.listing import list_images
-from steel.labels.labels import load_annotations
+from steel.labels.labels import load_labels
 from steel.reports.explore import explore
 from steel.storage import list_files, make_folder, write_text
-from steel.validation_errors import ProblemsError
+from steel.validation_errors import ValidationErrors
 from tests.image_folder import arguments, write_images
 
 NOT_UTF_8 = b"\xff\xfe.jpg"
@@ -84,7 +84,7 @@ OBSTACLES = {
 @pytest.mark.parametrize("make", OBSTACLES)
 def test_what_cannot_be_an_image_is_named_before_any_work(images: Path, make) -> None:  # type: ignore[no-untyped-def]
     make(images)
-    with pytest.raises(ProblemsError, match=OBSTACLES[make]) as caught:
+    with pytest.raises(ValidationErrors, match=OBSTACLES[make]) as caught:
         list_images(str(images))
     assert "\n" not in str(caught.value)
     assert str(images) in str(caught.value)
@@ -111,8 +111,8 @@ def test_masks_are_listed_as_images_are(images: Path, make) -> None:  # type: ig
     make(masks)
     for link in masks.glob("*.jpg"):  # masks have other extensions
         link.rename(link.with_suffix(".png"))
-    with pytest.raises(ProblemsError, match=f"in {masks}; mend, rename or remove them"):
-        load_annotations(images, masks=masks)
+    with pytest.raises(ValidationErrors, match=f"in {masks}; mend, rename or remove them"):
+        load_labels(images, masks=masks)
 
 
 def test_all_obstacles_are_told_at_once(images: Path) -> None:
@@ -120,9 +120,9 @@ def test_all_obstacles_are_told_at_once(images: Path) -> None:
     make_pipe(images)
     make_odd_name(images)
     make_dangling_folder(images)
-    with pytest.raises(ProblemsError) as caught:
+    with pytest.raises(ValidationErrors) as caught:
         list_images(str(images))
-    assert len({problem.kind for problem in caught.value.problems}) == 4
+    assert len({issue.kind for issue in caught.value.issues}) == 4
 
 
 def test_links_to_files_and_folders_are_followed(images: Path, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_names_in_any_script_are_fine(images: Path) -> None:
 def test_a_folder_that_cannot_be_read_is_named(images: Path) -> None:
     (images / "coil1").chmod(0)
     try:
-        with pytest.raises(ProblemsError, match=r"1 folders that cannot be read: coil1/ \(Permission denied\)"):
+        with pytest.raises(ValidationErrors, match=r"1 folders that cannot be read: coil1/ \(Permission denied\)"):
             list_images(str(images))
     finally:
         (images / "coil1").chmod(0o755)
@@ -172,7 +172,7 @@ def test_a_folder_that_vanishes_or_refuses_is_named(images: Path, monkeypatch: p
         return scan(folder)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(ProblemsError, match=r"1 folders that cannot be read: coil1/ \(Permission denied\)"):
+    with pytest.raises(ValidationErrors, match=r"1 folders that cannot be read: coil1/ \(Permission denied\)"):
         list_images(str(images))
 
 

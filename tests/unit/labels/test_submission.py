@@ -38,7 +38,7 @@ def test_pair_form_has_a_row_for_every_class_of_every_image(tmp_path: Path) -> N
 
 
 def test_row_form(tmp_path: Path) -> None:
-    write_submission(tmp_path / "s.csv", ANSWERS[:1], form="ImageId,ClassId")
+    write_submission(tmp_path / "s.csv", ANSWERS[:1], format="ImageId,ClassId")
     assert (tmp_path / "s.csv").read_text() == "ImageId,ClassId,EncodedPixels\nb.jpg,1,\nb.jpg,2,1 4\n"
     validate_submission(tmp_path / "s.csv", num_classes=2, image_ids=["b.jpg"], size={"b.jpg": SIZE})
 
@@ -46,8 +46,8 @@ def test_row_form(tmp_path: Path) -> None:
 def test_what_is_read_back_is_what_was_answered(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     answers = {f"{i},odd name.png": rng.random((3, 7, 9)) < 0.4 for i in range(5)}
-    for form in ("ImageId_ClassId", "ImageId,ClassId"):
-        write_submission(tmp_path / "s.csv", answers.items(), form=form)
+    for format in ("ImageId_ClassId", "ImageId,ClassId"):
+        write_submission(tmp_path / "s.csv", answers.items(), format=format)
         rows = read_submission(tmp_path / "s.csv").rows
         assert len(rows) == 15
         for row in rows:
@@ -73,7 +73,7 @@ def test_what_is_read_back_is_what_was_answered(tmp_path: Path) -> None:
 )
 def test_rows_and_order_of_a_sample(tmp_path: Path, sample: str, expected: str) -> None:
     (tmp_path / "sample.csv").write_bytes(sample.encode())
-    summary = write_submission(tmp_path / "s.csv", ANSWERS, like=tmp_path / "sample.csv")
+    summary = write_submission(tmp_path / "s.csv", ANSWERS, template=tmp_path / "sample.csv")
     assert (tmp_path / "s.csv").read_bytes().decode() == expected
     assert summary.unknown == (() if "a_1.jpg" in sample else ("a_1.jpg",))
     validate_submission(tmp_path / "s.csv", num_classes=2, size=SIZE)
@@ -82,7 +82,7 @@ def test_rows_and_order_of_a_sample(tmp_path: Path, sample: str, expected: str) 
 def test_images_missing_from_the_answers_leave_no_file(tmp_path: Path) -> None:
     (tmp_path / "sample.csv").write_text("ImageId_ClassId,EncodedPixels\nx.jpg_1,\nx.jpg_2,\nb.jpg_1,\nb.jpg_2,\n")
     with pytest.raises(InputError, match=r"1 images of the sample were not predicted: x\.jpg"):
-        write_submission(tmp_path / "s.csv", ANSWERS, like=tmp_path / "sample.csv")
+        write_submission(tmp_path / "s.csv", ANSWERS, template=tmp_path / "sample.csv")
     assert not (tmp_path / "s.csv").exists()
     sample = read_submission(tmp_path / "sample.csv")
     assert check_coverage(sample, {"x.jpg", "b.jpg", "z.jpg", "y.jpg"}, "sample.csv") == ("y.jpg", "z.jpg")
@@ -100,7 +100,7 @@ def test_images_missing_from_the_answers_leave_no_file(tmp_path: Path) -> None:
 def test_a_sample_of_another_task_is_refused(tmp_path: Path, sample: str) -> None:
     (tmp_path / "sample.csv").write_text(sample)
     with pytest.raises(InputError, match="classes 1 to 2 of every image"):
-        write_submission(tmp_path / "s.csv", ANSWERS, like=tmp_path / "sample.csv")
+        write_submission(tmp_path / "s.csv", ANSWERS, template=tmp_path / "sample.csv")
     assert not (tmp_path / "s.csv").exists()
 
 
@@ -111,11 +111,11 @@ def test_a_broken_sample_is_refused_before_any_prediction(tmp_path: Path) -> Non
 
     (tmp_path / "sample.csv").write_text("id,mask\n")
     with pytest.raises(InputError, match="header is `id,mask`, expected `ImageId,ClassId,EncodedPixels` or"):
-        write_submission(tmp_path / "s.csv", never(), like=tmp_path / "sample.csv")
+        write_submission(tmp_path / "s.csv", never(), template=tmp_path / "sample.csv")
     with pytest.raises(InputError, match="no such file"):
-        write_submission(tmp_path / "s.csv", never(), like=tmp_path / "other.csv")
-    with pytest.raises(InputError, match="unknown form"):
-        write_submission(tmp_path / "s.csv", never(), form="rle")
+        write_submission(tmp_path / "s.csv", never(), template=tmp_path / "other.csv")
+    with pytest.raises(InputError, match="unknown format"):
+        write_submission(tmp_path / "s.csv", never(), format="rle")
 
 
 def test_masks_are_not_held_while_writing(tmp_path: Path) -> None:
@@ -181,5 +181,5 @@ def test_a_real_submission_is_valid_and_can_be_followed(tmp_path: Path) -> None:
         (image_id, np.stack([decode_rle(found[image_id, k], 256, 1600) for k in range(1, 5)]))
         for image_id in reversed(submission.image_ids)
     )
-    write_submission(tmp_path / "s.csv", answers, like=real)
+    write_submission(tmp_path / "s.csv", answers, template=real)
     assert read_submission(tmp_path / "s.csv") == submission

@@ -22,7 +22,7 @@ from steel.images.geometry import pad_image
 from steel.loading.augment import Augmenter
 from steel.loading.eval_loader import EvalBatch, eval_batches, plan_eval_batches
 from steel.loading.sampler import build_sampler, sample_seeds
-from steel.loading.train_loader import MicroBatch, expand_targets, train_batches
+from steel.loading.train_loader import MicroBatch, train_batches, unpack_targets
 from steel.loading.workers import ordered_map
 from steel.shards.format import Manifest
 from steel.shards.reader import BadSampleError, ShardReader
@@ -162,18 +162,18 @@ def test_the_global_random_state_is_left_alone(shards: Path) -> None:
 
 def test_expand_targets_by_hand() -> None:
     targets = torch.tensor([[[0b000, 0b001, 0b011, 0b100, 0b110]]], dtype=torch.uint8)
-    masks, valid = expand_targets(targets, 2)
+    masks, valid = unpack_targets(targets, 2)
     assert masks.dtype == valid.dtype == torch.float32
     assert masks.tolist() == [[[[0, 1, 1, 0, 0]], [[0, 0, 1, 0, 1]]]]
     assert valid.tolist() == [[[[1, 1, 1, 0, 0]]]]
 
 
 def test_expand_targets_of_many_classes() -> None:
-    masks, valid = expand_targets(torch.tensor([[[1 << 11, 1 << 12, 0]]], dtype=torch.int32), 12)
+    masks, valid = unpack_targets(torch.tensor([[[1 << 11, 1 << 12, 0]]], dtype=torch.int32), 12)
     assert masks.shape == (1, 12, 1, 3)
     assert masks.sum().item() == masks[0, 11, 0, 0].item() == 1
     assert valid.tolist() == [[[[1, 0, 1]]]]
-    masks, valid = expand_targets(torch.tensor([[[127, 128]]], dtype=torch.uint8), 7)
+    masks, valid = unpack_targets(torch.tensor([[[127, 128]]], dtype=torch.uint8), 7)
     assert masks.sum((1, 2)).tolist() == [[7, 0]]
     assert valid.tolist() == [[[[1, 0]]]]
 

@@ -15,11 +15,11 @@ from steel.model.optimizer import (
     ExponentialAverage,
     average_state_dicts,
     build_optimizer,
-    guarded_step,
     load_optimizer_state,
+    lr_at,
     parameter_groups,
-    rate_at,
-    set_rate,
+    set_lr,
+    step_if_finite,
 )
 
 CONFIG = OptimConfig(weight_decay=0.1, encoder_lr_scale=0.25)
@@ -48,7 +48,7 @@ def train(model, optimizer, seeds):
     for seed in seeds:
         optimizer.zero_grad()
         backward(model, seed)
-        guarded_step(optimizer, ACCEPT)
+        step_if_finite(optimizer, ACCEPT)
 
 
 def everything(model, optimizer, average=None):
@@ -81,7 +81,7 @@ def test_groups_cover_each_parameter_once(model):
 
 def test_set_rate_scales_the_encoder(model):
     optimizer = build_optimizer(model, CONFIG)
-    set_rate(optimizer, 0.8)
+    set_lr(optimizer, 0.8)
     assert {group["name"].split()[0]: group["lr"] for group in optimizer.param_groups} == {
         "encoder": pytest.approx(0.2),
         "decoder": 0.8,
@@ -91,15 +91,15 @@ def test_set_rate_scales_the_encoder(model):
 def test_rate_by_hand():
     # 8 steps, the first 2 rising; then the cosine's 6 steps end at the floor of 0.2.
     cosine = [0.2 + 1.8 * (1 + math.cos(math.pi * k / 6)) / 2 for k in range(1, 7)]
-    assert [rate_at(s, 8, PHASE) for s in range(8)] == pytest.approx([1.0, 2.0, *cosine])
-    assert rate_at(7, 8, PHASE) == pytest.approx(0.2)
-    assert rate_at(0, 1, PHASE) == 2.0
+    assert [lr_at(s, 8, PHASE) for s in range(8)] == pytest.approx([1.0, 2.0, *cosine])
+    assert lr_at(7, 8, PHASE) == pytest.approx(0.2)
+    assert lr_at(0, 1, PHASE) == 2.0
 
 
 @given(st.integers(1, 500), st.floats(0, 0.99), st.floats(0, 1))
 def test_rate_is_positive_rises_then_falls(total_steps, warmup, floor):
     phase = PhaseConfig("p", 1, (0, 0), 1, 1, lr=0.5, warmup=warmup, lr_floor=floor)
-    rates = [rate_at(s, total_steps, phase) for s in range(total_steps)]
+    rates = [lr_at(s, total_steps, phase) for s in range(total_steps)]
     assert all(0 <= rate <= 0.5 + 1e-12 for rate in rates)
     assert rates[0] > 0 or (total_steps == 1 or floor == 0)
     top = rates.index(max(rates))
@@ -110,13 +110,13 @@ def test_rate_is_positive_rises_then_falls(total_steps, warmup, floor):
 @pytest.mark.parametrize("steps_before", [0, 2])
 def test_a_refused_step_changes_nothing(model, steps_before):
     optimizer = build_optimizer(model, CONFIG)
-    set_rate(optimizer, 0.01)
+    set_lr(optimizer, 0.01)
     train(model, optimizer, range(steps_before))
     optimizer.zero_grad()
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, math.nan)
     before = everything(model, optimizer)
-    guarded_step(optimizer, REFUSE)
+    step_if_finite(optimizer, REFUSE)
     after = everything(model, optimizer)
     if steps_before:
         assert same(before, after)
@@ -131,14 +131,14 @@ def test_an_accepted_step_is_the_plain_step(model):
     results = []
     for m, plain in ((model, False), (twin, True)):
         optimizer = build_optimizer(m, CONFIG)
-        set_rate(optimizer, 0.01)
+        set_lr(optimizer, 0.01)
         for seed in range(3):
             optimizer.zero_grad()
             backward(m, seed)
             if plain:
                 optimizer.step()
             else:
-                guarded_step(optimizer, ACCEPT)
+                step_if_finite(optimizer, ACCEPT)
         results.append(everything(m, optimizer))
     assert same(*results)
 
@@ -149,14 +149,14 @@ def test_gradients_of_another_memory_layout_do_not_corrupt_the_step(model):
     results = []
     for m, contiguous in ((model, False), (twin, True)):
         optimizer = build_optimizer(m, CONFIG)
-        set_rate(optimizer, 0.01)
+        set_lr(optimizer, 0.01)
         for seed in range(2):
             optimizer.zero_grad()
             backward(m, seed)
             if contiguous:
                 for parameter in m.parameters():
                     parameter.grad = parameter.grad.contiguous()
-            guarded_step(optimizer, ACCEPT)
+            step_if_finite(optimizer, ACCEPT)
         results.append(everything(m, optimizer))
     assert same(*results)
 
@@ -165,7 +165,7 @@ def test_gradients_of_another_memory_layout_do_not_corrupt_the_step(model):
 def test_resumed_from_contiguous_state_goes_on_bit_for_bit(model, layout):
     model = model.to(memory_format=layout)
     optimizer, average = build_optimizer(model, CONFIG), ExponentialAverage(model, 0.9)
-    set_rate(optimizer, 0.01)
+    set_lr(optimizer, 0.01)
     train(model, optimizer, range(2))
     average.update(model)
 
@@ -190,7 +190,7 @@ def test_resumed_from_contiguous_state_goes_on_bit_for_bit(model, layout):
 
 def test_a_poisoned_step_leaves_no_trace(model):
     optimizer, average = build_optimizer(model, CONFIG), ExponentialAverage(model, 0.9)
-    set_rate(optimizer, 0.01)
+    set_lr(optimizer, 0.01)
     statistics = RunningStatistics(model)
     train(model, optimizer, range(2))
     average.update(model)
@@ -207,7 +207,7 @@ def test_a_poisoned_step_leaves_no_trace(model):
     backward(model, seed=9, scale=math.inf)
     assert any(not torch.isfinite(b).all() for b in model.buffers()), "the poison must reach the statistics"
     found_inf = torch.stack([(~torch.isfinite(p.grad)).any() for p in model.parameters()]).any().float()
-    guarded_step(optimizer, found_inf)
+    step_if_finite(optimizer, found_inf)
     statistics.settle(taken, found_inf, range(1), 1, lambda tensor: None)
     average.update(model, skip=found_inf)
     assert same(before, look())
