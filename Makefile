@@ -48,6 +48,8 @@ check: $(ALL)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	# Code that nothing calls, tests not counted.
+	$(BIN)/vulture
 
 format: $(ALL)
 	$(BIN)/ruff check --fix .

@@ -22,6 +22,7 @@ class StoredImage(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
+        """Height and width as stored."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
 

@@ -30,6 +30,7 @@ class HashedFile:
         self.sha256 = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
+        """Take bytes over; they are passed on in large pieces."""
         self._waiting += data
         if len(self._waiting) >= _AT_ONCE:
             self.flush()
@@ -73,6 +74,7 @@ class ShardFile:
 
     @property
     def sha256(self) -> str:
+        """Of what has been written, in hexadecimal."""
         return self._file.sha256.hexdigest()
 
 

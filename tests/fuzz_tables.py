@@ -7,9 +7,10 @@ from typing import Any
 from data_prep.splits import read_split_file
 from steel.errors import InputError
 from steel.labels.annotation_csv import load_csv
-from steel.labels.submission import read_submission, validate_submission
+from steel.labels.submission import read_submission
 from steel.synthetic.annotations import decode_rows, read_given_masks
 from tests.fuzzing import TABLE_EDITS, Format
+from tests.submission_check import validate_submission
 
 IDS = ("a.jpg", "b.jpg", "c.jpg")
 MASKS = "ImageId,ClassId,EncodedPixels\na.jpg,1,1 2 9 3\na.jpg,2,5 1\nc.jpg,2,1 20\n"

@@ -16,11 +16,14 @@ INTERVAL_S = 0.05
 class Store(Protocol):
     """The part of torch.distributed's key-value store that this needs."""
 
-    def set(self, key: str, value: str) -> None: ...
+    def set(self, key: str, value: str) -> None:
+        """Write a value, as text, under a key."""
 
-    def get(self, key: str) -> bytes: ...
+    def get(self, key: str) -> bytes:
+        """The value under a key; waits until it is there."""
 
-    def check(self, keys: list[str]) -> bool: ...
+    def check(self, keys: list[str]) -> bool:
+        """Whether all of these keys have been written."""
 
 
 def agree_on_attempt(store: Store, rank: int, world: int, *, timeout_s: float) -> str:

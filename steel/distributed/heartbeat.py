@@ -39,15 +39,18 @@ class Sign:
 
     @property
     def is_last(self) -> bool:
+        """Whether nothing will follow: the rank is done, or has failed."""
         return self.left or bool(self.failure)
 
 
 class Store(Protocol):
     """The part of torch.distributed's key-value store that this needs."""
 
-    def set(self, key: str, value: str) -> None: ...
+    def set(self, key: str, value: str) -> None:
+        """Write a value, as text, under a key."""
 
-    def multi_get(self, keys: list[str]) -> list[bytes]: ...
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        """The values under several keys; waits until all are there."""
 
 
 class Watch:

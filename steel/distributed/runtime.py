@@ -55,20 +55,24 @@ class Runtime:
 
     @property
     def rank(self) -> int:
+        """The number of this process, from 0."""
         return self.accelerator.process_index
 
     @property
     def world(self) -> int:
+        """How many processes share the job."""
         return self.accelerator.num_processes
 
     @property
     def device(self) -> torch.device:
+        """What this process computes on."""
         device = self.accelerator.device
         # Torch tells `cpu:0`, which ranks on CPUs get, from `cpu`, and would copy from one to the other for ever.
         return torch.device("cpu") if device.type == "cpu" else device
 
     @property
     def is_main(self) -> bool:
+        """Whether this is rank 0, which alone writes."""
         return self.accelerator.is_main_process
 
     @property
@@ -334,4 +338,5 @@ class StopSignals:
 
     @property
     def received(self) -> bool:
+        """Whether a stop signal has come."""
         return self.name is not None

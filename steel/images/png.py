@@ -29,6 +29,7 @@ class PngHeader(NamedTuple):
 
     @property
     def is_palette(self) -> bool:
+        """Whether values are places in a table of colours."""
         return self.colour_type == 3
 
 

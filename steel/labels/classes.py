@@ -31,6 +31,7 @@ class ClassTable:
 
     @property
     def numbered_from_one(self) -> bool:
+        """Whether the values are 1 to C, in this order."""
         return self.values == tuple(range(1, len(self) + 1))
 
 

@@ -135,13 +135,16 @@ class QuarterTurns(A.DualTransform):
         self.quarters = quarters
 
     def get_params(self) -> dict[str, Any]:
+        """How many quarters, drawn evenly."""
         return {"quarters": self.py_random.choice(self.quarters)}
 
     def apply(self, img: np.ndarray, quarters: int, **params: Any) -> np.ndarray:
+        """The image (H, W[, 3]) uint8, turned."""
         codes = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
         return cv2.rotate(img, codes[quarters])
 
     def apply_to_mask(self, mask: np.ndarray, quarters: int, **params: Any) -> np.ndarray:
+        """The bitmask (H, W), turned alike."""
         return self.apply(mask, quarters)
 
 
@@ -153,9 +156,11 @@ class SensorNoise(A.ImageOnlyTransform):
         self.sigma = sigma
 
     def get_params(self) -> dict[str, Any]:
+        """The standard deviation in gray levels, drawn evenly."""
         return {"sigma": self.py_random.uniform(*self.sigma)}
 
     def apply(self, img: np.ndarray, sigma: float, **params: Any) -> np.ndarray:
+        """The image uint8 with noise, cut off at black and white."""
         table = np.rint(_NORMAL * sigma).clip(-128, 127).astype(np.int8)
         picks = np.frombuffer(self.random_generator.bytes(img.size), np.uint8).reshape(img.shape)
         return cv2.add(img, cv2.LUT(picks, table), dtype=cv2.CV_8U)
@@ -172,6 +177,7 @@ class DefectBlackout(A.DualTransform):
         self.num_classes, self.margin = num_classes, margin
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Which pixels are hidden, what fills them, and the bits of the mask that stay."""
         image, mask = data["image"], data["mask"]
         class_bits = mask.dtype.type((1 << self.num_classes) - 1)
         defect = ((mask & class_bits) != 0).astype(np.uint8)
@@ -182,9 +188,11 @@ class DefectBlackout(A.DualTransform):
         return {"hidden": hidden, "filling": filling, "kept_bits": ~class_bits}
 
     def apply(self, img: np.ndarray, hidden: np.ndarray, filling: np.ndarray, **params: Any) -> np.ndarray:
+        """The image uint8 without its defects."""
         return np.where(hidden if img.ndim == 2 else hidden[:, :, None], filling, img)
 
     def apply_to_mask(self, mask: np.ndarray, kept_bits: np.integer, **params: Any) -> np.ndarray:
+        """The bitmask without class bits."""
         return mask & kept_bits
 
 
@@ -206,6 +214,7 @@ class SideBars(A.DualTransform):
         self.num_classes, self.max_share = num_classes, max_share
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """The columns of the bar, and the bits of the mask that stay there."""
         mask, whole = data["mask"], data["mask"].shape[1]
         width = round(whole * self.py_random.uniform(0, self.max_share))
         bar, rest = (slice(0, width), slice(width, whole))
@@ -217,11 +226,13 @@ class SideBars(A.DualTransform):
         return {"bar": slice(0, 0) if hidden & ~visible else bar, "kept_bits": ~class_bits}
 
     def apply(self, img: np.ndarray, bar: slice, **params: Any) -> np.ndarray:
+        """The image uint8, black in the bar."""
         img = img.copy()
         img[:, bar] = 0
         return img
 
     def apply_to_mask(self, mask: np.ndarray, bar: slice, kept_bits: np.integer, **params: Any) -> np.ndarray:
+        """The bitmask without class bits in the bar."""
         mask = mask.copy()
         mask[:, bar] &= kept_bits
         return mask

@@ -30,9 +30,11 @@ class Sampler(Protocol):
     """An endless stream of samples; `epoch_length` positions make an epoch."""
 
     @property
-    def epoch_length(self) -> int: ...
+    def epoch_length(self) -> int:
+        """Positions in an epoch."""
 
-    def samples_at(self, positions: np.ndarray) -> Samples: ...
+    def samples_at(self, positions: np.ndarray) -> Samples:
+        """The samples at several positions, (n,) non-negative integers."""
 
 
 def sample_seeds(seed: int, phase: int, positions: np.ndarray) -> np.ndarray:
@@ -161,6 +163,7 @@ class BalancedSampler(_Stream):
         self.strata = tuple((number, rows[inside]) for number, inside in enumerate(members) if inside.any())
 
     def samples_at(self, positions: np.ndarray) -> Samples:
+        """As in `Sampler`: a stratum for each position, a sample of it, and its class as the target."""
         blocks, slots = np.divmod(positions, len(self.strata))
         chosen = permute(slots, len(self.strata), self._hash(_SLOT, blocks))
         rows, target_classes = np.empty(len(positions), np.int64), np.empty(len(positions), np.int64)

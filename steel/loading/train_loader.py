@@ -44,10 +44,12 @@ class MicroBatchPlace(Protocol):
     """What a micro-batch consists of; `train.engine.batch_plan` makes them."""
 
     @property
-    def index(self) -> int: ...
+    def index(self) -> int:
+        """Which micro-batch of its step this is."""
 
     @property
-    def positions(self) -> range: ...
+    def positions(self) -> range:
+        """Where its samples stand in the stream."""
 
 
 def train_batches(

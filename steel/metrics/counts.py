@@ -70,19 +70,6 @@ def _histogram(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return total
 
 
-def pair_counts(masks: np.ndarray, bitmask: np.ndarray, ignore_bit: int | None = None) -> np.ndarray:
-    """(C, 3) int64 `(intersection, predicted, true)` of answered masks (C, H, W) bool against a bitmask (H, W)."""
-    valid = valid_mask(bitmask, ignore_bit)
-    result = np.zeros((len(masks), 3), np.int64)
-    for k, mask in enumerate(masks):
-        true = (bitmask >> k) & 1 == 1
-        predicted = mask.astype(bool)
-        if valid is not None:
-            true, predicted = true & valid, predicted & valid
-        result[k] = np.count_nonzero(true & predicted), np.count_nonzero(predicted), np.count_nonzero(true)
-    return result
-
-
 def background_counts(masks: np.ndarray, bitmask: np.ndarray, ignore_bit: int | None = None) -> np.ndarray:
     """(3,) int64 `(intersection, predicted, true)` of the background: valid pixels that hold no class at all."""
     num_classes = len(masks)

@@ -88,6 +88,7 @@ class EvaluationStatistics:
 
     @property
     def num_classes(self) -> int:
+        """C."""
         return self.histograms.shape[1]
 
     @property

@@ -30,10 +30,12 @@ class ClassVerdict:
 
     @property
     def is_never_answered(self) -> bool:
+        """Whether there was something to find, and no pixel of it is ever predicted."""
         return self.present > 0 and self.answered == 0
 
     @property
     def is_worse_than_nothing(self) -> bool:
+        """Whether never predicting the class would score higher."""
         return self.gain < 0
 
 

@@ -124,6 +124,7 @@ class Manifest:
 
     @property
     def num_classes(self) -> int:
+        """C: classes are numbered 1 to C."""
         return len(self.class_names)
 
 

@@ -91,7 +91,7 @@ class Index:
                 "run `python -m data_prep.verify`"
             ) from error
         self._num_rows = batch.num_rows
-        self._key, self._image_id, self._image_ext = (batch[name] for name in ("key", "image_id", "image_ext"))
+        self._key, self._image_id = batch["key"], batch["image_id"]
         self.columns = columns_of(batch)
         vars(self).update(self.columns)
         self._table = self._tabulate() if len(self) <= _TABLE_ROWS else None
@@ -115,10 +115,6 @@ class Index:
     def image_id(self, row: int) -> str:
         """Path of the image relative to the folder it came from, with its extension."""
         return self._image_id[row].as_py()
-
-    def image_ext(self, row: int) -> str:
-        """Extension of the image's member, without a dot."""
-        return self._image_ext[row].as_py()
 
     def rows(self, folds: Sequence[int]) -> np.ndarray:
         """Row numbers (n,) int32 of the samples in any of `folds`, ascending."""

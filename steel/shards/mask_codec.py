@@ -22,18 +22,6 @@ def _encode_clean_mask(height: int, width: int, itemsize: int) -> bytes:
     return encode_png(np.zeros((height, width), f"u{itemsize}"))
 
 
-def decode_mask(data: bytes) -> np.ndarray:
-    """The bitmask (H, W) of uint8 or uint16 in the bytes of a gray PNG, however it was written. Maybe read-only.
-
-    Raises:
-        ValueError: the bytes are no such PNG, or damaged.
-    """
-    pixels = decode_labels(data)
-    if pixels.ndim != 2:
-        raise ValueError("the mask has more than one channel")
-    return pixels
-
-
 def decode_stored_mask(manifest: Manifest, data: bytes, height: int, width: int) -> np.ndarray:
     """The bitmask (H, W) of a sample, as the set of `manifest` codes it; all zero when `data` is empty (none stored).
 

@@ -26,6 +26,7 @@ class CrossFolds:
 
     @property
     def num(self) -> int:
+        """How many folds."""
         return int(self.fold_of.max()) + 1
 
 

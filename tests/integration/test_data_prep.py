@@ -16,9 +16,9 @@ import webdataset as wds
 
 from data_prep.__main__ import main
 from steel.images.bitmask import unpack_masks
+from steel.images.decode import decode_labels
 from steel.images.pixel_format import Depth
 from steel.shards.format import Manifest
-from steel.shards.mask_codec import decode_mask
 from steel.shards.reader import ShardReader
 from tests.image_folder import (
     HEIGHT,
@@ -76,7 +76,7 @@ def test_samples_are_the_files_and_masks_that_went_in(folder: Path, shards: Path
         masks = masks_of(NUMBERS[image_id])
         raw, sample = reader.read_bytes(row), reader.read(row)
         assert raw.image == (folder / "images" / image_id).read_bytes()
-        assert np.array_equal(unpack_masks(decode_mask(raw.mask), 4), masks)
+        assert np.array_equal(unpack_masks(decode_labels(raw.mask), 4), masks)
         assert np.array_equal(unpack_masks(sample.bitmask, 4), masks)
         assert json.loads(raw.meta) == {
             "image_id": image_id,

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from steel.decision import GATES, ClassDecision, Decision, apply_decision, default_decision, kept, labels
 from steel.errors import InputError
-from steel.metrics.counts import histograms, pair_counts, valid_mask
+from steel.metrics.counts import histograms, valid_mask
 from steel.metrics.scores import decided_counts
 from steel.thresholds.search import NO_MAXIMUM, soft_areas
+from tests.plain_counts import pair_counts
 
 NUM_CLASSES = 2
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.paths import ROOT
 
@@ -62,3 +63,11 @@ def test_a_pytorch_of_ones_own_choice_is_kept(venv: Path) -> None:
     kept = (venv / "constraints.txt").read_text().splitlines()
     assert sorted(kept[:2]) == ["torch==2.99.1+cpu", "torchvision==0.99.0+cpu"]
     assert kept[2:] == [line for line in ours if not line.startswith(("torch==", "torchvision=="))]
+
+
+def test_the_commit_hooks_are_what_make_check_runs() -> None:
+    recipe = (ROOT / "Makefile").read_text().split("\ncheck:")[1].split("\n\n")[0]
+    checks = [line.strip().removeprefix("$(BIN)/") for line in recipe.splitlines() if line.startswith("\t$(BIN)/")]
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [hook["entry"].removeprefix(".venv/bin/") for hook in repository["hooks"]] == checks
+    assert len(checks) == 4

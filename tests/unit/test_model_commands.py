@@ -20,8 +20,9 @@ from steel.images.decode import decode_image
 from steel.images.pixel_format import Depth
 from steel.inference.predictor import Predictor
 from steel.labels.rle import decode_rle
-from steel.labels.submission import read_submission, validate_submission
+from steel.labels.submission import read_submission
 from steel.model.network import UnifiedModel
+from tests.submission_check import validate_submission
 
 SIZES = {"a.jpg": (40, 48), "b.png": (33, 47), "line/c.png": (40, 48), "d.jpg": (20, 90)}
 DECISION = Decision(classes=(ClassDecision(pixel_threshold=126), ClassDecision(min_area=30)), tta=("hflip",))

@@ -398,9 +398,9 @@ def test_a_damaged_mask_that_pillow_would_complete_is_refused() -> None:
 
 
 def test_own_masks_take_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    from steel.shards.mask_codec import decode_mask, encode_mask
+    from steel.shards.mask_codec import encode_mask
 
     for name in ("read_by_pillow", "_decode_by_opencv"):
         monkeypatch.setattr(decode, name, lambda *_: pytest.fail("took the slow way"))
     for kind in (np.uint8, np.uint16):
-        decode_mask(encode_mask(np.eye(5, 7, dtype=kind)))
+        decode_labels(encode_mask(np.eye(5, 7, dtype=kind)))

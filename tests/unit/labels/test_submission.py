@@ -10,7 +10,8 @@ import pytest
 
 from steel.errors import InputError
 from steel.labels.rle import decode_rle
-from steel.labels.submission import check_coverage, read_submission, validate_submission, write_submission
+from steel.labels.submission import check_coverage, read_submission, write_submission
+from tests.submission_check import validate_submission
 
 SIZE = (4, 5)
 

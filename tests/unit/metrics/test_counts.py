@@ -7,15 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steel.metrics.counts import (
-    _EXACT_PIXELS,
-    background_counts,
-    counts_from,
-    cross_entropy,
-    dice,
-    histograms,
-    pair_counts,
-)
+from steel.metrics.counts import _EXACT_PIXELS, background_counts, counts_from, cross_entropy, dice, histograms
+from tests.plain_counts import pair_counts
 
 
 def test_histograms_of_a_worked_image() -> None:

@@ -16,8 +16,9 @@ from webdataset.tariterators import base_plus_ext
 
 from steel.errors import InputError
 from steel.images.bitmask import mask_areas, pack_masks, unpack_masks
+from steel.images.decode import decode_labels
 from steel.shards.format import Manifest, ShardInfo, index_schema, sample_key, write_index
-from steel.shards.mask_codec import decode_mask, decode_stored_mask, encode_mask
+from steel.shards.mask_codec import decode_stored_mask, encode_mask
 
 BITMASKS = st.sampled_from([np.uint8, np.uint16]).flatmap(
     lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9))
@@ -50,8 +51,8 @@ def manifest(**changes: object) -> Manifest:
 @given(BITMASKS)
 def test_masks_come_back_and_any_decoder_reads_them(bitmask: np.ndarray) -> None:
     data = encode_mask(bitmask)
-    assert decode_mask(data).dtype == bitmask.dtype
-    assert np.array_equal(decode_mask(data), bitmask)
+    assert decode_labels(data).dtype == bitmask.dtype
+    assert np.array_equal(decode_labels(data), bitmask)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), bitmask)
     assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), bitmask)
 
@@ -60,12 +61,12 @@ def test_masks_of_other_writers_are_read() -> None:
     bitmask = np.arange(60, dtype=np.uint8).reshape(6, 10)
     for level in (0, 1, 9):
         data = cv2.imencode(".png", bitmask, [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes()
-        assert np.array_equal(decode_mask(data), bitmask)
+        assert np.array_equal(decode_labels(data), bitmask)
     palette = Image.fromarray(bitmask, "P")
     palette.putpalette([7, 3, 200] * 256)
     buffer = io.BytesIO()
     palette.save(buffer, "PNG")
-    assert np.array_equal(decode_mask(buffer.getvalue()), bitmask)
+    assert np.array_equal(decode_labels(buffer.getvalue()), bitmask)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
@@ -76,7 +77,7 @@ def test_every_damaged_byte_of_a_mask_is_noticed_or_harmless(kind: type) -> None
         damaged = bytearray(data)
         damaged[position] ^= 0x10
         try:
-            assert np.array_equal(decode_mask(bytes(damaged)), bitmask), position
+            assert np.array_equal(decode_labels(bytes(damaged)), bitmask), position
         except ValueError:
             continue
 
@@ -85,13 +86,14 @@ def test_a_mask_cut_anywhere_is_refused() -> None:
     data = encode_mask(np.eye(9, 11, dtype=np.uint8))
     for length in range(len(data)):
         with pytest.raises(ValueError):
-            decode_mask(data[:length])
+            decode_labels(data[:length])
 
 
 def test_masks_in_colour_are_refused() -> None:
     data = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
-    with pytest.raises(ValueError, match="more than one channel"):
-        decode_mask(data)
+    for coding in ("bitmask", "labels", "binary"):
+        with pytest.raises(ValueError, match="more than one channel"):
+            decode_stored_mask(manifest(mask_coding=coding), data, 4, 4)
 
 
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=12)))

@@ -17,12 +17,13 @@ from steel.decision import (
     default_decision,
 )
 from steel.errors import InputError
-from steel.metrics.counts import dice, pair_counts
+from steel.metrics.counts import dice
 from steel.metrics.scores import decide, score
 from steel.metrics.statistics import EvaluationStatistics, image_statistics
 from steel.thresholds.search import DICE_UNIT
 from steel.thresholds.search_space import NO_MAXIMUM, ClassGrid, SearchSpace, area_candidates
 from steel.thresholds.tuning import Tuner, Tuning, best_label_threshold, tune_thresholds
+from tests.plain_counts import pair_counts
 
 NUM_CLASSES = 2
 
