@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
 from torch import Tensor, nn
 
 from steel.config import NetworkConfig
 from steel.errors import InputError, list_some
+from steel.model.libraries import smp, timm
 
 ARCHITECTURES = {kind.__name__: kind for kind in smp.MODEL_ARCHITECTURES_MAPPING.values()}
 
