@@ -1,8 +1,8 @@
 """segmentation-models-pytorch and timm, imported without what they would import and nothing here uses.
 
 torchvision asks torch's compiler one thing, for one of its operators, and imports all of it for that; timm looks for
-wandb for a writer of tables. Together they are half of the time that `steel predict` takes to start. Whoever compiles or
-tracks imports both as ever: what stands in for them is gone when this module has been imported.
+wandb for a writer of tables. Together they are half of the time that `steel predict` takes to start. Whoever compiles
+or tracks imports both as ever: what stands in for them is gone when this module has been imported.
 """
 
 import sys
