@@ -136,8 +136,7 @@ def _run_predict(arguments: argparse.Namespace) -> None:
     from steel.inference.predictor import Predictor
     from steel.model.tta import parse_tta
 
-    for path in (arguments.out, arguments.classes_out):
-        _make_way(path)
+    _make_way([arguments.checkpoint, arguments.images, arguments.template], [arguments.out, arguments.classes_out])
     if arguments.overlays is not None:
         storage.make_folder(arguments.overlays)
     predictor = Predictor.from_checkpoint(
@@ -211,7 +210,7 @@ def _run_export(arguments: argparse.Namespace) -> None:
     from steel.inference.onnx_export import export_onnx
     from steel.model.tta import parse_tta
 
-    _make_way(arguments.onnx)
+    _make_way([arguments.checkpoint], [arguments.onnx])
     checkpoint = load_checkpoint(arguments.checkpoint)
     num_sizes = export_onnx(checkpoint, arguments.onnx, None if arguments.tta is None else parse_tta(arguments.tta))
     size = checkpoint.input_size
@@ -234,7 +233,7 @@ def _run_ensemble(arguments: argparse.Namespace) -> None:
     _require_torch()
     from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
 
-    _make_way(arguments.out)
+    _make_way(arguments.checkpoints, [arguments.out])
     ensemble = stack_members([load_checkpoint(path) for path in arguments.checkpoints], arguments.checkpoints)
     save_checkpoint(arguments.out, ensemble)
     decision = "" if ensemble.decision else "; without a decision: find one with `train.evaluate --tune-thresholds`"
@@ -268,15 +267,17 @@ def _require_torch() -> None:
         raise InputError("this command needs torch: pip install 'steel-defects[train]'")
 
 
-def _make_way(path: str | None) -> None:
-    """See, before any work is done, that a file can be written at `path`."""
+def _make_way(inputs: Sequence[str | None], outputs: Sequence[str | None]) -> None:
+    """See, before any work is done, that every output can be written and replaces no input; None is no file."""
     from steel import storage
 
-    if path is None or storage.is_remote(path):
-        return
-    if storage.local_path(path).is_dir():
-        raise InputError(f"{path}: a folder; give the name of the file to write")
-    storage.make_folder(storage.local_path(path).parent)
+    storage.check_apart(inputs, outputs)
+    for path in outputs:
+        if path is None or storage.is_remote(path):
+            continue
+        if storage.local_path(path).is_dir():
+            raise InputError(f"{path}: a folder; give the name of the file to write")
+        storage.make_folder(storage.local_path(path).parent)
 
 
 def build_parser() -> argparse.ArgumentParser:

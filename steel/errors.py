@@ -34,7 +34,12 @@ class InputError(ValueError):
 
 
 class SharedError(InputError):
-    """A mistake that every rank of a job finds alike: rank 0 alone says it."""
+    """What every rank of a job finds wrong alike: rank 0 alone says it."""
+
+    def __init__(self, message: str, code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code
+        """The program's exit code."""
 
 
 class LostRankError(RuntimeError):
@@ -45,11 +50,10 @@ class OutOfMemoryError(RuntimeError):
     """Host or device refused memory; the message says what needs less."""
 
 
-_ENVIRONMENT = (
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE,
-    errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
-)  # fmt: skip
-"""What the operating system may say of the user's files; other errors of its are defects of ours."""
+_EXIT_CODES = dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE), 1
+) | dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG), 2)
+"""Of what the operating system may say of disks and rights (1) and of names (2); other errors are defects of ours."""
 LAST_WORD_S = 30.0
 """How long the other ranks leave a `SharedError` to rank 0: a launcher ends the job when the first of them ends."""
 
@@ -105,14 +109,21 @@ def run_program(main: Callable[[], int | None]) -> int:
 
     Returns:
         2 for bad input (`InputError`), 1 for a full disk, a refused file, a lost rank or too little memory, 130 for
-        Ctrl-C, else what `main` returned.
+        Ctrl-C, 141 where nobody reads the output any more, else what `main` returned.
         Anything else is a defect of ours and keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return main() or 0
+        try:
+            return main() or 0
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What Python would flush at its end has no reader either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except BaseException as error:
         code = report(error)
         if code is None:
@@ -143,15 +154,23 @@ def report(error: BaseException) -> int | None:
 _REPORTED = "reported by steel"
 
 
+def exit_code(error: InputError | OSError) -> int:
+    """That of a program which ends with `error`: 2, but 1 where disks or rights are behind it."""
+    if isinstance(error, SharedError):
+        return error.code
+    system = error.__cause__ if isinstance(error, InputError) else error
+    return _EXIT_CODES.get(system.errno or 0, 2) if isinstance(system, OSError) else 2
+
+
 def _line_and_code(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, InputError):
-        return f"error: {error}", 2
+        return f"error: {error}", exit_code(error)
     if isinstance(error, LostRankError | OutOfMemoryError):
         return f"error: {error}", 1
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
-    if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
-        return f"error: {error.strerror}: {error.filename or 'while writing'}", 1
+    if isinstance(error, OSError) and error.errno in _EXIT_CODES:
+        return f"error: {error.strerror}: {error.filename or 'while writing'}", exit_code(error)
     return None
 
 

@@ -7,6 +7,7 @@ name: local files are written beside it, flushed to disk and renamed; remote sto
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -39,6 +40,24 @@ def local_path(url: str | os.PathLike[str]) -> Path:
     text = os.fspath(url)
     assert not is_remote(text), text
     return Path(text.split("://", 1)[1] if "://" in text else text)
+
+
+def full_path(url: str) -> str:
+    """The one way to write a path or URL, links resolved, with a slash at its end."""
+    return (url if is_remote(url) else local_path(url).resolve().as_posix()).rstrip("/") + "/"
+
+
+def check_apart(inputs: Iterable[str | None], outputs: Iterable[str | None]) -> None:
+    """Refuse outputs that would replace an input or each other, however their paths are written; None is no file.
+
+    Raises:
+        InputError: names the first such output.
+    """
+    taken = {full_path(path): "read" for path in inputs if path is not None}
+    for path in filter(None, outputs):
+        if full_path(path) in taken:
+            raise InputError(f"{path}: {taken[full_path(path)]} by the same command; give this output another name")
+        taken[full_path(path)] = "written"
 
 
 def join(url: str | os.PathLike[str], *names: str) -> str:
@@ -108,7 +127,9 @@ def list_files(url: str | os.PathLike[str], suffixes: tuple[str, ...] | None = N
 
 def name_issues(paths: Iterable[str]) -> list[Issue]:
     """The names among `paths` that a CSV file, a tar or an index could not hold or would garble."""
-    kind = "names with control characters or bytes that are not UTF-8"
+    kind, encoding = "names with control characters or bytes that are not UTF-8", sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        kind = f"names with control characters or bytes that are not {encoding} (PYTHONUTF8=1 reads names as UTF-8)"
     return [Issue(kind, path) for path in paths if printable(path) != path]
 
 

@@ -35,7 +35,7 @@ from steel.distributed.joining import (
     process_group_options,
     start_heartbeat,
 )
-from steel.errors import InputError, LostRankError, SharedError
+from steel.errors import InputError, LostRankError, SharedError, exit_code
 from steel.precision import choose_precision
 
 T = TypeVar("T")
@@ -127,15 +127,15 @@ class Runtime:
             SharedError: on every rank alike, if the task met a mistake of the user or failed to read or write, so that
                 no rank waits for another.
         """
-        outcome: tuple[T | None, str | None] = (None, None)
+        outcome: tuple[T | None, str | None, int] = (None, None, 0)
         if self.is_main:
             try:
-                outcome = (task(), None)
+                outcome = (task(), None, 0)
             except (InputError, OSError) as error:
-                outcome = (None, str(error))
-        value, problem = self.broadcast(outcome)
+                outcome = (None, str(error), exit_code(error))
+        value, problem, code = self.broadcast(outcome)
         if problem is not None:
-            raise SharedError(problem)
+            raise SharedError(problem, code)
         return value
 
     def main_first(self, task: Callable[[], T]) -> T:

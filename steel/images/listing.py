@@ -63,14 +63,9 @@ def image_stem(image_id: str) -> str:
 
 def lies_in(url: str, folder: str) -> bool:
     """Whether a path or URL is a folder or lies below it."""
-    return _full(url).startswith(_full(folder))
+    return storage.full_path(url).startswith(storage.full_path(folder))
 
 
 def _inside(folder: str, other: str) -> str:
     """`other` relative to `folder`, with a slash at its end; "" when it does not lie below."""
-    return _full(other).removeprefix(_full(folder)) if lies_in(other, folder) else ""
-
-
-def _full(url: str) -> str:
-    """The one way to write a path or URL, with a slash at its end."""
-    return (url if storage.is_remote(url) else storage.local_path(url).resolve().as_posix()).rstrip("/") + "/"
+    return storage.full_path(other).removeprefix(storage.full_path(folder)) if lies_in(other, folder) else ""

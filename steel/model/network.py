@@ -219,7 +219,7 @@ def _check(network: NetworkConfig) -> None:
     if network.decoder_channels is not None and not _takes_widths(network.architecture):
         raise InputError(
             f"model.decoder-channels: {network.architecture} takes no list of decoder widths; "
-            f"leave it out or choose one of {', '.join(filter(_takes_widths, ARCHITECTURES))}"
+            f"give None or choose one of {', '.join(filter(_takes_widths, ARCHITECTURES))}"
         )
     _check_encoder(network.encoder)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main as shard
+from steel.distributed.runtime import start
 from steel.errors import InputError, printable, run_program
 from steel.labels.submission import write_submission
 from tests.image_folder import arguments, write_images
@@ -96,13 +97,71 @@ def test_one_line_of_valid_text(text: str, line: str) -> None:
     assert len(line.splitlines()) == 1 and line.encode()
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES])
-def test_what_the_system_says_of_a_file_is_one_line(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+DISKS_AND_RIGHTS = dict.fromkeys((errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES), 1)
+NAMES = dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR), 2)
+
+
+@pytest.mark.parametrize(("number", "code"), (DISKS_AND_RIGHTS | NAMES).items())
+def test_what_the_system_says_of_files_is_one_line(number: int, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A full disk is no mistake in the input, whoever says it in which words; a name that leads nowhere is one."""
+
     def fail() -> None:
         raise OSError(number, os.strerror(number), "data/a.jpg")
 
-    assert run_program(fail) == 1
+    def fail_in_other_words() -> None:
+        try:
+            fail()
+        except OSError as error:
+            raise InputError("could not keep data/a.jpg") from error
+
+    assert run_program(fail) == code
     assert capsys.readouterr().err == f"error: {os.strerror(number)}: data/a.jpg\n"
+    assert run_program(fail_in_other_words) == code
+    assert capsys.readouterr().err == "error: could not keep data/a.jpg\n"
+    runtime = start("no", cpu=True)
+    assert run_program(lambda: runtime.on_main(fail)) == code
+
+
+@pytest.mark.parametrize(
+    "command", ["steel.cli --help", "steel.cli predict --help", "data_prep --help", "train --help"]
+)
+def test_nobody_has_to_read_to_the_end(command: str) -> None:
+    """As in `steel --help | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    # argparse forgives a lost reader of its help itself.
+    assert (done.returncode, done.stderr) in ((141, ""), (0, ""))
+
+
+def test_output_that_nobody_reads_ends_a_program_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = "from steel.errors import run_program; raise SystemExit(run_program(lambda: print('x' * 100)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_names_that_the_locale_cannot_read_are_not_called_broken(tmp_path: Path) -> None:
+    """In a Python that takes names for ASCII; the names themselves are UTF-8."""
+    (tmp_path / "прокат.jpg").write_bytes(b"")
+    program = f"from steel.images.listing import list_images; list_images({str(tmp_path)!r})"
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=plain, capture_output=True, text=True, check=False
+    )
+    assert "not ascii (PYTHONUTF8=1 reads names as UTF-8): \\xd0\\xbf" in done.stderr.splitlines()[-1]
 
 
 def test_a_defect_of_ours_keeps_its_traceback() -> None:

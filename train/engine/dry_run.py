@@ -49,7 +49,7 @@ def try_phases(
     problems = runtime.all_gather(problem)
     told = [f"rank {rank}: {said}" for rank, said in enumerate(problems) if said is not None]
     if told:
-        raise SharedError(problems[0] if problems.count(problems[0]) == len(problems) else told[0])
+        raise SharedError(problem if problem is not None and problems.count(problem) == len(problems) else told[0])
 
 
 def _problem_of(learner: Learner, plan: PhasePlan, crop: tuple[int, int], is_frozen: bool) -> str | None:
