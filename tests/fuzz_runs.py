@@ -20,11 +20,11 @@ from steel.reports.describe import describe_checkpoint
 from steel.reports.plots import plot_history
 from steel.tracking.history import History
 from tests.fuzzing import JSON_EDITS, Format, Random, edit_bytes, edit_json, edit_json_line, edit_value
-from train.engine.loop_state import Candidate, Progress
+from train.engine.loop_state import LoopState, TopCheckpoint
 from train.engine.run_folder import RunFolder
 from train.engine.split_roles import role_of
 from train.engine.state import RECORD, TENSORS, digest_record, find_newest_state, read_state, snapshot, write_state
-from train.engine.top_checkpoints import CandidateStore
+from train.engine.top_checkpoints import TopCheckpoints
 from train.presets import SMOKE
 
 # --- checkpoints ---
@@ -89,11 +89,13 @@ def _with_header(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes
 
 # --- what a run leaves ---
 
-PROGRESS = Progress(1, 7, candidates=[Candidate(0.5, "000000-00000005.safetensors", 0, 1.5)], stopped_early=["early"])
+PROGRESS = LoopState(
+    1, 7, candidates=[TopCheckpoint(0.5, "000000-00000005.safetensors", 0, 1.5)], stopped_early=["early"]
+)
 
 
 def make_state(folder: Path) -> str:
-    write_state(folder, snapshot(Progress(0, 5), {"model.w": torch.ones(6)}), keep=2)
+    write_state(folder, snapshot(LoopState(0, 5), {"model.w": torch.ones(6)}), keep=2)
     write_state(folder, snapshot(PROGRESS, {"model.w": torch.arange(6.0)}), keep=2)
     return f"000001-00000007/{RECORD}"
 
@@ -107,12 +109,12 @@ def read_newest_state(folder: Path) -> Any:
     """As resuming does; the state before stands in for one that is refused."""
     newest, refused = find_newest_state(folder)
     assert newest is not None and all("000001-00000007" in line for line in refused)
-    CandidateStore(folder.parent / "folder", 1).prune(folder, Progress())
+    TopCheckpoints(folder.parent / "folder", 1).prune(folder, LoopState())
     if refused:
         assert read_state(newest).tensors["model.w"].tolist() == [1.0] * 6
         raise InputError(refused[0])
     state = read_state(newest)
-    progress = Progress.from_dict(state.progress)
+    progress = LoopState.from_dict(state.progress)
     progress.check_within([9, 9], f"--out {folder}, {RECORD}, {TENSORS}")
     return progress, {name: tensor.tolist() for name, tensor in state.tensors.items()}
 
@@ -132,12 +134,12 @@ def mend_state(folder: Path) -> None:
 
 
 def make_candidate(folder: Path) -> str:
-    CandidateStore(folder, 1)._write("000000-00000005.safetensors", {"w": torch.arange(12.0).reshape(3, 4)})
+    TopCheckpoints(folder, 1)._write("000000-00000005.safetensors", {"w": torch.arange(12.0).reshape(3, 4)})
     return "000000-00000005.safetensors"
 
 
 def read_candidate(folder: Path) -> Any:
-    return {n: t.tolist() for n, t in CandidateStore(folder, 1).read(PROGRESS.candidates[0]).items()}
+    return {n: t.tolist() for n, t in TopCheckpoints(folder, 1).read(PROGRESS.candidates[0]).items()}
 
 
 def make_history(folder: Path) -> str:

@@ -28,14 +28,14 @@ from train.engine.batch_plan import PhasePlan, micro_batch_share, plan_phases
 from train.engine.data import FoldRows, resolve_crop, split_rows
 from train.engine.dry_run import try_phases
 from train.engine.loop import LESS_MEMORY, Loop
-from train.engine.loop_state import Progress
-from train.engine.metric_logger import open_records
+from train.engine.loop_state import LoopState
+from train.engine.metric_logger import open_metric_logger
 from train.engine.model_selection import select_model
 from train.engine.run_folder import RunFolder
-from train.engine.state import State, StateWriter, resume_state
-from train.engine.step import Learner
-from train.engine.step_metrics import Monitor
-from train.engine.top_checkpoints import CandidateStore
+from train.engine.state import SavedState, StateWriter, resume_state
+from train.engine.step import TrainingState
+from train.engine.step_metrics import StepMetrics
+from train.engine.top_checkpoints import TopCheckpoints
 from train.engine.validation import Judge
 from train.engine.weight_initialisation import initialise_weights, start_heads_at_frequencies
 from train.logging_setup import set_up_logging
@@ -89,26 +89,30 @@ def run_attempt(
     samplers = _build_samplers(config, reader, rows)
     plans = plan_phases(config.phases, [sampler.epoch_length for sampler in samplers], config.validation.every_epochs)
     state = resume_state(runtime, folder.states)
-    progress = Progress() if state is None else Progress.from_dict(state.progress)
+    progress = LoopState() if state is None else LoopState.from_dict(state.progress)
     progress.check_within([plan.steps for plan in plans], f"--out {arguments.out}")
-    records = open_records(runtime, config, folder, progress, plans)  # its tracker starts beside what follows
-    closing.callback(records.finish, "failed")  # unless it has been finished by then
-    learner = _build_learner(arguments, runtime, reader, rows, network, plans, state)
+    metric_logger = open_metric_logger(
+        runtime, config, folder, progress, plans
+    )  # its tracker starts beside what follows
+    closing.callback(metric_logger.finish, "failed")  # unless it has been finished by then
+    training = _build_training(arguments, runtime, reader, rows, network, plans, state)
     _announce(runtime, network, rows, plans, progress)
     to_come = [p for p in plans if (p.number, p.steps) > (progress.phase, progress.step)]
-    try_phases(runtime, learner, to_come, [resolve_crop(reader, rows.train, plan.phase.crop) for plan in to_come])
+    try_phases(runtime, training, to_come, [resolve_crop(reader, rows.train, plan.phase.crop) for plan in to_come])
 
-    store = CandidateStore(folder.candidates, max(1, config.optim.average_top_k))
-    judge = Judge(runtime, config, reader, rows, progress, learner, store, folder, records)
+    store = TopCheckpoints(folder.top_checkpoints, max(1, config.optim.average_top_k))
+    judge = Judge(runtime, config, reader, rows, progress, training, store, folder, metric_logger)
     writer = StateWriter(folder.states, config.runtime.keep_states) if runtime.is_main else None
     loop = Loop(
         runtime=runtime,
         config=config,
         plans=plans,
-        learner=learner,
-        progress=progress,
-        monitor=Monitor(runtime, progress, signals, config.tracking.log_every, fp16=learner.scaler is not None),
-        records=records,
+        training=training,
+        state=progress,
+        step_metrics=StepMetrics(
+            runtime, progress, signals, config.tracking.log_every, fp16=training.scaler is not None
+        ),
+        metric_logger=metric_logger,
         writer=writer,
         load=functools.partial(_load, runtime, config, reader, samplers, rows),
         judge=judge,
@@ -116,8 +120,8 @@ def run_attempt(
     )
     if writer is not None:
         closing.callback(writer.close)
-    records.wait_until_open()  # before a process is forked
-    finished = loop.run() and select_model(judge, learner, plans, folder, lambda: signals.received)
+    metric_logger.wait_until_open()  # before a process is forked
+    finished = loop.run() and select_model(judge, training, plans, folder, lambda: signals.received)
     if writer is not None:
         writer.wait()
     status: Status = "finished" if finished else "interrupted"
@@ -126,7 +130,7 @@ def run_attempt(
         folder.end(status, reason)
         if not finished:
             logger.info("%s; state saved, the same command goes on from here", reason)
-    records.finish(status)
+    metric_logger.finish(status)
 
 
 def _open_reader(arguments: FitArguments) -> ShardReader:
@@ -180,16 +184,16 @@ def network_for(config: Config, manifest: Manifest) -> NetworkConfig:
     )
 
 
-def _build_learner(
+def _build_training(
     arguments: FitArguments,
     runtime: Runtime,
     reader: ShardReader,
     rows: FoldRows,
     network: NetworkConfig,
     plans: Sequence[PhasePlan],
-    state: State | None,
-) -> Learner:
-    """The learner at `state`, or at its first weights: published ones, an earlier checkpoint's or random ones."""
+    state: SavedState | None,
+) -> TrainingState:
+    """The training at `state`, or at its first weights: published ones, an earlier checkpoint's or random ones."""
     config, manifest = arguments.config, reader.manifest
     seed_everything(config.seed)
     download = config.model.pretrained and state is None and arguments.init_from is None
@@ -201,15 +205,15 @@ def _build_learner(
         if arguments.init_from is not None:
             initialise_weights(model, arguments.init_from, manifest.class_names)
     freeze_steps = round(config.optim.freeze_encoder_epochs * plans[0].epoch_length / plans[0].phase.batch_size)
-    learner = Learner(runtime, config, model, manifest.mean, manifest.std, freeze_steps)
+    training = TrainingState(runtime, config, model, manifest.mean, manifest.std, freeze_steps)
     if state is not None:
         try:
-            learner.load_tensors(state.tensors)
+            training.load_tensors(state.tensors)
         except (KeyError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"--out {arguments.out}: its newest state does not fit this network ({error}); choose another folder"
             ) from error
-    return learner
+    return training
 
 
 def _load(
@@ -242,7 +246,7 @@ def _load(
 
 
 def _announce(
-    runtime: Runtime, network: NetworkConfig, rows: FoldRows, plans: Sequence[PhasePlan], progress: Progress
+    runtime: Runtime, network: NetworkConfig, rows: FoldRows, plans: Sequence[PhasePlan], progress: LoopState
 ) -> None:
     logger.info("%s with %s, %d classes", network.architecture, network.encoder, network.num_classes)
     logger.info("%d training, %d validation, %d test images", len(rows.train), len(rows.validation), len(rows.test))

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from steel.errors import run_program
-from train.engine.step import Learner
+from train.engine.step import TrainingState
 from train.fit import main
 
 FIRST_STEP = 4
@@ -22,7 +22,7 @@ PIECE = 2**24
 
 def leak_under(limit: str) -> None:
     """Let rank 1 run out of memory in its first micro-batch of step 4 or later."""
-    compute = Learner._micro_step
+    compute = TrainingState._micro_step
     leaked: list[torch.Tensor] = []
 
     def leaking(self, plan, step, batch, *, last):  # type: ignore[no-untyped-def]
@@ -36,7 +36,7 @@ def leak_under(limit: str) -> None:
                 leaked.append(torch.ones(PIECE))
         return compute(self, plan, step, batch, last=last)
 
-    Learner._micro_step = leaking  # type: ignore[method-assign]
+    TrainingState._micro_step = leaking  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

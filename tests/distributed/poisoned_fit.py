@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from steel.errors import run_program
-from train.engine.step import Learner
+from train.engine.step import TrainingState
 from train.fit import main
 
 POISONED = (0, 3, 0)
@@ -23,23 +23,23 @@ POISONED = (0, 3, 0)
 @contextlib.contextmanager
 def poisoned() -> Iterator[None]:
     """While the block runs."""
-    compute, compute_losses = Learner._micro_step, Learner.losses
+    compute, compute_losses = TrainingState._micro_step, TrainingState.losses
     place: tuple[int, int, int] | None = None
 
-    def noting(self: Learner, plan: Any, step: int, batch: Any, *, last: bool) -> Any:
+    def noting(self: TrainingState, plan: Any, step: int, batch: Any, *, last: bool) -> Any:
         nonlocal place
         place = (plan.number, step, batch.index)
         return compute(self, plan, step, batch, last=last)
 
-    def poisoning(self: Learner, network: Any, *rest: Any) -> Any:
+    def poisoning(self: TrainingState, network: Any, *rest: Any) -> Any:
         def network_of_nan(inputs: torch.Tensor) -> Any:
             return network(inputs * torch.nan)
 
         return compute_losses(self, network_of_nan if place == POISONED else network, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Learner, "_micro_step", noting)
-        patch.setattr(Learner, "losses", poisoning)
+        patch.setattr(TrainingState, "_micro_step", noting)
+        patch.setattr(TrainingState, "losses", poisoning)
         yield
 
 

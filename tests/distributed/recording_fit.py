@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 from steel.errors import run_program
-from train.engine.step import Learner
+from train.engine.step import TrainingState
 from train.fit import main
 
 
 def record_into(folder: Path) -> None:
     """Write a line [phase, step, micro-batch, first position, world] for each micro-batch that is computed."""
-    compute = Learner._micro_step
+    compute = TrainingState._micro_step
 
     def recorded(self, plan, step, batch, *, last):  # type: ignore[no-untyped-def]
         line = [plan.number, step, batch.index, int(batch.positions[0]), self.runtime.world]
@@ -20,7 +20,7 @@ def record_into(folder: Path) -> None:
             file.write(json.dumps(line) + "\n")
         return compute(self, plan, step, batch, last=last)
 
-    Learner._micro_step = recorded  # type: ignore[method-assign]
+    TrainingState._micro_step = recorded  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import train.fit
 from steel.errors import run_program
 from tests.distributed.launching import run
 from tests.numerics.quick import quicken
-from train.engine.step import Learner
+from train.engine.step import TrainingState
 
 OPTIONS = (
     "--preset smoke --phases.0.epochs 3 --phases.1.epochs 0.1 --tracking.tracker none --tracking.log-every 3 "
@@ -75,13 +75,13 @@ def test_no_rank_is_left_waiting(tiny_shards: Path, tmp_path: Path) -> None:
 
 def test_images_per_second_of_a_real_run(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step takes 0.1 s at least, so none can train more than 80 images a second; nor less than the whole run took."""
-    step = Learner.step
+    step = TrainingState.step
 
     def slow_step(*arguments: Any) -> Any:
         time.sleep(0.1)
         return step(*arguments)
 
-    monkeypatch.setattr(Learner, "step", slow_step)
+    monkeypatch.setattr(TrainingState, "step", slow_step)
     begun = time.perf_counter()
     assert train.fit.main([*OPTIONS, "--data", str(tiny_shards), "--out", str(tmp_path)]) == 0
     seconds = time.perf_counter() - begun

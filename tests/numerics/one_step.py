@@ -10,7 +10,7 @@ from steel.distributed.runtime import Runtime, seed_everything
 from steel.loading.train_loader import MicroBatch
 from steel.model.network import Outputs, UnifiedModel
 from train.engine.batch_plan import PhasePlan, micro_batch_share
-from train.engine.step import Learner
+from train.engine.step import TrainingState
 from train.presets import SMOKE
 
 NUM_CLASSES = 3
@@ -68,12 +68,12 @@ class Float64Model(UnifiedModel):
         return super().forward(images.double())
 
 
-def build_learner(runtime: Runtime, config: Config) -> Learner:
+def build_training(runtime: Runtime, config: Config) -> TrainingState:
     seed_everything(config.seed)
     network = NetworkConfig(
         "Unet", "resnet18", NUM_CLASSES, 1, decoder_channels=(16, 8, 8), dropout=config.model.dropout
     )
-    return Learner(runtime, config, Float64Model(network), mean=(0.5,), std=(0.2,), freeze_steps=0)
+    return TrainingState(runtime, config, Float64Model(network), mean=(0.5,), std=(0.2,), freeze_steps=0)
 
 
 def plan_of(config: Config) -> PhasePlan:
@@ -87,11 +87,11 @@ def plan_of(config: Config) -> PhasePlan:
     )
 
 
-def gradients_of(learner: Learner) -> dict[str, torch.Tensor]:
+def gradients_of(training: TrainingState) -> dict[str, torch.Tensor]:
     """The gradient of each parameter in the first step, from Adam's first moment."""
-    beta = learner.optimizer.param_groups[0]["betas"][0]
-    names = {parameter: name for name, parameter in learner.model.named_parameters()}
-    return {names[p]: values["exp_avg"].clone() / (1 - beta) for p, values in learner.optimizer.state.items()}
+    beta = training.optimizer.param_groups[0]["betas"][0]
+    names = {parameter: name for name, parameter in training.model.named_parameters()}
+    return {names[p]: values["exp_avg"].clone() / (1 - beta) for p, values in training.optimizer.state.items()}
 
 
 def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
@@ -102,8 +102,8 @@ def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> 
 
 def take_step(runtime: Runtime, config: Config) -> tuple[dict[str, torch.Tensor], float]:
     """The gradients of a first step, and its loss over all ranks."""
-    learner = build_learner(runtime, config)
-    sums = learner.step(plan_of(config), 0, micro_batches(config, runtime.rank, runtime.world))
+    training = build_training(runtime, config)
+    sums = training.step(plan_of(config), 0, micro_batches(config, runtime.rank, runtime.world))
     assert not sums.skipped
     (total,) = runtime.sum_numbers([float(sums.segmentation + sums.classification)])
-    return gradients_of(learner), total
+    return gradients_of(training), total

@@ -10,7 +10,7 @@ from steel.distributed.runtime import Runtime, start
 from tests.numerics.one_step import (
     EXACT,
     NUM_CLASSES,
-    build_learner,
+    build_training,
     config_of,
     distance,
     gradients_of,
@@ -49,13 +49,13 @@ def test_the_micro_batch_size_does_not_matter_with_batch_norm_frozen(runtime: Ru
     found = []
     for micro_batch in (1, 3, 12):
         config = config_of(micro_batch=micro_batch, dropout=0.0)
-        learner = build_learner(runtime, config)
-        for module in learner.model.modules():
+        training = build_training(runtime, config)
+        for module in training.model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.train(False)
                 module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]
-        learner.step(plan_of(config), 0, micro_batches(config, 0, 1))
-        found.append(gradients_of(learner))
+        training.step(plan_of(config), 0, micro_batches(config, 0, 1))
+        found.append(gradients_of(training))
     assert distance(found[1], found[0]) < EXACT
     assert distance(found[2], found[0]) < EXACT
 
@@ -63,22 +63,22 @@ def test_the_micro_batch_size_does_not_matter_with_batch_norm_frozen(runtime: Ru
 @pytest.mark.parametrize("where", ["image", "loss"])
 def test_a_nonfinite_step_changes_nothing(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     config = config_of()
-    learner, plan = build_learner(runtime, config), plan_of(config)
-    learner.step(plan, 0, micro_batches(config, 0, 1))
-    before = {name: tensor.clone() for name, tensor in learner.tensors().items()}
+    training, plan = build_training(runtime, config), plan_of(config)
+    training.step(plan, 0, micro_batches(config, 0, 1))
+    before = {name: tensor.clone() for name, tensor in training.tensors().items()}
     if where == "image":  # poisons the running statistics of BatchNorm on its way
         monkeypatch.setattr("train.engine.step.normalise", lambda images, mean, std: images.float() * float("nan"))
     else:
         worse = torch.full((), float("inf"))
         monkeypatch.setattr("train.engine.step.segmentation_loss", lambda logits, *rest: logits.mean((2, 3)) * worse)
-    sums = learner.step(plan, 1, micro_batches(config, 0, 1))
+    sums = training.step(plan, 1, micro_batches(config, 0, 1))
     assert sums.skipped == 1
-    after = learner.tensors()
+    after = training.tensors()
     assert [name for name in before if not before[name].equal(after[name])] == []
 
     monkeypatch.undo()
-    healthy = learner.step(plan, 2, micro_batches(config, 0, 1))
+    healthy = training.step(plan, 2, micro_batches(config, 0, 1))
     assert healthy.skipped == 0
     assert not before["model.segmentation_head.0.weight"].equal(
-        learner.model.state_dict()["segmentation_head.0.weight"]
+        training.model.state_dict()["segmentation_head.0.weight"]
     )

@@ -11,7 +11,7 @@ import train.engine.step
 from steel.errors import InputError
 from steel.shards.reader import ShardReader
 from tests.numerics.quick import quicken
-from train.engine.step import Learner
+from train.engine.step import TrainingState
 from train.fit import main
 
 OPTIONS = (
@@ -28,9 +28,9 @@ def poisoned(tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     quicken(monkeypatch)
     victim = int(ShardReader(str(tiny_shards)).index.rows([2])[4])
     rows = torch.full((1,), -1)  # before the first step: of no sample
-    compute, losses = Learner._micro_step, train.engine.step.micro_batch_losses
+    compute, losses = TrainingState._micro_step, train.engine.step.micro_batch_losses
 
-    def noting(self: Learner, plan: Any, step: int, batch: Any, *, last: bool) -> Any:
+    def noting(self: TrainingState, plan: Any, step: int, batch: Any, *, last: bool) -> Any:
         nonlocal rows
         rows = batch.rows
         return compute(self, plan, step, batch, last=last)
@@ -39,7 +39,7 @@ def poisoned(tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> int:
         pairs, labels = losses(*arguments)
         return pairs + torch.where(rows == victim, torch.nan, 0.0)[:, None], labels  # gradients stay finite
 
-    monkeypatch.setattr(Learner, "_micro_step", noting)
+    monkeypatch.setattr(TrainingState, "_micro_step", noting)
     monkeypatch.setattr("train.engine.step.micro_batch_losses", poisoning)
     return victim
 

@@ -14,7 +14,7 @@ from tests.distributed.poisoned_fit import poisoned
 from tests.numerics.one_step import config_of, take_step
 from tests.numerics.quick import quicken
 from train.arguments import parse_fit
-from train.engine.step import Learner
+from train.engine.step import TrainingState
 from train.fit import train_in_folder
 
 OPTIONS = (
@@ -44,7 +44,7 @@ def run_rank(shards: str, folder: Path, rank: int, world: int) -> None:
 def run_to_the_end(runtime: Runtime, shards: str, out: Path) -> list[str]:
     """Train in `out`; digests of this rank's running statistics after each step."""
     digests = []
-    take = Learner.step
+    take = TrainingState.step
 
     def digesting(self, plan, step, batches):  # type: ignore[no-untyped-def]
         sums = take(self, plan, step, batches)
@@ -54,7 +54,7 @@ def run_to_the_end(runtime: Runtime, shards: str, out: Path) -> list[str]:
 
     with pytest.MonkeyPatch.context() as patch, poisoned():
         quicken(patch)
-        patch.setattr(Learner, "step", digesting)
+        patch.setattr(TrainingState, "step", digesting)
         arguments = parse_fit("worlds", [*OPTIONS, "--data", shards, "--out", str(out)])
         train_in_folder(arguments, runtime, StopSignals())
     return digests

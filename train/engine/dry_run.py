@@ -15,7 +15,7 @@ from steel.errors import InputError, SharedError, is_out_of_memory
 from steel.model.batch_norm import Statistics
 from steel.model.network import set_encoder_trainable
 from train.engine.batch_plan import PhasePlan
-from train.engine.step import Learner
+from train.engine.step import TrainingState
 
 logger = logging.getLogger("train.fit")
 
@@ -24,14 +24,14 @@ _REFUSALS = (RuntimeError, ValueError, MemoryError, IndexError, AssertionError)
 
 
 def try_phases(
-    runtime: Runtime, learner: Learner, plans: Sequence[PhasePlan], crops: Sequence[tuple[int, int]]
+    runtime: Runtime, training: TrainingState, plans: Sequence[PhasePlan], crops: Sequence[tuple[int, int]]
 ) -> None:
     """Run a micro-batch of each phase through the bare network and back, once for each distinct one; nothing of
-    `learner` changes, nor do the generators of random numbers.
+    `training` changes, nor do the generators of random numbers.
 
     Args:
         runtime: of the job; every rank tries all.
-        learner: at the first step or at a resumed one.
+        training: at the first step or at a resumed one.
         plans: the phases to come.
         crops: height and width of each.
 
@@ -41,28 +41,28 @@ def try_phases(
     problem: str | None = None
     tried = set()
     for plan, crop in zip(plans, crops, strict=True):
-        is_frozen = plan.first_global_step + plan.steps <= learner.freeze_steps
+        is_frozen = plan.first_global_step + plan.steps <= training.freeze_steps
         demand = (crop, plan.phase.micro_batch, plan.phase.loss, is_frozen)
         if problem is None and demand not in tried:
             tried.add(demand)
-            problem = _problem_of(learner, plan, crop, is_frozen)
+            problem = _problem_of(training, plan, crop, is_frozen)
     problems = runtime.all_gather(problem)
     told = [f"rank {rank}: {said}" for rank, said in enumerate(problems) if said is not None]
     if told:
         raise SharedError(problem if problem is not None and problems.count(problem) == len(problems) else told[0])
 
 
-def _problem_of(learner: Learner, plan: PhasePlan, crop: tuple[int, int], is_frozen: bool) -> str | None:
+def _problem_of(training: TrainingState, plan: PhasePlan, crop: tuple[int, int], is_frozen: bool) -> str | None:
     """What stands against the phase, in a line; None when nothing does."""
     size, option = f"{crop[0]}x{crop[1]}", f"phases.{plan.number}.micro-batch {plan.phase.micro_batch}"
-    network = f"{learner.model.network.architecture} with {learner.model.network.encoder}"
+    network = f"{training.model.network.architecture} with {training.model.network.encoder}"
     logger.info("phase %s: trying a micro-batch of %d images of %s", plan.phase.name, plan.phase.micro_batch, size)
     try:
-        with _untouched(learner) as before:
-            learner.model.train()
-            set_encoder_trainable(learner.model, not is_frozen)
-            _there_and_back(learner, plan, crop)
-            _check_buffers(learner, before)
+        with _untouched(training) as before:
+            training.model.train()
+            set_encoder_trainable(training.model, not is_frozen)
+            _there_and_back(training, plan, crop)
+            _check_buffers(training, before)
     except InputError as error:
         return str(error)
     except _REFUSALS as error:
@@ -79,16 +79,16 @@ def _problem_of(learner: Learner, plan: PhasePlan, crop: tuple[int, int], is_fro
     return None
 
 
-def _there_and_back(learner: Learner, plan: PhasePlan, crop: tuple[int, int]) -> None:
+def _there_and_back(training: TrainingState, plan: PhasePlan, crop: tuple[int, int]) -> None:
     """The forward and backward pass of a black micro-batch of the phase's size; gradients go nowhere."""
-    model, device, num = learner.model, learner.runtime.device, plan.phase.micro_batch
+    model, device, num = training.model, training.runtime.device, plan.phase.micro_batch
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # A step also holds gradients, whose room DDP has taken already, and AdamW's two moments, made in the first step.
-    sets = (learner.runtime.world == 1) + 2 * (not learner.optimizer.state)
+    sets = (training.runtime.world == 1) + 2 * (not training.optimizer.state)
     room = [torch.empty_like(parameter) for parameter in parameters for _ in range(sets)]
     images = torch.zeros(num, model.network.in_channels, *crop, dtype=torch.uint8, device=device)
-    masks = torch.zeros(num, learner.num_classes, *crop, device=device)
-    pair_losses, label_losses = learner.losses(model, images, masks, torch.ones_like(masks[:, :1]), plan.phase.loss)
+    masks = torch.zeros(num, training.num_classes, *crop, device=device)
+    pair_losses, label_losses = training.losses(model, images, masks, torch.ones_like(masks[:, :1]), plan.phase.loss)
     torch.autograd.grad(pair_losses.sum() + label_losses.sum(), parameters, allow_unused=True)
     del room
 
@@ -101,14 +101,14 @@ class _Buffers(NamedTuple):
     """Name, buffer, and a copy."""
 
 
-def _check_buffers(learner: Learner, before: _Buffers) -> None:
+def _check_buffers(training: TrainingState, before: _Buffers) -> None:
     """Make sure that a forward pass has changed running statistics alone, and each once.
 
     Raises:
         InputError: what it leaves behind would depend on the number of processes; names the buffer.
     """
     moved = [name for name, buffer, value in before.others if not buffer.equal(value)]
-    if (learner.statistics.take().counts - before.statistics.counts > 1).any():
+    if (training.statistics.take().counts - before.statistics.counts > 1).any():
         moved.append("a BatchNorm layer that an image passes several times")
     if moved:
         raise InputError(
@@ -118,17 +118,17 @@ def _check_buffers(learner: Learner, before: _Buffers) -> None:
 
 
 @contextlib.contextmanager
-def _untouched(learner: Learner) -> Iterator[_Buffers]:
+def _untouched(training: TrainingState) -> Iterator[_Buffers]:
     """Put back after the block what a pass through the network changes: buffers, modes, random numbers."""
-    model, device = learner.model, learner.runtime.device
+    model, device = training.model, training.runtime.device
     was_training, was_frozen = model.training, model.encoder_frozen
-    statistics = learner.statistics.take()
-    others = [(name, b, b.clone()) for name, b in model.named_buffers() if not learner.statistics.hold(b)]
+    statistics = training.statistics.take()
+    others = [(name, b, b.clone()) for name, b in model.named_buffers() if not training.statistics.hold(b)]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield _Buffers(statistics, others)
         finally:
-            learner.statistics.put_back(statistics)
+            training.statistics.put_back(statistics)
             for _, buffer, value in others:
                 buffer.copy_(value)
             set_encoder_trainable(model, not was_frozen)

@@ -11,12 +11,12 @@ from steel.plain import from_dict
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TopCheckpoint:
     """Weights of one validated epoch, kept on disk because they may be shipped."""
 
     score: float
     file: str
-    """Name inside the run folder's `candidates/`."""
+    """Name inside the run folder's `top_checkpoints/`."""
     phase: int
     epoch: float
 
@@ -35,7 +35,7 @@ class Window:
 
 
 @dataclass
-class Progress:
+class LoopState:
     """Everything a resumed run needs to know beside weights, averages and optimizer state."""
 
     phase: int = 0
@@ -43,7 +43,7 @@ class Progress:
     """Steps of the phase that are done; the next step's number."""
     validation_due: bool = False
     """The validation that follows these steps has not been made yet."""
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: list[TopCheckpoint] = field(default_factory=list)
     """Best first."""
     phase_best: float = float("-inf")
     """Best validation score of the current phase."""
@@ -63,7 +63,7 @@ class Progress:
     window: Window = field(default_factory=Window)
 
     @property
-    def best(self) -> Candidate | None:
+    def best(self) -> TopCheckpoint | None:
         return self.candidates[0] if self.candidates else None
 
     def start_phase(self, number: int) -> None:
@@ -84,18 +84,18 @@ class Progress:
         return values
 
     @classmethod
-    def from_dict(cls, values: Any) -> "Progress":
+    def from_dict(cls, values: Any) -> "LoopState":
         """The inverse of `to_dict`.
 
         Raises:
             InputError: a missing or unknown field, or a value that cannot be.
         """
         is_unscored = isinstance(values, dict) and values.get("phase_best", 0) is None
-        progress = from_dict(cls, {**values, "phase_best": 0.0} if is_unscored else values)
+        state = from_dict(cls, {**values, "phase_best": 0.0} if is_unscored else values)
         if is_unscored:
-            progress.phase_best = float("-inf")
-        counts = {name: value for name, value in vars(progress).items() if type(value) is int}
-        for name, count in {**counts, "window.steps": progress.window.steps}.items():
+            state.phase_best = float("-inf")
+        counts = {name: value for name, value in vars(state).items() if type(value) is int}
+        for name, count in {**counts, "window.steps": state.window.steps}.items():
             if not 0 <= count < 1 << 53:
-                raise InputError(f"Progress.{name} is {count}")
-        return progress
+                raise InputError(f"LoopState.{name} is {count}")
+        return state

@@ -14,22 +14,22 @@ from steel.reports.plots import plot_history
 from steel.tracking.history import History
 from steel.tracking.trackers import Status, Tracker, build_tracker
 from train.engine.batch_plan import PhasePlan
-from train.engine.loop_state import Progress
+from train.engine.loop_state import LoopState
 from train.engine.run_folder import RunFolder
 
 logger = logging.getLogger("train.fit")
 
 
-class Records(Protocol):
+class MetricLogger(Protocol):
     """What a run reports to."""
 
-    def add(self, record: dict[str, Any]) -> None:
+    def log(self, record: dict[str, Any]) -> None:
         """Keep one record; `global_step` is its place on the axis."""
 
-    def add_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
+    def log_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
         """Show (H, W, 3) uint8 RGB images of true and predicted masks."""
 
-    def add_checkpoint(self, path: Path) -> None:
+    def log_checkpoint(self, path: Path) -> None:
         """Hand the finished checkpoint to the tracker."""
 
     def wait_until_open(self) -> None:
@@ -39,16 +39,16 @@ class Records(Protocol):
         """Draw the curves and close the tracker; later calls do nothing."""
 
 
-class NoRecords:
+class NullMetricLogger:
     """What ranks other than 0 report to."""
 
-    def add(self, record: dict[str, Any]) -> None:
+    def log(self, record: dict[str, Any]) -> None:
         pass
 
-    def add_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
+    def log_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
         pass
 
-    def add_checkpoint(self, path: Path) -> None:
+    def log_checkpoint(self, path: Path) -> None:
         pass
 
     def wait_until_open(self) -> None:
@@ -58,7 +58,7 @@ class NoRecords:
         pass
 
 
-class MainRecords:
+class MainMetricLogger:
     """Rank 0's."""
 
     def __init__(self, history: History, tracker: Tracker, curves: Path, plans: Sequence[PhasePlan]) -> None:
@@ -68,7 +68,7 @@ class MainRecords:
         self._plans = plans
         self._finished = False
 
-    def add(self, record: dict[str, Any]) -> None:
+    def log(self, record: dict[str, Any]) -> None:
         self._history.append(record)
         self._tracker.log({k: v for k, v in record.items() if v is not None}, record["global_step"])
         logger.info("%s", self._line(record))
@@ -97,10 +97,10 @@ class MainRecords:
         speed = "" if rate is None else f"  {rate:.1f} images/s"
         return f"{where}  loss {loss}  lr {record['lr']:.2e}{speed}"
 
-    def add_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
+    def log_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
         self._tracker.log_images("validation", images, captions, global_step)
 
-    def add_checkpoint(self, path: Path) -> None:
+    def log_checkpoint(self, path: Path) -> None:
         self._tracker.log_checkpoint(path)
 
     def wait_until_open(self) -> None:
@@ -113,13 +113,13 @@ class MainRecords:
             self._tracker.finish(status)
 
 
-def open_records(
-    runtime: Runtime, config: Config, folder: RunFolder, progress: Progress, plans: Sequence[PhasePlan]
-) -> Records:
+def open_metric_logger(
+    runtime: Runtime, config: Config, folder: RunFolder, progress: LoopState, plans: Sequence[PhasePlan]
+) -> MetricLogger:
     """The records of this attempt; those of an earlier one that lie beyond `progress` are taken back."""
     if not runtime.is_main:
-        return NoRecords()
+        return NullMetricLogger()
     history = History(folder.history)
     history.open_at(progress.phase, progress.step, validated=not progress.validation_due)
     tracker = build_tracker(config.tracking, folder.root, to_dict(config), folder.attempt)
-    return MainRecords(history, tracker, folder.curves, plans)
+    return MainMetricLogger(history, tracker, folder.curves, plans)

@@ -16,7 +16,7 @@ from steel.storage import write_text
 from train.engine.batch_plan import PhasePlan
 from train.engine.run_folder import RunFolder
 from train.engine.run_summary import summarise_run
-from train.engine.step import Learner
+from train.engine.step import TrainingState
 from train.engine.top_checkpoints import name_at
 from train.engine.validation import Judge, ValidationResult
 
@@ -34,12 +34,12 @@ class Entry:
     result: ValidationResult
 
 
-def candidate_weights(judge: Judge, learner: Learner) -> Iterator[tuple[str, Weights]]:
+def candidate_weights(judge: Judge, training: TrainingState) -> Iterator[tuple[str, Weights]]:
     """What may be shipped: the last weights, averaged over steps and raw, the best epoch, the k best averaged."""
     ranked = judge.runtime.on_main(lambda: judge.store.readable(judge.progress))
-    if learner.average is not None:
-        yield "moving average at the end", learner.average.model.state_dict()
-    yield "weights at the end", learner.model.state_dict()
+    if training.average is not None:
+        yield "moving average at the end", training.average.model.state_dict()
+    yield "weights at the end", training.model.state_dict()
     if ranked and ranked[0].file != name_at(judge.progress):
         yield f"best epoch ({ranked[0].epoch:g} of phase {ranked[0].phase + 1})", judge.store.read(ranked[0])
     if len(ranked) > 1:
@@ -47,12 +47,12 @@ def candidate_weights(judge: Judge, learner: Learner) -> Iterator[tuple[str, Wei
 
 
 def select_model(
-    judge: Judge, learner: Learner, plans: Sequence[PhasePlan], folder: RunFolder, stopped: Callable[[], bool]
+    judge: Judge, training: TrainingState, plans: Sequence[PhasePlan], folder: RunFolder, stopped: Callable[[], bool]
 ) -> bool:
     """Choose, tune and write the checkpoint; False when a stop signal came first (resuming starts this anew)."""
-    scratch = copy.deepcopy(learner.scored_model)
+    scratch = copy.deepcopy(training.scored_model)
     entries: list[Entry] = []
-    for name, weights in candidate_weights(judge, learner):
+    for name, weights in candidate_weights(judge, training):
         if any(judge.runtime.all_gather(stopped())):
             return False
         scratch.load_state_dict(weights)
@@ -64,15 +64,15 @@ def select_model(
     best = max(entries, key=lambda entry: entry.result.score)  # the first of equals
     scores = {entry.name: entry.result.score for entry in entries}
     best.result.statistics.save(folder.statistics)
-    save_checkpoint(folder.last_checkpoint, _checkpoint(judge, learner, entries[0], scores))
-    save_checkpoint(folder.checkpoint, _checkpoint(judge, learner, best, scores))
+    save_checkpoint(folder.last_checkpoint, _checkpoint(judge, training, entries[0], scores))
+    save_checkpoint(folder.checkpoint, _checkpoint(judge, training, best, scores))
     metrics = judge.metrics(best.result)
     write_metrics(folder.root / "validation.json", metrics)
     lines = summarise_run(judge, plans, scores, best.name, best.result)
     report = "\n".join([metrics["verdict"]["sentence"], *lines, "", format_table(metrics)])
     write_text(folder.report, report + "\n")
     logger.info("%s", report)
-    judge.records.add_checkpoint(folder.checkpoint)
+    judge.metric_logger.log_checkpoint(folder.checkpoint)
     return True
 
 
@@ -82,10 +82,10 @@ def input_size_of(manifest: Manifest) -> tuple[int, int] | None:
     return None if size is None else (int(size[0]), int(size[1]))
 
 
-def _checkpoint(judge: Judge, learner: Learner, entry: Entry, scores: Mapping[str, float]) -> Checkpoint:
+def _checkpoint(judge: Judge, training: TrainingState, entry: Entry, scores: Mapping[str, float]) -> Checkpoint:
     manifest, config, found = judge.reader.manifest, judge.config, entry.result.tuning
     return Checkpoint(
-        network=learner.model.network,
+        network=training.model.network,
         class_names=manifest.class_names,
         mean=manifest.mean,
         std=manifest.std,

@@ -61,7 +61,7 @@ class RunFolder:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.states = self.root / "states"
-        self.candidates = self.root / "candidates"
+        self.top_checkpoints = self.root / "top_checkpoints"
         self.checkpoint = self.root / "model.safetensors"
         self.last_checkpoint = self.root / "last.safetensors"
         self.history = self.root / "history.jsonl"

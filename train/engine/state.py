@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from steel.distributed.runtime import Runtime
 from steel.errors import InputError
 from steel.plain import from_dict, parse_json
-from train.engine.loop_state import Progress
+from train.engine.loop_state import LoopState
 
 logger = logging.getLogger("train.fit")
 
@@ -35,7 +35,7 @@ RECORD = "state.json"
 
 
 @dataclass(frozen=True)
-class State:
+class SavedState:
     """One resumable moment of a run: host copies, safe to write while training goes on."""
 
     progress: dict[str, Any]
@@ -47,17 +47,17 @@ class State:
         return self.progress["phase"], self.progress["step"]
 
 
-def snapshot(progress: Progress, tensors: Mapping[str, torch.Tensor]) -> State:
+def snapshot(progress: LoopState, tensors: Mapping[str, torch.Tensor]) -> SavedState:
     """Copy `tensors` to host memory, contiguous (safetensors refuses channels_last), for a state that training cannot
     change any more."""
     copies = {
         name: tensor.detach().to("cpu", copy=True).contiguous(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    return State(progress.to_dict(), copies)
+    return SavedState(progress.to_dict(), copies)
 
 
-def write_state(folder: Path, state: State, keep: int) -> Path:
+def write_state(folder: Path, state: SavedState, keep: int) -> Path:
     """Write `state` into `folder`, then remove all but the `keep` newest; returns its final place."""
     final = folder / "{:06d}-{:08d}".format(*state.order)
     if _is_whole(final):  # by an attempt that was rolled back: the same position holds the same weights
@@ -128,7 +128,7 @@ def find_newest_state(folder: Path) -> tuple[Path | None, list[str]]:
     return None, skipped
 
 
-def read_state(path: Path) -> State:
+def read_state(path: Path) -> SavedState:
     """Read and check one state.
 
     Raises:
@@ -141,7 +141,7 @@ def read_state(path: Path) -> State:
     if _sha256(tensors) != record.tensors_sha256:
         raise InputError(f"state {path} is damaged ({TENSORS} does not match its hash)")
     try:
-        return State(record.progress, load_file(tensors))
+        return SavedState(record.progress, load_file(tensors))
     except SafetensorError as error:
         raise InputError(f"state {path} is damaged ({TENSORS}: {error})") from error
 
@@ -166,19 +166,19 @@ def _read_record(path: Path) -> _Record:
         record = from_dict(_Record, values)
         if record.sha256 != digest_record({name: value for name, value in values.items() if name != "sha256"}):
             raise InputError("it does not match its hash")
-        Progress.from_dict(record.progress)
+        LoopState.from_dict(record.progress)
     except (OSError, InputError) as error:
         raise InputError(f"state {path} is not whole ({RECORD}: {error})") from error
     return record
 
 
-def read_progress(path: Path) -> Progress:
+def read_progress(path: Path) -> LoopState:
     """Where the run stood at one state, without reading its tensors.
 
     Raises:
         InputError: as `read_state`.
     """
-    return Progress.from_dict(_read_record(path).progress)
+    return LoopState.from_dict(_read_record(path).progress)
 
 
 def digest_record(record: Mapping[str, Any]) -> str:
@@ -186,7 +186,7 @@ def digest_record(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def resume_state(runtime: Runtime, folder: Path) -> State | None:
+def resume_state(runtime: Runtime, folder: Path) -> SavedState | None:
     """The state that all ranks go on from: the newest that rank 0 finds valid; None when there is none.
 
     Raises:
@@ -212,7 +212,7 @@ class StateWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="state-writer")
         self._pending: Future[Path] | None = None
 
-    def submit(self, state: State) -> None:
+    def submit(self, state: SavedState) -> None:
         """Start writing `state`; waits for the one before it.
 
         Raises:

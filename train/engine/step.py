@@ -43,7 +43,7 @@ class StepSums:
     """Samples the loader had to replace."""
 
 
-class Learner:
+class TrainingState:
     """The network being trained, with everything that moves along with it."""
 
     def __init__(

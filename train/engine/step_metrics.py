@@ -10,7 +10,7 @@ from steel.distributed.host_copy import HostCopy
 from steel.distributed.runtime import Runtime, StopSignals
 from steel.model.optimizer import lr_at
 from train.engine.batch_plan import PhasePlan
-from train.engine.loop_state import Progress, Window
+from train.engine.loop_state import LoopState, Window
 from train.engine.step import StepSums
 from train.engine.stopwatch import Moment, Stopwatch
 
@@ -34,11 +34,11 @@ class _Pending:
 
 
 @dataclass
-class Monitor:
+class StepMetrics:
     """Turns device-side step sums into counters, history records and the decision to stop, the same on every rank."""
 
     runtime: Runtime
-    progress: Progress
+    state: LoopState
     signals: StopSignals
     log_every: int
     fp16: bool
@@ -63,7 +63,7 @@ class Monitor:
         return record
 
     def flush(self) -> dict[str, Any] | None:
-        """Finish the step under way, so that `progress` is complete up to it."""
+        """Finish the step under way, so that `state` is complete up to it."""
         if self._pending is None:
             return None
         pending, self._pending = self._pending, None
@@ -71,13 +71,13 @@ class Monitor:
         mine = (*totals, is_skipped / self.runtime.world, float(pending.told_to_stop), float(pending.bad_samples))
         segmentation, classification, skipped, stop, bad_samples = self.runtime.sum_numbers(mine)
         self.stop = self.stop or stop > 0
-        self.progress.bad_samples += round(bad_samples)
+        self.state.bad_samples += round(bad_samples)
         if skipped > 0.5:
             self._count_skipped(pending, finite_loss=segmentation + classification < float("inf"))
         else:
-            self.progress.nonfinite_streak = self.progress.overflow_streak = 0
+            self.state.nonfinite_streak = self.state.overflow_streak = 0
             self.suspects.clear()
-            window = self.progress.window
+            window = self.state.window
             window.steps += 1
             window.segmentation += segmentation
             window.classification += classification
@@ -86,17 +86,17 @@ class Monitor:
         return self._record(pending.plan, done) if done % self.log_every == 0 or done == pending.plan.steps else None
 
     def _count_skipped(self, pending: _Pending, *, finite_loss: bool) -> None:
-        if self.fp16 and finite_loss and self.progress.overflow_streak < OVERFLOW_PATIENCE:
-            self.progress.scaler_overflows += 1
-            self.progress.overflow_streak += 1
+        if self.fp16 and finite_loss and self.state.overflow_streak < OVERFLOW_PATIENCE:
+            self.state.scaler_overflows += 1
+            self.state.overflow_streak += 1
             return
-        self.progress.nonfinite_steps += 1
-        self.progress.nonfinite_streak += 1
+        self.state.nonfinite_steps += 1
+        self.state.nonfinite_streak += 1
         rows, losses = pending.rows.tolist(), pending.figures.read()[3:]
         self.suspects += [row for row, loss in zip(rows, losses, strict=True) if not math.isfinite(loss)] or rows
 
     def _record(self, plan: PhasePlan, done: int) -> dict[str, Any]:
-        window, self.progress.window = self.progress.window, Window()
+        window, self.state.window = self.state.window, Window()
         # A window of skipped steps alone has no loss: None, since NaN is not JSON.
         return {
             "kind": "train",
@@ -109,9 +109,9 @@ class Monitor:
             "loss_classification": window.classification / window.steps if window.steps else None,
             "lr": lr_at(done - 1, plan.steps, plan.phase),
             "images_per_second": self._stopwatch.take_rate(),
-            "nonfinite_steps": self.progress.nonfinite_steps,
-            "scaler_overflows": self.progress.scaler_overflows,
-            "bad_samples": self.progress.bad_samples,
+            "nonfinite_steps": self.state.nonfinite_steps,
+            "scaler_overflows": self.state.scaler_overflows,
+            "bad_samples": self.state.bad_samples,
         }
 
     def restart_clock(self) -> None:

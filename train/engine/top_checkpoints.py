@@ -13,7 +13,7 @@ from steel.checkpoint import digest_tensors
 from steel.errors import InputError
 from steel.storage import write_bytes
 from train.engine.batch_plan import PhasePlan
-from train.engine.loop_state import Candidate, Progress
+from train.engine.loop_state import LoopState, TopCheckpoint
 from train.engine.state import RECORD, read_progress
 
 logger = logging.getLogger("train.fit")
@@ -22,20 +22,20 @@ _DIGEST = "sha256"
 """Key of the weights' checksum in the metadata of their file."""
 
 
-def name_at(progress: Progress) -> str:
+def name_at(progress: LoopState) -> str:
     """The file of the weights at this moment of the run."""
     return f"{progress.phase:06d}-{progress.step:08d}.safetensors"
 
 
-class CandidateStore:
-    """`candidates/` of a run folder: one safetensors file a kept epoch."""
+class TopCheckpoints:
+    """`top_checkpoints/` of a run folder: one safetensors file a kept epoch."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
 
     def offer(
-        self, plan: PhasePlan, progress: Progress, score: float, *, write: Mapping[str, torch.Tensor] | None
+        self, plan: PhasePlan, progress: LoopState, score: float, *, write: Mapping[str, torch.Tensor] | None
     ) -> bool:
         """Keep the weights just scored if they are among the `keep` best so far; whether they are.
 
@@ -43,7 +43,7 @@ class CandidateStore:
             write: the weights, on the rank that writes files; None on the others, which only keep the books.
         """
         name = name_at(progress)
-        candidate = Candidate(score, name, plan.number, round(plan.epoch_at(progress.step), 2))
+        candidate = TopCheckpoint(score, name, plan.number, round(plan.epoch_at(progress.step), 2))
         others = [c for c in progress.candidates if c.file != name]
         # An equal score later in training wins: it has seen more.
         ranked = sorted([candidate, *others], key=lambda c: (-c.score, -c.phase, -c.epoch))[: self.keep]
@@ -65,7 +65,7 @@ class CandidateStore:
                 f"could not keep {self.folder / name}: {error}; free space or mend the folder, then resume"
             ) from error
 
-    def read(self, candidate: Candidate) -> dict[str, torch.Tensor]:
+    def read(self, candidate: TopCheckpoint) -> dict[str, torch.Tensor]:
         """The weights of `candidate`.
 
         Raises:
@@ -82,7 +82,7 @@ class CandidateStore:
             raise InputError(f"{path}: damaged, its weights do not match their checksum")
         return tensors
 
-    def readable(self, progress: Progress) -> list[Candidate]:
+    def readable(self, progress: LoopState) -> list[TopCheckpoint]:
         """The candidates that can still be read; a line of the log for each that cannot."""
         found = []
         for candidate in progress.candidates:
@@ -94,7 +94,7 @@ class CandidateStore:
                 found.append(candidate)
         return found
 
-    def prune(self, states: Path, progress: Progress) -> None:
+    def prune(self, states: Path, progress: LoopState) -> None:
         """Remove files that neither `progress` nor any saved state could ship."""
         if not self.folder.is_dir():
             return

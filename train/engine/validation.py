@@ -13,12 +13,12 @@ from steel.shards.reader import ShardReader
 from steel.thresholds.tuning import Tuning, tune_thresholds
 from train.engine.batch_plan import PhasePlan
 from train.engine.data import FoldRows
-from train.engine.loop_state import Progress
-from train.engine.metric_logger import Records
+from train.engine.loop_state import LoopState
+from train.engine.metric_logger import MetricLogger
 from train.engine.run_folder import RunFolder
 from train.engine.run_inference import collect_statistics
-from train.engine.step import Learner
-from train.engine.top_checkpoints import CandidateStore
+from train.engine.step import TrainingState
+from train.engine.top_checkpoints import TopCheckpoints
 from train.engine.visualise import choose_examples, draw_examples
 
 
@@ -43,26 +43,26 @@ class Judge:
     config: Config
     reader: ShardReader
     rows: FoldRows
-    progress: Progress
-    learner: Learner
-    store: CandidateStore
+    progress: LoopState
+    training: TrainingState
+    store: TopCheckpoints
     folder: RunFolder
-    records: Records
+    metric_logger: MetricLogger
 
     def __call__(self, plan: PhasePlan) -> float:
-        """Score the learner's weights after a validation interval of `plan` and keep them if they are good."""
-        model = self.learner.scored_model
+        """Score the weights after a validation interval of `plan` and keep them if they are good."""
+        model = self.training.scored_model
         result = self.score(model, tta=())
         step = self.progress.step
         global_step = plan.first_global_step + step
         where = {"phase": plan.number, "step": step, "global_step": global_step, "epoch": round(plan.epoch_at(step), 4)}
-        self.records.add({"kind": "validation", **where, **validation_record(self.metrics(result))})
+        self.metric_logger.log({"kind": "validation", **where, **validation_record(self.metrics(result))})
         self.store.offer(plan, self.progress, result.score, write=model.state_dict() if self.runtime.is_main else None)
         if self.runtime.is_main:
             self.store.prune(self.folder.states, self.progress)
             examples = choose_examples(self.reader, self.rows.validation, self.config.tracking.num_images)
             pictures = draw_examples(self.predictor(model, ()), result.tuning.decision, self.reader, examples)
-            self.records.add_images(*pictures, global_step)
+            self.metric_logger.log_images(*pictures, global_step)
         return result.score
 
     def score(self, model: UnifiedModel, tta: tuple[str, ...], progress: str | None = None) -> ValidationResult:

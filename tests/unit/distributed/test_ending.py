@@ -89,7 +89,7 @@ def test_a_failing_run_says_why_before_it_closes_anything(
     def finish(self: object, status: str) -> None:
         order.append(f"tracker {status} after {capsys.readouterr().err!r}, {(tmp_path / 'status.json').read_text()}")
 
-    monkeypatch.setattr("train.engine.step.Learner.step", broken)
+    monkeypatch.setattr("train.engine.step.TrainingState.step", broken)
     monkeypatch.setattr("steel.tracking.queue.NullTracker.finish", finish)
     with pytest.raises((InputError, OutOfMemoryError)):
         main([*options, "--data", str(tiny_shards), "--out", str(tmp_path)])

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from steel.distributed.host_copy import HostCopy
-from tests.unit.train.engine.test_step_metrics import PLAN, monitor
+from tests.unit.train.engine.test_step_metrics import PLAN, step_metrics
 from train.engine.step import StepSums
 
 
@@ -62,7 +62,7 @@ BEGINS = ["pinned memory", "copy cuda to cpu, wait: False", "event"]
 
 
 def test_a_step_is_read_after_the_next_one_was_launched_and_nothing_else_waits(calls: Calls) -> None:
-    watched = monitor()
+    watched = step_metrics()
     with FakeTensorMode(allow_non_fake_inputs=True):
         first, second = sums_on_gpu(), sums_on_gpu()
         with calls:

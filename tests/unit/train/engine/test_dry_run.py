@@ -11,10 +11,10 @@ from steel.config import Config, NetworkConfig
 from steel.distributed.runtime import Runtime, seed_everything, start
 from steel.errors import SharedError
 from steel.model.network import UnifiedModel
-from tests.numerics.one_step import build_learner, config_of, micro_batches, plan_of
+from tests.numerics.one_step import build_training, config_of, micro_batches, plan_of
 from train.engine.batch_plan import PhasePlan
 from train.engine.dry_run import try_phases
-from train.engine.step import Learner
+from train.engine.step import TrainingState
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def runtime() -> Iterator[Runtime]:
 
 
 @pytest.fixture
-def learner(runtime: Runtime) -> Learner:
-    return build_learner(runtime, config_of())
+def training(runtime: Runtime) -> TrainingState:
+    return build_training(runtime, config_of())
 
 
 def plans_of(config: Config, *changes: dict[str, Any]) -> list[PhasePlan]:
@@ -39,48 +39,48 @@ def plans_of(config: Config, *changes: dict[str, Any]) -> list[PhasePlan]:
     ]
 
 
-def look(learner: Learner) -> list[torch.Tensor]:
-    """Every tensor of the learner, the state of torch's generator, and which modules train."""
-    modes = torch.tensor([module.training for module in learner.model.modules()])
-    return [tensor.clone() for tensor in learner.tensors().values()] + [torch.get_rng_state(), modes]
+def look(training: TrainingState) -> list[torch.Tensor]:
+    """Every tensor of the training state, the state of torch's generator, and which modules train."""
+    modes = torch.tensor([module.training for module in training.model.modules()])
+    return [tensor.clone() for tensor in training.tensors().values()] + [torch.get_rng_state(), modes]
 
 
 @pytest.mark.parametrize("steps", [0, 1])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_nothing_is_touched(runtime: Runtime, learner: Learner, steps: int, frozen: bool) -> None:
+def test_nothing_is_touched(runtime: Runtime, training: TrainingState, steps: int, frozen: bool) -> None:
     """Before the first step and after one: no bit of weights, moments, average, statistics, gradients, generators."""
-    learner.freeze_steps = 1000 if frozen else 0
-    config = learner.config
+    training.freeze_steps = 1000 if frozen else 0
+    config = training.config
     plan = plan_of(config)
     for step in range(steps):
-        learner.step(plan, step, micro_batches(config, 0, 1))
-    before = look(learner)
-    try_phases(runtime, learner, plans_of(config, {}, {"micro_batch": 3}), [(32, 64), (48, 32)])
-    assert all(a.equal(b) for a, b in zip(look(learner), before, strict=True))
-    assert all(parameter.grad is None for parameter in learner.model.parameters())
+        training.step(plan, step, micro_batches(config, 0, 1))
+    before = look(training)
+    try_phases(runtime, training, plans_of(config, {}, {"micro_batch": 3}), [(32, 64), (48, 32)])
+    assert all(a.equal(b) for a, b in zip(look(training), before, strict=True))
+    assert all(parameter.grad is None for parameter in training.model.parameters())
 
-    untried = build_learner(runtime, config)
-    untried.freeze_steps = learner.freeze_steps
+    untried = build_training(runtime, config)
+    untried.freeze_steps = training.freeze_steps
     for step in range(steps + 1):
         untried.step(plan, step, micro_batches(config, 0, 1))
-    learner.step(plan, steps, micro_batches(config, 0, 1))
-    tried, expected = learner.tensors(), untried.tensors()
+    training.step(plan, steps, micro_batches(config, 0, 1))
+    tried, expected = training.tensors(), untried.tensors()
     assert [name for name in expected if not tried[name].equal(expected[name])] == []
 
 
-def test_each_demand_is_tried_once(runtime: Runtime, learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_demand_is_tried_once(runtime: Runtime, training: TrainingState, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    compute = Learner.losses
+    compute = TrainingState.losses
 
-    def noting(self: Learner, network: Any, images: torch.Tensor, masks: Any, valid: Any, loss: Any) -> Any:
+    def noting(self: TrainingState, network: Any, images: torch.Tensor, masks: Any, valid: Any, loss: Any) -> Any:
         seen.append((tuple(images.shape), network.training, self.model.encoder.training, loss.lovasz))
         return compute(self, network, images, masks, valid, loss)
 
-    monkeypatch.setattr(Learner, "losses", noting)
-    learner.freeze_steps = 4  # the first phase's steps, all of them
-    other_loss = replace(learner.config.phases[0].loss, lovasz=0.0)
-    plans = plans_of(learner.config, {}, {}, {"lr": 1.0}, {"loss": other_loss}, {"micro_batch": 4})
-    try_phases(runtime, learner, plans, [(32, 64)] * 4 + [(48, 32)])
+    monkeypatch.setattr(TrainingState, "losses", noting)
+    training.freeze_steps = 4  # the first phase's steps, all of them
+    other_loss = replace(training.config.phases[0].loss, lovasz=0.0)
+    plans = plans_of(training.config, {}, {}, {"lr": 1.0}, {"loss": other_loss}, {"micro_batch": 4})
+    try_phases(runtime, training, plans, [(32, 64)] * 4 + [(48, 32)])
     assert seen == [
         ((2, 1, 32, 64), True, False, 0.3),
         ((2, 1, 32, 64), True, True, 0.3),
@@ -89,11 +89,11 @@ def test_each_demand_is_tried_once(runtime: Runtime, learner: Learner, monkeypat
     ]
 
 
-def problem(runtime: Runtime, learner: Learner, plans: list[PhasePlan], crops: list[tuple[int, int]]) -> str:
-    before = look(learner)
+def problem(runtime: Runtime, training: TrainingState, plans: list[PhasePlan], crops: list[tuple[int, int]]) -> str:
+    before = look(training)
     with pytest.raises(SharedError) as raised:
-        try_phases(runtime, learner, plans, crops)
-    assert all(a.equal(b) for a, b in zip(look(learner), before, strict=True)), "touched although it failed"
+        try_phases(runtime, training, plans, crops)
+    assert all(a.equal(b) for a, b in zip(look(training), before, strict=True)), "touched although it failed"
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -102,46 +102,46 @@ def test_one_value_a_channel(runtime: Runtime) -> None:
     config = config_of()
     seed_everything(0)
     model = UnifiedModel(NetworkConfig("DeepLabV3Plus", "tu-test_resnet", 3, 1))
-    learner = Learner(runtime, config, model, mean=(0.5,), std=(0.2,), freeze_steps=0)
+    training = TrainingState(runtime, config, model, mean=(0.5,), std=(0.2,), freeze_steps=0)
     plans = plans_of(config, {}, {"micro_batch": 1})
-    assert problem(runtime, learner, plans, [(32, 64)] * 2) == (
+    assert problem(runtime, training, plans, [(32, 64)] * 2) == (
         f"phase {plans[1].phase.name}: phases.1.micro-batch 1 leaves a BatchNorm layer of DeepLabV3Plus with "
         "tu-test_resnet one value a channel to normalise; use 2 or more"
     )
-    try_phases(runtime, learner, plans[:1], [(32, 64)])
+    try_phases(runtime, training, plans[:1], [(32, 64)])
 
 
-def test_out_of_memory(runtime: Runtime, learner: Learner) -> None:
+def test_out_of_memory(runtime: Runtime, training: TrainingState) -> None:
     """No machine has 10**14 bytes."""
-    said = problem(runtime, learner, plans_of(learner.config, {}, {}), [(32, 64), (10**7, 10**7)])
-    assert said.startswith(f"phase {learner.config.phases[0].name}: out of memory (")
+    said = problem(runtime, training, plans_of(training.config, {}, {}), [(32, 64), (10**7, 10**7)])
+    assert said.startswith(f"phase {training.config.phases[0].name}: out of memory (")
     assert "allocate" in said and "with phases.1.micro-batch 2 of 10000000x10000000; a smaller one needs less" in said
 
 
-def test_sizes_that_do_not_go_together(runtime: Runtime, learner: Learner) -> None:
+def test_sizes_that_do_not_go_together(runtime: Runtime, training: TrainingState) -> None:
     """Made up: the networks that can be built take any size."""
-    learner.model.segmentation_head.append(torch.nn.Conv2d(3, 3, 3, padding=(-2, -30)))
-    said = problem(runtime, learner, plans_of(learner.config, {}), [(32, 64)])
+    training.model.segmentation_head.append(torch.nn.Conv2d(3, 3, 3, padding=(-2, -30)))
+    said = problem(runtime, training, plans_of(training.config, {}), [(32, 64)])
     assert "Unet with resnet18 fails on phases.0.micro-batch 2 of 32x64 (" in said
     assert said.endswith("; choose another crop or network")
 
 
 @pytest.mark.parametrize("twice", [True, False])
-def test_what_would_depend_on_the_number_of_processes(runtime: Runtime, learner: Learner, twice: bool) -> None:
-    head = learner.model.segmentation_head
+def test_what_would_depend_on_the_number_of_processes(runtime: Runtime, training: TrainingState, twice: bool) -> None:
+    head = training.model.segmentation_head
     if twice:
-        layer = learner.model.encoder.bn1
+        layer = training.model.encoder.bn1
         layer.register_forward_hook(lambda module, inputs, output: torch.nn.BatchNorm2d.forward(module, output))
         name = "a BatchNorm layer that an image passes several times"
     else:
         head.register_buffer("seen", torch.zeros(()))
         head.register_forward_hook(lambda module, inputs, output: module.seen.add_(1) and None)
         name = "segmentation_head.seen"
-    said = problem(runtime, learner, plans_of(learner.config, {}), [(32, 64)])
+    said = problem(runtime, training, plans_of(training.config, {}), [(32, 64)])
     assert said.startswith(f"model: {name} changes in training in a way that depends on the number of processes")
 
 
-def test_every_rank_hears_of_one_ranks_problem(learner: Learner) -> None:
+def test_every_rank_hears_of_one_ranks_problem(training: TrainingState) -> None:
     class OneOfTwo:
         device = torch.device("cpu")
 
@@ -151,7 +151,7 @@ def test_every_rank_hears_of_one_ranks_problem(learner: Learner) -> None:
         def all_gather(self, value: str | None) -> list[str | None]:
             return [value, self.other]
 
-    plans = plans_of(learner.config, {})
-    try_phases(OneOfTwo(None), learner, plans, [(32, 64)])  # type: ignore[arg-type]
+    plans = plans_of(training.config, {})
+    try_phases(OneOfTwo(None), training, plans, [(32, 64)])  # type: ignore[arg-type]
     with pytest.raises(SharedError, match=r"^rank 1: phase crops: out of memory$"):
-        try_phases(OneOfTwo("phase crops: out of memory"), learner, plans, [(32, 64)])  # type: ignore[arg-type]
+        try_phases(OneOfTwo("phase crops: out of memory"), training, plans, [(32, 64)])  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from steel.errors import InputError
 from steel.shards.format import Manifest
 from tests.numerics.quick import quicken
 from train.arguments import parse_fit
-from train.engine.loop_state import Progress
+from train.engine.loop_state import LoopState
 from train.engine.run_folder import RunFolder
 from train.engine.state import snapshot, write_state
 from train.fit import main
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.parametrize(
     ("progress", "message"),
     [
-        (Progress(step=1), "its newest state does not fit this network"),
-        (Progress(phase=9), "holds a state saved at phase 9, step 0, which this run does not have"),
-        (Progress(step=10**6), "holds a state saved at phase 0, step 1000000, which this run"),
+        (LoopState(step=1), "its newest state does not fit this network"),
+        (LoopState(phase=9), "holds a state saved at phase 9, step 0, which this run does not have"),
+        (LoopState(step=10**6), "holds a state saved at phase 0, step 1000000, which this run"),
     ],
 )
 def test_a_state_of_another_run_is_one_line(
-    progress: Progress, message: str, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    progress: LoopState, message: str, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quicken(monkeypatch)
     line = ["--preset", "smoke", "--tracking.tracker", "none", "--runtime.workers", "0", "--runtime.precision", "no"]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from train.engine.loop_state import Candidate, Progress
+from train.engine.loop_state import LoopState, TopCheckpoint
 from train.engine.state import (
     RECORD,
     TENSORS,
-    State,
+    SavedState,
     StateWriteError,
     StateWriter,
     find_newest_state,
@@ -24,11 +24,11 @@ from train.engine.state import (
 
 def state(step: int, value: float = 1.0) -> Any:
     return snapshot(
-        Progress(phase=0, step=step), {"model.w": torch.full((3,), value), "optimizer.0.step": torch.tensor(2.0)}
+        LoopState(phase=0, step=step), {"model.w": torch.full((3,), value), "optimizer.0.step": torch.tensor(2.0)}
     )
 
 
-def newest(folder: Path) -> tuple[State, list[str]]:
+def newest(folder: Path) -> tuple[SavedState, list[str]]:
     path, skipped = find_newest_state(folder)
     assert path is not None
     return read_state(path), skipped
@@ -38,21 +38,21 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
     write_state(tmp_path, state(5, 1.5), keep=2)
     found, skipped = newest(tmp_path)
     assert not skipped
-    assert Progress.from_dict(found.progress).step == 5
+    assert LoopState.from_dict(found.progress).step == 5
     assert found.tensors["model.w"].tolist() == [1.5, 1.5, 1.5]
 
 
 def test_progress_survives_json() -> None:
-    progress = Progress(
-        phase=1, step=7, candidates=[Candidate(0.5, "000000-00000007.safetensors", 0, 1.0)], stopped_early=["x"]
+    progress = LoopState(
+        phase=1, step=7, candidates=[TopCheckpoint(0.5, "000000-00000007.safetensors", 0, 1.0)], stopped_early=["x"]
     )
     progress.window.segmentation = 0.1 + 0.2
-    assert Progress.from_dict(json.loads(json.dumps(progress.to_dict()))) == progress
+    assert LoopState.from_dict(json.loads(json.dumps(progress.to_dict()))) == progress
 
 
 def test_a_snapshot_is_a_copy_and_contiguous() -> None:
     weight = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    taken = snapshot(Progress(), {"w": weight})
+    taken = snapshot(LoopState(), {"w": weight})
     weight += 1
     assert taken.tensors["w"].is_contiguous()
     assert taken.tensors["w"].sum() == 0

@@ -8,18 +8,18 @@ import torch
 
 from steel.distributed.runtime import start
 from steel.model.optimizer import ExponentialAverage
-from tests.numerics.one_step import build_learner, config_of, micro_batches, plan_of
-from train.engine.step import Learner
+from tests.numerics.one_step import build_training, config_of, micro_batches, plan_of
+from train.engine.step import TrainingState
 
 
-def learner_of(decay: float) -> Learner:
+def training_of(decay: float) -> TrainingState:
     config = config_of(batch_size=6, micro_batch=3)
-    return build_learner(start("no", cpu=True), replace(config, optim=replace(config.optim, ema_decay=decay)))
+    return build_training(start("no", cpu=True), replace(config, optim=replace(config.optim, ema_decay=decay)))
 
 
-def take_steps(learner: Learner, first: int, last: int) -> None:
+def take_steps(training: TrainingState, first: int, last: int) -> None:
     for step in range(first, last):
-        learner.step(plan_of(learner.config), step, micro_batches(learner.config, 0, 1))
+        training.step(plan_of(training.config), step, micro_batches(training.config, 0, 1))
 
 
 def test_without_a_moving_average_there_is_no_second_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,25 +27,25 @@ def test_without_a_moving_average_there_is_no_second_model(monkeypatch: pytest.M
         raise AssertionError("a moving average was made")
 
     monkeypatch.setattr(ExponentialAverage, "__init__", copied)
-    learner = learner_of(0.0)
-    take_steps(learner, 0, 1)
-    assert learner.average is None and learner.scored_model is learner.model
-    assert [name for name in learner.tensors() if name.startswith("average")] == []
+    training = training_of(0.0)
+    take_steps(training, 0, 1)
+    assert training.average is None and training.scored_model is training.model
+    assert [name for name in training.tensors() if name.startswith("average")] == []
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_a_state_goes_on_bit_for_bit(decay: float) -> None:
     """With a moving average and without one; also where the state holds an average that the run has no use for."""
-    learner = learner_of(decay)
-    take_steps(learner, 0, 2)
-    tensors = {name: tensor.clone() for name, tensor in learner.tensors().items()}
+    training = training_of(decay)
+    take_steps(training, 0, 2)
+    tensors = {name: tensor.clone() for name, tensor in training.tensors().items()}
     assert any(name.startswith("average.") for name in tensors) == (decay > 0)
-    resumed = learner_of(decay)
+    resumed = training_of(decay)
     resumed.load_tensors(
         tensors if decay else tensors | {"average.x": torch.ones(1), "average_updates": torch.ones(())}
     )
-    take_steps(learner, 2, 4)
+    take_steps(training, 2, 4)
     take_steps(resumed, 2, 4)
-    expected, found = learner.tensors(), resumed.tensors()
+    expected, found = training.tensors(), resumed.tensors()
     assert found.keys() == expected.keys()
     assert [name for name in expected if not found[name].equal(expected[name])] == []

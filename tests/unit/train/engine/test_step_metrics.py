@@ -9,9 +9,9 @@ import torch
 
 from steel.distributed.runtime import StopSignals
 from train.engine.batch_plan import PhasePlan
-from train.engine.loop_state import Progress
+from train.engine.loop_state import LoopState
 from train.engine.step import StepSums
-from train.engine.step_metrics import OVERFLOW_PATIENCE, Monitor
+from train.engine.step_metrics import OVERFLOW_PATIENCE, StepMetrics
 from train.presets import SMOKE
 
 PLAN = PhasePlan(0, replace(SMOKE.phases[0], epochs=1000), 8, 8, 0)
@@ -46,17 +46,17 @@ def sums(loss: float = 1.0, skipped: bool = False, sample_losses: tuple[float, .
     )
 
 
-def monitor(fp16: bool = False, runtime: object = None) -> Monitor:
-    return Monitor(runtime or OneRank(), Progress(), StopSignals(), log_every=4, fp16=fp16)  # type: ignore[arg-type]
+def step_metrics(fp16: bool = False, runtime: object = None) -> StepMetrics:
+    return StepMetrics(runtime or OneRank(), LoopState(), StopSignals(), log_every=4, fp16=fp16)  # type: ignore[arg-type]
 
 
-def watch(monitor: Monitor, *steps: StepSums) -> list[dict]:
-    records = [monitor.push(PLAN, step, each) for step, each in enumerate(steps)]
-    return [record for record in [*records, monitor.flush()] if record]
+def watch(step_metrics: StepMetrics, *steps: StepSums) -> list[dict]:
+    records = [step_metrics.push(PLAN, step, each) for step, each in enumerate(steps)]
+    return [record for record in [*records, step_metrics.flush()] if record]
 
 
 def test_a_record_is_the_mean_over_its_steps_read_one_step_late() -> None:
-    watched = monitor()
+    watched = step_metrics()
     for step, loss in enumerate((1.0, 2.0, 3.0, 6.0)):
         assert watched.push(PLAN, step, sums(loss)) is None
     record = watched.push(PLAN, 4, sums(9.0))
@@ -65,20 +65,20 @@ def test_a_record_is_the_mean_over_its_steps_read_one_step_late() -> None:
 
 
 def test_skipped_steps_count_apart_from_the_loss() -> None:
-    watched = monitor()
+    watched = step_metrics()
     records = watch(watched, sums(1.0), sums(math.nan, True, (math.nan, 1.0)), sums(3.0), sums(5.0))
     assert records[0]["loss"] == 3.0 and records[0]["nonfinite_steps"] == 1
-    assert watched.progress.nonfinite_streak == 0 and watched.suspects == []
+    assert watched.state.nonfinite_streak == 0 and watched.suspects == []
 
 
 def test_the_suspects_are_the_samples_whose_loss_is_not_finite() -> None:
-    watched = monitor()
+    watched = step_metrics()
     watch(watched, sums(math.inf, True, (1.0, math.inf)), sums(math.nan, True, (math.nan, 1.0)))
-    assert watched.progress.nonfinite_streak == 2 and watched.suspects == [11, 10]
+    assert watched.state.nonfinite_streak == 2 and watched.suspects == [11, 10]
 
 
 def test_without_a_bad_loss_all_samples_of_the_step_are_suspects() -> None:
-    watched = monitor()
+    watched = step_metrics()
     watch(watched, sums(1.0, True))
     assert watched.suspects == [10, 11]
 
@@ -86,19 +86,19 @@ def test_without_a_bad_loss_all_samples_of_the_step_are_suspects() -> None:
 @pytest.mark.parametrize("fp16", [True, False])
 def test_overflows_of_the_fp16_scaler_count_apart(fp16: bool) -> None:
     """A finite loss whose scaled gradient overflowed, beside a loss that is itself not finite."""
-    watched = monitor(fp16)
+    watched = step_metrics(fp16)
     watch(watched, sums(1.0, True), sums(math.nan, True, (math.nan, 1.0)), sums(1.0, True))
-    assert watched.progress.scaler_overflows == (2 if fp16 else 0)
-    assert watched.progress.nonfinite_steps == (1 if fp16 else 3)
+    assert watched.state.scaler_overflows == (2 if fp16 else 0)
+    assert watched.state.nonfinite_steps == (1 if fp16 else 3)
 
 
 def test_endless_overflows_are_not_endured() -> None:
-    watched = monitor(fp16=True)
+    watched = step_metrics(fp16=True)
     watch(watched, *[sums(1.0, True)] * (OVERFLOW_PATIENCE + 3))
-    assert watched.progress.scaler_overflows == OVERFLOW_PATIENCE
-    assert watched.progress.nonfinite_streak == 3
+    assert watched.state.scaler_overflows == OVERFLOW_PATIENCE
+    assert watched.state.nonfinite_streak == 3
     watch(watched, sums(1.0))
-    assert watched.progress.overflow_streak == 0
+    assert watched.state.overflow_streak == 0
 
 
 class Clock:
@@ -112,7 +112,7 @@ class Clock:
 def test_images_per_second_are_those_of_the_records_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of 8 images, the n-th of n seconds; a record each 4 steps, and one of the single step that is left over."""
     clock = Clock(monkeypatch)
-    watched, plan = monitor(), replace(PLAN, phase=replace(PLAN.phase, epochs=9))
+    watched, plan = step_metrics(), replace(PLAN, phase=replace(PLAN.phase, epochs=9))
     clock.now += 1000  # what came before the first step
     watched.restart_clock()
     records = []
@@ -128,7 +128,7 @@ def test_images_per_second_are_those_of_the_records_own_steps(monkeypatch: pytes
 def test_a_validation_is_left_out_of_images_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """It falls between the second and the third step of a record."""
     clock = Clock(monkeypatch)
-    watched = monitor()
+    watched = step_metrics()
     for step in range(4):
         clock.now += 2
         watched.push(PLAN, step, sums())
@@ -143,12 +143,12 @@ def test_a_validation_is_left_out_of_images_per_second(monkeypatch: pytest.Monke
 def test_no_time_gives_no_images_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock too coarse for a step."""
     Clock(monkeypatch)
-    (record,) = watch(monitor(), *[sums()] * 4)
+    (record,) = watch(step_metrics(), *[sums()] * 4)
     assert record["images_per_second"] is None
 
 
 def test_a_stop_signal_of_another_rank_is_seen_one_step_late() -> None:
-    watched = monitor(runtime=TwoRanks())
+    watched = step_metrics(runtime=TwoRanks())
     watched.push(PLAN, 0, sums())
     assert not watched.stop
     watched.push(PLAN, 1, sums())

@@ -6,20 +6,20 @@ import torch
 
 from steel.config import PhaseConfig
 from train.engine.batch_plan import plan_phases
-from train.engine.loop_state import Progress
+from train.engine.loop_state import LoopState
 from train.engine.state import snapshot, write_state
-from train.engine.top_checkpoints import CandidateStore
+from train.engine.top_checkpoints import TopCheckpoints
 
 (PLAN,) = plan_phases((PhaseConfig("p", epochs=9, crop=(8, 8), batch_size=2, micro_batch=2, lr=1.0),), [2], 1.0)
 
 
-def offer(store: CandidateStore, progress: Progress, step: int, score: float) -> bool:
+def offer(store: TopCheckpoints, progress: LoopState, step: int, score: float) -> bool:
     progress.step = step
     return store.offer(PLAN, progress, score, write={"w": torch.tensor([float(step)])})
 
 
 def test_the_best_are_kept_in_order(tmp_path: Path) -> None:
-    store, progress = CandidateStore(tmp_path, keep=2), Progress()
+    store, progress = TopCheckpoints(tmp_path, keep=2), LoopState()
     assert offer(store, progress, 1, 0.5)
     assert offer(store, progress, 2, 0.7)
     assert not offer(store, progress, 3, 0.4)
@@ -29,14 +29,14 @@ def test_the_best_are_kept_in_order(tmp_path: Path) -> None:
 
 
 def test_of_equal_scores_the_later_is_better(tmp_path: Path) -> None:
-    store, progress = CandidateStore(tmp_path, keep=1), Progress()
+    store, progress = TopCheckpoints(tmp_path, keep=1), LoopState()
     offer(store, progress, 1, 0.5)
     offer(store, progress, 2, 0.5)
     assert store.read(progress.candidates[0])["w"].item() == 2
 
 
 def test_pruning_spares_what_a_saved_state_could_still_ship(tmp_path: Path) -> None:
-    store, progress = CandidateStore(tmp_path / "candidates", keep=1), Progress()
+    store, progress = TopCheckpoints(tmp_path / "candidates", keep=1), LoopState()
     offer(store, progress, 1, 0.5)
     write_state(tmp_path / "states", snapshot(progress, {"w": torch.zeros(1)}), keep=2)
     offer(store, progress, 2, 0.6)
@@ -46,8 +46,8 @@ def test_pruning_spares_what_a_saved_state_could_still_ship(tmp_path: Path) -> N
 
 
 def test_other_ranks_keep_the_same_books_and_write_nothing(tmp_path: Path) -> None:
-    mine, theirs = Progress(step=1), Progress(step=1)
-    CandidateStore(tmp_path / "a", keep=1).offer(PLAN, mine, 0.5, write={"w": torch.zeros(1)})
-    CandidateStore(tmp_path / "b", keep=1).offer(PLAN, theirs, 0.5, write=None)
+    mine, theirs = LoopState(step=1), LoopState(step=1)
+    TopCheckpoints(tmp_path / "a", keep=1).offer(PLAN, mine, 0.5, write={"w": torch.zeros(1)})
+    TopCheckpoints(tmp_path / "b", keep=1).offer(PLAN, theirs, 0.5, write=None)
     assert mine == theirs
     assert not (tmp_path / "b").exists()
