@@ -36,7 +36,7 @@ def command(processes: int, module: str, arguments: Sequence[Any]) -> list[str]:
 
 def leaking(limit: str | Path, arguments: Sequence[Any]) -> list[str]:
     """Training by two ranks, of which the second asks for ever more memory; see leaking_fit.py."""
-    return [*torchrun(2), "tests/distributed/leaking_fit.py", str(limit), *map(str, arguments)]
+    return [*torchrun(2), "tests/distributed/programs/leaking_fit.py", str(limit), *map(str, arguments)]
 
 
 def environment(**extra: str) -> Mapping[str, str]:

@@ -22,7 +22,7 @@ LATE_S = 2.0
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the three ranks of each case said and did; see endings.py."""
     folder = tmp_path_factory.mktemp("endings")
-    line = [sys.executable, "tests/distributed/endings.py", str(folder)]
+    line = [sys.executable, "tests/distributed/programs/endings.py", str(folder)]
     done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

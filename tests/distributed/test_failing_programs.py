@@ -11,13 +11,13 @@ from steel.config import NetworkConfig
 from steel.distributed.runtime import seed_everything
 from steel.model.network import UnifiedModel
 from steel.shards.format import Manifest
-from tests.distributed.failing import REASON
 from tests.distributed.launching import TINY, Job, torchrun
+from tests.distributed.programs.failing import REASON
 
 
 def fail(processes: int, module: str, arguments: list[str], folder: Path) -> Job:
     """Run `module` with a failing rank under torchrun, which ends with the code of that rank."""
-    line = [*torchrun(processes), "tests/distributed/failing.py", module, *arguments]
+    line = [*torchrun(processes), "tests/distributed/programs/failing.py", module, *arguments]
     job = Job(line, folder / "log", folder / "run")
     try:
         assert job.wait(timeout=300) == 1, job.output()

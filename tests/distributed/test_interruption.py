@@ -216,7 +216,12 @@ def test_four_then_three_then_two_processes(tmp_path: Path, tiny_shards: Path, j
     out, record = tmp_path / "run", tmp_path / "positions"
     record.mkdir()
     for processes, step in ((4, 4), (3, 8), (2, None)):
-        line = [*torchrun(processes), "tests/distributed/recording_fit.py", str(record), *options(tiny_shards, out)]
+        line = [
+            *torchrun(processes),
+            "tests/distributed/programs/recording_fit.py",
+            str(record),
+            *options(tiny_shards, out),
+        ]
         attempt = job(line)
         if step is not None:
             attempt.wait_for_step(step)

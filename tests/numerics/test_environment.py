@@ -52,7 +52,7 @@ def outcomes() -> list[str]:
     """Of an empty environment, of `WITHOUT_EFFECT`, and of each of `REFUSED`."""
     asked = [{}, WITHOUT_EFFECT, *({name: value} for name, (value, _) in REFUSED.items())]
     clean = {name: value for name, value in environment().items() if not name.startswith("ACCELERATE_")}
-    script = [sys.executable, "tests/numerics/environments.py"]
+    script = [sys.executable, "tests/numerics/programs/environments.py"]
     done = subprocess.run(
         script, input=json.dumps(asked), cwd=ROOT, env=clean, capture_output=True, text=True, timeout=200
     )

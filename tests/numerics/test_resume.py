@@ -6,7 +6,7 @@ import pytest
 
 from tests.distributed.launching import run_script
 
-SCRIPT = "tests/numerics/every_stop.py"
+SCRIPT = "tests/numerics/programs/every_stop.py"
 
 
 def test_stops_within_an_epoch_at_its_end_and_twice(tiny_shards: Path, tmp_path: Path) -> None:

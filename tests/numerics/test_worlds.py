@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.distributed.launching import environment, run
 from tests.numerics.one_step import EXACT, distance
-from tests.numerics.worlds import OPTIONS
+from tests.numerics.programs.worlds import OPTIONS
 from tests.paths import ROOT
 
 WORLDS = (2, 3, 4)
@@ -22,7 +22,7 @@ WORLDS = (2, 3, 4)
 def outcomes(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `worlds.py` has written."""
     folder = tmp_path_factory.mktemp("worlds")
-    script = [sys.executable, "tests/numerics/worlds.py", str(tiny_shards), str(folder)]
+    script = [sys.executable, "tests/numerics/programs/worlds.py", str(tiny_shards), str(folder)]
     done = subprocess.run(script, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return folder
@@ -56,7 +56,7 @@ def test_runs_launched_as_users_do(tiny_shards: Path, tmp_path: Path) -> None:
     """By Python, `accelerate launch` and torchrun."""
     for world in (1, *WORLDS):
         options = [*OPTIONS, "--data", tiny_shards, "--out", tmp_path / str(world)]
-        run(world, "tests.distributed.poisoned_fit", *options)
+        run(world, "tests.distributed.programs.poisoned_fit", *options)
     check_runs({world: tmp_path / str(world) for world in (1, *WORLDS)})
 
 

@@ -1,6 +1,6 @@
 """Stops a run at chosen steps and resumes it; it must end as the undisturbed run. Started under torchrun.
 
-torchrun --nproc-per-node 2 tests/numerics/every_stop.py SHARDS WORK [PLAN ...]
+torchrun --nproc-per-node 2 tests/numerics/programs/every_stop.py SHARDS WORK [PLAN ...]
 
 A plan such as 2-3 stops the first attempt after 2 steps, the second after 3 more. Without plans: every step in turn,
 and two stops in one run.

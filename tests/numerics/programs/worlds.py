@@ -1,4 +1,7 @@
-"""What 1, 2, 3 and 4 processes make of a step and of a whole run:  python tests/numerics/worlds.py SHARDS FOLDER"""
+"""What 1, 2, 3 and 4 processes make of a step and of a whole run.
+
+python tests/numerics/programs/worlds.py SHARDS FOLDER
+"""
 
 import hashlib
 import os
@@ -10,7 +13,7 @@ import pytest
 import torch
 
 from steel.distributed.runtime import Runtime, StopSignals, start
-from tests.distributed.poisoned_fit import poisoned
+from tests.distributed.programs.poisoned_fit import poisoned
 from tests.numerics.one_step import config_of, take_step
 from tests.numerics.quick import quicken
 from train.arguments import parse_fit

@@ -1,4 +1,4 @@
-"""How jobs of three ranks end, each in a way of its own:  python tests/distributed/endings.py FOLDER
+"""How jobs of three ranks end, each in a way of its own:  python tests/distributed/programs/endings.py FOLDER
 
 Writes FOLDER/CASE-RANK.err (what the rank said), FOLDER/CASE-RANK.jsonl (what it did, and when) and FOLDER/codes.json.
 """

@@ -1,4 +1,4 @@
-"""A training step under each of some environments:  python tests/numerics/environments.py < JSON
+"""A training step under each of some environments:  python tests/numerics/programs/environments.py < JSON
 
 Reads a list of {name: value}; writes what became of each: a digest of the gradients, the error's line, or a traceback.
 """
