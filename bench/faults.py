@@ -167,7 +167,7 @@ def break_saves(work: Path, tally: Tally, fault: Callable[[], None]) -> None:
     """A trial at every file operation of a save: afterwards a valid state is there, and the next save succeeds."""
 
     def state(step: int) -> object:
-        return snapshot(LoopState(step=step), {"w": torch.full((1000,), float(step))})
+        return snapshot(LoopState(step=step), (), {"w": torch.full((1000,), float(step))})
 
     def save(folder: Path, at: int | None) -> list[str]:
         with Breaker(folder, at, fault).installed() as breaker:

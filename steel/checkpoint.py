@@ -27,6 +27,7 @@ from steel.checkpoint_header import (
     parse_header,
 )
 from steel.config import NetworkConfig
+from steel.decision import Decision
 from steel.errors import InputError
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.plain import from_dict, to_dict
@@ -46,8 +47,8 @@ class Checkpoint:
     std: tuple[float, ...]
     tensors: dict[str, "Tensor"] = field(repr=False)
     """The state dict of the network, every tensor with a leading members dimension."""
-    decision: dict[str, Any] | None = None
-    """`steel.decision.Decision` as plain values; None when it was never tuned."""
+    decision: Decision | None = None
+    """None when it was never tuned."""
     folds: dict[str, list[int]] = field(default_factory=dict)
     """Role (`train`, `tuning`, `test`) to folds of the training data."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -86,7 +87,7 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
         "class_names": list(checkpoint.class_names),
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),
-        "decision": checkpoint.decision,
+        "decision": checkpoint.decision and checkpoint.decision.to_dict(),
         "folds": checkpoint.folds,
         "provenance": checkpoint.provenance,
         "input_size": checkpoint.input_size and list(checkpoint.input_size),
@@ -122,7 +123,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         class_names=tuple(header["class_names"]),
         mean=tuple(header["mean"]),
         std=tuple(header["std"]),
-        decision=header["decision"],
+        decision=header["decision"] and Decision.from_dict(header["decision"]),
         folds=header["folds"],
         provenance=header["provenance"],
         input_size=header["input_size"] and tuple(header["input_size"]),

@@ -4,6 +4,7 @@ Every field can be overridden on the command line (`--optim.weight-decay 0.05`, 
 `runtime` and `tracking` say how a run is carried out and may change when it resumes; all others say what is computed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -285,4 +286,9 @@ class Config:
 
     def recipe(self) -> dict[str, Any]:
         """The part that must not change under a run: all but `runtime` and `tracking`, as plain JSON values."""
-        return {k: v for k, v in to_dict(self).items() if k not in ("runtime", "tracking")}
+        return recipe_of(to_dict(self))
+
+
+def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe in a configuration that is given as plain JSON values; see `Config.recipe`."""
+    return {name: value for name, value in config.items() if name not in ("runtime", "tracking")}

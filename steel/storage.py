@@ -272,7 +272,7 @@ def open_write(
             fs.put_file(temporary, path)
         else:
             os.replace(temporary, local_path(url))
-            _sync_folder(local_path(url).parent)
+            sync_to_disk(local_path(url).parent)
     except OSError as error:
         if error.filename is None:  # a full disk: say where
             error.filename = os.fspath(url)
@@ -311,9 +311,9 @@ def remove(url: str | os.PathLike[str]) -> None:
         target.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync_to_disk(path: str | os.PathLike[str]) -> None:
+    """Make a local file's content, or the names in a local folder, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

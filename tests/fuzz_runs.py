@@ -20,11 +20,20 @@ from steel.reports.describe import describe_checkpoint
 from steel.reports.plots import plot_history
 from steel.tracking.history import History
 from tests.fuzzing import JSON_EDITS, Format, Random, edit_bytes, edit_json, edit_json_line, edit_value
-from train.engine.loop_state import LoopState, TopCheckpoint
+from train.engine.loop_state import LoopState
 from train.engine.run_folder import RunFolder
 from train.engine.split_roles import role_of
-from train.engine.state import RECORD, TENSORS, digest_record, find_newest_state, read_state, snapshot, write_state
-from train.engine.top_checkpoints import TopCheckpoints
+from train.engine.state import (
+    RECORD,
+    TENSORS,
+    digest_record,
+    find_newest_state,
+    read_state,
+    snapshot,
+    top_checkpoint_files,
+    write_state,
+)
+from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
 from train.presets import SMOKE
 
 # --- checkpoints ---
@@ -33,9 +42,9 @@ from train.presets import SMOKE
 def make_checkpoint(folder: Path) -> str:
     network = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=1, decoder_channels=(8, 8))
     tensors = {"encoder.weight": torch.arange(24.0).reshape(2, 3, 4), "head.steps": torch.tensor([7, 8])}
-    decision = default_decision(2).to_dict()
+    decision = default_decision(2)
     member = {"name": "one", "folds": {"train": [2]}, "provenance": {"data_digest": "d"}}
-    provenance = {"data_digest": "d", "gates": {"none": decision}, "members": [member]}
+    provenance = {"data_digest": "d", "gates": {"none": decision.to_dict()}, "members": [member]}
     folds = {"train": [2], "tuning": [0], "test": [1]}
     saved = Checkpoint(network, ("Riß", "b"), (0.4,), (0.2,), tensors, decision, folds, provenance, (64, 128))
     save_checkpoint(folder / "model.safetensors", saved)
@@ -48,9 +57,8 @@ def read_checkpoint(folder: Path) -> Any:
     checkpoint = load_checkpoint(path)
     role = role_of([1], "d", checkpoint.folds, checkpoint.provenance)
     gates = [Decision.from_dict(gate) for gate in checkpoint.provenance.get("gates", {}).values()]
-    decision = checkpoint.decision and Decision.from_dict(checkpoint.decision)
     tensors = {name: tensor.tolist() for name, tensor in checkpoint.tensors.items()}
-    return lines, role, gates, decision, tensors, checkpoint.members, checkpoint.input_size
+    return lines, role, gates, checkpoint.decision, tensors, checkpoint.members, checkpoint.input_size
 
 
 def edit_content(data: bytes, random: Random) -> bytes:
@@ -89,14 +97,13 @@ def _with_header(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes
 
 # --- what a run leaves ---
 
-PROGRESS = LoopState(
-    1, 7, candidates=[TopCheckpoint(0.5, "000000-00000005.safetensors", 0, 1.5)], stopped_early=["early"]
-)
+KEPT = TopCheckpoint(0.5, 0, 5, 1.5)
 
 
 def make_state(folder: Path) -> str:
-    write_state(folder, snapshot(LoopState(0, 5), {"model.w": torch.ones(6)}), keep=2)
-    write_state(folder, snapshot(PROGRESS, {"model.w": torch.arange(6.0)}), keep=2)
+    write_state(folder, snapshot(LoopState(0, 5), (), {"model.w": torch.ones(6)}), keep=2)
+    saved = snapshot(LoopState(1, 7, stopped_early=["early"]), (KEPT,), {"model.w": torch.arange(6.0)})
+    write_state(folder, saved, keep=2)
     return f"000001-00000007/{RECORD}"
 
 
@@ -109,14 +116,13 @@ def read_newest_state(folder: Path) -> Any:
     """As resuming does; the state before stands in for one that is refused."""
     newest, refused = find_newest_state(folder)
     assert newest is not None and all("000001-00000007" in line for line in refused)
-    TopCheckpoints(folder.parent / "folder", 1).prune(folder, LoopState())
+    top_checkpoint_files(folder)  # passes over what is damaged
     if refused:
         assert read_state(newest).tensors["model.w"].tolist() == [1.0] * 6
         raise InputError(refused[0])
     state = read_state(newest)
-    progress = LoopState.from_dict(state.progress)
-    progress.check_within([9, 9], f"--out {folder}, {RECORD}, {TENSORS}")
-    return progress, {name: tensor.tolist() for name, tensor in state.tensors.items()}
+    state.loop.check_within([9, 9], f"--out {folder}, {RECORD}, {TENSORS}")
+    return state.loop, state.top_checkpoints, {name: tensor.tolist() for name, tensor in state.tensors.items()}
 
 
 def mend_state(folder: Path) -> None:
@@ -133,13 +139,13 @@ def mend_state(folder: Path) -> None:
         pass  # beyond mending
 
 
-def make_candidate(folder: Path) -> str:
-    TopCheckpoints(folder, 1)._write("000000-00000005.safetensors", {"w": torch.arange(12.0).reshape(3, 4)})
-    return "000000-00000005.safetensors"
+def make_top_checkpoint(folder: Path) -> str:
+    TopCheckpoints(folder, 1, is_writer=True).offer(KEPT, {"w": torch.arange(12.0).reshape(3, 4)})
+    return KEPT.file
 
 
-def read_candidate(folder: Path) -> Any:
-    return {n: t.tolist() for n, t in TopCheckpoints(folder, 1).read(PROGRESS.candidates[0]).items()}
+def read_top_checkpoint(folder: Path) -> Any:
+    return {n: t.tolist() for n, t in TopCheckpoints(folder, 1, is_writer=False).read(KEPT).items()}
 
 
 def make_history(folder: Path) -> str:
@@ -260,7 +266,7 @@ FORMATS: dict[str, Format] = {
         mend_state,
         is_hashed=True,
     ),
-    "kept weights": Format(make_candidate, read_candidate, (edit_bytes,), is_hashed=True),
+    "kept weights": Format(make_top_checkpoint, read_top_checkpoint, (edit_bytes,), is_hashed=True),
     "history": Format(make_history, read_history, (edit_json_line, edit_json_line, edit_bytes)),
     "status": Format(make_run, read_run, JSON_EDITS),
     "config": Format(make_run_config, read_run, JSON_EDITS, names="folder"),

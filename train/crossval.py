@@ -16,7 +16,8 @@ import numpy as np
 
 from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
 from steel.config import FoldsConfig
-from steel.distributed.runtime import Runtime, StopSignals, start
+from steel.distributed.runtime import Runtime, start
+from steel.distributed.signals import StopSignals
 from steel.errors import InputError, run_program
 from steel.metrics.statistics import EvaluationStatistics
 from steel.reports.evaluation import build_nested_metrics, format_table, write_metrics
@@ -111,7 +112,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
     packed = replace(
         joined,
         provenance=joined.provenance | {"gates": {gate: d.to_dict() for gate, d in found.by_gate.items()}},
-        decision=found.decision.to_dict(),
+        decision=found.decision,
         folds={"train": list(folds), "tuning": list(folds), "test": list(arguments.config.folds.test)},
     )
     save_checkpoint(out / "model.safetensors", packed)

@@ -92,7 +92,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
         logger.warning("WARNING: the checkpoint has seen folds %s (%s): these scores flatter it", folds, role)
     runtime.on_main(lambda: storage.make_folder(arguments.out))
 
-    stored = stored_decision(checkpoint)
+    stored = checkpoint.decision or default_decision(len(checkpoint.class_names))
     tta = stored.tta if arguments.tta is None else parse_tta(arguments.tta)
     predictor = Predictor.from_checkpoint(
         arguments.checkpoint,
@@ -170,13 +170,6 @@ def parse_folds(text: str, reader: ShardReader) -> list[int]:
         raise InputError(f"--folds {text}: give comma-separated numbers such as 0,2, or all") from None
 
 
-def stored_decision(checkpoint: Checkpoint) -> Decision:
-    """The checkpoint's decision, or thresholds of one half when it was never tuned."""
-    if checkpoint.decision is None:
-        return default_decision(len(checkpoint.class_names))
-    return Decision.from_dict(checkpoint.decision)
-
-
 def training_rows(checkpoint: Checkpoint, reader: ShardReader, otherwise: np.ndarray) -> np.ndarray:
     """Rows of the checkpoint's training folds where these are the shards it was trained on, else `otherwise`."""
     if reader.manifest.digest != checkpoint.provenance.get("data_digest"):
@@ -188,7 +181,7 @@ def retuned(checkpoint: Checkpoint, found: Tuning, folds: Sequence[int], data_di
     """The same network with another decision, which remembers what it was found on."""
     return replace(
         checkpoint,
-        decision=found.decision.to_dict(),
+        decision=found.decision,
         folds={**checkpoint.folds, "tuning": list(folds)},
         provenance={
             **checkpoint.provenance,

@@ -13,7 +13,8 @@ from collections.abc import Generator, Sequence
 import numpy as np
 
 from steel.config import Config, NetworkConfig
-from steel.distributed.runtime import Runtime, StopSignals, seed_everything, start
+from steel.distributed.runtime import Runtime, seed_everything, start
+from steel.distributed.signals import StopSignals
 from steel.errors import InputError, out_of_memory_as, run_program
 from steel.loading.augment import Augmenter
 from steel.loading.sampler import Sampler, build_sampler
@@ -22,21 +23,21 @@ from steel.model.network import UnifiedModel
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from steel.storage import write_text
-from steel.tracking.trackers import Status
+from steel.tracking.queue import Status
 from train.arguments import FitArguments, parse_fit
 from train.engine.batch_plan import PhasePlan, micro_batch_share, plan_phases
 from train.engine.data import FoldRows, resolve_crop, split_rows
 from train.engine.dry_run import try_phases
 from train.engine.loop import LESS_MEMORY, Loop
 from train.engine.loop_state import LoopState
-from train.engine.metric_logger import open_metric_logger
+from train.engine.metric_logger import MetricLogger, open_metric_logger
 from train.engine.model_selection import select_model
+from train.engine.run_context import RunContext
 from train.engine.run_folder import RunFolder
 from train.engine.state import SavedState, StateWriter, resume_state
 from train.engine.step import TrainingState
 from train.engine.step_metrics import StepMetrics
 from train.engine.top_checkpoints import TopCheckpoints
-from train.engine.validation import Judge
 from train.engine.weight_initialisation import initialise_weights, start_heads_at_frequencies
 from train.logging_setup import set_up_logging
 
@@ -59,15 +60,11 @@ def fit(arguments: FitArguments) -> int:
 def train_in_folder(arguments: FitArguments, runtime: Runtime, signals: StopSignals) -> None:
     """One attempt at the run in `--out`; how it ended stands in its status.json."""
     folder = RunFolder(arguments.out)
-
-    def record(failure: str) -> None:
-        if folder.is_claimed:
-            folder.end("failed", failure)
-
     # What waits for something is closed outside of the guard: an error is said and told before.
     with contextlib.ExitStack() as closing:
         closing.callback(folder.release)
-        with runtime.guard(record, hurried=lambda: signals.received), out_of_memory_as(LESS_MEMORY):
+        guard = runtime.guard(folder.record_failure, hurried=lambda: signals.received)
+        with guard, out_of_memory_as(LESS_MEMORY):
             run_attempt(arguments, runtime, folder, signals, closing)
 
 
@@ -79,58 +76,80 @@ def run_attempt(
     manifest = runtime.on_main(lambda: Manifest.load(arguments.data))
     runtime.on_main(lambda: [micro_batch_share(phase, 0, runtime.world) for phase in config.phases])
     network = network_for(config, manifest)
-    folder.is_claimed = runtime.on_main(lambda: folder.open(config, manifest.digest, arguments.resume))
-    if not folder.is_claimed:
+    if not folder.claim(runtime, config, manifest.digest, arguments.resume):
         logger.info("%s is finished: see %s; choose another --out for a new run", folder.root, folder.checkpoint)
         return
 
+    context, samplers = _read_data(arguments, runtime)
+    saved = resume_state(runtime, folder.states)
+    state = LoopState() if saved is None else saved.loop
+    state.check_within([plan.steps for plan in context.plans], f"--out {arguments.out}")
+    metric_logger = open_metric_logger(context, folder, state)  # its tracker starts beside what follows
+    closing.callback(metric_logger.finish, "failed")  # unless it has been finished by then
+    training = _build_training(arguments, context, network, saved)
+    _announce(context, network, state)
+    _try_phases_to_come(context, training, state)
+
+    keep, ranked = max(1, config.optim.average_top_k), () if saved is None else saved.top_checkpoints
+    top_checkpoints = TopCheckpoints(folder.top_checkpoints, keep, ranked, is_writer=runtime.is_main)
+    writer = StateWriter(folder.states, config.runtime.keep_states) if runtime.is_main else None
+    if writer is not None:
+        closing.callback(writer.close)
+    loop = Loop(
+        context=context,
+        state=state,
+        training=training,
+        step_metrics=StepMetrics(runtime, signals, fp16=training.scaler is not None),
+        metric_logger=metric_logger,
+        top_checkpoints=top_checkpoints,
+        writer=writer,
+        load=functools.partial(_load, context, samplers),
+        name_suspects=functools.partial(_write_suspects, context, folder),
+    )
+    metric_logger.wait_until_open()  # before a process is forked
+    is_finished = loop.run() and select_model(
+        context, training, state, top_checkpoints, folder, lambda: signals.received
+    )
+    if writer is not None:
+        writer.wait()
+    _end(context, folder, metric_logger, signals, is_finished)
+
+
+def _end(
+    context: RunContext, folder: RunFolder, metric_logger: MetricLogger, signals: StopSignals, is_finished: bool
+) -> None:
+    """Say how the attempt has ended: to the tracker, in the run folder, on the screen."""
+    status: Status = "finished" if is_finished else "interrupted"
+    if is_finished:
+        metric_logger.log_checkpoint(folder.checkpoint)
+    if context.runtime.is_main:
+        reason = "" if is_finished else f"stopped by {signals.name or 'a signal to another rank'}"
+        folder.end(status, reason)
+        if not is_finished:
+            logger.info("%s; state saved, the same command goes on from here", reason)
+    metric_logger.finish(status)
+
+
+def _read_data(arguments: FitArguments, runtime: Runtime) -> tuple[RunContext, list[Sampler]]:
+    """The run's surroundings, and which training sample stands at which position in each of its phases."""
+    config = arguments.config
     reader = _open_reader(arguments)
     rows = split_rows(reader, config.folds)
     samplers = _build_samplers(config, reader, rows)
-    plans = plan_phases(config.phases, [sampler.epoch_length for sampler in samplers], config.validation.every_epochs)
-    state = resume_state(runtime, folder.states)
-    progress = LoopState() if state is None else LoopState.from_dict(state.progress)
-    progress.check_within([plan.steps for plan in plans], f"--out {arguments.out}")
-    metric_logger = open_metric_logger(
-        runtime, config, folder, progress, plans
-    )  # its tracker starts beside what follows
-    closing.callback(metric_logger.finish, "failed")  # unless it has been finished by then
-    training = _build_training(arguments, runtime, reader, rows, network, plans, state)
-    _announce(runtime, network, rows, plans, progress)
-    to_come = [p for p in plans if (p.number, p.steps) > (progress.phase, progress.step)]
-    try_phases(runtime, training, to_come, [resolve_crop(reader, rows.train, plan.phase.crop) for plan in to_come])
-
-    store = TopCheckpoints(folder.top_checkpoints, max(1, config.optim.average_top_k))
-    judge = Judge(runtime, config, reader, rows, progress, training, store, folder, metric_logger)
-    writer = StateWriter(folder.states, config.runtime.keep_states) if runtime.is_main else None
-    loop = Loop(
-        runtime=runtime,
-        config=config,
-        plans=plans,
-        training=training,
-        state=progress,
-        step_metrics=StepMetrics(
-            runtime, progress, signals, config.tracking.log_every, fp16=training.scaler is not None
-        ),
-        metric_logger=metric_logger,
-        writer=writer,
-        load=functools.partial(_load, runtime, config, reader, samplers, rows),
-        judge=judge,
-        name_suspects=functools.partial(_write_suspects, folder, runtime, reader),
+    plans = plan_phases(
+        config.phases,
+        [sampler.epoch_length for sampler in samplers],
+        config.validation.every_epochs,
+        rank=runtime.rank,
+        world=runtime.world,
     )
-    if writer is not None:
-        closing.callback(writer.close)
-    metric_logger.wait_until_open()  # before a process is forked
-    finished = loop.run() and select_model(judge, training, plans, folder, lambda: signals.received)
-    if writer is not None:
-        writer.wait()
-    status: Status = "finished" if finished else "interrupted"
-    if runtime.is_main:
-        reason = "" if finished else f"stopped by {signals.name or 'a signal to another rank'}"
-        folder.end(status, reason)
-        if not finished:
-            logger.info("%s; state saved, the same command goes on from here", reason)
-    metric_logger.finish(status)
+    return RunContext(runtime, config, reader, rows, plans), samplers
+
+
+def _try_phases_to_come(context: RunContext, training: TrainingState, state: LoopState) -> None:
+    to_come = [plan for plan in context.plans if (plan.number, plan.steps) > (state.phase, state.step)]
+    crops = [resolve_crop(context.reader, context.rows.train, plan.phase.crop) for plan in to_come]
+    try_phases(context.runtime, training, to_come, crops)
 
 
 def _open_reader(arguments: FitArguments) -> ShardReader:
@@ -154,7 +173,6 @@ def _build_samplers(config: Config, reader: ShardReader, rows: FoldRows) -> list
             seed=config.seed,
             phase=number,
             shards=reader.index.shard,
-            window_shards=phase.sampling.window_shards,
         )
         for number, phase in enumerate(config.phases)
     ]
@@ -185,30 +203,25 @@ def network_for(config: Config, manifest: Manifest) -> NetworkConfig:
 
 
 def _build_training(
-    arguments: FitArguments,
-    runtime: Runtime,
-    reader: ShardReader,
-    rows: FoldRows,
-    network: NetworkConfig,
-    plans: Sequence[PhasePlan],
-    state: SavedState | None,
+    arguments: FitArguments, context: RunContext, network: NetworkConfig, saved: SavedState | None
 ) -> TrainingState:
-    """The training at `state`, or at its first weights: published ones, an earlier checkpoint's or random ones."""
-    config, manifest = arguments.config, reader.manifest
+    """The training at `saved`, or at its first weights: published ones, an earlier checkpoint's or random ones."""
+    config, manifest, index = context.config, context.reader.manifest, context.reader.index
     seed_everything(config.seed)
-    download = config.model.pretrained and state is None and arguments.init_from is None
-    model = runtime.main_first(lambda: UnifiedModel(network, pretrained=download))
-    if state is None:
-        index = reader.index
-        pixels = int((index.original_height[rows.train].astype(np.int64) * index.original_width[rows.train]).sum())
-        start_heads_at_frequencies(model, index.areas[rows.train], pixels)
+    download = config.model.pretrained and saved is None and arguments.init_from is None
+    model = context.runtime.main_first(lambda: UnifiedModel(network, pretrained=download))
+    if saved is None:
+        rows = context.rows.train
+        pixels = int((index.original_height[rows].astype(np.int64) * index.original_width[rows]).sum())
+        start_heads_at_frequencies(model, index.areas[rows], pixels)
         if arguments.init_from is not None:
             initialise_weights(model, arguments.init_from, manifest.class_names)
-    freeze_steps = round(config.optim.freeze_encoder_epochs * plans[0].epoch_length / plans[0].phase.batch_size)
-    training = TrainingState(runtime, config, model, manifest.mean, manifest.std, freeze_steps)
-    if state is not None:
+    first = context.plans[0]
+    freeze_steps = round(config.optim.freeze_encoder_epochs * first.epoch_length / first.phase.batch_size)
+    training = TrainingState(context.runtime, config, model, manifest.mean, manifest.std, freeze_steps)
+    if saved is not None:
         try:
-            training.load_tensors(state.tensors)
+            training.load_tensors(saved.tensors)
         except (KeyError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"--out {arguments.out}: its newest state does not fit this network ({error}); choose another folder"
@@ -217,18 +230,13 @@ def _build_training(
 
 
 def _load(
-    runtime: Runtime,
-    config: Config,
-    reader: ShardReader,
-    samplers: Sequence[Sampler],
-    rows: FoldRows,
-    plan: PhasePlan,
-    step: int,
+    context: RunContext, samplers: Sequence[Sampler], plan: PhasePlan, step: int
 ) -> Generator[MicroBatch, None, None]:
     """This rank's micro-batches of a phase, from `step` on."""
+    config, reader = context.config, context.reader
     augmenter = Augmenter(
         config.augment,
-        resolve_crop(reader, rows.train, plan.phase.crop),
+        resolve_crop(reader, context.rows.train, plan.phase.crop),
         plan.phase.sampling,
         reader.manifest.num_classes,
         reader.manifest.ignore_bit,
@@ -237,32 +245,32 @@ def _load(
         reader,
         samplers[plan.number],
         augmenter,
-        plan.micro_batches(step, runtime.rank, runtime.world),
+        plan.micro_batches(step),
         seed=config.seed,
         phase=plan.number,
         workers=config.runtime.workers,
-        pin_memory=runtime.device.type == "cuda",
+        pin_memory=context.runtime.device.type == "cuda",
     )
 
 
-def _announce(
-    runtime: Runtime, network: NetworkConfig, rows: FoldRows, plans: Sequence[PhasePlan], progress: LoopState
-) -> None:
+def _announce(context: RunContext, network: NetworkConfig, state: LoopState) -> None:
+    """Say what is trained on what, and from where on."""
+    runtime, rows = context.runtime, context.rows
     logger.info("%s with %s, %d classes", network.architecture, network.encoder, network.num_classes)
     logger.info("%d training, %d validation, %d test images", len(rows.train), len(rows.validation), len(rows.test))
     precision = runtime.accelerator.mixed_precision
     logger.info("%d process(es) on %s, mixed precision: %s", runtime.world, runtime.device, precision)
-    for plan in plans:
+    for plan in context.plans:
         logger.info("phase %s: %d steps of %d images", plan.phase.name, plan.steps, plan.phase.batch_size)
-    if (progress.phase, progress.step) != (0, 0):
-        logger.info("resuming at phase %s, step %d", plans[progress.phase].phase.name, progress.step)
+    if (state.phase, state.step) != (0, 0):
+        logger.info("resuming at phase %s, step %d", context.plans[state.phase].phase.name, state.step)
 
 
-def _write_suspects(folder: RunFolder, runtime: Runtime, reader: ShardReader, rows: list[int]) -> None:
+def _write_suspects(context: RunContext, folder: RunFolder, rows: list[int]) -> None:
     """Name the samples behind non-finite losses, of all ranks, in nonfinite.json."""
-    everybody = sorted({row for part in runtime.all_gather(rows) for row in part})
-    if runtime.is_main:
-        suspects = [{"row": row, "image_id": reader.index.image_id(row)} for row in everybody]
+    everybody = sorted({row for part in context.runtime.all_gather(rows) for row in part})
+    if context.runtime.is_main:
+        suspects = [{"row": row, "image_id": context.reader.index.image_id(row)} for row in everybody]
         write_text(folder.root / "nonfinite.json", json.dumps(suspects, indent=1) + "\n")
 
 

@@ -76,7 +76,9 @@ def export_onnx(checkpoint: Checkpoint, path: str | os.PathLike[str], tta: Seque
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f"ONNX needs the package {error.name}: pip install 'steel-defects[onnx]'") from error
-    views = check_tta((checkpoint.decision or {}).get("tta", ()) if tta is None else tta)
+    if tta is None:
+        tta = () if checkpoint.decision is None else checkpoint.decision.tta
+    views = check_tta(tta)
     members = build_models(checkpoint)
     stride = members[0].stride
     model = OnnxModel(members, checkpoint, views).eval()
@@ -119,7 +121,7 @@ def _export(model: OnnxModel, checkpoint: Checkpoint, size: tuple[int, int], vie
 def _metadata(checkpoint: Checkpoint, views: Sequence[str]) -> dict[str, Any]:
     return {
         "class_names": list(checkpoint.class_names),
-        "decision": checkpoint.decision,
+        "decision": checkpoint.decision and checkpoint.decision.to_dict(),
         "tta": list(views),
         "input_size": checkpoint.input_size,
         "depth": asdict(checkpoint.depth),

@@ -136,7 +136,7 @@ class Predictor:
             mean=checkpoint.mean,
             std=checkpoint.std,
             class_names=checkpoint.class_names,
-            decision=None if checkpoint.decision is None else Decision.from_dict(checkpoint.decision),
+            decision=checkpoint.decision,
             tta=tta,
             input_size=checkpoint.input_size,
             depth=checkpoint.depth,

@@ -189,18 +189,16 @@ def build_sampler(
     seed: int,
     phase: int,
     shards: np.ndarray | None = None,
-    window_shards: int = 0,
 ) -> Sampler:
-    """The order a phase's sampling asks for.
+    """The sampler that a phase's sampling asks for.
 
     Args:
         rows: (n,) index rows to draw from, ascending: those of the training folds.
         areas: (N, C) pixels a class of all index rows.
-        sampling: natural or balanced, all images or defective ones only.
+        sampling: natural or balanced, from all shards or a window of them, all images or defective ones only.
         seed: of the run.
         phase: number of the phase.
-        shards: (N,) shard of all index rows; needed with `window_shards`.
-        window_shards: above 0, shuffle inside windows of so many shards (natural order only).
+        shards: (N,) shard of all index rows; needed for windows of shards.
 
     Raises:
         InputError: nothing to draw from, or windows asked of a balanced order.
@@ -211,12 +209,12 @@ def build_sampler(
         kind = "defective images" if sampling.defective_only else "images"
         raise InputError(f"sampling: the training folds hold no {kind}; choose other folds or other data")
     if sampling.order == "balanced":
-        if window_shards:
+        if sampling.window_shards:
             raise InputError("sampling: the balanced order draws from all shards at once; windows need order natural")
         return BalancedSampler(rows, areas, sampling.defect_crop, seed, phase)
-    if window_shards:
+    if sampling.window_shards:
         assert shards is not None
         return WindowedSampler(
-            rows, areas, sampling.defect_crop, seed, phase, shards=shards[rows], window_shards=window_shards
+            rows, areas, sampling.defect_crop, seed, phase, shards=shards[rows], window_shards=sampling.window_shards
         )
     return NaturalSampler(rows, areas, sampling.defect_crop, seed, phase)

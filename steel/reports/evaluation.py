@@ -32,6 +32,7 @@ _BASIS = {"train": "trained on", "tuning": "tuned on", "test": "held out"}
 _OVERALL = ("mean_dice", "mean_dice_all_empty", "mean_dice_positive", "miou", "miou_with_background")
 _PER_CLASS = ("dice_per_class", "dice_positive_per_class", "iou_per_class")
 _WITH_INTERVAL = ("mean_dice", "mean_dice_positive", "miou", "miou_with_background")
+_OF_VALIDATION = ("mean_dice", "mean_dice_all_empty", "mean_dice_positive", "dice_positive_per_class", "miou")
 
 
 def build_metrics(
@@ -71,11 +72,34 @@ def build_metrics(
         "folds": [int(fold) for fold in folds],
         "role": role,
         "tta": list(decision.tta if tta is None else tta),
-        **_scores(outcome, class_names, seed),
+        **_scores(outcome, class_names),
+        "intervals": _intervals(outcome, seed),
         "cross_entropy": cross_entropy(statistics.histograms),
         "decision": decision.to_dict(),
         "cross_fitted": None if cross_fitted is None else _cross_fitted(cross_fitted, class_names),
         "verdict": judge(cross_fitted or outcome, class_names, basis, seed=seed).to_dict(),
+    }
+
+
+def build_validation_scores(
+    statistics: EvaluationStatistics,
+    decision: Decision,
+    cross_fitted: Outcome,
+    *,
+    class_names: Sequence[str],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The few scores that a validation in the midst of training is judged by, named as in `build_metrics`.
+
+    Without the intervals; `warning` alone needs a resampling, that of the `cross_fitted` answers.
+    """
+    scores = _scores(decide(statistics, decision), class_names)
+    return {
+        **{name: scores[name] for name in _OF_VALIDATION},
+        "cross_entropy": cross_entropy(statistics.histograms),
+        "mean_dice_cross_fitted": _plain(score(cross_fitted).mean_dice),
+        "warning": judge(cross_fitted, class_names, _BASIS["tuning"], seed=seed).warning or None,
+        "f1": {name: of_label["f1"] for name, of_label in scores["classification"].items()},
     }
 
 
@@ -96,7 +120,8 @@ def build_nested_metrics(
         "folds": sorted(nested.decisions),
         "role": "test",
         "tta": list(tta),
-        **_scores(nested.outcome, class_names, seed),
+        **_scores(nested.outcome, class_names),
+        "intervals": _intervals(nested.outcome, seed),
         "cross_entropy": cross_entropy(statistics.histograms),
         "decision": {str(fold): decision.to_dict() for fold, decision in nested.decisions.items()},
         "cross_fitted": _cross_fitted(nested.outcome, class_names),
@@ -114,25 +139,29 @@ def _cross_fitted(outcome: Outcome, class_names: Sequence[str]) -> dict[str, Any
     }
 
 
-def _scores(outcome: Outcome, class_names: Sequence[str], seed: int) -> dict[str, Any]:
+def _scores(outcome: Outcome, class_names: Sequence[str]) -> dict[str, Any]:
     if len(outcome.rows) == 0:
         raise InputError("evaluation: there are no images in these folds; choose others")
     if ANY in class_names:
         raise InputError(f"evaluation: no class can be called '{ANY}', which stands for any defect; rename it")
-    sums = score_sums(outcome)
-    scores, resampled = ratios(sums.total()), ratios(resampled_sums(sums, seed=seed))
-    intervals = {name: interval(getattr(resampled, name)) for name in _WITH_INTERVAL}
+    scores = score(outcome)
     return {
         **{name: _plain(getattr(scores, name)) for name in _OVERALL},
         **{name: _by_class(getattr(scores, name), class_names) for name in _PER_CLASS},
         "predicted_images_per_class": _by_class(_images_with(outcome, PREDICTED), class_names),
         "true_images_per_class": _by_class(_images_with(outcome, TRUE), class_names),
         "classification": _classification(outcome, class_names),
-        "intervals": {
-            "confidence": CONFIDENCE,
-            "resamples": NUM_RESAMPLES,
-            **{name: None if span is None else list(span) for name, span in intervals.items()},
-        },
+    }
+
+
+def _intervals(outcome: Outcome, seed: int) -> dict[str, Any]:
+    """Bootstrap intervals of the overall scores: a thousand resamples of all images."""
+    resampled = ratios(resampled_sums(score_sums(outcome), seed=seed))
+    intervals = {name: interval(getattr(resampled, name)) for name in _WITH_INTERVAL}
+    return {
+        "confidence": CONFIDENCE,
+        "resamples": NUM_RESAMPLES,
+        **{name: None if span is None else list(span) for name, span in intervals.items()},
     }
 
 

@@ -18,7 +18,7 @@ from steel.loading.eval_loader import eval_batches
 from steel.loading.sampler import build_sampler
 from steel.loading.train_loader import MicroBatch, train_batches, unpack_targets
 from steel.shards.reader import ShardReader
-from train.engine.batch_plan import PhasePlan
+from train.engine.batch_plan import plan_phases
 
 REAL = os.environ.get("STEEL_REAL_DATA")
 pytestmark = pytest.mark.skipif(REAL is None, reason="STEEL_REAL_DATA is not set")
@@ -45,11 +45,11 @@ def reader(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardReade
 def load(reader: ShardReader, transforms: tuple[str, ...], sampling: SamplingConfig, workers: int) -> list[MicroBatch]:
     sampler = build_sampler(np.arange(len(reader)), reader.index.areas, sampling, seed=1, phase=0)
     phase = PhaseConfig("crops", 2, (256, 512), 8, 4, lr=1e-3, sampling=sampling)
-    plan = PhasePlan(0, phase, sampler.epoch_length, sampler.epoch_length, 0)
+    (plan,) = plan_phases((phase,), [sampler.epoch_length], 1, rank=0, world=1)
     cut = Augmenter(
         tuple(TransformConfig(n) for n in transforms), phase.crop, sampling, reader.manifest.num_classes, None
     )
-    places = plan.micro_batches(0, 0, 1)
+    places = plan.micro_batches(0)
     return list(train_batches(reader, sampler, cut, places, seed=1, phase=0, workers=workers))
 
 

@@ -85,7 +85,7 @@ class Plant:
                     manifest.mean,
                     manifest.std,
                     tensors,
-                    **{"decision": DECISION.to_dict(), **changes},
+                    **{"decision": DECISION, **changes},
                     folds={"train": [], "tuning": [], "test": [0]},
                     input_size=None if size is None else (int(size[0]), int(size[1])),
                 )
@@ -188,7 +188,7 @@ def test_the_exported_graph(tmp_path: Path) -> None:
     plant = Plant(tmp_path, SIZES)
     thresholds = (120, 140)
     decision = Decision(tuple(ClassDecision(pixel_threshold=t) for t in thresholds), tta=("vflip",))
-    plant.make_checkpoint(decision=decision.to_dict())
+    plant.make_checkpoint(decision=decision)
     assert steel(["export", str(plant.checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 0
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     submission = plant.predict("--precision", "no")

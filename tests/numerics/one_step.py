@@ -9,8 +9,9 @@ from steel.config import Config, NetworkConfig, OptimConfig
 from steel.distributed.runtime import Runtime, seed_everything
 from steel.loading.train_loader import MicroBatch
 from steel.model.network import Outputs, UnifiedModel
+from steel.model.optimizer import lr_at
 from train.engine.batch_plan import PhasePlan, micro_batch_share
-from train.engine.step import TrainingState
+from train.engine.step import StepSums, TrainingState
 from train.presets import SMOKE
 
 NUM_CLASSES = 3
@@ -45,11 +46,11 @@ def samples(batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, targets
 
 
-def micro_batches(config: Config, rank: int, world: int) -> Iterator[MicroBatch]:
-    """Those of `rank` in step 0."""
-    phase = config.phases[0]
+def micro_batches(plan: PhasePlan) -> Iterator[MicroBatch]:
+    """Those of the plan's rank in step 0."""
+    phase = plan.phase
     images, targets = samples(phase.batch_size)
-    for index in micro_batch_share(phase, rank, world):
+    for index in plan.share:
         positions = torch.arange(index * phase.micro_batch, (index + 1) * phase.micro_batch)
         yield MicroBatch(images[positions], targets[positions], positions, positions, index, 0)
 
@@ -76,7 +77,7 @@ def build_training(runtime: Runtime, config: Config) -> TrainingState:
     return TrainingState(runtime, config, Float64Model(network), mean=(0.5,), std=(0.2,), freeze_steps=0)
 
 
-def plan_of(config: Config) -> PhasePlan:
+def plan_of(config: Config, rank: int = 0, world: int = 1) -> PhasePlan:
     size = config.phases[0].batch_size
     return PhasePlan(
         number=0,
@@ -84,7 +85,14 @@ def plan_of(config: Config) -> PhasePlan:
         epoch_length=size,
         validation_interval=size,
         first_global_step=0,
+        share=micro_batch_share(config.phases[0], rank, world),
     )
+
+
+def step_at(training: TrainingState, step: int) -> StepSums:
+    """Take a step of the made-up phase, always on the same micro-batches."""
+    plan = plan_of(training.config, training.runtime.rank, training.runtime.world)
+    return training.step(plan, step, lr_at(step, plan.steps, plan.phase), micro_batches(plan))
 
 
 def gradients_of(training: TrainingState) -> dict[str, torch.Tensor]:
@@ -103,7 +111,7 @@ def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> 
 def take_step(runtime: Runtime, config: Config) -> tuple[dict[str, torch.Tensor], float]:
     """The gradients of a first step, and its loss over all ranks."""
     training = build_training(runtime, config)
-    sums = training.step(plan_of(config), 0, micro_batches(config, runtime.rank, runtime.world))
+    sums = step_at(training, 0)
     assert not sums.skipped
     (total,) = runtime.sum_numbers([float(sums.segmentation + sums.classification)])
     return gradients_of(training), total

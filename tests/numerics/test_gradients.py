@@ -14,9 +14,8 @@ from tests.numerics.one_step import (
     config_of,
     distance,
     gradients_of,
-    micro_batches,
-    plan_of,
     samples,
+    step_at,
     take_step,
 )
 
@@ -54,7 +53,7 @@ def test_the_micro_batch_size_does_not_matter_with_batch_norm_frozen(runtime: Ru
             if isinstance(module, nn.BatchNorm2d):
                 module.train(False)
                 module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]
-        training.step(plan_of(config), 0, micro_batches(config, 0, 1))
+        step_at(training, 0)
         found.append(gradients_of(training))
     assert distance(found[1], found[0]) < EXACT
     assert distance(found[2], found[0]) < EXACT
@@ -63,21 +62,21 @@ def test_the_micro_batch_size_does_not_matter_with_batch_norm_frozen(runtime: Ru
 @pytest.mark.parametrize("where", ["image", "loss"])
 def test_a_nonfinite_step_changes_nothing(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     config = config_of()
-    training, plan = build_training(runtime, config), plan_of(config)
-    training.step(plan, 0, micro_batches(config, 0, 1))
+    training = build_training(runtime, config)
+    step_at(training, 0)
     before = {name: tensor.clone() for name, tensor in training.tensors().items()}
     if where == "image":  # poisons the running statistics of BatchNorm on its way
         monkeypatch.setattr("train.engine.step.normalise", lambda images, mean, std: images.float() * float("nan"))
     else:
         worse = torch.full((), float("inf"))
         monkeypatch.setattr("train.engine.step.segmentation_loss", lambda logits, *rest: logits.mean((2, 3)) * worse)
-    sums = training.step(plan, 1, micro_batches(config, 0, 1))
+    sums = step_at(training, 1)
     assert sums.skipped == 1
     after = training.tensors()
     assert [name for name in before if not before[name].equal(after[name])] == []
 
     monkeypatch.undo()
-    healthy = training.step(plan, 2, micro_batches(config, 0, 1))
+    healthy = step_at(training, 2)
     assert healthy.skipped == 0
     assert not before["model.segmentation_head.0.weight"].equal(
         training.model.state_dict()["segmentation_head.0.weight"]

@@ -39,7 +39,7 @@ def make(seed=0, **changes):
         "mean": (0.1 + 0.2,),
         "std": (1 / 3,),
         "tensors": tensors,
-        "decision": default_decision(2).to_dict(),
+        "decision": default_decision(2),
         "folds": {"train": [2, 3], "tuning": [0], "test": [1]},
         "provenance": {"data_digest": "d", "config": {"seed": 1}, "candidates": {3: 0.5, 20: 0.25}},
         "input_size": (128, 800),

@@ -37,7 +37,7 @@ def make_checkpoint(seed):
         mean=(0.4,),
         std=(0.2,),
         tensors={name: tensor[None] for name, tensor in UnifiedModel(network).state_dict().items()},
-        decision=DECISION.to_dict(),
+        decision=DECISION,
         folds={"train": [2, 3], "tuning": [0], "test": [1]},
         provenance={"data_digest": "d" * 64, "steel": "0.1.0", "config": {"preset": "smoke", "seed": 3}},
     )

@@ -1,8 +1,9 @@
 """Positions of a run as pure arithmetic: which samples a step consumes, and which rank takes which micro-batch."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from steel.config import PhaseConfig
 from steel.errors import InputError
@@ -29,6 +30,8 @@ class PhasePlan:
     """Samples between two validations."""
     first_global_step: int
     """Steps of all phases before this one."""
+    share: range
+    """This rank's micro-batches of each step; see `micro_batch_share`."""
 
     @property
     def steps(self) -> int:
@@ -45,11 +48,20 @@ class PhasePlan:
         """Passes over the data after `step` steps."""
         return step * self.phase.batch_size / self.epoch_length
 
-    def micro_batches(self, first_step: int, rank: int, world: int) -> Iterator[MicroBatchRange]:
-        """The micro-batches that `rank` of `world` computes, from `first_step` to the phase's end, in order."""
+    def place_after(self, step: int) -> dict[str, Any]:
+        """Where `step` steps of this phase lead to, as a record of the history has it."""
+        return {
+            "phase": self.number,
+            "step": step,
+            "global_step": self.first_global_step + step,
+            "epoch": round(self.epoch_at(step), 4),
+        }
+
+    def micro_batches(self, first_step: int) -> Iterator[MicroBatchRange]:
+        """The micro-batches that this rank computes, from `first_step` to the phase's end, in order."""
         size = self.phase.micro_batch
         for step in range(first_step, self.steps):
-            for index in micro_batch_share(self.phase, rank, world):
+            for index in self.share:
                 start = step * self.phase.batch_size + index * size
                 yield MicroBatchRange(step, index, range(start, start + size))
 
@@ -69,12 +81,25 @@ def micro_batch_share(phase: PhaseConfig, rank: int, world: int) -> range:
     return range(rank * total // world, (rank + 1) * total // world)
 
 
-def plan_phases(phases: tuple[PhaseConfig, ...], epoch_lengths: list[int], every_epochs: float) -> list[PhasePlan]:
-    """Measure each phase against the samples it draws from; `epoch_lengths` in samples, one a phase."""
+def plan_phases(
+    phases: Sequence[PhaseConfig], epoch_lengths: Sequence[int], every_epochs: float, *, rank: int, world: int
+) -> tuple[PhasePlan, ...]:
+    """Measure each phase against the samples it draws from.
+
+    Args:
+        phases: of the run, in order.
+        epoch_lengths: in samples, one for each phase.
+        every_epochs: passes over the data between two validations.
+        rank: whose micro-batches are planned.
+        world: number of ranks.
+
+    Raises:
+        InputError: as `micro_batch_share`.
+    """
     plans: list[PhasePlan] = []
     first = 0
     for number, (phase, length) in enumerate(zip(phases, epoch_lengths, strict=True)):
         interval = max(1, round(every_epochs * length))
-        plans.append(PhasePlan(number, phase, length, interval, first))
+        plans.append(PhasePlan(number, phase, length, interval, first, micro_batch_share(phase, rank, world)))
         first += plans[-1].steps
-    return plans
+    return tuple(plans)

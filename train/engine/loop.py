@@ -1,43 +1,46 @@
 """The training loop: steps, validations, states, stop signals, in the order they happen."""
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
 
-from steel.config import Config
-from steel.distributed.runtime import Runtime
 from steel.errors import SharedError, out_of_memory_as
 from steel.loading.train_loader import MicroBatch
+from steel.model.network import UnifiedModel
+from steel.model.optimizer import lr_at
 from train.engine.batch_plan import PhasePlan
-from train.engine.loop_state import LoopState
-from train.engine.metric_logger import MetricLogger
+from train.engine.loop_state import LoopState, Window
+from train.engine.metric_logger import MetricLogger, train_record
+from train.engine.run_context import RunContext
 from train.engine.state import StateWriter, snapshot
 from train.engine.step import TrainingState
-from train.engine.step_metrics import StepMetrics
+from train.engine.step_metrics import FinishedStep, StepMetrics
+from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
+from train.engine.validation import ValidationResult, draw_validation, validate, validation_scores
 
 LESS_MEMORY = "a smaller phases.N.micro-batch needs less at the same batch size"
 
 
 @dataclass
 class Loop:
-    """The parts of one training run, wired together by `train.fit`."""
+    """The parts of one training run, wired together by `train.fit`. `state` is changed here alone."""
 
-    runtime: Runtime
-    config: Config
-    plans: Sequence[PhasePlan]
-    training: TrainingState
+    context: RunContext
     state: LoopState
+    training: TrainingState
     step_metrics: StepMetrics
     metric_logger: MetricLogger
+    top_checkpoints: TopCheckpoints
     writer: StateWriter | None
     """Rank 0's; the other ranks write nothing."""
     load: Callable[[PhasePlan, int], Generator[MicroBatch, None, None]]
     """This rank's micro-batches of a phase, from a step on."""
-    judge: Callable[[PhasePlan], float]
-    """Validate the weights, keep them if they are among the best; the score."""
     name_suspects: Callable[[list[int]], None]
     """Write down the samples behind non-finite losses: those of these rows, and the other ranks'."""
+    _told_to_stop: bool = False
+    """Some rank has received a stop signal; known to all ranks after the same step."""
+    _suspects: list[int] = field(default_factory=list)
+    """Rows of this rank's samples behind the current streak of non-finite steps."""
 
     def run(self) -> bool:
         """Train from where `state` stands to the end of the last phase.
@@ -45,7 +48,7 @@ class Loop:
         Returns:
             True when training is complete; False when a stop signal ended it, with a state saved.
         """
-        for plan in self.plans[self.state.phase :]:
+        for plan in self.context.plans[self.state.phase :]:
             if plan.number != self.state.phase:
                 self.state.start_phase(plan.number)
             if not self._train_phase(plan):
@@ -53,63 +56,96 @@ class Loop:
         return True
 
     def _train_phase(self, plan: PhasePlan) -> bool:
-        patience = self.config.validation.patience
+        """Train to the phase's end, or to an early one; False when a stop signal came first."""
         self.step_metrics.restart_clock()
-        if self.state.validation_due:
+        if self.state.validation_due:  # the last attempt ended between a state and its validation
             self._validate(plan)
-        load, guard = self.load(plan, self.state.step), self.runtime.guard()
+        load, guard = self.load(plan, self.state.step), self.context.runtime.guard()
         with contextlib.closing(load) as batches, guard, out_of_memory_as(LESS_MEMORY):
-            while self.state.step < plan.steps and not (patience and self.state.stale >= patience):
-                step = self.state.step
-                self._record(self.step_metrics.push(plan, step, self.training.step(plan, step, batches)))
-                self.state.step += 1
-                self.state.validation_due = plan.validates_after(step)
-                self._stop_if_nonfinite()
+            while self.state.step < plan.steps and not self._is_out_of_patience():
+                self._take_step(plan, batches)
 
                 # Saved before the validation, which may outlast what is left between a stop signal and a kill.
-                if self.state.validation_due or self.state.step % self.config.runtime.save_every == 0:
-                    self.save()
+                if self.state.validation_due or self.state.step % self.context.config.runtime.save_every == 0:
+                    self._save()
                 if self.writer is not None:
                     self.writer.check()
-                if self.step_metrics.stop:
-                    self.save()
+                if self._told_to_stop:
+                    self._save()
                     return False
                 if self.state.validation_due:
                     self._validate(plan)
         return True
 
+    def _take_step(self, plan: PhasePlan, batches: Iterator[MicroBatch]) -> None:
+        """Launch a step, and take in the one before it meanwhile."""
+        step = self.state.step
+        lr = lr_at(step, plan.steps, plan.phase)
+        sums = self.training.step(plan, step, lr, batches)
+        self._take_in(self.step_metrics.push(plan, step, lr, sums))
+        self.state.step += 1
+        self.state.validation_due = plan.validates_after(step)
+        self._fail_if_nonfinite()
+
+    def _take_in(self, done: FinishedStep | None) -> None:
+        """Count a finished step, if there is one, and log the window that it ends."""
+        if done is None:
+            return
+        self._told_to_stop = self._told_to_stop or done.told_to_stop
+        if self.state.count_step(done):
+            self._suspects += done.suspects
+        elif not done.skipped:
+            self._suspects.clear()
+        num_done = done.step + 1
+        if num_done % self.context.config.tracking.log_every == 0 or num_done == done.plan.steps:
+            rate = self.step_metrics.take_images_per_second()
+            self.metric_logger.log(train_record(self.state, done, rate))
+            self.state.window = Window()
+
+    def _fail_if_nonfinite(self) -> None:
+        limit = self.context.config.optim.nonfinite_limit
+        if self.state.nonfinite_streak >= limit:
+            self.name_suspects(self._suspects)
+            raise SharedError(
+                f"{limit} steps in a row had a non-finite loss or gradient, the last at phase {self.state.phase} "
+                f"step {self.state.step}; lower the learning rate or look at the samples in nonfinite.json"
+            )
+
+    def _save(self) -> None:
+        """Save a resumable state of this moment; training goes on while it is written."""
+        self._take_in(self.step_metrics.flush())
+        if self.writer is not None:
+            self.writer.submit(snapshot(self.state, self.top_checkpoints.ranked, self.training.tensors()))
+
     def _validate(self, plan: PhasePlan) -> None:
-        self._note_score(plan, self.judge(plan))
-        self.state.validation_due = False
+        """Score the weights, keep them if they are among the best, and see whether the phase still gets better."""
+        model = self.training.scored_model
+        result = validate(self.context, model, tta=())
+        if self.context.runtime.is_main:
+            self._log_validation(plan, model, result)
+        epoch = round(plan.epoch_at(self.state.step), 2)
+        offered = TopCheckpoint(result.score, plan.number, self.state.step, epoch)
+        self.top_checkpoints.offer(offered, model.state_dict())
+        if self.writer is not None:
+            self.top_checkpoints.prune(self.writer.top_checkpoint_files())
+        if not self.state.count_validation(result.score):
+            self._note_early_stop(plan)
         self.step_metrics.restart_clock()
 
-    def save(self) -> None:
-        """Save a resumable state of this moment; training goes on while it is written."""
-        self._record(self.step_metrics.flush())
-        if self.writer is not None:
-            self.writer.submit(snapshot(self.state, self.training.tensors()))
+    def _log_validation(self, plan: PhasePlan, model: UnifiedModel, result: ValidationResult) -> None:
+        place = plan.place_after(self.state.step)
+        self.metric_logger.log({"kind": "validation", **place, **validation_scores(self.context, result)})
+        self.metric_logger.log_images(*draw_validation(self.context, model, result), place["global_step"])
 
-    def _record(self, record: dict[str, Any] | None) -> None:
-        if record is not None:
-            self.metric_logger.log(record)
+    def _is_out_of_patience(self) -> bool:
+        patience = self.context.config.validation.patience
+        return patience > 0 and self.state.stale >= patience
 
-    def _note_score(self, plan: PhasePlan, score: float) -> None:
-        if score > self.state.phase_best:
-            self.state.phase_best, self.state.stale = score, 0
-            return
-        self.state.stale += 1
-        if self.state.stale == self.config.validation.patience and self.state.step < plan.steps:
+    def _note_early_stop(self, plan: PhasePlan) -> None:
+        """Say so, if this validation ends the phase before its last step."""
+        if self.state.stale == self.context.config.validation.patience and self.state.step < plan.steps:
             self.state.stopped_early.append(
                 f"phase {plan.phase.name} stopped early after {plan.epoch_at(self.state.step):.1f} of "
                 f"{plan.phase.epochs:g} epochs: {self.state.stale} validations in a row brought no better score "
                 f"than {self.state.phase_best:.4f}"
-            )
-
-    def _stop_if_nonfinite(self) -> None:
-        limit = self.config.optim.nonfinite_limit
-        if self.state.nonfinite_streak >= limit:
-            self.name_suspects(self.step_metrics.suspects)
-            raise SharedError(
-                f"{limit} steps in a row had a non-finite loss or gradient, the last at phase {self.state.phase} "
-                f"step {self.state.step}; lower the learning rate or look at the samples in nonfinite.json"
             )

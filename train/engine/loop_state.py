@@ -1,28 +1,13 @@
 """Where a run stands, apart from its tensors: a small explicit record that travels inside every resumable state."""
 
-import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from steel.errors import InputError
-from steel.plain import from_dict
+from train.engine.step_metrics import FinishedStep
 
-
-@dataclass(frozen=True)
-class TopCheckpoint:
-    """Weights of one validated epoch, kept on disk because they may be shipped."""
-
-    score: float
-    file: str
-    """Name inside the run folder's `top_checkpoints/`."""
-    phase: int
-    epoch: float
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[0-9]{6,}-[0-9]{8,}\.safetensors", self.file):
-            raise InputError(f"{self.file!r} is no name of kept weights")
+OVERFLOW_PATIENCE = 30
+"""So many fp16 overflows in a row take the largest scale, 2**16, far below 1: a further one is no matter of scale."""
 
 
 @dataclass
@@ -33,25 +18,27 @@ class Window:
     segmentation: float = 0.0
     classification: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_counts(self)
+
 
 @dataclass
 class LoopState:
-    """Everything a resumed run needs to know beside weights, averages and optimizer state."""
+    """Everything a resumed run needs to know beside tensors and the best weights. The loop changes it, nobody else."""
 
     phase: int = 0
     step: int = 0
     """Steps of the phase that are done; the next step's number."""
     validation_due: bool = False
     """The validation that follows these steps has not been made yet."""
-    candidates: list[TopCheckpoint] = field(default_factory=list)
-    """Best first."""
-    phase_best: float = float("-inf")
-    """Best validation score of the current phase."""
+    phase_best: float | None = None
+    """Best validation score of the current phase; None before its first validation."""
     stale: int = 0
     """Validations in a row without a better score in the current phase."""
     nonfinite_steps: int = 0
     """Steps skipped for a non-finite loss or gradient."""
     nonfinite_streak: int = 0
+    """Such steps in a row."""
     scaler_overflows: int = 0
     """Steps that the fp16 loss scaler skipped; normal while it looks for its scale."""
     overflow_streak: int = 0
@@ -59,17 +46,40 @@ class LoopState:
     bad_samples: int = 0
     """Samples replaced because their bytes did not match their checksum."""
     stopped_early: list[str] = field(default_factory=list)
-    """One sentence a phase that ended early."""
+    """One sentence for each phase that ended early."""
     window: Window = field(default_factory=Window)
 
-    @property
-    def best(self) -> TopCheckpoint | None:
-        return self.candidates[0] if self.candidates else None
+    def __post_init__(self) -> None:
+        _check_counts(self)
 
     def start_phase(self, number: int) -> None:
         """Move to the beginning of phase `number`."""
-        self.phase, self.step, self.stale, self.phase_best = number, 0, 0, float("-inf")
+        self.phase, self.step, self.stale, self.phase_best = number, 0, 0, None
         self.window = Window()
+
+    def count_step(self, done: FinishedStep) -> bool:
+        """Take in a finished step; whether it was skipped for what is not finite, rather than by the fp16 scaler."""
+        self.bad_samples += done.bad_samples
+        if not done.skipped:
+            self.nonfinite_streak = self.overflow_streak = 0
+            self.window.steps += 1
+            self.window.segmentation += done.segmentation
+            self.window.classification += done.classification
+            return False
+        if done.is_overflow and self.overflow_streak < OVERFLOW_PATIENCE:
+            self.scaler_overflows += 1
+            self.overflow_streak += 1
+            return False
+        self.nonfinite_steps += 1
+        self.nonfinite_streak += 1
+        return True
+
+    def count_validation(self, score: float) -> bool:
+        """Take in the score of the validation that was due; whether it is the phase's best so far."""
+        self.validation_due = False
+        is_best = self.phase_best is None or score > self.phase_best
+        self.phase_best, self.stale = (score, 0) if is_best else (self.phase_best, self.stale + 1)
+        return is_best
 
     def check_within(self, steps: Sequence[int], where: str) -> None:
         """Raises InputError unless this is a place in a run at `where` whose phases have so many `steps`."""
@@ -77,25 +87,9 @@ class LoopState:
             place = f"phase {self.phase}, step {self.step}"
             raise InputError(f"{where}: holds a state saved at {place}, which this run does not have")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; minus infinity becomes None."""
-        values = dataclasses.asdict(self)
-        values["phase_best"] = None if self.phase_best == float("-inf") else self.phase_best
-        return values
 
-    @classmethod
-    def from_dict(cls, values: Any) -> "LoopState":
-        """The inverse of `to_dict`.
-
-        Raises:
-            InputError: a missing or unknown field, or a value that cannot be.
-        """
-        is_unscored = isinstance(values, dict) and values.get("phase_best", 0) is None
-        state = from_dict(cls, {**values, "phase_best": 0.0} if is_unscored else values)
-        if is_unscored:
-            state.phase_best = float("-inf")
-        counts = {name: value for name, value in vars(state).items() if type(value) is int}
-        for name, count in {**counts, "window.steps": state.window.steps}.items():
-            if not 0 <= count < 1 << 53:
-                raise InputError(f"LoopState.{name} is {count}")
-        return state
+def _check_counts(record: object) -> None:
+    """Raises InputError for a count that cannot be: these records are read from files."""
+    for name, value in vars(record).items():
+        if type(value) is int and not 0 <= value < 1 << 53:
+            raise InputError(f"{type(record).__name__}.{name} is {value}")

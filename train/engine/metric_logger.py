@@ -7,21 +7,21 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from steel.config import Config
-from steel.distributed.runtime import Runtime
 from steel.plain import to_dict
 from steel.reports.plots import plot_history
 from steel.tracking.history import History
 from steel.tracking.trackers import Status, Tracker, build_tracker
 from train.engine.batch_plan import PhasePlan
 from train.engine.loop_state import LoopState
+from train.engine.run_context import RunContext
 from train.engine.run_folder import RunFolder
+from train.engine.step_metrics import FinishedStep
 
 logger = logging.getLogger("train.fit")
 
 
 class MetricLogger(Protocol):
-    """What a run reports to."""
+    """What a run reports its figures to."""
 
     def log(self, record: dict[str, Any]) -> None:
         """Keep one record; `global_step` is its place on the axis."""
@@ -40,7 +40,7 @@ class MetricLogger(Protocol):
 
 
 class NullMetricLogger:
-    """What ranks other than 0 report to."""
+    """That of the ranks other than 0: it does nothing."""
 
     def log(self, record: dict[str, Any]) -> None:
         pass
@@ -59,7 +59,7 @@ class NullMetricLogger:
 
 
 class MainMetricLogger:
-    """Rank 0's."""
+    """Rank 0's: history, curves, tracker and screen."""
 
     def __init__(self, history: History, tracker: Tracker, curves: Path, plans: Sequence[PhasePlan]) -> None:
         self._history = history
@@ -113,13 +113,29 @@ class MainMetricLogger:
             self._tracker.finish(status)
 
 
-def open_metric_logger(
-    runtime: Runtime, config: Config, folder: RunFolder, progress: LoopState, plans: Sequence[PhasePlan]
-) -> MetricLogger:
-    """The records of this attempt; those of an earlier one that lie beyond `progress` are taken back."""
-    if not runtime.is_main:
+def open_metric_logger(context: RunContext, folder: RunFolder, state: LoopState) -> MetricLogger:
+    """The logger of this attempt; an earlier one's records that lie beyond `state` are taken back."""
+    if not context.runtime.is_main:
         return NullMetricLogger()
     history = History(folder.history)
-    history.open_at(progress.phase, progress.step, validated=not progress.validation_due)
-    tracker = build_tracker(config.tracking, folder.root, to_dict(config), folder.attempt)
-    return MainMetricLogger(history, tracker, folder.curves, plans)
+    history.open_at(state.phase, state.step, validated=not state.validation_due)
+    tracker = build_tracker(context.config.tracking, folder.root, to_dict(context.config), folder.attempt)
+    return MainMetricLogger(history, tracker, folder.curves, context.plans)
+
+
+def train_record(state: LoopState, last: FinishedStep, images_per_second: float | None) -> dict[str, Any]:
+    """The record of the steps in the window of `state`, of which `last` is the last one."""
+    window = state.window
+    # A window of skipped steps alone has no loss: None, since NaN is not JSON.
+    return {
+        "kind": "train",
+        **last.plan.place_after(last.step + 1),
+        "loss": (window.segmentation + window.classification) / window.steps if window.steps else None,
+        "loss_segmentation": window.segmentation / window.steps if window.steps else None,
+        "loss_classification": window.classification / window.steps if window.steps else None,
+        "lr": last.lr,
+        "images_per_second": images_per_second,
+        "nonfinite_steps": state.nonfinite_steps,
+        "scaler_overflows": state.scaler_overflows,
+        "bad_samples": state.bad_samples,
+    }

@@ -17,25 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from steel.config import Config
+from steel.config import Config, recipe_of
+from steel.distributed.runtime import Runtime
 from steel.errors import InputError
 from steel.plain import from_dict, parse_json, to_dict
 from steel.storage import write_bytes
+from steel.tracking.queue import Status
 
 logger = logging.getLogger("train.fit")
-
-StatusName = Literal["running", "interrupted", "finished", "failed"]
-
 
 _CLAIM_S = 5.0
 """How long a held folder is waited for: processes of a run just killed need a moment to go."""
 
 
 @dataclass(frozen=True)
-class _Status:
+class _StatusFile:
     """What status.json says."""
 
-    state: StatusName
+    state: Literal["running", Status]
     reason: str
     attempt: int
     pid: int
@@ -48,7 +47,7 @@ class _Status:
 
 
 @dataclass(frozen=True)
-class _Made:
+class _ConfigFile:
     """What config.json says: what the run was started with."""
 
     config: dict[str, Any]
@@ -56,7 +55,7 @@ class _Made:
 
 
 class RunFolder:
-    """Rank 0's hold on a run folder. Other ranks only derive paths from it."""
+    """A run folder. Rank 0 holds and writes it; the other ranks derive paths from it, and may say that they failed."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -68,12 +67,17 @@ class RunFolder:
         self.curves = self.root / "curves.png"
         self.report = self.root / "report.txt"
         self.statistics = self.root / "validation_statistics.npz"
-        self.is_claimed = False
-        """Set on every rank once rank 0 has opened the folder for this attempt."""
+        self._is_claimed = False
+        """Rank 0 has opened the folder for this attempt, and this rank knows it."""
         self._lock: IO[bytes] | None = None
 
+    def claim(self, runtime: Runtime, config: Config, data_digest: str, resume: Literal["auto", "never"]) -> bool:
+        """`open` it on rank 0, for all ranks; to be called by all."""
+        self._is_claimed = runtime.on_main(lambda: self.open(config, data_digest, resume))
+        return self._is_claimed
+
     def open(self, config: Config, data_digest: str, resume: Literal["auto", "never"]) -> bool:
-        """Claim the folder for a run of `config` on the data set `data_digest`.
+        """Take the folder for a run of `config` on the data set `data_digest`, on rank 0.
 
         Returns:
             False when an earlier run has already finished it, and there is nothing to do.
@@ -84,10 +88,10 @@ class RunFolder:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            self._claim()
+            self._take_lock()
         except OSError as error:
             raise self._unwritable(error) from error
-        former = self._read("config.json", _Made)
+        former = self._read("config.json", _ConfigFile)
         if former is None:
             others = [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
             if others:
@@ -104,7 +108,7 @@ class RunFolder:
             return False
         attempt = int((self.status() or {}).get("attempt", 0)) + 1
         try:
-            self._write("config.json", to_dict(_Made(to_dict(config), data_digest)))
+            self._write("config.json", to_dict(_ConfigFile(to_dict(config), data_digest)))
             self._write("status.json", self._describe("running", "", attempt))
         except OSError as error:
             raise self._unwritable(error) from error
@@ -120,7 +124,7 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
 
-    def _claim(self) -> None:
+    def _take_lock(self) -> None:
         self._lock = open(self.root / ".lock", "wb")  # noqa: SIM115 - held until the process ends
         deadline = time.monotonic() + _CLAIM_S
         while True:
@@ -146,7 +150,7 @@ class RunFolder:
             raise InputError(
                 f"--out {self.root}: was started on another data set, or the shards have changed; choose another folder"
             )
-        differing = _differences(_recipe(former["config"]), config.recipe())
+        differing = _differences(recipe_of(former["config"]), config.recipe())
         if differing:
             raise InputError(
                 f"--out {self.root}: was started with another configuration ({'; '.join(differing[:3])}); "
@@ -155,14 +159,19 @@ class RunFolder:
 
     def status(self) -> dict[str, Any] | None:
         """What status.json says; None when there is none."""
-        return self._read("status.json", _Status)
+        return self._read("status.json", _StatusFile)
 
     @property
     def attempt(self) -> int:
         """How many times the run has been started, this time included."""
         return int((self.status() or {}).get("attempt", 1))
 
-    def end(self, state: StatusName, reason: str = "") -> None:
+    def record_failure(self, reason: str) -> None:
+        """Record, on any rank, why the attempt has failed; nothing happens where the folder is not this attempt's."""
+        if self._is_claimed:
+            self.end("failed", reason)
+
+    def end(self, state: Status, reason: str = "") -> None:
         """Record how the attempt ended. The first failure recorded stands: later ones are usually its consequences.
 
         Where even that cannot be written, as on a full disk, a failure is what the process says and nothing more.
@@ -179,7 +188,7 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 self._overwrite("status.json", description)
 
-    def _describe(self, state: StatusName, reason: str, attempt: int) -> dict[str, Any]:
+    def _describe(self, state: Literal["running", Status], reason: str, attempt: int) -> dict[str, Any]:
         return {
             "state": state,
             "reason": reason,
@@ -209,10 +218,6 @@ class RunFolder:
             old_size = file.seek(0, os.SEEK_END)
             file.seek(0)
             file.write((json.dumps(value) + "\n").encode().rjust(old_size))
-
-
-def _recipe(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in ("runtime", "tracking")}
 
 
 def _differences(former: Any, now: Any, path: str = "") -> list[str]:

@@ -5,30 +5,37 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from steel.config import SamplingConfig
-from train.engine.batch_plan import PhasePlan
-from train.engine.validation import Judge, ValidationResult
+from steel.thresholds.tuning import Tuning
+from train.engine.loop_state import LoopState
+from train.engine.run_context import RunContext
 
 
 def summarise_run(
-    judge: Judge, plans: Sequence[PhasePlan], candidates: Mapping[str, float], chosen: str, result: ValidationResult
+    context: RunContext, state: LoopState, scores: Mapping[str, float], chosen: str, tuning: Tuning
 ) -> list[str]:
-    """One sentence a line."""
-    names = judge.reader.manifest.class_names
-    areas = judge.reader.index.areas[judge.rows.train]
-    lines = [explain_balance(areas, names)]
-    lines += [f"phase {plan.phase.name}: {explain_sampling(plan.phase.sampling)}" for plan in plans]
-    lines += judge.progress.stopped_early or ["no phase stopped early"]
-    progress = judge.progress
-    if progress.nonfinite_steps:
-        lines.append(f"{progress.nonfinite_steps} steps were skipped for a non-finite loss or gradient")
-    if progress.bad_samples:
-        lines.append(f"{progress.bad_samples} damaged samples were left out; `python -m data_prep.verify` names them")
-    others = ", ".join(f"{name} {score:.4f}" for name, score in candidates.items() if name != chosen)
+    """One sentence a line.
+
+    Args:
+        context: of the run.
+        state: at its end.
+        scores: cross-fitted mean Dice of all weights that might have been shipped, by name.
+        chosen: the name of those that were.
+        tuning: how their decision was found.
+    """
+    areas = context.reader.index.areas[context.rows.train]
+    lines = [explain_balance(areas, context.reader.manifest.class_names)]
+    lines += [f"phase {plan.phase.name}: {explain_sampling(plan.phase.sampling)}" for plan in context.plans]
+    lines += state.stopped_early or ["no phase stopped early"]
+    if state.nonfinite_steps:
+        lines.append(f"{state.nonfinite_steps} steps were skipped for a non-finite loss or gradient")
+    if state.bad_samples:
+        lines.append(f"{state.bad_samples} damaged samples were left out; `python -m data_prep.verify` names them")
+    others = ", ".join(f"{name} {score:.4f}" for name, score in scores.items() if name != chosen)
     lines.append(
-        f"shipped: {chosen}, cross-fitted mean Dice {candidates[chosen]:.4f} on the validation folds"
+        f"shipped: {chosen}, cross-fitted mean Dice {scores[chosen]:.4f} on the validation folds"
         + (f" (against {others})" if others else "")
     )
-    lines += result.tuning.explanation
+    lines += tuning.explanation
     return lines
 
 

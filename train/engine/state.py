@@ -1,18 +1,19 @@
 """Resumable states: one folder each, staged, fsynced, hashed and renamed, so that a valid one always exists.
 
-    states/000001-00000420/state.json          progress, the size and sha256 of the tensors, and a sha256 of itself
+    states/000001-00000420/state.json          where the loop stands, which weights are the best so far, the size and
+                                               sha256 of the tensors, and a sha256 of itself
                            tensors.safetensors weights, average, optimizer; no pickle
 
 A state under its final name is whole; a state that does not match its own hash is passed over with a warning.
 """
 
 import contextlib
+import copy
 import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,14 @@ from safetensors.torch import load_file, save_file
 
 from steel.distributed.runtime import Runtime
 from steel.errors import InputError
-from steel.plain import from_dict, parse_json
+from steel.plain import from_dict, parse_json, to_dict
+from steel.storage import sync_to_disk
 from train.engine.loop_state import LoopState
+from train.engine.top_checkpoints import TopCheckpoint
 
 logger = logging.getLogger("train.fit")
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TENSORS = "tensors.safetensors"
 RECORD = "state.json"
 
@@ -38,23 +41,27 @@ RECORD = "state.json"
 class SavedState:
     """One resumable moment of a run: host copies, safe to write while training goes on."""
 
-    progress: dict[str, Any]
+    loop: LoopState
+    top_checkpoints: tuple[TopCheckpoint, ...]
+    """Best first."""
     tensors: Mapping[str, torch.Tensor]
 
     @property
     def order(self) -> tuple[int, int]:
         """(phase, step): later states compare greater."""
-        return self.progress["phase"], self.progress["step"]
+        return self.loop.phase, self.loop.step
 
 
-def snapshot(progress: LoopState, tensors: Mapping[str, torch.Tensor]) -> SavedState:
-    """Copy `tensors` to host memory, contiguous (safetensors refuses channels_last), for a state that training cannot
-    change any more."""
+def snapshot(
+    loop: LoopState, top_checkpoints: Sequence[TopCheckpoint], tensors: Mapping[str, torch.Tensor]
+) -> SavedState:
+    """Copy everything, for a state that training cannot change any more: `tensors` to host memory, contiguous
+    (safetensors refuses channels_last)."""
     copies = {
         name: tensor.detach().to("cpu", copy=True).contiguous(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    return SavedState(progress.to_dict(), copies)
+    return SavedState(copy.deepcopy(loop), tuple(top_checkpoints), copies)
 
 
 def write_state(folder: Path, state: SavedState, keep: int) -> Path:
@@ -66,23 +73,24 @@ def write_state(folder: Path, state: SavedState, keep: int) -> Path:
     try:
         if not folder.is_dir():
             folder.mkdir(parents=True)
-            _fsync(folder.parent)
+            sync_to_disk(folder.parent)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         save_file(dict(state.tensors), staging / TENSORS)
         record = {
             "format_version": FORMAT_VERSION,
-            "progress": state.progress,
+            "loop": to_dict(state.loop),
+            "top_checkpoints": [to_dict(each) for each in state.top_checkpoints],
             "tensors_size": (staging / TENSORS).stat().st_size,
             "tensors_sha256": _sha256(staging / TENSORS),
         }
         text = json.dumps({**record, "sha256": digest_record(record)}, indent=1)
         (staging / RECORD).write_text(text, encoding="utf-8")
         for path in (staging / TENSORS, staging / RECORD, staging):
-            _fsync(path)
+            sync_to_disk(path)
         shutil.rmtree(final, ignore_errors=True)  # only a damaged one can be there
         staging.rename(final)
-        _fsync(folder)
+        sync_to_disk(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise StateWriteError(f"could not save {final}: {error}; free space or mend the folder, then resume") from error
@@ -141,7 +149,7 @@ def read_state(path: Path) -> SavedState:
     if _sha256(tensors) != record.tensors_sha256:
         raise InputError(f"state {path} is damaged ({TENSORS} does not match its hash)")
     try:
-        return SavedState(record.progress, load_file(tensors))
+        return SavedState(record.loop, record.top_checkpoints, load_file(tensors))
     except SafetensorError as error:
         raise InputError(f"state {path} is damaged ({TENSORS}: {error})") from error
 
@@ -151,7 +159,8 @@ class _Record:
     """What state.json says."""
 
     format_version: int
-    progress: dict[str, Any]
+    loop: LoopState
+    top_checkpoints: tuple[TopCheckpoint, ...]
     tensors_size: int
     tensors_sha256: str
     sha256: str
@@ -166,19 +175,18 @@ def _read_record(path: Path) -> _Record:
         record = from_dict(_Record, values)
         if record.sha256 != digest_record({name: value for name, value in values.items() if name != "sha256"}):
             raise InputError("it does not match its hash")
-        LoopState.from_dict(record.progress)
     except (OSError, InputError) as error:
         raise InputError(f"state {path} is not whole ({RECORD}: {error})") from error
     return record
 
 
-def read_progress(path: Path) -> LoopState:
-    """Where the run stood at one state, without reading its tensors.
-
-    Raises:
-        InputError: as `read_state`.
-    """
-    return LoopState.from_dict(_read_record(path).progress)
+def top_checkpoint_files(folder: Path) -> set[str]:
+    """The files of the weights that any state in `folder` could still ship."""
+    files: set[str] = set()
+    for path in folder.glob(f"*/{RECORD}"):
+        with contextlib.suppress(InputError):  # a damaged or just pruned state ships nothing
+            files |= {kept.file for kept in _read_record(path.parent).top_checkpoints}
+    return files
 
 
 def digest_record(record: Mapping[str, Any]) -> str:
@@ -232,6 +240,10 @@ class StateWriter:
             pending, self._pending = self._pending, None
             pending.result()
 
+    def top_checkpoint_files(self) -> set[str]:
+        """The files of the weights that any state written so far could still ship."""
+        return top_checkpoint_files(self._folder)
+
     def close(self) -> None:
         """Let a write under way finish, without raising: the run is already ending."""
         self._pool.shutdown(wait=True)
@@ -240,11 +252,3 @@ class StateWriter:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,11 +18,10 @@ from steel.model.optimizer import (
     ExponentialAverage,
     build_optimizer,
     load_optimizer_state,
-    lr_at,
     set_lr,
     step_if_finite,
 )
-from train.engine.batch_plan import PhasePlan, micro_batch_share
+from train.engine.batch_plan import PhasePlan
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class StepSums:
 
 
 class TrainingState:
-    """The network being trained, with everything that moves along with it."""
+    """What each optimizer step changes: the network, its running statistics and moving average, the optimizer."""
 
     def __init__(
         self,
@@ -76,11 +75,11 @@ class TrainingState:
 
     @property
     def scored_model(self) -> UnifiedModel:
-        """The weights that validation judges: the moving average where there is one."""
+        """The weights that are validated: the moving average where there is one."""
         return self.model if self.average is None else cast(UnifiedModel, self.average.model)
 
-    def step(self, plan: PhasePlan, step: int, batches: Iterator[MicroBatch]) -> StepSums:
-        """Take one optimizer step on this rank's micro-batches of `step`, drawn from `batches`.
+    def step(self, plan: PhasePlan, step: int, lr: float, batches: Iterator[MicroBatch]) -> StepSums:
+        """Take one optimizer step at rate `lr` on this rank's micro-batches of `step`, drawn from `batches`.
 
         A step with a non-finite gradient changes nothing (weights, average, optimizer state, running statistics), but
         its positions are consumed and the learning-rate schedule goes on.
@@ -88,10 +87,9 @@ class TrainingState:
         frozen = plan.first_global_step + step < self.freeze_steps
         self.wrapped.train()
         set_encoder_trainable(self.model, not frozen)
-        set_lr(self.optimizer, lr_at(step, plan.steps, plan.phase))
+        set_lr(self.optimizer, lr)
         before = self.statistics.take()
-        share = micro_batch_share(plan.phase, self.runtime.rank, self.runtime.world)
-        seen = [self._micro_step(plan, step, next(batches), last=index == share[-1]) for index in share]
+        seen = [self._micro_step(plan, step, next(batches), last=index == plan.share[-1]) for index in plan.share]
         if frozen:
             drop_encoder_gradients(self.model)
 
@@ -101,7 +99,7 @@ class TrainingState:
         if self.scaler is not None:
             self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.statistics.settle(before, skipped, share, plan.phase.micro_batches, self.runtime.all_reduce)
+        self.statistics.settle(before, skipped, plan.share, plan.phase.micro_batches, self.runtime.all_reduce)
         if self.average is not None:
             self.average.update(self.model, skip=skipped)
         return StepSums(

@@ -1,21 +1,40 @@
-"""Watches the steps: reads their losses and sums them over ranks one step late, so that no step waits for a number."""
+"""What all ranks saw in each step: read and summed one step late, so that no step waits for a number."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
 from steel.distributed.host_copy import HostCopy
-from steel.distributed.runtime import Runtime, StopSignals
-from steel.model.optimizer import lr_at
+from steel.distributed.runtime import Runtime
+from steel.distributed.signals import StopSignals
 from train.engine.batch_plan import PhasePlan
-from train.engine.loop_state import LoopState, Window
 from train.engine.step import StepSums
 from train.engine.stopwatch import Moment, Stopwatch
 
-OVERFLOW_PATIENCE = 30
-"""So many fp16 overflows in a row take the largest scale, 2**16, far below 1: a further one is no matter of scale."""
+
+@dataclass(frozen=True)
+class FinishedStep:
+    """What all ranks together saw in one step."""
+
+    plan: PhasePlan
+    step: int
+    """From 0, within the phase."""
+    lr: float
+    """The learning rate that it was taken at."""
+    segmentation: float
+    """Weighted segmentation loss, mean over the global batch."""
+    classification: float
+    """Likewise."""
+    skipped: bool
+    is_overflow: bool
+    """Skipped in fp16 although its loss is finite: the scaler is looking for its scale."""
+    bad_samples: int
+    """Samples that the loaders had to replace."""
+    told_to_stop: bool
+    """Some rank had received a stop signal when the step was launched."""
+    suspects: list[int]
+    """Of a skipped step: rows of *this rank's* samples with a non-finite loss; all of them where none has one."""
 
 
 @dataclass
@@ -24,97 +43,67 @@ class _Pending:
 
     plan: PhasePlan
     step: int
+    lr: float
     figures: HostCopy
     """Segmentation loss, classification loss, whether it was skipped; then the loss of each of this rank's samples."""
     rows: torch.Tensor
     bad_samples: int
     told_to_stop: bool
-    """A stop signal had come when the step was launched."""
     end: Moment
 
 
-@dataclass
 class StepMetrics:
-    """Turns device-side step sums into counters, history records and the decision to stop, the same on every rank."""
+    """Turns device-side step sums into what happened, the same on every rank, and times the steps."""
 
-    runtime: Runtime
-    state: LoopState
-    signals: StopSignals
-    log_every: int
-    fp16: bool
-    stop: bool = False
-    """Some rank has received a stop signal; seen by all ranks after the same step."""
-    suspects: list[int] = field(default_factory=list)
-    """Rows of this rank's samples in the current streak of non-finite steps; those with a non-finite loss, if any."""
-    _pending: _Pending | None = None
-    _stopwatch: Stopwatch = field(init=False)
+    def __init__(self, runtime: Runtime, signals: StopSignals, *, fp16: bool) -> None:
+        self._runtime = runtime
+        self._signals = signals
+        self._fp16 = fp16
+        self._stopwatch = Stopwatch(runtime.device)
+        self._pending: _Pending | None = None
 
-    def __post_init__(self) -> None:
-        self._stopwatch = Stopwatch(self.runtime.device)
-
-    def push(self, plan: PhasePlan, step: int, sums: StepSums) -> dict[str, Any] | None:
-        """Begin reading `step` and finish the step before it; a history record when one is due."""
+    def push(self, plan: PhasePlan, step: int, lr: float, sums: StepSums) -> FinishedStep | None:
+        """Begin to read `step`, and finish the step before it, if there is one."""
         end = self._stopwatch.lap()
         totals = torch.stack([sums.segmentation, sums.classification, sums.skipped.double()])
         figures = HostCopy(torch.cat([totals, sums.sample_losses.double()]))
-        begun = _Pending(plan, step, figures, sums.rows, sums.bad_samples, self.signals.received, end)
-        record = self.flush()
+        begun = _Pending(plan, step, lr, figures, sums.rows, sums.bad_samples, self._signals.received, end)
+        finished = self.flush()
         self._pending = begun
-        return record
+        return finished
 
-    def flush(self) -> dict[str, Any] | None:
-        """Finish the step under way, so that `state` is complete up to it."""
+    def flush(self) -> FinishedStep | None:
+        """Finish the step under way, if there is one."""
         if self._pending is None:
             return None
         pending, self._pending = self._pending, None
         *totals, is_skipped = pending.figures.read()[:3]
-        mine = (*totals, is_skipped / self.runtime.world, float(pending.told_to_stop), float(pending.bad_samples))
-        segmentation, classification, skipped, stop, bad_samples = self.runtime.sum_numbers(mine)
-        self.stop = self.stop or stop > 0
-        self.state.bad_samples += round(bad_samples)
-        if skipped > 0.5:
-            self._count_skipped(pending, finite_loss=segmentation + classification < float("inf"))
-        else:
-            self.state.nonfinite_streak = self.state.overflow_streak = 0
-            self.suspects.clear()
-            window = self.state.window
-            window.steps += 1
-            window.segmentation += segmentation
-            window.classification += classification
+        mine = (*totals, is_skipped / self._runtime.world, float(pending.told_to_stop), float(pending.bad_samples))
+        segmentation, classification, skipped, told_to_stop, bad_samples = self._runtime.sum_numbers(mine)
         self._stopwatch.add(pending.plan.phase.batch_size, pending.end)
-        done = pending.step + 1
-        return self._record(pending.plan, done) if done % self.log_every == 0 or done == pending.plan.steps else None
+        return FinishedStep(
+            plan=pending.plan,
+            step=pending.step,
+            lr=pending.lr,
+            segmentation=segmentation,
+            classification=classification,
+            skipped=skipped > 0.5,
+            is_overflow=self._fp16 and skipped > 0.5 and segmentation + classification < float("inf"),
+            bad_samples=round(bad_samples),
+            told_to_stop=told_to_stop > 0,
+            suspects=_suspects(pending) if skipped > 0.5 else [],
+        )
 
-    def _count_skipped(self, pending: _Pending, *, finite_loss: bool) -> None:
-        if self.fp16 and finite_loss and self.state.overflow_streak < OVERFLOW_PATIENCE:
-            self.state.scaler_overflows += 1
-            self.state.overflow_streak += 1
-            return
-        self.state.nonfinite_steps += 1
-        self.state.nonfinite_streak += 1
-        rows, losses = pending.rows.tolist(), pending.figures.read()[3:]
-        self.suspects += [row for row, loss in zip(rows, losses, strict=True) if not math.isfinite(loss)] or rows
-
-    def _record(self, plan: PhasePlan, done: int) -> dict[str, Any]:
-        window, self.state.window = self.state.window, Window()
-        # A window of skipped steps alone has no loss: None, since NaN is not JSON.
-        return {
-            "kind": "train",
-            "phase": plan.number,
-            "step": done,
-            "global_step": plan.first_global_step + done,
-            "epoch": round(plan.epoch_at(done), 4),
-            "loss": (window.segmentation + window.classification) / window.steps if window.steps else None,
-            "loss_segmentation": window.segmentation / window.steps if window.steps else None,
-            "loss_classification": window.classification / window.steps if window.steps else None,
-            "lr": lr_at(done - 1, plan.steps, plan.phase),
-            "images_per_second": self._stopwatch.take_rate(),
-            "nonfinite_steps": self.state.nonfinite_steps,
-            "scaler_overflows": self.state.scaler_overflows,
-            "bad_samples": self.state.bad_samples,
-        }
+    def take_images_per_second(self) -> float | None:
+        """Of the steps finished since the last call or restart; None when there is no time to divide by."""
+        return self._stopwatch.take_rate()
 
     def restart_clock(self) -> None:
         """Leave out what came between two steps, such as a validation, from the next images per second."""
         assert self._pending is None, "a step under way would be timed from the wrong moment"
         self._stopwatch.start()
+
+
+def _suspects(pending: _Pending) -> list[int]:
+    rows, losses = pending.rows.tolist(), pending.figures.read()[3:]
+    return [row for row, loss in zip(rows, losses, strict=True) if not math.isfinite(loss)] or rows

@@ -1,8 +1,9 @@
-"""The weights that may be shipped: the best epochs, kept on disk while training goes on."""
+"""The weights that may be shipped: those of the best validations, kept on disk while training goes on."""
 
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,9 +13,6 @@ from safetensors.torch import save
 from steel.checkpoint import digest_tensors
 from steel.errors import InputError
 from steel.storage import write_bytes
-from train.engine.batch_plan import PhasePlan
-from train.engine.loop_state import LoopState, TopCheckpoint
-from train.engine.state import RECORD, read_progress
 
 logger = logging.getLogger("train.fit")
 
@@ -22,56 +20,73 @@ _DIGEST = "sha256"
 """Key of the weights' checksum in the metadata of their file."""
 
 
-def name_at(progress: LoopState) -> str:
-    """The file of the weights at this moment of the run."""
-    return f"{progress.phase:06d}-{progress.step:08d}.safetensors"
+@dataclass(frozen=True)
+class TopCheckpoint:
+    """The weights of one validation, which stand in the file of this name."""
+
+    score: float
+    phase: int
+    step: int
+    """Steps of the phase that these weights have seen."""
+    epoch: float
+    """The same in passes over the phase's data."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("phase", self.phase), ("step", self.step)):
+            if not 0 <= value < 1 << 53:
+                raise InputError(f"TopCheckpoint.{name} is {value}")
+
+    @property
+    def file(self) -> str:
+        """Name inside the run folder's `top_checkpoints/`."""
+        return f"{self.phase:06d}-{self.step:08d}.safetensors"
 
 
 class TopCheckpoints:
-    """`top_checkpoints/` of a run folder: one safetensors file a kept epoch."""
+    """The best weights so far, ranked alike on every rank; one of them writes `top_checkpoints/` of the run folder."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder = folder
-        self.keep = keep
-
-    def offer(
-        self, plan: PhasePlan, progress: LoopState, score: float, *, write: Mapping[str, torch.Tensor] | None
-    ) -> bool:
-        """Keep the weights just scored if they are among the `keep` best so far; whether they are.
+    def __init__(self, folder: Path, keep: int, ranked: Sequence[TopCheckpoint] = (), *, is_writer: bool) -> None:
+        """Go on from those that an earlier attempt has `ranked`.
 
         Args:
-            write: the weights, on the rank that writes files; None on the others, which only keep the books.
+            folder: holds one safetensors file for each; made when it is needed.
+            keep: how many at most.
+            ranked: best first.
+            is_writer: this rank writes and removes the files.
         """
-        name = name_at(progress)
-        candidate = TopCheckpoint(score, name, plan.number, round(plan.epoch_at(progress.step), 2))
-        others = [c for c in progress.candidates if c.file != name]
-        # An equal score later in training wins: it has seen more.
-        ranked = sorted([candidate, *others], key=lambda c: (-c.score, -c.phase, -c.epoch))[: self.keep]
-        if candidate not in ranked:
-            return False
-        if write is not None:
-            self._write(name, write)
-        progress.candidates = ranked
-        return True
+        self._folder = folder
+        self._keep = keep
+        self._ranked = tuple(ranked)
+        self._is_writer = is_writer
 
-    def _write(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        held = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        data = save(held, metadata={_DIGEST: digest_tensors(held)})
-        try:
-            self.folder.mkdir(exist_ok=True)
-            write_bytes(self.folder / name, data)
-        except OSError as error:
-            raise InputError(
-                f"could not keep {self.folder / name}: {error}; free space or mend the folder, then resume"
-            ) from error
+    @property
+    def ranked(self) -> tuple[TopCheckpoint, ...]:
+        """Best first."""
+        return self._ranked
 
-    def read(self, candidate: TopCheckpoint) -> dict[str, torch.Tensor]:
-        """The weights of `candidate`.
+    def offer(self, offered: TopCheckpoint, weights: Mapping[str, torch.Tensor]) -> bool:
+        """Keep `weights` if they are among the best so far; whether they are.
 
         Raises:
-            InputError: its file is missing or damaged.
+            InputError: their file could not be written.
         """
-        path = self.folder / candidate.file
+        others = [kept for kept in self._ranked if kept.file != offered.file]
+        # An equal score later in training wins: it has seen more.
+        best = sorted([offered, *others], key=lambda each: (-each.score, -each.phase, -each.epoch))[: self._keep]
+        if offered not in best:
+            return False
+        if self._is_writer:
+            self._write(offered.file, weights)
+        self._ranked = tuple(best)
+        return True
+
+    def read(self, kept: TopCheckpoint) -> dict[str, torch.Tensor]:
+        """The weights.
+
+        Raises:
+            InputError: their file is missing or damaged.
+        """
+        path = self._folder / kept.file
         try:
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
@@ -82,33 +97,35 @@ class TopCheckpoints:
             raise InputError(f"{path}: damaged, its weights do not match their checksum")
         return tensors
 
-    def readable(self, progress: LoopState) -> list[TopCheckpoint]:
-        """The candidates that can still be read; a line of the log for each that cannot."""
+    def readable(self) -> list[TopCheckpoint]:
+        """Those that can still be read, best first; a line of the log for each that cannot."""
         found = []
-        for candidate in progress.candidates:
+        for kept in self._ranked:
             try:
-                self.read(candidate)
+                self.read(kept)
             except InputError as error:
                 logger.warning("%s; it cannot be shipped", error)
             else:
-                found.append(candidate)
+                found.append(kept)
         return found
 
-    def prune(self, states: Path, progress: LoopState) -> None:
-        """Remove files that neither `progress` nor any saved state could ship."""
-        if not self.folder.is_dir():
+    def prune(self, spared: Collection[str]) -> None:
+        """Remove all files but those ranked and those `spared`, which saved states may still ship."""
+        if not self._is_writer or not self._folder.is_dir():
             return
-        needed = {c.file for c in progress.candidates} | set(_named_in(states.glob(f"*/{RECORD}")))
-        for path in self.folder.iterdir():
+        needed = {kept.file for kept in self._ranked} | set(spared)
+        for path in self._folder.iterdir():
             if path.name not in needed:
                 with contextlib.suppress(OSError):  # the next time, then
                     path.unlink()
 
-
-def _named_in(records: Iterable[Path]) -> Iterable[str]:
-    for path in records:
+    def _write(self, name: str, weights: Mapping[str, torch.Tensor]) -> None:
+        held = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        data = save(held, metadata={_DIGEST: digest_tensors(held)})
         try:
-            progress = read_progress(path.parent)
-        except InputError:
-            continue  # a damaged or just pruned state ships nothing
-        yield from (candidate.file for candidate in progress.candidates)
+            self._folder.mkdir(exist_ok=True)
+            write_bytes(self._folder / name, data)
+        except OSError as error:
+            raise InputError(
+                f"could not keep {self._folder / name}: {error}; free space or mend the folder, then resume"
+            ) from error

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from steel.distributed.runtime import Runtime, StopSignals, start
+from steel.distributed.runtime import Runtime, start
+from steel.distributed.signals import StopSignals
 from tests.numerics.quick import quicken
 from train.arguments import parse_fit
 from train.fit import train_in_folder

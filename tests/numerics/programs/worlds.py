@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from steel.distributed.runtime import Runtime, StopSignals, start
+from steel.distributed.runtime import Runtime, start
+from steel.distributed.signals import StopSignals
 from tests.distributed.programs.poisoned_fit import poisoned
 from tests.numerics.one_step import config_of, take_step
 from tests.numerics.quick import quicken
@@ -49,8 +50,8 @@ def run_to_the_end(runtime: Runtime, shards: str, out: Path) -> list[str]:
     digests = []
     take = TrainingState.step
 
-    def digesting(self, plan, step, batches):  # type: ignore[no-untyped-def]
-        sums = take(self, plan, step, batches)
+    def digesting(self, *arguments):  # type: ignore[no-untyped-def]
+        sums = take(self, *arguments)
         held = self.statistics.take()
         digests.append(hashlib.sha256(held.values.numpy().tobytes() + held.counts.numpy().tobytes()).hexdigest())
         return sums

@@ -66,12 +66,12 @@ def test_a_step_is_read_after_the_next_one_was_launched_and_nothing_else_waits(c
     with FakeTensorMode(allow_non_fake_inputs=True):
         first, second = sums_on_gpu(), sums_on_gpu()
         with calls:
-            watched.push(PLAN, 0, first)
+            watched.push(PLAN, 0, 1e-3, first)
             casts = ["_to_copy on cuda"] * 2  # to float64, on the device
             assert calls.names == [*casts, *BEGINS]
             calls.names.clear()
             with pytest.raises(DataDependentOutputException):  # fake tensors have no values: the host's copy is read
-                watched.push(PLAN, 1, second)
+                watched.push(PLAN, 1, 1e-3, second)
     assert calls.names == [*casts, *BEGINS, "wait for the event", "_local_scalar_dense on cpu"]
 
 

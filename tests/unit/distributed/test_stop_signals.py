@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from steel.distributed.runtime import StopSignals
+from steel.distributed.signals import StopSignals
 from tests.file_faults import in_child
 
 

@@ -35,7 +35,7 @@ def make_checkpoint(seed, in_channels=1, **changes):
         "mean": (0.4, 0.5, 0.6)[:in_channels],
         "std": (0.2, 0.25, 0.3)[:in_channels],
         "tensors": {name: tensor[None] for name, tensor in UnifiedModel(network).state_dict().items()},
-        "decision": DECISION.to_dict(),
+        "decision": DECISION,
     }
     return Checkpoint(**{**values, **changes})
 

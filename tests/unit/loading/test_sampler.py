@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from steel.config import PhaseConfig, SamplingConfig
 from steel.errors import InputError
 from steel.loading.permutation import hash_words, permute
 from steel.loading.sampler import build_sampler, sample_seeds
-from train.engine.batch_plan import PhasePlan
+from train.engine.batch_plan import PhasePlan, micro_batch_share
 
 TEN_MILLION = 10_000_000
 
@@ -137,7 +138,7 @@ def test_one_sample_at_a_time_equals_many_for_every_sampler() -> None:
     kinds = [
         build_sampler(rows, areas, SamplingConfig(), seed=3, phase=1),
         build_sampler(rows, areas, SamplingConfig(order="balanced"), seed=3, phase=1),
-        build_sampler(rows, areas, SamplingConfig(), seed=3, phase=1, shards=shards, window_shards=2),
+        build_sampler(rows, areas, SamplingConfig(window_shards=2), seed=3, phase=1, shards=shards),
     ]
     for sampler in kinds:
         many = sampler.samples_at(np.arange(250))
@@ -234,7 +235,7 @@ def test_windowed_order_visits_each_sample_once_from_few_shards_at_a_time(
     shards = np.repeat(np.arange(len(sizes)), sizes)
     num, areas = len(shards), random_areas(len(shards))
     sampler = build_sampler(
-        np.arange(num), areas, SamplingConfig(), seed=seed, phase=0, shards=shards, window_shards=window
+        np.arange(num), areas, SamplingConfig(window_shards=window), seed=seed, phase=0, shards=shards
     )
     rows = sampler.samples_at(np.arange(2 * num)).rows.reshape(2, num)
     assert np.array_equal(np.sort(rows, axis=1), np.tile(np.arange(num), (2, 1)))
@@ -249,7 +250,7 @@ def test_windowed_order_visits_each_sample_once_from_few_shards_at_a_time(
 def test_windows_need_the_natural_order() -> None:
     sampling = SamplingConfig(order="balanced")
     with pytest.raises(InputError, match="windows need order natural"):
-        build_sampler(np.arange(9), random_areas(9), sampling, seed=0, phase=0, window_shards=2)
+        build_sampler(np.arange(9), random_areas(9), replace(sampling, window_shards=2), seed=0, phase=0)
 
 
 # --- worlds --------------------------------------------------------------------------------------------------------
@@ -267,7 +268,13 @@ def test_ten_million_samples_each_once_an_epoch() -> None:
 
 def plan(batch_size: int, micro_batch: int, epochs: float = 1, epoch_length: int = TEN_MILLION) -> PhasePlan:
     phase = PhaseConfig("p", epochs, (256, 512), batch_size, micro_batch, lr=1e-3)
-    return PhasePlan(0, phase, epoch_length, validation_interval=epoch_length, first_global_step=0)
+    share = micro_batch_share(phase, 0, 1)
+    return PhasePlan(0, phase, epoch_length, validation_interval=epoch_length, first_global_step=0, share=share)
+
+
+def plans_of(whole: PhasePlan, world: int) -> list[PhasePlan]:
+    """That of each rank."""
+    return [replace(whole, share=micro_batch_share(whole.phase, rank, world)) for rank in range(world)]
 
 
 def test_every_world_up_to_1024_ranks_deals_out_an_epoch_exactly() -> None:
@@ -276,7 +283,7 @@ def test_every_world_up_to_1024_ranks_deals_out_an_epoch_exactly() -> None:
     assert whole.steps == -(-TEN_MILLION // 8192)
     for world in range(1, 1025):
         first = whole.steps - 1 if world % 97 else whole.steps - 20
-        taken = [[(b.step, b.positions) for b in whole.micro_batches(first, rank, world)] for rank in range(world)]
+        taken = [[(b.step, b.positions) for b in each.micro_batches(first)] for each in plans_of(whole, world)]
         assert all({step for step, _ in rank} == set(range(first, whole.steps)) for rank in taken)
         counts = [len(rank) for rank in taken]
         assert max(counts) - min(counts) <= whole.steps - first
@@ -293,7 +300,7 @@ def test_the_samples_of_a_step_do_not_depend_on_the_world(world: int, micro_batc
     whole = plan(count * micro_batch, micro_batch, epochs=3, epoch_length=301)
 
     def sequence(world: int, first: int) -> dict[tuple[int, int], list[int]]:
-        batches = [b for rank in range(world) for b in whole.micro_batches(first, rank, world)]
+        batches = [b for each in plans_of(whole, world) for b in each.micro_batches(first)]
         rows = sampler.samples_at(np.asarray([b.positions for b in batches]).ravel()).rows.reshape(len(batches), -1)
         return {(b.step, b.index): drawn.tolist() for b, drawn in zip(batches, rows, strict=True)}
 

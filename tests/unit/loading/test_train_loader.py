@@ -28,7 +28,7 @@ from steel.shards.format import Manifest
 from steel.shards.reader import BadSampleError, ShardReader
 from tests.paths import ROOT
 from tests.shard_folder import defect_mask, make_shards, small_shards, steel_image
-from train.engine.batch_plan import PhasePlan
+from train.engine.batch_plan import PhasePlan, micro_batch_share
 
 NUM, BATCH, MICRO = 22, 8, 2
 TRANSFORMS = tuple(TransformConfig(n) for n in ("hflip", "vflip", "affine", "noise", "blackout", "brightness_contrast"))
@@ -52,16 +52,17 @@ def augmenter(reader: ShardReader, *transforms: TransformConfig, crop: tuple[int
     return Augmenter(transforms, crop, SamplingConfig(), manifest.num_classes, manifest.ignore_bit)
 
 
-def plan(epochs: float = 2) -> PhasePlan:
-    phase = PhaseConfig("p", epochs, (24, 32), BATCH, MICRO, lr=1e-3)
-    return PhasePlan(0, phase, NUM, validation_interval=NUM, first_global_step=0)
+def plan(rank: int = 0, world: int = 1) -> PhasePlan:
+    phase = PhaseConfig("p", 2, (24, 32), BATCH, MICRO, lr=1e-3)
+    share = micro_batch_share(phase, rank, world)
+    return PhasePlan(0, phase, NUM, validation_interval=NUM, first_global_step=0, share=share)
 
 
 def load(
     reader: ShardReader, *, first: int = 0, rank: int = 0, world: int = 1, workers: int = 0
 ) -> Iterator[MicroBatch]:
     sampler = build_sampler(np.arange(NUM), reader.index.areas, SamplingConfig(), seed=5, phase=1)
-    places = plan().micro_batches(first, rank, world)
+    places = plan(rank, world).micro_batches(first)
     return train_batches(reader, sampler, augmenter(reader, *TRANSFORMS), places, seed=5, phase=1, workers=workers)
 
 
@@ -459,7 +460,7 @@ def test_other_ways_to_start_workers_give_the_same(shards: Path, method: str) ->
     sampler = build_sampler(np.arange(NUM), reader.index.areas, SamplingConfig(), seed=5, phase=1)
     cut = augmenter(reader, *TRANSFORMS)
     options = {"seed": 5, "phase": 1, "workers": 2, "start_method": method}
-    batches = list(train_batches(reader, sampler, cut, plan().micro_batches(0, 0, 1), **options))  # type: ignore[arg-type]
+    batches = list(train_batches(reader, sampler, cut, plan().micro_batches(0), **options))  # type: ignore[arg-type]
     assert_same(batches, list(load(reader)))
 
 

@@ -19,20 +19,20 @@ def phase(epochs: float = 2, batch_size: int = 8, micro_batch: int = 2) -> Phase
 
 
 def test_a_phase_is_a_whole_number_of_steps() -> None:
-    first, second = plan_phases((phase(2), phase(0.5)), [10, 10], every_epochs=1)
+    first, second = plan_phases((phase(2), phase(0.5)), [10, 10], every_epochs=1, rank=0, world=1)
     assert first.steps == 3  # 20 samples in steps of 8
     assert second.steps == 1
     assert second.first_global_step == 3
 
 
 def test_validations_fall_at_each_epoch_and_at_the_end() -> None:
-    (plan,) = plan_phases((phase(2.1),), [20], every_epochs=1)
+    (plan,) = plan_phases((phase(2.1),), [20], every_epochs=1, rank=0, world=1)
     assert plan.steps == 6  # 42 samples
     assert [s for s in range(plan.steps) if plan.validates_after(s)] == [2, 4, 5]  # 24 >= 20, 40 >= 40, end
 
 
 def test_a_fraction_of_an_epoch_that_divides_evenly_is_not_rounded_up_a_step() -> None:
-    (plan,) = plan_phases((phase(0.1, batch_size=2),), [60], every_epochs=1)
+    (plan,) = plan_phases((phase(0.1, batch_size=2),), [60], every_epochs=1, rank=0, world=1)
     assert plan.steps == 3
 
 
@@ -50,10 +50,10 @@ def test_ranks_share_each_micro_batch_exactly_once(world: int, micro_batches: in
 
 @given(st.integers(1, 4), st.integers(0, 4))
 def test_the_ranks_of_any_world_consume_the_same_positions(world: int, first_step: int) -> None:
-    (plan,) = plan_phases((phase(3),), [12], every_epochs=1)
-    taken = [m for rank in range(world) for m in plan.micro_batches(first_step, rank, world)]
+    plans = [plan_phases((phase(3),), [12], every_epochs=1, rank=rank, world=world)[0] for rank in range(world)]
+    taken = [m for plan in plans for m in plan.micro_batches(first_step)]
     positions = sorted(p for m in taken for p in m.positions)
-    assert positions == list(range(first_step * 8, plan.steps * 8))
+    assert positions == list(range(first_step * 8, plans[0].steps * 8))
     assert all(m.positions.start == m.step * 8 + m.index * 2 for m in taken)
 
 

@@ -11,7 +11,7 @@ from steel.config import Config, NetworkConfig
 from steel.distributed.runtime import Runtime, seed_everything, start
 from steel.errors import SharedError
 from steel.model.network import UnifiedModel
-from tests.numerics.one_step import build_training, config_of, micro_batches, plan_of
+from tests.numerics.one_step import build_training, config_of, plan_of, step_at
 from train.engine.batch_plan import PhasePlan
 from train.engine.dry_run import try_phases
 from train.engine.step import TrainingState
@@ -51,9 +51,8 @@ def test_nothing_is_touched(runtime: Runtime, training: TrainingState, steps: in
     """Before the first step and after one: no bit of weights, moments, average, statistics, gradients, generators."""
     training.freeze_steps = 1000 if frozen else 0
     config = training.config
-    plan = plan_of(config)
     for step in range(steps):
-        training.step(plan, step, micro_batches(config, 0, 1))
+        step_at(training, step)
     before = look(training)
     try_phases(runtime, training, plans_of(config, {}, {"micro_batch": 3}), [(32, 64), (48, 32)])
     assert all(a.equal(b) for a, b in zip(look(training), before, strict=True))
@@ -62,8 +61,8 @@ def test_nothing_is_touched(runtime: Runtime, training: TrainingState, steps: in
     untried = build_training(runtime, config)
     untried.freeze_steps = training.freeze_steps
     for step in range(steps + 1):
-        untried.step(plan, step, micro_batches(config, 0, 1))
-    training.step(plan, steps, micro_batches(config, 0, 1))
+        step_at(untried, step)
+    step_at(training, steps)
     tried, expected = training.tensors(), untried.tensors()
     assert [name for name in expected if not tried[name].equal(expected[name])] == []
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 @pytest.mark.parametrize(
-    ("progress", "message"),
+    ("state", "message"),
     [
         (LoopState(step=1), "its newest state does not fit this network"),
         (LoopState(phase=9), "holds a state saved at phase 9, step 0, which this run does not have"),
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerate")
     ],
 )
 def test_a_state_of_another_run_is_one_line(
-    progress: LoopState, message: str, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    state: LoopState, message: str, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quicken(monkeypatch)
     line = ["--preset", "smoke", "--tracking.tracker", "none", "--runtime.workers", "0", "--runtime.precision", "no"]
@@ -35,7 +35,7 @@ def test_a_state_of_another_run_is_one_line(
     folder.open(parse_fit("train.fit", line).config, Manifest.load(str(tiny_shards)).digest, "auto")
     folder.end("interrupted")
     folder.release()
-    write_state(folder.states, snapshot(progress, {"model.weight": torch.ones(3)}), keep=1)
+    write_state(folder.states, snapshot(state, (), {"model.weight": torch.ones(3)}), keep=1)
     with pytest.raises(InputError, match=message) as caught:
         main(line)
     assert len(str(caught.value).splitlines()) == 1

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from train.engine.loop_state import LoopState, TopCheckpoint
+from train.engine.loop_state import LoopState, Window
 from train.engine.state import (
     RECORD,
     TENSORS,
@@ -18,13 +18,15 @@ from train.engine.state import (
     find_newest_state,
     read_state,
     snapshot,
+    top_checkpoint_files,
     write_state,
 )
+from train.engine.top_checkpoints import TopCheckpoint
 
 
 def state(step: int, value: float = 1.0) -> Any:
     return snapshot(
-        LoopState(phase=0, step=step), {"model.w": torch.full((3,), value), "optimizer.0.step": torch.tensor(2.0)}
+        LoopState(phase=0, step=step), (), {"model.w": torch.full((3,), value), "optimizer.0.step": torch.tensor(2.0)}
     )
 
 
@@ -38,22 +40,39 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
     write_state(tmp_path, state(5, 1.5), keep=2)
     found, skipped = newest(tmp_path)
     assert not skipped
-    assert LoopState.from_dict(found.progress).step == 5
+    assert found.loop.step == 5
     assert found.tensors["model.w"].tolist() == [1.5, 1.5, 1.5]
 
 
-def test_progress_survives_json() -> None:
-    progress = LoopState(
-        phase=1, step=7, candidates=[TopCheckpoint(0.5, "000000-00000007.safetensors", 0, 1.0)], stopped_early=["x"]
-    )
-    progress.window.segmentation = 0.1 + 0.2
-    assert LoopState.from_dict(json.loads(json.dumps(progress.to_dict()))) == progress
+def test_loop_state_and_best_weights_come_back_to_the_last_digit(tmp_path: Path) -> None:
+    """Losses and scores are sums and means: 0.1 + 0.2 must not come back as 0.3."""
+    loop = LoopState(phase=1, step=7, phase_best=0.1 + 0.2, stopped_early=["x"], window=Window(3, 0.1 + 0.2, 1 / 3))
+    best = (TopCheckpoint(0.1 + 0.2, 1, 5, 1.5), TopCheckpoint(0.25, 0, 4, 1.0))
+    path = write_state(tmp_path, snapshot(loop, best, {"w": torch.zeros(1)}), keep=1)
+    found = read_state(path)
+    assert found.loop == loop and found.top_checkpoints == best
+    assert LoopState().phase_best is None
+    assert read_state(write_state(tmp_path, state(8), keep=1)).loop == LoopState(step=8)
+
+
+def test_a_state_names_the_weights_that_it_could_ship(tmp_path: Path) -> None:
+    """Of whole states alone, whatever lies beside them."""
+    for step, kept in ((4, 2), (6, 5)):
+        saved = snapshot(LoopState(step=step), (TopCheckpoint(0.5, 0, kept, 1.0),), {"w": torch.zeros(1)})
+        write_state(tmp_path, saved, keep=2)
+    (tmp_path / "000000-00000009").mkdir()
+    (tmp_path / "000000-00000009" / RECORD).write_text("{")
+    assert top_checkpoint_files(tmp_path) == {"000000-00000002.safetensors", "000000-00000005.safetensors"}
 
 
 def test_a_snapshot_is_a_copy_and_contiguous() -> None:
-    weight = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    taken = snapshot(LoopState(), {"w": weight})
+    weight, loop = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last), LoopState()
+    taken = snapshot(loop, (), {"w": weight})
     weight += 1
+    loop.step += 1
+    loop.window.steps += 1
+    loop.stopped_early.append("x")
+    assert taken.loop == LoopState()
     assert taken.tensors["w"].is_contiguous()
     assert taken.tensors["w"].sum() == 0
 
@@ -84,7 +103,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before_it(tmp_path: Path, da
     else:
         record.write_text(json.dumps(json.loads(record.read_text()) | {"format_version": 99}))
     found, skipped = newest(tmp_path)
-    assert found.progress["step"] == 1
+    assert found.loop.step == 1
     assert len(skipped) == 1 and last.name in skipped[0]
 
 

@@ -14,7 +14,7 @@ from train.engine.state import SavedState, StateWriteError, find_newest_state, r
 
 
 def state(step: int) -> SavedState:
-    return snapshot(LoopState(step=step), {"model.w": torch.full((64,), float(step))})
+    return snapshot(LoopState(step=step), (), {"model.w": torch.full((64,), float(step))})
 
 
 def save_third(folder: Path, at: int | None, fault: Callable[[], None]) -> list[str]:
@@ -37,7 +37,7 @@ def check_valid(folder: Path) -> int:
     path, _ = find_newest_state(folder)
     assert path is not None, "no valid state is left"
     found = read_state(path)
-    step = found.progress["step"]
+    step = found.loop.step
     assert found.tensors["model.w"].tolist() == [float(step)] * 64
     return step
 
@@ -102,5 +102,5 @@ def test_death_at_any_operation_of_the_first_save(tmp_path: Path) -> None:
         assert in_child(killed) == -signal.SIGKILL, operation
         path, skipped = find_newest_state(root / "states")
         assert not skipped, operation  # what is there under its final name is whole
-        assert path is None or read_state(path).progress["step"] == 1
+        assert path is None or read_state(path).loop.step == 1
         assert write_state(root / "states", state(1), keep=2).is_dir()

@@ -8,7 +8,7 @@ import torch
 
 from steel.distributed.runtime import start
 from steel.model.optimizer import ExponentialAverage
-from tests.numerics.one_step import build_training, config_of, micro_batches, plan_of
+from tests.numerics.one_step import build_training, config_of, step_at
 from train.engine.step import TrainingState
 
 
@@ -19,7 +19,7 @@ def training_of(decay: float) -> TrainingState:
 
 def take_steps(training: TrainingState, first: int, last: int) -> None:
     for step in range(first, last):
-        training.step(plan_of(training.config), step, micro_batches(training.config, 0, 1))
+        step_at(training, step)
 
 
 def test_without_a_moving_average_there_is_no_second_model(monkeypatch: pytest.MonkeyPatch) -> None:

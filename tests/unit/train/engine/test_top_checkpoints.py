@@ -2,52 +2,84 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
-from steel.config import PhaseConfig
-from train.engine.batch_plan import plan_phases
+from steel.errors import InputError
 from train.engine.loop_state import LoopState
-from train.engine.state import snapshot, write_state
-from train.engine.top_checkpoints import TopCheckpoints
-
-(PLAN,) = plan_phases((PhaseConfig("p", epochs=9, crop=(8, 8), batch_size=2, micro_batch=2, lr=1.0),), [2], 1.0)
+from train.engine.state import snapshot, top_checkpoint_files, write_state
+from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
 
 
-def offer(store: TopCheckpoints, progress: LoopState, step: int, score: float) -> bool:
-    progress.step = step
-    return store.offer(PLAN, progress, score, write={"w": torch.tensor([float(step)])})
+def offer(store: TopCheckpoints, step: int, score: float) -> bool:
+    return store.offer(TopCheckpoint(score, 0, step, float(step)), {"w": torch.tensor([float(step)])})
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_the_best_are_kept_in_order(tmp_path: Path) -> None:
-    store, progress = TopCheckpoints(tmp_path, keep=2), LoopState()
-    assert offer(store, progress, 1, 0.5)
-    assert offer(store, progress, 2, 0.7)
-    assert not offer(store, progress, 3, 0.4)
-    assert offer(store, progress, 4, 0.6)
-    assert [c.score for c in progress.candidates] == [0.7, 0.6]
-    assert store.read(progress.candidates[1])["w"].item() == 4
+    store = TopCheckpoints(tmp_path, keep=2, is_writer=True)
+    assert offer(store, 1, 0.5)
+    assert offer(store, 2, 0.7)
+    assert not offer(store, 3, 0.4)
+    assert offer(store, 4, 0.6)
+    assert [kept.score for kept in store.ranked] == [0.7, 0.6]
+    assert store.read(store.ranked[1])["w"].item() == 4
 
 
 def test_of_equal_scores_the_later_is_better(tmp_path: Path) -> None:
-    store, progress = TopCheckpoints(tmp_path, keep=1), LoopState()
-    offer(store, progress, 1, 0.5)
-    offer(store, progress, 2, 0.5)
-    assert store.read(progress.candidates[0])["w"].item() == 2
+    store = TopCheckpoints(tmp_path, keep=1, is_writer=True)
+    offer(store, 1, 0.5)
+    offer(store, 2, 0.5)
+    assert store.read(store.ranked[0])["w"].item() == 2
+
+
+def test_a_validation_made_anew_takes_the_place_of_itself(tmp_path: Path) -> None:
+    """As after a kill between a validation and the next state."""
+    store = TopCheckpoints(tmp_path, keep=2, ranked=[TopCheckpoint(0.5, 0, 1, 1.0)], is_writer=True)
+    assert offer(store, 1, 0.5)
+    assert [kept.step for kept in store.ranked] == [1]
 
 
 def test_pruning_spares_what_a_saved_state_could_still_ship(tmp_path: Path) -> None:
-    store, progress = TopCheckpoints(tmp_path / "candidates", keep=1), LoopState()
-    offer(store, progress, 1, 0.5)
-    write_state(tmp_path / "states", snapshot(progress, {"w": torch.zeros(1)}), keep=2)
-    offer(store, progress, 2, 0.6)
-    offer(store, progress, 3, 0.7)
-    store.prune(tmp_path / "states", progress)
-    assert sorted(p.name[7:15] for p in store.folder.iterdir()) == ["00000001", "00000003"]
+    folder, states = tmp_path / "top_checkpoints", tmp_path / "states"
+    store = TopCheckpoints(folder, keep=1, is_writer=True)
+    offer(store, 1, 0.5)
+    write_state(states, snapshot(LoopState(step=1), store.ranked, {"w": torch.zeros(1)}), keep=2)
+    offer(store, 2, 0.6)
+    offer(store, 3, 0.7)
+    store.prune(top_checkpoint_files(states))
+    assert names_in(folder) == ["000000-00000001.safetensors", "000000-00000003.safetensors"]
 
 
 def test_other_ranks_keep_the_same_books_and_write_nothing(tmp_path: Path) -> None:
-    mine, theirs = LoopState(step=1), LoopState(step=1)
-    TopCheckpoints(tmp_path / "a", keep=1).offer(PLAN, mine, 0.5, write={"w": torch.zeros(1)})
-    TopCheckpoints(tmp_path / "b", keep=1).offer(PLAN, theirs, 0.5, write=None)
-    assert mine == theirs
-    assert not (tmp_path / "b").exists()
+    mine = TopCheckpoints(tmp_path / "a", keep=1, is_writer=True)
+    theirs = TopCheckpoints(tmp_path / "a", keep=1, is_writer=False)
+    for store in (mine, theirs):
+        offer(store, 1, 0.5)
+    before = (tmp_path / "a" / "000000-00000001.safetensors").stat().st_mtime_ns
+    for step in (2, 3):
+        offer(theirs, step, 0.5 + step)
+    theirs.prune(())
+    assert names_in(tmp_path / "a") == ["000000-00000001.safetensors"]
+    assert (tmp_path / "a" / "000000-00000001.safetensors").stat().st_mtime_ns == before
+    assert [kept.step for kept in theirs.ranked] == [3]
+
+
+def test_what_cannot_be_read_any_more_is_left_out_with_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = TopCheckpoints(tmp_path, keep=3, is_writer=True)
+    for step, score in ((1, 0.5), (2, 0.7), (3, 0.6)):
+        offer(store, step, score)
+    path = tmp_path / "000000-00000002.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    (tmp_path / "000000-00000001.safetensors").unlink()
+    assert [kept.step for kept in store.readable()] == [3]
+    assert "000000-00000002.safetensors: damaged" in caplog.text and "cannot be shipped" in caplog.text
+
+
+@pytest.mark.parametrize("place", [{"phase": -1, "step": 0}, {"phase": 0, "step": 1 << 53}])
+def test_a_place_that_cannot_be_names_no_file(place: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="TopCheckpoint"):
+        TopCheckpoint(score=0.5, epoch=1.0, **place)

@@ -1,0 +1,95 @@
+"""What finished steps and validations add up to."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from steel.errors import InputError
+from train.engine.batch_plan import PhasePlan
+from train.engine.loop_state import OVERFLOW_PATIENCE, LoopState, Window
+from train.engine.metric_logger import train_record
+from train.engine.step_metrics import FinishedStep
+from train.presets import SMOKE
+
+PLAN = PhasePlan(1, replace(SMOKE.phases[0], epochs=1000), 16, 8, 30, range(4))
+
+
+def finished(step: int = 0, **changes: Any) -> FinishedStep:
+    usual = FinishedStep(PLAN, step, 1e-3, 0.75, 0.25, False, False, 0, False, [])
+    return replace(usual, **changes)
+
+
+NONFINITE = finished(skipped=True, segmentation=float("nan"))
+OVERFLOW = finished(skipped=True, is_overflow=True)
+
+
+def test_a_record_is_the_mean_over_the_steps_of_its_window() -> None:
+    state = LoopState(nonfinite_steps=5, scaler_overflows=6, bad_samples=1)
+    for step, loss in enumerate((1.0, 2.0, 3.0, 6.0)):
+        assert not state.count_step(finished(step, segmentation=loss, bad_samples=1))
+    assert train_record(state, finished(3, lr=0.5), 40.0) == {
+        "kind": "train",
+        "phase": 1,
+        "step": 4,
+        "global_step": 34,
+        "epoch": 2.0,  # 4 steps of 8 of 16 samples
+        "loss": 3.25,
+        "loss_segmentation": 3.0,
+        "loss_classification": 0.25,
+        "lr": 0.5,
+        "images_per_second": 40.0,
+        "nonfinite_steps": 5,
+        "scaler_overflows": 6,
+        "bad_samples": 5,
+    }
+
+
+def test_a_window_of_skipped_steps_alone_has_no_loss() -> None:
+    state = LoopState()
+    state.count_step(NONFINITE)
+    record = train_record(state, NONFINITE, None)
+    assert [record[name] for name in ("loss", "loss_segmentation", "loss_classification")] == [None] * 3
+
+
+def test_skipped_steps_count_apart_from_the_loss() -> None:
+    state = LoopState()
+    assert [state.count_step(done) for done in (finished(), NONFINITE, NONFINITE)] == [False, True, True]
+    assert (state.nonfinite_steps, state.nonfinite_streak) == (2, 2)
+    state.count_step(finished())
+    assert (state.nonfinite_steps, state.nonfinite_streak) == (2, 0)
+    assert state.window == Window(2, 1.5, 0.5)
+
+
+def test_overflows_count_apart_and_do_not_end_a_streak() -> None:
+    state = LoopState()
+    assert [state.count_step(done) for done in (NONFINITE, OVERFLOW, NONFINITE)] == [True, False, True]
+    assert (state.scaler_overflows, state.nonfinite_steps, state.nonfinite_streak) == (1, 2, 2)
+
+
+def test_endless_overflows_are_not_endured() -> None:
+    state = LoopState()
+    for _ in range(OVERFLOW_PATIENCE + 3):
+        state.count_step(OVERFLOW)
+    assert (state.scaler_overflows, state.nonfinite_streak) == (OVERFLOW_PATIENCE, 3)
+    state.count_step(finished())
+    assert (state.overflow_streak, state.nonfinite_streak) == (0, 0)
+
+
+def test_only_a_better_score_keeps_a_phase_fresh() -> None:
+    state = LoopState(validation_due=True)
+    found = [(state.count_validation(score), state.phase_best, state.stale) for score in (-0.5, -0.5, -0.75, 0.25)]
+    assert found == [(True, -0.5, 0), (False, -0.5, 1), (False, -0.5, 2), (True, 0.25, 0)]
+    assert not state.validation_due
+
+
+def test_a_phase_begins_without_what_the_one_before_it_left() -> None:
+    state = LoopState(0, 9, phase_best=0.5, stale=2, nonfinite_steps=3, window=Window(1, 1.0, 1.0))
+    state.start_phase(1)
+    assert state == LoopState(1, 0, nonfinite_steps=3)
+
+
+@pytest.mark.parametrize("changes", [{"step": -1}, {"bad_samples": 1 << 53}])
+def test_counts_that_cannot_be_are_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=f"LoopState.{next(iter(changes))} is "):
+        LoopState(**changes)  # type: ignore[arg-type]

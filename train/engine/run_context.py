@@ -1,0 +1,23 @@
+"""What never changes during a run."""
+
+from dataclasses import dataclass
+
+from steel.config import Config
+from steel.distributed.runtime import Runtime
+from steel.shards.reader import ShardReader
+from train.engine.batch_plan import PhasePlan
+from train.engine.data import FoldRows
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The surroundings of a run; whoever needs to know where it stands is given a `LoopState` besides."""
+
+    runtime: Runtime
+    config: Config
+    reader: ShardReader
+    """Of the shards."""
+    rows: FoldRows
+    """Which of its rows are trained on, validated on and left for the test."""
+    plans: tuple[PhasePlan, ...]
+    """One for each phase, in order."""
