@@ -129,8 +129,6 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
 
 def _run_predict(arguments: argparse.Namespace) -> None:
     _require_torch()
-    from tqdm import tqdm
-
     from steel import storage
     from steel.inference.prediction import predict_folder
     from steel.inference.predictor import Predictor
@@ -146,12 +144,7 @@ def _run_predict(arguments: argparse.Namespace) -> None:
         precision=arguments.precision,
         pixels_per_pass=arguments.pixels_per_pass,
     )
-    with tqdm(desc="predict", unit="image", disable=None) as bar:
-
-        def on_image(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _image_bar("predict") as on_image:
         begun = time.perf_counter()
         summary = predict_folder(
             predictor,

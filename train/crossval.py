@@ -73,7 +73,7 @@ def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: 
             return
         runtime.accelerator.free_memory()
     if only is None:
-        runtime.on_main(lambda: join_members(arguments, folds))
+        runtime.on_main(lambda: join_members(arguments, folds, test))
 
 
 def member_folder(out: str, fold: int) -> Path:
@@ -81,8 +81,13 @@ def member_folder(out: str, fold: int) -> Path:
     return Path(out) / f"fold-{fold}"
 
 
-def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
+def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[int]) -> None:
     """Score the members out of fold, tune on all of it, and pack them into one checkpoint.
+
+    Args:
+        arguments: of the cross-validation.
+        folds: one for each member, which it was validated on.
+        test: folds that no member has seen.
 
     Raises:
         InputError: a member is missing or unfinished.
@@ -113,7 +118,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int]) -> None:
         joined,
         provenance=joined.provenance | {"gates": {gate: d.to_dict() for gate, d in found.by_gate.items()}},
         decision=found.decision,
-        folds={"train": list(folds), "tuning": list(folds), "test": list(arguments.config.folds.test)},
+        folds={"train": list(folds), "tuning": list(folds), "test": list(test)},
     )
     save_checkpoint(out / "model.safetensors", packed)
     lines = [

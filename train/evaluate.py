@@ -5,6 +5,7 @@ with --tune-thresholds also model.safetensors, decided anew on those folds.
 """
 
 import argparse
+import functools
 import logging
 import sys
 import time
@@ -74,17 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
     checkpoint = load_checkpoint(arguments.checkpoint)
     reader = ShardReader(arguments.data, cache_dir=arguments.cache_dir)
-    if checkpoint.class_names != reader.manifest.class_names:
-        raise InputError(
-            f"--checkpoint {arguments.checkpoint}: its classes are {', '.join(checkpoint.class_names)}, those of the "
-            f"shards {', '.join(reader.manifest.class_names)}; evaluate on data with the same classes"
-        )
-    if checkpoint.network.in_channels != reader.manifest.channels:
-        kinds = {1: "gray", 3: "colour"}
-        raise InputError(
-            f"--checkpoint {arguments.checkpoint}: it takes {kinds[checkpoint.network.in_channels]} images, the shards "
-            f"hold {kinds[reader.manifest.channels]} ones; evaluate on images of the kind it was trained on"
-        )
+    _check_same_task(arguments.checkpoint, checkpoint, reader)
     folds = parse_folds(arguments.folds, reader)
     rows = rows_in(reader, folds, "--folds")
     role = role_of(folds, reader.manifest.digest, checkpoint.folds, checkpoint.provenance)
@@ -92,44 +83,21 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
         logger.warning("WARNING: the checkpoint has seen folds %s (%s): these scores flatter it", folds, role)
     runtime.on_main(lambda: storage.make_folder(arguments.out))
 
-    stored = checkpoint.decision or default_decision(len(checkpoint.class_names))
-    tta = stored.tta if arguments.tta is None else parse_tta(arguments.tta)
+    decision = checkpoint.decision or default_decision(len(checkpoint.class_names))
     predictor = Predictor.from_checkpoint(
         arguments.checkpoint,
         device=runtime.device,
-        tta=tta,
+        tta=decision.tta if arguments.tta is None else parse_tta(arguments.tta),
         pixels_per_pass=arguments.pixels_per_pass,
         precision=arguments.precision,
     )
-
-    def collect(decision: Decision | None, label: str) -> EvaluationStatistics:
-        return collect_statistics(
-            predictor,
-            reader,
-            rows,
-            runtime,
-            decision=decision,
-            workers=arguments.workers,
-            progress=label,
-        )
-
-    decision, found = stored, None
+    collect = functools.partial(collect_statistics, predictor, reader, rows, runtime, workers=arguments.workers)
+    found = None
     if arguments.tune_thresholds:
-        areas = reader.index.areas[training_rows(checkpoint, reader, rows)]
-        first_pass = collect(None, "tuning")
-        found = runtime.on_main(
-            lambda: tune_thresholds(
-                first_pass,
-                training_areas=areas,
-                groups=reader.index.group[first_pass.rows],
-                tta=tta,
-                class_names=reader.manifest.class_names,
-            )
-        )
+        found = _tune(checkpoint, reader, collect(decision=None, progress="tuning"), predictor.tta, runtime)
         decision, role = found.decision, role if role == "train" else "tuning"
-        checkpoint = retuned(checkpoint, found, folds, reader.manifest.digest)
     begun = time.perf_counter()
-    statistics = collect(decision, "evaluating")
+    statistics = collect(decision=decision, progress="evaluating")
     images_per_second = len(rows) / (time.perf_counter() - begun)
     if not runtime.is_main:
         return
@@ -139,25 +107,67 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
         decision,
         folds=folds,
         role=role,
-        tta=tta,
+        tta=predictor.tta,
         cross_fitted=None if found is None else found.cross_fitted,
         class_names=reader.manifest.class_names,
     )
     write_metrics(arguments.out / "metrics.json", metrics)
     logger.info("%s", metrics["verdict"]["sentence"])
     if found is not None:
+        checkpoint = retuned(checkpoint, found, folds, reader.manifest.digest)
         save_checkpoint(arguments.out / "model.safetensors", checkpoint)
         logger.info("%s", "\n".join(found.explanation))
     examples = choose_examples(reader, rows, NUM_EXAMPLES)
     save_contact_sheet(arguments.out / "contact_sheet.png", *draw_examples(predictor, decision, reader, examples))
     logger.info("%s", format_table(metrics))
-    gates = {gate: Decision.from_dict(d) for gate, d in checkpoint.provenance.get("gates", {}).items()}
+    _compare_gates(checkpoint, statistics, arguments.out)
+    views = 1 + len(predictor.tta)
+    logger.info("%d images, %.1f images/s, %d views an image", len(rows), images_per_second, views)
+    logger.info("wrote %s", arguments.out)
+
+
+def _check_same_task(path: str, checkpoint: Checkpoint, reader: ShardReader) -> None:
+    """Raises InputError unless the checkpoint at `path` is for the classes and channels of the shards."""
+    if checkpoint.class_names != reader.manifest.class_names:
+        raise InputError(
+            f"--checkpoint {path}: its classes are {', '.join(checkpoint.class_names)}, those of the "
+            f"shards {', '.join(reader.manifest.class_names)}; evaluate on data with the same classes"
+        )
+    if checkpoint.network.in_channels != reader.manifest.channels:
+        kinds = {1: "gray", 3: "colour"}
+        raise InputError(
+            f"--checkpoint {path}: it takes {kinds[checkpoint.network.in_channels]} images, the shards "
+            f"hold {kinds[reader.manifest.channels]} ones; evaluate on images of the kind it was trained on"
+        )
+
+
+def _tune(
+    checkpoint: Checkpoint,
+    reader: ShardReader,
+    statistics: EvaluationStatistics,
+    tta: tuple[str, ...],
+    runtime: Runtime,
+) -> Tuning:
+    """Another decision for the checkpoint, found on `statistics`; the same on every rank."""
+    areas = reader.index.areas[training_rows(checkpoint, reader, statistics.rows)]
+    return runtime.on_main(
+        lambda: tune_thresholds(
+            statistics,
+            training_areas=areas,
+            groups=reader.index.group[statistics.rows],
+            tta=tta,
+            class_names=reader.manifest.class_names,
+        )
+    )
+
+
+def _compare_gates(checkpoint: Checkpoint, statistics: EvaluationStatistics, out: Path) -> None:
+    """Say how the best decision of every gate scores, where the checkpoint knows them."""
+    gates = {gate: Decision.from_dict(values) for gate, values in checkpoint.provenance.get("gates", {}).items()}
     if gates:
         results = gate_table(gates, statistics)
-        storage.write_text(arguments.out / "gates.md", format_gates(results, markdown=True) + "\n")
+        storage.write_text(out / "gates.md", format_gates(results, markdown=True) + "\n")
         logger.info("\nthe classic pipelines as gates of this one model\n%s", format_gates(results))
-    logger.info("%d images, %.1f images/s, %d views an image", len(rows), images_per_second, 1 + len(tta))
-    logger.info("wrote %s", arguments.out)
 
 
 def parse_folds(text: str, reader: ShardReader) -> list[int]:

@@ -1,7 +1,7 @@
 """Runs a predictor over rows of the shards on all ranks and gathers what evaluation needs."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from steel.decision import Decision
 from steel.distributed.runtime import Runtime
 from steel.images.geometry import restore_size
 from steel.inference.predictor import Predictor
-from steel.loading.eval_loader import eval_batches
+from steel.loading.eval_loader import EvalBatch, eval_batches
 from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, image_statistics
 from steel.shards.reader import ShardReader
 
@@ -55,38 +55,53 @@ def collect_statistics(
     Returns:
         The statistics of all rows, on every rank.
     """
-    bar = tqdm(total=len(rows), desc=progress, unit="img", disable=progress is None or not runtime.is_main, leave=False)
+    batches = eval_batches(
+        reader,
+        rows,
+        pixels_per_pass=predictor.pixels_per_pass,
+        stride=predictor.stride,
+        rank=runtime.rank,
+        world=runtime.world,
+        workers=workers,
+    )
+    is_silent = progress is None or not runtime.is_main
+    with tqdm(total=len(rows), desc=progress, unit="img", disable=is_silent, leave=False) as bar:
 
-    begun: deque[_Truth] = deque()
+        def advance(num: int) -> None:
+            """As if all ranks were equally fast."""
+            bar.update(min(num * runtime.world, len(rows) - bar.n))
 
-    def batches() -> Iterator[Tensor]:
-        for batch in eval_batches(
-            reader,
-            rows,
-            pixels_per_pass=predictor.pixels_per_pass,
-            stride=predictor.stride,
-            rank=runtime.rank,
-            world=runtime.world,
-            workers=workers,
-        ):
-            # Copies, so that the loader has its buffer back while this batch is under way.
-            begun.append(_Truth(batch.rows.tolist(), batch.sizes.tolist(), [b.copy() for b in batch.bitmasks]))
-            yield batch.images
-
-    def images() -> Iterator[ImageStatistics]:
-        for probs in predictor.stream_probabilities(batches()):
-            truth = begun.popleft()
-            for i, (row, (height, width), bitmask) in enumerate(zip(*truth, strict=True)):
-                yield image_statistics(
-                    row,
-                    restore_size(probs.mask_probs[i, :, :height, :width], *bitmask.shape),
-                    probs.label_probs[i],
-                    bitmask,
-                    ignore_bit=reader.manifest.ignore_bit,
-                    decision=decision,
-                )
-            bar.update(min(len(truth.rows) * runtime.world, len(rows) - bar.n))
-
-    with bar:
-        mine = EvaluationStatistics.from_images(images(), reader.manifest.num_classes, decision)
+        images = _image_statistics(predictor, batches, decision, reader.manifest.ignore_bit, advance)
+        mine = EvaluationStatistics.from_images(images, reader.manifest.num_classes, decision)
     return EvaluationStatistics.concat(runtime.all_gather(mine))
+
+
+def _image_statistics(
+    predictor: Predictor,
+    batches: Iterator[EvalBatch],
+    decision: Decision | None,
+    ignore_bit: int | None,
+    advance: Callable[[int], None],
+) -> Iterator[ImageStatistics]:
+    """Those of the images of `batches`; `advance` is told how many of them are done."""
+    begun: deque[_Truth] = deque()  # of the batches that are with the predictor, in order
+    for probs in predictor.stream_probabilities(_images_of(batches, begun)):
+        truth = begun.popleft()
+        for i, (row, (height, width), bitmask) in enumerate(zip(*truth, strict=True)):
+            yield image_statistics(
+                row,
+                restore_size(probs.mask_probs[i, :, :height, :width], *bitmask.shape),
+                probs.label_probs[i],
+                bitmask,
+                ignore_bit=ignore_bit,
+                decision=decision,
+            )
+        advance(len(truth.rows))
+
+
+def _images_of(batches: Iterator[EvalBatch], begun: deque[_Truth]) -> Iterator[Tensor]:
+    """The images of each batch; what else is known of them is put into `begun`."""
+    for batch in batches:
+        # Copies, so that the loader has its buffer back while this batch is under way.
+        begun.append(_Truth(batch.rows.tolist(), batch.sizes.tolist(), [b.copy() for b in batch.bitmasks]))
+        yield batch.images

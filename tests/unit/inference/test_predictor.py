@@ -314,7 +314,7 @@ def test_mistakes(checkpoint, tmp_path):
         Predictor.from_checkpoint(checkpoint, device="cpu", pixels_per_pass=0)
     with pytest.raises(InputError, match="tta: rot90"):
         Predictor.from_checkpoint(checkpoint, device="cpu", tta=("rot90",))
-    one_class = Decision(classes=(ClassDecision(),)).to_dict()
+    one_class = Decision(classes=(ClassDecision(),))
     with pytest.raises(InputError, match="decision for 1 classes"):
         Predictor.from_checkpoint(dataclasses.replace(checkpoint, decision=one_class), device="cpu")
     network = dataclasses.replace(checkpoint.network, decoder_channels=(8, 4))

@@ -1,0 +1,69 @@
+"""A cross-validation in pieces, as a job array runs it: members one by one, then what is missing and the join."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from steel.checkpoint import load_checkpoint
+from steel.errors import InputError
+from tests.numerics.quick import quicken
+from tests.shard_folder import defect_mask, make_shards, steel_image
+from train.crossval import main
+
+OPTIONS = (
+    "--preset smoke --phases.0.epochs 0.1 --phases.1.epochs 0.1 --phases.0.lr 1e-9 --phases.1.lr 1e-9 "
+    "--phases.0.batch-size 2 --phases.1.batch-size 2 --optim.ema-decay 0 --tracking.tracker none --runtime.workers 0 "
+    "--runtime.precision no --validation.tta --validation.every-epochs 100"
+).split()
+"""Members that learn nothing: their heads stay at the frequencies of the classes, far below one half."""
+MASKS = [defect_mask(n // 3, 32, 64, 2) for n in range(18)]
+"""Image n is of fold n % 3."""
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    images = [steel_image(n, 32, 64) for n in range(18)]
+    return make_shards(tmp_path_factory.mktemp("shards") / "shards", images, MASKS, num_classes=2, folds=3)
+
+
+def attempt_of(folder: Path) -> int:
+    return json.loads((folder / "status.json").read_text())["attempt"]
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_members_one_by_one_and_joined(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    quicken(monkeypatch)
+    line = [*OPTIONS, "--data", str(shards), "--out", str(tmp_path)]
+    with pytest.raises(InputError, match=r"--fold 3: not a fold to train a member for; there are 0, 1, 2"):
+        main([*line, "--fold", "3"])
+    assert main([*line, "--fold", "2"]) == 0
+    assert not (tmp_path / "fold-0").exists() and not (tmp_path / "model.safetensors").exists()
+    with pytest.raises(InputError, match=r"the member of fold 0 is not finished; run it again with --fold 0"):
+        main([*line, "--join"])
+    assert main(line) == 0
+    assert [attempt_of(tmp_path / f"fold-{fold}") for fold in range(3)] == [1, 1, 1]  # none was trained twice
+
+    for fold in range(3):  # each has judged its own fold alone, and has seen none of it
+        with np.load(tmp_path / f"fold-{fold}" / "validation_statistics.npz") as statistics:
+            assert statistics["rows"].tolist() == list(range(fold, 18, 3))
+        member = load_checkpoint(tmp_path / f"fold-{fold}" / "model.safetensors")
+        assert member.folds == {"train": [f for f in range(3) if f != fold], "tuning": [fold], "test": []}
+
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    clean_pairs = sum(not (mask >> k & 1).any() for mask in MASKS for k in range(2))
+    assert metrics["images"] == 18 and metrics["role"] == "test"
+    assert metrics["mean_dice"] == pytest.approx(clean_pairs / 36)  # nothing is answered: 1 where there is nothing
+
+    joined = load_checkpoint(tmp_path / "model.safetensors")
+    assert joined.members == 3 and joined.decision is not None
+    assert joined.folds == {"train": [0, 1, 2], "tuning": [0, 1, 2], "test": []}
+    for fold in range(3):
+        member = load_checkpoint(tmp_path / f"fold-{fold}" / "model.safetensors")
+        assert all(tensor.equal(member.tensors[name][0]) for name, tensor in joined.member_state(fold).items())
+    report = (tmp_path / "report.txt").read_text()
+    assert "3 members; out-of-fold scores, each fold judged by thresholds found on the others:" in report
+    assert "the shipped decision, found on all folds:" in report

@@ -1,0 +1,73 @@
+"""What a run says of itself at its end, and how a phase that gets no better ends before its time."""
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from steel.checkpoint import load_checkpoint
+from steel.shards.reader import ShardReader
+from tests.numerics.quick import quicken
+from train.fit import main
+
+OPTIONS = (
+    "--preset smoke --phases.0.lr 1e-9 --phases.1.lr 1e-9 --tracking.tracker none --tracking.log-every 1 "
+    "--runtime.workers 0 --runtime.precision no --validation.tta --optim.ema-decay 0"
+).split()
+"""It learns nothing, so that every validation scores the same. 9 training images, in steps of 8."""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, fresh_accelerate: None) -> None:
+    torch.set_num_threads(1)
+    quicken(monkeypatch)
+
+
+def steps_of(out: Path, kind: str) -> list[tuple[int, int]]:
+    """(phase, step) of the history's records of a kind."""
+    records = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    return [(record["phase"], record["step"]) for record in records if record["kind"] == kind]
+
+
+def test_a_phase_without_progress_ends_early(tiny_shards: Path, tmp_path: Path) -> None:
+    """5 epochs are 6 steps; epochs end within steps 2, 3 and 4, and two more validations bring nothing."""
+    options = ["--phases.0.epochs", "5", "--phases.1.epochs", "0.1", "--validation.patience", "2"]
+    assert main([*OPTIONS, *options, "--data", str(tiny_shards), "--out", str(tmp_path)]) == 0
+    assert steps_of(tmp_path, "train") == [(0, 1), (0, 2), (0, 3), (0, 4), (1, 1)]
+    assert steps_of(tmp_path, "validation") == [(0, 2), (0, 3), (0, 4), (1, 1)]
+    (line,) = [line for line in (tmp_path / "report.txt").read_text().splitlines() if "stopped early" in line]
+    assert line.startswith(
+        "phase crops stopped early after 3.6 of 5 epochs: 2 validations in a row brought no better score than 0."
+    )
+
+
+def test_the_report(tiny_data: Path, tiny_shards: Path, tmp_path: Path) -> None:
+    options = ["--phases.0.epochs", "2", "--phases.1.epochs", "0.1", "--optim.average-top-k", "2"]
+    assert main([*OPTIONS, *options, "--data", str(tiny_shards), "--out", str(tmp_path)]) == 0
+    lines = (tmp_path / "report.txt").read_text().splitlines()
+    assert lines[0] == json.loads((tmp_path / "validation.json").read_text())["verdict"]["sentence"]
+
+    index = ShardReader(str(tiny_shards)).index
+    training = {Path(index.image_id(row)).name for row in index.rows([2])}
+    images_of: dict[str, set[str]] = defaultdict(set)
+    with (tiny_data / "train.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["EncodedPixels"] and row["ImageId"] in training:
+                images_of[row["ClassId"]].add(row["ImageId"])
+    clean = len(training - set().union(*images_of.values()))
+    classes = ", ".join(f"class {k} in {len(images_of[str(k)])}" for k in range(1, 5))
+    assert lines[1].startswith(f"trained on 9 images: {clean} clean, {classes}")
+    assert lines[2].startswith("phase crops: every image once an epoch; ") and lines[3].startswith("phase full: ")
+    assert lines[4] == "no phase stopped early"
+
+    scores = load_checkpoint(tmp_path / "model.safetensors").provenance["candidates"]
+    best = max(scores.values())
+    # Validated after steps 2 and 3 of the first phase and the only one of the second, which are the weights at the end.
+    assert list(scores) == ["weights at the end", "average of the 2 best epochs"]
+    (shipped,) = [line for line in lines if line.startswith("shipped: ")]
+    assert shipped.startswith(f"shipped: weights at the end, cross-fitted mean Dice {best:.4f} on the validation folds")
+    names = {path.name for path in (tmp_path / "top_checkpoints").iterdir()}
+    assert names >= {"000001-00000001.safetensors", "000000-00000003.safetensors"}  # of equal ones, the latest
