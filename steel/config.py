@@ -208,7 +208,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """How candidates are judged during training and how the shipped decision is found."""
+    """How weights are validated during training, and how the shipped decision is found."""
 
     every_epochs: float = 1.0
     patience: int = 0

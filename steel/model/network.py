@@ -200,9 +200,10 @@ def set_encoder_trainable(model: UnifiedModel, trainable: bool) -> None:
     optimizer skips parameters without a gradient, state, step count and weight decay included. Cheap and idempotent, so
     a loop may call it at each step with a pure function of the step, which is what makes resuming exact.
     """
-    if model.encoder_frozen == trainable:
-        model.encoder_frozen = not trainable
-        model.encoder.train(model.training and trainable)
+    is_frozen = not trainable
+    if model.encoder_frozen != is_frozen:
+        model.encoder_frozen = is_frozen
+        model.encoder.train(model.training and not is_frozen)
 
 
 def drop_encoder_gradients(model: UnifiedModel) -> None:

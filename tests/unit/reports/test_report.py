@@ -9,9 +9,16 @@ import pytest
 
 from steel.decision import GATES, ClassDecision, Decision, default_decision
 from steel.errors import InputError
+from steel.metrics import bootstrap
 from steel.metrics.scores import decide, score
 from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, image_statistics
-from steel.reports.evaluation import build_metrics, build_nested_metrics, format_table, write_metrics
+from steel.reports.evaluation import (
+    build_metrics,
+    build_nested_metrics,
+    build_validation_scores,
+    format_table,
+    write_metrics,
+)
 from steel.reports.gates import format_gates, gate_table
 from steel.reports.tables import format_columns
 from steel.thresholds.nested import nested_outcome
@@ -85,6 +92,24 @@ def test_the_verdict_is_on_what_is_cross_fitted_where_the_decision_was_found_on_
     assert f", cross-fitted {tuned['mean_dice_all_empty']:.4f}, all-empty floor" in format_table(tuned)
     seen = build_metrics(statistics, default_decision(2), role="train", cross_fitted=nothing, **where)
     assert seen["verdict"]["basis"] == "cross-fitted, but trained on"
+
+
+def test_a_validation_in_training_has_a_few_of_the_metrics_and_resamples_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    statistics, decision = make_statistics(), Decision((ClassDecision(100), ClassDecision(140)), "class", 128)
+    other = decide(statistics, default_decision(2))
+    metrics = build_metrics(statistics, decision, folds=[0], role="tuning", class_names=NAMES, cross_fitted=other)
+    resample, resampled = bootstrap._weights, []
+    monkeypatch.setattr(bootstrap, "_weights", lambda *arguments: resampled.append(arguments) or resample(*arguments))
+    scores = build_validation_scores(statistics, decision, other, class_names=NAMES)
+    assert len(resampled) == 1  # for the warning; nobody reads an interval there
+    overall = ("mean_dice", "mean_dice_all_empty", "mean_dice_positive", "miou", "cross_entropy")
+    named = (*overall, "dice_positive_per_class")
+    assert {name: scores.pop(name) for name in named} == {name: metrics[name] for name in named}
+    assert scores == {
+        "mean_dice_cross_fitted": score(other).mean_dice,
+        "warning": metrics["verdict"]["warning"],
+        "f1": {name: metrics["classification"][name]["f1"] for name in ("any", *NAMES)},
+    }
 
 
 def test_classification_is_the_head_at_the_thresholds_of_the_decision() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,3 +132,27 @@ def test_a_folder_on_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("train.engine.run_folder.write_bytes", full)
     with pytest.raises(InputError, match="No space left"):
         RunFolder(tmp_path).open(SMOKE, "data", "auto")
+
+
+class AnotherRank:
+    """One that hears what rank 0 has found."""
+
+    def __init__(self, found: bool) -> None:
+        self.found = found
+
+    def on_main(self, task: Callable[[], bool]) -> bool:
+        return self.found
+
+
+def test_every_rank_may_record_its_failure_once_the_folder_is_claimed(tmp_path: Path) -> None:
+    RunFolder(tmp_path).open(SMOKE, "data", "auto")
+    before = (tmp_path / "status.json").read_bytes()
+    folder = RunFolder(tmp_path)
+    folder.record_failure("of another run, or of none")
+    assert not folder.claim(AnotherRank(False), SMOKE, "data", "auto")  # type: ignore[arg-type]
+    folder.record_failure("of a run that has finished")
+    assert (tmp_path / "status.json").read_bytes() == before
+    assert folder.claim(AnotherRank(True), SMOKE, "data", "auto")  # type: ignore[arg-type]
+    folder.record_failure("rank 1: out of memory")
+    status = folder.status()
+    assert status is not None and (status["state"], status["reason"]) == ("failed", "rank 1: out of memory")
