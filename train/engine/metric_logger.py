@@ -43,19 +43,19 @@ class NullMetricLogger:
     """That of the ranks other than 0: it does nothing."""
 
     def log(self, record: dict[str, Any]) -> None:
-        pass
+        """Nothing."""
 
     def log_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
-        pass
+        """Nothing."""
 
     def log_checkpoint(self, path: Path) -> None:
-        pass
+        """Nothing."""
 
     def wait_until_open(self) -> None:
-        pass
+        """Nothing."""
 
     def finish(self, status: Status) -> None:
-        pass
+        """Nothing."""
 
 
 class MainMetricLogger:
@@ -69,6 +69,7 @@ class MainMetricLogger:
         self._finished = False
 
     def log(self, record: dict[str, Any]) -> None:
+        """Keep a record in the history, the tracker and the log; draw the curves after a validation."""
         self._history.append(record)
         self._tracker.log({k: v for k, v in record.items() if v is not None}, record["global_step"])
         logger.info("%s", self._line(record))
@@ -98,15 +99,19 @@ class MainMetricLogger:
         return f"{where}  loss {loss}  lr {record['lr']:.2e}{speed}"
 
     def log_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
+        """Show pictures of the validation in the tracker."""
         self._tracker.log_images("validation", images, captions, global_step)
 
     def log_checkpoint(self, path: Path) -> None:
+        """Hand the finished checkpoint to the tracker."""
         self._tracker.log_checkpoint(path)
 
     def wait_until_open(self) -> None:
+        """Wait for the tracker, a bounded time."""
         self._tracker.wait_until_open()
 
     def finish(self, status: Status) -> None:
+        """Draw the curves and close the tracker; later calls do nothing."""
         if not self._finished:
             self._finished = True
             self._draw()
