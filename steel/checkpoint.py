@@ -24,13 +24,14 @@ from steel.checkpoint_header import (
     METADATA_KEY,
     digest_content,
     header_length,
+    network_to_dict,
     parse_header,
 )
 from steel.config import NetworkConfig
 from steel.decision import Decision
 from steel.errors import InputError
 from steel.images.pixel_format import EIGHT_BITS, Depth
-from steel.plain import from_dict, to_dict
+from steel.plain import from_dict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +84,7 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
     # Copies: safetensors takes neither channels-last tensors nor two names for one memory.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
     content = {
-        "network": to_dict(checkpoint.network),
+        "network": network_to_dict(checkpoint.network),
         "class_names": list(checkpoint.class_names),
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),

@@ -44,6 +44,16 @@ class _Member:
     provenance: dict[str, Any]
 
 
+_NO_FURTHER_HEADS: dict[str, Any] = {"heads": []}
+"""What a network that says nothing of further heads has."""
+
+
+def network_to_dict(network: NetworkConfig) -> dict[str, Any]:
+    """A network as the content holds it: without a word of further heads where it has none."""
+    values = to_dict(network)
+    return {name: value for name, value in values.items() if _NO_FURTHER_HEADS.get(name) != value}
+
+
 _CONTENT = {
     "network": NetworkConfig,
     "class_names": tuple[str, ...],
@@ -103,6 +113,8 @@ def parse_header(path: str | os.PathLike[str], head: bytes, rest: bytes, size: i
     if digest_content(content) != header.sha256:
         raise InputError(f"{path}: its header does not match its checksum; copy or make it again")
     content = {"depth": to_dict(EIGHT_BITS), **content}  # files from before there was a choice name none
+    if isinstance(content.get("network"), dict):
+        content["network"] = _NO_FURTHER_HEADS | content["network"]
     try:
         _check_content(content)
     except InputError as error:

@@ -5,11 +5,11 @@ Every field can be overridden on the command line (`--optim.weight-decay 0.05`, 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from steel.errors import InputError
-from steel.plain import to_dict
+from steel.plain import INLINE, to_dict
 
 
 def _require(condition: bool, message: str) -> None:
@@ -32,6 +32,12 @@ class FoldsConfig:
         _require(not both, f"folds: fold {both} is both validation and test; take it out of one")
 
 
+def _check_heads(heads: tuple[str, ...]) -> None:
+    own = {"segmentation", "classification"}
+    _require(own.isdisjoint(heads), "model.heads: every network has the segmentation's and the classification's")
+    _require(len(set(heads)) == len(heads), f"model.heads: {', '.join(heads)} names one twice")
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """The network alone, as a checkpoint stores it: enough to build it again without any download."""
@@ -47,8 +53,11 @@ class NetworkConfig:
     """Widths of a U-Net decoder, deepest first; the architecture's own when None. Its length is the encoder depth."""
     dropout: float = 0.2
     """Before the linear layer of the classification head."""
+    heads: tuple[str, ...] = ()
+    """Those beside the segmentation's and the classification's, by their names in `steel.model.heads.HEADS`."""
 
     def __post_init__(self) -> None:
+        _check_heads(self.heads)
         _require(1 <= self.num_classes <= 16, f"network: {self.num_classes} classes; 1 to 16 are possible")
         _require(self.in_channels in (1, 3), f"model.in-channels: {self.in_channels} is neither 1 (gray) nor 3 (RGB)")
         widths = self.decoder_channels or (1,)
@@ -71,21 +80,24 @@ class ModelConfig:
     """0 follows the data: 1 for gray shards, 3 for colour."""
     pretrained: bool = True
     """Start the encoder from published weights; needs the network once. `--model.no-pretrained` trains from scratch."""
+    heads: tuple[str, ...] = ()
+    """Heads beside the segmentation's and the classification's, by name; an extension registers them."""
 
     def __post_init__(self) -> None:
+        _check_heads(self.heads)
         _require(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1)")
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """A mixture of losses, each reduced to one number per (image, class); weights of 0 leave a term out."""
+    """What a phase minimises: the weighted sum of loss terms, and what they need to know."""
 
-    bce: float = 0.75
-    dice: float = 0.25
-    focal: float = 0.0
-    tversky: float = 0.0
-    lovasz: float = 0.0
+    weights: Mapping[str, float] = field(
+        default_factory=lambda: {"bce": 0.75, "dice": 0.25, "classification": 0.02}, metadata=INLINE
+    )
+    """Of the terms in `steel.model.losses.LOSS_TERMS`, by name. A term with a weight of 0, or none, is left out."""
     focal_gamma: float = 2.0
+    """How much less the focal loss thinks of pixels that are nearly right; 0 makes it cross-entropy."""
     tversky_alpha: float = 0.3
     """Weight of false positives; false negatives weigh `1 - tversky_alpha`."""
     absent: float = 1.0
@@ -94,13 +106,12 @@ class LossConfig:
     answering nothing. 0 leaves absent classes to the pixel terms (BCE, focal) until it does."""
     class_weights: tuple[float, ...] | None = None
     """One weight a class for the segmentation terms; equal when None."""
-    classification: float = 0.02
-    """Weight of the classification head's cross-entropy over `any` and each class."""
 
     def __post_init__(self) -> None:
-        terms = (self.bce, self.dice, self.focal, self.tversky, self.lovasz)
-        _require(all(w >= 0 for w in (*terms, self.absent, self.classification)), "loss: weights are not negative")
-        _require(sum(terms) > 0, "loss: give at least one segmentation term a weight above 0")
+        _require(min((self.absent, *self.weights.values())) >= 0, "loss: weights are not negative")
+        settings = sorted(self.weights.keys() & {setting.name for setting in fields(self)})
+        _require(not settings, f"loss: {', '.join(settings)} is a setting, and no name for a term")
+        object.__setattr__(self, "weights", {name: float(weight) for name, weight in self.weights.items() if weight})
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,15 @@ import functools
 import json
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from steel.errors import InputError
 
 T = TypeVar("T")
+INLINE = {"inline": True}
+"""Metadata of a dataclass's field that is a mapping whose entries stand among the other fields, in JSON as among
+options."""
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -34,7 +38,11 @@ def to_dict(instance: Any) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            own = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            inline = inline_field(type(value))
+            return own if inline is None else own.pop(inline) | own
+        if isinstance(value, Mapping):
+            return {name: plain(item) for name, item in value.items()}
         return [plain(v) for v in value] if isinstance(value, tuple | list) else value
 
     return plain(instance)
@@ -80,7 +88,7 @@ def _build(kind: Any, value: Any, path: str) -> Any:
         return value
     if origin in (tuple, list):
         return _build_sequence(origin, arguments, value, path)
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise InputError(f"{path} must be an object, not {_shown(value)}")
         return {key: _build(arguments[1], item, f"{path}.{key}") for key, item in value.items()}
@@ -90,7 +98,10 @@ def _build(kind: Any, value: Any, path: str) -> Any:
 def _build_dataclass(kind: type, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         raise InputError(f"{path} must be an object, not {_shown(value)}")
-    kinds = _fields_of(kind)
+    kinds, inline = _fields_of(kind), inline_field(kind)
+    if inline is not None:
+        entries = {name: item for name, item in value.items() if name not in kinds}
+        value = {inline: entries} | {name: item for name, item in value.items() if name in kinds and name != inline}
     unknown = sorted(value.keys() - kinds.keys())
     if unknown:
         raise InputError(f"{path}: unknown field {', '.join(unknown[:5])}")
@@ -98,6 +109,12 @@ def _build_dataclass(kind: type, value: Any, path: str) -> Any:
     if missing:
         raise InputError(f"{path}: the field {missing[0]} is missing")
     return kind(**{name: _build(kinds[name], item, f"{path}.{name}") for name, item in value.items()})
+
+
+@functools.cache
+def inline_field(kind: type) -> str | None:
+    """The name of a dataclass's field with the metadata `INLINE`, if it has one."""
+    return next((field.name for field in dataclasses.fields(kind) if field.metadata.get("inline")), None)
 
 
 @functools.cache

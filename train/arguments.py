@@ -10,6 +10,7 @@ import tyro
 from steel.config import Config
 from steel.distributed.runtime import launcher_rank
 from steel.errors import InputError, SharedError
+from train.options import build_registry, check_names
 from train.presets import PRESETS, get_preset
 
 
@@ -70,10 +71,18 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
         for usage, meaning in (more or {}).items():
             parser.epilog = (parser.epilog or "") + f"{usage}: {meaning}. "
         parser.print_help()
-        tyro.cli(Config, default=preset, args=["--help"], prog=program)
+        tyro.cli(Config, default=preset, args=["--help"], prog=program, registry=build_registry())
     for name in ("data", "out"):
         if getattr(known, name) is None:
             raise InputError(f"--{name} is missing; usage: {parser.usage}")
-    config = tyro.cli(Config, default=preset, args=rest, prog=program, console_outputs=launcher_rank() == 0)
+    config = tyro.cli(
+        Config,
+        default=preset,
+        args=rest,
+        prog=program,
+        console_outputs=launcher_rank() == 0,
+        registry=build_registry(),
+    )
+    check_names(config)
     test_folds_given = any(part.partition("=")[0] == "--folds.test" for part in rest)
     return FitArguments(known.data, known.out, known.resume, known.init_from, config, test_folds_given)

@@ -199,6 +199,7 @@ def network_for(config: Config, manifest: Manifest) -> NetworkConfig:
         in_channels=config.model.in_channels or manifest.channels,
         decoder_channels=config.model.decoder_channels,
         dropout=config.model.dropout,
+        heads=config.model.heads,
     )
 
 

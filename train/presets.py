@@ -42,7 +42,7 @@ SEVERSTAL = Config(
             batch_size=64,
             micro_batch=8,
             lr=1e-3,
-            loss=LossConfig(bce=0.75, dice=0.25, absent=0.0),
+            loss=LossConfig({"bce": 0.75, "dice": 0.25, "classification": 0.02}, absent=0.0),
             sampling=SamplingConfig(defect_crop=0.5),
         ),
         PhaseConfig(
@@ -52,7 +52,7 @@ SEVERSTAL = Config(
             batch_size=64,
             micro_batch=8,
             lr=1e-4,
-            loss=LossConfig(bce=0.5, dice=0.0, lovasz=0.5, absent=0.0),
+            loss=LossConfig({"bce": 0.5, "lovasz": 0.5, "classification": 0.02}, absent=0.0),
             sampling=SamplingConfig(defect_crop=0.0),
         ),
     ),

@@ -20,7 +20,8 @@ from steel.loading.eval_loader import eval_batches
 from steel.loading.sampler import build_sampler
 from steel.loading.train_loader import train_batches, unpack_targets
 from steel.metrics.statistics import EvaluationStatistics, image_statistics
-from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
+from steel.model.heads import SEGMENTATION, Features
+from steel.model.losses import classification_loss, head_losses, labels_from_targets
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.optimizer import ExponentialAverage, build_optimizer, lr_at, set_lr
 from steel.model.passes import default_pixels_per_pass
@@ -126,7 +127,8 @@ class Network:
             if self.task.classes:
                 masks = self.model.segmentation_head(self.model.decoder(features))[..., :height, :width]
             if self.task.labels:
-                labels = self.model.classification_head(features[-1])
+                # The head reads the encoder alone; a classifier has no decoder.
+                labels = self.model.classification_head(Features(padded.shape[-2:], padded, features[-1]))
         return masks, labels
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -136,10 +138,11 @@ class Network:
         masks, labels = self(images)
         loss = torch.zeros((), device=self.device)
         if masks is not None:
-            loss = loss + segmentation_loss(masks, truth[:, list(self.task.classes)], valid, phase.loss).mean()
+            wanted = truth[:, list(self.task.classes)]
+            loss = loss + head_losses({SEGMENTATION: masks}, wanted, valid, phase.loss)[SEGMENTATION].mean()
         if labels is not None:
             wanted = labels_from_targets(truth, valid)[:, list(self.task.labels)]
-            weight = phase.loss.classification if masks is not None else 1.0
+            weight = phase.loss.weights.get("classification", 0.0) if masks is not None else 1.0
             loss = loss + weight * classification_loss(labels, wanted).mean()
         return loss
 

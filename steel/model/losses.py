@@ -1,5 +1,8 @@
 """Losses, each one number per (image, class) over the valid pixels, in float32 even under autocast.
 
+`LOSS_TERMS` has them by name, each with the head of the network whose output it judges. What a configuration weighs by
+those names is added up head by head (`head_losses`).
+
 Every segmentation loss takes `logits` (n, C, h, w) of any float type, `masks` (n, C, h, w) of 0 and 1, and `valid`
 (n, 1, h, w) of 0 and 1, and returns (n, C) float32, or float64 where the logits are. Pixels that are not valid
 contribute nothing: padding an image with them leaves its losses as they were, and without any valid pixel a loss is 0.
@@ -9,11 +12,16 @@ A class that is absent from an image is judged as the Kaggle metric judges it: a
 and whatever is predicted costs. What that means for each loss stands at the function.
 """
 
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from steel.config import LossConfig
+from steel.errors import InputError
+from steel.model.heads import CLASSIFICATION, SEGMENTATION
 
 SMOOTH = 1.0
 """Pixels added above and below in the overlap losses; an absent class gets its slope from it."""
@@ -88,30 +96,6 @@ def _jaccard_steps(sorted_true: Tensor) -> Tensor:
     return steps
 
 
-def segmentation_loss(mask_logits: Tensor, masks: Tensor, valid: Tensor, config: LossConfig) -> Tensor:
-    """The mixture that `config` asks for, times the class weights: (n, C) float32."""
-    pixels, overlaps = [], []
-    if config.bce:
-        pixels.append(config.bce * binary_cross_entropy(mask_logits, masks, valid))
-    if config.focal:
-        pixels.append(config.focal * focal(mask_logits, masks, valid, config.focal_gamma))
-    if config.dice:
-        overlaps.append(config.dice * soft_dice(mask_logits, masks, valid))
-    if config.tversky:
-        overlaps.append(config.tversky * tversky(mask_logits, masks, valid, config.tversky_alpha))
-    if config.lovasz:
-        overlaps.append(config.lovasz * lovasz_hinge(mask_logits, masks, valid))
-    if overlaps and config.absent != 1:
-        present = (masks * valid).flatten(2).amax(dim=-1)
-        overlaps = [overlap * (present + config.absent * (1 - present)) for overlap in overlaps]
-    loss = torch.stack([*pixels, *overlaps]).sum(dim=0)
-    if config.class_weights is None:
-        return loss
-    assert len(config.class_weights) == loss.shape[1], "one class weight a class"
-    # Column by column: a tensor of the weights would have to be moved to the device.
-    return torch.stack([weight * loss[:, k] for k, weight in enumerate(config.class_weights)], dim=1)
-
-
 def classification_loss(label_logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each label, (n, 1 + C) logits and 0/1 labels -> (n, 1 + C) float32."""
     return _pixel_cross_entropy(label_logits, labels)
@@ -121,6 +105,117 @@ def labels_from_targets(masks: Tensor, valid: Tensor) -> Tensor:
     """Which labels hold in what is left of an image after cropping: (n, 1 + C) float32, `any` first, then classes."""
     present = (masks * valid).flatten(2).amax(dim=-1).float()
     return torch.cat([present.amax(dim=1, keepdim=True), present], dim=1)
+
+
+LossFunction = Callable[[Tensor, Tensor, Tensor, LossConfig], Tensor]
+"""From a head's logits, masks (n, C, h, w), valid pixels (n, 1, h, w) and the configuration to (n, K) float32: one
+number per image and per class, label or whatever the head's output is of."""
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A term of the loss."""
+
+    meaning: str
+    """In a few words, for `--help`."""
+    function: LossFunction
+    head: str = SEGMENTATION
+    """Whose output it judges; a name of `steel.model.heads.HEADS`, or the segmentation's."""
+    is_overlap: bool = False
+    """Whether `LossConfig.absent` weighs it where a class is absent: (n, C) values, one per class."""
+
+
+def _classification(label_logits: Tensor, masks: Tensor, valid: Tensor, _: LossConfig) -> Tensor:
+    """Labels come from the masks as cropped and augmented, never from the whole image."""
+    losses = classification_loss(label_logits, labels_from_targets(masks, valid))
+    # An image without one valid pixel says nothing about its labels either.
+    return losses * valid.flatten(1).amax(1, keepdim=True)
+
+
+LOSS_TERMS: dict[str, LossTerm] = {
+    "bce": LossTerm(
+        "cross-entropy of each pixel and class",
+        lambda logits, masks, valid, _: binary_cross_entropy(logits, masks, valid),
+    ),
+    "focal": LossTerm(
+        "focal loss: cross-entropy that cares less for pixels that are nearly right",
+        lambda logits, masks, valid, config: focal(logits, masks, valid, config.focal_gamma),
+    ),
+    "dice": LossTerm(
+        "1 less the soft Dice of each class",
+        lambda logits, masks, valid, _: soft_dice(logits, masks, valid),
+        is_overlap=True,
+    ),
+    "tversky": LossTerm(
+        "Tversky loss: Dice that weighs false positives and negatives apart",
+        lambda logits, masks, valid, config: tversky(logits, masks, valid, config.tversky_alpha),
+        is_overlap=True,
+    ),
+    "lovasz": LossTerm(
+        "Lovász hinge: stands in for the Jaccard index",
+        lambda logits, masks, valid, _: lovasz_hinge(logits, masks, valid),
+        is_overlap=True,
+    ),
+    "classification": LossTerm("the head's cross-entropy over `any` and each class", _classification, CLASSIFICATION),
+}
+"""Every loss term by name, in the order in which they are added up. A weight for each is an option,
+`--phases.N.loss.NAME`."""
+
+
+def check_terms(config: LossConfig, heads: Collection[str], where: str) -> None:
+    """Raises InputError unless every weighted term exists and judges a head of the network, and one the masks.
+
+    Args:
+        config: the weights.
+        heads: of the network, the segmentation's included.
+        where: for the message, such as `phase crops`.
+    """
+    for name in config.weights:
+        if name not in LOSS_TERMS:
+            raise InputError(f"{where}: loss.{name} is unknown; there are {', '.join(LOSS_TERMS)}")
+        if LOSS_TERMS[name].head not in heads:
+            raise InputError(
+                f"{where}: loss.{name} is of the head {LOSS_TERMS[name].head}, which the network lacks; "
+                f"add it with --model.heads {LOSS_TERMS[name].head}"
+            )
+    if not any(LOSS_TERMS[name].head == SEGMENTATION for name in config.weights):
+        raise InputError(f"{where}: loss: give at least one segmentation term a weight above 0")
+
+
+def head_losses(outputs: Mapping[str, Tensor], masks: Tensor, valid: Tensor, config: LossConfig) -> dict[str, Tensor]:
+    """What each head of the network loses, in the order of `outputs`, weighted as `config` says.
+
+    Args:
+        outputs: logits of each head by its name.
+        masks: (n, C, h, w) of 0 and 1, as cropped and augmented.
+        valid: (n, 1, h, w) of 0 and 1.
+        config: the weights.
+
+    Returns:
+        (n, K) float32 per head: (n, C) of the segmentation, (n, 1 + C) of the classification.
+    """
+    return {head: _head_loss(head, logits, masks, valid, config) for head, logits in outputs.items()}
+
+
+def _head_loss(head: str, logits: Tensor, masks: Tensor, valid: Tensor, config: LossConfig) -> Tensor:
+    of_head = {name: term for name, term in LOSS_TERMS.items() if term.head == head}
+    weights = {name: config.weights.get(name, 0.0) for name in of_head}
+    # Where nothing of a head counts its first term does, times 0: DDP waits for its gradient all the same.
+    counted = [name for name, weight in weights.items() if weight] or list(weights)[:1]
+    pixels: list[Tensor] = []
+    overlaps: list[Tensor] = []
+    for name in counted:
+        term = of_head[name]
+        (overlaps if term.is_overlap else pixels).append(weights[name] * term.function(logits, masks, valid, config))
+    if overlaps and config.absent != 1:
+        present = (masks * valid).flatten(2).amax(dim=-1)
+        overlaps = [overlap * (present + config.absent * (1 - present)) for overlap in overlaps]
+    loss = torch.stack([*pixels, *overlaps]).sum(dim=0)
+    if head != SEGMENTATION or config.class_weights is None:
+        return loss
+    assert len(config.class_weights) == loss.shape[1], "one class weight a class"
+    # Column by column: a tensor of the weights would have to be moved to the device.
+    return torch.stack([weight * loss[:, k] for k, weight in enumerate(config.class_weights)], dim=1)
 
 
 def _precise(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The unified multi-head network: one encoder, a segmentation decoder and a classification head."""
+"""The unified multi-head network: one encoder, one decoder, and heads on both (see `steel.model.heads`)."""
 
 import difflib
 import functools
@@ -7,13 +7,14 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from steel.config import NetworkConfig
 from steel.errors import InputError, list_some
+from steel.model.heads import CLASSIFICATION, HEADS, SEGMENTATION, ClassificationHead, Features, HeadShape
 from steel.model.libraries import smp, timm
 
 ARCHITECTURES = {kind.__name__: kind for kind in smp.MODEL_ARCHITECTURES_MAPPING.values()}
@@ -25,34 +26,14 @@ _EXTRA_STRIDE = {"PAN": 8, "DPT": 2}
 _MISFIT_ERRORS = (ValueError, KeyError, TypeError, RuntimeError, AssertionError, IndexError, AttributeError)
 
 
-class Outputs(NamedTuple):
-    """What the network says of a batch of n images; logits, to be read through a sigmoid."""
-
-    mask_logits: Tensor
-    """(n, C, H, W): each class in each pixel."""
-    label_logits: Tensor
-    """(n, 1 + C): any defect, then each class."""
-
-
-class ClassificationHead(nn.Module):
-    """Average and maximum pooling of the last encoder feature, side by side, dropout and one linear layer.
-
-    The average sees how much of an image looks defective, the maximum a spot of a few pixels.
-    """
-
-    def __init__(self, in_channels: int, num_labels: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(2 * in_channels, num_labels)
-
-    def forward(self, feature: Tensor) -> Tensor:
-        """(n, F, h, w) -> (n, num_labels) logits."""
-        pooled = torch.cat([feature.mean(dim=(2, 3)), feature.amax(dim=(2, 3))], dim=1)
-        return self.linear(self.dropout(pooled))
+Outputs = dict[str, Tensor]
+"""What the network says of a batch of n images: logits, to be read through a sigmoid, by the name of their head.
+`segmentation`: (n, C, H, W), each class in each pixel; `classification`: (n, 1 + C), any defect, then each class; then
+those of further heads."""
 
 
 class UnifiedModel(nn.Module):
-    """A segmentation-models-pytorch encoder and decoder with our own classification head.
+    """A segmentation-models-pytorch encoder, decoder and segmentation head, with heads of our own beside it.
 
     Images of any size are padded at the bottom and right to multiples of `stride`, and the masks cropped back. The
     padding is the image's own reflection, never zeros or repeated edge pixels: a black border looks like the end of the
@@ -75,23 +56,31 @@ class UnifiedModel(nn.Module):
         self.encoder: nn.Module = parts.encoder
         self.decoder: nn.Module = parts.decoder
         self.segmentation_head: nn.Module = parts.segmentation_head
+        self.classification_head: ClassificationHead
         self.stride = int(parts.encoder.output_stride) * _EXTRA_STRIDE.get(network.architecture, 1)
         self.encoder_frozen = False
-        feature_channels = self._try_out()
-        self.classification_head = ClassificationHead(feature_channels, 1 + network.num_classes, network.dropout)
+        shape = self._try_out()
+        for name in self.further_heads:
+            self.add_module(f"{name}_head", HEADS[name].build(shape))
         if pretrained:
             _load_pretrained(self.encoder, network)
 
     def forward(self, images: Tensor) -> Outputs:
         """Normalised images (n, c, H, W) float, of any H and W -> `Outputs` at the same size."""
         height, width = images.shape[-2:]
-        mask_logits, label_logits = self.forward_padded(reflect_to_stride(images, self.stride))
-        return Outputs(mask_logits[..., :height, :width], label_logits)
+        outputs = self.forward_padded(reflect_to_stride(images, self.stride))
+        return {head: out[..., :height, :width] if out.ndim == 4 else out for head, out in outputs.items()}
 
     def forward_padded(self, images: Tensor) -> Outputs:
         """As `forward`, for images whose height and width are multiples of the stride already; never compiled."""
-        masks, feature = self._segment(images)
-        return Outputs(masks, self.classification_head(feature))
+        masks, features = self._segment(images)
+        further = {name: self.get_submodule(f"{name}_head")(features) for name in self.further_heads}
+        return {SEGMENTATION: masks, **further}
+
+    @property
+    def further_heads(self) -> tuple[str, ...]:
+        """The heads beside the segmentation's."""
+        return CLASSIFICATION, *self.network.heads
 
     def train(self, mode: bool = True) -> "UnifiedModel":
         """As `Module.train`, but a frozen encoder stays as it is in evaluation (see `set_encoder_trainable`)."""
@@ -100,15 +89,16 @@ class UnifiedModel(nn.Module):
             self.encoder.eval()
         return self
 
-    def _segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, c, H, W) of whole strides -> mask logits (n, C, H, W), last encoder feature (n, F, h, w)."""
+    def _segment(self, images: Tensor) -> tuple[Tensor, Features]:
+        """Images (n, c, H, W) of whole strides -> mask logits (n, C, H, W), and what further heads read."""
         encoded = self.encoder(images)
         # Vision transformers (DPT) hand their prefix tokens to the decoder beside the features.
         features, *tokens = encoded if isinstance(encoded, tuple) else (encoded,)
-        return self.segmentation_head(self.decoder(features, *tokens)), features[-1]
+        decoded = self.decoder(features, *tokens)
+        return self.segmentation_head(decoded), Features((images.shape[-2], images.shape[-1]), decoded, features[-1])
 
-    def _try_out(self) -> int:
-        """Run a small empty image, so that parts that do not fit fail now; returns the last feature's channels.
+    def _try_out(self) -> HeadShape:
+        """Run a small empty image, so that parts that do not fit fail now; returns what further heads are built for.
 
         What does not reach an output (stages below a shallow decoder, some encoders' last convolution) is removed: DDP
         would wait for its gradients for ever, and a checkpoint has no use for it.
@@ -119,16 +109,17 @@ class UnifiedModel(nn.Module):
         self.eval()
         try:
             with torch.enable_grad():
-                masks, feature = self._segment(images)
+                masks, features = self._segment(images)
                 parameters = list(self.parameters())
-                gradients = torch.autograd.grad(masks.sum() + feature.sum(), parameters, allow_unused=True)
+                gradients = torch.autograd.grad(masks.sum() + features.encoded.sum(), parameters, allow_unused=True)
         except _MISFIT_ERRORS as error:
             raise _misfit(config, error) from error
         if masks.shape != (1, config.num_classes, *images.shape[-2:]):
             raise _misfit(config, ValueError(f"masks come out as {tuple(masks.shape)} for {tuple(images.shape)}"))
         _remove_unreached(self, {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None})
         self.train()
-        return int(feature.shape[1])
+        decoded, encoded = (int(feature.shape[1]) for feature in (features.decoded, features.encoded))
+        return HeadShape(config.num_classes, decoded, encoded, config.dropout)
 
 
 class _Removed(nn.Module):
@@ -222,6 +213,10 @@ def _check(network: NetworkConfig) -> None:
             f"model.decoder-channels: {network.architecture} takes no list of decoder widths; "
             f"give None or choose one of {', '.join(filter(_takes_widths, ARCHITECTURES))}"
         )
+    missing = [name for name in network.heads if name not in HEADS]
+    if missing:
+        known = ", ".join(name for name in HEADS if name != CLASSIFICATION) or "none"
+        raise InputError(f"model.heads: {missing[0]!r} is unknown; there are: {known} (an extension may add some)")
     _check_encoder(network.encoder)
 
 

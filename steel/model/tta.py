@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from steel.errors import InputError
+from steel.model.heads import CLASSIFICATION, SEGMENTATION
 from steel.model.network import Outputs
 
 VIEWS: dict[str, tuple[int, ...]] = {"hflip": (-1,), "vflip": (-2,), "hvflip": (-2, -1)}
@@ -54,8 +55,8 @@ def view_probs(model: Callable[[Tensor], Outputs], images: Tensor, axes: tuple[i
         mask_probs (n, C, H, W) and label_probs (n, 1 + C), both float32 and in the images' orientation.
     """
     outputs = model(images.flip(axes) if axes else images)
-    masks = outputs.mask_logits.flip(axes) if axes else outputs.mask_logits
-    return torch.sigmoid(masks.float()), torch.sigmoid(outputs.label_logits.float())
+    masks, labels = outputs[SEGMENTATION], outputs[CLASSIFICATION]
+    return torch.sigmoid((masks.flip(axes) if axes else masks).float()), torch.sigmoid(labels.float())
 
 
 def average_probs(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -76,15 +76,20 @@ def _phase_starts(records: Sequence[Mapping[str, Any]]) -> list[float]:
     return list(starts.values())
 
 
+_LOSS_STYLES: dict[str, dict[str, Any]] = {
+    "loss": {"color": "0.15", "linewidth": 1.8},
+    "loss_segmentation": {"color": "tab:green"},
+    "loss_classification": {"color": "tab:orange"},
+}
+"""Of the losses that every run has; those of further heads take matplotlib's colours in turn."""
+
+
 def _plot_losses(panel: Any, train: Sequence[Mapping[str, Any]]) -> None:
-    for name, label, style in (
-        ("loss", "all", {"color": "0.15", "linewidth": 1.8}),
-        ("loss_segmentation", "segmentation", {"color": "tab:green"}),
-        ("loss_classification", "classification", {"color": "tab:orange"}),
-    ):
+    heads = dict.fromkeys(name for record in train for name in record if name.startswith("loss_"))
+    for name, label in {"loss": "all", **{name: name.removeprefix("loss_") for name in heads}}.items():
         x, y = _series(train, name)
         if x:
-            panel.plot(x, y, label=label, **style)
+            panel.plot(x, y, label=label, **_LOSS_STYLES.get(name, {}))
     panel.set_title("Training loss")
     _legend(panel)
 

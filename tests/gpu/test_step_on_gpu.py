@@ -8,7 +8,7 @@ import torch
 
 from steel.config import LossConfig, NetworkConfig, OptimConfig
 from steel.model.batch_norm import RunningStatistics
-from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
+from steel.model.losses import head_losses
 from steel.model.network import UnifiedModel, normalise
 from steel.model.optimizer import (
     ExponentialAverage,
@@ -18,7 +18,9 @@ from steel.model.optimizer import (
 )
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
-EVERY_LOSS = LossConfig(bce=1, dice=1, focal=1, tversky=1, lovasz=1, class_weights=(1, 2))
+EVERY_LOSS = LossConfig(
+    {"bce": 1, "dice": 1, "focal": 1, "tversky": 1, "lovasz": 1, "classification": 1}, class_weights=(1, 2)
+)
 
 
 class Step:
@@ -42,9 +44,8 @@ class Step:
         inputs = poison * normalise(self.images, (0.5,), (0.25,)).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cuda", torch.bfloat16):
             outputs = self.model(inputs)
-        pairs = segmentation_loss(outputs.mask_logits, self.masks, self.valid, EVERY_LOSS)
-        labels = classification_loss(outputs.label_logits, labels_from_targets(self.masks, self.valid))
-        (pairs.mean() + labels.mean()).backward()
+        losses = head_losses(outputs, self.masks, self.valid, EVERY_LOSS)
+        torch.stack([loss.mean() for loss in losses.values()]).sum().backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
         refused = (~torch.isfinite(norm)).float()
         step_if_finite(self.optimizer, refused)

@@ -22,7 +22,9 @@ EXACT = 1e-10
 
 def config_of(batch_size: int = 12, micro_batch: int = 2, dropout: float = 0.1, classification: float = 0.2) -> Config:
     """The smoke recipe without clipping, so that Adam's first moment is the gradient itself."""
-    loss = replace(SMOKE.phases[0].loss, lovasz=0.3, class_weights=(1.0, 2.0, 0.5), classification=classification)
+    loss = SMOKE.phases[0].loss
+    weights = {**loss.weights, "lovasz": 0.3, "classification": classification}
+    loss = replace(loss, weights=weights, class_weights=(1.0, 2.0, 0.5))
     phase = replace(SMOKE.phases[0], batch_size=batch_size, micro_batch=micro_batch, loss=loss, warmup=0.0)
     return replace(
         SMOKE,
@@ -113,5 +115,5 @@ def take_step(runtime: Runtime, config: Config) -> tuple[dict[str, torch.Tensor]
     training = build_training(runtime, config)
     sums = step_at(training, 0)
     assert not sums.skipped
-    (total,) = runtime.sum_numbers([float(sums.segmentation + sums.classification)])
+    (total,) = runtime.sum_numbers([float(sum(sums.losses.values()))])
     return gradients_of(training), total

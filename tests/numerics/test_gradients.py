@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from steel.distributed.runtime import Runtime, start
+from steel.model.losses import LOSS_TERMS, LossTerm
 from tests.numerics.one_step import (
     EXACT,
     NUM_CLASSES,
@@ -69,7 +70,8 @@ def test_a_nonfinite_step_changes_nothing(runtime: Runtime, monkeypatch: pytest.
         monkeypatch.setattr("train.engine.step.normalise", lambda images, mean, std: images.float() * float("nan"))
     else:
         worse = torch.full((), float("inf"))
-        monkeypatch.setattr("train.engine.step.segmentation_loss", lambda logits, *rest: logits.mean((2, 3)) * worse)
+        term = LossTerm("endless", lambda logits, *rest: logits.mean((2, 3)) * worse)
+        monkeypatch.setitem(LOSS_TERMS, "bce", term)
     sums = step_at(training, 1)
     assert sums.skipped == 1
     after = training.tensors()

@@ -28,19 +28,19 @@ def poisoned(tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     quicken(monkeypatch)
     victim = int(ShardReader(str(tiny_shards)).index.rows([2])[4])
     rows = torch.full((1,), -1)  # before the first step: of no sample
-    compute, losses = TrainingState._micro_step, train.engine.step.micro_batch_losses
+    compute, losses = TrainingState._micro_step, train.engine.step.head_losses
 
     def noting(self: TrainingState, plan: Any, step: int, batch: Any, *, last: bool) -> Any:
         nonlocal rows
         rows = batch.rows
         return compute(self, plan, step, batch, last=last)
 
-    def poisoning(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        pairs, labels = losses(*arguments)
-        return pairs + torch.where(rows == victim, torch.nan, 0.0)[:, None], labels  # gradients stay finite
+    def poisoning(*arguments: Any) -> dict[str, torch.Tensor]:
+        poison = torch.where(rows == victim, torch.nan, 0.0)[:, None]  # gradients stay finite
+        return {head: loss + poison for head, loss in losses(*arguments).items()}
 
     monkeypatch.setattr(TrainingState, "_micro_step", noting)
-    monkeypatch.setattr("train.engine.step.micro_batch_losses", poisoning)
+    monkeypatch.setattr("train.engine.step.head_losses", poisoning)
     return victim
 
 

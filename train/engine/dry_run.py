@@ -39,12 +39,12 @@ def try_phases(
         SharedError: on every rank alike, where any rank met an error; names the phase and the option.
     """
     problem: str | None = None
-    tried = set()
+    tried: list[tuple[object, ...]] = []
     for plan, crop in zip(plans, crops, strict=True):
         is_frozen = plan.first_global_step + plan.steps <= training.freeze_steps
         demand = (crop, plan.phase.micro_batch, plan.phase.loss, is_frozen)
         if problem is None and demand not in tried:
-            tried.add(demand)
+            tried.append(demand)
             problem = _problem_of(training, plan, crop, is_frozen)
     problems = runtime.all_gather(problem)
     told = [f"rank {rank}: {said}" for rank, said in enumerate(problems) if said is not None]
@@ -88,8 +88,9 @@ def _there_and_back(training: TrainingState, plan: PhasePlan, crop: tuple[int, i
     room = [torch.empty_like(parameter) for parameter in parameters for _ in range(sets)]
     images = torch.zeros(num, model.network.in_channels, *crop, dtype=torch.uint8, device=device)
     masks = torch.zeros(num, training.num_classes, *crop, device=device)
-    pair_losses, label_losses = training.losses(model, images, masks, torch.ones_like(masks[:, :1]), plan.phase.loss)
-    torch.autograd.grad(pair_losses.sum() + label_losses.sum(), parameters, allow_unused=True)
+    losses = training.losses(model, images, masks, torch.ones_like(masks[:, :1]), plan.phase.loss)
+    total = torch.stack([loss.sum() for loss in losses.values()]).sum()
+    torch.autograd.grad(total, parameters, allow_unused=True)
     del room
 
 

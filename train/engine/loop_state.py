@@ -15,8 +15,8 @@ class Window:
     """Training losses since the last record of the history; sums over steps."""
 
     steps: int = 0
-    segmentation: float = 0.0
-    classification: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    """Of each head of the network."""
 
     def __post_init__(self) -> None:
         _check_counts(self)
@@ -63,8 +63,8 @@ class LoopState:
         if not done.skipped:
             self.nonfinite_streak = self.overflow_streak = 0
             self.window.steps += 1
-            self.window.segmentation += done.segmentation
-            self.window.classification += done.classification
+            for head, loss in done.losses.items():
+                self.window.losses[head] = self.window.losses.get(head, 0.0) + loss
             return False
         if done.is_overflow and self.overflow_streak < OVERFLOW_PATIENCE:
             self.scaler_overflows += 1

@@ -135,9 +135,8 @@ def train_record(state: LoopState, last: FinishedStep, images_per_second: float 
     return {
         "kind": "train",
         **last.plan.place_after(last.step + 1),
-        "loss": (window.segmentation + window.classification) / window.steps if window.steps else None,
-        "loss_segmentation": window.segmentation / window.steps if window.steps else None,
-        "loss_classification": window.classification / window.steps if window.steps else None,
+        "loss": sum(window.losses.values()) / window.steps if window.steps else None,
+        **{f"loss_{h}": window.losses[h] / window.steps if window.steps else None for h in last.losses},
         "lr": last.lr,
         "images_per_second": images_per_second,
         "nonfinite_steps": state.nonfinite_steps,

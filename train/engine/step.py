@@ -1,6 +1,7 @@
 """What training changes - the network, its moving average, the optimizer - and one optimizer step on it."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -12,7 +13,7 @@ from steel.config import Config, LossConfig
 from steel.distributed.runtime import Runtime, seed_micro_batch
 from steel.loading.train_loader import MicroBatch, unpack_targets
 from steel.model.batch_norm import RunningStatistics
-from steel.model.losses import classification_loss, labels_from_targets, segmentation_loss
+from steel.model.losses import head_losses
 from steel.model.network import UnifiedModel, drop_encoder_gradients, normalise, set_encoder_trainable
 from steel.model.optimizer import (
     ExponentialAverage,
@@ -28,10 +29,8 @@ from train.engine.batch_plan import PhasePlan
 class StepSums:
     """What one rank saw in one step, on the device; nothing here has been waited for."""
 
-    segmentation: torch.Tensor
-    """Weighted segmentation loss, this rank's share of the step's mean; float64 scalar."""
-    classification: torch.Tensor
-    """Likewise for the weighted classification loss."""
+    losses: dict[str, torch.Tensor]
+    """Weighted loss of each head of the network, this rank's share of the step's mean; float64 scalars."""
     skipped: torch.Tensor
     """1.0 where the step was skipped for a non-finite gradient, else 0.0; the same on every rank."""
     sample_losses: torch.Tensor
@@ -103,8 +102,7 @@ class TrainingState:
         if self.average is not None:
             self.average.update(self.model, skip=skipped)
         return StepSums(
-            segmentation=torch.stack([s.segmentation for s in seen]).sum(),
-            classification=torch.stack([s.classification for s in seen]).sum(),
+            losses={head: torch.stack([s.losses[head] for s in seen]).sum() for head in seen[0].losses},
             skipped=skipped,
             sample_losses=torch.cat([s.sample_losses for s in seen]),
             rows=torch.cat([s.rows for s in seen]),
@@ -121,32 +119,30 @@ class TrainingState:
         seed_micro_batch(self.config.seed, plan.number, step, batch.index)
         gathering = runtime.accelerator.no_sync(self.wrapped)
         with contextlib.nullcontext() if last else gathering:
-            pair_losses, label_losses = self.losses(self.wrapped, images, masks, valid, plan.phase.loss)
+            losses = self.losses(self.wrapped, images, masks, valid, plan.phase.loss)
             # Shares of the step's mean: sums over the constant number of terms in a global batch.
-            pairs = pair_losses.sum(1) / (plan.phase.batch_size * self.num_classes)
-            labels = label_losses.sum(1) / (plan.phase.batch_size * (1 + self.num_classes))
+            shares = {head: loss.sum(1) / (plan.phase.batch_size * loss.shape[1]) for head, loss in losses.items()}
+            sample_losses = functools.reduce(torch.add, shares.values())
             # DDP averages gradients over ranks; the loss is a sum over all of them.
-            loss = (pairs + labels).sum() * runtime.world
+            loss = sample_losses.sum() * runtime.world
             # A loss that is not finite leaves no finite gradient, so that all ranks skip the step alike.
             runtime.accelerator.backward(loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan))
         return StepSums(
-            segmentation=pairs.detach().double().sum(),
-            classification=labels.detach().double().sum(),
+            losses={head: share.detach().double().sum() for head, share in shares.items()},
             skipped=torch.zeros((), device=device),
-            sample_losses=(pairs + labels).detach(),
+            sample_losses=sample_losses.detach(),
             rows=batch.rows,
             bad_samples=batch.bad_samples,
         )
 
     def losses(
         self, network: nn.Module, images: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, loss: LossConfig
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `network`, the wrapped or the bare one, loses on uint8 images (n, c, h, w), as `micro_batch_losses`."""
+    ) -> dict[str, torch.Tensor]:
+        """What `network`, the wrapped or the bare one, loses on uint8 images (n, c, h, w), as `head_losses`."""
         inputs = normalise(images, self.mean, self.std)
         if self.config.runtime.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        mask_logits, label_logits = network(inputs)
-        return micro_batch_losses(mask_logits, label_logits, masks, valid, loss)
+        return head_losses(network(inputs), masks, valid, loss)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor that a resumed run needs, under flat names."""
@@ -179,17 +175,3 @@ class TrainingState:
         if self.scaler is not None:
             kinds = {name: type(value) for name, value in self.scaler.state_dict().items()}
             self.scaler.load_state_dict({k: kinds[k](t.item()) for k, t in group("scaler.").items() if k in kinds})
-
-
-def micro_batch_losses(
-    mask_logits: torch.Tensor, label_logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, loss: LossConfig
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weighted losses of a micro-batch: (n, C) of segmentation and (n, 1 + C) of classification, float32.
-
-    Labels come from the masks as cropped and augmented, never from the whole image.
-    """
-    pair_losses = segmentation_loss(mask_logits, masks, valid, loss)
-    label_losses = classification_loss(label_logits, labels_from_targets(masks, valid))
-    # An image without one valid pixel says nothing about its labels either.
-    counted = valid.flatten(1).amax(1, keepdim=True)
-    return pair_losses, loss.classification * label_losses * counted

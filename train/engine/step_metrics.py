@@ -22,10 +22,8 @@ class FinishedStep:
     """From 0, within the phase."""
     lr: float
     """The learning rate that it was taken at."""
-    segmentation: float
-    """Weighted segmentation loss, mean over the global batch."""
-    classification: float
-    """Likewise."""
+    losses: dict[str, float]
+    """Weighted loss of each head of the network, mean over the global batch."""
     skipped: bool
     is_overflow: bool
     """Skipped in fp16 although its loss is finite: the scaler is looking for its scale."""
@@ -45,7 +43,8 @@ class _Pending:
     step: int
     lr: float
     figures: HostCopy
-    """Segmentation loss, classification loss, whether it was skipped; then the loss of each of this rank's samples."""
+    """Loss of each head, whether it was skipped; then the loss of each of this rank's samples."""
+    heads: tuple[str, ...]
     rows: torch.Tensor
     bad_samples: int
     told_to_stop: bool
@@ -65,9 +64,10 @@ class StepMetrics:
     def push(self, plan: PhasePlan, step: int, lr: float, sums: StepSums) -> FinishedStep | None:
         """Begin to read `step`, and finish the step before it, if there is one."""
         end = self._stopwatch.lap()
-        totals = torch.stack([sums.segmentation, sums.classification, sums.skipped.double()])
+        totals = torch.stack([*sums.losses.values(), sums.skipped.double()])
         figures = HostCopy(torch.cat([totals, sums.sample_losses.double()]))
-        begun = _Pending(plan, step, lr, figures, sums.rows, sums.bad_samples, self._signals.received, end)
+        heads, is_told = tuple(sums.losses), self._signals.received
+        begun = _Pending(plan, step, lr, figures, heads, sums.rows, sums.bad_samples, is_told, end)
         finished = self.flush()
         self._pending = begun
         return finished
@@ -77,18 +77,17 @@ class StepMetrics:
         if self._pending is None:
             return None
         pending, self._pending = self._pending, None
-        *totals, is_skipped = pending.figures.read()[:3]
+        *totals, is_skipped = pending.figures.read()[: len(pending.heads) + 1]
         mine = (*totals, is_skipped / self._runtime.world, float(pending.told_to_stop), float(pending.bad_samples))
-        segmentation, classification, skipped, told_to_stop, bad_samples = self._runtime.sum_numbers(mine)
+        *losses, skipped, told_to_stop, bad_samples = self._runtime.sum_numbers(mine)
         self._stopwatch.add(pending.plan.phase.batch_size, pending.end)
         return FinishedStep(
             plan=pending.plan,
             step=pending.step,
             lr=pending.lr,
-            segmentation=segmentation,
-            classification=classification,
+            losses=dict(zip(pending.heads, losses, strict=True)),
             skipped=skipped > 0.5,
-            is_overflow=self._fp16 and skipped > 0.5 and segmentation + classification < float("inf"),
+            is_overflow=self._fp16 and skipped > 0.5 and sum(losses) < float("inf"),
             bad_samples=round(bad_samples),
             told_to_stop=told_to_stop > 0,
             suspects=_suspects(pending) if skipped > 0.5 else [],
@@ -105,5 +104,5 @@ class StepMetrics:
 
 
 def _suspects(pending: _Pending) -> list[int]:
-    rows, losses = pending.rows.tolist(), pending.figures.read()[3:]
+    rows, losses = pending.rows.tolist(), pending.figures.read()[len(pending.heads) + 1 :]
     return [row for row, loss in zip(rows, losses, strict=True) if not math.isfinite(loss)] or rows

@@ -49,8 +49,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 def sums_on_gpu() -> StepSums:
     loss = torch.ones((), dtype=torch.float64, device="cuda")
     return StepSums(
-        segmentation=loss,
-        classification=loss,
+        losses={"segmentation": loss, "classification": loss},
         skipped=torch.zeros((), device="cuda"),
         sample_losses=torch.ones(2, device="cuda"),
         rows=torch.tensor([10, 11]),

@@ -124,7 +124,7 @@ def test_an_answer_is_the_models_own(checkpoint):
         batch = torch.zeros(3, 1, 32, 40, dtype=torch.uint8)
         batch[0, 0] = torch.from_numpy(np.flip(padded, axes).copy())
         with torch.no_grad():
-            masks, labels = model(normalise(batch, checkpoint.mean, checkpoint.std))
+            masks, labels = model(normalise(batch, checkpoint.mean, checkpoint.std)).values()
         mask_probs += np.flip(torch.sigmoid(masks[0]).numpy(), [axis + 1 for axis in axes]) / 4
         label_probs += torch.sigmoid(labels[0]).numpy() / 4
     assert np.abs(answer.mask_probs - 255 * mask_probs[:, :30, :37]).max() < 0.501
@@ -280,7 +280,7 @@ def test_live_models_go_on_training(checkpoint):
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     # Nothing made in inference mode may be left in the way of gradients.
-    masks, labels = model(normalise(torch.zeros(2, 1, 16, 16, dtype=torch.uint8), (0.4,), (0.2,)))
+    masks, labels = model(normalise(torch.zeros(2, 1, 16, 16, dtype=torch.uint8), (0.4,), (0.2,))).values()
     (masks.mean() + labels.mean()).backward()
     assert predictor.class_names == ("class 1", "class 2")
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steel.config import LossConfig
+from steel.errors import InputError
 from steel.model import losses
 
 ALL = {
@@ -188,9 +189,13 @@ def test_focal_has_a_slope_at_certainty():
     assert torch.isfinite(logits.grad).all()
 
 
+def segmentation_loss(logits, masks, valid, config):
+    return losses.head_losses({"segmentation": logits}, masks, valid, config)["segmentation"]
+
+
 def test_mixture_and_class_weights():
     case = random_case(10)
-    config = LossConfig(bce=0.5, dice=0.25, focal=2, tversky=0.125, lovasz=1, class_weights=(2, 0, 3))
+    config = LossConfig({"bce": 0.5, "dice": 0.25, "focal": 2, "tversky": 0.125, "lovasz": 1}, class_weights=(2, 0, 3))
     expected = (
         0.5 * losses.binary_cross_entropy(*case)
         + 0.25 * losses.soft_dice(*case)
@@ -198,9 +203,9 @@ def test_mixture_and_class_weights():
         + 0.125 * losses.tversky(*case, alpha=config.tversky_alpha)
         + losses.lovasz_hinge(*case)
     )
-    mixture = losses.segmentation_loss(*case, config)
+    mixture = segmentation_loss(*case, config)
     torch.testing.assert_close(mixture, expected * torch.tensor([2.0, 0.0, 3.0]))
-    alone = losses.segmentation_loss(*case, LossConfig(bce=0, dice=1))
+    alone = segmentation_loss(*case, LossConfig({"dice": 1}))
     torch.testing.assert_close(alone, losses.soft_dice(*case))
 
 
@@ -225,16 +230,50 @@ def test_overlap_terms_can_leave_absent_classes_to_the_pixel_terms() -> None:
     masks[:, 0, :2] = 1
     valid = torch.ones(1, 1, 4, 4)
     for term in ("dice", "tversky", "lovasz"):
-        full = losses.segmentation_loss(logits, masks, valid, _only(term, 1.0))
-        half = losses.segmentation_loss(logits, masks, valid, _only(term, 0.5))
-        none = losses.segmentation_loss(logits, masks, valid, _only(term, 0.0))
+        full = segmentation_loss(logits, masks, valid, _only(term, 1.0))
+        half = segmentation_loss(logits, masks, valid, _only(term, 0.5))
+        none = segmentation_loss(logits, masks, valid, _only(term, 0.0))
         assert torch.equal(full[:, 0], none[:, 0])
         assert full[0, 1] > 0.5
         assert torch.allclose(half[:, 1], full[:, 1] / 2)
         assert none[0, 1] == 0
-    bce = LossConfig(bce=1, dice=0, absent=0)
-    assert losses.segmentation_loss(logits, masks, valid, bce)[0, 1] > 0
+    bce = LossConfig({"bce": 1}, absent=0)
+    assert segmentation_loss(logits, masks, valid, bce)[0, 1] > 0
 
 
 def _only(term: str, absent: float) -> LossConfig:
-    return LossConfig(**{"bce": 0, "dice": 0, term: 1.0, "absent": absent})
+    return LossConfig({term: 1.0}, absent=absent)
+
+
+def test_each_head_loses_what_its_terms_weigh() -> None:
+    """By hand: cross-entropies of 0.9 and 0.2 where both hold, halved; an image without a valid pixel counts 0."""
+    labels = torch.tensor([[logit(0.9), logit(0.2)]] * 2)
+    masks, valid = torch.ones(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
+    valid[1] = 0
+    outputs = {"segmentation": torch.zeros(2, 1, 2, 2), "classification": labels}
+    found = losses.head_losses(outputs, masks, valid, LossConfig({"bce": 2.0, "classification": 0.5}))
+    assert list(found) == ["segmentation", "classification"]
+    torch.testing.assert_close(found["segmentation"], torch.tensor([[2 * math.log(2)], [0.0]]))
+    expected = torch.tensor([[-0.5 * math.log(0.9), -0.5 * math.log(0.2)], [0.0, 0.0]])
+    torch.testing.assert_close(found["classification"], expected)
+
+
+def test_a_head_that_weighs_nothing_has_a_loss_of_0_and_a_gradient_that_ddp_can_wait_for() -> None:
+    labels = torch.zeros(1, 2, requires_grad=True)
+    outputs = {"classification": labels}
+    loss = losses.head_losses(outputs, torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), LossConfig({"bce": 1.0}))
+    loss["classification"].sum().backward()
+    assert loss["classification"].tolist() == [[0.0, 0.0]]
+    assert labels.grad is not None and labels.grad.tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"bce": 1.0, "dize": 1.0}, r"phase p: loss\.dize is unknown; there are bce, focal, dice"),
+        ({"classification": 1.0}, "at least one segmentation term"),
+    ],
+)
+def test_weights_that_say_nothing_are_refused(weights: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        losses.check_terms(LossConfig(weights), ("segmentation", "classification"), "phase p")

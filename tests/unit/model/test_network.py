@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from steel.config import NetworkConfig
 from steel.errors import InputError
 from steel.model import network as network_module
+from steel.model.heads import ClassificationHead, Features, HeadShape
 from steel.model.network import (
     ARCHITECTURES,
-    ClassificationHead,
     UnifiedModel,
     drop_encoder_gradients,
     normalise,
@@ -36,7 +36,7 @@ def test_every_architecture_takes_any_size_and_trains_all_it_has(architecture):
     encoder = "tu-test_vit" if architecture == "DPT" else "tu-test_resnet"
     in_channels = 3 if architecture == "FPN" else 1
     model = UnifiedModel(NetworkConfig(architecture, encoder, num_classes=2, in_channels=in_channels))
-    masks, labels = model(torch.randn(2, in_channels, 70, 133))
+    masks, labels = model(torch.randn(2, in_channels, 70, 133)).values()
     assert masks.shape == (2, 2, 70, 133)
     assert labels.shape == (2, 3)
     (masks.mean() + labels.mean()).backward()
@@ -48,7 +48,7 @@ def test_every_architecture_takes_any_size_and_trains_all_it_has(architecture):
 def test_stages_that_reach_no_output_are_removed(encoder):
     shallow = UnifiedModel(NetworkConfig("Unet", encoder, 1, 1, decoder_channels=(8, 8, 8)))
     assert shallow.stride == 8
-    masks, labels = shallow(torch.randn(2, 1, 32, 40))
+    masks, labels = shallow(torch.randn(2, 1, 32, 40)).values()
     (masks.mean() + labels.mean()).backward()
     assert all(p.grad is not None for p in shallow.parameters() if p.requires_grad)
     deep = UnifiedModel(NetworkConfig("Unet", encoder, 1, 1, decoder_channels=(8, 8, 8, 8, 8)))
@@ -69,21 +69,22 @@ def test_padding_is_opencvs_reflection(height, width, stride):
 def test_padding_and_cropping_leave_the_image_in_place(small_model):
     image = torch.randn(1, 1, 45, 61)
     with torch.no_grad():
-        masks, labels = small_model(image)
+        masks, labels = small_model(image).values()
         padded = reflect_to_stride(image, small_model.stride)
-        padded_masks, padded_labels = small_model(padded)
+        padded_masks, padded_labels = small_model(padded).values()
     assert padded.shape == (1, 1, 48, 64)
     assert torch.equal(masks, padded_masks[..., :45, :61])
     assert torch.equal(labels, padded_labels)
 
 
 def test_classification_head_pools_average_and_maximum():
-    head = ClassificationHead(2, 1, dropout=0.5).eval()
+    head = ClassificationHead(HeadShape(0, decoded_channels=3, encoded_channels=2, dropout=0.5)).eval()
     with torch.no_grad():
         head.linear.weight.copy_(torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
         head.linear.bias.fill_(0.5)
         feature = torch.tensor([[[[0.0, 4.0]], [[2.0, 6.0]]]])
-        assert head(feature).item() == 2 * 1 + 4 * 10 + 4 * 100 + 6 * 1000 + 0.5
+        found = head(Features((8, 8), torch.zeros(1, 3, 8, 8), feature)).item()
+        assert found == 2 * 1 + 4 * 10 + 4 * 100 + 6 * 1000 + 0.5
 
 
 @pytest.mark.parametrize(
@@ -171,9 +172,9 @@ def test_models_can_be_copied(small_model):
     twin = copy.deepcopy(small_model)
     image = torch.randn(1, 1, 16, 16)
     with torch.no_grad():
-        assert torch.equal(twin(image).mask_logits, small_model(image).mask_logits)
+        assert torch.equal(twin(image)["segmentation"], small_model(image)["segmentation"])
         twin.segmentation_head[0].bias.add_(1)
-        assert not torch.equal(twin(image).mask_logits, small_model(image).mask_logits)
+        assert not torch.equal(twin(image)["segmentation"], small_model(image)["segmentation"])
 
 
 def test_frozen_encoder_keeps_weights_and_statistics(small_model):
@@ -183,7 +184,7 @@ def test_frozen_encoder_keeps_weights_and_statistics(small_model):
 
     def step():
         optimizer.zero_grad()
-        masks, labels = model(torch.randn(2, 1, 32, 32))
+        masks, labels = model(torch.randn(2, 1, 32, 32)).values()
         (masks.square().mean() + labels.square().mean()).backward()
         if model.encoder_frozen:
             drop_encoder_gradients(model)

@@ -40,7 +40,7 @@ def model(template):
 
 def backward(model, seed=0, scale=1.0):
     torch.manual_seed(seed)  # the dropout's too
-    masks, labels = model(scale * torch.randn(2, 1, 32, 32))
+    masks, labels = model(scale * torch.randn(2, 1, 32, 32)).values()
     (masks.square().mean() + labels.square().mean()).backward()
 
 

@@ -6,14 +6,17 @@ import pytest
 import torch
 
 from steel.errors import InputError
-from steel.model.network import Outputs
 from steel.model.tta import VIEWS, average_probs, flips_of, parse_tta, quantise, view_probs
+
+
+def outputs(masks, labels):
+    return {"segmentation": masks, "classification": labels}
 
 
 def positional(images):
     """A stand-in whose masks repeat the image plus its column number, and whose label is the top left pixel."""
     columns = torch.arange(images.shape[-1], dtype=torch.float32).expand_as(images)
-    return Outputs(images + columns, images[:, 0, 0, :1])
+    return outputs(images + columns, images[:, 0, 0, :1])
 
 
 def test_views_by_hand():
@@ -37,7 +40,7 @@ def test_the_mean_of_views_is_rounded_once():
 def test_a_model_without_a_sense_of_place_is_unmoved(views):
     images = torch.randn(2, 3, 5, 7)
     for axes in flips_of(views):
-        masks, labels = view_probs(lambda x: Outputs(2 * x, x.mean(dim=(2, 3))), images, axes)
+        masks, labels = view_probs(lambda x: outputs(2 * x, x.mean(dim=(2, 3))), images, axes)
         torch.testing.assert_close(masks, torch.sigmoid(2 * images))
         torch.testing.assert_close(labels, torch.sigmoid(images.mean(dim=(2, 3))))
 
@@ -47,7 +50,7 @@ def test_each_view_is_seen_once():
 
     def model(images):
         seen.append(images.flatten().tolist())
-        return Outputs(images, images[:, 0, 0])
+        return outputs(images, images[:, 0, 0])
 
     for axes in flips_of(tuple(VIEWS)):
         view_probs(model, torch.arange(4.0).reshape(1, 1, 2, 2), axes)
@@ -55,7 +58,7 @@ def test_each_view_is_seen_once():
 
 
 def test_half_precision_outputs_are_averaged_in_float32():
-    masks, labels = view_probs(lambda x: Outputs(x.bfloat16(), x[:, 0, 0].bfloat16()), torch.randn(1, 1, 2, 2), (-1,))
+    masks, labels = view_probs(lambda x: outputs(x.bfloat16(), x[:, 0, 0].bfloat16()), torch.randn(1, 1, 2, 2), (-1,))
     assert masks.dtype == labels.dtype == torch.float32
 
 

@@ -4,8 +4,10 @@ import typing
 
 import pytest
 
-from steel.config import TransformConfig
+from steel.config import LossConfig, TransformConfig
 from steel.errors import InputError
+from steel.model.losses import LOSS_TERMS
+from steel.plain import to_dict
 from train.arguments import parse_fit
 from train.presets import PRESETS
 
@@ -41,7 +43,9 @@ def test_what_is_missing_or_unknown_is_said(arguments: list[str], message: str) 
         parse_fit("fit", arguments)
 
 
-@pytest.mark.parametrize("wrong", [["--phases.0.batch-size", "7"], ["--no-such-field", "1"], ["--seed", "x"]])
+@pytest.mark.parametrize(
+    "wrong", [["--phases.0.batch-size", "7"], ["--no-such-field", "1"], ["--seed", "x"], ["--phases.0.loss.bce", "-1"]]
+)
 def test_wrong_values_exit_with_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse_fit("fit", [*NEEDED, *wrong])
@@ -52,6 +56,36 @@ def test_wrong_values_exit_with_2(wrong: list[str], capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_carry_their_own_name(name: str) -> None:
     assert PRESETS[name].preset == name
+
+
+def test_loss_terms_are_options_by_name() -> None:
+    options = ["--phases.1.loss.tversky", "0.5", "--phases.1.loss.lovasz", "0", "--phases.1.loss.tversky-alpha", "0.7"]
+    loss = parse_fit("fit", [*NEEDED, *options]).config.phases[1].loss
+    assert loss == LossConfig({"bce": 0.5, "tversky": 0.5, "classification": 0.02}, absent=0.0, tversky_alpha=0.7)
+    assert to_dict(loss)["tversky"] == 0.5  # in config.json by the option's name
+
+
+def test_help_says_what_each_loss_term_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_fit("fit", ["--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, term in LOSS_TERMS.items():
+        assert f"--phases.1.loss.{name} FLOAT {term.meaning} (default" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--phases.0.loss.bce", "0", "--phases.0.loss.dice", "0"],
+            "phase crops: loss: give at least one",
+        ),
+        (["--model.heads", "boundary"], "boundary learns nothing in any phase"),
+    ],
+)
+def test_losses_that_teach_nothing_are_refused(options: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_fit("fit", [*NEEDED, *options])
 
 
 def test_every_preset_lists_every_transform_once_so_that_each_can_be_turned_on_by_an_option() -> None:

@@ -72,18 +72,19 @@ def test_each_demand_is_tried_once(runtime: Runtime, training: TrainingState, mo
     compute = TrainingState.losses
 
     def noting(self: TrainingState, network: Any, images: torch.Tensor, masks: Any, valid: Any, loss: Any) -> Any:
-        seen.append((tuple(images.shape), network.training, self.model.encoder.training, loss.lovasz))
+        seen.append((tuple(images.shape), network.training, self.model.encoder.training, loss.weights.get("lovasz")))
         return compute(self, network, images, masks, valid, loss)
 
     monkeypatch.setattr(TrainingState, "losses", noting)
     training.freeze_steps = 4  # the first phase's steps, all of them
-    other_loss = replace(training.config.phases[0].loss, lovasz=0.0)
+    loss = training.config.phases[0].loss
+    other_loss = replace(loss, weights={**loss.weights, "lovasz": 0.0})
     plans = plans_of(training.config, {}, {}, {"lr": 1.0}, {"loss": other_loss}, {"micro_batch": 4})
     try_phases(runtime, training, plans, [(32, 64)] * 4 + [(48, 32)])
     assert seen == [
         ((2, 1, 32, 64), True, False, 0.3),
         ((2, 1, 32, 64), True, True, 0.3),
-        ((2, 1, 32, 64), True, True, 0.0),
+        ((2, 1, 32, 64), True, True, None),
         ((4, 1, 48, 32), True, True, 0.3),
     ]
 

@@ -16,7 +16,8 @@ PLAN = PhasePlan(1, replace(SMOKE.phases[0], epochs=1000), 16, 8, 30, range(4))
 
 
 def finished(step: int = 0, **changes: Any) -> FinishedStep:
-    usual = FinishedStep(PLAN, step, 1e-3, 0.75, 0.25, False, False, 0, False, [])
+    losses = {"segmentation": changes.pop("segmentation", 0.75), "boundary": 0.25}
+    usual = FinishedStep(PLAN, step, 1e-3, losses, False, False, 0, False, [])
     return replace(usual, **changes)
 
 
@@ -36,7 +37,7 @@ def test_a_record_is_the_mean_over_the_steps_of_its_window() -> None:
         "epoch": 2.0,  # 4 steps of 8 of 16 samples
         "loss": 3.25,
         "loss_segmentation": 3.0,
-        "loss_classification": 0.25,
+        "loss_boundary": 0.25,
         "lr": 0.5,
         "images_per_second": 40.0,
         "nonfinite_steps": 5,
@@ -49,7 +50,7 @@ def test_a_window_of_skipped_steps_alone_has_no_loss() -> None:
     state = LoopState()
     state.count_step(NONFINITE)
     record = train_record(state, NONFINITE, None)
-    assert [record[name] for name in ("loss", "loss_segmentation", "loss_classification")] == [None] * 3
+    assert [record[name] for name in ("loss", "loss_segmentation", "loss_boundary")] == [None] * 3
 
 
 def test_skipped_steps_count_apart_from_the_loss() -> None:
@@ -58,7 +59,7 @@ def test_skipped_steps_count_apart_from_the_loss() -> None:
     assert (state.nonfinite_steps, state.nonfinite_streak) == (2, 2)
     state.count_step(finished())
     assert (state.nonfinite_steps, state.nonfinite_streak) == (2, 0)
-    assert state.window == Window(2, 1.5, 0.5)
+    assert state.window == Window(2, {"segmentation": 1.5, "boundary": 0.5})
 
 
 def test_overflows_count_apart_and_do_not_end_a_streak() -> None:
@@ -84,7 +85,7 @@ def test_only_a_better_score_keeps_a_phase_fresh() -> None:
 
 
 def test_a_phase_begins_without_what_the_one_before_it_left() -> None:
-    state = LoopState(0, 9, phase_best=0.5, stale=2, nonfinite_steps=3, window=Window(1, 1.0, 1.0))
+    state = LoopState(0, 9, phase_best=0.5, stale=2, nonfinite_steps=3, window=Window(1, {"segmentation": 1.0}))
     state.start_phase(1)
     assert state == LoopState(1, 0, nonfinite_steps=3)
 

@@ -46,7 +46,13 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
 
 def test_loop_state_and_best_weights_come_back_to_the_last_digit(tmp_path: Path) -> None:
     """Losses and scores are sums and means: 0.1 + 0.2 must not come back as 0.3."""
-    loop = LoopState(phase=1, step=7, phase_best=0.1 + 0.2, stopped_early=["x"], window=Window(3, 0.1 + 0.2, 1 / 3))
+    loop = LoopState(
+        phase=1,
+        step=7,
+        phase_best=0.1 + 0.2,
+        stopped_early=["x"],
+        window=Window(3, {"segmentation": 0.1 + 0.2, "boundary": 1 / 3}),
+    )
     best = (TopCheckpoint(0.1 + 0.2, 1, 5, 1.5), TopCheckpoint(0.25, 0, 4, 1.0))
     path = write_state(tmp_path, snapshot(loop, best, {"w": torch.zeros(1)}), keep=1)
     found = read_state(path)

@@ -36,8 +36,10 @@ class TwoRanks:
 
 def sums(loss: float = 1.0, skipped: bool = False, sample_losses: tuple[float, ...] = (1.0, 1.0)) -> StepSums:
     return StepSums(
-        segmentation=torch.tensor(loss, dtype=torch.float64),
-        classification=torch.zeros((), dtype=torch.float64),
+        losses={
+            "segmentation": torch.tensor(loss, dtype=torch.float64),
+            "boundary": torch.tensor(loss / 2, dtype=torch.float64),
+        },
         skipped=torch.tensor(float(skipped)),
         sample_losses=torch.tensor(sample_losses),
         rows=torch.tensor([10, 11]),
@@ -59,15 +61,18 @@ def test_a_step_is_read_one_step_late() -> None:
     assert watched.push(PLAN, 0, 0.25, sums(1.5)) is None
     done = watched.push(PLAN, 1, 0.5, sums(9.0))
     assert done is not None
-    assert (done.step, done.lr, done.segmentation, done.skipped, done.suspects) == (0, 0.25, 1.5, False, [])
+    assert (done.step, done.lr, done.losses, done.skipped, done.suspects) == (
+        *(0, 0.25, {"segmentation": 1.5, "boundary": 0.75}),
+        *(False, []),
+    )
     last = watched.flush()
-    assert last is not None and (last.step, last.lr, last.segmentation) == (1, 0.5, 9.0)
+    assert last is not None and (last.step, last.lr, last.losses["segmentation"]) == (1, 0.5, 9.0)
     assert watched.flush() is None
 
 
 def test_losses_and_replaced_samples_are_summed_over_ranks() -> None:
     (done,) = watch(step_metrics(runtime=TwoRanks()), replace(sums(1.5), bad_samples=2))
-    assert (done.segmentation, done.bad_samples, done.skipped) == (3.0, 4, False)
+    assert (done.losses, done.bad_samples, done.skipped) == ({"segmentation": 3.0, "boundary": 1.5}, 4, False)
     (done,) = watch(step_metrics(runtime=TwoRanks()), sums(skipped=True))
     assert done.skipped
 

@@ -1,0 +1,75 @@
+"""The heads of the network: what reads the encoder's and decoder's features, by name.
+
+The segmentation head is the architecture's own (segmentation-models-pytorch builds it); the others are in `HEADS`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+SEGMENTATION = "segmentation"
+"""The head that gives the masks: (n, C, H, W) logits."""
+CLASSIFICATION = "classification"
+"""The head that names the labels: (n, 1 + C) logits, any defect first."""
+
+
+class Features(NamedTuple):
+    """What a head reads, of n images padded to whole strides."""
+
+    size: tuple[int, int]
+    """Height and width of the padded images."""
+    decoded: Tensor
+    """(n, D, h, w): what the decoder made, at the images' size or a whole part of it."""
+    encoded: Tensor
+    """(n, F, h', w'): the encoder's last, coarsest feature."""
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What a head is built for."""
+
+    num_classes: int
+    decoded_channels: int
+    """D of `Features.decoded`."""
+    encoded_channels: int
+    """F of `Features.encoded`."""
+    dropout: float
+    """As `NetworkConfig.dropout`."""
+
+
+class ClassificationHead(nn.Module):
+    """Average and maximum pooling of the last encoder feature, side by side, dropout and one linear layer.
+
+    The average sees how much of an image looks defective, the maximum a spot of a few pixels.
+    """
+
+    def __init__(self, shape: HeadShape) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(shape.dropout)
+        self.linear = nn.Linear(2 * shape.encoded_channels, 1 + shape.num_classes)
+
+    def forward(self, features: Features) -> Tensor:
+        """(n, 1 + C) logits."""
+        feature = features.encoded
+        pooled = torch.cat([feature.mean(dim=(2, 3)), feature.amax(dim=(2, 3))], dim=1)
+        return self.linear(self.dropout(pooled))
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """A head that a network may have beside the segmentation's."""
+
+    meaning: str
+    """In a few words, for `--help`."""
+    build: Callable[[HeadShape], nn.Module]
+    """A module from `Features` to logits: (n, K), or (n, K, H, W) at the size of the padded images."""
+
+
+HEADS: dict[str, HeadKind] = {
+    CLASSIFICATION: HeadKind("names the labels: any defect, then each class", ClassificationHead),
+}
+"""Every head by name. A network has the segmentation's, the classification's and those that `--model.heads` names; what
+it trains on is in `steel.model.losses.LOSS_TERMS`."""
