@@ -137,18 +137,16 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class TransformConfig:
-    """One entry of the augmentation list: what, how often and how strongly."""
+    """How often and how strongly an augmentation is applied."""
 
-    name: Literal[
-        "hflip", "vflip", "rotate90", "affine", "brightness_contrast", "gamma", "noise", "blur", "blackout", "side_bars"
-    ]
     p: float = 0.5
+    """Probability; 0 is off."""
     strength: float = 1.0
     """Scales the transform's standard range; 1 is the standard."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.p <= 1, f"augment: probability {self.p} of {self.name} is not in [0, 1]")
-        _require(self.strength > 0, f"augment: strength {self.strength} of {self.name} is not positive")
+        _require(0 <= self.p <= 1, f"augment: probability {self.p} is not in [0, 1]")
+        _require(self.strength > 0, f"augment: strength {self.strength} is not positive")
 
 
 @dataclass(frozen=True)
@@ -285,7 +283,8 @@ class Config:
     seed: int = 0
     folds: FoldsConfig = FoldsConfig()
     model: ModelConfig = ModelConfig()
-    augment: tuple[TransformConfig, ...] = ()
+    augment: Mapping[str, TransformConfig] = field(default_factory=dict)
+    """By the names of `steel.loading.augment.TRANSFORMS`, which has their order too; what is off is left out."""
     optim: OptimConfig = OptimConfig()
     validation: ValidationConfig = ValidationConfig()
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -294,6 +293,7 @@ class Config:
     def __post_init__(self) -> None:
         _require(len(self.phases) > 0, "phases: a run needs at least one phase")
         _require(0 <= self.seed < 2**63, f"seed: {self.seed} is not in [0, 2**63)")
+        object.__setattr__(self, "augment", {name: given for name, given in self.augment.items() if given.p > 0})
 
     def recipe(self) -> dict[str, Any]:
         """The part that must not change under a run: all but `runtime` and `tracking`, as plain JSON values."""

@@ -11,12 +11,15 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from tyro import MISSING
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from steel.config import Config, LossConfig
+from steel.config import Config, LossConfig, TransformConfig
 from steel.errors import InputError
+from steel.loading.augment import TRANSFORMS
 from steel.model.heads import CLASSIFICATION, SEGMENTATION
 from steel.model.losses import LOSS_TERMS, check_terms
+from steel.plain import inline_field
 
 
 class Named(Protocol):
@@ -28,11 +31,25 @@ class Named(Protocol):
         ...
 
 
-INLINE_ENTRIES: Mapping[tuple[type, str], tuple[Mapping[str, Named], type, Any]] = {
-    (LossConfig, "weights"): (LOSS_TERMS, float, 0.0),
+@dataclasses.dataclass(frozen=True)
+class Entries:
+    """Whose names are a mapping's keys, and what the mapping holds."""
+
+    table: Mapping[str, Named]
+    kind: type
+    absent: Any
+    """What a name is taken to have that the mapping lacks; what comes to that is left out of the mapping again."""
+
+
+class _Augment(dict[str, TransformConfig]):
+    """The type by which tyro tells this mapping from others."""
+
+
+ENTRIES: Mapping[type, Entries] = {
+    LossConfig: Entries(LOSS_TERMS, float, 0.0),
+    _Augment: Entries(TRANSFORMS, TransformConfig, TransformConfig(p=0.0)),
 }
-"""Fields that are mappings from names of a table, an option each: the table, the entries' type, and what stands where
-the configuration has no entry."""
+"""Where options have the names of a table: among those of a loss, and in the mapping `augment`."""
 
 
 def build_registry() -> ConstructorRegistry:
@@ -55,32 +72,38 @@ def check_names(config: Config) -> None:
 
 
 def _by_name(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """The options of a dataclass of the configuration some of whose fields are mappings from names of a table."""
-    kind = info.type
-    inline = {name for owner, name in INLINE_ENTRIES if owner is kind}
-    if not inline:
-        return None
+    """The options of a part of the configuration in which names of a table occur; None of any other."""
+    if info.type is _Augment:
+        given = info.default if isinstance(info.default, Mapping) else {}
+        return StructConstructorSpec(_Augment, tuple(_entries(ENTRIES[_Augment], given)))
+    if info.type is LossConfig:
+        return StructConstructorSpec(_build_loss, tuple(_options(LossConfig, info.default)))
+    if info.type is Config:
+        return StructConstructorSpec(Config, tuple(_options(Config, info.default)))
+    return None
 
-    def build(**values: Any) -> Any:
-        for name in inline:
-            values[name] = {entry: values.pop(entry) for entry in INLINE_ENTRIES[kind, name][0]}
-        return kind(**values)
 
-    return StructConstructorSpec(build, tuple(_options(kind, info.default)))
+def _build_loss(**values: Any) -> LossConfig:
+    weights = {name: values.pop(name) for name in LOSS_TERMS}
+    return LossConfig(weights, **values)
 
 
 def _options(kind: type, default: Any) -> Iterator[StructFieldSpec]:
-    """One for each field of a dataclass, or for each entry that it may have, with the values of `default`."""
+    """One for each field of a dataclass, with the values of `default`; an inline mapping has one for each name."""
     hints, meanings = typing.get_type_hints(kind), _meanings(kind)
     for field in dataclasses.fields(kind):
-        value = getattr(default, field.name, field.default)
-        if (kind, field.name) not in INLINE_ENTRIES:
+        value = getattr(default, field.name, MISSING)
+        if field.name == inline_field(kind):
+            yield from _entries(ENTRIES[kind], value if isinstance(value, Mapping) else {})
+        elif (kind, field.name) == (Config, "augment"):
+            yield StructFieldSpec(field.name, _Augment, _Augment(value), meanings.get(field.name))
+        else:
             yield StructFieldSpec(field.name, hints[field.name], value, meanings.get(field.name))
-            continue
-        table, entry_kind, absent = INLINE_ENTRIES[kind, field.name]
-        for name, entry in table.items():
-            given = value.get(name, absent) if isinstance(value, Mapping) else absent
-            yield StructFieldSpec(name, entry_kind, given, entry.meaning)
+
+
+def _entries(entries: Entries, given: Mapping[str, Any]) -> Iterator[StructFieldSpec]:
+    for name, entry in entries.table.items():
+        yield StructFieldSpec(name, entries.kind, given.get(name, entries.absent), entry.meaning)
 
 
 @functools.cache

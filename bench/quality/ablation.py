@@ -24,7 +24,7 @@ EPOCHS, FULL_EPOCHS = 12, 1
 
 
 BASE = (
-    *("--optim.ema-decay", "0.97", "--optim.average-top-k", "3", "--augment.2.p", "0.5"),
+    *("--optim.ema-decay", "0.97", "--optim.average-top-k", "3", "--augment.brightness-contrast.p", "0.5"),
     *both_phases("loss.class-weights", "3", "2", "2", "1"),
 )
 """What the demo's recipe had when this was measured. It was not shown to help, and the presets have it no more."""
@@ -41,8 +41,8 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "balanced sampling": both_phases("sampling.order", "balanced"),
     "crops not moved onto defects": ("--phases.0.sampling.defect-crop", "0"),
     "without class weights": both_phases("loss.class-weights", "None"),
-    "without brightness and contrast": ("--augment.2.p", "0"),
-    "defect blackout in their place": ("--augment.2.name", "blackout", "--augment.2.p", "0.25"),
+    "without brightness and contrast": ("--augment.brightness-contrast.p", "0"),
+    "defect blackout in their place": ("--augment.brightness-contrast.p", "0", "--augment.blackout.p", "0.25"),
 }
 """Options on top of the recipe, the disputed ones first. A full image has three times the pixels of a crop."""
 

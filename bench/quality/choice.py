@@ -16,7 +16,7 @@ from steel.shards.reader import ShardReader
 DEVELOPMENT = (156, 471)
 """Images that stand in for the test, and that train: all 627 training images."""
 RECIPE = "the recipe"
-BASE = ("--optim.ema-decay", "0.99", "--optim.average-top-k", "3", "--augment.2.p", "0.5")
+BASE = ("--optim.ema-decay", "0.99", "--optim.average-top-k", "3", "--augment.brightness-contrast.p", "0.5")
 """What the recipe had when this was measured, and lost by what `parts.py` says of it."""
 FOUR = ("--phases.1.micro-batch", "4")
 VARIANTS: Mapping[str, Sequence[str]] = {

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steel.config import NetworkConfig, OptimConfig, PhaseConfig, SamplingConfig
+from steel.config import NetworkConfig, OptimConfig, PhaseConfig, SamplingConfig, TransformConfig
 from steel.images.geometry import restore_size
 from steel.loading.augment import Augmenter
 from steel.loading.eval_loader import eval_batches
@@ -32,7 +32,7 @@ from train.presets import DEMO
 
 CROPS = DEMO.phases[0]
 RECIPE = replace(CROPS, loss=replace(CROPS.loss, class_weights=(3.0, 2.0, 2.0, 1.0)))
-AUGMENT = tuple(replace(t, p=0.5) if t.name == "brightness_contrast" else t for t in DEMO.augment)
+AUGMENT = {**DEMO.augment, "brightness_contrast": TransformConfig(0.5)}
 EMA_DECAY = 0.97
 """The demo's crops, with what it also had when this was measured: class weights, brightness and contrast, EMA."""
 

@@ -19,7 +19,6 @@ from bench.quality.ablation import gates
 from bench.quality.neu import CROP, DECODER, ENCODER, make_shards, recipe
 from bench.quality.seeds import Gain, gain, miou, spread, values
 from bench.quality.trial import TEST, VALIDATION, Trial, both_phases, folder_name, train, tuned
-from train.presets import AUGMENT
 
 NUM_TEST, NUM_TRAIN = 200, 96
 PASSES, BATCH = 20, 8
@@ -27,8 +26,7 @@ RECIPE = "the recipe"
 
 
 def _augment(name: str, p: float) -> tuple[str, ...]:
-    index = [transform.name for transform in AUGMENT].index(name)
-    return (f"--augment.{index}.p", str(p))
+    return (f"--augment.{name}.p", str(p))
 
 
 BASE = (

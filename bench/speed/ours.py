@@ -114,7 +114,7 @@ def batches(shards: str, crop: list[int], batch_size: int, workers: int, num_sam
     """Training batches; `focused` moves half of the defective images' crops onto a defect, as training does."""
     reader = ShardReader(shards)
     sampling = SamplingConfig() if focused else SamplingConfig(defect_crop=0.0, max_black=1.0)
-    transforms = (TransformConfig("hflip"), TransformConfig("vflip"), TransformConfig("brightness_contrast"))
+    transforms = {name: TransformConfig() for name in ("hflip", "vflip", "brightness_contrast")}
     manifest = reader.manifest
     augmenter = Augmenter(transforms, (crop[0], crop[1]), sampling, manifest.num_classes, manifest.ignore_bit)
     seed = next(_shuffles)

@@ -1,12 +1,14 @@
 """Random crops and augmentation of one sample, on uint8 pixels and bit-packed targets, seeded by a single number.
 
 The crop comes first, so that all else touches few pixels; an affine distortion is part of the cut (one resampling,
-real surroundings at the edges). The other transforms follow in the order of the configuration list. All of them draw
+real surroundings at the edges). The other transforms follow in the order of the table `TRANSFORMS`. All of them draw
 from one stream of random numbers: albumentations' own `set_random_seed` would give each transform the same stream, and
 with it the same verdict on whether to apply.
 """
 
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from random import Random
 from statistics import NormalDist
 from typing import Any
@@ -15,6 +17,7 @@ import cv2
 import numpy as np
 
 from steel.config import SamplingConfig, TransformConfig
+from steel.errors import InputError
 from steel.loading.crop import cut, cut_distorted, draw_distortion, place_window, to_target
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer version
@@ -28,9 +31,12 @@ _NORMAL = np.array([NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(2
 class Augmenter:
     """Turns a whole sample into a training crop: a pure function of the sample, the seed and the target class.
 
+    Raises:
+        InputError: a transform that the table does not have.
+
     Args:
-        transforms: what, how often and how strongly; `affine` acts in the crop, the rest in this order after it.
-            Those with a probability of 0 are left out and draw no random numbers.
+        transforms: how often and how strongly, by the names of `TRANSFORMS`; `affine` acts in the crop, the rest in the
+            table's order after it. Those with a probability of 0 are left out and draw no random numbers.
         crop: height and width of the result in pixels. Smaller images are mirrored, and marked invalid there.
         sampling: `max_black` of the crops.
         num_classes: C.
@@ -39,7 +45,7 @@ class Augmenter:
 
     def __init__(
         self,
-        transforms: tuple[TransformConfig, ...],
+        transforms: Mapping[str, TransformConfig],
         crop: tuple[int, int],
         sampling: SamplingConfig,
         num_classes: int,
@@ -48,14 +54,15 @@ class Augmenter:
         self.crop, self.num_classes, self.ignore_bit = crop, num_classes, ignore_bit
         self.max_black = sampling.max_black
         self.invalid = 1 << num_classes
-        active = tuple(t for t in transforms if t.p > 0)
-        self._affine = tuple(t for t in active if t.name == "affine")
-        self._transforms = tuple(t for t in active if t.name != "affine")
+        unknown = sorted(transforms.keys() - TRANSFORMS.keys())
+        if unknown:
+            raise InputError(f"augment.{unknown[0]}: unknown; there are {', '.join(TRANSFORMS)}")
+        self._active = {name: transforms[name] for name in TRANSFORMS if name in transforms and transforms[name].p > 0}
+        self._affine = self._active.pop(AFFINE, None)
         self._compose = self._build()
 
     def _build(self) -> A.Compose:
-        square = self.crop[0] == self.crop[1]
-        built = [build_transform(t, square=square, num_classes=self.num_classes) for t in self._transforms]
+        built = [TRANSFORMS[name].build(given, self.crop, self.num_classes) for name, given in self._active.items()]
         return A.Compose(built, is_check_shapes=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,48 +90,14 @@ class Augmenter:
         rng = Random(seed)
         target = to_target(bitmask, self.num_classes, self.ignore_bit)
         window = place_window(rng, image, target, self.crop, target_class=target_class, max_black=self.max_black)
-        strength = next((t.strength for t in self._affine if rng.random() < t.p), None)
-        if strength is None:
+        if self._affine is None or rng.random() >= self._affine.p:
             image, target = cut(image, target, window, self.crop, self.invalid)
         else:
-            distortion = draw_distortion(rng, strength, window, self.crop)
+            distortion = draw_distortion(rng, self._affine.strength, window, self.crop)
             image, target = cut_distorted(image, target, window, distortion, self.crop, self.invalid)
         self._compose.set_random_state(np.random.default_rng(seed), rng)
         result = self._compose(image=image, mask=target)
         return result["image"], result["mask"]
-
-
-def build_transform(config: TransformConfig, *, square: bool, num_classes: int) -> A.BasicTransform:
-    """One entry of the list as an albumentations transform of (image, mask).
-
-    Args:
-        config: any but `affine`, which is part of the crop.
-        square: whether crops are square; others are turned by 180 degrees only.
-        num_classes: number of class bits in the mask.
-    """
-    p, strength = config.p, config.strength
-    match config.name:
-        case "hflip":
-            return A.HorizontalFlip(p=p)
-        case "vflip":
-            return A.VerticalFlip(p=p)
-        case "rotate90":
-            return QuarterTurns(quarters=(1, 2, 3) if square else (2,), p=p)
-        case "brightness_contrast":
-            limit = min(0.2 * strength, 0.9)
-            return A.RandomBrightnessContrast(brightness_limit=limit, contrast_limit=limit, p=p)
-        case "gamma":
-            factor = 1 + 0.25 * strength
-            return A.RandomGamma(gamma_limit=(100 / factor, 100 * factor), p=p)
-        case "noise":
-            return SensorNoise(sigma=(2.0 * strength, 8.0 * strength), p=p)
-        case "blur":
-            return A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.2 * strength), p=p)
-        case "blackout":
-            return DefectBlackout(num_classes=num_classes, margin=round(8 * strength), p=p)
-        case "side_bars":
-            return SideBars(num_classes=num_classes, max_share=min(0.25 * strength, 0.9), p=p)
-    raise AssertionError(config.name)
 
 
 class QuarterTurns(A.DualTransform):
@@ -236,3 +209,63 @@ class SideBars(A.DualTransform):
         mask = mask.copy()
         mask[:, bar] &= kept_bits
         return mask
+
+
+@dataclass(frozen=True)
+class Transform:
+    """An augmentation of crops."""
+
+    meaning: str
+    """In a few words, for `--help`."""
+    build: Callable[[TransformConfig, tuple[int, int], int], A.BasicTransform]
+    """From how often and how strongly, the crop's height and width, and the number of class bits in the mask, to an
+    albumentations transform of `image` and `mask`. It draws from `py_random` and `random_generator` alone, keeps the
+    mask's bits in step with the image, and sets the bit above the classes where pixels have no truth."""
+
+
+def _part_of_the_crop(*_: object) -> A.BasicTransform:
+    raise AssertionError("the crop is cut so, see `Augmenter.__call__`")
+
+
+def _brightness_contrast(given: TransformConfig, *_: object) -> A.BasicTransform:
+    limit = min(0.2 * given.strength, 0.9)
+    return A.RandomBrightnessContrast(brightness_limit=limit, contrast_limit=limit, p=given.p)
+
+
+def _quarter_turns(given: TransformConfig, crop: tuple[int, int], _: int) -> A.BasicTransform:
+    return QuarterTurns(quarters=(1, 2, 3) if crop[0] == crop[1] else (2,), p=given.p)
+
+
+def _gamma(given: TransformConfig, *_: object) -> A.BasicTransform:
+    factor = 1 + 0.25 * given.strength
+    return A.RandomGamma(gamma_limit=(100 / factor, 100 * factor), p=given.p)
+
+
+def _blackout(given: TransformConfig, _: tuple[int, int], num_classes: int) -> A.BasicTransform:
+    return DefectBlackout(num_classes=num_classes, margin=round(8 * given.strength), p=given.p)
+
+
+def _side_bars(given: TransformConfig, _: tuple[int, int], num_classes: int) -> A.BasicTransform:
+    return SideBars(num_classes=num_classes, max_share=min(0.25 * given.strength, 0.9), p=given.p)
+
+
+AFFINE = "affine"
+TRANSFORMS: dict[str, Transform] = {
+    "hflip": Transform("flip left-right", lambda given, *_: A.HorizontalFlip(p=given.p)),
+    "vflip": Transform("flip top-bottom", lambda given, *_: A.VerticalFlip(p=given.p)),
+    "brightness_contrast": Transform("brightness and contrast", _brightness_contrast),
+    "rotate90": Transform("quarter turns; of crops that are not square, half a turn", _quarter_turns),
+    AFFINE: Transform("rotation, shear, shift and scale, as part of the crop", _part_of_the_crop),
+    "gamma": Transform("gamma", _gamma),
+    "noise": Transform(
+        "sensor noise, each pixel its own",
+        lambda given, *_: SensorNoise(sigma=(2.0 * given.strength, 8.0 * given.strength), p=given.p),
+    ),
+    "blur": Transform(
+        "blur", lambda given, *_: A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.2 * given.strength), p=given.p)
+    ),
+    "blackout": Transform("every defect is hidden, and no class is left", _blackout),
+    "side_bars": Transform("a black bar at one side, as at the edge of the strip", _side_bars),
+}
+"""Every transform by name, in the order in which they are applied; each has options, `--augment.NAME.p` and
+`--augment.NAME.strength`."""

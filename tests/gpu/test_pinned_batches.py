@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
 def load(reader: ShardReader, workers: int, pin_memory: bool) -> list[MicroBatch]:
     order = build_sampler(np.arange(len(reader)), reader.index.areas, SamplingConfig(), seed=0, phase=0)
-    cut = Augmenter((TransformConfig("hflip"), TransformConfig("affine")), (24, 32), SamplingConfig(), 3, None)
+    cut = Augmenter({"hflip": TransformConfig(), "affine": TransformConfig()}, (24, 32), SamplingConfig(), 3, None)
     places = [Place(0, range(start, start + 4)) for start in range(0, 160, 4)]
     options = {"seed": 0, "phase": 0, "workers": workers, "pin_memory": pin_memory}
     return list(train_batches(reader, order, cut, places, **options))  # type: ignore[arg-type]

@@ -47,7 +47,7 @@ def load(reader: ShardReader, transforms: tuple[str, ...], sampling: SamplingCon
     phase = PhaseConfig("crops", 2, (256, 512), 8, 4, lr=1e-3, sampling=sampling)
     (plan,) = plan_phases((phase,), [sampler.epoch_length], 1, rank=0, world=1)
     cut = Augmenter(
-        tuple(TransformConfig(n) for n in transforms), phase.crop, sampling, reader.manifest.num_classes, None
+        {name: TransformConfig() for name in transforms}, phase.crop, sampling, reader.manifest.num_classes, None
     )
     places = plan.micro_batches(0)
     return list(train_batches(reader, sampler, cut, places, seed=1, phase=0, workers=workers))

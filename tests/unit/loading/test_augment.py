@@ -9,25 +9,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steel.config import SamplingConfig, TransformConfig
+from steel.errors import InputError
 from steel.images.strip import BLACK_LEVEL
-from steel.loading.augment import Augmenter
+from steel.loading.augment import TRANSFORMS, Augmenter
 from steel.loading.crop import place_window, to_target
 
-NAMES = (
-    *("hflip", "vflip", "rotate90", "affine", "brightness_contrast", "gamma", "noise", "blur"),
-    *("blackout", "side_bars"),
-)
+NAMES = tuple(TRANSFORMS)
 SEEDS = st.integers(0, 2**64 - 1)
 
 
+Named = tuple[str, TransformConfig]
+
+
+def one(name: str, p: float = 0.5, strength: float = 1.0) -> Named:
+    return name, TransformConfig(p, strength)
+
+
 def augmenter(
-    *transforms: TransformConfig,
+    *transforms: Named,
     crop: tuple[int, int] = (24, 32),
     num_classes: int = 4,
     ignore_bit: int | None = None,
     max_black: float = 1.0,
 ) -> Augmenter:
-    return Augmenter(transforms, crop, SamplingConfig(max_black=max_black), num_classes, ignore_bit)
+    return Augmenter(dict(transforms), crop, SamplingConfig(max_black=max_black), num_classes, ignore_bit)
 
 
 def blocks(height: int, width: int, num_classes: int, seed: int, kind: type = np.uint8) -> np.ndarray:
@@ -120,7 +125,7 @@ def test_focused_crops_hold_their_class_under_every_transform_but_blackout(
     bitmask[int(generator.integers(size[0])), int(generator.integers(size[1]))] = 1 << (
         target_class - 1
     )  # a single pixel
-    transforms = [TransformConfig(name, 1.0, strength) for name in NAMES if name != "blackout"]
+    transforms = [one(name, 1.0, strength) for name in NAMES if name != "blackout"]
     _, target = augmenter(*transforms, crop=crop, max_black=0.5)(
         texture(*size), bitmask, seed=seed, target_class=target_class
     )
@@ -181,7 +186,7 @@ def test_targets_only_ever_hold_values_that_were_there(
     bitmask = blocks(*size, num_classes, seed % 997, kind)
     bitmask[:2, :2] = 1 << ignore_bit
     crop = (24, 24) if square else (24, 32)
-    transforms = [TransformConfig(name, 1.0) for name in names]
+    transforms = [one(name, 1.0) for name in names]
     make = augmenter(*transforms, crop=crop, num_classes=num_classes, ignore_bit=ignore_bit)
     image, target = make(texture(*size, *channels), bitmask, seed=seed)
     invalid = 1 << num_classes
@@ -199,7 +204,7 @@ def test_targets_only_ever_hold_values_that_were_there(
 @pytest.mark.parametrize("crop", [(20, 20), (20, 28)])
 def test_flips_and_turns_move_image_and_target_together(name: str, crop: tuple[int, int]) -> None:
     bitmask = blocks(*crop, 4, 3)
-    image, target = augmenter(TransformConfig(name, 1.0), crop=crop)(bitmask * 9 + 20, bitmask, seed=5)
+    image, target = augmenter(one(name, 1.0), crop=crop)(bitmask * 9 + 20, bitmask, seed=5)
     assert np.array_equal(image, target * 9 + 20)
     assert not np.array_equal(target, bitmask)
 
@@ -209,7 +214,7 @@ def test_turns_of_a_square_crop_take_all_three_quarters_and_of_others_only_the_h
     image[0, 0] = 200
 
     def corners(crop: tuple[int, int]) -> set[tuple[int, ...]]:
-        make = augmenter(TransformConfig("rotate90", 1.0), crop=crop)
+        make = augmenter(one("rotate90", 1.0), crop=crop)
         crops = [make(image[: crop[0], : crop[1]], image[: crop[0], : crop[1]] * 0, seed=s)[0] for s in range(40)]
         return {tuple(int(i) for i in np.argwhere(c)[0]) for c in crops}
 
@@ -223,7 +228,7 @@ def test_affine_keeps_image_and_target_aligned_and_marks_what_lies_outside() -> 
     image = bitmask * 100 + 50
     moved = 0
     for seed in range(60):
-        make = augmenter(TransformConfig("affine", 1.0, 2.0), crop=(64, 96))
+        make = augmenter(one("affine", 1.0, 2.0), crop=(64, 96))
         crop, target = make(image, bitmask, seed=seed)
         inside, outside, invalid = target == 1, target == 0, target == 1 << 4
         assert crop[inside].mean() > 140  # bilinear edges only
@@ -238,7 +243,7 @@ def test_affine_takes_real_pixels_from_around_the_crop() -> None:
     """In the middle of a large image nothing is outside, so nothing is invalid."""
     image, bitmask = texture(400, 400), np.zeros((400, 400), np.uint8)
     bitmask[200, 200] = 1
-    make = augmenter(TransformConfig("affine", 1.0), crop=(64, 96))
+    make = augmenter(one("affine", 1.0), crop=(64, 96))
     for seed in range(40):
         assert not np.any(make(image, bitmask, seed=seed, target_class=1)[1] & 1 << 4)
 
@@ -251,7 +256,7 @@ def test_blackout_hides_every_defect_and_leaves_a_clean_target() -> None:
         bitmask[0, 0] |= 128
         image = generator.integers(60, 120, (64, 96)).astype(np.uint8)
         image[(bitmask & 15) > 0] = 255  # any 255 left is a defect that still shows
-        make = augmenter(TransformConfig("blackout", 1.0), crop=(64, 96), ignore_bit=7)
+        make = augmenter(one("blackout", 1.0), crop=(64, 96), ignore_bit=7)
         crop, target = make(image, bitmask, seed=seed)
         assert not np.any(target & 15)
         assert target[0, 0] == 16
@@ -268,14 +273,14 @@ def test_blackout_hides_every_defect_and_leaves_a_clean_target() -> None:
 def test_blackout_of_a_crop_that_is_all_defect_is_black() -> None:
     image, bitmask = texture(24, 32), np.ones((24, 32), np.uint8)
     for seed in range(8):
-        crop, target = augmenter(TransformConfig("blackout", 1.0))(image, bitmask, seed=seed, target_class=1)
+        crop, target = augmenter(one("blackout", 1.0))(image, bitmask, seed=seed, target_class=1)
         assert not crop.any()
         assert not target.any()
 
 
 def test_blackout_leaves_clean_images_alone() -> None:
     image = texture(24, 32)
-    crop, _ = augmenter(TransformConfig("blackout", 1.0))(image, image * 0, seed=0)
+    crop, _ = augmenter(one("blackout", 1.0))(image, image * 0, seed=0)
     assert np.array_equal(crop, image)
 
 
@@ -286,9 +291,7 @@ def test_side_bars_are_black_and_clean_and_never_hide_a_whole_class(channels: tu
     bitmask[:, 10:90] = 1
     bitmask[5, 1] = bitmask[5, 98] = 2
     for seed in range(80):
-        crop, target = augmenter(TransformConfig("side_bars", 1.0), crop=(24, 100))(
-            image, bitmask, seed=seed, target_class=0
-        )
+        crop, target = augmenter(one("side_bars", 1.0), crop=(24, 100))(image, bitmask, seed=seed, target_class=0)
         black = ~crop.reshape(24, 100, -1).any(axis=(0, 2))
         assert not target[:, black].any()
         assert np.array_equal(target[:, ~black], bitmask[:, ~black])
@@ -299,17 +302,14 @@ def test_side_bars_are_black_and_clean_and_never_hide_a_whole_class(channels: tu
     alone = np.zeros((24, 100), np.uint8)
     alone[3, 0] = 4
     for seed in range(20):
-        _, target = augmenter(TransformConfig("side_bars", 1.0), crop=(24, 100))(
-            image, alone, seed=seed, target_class=0
-        )
+        _, target = augmenter(one("side_bars", 1.0), crop=(24, 100))(image, alone, seed=seed, target_class=0)
         assert np.any(target & 4)
 
 
 def test_noise_has_the_strength_it_says_and_differs_by_pixel() -> None:
     gray = np.full((64, 96), 128, np.uint8)
     sigmas = [
-        augmenter(TransformConfig("noise", 1.0), crop=(64, 96))(gray, gray * 0, seed=s)[0].astype(float).std()
-        for s in range(60)
+        augmenter(one("noise", 1.0), crop=(64, 96))(gray, gray * 0, seed=s)[0].astype(float).std() for s in range(60)
     ]
     assert 1.7 < min(sigmas) < 3.5
     assert 6.5 < max(sigmas) < 8.6
@@ -318,7 +318,7 @@ def test_noise_has_the_strength_it_says_and_differs_by_pixel() -> None:
 @pytest.mark.parametrize("name", ["brightness_contrast", "gamma", "noise", "blur"])
 def test_photometric_transforms_change_the_image_only(name: str) -> None:
     bitmask = blocks(24, 32, 4, 1)
-    image, target = augmenter(TransformConfig(name, 1.0))(texture(24, 32), bitmask, seed=3)
+    image, target = augmenter(one(name, 1.0))(texture(24, 32), bitmask, seed=3)
     assert np.array_equal(target, bitmask)
     assert not np.array_equal(image, texture(24, 32))
 
@@ -326,8 +326,8 @@ def test_photometric_transforms_change_the_image_only(name: str) -> None:
 # --- randomness ----------------------------------------------------------------------------------------------------
 
 
-def all_transforms() -> list[TransformConfig]:
-    return [TransformConfig(name, 0.5) for name in NAMES]
+def all_transforms() -> list[Named]:
+    return [one(name, 0.5) for name in NAMES]
 
 
 def test_one_seed_gives_one_result_whatever_came_before_and_after_pickling() -> None:
@@ -356,7 +356,7 @@ def test_transforms_are_applied_independently_of_each_other() -> None:
     """albumentations' own seeding would apply two flips of equal probability always together."""
     image = np.zeros((8, 8), np.uint8)
     image[0, 0] = 255
-    make = augmenter(TransformConfig("hflip"), TransformConfig("vflip"), crop=(8, 8))
+    make = augmenter(one("hflip"), one("vflip"), crop=(8, 8))
     corners = [np.argwhere(make(image, image * 0, seed=s)[0])[0] for s in range(800)]
     counts = np.bincount([2 * (row > 0) + (column > 0) for row, column in corners], minlength=4)
     assert counts.min() > 150
@@ -364,18 +364,31 @@ def test_transforms_are_applied_independently_of_each_other() -> None:
 
 def test_what_has_a_probability_of_0_changes_nothing_not_even_the_random_numbers_of_the_others() -> None:
     image, bitmask = texture(40, 60), blocks(40, 60, 4, 0)
-    some = [TransformConfig("vflip", 0.5), TransformConfig("noise", 0.5)]
-    off = [TransformConfig(name, 0.0) for name in NAMES]
+    some = [one("vflip", 0.5), one("noise", 0.5)]
+    off = [one(name, 0.0) for name in NAMES]
     for s in range(30):
         expected = augmenter(*some)(image, bitmask, seed=s, target_class=s % 5)
-        found = augmenter(*off, some[0], *off, some[1])(image, bitmask, seed=s, target_class=s % 5)
+        found = augmenter(*off, *some)(image, bitmask, seed=s, target_class=s % 5)
         assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_transforms_act_in_the_order_of_the_table_whatever_the_order_of_the_options() -> None:
+    image, bitmask = texture(40, 60), blocks(40, 60, 4, 0)
+    for s in range(20):
+        forth = augmenter(*all_transforms())(image, bitmask, seed=s)
+        back = augmenter(*reversed(all_transforms()))(image, bitmask, seed=s)
+        assert all(np.array_equal(a, b) for a, b in zip(forth, back, strict=True))
+
+
+def test_an_unknown_transform_is_refused() -> None:
+    with pytest.raises(InputError, match=r"augment\.blurr: unknown; there are hflip, vflip, brightness_contrast"):
+        augmenter(one("blurr"))
 
 
 def test_random_numbers_of_one_seed_are_well_spread_over_seeds() -> None:
     """Consecutive seeds (they are hashes in practice) still apply a transform as often as it says."""
     image = np.zeros((4, 4), np.uint8)
     image[0, 0] = 255
-    make = augmenter(TransformConfig("hflip", 0.3), crop=(4, 4))
+    make = augmenter(one("hflip", 0.3), crop=(4, 4))
     flipped = [make(image, image * 0, seed=s)[0][0, 0] == 0 for s in range(1500)]
     assert abs(np.mean(flipped) - 0.3) < 0.06

@@ -31,7 +31,7 @@ from tests.shard_folder import defect_mask, make_shards, small_shards, steel_ima
 from train.engine.batch_plan import PhasePlan, micro_batch_share
 
 NUM, BATCH, MICRO = 22, 8, 2
-TRANSFORMS = tuple(TransformConfig(n) for n in ("hflip", "vflip", "affine", "noise", "blackout", "brightness_contrast"))
+TRANSFORMS = ("hflip", "vflip", "affine", "noise", "blackout", "brightness_contrast")
 
 pytestmark = pytest.mark.usefixtures("no_children")
 
@@ -47,9 +47,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_shards(tmp_path_factory.mktemp("data") / "shards", NUM)
 
 
-def augmenter(reader: ShardReader, *transforms: TransformConfig, crop: tuple[int, int] = (24, 32)) -> Augmenter:
+def augmenter(reader: ShardReader, *transforms: str, crop: tuple[int, int] = (24, 32)) -> Augmenter:
     manifest = reader.manifest
-    return Augmenter(transforms, crop, SamplingConfig(), manifest.num_classes, manifest.ignore_bit)
+    chosen = {name: TransformConfig() for name in transforms}
+    return Augmenter(chosen, crop, SamplingConfig(), manifest.num_classes, manifest.ignore_bit)
 
 
 def plan(rank: int = 0, world: int = 1) -> PhasePlan:

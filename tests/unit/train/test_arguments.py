@@ -1,11 +1,10 @@
 """The command line of training programs."""
 
-import typing
-
 import pytest
 
 from steel.config import LossConfig, TransformConfig
 from steel.errors import InputError
+from steel.loading.augment import TRANSFORMS
 from steel.model.losses import LOSS_TERMS
 from steel.plain import to_dict
 from train.arguments import parse_fit
@@ -65,12 +64,14 @@ def test_loss_terms_are_options_by_name() -> None:
     assert to_dict(loss)["tversky"] == 0.5  # in config.json by the option's name
 
 
-def test_help_says_what_each_loss_term_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_what_each_loss_term_and_each_transform_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_fit("fit", ["--help"])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for name, term in LOSS_TERMS.items():
         assert f"--phases.1.loss.{name} FLOAT {term.meaning} (default" in shown
+    for name, transform in TRANSFORMS.items():
+        assert f"augment.{name.replace('_', '-')} options" in shown and transform.meaning in shown
 
 
 @pytest.mark.parametrize(
@@ -88,9 +89,13 @@ def test_losses_that_teach_nothing_are_refused(options: list[str], message: str)
         parse_fit("fit", [*NEEDED, *options])
 
 
-def test_every_preset_lists_every_transform_once_so_that_each_can_be_turned_on_by_an_option() -> None:
-    names = typing.get_args(typing.get_type_hints(TransformConfig)["name"])
-    for preset in PRESETS.values():
-        assert sorted(t.name for t in preset.augment) == sorted(names)
-    turned_on = parse_fit("fit", ["--data", "d", "--out", "o", "--augment.7.p", "0.3"]).config.augment[7]
-    assert (turned_on.name, turned_on.p) == ("blur", 0.3)
+def test_every_transform_is_an_option_by_name() -> None:
+    for name in TRANSFORMS:
+        options = [f"--augment.{name.replace('_', '-')}.p", "0.25", "--augment.hflip.strength", "2"]
+        augment = parse_fit("fit", [*NEEDED, *options]).config.augment
+        others = {"hflip": TransformConfig(0.5, 2.0), "vflip": TransformConfig(0.5)}
+        expected = {**others, name: TransformConfig(0.25, 2.0 if name == "hflip" else 1.0)}
+        assert augment == expected
+    assert to_dict(parse_fit("fit", [*NEEDED, "--augment.vflip.p", "0"]).config)["augment"] == {
+        "hflip": {"p": 0.5, "strength": 1.0}
+    }
