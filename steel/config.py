@@ -165,9 +165,13 @@ class PhaseConfig:
     lr: float
     """Peak learning rate of the decoder and heads."""
     warmup: float = 0.05
-    """Share of the phase's steps over which the rate rises linearly from 0; it then falls as a cosine."""
+    """Share of the phase's steps over which the rate rises to `lr`; how it then goes on is the schedule's."""
+    schedule: str = "cosine"
+    """A name of `steel.model.lr_schedule.SCHEDULES`."""
     lr_floor: float = 0.01
-    """The cosine's end, as a share of `lr`."""
+    """Where the schedule ends, as a share of `lr`."""
+    lr_power: float = 0.9
+    """Of the polynomial schedule; 1 is a straight line."""
     loss: LossConfig = LossConfig()
     sampling: SamplingConfig = SamplingConfig()
 
@@ -181,6 +185,7 @@ class PhaseConfig:
         )
         _require(self.lr > 0, f"{where}: lr must be above 0")
         _require(0 <= self.warmup < 1, f"{where}: warmup {self.warmup} is not in [0, 1)")
+        _require(self.lr_power > 0, f"{where}: lr-power {self.lr_power} is not above 0")
         _require(
             self.crop == (0, 0) or min(self.crop) > 0,
             f"{where}: crop {self.crop} is neither (0, 0) nor two sizes",

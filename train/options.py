@@ -9,16 +9,17 @@ import functools
 import inspect
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from tyro import MISSING
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from steel.config import Config, LossConfig, TransformConfig
+from steel.config import Config, LossConfig, PhaseConfig, TransformConfig
 from steel.errors import InputError
 from steel.loading.augment import TRANSFORMS
 from steel.model.heads import CLASSIFICATION, SEGMENTATION
 from steel.model.losses import LOSS_TERMS, check_terms
+from steel.model.lr_schedule import SCHEDULES, find_schedule
 from steel.plain import inline_field
 
 
@@ -52,6 +53,12 @@ ENTRIES: Mapping[type, Entries] = {
 """Where options have the names of a table: among those of a loss, and in the mapping `augment`."""
 
 
+CHOICES: Mapping[tuple[type, str], Mapping[str, Named]] = {
+    (PhaseConfig, "schedule"): SCHEDULES,
+}
+"""Fields of the configuration whose value is a name of a table."""
+
+
 def build_registry() -> ConstructorRegistry:
     """tyro's rules, with ours before them."""
     registry = ConstructorRegistry()
@@ -64,6 +71,7 @@ def check_names(config: Config) -> None:
     heads = (SEGMENTATION, CLASSIFICATION, *config.model.heads)
     for phase in config.phases:
         check_terms(phase.loss, heads, f"phase {phase.name}")
+        find_schedule(phase)
     for head in config.model.heads:
         terms = [name for name, term in LOSS_TERMS.items() if term.head == head]
         if not any(name in phase.loss.weights for phase in config.phases for name in terms):
@@ -78,8 +86,8 @@ def _by_name(info: StructTypeInfo) -> StructConstructorSpec | None:
         return StructConstructorSpec(_Augment, tuple(_entries(ENTRIES[_Augment], given)))
     if info.type is LossConfig:
         return StructConstructorSpec(_build_loss, tuple(_options(LossConfig, info.default)))
-    if info.type is Config:
-        return StructConstructorSpec(Config, tuple(_options(Config, info.default)))
+    if info.type is Config or any(info.type is kind for kind, _ in CHOICES):
+        return StructConstructorSpec(info.type, tuple(_options(info.type, info.default)))
     return None
 
 
@@ -97,6 +105,10 @@ def _options(kind: type, default: Any) -> Iterator[StructFieldSpec]:
             yield from _entries(ENTRIES[kind], value if isinstance(value, Mapping) else {})
         elif (kind, field.name) == (Config, "augment"):
             yield StructFieldSpec(field.name, _Augment, _Augment(value), meanings.get(field.name))
+        elif (kind, field.name) in CHOICES:
+            table = CHOICES[kind, field.name]
+            meaning = "; ".join(f"{name}: {entry.meaning}" for name, entry in table.items())
+            yield StructFieldSpec(field.name, Literal[tuple(table)], value, meaning)  # type: ignore[arg-type]
         else:
             yield StructFieldSpec(field.name, hints[field.name], value, meanings.get(field.name))
 

@@ -22,8 +22,9 @@ from steel.loading.train_loader import train_batches, unpack_targets
 from steel.metrics.statistics import EvaluationStatistics, image_statistics
 from steel.model.heads import SEGMENTATION, Features
 from steel.model.losses import classification_loss, head_losses, labels_from_targets
+from steel.model.lr_schedule import lr_at
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
-from steel.model.optimizer import ExponentialAverage, build_optimizer, lr_at, set_lr
+from steel.model.optimizer import ExponentialAverage, build_optimizer, set_lr
 from steel.model.passes import default_pixels_per_pass
 from steel.model.tta import quantise
 from steel.shards.reader import ShardReader

@@ -1,17 +1,16 @@
-"""AdamW and what surrounds it: parameter groups, the learning rate, steps that can be refused, averages of the weights.
+"""AdamW and what surrounds it: parameter groups, steps that can be refused, averages of the weights.
 
 Nothing here waits for the device: whether a step counts is a tensor (`found_inf`, `skip`: 0 or 1) that stays there.
 """
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from steel.config import OptimConfig, PhaseConfig
+from steel.config import OptimConfig
 from steel.model.network import UnifiedModel
 
 
@@ -42,21 +41,6 @@ def parameter_groups(model: UnifiedModel, config: OptimConfig) -> list[dict[str,
 def build_optimizer(model: UnifiedModel, config: OptimConfig) -> torch.optim.AdamW:
     """Fused AdamW over `parameter_groups`, at rate 0 until `set_lr`."""
     return torch.optim.AdamW(parameter_groups(model, config), lr=0.0, fused=True)
-
-
-def lr_at(step: int, total_steps: int, phase: PhaseConfig) -> float:
-    """The learning rate of `step` (from 0) in a phase of `total_steps`: a linear rise to `phase.lr`, then a cosine.
-
-    The rise takes `phase.warmup` of the steps, and its first step is already above 0; the last step of all stands at
-    `phase.lr_floor * phase.lr`.
-    """
-    assert 0 <= step < total_steps, f"step {step} of {total_steps}"
-    warmup_steps = math.ceil(phase.warmup * total_steps)
-    if step < warmup_steps:
-        return phase.lr * (step + 1) / warmup_steps
-    progress = (step + 1 - warmup_steps) / max(total_steps - warmup_steps, 1)
-    floor = phase.lr * phase.lr_floor
-    return floor + (phase.lr - floor) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def set_lr(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from steel.errors import SharedError, out_of_memory_as
 from steel.loading.train_loader import MicroBatch
+from steel.model.lr_schedule import lr_at
 from steel.model.network import UnifiedModel
-from steel.model.optimizer import lr_at
 from train.engine.batch_plan import PhasePlan
 from train.engine.loop_state import LoopState, Window
 from train.engine.metric_logger import MetricLogger, train_record

@@ -5,10 +5,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from steel.config import NetworkConfig, OptimConfig, PhaseConfig
+from steel.config import NetworkConfig, OptimConfig
 from steel.model.batch_norm import RunningStatistics
 from steel.model.network import UnifiedModel
 from steel.model.optimizer import (
@@ -16,14 +14,12 @@ from steel.model.optimizer import (
     average_state_dicts,
     build_optimizer,
     load_optimizer_state,
-    lr_at,
     parameter_groups,
     set_lr,
     step_if_finite,
 )
 
 CONFIG = OptimConfig(weight_decay=0.1, encoder_lr_scale=0.25)
-PHASE = PhaseConfig("p", epochs=1, crop=(0, 0), batch_size=2, micro_batch=1, lr=2.0, warmup=0.25, lr_floor=0.1)
 ACCEPT, REFUSE = torch.tensor(0.0), torch.tensor(1.0)
 
 
@@ -86,25 +82,6 @@ def test_set_rate_scales_the_encoder(model):
         "encoder": pytest.approx(0.2),
         "decoder": 0.8,
     }
-
-
-def test_rate_by_hand():
-    # 8 steps, the first 2 rising; then the cosine's 6 steps end at the floor of 0.2.
-    cosine = [0.2 + 1.8 * (1 + math.cos(math.pi * k / 6)) / 2 for k in range(1, 7)]
-    assert [lr_at(s, 8, PHASE) for s in range(8)] == pytest.approx([1.0, 2.0, *cosine])
-    assert lr_at(7, 8, PHASE) == pytest.approx(0.2)
-    assert lr_at(0, 1, PHASE) == 2.0
-
-
-@given(st.integers(1, 500), st.floats(0, 0.99), st.floats(0, 1))
-def test_rate_is_positive_rises_then_falls(total_steps, warmup, floor):
-    phase = PhaseConfig("p", 1, (0, 0), 1, 1, lr=0.5, warmup=warmup, lr_floor=floor)
-    rates = [lr_at(s, total_steps, phase) for s in range(total_steps)]
-    assert all(0 <= rate <= 0.5 + 1e-12 for rate in rates)
-    assert rates[0] > 0 or (total_steps == 1 or floor == 0)
-    top = rates.index(max(rates))
-    assert rates[: top + 1] == sorted(rates[: top + 1])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
 @pytest.mark.parametrize("steps_before", [0, 2])

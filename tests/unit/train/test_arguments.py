@@ -89,6 +89,14 @@ def test_losses_that_teach_nothing_are_refused(options: list[str], message: str)
         parse_fit("fit", [*NEEDED, *options])
 
 
+def test_a_schedule_is_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    config = parse_fit("fit", [*NEEDED, "--phases.1.schedule", "one_cycle"]).config
+    assert [phase.schedule for phase in config.phases] == ["cosine", "one_cycle"]
+    with pytest.raises(SystemExit):
+        parse_fit("fit", [*NEEDED, "--phases.1.schedule", "cosin"])
+    assert "'cosine', 'constant', 'one_cycle', 'polynomial'" in " ".join(capsys.readouterr().err.split())
+
+
 def test_every_transform_is_an_option_by_name() -> None:
     for name in TRANSFORMS:
         options = [f"--augment.{name.replace('_', '-')}.p", "0.25", "--augment.hflip.strength", "2"]
