@@ -1,19 +1,9 @@
 """The decision: what turns quantised probabilities into an answer.
 
 A pixel is predicted where its probability reaches the class's pixel threshold. The pixels of one class in one image are
-kept or dropped as a whole, by their total area and by what the classification head says (the gate):
-
-| gate           | the class is kept in an image when its area is within `min_area..max_area` and ...          |
-|----------------|--------------------------------------------------------------------------------------------|
-| `none`         | (nothing more: segmentation alone)                                                         |
-| `binary`       | P(any defect) reaches `binary_threshold` (a binary classifier first)                       |
-| `class`        | P(class) reaches the class's `label_threshold` (a multi-label classifier first)            |
-| `binary+class` | both                                                                                       |
-| `soft`         | the minimum is scaled by the odds against the class: area >= min_area * (1 - p) / p        |
-
-So with `soft` a class the head is sure of needs hardly any area, one at p = 0.5 needs `min_area`, and one at p = 0.1
-nine times as much; the maximum is not scaled. All comparisons are between integers (`area * q >= min_area * (255 - q)`
-for the quantised q of p), so tuning and prediction cannot disagree. Areas are in pixels of the original image.
+kept or dropped as a whole, by their total area and by what the classification head says (the gate, see `steel.gates`).
+All comparisons are between integers, so tuning and prediction cannot disagree. Areas are in pixels of the
+original image.
 """
 
 import dataclasses
@@ -24,11 +14,9 @@ from typing import Any
 import numpy as np
 
 from steel.errors import InputError
+from steel.gates import GATES, NO_LIMIT
 from steel.plain import from_dict
 
-GATES = ("none", "binary", "class", "binary+class", "soft")
-BINARY_GATES = ("binary", "binary+class")
-CLASS_GATES = ("class", "binary+class")
 HALF = 128
 """The first quantised probability above one half."""
 _MAX_AREA = 1 << 40
@@ -48,7 +36,7 @@ class ClassDecision:
     pixel_threshold: int = HALF
     """1 to 255."""
     label_threshold: int = HALF
-    """0 to 255; what the head calls the class present from. Only the gates `class` and `binary+class` act on it."""
+    """0 to 255; what the head calls the class present from. Only gates that ask for the class act on it."""
     min_area: int = 0
     """In pixels of the original image; 0 for none."""
     max_area: int | None = None
@@ -69,7 +57,7 @@ class Decision:
     classes: tuple[ClassDecision, ...]
     gate: str = "none"
     binary_threshold: int = HALF
-    """0 to 255; what the head calls an image defective from. Only `binary` and `binary+class` act on it."""
+    """0 to 255; what the head calls an image defective from. Only gates that ask for any defect act on it."""
     tta: tuple[str, ...] = ()
     """The flipped views that were averaged with the plain one when this was tuned."""
 
@@ -133,16 +121,12 @@ def kept(decision: Decision, areas: np.ndarray, label_probs: np.ndarray) -> np.n
     areas = areas.astype(np.int64)
     class_probs = label_probs[..., 1:].astype(np.int64)
     minima = np.array([c.min_area for c in decision.classes], np.int64)
-    maxima = np.array([np.iinfo(np.int64).max if c.max_area is None else c.max_area for c in decision.classes])
-    if decision.gate == "soft":
-        keep = areas * class_probs >= minima * (255 - class_probs)
-    else:
-        keep = areas >= minima
-    keep &= areas <= maxima
-    says = labels(decision, label_probs)
-    if decision.gate in BINARY_GATES:
+    maxima = np.array([NO_LIMIT if c.max_area is None else c.max_area for c in decision.classes])
+    gate, says = GATES[decision.gate], labels(decision, label_probs)
+    keep = (gate.weigh_area(areas, class_probs) >= minima) & (areas <= maxima)
+    if gate.asks_any:
         keep &= says[..., :1]
-    if decision.gate in CLASS_GATES:
+    if gate.asks_class:
         keep &= says[..., 1:]
     return keep
 

@@ -14,7 +14,8 @@ import numpy as np
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
 from bench.quality.trial import FLIPS, TEST, Trial, both_phases, folder_name, train, tuned
 from data_prep.__main__ import main as shard
-from steel.decision import GATES, default_decision
+from steel.decision import default_decision
+from steel.gates import GATES
 from steel.metrics.scores import Outcome, decide
 from steel.synthetic.dataset import synthesize
 

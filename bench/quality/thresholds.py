@@ -11,7 +11,8 @@ import numpy as np
 
 from bench.quality.seeds import mean_dice
 from bench.quality.simulation import MEDIAN_AREAS, Network, simulate
-from steel.decision import GATES, default_decision
+from steel.decision import default_decision
+from steel.gates import GATES
 from steel.metrics.bootstrap import bootstrap_difference
 from steel.metrics.scores import decide, score
 from steel.thresholds.search_space import SearchSpace
@@ -76,7 +77,7 @@ def resample(
     num_images: int,
     num_test: int,
     num_classes: int = len(MEDIAN_AREAS),
-    gates: Sequence[str] = GATES,
+    gates: Sequence[str] = tuple(GATES),
 ) -> Resample:
     """Tune on some images, judge on others of the same kind.
 

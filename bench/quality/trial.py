@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from steel.checkpoint import load_checkpoint
-from steel.decision import GATES
 from steel.distributed.runtime import start
+from steel.gates import GATES
 from steel.inference.predictor import Predictor
 from steel.metrics.scores import Outcome, decide
 from steel.metrics.statistics import EvaluationStatistics
@@ -119,7 +119,7 @@ def evaluate(checkpoint: Path, data: Path, fold: int, tta: tuple[str, ...]) -> E
 
 
 def tuned(
-    trial: Trial, data: Path, gates: tuple[str, ...] = GATES, *, tta: tuple[str, ...] = FLIPS, last: bool = False
+    trial: Trial, data: Path, gates: tuple[str, ...] = tuple(GATES), *, tta: tuple[str, ...] = FLIPS, last: bool = False
 ) -> Outcome:
     """The test fold under the decision found on the validation fold, by the shipped weights or the last ones."""
     index = ShardReader(str(data)).index

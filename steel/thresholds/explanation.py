@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from steel.decision import CLASS_GATES, ClassDecision, Decision, default_decision
+from steel.decision import ClassDecision, Decision, default_decision
+from steel.gates import GATES
 from steel.metrics.scores import Outcome, decide, score
 from steel.metrics.statistics import EvaluationStatistics
 from steel.thresholds.crossfit import Gain
@@ -69,14 +70,7 @@ def explain(
 
 
 def _gate_words(decision: Decision) -> str:
-    defective = f"images with P(any defect) of at least {_prob(decision.binary_threshold)}"
-    return {
-        "none": "the segmentation alone decides",
-        "binary": f"only {defective} are answered",
-        "class": "only classes that the classification head sees are answered",
-        "binary+class": f"only {defective}, and in them only classes that the classification head sees, are answered",
-        "soft": "the surer the classification head is of a class, the less area it needs",
-    }[decision.gate]
+    return GATES[decision.gate].meaning.format(any=_prob(decision.binary_threshold))
 
 
 def _comparison(gains: Mapping[str, Gain]) -> str:
@@ -92,10 +86,10 @@ def _ladder_words(rungs: Sequence[Rung]) -> str:
 
 def _class_words(chosen: ClassDecision, gate: str) -> str:
     parts = [f"pixels from {_prob(chosen.pixel_threshold)}"]
-    if gate in CLASS_GATES:
+    if GATES[gate].asks_class:
         parts.append(f"P(class) from {_prob(chosen.label_threshold)}")
     if chosen.min_area:
-        parts.append(f"at least {chosen.min_area:,} px" + (" at P(class) = 0.5" if gate == "soft" else ""))
+        parts.append(f"at least {chosen.min_area:,} px")
     if chosen.max_area is not None:
         parts.append(f"at most {chosen.max_area:,} px")
     return ", ".join(parts)

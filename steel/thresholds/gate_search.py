@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from steel.decision import BINARY_GATES, CLASS_GATES, HALF, ClassDecision
+from steel.decision import HALF, ClassDecision
+from steel.gates import GATES
 from steel.thresholds.crossfit import CrossFolds, Gain, paired_gain
 from steel.thresholds.search import DICE_UNIT, Evidence, Family, gain_tables, nearest_half
 from steel.thresholds.search_space import ClassGrid, SearchSpace, ladder
@@ -67,11 +68,12 @@ class GateSearch:
         folds: CrossFolds,
     ) -> None:
         self.gate, self.folds, self.grids, self.space = gate, folds, grids, space
-        self.binary_thresholds = space.label_thresholds if gate in BINARY_GATES else (0,)
-        self.evidence = [e.softened() if gate == "soft" else e for e in evidence]
+        rule = GATES[gate]
+        self.binary_thresholds = space.label_thresholds if rule.asks_any else (0,)
+        self.evidence = [e.under(rule) for e in evidence]
         self.families: list[dict[str, Family]] = []
         for e, grid in zip(self.evidence, grids, strict=True):
-            whole = grid if gate in CLASS_GATES else replace(grid, label_thresholds=(0,))
+            whole = grid if rule.asks_class else replace(grid, label_thresholds=(0,))
             tables = gain_tables(e, whole, self.binary_thresholds, folds.fold_of, folds.num)
             self.families.append({name: Family.of(tables, whole, part) for name, part in ladder(whole).items()})
 

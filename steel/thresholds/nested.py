@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steel.decision import GATES, Decision
+from steel.decision import Decision
 from steel.errors import InputError
 from steel.metrics.scores import Outcome, decide
 from steel.metrics.statistics import EvaluationStatistics
@@ -27,7 +27,7 @@ def nested_outcome(
     statistics: EvaluationStatistics,
     folds: np.ndarray,
     *,
-    gates: Sequence[str] = GATES,
+    gates: Sequence[str] | None = None,
     training_areas: np.ndarray | None = None,
     groups: np.ndarray | None = None,
     tta: tuple[str, ...] = (),

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from steel.decision import HALF, ClassDecision
+from steel.gates import NO_LIMIT, Gate
 from steel.metrics.counts import INSIDE, dice
-from steel.thresholds.search_space import NO_MAXIMUM, ClassGrid
+from steel.thresholds.search_space import ClassGrid
 
 DICE_UNIT = 2**26
 """Dice is rounded to multiples of 1 / DICE_UNIT (7e-9); with it sums over 8 million images fit 64 bits."""
@@ -38,7 +39,7 @@ class Evidence:
     areas: np.ndarray
     """(A, T) int64 predicted pixels."""
     minima: np.ndarray
-    """(A, T) int64 the largest minimum area that they pass: the area itself, but for the `soft` gate."""
+    """(A, T) int64 the largest minimum area that they pass: the areas as the gate weighs them."""
     gains: np.ndarray
     """(A, T) int64: Dice when the pixels are kept less Dice when they are dropped, in 1 / DICE_UNIT."""
     class_probs: np.ndarray
@@ -46,9 +47,9 @@ class Evidence:
     any_probs: np.ndarray
     """(A,) int64, 0 to 255: its probability of any defect."""
 
-    def softened(self) -> "Evidence":
-        """The same under the `soft` gate."""
-        return replace(self, minima=soft_areas(self.areas, self.class_probs[:, None]))
+    def under(self, gate: Gate) -> "Evidence":
+        """The same under a gate that makes more or less of the areas."""
+        return replace(self, minima=gate.weigh_area(self.areas, self.class_probs[:, None]))
 
 
 def gather_evidence(
@@ -73,17 +74,6 @@ def gather_evidence(
     areas = areas[images]
     probs = (values[images].astype(np.int64) for values in (class_probs, any_probs))
     return Evidence(images, areas, areas, gains[images], *probs)
-
-
-def soft_areas(areas: np.ndarray, class_probs: np.ndarray) -> np.ndarray:
-    """The largest minimum that each area still passes under the `soft` gate: `floor(area * q / (255 - q))`.
-
-    Args:
-        areas: (K,) int64.
-        class_probs: (K,) int64 quantised probabilities q; 255 passes every minimum.
-    """
-    against = 255 - class_probs
-    return np.where(against == 0, NO_MAXIMUM, areas * class_probs // np.maximum(against, 1))
 
 
 def gain_tables(
@@ -204,7 +194,7 @@ class Family:
     def decision(self, position: int, pixel_thresholds: Sequence[int]) -> ClassDecision:
         """A setting as a decision; a label threshold that the gate does not look at is at one half."""
         pixel, label, minimum, maximum = (int(value) for value in self.settings[position])
-        limit = None if maximum == NO_MAXIMUM else maximum
+        limit = None if maximum == NO_LIMIT else maximum
         return ClassDecision(pixel_thresholds[pixel], label or HALF, minimum, limit)
 
 

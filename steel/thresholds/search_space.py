@@ -1,25 +1,16 @@
 """Which settings the search tries: grids of thresholds and areas, and the ladder from the simplest of them to all."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from steel.decision import HALF
+from steel.gates import NO_LIMIT
 
-NO_MAXIMUM = int(np.iinfo(np.int64).max)
 MIN_WINDOW_AREAS = 5
 """A window of areas holds at least so many of the class's training areas, ..."""
 MIN_WINDOW_SHARE = 0.1
 """... and at least this share of them: what drops nearly every defect is no window but a way to answer nothing."""
-SIMPLER_GATES: Mapping[str, tuple[str, ...]] = {
-    "none": (),
-    "binary": ("none",),
-    "class": ("none",),
-    "binary+class": ("none", "binary", "class"),
-    "soft": ("none",),
-}
-"""What each gate must beat."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ class ClassGrid:
     min_areas: tuple[int, ...]
     """The first one is 0."""
     max_areas: tuple[int, ...]
-    """The last one is `NO_MAXIMUM`."""
+    """The last one is `NO_LIMIT`."""
     training_areas: np.ndarray
     """(M,) pixels of the class in the training images that have it."""
 
@@ -72,12 +63,12 @@ class ClassGrid:
         up_to = np.searchsorted(areas, self.max_areas, side="right")
         enough = max(MIN_WINDOW_AREAS, MIN_WINDOW_SHARE * len(areas))
         wide = (up_to - below[:, None] >= enough) & np.less.outer(self.min_areas, self.max_areas)
-        return wide | np.logical_and.outer(np.equal(self.min_areas, 0), np.equal(self.max_areas, NO_MAXIMUM))
+        return wide | np.logical_and.outer(np.equal(self.min_areas, 0), np.equal(self.max_areas, NO_LIMIT))
 
 
 def ladder(grid: ClassGrid) -> dict[str, ClassGrid]:
     """Nested families of settings, from one half alone to the whole grid; a rung that adds no setting is left out."""
-    minimum = replace(grid, max_areas=(NO_MAXIMUM,))
+    minimum = replace(grid, max_areas=(NO_LIMIT,))
     thresholds = replace(minimum, min_areas=(0,))
     label = grid.label_thresholds if len(grid.label_thresholds) == 1 else (HALF,)
     rungs = {"one half": replace(thresholds, pixel_thresholds=(HALF,), label_thresholds=label)}
@@ -97,9 +88,9 @@ def class_grid(space: SearchSpace, training_areas: np.ndarray, present: bool) ->
     """
     positive = training_areas[training_areas > 0]
     if not present:
-        return ClassGrid((HALF,), (HALF,), (0,), (NO_MAXIMUM,), positive)
+        return ClassGrid((HALF,), (HALF,), (0,), (NO_LIMIT,), positive)
     areas = area_candidates(positive, space)
-    return ClassGrid(space.pixel_thresholds, space.label_thresholds, (0, *areas), (*areas, NO_MAXIMUM), positive)
+    return ClassGrid(space.pixel_thresholds, space.label_thresholds, (0, *areas), (*areas, NO_LIMIT), positive)
 
 
 def area_candidates(positive: np.ndarray, space: SearchSpace) -> tuple[int, ...]:

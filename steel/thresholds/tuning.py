@@ -12,15 +12,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from steel.decision import BINARY_GATES, CLASS_GATES, GATES, HALF, Decision, default_decision
+from steel.decision import HALF, Decision, default_decision
 from steel.errors import InputError
+from steel.gates import GATES
 from steel.metrics.scores import Outcome, decide, score, score_sums
 from steel.metrics.statistics import EvaluationStatistics
 from steel.thresholds.crossfit import Gain, deal_folds
 from steel.thresholds.explanation import explain
 from steel.thresholds.gate_search import GateFit, GateSearch
 from steel.thresholds.search import DICE_UNIT, gather_evidence
-from steel.thresholds.search_space import SIMPLER_GATES, SearchSpace, class_grid
+from steel.thresholds.search_space import SearchSpace, class_grid
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Tuning:
 def tune_thresholds(
     statistics: EvaluationStatistics,
     *,
-    gates: Sequence[str] = GATES,
+    gates: Sequence[str] | None = None,
     training_areas: np.ndarray | None = None,
     groups: np.ndarray | None = None,
     tta: tuple[str, ...] = (),
@@ -61,7 +62,7 @@ def tune_thresholds(
 
     Args:
         statistics: of images that the model was not trained on.
-        gates: those to try; the first of equals wins.
+        gates: those to try, all when None; the first of equals wins.
         training_areas: (M, C) pixels of each class in M training images at their original size (0s, for images without
             it, are left out); those of `statistics` when None.
         groups: (N,) numbers that duplicates among the images share; all differ when None.
@@ -74,7 +75,7 @@ def tune_thresholds(
     """
     if len(statistics) == 0:
         raise InputError("threshold tuning: there are no images in these folds; choose others")
-    tuner = Tuner(statistics, gates, training_areas, groups, tta, space or SearchSpace())
+    tuner = Tuner(statistics, gates or tuple(GATES), training_areas, groups, tta, space or SearchSpace())
     found = tuner.tune()
     fixed = tuner.complete(default_decision(statistics.num_classes))
     of_found, of_fixed = tuner.cross_fitted(), decide(statistics, fixed)
@@ -146,7 +147,7 @@ class Tuner:
             return Gain.of(differences / (DICE_UNIT * self.statistics.num_classes), self.folds.unit_of[known])
 
         def is_shown(gate: str) -> bool:
-            simpler = [other for other in SIMPLER_GATES[gate] if other in fits]
+            simpler = [other for other in GATES[gate].simpler if other in fits]
             return all(gain(gate, other).exceeds(self.space.noise_factor) for other in simpler)
 
         gate = max(filter(is_shown, fits), key=lambda name: int(fits[name].gains.sum()))
@@ -172,12 +173,12 @@ class Tuner:
         known = ~np.isin(self.folds.fold_of, list(without))
         label_probs, present = self.statistics.label_probs[known], self.present[known]
         classes, binary, thresholds = decision.classes, decision.binary_threshold, self.space.label_thresholds
-        if decision.gate not in CLASS_GATES:
+        if not GATES[decision.gate].asks_class:
             classes = tuple(
                 replace(c, label_threshold=best_label_threshold(label_probs[:, 1 + k], present[:, k], thresholds))
                 for k, c in enumerate(classes)
             )
-        if decision.gate not in BINARY_GATES:
+        if not GATES[decision.gate].asks_any:
             binary = best_label_threshold(label_probs[:, 0], present.any(axis=1), thresholds)
         return replace(decision, classes=classes, binary_threshold=binary, tta=self.tta)
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steel.decision import GATES, ClassDecision, Decision, apply_decision, default_decision, kept, labels
+from steel.decision import ClassDecision, Decision, apply_decision, default_decision, kept, labels
 from steel.errors import InputError
+from steel.gates import GATES, NO_LIMIT, soft_areas
 from steel.metrics.counts import histograms, valid_mask
 from steel.metrics.scores import decided_counts
-from steel.thresholds.search import NO_MAXIMUM, soft_areas
 from tests.plain_counts import pair_counts
 
 NUM_CLASSES = 2
@@ -30,7 +30,7 @@ def decisions(draw: st.DrawFn) -> Decision:
 
     return Decision(
         tuple(one_class() for _ in range(NUM_CLASSES)),
-        draw(st.sampled_from(GATES)),
+        draw(st.sampled_from(sorted(GATES))),
         draw(st.integers(0, 255)),
         ("hflip",),
     )
@@ -110,10 +110,11 @@ def test_soft_gate_drops_all_areas_of_an_impossible_class_and_leaves_the_maximum
 @given(area=st.integers(0, 10**7), label=st.integers(0, 255), minimum=st.integers(0, 10**6))
 def test_the_search_and_the_decision_share_one_soft_gate(area: int, label: int, minimum: int) -> None:
     decision = Decision((ClassDecision(min_area=minimum),), "soft")
-    passes = bool(kept(decision, np.array([area]), np.array([0, label], np.uint8))[0])
+    expected = area * label >= minimum * (255 - label)  # in Python's own integers
+    assert kept(decision, np.array([area]), np.array([0, label], np.uint8)).tolist() == [expected]
     largest = int(soft_areas(np.array([area]), np.array([label]))[0])
-    assert passes == (minimum <= largest)
-    assert (largest == NO_MAXIMUM) == (label == 255)
+    assert (minimum <= largest) == expected
+    assert (largest == NO_LIMIT) == (label == 255)
 
 
 def test_labels_are_the_head_at_its_thresholds() -> None:

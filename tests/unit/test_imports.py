@@ -14,12 +14,13 @@ LEAVES = {
     "steel.config": {"steel.errors", "steel.plain"},
     "steel.plain": {"steel.errors"},
     "steel.errors": set(),
+    "steel.gates": set(),
     "steel.labels.rle": {"steel.errors"},
     "steel.metrics.counts": {"steel.errors"},
 }
 LAYERS = (
     "errors", "plain", "validation_errors", "storage", "arrow_file", "precision", "config", "folds",
-    "images", "labels", "synthetic", "shards", "loading", "model", "decision", "metrics", "thresholds",
+    "images", "labels", "synthetic", "shards", "loading", "model", "gates", "decision", "metrics", "thresholds",
     "checkpoint_header", "checkpoint", "inference", "reports", "tracking", "distributed", "cli",
 )  # fmt: skip
 """The modules and packages of steel, from the bottom up: each imports itself and what stands before it."""

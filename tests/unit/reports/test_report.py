@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steel.decision import GATES, ClassDecision, Decision, default_decision
+from steel.decision import ClassDecision, Decision, default_decision
 from steel.errors import InputError
+from steel.gates import GATES
 from steel.metrics import bootstrap
 from steel.metrics.scores import decide, score
 from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, image_statistics
@@ -179,7 +180,7 @@ def test_metrics_are_written_whole(tmp_path: Path) -> None:
 def test_every_gate_is_tuned_and_judged_elsewhere() -> None:
     tuned_on, judged = make_statistics(seed=1), make_statistics(seed=2)
     results = gate_table(tune_thresholds(tuned_on, space=SPACE).by_gate, judged)
-    assert tuple(r.gate for r in results) == GATES
+    assert tuple(r.gate for r in results) == tuple(GATES)
     for result in results:
         alone = tune_thresholds(tuned_on, gates=(result.gate,), space=SPACE).by_gate[result.gate]
         assert result.decision == alone

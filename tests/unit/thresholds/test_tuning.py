@@ -7,9 +7,6 @@ import pytest
 
 from bench.quality.thresholds import NETWORKS, resample
 from steel.decision import (
-    BINARY_GATES,
-    CLASS_GATES,
-    GATES,
     HALF,
     ClassDecision,
     Decision,
@@ -17,11 +14,12 @@ from steel.decision import (
     default_decision,
 )
 from steel.errors import InputError
+from steel.gates import GATES, NO_LIMIT
 from steel.metrics.counts import dice
 from steel.metrics.scores import decide, score
 from steel.metrics.statistics import EvaluationStatistics, image_statistics
 from steel.thresholds.search import DICE_UNIT
-from steel.thresholds.search_space import NO_MAXIMUM, ClassGrid, SearchSpace, area_candidates
+from steel.thresholds.search_space import ClassGrid, SearchSpace, area_candidates
 from steel.thresholds.tuning import Tuner, Tuning, best_label_threshold, tune_thresholds
 from tests.plain_counts import pair_counts
 
@@ -63,6 +61,7 @@ class Images:
         return float(np.mean(pairs))
 
 
+ASK_ANY, ASK_CLASS = ("binary", "binary+class"), ("class", "binary+class")
 SPACE = SearchSpace(pixel_thresholds=(60, 100, 128, 190), label_thresholds=(50, 128, 180), area_steps=3)
 
 
@@ -71,8 +70,8 @@ class BruteForce:
 
     def __init__(self, images: Images, gate: str, training_areas: np.ndarray) -> None:
         self.num = len(images.bitmasks)
-        self.binaries = SPACE.label_thresholds if gate in BINARY_GATES else (HALF,)
-        self.labels = SPACE.label_thresholds if gate in CLASS_GATES else (HALF,)
+        self.binaries = SPACE.label_thresholds if gate in ASK_ANY else (HALF,)
+        self.labels = SPACE.label_thresholds if gate in ASK_CLASS else (HALF,)
         self.gate = gate
         self.areas = [self._area_axis(training_areas[:, k]) for k in range(NUM_CLASSES)]
         self.allowed = [self._windows(training_areas[:, k], self.areas[k]) for k in range(NUM_CLASSES)]
@@ -90,9 +89,9 @@ class BruteForce:
 
         def allowed(low: int, high: float) -> bool:
             held = sum(low <= area <= high for area in positive)
-            return (low, high) == (0, NO_MAXIMUM) or (low < high and held >= 5 and held >= len(positive) / 10)
+            return (low, high) == (0, NO_LIMIT) or (low < high and held >= 5 and held >= len(positive) / 10)
 
-        return np.array([[allowed(low, high) for high in (*axis, NO_MAXIMUM)] for low in (0, *axis)])
+        return np.array([[allowed(low, high) for high in (*axis, NO_LIMIT)] for low in (0, *axis)])
 
     def _table(self, images: Images, k: int) -> np.ndarray:
         """(N, binary, pixel, label, minimum, maximum) Dice of class k, counted in the pixels."""
@@ -106,9 +105,9 @@ class BruteForce:
         for cell in itertools.product(*map(range, table.shape[3:]), range(len(self.binaries))):
             label, low, high, binary = self.labels[cell[0]], (0, *self.areas[k])[cell[1]], cell[2], cell[3]
             keep = areas * class_prob >= low * (255 - class_prob) if self.gate == "soft" else areas >= low
-            keep = keep & (areas <= (*self.areas[k], NO_MAXIMUM)[high])
-            keep &= (any_prob >= self.binaries[binary]) | (self.gate not in BINARY_GATES)
-            keep &= (class_prob >= label) | (self.gate not in CLASS_GATES)
+            keep = keep & (areas <= (*self.areas[k], NO_LIMIT)[high])
+            keep &= (any_prob >= self.binaries[binary]) | (self.gate not in ASK_ANY)
+            keep &= (class_prob >= label) | (self.gate not in ASK_CLASS)
             table[:, binary, :, cell[0], cell[1], high] = np.where(keep, answered, dropped[:, None])
         return table
 
@@ -225,11 +224,11 @@ def test_tuning_does_not_depend_on_how_images_were_dealt_to_ranks() -> None:
 
 def test_a_fold_has_no_say_in_its_own_cross_fitted_answers() -> None:
     statistics = Images(8, num=40).statistics()
-    fold_of = Tuner(statistics, GATES, None, None, (), SearchSpace()).folds.fold_of
+    fold_of = Tuner(statistics, tuple(GATES), None, None, (), SearchSpace()).folds.fold_of
     changed = statistics.histograms.copy()
     changed[fold_of == 1] = changed[fold_of == 1, :, :, ::-1]  # turn the probabilities of fold 1 upside down
     other = EvaluationStatistics(statistics.rows, changed, statistics.label_probs)
-    first, second = (Tuner(s, GATES, None, None, (), SearchSpace()) for s in (statistics, other))
+    first, second = (Tuner(s, tuple(GATES), None, None, (), SearchSpace()) for s in (statistics, other))
     assert first.tune(without=(1,)).by_gate == second.tune(without=(1,)).by_gate
     assert first.tune(without=(0,)).by_gate != second.tune(without=(0,)).by_gate
 
@@ -330,13 +329,13 @@ def test_given_training_areas_bound_the_limits() -> None:
     for families in tuner.searches[0].families:
         minima, maxima = families["maximum area"].settings[:, 2:].T
         assert set(minima.tolist()) <= {0, *range(low, high + 1)}
-        assert set(maxima.tolist()) <= {NO_MAXIMUM, *range(low, high + 1)}
+        assert set(maxima.tolist()) <= {NO_LIMIT, *range(low, high + 1)}
 
 
 def test_windows_that_hold_next_to_nothing_are_not_tried() -> None:
     # 4 areas of 10, 30 of 100, 4 of 1,000: the limits between them hold 0, 4, 30, ... of 38.
     areas = np.repeat([10, 100, 1000], [4, 30, 4])
-    grid = ClassGrid((HALF,), (HALF,), (0, 10, 100, 1000), (10, 100, 1000, NO_MAXIMUM), areas)
+    grid = ClassGrid((HALF,), (HALF,), (0, 10, 100, 1000), (10, 100, 1000, NO_LIMIT), areas)
     assert grid.allowed_windows().tolist() == [
         [False, True, True, True],  # up to 10: 4 areas are no handful
         [False, True, True, True],  # 10 to 10 is no window at all
@@ -344,8 +343,8 @@ def test_windows_that_hold_next_to_nothing_are_not_tried() -> None:
         [False, False, False, False],  # from 1,000: 4 areas again
     ]
     many = np.repeat([10, 100, 1000], [9, 90, 9])
-    assert not ClassGrid((HALF,), (HALF,), (0,), (10, NO_MAXIMUM), many).allowed_windows()[0, 0]  # less than a tenth
-    few = ClassGrid((HALF,), (HALF,), (0, 10), (10, NO_MAXIMUM), areas[:3])
+    assert not ClassGrid((HALF,), (HALF,), (0,), (10, NO_LIMIT), many).allowed_windows()[0, 0]  # less than a tenth
+    few = ClassGrid((HALF,), (HALF,), (0, 10), (10, NO_LIMIT), areas[:3])
     assert few.allowed_windows().tolist() == [[False, True], [False, False]]
 
 
@@ -385,7 +384,7 @@ def test_label_thresholds_serve_the_gate_that_uses_them_and_the_best_f1_where_no
     found = tune_thresholds(EvaluationStatistics(np.arange(30), histograms, label_probs), gates=("none", gate))
     decision = found.by_gate[gate]
     # The best F1 takes all thirty (0.8 against 0.67), the best Dice leaves the false alarms out.
-    assert (decision.classes[0].label_threshold > 150) == (gate in CLASS_GATES)
+    assert (decision.classes[0].label_threshold > 150) == (gate in ASK_CLASS)
     assert (decision.binary_threshold > 150) == (gate == "binary")  # behind the class's own, a second gate adds nothing
     assert found.decision.gate == (gate if gate in ("class", "binary", "binary+class") else "none")
 
