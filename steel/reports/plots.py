@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steel.images.pictures import hex_colour
+from steel.metrics.table import METRICS
 from steel.storage import write_bytes
 
 
@@ -18,6 +19,11 @@ def plot_history(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[s
             that are missing or None are left out.
         path: PNG to write; at once and whole.
     """
+    write_bytes(path, encode_figure(draw_history(records)))
+
+
+def draw_history(records: Sequence[Mapping[str, Any]]) -> Any:
+    """The same as a matplotlib figure: losses, scores, classes, and rate and speed in its four panels."""
     train = [record for record in records if record.get("kind") == "train"]
     validation = [record for record in records if record.get("kind") == "validation"]
     figure = new_figure(12, 7)
@@ -33,7 +39,7 @@ def plot_history(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[s
         panel.set_xlabel("step")
         panel.grid(alpha=0.25)
     figure.suptitle("Training curves" if len(starts) < 2 else "Training curves (dotted: a new phase)", fontsize=12)
-    write_bytes(path, encode_figure(figure))
+    return figure
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -94,17 +100,22 @@ def _plot_losses(panel: Any, train: Sequence[Mapping[str, Any]]) -> None:
     _legend(panel)
 
 
+_SCORE_STYLES: dict[str, dict[str, Any]] = {
+    "mean_dice": {"color": "tab:blue", "marker": "o"},
+    "mean_dice_cross_fitted": {"color": "tab:blue", "marker": ".", "linestyle": ":"},
+    "mean_dice_all_empty": {"color": "0.5", "linestyle": "--"},
+    "mean_dice_positive": {"color": "tab:red", "marker": "o"},
+    "miou": {"color": "tab:purple", "marker": "."},
+}
+"""Of the scores that every run has."""
+
+
 def _plot_scores(panel: Any, validation: Sequence[Mapping[str, Any]]) -> None:
-    for name, label, style in (
-        ("mean_dice", "mean Dice as tuned", {"color": "tab:blue", "marker": "o"}),
-        ("mean_dice_cross_fitted", "mean Dice, cross-fitted", {"color": "tab:blue", "marker": ".", "linestyle": ":"}),
-        ("mean_dice_all_empty", "of an all-empty answer", {"color": "0.5", "linestyle": "--"}),
-        ("mean_dice_positive", "positive Dice", {"color": "tab:red", "marker": "o"}),
-        ("miou", "mean IoU", {"color": "tab:purple", "marker": "."}),
-    ):
+    curves = {name: metric.curve for name, metric in METRICS.items() if metric.curve}
+    for name, label in {**curves, "mean_dice_cross_fitted": "mean Dice, cross-fitted"}.items():
         x, y = _series(validation, name)
         if x:
-            panel.plot(x, y, label=label, markersize=4, **style)
+            panel.plot(x, y, label=label, markersize=4, **_SCORE_STYLES.get(name, {"marker": "."}))
     panel.set_title("Validation")
     panel.set_ylim(0, 1)
     _legend(panel)
