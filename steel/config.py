@@ -269,7 +269,8 @@ class RuntimeConfig:
 class TrackingConfig:
     """Where the run can be watched."""
 
-    tracker: Literal["none", "wandb", "tensorboard"] = "wandb"
+    tracker: str = "wandb"
+    """A name of `steel.tracking.trackers.TRACKERS`."""
     project: str = "steel-defects"
     group: str | None = None
     """Attempts of one job share a group; the run folder's name when None."""

@@ -14,13 +14,14 @@ from typing import Any, Literal, Protocol
 from tyro import MISSING
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from steel.config import Config, LossConfig, PhaseConfig, TransformConfig
+from steel.config import Config, LossConfig, PhaseConfig, TrackingConfig, TransformConfig
 from steel.errors import InputError
 from steel.loading.augment import TRANSFORMS
 from steel.model.heads import CLASSIFICATION, SEGMENTATION
 from steel.model.losses import LOSS_TERMS, check_terms
 from steel.model.lr_schedule import SCHEDULES, find_schedule
 from steel.plain import inline_field
+from steel.tracking.trackers import TRACKERS, find_tracker
 
 
 class Named(Protocol):
@@ -55,6 +56,7 @@ ENTRIES: Mapping[type, Entries] = {
 
 CHOICES: Mapping[tuple[type, str], Mapping[str, Named]] = {
     (PhaseConfig, "schedule"): SCHEDULES,
+    (TrackingConfig, "tracker"): TRACKERS,
 }
 """Fields of the configuration whose value is a name of a table."""
 
@@ -68,6 +70,7 @@ def build_registry() -> ConstructorRegistry:
 
 def check_names(config: Config) -> None:
     """Raises InputError unless what the configuration names is there and goes together."""
+    find_tracker(config.tracking.tracker)
     heads = (SEGMENTATION, CLASSIFICATION, *config.model.heads)
     for phase in config.phases:
         check_terms(phase.loss, heads, f"phase {phase.name}")

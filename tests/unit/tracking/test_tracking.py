@@ -4,16 +4,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from steel.config import TrackingConfig
 from steel.errors import InputError
+from steel.tracking import queue as tracking_queue
+from steel.tracking import trackers as tracking
 from steel.tracking.queue import BackgroundTracker, flatten
-from steel.tracking.trackers import NullTracker, build_tracker, valid_name
-from steel.tracking.trackers import queue as tracking_queue
-from steel.tracking.trackers import trackers as tracking
+from steel.tracking.trackers import TRACKERS, NullTracker, TrackerKind, build_tracker, valid_name
 
 RUN_CONFIG = {"preset": "smoke", "phases": [{"lr": 0.001}]}
 PICTURE = np.arange(8 * 16 * 3, dtype=np.uint8).reshape(8, 16, 3)
@@ -322,3 +323,30 @@ def test_what_needs_no_backend(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="tensorboard is not installed"):
         build_tracker(TrackingConfig(tracker="tensorboard"), tmp_path, {}, 1)
+
+
+def test_a_tracker_of_the_table_is_opened_with_what_the_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    class Lines:
+        """A stranger's backend."""
+
+        def __init__(self, config: TrackingConfig, run_dir: Path, run_config: Any, attempt: int) -> None:
+            told.append((config.project, run_dir, run_config, attempt))
+
+        def log(self, record: Any, step: int) -> None:
+            told.append((dict(record), step))
+
+        def finish(self, status: str) -> None:
+            told.append(status)
+
+    monkeypatch.setitem(TRACKERS, "lines", TrackerKind("lines", "Lines", Lines))  # type: ignore[arg-type]
+    tracker = build_tracker(TrackingConfig(tracker="lines", project="p"), tmp_path, {"a": 1}, attempt=3)
+    tracker.log({"dice": {"any": 0.5}}, step=7)
+    tracker.finish("finished")
+    assert told == [("p", tmp_path, {"a": 1}, 3), ({"dice/any": 0.5}, 7), "finished"]
+
+
+def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"tracking\.tracker: 'wand' is unknown; there are none, wandb, tensorboard"):
+        build_tracker(TrackingConfig(tracker="wand"), tmp_path, {}, attempt=1)
