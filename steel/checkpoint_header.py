@@ -9,6 +9,7 @@ from typing import Any
 from steel.config import NetworkConfig
 from steel.decision import Decision
 from steel.errors import InputError
+from steel.extensions import say_missing
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.plain import from_dict, from_plain, parse_json, to_dict
 
@@ -118,7 +119,9 @@ def parse_header(path: str | os.PathLike[str], head: bytes, rest: bytes, size: i
     try:
         _check_content(content)
     except InputError as error:
-        raise InputError(f"{path}: not a checkpoint that this program can use ({error})") from error
+        missing = say_missing(content.get("provenance"))
+        told = f"; {missing}" if missing else ""
+        raise InputError(f"{path}: not a checkpoint that this program can use ({error}{told})") from error
     shapes = {name: {"dtype": entry.dtype, "shape": list(entry.shape)} for name, entry in entries.items()}
     return {"version": version, **content, "tensors": shapes}
 

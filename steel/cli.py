@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from steel.errors import InputError, run_program
+from steel.extensions import load_extensions
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -289,6 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         arguments = build_parser().parse_args(argv)
+        load_extensions()
         arguments.run(arguments)
 
     return run_program(run)

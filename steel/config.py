@@ -295,6 +295,8 @@ class Config:
     validation: ValidationConfig = ValidationConfig()
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    extensions: Mapping[str, str] = field(default_factory=dict)
+    """Names and digests of the modules that `STEEL_EXTENSIONS` brought in; see `steel.extensions`. No option."""
 
     def __post_init__(self) -> None:
         _require(len(self.phases) > 0, "phases: a run needs at least one phase")

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import tyro
@@ -10,6 +10,7 @@ import tyro
 from steel.config import Config
 from steel.distributed.runtime import launcher_rank
 from steel.errors import InputError, SharedError
+from steel.extensions import VARIABLE, load_extensions
 from train.options import build_registry, check_names
 from train.presets import PRESETS, get_preset
 
@@ -36,11 +37,13 @@ def parse_fit(program: str, argv: Sequence[str] | None = None, more: Mapping[str
         more: options that the program has parsed itself, for the help text: usage to meaning.
 
     Raises:
-        SharedError: an unknown preset, or values that the configuration refuses.
+        SharedError: an extension that cannot be imported, an unknown preset, or values that the configuration refuses.
         SystemExit: 0 for `--help`, 2 for an unknown or malformed option.
     """
+    extensions = load_extensions()  # before the options, to which they add
     try:
-        return _parse_fit(program, argv, more)
+        parsed = _parse_fit(program, argv, more)
+        return replace(parsed, config=replace(parsed.config, extensions=extensions))
     except InputError as error:
         raise SharedError(str(error)) from error
     except SystemExit as error:
@@ -68,8 +71,12 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
     known, rest = parser.parse_known_args(argv)
     preset = get_preset(known.preset)
     if known.help:
+        parser.epilog = (
+            f"The environment variable {VARIABLE} names files of your own that add losses, transforms, heads "
+        )
+        parser.epilog += "and more, which are then listed below. "
         for usage, meaning in (more or {}).items():
-            parser.epilog = (parser.epilog or "") + f"{usage}: {meaning}. "
+            parser.epilog += f"{usage}: {meaning}. "
         parser.print_help()
         tyro.cli(Config, default=preset, args=["--help"], prog=program, registry=build_registry())
     for name in ("data", "out"):

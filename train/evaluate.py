@@ -20,6 +20,7 @@ from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from steel.decision import Decision, default_decision
 from steel.distributed.runtime import Runtime, start
 from steel.errors import InputError, run_program
+from steel.extensions import load_extensions, require_extensions
 from steel.images.pictures import save_contact_sheet
 from steel.inference.predictor import Predictor
 from steel.metrics.statistics import EvaluationStatistics
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; returns the process's exit code."""
     arguments = build_parser().parse_args(argv)
     set_up_logging()
+    load_extensions()
     with start("no").running() as runtime:  # the predictor takes its own precision, as in `steel predict`
         _evaluate(arguments, runtime)
     return 0
@@ -74,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
     checkpoint = load_checkpoint(arguments.checkpoint)
+    require_extensions(checkpoint.provenance, f"--checkpoint {arguments.checkpoint}")
     reader = ShardReader(arguments.data, cache_dir=arguments.cache_dir)
     _check_same_task(arguments.checkpoint, checkpoint, reader)
     folds = parse_folds(arguments.folds, reader)

@@ -63,6 +63,9 @@ CHOICES: Mapping[tuple[type, str], Mapping[str, Named]] = {
 
 def build_registry() -> ConstructorRegistry:
     """tyro's rules, with ours before them."""
+    clashes = sorted(LOSS_TERMS.keys() & {field.name for field in dataclasses.fields(LossConfig)})
+    if clashes:
+        raise InputError(f"a loss term is called {clashes[0]}, as a setting of the losses is; give it another name")
     registry = ConstructorRegistry()
     registry.struct_rule(_by_name)
     return registry
@@ -103,6 +106,8 @@ def _options(kind: type, default: Any) -> Iterator[StructFieldSpec]:
     """One for each field of a dataclass, with the values of `default`; an inline mapping has one for each name."""
     hints, meanings = typing.get_type_hints(kind), _meanings(kind)
     for field in dataclasses.fields(kind):
+        if (kind, field.name) == (Config, "extensions"):
+            continue
         value = getattr(default, field.name, MISSING)
         if field.name == inline_field(kind):
             yield from _entries(ENTRIES[kind], value if isinstance(value, Mapping) else {})

@@ -14,6 +14,7 @@ from torch import Tensor
 from steel.checkpoint import Checkpoint, load_checkpoint
 from steel.decision import Decision, apply_decision, default_decision, labels
 from steel.errors import InputError, out_of_memory_as
+from steel.extensions import require_extensions
 from steel.images.geometry import restore_size
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.inference.batching import Image, Prepared, check_plural, group_by_size, make_batch, prepare
@@ -276,8 +277,11 @@ def build_models(checkpoint: Checkpoint) -> list[UnifiedModel]:
     """The networks of a checkpoint with their weights, on the CPU, in evaluation mode and channels-last.
 
     Raises:
-        InputError: the weights are not those of the network that the checkpoint names.
+        InputError: the weights are not those of the network that the checkpoint names, or an extension is missing
+            that its heads came with.
     """
+    if checkpoint.network.heads:
+        require_extensions(checkpoint.provenance, f"its heads {', '.join(checkpoint.network.heads)}")
     models = []
     for member in range(checkpoint.members):
         model = UnifiedModel(checkpoint.network).to(memory_format=torch.channels_last)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steel.decision import Decision
+from steel.extensions import extensions_of
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -23,6 +24,9 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
         "folds": "; ".join(f"{role} {', '.join(map(str, folds)) or 'none'}" for role, folds in header["folds"].items())
         or "not recorded",
     }
+    extensions = extensions_of(header["provenance"])
+    if extensions:
+        entries["extensions"] = ", ".join(f"{name} ({digest[:8]})" for name, digest in extensions.items())
     lines = [f"{name:<14} {text}" for name, text in entries.items()]
     lines += ["", *_describe_decision(header["class_names"], header["decision"])]
     provenance = _scalars(header["provenance"])

@@ -19,7 +19,7 @@ LEAVES = {
     "steel.metrics.counts": {"steel.errors"},
 }
 LAYERS = (
-    "errors", "plain", "validation_errors", "storage", "arrow_file", "precision", "config", "folds",
+    "errors", "extensions", "plain", "validation_errors", "storage", "arrow_file", "precision", "config", "folds",
     "images", "labels", "synthetic", "shards", "loading", "model", "gates", "decision", "metrics", "thresholds",
     "checkpoint_header", "checkpoint", "inference", "reports", "tracking", "distributed", "cli",
 )  # fmt: skip

@@ -175,7 +175,7 @@ def test_members_are_averaged(checkpoint):
     assert len(both.models) == 2
     inputs = normalise(batch, checkpoint.mean, checkpoint.std)
     with torch.no_grad():
-        parts = [[torch.sigmoid(logits) for logits in model.eval()(inputs)] for model in both.models]
+        parts = [[torch.sigmoid(logits) for logits in model.eval()(inputs).values()] for model in both.models]
     result = both.probabilities(batch)
     for got, first, second in zip(result, *parts, strict=True):
         assert np.abs(got - 127.5 * (first + second).numpy()).max() < 0.501
