@@ -16,7 +16,8 @@ from train.crossval import main
 OPTIONS = (
     "--preset smoke --phases.0.epochs 0.1 --phases.1.epochs 0.1 --phases.0.lr 1e-9 --phases.1.lr 1e-9 "
     "--phases.0.batch-size 2 --phases.1.batch-size 2 --optim.ema-decay 0 --tracking.tracker none --runtime.workers 0 "
-    "--runtime.precision no --validation.tta --validation.every-epochs 100"
+    "--runtime.precision no --validation.tta --validation.every-epochs 100 --model.encoder tu-test_resnet "
+    "--model.decoder-channels 8 8"
 ).split()
 """Members that learn nothing: their heads stay at the frequencies of the classes, far below one half."""
 MASKS = [defect_mask(n // 3, 32, 64, 2) for n in range(18)]

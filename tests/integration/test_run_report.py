@@ -15,7 +15,8 @@ from train.fit import main
 
 OPTIONS = (
     "--preset smoke --phases.0.lr 1e-9 --phases.1.lr 1e-9 --tracking.tracker none --tracking.log-every 1 "
-    "--runtime.workers 0 --runtime.precision no --validation.tta --optim.ema-decay 0"
+    "--runtime.workers 0 --runtime.precision no --validation.tta --optim.ema-decay 0 --model.encoder tu-test_resnet "
+    "--model.decoder-channels 8 8"
 ).split()
 """It learns nothing, so that every validation scores the same. 9 training images, in steps of 8."""
 
