@@ -47,7 +47,7 @@ def read_set(folder: Path) -> Any:
     try:
         index = reader.index
         samples = [(reader.read(row), reader.read(row, original_mask=True), reader.read_bytes(row)) for row in range(6)]
-        texts = [(index.key(row), index.image_id(row), index.image_ext(row)) for row in range(len(index))]
+        texts = [(index.key(row), index.image_id(row)) for row in range(len(index))]
         numbers = [(name, column.tolist()) for name, column in index.columns.items()]
         folds = [index.rows([fold]).tolist() for fold in range(reader.manifest.folds)]
         images = [(s.image.tolist(), o.bitmask.tolist(), hashlib.sha256(raw.image).digest()) for s, o, raw in samples]

@@ -64,7 +64,6 @@ def test_index_columns(shards: Path) -> None:
     index = ShardReader(shards).index
     assert index.image_id(9) == "images/0009.png"
     assert index.key(9) == "images/0009"
-    assert index.image_ext(9) == "png"
     assert index.rows([1]).tolist() == [1, 3, 5, 7, 9, 11, 13]
     assert index.rows([0, 1]).tolist() == list(range(14))
     assert index.rows([7]).tolist() == []
