@@ -1,30 +1,23 @@
 """The unified multi-head network: one encoder, one decoder, and heads on both (see `steel.model.heads`)."""
 
-import difflib
 import functools
-import inspect
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from steel.config import NetworkConfig
-from steel.errors import InputError, list_some
+from steel.errors import InputError
+from steel.model.architectures import (
+    EXTRA_STRIDE,
+    MISFIT_ERRORS,
+    build_parts,
+    check_architecture,
+    load_pretrained,
+    misfit,
+)
 from steel.model.heads import CLASSIFICATION, HEADS, SEGMENTATION, ClassificationHead, Features, HeadShape
-from steel.model.libraries import smp, timm
-
-ARCHITECTURES = {kind.__name__: kind for kind in smp.MODEL_ARCHITECTURES_MAPPING.values()}
-
-# What these decoders need beyond the encoder's stride: PAN halves the last feature three times, DPT once.
-_EXTRA_STRIDE = {"PAN": 8, "DPT": 2}
-
-# What smp and timm raise when an encoder, a depth and a decoder do not go together.
-_MISFIT_ERRORS = (ValueError, KeyError, TypeError, RuntimeError, AssertionError, IndexError, AttributeError)
-
 
 Outputs = dict[str, Tensor]
 """What the network says of a batch of n images: logits, to be read through a sigmoid, by the name of their head.
@@ -47,23 +40,24 @@ class UnifiedModel(nn.Module):
             InputError: an unknown or impossible combination, or weights that cannot be had.
         """
         super().__init__()
-        _check(network)
+        check_architecture(network)
+        _check_heads(network.heads)
         try:
-            parts = _build(network)
-        except _MISFIT_ERRORS as error:
-            raise _misfit(network, error) from error
+            parts = build_parts(network)
+        except MISFIT_ERRORS as error:
+            raise misfit(network, error) from error
         self.network = network
         self.encoder: nn.Module = parts.encoder
         self.decoder: nn.Module = parts.decoder
         self.segmentation_head: nn.Module = parts.segmentation_head
         self.classification_head: ClassificationHead
-        self.stride = int(parts.encoder.output_stride) * _EXTRA_STRIDE.get(network.architecture, 1)
+        self.stride = int(parts.encoder.output_stride) * EXTRA_STRIDE.get(network.architecture, 1)
         self.encoder_frozen = False
         shape = self._try_out()
         for name in self.further_heads:
             self.add_module(f"{name}_head", HEADS[name].build(shape))
         if pretrained:
-            _load_pretrained(self.encoder, network)
+            load_pretrained(self.encoder, network)
 
     def forward(self, images: Tensor) -> Outputs:
         """Normalised images (n, c, H, W) float, of any H and W -> `Outputs` at the same size."""
@@ -112,14 +106,21 @@ class UnifiedModel(nn.Module):
                 masks, features = self._segment(images)
                 parameters = list(self.parameters())
                 gradients = torch.autograd.grad(masks.sum() + features.encoded.sum(), parameters, allow_unused=True)
-        except _MISFIT_ERRORS as error:
-            raise _misfit(config, error) from error
+        except MISFIT_ERRORS as error:
+            raise misfit(config, error) from error
         if masks.shape != (1, config.num_classes, *images.shape[-2:]):
-            raise _misfit(config, ValueError(f"masks come out as {tuple(masks.shape)} for {tuple(images.shape)}"))
+            raise misfit(config, ValueError(f"masks come out as {tuple(masks.shape)} for {tuple(images.shape)}"))
         _remove_unreached(self, {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None})
         self.train()
         decoded, encoded = (int(feature.shape[1]) for feature in (features.decoded, features.encoded))
         return HeadShape(config.num_classes, decoded, encoded, config.dropout)
+
+
+def _check_heads(names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in HEADS]
+    if missing:
+        known = ", ".join(name for name in HEADS if name != CLASSIFICATION) or "none"
+        raise InputError(f"model.heads: {missing[0]!r} is unknown; there are: {known} (an extension may add some)")
 
 
 class _Removed(nn.Module):
@@ -201,102 +202,3 @@ def drop_encoder_gradients(model: UnifiedModel) -> None:
     """Forget the encoder's gradients; see `set_encoder_trainable`."""
     for parameter in model.encoder.parameters():
         parameter.grad = None
-
-
-def _check(network: NetworkConfig) -> None:
-    if network.architecture not in ARCHITECTURES:
-        raise InputError(
-            f"model.architecture: {network.architecture!r} is unknown; choose one of {', '.join(ARCHITECTURES)}"
-        )
-    if network.decoder_channels is not None and not _takes_widths(network.architecture):
-        raise InputError(
-            f"model.decoder-channels: {network.architecture} takes no list of decoder widths; "
-            f"give None or choose one of {', '.join(filter(_takes_widths, ARCHITECTURES))}"
-        )
-    missing = [name for name in network.heads if name not in HEADS]
-    if missing:
-        known = ", ".join(name for name in HEADS if name != CLASSIFICATION) or "none"
-        raise InputError(f"model.heads: {missing[0]!r} is unknown; there are: {known} (an extension may add some)")
-    _check_encoder(network.encoder)
-
-
-def _takes_widths(architecture: str) -> bool:
-    """Whether `decoder_channels` is a list there, one width a stage; elsewhere it is one number or missing."""
-    parameter = inspect.signature(ARCHITECTURES[architecture]).parameters.get("decoder_channels")
-    return parameter is not None and not isinstance(parameter.default, int)
-
-
-def _check_encoder(name: str) -> None:
-    own = smp.encoders.get_encoder_names()
-    if name in own:
-        return
-    if name.startswith("tu-"):
-        if timm.is_model(name.removeprefix("tu-")):
-            return
-        near = [
-            f"tu-{n}" for n in difflib.get_close_matches(name.removeprefix("tu-").split(".")[0], timm.list_models())
-        ]
-    else:
-        near = difflib.get_close_matches(name, own)
-    choice = f"did you mean {', '.join(near)}? Others: {list_some(own, 10)}" if near else f"choose of {', '.join(own)}"
-    raise InputError(f"model.encoder: {name!r} is unknown; {choice}, or tu-NAME for any timm model NAME")
-
-
-def _build(network: NetworkConfig, encoder_weights: str | bool | None = None) -> Any:
-    """The smp model; its encoder with random weights unless `encoder_weights` names published ones."""
-    kind = ARCHITECTURES[network.architecture]
-    options: dict[str, Any] = {}
-    if network.decoder_channels is not None:
-        options = {"decoder_channels": network.decoder_channels, "encoder_depth": len(network.decoder_channels)}
-    if network.architecture == "DPT":
-        options["dynamic_img_size"] = True  # vision transformers are built for one size otherwise
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # smp deprecates some encoder names that are the user's to choose
-        return kind(
-            encoder_name=network.encoder,
-            encoder_weights=encoder_weights,
-            in_channels=network.in_channels,
-            classes=network.num_classes,
-            **options,
-        )
-
-
-def _misfit(network: NetworkConfig, error: Exception) -> InputError:
-    depth = "" if network.decoder_channels is None else f" at depth {len(network.decoder_channels)}"
-    reason = " ".join(str(error).split())[:200]
-    return InputError(
-        f"model: {network.architecture} cannot be built on encoder {network.encoder!r}{depth} ({reason}); "
-        "choose another encoder or architecture"
-    )
-
-
-def _load_pretrained(encoder: nn.Module, network: NetworkConfig) -> None:
-    """Fill `encoder` with published weights; the first convolution is adapted to one channel when images are gray."""
-    name = network.encoder
-    weights: str | bool = True
-    if not name.startswith("tu-"):
-        choices = smp.encoders.encoders[name]["pretrained_settings"]
-        weights = "imagenet" if "imagenet" in choices else next(iter(choices))
-    try:
-        with _quiet_downloads():
-            source = _build(network, weights).encoder
-    except Exception as error:  # every transport fails in its own way, and each means the same to the user
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"model.pretrained: no published weights for encoder {name!r} ({type(error).__name__}: {reason}); "
-            "--model.no-pretrained trains from scratch"
-        ) from error
-    published_state = source.state_dict()
-    encoder.load_state_dict({name: published_state[name] for name in encoder.state_dict()})
-
-
-@contextmanager
-def _quiet_downloads() -> Iterator[None]:
-    """Hold back the hub's line for each retry; the one line that matters is ours."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

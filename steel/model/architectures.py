@@ -1,0 +1,124 @@
+"""Encoders and decoders of segmentation-models-pytorch: which there are, how one is built, its published weights."""
+
+import difflib
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from steel.config import NetworkConfig
+from steel.errors import InputError, list_some
+from steel.model.libraries import smp, timm
+
+ARCHITECTURES = {kind.__name__: kind for kind in smp.MODEL_ARCHITECTURES_MAPPING.values()}
+
+EXTRA_STRIDE = {"PAN": 8, "DPT": 2}
+"""What these decoders need beyond the encoder's stride: PAN halves the last feature three times, DPT once."""
+
+MISFIT_ERRORS = (ValueError, KeyError, TypeError, RuntimeError, AssertionError, IndexError, AttributeError)
+"""What smp and timm raise when an encoder, a depth and a decoder do not go together."""
+
+
+def check_architecture(network: NetworkConfig) -> None:
+    """Raises InputError for an architecture or encoder that there is not, or widths that it does not take."""
+    if network.architecture not in ARCHITECTURES:
+        raise InputError(
+            f"model.architecture: {network.architecture!r} is unknown; choose one of {', '.join(ARCHITECTURES)}"
+        )
+    if network.decoder_channels is not None and not _takes_widths(network.architecture):
+        raise InputError(
+            f"model.decoder-channels: {network.architecture} takes no list of decoder widths; "
+            f"give None or choose one of {', '.join(filter(_takes_widths, ARCHITECTURES))}"
+        )
+    _check_encoder(network.encoder)
+
+
+def _takes_widths(architecture: str) -> bool:
+    """Whether `decoder_channels` is a list there, one width a stage; elsewhere it is one number or missing."""
+    parameter = inspect.signature(ARCHITECTURES[architecture]).parameters.get("decoder_channels")
+    return parameter is not None and not isinstance(parameter.default, int)
+
+
+def _check_encoder(name: str) -> None:
+    own = smp.encoders.get_encoder_names()
+    if name in own:
+        return
+    if name.startswith("tu-"):
+        if timm.is_model(name.removeprefix("tu-")):
+            return
+        near = [
+            f"tu-{n}" for n in difflib.get_close_matches(name.removeprefix("tu-").split(".")[0], timm.list_models())
+        ]
+    else:
+        near = difflib.get_close_matches(name, own)
+    choice = f"did you mean {', '.join(near)}? Others: {list_some(own, 10)}" if near else f"choose of {', '.join(own)}"
+    raise InputError(f"model.encoder: {name!r} is unknown; {choice}, or tu-NAME for any timm model NAME")
+
+
+def build_parts(network: NetworkConfig, encoder_weights: str | bool | None = None) -> Any:
+    """The smp model; its encoder with random weights unless `encoder_weights` names published ones."""
+    kind = ARCHITECTURES[network.architecture]
+    options: dict[str, Any] = {}
+    if network.decoder_channels is not None:
+        options = {"decoder_channels": network.decoder_channels, "encoder_depth": len(network.decoder_channels)}
+    if network.architecture == "DPT":
+        options["dynamic_img_size"] = True  # vision transformers are built for one size otherwise
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # smp deprecates some encoder names that are the user's to choose
+        return kind(
+            encoder_name=network.encoder,
+            encoder_weights=encoder_weights,
+            in_channels=network.in_channels,
+            classes=network.num_classes,
+            **options,
+        )
+
+
+def misfit(network: NetworkConfig, error: Exception) -> InputError:
+    """What is told of an error of `MISFIT_ERRORS`."""
+    depth = "" if network.decoder_channels is None else f" at depth {len(network.decoder_channels)}"
+    reason = " ".join(str(error).split())[:200]
+    return InputError(
+        f"model: {network.architecture} cannot be built on encoder {network.encoder!r}{depth} ({reason}); "
+        "choose another encoder or architecture"
+    )
+
+
+def load_pretrained(encoder: nn.Module, network: NetworkConfig) -> None:
+    """Fill `encoder` with published weights; the first convolution is adapted to one channel when images are gray.
+
+    Raises:
+        InputError: there are none, or they cannot be had.
+    """
+    name = network.encoder
+    weights: str | bool = True
+    if not name.startswith("tu-"):
+        choices = smp.encoders.encoders[name]["pretrained_settings"]
+        weights = "imagenet" if "imagenet" in choices else next(iter(choices))
+    try:
+        with _quiet_downloads():
+            source = build_parts(network, weights).encoder
+    except Exception as error:  # every transport fails in its own way, and each means the same to the user
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"model.pretrained: no published weights for encoder {name!r} ({type(error).__name__}: {reason}); "
+            "--model.no-pretrained trains from scratch"
+        ) from error
+    published_state = source.state_dict()
+    encoder.load_state_dict({name: published_state[name] for name in encoder.state_dict()})
+
+
+@contextmanager
+def _quiet_downloads() -> Iterator[None]:
+    """Hold back the hub's line for each retry; the one line that matters is ours."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
