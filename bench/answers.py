@@ -78,7 +78,7 @@ def make_dataset(root: Path, name: str) -> None:
     unfinished = root.with_name(f"{root.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     make_images(unfinished, draw_sizes(name))
-    options = ["--images", unfinished / "images", "--annotations", unfinished / "train.csv"]
+    options = ["--images", unfinished / "images", "--labels", unfinished / "train.csv"]
     data_prep([str(o) for o in (*options, "--out", unfinished / "shards", "--folds", 1, "--no-group-duplicates")])
     unfinished.rename(root)
 

@@ -64,7 +64,7 @@ class Bench:
         self.work = work
         synthesize(str(work / "data"), 27, 5, 0, height=64, width=160, class_share=(0.2, 0.2, 0.3, 0.2), workers=1)
         self.shards = work / "shards"
-        images = ["--images", work / "data" / "train_images", "--annotations", work / "data" / "train.csv"]
+        images = ["--images", work / "data" / "train_images", "--labels", work / "data" / "train.csv"]
         assert shard([str(o) for o in (*images, "--out", self.shards, "--folds", 3, "--shard-size", 10)]) == 0
         self.expected = self.work / "undisturbed"
         run(2, "train.fit", *self.options(self.expected))

@@ -7,8 +7,8 @@ from concurrent.futures import Executor
 
 from data_prep.arguments import (
     HelpFormatter,
-    add_class_arguments,
     add_executor_arguments,
+    add_label_arguments,
     add_split_arguments,
     parse_part,
     parse_size,
@@ -30,24 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     source = parser.add_argument_group("input")
     source.add_argument("--images", required=True, metavar="DIR", help="folder of images, searched with its subfolders")
-    masks = source.add_mutually_exclusive_group(required=True)
-    masks.add_argument(
-        "--annotations",
-        metavar="CSV",
-        help="run-length masks: ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels; "
-        "images without a row are clean",
-    )
-    masks.add_argument(
-        "--masks", metavar="DIR", help="folder of mask images: label maps, 0/255 masks, or a subfolder a class"
-    )
-    add_class_arguments(source)
-    source.add_argument(
-        "--mask-threshold",
-        type=float,
-        metavar="T",
-        help="mask pixels of at least this value are inside, whatever it is: for masks of one class with soft edges or "
-        "probabilities, in one folder or in a subfolder a class (float)",
-    )
+    add_label_arguments(source)
     source.add_argument(
         "--convert-16bit",
         action="store_true",
@@ -94,8 +77,8 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
     options = Options(
         images=arguments.images,
         out=arguments.out,
-        annotations=arguments.annotations,
-        masks=arguments.masks,
+        labels=arguments.labels,
+        labels_format=arguments.labels_format,
         class_names=arguments.class_names,
         ignore_value=arguments.ignore_value,
         missing_mask=arguments.missing_mask,
@@ -105,6 +88,9 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
         resize=arguments.resize,
         convert_16bit=arguments.convert_16bit,
         mask_threshold=arguments.mask_threshold,
+        resize_masks=arguments.resize_masks,
+        any_case=arguments.any_case,
+        stray_labels=arguments.stray_labels,
     )
     if arguments.join is not None:
         _tell(arguments, join_job(options, arguments.join))
@@ -123,6 +109,7 @@ def _tell(arguments: argparse.Namespace, result: Result) -> None:
         lines = [f"{arguments.out}: part {k} of {n} is complete; when all are, run --join {n}"]
     else:
         lines = [*result.summary.lines(), f"wrote {arguments.out}"]
+    lines += result.left_out
     if result.restarted:
         lines.append("the input had changed since an earlier, unfinished run: started over")
     print("\n".join(lines))  # noqa: T201

@@ -56,7 +56,7 @@ def claim(options: Options, plan: Plan, *, may_restart: bool) -> bool:
     Args:
         options: What to do.
         plan: What it comes to.
-        may_restart: Discard what an unfinished run of the same options has written for other images or annotations:
+        may_restart: Discard what an unfinished run of the same options has written for other images or labels:
             people mend what was refused, then start again.
 
     Returns:
@@ -74,7 +74,7 @@ def claim(options: Options, plan: Plan, *, may_restart: bool) -> bool:
             return False
         differing = [name for name in wanted if theirs.options.get(name) != wanted[name]]
         if differing or not may_restart:
-            what = f"another {list_some(differing)}" if differing else "other images or annotations"
+            what = f"another {list_some(differing)}" if differing else "other images or labels"
             raise InputError(
                 f"{options.out}: holds an unfinished job with {what}; remove the folder or choose another --out"
             )
@@ -112,7 +112,7 @@ def rows_url(options: Options, shard: ShardPlan) -> str:
 
 def finished_rows(options: Options, plan: Plan, shard: ShardPlan) -> ShardRows | None:
     """The rows of a shard, if it is complete and belongs to this plan."""
-    rows = read_rows(rows_url(options, shard), len(plan.annotations.class_names))
+    rows = read_rows(rows_url(options, shard), len(plan.labels.class_names))
     if rows is None or rows.fingerprint != plan.fingerprint:
         return None
     if rows.size != storage.file_size(storage.join(options.out, shard.name)):
@@ -121,7 +121,7 @@ def finished_rows(options: Options, plan: Plan, shard: ShardPlan) -> ShardRows |
         rows,
         shard.number,
         [record.image_id for record in shard.records],
-        some_ignored=plan.annotations.ignore,
+        some_ignored=plan.labels.ignore,
         with_signatures=options.split_options.group_duplicates,
     )
     return rows if is_sound else None

@@ -35,7 +35,9 @@ class Result:
     """Of the finished set; None after a part of a job."""
     already_finished: bool = False
     restarted: bool = False
-    """An earlier, unfinished run had other images or annotations; what it had written was discarded."""
+    """An earlier, unfinished run had other images or labels; what it had written was discarded."""
+    left_out: tuple[str, ...] = ()
+    """Labels that were left out at the user's word, a line a kind."""
 
 
 def run_job(options: Options, executor: Executor, *, workers: int, part: tuple[int, int] | None = None) -> Result:
@@ -65,7 +67,7 @@ def run_job(options: Options, executor: Executor, *, workers: int, part: tuple[i
         done = sum(len(shard.records) for shard in shards) - sum(len(shard.records) for shard in missing)
         num_written = _write(options, plan, missing, executor, done)
         summary = _finish(options, plan, parts=1) if part is None else None
-        return Result(num_written, summary, restarted=restarted)
+        return Result(num_written, summary, restarted=restarted, left_out=plan.labels.left_out)
 
 
 def join_job(options: Options, num_parts: int) -> Result:
@@ -97,7 +99,7 @@ def _write(options: Options, plan: Plan, missing: list[ShardPlan], executor: Exe
             write_shard,
             ShardTask(
                 shard,
-                shard.annotations(plan.annotations),
+                shard.labels(plan.labels),
                 options,
                 plan.fingerprint,
                 rows_url(options, shard),
@@ -135,8 +137,8 @@ def _finish(options: Options, plan: Plan, *, parts: int) -> Summary:
         which = list_some([f"{k}/{parts}" for k in unfinished])
         raise InputError(f"{options.out}: not complete; run --part {which} again, then --join {parts}")
     draft = draft_manifest(
-        plan.annotations.class_names,
-        ignore_bit=plan.annotations.ignore_bit,
+        plan.labels.class_names,
+        ignore_bit=plan.labels.ignore_bit,
         depth=options.depth,
         options={**options.recorded(), "input_sha256": plan.fingerprint},
     )

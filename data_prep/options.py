@@ -8,6 +8,7 @@ from typing import Any, Literal
 from steel.errors import InputError
 from steel.folds import MAX_FOLDS
 from steel.images.pixel_format import Depth
+from steel.labels.load import AUTO
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ class Options:
     """Folder or URL of the images, searched with its subfolders."""
     out: str
     """Folder or URL of the shards."""
-    annotations: str | None = None
-    """CSV of run-length masks."""
-    masks: str | None = None
-    """Folder or URL of mask images."""
+    labels: str
+    """File, folder or URL of the labels."""
+    labels_format: str = AUTO
+    """One of `steel.labels.formats.FORMATS`; found by itself when `auto`."""
     class_names: tuple[str, ...] | None = None
     ignore_value: int | None = None
     missing_mask: Literal["error", "clean"] = "error"
@@ -63,12 +64,14 @@ class Options:
     convert_16bit: bool = False
     mask_threshold: float | None = None
     """Mask values from here up are inside; None when masks hold labels."""
+    resize_masks: bool = False
+    """Bring labels that were made at another size of their image to its own."""
+    any_case: bool = False
+    """Labels may name their image in other capitals."""
+    stray_labels: Literal["error", "skip"] = "error"
+    """What becomes of labels of other images or classes, and of shapes that cover no pixel."""
 
     def __post_init__(self) -> None:
-        if (self.annotations is None) == (self.masks is None):
-            raise InputError(
-                "give either --annotations (a CSV of run-length masks) or --masks (a folder of mask images)"
-            )
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.prefix):
             raise InputError(f"--prefix {self.prefix!r}: use letters, digits, '-', '_' and '.' only")
         if self.shard_size < 1:
@@ -95,4 +98,7 @@ class Options:
             "resize": None if self.resize is None else list(self.resize),
             "convert_16bit": self.convert_16bit,
             "mask_threshold": self.mask_threshold,
+            "resize_masks": self.resize_masks,
+            "any_case": self.any_case,
+            "stray_labels": self.stray_labels,
         }

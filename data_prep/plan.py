@@ -11,7 +11,8 @@ from data_prep.splits import read_split_file, severstal_classic
 from steel import storage
 from steel.errors import InputError
 from steel.images.listing import IMAGE_SUFFIXES, ImageRecord
-from steel.labels.labels import Labels, load_labels
+from steel.labels.labels import Labels
+from steel.labels.load import load_labels
 
 _SAMPLE_OVERHEAD = 8192
 """Bytes that a sample takes beside its image: mask, description, tar headers and padding, generously."""
@@ -28,7 +29,7 @@ class ShardPlan:
     num_bytes: int
     """About how large it becomes."""
 
-    def annotations(self, everything: Labels) -> Labels:
+    def labels(self, everything: Labels) -> Labels:
         """What a worker must know to write this shard."""
         wanted = [record.image_id for record in self.records]
         return replace(everything, images=self.records, source=everything.source.subset(wanted))
@@ -38,7 +39,7 @@ class ShardPlan:
 class Plan:
     """All tars to write."""
 
-    annotations: Labels
+    labels: Labels
     shards: tuple[ShardPlan, ...]
     fingerprint: str
     """Of everything the output's bytes depend on: an unfinished job goes on only with the same."""
@@ -49,26 +50,29 @@ class Plan:
 
 
 def make_plan(options: Options) -> Plan:
-    """Read the annotations, list the images and deal them to shards.
+    """Read the labels, list the images and deal them to shards.
 
     Images are dealt in an order shuffled by the seed, so that each shard is a fair sample of the set even where file
     names follow the production.
 
     Raises:
-        InputError: all problems of the annotations at once.
+        InputError: all problems of the labels at once.
     """
-    annotations = load_labels(
+    labels = load_labels(
         options.images,
-        annotations=options.annotations,
-        masks=options.masks,
+        options.labels,
+        format=options.labels_format,
         class_names=options.class_names,
         ignore_value=options.ignore_value,
         missing_mask=options.missing_mask,
         mask_threshold=options.mask_threshold,
+        resize_masks=options.resize_masks,
+        any_case=options.any_case,
+        stray_labels=options.stray_labels,
     )
-    _check_split(options.split_options, annotations)
+    _check_split(options.split_options, labels)
     sizes = {file.path: file.size for file in storage.list_files(options.images, IMAGE_SUFFIXES)}
-    records = sorted(annotations.images, key=lambda record: _shuffle_key(options.split_options.seed, record.image_id))
+    records = sorted(labels.images, key=lambda record: _shuffle_key(options.split_options.seed, record.image_id))
     chunks = [records[i : i + options.shard_size] for i in range(0, len(records), options.shard_size)]
     shards = tuple(
         ShardPlan(
@@ -79,17 +83,17 @@ def make_plan(options: Options) -> Plan:
         )
         for number, chunk in enumerate(chunks)
     )
-    return Plan(annotations, shards, _fingerprint(options, annotations, sizes))
+    return Plan(labels, shards, _fingerprint(options, labels, sizes))
 
 
-def _check_split(split_options: SplitOptions, annotations: Labels) -> None:
+def _check_split(split_options: SplitOptions, labels: Labels) -> None:
     """Refuse early what would fail in the last step."""
-    image_ids = [record.image_id for record in annotations.images]
+    image_ids = [record.image_id for record in labels.images]
     if split_options.split_file is not None:
         read_split_file(split_options.split_file, image_ids)
     elif split_options.split == "severstal-classic":
-        class_ids = [annotations.class_ids(image_id) for image_id in image_ids]
-        columns = range(1, len(annotations.class_names) + 1)
+        class_ids = [labels.class_ids(image_id) for image_id in image_ids]
+        columns = range(1, len(labels.class_names) + 1)
         if None not in class_ids:  # else only the masks can tell, later
             severstal_classic(image_ids, np.array([[k in (ids or ()) for k in columns] for ids in class_ids]))
     elif len(image_ids) < split_options.folds:
@@ -100,17 +104,20 @@ def _shuffle_key(seed: int, image_id: str) -> bytes:
     return hashlib.blake2b(image_id.encode(), key=seed.to_bytes(8, "little", signed=True)).digest()
 
 
-def _fingerprint(options: Options, annotations: Labels, sizes: dict[str, int]) -> str:
+def _fingerprint(options: Options, labels: Labels, sizes: dict[str, int]) -> str:
     content = {
         "options": options.recorded(),
-        "class_names": annotations.class_names,
-        "images": [(record.image_id, sizes[record.image_id]) for record in annotations.images],
-        "annotations": _digest_file(options.annotations),
-        "masks": None if options.masks is None else storage.list_files(options.masks, IMAGE_SUFFIXES),
-        "split_file": _digest_file(options.split_options.split_file),
+        "class_names": labels.class_names,
+        "images": [(record.image_id, sizes[record.image_id]) for record in labels.images],
+        "labels": _digest(options.labels),
+        "split_file": None if options.split_options.split_file is None else _digest(options.split_options.split_file),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _digest_file(url: str | None) -> str | None:
-    return None if url is None else hashlib.sha256(storage.read_bytes(url)).hexdigest()
+def _digest(url: str) -> str | list[storage.FileInfo]:
+    """What tells whether labels have changed: of a file its hash, of a folder the names and sizes of its files."""
+    if storage.is_folder(url):
+        return storage.list_files(url)
+    with storage.local_copy(url) as path, open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

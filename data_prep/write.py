@@ -31,7 +31,7 @@ class ShardTask:
     """All that a worker needs, wherever it runs."""
 
     shard: ShardPlan
-    annotations: Labels
+    labels: Labels
     """Of this shard's images alone."""
     options: Options
     fingerprint: str
@@ -66,7 +66,7 @@ def write_shard(task: ShardTask) -> int:
             except ValueError as error:
                 issues.append(Issue("unusable images", f"{record.image_id} ({error})"))
         raise_issues(issues)
-    table = pa.Table.from_pylist(rows, rows_schema(len(task.annotations.class_names)))
+    table = pa.Table.from_pylist(rows, rows_schema(len(task.labels.class_names)))
     finished = ShardRows(tar.size, tar.sha256, task.fingerprint, table)
     write_rows(task.rows_url, finished, task.staging)
     return len(rows)
@@ -92,12 +92,12 @@ def _read_image(record: ImageRecord) -> bytes | OSError:
 
 def _add_sample(tar: ShardFile, record: ImageRecord, data: bytes, task: ShardTask) -> dict[str, Any]:
     """Append an image, its mask and its description; returns its row. Nothing is appended when it cannot be used."""
-    options, annotations = task.options, task.annotations
+    options, labels = task.options, task.labels
     extension = record.image_id.rpartition(".")[2].lower()
     image = load_image(data, extension, resize=options.resize, depth=options.depth)
     # At the original size even where the image is reduced: masks are small, and scores are then exact.
-    bitmask = annotations.bitmask(record.image_id, *image.original_size)
-    num_classes = len(annotations.class_names)
+    bitmask = labels.bitmask(record.image_id, *image.original_size)
+    num_classes = len(labels.class_names)
     areas = mask_areas(bitmask, num_classes)
     key = sample_key(record.image_id)
     signature = image_signature(gray_of(image.pixels)) if task.options.split_options.group_duplicates else b""
@@ -113,7 +113,7 @@ def _add_sample(tar: ShardFile, record: ImageRecord, data: bytes, task: ShardTas
         "original_height": image.original_size[0],
         "original_width": image.original_size[1],
         "areas": areas,
-        "ignored": ignored_area(bitmask, annotations.ignore_bit),
+        "ignored": ignored_area(bitmask, labels.ignore_bit),
         **measured(pixel_sums(image.pixels), signature),
     }
 

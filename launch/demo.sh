@@ -21,9 +21,9 @@ step "a data set shaped like Severstal's, rare classes made as frequent as the o
 steel synth "$out/data" --num-train 800 --num-test 100 --seed "$seed" --class-share 0.25,0.25,0.25,0.25
 
 step "shards: training images in 5 folds, test images with their truth"
-python -m data_prep --images "$out/data/train_images" --annotations "$out/data/train.csv" \
+python -m data_prep --images "$out/data/train_images" --labels "$out/data/train.csv" \
   --out "$out/shards" --folds 5 --resize 64x400 --workers 2
-python -m data_prep --images "$out/data/test_images" --annotations "$out/data/test_truth.csv" \
+python -m data_prep --images "$out/data/test_images" --labels "$out/data/test_truth.csv" \
   --out "$out/test_shards" --folds 1 --resize 64x400 --workers 2
 
 step "training on $([ "$gpus" = 0 ] && echo two CPU processes || echo "$gpus GPU(s)")"

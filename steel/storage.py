@@ -88,6 +88,15 @@ def exists(url: str | os.PathLike[str]) -> bool:
     return bool(fs.exists(path))
 
 
+def is_folder(url: str | os.PathLike[str]) -> bool:
+    """Whether a folder is there; in a store, whether anything lies below that name."""
+    if not is_remote(url):
+        return local_path(url).is_dir()
+    fs, path = filesystem(os.fspath(url))
+    fs.invalidate_cache()
+    return bool(fs.isdir(path))
+
+
 def file_size(url: str | os.PathLike[str]) -> int | None:
     """Size of a file in bytes; None when there is none."""
     try:

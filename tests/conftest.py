@@ -60,6 +60,6 @@ def tiny_shards(tiny_data: Path) -> Path:
     from data_prep.__main__ import main
 
     out = tiny_data.parent / "shards"
-    options = ["--images", tiny_data / "train_images", "--annotations", tiny_data / "train.csv", "--out", out]
+    options = ["--images", tiny_data / "train_images", "--labels", tiny_data / "train.csv", "--out", out]
     assert main([str(o) for o in (*options, "--folds", 3, "--shard-size", 10, "--workers", 1)]) == 0
     return out

@@ -45,7 +45,7 @@ def write_images(folder: Path, num_images: int) -> None:
 def arguments(folder: Path, out: Path | str, **options: object) -> list[str]:
     """The command line that shards `folder` into `out`: three folds, five images a shard, one worker."""
     given = {"folds": 3, "shard_size": 5, "workers": 1, **options}
-    line = ["--images", str(folder / "images"), "--annotations", str(folder / "train.csv"), "--out", str(out)]
+    line = ["--images", str(folder / "images"), "--labels", str(folder / "train.csv"), "--out", str(out)]
     for name, value in given.items():
         line += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return line

@@ -53,7 +53,7 @@ def make_shards(work: Path) -> Path:
     out = work / "shards"
     if not (out / "manifest.json").exists():
         synthesize(work / "data", 700, 1, 0, class_share=(0.25,) * 4)
-        images = ("--images", str(work / "data" / "train_images"), "--annotations", str(work / "data" / "train.csv"))
+        images = ("--images", str(work / "data" / "train_images"), "--labels", str(work / "data" / "train.csv"))
         if shard([*images, "--out", str(out), "--folds", "7", "--resize", "64x400"]) != 0:
             sys.exit(1)
     return out

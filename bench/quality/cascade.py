@@ -38,7 +38,7 @@ def make_shards(work: Path, annotations: Path, image_ids: Path | None, num_image
         wanted = work / "image_ids.txt"
         wanted.write_text("\n".join(chosen) + "\n")
         synthesize(work / "data", annotations=annotations, image_ids=wanted)
-        images = ("--images", str(work / "data" / "train_images"), "--annotations", str(work / "data" / "train.csv"))
+        images = ("--images", str(work / "data" / "train_images"), "--labels", str(work / "data" / "train.csv"))
         if shard([*images, "--out", str(out), "--folds", "5", "--resize", "64x400"]) != 0:
             sys.exit(1)
     return out

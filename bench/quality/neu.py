@@ -72,7 +72,7 @@ def make_shards(source: Path, work: Path, *, development: tuple[int, int] | None
 
 def _shard(images: Path, masks: Path, out: Path, *options: str) -> None:
     names = ("--class-names", "inclusion,patches,scratches")
-    if shard(["--images", str(images), "--masks", str(masks), "--out", str(out), *names, *options]) != 0:
+    if shard(["--images", str(images), "--labels", str(masks), "--out", str(out), *names, *options]) != 0:
         sys.exit(1)
 
 

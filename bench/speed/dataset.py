@@ -50,7 +50,7 @@ def make_dataset(root: Path, num_images: int, start_peers: Callable[[], Worker])
     made = Dataset(root)
     root.mkdir(parents=True, exist_ok=True)
     _make(root / "synth", lambda out: _run("steel.cli", "synth", str(out), "--num-train", str(num_images)))
-    source = ("--images", made.images, "--annotations", made.annotations, "--shard-size", str(SHARD_SIZE))
+    source = ("--images", made.images, "--labels", made.annotations, "--shard-size", str(SHARD_SIZE))
     _make(root / "ours", lambda out: _run("data_prep", *source, "--out", str(out)))
     if all((root / name).exists() for name in ("webdataset", "litdata", "mosaic")):
         return made

@@ -146,7 +146,7 @@ def prepare(images: str, annotations: str, out: str, shard_size: int, workers: i
     from data_prep.options import Options
 
     shutil.rmtree(out, ignore_errors=True)
-    options = Options(images=images, annotations=annotations, out=out, shard_size=shard_size)
+    options = Options(images=images, labels=annotations, out=out, shard_size=shard_size)
 
     def written() -> range:
         with open_executor("process", workers) as executor:

@@ -11,7 +11,10 @@ from steel.errors import InputError
 from steel.images.decode import decode_image
 from steel.images.pixel_format import Depth
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+LOSSLESS_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = LOSSY_SUFFIXES[:2] + LOSSLESS_SUFFIXES + LOSSY_SUFFIXES[2:]
+"""In the order in which they are taken for the image among several files of one sample: photographs first."""
 
 
 @dataclass(frozen=True)

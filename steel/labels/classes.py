@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from steel.errors import InputError, printable
 
@@ -18,7 +19,9 @@ class ClassTable:
 
     names: tuple[str, ...]
     values: tuple[int, ...]
-    """The class id in a CSV file or the pixel value in a label map, a class."""
+    """The class id in a file, the pixel value in a label map, or the colour 0xRRGGBB in coloured masks, a class."""
+    given: Literal["order", "value", "colour"] = "value"
+    """What the user has said of the classes: their order alone, their values, or their colours."""
 
     def __post_init__(self) -> None:
         twice = _repeated(list(map(str, self.values)))
@@ -55,20 +58,34 @@ def _repeated(entries: Sequence[str]) -> str:
 
 
 def parse_class_names(names: Sequence[str]) -> ClassTable:
-    """A table from what the user wrote: `a, b, c` for the numbers 1, 2, 3, or `10=a, 20=b` for any others.
+    """A table from what the user wrote: `a, b, c` for the numbers 1, 2, 3, `10=a, 20=b` for any others, or
+    `#ff0000=a, #00ff00=b` for colours.
 
     Raises:
-        InputError: empty or repeated names or numbers, a mixture of the two forms, or too many classes.
+        InputError: empty or repeated names or numbers, a mixture of the forms, or too many classes.
     """
-    found = [re.fullmatch(r"\s*(?:([0-9]{1,9})=)?\s*(.*?)\s*", name, re.DOTALL) for name in names]
+    found = [re.fullmatch(r"\s*(?:([0-9]{1,9}|#[0-9a-fA-F]{6})=)?\s*(.*?)\s*", name, re.DOTALL) for name in names]
     parts = [match.groups() for match in found if match is not None]
     if any(not name for _, name in parts):
         raise InputError(f"class names: an empty name in {', '.join(map(repr, names))}")
     numbered = [number for number, _ in parts if number is not None]
     if numbered and len(numbered) < len(parts):
         raise InputError("class names: give all of them a number (`10=scratch`) or none")
-    values = [int(number) for number in numbered] or list(range(1, len(parts) + 1))
-    return ClassTable(tuple(name for _, name in parts), tuple(values))
+    colours = [number for number in numbered if number.startswith("#")]
+    if colours and len(colours) < len(numbered):
+        raise InputError("class names: give all of them a colour (`#ff0000=scratch`) or none")
+    values = [parse_value(number) for number in numbered] or list(range(1, len(parts) + 1))
+    given: Literal["order", "value", "colour"] = "colour" if colours else "value" if numbered else "order"
+    return ClassTable(tuple(name for _, name in parts), tuple(values), given)
+
+
+def parse_value(text: str) -> int:
+    """A pixel value as the user writes it: a whole number, or a colour `#rrggbb`.
+
+    Raises:
+        ValueError: neither.
+    """
+    return int(text[1:], 16) if re.fullmatch("#[0-9a-fA-F]{6}", text) else int(text)
 
 
 def number_classes(values: Collection[int]) -> ClassTable:

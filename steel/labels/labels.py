@@ -1,38 +1,16 @@
-"""Images and their masks, whatever form the user's annotations have."""
+"""Images and their masks, whatever form the user's labels have."""
 
-import os
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from steel.errors import InputError
-from steel.images.listing import ImageRecord, image_stem, list_images
-from steel.labels.annotation_csv import load_csv
-from steel.labels.classes import MAX_CLASSES, parse_class_names
-from steel.labels.mask_folder import load_mask_folder
-from steel.validation_errors import Issue, raise_issues
-
-__all__ = ["ImageRecord", "Labels", "load_labels"]
-
-
-class MaskSource(Protocol):
-    """Where the masks of images come from."""
-
-    @property
-    def ignore(self) -> bool:
-        """Whether some pixels may be without a truth."""
-
-    def class_ids(self, image_id: str) -> frozenset[int] | None:
-        """The image's classes, from 1; None when only its masks can tell."""
-
-    def planes(self, image_id: str, height: int, width: int) -> dict[int, np.ndarray]:
-        """Masks (height, width) of uint8 0/1 by class; under 0 the ignored pixels. Absent classes are left out."""
-
-    def subset(self, image_ids: Collection[str]) -> "MaskSource":
-        """The same for some of the images."""
+from steel import storage
+from steel.images.decode import decode_pixels
+from steel.images.listing import ImageRecord
+from steel.labels.options import MaskSource
+from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
 
 @dataclass(frozen=True)
@@ -43,6 +21,8 @@ class Labels:
     images: tuple[ImageRecord, ...]
     """Sorted by image id; every image of the folder, clean ones too."""
     source: MaskSource
+    left_out: tuple[str, ...] = ()
+    """What was left out at the user's word, a line a kind."""
 
     @property
     def ignore(self) -> bool:
@@ -91,66 +71,46 @@ class Labels:
         return Labels(self.class_names, images, self.source.subset(wanted))
 
 
-def load_labels(
-    images: str | os.PathLike[str],
-    *,
-    annotations: str | os.PathLike[str] | None = None,
-    masks: str | os.PathLike[str] | None = None,
-    class_names: Sequence[str] | None = None,
-    ignore_value: int | None = None,
-    missing_mask: Literal["error", "clean"] = "error",
-    mask_threshold: float | None = None,
-) -> Labels:
-    """Find the images of a folder and match them with their annotations.
+class LabelledImage(NamedTuple):
+    """The masks of one image, for a writer."""
 
-    Pixels are not read here: whether a mask is sound shows in `Labels.bitmask`.
+    image_id: str
+    height: int
+    width: int
+    planes: dict[int, np.ndarray]
+    """(height, width) of uint8 0/1 by class, from 1; under 0 the ignored pixels. Absent classes are left out."""
 
-    Args:
-        images: Folder of images, a path or fsspec URL.
-        annotations: CSV file with `ImageId,ClassId,EncodedPixels` or `ImageId_ClassId,EncodedPixels`; images without a
-            row are clean. Either this or `masks`.
-        masks: Folder of mask images: label maps, 0/255 masks, or a subfolder a class.
-        class_names: Names of the classes, for the ids 1, 2, ... or, written `10=name`, for others. Found in the
-            annotations when None.
-        ignore_value: Pixel value of masks that means: not known.
-        missing_mask: What an image without any mask in `masks` is.
-        mask_threshold: Masks are of one class a file, and values from here up are inside; when None, they hold labels.
+    def masks(self, num_classes: int) -> np.ndarray:
+        """(num_classes, height, width) of uint8 0/1."""
+        masks = np.zeros((num_classes, self.height, self.width), np.uint8)
+        for class_id, plane in self.planes.items():
+            if class_id:
+                masks[class_id - 1] = plane
+        return masks
+
+
+def labelled_images(
+    labels: Labels, on_image: Callable[[int, int], None] = lambda done, total: None
+) -> Iterator[LabelledImage]:
+    """The masks of every image, at the image's size, in the order of `labels.images`.
 
     Raises:
-        ValidationErrors: everything that does not match, at once, with counts and the first few names.
-        InputError: a folder or file that is not there, or options that contradict each other.
+        ValidationErrors: images and masks that cannot be used; those of the first image that has any.
     """
-    if (annotations is None) == (masks is None):
-        raise InputError("give either a CSV file of annotations or a folder of masks")
-    if ignore_value is not None and (masks is None or ignore_value == 0):
-        raise InputError("an ignored value needs a folder of masks, and cannot be 0, the background")
-    if mask_threshold is not None and masks is None:
-        raise InputError("--mask-threshold needs a folder of masks (--masks)")
-    classes = parse_class_names(class_names) if class_names is not None else None
-    records = list_images(os.fspath(images), without=os.fspath(masks) if masks is not None else None)
-    ids = {record.image_id: None for record in records}
-    _refuse_same_stems(ids)
-    source: MaskSource
-    if annotations is not None:
-        classes, source = load_csv(os.fspath(annotations), ids, classes)
-    else:
-        assert masks is not None
-        classes, source = load_mask_folder(
-            os.fspath(masks),
-            ids,
-            classes,
-            ignore_value=ignore_value,
-            missing_is_clean=missing_mask == "clean",
-            threshold=mask_threshold,
-        )
-    if len(classes) + source.ignore > MAX_CLASSES:
-        raise InputError(
-            f"{len(classes)} classes and ignored pixels: at most {MAX_CLASSES - 1} classes are possible then"
-        )
-    return Labels(classes.names, records, source)
+    for number, record in enumerate(labels.images, 1):
+        try:
+            height, width = decode_pixels(storage.read_bytes(record.url)).shape[:2]
+        except (OSError, ValueError) as error:
+            raise ValidationErrors([Issue("unusable images", f"{record.image_id} ({error})")]) from error
+        planes = labels.source.planes(record.image_id, height, width)
+        yield LabelledImage(record.image_id, height, width, {k: p for k, p in planes.items() if p.any()})
+        on_image(number, len(labels.images))
 
 
-def _refuse_same_stems(image_ids: Collection[str]) -> None:
+def refuse_same_stems(records: Collection[ImageRecord], stem_of: Callable[[str], str]) -> None:
     """Two images that differ in their extension alone would share a mask and a key."""
-    count = Counter(map(image_stem, image_ids))
-    raise_issues(Issue("images that differ in their extension alone", i) for i in image_ids if count[image_stem(i)] > 1)
+    ids = [record.image_id for record in records]
+    seen: dict[str, int] = {}
+    for image_id in ids:
+        seen[stem_of(image_id)] = seen.get(stem_of(image_id), 0) + 1
+    raise_issues(Issue("images that differ in their extension alone", i) for i in ids if seen[stem_of(i)] > 1)

@@ -56,7 +56,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
     data = tmp_path_factory.mktemp("data")
     synthesize(str(data), NUM_IMAGES, 1, 0, height=64, width=160, class_share=(0.2, 0.2, 0.3, 0.2), workers=2)
-    options = {"images": data / "train_images", "annotations": data / "train.csv", "folds": 3, "shard-size": 50}
+    options = {"images": data / "train_images", "labels": data / "train.csv", "folds": 3, "shard-size": 50}
     return tuple(str(part) for name, value in options.items() for part in (f"--{name}", value))
 
 

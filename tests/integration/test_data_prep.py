@@ -162,7 +162,7 @@ def test_label_maps_with_ignored_pixels(tmp_path: Path) -> None:
         for name, pixels in (("images", texture(number)), ("masks", labels)):
             (tmp_path / name).mkdir(exist_ok=True)
             cv2.imwrite(str(tmp_path / name / f"{number}.png"), pixels)
-    line = ["--images", str(tmp_path / "images"), "--masks", str(tmp_path / "masks"), "--out", str(tmp_path / "out")]
+    line = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "masks"), "--out", str(tmp_path / "out")]
     line += ["--class-names", "spot,scratch", "--ignore-value", "255", "--folds", "2", "--workers", "1"]
     assert main(line) == 0
     reader = ShardReader(tmp_path / "out")
@@ -209,7 +209,7 @@ def test_soft_masks_are_told_and_taken_by_a_threshold(tmp_path: Path, capsys: py
         for name, pixels in ((f"images/{number}.png", texture(number)), (f"masks/{number}.tif", soft)):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             cv2.imwrite(str(tmp_path / name), pixels)
-    line = ["--images", tmp_path / "images", "--masks", tmp_path / "masks", "--out", tmp_path / "out"]
+    line = ["--images", tmp_path / "images", "--labels", tmp_path / "masks", "--out", tmp_path / "out"]
     line = [str(part) for part in (*line, "--folds", 2, "--workers", 1, "--executor", "thread")]
     assert main(line) == 2
     message = last_line(capsys)
@@ -300,7 +300,7 @@ def test_mended_input_starts_over(
     out = tmp_path / "out"
     assert main(arguments(tmp_path / "more", out, part="1/2")) == 0
     assert main(arguments(own_folder, out, part="1/2")) == 2
-    assert "unfinished job with other images or annotations" in last_line(capsys)
+    assert "unfinished job with other images or labels" in last_line(capsys)
     assert main(arguments(own_folder, out, seed=3)) == 2
     assert "unfinished job with another seed" in last_line(capsys)
     assert main(arguments(own_folder, out)) == 2

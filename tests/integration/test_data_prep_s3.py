@@ -61,7 +61,7 @@ def test_from_bucket_to_bucket_the_bytes_are_the_same(bucket: str, folder: Path,
     upload(folder / "images", f"{bucket}/raw/images")
     upload(folder, f"{bucket}/raw")
     out = f"{bucket}/set/shards"
-    line = ["--images", f"{bucket}/raw/images", "--annotations", f"{bucket}/raw/train.csv", "--out", out]
+    line = ["--images", f"{bucket}/raw/images", "--labels", f"{bucket}/raw/train.csv", "--out", out]
     line += ["--folds", "3", "--shard-size", "5", "--workers", "2", "--executor", "thread"]
     assert main(line) == 0
     assert tree_digest(download(out, tmp_path / "copy")) == tree_digest(folder / "shards")

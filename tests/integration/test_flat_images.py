@@ -19,7 +19,7 @@ def shard(folder: Path, images: list[np.ndarray]) -> Path:
     for number, image in enumerate(images):
         cv2.imwrite(str(folder / "images" / f"{number}.png"), image if image.ndim == 2 else image[..., ::-1])
     (folder / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n0.png,1,1 3\n")
-    line = ["--images", folder / "images", "--annotations", folder / "train.csv", "--out", folder / "out"]
+    line = ["--images", folder / "images", "--labels", folder / "train.csv", "--out", folder / "out"]
     assert main([str(part) for part in (*line, "--folds", 1, "--workers", 1, "--executor", "thread")]) == 0
     return folder / "out"
 

@@ -36,7 +36,7 @@ def sample() -> Path:
 @pytest.fixture(scope="module")
 def reader(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
     out = tmp_path_factory.mktemp("real") / "shards"
-    paths = {"--images": sample / "train_images", "--annotations": sample / "train.csv", "--out": out}
+    paths = {"--images": sample / "train_images", "--labels": sample / "train.csv", "--out": out}
     options = [str(part) for option in paths.items() for part in option]
     assert main([*options, "--shard-size", "15", "--workers", "1"]) == 0
     return ShardReader(out)

@@ -72,7 +72,7 @@ def test_evaluation_and_prediction_see_the_same(
     models: dict[int, UnifiedModel], tmp_path: Path, kind: str, resize: tuple[int, int] | None
 ) -> None:
     names = write_images(tmp_path, kind)
-    line = ["--images", tmp_path / "images", "--annotations", tmp_path / "train.csv", "--out", tmp_path / "out"]
+    line = ["--images", tmp_path / "images", "--labels", tmp_path / "train.csv", "--out", tmp_path / "out"]
     line += [
         "--folds",
         1,

@@ -61,7 +61,7 @@ class Plant:
                     mask = cv2.GaussianBlur(rng.random((height, width)), (9, 9), 3.0) > 0.5
                     rows.append(f"{name},{k},{encode(mask)}")
         self.truth.write_text("\n".join(rows) + "\n")
-        options = ["--images", root / "images", "--annotations", self.truth, "--out", self.shards, "--folds", 1]
+        options = ["--images", root / "images", "--labels", self.truth, "--out", self.shards, "--folds", 1]
         more = ["--workers", 1, *(["--resize", resize] if resize else [])]
         assert data_prep([str(o) for o in (*options, *more)]) == 0
 

@@ -40,7 +40,7 @@ def run_predict(option: str) -> Program:
 
 PROGRAMS: dict[str, Program] = {
     "data_prep": lambda data, shards, model, out: shard(
-        ["--images", str(data / "train_images"), "--annotations", str(data / "train.csv"), "--out", out]
+        ["--images", str(data / "train_images"), "--labels", str(data / "train.csv"), "--out", out]
     ),
     "synth": lambda data, shards, model, out: steel(["synth", out, "--num-train", "1"]),
     "explore": lambda data, shards, model, out: steel(["explore", str(shards), "--out", out]),

@@ -9,7 +9,7 @@ import pytest
 from data_prep.__main__ import main as shard
 from steel.errors import InputError
 from steel.images.listing import list_images
-from steel.labels.labels import load_labels
+from steel.labels.load import load_labels
 from steel.reports.explore import explore
 from steel.storage import list_files, make_folder, write_text
 from steel.validation_errors import ValidationErrors
@@ -112,7 +112,7 @@ def test_masks_are_listed_as_images_are(images: Path, make) -> None:  # type: ig
     for link in masks.glob("*.jpg"):  # masks have other extensions
         link.rename(link.with_suffix(".png"))
     with pytest.raises(ValidationErrors, match=f"in {masks}; mend, rename or remove them"):
-        load_labels(images, masks=masks)
+        load_labels(images, masks)
 
 
 def test_all_obstacles_are_told_at_once(images: Path) -> None:

@@ -8,10 +8,17 @@ import pytest
 
 from data_prep.splits import read_split_file
 from steel.errors import InputError
-from steel.labels.annotation_csv import load_csv
 from steel.labels.csv_file import read_rows, read_table, whole_number
+from steel.labels.image_index import ImageIndex
+from steel.labels.kaggle_labels import read_kaggle_labels
+from steel.labels.options import FoundLabels, ReadOptions
 from steel.labels.submission import read_submission
 from steel.synthetic.annotations import read_given_masks
+
+
+def read_labels(path: str) -> FoundLabels:
+    return read_kaggle_labels(path, ImageIndex(IDS), ReadOptions())
+
 
 ROWS, PAIRS = "ImageId,ClassId,EncodedPixels", "ImageId_ClassId,EncodedPixels"
 IDS = ("a.jpg", "b.jpg")
@@ -24,8 +31,14 @@ def load_ids(path: str) -> Any:
 
 
 READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "annotations, a row a class": (f"{ROWS}\na.jpg,1,1 2\nb.jpg,2,3 4\n", lambda path: load_csv(path, IDS, None)),
-    "annotations, pairs": (f"{PAIRS}\na.jpg_1,1 2\nb.jpg_2,3 4\n", lambda path: load_csv(path, IDS, None)),
+    "annotations, a row a class": (
+        f"{ROWS}\na.jpg,1,1 2\nb.jpg,2,3 4\n",
+        lambda path: read_labels(path),
+    ),
+    "annotations, pairs": (
+        f"{PAIRS}\na.jpg_1,1 2\nb.jpg_2,3 4\n",
+        lambda path: read_labels(path),
+    ),
     "masks to render": (f"{ROWS}\na.jpg,1,1 2\nb.jpg,2,3 4\n", lambda path: read_given_masks(path, None, 4, 5)),
     "submission": (f"{PAIRS}\na.jpg_1,1 2\nb.jpg_1,\n", read_submission),
     "submission, a row a class": (f"{ROWS}\na.jpg,1,1 2\nb.jpg,1,\n", read_submission),
@@ -131,7 +144,7 @@ FLOATS = f"{ROWS}\na.jpg,1.0,1 2\na.jpg,3.0,9 4\nb.jpg,,\n"
 
 def test_class_ids_of_a_column_with_missing_numbers(path: Path) -> None:
     path.write_text(FLOATS)
-    classes, masks = load_csv(str(path), IDS, None)
+    classes, masks, _ = read_labels(str(path))
     assert classes.values == (1, 2, 3)
     assert masks.rles == {"a.jpg": {1: "1 2", 3: "9 4"}}
     assert masks.class_ids("b.jpg") == frozenset()
@@ -147,7 +160,7 @@ def test_class_ids_of_a_column_with_missing_numbers(path: Path) -> None:
 )
 def test_class_ids_that_are_none_are_named(path: Path, row: str, said: str) -> None:
     path.write_text(f"{ROWS}\nb.jpg,1,\n{row}\n")
-    readers = (lambda: load_csv(str(path), IDS, None), lambda: read_submission(path))
+    readers = (lambda: read_labels(str(path)), lambda: read_submission(path))
     for read in readers:
         with pytest.raises(InputError) as caught:
             read()

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from steel.errors import InputError
-from steel.labels.labels import load_labels
+from steel.labels.load import load_labels
 from steel.validation_errors import Issue, ValidationErrors
 
 REAL_DATA = os.environ.get("STEEL_REAL_DATA")
@@ -63,7 +63,7 @@ def problems_of(error: pytest.ExceptionInfo[ValidationErrors]) -> dict[str, list
 )
 def test_both_csv_forms_mean_the_same(tmp_path, text):
     images = write_images(tmp_path / "images", "a.png", "b.png", "sub/c.png")
-    found = load_labels(images, annotations=write_text(tmp_path / "train.csv", text))
+    found = load_labels(images, write_text(tmp_path / "train.csv", text))
     assert found.class_names == ("class 1", "class 2", "class 3")
     assert [record.image_id for record in found.images] == ["a.png", "b.png", "sub/c.png"]
     assert Path(found.images[2].url) == images / "sub/c.png"
@@ -87,23 +87,23 @@ def test_all_csv_problems_are_told_at_once(tmp_path):
     rows += [f"gone{k}.png,2,1 1" for k in range(6)]
     csv = write_text(tmp_path / "train.csv", ROWS + "\n".join(rows))
     with pytest.raises(ValidationErrors) as error:
-        load_labels(images, annotations=csv, class_names=["pit", "scratch"])
+        load_labels(images, csv, class_names=["pit", "scratch"])
     assert problems_of(error) == {
         "malformed rows": ["line 6 (b.png,1)"],
         "class ids that are no whole number from 0 on": ["line 5 ('x' for b.png)"],
-        "rows with an unknown class id": ["a.png class 7 (line 4)"],
+        "labels of an unknown class": ["a.png class 7 (line 4)"],
         "duplicate rows": ["a.png class 1 (lines 2 and 3)"],
-        "ids without an image": ["lost.png", *(f"gone{k}.png" for k in range(6))],
+        "labels without an image": ["lost.png", *(f"gone{k}.png" for k in range(6))],
     }
     line = str(error.value)
     assert "\n" not in line
-    assert "7 ids without an image: lost.png, gone0.png, gone1.png, gone2.png, gone3.png and 2 more" in line
+    assert "7 labels without an image: lost.png, gone0.png, gone1.png, gone2.png, gone3.png and 2 more" in line
 
 
 def test_masks_that_do_not_fit_their_image_are_told_together(tmp_path):
     images = write_images(tmp_path / "images", "a.png")
     csv = write_text(tmp_path / "train.csv", ROWS + "a.png,1,20 6\na.png,2,1 1\na.png,3,3 2 1 1\n")
-    found = load_labels(images, annotations=csv)
+    found = load_labels(images, csv)
     with pytest.raises(ValidationErrors) as error:
         found.bitmask("a.png", 4, 6)
     (names,) = problems_of(error).values()
@@ -119,29 +119,29 @@ def test_masks_that_do_not_fit_their_image_are_told_together(tmp_path):
         (ROWS, "no classes"),
         (ROWS + "a.png,17,1 1\n", "class ids go up to 17, but at most 16"),
         (ROWS + "a.png,0,1 1\n", "no classes"),
-        (ROWS + "a.png,0,1 1\na.png,1,1 1\n", r"unknown class id: a\.png class 0 \(line 2\)"),
+        (ROWS + "a.png,0,1 1\na.png,1,1 1\n", r"labels of an unknown class: a\.png class 0 \(line 2\)"),
         (ROWS + "a.png,-1,1 1\na.png,1,1 1\n", r"no whole number from 0 on: line 2 \('-1' for a\.png\)"),
-        (ROWS + "b.jpg,1,1 1\n", "1 ids without an image: b.jpg .*is this the right image folder"),
+        (ROWS + "b.jpg,1,1 1\n", "1 labels without an image: b.jpg .*is this the right image folder"),
         (PAIRS + "a.png,1 1\nb.png_1,\n", "malformed rows: line 2"),
     ],
 )
 def test_csv_that_cannot_be_used(tmp_path, text, message):
     images = write_images(tmp_path / "images", "a.png")
     with pytest.raises(InputError, match=message):
-        load_labels(images, annotations=write_text(tmp_path / "train.csv", text))
+        load_labels(images, write_text(tmp_path / "train.csv", text))
 
 
 def test_a_file_that_is_no_text(tmp_path):
     images = write_images(tmp_path / "images", "a.png")
     (tmp_path / "train.csv").write_bytes(b"\xff\xfeI\0m\0")
     with pytest.raises(InputError, match="not a text file in UTF-8"):
-        load_labels(images, annotations=tmp_path / "train.csv")
+        load_labels(images, tmp_path / "train.csv")
 
 
 def test_class_numbers_are_free_when_named(tmp_path):
     images = write_images(tmp_path / "images", "a.png")
     csv = write_text(tmp_path / "train.csv", ROWS + "a.png,30,1 1\na.png,0,2 1\n")
-    found = load_labels(images, annotations=csv, class_names=["30=pit", "0=scratch", "4=dent"])
+    found = load_labels(images, csv, class_names=["30=pit", "0=scratch", "4=dent"])
     assert found.class_names == ("pit", "scratch", "dent")
     assert found.bitmask("a.png", 4, 6)[:2, 0].tolist() == [1, 2]
 
@@ -149,7 +149,7 @@ def test_class_numbers_are_free_when_named(tmp_path):
 def test_sixteen_classes_take_two_bytes(tmp_path):
     images = write_images(tmp_path / "images", "a.png")
     csv = write_text(tmp_path / "train.csv", ROWS + "a.png,16,1 1\na.png,9,1 1\n")
-    found = load_labels(images, annotations=csv)
+    found = load_labels(images, csv)
     assert found.bitmask("a.png", 4, 6).dtype == np.uint16
     assert found.bitmask("a.png", 4, 6)[0, 0] == (1 << 15) + (1 << 8)
 
@@ -157,7 +157,7 @@ def test_sixteen_classes_take_two_bytes(tmp_path):
 def test_a_share_for_a_worker_holds_only_its_images(tmp_path):
     images = write_images(tmp_path / "images", *(f"{k}.png" for k in range(50)))
     csv = write_text(tmp_path / "train.csv", ROWS + "".join(f"{k}.png,1,1 2 5 9\n" for k in range(50)))
-    found = load_labels(images, annotations=csv)
+    found = load_labels(images, csv)
     share = pickle.loads(pickle.dumps(found.subset(["7.png", "3.png"])))
     assert [record.image_id for record in share.images] == ["3.png", "7.png"]
     assert np.array_equal(share.bitmask("7.png", 4, 6), found.bitmask("7.png", 4, 6))
@@ -177,7 +177,7 @@ def test_a_share_for_a_worker_holds_only_its_images(tmp_path):
 )
 def test_class_names_that_cannot_be(tmp_path, names, message):
     with pytest.raises(InputError, match=message):
-        load_labels(tmp_path, annotations="train.csv", class_names=names)
+        load_labels(tmp_path, "train.csv", class_names=names)
 
 
 # --- folders of masks ---
@@ -188,7 +188,7 @@ def test_label_maps(tmp_path, palette):
     images = write_images(tmp_path / "images", "a.jpg", "coil/b.jpg", shape=(2, 3))
     write_mask(tmp_path / "masks/a.png", [[0, 1, 2], [0, 0, 3]], palette)
     write_mask(tmp_path / "masks/coil/b.png", [[0, 0, 0], [0, 0, 0]], palette)
-    found = load_labels(images, masks=tmp_path / "masks")
+    found = load_labels(images, tmp_path / "masks")
     assert found.class_names == ("class 1", "class 2", "class 3")
     assert found.bitmask("a.jpg", 2, 3).tolist() == [[0, 1, 2], [0, 0, 4]]
     assert not found.bitmask("coil/b.jpg", 2, 3).any()
@@ -198,15 +198,15 @@ def test_label_maps(tmp_path, palette):
 def test_ignored_pixels_take_the_top_bit(tmp_path):
     images = write_images(tmp_path / "images", "a.jpg", shape=(1, 4))
     write_mask(tmp_path / "masks/a.png", [[0, 255, 2, 1]])
-    found = load_labels(images, masks=tmp_path / "masks", ignore_value=255)
+    found = load_labels(images, tmp_path / "masks", ignore_value=255)
     assert (found.ignore, found.ignore_bit) == (True, 7)
     assert found.bitmask("a.jpg", 1, 4).tolist() == [[0, 128, 2, 1]]
     names = [f"c{k}" for k in range(8)]
-    wide = load_labels(images, masks=tmp_path / "masks", ignore_value=255, class_names=names)
+    wide = load_labels(images, tmp_path / "masks", ignore_value=255, class_names=names)
     assert wide.ignore_bit == 15
     assert wide.bitmask("a.jpg", 1, 4).tolist() == [[0, 1 << 15, 2, 1]]
     with pytest.raises(InputError, match="at most 15 classes"):
-        load_labels(images, masks=tmp_path / "masks", ignore_value=255, class_names=[f"c{k}" for k in range(16)])
+        load_labels(images, tmp_path / "masks", ignore_value=255, class_names=[f"c{k}" for k in range(16)])
 
 
 @pytest.mark.parametrize("names", [None, ["crack"]])
@@ -216,7 +216,7 @@ def test_masks_of_0_and_255_are_one_class(tmp_path, names):
     Image.fromarray(np.array([[0, 0, 255]], np.uint8)).convert("1").save(tmp_path / "masks/b.png")  # 1 bit a pixel
     if names is None:
         write_mask(tmp_path / "masks/b.png", [[0, 0, 255]])
-    found = load_labels(images, masks=tmp_path / "masks", class_names=names)
+    found = load_labels(images, tmp_path / "masks", class_names=names)
     assert found.class_names == (("defect",) if names is None else ("crack",))
     assert [found.bitmask(i, 1, 3).tolist() for i in ("a.jpg", "b.jpg")] == [[[0, 1, 0]], [[0, 0, 1]]]
 
@@ -225,10 +225,10 @@ def test_any_pixel_values_can_be_classes(tmp_path):
     images = write_images(tmp_path / "images", "a.jpg", "b.jpg", shape=(1, 3))
     write_mask(tmp_path / "masks/a.png", [[0, 40, 3000]])
     write_mask(tmp_path / "masks/b.png", [[40, 40, 0]])
-    found = load_labels(images, masks=tmp_path / "masks")
+    found = load_labels(images, tmp_path / "masks")
     assert found.class_names == ("class 40", "class 3000")
     assert found.bitmask("a.jpg", 1, 3).tolist() == [[0, 1, 2]]
-    named = load_labels(images, masks=tmp_path / "masks", class_names=["3000=pit", "40=dent"])
+    named = load_labels(images, tmp_path / "masks", class_names=["3000=pit", "40=dent"])
     assert named.bitmask("a.jpg", 1, 3).tolist() == [[0, 2, 1]]
 
 
@@ -242,7 +242,7 @@ def test_few_levels_of_gray_keep_their_values(tmp_path):
         header = struct.pack(">IIBBBBB", 4, 1, depth, 0, 0, 0, 0)
         body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + pixels)) + chunk(b"IEND", b"")
         (tmp_path / f"masks/{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-    found = load_labels(images, masks=tmp_path / "masks")
+    found = load_labels(images, tmp_path / "masks")
     assert [found.bitmask(i, 1, 4).tolist() for i in ("a.jpg", "b.jpg")] == [[[0, 1, 2, 4]]] * 2
 
 
@@ -251,29 +251,29 @@ def test_a_folder_a_class_lets_classes_overlap(tmp_path):
     write_mask(tmp_path / "masks/scratch/a.png", [[0, 255, 255]])
     write_mask(tmp_path / "masks/pit/a.png", [[7, 1, 0]])
     write_mask(tmp_path / "masks/pit/coil/b.png", [[0, 1, 0]])
-    found = load_labels(images, masks=tmp_path / "masks", ignore_value=7)
+    found = load_labels(images, tmp_path / "masks", ignore_value=7)
     assert found.class_names == ("pit", "scratch")
     assert found.bitmask("a.jpg", 1, 3).tolist() == [[128, 3, 2]]
     assert found.bitmask("coil/b.jpg", 1, 3).tolist() == [[0, 1, 0]]
-    other = load_labels(images, masks=tmp_path / "masks", class_names=["scratch", "dent", "pit"], ignore_value=7)
+    other = load_labels(images, tmp_path / "masks", class_names=["scratch", "dent", "pit"], ignore_value=7)
     assert other.bitmask("a.jpg", 1, 3).tolist() == [[128, 5, 1]]
-    with pytest.raises(ValidationErrors, match=r"1 masks of an unknown class: scratch/a\.png"):
-        load_labels(images, masks=tmp_path / "masks", class_names=["pit"])
+    with pytest.raises(ValidationErrors, match=r"1 labels of an unknown class: scratch/a\.png"):
+        load_labels(images, tmp_path / "masks", class_names=["pit"])
 
 
 def test_a_mask_beside_the_class_folders_is_of_an_unknown_class(tmp_path):
     images = write_images(tmp_path / "images", "a.jpg", "b.jpg", shape=(1, 3))
     for name in ("pit/a.png", "pit/b.png", "scratch/b.png", "a.png"):
         write_mask(tmp_path / "masks" / name, [[0, 1, 0]])
-    with pytest.raises(ValidationErrors, match=r"1 masks of an unknown class: a\.png"):
-        load_labels(images, masks=tmp_path / "masks")
+    with pytest.raises(ValidationErrors, match=r"1 labels of an unknown class: a\.png"):
+        load_labels(images, tmp_path / "masks")
 
 
 def test_class_folders_with_numbers_are_ordered_by_size(tmp_path):
     images = write_images(tmp_path / "images", "a.jpg", shape=(1, 3))
     for k in (10, 9, 1):
         write_mask(tmp_path / f"masks/{k}/a.png", [[0, 1, 1]])
-    assert load_labels(images, masks=tmp_path / "masks").class_names == ("1", "9", "10")
+    assert load_labels(images, tmp_path / "masks").class_names == ("1", "9", "10")
 
 
 def test_all_mask_problems_are_told_at_once(tmp_path):
@@ -282,12 +282,12 @@ def test_all_mask_problems_are_told_at_once(tmp_path):
         write_mask(tmp_path / "masks" / name, [[0, 1, 0]])
     write_images(tmp_path / "masks", "b.jpg", shape=(1, 3))
     with pytest.raises(ValidationErrors) as error:
-        load_labels(images, masks=tmp_path / "masks")
+        load_labels(images, tmp_path / "masks")
     assert problems_of(error) == {
         "second masks for one image": ["a.tif"],
-        "masks in a lossy format": ["b.jpg"],
-        "masks without an image": ["extra.png"],
-        "images without a mask": ["b.jpg", "c.jpg"],
+        "masks in a lossy format (--mask-threshold T takes values from T up as inside)": ["b.jpg"],
+        "labels without an image": ["extra.png"],
+        "images without a mask": ["c.jpg"],
     }
 
 
@@ -295,8 +295,8 @@ def test_a_missing_mask_can_mean_clean(tmp_path):
     images = write_images(tmp_path / "images", "a.jpg", "b.jpg", shape=(1, 3))
     write_mask(tmp_path / "masks/a.png", [[0, 1, 0]])
     with pytest.raises(ValidationErrors, match=r"1 images without a mask: b\.jpg"):
-        load_labels(images, masks=tmp_path / "masks")
-    found = load_labels(images, masks=tmp_path / "masks", missing_mask="clean")
+        load_labels(images, tmp_path / "masks")
+    found = load_labels(images, tmp_path / "masks", missing_mask="clean")
     assert found.class_ids("b.jpg") == frozenset()
     assert not found.bitmask("b.jpg", 1, 3).any()
 
@@ -304,7 +304,7 @@ def test_a_missing_mask_can_mean_clean(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "kind"),
     [
-        ([[0, 1, 0], [0, 0, 0]], "masks of another size than their image"),
+        ([[0, 1, 0], [0, 0, 0]], "masks of another size than their image (--resize-masks brings them to it)"),
         ([[0, 3, 9]], "masks with unknown values"),
         ([[[9, 0, 0], [0, 0, 0], [0, 0, 0]]], "masks in true colours or with transparency"),
     ],
@@ -312,7 +312,7 @@ def test_a_missing_mask_can_mean_clean(tmp_path):
 def test_masks_that_cannot_be_used_show_when_they_are_read(tmp_path, rows, kind):
     images = write_images(tmp_path / "images", "a.jpg", shape=(1, 3))
     write_mask(tmp_path / "masks/a.png", rows)
-    found = load_labels(images, masks=tmp_path / "masks", class_names=["pit", "scratch"])
+    found = load_labels(images, tmp_path / "masks", class_names=["pit", "scratch"])
     with pytest.raises(ValidationErrors) as error:
         found.bitmask("a.jpg", 1, 3)
     assert [issue.kind for issue in error.value.issues] == [kind]
@@ -324,7 +324,7 @@ def test_a_damaged_mask_is_named(tmp_path):
     data = (tmp_path / "masks/a.png").read_bytes()
     (tmp_path / "masks/a.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValidationErrors, match=r"1 unreadable masks: .*a\.png"):
-        load_labels(images, masks=tmp_path / "masks")
+        load_labels(images, tmp_path / "masks")
 
 
 @pytest.mark.parametrize(
@@ -342,16 +342,16 @@ def test_label_maps_whose_classes_cannot_be_told(tmp_path, rows, options, messag
     images = write_images(tmp_path / "images", "a.jpg", shape=(1, 3))
     write_mask(tmp_path / "masks/a.png", rows)
     with pytest.raises(InputError, match=message):
-        load_labels(images, masks=tmp_path / "masks", **options)
+        load_labels(images, tmp_path / "masks", **options)
 
 
 def test_one_class_with_both_1_and_255_is_refused(tmp_path):
     images = write_images(tmp_path / "images", "a.jpg", shape=(1, 3))
     write_mask(tmp_path / "masks/a.png", [[0, 1, 255]])
-    found = load_labels(images, masks=tmp_path / "masks", class_names=["crack"])
+    found = load_labels(images, tmp_path / "masks", class_names=["crack"])
     with pytest.raises(ValidationErrors, match="is 255 the ignored one"):
         found.bitmask("a.jpg", 1, 3)
-    ignoring = load_labels(images, masks=tmp_path / "masks", class_names=["crack"], ignore_value=255)
+    ignoring = load_labels(images, tmp_path / "masks", class_names=["crack"], ignore_value=255)
     assert ignoring.bitmask("a.jpg", 1, 3).tolist() == [[0, 1, 128]]
 
 
@@ -359,7 +359,7 @@ def test_one_class_with_both_1_and_255_is_refused(tmp_path):
 def test_real_annotations():
     root = Path(str(REAL_DATA))
     sample = root / "severstal_sample"
-    strips = load_labels(sample / "train_images", annotations=sample / "train.csv")
+    strips = load_labels(sample / "train_images", sample / "train.csv")
     assert strips.class_names == ("class 1", "class 2", "class 3", "class 4")
     clean = 0
     for record in strips.images:
@@ -369,7 +369,7 @@ def test_real_annotations():
     assert 0 < clean < len(strips.images)
 
     neu = root / "neu_seg"
-    plates = load_labels(neu / "images", masks=neu / "masks", class_names=["inclusion", "patches", "scratches"])
+    plates = load_labels(neu / "images", neu / "masks", class_names=["inclusion", "patches", "scratches"])
     assert len(plates.images) == 3618
     values = {int(v) for r in plates.images[::40] for v in np.unique(plates.bitmask(r.image_id, 200, 200))}
     assert values == {0, 1, 2, 4}
@@ -381,7 +381,7 @@ def test_real_annotations():
 def test_masks_among_the_images_are_no_images(tmp_path):
     write_images(tmp_path, "a.jpg", shape=(1, 3))
     write_mask(tmp_path / "masks/a.png", [[0, 1, 0]])
-    found = load_labels(tmp_path, masks=tmp_path / "masks")
+    found = load_labels(tmp_path, tmp_path / "masks")
     assert [record.image_id for record in found.images] == ["a.jpg"]
 
 
@@ -392,33 +392,29 @@ def test_images_and_masks_by_url(tmp_path):
     root = f"memory://annotations-{uuid.uuid4().hex}"
     store.put(f"{tmp_path}/", f"{root}/", recursive=True)
     store.pipe(f"{root}/train.csv", (ROWS + "coil/a.png,1,5 4\n").encode())
-    found = load_labels(f"{root}/images", annotations=f"{root}/train.csv")
+    found = load_labels(f"{root}/images", f"{root}/train.csv")
     assert [record.image_id for record in found.images] == ["b.png", "coil/a.png"]
     assert found.bitmask("coil/a.png", 4, 6)[:, 1].tolist() == [1, 1, 1, 1]
-    masked = load_labels(f"{root}/images", masks=f"{root}/masks", missing_mask="clean")
+    masked = load_labels(f"{root}/images", f"{root}/masks", missing_mask="clean")
     assert masked.bitmask("coil/a.png", 4, 6)[0].tolist() == [0, 1, 0, 0, 0, 2]
     with pytest.raises(InputError, match=r"gone\.csv: no such file"):
-        load_labels(f"{root}/images", annotations=f"{root}/gone.csv")
+        load_labels(f"{root}/images", f"{root}/gone.csv")
 
 
 def test_folders_and_options_that_cannot_be(tmp_path):
     csv = write_text(tmp_path / "train.csv", ROWS + "a.png,1,1 1\n")
     with pytest.raises(InputError, match="no such folder"):
-        load_labels(tmp_path / "none", annotations=csv)
+        load_labels(tmp_path / "none", csv)
     with pytest.raises(InputError, match="no images there"):
-        load_labels(tmp_path, annotations=csv)
+        load_labels(tmp_path, csv)
     images = write_images(tmp_path / "images", "a.png", "b.png", "b.jpg")
     with pytest.raises(ValidationErrors, match=r"differ in their extension alone: b\.jpg, b\.png"):
-        load_labels(images, annotations=csv)
+        load_labels(images, csv)
     (images / "b.jpg").unlink()
     with pytest.raises(InputError, match=r"gone\.csv: no such file"):
-        load_labels(images, annotations=tmp_path / "gone.csv")
-    with pytest.raises(InputError, match="either a CSV file of annotations or a folder of masks"):
-        load_labels(images)
-    with pytest.raises(InputError, match="either"):
-        load_labels(images, annotations=csv, masks=tmp_path)
-    with pytest.raises(InputError, match="needs a folder of masks"):
-        load_labels(images, annotations=csv, ignore_value=255)
+        load_labels(images, tmp_path / "gone.csv")
+    with pytest.raises(InputError, match="--ignore-value is for masks, not for labels in the format kaggle"):
+        load_labels(images, csv, ignore_value=255)
 
 
 def test_problems_cross_process_boundaries():

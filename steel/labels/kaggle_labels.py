@@ -1,14 +1,19 @@
-"""Masks as run-length text in one of Kaggle's CSV files, matched with the images that exist."""
+"""Labels as run-length text in one of Kaggle's CSV files, matched with the images that exist."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from steel.errors import InputError
 from steel.labels.classes import MAX_CLASSES, ClassTable, number_classes
+from steel.labels.image_index import ImageIndex
 from steel.labels.kaggle_csv import read_kaggle_csv
+from steel.labels.labels import LabelledImage
+from steel.labels.options import FoundLabels, ReadOptions
 from steel.labels.rle import decode_rle
+from steel.labels.stray import NO_IMAGE, UNKNOWN_CLASS, settle
+from steel.labels.submission import write_submission
 from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
 
@@ -44,13 +49,13 @@ class RunLengthMasks:
         return RunLengthMasks(self.num_classes, {i: self.rles[i] for i in image_ids if i in self.rles})
 
 
-def load_csv(url: str, image_ids: Collection[str], classes: ClassTable | None) -> tuple[ClassTable, RunLengthMasks]:
-    """Read and check a CSV file of masks against the images that exist.
+def read_kaggle_labels(url: str, images: ImageIndex, options: ReadOptions) -> FoundLabels:
+    """Read and check a CSV file of masks against the images that exist; those without a row are clean.
 
     Args:
         url: Path or URL of the file.
-        image_ids: Images of the folder. Those without a row are clean.
-        classes: The classes and their ids; 1 to the largest id in the file when None.
+        images: Of the folder.
+        options: The classes are 1 to the largest id in the file where it names none.
 
     Raises:
         ValidationErrors: unknown class ids, ids without an image, duplicate and malformed rows, all at once.
@@ -58,17 +63,9 @@ def load_csv(url: str, image_ids: Collection[str], classes: ClassTable | None) -
     """
     found = read_kaggle_csv(url)
     issues = list(found.issues)
+    classes = options.classes
     if classes is None:
-        ids = {row.class_id for row in found.rows if row.class_id}
-        if max(ids, default=0) > MAX_CLASSES:
-            raise InputError(
-                f"{url}: class ids go up to {max(ids)}, but at most {MAX_CLASSES} classes are possible; "
-                f"say what each id means (--class-names {max(ids)}=...)"
-            )
-        if not ids:
-            raise_issues(issues, f"in {url}")
-            raise InputError(f"{url}: no classes: nothing is marked as defective; give the class names")
-        classes = number_classes(ids)
+        classes = _number_ids(url, {row.class_id for row in found.rows if row.class_id}, issues)
     class_of: dict[int | None, int] = {value: k for k, value in enumerate(classes.values, 1)}
     rles: dict[str, dict[int, str]] = {}
     seen: dict[tuple[str, int | None], int] = {}
@@ -76,18 +73,45 @@ def load_csv(url: str, image_ids: Collection[str], classes: ClassTable | None) -
     for row in found.rows:
         class_id = class_of.get(row.class_id)
         if class_id is None and row.class_id is not None:
-            issues.append(Issue("rows with an unknown class id", f"{row.name} (line {row.line})"))
+            issues.append(Issue(UNKNOWN_CLASS, f"{row.name} (line {row.line})"))
             continue
-        if row.image_id not in image_ids:
+        if row.image_id not in images:
             unmatched[row.image_id] = None
         first = seen.setdefault((row.image_id, class_id), row.line)
         if first != row.line:
             issues.append(Issue("duplicate rows", f"{row.name} (lines {first} and {row.line})"))
-        elif row.rle and class_id is not None:
+        elif row.rle and class_id is not None and row.image_id in images:
             rles.setdefault(row.image_id, {})[class_id] = row.rle
-    issues += [Issue("ids without an image", image_id) for image_id in unmatched]
-    hint = f"in {url}"
+    issues += [Issue(NO_IMAGE, image_id) for image_id in unmatched]
+    where = f"in {url}"
     if unmatched and len(unmatched) == len({row.image_id for row in found.rows}):
-        hint += "; no id matches an image: is this the right image folder?"
-    raise_issues(issues, hint)
-    return classes, RunLengthMasks(len(classes), rles)
+        raise_issues(issues, f"{where}; no id matches an image: is this the right image folder?")
+    left_out = settle(
+        issues, where, options, [f"{v} ({n})" for v, n in zip(classes.values, classes.names, strict=True)]
+    )
+    return FoundLabels(classes, RunLengthMasks(len(classes), rles), left_out)
+
+
+def _number_ids(url: str, ids: set[int], issues: list[Issue]) -> ClassTable:
+    """The classes that a file's ids stand for, none of them named."""
+    if max(ids, default=0) > MAX_CLASSES:
+        raise InputError(
+            f"{url}: class ids go up to {max(ids)}, but at most {MAX_CLASSES} classes are possible; "
+            f"say what each id means (--class-names {max(ids)}=...)"
+        )
+    if not ids:
+        raise_issues(issues, f"in {url}")
+        raise InputError(f"{url}: no classes: nothing is marked as defective; give the class names")
+    return number_classes(ids)
+
+
+def write_kaggle_labels(url: str, class_names: tuple[str, ...], images: Iterable[LabelledImage]) -> None:
+    """Write a CSV file with a row for every class of every image, so that reading it finds as many classes.
+
+    Args:
+        url: File to write, a path or URL.
+        class_names: Their numbers, from 1, are all that the file keeps.
+        images: In the order of the file.
+    """
+    answers = ((image.image_id, image.masks(len(class_names))) for image in images)
+    write_submission(url, answers, format="ImageId,ClassId")

@@ -1,0 +1,55 @@
+"""Every format of labels by name: how it is recognised, read and written. The one place where a format registers."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from steel.labels import kaggle_labels, mask_folder, mask_writer
+from steel.labels.image_index import ImageIndex
+from steel.labels.labels import LabelledImage
+from steel.labels.options import FoundLabels, ReadOptions
+from steel.labels.place import Place
+
+Writer = Callable[[str, tuple[str, ...], Iterable[LabelledImage]], None]
+"""Writes the classes of these names and the masks of these images to a file, or into an empty local folder."""
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """One format."""
+
+    help: str
+    """A line that says what it is, for `--help`, refusals and the docs."""
+    recognise: Callable[[Place, ImageIndex], bool]
+    """Whether a place looks like this format; asked in the order of `FORMATS`."""
+    read: Callable[[Place, ImageIndex, ReadOptions], FoundLabels]
+    """Match the labels at a place with the images. Raises InputError, and ValidationErrors for many mistakes."""
+    write: Writer | None = None
+    writes_folder: bool = False
+    """What is written is a folder, not a file."""
+    is_pixels: bool = False
+    """Labels are mask images: they may lie among the images, and have values to ignore or to compare."""
+
+
+FORMATS: dict[str, LabelFormat] = {
+    "kaggle": LabelFormat(
+        "a CSV file of run lengths: ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels",
+        lambda place, images: place.is_file and place.url.lower().endswith(".csv"),
+        lambda place, images, options: kaggle_labels.read_kaggle_labels(place.url, images, options),
+        kaggle_labels.write_kaggle_labels,
+    ),
+    "class-folders": LabelFormat(
+        "images in a folder a class, each with a mask of one class (MVTec AD)",
+        lambda place, images: mask_folder.looks_like_class_folders(place.masks, images),
+        lambda place, images, options: mask_folder.read_class_folders(place.url, images, options, place.masks),
+        is_pixels=True,
+    ),
+    "masks": LabelFormat(
+        "mask images: label maps, 0/255 masks, or a subfolder a class",
+        lambda place, images: bool(place.masks),
+        lambda place, images, options: mask_folder.read_mask_folder(place.url, images, options, place.masks),
+        mask_writer.write_mask_folder,
+        writes_folder=True,
+        is_pixels=True,
+    ),
+}
+"""By name, the most specific first: the first that recognises a place reads it."""

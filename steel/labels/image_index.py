@@ -1,0 +1,84 @@
+"""The images of a folder by the names that labels have for them."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from steel.images.listing import image_stem
+from steel.labels.options import ReadOptions
+from steel.validation_errors import Issue
+
+
+class Matched(NamedTuple):
+    """What a name in the labels stands for."""
+
+    image_id: str | None
+    """None: no image of that name."""
+    issue: Issue | None = None
+    """Why it cannot stand for that image without an option."""
+
+
+class ImageIndex:
+    """Finds images by relative path, with or without their extension, in the same or in other capitals."""
+
+    def __init__(self, image_ids: Collection[str]) -> None:
+        self.image_ids = tuple(image_ids)
+        self._of_path = {image_id: image_id for image_id in image_ids}
+        self._of_stem = {image_stem(image_id): image_id for image_id in image_ids}
+        names = Counter(PurePosixPath(image_id).name for image_id in image_ids)
+        self._of_name = {name: i for i in image_ids if names[name := PurePosixPath(i).name] == 1}
+        self._folded = {stem.casefold(): image_id for stem, image_id in self._of_stem.items()}
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self._of_path
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def of_stem(self, stem: str, options: ReadOptions, shown: str, what: str = "masks") -> Matched:
+        """The image whose relative path without extension this is.
+
+        Args:
+            stem: With forward slashes.
+            options: Whether capitals count.
+            shown: What to name in an issue.
+            what: The kind of labels, in the plural.
+        """
+        if stem in self._of_stem:
+            return Matched(self._of_stem[stem])
+        near = self._folded.get(stem.casefold())
+        if near is None or options.any_case:
+            return Matched(near)
+        return Matched(near, Issue(f"{what} named in other capitals than their image", f"{shown} (for {near})"))
+
+    def of_file_name(self, name: str, options: ReadOptions, what: str) -> Matched:
+        """The image that a label file means by a file name, which may be a path on the machine where it was made.
+
+        Tried in turn: the whole path, the path without its first folders, the name alone where only one image has it;
+        then the same without extensions, for images that were converted since.
+        """
+        path = name.replace("\\", "/").strip()
+        tails = list(_tails(path))
+        for tail in tails:
+            if tail in self._of_path:
+                return Matched(tail)
+        if tails and tails[-1] in self._of_name:
+            return Matched(self._of_name[tails[-1]])
+        stems = [image_stem(tail) for tail in tails]
+        for stem in stems:
+            if stem in self._of_stem:
+                return Matched(self._of_stem[stem])
+        near = [matched for stem in stems if (matched := self.of_stem(stem, options, name, what)).image_id is not None]
+        return near[0] if near else Matched(None)
+
+    def has_stem(self, stem: str) -> bool:
+        """Whether an image has this relative path without extension, in any capitals."""
+        return stem.casefold() in self._folded
+
+
+def _tails(path: str) -> Iterator[str]:
+    """A path, and what is left of it as its first folders go."""
+    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+    for start in range(len(parts)):
+        yield "/".join(parts[start:])

@@ -1,0 +1,60 @@
+"""What lies where labels shall be, looked at once for all formats."""
+
+from dataclasses import dataclass
+
+from steel import storage
+from steel.errors import InputError
+from steel.images.listing import IMAGE_SUFFIXES, lies_in
+from steel.labels.mask_names import split_masks
+from steel.storage import FileInfo
+
+_HEAD = 4096
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or folder of labels."""
+
+    url: str
+    head: bytes
+    """The first bytes of a file; empty for a folder."""
+    files: tuple[FileInfo, ...]
+    """All files of a folder, sorted by path; the one file itself."""
+    masks: tuple[FileInfo, ...]
+    """The image files of a folder that can be masks."""
+    is_file: bool
+    has_images: bool
+    """The images lie in the same folder."""
+
+    def ending(self, *suffixes: str) -> list[str]:
+        """Locations of the files whose names end so, in any case of letters."""
+        if self.is_file:
+            return [self.url] if self.url.lower().endswith(suffixes) else []
+        return [storage.join(self.url, file.path) for file in self.files if file.path.lower().endswith(suffixes)]
+
+
+def look_at(url: str, images: str) -> Place:
+    """What lies at a path or URL of labels.
+
+    Args:
+        url: Of the labels.
+        images: Folder of the images: masks may lie in it, below it or above it.
+
+    Raises:
+        ValidationErrors: names and links that cannot be used.
+        InputError: nothing is there.
+    """
+    if not storage.is_folder(url):
+        size = storage.file_size(url)
+        if size is None:
+            raise InputError(f"{url}: no such file or folder")
+        head = storage.read_range(url, 0, _HEAD)
+        return Place(url, head, (FileInfo(url.rpartition("/")[2], size),), (), is_file=True, has_images=False)
+    files = storage.list_files(url)
+    pictures = [file for file in files if file.path.lower().endswith(IMAGE_SUFFIXES)]
+    is_same = lies_in(url, images) and lies_in(images, url)
+    if is_same:
+        pictures = split_masks(pictures)[0]
+    elif lies_in(images, url):
+        pictures = [file for file in pictures if not lies_in(storage.join(url, file.path), images)]
+    return Place(url, b"", tuple(files), tuple(pictures), is_file=False, has_images=is_same)
