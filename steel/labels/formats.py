@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from steel.labels import kaggle_labels, mask_folder, mask_writer
+from steel.labels import coco, kaggle_labels, mask_folder, mask_writer
 from steel.labels.image_index import ImageIndex
 from steel.labels.labels import LabelledImage
 from steel.labels.options import FoundLabels, ReadOptions
@@ -36,6 +36,12 @@ FORMATS: dict[str, LabelFormat] = {
         lambda place, images: place.is_file and place.url.lower().endswith(".csv"),
         lambda place, images, options: kaggle_labels.read_kaggle_labels(place.url, images, options),
         kaggle_labels.write_kaggle_labels,
+    ),
+    "coco": LabelFormat(
+        "COCO's JSON: polygons, and run lengths compressed or not",
+        lambda place, images: place.json_keys() & coco.KEYS != set(),
+        lambda place, images, options: coco.read_coco(place.ending(".json"), place.url, images, options),
+        coco.write_coco,
     ),
     "class-folders": LabelFormat(
         "images in a folder a class, each with a mask of one class (MVTec AD)",

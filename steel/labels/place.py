@@ -1,5 +1,6 @@
 """What lies where labels shall be, looked at once for all formats."""
 
+import re
 from dataclasses import dataclass
 
 from steel import storage
@@ -16,8 +17,6 @@ class Place:
     """A file or folder of labels."""
 
     url: str
-    head: bytes
-    """The first bytes of a file; empty for a folder."""
     files: tuple[FileInfo, ...]
     """All files of a folder, sorted by path; the one file itself."""
     masks: tuple[FileInfo, ...]
@@ -25,6 +24,12 @@ class Place:
     is_file: bool
     has_images: bool
     """The images lie in the same folder."""
+
+    def json_keys(self) -> set[str]:
+        """Names that stand near the beginning of the JSON file that is there, or of the first one in the folder."""
+        urls = self.ending(".json")
+        head = storage.read_range(urls[0], 0, _HEAD) if urls else b""
+        return {name.decode("utf-8", "replace") for name in re.findall(rb'"([^"\\\\]*)"\s*:', head)}
 
     def ending(self, *suffixes: str) -> list[str]:
         """Locations of the files whose names end so, in any case of letters."""
@@ -48,8 +53,7 @@ def look_at(url: str, images: str) -> Place:
         size = storage.file_size(url)
         if size is None:
             raise InputError(f"{url}: no such file or folder")
-        head = storage.read_range(url, 0, _HEAD)
-        return Place(url, head, (FileInfo(url.rpartition("/")[2], size),), (), is_file=True, has_images=False)
+        return Place(url, (FileInfo(url.rpartition("/")[2], size),), (), is_file=True, has_images=False)
     files = storage.list_files(url)
     pictures = [file for file in files if file.path.lower().endswith(IMAGE_SUFFIXES)]
     is_same = lies_in(url, images) and lies_in(images, url)
@@ -57,4 +61,4 @@ def look_at(url: str, images: str) -> Place:
         pictures = split_masks(pictures)[0]
     elif lies_in(images, url):
         pictures = [file for file in pictures if not lies_in(storage.join(url, file.path), images)]
-    return Place(url, b"", tuple(files), tuple(pictures), is_file=False, has_images=is_same)
+    return Place(url, tuple(files), tuple(pictures), is_file=False, has_images=is_same)

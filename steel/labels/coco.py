@@ -1,0 +1,218 @@
+"""COCO's JSON: polygons and run lengths, compressed or not.
+
+A segmentation is a list of polygons, whose pixels are added up as the COCO tools do, or run lengths. `iscrowd` says how
+a region was drawn, not what it shows: such regions are masks as any other. An image that is listed without annotations
+is clean; one that is not listed has no labels.
+"""
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from steel import storage
+from steel.errors import InputError
+from steel.labels.image_index import ImageIndex
+from steel.labels.json_stream import stream_lists
+from steel.labels.labels import LabelledImage
+from steel.labels.options import FoundLabels, ReadOptions
+from steel.labels.polygon import Outline, trace_polygons
+from steel.labels.shape_collector import ShapeCollector
+from steel.labels.shapes import Runs, Shape, polygon_of, shrink
+from steel.labels.stray import NO_AREA, NO_IMAGE
+
+KEYS = frozenset(("images", "annotations", "categories"))
+_MALFORMED = "malformed entries"
+
+
+def read_coco(urls: Sequence[str], where: str, images: ImageIndex, options: ReadOptions) -> FoundLabels:
+    """Read COCO files, each a part of the labels, as a stream: only the shapes are kept.
+
+    Args:
+        urls: Of the files; classes of the same name are one.
+        where: The file or folder, for messages.
+        images: Of the folder of images.
+        options: Classes that it does not name are the categories, in the order of their ids.
+
+    Raises:
+        ValidationErrors: everything that cannot be used, at once.
+        InputError: no such file, or not COCO's JSON.
+    """
+    collector = ShapeCollector(where, images, options)
+    numbers: dict[str, list[int]] = {}
+    groups: set[str] = set()
+    for url in urls:
+        part = _Part(url)
+        try:
+            with storage.local_copy(url) as path:
+                there = stream_lists(path, {key: getattr(part, f"on_{key}") for key in KEYS})
+            if missing := sorted(KEYS - there):
+                raise InputError(f"not COCO's: `{missing[0]}` is missing")
+        except InputError as error:
+            raise InputError(f"{url}: {error}") from error
+        part.hand_over(collector)
+        for number, (name, group) in sorted(part.categories.items(), key=lambda entry: _order(entry[0])):
+            numbers.setdefault(name, []).extend([number] if isinstance(number, int) else [])
+            groups.add(group)
+    if options.classes is None:  # a category that only groups others, as some tools write it, is no class
+        used = collector.used_classes()
+        numbers = {name: ids for name, ids in numbers.items() if name in used or name not in groups}
+    return collector.finish(numbers)
+
+
+def _order(number: int | str) -> tuple[bool, int, str]:
+    return (True, 0, number) if isinstance(number, str) else (False, number, "")
+
+
+class _Part:
+    """One file while it is read: annotations may come before the images and categories that they speak of."""
+
+    def __init__(self, url: str) -> None:
+        self.categories: dict[int | str, tuple[str, str]] = {}
+        self._name = url.rpartition("/")[2]
+        self._images: dict[int | str, tuple[str, tuple[int, int] | None]] = {}
+        self._shapes: dict[int | str, list[tuple[int | str, Shape]]] = {}
+        self._issues: list[tuple[str, str]] = []
+        self._count = 0
+
+    def on_categories(self, entry: Any) -> None:
+        number, name = _identity(entry, "id"), _field(entry, "name", str)
+        if number is None or name is None:
+            self._issues.append((_MALFORMED, f"a category in {self._name} ({_shown(entry)})"))
+        else:
+            self.categories[number] = name, _field(entry, "supercategory", str) or ""
+
+    def on_images(self, entry: Any) -> None:
+        number, name = _identity(entry, "id"), _field(entry, "file_name", str)
+        if number is None or not name:
+            self._issues.append((_MALFORMED, f"an image in {self._name} ({_shown(entry)})"))
+            return
+        if number in self._images:
+            self._issues.append(("images with the same id", f"{name} and {self._images[number][0]} in {self._name}"))
+        height, width = _identity(entry, "height"), _identity(entry, "width")
+        is_size = isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0
+        self._images[number] = name, (height, width) if is_size else None  # type: ignore[assignment]
+
+    def on_annotations(self, entry: Any) -> None:
+        self._count += 1
+        shown = f"annotation {_identity(entry, 'id') if isinstance(entry, dict) else ''} in {self._name}"
+        image, category = _identity(entry, "image_id"), _identity(entry, "category_id")
+        if image is None or category is None:
+            self._issues.append((_MALFORMED, f"{shown} ({_shown(entry)})"))
+            return
+        shapes = self._shapes.setdefault(image, [])
+        try:
+            found = list(_shapes_of(entry.get("segmentation")))
+        except InputError as error:
+            self._issues.append((_MALFORMED, f"{shown} ({error})"))
+            return
+        if not found:
+            self._issues.append((NO_AREA, f"{shown} (no outline)"))
+        shapes += [(category, shape) for shape in found]
+
+    def hand_over(self, collector: ShapeCollector) -> None:
+        """Everything of this file, once all of it was read."""
+        for kind, name in self._issues:
+            collector.fail(kind, name)
+        for number, (file_name, size) in self._images.items():
+            image_id = collector.open_image(file_name, size, file_name)
+            for category, shape in self._shapes.pop(number, []):
+                if image_id is not None:
+                    name, _ = self.categories.get(category, (f"category {category}, which is not listed", ""))
+                    collector.add(image_id, name, shape)
+        for number, shapes in self._shapes.items():
+            collector.fail(NO_IMAGE, f"image id {number}, which is not listed in {self._name} ({len(shapes)} shapes)")
+
+
+def _shapes_of(segmentation: Any) -> Iterable[Shape]:
+    """The shapes of one annotation; none where it has no outline.
+
+    Raises:
+        InputError: neither polygons nor run lengths.
+    """
+    if isinstance(segmentation, dict):
+        yield _runs_of(segmentation)
+        return
+    if segmentation is not None and not isinstance(segmentation, list):
+        raise InputError(f"a segmentation of {_shown(segmentation)}")
+    for ring in segmentation or []:
+        numbers = _numbers(ring)
+        if len(numbers) > 4 or len(numbers) % 2:  # a point or a line is no outline
+            yield polygon_of(numbers)
+
+
+def _runs_of(segmentation: dict[str, Any]) -> Runs:
+    counts, size = segmentation.get("counts"), _numbers(segmentation.get("size"))
+    if len(size) != 2 or not (size == np.floor(size)).all() or not ((size > 0) & (size < 1 << 30)).all():
+        raise InputError(f"run lengths of the size {_shown(segmentation.get('size'))}")
+    height, width = (int(side) for side in size)
+    if isinstance(counts, str):
+        return Runs(counts, size=(height, width))
+    lengths = _numbers(counts)
+    if not (lengths == np.floor(lengths)).all() or not (np.abs(lengths) < 1 << 40).all():
+        raise InputError("run lengths that are no whole numbers")
+    return Runs(shrink(lengths.astype(np.int64)), size=(height, width))
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """A list of numbers as (n,) float64."""
+    if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
+        raise InputError(f"{_shown(values)} where a list of numbers should be")
+    try:
+        return np.array(values, np.float64)
+    except OverflowError as error:
+        raise InputError("a number beyond every image") from error
+
+
+def _identity(entry: Any, key: str) -> int | str | None:
+    """An id: a whole number, `3.0` too, or a text; None where there is none."""
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
+
+
+def _field(entry: Any, key: str, kind: type) -> Any:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    return value if isinstance(value, kind) else None
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def write_coco(url: str, class_names: tuple[str, ...], images: Iterable[LabelledImage]) -> None:
+    """Write a COCO file: a polygon for each part of a mask that hangs together, which gives its pixels back exactly.
+
+    Args:
+        url: File to write, a path or URL.
+        class_names: The categories, numbered from 1.
+        images: In the order of the file.
+    """
+    listed: list[dict[str, Any]] = []
+    count = 0
+    with storage.open_write(url) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
+        categories = [{"id": k, "name": name, "supercategory": ""} for k, name in enumerate(class_names, 1)]
+        text.write(f'{{"categories": {json.dumps(categories, ensure_ascii=False)},\n"annotations": [')
+        for number, image in enumerate(images, 1):
+            size = {"height": image.height, "width": image.width}
+            listed.append({"id": number, "file_name": image.image_id, **size})
+            for class_id, plane in sorted(image.planes.items()):
+                for outline in trace_polygons(plane):
+                    count += 1
+                    entry = {"id": count, "image_id": number, "category_id": class_id, **_measured(outline)}
+                    text.write(("\n" if count == 1 else ",\n") + json.dumps(entry))
+        text.write(f'],\n"images": {json.dumps(listed, ensure_ascii=False)}}}\n')
+        text.detach()
+
+
+def _measured(outline: Outline) -> dict[str, Any]:
+    """What an annotation says of an outline."""
+    points = outline.points
+    low, high = points.min(axis=0), points.max(axis=0)
+    box = [*low.tolist(), *(high - low).tolist()]
+    return {"segmentation": [points.ravel().tolist()], "area": outline.area, "bbox": box, "iscrowd": 0}

@@ -1,0 +1,62 @@
+"""Formats for `test_fuzz`: files of labels."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from steel.errors import InputError
+from steel.labels.load import load_labels
+from tests.fuzzing import JSON_EDITS, Format
+
+NAMES = ("a.png", "b.png", "c.png")
+SQUARE = [1.5, 1, 6, 1, 6, 5.25, 1, 5]
+
+
+def with_images(name: str, text: str) -> Callable[[Path], str]:
+    """Three images of 8x9 pixels, and a file of labels."""
+
+    def make(folder: Path) -> str:
+        (folder / "images").mkdir()
+        for image in NAMES:
+            cv2.imwrite(str(folder / "images" / image), np.full((8, 9), 7, np.uint8))
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+        return name
+
+    return make
+
+
+def reads(name: str, format: str, **options: Any) -> Callable[[Path], Any]:
+    """Classes and bitmasks of all images; what is wrong with one names the image instead of the file."""
+
+    def read(folder: Path) -> Any:
+        path = folder / name
+        found = load_labels(folder / "images", path, format=format, **options)
+        try:
+            return found.class_names, [found.bitmask(image, 8, 9).tolist() for image in NAMES]
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    return read
+
+
+COCO = {
+    "info": {"year": 2026},
+    "images": [{"id": k, "file_name": name, "height": 8, "width": 9} for k, name in enumerate(NAMES)],
+    "categories": [{"id": 1, "name": "pit"}, {"id": 2, "name": "dent", "supercategory": "any"}],
+    "annotations": [
+        {"id": 1, "image_id": 0, "category_id": 1, "segmentation": [SQUARE, [0, 0, 9, 8, 0, 8]], "iscrowd": 0},
+        {"id": 2, "image_id": 1, "category_id": 2, "segmentation": {"size": [8, 9], "counts": [10, 5, 57]}},
+        {"id": 3, "image_id": 1, "category_id": 1, "segmentation": {"size": [8, 9], "counts": ":5i1"}, "iscrowd": 1},
+    ],
+}
+
+FORMATS: dict[str, Format] = {
+    "COCO": Format(
+        with_images("labels.json", json.dumps(COCO)), reads("labels.json", "coco"), JSON_EDITS, names="labels.json"
+    ),
+}
