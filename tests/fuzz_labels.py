@@ -1,5 +1,6 @@
 """Formats for `test_fuzz`: files of labels."""
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 
 from steel.errors import InputError
+from steel.images.png import encode_png
 from steel.labels.load import load_labels
 from tests.fuzzing import JSON_EDITS, Format
 
@@ -55,8 +57,34 @@ COCO = {
     ],
 }
 
+LABELME = {
+    "version": "5.5.0",
+    "flags": {},
+    "shapes": [
+        {"label": "pit", "points": [[1, 1], [6.5, 1], [5, 6]], "group_id": None, "shape_type": "polygon", "flags": {}},
+        {"label": "pit", "points": [[1, 1], [6, 3]], "shape_type": "rectangle"},
+        {"label": "dent", "points": [[4, 4], [6, 4]], "shape_type": "circle"},
+        {
+            "label": "dent",
+            "points": [[2, 3], [3, 4]],
+            "shape_type": "mask",
+            "mask": base64.b64encode(encode_png(np.array([[1, 0], [1, 1]], np.uint8))).decode(),
+        },
+    ],
+    "imagePath": "a.png",
+    "imageData": None,
+    "imageHeight": 8,
+    "imageWidth": 9,
+}
+
 FORMATS: dict[str, Format] = {
     "COCO": Format(
         with_images("labels.json", json.dumps(COCO)), reads("labels.json", "coco"), JSON_EDITS, names="labels.json"
+    ),
+    "LabelMe": Format(
+        with_images("labels/a.json", json.dumps(LABELME)),
+        reads("labels", "labelme", missing_mask="clean"),
+        JSON_EDITS,
+        names="labels",
     ),
 }

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from steel.labels import coco, kaggle_labels, mask_folder, mask_writer
+from steel.labels import coco, kaggle_labels, labelme, mask_folder, mask_writer
 from steel.labels.image_index import ImageIndex
 from steel.labels.labels import LabelledImage
 from steel.labels.options import FoundLabels, ReadOptions
@@ -42,6 +42,13 @@ FORMATS: dict[str, LabelFormat] = {
         lambda place, images: place.json_keys() & coco.KEYS != set(),
         lambda place, images, options: coco.read_coco(place.ending(".json"), place.url, images, options),
         coco.write_coco,
+    ),
+    "labelme": LabelFormat(
+        "LabelMe's JSON, a file an image: polygons, rectangles, circles, masks",
+        lambda place, images: place.json_keys() & labelme.KEYS != set(),
+        labelme.read_labelme,
+        labelme.write_labelme,
+        writes_folder=True,
     ),
     "class-folders": LabelFormat(
         "images in a folder a class, each with a mask of one class (MVTec AD)",

@@ -1,6 +1,8 @@
 """What lies where labels shall be, looked at once for all formats."""
 
 import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from steel import storage
@@ -62,3 +64,23 @@ def look_at(url: str, images: str) -> Place:
     elif lies_in(images, url):
         pictures = [file for file in pictures if not lies_in(storage.join(url, file.path), images)]
     return Place(url, tuple(files), tuple(pictures), is_file=False, has_images=is_same)
+
+
+_READS = 8
+"""Files read at once: of a remote store, each waits for the network."""
+
+
+def read_all(place: Place, *suffixes: str) -> Iterator[tuple[str, bytes | OSError]]:
+    """The files whose names end so: path relative to the place, and content, or why it cannot be read; in order."""
+
+    def read(file: FileInfo) -> bytes | OSError:
+        try:
+            return storage.read_bytes(place.url if place.is_file else storage.join(place.url, file.path))
+        except OSError as error:
+            return error
+
+    files = [file for file in place.files if file.path.lower().endswith(suffixes)]
+    with ThreadPoolExecutor(_READS) as threads:
+        for start in range(0, len(files), 64 * _READS):
+            chunk = files[start : start + 64 * _READS]
+            yield from zip((file.path for file in chunk), threads.map(read, chunk), strict=True)
