@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from steel.errors import InputError
 from steel.images.png import encode_png
 from steel.labels.load import load_labels
-from tests.fuzzing import JSON_EDITS, Format
+from tests.fuzzing import JSON_EDITS, VALUES, Format, edit_bytes
 
 NAMES = ("a.png", "b.png", "c.png")
 SQUARE = [1.5, 1, 6, 1, 6, 5.25, 1, 5]
@@ -77,10 +78,36 @@ LABELME = {
     "imageWidth": 9,
 }
 
+CVAT = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version>
+<meta><task><labels><label><name>pit</name><type>any</type></label><label><name>good</name><type>tag</type></label>
+</labels></task></meta>
+<image id="0" name="a.png" width="9" height="8">
+<polygon label="pit" points="1.5,1;6,1;6,5.25;1,5" occluded="0"></polygon>
+<box label="pit" xtl="1" ytl="2" xbr="5" ybr="6" rotation="30"></box>
+</image>
+<image id="1" name="b.png" width="9" height="8">
+<mask label="pit" rle="0, 3, 1, 2" left="1" top="2" width="3" height="2"></mask>
+<ellipse label="pit" cx="4" cy="4" rx="2" ry="3"></ellipse>
+</image>
+<image id="2" name="c.png" width="9" height="8"><tag label="good" source="manual"></tag></image>
+</annotations>
+"""
+
+
+def edit_xml(data: bytes, random: np.random.Generator) -> bytes:
+    """Change one attribute, tag or text of an XML file."""
+    places = list(re.finditer(rb'(?<=")[^"<>]*(?=")|(?<=>)[^<>]+(?=<)|(?<=<)/?[a-z]+', data))
+    at = places[int(random.integers(len(places)))]
+    values = [str(value).encode("utf-8", "replace") for value in VALUES] + [b"tag", b"mask", b"image", b"track", b"0,1"]
+    return data[: at.start()] + values[int(random.integers(len(values)))] + data[at.end() :]
+
+
 FORMATS: dict[str, Format] = {
     "COCO": Format(
         with_images("labels.json", json.dumps(COCO)), reads("labels.json", "coco"), JSON_EDITS, names="labels.json"
     ),
+    "CVAT": Format(with_images("labels.xml", CVAT), reads("labels.xml", "cvat"), (edit_xml, edit_xml, edit_bytes)),
     "LabelMe": Format(
         with_images("labels/a.json", json.dumps(LABELME)),
         reads("labels", "labelme", missing_mask="clean"),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from steel.labels import coco, kaggle_labels, labelme, mask_folder, mask_writer
+from steel.labels import coco, cvat, kaggle_labels, labelme, mask_folder, mask_writer
 from steel.labels.image_index import ImageIndex
 from steel.labels.labels import LabelledImage
 from steel.labels.options import FoundLabels, ReadOptions
@@ -49,6 +49,12 @@ FORMATS: dict[str, LabelFormat] = {
         labelme.read_labelme,
         labelme.write_labelme,
         writes_folder=True,
+    ),
+    "cvat": LabelFormat(
+        "CVAT's XML for images: polygons, boxes, ellipses, masks, tags",
+        lambda place, images: bool(place.ending(".xml")),
+        lambda place, images, options: cvat.read_cvat(place.ending(".xml"), place.url, images, options),
+        cvat.write_cvat,
     ),
     "class-folders": LabelFormat(
         "images in a folder a class, each with a mask of one class (MVTec AD)",

@@ -60,9 +60,9 @@ class ShapeCollector:
         """A shape of an image that was opened."""
         self._shapes[image_id].append((class_name, shape))
 
-    def leave_unlabelled(self, image_id: str) -> None:
-        """Take an opened image for one without labels: nothing says that somebody has looked at it."""
-        del self._shapes[image_id]
+    def classes_of(self, image_id: str) -> set[str]:
+        """The names that the shapes of an opened image have."""
+        return {name for name, _ in self._shapes[image_id]}
 
     def used_classes(self) -> set[str]:
         """The names that shapes have so far."""
