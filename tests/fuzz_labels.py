@@ -103,11 +103,37 @@ def edit_xml(data: bytes, random: np.random.Generator) -> bytes:
     return data[: at.start()] + values[int(random.integers(len(values)))] + data[at.end() :]
 
 
+YOLO = "0 0.1 0.1 0.9 0.1 0.5 0.75\n1 0.5 0.5 0.25 0.5\n\n0 0 0 1 0 1 1 0 1\n"
+
+
+def edit_words(data: bytes, random: np.random.Generator) -> bytes:
+    """Change one word of a text."""
+    places = list(re.finditer(rb"[^\s]+", data))
+    at = places[int(random.integers(len(places)))]
+    values = [str(value).encode("utf-8", "replace") for value in VALUES] + [b"1 2", b"\n", b"0.5", b"1e-9"]
+    return data[: at.start()] + values[int(random.integers(len(values)))] + data[at.end() :]
+
+
+def make_yolo_names(folder: Path) -> str:
+    with_images("labels/a.txt", YOLO)(folder)
+    for name in ("b", "c"):
+        (folder / f"labels/{name}.txt").touch()
+    (folder / "data.yaml").write_text("path: .\nnames:\n  0: pit\n  1: dent\n")
+    return "data.yaml"
+
+
 FORMATS: dict[str, Format] = {
     "COCO": Format(
         with_images("labels.json", json.dumps(COCO)), reads("labels.json", "coco"), JSON_EDITS, names="labels.json"
     ),
     "CVAT": Format(with_images("labels.xml", CVAT), reads("labels.xml", "cvat"), (edit_xml, edit_xml, edit_bytes)),
+    "YOLO": Format(
+        with_images("labels/a.txt", YOLO),
+        reads("labels", "yolo", missing_mask="clean", class_names=["pit", "dent"]),
+        (edit_words, edit_words, edit_bytes),
+        names="labels",
+    ),
+    "YOLO's names": Format(make_yolo_names, reads("data.yaml", "yolo"), (edit_words, edit_bytes), names="folder"),
     "LabelMe": Format(
         with_images("labels/a.json", json.dumps(LABELME)),
         reads("labels", "labelme", missing_mask="clean"),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from steel.labels import coco, cvat, kaggle_labels, labelme, mask_folder, mask_writer
+from steel.labels import coco, cvat, kaggle_labels, labelme, mask_folder, mask_writer, yolo
 from steel.labels.image_index import ImageIndex
 from steel.labels.labels import LabelledImage
 from steel.labels.options import FoundLabels, ReadOptions
@@ -55,6 +55,13 @@ FORMATS: dict[str, LabelFormat] = {
         lambda place, images: bool(place.ending(".xml")),
         lambda place, images, options: cvat.read_cvat(place.ending(".xml"), place.url, images, options),
         cvat.write_cvat,
+    ),
+    "yolo": LabelFormat(
+        "YOLO's segmentation text, a file an image, with its data.yaml",
+        yolo.looks_like_yolo,
+        yolo.read_yolo,
+        yolo.write_yolo,
+        writes_folder=True,
     ),
     "class-folders": LabelFormat(
         "images in a folder a class, each with a mask of one class (MVTec AD)",
