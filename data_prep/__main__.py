@@ -8,7 +8,6 @@ from concurrent.futures import Executor
 from data_prep.arguments import (
     HelpFormatter,
     add_executor_arguments,
-    add_label_arguments,
     add_split_arguments,
     parse_part,
     parse_size,
@@ -18,6 +17,7 @@ from data_prep.executors import open_executor
 from data_prep.job import Result, join_job, run_job
 from data_prep.options import Options
 from steel.errors import run_program
+from steel.labels.arguments import add_label_arguments
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,7 +29,6 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     source = parser.add_argument_group("input")
-    source.add_argument("--images", required=True, metavar="DIR", help="folder of images, searched with its subfolders")
     add_label_arguments(source)
     source.add_argument(
         "--convert-16bit",

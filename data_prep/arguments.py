@@ -6,9 +6,6 @@ import re
 
 from data_prep.executors import EXECUTOR_KINDS
 from data_prep.options import SplitOptions
-from steel.labels.classes import parse_value
-from steel.labels.formats import FORMATS
-from steel.labels.load import AUTO
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -39,58 +36,6 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
     return number
-
-
-def add_label_arguments(group: argparse._ActionsContainer) -> None:
-    """`--labels`, and how they are read, for every program that reads labels of any format."""
-    group.add_argument(
-        "--labels", required=True, metavar="PATH", help="file or folder of the labels, of any format that is known"
-    )
-    known = "; ".join(f"{name}: {form.help}" for name, form in FORMATS.items())
-    group.add_argument(
-        "--labels-format", choices=(AUTO, *FORMATS), default=AUTO, help=f"{known}; auto finds out which it is"
-    )
-    add_class_arguments(group)
-    group.add_argument(
-        "--mask-threshold",
-        type=float,
-        metavar="T",
-        help="mask pixels of at least this value are inside, whatever it is: for masks of one class with soft edges or "
-        "probabilities, in one folder or in a subfolder a class (float)",
-    )
-    group.add_argument(
-        "--resize-masks", action="store_true", help="bring labels made at another size of their image to its own"
-    )
-    group.add_argument("--any-case", action="store_true", help="labels may name their image in other capitals")
-    group.add_argument(
-        "--stray-labels",
-        choices=("error", "skip"),
-        default="error",
-        help="what labels of other images or classes and shapes without any pixel are: mistakes, or left out",
-    )
-
-
-def add_class_arguments(group: argparse._ActionsContainer) -> None:
-    """What masks mean, for every program that reads them."""
-    group.add_argument(
-        "--class-names",
-        type=lambda text: tuple(text.split(",")),
-        metavar="A,B,...",
-        help="names of the classes 1, 2, ..., or 10=A,20=B for other numbers, '#ff0000=A,#00ff00=B' for colours; "
-        "else found in the labels",
-    )
-    group.add_argument(
-        "--ignore-value",
-        type=parse_value,
-        metavar="V",
-        help="value of mask pixels whose truth is not known (int, or a colour #rrggbb)",
-    )
-    group.add_argument(
-        "--missing-mask",
-        choices=("error", "clean"),
-        default="error",
-        help="what an image without labels is: a mistake, or free of defects",
-    )
 
 
 def add_split_arguments(group: argparse._ActionsContainer) -> None:

@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from data_prep.arguments import (
     HelpFormatter,
-    add_class_arguments,
     add_executor_arguments,
     add_split_arguments,
     split_options_from,
@@ -22,6 +21,7 @@ from data_prep.rows import ShardRows
 from data_prep.webdataset_import import ForeignTask, index_tar
 from steel import storage
 from steel.errors import InputError, run_program
+from steel.labels.arguments import add_class_arguments
 from steel.labels.classes import MAX_CLASSES, parse_class_names
 from steel.shards.format import MANIFEST_NAME, Manifest, MaskCoding
 from steel.validation_errors import Issue, ValidationErrors, raise_issues

@@ -19,6 +19,19 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
+class _LateParser(argparse.ArgumentParser):
+    """Can get its arguments when they are parsed, so that what they need is imported for its command alone."""
+
+    add_late: Callable[[argparse.ArgumentParser], None] | None = None
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As the base class."""
+        if self.add_late is not None:
+            add, self.add_late = self.add_late, None
+            add(self)
+        return super().parse_known_args(args, namespace)
+
+
 def _add_synth(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "synth",
@@ -85,6 +98,38 @@ def _run_explore(arguments: argparse.Namespace) -> None:
             arguments.shards, arguments.out, max_images=arguments.max_images, seed=arguments.seed, on_image=on_image
         )
     print(f"wrote {arguments.out}/index.html and {arguments.out}/figures.json")  # noqa: T201
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="write labels of any format in another",
+        description="Read labels of any known format and write them in another, every pixel as it was: for a labelling "
+        "tool, another program, or to look at them.",
+        formatter_class=_Help,
+    )
+    parser.add_late = _add_convert_arguments
+    parser.set_defaults(run=_run_convert)
+
+
+def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    from steel.labels.arguments import add_convert_arguments
+
+    add_convert_arguments(parser)
+
+
+def _run_convert(arguments: argparse.Namespace) -> None:
+    from steel import storage
+    from steel.labels.arguments import labels_from
+    from steel.labels.convert import write_labels
+
+    storage.check_apart([arguments.images, arguments.labels], [arguments.out])
+    labels = labels_from(arguments)
+    with _image_bar("convert") as on_image:
+        write_labels(labels, arguments.out, arguments.to, on_image)
+    for line in labels.left_out:
+        print(line)  # noqa: T201
+    print(f"{arguments.out}: {len(labels.images)} images, classes {', '.join(labels.class_names)}")  # noqa: T201
 
 
 @contextmanager
@@ -279,8 +324,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="steel", description="Steel-surface defects, from raw line-camera images to one checkpoint file."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_synth, _add_explore, _add_predict, _add_info, _add_export, _add_ensemble):
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_LateParser)
+    for add in (_add_synth, _add_convert, _add_explore, _add_predict, _add_info, _add_export, _add_ensemble):
         add(commands)
     return parser
 

@@ -47,7 +47,7 @@ def read_coco(urls: Sequence[str], where: str, images: ImageIndex, options: Read
         part = _Part(url)
         try:
             with storage.local_copy(url) as path:
-                there = stream_lists(path, {key: getattr(part, f"on_{key}") for key in KEYS})
+                there = stream_lists(path, part.on_item)
             if missing := sorted(KEYS - there):
                 raise InputError(f"not COCO's: `{missing[0]}` is missing")
         except InputError as error:
@@ -75,16 +75,17 @@ class _Part:
         self._images: dict[int | str, tuple[str, tuple[int, int] | None]] = {}
         self._shapes: dict[int | str, list[tuple[int | str, Shape]]] = {}
         self._issues: list[tuple[str, str]] = []
-        self._count = 0
+        self.on_item = {"categories": self._category, "images": self._image, "annotations": self._annotation}
+        """What is called with each element of the file's lists."""
 
-    def on_categories(self, entry: Any) -> None:
+    def _category(self, entry: Any) -> None:
         number, name = _identity(entry, "id"), _field(entry, "name", str)
         if number is None or name is None:
             self._issues.append((_MALFORMED, f"a category in {self._name} ({_shown(entry)})"))
         else:
             self.categories[number] = name, _field(entry, "supercategory", str) or ""
 
-    def on_images(self, entry: Any) -> None:
+    def _image(self, entry: Any) -> None:
         number, name = _identity(entry, "id"), _field(entry, "file_name", str)
         if number is None or not name:
             self._issues.append((_MALFORMED, f"an image in {self._name} ({_shown(entry)})"))
@@ -95,8 +96,7 @@ class _Part:
         is_size = isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0
         self._images[number] = name, (height, width) if is_size else None  # type: ignore[assignment]
 
-    def on_annotations(self, entry: Any) -> None:
-        self._count += 1
+    def _annotation(self, entry: Any) -> None:
         shown = f"annotation {_identity(entry, 'id') if isinstance(entry, dict) else ''} in {self._name}"
         image, category = _identity(entry, "image_id"), _identity(entry, "category_id")
         if image is None or category is None:

@@ -55,10 +55,3 @@ def fill_counts(counts: np.ndarray, plane: np.ndarray, *, by_rows: bool = False)
     pixels = np.repeat(values, counts)
     plane |= pixels.reshape(plane.shape) if by_rows else pixels.reshape(plane.shape[::-1]).T
     return int(counts[1::2].sum())
-
-
-def encode_counts(plane: np.ndarray, *, by_rows: bool = False) -> np.ndarray:
-    """The run lengths (n,) int64 of a mask (height, width) of uint8 0/1."""
-    pixels = np.concatenate([[0], (plane if by_rows else plane.T).ravel()])
-    edges = np.flatnonzero(pixels[1:] != pixels[:-1])
-    return np.diff(np.concatenate([[0], edges, [plane.size]]))

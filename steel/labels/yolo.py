@@ -145,10 +145,7 @@ def _names_in(url: str) -> dict[int, str] | None:
         return None
     names = content["names"]
     entries: dict[Any, Any] = dict(enumerate(names)) if isinstance(names, list) else names
-    is_table = isinstance(entries, dict) and all(
-        type(k) is int and isinstance(v, str | int) for k, v in entries.items()
-    )
-    if not is_table or not entries:
+    if not isinstance(entries, dict) or not entries or not all(map(_is_entry, entries.items())):
         raise InputError(f"{url}: `names` is neither a list of names nor a table of numbers and names")
     return {number: str(name) for number, name in entries.items()}
 

@@ -1,0 +1,95 @@
+"""Command-line options of every program that reads labels."""
+
+import argparse
+
+from steel.labels.classes import parse_value
+from steel.labels.convert import WRITABLE
+from steel.labels.formats import FORMATS
+from steel.labels.labels import Labels
+from steel.labels.load import AUTO, load_labels
+
+
+def add_convert_arguments(group: argparse._ActionsContainer) -> None:
+    """`LABELS --images DIR --to NAME --out PATH`, and how the labels are read."""
+    group.add_argument("labels", metavar="LABELS", help=_LABELS_HELP)
+    _add_reading_arguments(group)
+    group.add_argument("--to", required=True, choices=WRITABLE, help="format to write")
+    group.add_argument("--out", required=True, metavar="PATH", help="file or folder to write")
+
+
+def add_label_arguments(group: argparse._ActionsContainer) -> None:
+    """`--labels PATH --images DIR`, and how the labels are read."""
+    group.add_argument("--labels", required=True, metavar="PATH", help=_LABELS_HELP)
+    _add_reading_arguments(group)
+
+
+_LABELS_HELP = "file or folder of the labels, of any format that is known; a path or URL"
+
+
+def _add_reading_arguments(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--images", required=True, metavar="DIR", help="folder of images, searched with its subfolders")
+    known = "; ".join(f"{name}: {form.help}" for name, form in FORMATS.items())
+    group.add_argument(
+        "--labels-format", choices=(AUTO, *FORMATS), default=AUTO, help=f"{known}; auto finds out which it is"
+    )
+    add_class_arguments(group)
+    group.add_argument(
+        "--mask-threshold",
+        type=float,
+        metavar="T",
+        help="mask pixels of at least this value are inside, whatever it is: for masks of one class with soft edges or "
+        "probabilities, in one folder or in a subfolder a class (float)",
+    )
+    group.add_argument(
+        "--resize-masks", action="store_true", help="bring labels made at another size of their image to its own"
+    )
+    group.add_argument("--any-case", action="store_true", help="labels may name their image in other capitals")
+    group.add_argument(
+        "--stray-labels",
+        choices=("error", "skip"),
+        default="error",
+        help="what labels of other images or classes and shapes without any pixel are: mistakes, or left out",
+    )
+
+
+def add_class_arguments(group: argparse._ActionsContainer) -> None:
+    """What masks mean, for every program that reads them."""
+    group.add_argument(
+        "--class-names",
+        type=lambda text: tuple(text.split(",")),
+        metavar="A,B,...",
+        help="names of the classes 1, 2, ..., or 10=A,20=B for other numbers, '#ff0000=A,#00ff00=B' for colours; "
+        "else found in the labels",
+    )
+    group.add_argument(
+        "--ignore-value",
+        type=parse_value,
+        metavar="V",
+        help="value of mask pixels whose truth is not known (int, or a colour #rrggbb)",
+    )
+    group.add_argument(
+        "--missing-mask",
+        choices=("error", "clean"),
+        default="error",
+        help="what an image without labels is: a mistake, or free of defects",
+    )
+
+
+def labels_from(arguments: argparse.Namespace) -> Labels:
+    """The labels that the options of `add_label_arguments` name.
+
+    Raises:
+        ValidationErrors, InputError: as `load_labels`.
+    """
+    return load_labels(
+        arguments.images,
+        arguments.labels,
+        format=arguments.labels_format,
+        class_names=arguments.class_names,
+        ignore_value=arguments.ignore_value,
+        missing_mask=arguments.missing_mask,
+        mask_threshold=arguments.mask_threshold,
+        resize_masks=arguments.resize_masks,
+        any_case=arguments.any_case,
+        stray_labels=arguments.stray_labels,
+    )

@@ -1,0 +1,114 @@
+"""`steel convert`: labels of every format in every other, no pixel changed."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from steel.cli import main
+from steel.errors import InputError
+from steel.labels.convert import WRITABLE, write_labels
+from steel.labels.labels import Labels
+from steel.labels.load import load_labels
+from steel.labels.rle import encode_rle
+
+ENDINGS = {"kaggle": ".csv", "coco": ".json", "cvat": ".xml"}
+SIZES = {"a.jpg": (24, 30), "coil/b.png": (17, 41), "coil/clean.jpg": (24, 30)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of different sizes, and a CSV with holes, parts of a pixel, and classes that overlap."""
+    root = tmp_path_factory.mktemp("convert")
+    random = np.random.default_rng(4)
+    rows = ["ImageId,ClassId,EncodedPixels"]
+    for name, size in SIZES.items():
+        path = root / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), random.integers(0, 256, size, np.uint8))
+        if "clean" not in name:
+            rows += [f"{name},{k},{encode_rle(random.random(size) < share)}" for k, share in ((1, 0.6), (2, 0.1))]
+    (root / "train.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def bits(labels: Labels) -> dict[str, list[list[int]]]:
+    return {name: labels.bitmask(name, *size).tolist() for name, size in SIZES.items()}
+
+
+@pytest.mark.parametrize("second", WRITABLE)
+@pytest.mark.parametrize("first", WRITABLE)
+def test_no_pixel_changes_from_any_format_to_any_other(tmp_path: Path, folder: Path, first: str, second: str) -> None:
+    """Also: what is written is recognised as what it is, and keeps the names of the classes where it can hold them."""
+    names = ("dent", "pit")  # in the order of the alphabet, in which LabelMe's labels come
+    start = labels = load_labels(folder / "images", folder / "train.csv", class_names=names)
+    for step, name in enumerate((first, second)):
+        out = tmp_path / f"{step}{ENDINGS.get(name, '')}"
+        write_labels(labels, str(out), name)
+        labels = load_labels(folder / "images", out, class_names=names if name == "kaggle" else None)
+        assert labels.class_names == names
+        assert bits(labels) == bits(start)
+
+
+def test_the_command(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["convert", str(folder / "train.csv"), "--images", str(folder / "images"), "--class-names", "pit,dent"]
+    assert main([*line, "--to", "coco", "--out", str(tmp_path / "labels.json")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/labels.json: 3 images, classes pit, dent\n"
+    found = load_labels(folder / "images", tmp_path / "labels.json")
+    assert bits(found) == bits(load_labels(folder / "images", folder / "train.csv"))
+    assert main([*line, "--to", "yolo", "--out", str(tmp_path / "new/yolo")]) == 0
+    assert main([*line, "--to", "yolo", "--out", str(tmp_path / "new/yolo")]) == 2
+    assert "is there already, and not empty; give another --out" in capsys.readouterr().err
+    assert main([*line, "--to", "kaggle", "--out", str(folder / "train.csv")]) == 2
+    assert "read by the same command" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["yolo"]
+
+
+def test_what_is_left_out_is_told(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["convert", str(folder / "train.csv"), "--images", str(folder / "images"), "--class-names", "pit"]
+    line += ["--stray-labels", "skip", "--to", "masks", "--out", str(tmp_path / "masks")]
+    assert main(line) == 0
+    assert capsys.readouterr().out.startswith("left out: 2 labels of an unknown class\n")
+    written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    assert written == ["masks/pit/a.png", "masks/pit/coil/b.png", "masks/pit/coil/clean.png"]
+
+
+def test_an_image_that_cannot_be_read_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.jpg").write_bytes(b"\xff\xd8 cut")
+    (tmp_path / "train.csv").write_text("ImageId,ClassId,EncodedPixels\na.jpg,1,1 1\n")
+    labels = load_labels(tmp_path / "images", tmp_path / "train.csv")
+    for name in WRITABLE:
+        with pytest.raises(InputError, match=r"1 unusable images: a\.jpg"):
+            write_labels(labels, str(tmp_path / "out"), name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "train.csv"]
+
+
+def test_ignored_pixels_go_into_masks_alone(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    cv2.imwrite(str(tmp_path / "images/a.jpg"), np.zeros((2, 4), np.uint8))
+    cv2.imwrite(str(tmp_path / "masks/a.png"), np.array([[0, 1, 2, 9]] * 2, np.uint8))
+    labels = load_labels(tmp_path / "images", tmp_path / "masks", class_names=["pit", "dent"], ignore_value=9)
+    with pytest.raises(InputError, match="--to coco: holds no ignored pixels; `masks` does"):
+        write_labels(labels, str(tmp_path / "out.json"), "coco")
+    write_labels(labels, str(tmp_path / "out"), "masks")
+    again = load_labels(tmp_path / "images", tmp_path / "out", class_names=["pit", "dent"], ignore_value=128)
+    assert again.bitmask("a.jpg", 2, 4).tolist() == [[0, 1, 2, 128]] * 2
+
+
+@pytest.mark.parametrize("name", ["../pit", "a/b", ".hidden"])
+def test_classes_that_are_no_names_of_folders(tmp_path: Path, folder: Path, name: str) -> None:
+    labels = load_labels(folder / "images", folder / "train.csv", class_names=[name, "dent"])
+    with pytest.raises(InputError, match="no name for a folder; give another"):
+        write_labels(labels, str(tmp_path / "out"), "masks")
+    assert not list(tmp_path.iterdir())
+
+
+def test_formats_that_are_not_written_and_places_that_cannot_be(tmp_path: Path, folder: Path) -> None:
+    labels = load_labels(folder / "images", folder / "train.csv")
+    with pytest.raises(InputError, match="--to class-folders: labels are not written so, but as kaggle, coco"):
+        write_labels(labels, str(tmp_path / "out"), "class-folders")
+    with pytest.raises(InputError, match="a folder of files; write it to a local one"):
+        write_labels(labels, "memory://out", "yolo")
