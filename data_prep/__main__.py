@@ -17,6 +17,7 @@ from data_prep.executors import open_executor
 from data_prep.job import Result, join_job, run_job
 from data_prep.options import Options
 from steel.errors import run_program
+from steel.extensions import load_extensions
 from steel.labels.arguments import add_label_arguments
 
 
@@ -69,7 +70,12 @@ def main(argv: Sequence[str] | None = None, executor: Executor | None = None) ->
         executor: Runs the work instead of what `--executor` names: any executor of `concurrent.futures`, a cluster's
             for example. It is left open.
     """
-    return run_program(lambda: _run(build_parser().parse_args(argv), executor))
+
+    def run() -> None:
+        load_extensions()  # before the options, to which they add
+        _run(build_parser().parse_args(argv), executor)
+
+    return run_program(run)
 
 
 def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 from steel.errors import InputError
+from steel.extensions import load_extensions
 
 ExecutorKind = Literal["process", "thread", "dask"]
 EXECUTOR_KINDS: tuple[str, ...] = get_args(ExecutorKind)
@@ -65,11 +66,12 @@ def _open_dask(workers: int) -> Iterator[Executor]:
 
 
 def _start_worker() -> None:
-    """Make a worker process leave interruptions to its parent, die with it, and keep to one core."""
+    """Make a worker process leave interruptions to its parent, die with it, keep to one core, and know extensions."""
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
+    load_extensions()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

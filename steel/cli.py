@@ -115,6 +115,7 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     from steel.labels.arguments import add_convert_arguments
 
+    load_extensions()  # before the options, to which they add
     add_convert_arguments(parser)
 
 

@@ -3,7 +3,7 @@
 import argparse
 
 from steel.labels.classes import parse_value
-from steel.labels.convert import WRITABLE
+from steel.labels.convert import writable
 from steel.labels.formats import FORMATS
 from steel.labels.labels import Labels
 from steel.labels.load import AUTO, load_labels
@@ -13,7 +13,7 @@ def add_convert_arguments(group: argparse._ActionsContainer) -> None:
     """`LABELS --images DIR --to NAME --out PATH`, and how the labels are read."""
     group.add_argument("labels", metavar="LABELS", help=_LABELS_HELP)
     _add_reading_arguments(group)
-    group.add_argument("--to", required=True, choices=WRITABLE, help="format to write")
+    group.add_argument("--to", required=True, choices=writable(), help="format to write")
     group.add_argument("--out", required=True, metavar="PATH", help="file or folder to write")
 
 

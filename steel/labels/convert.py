@@ -11,7 +11,10 @@ from steel.errors import InputError
 from steel.labels.formats import FORMATS
 from steel.labels.labels import Labels, labelled_images
 
-WRITABLE = tuple(name for name, form in FORMATS.items() if form.write is not None)
+
+def writable() -> tuple[str, ...]:
+    """The names of the formats that are written."""
+    return tuple(name for name, form in FORMATS.items() if form.write is not None)
 
 
 def write_labels(
@@ -22,7 +25,7 @@ def write_labels(
     Args:
         labels: Images are read for their sizes.
         out: File to write, a path or URL; or folder, which must be local, and not there or empty.
-        to: One of `WRITABLE`.
+        to: One of `writable()`.
         on_image: Called with the number of images done and in all.
 
     Raises:
@@ -31,7 +34,7 @@ def write_labels(
     """
     write = FORMATS[to].write if to in FORMATS else None
     if write is None:
-        raise InputError(f"--to {to}: labels are not written so, but as {', '.join(WRITABLE)}")
+        raise InputError(f"--to {to}: labels are not written so, but as {', '.join(writable())}")
     if labels.ignore and not FORMATS[to].is_pixels:
         raise InputError(f"--to {to}: holds no ignored pixels; `masks` does")
     images = labelled_images(labels, on_image)

@@ -20,7 +20,7 @@ class LabelFormat:
     help: str
     """A line that says what it is, for `--help`, refusals and the docs."""
     recognise: Callable[[Place, ImageIndex], bool]
-    """Whether a place looks like this format; asked in the order of `FORMATS`."""
+    """Whether a place looks like this format; asked in the order of `FORMATS`, mask images last."""
     read: Callable[[Place, ImageIndex, ReadOptions], FoundLabels]
     """Match the labels at a place with the images. Raises InputError, and ValidationErrors for many mistakes."""
     write: Writer | None = None
@@ -78,4 +78,4 @@ FORMATS: dict[str, LabelFormat] = {
         is_pixels=True,
     ),
 }
-"""By name, the most specific first: the first that recognises a place reads it."""
+"""By name: the first that recognises a place reads it, those of mask images last. Extensions add to it."""

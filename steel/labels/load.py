@@ -94,7 +94,7 @@ def detect_format(place: Place, images: ImageIndex) -> str:
     Raises:
         InputError: none that is known.
     """
-    for name, form in FORMATS.items():
+    for name, form in sorted(FORMATS.items(), key=lambda entry: entry[1].is_pixels):  # any image may be a mask
         if form.recognise(place, images):
             return name
     raise InputError(f"{place.url}: no labels that are known there; --labels-format says which of {', '.join(FORMATS)}")

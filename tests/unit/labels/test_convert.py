@@ -8,7 +8,7 @@ import pytest
 
 from steel.cli import main
 from steel.errors import InputError
-from steel.labels.convert import WRITABLE, write_labels
+from steel.labels.convert import writable, write_labels
 from steel.labels.labels import Labels
 from steel.labels.load import load_labels
 from steel.labels.rle import encode_rle
@@ -37,8 +37,8 @@ def bits(labels: Labels) -> dict[str, list[list[int]]]:
     return {name: labels.bitmask(name, *size).tolist() for name, size in SIZES.items()}
 
 
-@pytest.mark.parametrize("second", WRITABLE)
-@pytest.mark.parametrize("first", WRITABLE)
+@pytest.mark.parametrize("second", writable())
+@pytest.mark.parametrize("first", writable())
 def test_no_pixel_changes_from_any_format_to_any_other(tmp_path: Path, folder: Path, first: str, second: str) -> None:
     """Also: what is written is recognised as what it is, and keeps the names of the classes where it can hold them."""
     names = ("dent", "pit")  # in the order of the alphabet, in which LabelMe's labels come
@@ -79,7 +79,7 @@ def test_an_image_that_cannot_be_read_leaves_nothing_behind(tmp_path: Path) -> N
     (tmp_path / "images/a.jpg").write_bytes(b"\xff\xd8 cut")
     (tmp_path / "train.csv").write_text("ImageId,ClassId,EncodedPixels\na.jpg,1,1 1\n")
     labels = load_labels(tmp_path / "images", tmp_path / "train.csv")
-    for name in WRITABLE:
+    for name in writable():
         with pytest.raises(InputError, match=r"1 unusable images: a\.jpg"):
             write_labels(labels, str(tmp_path / "out"), name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "train.csv"]
