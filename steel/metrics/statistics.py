@@ -15,6 +15,7 @@ import numpy as np
 from steel.decision import Decision, apply_decision
 from steel.errors import InputError
 from steel.labels.classes import MAX_CLASSES
+from steel.metrics.confusion import pixel_confusion
 from steel.metrics.counts import INSIDE, NUM_BINS, background_counts, histograms, valid_mask
 from steel.storage import open_write
 
@@ -31,6 +32,8 @@ class ImageStatistics(NamedTuple):
     """(1 + C,) uint8."""
     background: np.ndarray | None = None
     """(3,) `(intersection, predicted, true)` pixels of the background under a decision, when one was applied."""
+    confusion: np.ndarray | None = None
+    """(1 + C, 1 + C) pixels by [true, predicted] class under that decision; see `steel.metrics.confusion`."""
 
 
 def image_statistics(
@@ -50,15 +53,16 @@ def image_statistics(
         label_probs: (1 + C,) uint8.
         bitmask: (H, W) uint8 or uint16 at the original size.
         ignore_bit: the bitmask's bit of ignored pixels, if any.
-        decision: count the background under it; without, `miou_with_background` cannot be given.
+        decision: count the background and the confusion under it; without, `miou_with_background` cannot be given.
     """
     num_classes = len(mask_probs)
-    background = None
+    background = confusion = None
     if decision is not None:
         masks = apply_decision(decision, mask_probs, label_probs, valid_mask(bitmask, ignore_bit))
         background = background_counts(masks, bitmask, ignore_bit)
+        confusion = pixel_confusion(masks, bitmask, ignore_bit)
     counts = histograms(mask_probs, bitmask, num_classes, ignore_bit)
-    return ImageStatistics(row, counts.astype(np.uint32), label_probs, background)
+    return ImageStatistics(row, counts.astype(np.uint32), label_probs, background, confusion)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,8 @@ class EvaluationStatistics:
     """(N, 3) int64 `(intersection, predicted, true)` pixels, under `decision`."""
     decision: Decision | None = None
     """The decision the background was counted under."""
+    confusion: np.ndarray | None = None
+    """(N, 1 + C, 1 + C) int64 pixels by [true, predicted] class, under `decision`."""
 
     def __post_init__(self) -> None:
         num_images, num_classes = len(self.rows), self.histograms.shape[1]
@@ -112,41 +118,48 @@ class EvaluationStatistics:
         counts = np.zeros((num, num_classes, 2, NUM_BINS), np.uint32)
         label_probs = np.zeros((num, 1 + num_classes), np.uint8)
         background = None if decision is None else np.zeros((num, 3), np.int64)
+        confusion = None if decision is None else np.zeros((num, 1 + num_classes, 1 + num_classes), np.int64)
         for i, image in enumerate(images):
             counts[i], label_probs[i] = image.histograms, image.label_probs
-            if background is not None:
+            if background is not None and confusion is not None:
                 assert image.background is not None, f"row {image.row} has no background counts"
-                background[i] = image.background
-        return cls(np.array([i.row for i in images], np.int64), counts, label_probs, background, decision)
+                assert image.confusion is not None, f"row {image.row} has no confusion"
+                background[i], confusion[i] = image.background, image.confusion
+        rows = np.array([i.row for i in images], np.int64)
+        return cls(rows, counts, label_probs, background, decision, confusion)
 
     @classmethod
     def concat(cls, parts: Sequence["EvaluationStatistics"]) -> "EvaluationStatistics":
-        """Join parts of different rows; the background survives when all parts counted it under one decision."""
+        """Join parts of different rows; background and confusion survive when all counted them under one decision."""
         rows = np.concatenate([p.rows for p in parts])
         order = np.argsort(rows, kind="stable")
         decision = parts[0].decision
-        background = None
+        background = confusion = None
         if decision is not None and all(p.decision == decision for p in parts):
             background = np.concatenate([p.background for p in parts if p.background is not None])[order]
+            confusion = np.concatenate([p.confusion for p in parts if p.confusion is not None])[order]
         return cls(
             rows[order],
             np.concatenate([p.histograms for p in parts])[order],
             np.concatenate([p.label_probs for p in parts])[order],
             background,
             None if background is None else decision,
+            confusion,
         )
 
     def select(self, chosen: np.ndarray) -> "EvaluationStatistics":
         """The images where `chosen` (N,) bool is set."""
         assert chosen.dtype == bool, chosen.dtype
         assert chosen.shape == self.rows.shape, (chosen.shape, self.rows.shape)
-        background = None if self.background is None else self.background[chosen]
+        background, confusion = (
+            None if values is None else values[chosen] for values in (self.background, self.confusion)
+        )
         return EvaluationStatistics(
-            self.rows[chosen], self.histograms[chosen], self.label_probs[chosen], background, self.decision
+            self.rows[chosen], self.histograms[chosen], self.label_probs[chosen], background, self.decision, confusion
         )
 
     def save(self, path: str | Path) -> None:
-        """Write all but the background as a compressed `.npz`: a cross-validation's folds leave theirs to be joined."""
+        """Write all but background and confusion as a compressed `.npz`: a cross-validation joins them."""
         with open_write(path) as file:
             np.savez_compressed(file, **{name: getattr(self, name) for name in _SAVED})
 
