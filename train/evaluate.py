@@ -1,6 +1,6 @@
 """Score a checkpoint:  accelerate launch -m train.evaluate --checkpoint FILE --data SHARDS --folds 1 --out DIR
 
-Writes metrics.json, gates.md, contact_sheet.png;
+Writes report.html, metrics.json, per_image.csv, label_doubts.csv, overlays/, gates.md, contact_sheet.png;
 with --tune-thresholds also model.safetensors, decided anew on those folds.
 """
 
@@ -9,14 +9,17 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from steel import storage
-from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from steel.checkpoint import Checkpoint, digest_tensors, load_checkpoint, save_checkpoint
 from steel.decision import Decision, default_decision
 from steel.distributed.runtime import Runtime, start
 from steel.errors import InputError, run_program
@@ -25,14 +28,17 @@ from steel.images.pictures import save_contact_sheet
 from steel.inference.predictor import Predictor
 from steel.metrics.statistics import EvaluationStatistics
 from steel.model.tta import parse_tta
-from steel.reports.evaluation import build_metrics, format_table, write_metrics
+from steel.reports.describe import flat_scalars
+from steel.reports.evaluation import format_table
+from steel.reports.evaluation_report import write_evaluation
+from steel.reports.gallery import RANDOM, TYPICAL, GalleryKeeper
 from steel.reports.gates import format_gates, gate_table
 from steel.shards.reader import ShardReader
 from steel.thresholds.tuning import Tuning, tune_thresholds
 from train.engine.data import folds_of, rows_in
-from train.engine.run_inference import collect_statistics
+from train.engine.run_inference import collect_statistics, gather_kept
 from train.engine.split_roles import role_of
-from train.engine.visualise import choose_examples, draw_examples
+from train.engine.visualise import choose_examples, choose_random, draw_examples
 from train.logging_setup import set_up_logging
 
 logger = logging.getLogger("train.evaluate")
@@ -99,34 +105,43 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
     if arguments.tune_thresholds:
         found = _tune(checkpoint, reader, collect(decision=None, progress="tuning"), predictor.tta, runtime)
         decision, role = found.decision, role if role == "train" else "tuning"
+    examples = choose_examples(reader, rows, NUM_EXAMPLES)
+    wanted = {TYPICAL: examples, RANDOM: choose_random(rows, NUM_EXAMPLES)}
+    keeper = GalleryKeeper(decision, reader.manifest.ignore_bit, frozenset(chain(*wanted.values())))
     begun = time.perf_counter()
-    statistics = collect(decision=decision, progress="evaluating")
-    images_per_second = len(rows) / (time.perf_counter() - begun)
+    statistics = collect(decision=decision, progress="evaluating", keeper=keeper)
+    seconds = time.perf_counter() - begun
+    kept = gather_kept(keeper, runtime, wanted)
     if not runtime.is_main:
         return
 
-    metrics = build_metrics(
+    if found is not None:
+        checkpoint = retuned(checkpoint, found, folds, reader.manifest.digest)
+    gates = gates_of(checkpoint)
+    metrics = write_evaluation(
+        arguments.out,
         statistics,
         decision,
+        reader,
+        kept,
         folds=folds,
         role=role,
         tta=predictor.tta,
         cross_fitted=None if found is None else found.cross_fitted,
-        class_names=reader.manifest.class_names,
+        gates=gates,
+        speed=speed_of(len(rows), seconds, predictor, runtime),
+        provenance=provenance_of(checkpoint, reader.manifest.digest),
     )
-    write_metrics(arguments.out / "metrics.json", metrics)
     logger.info("%s", metrics["verdict"]["sentence"])
     if found is not None:
-        checkpoint = retuned(checkpoint, found, folds, reader.manifest.digest)
         save_checkpoint(arguments.out / "model.safetensors", checkpoint)
         logger.info("%s", "\n".join(found.explanation))
-    examples = choose_examples(reader, rows, NUM_EXAMPLES)
     save_contact_sheet(arguments.out / "contact_sheet.png", *draw_examples(predictor, decision, reader, examples))
     logger.info("%s", format_table(metrics))
-    _compare_gates(checkpoint, statistics, arguments.out)
+    _compare_gates(gates, statistics, arguments.out)
     views = 1 + len(predictor.tta)
-    logger.info("%d images, %.1f images/s, %d views an image", len(rows), images_per_second, views)
-    logger.info("wrote %s", arguments.out)
+    logger.info("%d images, %.1f images/s, %d views per image", len(rows), len(rows) / seconds, views)
+    logger.info("wrote %s", arguments.out / "report.html")
 
 
 def _check_same_task(path: str, checkpoint: Checkpoint, reader: ShardReader) -> None:
@@ -164,9 +179,13 @@ def _tune(
     )
 
 
-def _compare_gates(checkpoint: Checkpoint, statistics: EvaluationStatistics, out: Path) -> None:
-    """Say how the best decision of every gate scores, where the checkpoint knows them."""
-    gates = {gate: Decision.from_dict(values) for gate, values in checkpoint.provenance.get("gates", {}).items()}
+def gates_of(checkpoint: Checkpoint) -> dict[str, Decision]:
+    """The best decision of every gate, where the checkpoint knows them."""
+    return {gate: Decision.from_dict(values) for gate, values in checkpoint.provenance.get("gates", {}).items()}
+
+
+def _compare_gates(gates: Mapping[str, Decision], statistics: EvaluationStatistics, out: Path) -> None:
+    """Say how the best decision of every gate scores."""
     if gates:
         results = gate_table(gates, statistics)
         storage.write_text(out / "gates.md", format_gates(results, markdown=True) + "\n")
@@ -188,6 +207,37 @@ def training_rows(checkpoint: Checkpoint, reader: ShardReader, otherwise: np.nda
     if reader.manifest.digest != checkpoint.provenance.get("data_digest"):
         return otherwise
     return rows_in(reader, checkpoint.folds["train"], "train")
+
+
+def speed_of(images: int, seconds: float, predictor: Predictor, runtime: Runtime) -> dict[str, Any]:
+    """How fast the images were evaluated, and on what; these values differ from run to run."""
+    return {
+        "images_per_second": round(images / seconds, 2),
+        "seconds": round(seconds, 2),
+        "views_per_image": 1 + len(predictor.tta),
+        "device": device_name(runtime.device),
+        "processes": runtime.world,
+        "precision": predictor.precision,
+        "pixels_per_pass": predictor.pixels_per_pass,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def provenance_of(checkpoint: Checkpoint, data_digest: str) -> dict[str, Any]:
+    """What was evaluated on what, as short plain values."""
+    folds = {f"{role}_folds": ", ".join(map(str, folds)) or "none" for role, folds in checkpoint.folds.items()}
+    return {
+        "checkpoint_weights_sha256": digest_tensors(checkpoint.tensors),
+        "network": f"{checkpoint.network.architecture} on {checkpoint.network.encoder}",
+        "members": checkpoint.members,
+        **folds,
+        "evaluated_data": data_digest,
+        **{name: value for name, value in flat_scalars(checkpoint.provenance) if not name.startswith("gates.")},
+    }
 
 
 def retuned(checkpoint: Checkpoint, found: Tuning, folds: Sequence[int], data_digest: str) -> Checkpoint:

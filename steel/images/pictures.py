@@ -132,10 +132,11 @@ def save_contact_sheet(
     write_bytes(path, encode_picture(contact_sheet(images, captions, columns=columns), os.path.splitext(path)[1]))
 
 
-def encode_picture(picture: np.ndarray, extension: str = ".png") -> bytes:
-    """(H, W, 3) uint8 RGB or (H, W) gray as a file's bytes."""
+def encode_picture(picture: np.ndarray, extension: str = ".png", *, quality: int = 95) -> bytes:
+    """(H, W, 3) uint8 RGB or (H, W) gray as a file's bytes; JPEG files with a quality up to 100."""
     pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
-    done, data = cv2.imencode(extension, pixels)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if extension in (".jpg", ".jpeg") else []
+    done, data = cv2.imencode(extension, pixels, options)
     assert done, f"OpenCV writes no {extension} files"
     return bytes(data)
 

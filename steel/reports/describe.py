@@ -29,7 +29,7 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
         entries["extensions"] = ", ".join(f"{name} ({digest[:8]})" for name, digest in extensions.items())
     lines = [f"{name:<14} {text}" for name, text in entries.items()]
     lines += ["", *_describe_decision(header["class_names"], header["decision"])]
-    provenance = _scalars(header["provenance"])
+    provenance = flat_scalars(header["provenance"])
     provenance += [
         (f"member {i}", member["name"]) for i, member in enumerate(header["provenance"].get("members", ()), 1)
     ]
@@ -69,12 +69,12 @@ def _describe_decision(class_names: Sequence[str], stored: Mapping[str, Any] | N
     return lines
 
 
-def _scalars(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flat_scalars(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """`a.b` and value for all that is not a list; what is nested deeper than two levels is left to --json."""
     found: list[tuple[str, Any]] = []
     for name, value in values.items():
         if isinstance(value, Mapping) and not prefix:
-            found += _scalars(value, f"{name}.")
+            found += flat_scalars(value, f"{name}.")
         elif isinstance(value, str | int | float):
             found.append((prefix + name, value))
     return found

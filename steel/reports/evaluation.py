@@ -7,6 +7,7 @@ truly has pixels of; the masks have no say in it.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +25,15 @@ from steel.storage import write_text
 from steel.thresholds.nested import Nested
 
 ROLES = ("train", "tuning", "test")
+ROLE_WORDS = {
+    "train": "TRAINED ON: these scores flatter",
+    "tuning": "the decision was tuned on them: these scores flatter a little",
+    "test": "held out",
+}
 
 _CROSS_FITTED = ("mean_dice", "mean_dice_positive", "dice_per_class", "dice_positive_per_class")
+_NUMBERS = re.compile(r"\[\n(?:\s*(?:null|[-+.\deE]+),?\n)+\s*\]")
+"""A list of numbers as `json` indents it; no string has a line break."""
 _BASIS = {"train": "trained on", "tuning": "tuned on", "test": "held out"}
 
 
@@ -131,8 +139,9 @@ def _judged(outcome: Outcome, statistics: EvaluationStatistics, class_names: Seq
 
 
 def write_metrics(path: str | Path, metrics: Mapping[str, Any]) -> None:
-    """Write `metrics.json`, whole or not at all."""
-    write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    """Write `metrics.json`, whole or not at all; lists of numbers take a line each."""
+    text = json.dumps(metrics, indent=2, allow_nan=False)
+    write_text(path, _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
@@ -151,7 +160,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         if name not in columns
     ]
     head = [
-        f"{metrics['images']:,} images, folds {folds} ({_role_words(metrics['role'])}), TTA {flips}",
+        f"{metrics['images']:,} images, folds {folds} ({ROLE_WORDS[metrics['role']]}), TTA {flips}",
         ", ".join(numbers),
     ]
     rows = [["class", *columns.values(), "head F1", "images true", "predicted"]]
@@ -167,14 +176,6 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         )
     rows.append(["any", *[""] * len(columns), _number(metrics["classification"][ANY]["f1"]), "", ""])
     return "\n".join([*head, "", format_columns(rows)])
-
-
-def _role_words(role: str) -> str:
-    return {
-        "train": "TRAINED ON: these scores flatter",
-        "tuning": "the decision was tuned on them: these scores flatter a little",
-        "test": "held out",
-    }[role]
 
 
 def _number(value: float | None) -> str:

@@ -1,7 +1,7 @@
 """Runs a predictor over rows of the shards on all ranks and gathers what evaluation needs."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from steel.images.geometry import restore_size
 from steel.inference.predictor import Predictor
 from steel.loading.eval_loader import EvalBatch, eval_batches
 from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, image_statistics
+from steel.reports.gallery import GalleryKeeper, Kept, choose
 from steel.shards.reader import ShardReader
 
 
@@ -36,6 +37,7 @@ def collect_statistics(
     decision: Decision | None,
     workers: int,
     progress: str | None = None,
+    keeper: GalleryKeeper | None = None,
 ) -> EvaluationStatistics:
     """Score every row exactly once, whatever the world size.
 
@@ -51,6 +53,7 @@ def collect_statistics(
         decision: also count the background under this decision; None leaves those counts out.
         workers: decoding processes a rank.
         progress: label of a progress bar on rank 0; None shows none.
+        keeper: is shown every image of this rank.
 
     Returns:
         The statistics of all rows, on every rank.
@@ -71,7 +74,7 @@ def collect_statistics(
             """As if all ranks were equally fast."""
             bar.update(min(num * runtime.world, len(rows) - bar.n))
 
-        images = _image_statistics(predictor, batches, decision, reader.manifest.ignore_bit, advance)
+        images = _image_statistics(predictor, batches, decision, reader.manifest.ignore_bit, keeper, advance)
         mine = EvaluationStatistics.from_images(images, reader.manifest.num_classes, decision)
     return EvaluationStatistics.concat(runtime.all_gather(mine))
 
@@ -81,6 +84,7 @@ def _image_statistics(
     batches: Iterator[EvalBatch],
     decision: Decision | None,
     ignore_bit: int | None,
+    keeper: GalleryKeeper | None,
     advance: Callable[[int], None],
 ) -> Iterator[ImageStatistics]:
     """Those of the images of `batches`; `advance` is told how many of them are done."""
@@ -88,14 +92,13 @@ def _image_statistics(
     for probs in predictor.stream_probabilities(_images_of(batches, begun)):
         truth = begun.popleft()
         for i, (row, (height, width), bitmask) in enumerate(zip(*truth, strict=True)):
-            yield image_statistics(
-                row,
-                restore_size(probs.mask_probs[i, :, :height, :width], *bitmask.shape),
-                probs.label_probs[i],
-                bitmask,
-                ignore_bit=ignore_bit,
-                decision=decision,
+            mask_probs = restore_size(probs.mask_probs[i, :, :height, :width], *bitmask.shape)
+            image = image_statistics(
+                row, mask_probs, probs.label_probs[i], bitmask, ignore_bit=ignore_bit, decision=decision
             )
+            if keeper is not None:
+                keeper.offer(image, mask_probs, bitmask)
+            yield image
         advance(len(truth.rows))
 
 
@@ -105,3 +108,18 @@ def _images_of(batches: Iterator[EvalBatch], begun: deque[_Truth]) -> Iterator[T
         # Copies, so that the loader has its buffer back while this batch is under way.
         begun.append(_Truth(batch.rows.tolist(), batch.sizes.tolist(), [b.copy() for b in batch.bitmasks]))
         yield batch.images
+
+
+def gather_kept(keeper: GalleryKeeper, runtime: Runtime, wanted: Mapping[str, Sequence[int]]) -> Kept:
+    """What all ranks' keepers have kept, on every rank; of each kind the first of all.
+
+    Args:
+        keeper: this rank's.
+        runtime: this rank's.
+        wanted: further kinds with their rows, all of which the keepers were told to keep.
+    """
+    rows = {**choose(runtime.all_gather(keeper.ranking())), **wanted}
+    mine = keeper.layers({row for some in rows.values() for row in some})
+    layers = {row: one for part in runtime.all_gather(mine) for row, one in part.items()}
+    regions = [region for part in runtime.all_gather(keeper.regions) for region in part]
+    return Kept(rows, layers, sorted(regions))

@@ -31,6 +31,11 @@ def choose_examples(reader: ShardReader, rows: np.ndarray, count: int) -> list[i
     return chosen
 
 
+def choose_random(rows: np.ndarray, count: int) -> list[int]:
+    """`count` of `rows` by chance, always the same ones."""
+    return np.random.default_rng(0).permutation(rows)[:count].tolist()
+
+
 def draw_examples(
     predictor: Predictor, decision: Decision, reader: ShardReader, rows: Sequence[int]
 ) -> tuple[list[np.ndarray], list[str]]:

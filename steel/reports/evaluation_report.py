@@ -1,0 +1,101 @@
+"""All files of an evaluation: `metrics.json`, `report.html`, `per_image.csv`, `label_doubts.csv`, `overlays/`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from steel import storage
+from steel.decision import Decision
+from steel.metrics.label_doubts import Doubt, rank_doubts
+from steel.metrics.scores import Outcome, decide
+from steel.metrics.statistics import EvaluationStatistics
+from steel.reports.details import build_details
+from steel.reports.evaluation import build_metrics, write_metrics
+from steel.reports.evaluation_page import evaluation_page
+from steel.reports.gallery import KINDS, LABELS, Kept
+from steel.reports.per_image import doubt_rows, image_rows, to_csv
+from steel.reports.shots import Shot, draw_shots
+from steel.shards.reader import ShardReader
+
+DOUBT_COLUMNS = (
+    "rank", "image_id", "image_doubt", "claim", "class", "region_doubt", "left", "top", "width", "height", "pixels",
+    "confidence", "head_agreement",
+)  # fmt: skip
+
+
+def write_evaluation(
+    out: Path,
+    statistics: EvaluationStatistics,
+    decision: Decision,
+    reader: ShardReader,
+    kept: Kept,
+    *,
+    folds: Sequence[int],
+    role: str,
+    tta: Sequence[str],
+    cross_fitted: Outcome | None = None,
+    gates: Mapping[str, Decision] | None = None,
+    speed: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write what an evaluation found into the folder `out`.
+
+    Args:
+        out: an existing folder.
+        statistics: of the judged images, counted under `decision`.
+        decision: what answers them.
+        reader: of their shards.
+        kept: for the gallery.
+        folds: the judged folds.
+        role: what they were to the checkpoint; see `build_metrics`.
+        tta: the flipped views behind the statistics.
+        cross_fitted: see `build_metrics`.
+        gates: other decisions to hold beside each other, by their gates.
+        speed: plain values for the record.
+        provenance: likewise.
+
+    Returns:
+        What stands in `metrics.json`.
+    """
+    class_names, index = reader.manifest.class_names, reader.index
+    doubts = rank_doubts(kept.regions, statistics.histograms, decide(statistics, decision).counts)
+    metrics = build_metrics(
+        statistics, decision, folds=folds, role=role, class_names=class_names, tta=tta, cross_fitted=cross_fitted
+    )
+    metrics |= build_details(
+        statistics,
+        decision,
+        class_names=class_names,
+        verdict=metrics["verdict"],
+        gates=gates or {},
+        doubts=doubts,
+    )
+    metrics |= {"speed": dict(speed or {}), "provenance": dict(provenance or {})}
+    kinds = _kinds(kept, doubts)
+    shots = draw_shots(reader, kept.layers, [row for kind in KINDS for row in kinds[kind]])
+    overlays = write_overlays(out, shots)
+    rows = image_rows(statistics, decision, index, class_names, doubts, overlays)
+    lines = doubt_rows(doubts, index, class_names)
+    write_metrics(out / "metrics.json", metrics)
+    storage.write_text(out / "per_image.csv", to_csv([line.values for line in rows], list(rows[0].values)))
+    storage.write_text(out / "label_doubts.csv", to_csv(lines, DOUBT_COLUMNS))
+    storage.write_text(out / "report.html", evaluation_page(metrics, rows, lines, shots, kinds))
+    return metrics
+
+
+def write_overlays(out: Path, shots: Sequence[Shot]) -> dict[int, str]:
+    """Write each shot's overlay, the truth above the prediction; returns their paths in `out` by row."""
+    storage.make_folder(out / "overlays")
+    paths = {}
+    for shot in shots:
+        paths[shot.row] = f"overlays/{shot.row:06d}.jpg"
+        storage.write_bytes(os.fspath(out / paths[shot.row]), shot.overlay)
+    return paths
+
+
+def _kinds(kept: Kept, doubts: Sequence[Doubt]) -> dict[str, list[int]]:
+    """The gallery's kinds with their rows; labels in doubt by the doubt that is left after weighing."""
+    kinds = {kind: [row for row in kept.rows.get(kind, ()) if row in kept.layers] for kind in KINDS}
+    kinds[LABELS] = [doubt.row for doubt in doubts if doubt.row in kinds[LABELS]]
+    return kinds

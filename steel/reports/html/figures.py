@@ -1,0 +1,62 @@
+"""Numbers on a page, each with the place in `metrics.json` or `per_image.csv` that it was taken from.
+
+A page shows no number of its own: `Figures` looks a value up and marks it, so that a reader, a script or a test can
+follow `data-from` (a JSON pointer) or `data-row` and `data-column` back to the file.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steel.labels.classes import ANY
+from steel.reports.html.markup import Markup, tag
+
+MISSING = "–"
+
+
+def pointer(*keys: object) -> str:
+    """A JSON pointer (RFC 6901) from its keys."""
+    return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in keys)
+
+
+class Figures:
+    """The values of one `metrics.json`."""
+
+    def __init__(self, metrics: Mapping[str, Any]) -> None:
+        self.metrics = metrics
+        self.names: list[str] = list(metrics["dice_per_class"])
+        """Of the classes."""
+        self.all_names = [ANY, *self.names]
+
+    def value(self, *keys: Any) -> Any:
+        """What stands under the keys."""
+        found: Any = self.metrics
+        for key in keys:
+            found = found[key]
+        return found
+
+    def show(self, *keys: Any, form: str = ",") -> Markup:
+        """A number, formatted, or a text as it is; a dash where there is none."""
+        value = self.value(*keys)
+        if value is None:
+            return tag("span", MISSING, class_="none", title="no value: nothing to measure it on")
+        text = value if isinstance(value, str) else format(value, form).replace("%", " %")
+        return tag("data", text, value=value, data_from=pointer(*keys))
+
+    def span(self, *keys: Any, form: str = ".3f") -> Markup:
+        """An interval, `low to high`; a dash where there is none."""
+        if self.value(*keys) is None:
+            return self.show(*keys)
+        return tag("span", self.show(*keys, 0, form=form), " to ", self.show(*keys, 1, form=form), class_="interval")
+
+    def texts(self, *keys: Any) -> Markup:
+        """A list on one line."""
+        values: Sequence[Any] = self.value(*keys)
+        parts = [self.show(*keys, i, form="") for i in range(len(values))]
+        return Markup(", ".join(parts)) if parts else Markup("none")
+
+
+def cell(values: Mapping[str, Any], column: str, form: str = ",") -> Markup:
+    """A value of a row of `per_image.csv`."""
+    value = values[column]
+    text = value if isinstance(value, str) else format(value, form)
+    return tag("data", text, value=value, data_row=values["image_id"], data_column=column)

@@ -1,0 +1,111 @@
+"use strict";
+(() => {
+  const byId = (name) => document.getElementById(name);
+  const stored = (name) => JSON.parse(byId(name)?.textContent ?? "null");
+
+  // The operating point: counts of other image-level thresholds, all from metrics.json.
+  const operating = stored("operating");
+  const slider = byId("threshold");
+  if (operating && slider) {
+    const who = byId("operating-class"), rule = byId("operating-rule");
+    const step = (text) => text.replaceAll("~", "~0").replaceAll("/", "~1");
+    const put = (id, value, from) => {
+      const element = byId(id);
+      element.value = value;
+      element.textContent = value.toLocaleString("en-US");
+      element.dataset.from = from;
+    };
+    const share = (id, part, whole) => {
+      byId(id).textContent = whole ? (100 * part / whole).toFixed(1) + " %" : "–";
+    };
+    const update = () => {
+      const name = who.value, at = Number(slider.value);
+      const curve = operating.curves[name][rule.value], strips = operating.strips[name];
+      const found = curve.found[at], stopped = curve.stopped[at];
+      const from = `/operating_curves/${step(name)}/${rule.value}`, all = `/strips/${step(name)}`;
+      put("at-found", found, `${from}/found/${at}`);
+      put("at-stopped", stopped, `${from}/stopped/${at}`);
+      put("at-missed", strips.defective - found, `${all}/defective - ${from}/found/${at}`);
+      put("at-passed", strips.clean - stopped, `${all}/clean - ${from}/stopped/${at}`);
+      put("at-defective", strips.defective, `${all}/defective`);
+      put("at-clean", strips.clean, `${all}/clean`);
+      share("at-found-share", found, strips.defective);
+      share("at-stopped-share", stopped, strips.clean);
+      const text = `${(at / 255).toFixed(3)}`;
+      byId("at-threshold").textContent = text;
+      slider.setAttribute("aria-valuetext", `probability ${text}, ${found} of ${strips.defective} defective strips found, ${stopped} of ${strips.clean} clean ones stopped`);
+      byId("operating-note").textContent = [
+        strips.defective ? "" : "No strip here has this defect: nothing can be said of what is found.",
+        strips.clean ? "" : "No strip here is without this defect: nothing can be said of what is falsely stopped.",
+      ].join(" ").trim();
+      draw(curve, strips, at);
+    };
+    const box = byId("operating-plot").dataset;
+    const across = (v) => Number(box.left) + v * (Number(box.right) - Number(box.left));
+    const up = (v) => Number(box.bottom) + v * (Number(box.top) - Number(box.bottom));
+    const ratio = (part, whole) => whole ? part / whole : 0;
+    const draw = (curve, strips, at) => {
+      const points = curve.found.map((f, i) =>
+        [across(ratio(curve.stopped[i], strips.clean)), up(ratio(f, strips.defective))]);
+      byId("operating-line").setAttribute("d", "M" + points.map((p) => p.map((v) => v.toFixed(1)).join(" ")).join("L"));
+      byId("dot").setAttribute("cx", points[at][0]);
+      byId("dot").setAttribute("cy", points[at][1]);
+      byId("shipped").setAttribute("transform",
+        `translate(${across(ratio(strips.stopped, strips.clean))} ${up(ratio(strips.found, strips.defective))})`);
+    };
+    const reset = () => { slider.value = operating.shipped[who.value]; update(); };
+    who.addEventListener("change", reset);
+    rule.addEventListener("change", update);
+    slider.addEventListener("input", update);
+    byId("operating-reset").addEventListener("click", reset);
+    reset();
+  }
+
+  // The gallery: layers by key, filters, order.
+  const gallery = byId("shots");
+  if (gallery) {
+    const shots = [...gallery.children], layers = ["truth", "prediction", "probability"];
+    const kind = byId("gallery-kind"), one = byId("gallery-class"), order = byId("gallery-order");
+    const set = (layer, on) => {
+      gallery.classList.toggle(`show-${layer}`, on);
+      byId(`layer-${layer}`).setAttribute("aria-pressed", String(on));
+    };
+    const toggle = (layer) => set(layer, !gallery.classList.contains(`show-${layer}`));
+    const bare = () => layers.forEach((layer) => set(layer, false));
+    layers.forEach((layer) => byId(`layer-${layer}`).addEventListener("click", () => toggle(layer)));
+    byId("layer-image").addEventListener("click", bare);
+    document.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || /^(SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+      if (event.key === "1") bare();
+      else if (layers[event.key - 2]) toggle(layers[event.key - 2]);
+      else return;
+      event.preventDefault();
+    });
+    const has = (text, word) => text.split("|").includes(word);
+    const arrange = () => {
+      const shown = shots.filter((shot) => {
+        const fits = (!kind.value || has(shot.dataset.kinds, kind.value)) && (!one.value || has(shot.dataset.classes, one.value));
+        shot.hidden = !fits;
+        return fits;
+      });
+      const [key, way] = order.value.split(" ");
+      const of = key === "place" ? (shot) => Number(JSON.parse(shot.dataset.places)[kind.value] ?? shot.dataset.place) : (shot) => Number(shot.dataset[key]);
+      [...shots].sort((a, b) => (way === "down" ? of(b) - of(a) : of(a) - of(b)) || a.dataset.place - b.dataset.place)
+        .forEach((shot) => gallery.append(shot));
+      byId("gallery-count").textContent = `${shown.length} of ${shots.length} images`;
+      byId("gallery-empty").hidden = shown.length > 0;
+    };
+    [kind, one, order].forEach((control) => control.addEventListener("change", arrange));
+    gallery.addEventListener("click", (event) => {
+      const button = event.target.closest(".enlarge");
+      if (!button) return;
+      const large = button.closest(".shot").classList.toggle("large");
+      button.setAttribute("aria-expanded", String(large));
+    });
+    document.querySelectorAll("a[href^='#image-']").forEach((link) => link.addEventListener("click", () => {
+      kind.value = one.value = "";
+      arrange();
+    }));
+    arrange();
+  }
+})();

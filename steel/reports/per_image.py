@@ -1,0 +1,116 @@
+"""`per_image.csv` and `label_doubts.csv`: every row behind the report, the worst image first."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steel.decision import Decision
+from steel.labels.classes import ANY
+from steel.metrics.counts import INTERSECTION, PREDICTED, TRUE, dice
+from steel.metrics.label_doubts import Doubt
+from steel.metrics.scores import decide
+from steel.metrics.statistics import EvaluationStatistics
+from steel.shards.index import Index
+
+FALSE_ALARM, MISS, FOUND, CLEAN = "false alarm", "miss", "found", "clean"
+"""What became of a strip: clean but stopped, defective but passed, defective and stopped, clean and passed."""
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One image's line."""
+
+    row: int
+    """In the index."""
+    result: str
+    true: tuple[int, ...]
+    """Classes, from 0."""
+    predicted: tuple[int, ...]
+    values: dict[str, Any]
+    """The columns, in their order."""
+
+
+def image_rows(
+    statistics: EvaluationStatistics,
+    decision: Decision,
+    index: Index,
+    class_names: Sequence[str],
+    doubts: Sequence[Doubt] = (),
+    overlays: Mapping[int, str] | None = None,
+) -> list[ImageRow]:
+    """The lines of all images: lowest mean Dice first, among equals the most wrong pixels first.
+
+    Args:
+        statistics: of the judged images.
+        decision: what answers them.
+        index: of the shards.
+        class_names: C names.
+        doubts: of labels.
+        overlays: row to the path of its picture, relative to the table, where there is one.
+    """
+    counts = decide(statistics, decision).counts
+    scores, probs = dice(counts), statistics.label_probs / 255
+    doubt_of = {doubt.row: doubt.doubt for doubt in doubts}
+    wrong = (counts[..., PREDICTED] + counts[..., TRUE] - 2 * counts[..., INTERSECTION]).sum(axis=1)
+    lines = []
+    for i in np.lexsort((statistics.rows, -wrong, scores.mean(axis=1))).tolist():
+        row = int(statistics.rows[i])
+        true, said = (tuple(np.flatnonzero(counts[i, :, which]).tolist()) for which in (TRUE, PREDICTED))
+        result = (FOUND if said else MISS) if true else (FALSE_ALARM if said else CLEAN)
+        values: dict[str, Any] = {
+            "image_id": index.image_id(row),
+            "result": result,
+            "dice": round(float(scores[i].mean()), 6),
+            "wrong_pixels": int(wrong[i]),
+            "true": " + ".join(class_names[k] for k in true),
+            "predicted": " + ".join(class_names[k] for k in said),
+            f"p {ANY}": round(float(probs[i, 0]), 4),
+            "label_doubt": round(doubt_of.get(row, 0.0), 4),
+            "overlay": (overlays or {}).get(row, ""),
+            "fold": int(index.fold[row]),
+            "height": int(index.original_height[row]),
+            "width": int(index.original_width[row]),
+        }
+        for k, name in enumerate(class_names):
+            values[f"p {name}"] = round(float(probs[i, 1 + k]), 4)
+            values[f"dice {name}"] = round(float(scores[i, k]), 6)
+            for what, which in (("true", TRUE), ("predicted", PREDICTED), ("right", INTERSECTION)):
+                values[f"{what} pixels {name}"] = int(counts[i, k, which])
+        lines.append(ImageRow(row, result, true, said, values))
+    return lines
+
+
+def doubt_rows(doubts: Sequence[Doubt], index: Index, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The lines of `label_doubts.csv`, a region each, those of the most doubtful image first."""
+    return [
+        {
+            "rank": rank,
+            "image_id": index.image_id(doubt.row),
+            "image_doubt": round(doubt.doubt, 4),
+            "claim": region.kind,
+            "class": class_names[region.class_index],
+            "region_doubt": round(strength, 4),
+            "left": region.left,
+            "top": region.top,
+            "width": region.width,
+            "height": region.height,
+            "pixels": region.area,
+            "confidence": round(region.confidence, 4),
+            "head_agreement": round(region.agreement, 4),
+        }
+        for rank, doubt in enumerate(doubts, start=1)
+        for region, strength in doubt.regions
+    ]
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """A table with a header, also when it has no row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,146 @@
+"""The gallery of the report."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+
+from steel.labels.classes import ANY
+from steel.reports.gallery import KINDS
+from steel.reports.html.figures import cell
+from steel.reports.html.markup import Markup, join, tag, void
+from steel.reports.per_image import ImageRow
+from steel.reports.sections.common import SCORE, class_name
+from steel.reports.shots import Shot
+
+
+def gallery_section(
+    names: Sequence[str], by_row: Mapping[int, ImageRow], shots: Sequence[Shot], kinds: Mapping[str, Sequence[int]]
+) -> Markup:
+    if not shots:
+        return tag("p", "No image was kept for the gallery.", class_="note")
+    there = [kind for kind in KINDS if kinds.get(kind)]
+    options = [tag("option", "all kinds", value=""), *(tag("option", kind) for kind in there)]
+    classes = [tag("option", "all classes", value=""), *(tag("option", name) for name in names)]
+    orders = {
+        "place up": "as listed",
+        "dice up": "lowest Dice",
+        "dice down": "highest Dice",
+        "p down": "highest P(any)",
+        "p up": "lowest P(any)",
+        "wrong down": "most wrong pixels",
+    }
+    buttons = [
+        tag(
+            "button",
+            words,
+            " ",
+            tag("kbd", key),
+            type="button",
+            id=f"layer-{layer}",
+            aria_pressed=None if layer == "image" else ("false" if layer == "probability" else "true"),
+            aria_keyshortcuts=key,
+        )
+        for key, layer, words in (
+            ("1", "image", "image alone"),
+            ("2", "truth", "truth: outlines"),
+            ("3", "prediction", "prediction: tint"),
+            ("4", "probability", "probability"),
+        )
+    ]
+    controls = tag(
+        "div",
+        tag("label", "kind", tag("select", *options, id="gallery-kind")),
+        tag("label", "class, true or predicted", tag("select", *classes, id="gallery-class")),
+        tag(
+            "label", "order", tag("select", *(tag("option", w, value=v) for v, w in orders.items()), id="gallery-order")
+        ),
+        tag("div", *buttons, role="group", aria_label="Layers", class_="buttons"),
+        class_="controls",
+    )
+    legend = tag("ul", *(tag("li", class_name(name, k)) for k, name in enumerate(names)), class_="legend")
+    figures = [_shot(place, shot, by_row[shot.row], names, kinds) for place, shot in enumerate(shots)]
+    return join(
+        [
+            tag(
+                "p",
+                "Every image is a row of per_image.csv, which is sorted worst first. Click one to enlarge it.",
+                class_="note",
+            ),
+            controls,
+            legend,
+            tag("p", id="gallery-count", class_="note", role="status"),
+            tag("p", "No image is of this kind and class.", id="gallery-empty", class_="note", hidden=True),
+            tag(
+                "div",
+                *figures,
+                class_=f"gallery show-truth show-prediction{' strips' if _are_strips(shots) else ''}",
+                id="shots",
+            ),
+        ]
+    )
+
+
+def _are_strips(shots: Sequence[Shot]) -> bool:
+    """Whether most images are at least three times as wide as they are high."""
+    return 2 * sum(shot.size[1] >= 3 * shot.size[0] for shot in shots) > len(shots)
+
+
+def _shot(place: int, shot: Shot, line: ImageRow, names: Sequence[str], kinds: Mapping[str, Sequence[int]]) -> Markup:
+    values = line.values
+    places = {kind: list(rows).index(shot.row) for kind, rows in kinds.items() if shot.row in rows}
+    height, width = shot.size
+    size = {"width": width, "height": height}
+    image = void(
+        "img", src=_uri(shot.image, "jpeg"), alt=f"strip {values['image_id']}", loading="lazy", decoding="async", **size
+    )
+    layers = [
+        void("img", src=_uri(data, "png"), alt="", class_=f"layer {layer}", loading="lazy", decoding="async", **size)
+        for layer, data in (
+            ("probability", shot.probability),
+            ("prediction", shot.prediction),
+            ("truth", shot.truth),
+        )
+    ]
+    button = tag(
+        "button",
+        tag("div", image, *layers, class_="layers"),
+        type="button",
+        class_="enlarge",
+        aria_label=f"Enlarge {values['image_id']}",
+        aria_expanded="false",
+    )
+    caption = tag(
+        "figcaption",
+        tag("b", values["image_id"]),
+        " Dice ",
+        cell(values, "dice", SCORE),
+        ", P(any) ",
+        cell(values, f"p {ANY}", ".3f"),
+        ", wrong pixels ",
+        cell(values, "wrong_pixels"),
+        void("br"),
+        "true: ",
+        values["true"] or "clean",
+        "; predicted: ",
+        values["predicted"] or "clean",
+        " ",
+        tag("span", f"({', '.join(places)})", class_="kinds"),
+    )
+    return tag(
+        "figure",
+        button,
+        caption,
+        class_="shot tall" if height > 1.2 * width else "shot",
+        id=f"image-{shot.row}",
+        data_kinds="|".join(places),
+        data_places=json.dumps(places),
+        data_place=place,
+        data_classes="|".join(names[k] for k in sorted({*line.true, *line.predicted})),
+        data_dice=values["dice"],
+        data_p=values[f"p {ANY}"],
+        data_wrong=values["wrong_pixels"],
+    )
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,67 @@
+"""The decision, the ground around it, and other gates."""
+
+from steel.reports.html.charts import Axis, heat_chart
+from steel.reports.html.figures import Figures
+from steel.reports.html.markup import Markup, definitions, join, table, tag
+from steel.reports.sections.common import SCORE, class_name
+
+
+def thresholds_section(page: Figures) -> Markup:
+    """The decision, each class's Dice over other thresholds, and the classic pipelines as gates."""
+    show = page.show
+    decision = page.metrics["decision"]
+    lines = [
+        [
+            class_name(name, k),
+            show("decision", "classes", k, "pixel_threshold"),
+            show("decision", "classes", k, "label_threshold"),
+            show("decision", "classes", k, "min_area"),
+            show("decision", "classes", k, "max_area"),
+        ]
+        for k, name in enumerate(page.names)
+    ]
+    grounds = []
+    for k, name in enumerate(page.names):
+        ground, chosen = page.metrics["landscape"][name], decision["classes"][k]
+        columns = ground["pixel_thresholds"]
+        place = (ground["min_areas"].index(chosen["min_area"]), columns.index(chosen["pixel_threshold"]))
+        ticks = [(j, f"{t / 255:.2f}") for j, t in enumerate(columns)][:: max(1, len(columns) // 5)]
+        areas = [_short_area(area) for area in ground["min_areas"]]
+        x = Axis("pixel threshold (probability)", ticks)
+        title = f"{name}: Dice over thresholds; the frame is the chosen one"
+        grounds.append(heat_chart(title, x, areas, "least area, pixels", ground["dice"], place, k))
+    gates = [
+        [
+            gate,
+            show("gates", gate, "mean_dice", form=SCORE),
+            page.span("gates", gate, "interval", form=SCORE),
+            page.span("gates", gate, "gain_interval", form="+.4f"),
+            show("gates", gate, "mean_dice_positive", form=SCORE),
+        ]
+        for gate in page.metrics["gates"]
+    ]
+    header = ["", "pixel threshold, of 255", "label threshold, of 255", "least area", "largest area"]
+    return join(
+        [
+            definitions(
+                {
+                    "gate": show("decision", "gate"),
+                    "threshold for any defect, of 255": show("decision", "binary_threshold"),
+                }
+            ),
+            table(header, lines, caption="As decided"),
+            tag("div", *grounds, class_="charts"),
+            table(
+                ["gate", "mean Dice", "95 %", "over the first, 95 %", "positive Dice"],
+                gates,
+                caption="The classic pipelines as gates of this one model, each tuned for itself",
+            )
+            if gates
+            else tag("p", "The checkpoint holds no other gates: it was never tuned.", class_="note"),
+        ]
+    )
+
+
+def _short_area(area: int) -> str:
+    """A number of pixels as an axis has room for."""
+    return f"{area}" if area < 10_000 else f"{area / 1000:.0f}k"

@@ -1,0 +1,114 @@
+"""The pictures of the report's gallery: an image, and what is laid over it, each as small as it can be."""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from steel.images.bitmask import unpack_masks
+from steel.images.geometry import resize_bitmask, resize_image
+from steel.images.pictures import class_colour, draw_overlay, encode_picture
+from steel.reports.gallery import Layers, drawn_size
+from steel.shards.reader import ShardReader
+
+PAGE_BYTES = 20_000_000
+"""All pictures of a page together, before they are written as text (which takes a third more)."""
+_JPEG_QUALITY = 80
+_FILL_ALPHA, _LINE_ALPHA = 110, 255
+_PROBABILITY_STEPS = 32
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One image's pictures as files' bytes, all of one size."""
+
+    row: int
+    size: tuple[int, int]
+    """Height and width."""
+    image: bytes
+    """JPEG."""
+    truth: bytes
+    """PNG: outlines on nothing."""
+    prediction: bytes
+    """PNG: a tint on nothing."""
+    probability: bytes
+    """PNG: the more, the brighter and the less transparent."""
+    overlay: bytes
+    """JPEG: the truth above the prediction, to be opened by itself."""
+
+    @property
+    def bytes_in_page(self) -> int:
+        return sum(map(len, (self.image, self.truth, self.prediction, self.probability)))
+
+
+def draw_shots(reader: ShardReader, layers: Mapping[int, Layers], rows: Iterable[int]) -> list[Shot]:
+    """The pictures of `rows`, in their order, as long as a page has room for them."""
+    shots: list[Shot] = []
+    room = PAGE_BYTES
+    for row in dict.fromkeys(rows):
+        shot = _draw(reader, row, layers[row])
+        room -= shot.bytes_in_page
+        if room < 0:
+            break
+        shots.append(shot)
+    return shots
+
+
+def _draw(reader: ShardReader, row: int, layers: Layers) -> Shot:
+    num_classes = reader.manifest.num_classes
+    sample = reader.read(row, original_mask=True)
+    size = drawn_size(sample.bitmask.shape)
+    image = resize_image(sample.image, size)
+    truth = unpack_masks(resize_bitmask(sample.bitmask, size), num_classes)
+    predicted = unpack_masks(layers.predicted, num_classes)
+    return Shot(
+        row,
+        size,
+        _jpeg(image),
+        _mask_layer(truth, outline=True),
+        _mask_layer(predicted, outline=False),
+        _probability_layer(layers.probability),
+        _jpeg(draw_overlay(image, predicted, truth=truth)),
+    )
+
+
+def _jpeg(picture: np.ndarray) -> bytes:
+    return encode_picture(picture, ".jpg", quality=_JPEG_QUALITY)
+
+
+def _mask_layer(masks: np.ndarray, *, outline: bool) -> bytes:
+    """(C, H, W) bool in class colours; where classes overlap, the last one shows."""
+    codes = np.zeros(masks.shape[1:], np.uint8)
+    thickness = max(1, round(max(codes.shape) / 400))
+    for class_id, mask in enumerate(masks, start=1):
+        if not mask.any():
+            continue
+        if outline:
+            lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(codes, lines, -1, class_id, thickness)
+        else:
+            codes[mask] = class_id
+    alpha = _LINE_ALPHA if outline else _FILL_ALPHA
+    palette = [(0, 0, 0, 0), *((*class_colour(1 + k), alpha) for k in range(len(masks)))]
+    return _palette_png(codes, palette)
+
+
+def _probability_layer(probability: np.ndarray) -> bytes:
+    levels = (probability.astype(np.uint16) * _PROBABILITY_STEPS // 256).astype(np.uint8)
+    ramp = (np.arange(_PROBABILITY_STEPS) * 255 // (_PROBABILITY_STEPS - 1)).astype(np.uint8)
+    colours = cv2.applyColorMap(ramp[None], cv2.COLORMAP_INFERNO)[0, :, ::-1]
+    alphas = np.minimum(230, 60 + ramp.astype(int))
+    alphas[0] = 0
+    return _palette_png(levels, [(*map(int, c), int(a)) for c, a in zip(colours, alphas, strict=True)])
+
+
+def _palette_png(codes: np.ndarray, palette: Sequence[tuple[int, ...]]) -> bytes:
+    """(H, W) uint8 codes as a PNG whose palette has RGB and alpha of each."""
+    picture = Image.fromarray(codes, "P")
+    picture.putpalette([value for colour in palette for value in colour[:3]])
+    file = io.BytesIO()
+    picture.save(file, "png", transparency=bytes(colour[3] for colour in palette))
+    return file.getvalue()

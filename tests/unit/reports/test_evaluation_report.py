@@ -1,0 +1,272 @@
+"""The files of an evaluation, on a model whose faults are known."""
+
+import csv
+import html
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steel.decision import default_decision
+from steel.metrics.statistics import EvaluationStatistics, image_statistics
+from steel.reports.evaluation_report import write_evaluation
+from steel.reports.gallery import KINDS, PER_KIND, RANDOM, TYPICAL, GalleryKeeper, Kept, choose
+from steel.reports.html.figures import Figures, pointer
+from steel.shards.reader import ShardReader
+from tests.known_faults import (
+    DECISION,
+    NUM_IMAGES,
+    SMALLEST_SEEN,
+    KnownFaults,
+    evaluate_known_faults,
+    predicted_probabilities,
+    true_defects,
+)
+from tests.shard_folder import make_shards, steel_image
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> KnownFaults:
+    return evaluate_known_faults(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(scope="module")
+def page(faults: KnownFaults) -> str:
+    return (faults.out / "report.html").read_text()
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_verdict_names_the_class_that_collapsed(faults: KnownFaults) -> None:
+    verdict, standing = faults.metrics["verdict"], faults.metrics["standing_per_class"]
+    assert verdict["never_answered"] == ["class 2"]
+    assert verdict["better_than_nothing"]
+    assert {name: one["state"] for name, one in standing.items()} == {
+        "class 1": "works",
+        "class 2": "never answered",
+        "class 3": "works",
+    }
+    assert standing["class 2"]["images"] == sum(true_defects(n)[1].any() for n in range(NUM_IMAGES))
+
+
+def test_the_sizes_say_that_small_defects_are_missed(faults: KnownFaults) -> None:
+    bins = faults.metrics["sizes"]["class 1"]
+    small = [one for one in bins if one["end_area"] <= SMALLEST_SEEN]
+    assert [one["min_area"] for one in small] == [8, 16, 32]
+    assert all(one["found"] == 0 and one["found_share"] == 0 and one["dice"] == 0 for one in small)
+    just_seen = next(one for one in bins if one["min_area"] == SMALLEST_SEEN)
+    assert just_seen["found_share"] == 1 and just_seen["dice"] == 1
+    sizes = [int(true_defects(n)[0].sum()) for n in range(NUM_IMAGES)]
+    assert sum(one["defects"] for one in small) == sum(0 < size < SMALLEST_SEEN for size in sizes)
+
+
+def test_the_label_list_begins_with_the_wrong_labels(faults: KnownFaults) -> None:
+    lines = read_csv(faults.out / "label_doubts.csv")
+    ranked = list(dict.fromkeys(line["image_id"] for line in lines))
+    assert frozenset(ranked[:10]) == faults.swapped
+    assert len(ranked) == 10
+    first = lines[0]
+    mask = np.flatnonzero(true_defects(int(first["image_id"][7:11])).any(axis=(0, 1)))
+    assert (int(first["left"]), int(first["width"])) == (mask[0], len(mask))
+    assert {line["claim"] for line in lines} == {"not labelled", "not seen"}
+
+
+def test_strips_found_and_stopped_are_counted(faults: KnownFaults) -> None:
+    """By hand: a strip is found where something of it is at least 64 pixels large and not of class 2."""
+    truths = [true_defects(n) for n in range(NUM_IMAGES)]
+    found = sum(bool(predicted_probabilities(t)[0].max() > 128) for t in truths)
+    defective = sum(bool(t.any()) for t in truths)
+    strips = faults.metrics["strips"]["any"]
+    assert (strips["defective"], strips["found"], strips["missed"]) == (defective, found, defective - found)
+    assert (strips["clean"], strips["stopped"], strips["passed"]) == (NUM_IMAGES - defective, 0, NUM_IMAGES - defective)
+    curve = faults.metrics["operating_curves"]["any"]
+    assert curve["head"]["found"][245] == found
+    assert (curve["head"]["found"][0], curve["head"]["stopped"][0]) == (defective, NUM_IMAGES - defective)
+    assert (curve["head_and_mask"]["found"][0], curve["head_and_mask"]["stopped"][0]) == (found, 0)
+    assert (curve["head"]["found"][246], curve["head"]["stopped"][12], curve["head"]["stopped"][13]) == (0, 50, 0)
+
+
+def test_every_image_has_a_row_and_the_worst_is_first(faults: KnownFaults) -> None:
+    rows = read_csv(faults.out / "per_image.csv")
+    assert len(rows) == NUM_IMAGES == len({row["image_id"] for row in rows})
+    scores = [float(row["dice"]) for row in rows]
+    assert scores == sorted(scores)
+    assert np.mean(scores) == pytest.approx(faults.metrics["mean_dice"], abs=1e-6)
+    for k in (1, 2, 3):
+        assert sum(int(row[f"true pixels class {k}"]) for row in rows) == int(
+            faults.statistics.true_areas[:, k - 1].sum()
+        )
+    results = [row["result"] for row in rows]
+    strips = faults.metrics["strips"]["any"]
+    assert (results.count("found"), results.count("miss")) == (strips["found"], strips["missed"])
+    assert (results.count("false alarm"), results.count("clean")) == (strips["stopped"], strips["passed"])
+    overlays = [row["overlay"] for row in rows if row["overlay"]]
+    assert overlays
+    assert all((faults.out / path).read_bytes().startswith(b"\xff\xd8") for path in overlays)
+    assert len(list((faults.out / "overlays").iterdir())) == len(overlays)
+
+
+class Numbers(HTMLParser):
+    """The text of a page, apart from what is data; and the data."""
+
+    QUIET = ("script", "style", "title", "option")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data: list[tuple[dict[str, str | None], str]] = []
+        self.texts: list[str] = []
+        self._open: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "link"):
+            self._open.append((tag, dict(attrs)))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        tags = [tag for tag, _ in self._open]
+        if not data.strip() or any(tag in self.QUIET for tag in tags):
+            return
+        if "data" in tags:
+            self.data.append((self._open[tags.index("data")][1], data))
+        elif not any("tick" in (attributes.get("class") or "").split() for _, attributes in self._open):
+            self.texts.append(data)
+
+
+def shown_as(text: str, value: Any) -> bool:
+    """Whether a text is a value, rounded: half a unit of the last shown digit off at most."""
+    if isinstance(value, str):
+        return text == value
+    number = text.replace(",", "").replace("+", "")
+    scale = 100 if number.endswith(" %") else 1
+    number = number.removesuffix(" %")
+    if "e" in number or float(number) == float(value):
+        return float(number) == pytest.approx(float(value), rel=1e-3)
+    if "." not in number:
+        return round(float(value) * scale) == int(number)
+    half_unit = 0.500001 * 10 ** -len(number.split(".")[1])
+    return abs(float(number) - float(value) * scale) <= half_unit
+
+
+def test_every_number_of_the_page_is_one_of_the_files(faults: KnownFaults, page: str) -> None:
+    metrics = json.loads((faults.out / "metrics.json").read_text())
+    rows = {row["image_id"]: row for row in read_csv(faults.out / "per_image.csv")}
+    lines = read_csv(faults.out / "label_doubts.csv")
+    numbers = Numbers()
+    numbers.feed(page)
+    assert len(numbers.data) > 500
+    for attributes, text in numbers.data:
+        if attributes.get("data-from"):
+            value: Any = metrics
+            for key in (attributes["data-from"] or "").split("/")[1:]:
+                name = key.replace("~1", "/").replace("~0", "~")
+                value = value[int(name) if isinstance(value, list) else name]
+        elif attributes.get("data-row"):
+            value = rows[attributes["data-row"] or ""][attributes["data-column"] or ""]
+        else:
+            value = lines[int(attributes["data-line"] or "")][attributes["data-column"] or ""]
+        if isinstance(value, str) and re.fullmatch(r"-?[\d.]+", value):
+            value = float(value)
+        assert shown_as(text, value), (attributes, text, value)
+    # What is left has no number but class and file names, and the confidence of intervals.
+    known = {*metrics["dice_per_class"], *rows, "95 %", "probability of 0.7", "70 of 100", "up to 3 regions", "of 255"}
+    known |= {"1", "2", "3", "4"}  # the keys
+    for text in numbers.texts:
+        rest = text
+        for words in sorted(known, key=len, reverse=True):
+            rest = rest.replace(words, "")
+        assert not re.search(r"\d", rest), text
+
+
+def test_the_page_asks_nobody_for_anything(page: str) -> None:
+    addresses = re.findall(r"""(?:src|href)=["']([^"']*)""", page)
+    assert addresses
+    assert all(address.startswith(("#", "data:")) for address in addresses)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|https?://", page)
+
+
+def test_metrics_json_has_a_line_for_a_list(faults: KnownFaults) -> None:
+    text = (faults.out / "metrics.json").read_text()
+    assert json.loads(text) == faults.metrics
+    assert len(text.splitlines()) < 800
+
+
+def test_text_of_users_is_escaped(page: str) -> None:
+    assert "a &lt;fast&gt; one" in page
+    assert "<fast>" not in page
+
+
+def test_kept_images_do_not_depend_on_order_or_ranks(faults: KnownFaults) -> None:
+    def keepers(parts: list[list[int]]) -> list[GalleryKeeper]:
+        made = []
+        for part in parts:
+            keeper = GalleryKeeper(DECISION, wanted={5})
+            for row in part:
+                bitmask = faults.reader.read(row, original_mask=True).bitmask
+                number = int(faults.reader.index.image_id(row)[7:11])
+                probs, labels = predicted_probabilities(true_defects(number))
+                keeper.offer(image_statistics(row, probs, labels, bitmask), probs, bitmask)
+            made.append(keeper)
+        return made
+
+    one = keepers([list(range(NUM_IMAGES))])
+    three = keepers([list(range(r, NUM_IMAGES, 3))[::-1] for r in (2, 0, 1)])
+    chosen = choose([keeper.ranking() for keeper in one])
+    assert chosen == choose([keeper.ranking() for keeper in three])
+    assert sorted(one[0].regions) == sorted(region for keeper in three for region in keeper.regions)
+    rows = {row for some in chosen.values() for row in some}
+    assert set(one[0].layers(rows)) == rows == {row for keeper in three for row in keeper.layers(rows)}
+    # Nothing is held that no kind holds, but what was wanted.
+    assert set(one[0].layers(range(NUM_IMAGES))) == rows | {5}
+    worst = read_csv(faults.out / "per_image.csv")[: PER_KIND["worst"]]
+    assert [faults.reader.index.image_id(row) for row in chosen["worst"]] == [row["image_id"] for row in worst]
+
+
+def test_nothing_at_all_is_said_in_words(tmp_path: Path) -> None:
+    """Clean images, answered with nothing: no curve, no size, no gallery, no doubt; and no blank."""
+    root = make_shards(tmp_path / "shards", [steel_image(n) for n in range(3)], [np.zeros((32, 64), np.uint8)] * 3)
+    decision = default_decision(3)
+    images = [
+        image_statistics(
+            row, np.zeros((3, 32, 64), np.uint8), np.zeros(4, np.uint8), np.zeros((32, 64), np.uint8), decision=decision
+        )
+        for row in range(3)
+    ]
+    statistics = EvaluationStatistics.from_images(images, 3, decision)
+    nothing = Kept({kind: [] for kind in KINDS}, {}, [])
+    metrics = write_evaluation(
+        tmp_path, statistics, decision, ShardReader(root), nothing, folds=[0], role="train", tta=("hflip",)
+    )
+    page = (tmp_path / "report.html").read_text()
+    assert metrics["standing_per_class"]["class 1"]["state"] == "absent"
+    assert metrics["strips"]["any"]["found_interval"] is None
+    for words in (
+        "no image here has a defect",
+        "Nothing to draw",
+        "No image was kept for the gallery",
+        "No label is in doubt",
+        "No image has a defect",
+        "TRAINED ON",
+        "it was never tuned",
+    ):
+        assert words in html.unescape(page), words
+    assert (tmp_path / "label_doubts.csv").read_text().startswith("rank,image_id,")
+
+
+def test_figures_escape_keys() -> None:
+    assert pointer("a/b", "c~d", 0) == "/a~1b/c~0d/0"
+    figures = Figures({"dice_per_class": {}, "a/b": {"x": 0.5}, "none": None})
+    assert figures.show("a/b", "x", form=".1%") == '<data value="0.5" data-from="/a~1b/x">50.0 %</data>'
+    assert ">–<" in figures.show("none")
+    assert TYPICAL in KINDS and RANDOM in KINDS
