@@ -1,0 +1,199 @@
+"""The report in a headless Chromium: what a person sees, clicks and types.
+
+Needs Playwright (`pip install playwright`) and Debian's or any other Chromium on the PATH; skips without.
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.known_faults import KnownFaults, evaluate_known_faults
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+)  # fmt: skip
+LUMINANCE = """
+() => {
+  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const rgba = (colour) => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (element) => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) layers.push(rgba(getComputedStyle(e).backgroundColor));
+    return layers.reverse().reduce((below, [r, g, b, a]) =>
+      [r, g, b].map((v, i) => v * a / 255 + below[i] * (1 - a / 255)), [255, 255, 255]);
+  };
+  const poor = [];
+  for (const element of document.querySelectorAll("main *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.getClientRects().length) continue;
+    const style = getComputedStyle(element);
+    const ink = luminance(rgba(element instanceof SVGElement ? style.fill : style.color));
+    const ground = luminance(behind(element));
+    const contrast = (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
+    if (contrast < 4.5) poor.push(`${element.tagName} ${element.textContent.slice(0, 40)}: ${contrast.toFixed(2)}`);
+  }
+  return poor;
+}
+"""
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")]
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> KnownFaults:
+    return evaluate_known_faults(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[(1280, "light"), (400, "dark")], ids=["wide-light", "narrow-dark"])
+def page(request: pytest.FixtureRequest, browser: Any, faults: KnownFaults) -> Iterator[Any]:
+    """The report, opened as a file; at the end nothing was complained of and nobody was asked."""
+    width, scheme = request.param
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(f"request: {r.url}"))
+    page.goto((faults.out / "report.html").as_uri())
+    yield page
+    page.close()
+    assert wrong == []
+
+
+def number(page: Any, name: str) -> int:
+    return int(page.locator(f"#{name}").inner_text().replace(",", ""))
+
+
+def visible_shots(page: Any) -> list[str]:
+    return page.eval_on_selector_all(".shot:not([hidden])", "shots => shots.map(s => s.querySelector('b').innerText)")
+
+
+def test_it_fits_every_picture_loads_and_text_can_be_read(page: Any) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    loaded = page.evaluate(
+        """async () => {
+          const images = [...document.images];
+          images.forEach((image) => { image.loading = "eager"; });
+          await Promise.all(images.map((image) => image.decode()));
+          return images.map((image) => image.naturalWidth);
+        }"""
+    )
+    assert len(loaded) >= 4 * 20 and all(width == 96 for width in loaded)
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    assert page.evaluate(LUMINANCE) == []
+    blank = page.evaluate(
+        "[...document.querySelectorAll('section, .chart, table, .tile b')].filter((e) => !e.innerText.trim()).length"
+    )
+    assert blank == 0
+
+
+def test_the_slider_tells_the_counts_of_metrics_json(page: Any, faults: KnownFaults) -> None:
+    metrics = json.loads((faults.out / "metrics.json").read_text())
+    for name in ("any", "class 1", "class 3"):
+        page.select_option("#operating-class", name)
+        for rule in ("head", "head_and_mask"):
+            page.select_option("#operating-rule", rule)
+            for threshold in (0, 12, 13, 128, 245, 246, 255):
+                page.locator("#threshold").fill(str(threshold))
+                strips, curve = metrics["strips"][name], metrics["operating_curves"][name][rule]
+                found, stopped = curve["found"][threshold], curve["stopped"][threshold]
+                assert number(page, "at-found") == found
+                assert number(page, "at-stopped") == stopped
+                assert number(page, "at-missed") == strips["defective"] - found
+                assert number(page, "at-passed") == strips["clean"] - stopped
+                assert number(page, "at-defective") == strips["defective"]
+                share = page.locator("#at-found-share").inner_text()
+                assert share == f"{100 * found / strips['defective']:.1f} %"
+                assert page.locator("#at-threshold").inner_text() == f"{threshold / 255:.3f}"
+
+
+def test_keys_move_the_slider_and_toggle_the_layers(page: Any, faults: KnownFaults) -> None:
+    curve = faults.metrics["operating_curves"]["any"]["head"]
+    slider = page.locator("#threshold")
+    slider.fill("245")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert slider.input_value() == "246"
+    assert number(page, "at-found") == curve["found"][246] == 0
+
+    def shown() -> dict[str, bool]:
+        shot = page.locator(".shot").first
+        shot.scroll_into_view_if_needed()
+        return {
+            layer: shot.locator(f".layer.{layer}").evaluate("e => getComputedStyle(e).visibility") == "visible"
+            for layer in ("truth", "prediction", "probability")
+        }
+
+    assert shown() == {"truth": True, "prediction": True, "probability": False}
+    page.keyboard.press("4")
+    page.keyboard.press("2")
+    assert shown() == {"truth": False, "prediction": True, "probability": True}
+    assert page.locator("#layer-probability").get_attribute("aria-pressed") == "true"
+    page.keyboard.press("1")
+    assert shown() == {"truth": False, "prediction": False, "probability": False}
+    page.locator("#layer-truth").click()
+    assert shown() == {"truth": True, "prediction": False, "probability": False}
+
+
+def test_filters_and_orders_do_what_they_say(page: Any, faults: KnownFaults) -> None:
+    with open(faults.out / "per_image.csv", newline="") as file:
+        rows = {row["image_id"]: row for row in csv.DictReader(file)}
+    everything = visible_shots(page)
+    assert everything[:24] == list(rows)[:24]  # the worst first, as in the table
+    page.select_option("#gallery-kind", "misses")
+    misses = visible_shots(page)
+    assert misses and all(rows[name]["result"] == "miss" for name in misses)
+    areas = [sum(int(rows[name][f"true pixels class {k}"]) for k in (1, 2, 3)) for name in misses]
+    assert areas == sorted(areas, reverse=True)
+    page.select_option("#gallery-class", "class 3")
+    assert visible_shots(page) == []
+    assert page.locator("#gallery-empty").is_visible()
+    page.select_option("#gallery-kind", "labels in doubt")
+    page.select_option("#gallery-class", "")
+    assert set(visible_shots(page)) == faults.swapped
+    page.select_option("#gallery-kind", "")
+    assert page.locator("#gallery-count").inner_text() == f"{len(everything)} of {len(everything)} images"
+    for order, column, falls in (("dice down", "dice", True), ("p up", "p any", False), ("dice up", "dice", False)):
+        page.select_option("#gallery-order", order)
+        values = [float(rows[name][column]) for name in visible_shots(page)]
+        assert values == sorted(values, reverse=falls), order
+
+
+def test_all_can_be_reached_by_keyboard(page: Any, faults: KnownFaults) -> None:
+    reached: list[str] = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
+    wanted = [
+        "operating-class", "operating-rule", "threshold", "operating-reset", "gallery-kind", "gallery-class",
+        "gallery-order", "layer-image", "layer-truth", "layer-prediction", "layer-probability", "enlarge",
+    ]  # fmt: skip
+    assert [name for name in reached if name in wanted][: len(wanted)] == wanted
+    button = page.locator(".enlarge").first
+    button.focus()
+    page.keyboard.press("Enter")
+    assert button.get_attribute("aria-expanded") == "true"
+    link = page.locator("#labels a").first
+    page.select_option("#gallery-kind", "misses")
+    link.click()
+    target = page.locator(link.get_attribute("href") or "")
+    assert target.is_visible() and target.locator("b").inner_text() in faults.swapped
