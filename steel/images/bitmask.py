@@ -11,7 +11,8 @@ def pack_masks(masks: np.ndarray) -> np.ndarray:
     kind = np.uint8 if num_classes <= 8 else np.uint16
     bitmask = np.zeros(masks.shape[1:], kind)
     for k, mask in enumerate(masks):
-        bitmask |= (mask != 0).astype(kind) << kind(k)
+        if mask.any():  # most are empty
+            bitmask |= (mask != 0).astype(kind) << kind(k)
     return bitmask
 
 

@@ -70,17 +70,6 @@ def _histogram(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return total
 
 
-def background_counts(masks: np.ndarray, bitmask: np.ndarray, ignore_bit: int | None = None) -> np.ndarray:
-    """(3,) int64 `(intersection, predicted, true)` of the background: valid pixels that hold no class at all."""
-    num_classes = len(masks)
-    predicted = ~masks.any(axis=0)
-    true = bitmask & ((1 << num_classes) - 1) == 0
-    valid = valid_mask(bitmask, ignore_bit)
-    if valid is not None:
-        true, predicted = true & valid, predicted & valid
-    return np.array([np.count_nonzero(true & predicted), np.count_nonzero(predicted), np.count_nonzero(true)], np.int64)
-
-
 def counts_from(histograms: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Pair counts of "predicted where the probability is at least the threshold", read off histograms.
 

@@ -40,6 +40,7 @@ class ThresholdCurve:
 
     @property
     def negatives(self) -> int:
+        """All that do not."""
         return int(self.false[0])
 
     @property

@@ -16,7 +16,7 @@ from steel.decision import Decision, apply_decision
 from steel.errors import InputError
 from steel.labels.classes import MAX_CLASSES
 from steel.metrics.confusion import pixel_confusion
-from steel.metrics.counts import INSIDE, NUM_BINS, background_counts, histograms, valid_mask
+from steel.metrics.counts import INSIDE, NUM_BINS, histograms, valid_mask
 from steel.storage import open_write
 
 _SAVED = ("rows", "histograms", "label_probs")
@@ -59,8 +59,7 @@ def image_statistics(
     background = confusion = None
     if decision is not None:
         masks = apply_decision(decision, mask_probs, label_probs, valid_mask(bitmask, ignore_bit))
-        background = background_counts(masks, bitmask, ignore_bit)
-        confusion = pixel_confusion(masks, bitmask, ignore_bit)
+        confusion, background = pixel_confusion(masks, bitmask, ignore_bit)
     counts = histograms(mask_probs, bitmask, num_classes, ignore_bit)
     return ImageStatistics(row, counts.astype(np.uint32), label_probs, background, confusion)
 

@@ -41,6 +41,7 @@ class Shot:
 
     @property
     def bytes_in_page(self) -> int:
+        """Of the pictures that a page shows."""
         return sum(map(len, (self.image, self.truth, self.prediction, self.probability)))
 
 

@@ -16,6 +16,14 @@ from steel.reports.shots import Shot
 def gallery_section(
     names: Sequence[str], by_row: Mapping[int, ImageRow], shots: Sequence[Shot], kinds: Mapping[str, Sequence[int]]
 ) -> Markup:
+    """Images with their layers, and the controls that choose among them.
+
+    Args:
+        names: of the classes.
+        by_row: the images' lines.
+        shots: their pictures, in order.
+        kinds: each with its rows, in order.
+    """
     if not shots:
         return tag("p", "No image was kept for the gallery.", class_="note")
     there = [kind for kind in KINDS if kinds.get(kind)]

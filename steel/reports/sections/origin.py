@@ -11,6 +11,13 @@ _IMAGES_LISTED, _PER_IMAGE = 25, 3
 
 
 def labels_section(page: Figures, doubts: Sequence[Mapping[str, Any]], shown: Mapping[str, int]) -> Markup:
+    """The regions that raise most doubt about their labels.
+
+    Args:
+        page: the numbers.
+        doubts: the lines of `label_doubts.csv`.
+        shown: image ids to rows of the images in the gallery, to link to.
+    """
     show = page.show
     intro = tag(
         "p",

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steel.metrics.counts import _EXACT_PIXELS, background_counts, counts_from, cross_entropy, dice, histograms
+from steel.metrics.confusion import pixel_confusion
+from steel.metrics.counts import _EXACT_PIXELS, counts_from, cross_entropy, dice, histograms
 from tests.plain_counts import pair_counts
 
 
@@ -28,7 +29,7 @@ def test_ignored_pixels_are_in_no_count() -> None:
     assert counts[0, 1, 200] == 1
     masks = probs > 128
     assert pair_counts(masks, bitmask, 7).tolist() == [[1, 2, 1]]
-    assert background_counts(masks, bitmask, 7).tolist() == [0, 0, 1]
+    assert pixel_confusion(masks, bitmask, 7).background.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_counts_at_any_threshold_follow_from_the_histograms(seed: int, threshold
 def test_background_is_where_no_class_is() -> None:
     masks = np.array([[[1, 0, 0, 0]], [[1, 1, 0, 0]]], bool)
     bitmask = np.array([[1, 0, 2, 0]], np.uint8)
-    assert background_counts(masks, bitmask).tolist() == [1, 2, 2]
+    assert pixel_confusion(masks, bitmask).background.tolist() == [1, 2, 2]
 
 
 @pytest.mark.parametrize(

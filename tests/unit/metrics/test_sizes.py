@@ -45,14 +45,15 @@ def test_confusion_of_pixels_counts_overlaps_in_both_rows() -> None:
     masks[0, 0, 1:3] = True  # class 1 where it is, and where it overlaps with class 2
     masks[2, :, 0] = True  # class 3 on the background
     masks[2, 1, 3] = True  # and where nothing counts
-    found = pixel_confusion(masks, bitmask, ignore_bit=7)
+    found, background = pixel_confusion(masks, bitmask, ignore_bit=7)
+    assert background.tolist() == [1, 3, 3]
     assert found.tolist() == [
         [1, 0, 0, 2],  # background: one right, two as class 3
         [0, 2, 0, 0],  # class 1: both right
         [1, 1, 0, 0],  # class 2: one missed, one (the overlap) called class 1
         [1, 0, 0, 0],  # class 3: missed
     ]
-    clean = pixel_confusion(np.zeros((3, 2, 2), bool), np.zeros((2, 2), np.uint8))
+    clean = pixel_confusion(np.zeros((3, 2, 2), bool), np.zeros((2, 2), np.uint8)).confusion
     assert clean[0, 0] == clean.sum() == 4
 
 
