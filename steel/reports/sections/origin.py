@@ -30,6 +30,9 @@ def labels_section(page: Figures, doubts: Sequence[Mapping[str, Any]], shown: Ma
     )
     if not doubts:
         return join([intro, tag("p", "No label is in doubt.", class_="note")])
+    if not page.metrics["verdict"]["better_than_nothing"]:
+        warning = "This model is not shown to be better than answering nothing: what it doubts says little."
+        intro = join([intro, tag("p", warning, class_="warn")])
     lines = [_doubt(number, line, shown) for number, line in _strongest(doubts)]
     header = ["image", "class", "claim against the label", "doubt", "confidence", "pixels"]
     caption = f"Most doubtful first, up to {_PER_IMAGE} regions of an image"

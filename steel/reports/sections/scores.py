@@ -1,45 +1,30 @@
 """Scores beside their floor, and what is taken for what."""
 
+from collections.abc import Mapping
+
+from steel.metrics.table import METRICS
 from steel.reports.html.charts import interval_chart
 from steel.reports.html.figures import Figures
 from steel.reports.html.markup import Markup, join, table, tag
 from steel.reports.sections.common import SCORE, class_name, tinted_table
 
-CLASS_SCORES = ("dice_per_class", "dice_positive_per_class", "iou_per_class")
-
 
 def scores_section(page: Figures) -> Markup:
-    """Scores over all classes and of each, with intervals, floors, precision and recall."""
-    show, span = page.show, page.span
-    intervals = page.metrics["intervals"]
-    names = {
-        "mean_dice": "mean Dice",
-        "mean_dice_positive": "positive Dice",
-        "miou": "mean IoU",
-        "miou_with_background": "with background",
-    }
-    floors = {"mean_dice": page.metrics["mean_dice_all_empty"], "mean_dice_positive": 0.0}
-    overall = interval_chart(
-        "Overall: score, 95 % interval, and the floor (dotted)",
-        [(words, page.metrics[key], intervals[key], floors.get(key), None) for key, words in names.items()],
-    )
-    images, true = page.metrics["images"], page.metrics["true_images_per_class"]
-    of_class = interval_chart(
-        "Dice of each class, and the floor: never answering it",
-        [(n, page.metrics["dice_per_class"][n], None, 1 - true[n] / images, k) for k, n in enumerate(page.names)],
-    )
-    positive = interval_chart(
-        "Positive Dice: only images that have the class",
-        [(n, page.metrics["dice_positive_per_class"][n], None, 0.0, k) for k, n in enumerate(page.names)],
-    )
-    rows = [[words, show(key, form=SCORE), span("intervals", key, form=SCORE)] for key, words in names.items()]
-    rows.insert(1, ["mean Dice of answering nothing", show("mean_dice_all_empty", form=SCORE), ""])
-    if page.metrics["cross_fitted"] is not None:
+    """Every metric of the table, over all classes and of each class, with intervals and floors."""
+    metrics, show = page.metrics, page.show
+    names = {name: metric.heading or name.replace("_", " ") for name, metric in METRICS.items()}
+    overall = [name for name in names if isinstance(metrics[name], float | None)]
+    per_class = [name for name, metric in METRICS.items() if metric.heading and isinstance(metrics[name], Mapping)]
+    rows = [
+        [names[name], show(name, form=SCORE), page.span("intervals", name, form=SCORE) if _spans(page, name) else ""]
+        for name in overall
+    ]
+    if metrics["cross_fitted"] is not None:
         rows.insert(1, ["mean Dice, cross-fitted", show("cross_fitted", "mean_dice", form=SCORE), ""])
     lines = [
         [
             class_name(name, k),
-            *(show(key, name, form=SCORE) for key in CLASS_SCORES),
+            *(show(key, name, form=SCORE) for key in per_class),
             *(show("pixels", name, key, form=SCORE) for key in ("precision", "recall")),
             show("classification", name, "f1", form=SCORE),
             show("true_images_per_class", name),
@@ -47,14 +32,38 @@ def scores_section(page: Figures) -> Markup:
         ]
         for k, name in enumerate(page.names)
     ]
-    header = ["", "Dice", "positive Dice", "IoU", "pixel precision", "pixel recall", "head F1", "images true"]
+    header = ["", *(names[name] for name in per_class), "pixel precision", "pixel recall", "head F1", "images true"]
     return join(
         [
-            tag("div", overall, of_class, positive, class_="charts"),
+            tag("div", *_charts(page, {name: names[name] for name in overall if _spans(page, name)}), class_="charts"),
             table(["", "score", "95 %"], rows, caption="Overall"),
             table([*header, "predicted"], lines, caption="Each class, as decided"),
         ]
     )
+
+
+def _spans(page: Figures, name: str) -> bool:
+    return name in page.metrics["intervals"]
+
+
+def _charts(page: Figures, overall: Mapping[str, str]) -> list[Markup]:
+    metrics = page.metrics
+    floors = {"mean_dice": metrics["mean_dice_all_empty"], "mean_dice_positive": 0.0}
+    images, true = metrics["images"], metrics["true_images_per_class"]
+    return [
+        interval_chart(
+            "Overall: score, 95 % interval, and the floor (dotted)",
+            [(words, metrics[key], metrics["intervals"][key], floors.get(key), None) for key, words in overall.items()],
+        ),
+        interval_chart(
+            "Dice of each class, and the floor: never answering it",
+            [(n, metrics["dice_per_class"][n], None, 1 - true[n] / images, k) for k, n in enumerate(page.names)],
+        ),
+        interval_chart(
+            "Positive Dice: only images that have the class",
+            [(n, metrics["dice_positive_per_class"][n], None, 0.0, k) for k, n in enumerate(page.names)],
+        ),
+    ]
 
 
 def confusion_section(page: Figures) -> Markup:
