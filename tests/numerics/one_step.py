@@ -8,8 +8,8 @@ import torch
 from steel.config import Config, NetworkConfig, OptimConfig
 from steel.distributed.runtime import Runtime, seed_everything
 from steel.loading.train_loader import MicroBatch
+from steel.model.lr_schedule import lr_at
 from steel.model.network import Outputs, UnifiedModel
-from steel.model.optimizer import lr_at
 from train.engine.batch_plan import PhasePlan, micro_batch_share
 from train.engine.step import StepSums, TrainingState
 from train.presets import SMOKE

@@ -112,6 +112,19 @@ def test_header_is_read_without_torch(path):
     assert header["tensors"]["encoder.half"] == {"dtype": "BF16", "shape": [1, 5]}
 
 
+def test_a_network_without_further_heads_says_nothing_of_them(path, tmp_path):
+    """So that its bytes are those of a time without further heads; what reads it finds that there are none."""
+    raw = path.read_bytes()
+    table = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    stored = json.loads(table["__metadata__"]["steel"])["content"]["network"]
+    assert list(stored) == ["architecture", "encoder", "num_classes", "in_channels", "decoder_channels", "dropout"]
+    assert read_header(path)["network"] == {**stored, "heads": []}
+    other = tmp_path / "other.safetensors"
+    checkpoint = load_checkpoint(path)
+    save_checkpoint(other, dataclasses.replace(checkpoint, network=dataclasses.replace(NETWORK, heads=("edges",))))
+    assert load_checkpoint(other).network.heads == ("edges",)
+
+
 def test_failed_save_leaves_the_old_file(path, monkeypatch):
     before = path.read_bytes()
 

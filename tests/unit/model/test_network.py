@@ -1,6 +1,7 @@
 """The network: any architecture and size, clear refusals, and a classification head that sees its own pooling."""
 
 import copy
+import dataclasses
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from steel.config import NetworkConfig
 from steel.errors import InputError
 from steel.model import architectures
 from steel.model.architectures import ARCHITECTURES
-from steel.model.heads import ClassificationHead, Features, HeadShape
+from steel.model.heads import HEADS, ClassificationHead, Features, HeadKind, HeadShape
 from steel.model.network import (
     UnifiedModel,
     drop_encoder_gradients,
@@ -211,3 +212,46 @@ def test_freezing_in_evaluation_does_not_start_training(small_model):
     set_encoder_trainable(model, False)
     set_encoder_trainable(model, True)
     assert not any(module.training for module in model.modules())
+
+
+class Edges(torch.nn.Module):
+    """A stranger's head: the decoder's first channel, at the images' size."""
+
+    def __init__(self, shape: HeadShape) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.full((shape.num_classes, 1, 1), 2.0))
+
+    def forward(self, features: Features) -> torch.Tensor:
+        return self.scale * torch.nn.functional.interpolate(features.decoded[:, :1], features.size)
+
+
+def test_a_further_head_is_an_output_of_its_name_at_the_images_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HEADS, "edges", HeadKind("...", Edges))
+    torch.manual_seed(0)
+    plain = UnifiedModel(SMALL).eval()
+    torch.manual_seed(0)
+    model = UnifiedModel(dataclasses.replace(SMALL, heads=("edges",))).eval()
+    image = torch.randn(2, 1, 45, 61)
+    with torch.no_grad():
+        outputs, expected = model(image), plain(image)
+    assert {name: tuple(logits.shape) for name, logits in outputs.items()} == {
+        "segmentation": (2, 3, 45, 61),
+        "classification": (2, 4),
+        "edges": (2, 3, 45, 61),
+    }
+    # The others are what they were without it, and so are the names of their tensors.
+    assert all(outputs[name].equal(expected[name]) for name in ("segmentation", "classification"))
+    assert list(model.state_dict()) == [*plain.state_dict(), "edges_head.scale"]
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        (("edgy",), r"model\.heads: 'edgy' is unknown; there are: none"),
+        (("segmentation",), "every network has the segmentation's"),
+        (("a", "a"), "names one twice"),
+    ],
+)
+def test_heads_that_cannot_be_are_refused(heads: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        UnifiedModel(dataclasses.replace(SMALL, heads=heads))
