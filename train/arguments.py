@@ -70,6 +70,7 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
     parser.add_argument("-h", "--help", action="store_true", help="show this and every field of the preset")
     known, rest = parser.parse_known_args(argv)
     preset = get_preset(known.preset)
+    check_names(preset)  # options have the tables' names alone: what a preset misspells would be lost
     if known.help:
         parser.epilog = (
             f"The environment variable {VARIABLE} names files of your own that add losses, transforms, heads "

@@ -16,7 +16,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from steel.config import Config, LossConfig, PhaseConfig, TrackingConfig, TransformConfig
 from steel.errors import InputError
-from steel.loading.augment import TRANSFORMS
+from steel.loading.augment import TRANSFORMS, check_transforms
 from steel.model.heads import CLASSIFICATION, SEGMENTATION
 from steel.model.losses import LOSS_TERMS, check_terms
 from steel.model.lr_schedule import SCHEDULES, find_schedule
@@ -74,6 +74,7 @@ def build_registry() -> ConstructorRegistry:
 def check_names(config: Config) -> None:
     """Raises InputError unless what the configuration names is there and goes together."""
     find_tracker(config.tracking.tracker)
+    check_transforms(config.augment)
     heads = (SEGMENTATION, CLASSIFICATION, *config.model.heads)
     for phase in config.phases:
         check_terms(phase.loss, heads, f"phase {phase.name}")

@@ -7,7 +7,7 @@ with it the same verdict on whether to apply.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 from statistics import NormalDist
@@ -54,9 +54,7 @@ class Augmenter:
         self.crop, self.num_classes, self.ignore_bit = crop, num_classes, ignore_bit
         self.max_black = sampling.max_black
         self.invalid = 1 << num_classes
-        unknown = sorted(transforms.keys() - TRANSFORMS.keys())
-        if unknown:
-            raise InputError(f"augment.{unknown[0]}: unknown; there are {', '.join(TRANSFORMS)}")
+        check_transforms(transforms)
         self._active = {name: transforms[name] for name in TRANSFORMS if name in transforms and transforms[name].p > 0}
         self._affine = self._active.pop(AFFINE, None)
         self._compose = self._build()
@@ -269,3 +267,10 @@ TRANSFORMS: dict[str, Transform] = {
 }
 """Every transform by name, in the order in which they are applied; each has options, `--augment.NAME.p` and
 `--augment.NAME.strength`."""
+
+
+def check_transforms(names: Iterable[str]) -> None:
+    """Raises InputError for the name of a transform that the table does not have."""
+    unknown = sorted(set(names) - TRANSFORMS.keys())
+    if unknown:
+        raise InputError(f"augment.{unknown[0]}: unknown; there are {', '.join(TRANSFORMS)}")

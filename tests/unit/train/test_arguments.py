@@ -1,5 +1,8 @@
 """The command line of training programs."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from steel.config import LossConfig, TransformConfig
@@ -87,6 +90,27 @@ def test_help_says_what_each_loss_term_and_each_transform_is(capsys: pytest.Capt
 def test_losses_that_teach_nothing_are_refused(options: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_fit("fit", [*NEEDED, *options])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augment": {"blurr": TransformConfig(0.1)}}, r"augment\.blurr: unknown; there are hflip"),
+        ({"loss": LossConfig({"bce": 1.0, "dize": 0.5})}, r"phase crops: loss\.dize is unknown"),
+        ({"schedule": "cosin"}, "phase crops: schedule 'cosin' is unknown"),
+    ],
+)
+def test_what_a_preset_misspells_is_not_lost(
+    changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = PRESETS["smoke"]
+    if "augment" in changes:
+        preset = replace(preset, **changes)
+    else:
+        preset = replace(preset, phases=(replace(preset.phases[0], **changes), preset.phases[1]))
+    monkeypatch.setitem(PRESETS, "smoke", preset)
+    with pytest.raises(InputError, match=message):
+        parse_fit("fit", NEEDED)
 
 
 def test_a_schedule_is_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:
