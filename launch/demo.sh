@@ -40,4 +40,4 @@ steel predict "$out/train/model.safetensors" "$out/data/test_images" --out "$out
 cp "$out/train/model.safetensors" "$out/train/curves.png" "$out/"
 
 step "done"
-for name in model.safetensors metrics.json submission.csv curves.png contact_sheet.png; do ls "$out/$name"; done
+for name in model.safetensors report.html metrics.json submission.csv curves.png contact_sheet.png; do ls "$out/$name"; done

@@ -42,6 +42,7 @@ TORCH_FREE = (
     "steel.reports.explore",
     "steel.reports.plots",
     "steel.reports.evaluation",
+    "steel.reports.evaluation_report",
     "steel.labels.submission",
     "data_prep.__main__",
     "data_prep.write",
