@@ -146,7 +146,7 @@ def test_black_is_what_crops_take_for_beside_the_strip(tmp_path) -> None:
     clean = np.zeros_like(image)
     survey = survey_pixels(ShardReader(make_shards(tmp_path / "s", [image], [clean])), np.arange(1))
     assert (survey.black.tolist(), survey.mean.tolist()) == ([0.5], [BLACK_LEVEL + 1])
-    lefts = [place_window(Random(n), image, clean, (16, 32), focus=0, max_black=0.0).left for n in range(40)]
+    lefts = [place_window(Random(n), image, clean, (16, 32), target_class=0, max_black=0.0).left for n in range(40)]
     assert np.mean(lefts) > 24  # of 0 to 32: the right half is not black
 
 
