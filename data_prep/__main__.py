@@ -40,7 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
     target = parser.add_argument_group("output")
     target.add_argument("--out", required=True, metavar="DIR", help="folder of the shards; new, or an unfinished job")
     target.add_argument("--prefix", default=Options.prefix, help="start of the shards' file names (str)")
-    target.add_argument("--shard-size", type=int, default=Options.shard_size, metavar="N", help="images a shard (int)")
+    target.add_argument(
+        "--shard-size", type=int, default=Options.shard_size, metavar="N", help="images per shard (int)"
+    )
     target.add_argument(
         "--resize",
         type=parse_size,

@@ -106,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--mask-coding",
         choices=get_args(MaskCoding),
         default="labels",
-        help="labels: 0 background, k = class k; binary: 0 and anything else; planes: a channel a class; "
+        help="labels: 0 background, k = class k; binary: 0 and anything else; planes: a channel per class; "
         "bitmask: bit k = class k+1",
     )
     masks.add_argument("--image-extension", metavar="EXT", help="of the images, as jpg; the usual ones when left out")

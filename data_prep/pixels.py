@@ -105,7 +105,7 @@ def pixel_sums(pixels: np.ndarray) -> PixelSums:
 
 
 def mean_and_std(num_pixels: int, sums: list[int], squares: list[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation a channel, in 0..1, from sums over all images; exact up to the last division."""
+    """Mean and standard deviation per channel, in 0..1, from sums over all images; exact up to the last division."""
     means = tuple(total / (255 * num_pixels) for total in sums)
     variances = [square * num_pixels - total * total for total, square in zip(sums, squares, strict=True)]
     return means, tuple(max(v, 0) ** 0.5 / (255 * num_pixels) for v in variances)

@@ -44,7 +44,7 @@ class Checkpoint:
     network: NetworkConfig
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
-    """Of the training images, one value a channel, in 0..1."""
+    """Of the training images, one value per channel, in 0..1."""
     std: tuple[float, ...]
     tensors: dict[str, "Tensor"] = field(repr=False)
     """The state dict of the network, every tensor with a leading members dimension."""

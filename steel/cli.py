@@ -155,7 +155,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _add_predict(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "predict",
-        help="answer a folder of images",
+        help="predict a folder of images",
         description="Find the defects in a folder of images, or in one image, and write them as run-length masks. "
         "Thresholds and flips are those that the checkpoint was tuned with.",
         formatter_class=_Help,
@@ -208,7 +208,7 @@ def _run_predict(arguments: argparse.Namespace) -> None:
     left_out = f" ({len(summary.unknown)} more are not in the sample)" if summary.unknown else ""
     print(  # noqa: T201
         f"{arguments.out}: {summary.images} images{left_out}, {summary.masks} masks in {summary.rows} rows; "
-        f"{rate:.1f} images/s on {predictor.device}, {1 + len(predictor.tta)} views an image"
+        f"{rate:.1f} images/s on {predictor.device}, {1 + len(predictor.tta)} views per image"
         + ("" if predictor.is_tuned else "; never tuned, so all thresholds are one half")
     )
 
@@ -262,7 +262,7 @@ def _add_ensemble(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "ensemble",
         help="pack checkpoints into one",
-        description="Pack checkpoints of one network into one file whose answers average theirs.",
+        description="Pack checkpoints of one network into one file whose predictions average theirs.",
     )
     parser.add_argument("checkpoints", metavar="FILE", nargs="+", help="model.safetensors of runs or of ensembles")
     parser.add_argument("--out", metavar="FILE", required=True, help="checkpoint to write, a path or URL")

@@ -159,7 +159,7 @@ class PhaseConfig:
     crop: tuple[int, int]
     """Height and width in pixels; (0, 0) takes the largest training image, smaller ones padded."""
     batch_size: int
-    """Global batch: samples a step over all ranks."""
+    """Global batch: samples per step over all ranks."""
     micro_batch: int
     """Samples a forward pass. Part of the recipe: it sets what BatchNorm sees and never follows the world size."""
     lr: float
@@ -193,7 +193,7 @@ class PhaseConfig:
 
     @property
     def micro_batches(self) -> int:
-        """Micro-batches a step, over all ranks."""
+        """Micro-batches per step, over all ranks."""
         return self.batch_size // self.micro_batch
 
 
@@ -241,7 +241,7 @@ class RuntimeConfig:
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """`auto` takes what `accelerate launch --mixed_precision` says; else bf16 on a device that is fast at it."""
     workers: int = 2
-    """Data-loader processes a rank; 0 loads in the training process."""
+    """Data-loader processes per rank; 0 loads in the training process."""
     pixels_per_pass: int | None = None
     """Pixels in a forward pass of validation, in images of one padded size, at least one of them; what
     is fast on the device when None. Fewer need less memory. Another number may move the last bits of probabilities."""

@@ -66,7 +66,7 @@ def _counts_per_group(
 
 
 def _deal(counts: npt.NDArray[np.int64], num_folds: int) -> npt.NDArray[np.int64]:
-    """Fold of each group, given its images a class and in all (last column); groups come in the order of dealing."""
+    """Fold of each group, given its images per class and in all (last column); groups come in the order of dealing."""
     num_groups, num_columns = counts.shape
     fold_of = np.full(num_groups, -1, np.int64)
     missing = np.repeat(counts.sum(axis=0)[None] / num_folds, num_folds, axis=0)  # (folds, columns) still to be dealt

@@ -17,7 +17,7 @@ from steel.errors import InputError, run_program
 
 CONFIGURATIONS = Path(__file__).parents[1] / "launch" / "accelerate"
 OPTIONS = {
-    "--processes N": "how many ranks; by default one a GPU, or one in all on the CPU",
+    "--processes N": "how many ranks; by default one per GPU, or one in all on the CPU",
     "--cpu": "train on the CPU even where there is a GPU",
 }
 

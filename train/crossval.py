@@ -112,7 +112,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
         statistics, training_areas=areas, groups=groups, tta=tta, class_names=reader.manifest.class_names
     )
     members = [load_checkpoint(str(RunFolder(member_folder(arguments.out, fold)).checkpoint)) for fold in folds]
-    # Every image was seen by some member, and had a say in the shipped decision by its out-of-fold answer alone.
+    # Every image was seen by some member, and had a say in the shipped decision by its out-of-fold prediction alone.
     joined = stack_members(members)
     packed = replace(
         joined,

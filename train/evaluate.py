@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pixels-per-pass", type=int, default=None, help="pixels in a forward pass; by default what suits the device"
     )
-    parser.add_argument("--workers", type=int, default=2, help="decoding processes a rank")
+    parser.add_argument("--workers", type=int, default=2, help="decoding processes per rank")
     parser.add_argument(
         "--precision", choices=("auto", "no", "bf16", "fp16"), default="auto", help="of the forward pass"
     )

@@ -188,7 +188,7 @@ def network_for(config: Config, manifest: Manifest) -> NetworkConfig:
         if weights is not None and len(weights) != manifest.num_classes:
             raise InputError(
                 f"loss.class-weights: {len(weights)} weights for {manifest.num_classes} classes "
-                f"({', '.join(manifest.class_names)}); give one a class, or None for equal ones"
+                f"({', '.join(manifest.class_names)}); give one per class, or None for equal ones"
             )
     if config.model.in_channels == 1 and manifest.channels == 3:
         raise InputError("model.in-channels 1: the shards hold colour images; use 0 or 3")

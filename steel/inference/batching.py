@@ -31,14 +31,14 @@ class Prepared(NamedTuple):
 
 
 def check_plural(images: Iterable[Image]) -> None:
-    """Refuse a single image in place of several: going through it would answer its letters or its rows.
+    """Refuse a single image in place of several: going through it would predict its letters or its rows.
 
     Raises:
         InputError: a path, or an array that looks like one image.
     """
     single = isinstance(images, np.ndarray) and (images.ndim < 3 or images.shape[2:] == (3,))
     if single or isinstance(images, str | os.PathLike):
-        raise InputError("predict takes several images and answers each; for one give a list of one: [image]")
+        raise InputError("predict takes several images and predicts each; for one give a list of one: [image]")
 
 
 def prepare(

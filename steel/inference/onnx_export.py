@@ -57,7 +57,7 @@ class OnnxModel(nn.Module):
 
 
 def export_onnx(checkpoint: Checkpoint, path: str | os.PathLike[str], tta: Sequence[str] | None = None) -> int:
-    """Write `checkpoint` as ONNX to a path or URL, after checking its answers against `Predictor`'s at other sizes.
+    """Write `checkpoint` as ONNX to a path or URL, after checking its predictions against `Predictor`'s at other sizes.
 
     Args:
         checkpoint: one network or an ensemble.
@@ -65,7 +65,7 @@ def export_onnx(checkpoint: Checkpoint, path: str | os.PathLike[str], tta: Seque
         tta: views to average with the plain one, in the graph; those of the decision when None.
 
     Returns:
-        At how many sizes the answers were compared.
+        At how many sizes the predictions were compared.
 
     Raises:
         InputError: the packages of the `onnx` extra are missing, or the network cannot be exported for any size.
@@ -154,7 +154,9 @@ def _check(session: Any, predictor: Predictor, size: tuple[int, int], name: str)
     for found, own in ((mask_probs[0], expected.mask_probs), (label_probs[0], expected.label_probs)):
         # The last bits of a probability differ between runtimes, and with them now and then the rounding.
         if found.shape != own.shape or np.abs(found.astype(int) - own).max() > 1:
-            raise InputError(f"{name} cannot be exported as ONNX for any size: its graph answers differently at {size}")
+            raise InputError(
+                f"{name} cannot be exported as ONNX for any size: its graph predicts differently at {size}"
+            )
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def predict_folder(
         note_classes = stack.enter_context(_class_table(classes_out, predictor.class_names)) if classes_out else None
         draw = stack.enter_context(_background(pool, threads)) if overlays else None
 
-        def answers() -> Iterator[tuple[str, np.ndarray]]:
+        def predictions() -> Iterator[tuple[str, np.ndarray]]:
             shown: deque[np.ndarray] = deque()
 
             def images() -> Iterator[np.ndarray]:
@@ -87,7 +87,7 @@ def predict_folder(
                 yield record.image_id, prediction.masks
                 on_image(done, len(records))
 
-        return write_submission(out, answers(), format=format, template=template)
+        return write_submission(out, predictions(), format=format, template=template)
 
 
 def find_images(source: str) -> tuple[ImageRecord, ...]:

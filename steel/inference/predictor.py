@@ -36,7 +36,7 @@ class ImageProbs(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The answer for one image, at its original size."""
+    """The prediction for one image, at its original size."""
 
     masks: np.ndarray
     """(C, H, W) bool: where each class is, by the decision."""
@@ -49,10 +49,10 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """One network, or several whose probabilities are averaged, ready to answer.
+    """One network, or several whose probabilities are averaged, ready to predict.
 
     How many images share a forward pass depends on their padded size alone (`images_per_pass`), and the last ones are
-    black if need be: an image's answer is the same, to the last bit, whatever it is predicted together with.
+    black if need be: an image's prediction is the same, to the last bit, whatever it is predicted together with.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class Predictor:
 
 
 def _answer(prepared: Prepared, probs: ImageProbs, place: int, decision: Decision) -> Prediction:
-    """The answer for the image that has a place in a batch."""
+    """The prediction for the image that has a place in a batch."""
     height, width = prepared.size
     mask_probs = restore_size(probs.mask_probs[place, :, :height, :width], *prepared.original_size)
     label_probs = probs.label_probs[place]

@@ -87,7 +87,7 @@ def check_coverage(sample: Submission, image_ids: Collection[str], where: str | 
         InputError: images that the sample lists are missing, or it lists none.
     """
     if not sample.rows:
-        raise InputError(f"{where}: a header without rows; a sample lists the images to answer")
+        raise InputError(f"{where}: a header without rows; a sample lists the images to predict")
     missing = [Issue("images of the sample were not predicted", i) for i in sample.image_ids if i not in image_ids]
     raise_issues(missing, f"listed in {where}; predict the folder that holds them")
     return tuple(sorted(set(image_ids) - set(sample.image_ids)))
@@ -95,7 +95,7 @@ def check_coverage(sample: Submission, image_ids: Collection[str], where: str | 
 
 def write_submission(
     path: str | Path,
-    answers: Iterable[tuple[str, np.ndarray]],
+    predictions: Iterable[tuple[str, np.ndarray]],
     *,
     format: str = "ImageId_ClassId",
     template: str | Path | None = None,
@@ -107,8 +107,8 @@ def write_submission(
 
     Args:
         path: file or URL to write.
-        answers: `(image_id, masks)` of different images, masks (C, H, W) bool or uint8.
-        format: one of `FORMATS`: a row for every class of every image, in the order of `answers`.
+        predictions: `(image_id, masks)` of different images, masks (C, H, W) bool or uint8.
+        format: one of `FORMATS`: a row for every class of every image, in the order of `predictions`.
         template: a sample submission whose columns, rows and order to take instead. One in the second format with a
             single row per image stands for its images only: each then gets a row for every class found in it, or one
             empty row.
@@ -118,7 +118,7 @@ def write_submission(
     """
     if format not in FORMATS:
         raise InputError(f"unknown format of submission {format!r}; choose from {', '.join(map(repr, FORMATS))}")
-    encoded = ((image_id, [encode_rle(mask) for mask in masks]) for image_id, masks in answers)
+    encoded = ((image_id, [encode_rle(mask) for mask in masks]) for image_id, masks in predictions)
     if template is None:
         rows = (row for image_id, rles in encoded for row in _every_class(image_id, rles))
         return _write(path, FORMATS[format], rows)
@@ -134,7 +134,7 @@ def _every_class(image_id: str, rles: Sequence[str]) -> Iterator[Row]:
 
 
 def _rows_of(sample: Submission, found: Mapping[str, Sequence[str]], where: str | Path) -> Iterable[Row]:
-    """The answers in the rows of the sample."""
+    """The predictions in the rows of the sample."""
     image_ids = sample.image_ids
     num_classes = max((len(rles) for rles in found.values()), default=0)
     pairs = {(row.image_id, row.class_id) for row in sample.rows}
@@ -144,7 +144,7 @@ def _rows_of(sample: Submission, found: Mapping[str, Sequence[str]], where: str 
     if sample.is_pairs or len(sample.rows) != len(image_ids):
         raise InputError(
             f"{where}: it does not list classes 1 to {num_classes} of every image once each, "
-            "which is what this model answers; give the sample of the same task"
+            "which is what this model predicts; give the sample of the same task"
         )
     return (row for image_id in image_ids for row in _found_classes(image_id, found[image_id]))
 

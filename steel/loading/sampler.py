@@ -47,7 +47,7 @@ class _Stream:
 
     Args:
         rows: (n,) index rows of the samples, ascending.
-        areas: (N, C) pixels a class of *all* index rows; may be memory-mapped.
+        areas: (N, C) pixels per class of *all* index rows; may be memory-mapped.
         defect_crop: probability that the crop of a defective image must show a defect.
         seed: of the run.
         phase: number of the phase; each has its own stream.
@@ -194,7 +194,7 @@ def build_sampler(
 
     Args:
         rows: (n,) index rows to draw from, ascending: those of the training folds.
-        areas: (N, C) pixels a class of all index rows.
+        areas: (N, C) pixels per class of all index rows.
         sampling: natural or balanced, from all shards or a window of them, all images or defective ones only.
         seed: of the run.
         phase: number of the phase.

@@ -38,7 +38,7 @@ def check_architecture(network: NetworkConfig) -> None:
 
 
 def _takes_widths(architecture: str) -> bool:
-    """Whether `decoder_channels` is a list there, one width a stage; elsewhere it is one number or missing."""
+    """Whether `decoder_channels` is a list there, one width per stage; elsewhere it is one number or missing."""
     parameter = inspect.signature(ARCHITECTURES[architecture]).parameters.get("decoder_channels")
     return parameter is not None and not isinstance(parameter.default, int)
 

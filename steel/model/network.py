@@ -164,7 +164,7 @@ def _reflected(size: int, padded: int, device: torch.device) -> Tensor:
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 images (n, c, h, w) -> float32 on the same device: in [0, 1], less `mean`, over `std`; one value a channel.
+    """uint8 images (n, c, h, w) -> float32 on the same device: in [0, 1], less `mean`, over `std`; one per channel.
 
     The three are folded into one multiplication and one addition.
     """

@@ -129,7 +129,7 @@ class Manifest:
 
 
 def index_schema(num_classes: int) -> pa.Schema:
-    """Columns of `index.arrow`, one row a sample, rows in the order of shards and of samples in them."""
+    """Columns of `index.arrow`, one row per sample, rows in the order of shards and of samples in them."""
     columns: list[tuple[str, pa.DataType]] = [
         ("key", pa.string()),
         ("image_id", pa.string()),

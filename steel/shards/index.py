@@ -15,7 +15,7 @@ from steel.errors import InputError
 from steel.shards.format import index_schema
 
 _TABLE_ROWS = 1 << 17
-"""Up to so many rows, what a reader asks of each is kept in memory, 120 bytes a row."""
+"""Up to so many rows, what a reader asks of each is kept in memory, 120 bytes per row."""
 
 
 class Place(NamedTuple):
@@ -40,7 +40,7 @@ class Place(NamedTuple):
 
 
 class Index:
-    """One row a sample, in the order of shards and of samples in them.
+    """One row per sample, in the order of shards and of samples in them.
 
     Columns are numpy arrays over the mapped file, for work on many rows. Workers look up one row at a time with
     `place`, which never touches the mapped columns: all over the place, that would make a large index resident.

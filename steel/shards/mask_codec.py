@@ -26,7 +26,7 @@ def decode_stored_mask(manifest: Manifest, data: bytes, height: int, width: int)
     """The bitmask (H, W) of a sample, as the set of `manifest` codes it; all zero when `data` is empty (none stored).
 
     `bitmask` is our own coding. Tars of others hold `labels` (0 background, k = class k), `binary` (0, anything else)
-    or `planes` (one channel a class).
+    or `planes` (one channel per class).
 
     Raises:
         ValueError: unreadable, of another size, or with values beyond the classes.

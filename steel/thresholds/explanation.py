@@ -24,7 +24,7 @@ def explain(
     gate_gains: Mapping[str, Gain],
     rungs: Sequence[Sequence[Rung]],
 ) -> tuple[str, ...]:
-    """One line on the gain, one on the gate and one a class.
+    """One line on the gain, one on the gate and one per class.
 
     Args:
         statistics: of the images it was tuned on.

@@ -76,7 +76,7 @@ def test_predict_writes_what_the_predictor_answers(work, steel):
     )  # fmt: skip
     assert code == 0
     assert "out/s.csv: 4 images" in out
-    assert "2 views an image" in out
+    assert "2 views per image" in out
     validate_submission(work / "out/s.csv", num_classes=2, image_ids=SIZES, size=SIZES)
     predictor = Predictor.from_checkpoint(work / "one.safetensors", device="cpu", pixels_per_pass=4000)
     names = sorted(SIZES)

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", metavar="SHARDS", help="shards to read samples and training batches from")
     parser.add_argument("--out", metavar="DIR", default="runs", help="where a run folder would be written")
-    parser.add_argument("--workers", type=int, default=2, help="data-loader processes a rank (int)")
+    parser.add_argument("--workers", type=int, default=2, help="data-loader processes per rank (int)")
     arguments = parser.parse_args(argv)
     logging.getLogger().setLevel(logging.ERROR)
 

@@ -72,7 +72,9 @@ def _problem_of(training: TrainingState, plan: PhasePlan, crop: tuple[int, int],
                 f"out of memory ({reason}) with {option} of {size}; a smaller one needs less at the same batch size"
             )
         elif "more than 1 value per channel" in reason:
-            trouble = f"{option} leaves a BatchNorm layer of {network} one value a channel to normalise; use 2 or more"
+            trouble = (
+                f"{option} leaves a BatchNorm layer of {network} one value per channel to normalise; use 2 or more"
+            )
         else:
             trouble = f"{network} fails on {option} of {size} ({reason}); choose another crop or network"
         return f"phase {plan.phase.name}: {trouble}"

@@ -43,7 +43,7 @@ def collect_statistics(
 
     Batches are formed in one global order and dealt to the ranks whole, and their shape is that which the predictor
     gives an image of that size anywhere: the integers that come out are the same for any number of ranks, and the same
-    as in the answers to the images themselves.
+    as in the predictions of the images themselves.
 
     Args:
         predictor: with its views and its pixels per forward pass.
@@ -51,7 +51,7 @@ def collect_statistics(
         rows: (n,) rows of the data set.
         runtime: this rank's.
         decision: also count the background under this decision; None leaves those counts out.
-        workers: decoding processes a rank.
+        workers: decoding processes per rank.
         progress: label of a progress bar on rank 0; None shows none.
         keeper: is shown every image of this rank.
 

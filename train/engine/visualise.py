@@ -1,4 +1,4 @@
-"""Pictures of what a model answers: a fixed choice of images, true and predicted masks drawn in."""
+"""Pictures of what a model predicts: a fixed choice of images, true and predicted masks drawn in."""
 
 from collections.abc import Sequence
 

@@ -100,6 +100,6 @@ def test_a_graph_that_answers_differently_at_some_size_is_refused(tmp_path, monk
         return average_probs(view_probs(self.members[0], inputs, axes) for axes in ((), (-1,)))
 
     monkeypatch.setattr(OnnxModel, "forward", flip_then_pad)
-    with pytest.raises(InputError, match=r"its graph answers differently at \(13, 3\)"):
+    with pytest.raises(InputError, match=r"its graph predicts differently at \(13, 3\)"):
         export_onnx(make_checkpoint(0), tmp_path / "model.onnx", ("hflip",))
     assert not (tmp_path / "model.onnx").exists()
