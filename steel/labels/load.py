@@ -53,14 +53,10 @@ def load_labels(
         InputError: a folder or file that is not there, or options that contradict each other.
     """
     images, url = os.fspath(images), os.fspath(labels)
-    if format != AUTO and format not in FORMATS:
-        raise InputError(f"--labels-format {format}: none that is known ({', '.join(FORMATS)})")
-    if ignore_value == 0:
-        raise InputError("--ignore-value cannot be 0, the background")
     options = ReadOptions(
-        parse_class_names(class_names) if class_names is not None else None,
-        ignore_value,
-        mask_threshold,
+        classes=parse_class_names(class_names) if class_names is not None else None,
+        ignore_value=ignore_value,
+        mask_threshold=mask_threshold,
         missing_is_clean=missing_mask == "clean",
         resize_masks=resize_masks,
         any_case=any_case,
@@ -70,38 +66,42 @@ def load_labels(
     records = list_images(images, without=url if is_below else None)
     place = look_at(url, images)
     index = ImageIndex([record.image_id for record in records])
-    name = detect_format(place, index) if format == AUTO else format
-    if FORMATS[name].is_pixels:
-        if place.is_file:
-            raise InputError(f"{url}: a file; --labels-format {name} needs a folder")
-        masks = {storage.join(images, file.path) for file in place.masks} if place.has_images else set()
+    name = _choose_format(format, place, index)
+    _refuse_unfit(name, place, options)
+    if FORMATS[name].is_pixels and place.has_images:
+        masks = {storage.join(images, file.path) for file in place.masks}
         records = tuple(record for record in records if record.url not in masks)
         index = ImageIndex([record.image_id for record in records])
-    else:
-        _refuse_pixel_options(name, options)
     refuse_same_stems(records, image_stem)
     found = FORMATS[name].read(place, index, options)
     if len(found.classes) + found.source.ignore > MAX_CLASSES:
-        raise InputError(
-            f"{len(found.classes)} classes and ignored pixels: at most {MAX_CLASSES - 1} classes are possible then"
-        )
+        limit = f"at most {MAX_CLASSES - 1} classes are possible then"
+        raise InputError(f"{len(found.classes)} classes and ignored pixels: {limit}")
     return Labels(found.classes.names, records, found.source, found.left_out)
 
 
-def detect_format(place: Place, images: ImageIndex) -> str:
-    """The name of the format of what lies somewhere.
+def _choose_format(wanted: str, place: Place, images: ImageIndex) -> str:
+    """The name of the format of what lies somewhere: the wanted one, or the one that is recognised.
 
     Raises:
         InputError: none that is known.
     """
+    if wanted in FORMATS:
+        return wanted
+    if wanted != AUTO:
+        raise InputError(f"--labels-format {wanted}: none that is known ({', '.join(FORMATS)})")
     for name, form in sorted(FORMATS.items(), key=lambda entry: entry[1].is_pixels):  # any image may be a mask
         if form.recognise(place, images):
             return name
     raise InputError(f"{place.url}: no labels that are known there; --labels-format says which of {', '.join(FORMATS)}")
 
 
-def _refuse_pixel_options(name: str, options: ReadOptions) -> None:
-    """Options that mean nothing where labels are no mask images."""
+def _refuse_unfit(name: str, place: Place, options: ReadOptions) -> None:
+    """Raises InputError for a file where masks lie in folders, and for options that mean nothing but for masks."""
+    if FORMATS[name].is_pixels:
+        if place.is_file:
+            raise InputError(f"{place.url}: a file; --labels-format {name} needs a folder")
+        return
     given = {
         "--ignore-value": options.ignore_value is not None,
         "--mask-threshold": options.mask_threshold is not None,

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from steel.errors import InputError
 from steel.labels.classes import ClassTable
 
 
@@ -27,6 +28,10 @@ class ReadOptions:
     """Labels may name their image in other capitals."""
     skip_stray: bool = False
     """Labels of other images, of unknown classes and shapes without any pixel are left out; else mistakes."""
+
+    def __post_init__(self) -> None:
+        if self.ignore_value == 0:
+            raise InputError("--ignore-value cannot be 0, the background")
 
 
 class MaskSource(Protocol):
