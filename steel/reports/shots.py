@@ -101,8 +101,7 @@ def _probability_layer(probability: np.ndarray) -> bytes:
     levels = (probability.astype(np.uint16) * _PROBABILITY_STEPS // 256).astype(np.uint8)
     ramp = (np.arange(_PROBABILITY_STEPS) * 255 // (_PROBABILITY_STEPS - 1)).astype(np.uint8)
     colours = cv2.applyColorMap(ramp[None], cv2.COLORMAP_INFERNO)[0, :, ::-1]
-    alphas = np.minimum(230, 60 + ramp.astype(int))
-    alphas[0] = 0
+    alphas = np.minimum(230, ramp.astype(int) * 3 // 2)
     return _palette_png(levels, [(*map(int, c), int(a)) for c, a in zip(colours, alphas, strict=True)])
 
 

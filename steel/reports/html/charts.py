@@ -78,7 +78,7 @@ def interval_chart(
     step, top = 30, 8
     height = top + step * len(rows) + 30
     axis = Axis("", UNIT)
-    left, right = 110, WIDTH - 14
+    left, right = 132, WIDTH - 14
 
     def at(value: float) -> float:
         return round(axis.place(value, left, right), 1)
@@ -89,7 +89,7 @@ def interval_chart(
         parts.append(tag("text", text, class_="tick", x=at(value), y=height - 10, text_anchor="middle"))
     for number, (name, score, span, floor, class_index) in enumerate(rows):
         y = top + step * number + step / 2
-        short = name if len(name) <= 15 else name[:14] + "…"
+        short = name if len(name) <= 18 else name[:17] + "…"
         parts.append(tag("text", tag("title", name), short, class_="label", x=left - 8, y=y + 4, text_anchor="end"))
         style = class_style(class_index)
         if span is not None:

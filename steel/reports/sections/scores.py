@@ -12,7 +12,9 @@ from steel.reports.sections.common import SCORE, class_name, tinted_table
 def scores_section(page: Figures) -> Markup:
     """Every metric of the table, over all classes and of each class, with intervals and floors."""
     metrics, show = page.metrics, page.show
-    names = {name: metric.heading or name.replace("_", " ") for name, metric in METRICS.items()}
+    names = {
+        name: metric.heading or name.replace("miou", "mean_IoU").replace("_", " ") for name, metric in METRICS.items()
+    }
     overall = [name for name in names if isinstance(metrics[name], float | None)]
     per_class = [name for name, metric in METRICS.items() if metric.heading and isinstance(metrics[name], Mapping)]
     rows = [

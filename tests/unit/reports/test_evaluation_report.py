@@ -231,6 +231,9 @@ def test_kept_images_do_not_depend_on_order_or_ranks(faults: KnownFaults) -> Non
     assert set(one[0].layers(range(NUM_IMAGES))) == rows | {5}
     worst = read_csv(faults.out / "per_image.csv")[: PER_KIND["worst"]]
     assert [faults.reader.index.image_id(row) for row in chosen["worst"]] == [row["image_id"] for row in worst]
+    missed = [int(faults.statistics.true_areas[row].sum()) for row in chosen["misses"]]
+    assert missed == sorted(missed, reverse=True)
+    assert len(missed) == PER_KIND["misses"]
 
 
 def test_nothing_at_all_is_said_in_words(tmp_path: Path) -> None:
