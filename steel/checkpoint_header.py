@@ -52,7 +52,7 @@ _NO_FURTHER_HEADS: dict[str, Any] = {"heads": []}
 def network_to_dict(network: NetworkConfig) -> dict[str, Any]:
     """A network as the content holds it: without a word of further heads where it has none."""
     values = to_dict(network)
-    return {name: value for name, value in values.items() if _NO_FURTHER_HEADS.get(name) != value}
+    return {name: value for name, value in values.items() if (name, value) not in _NO_FURTHER_HEADS.items()}
 
 
 _CONTENT = {

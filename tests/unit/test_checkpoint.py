@@ -125,6 +125,13 @@ def test_a_network_without_further_heads_says_nothing_of_them(path, tmp_path):
     assert load_checkpoint(other).network.heads == ("edges",)
 
 
+def test_a_network_without_widths_of_its_own_comes_back(path, tmp_path):
+    network = dataclasses.replace(NETWORK, architecture="FPN", decoder_channels=None)
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, dataclasses.replace(load_checkpoint(path), network=network))
+    assert load_checkpoint(other).network == network
+
+
 def test_failed_save_leaves_the_old_file(path, monkeypatch):
     before = path.read_bytes()
 
