@@ -28,7 +28,7 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
     if extensions:
         entries["extensions"] = ", ".join(f"{name} ({digest[:8]})" for name, digest in extensions.items())
     lines = [f"{name:<14} {text}" for name, text in entries.items()]
-    lines += ["", *_describe_decision(header["class_names"], header["decision"])]
+    lines += ["", *describe_decision(header["class_names"], header["decision"])]
     provenance = flat_scalars(header["provenance"])
     provenance += [
         (f"member {i}", member["name"]) for i, member in enumerate(header["provenance"].get("members", ()), 1)
@@ -45,7 +45,8 @@ def count_parameters(header: Mapping[str, Any]) -> int:
     return sum(math.prod(shape[1:]) for shape in shapes)
 
 
-def _describe_decision(class_names: Sequence[str], stored: Mapping[str, Any] | None) -> list[str]:
+def describe_decision(class_names: Sequence[str], stored: Mapping[str, Any] | None) -> list[str]:
+    """Plain lines on the thresholds, areas and gate of a header; on thresholds of one half where it has none."""
     if stored is None:
         listed = ", ".join(f"{k} {name}" for k, name in enumerate(class_names, start=1))
         return [

@@ -48,6 +48,7 @@ def test_a_phase_without_progress_ends_early(tiny_shards: Path, tmp_path: Path) 
 def test_the_report(tiny_data: Path, tiny_shards: Path, tmp_path: Path) -> None:
     options = ["--phases.0.epochs", "2", "--phases.1.epochs", "0.1", "--optim.average-top-k", "2"]
     assert main([*OPTIONS, *options, "--data", str(tiny_shards), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "model_card.md").read_text().startswith("# Model card")
     lines = (tmp_path / "report.txt").read_text().splitlines()
     assert lines[0] == json.loads((tmp_path / "validation.json").read_text())["verdict"]["sentence"]
 

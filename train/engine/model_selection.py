@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from steel import __version__
-from steel.checkpoint import Checkpoint, save_checkpoint
+from steel.checkpoint import Checkpoint, read_header, save_checkpoint
 from steel.config import NetworkConfig
 from steel.model.optimizer import average_state_dicts
 from steel.reports.evaluation import format_table, write_metrics
+from steel.reports.model_card import model_card
 from steel.shards.format import Manifest
 from steel.storage import write_text
 from train.engine.loop_state import LoopState
@@ -89,6 +90,7 @@ def _write_results(
     lines = summarise_run(context, state, scores, best.name, best.result.tuning)
     report = "\n".join([metrics["verdict"]["sentence"], *lines, "", format_table(metrics)])
     write_text(folder.report, report + "\n")
+    write_text(folder.model_card, model_card(read_header(folder.checkpoint), metrics))
     logger.info("%s", report)
 
 

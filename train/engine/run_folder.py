@@ -66,6 +66,7 @@ class RunFolder:
         self.history = self.root / "history.jsonl"
         self.curves = self.root / "curves.png"
         self.report = self.root / "report.txt"
+        self.model_card = self.root / "model_card.md"
         self.statistics = self.root / "validation_statistics.npz"
         self._is_claimed = False
         """Rank 0 has opened the folder for this attempt, and this rank knows it."""

@@ -1,0 +1,58 @@
+"""The model card says of known numbers what they mean, and every number in it is one of the metrics'."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from steel.checkpoint import Checkpoint, read_header, save_checkpoint
+from steel.config import NetworkConfig
+from steel.decision import default_decision
+from steel.metrics.statistics import EvaluationStatistics
+from steel.reports.evaluation import build_metrics
+from steel.reports.model_card import model_card
+
+NAMES = ("pit", "scratch")
+
+
+def statistics(num: int = 60) -> EvaluationStatistics:
+    """Pits in half of the images, all found; scratches in three, none found. 100 pixels an image, 10 of a defect."""
+    histograms = np.zeros((num, 2, 2, 256), np.int64)
+    histograms[:, :, 0, 0] = 100
+    histograms[::2, 0, 0, 0], histograms[::2, 0, 1, 255] = 90, 10
+    histograms[:3, 1, 0, 0], histograms[:3, 1, 1, 0] = 90, 10
+    label_probs = np.zeros((num, 3), np.uint8)
+    label_probs[::2, :2] = 255
+    return EvaluationStatistics(np.arange(num), histograms, label_probs)
+
+
+def card(tmp_path: Path, pretrained: bool) -> str:
+    network = NetworkConfig("Unet", "resnet18", 2, 1)
+    provenance = {"data_digest": "ab12", "steel": "0.1.0", "config": {"model": {"pretrained": pretrained}}}
+    tensors = {"weight": torch.zeros(1, 4, 3), "running_mean": torch.zeros(1, 4)}
+    folds = {"train": [2, 3], "tuning": [0], "test": [1]}
+    path = tmp_path / "model.safetensors"
+    checkpoint = Checkpoint(network, NAMES, (0.5,), (0.2,), tensors, default_decision(2), folds, provenance)
+    save_checkpoint(path, checkpoint)
+    metrics = build_metrics(statistics(), default_decision(2), folds=[1], role="test", class_names=NAMES)
+    return model_card(read_header(path), metrics)
+
+
+def test_what_fails_is_named(tmp_path: Path) -> None:
+    text = card(tmp_path, pretrained=False)
+    failures = text.split("## Known failures")[1].split("##")[0].strip().splitlines()
+    assert failures == [
+        "- scratch is never predicted, though 3 images have it",
+        "- scratch: its scores say little, as only 3 images have it",
+    ]
+    rows = [re.split(r"\s*\|\s*", line.strip("| ")) for line in text.splitlines() if line.startswith("|")]
+    assert rows[2] == ["pit", "30", "30", "1.0000", "1.0000", "1.0000"]
+    assert rows[3] == ["scratch", "3", "0", "0.9500", "0.0000", "0.0000"]  # 57 of 60 images are rightly left empty
+    assert "- folds by use: train: 2, 3; tuning: 0; test: 1" in text and "ab12" in text
+    assert "12 parameters" in text  # running statistics are not trained
+
+
+def test_where_the_weights_are_from(tmp_path: Path) -> None:
+    assert "first weights: random" in card(tmp_path, pretrained=False)
+    assert "published ones of resnet18, under the licence of their publisher" in card(tmp_path, pretrained=True)
