@@ -53,10 +53,12 @@ class RunningStatistics:
         keep = [torch.full_like(getattr(layer, name), _keeps(layer)).flatten() for layer, name in self._owners]
         self._keep = torch.cat(keep) if keep else self._now.values
         """What a value keeps of itself in each update: 1 - momentum."""
+        self._first = getattr(*self._owners[0]) if self._owners else None
+        """The first layer's buffer: another one means that the network has been moved."""
 
     def take(self) -> Statistics:
         """A copy of them as they are, for `settle`."""
-        if self._owners and getattr(*self._owners[0]).data_ptr() != self._now.values.data_ptr():
+        if self._owners and getattr(*self._owners[0]) is not self._first:
             self._gather()  # `Module.to` has given every layer new buffers, as from `cpu` to `cpu:0`
         return Statistics(self._now.values.clone(), self._now.counts.clone())
 

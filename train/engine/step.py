@@ -68,7 +68,8 @@ class TrainingState:
         if config.runtime.compile:
             model.compile()
         self.optimizer = build_optimizer(model, config.optim)
-        self.wrapped, _ = runtime.accelerator.prepare(model, self.optimizer)
+        # Moved above already; accelerate would give `cpu:0` new buffers.
+        self.wrapped, _ = runtime.accelerator.prepare(model, self.optimizer, device_placement=[False, False])
         self.scaler: torch.amp.GradScaler | None = runtime.accelerator.scaler
         """Of fp16 training alone."""
 

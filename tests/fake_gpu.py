@@ -1,0 +1,155 @@
+"""A GPU that is not there: what a program asks of it runs on shapes alone, and what would wait for it is noted.
+
+FakeTensorMode stands in for the device, without values; a dispatch mode on top sees each operation, those of a backward
+pass too. Autograd's own engine asks the CUDA driver for streams, so that a plain one in Python takes its place.
+"""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+GPU = torch.device("cuda", 0)
+
+WAITING = {
+    *("_local_scalar_dense", "is_nonzero", "equal"),  # values that the host reads
+    *("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"),  # sizes that the host reads
+    *("bincount", "histc", "repeat_interleave", "_linalg_check_errors", "multinomial"),
+}
+"""Operations whose CUDA kernels make the host wait."""
+
+
+class HostWaits(TorchDispatchMode):
+    """Notes in `waits` what makes the host wait for the device, and in `events` what becomes of CUDA events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+        self.events: list[str] = []
+        self.operations: list[str] = []
+        """On the device."""
+        self._pinned: list[torch.UntypedStorage] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = func.overloadpacket.__name__, kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        if any(tensor.device.type == "cuda" for tensor in tensors):
+            self.operations.append(name)
+            if name in WAITING or (name.startswith(("index", "_index")) and any(map(_is_mask, tree_leaves(args[1:2])))):
+                self.waits.append(name)
+        if name == "_local_scalar_dense":
+            return 0.0  # a fake tensor has no value; any will do
+        if name == "copy_":
+            self._note_copy(args[1], args[0].device, self._is_pinned(args[0]), _is_non_blocking(args, kwargs))
+        result = func(*args, **kwargs)
+        if name == "_to_copy":
+            # What `to(non_blocking=True)` makes for itself on the host is pinned.
+            self._note_copy(args[0], result.device, True, kwargs.get("non_blocking", False))
+        if kwargs.get("pin_memory") or name == "_pin_memory":
+            self._pinned.append(result.untyped_storage())
+        return result
+
+    def _note_copy(self, source: torch.Tensor, target: torch.device, is_pinned: bool, non_blocking: bool) -> None:
+        if source.device.type == target.type:
+            return
+        if source.device.type == "cpu":
+            is_pinned = self._is_pinned(source)
+        if not (non_blocking and is_pinned):
+            self.waits.append(f"copy {source.device.type} to {target.type}")
+
+    def _is_pinned(self, tensor: torch.Tensor) -> bool:
+        return any(tensor.untyped_storage()._cdata == storage._cdata for storage in self._pinned)
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
+
+
+def _is_non_blocking(args: Any, kwargs: Any) -> bool:
+    """Whether a `copy_` was told not to block."""
+    return bool(args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
+
+
+@contextlib.contextmanager
+def fake_gpu() -> Iterator[HostWaits]:
+    """In the block `GPU` is a device without values; what would make the host wait for it is noted.
+
+    Events are told by number, in the order in which they are recorded.
+    """
+    noted = HostWaits()
+    count = iter(range(1 << 30))
+
+    class Event:
+        def __init__(self, enable_timing: bool = False) -> None:
+            self.number = -1
+
+        def record(self, stream: object = None) -> None:
+            self.number = next(count)
+            noted.events.append(f"record {self.number}")
+
+        def synchronize(self) -> None:
+            noted.events.append(f"wait for {self.number}")
+
+        def elapsed_time(self, end: "Event") -> float:
+            return 1.0
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patch.object(torch.cuda, "Event", Event))
+        stack.enter_context(patch.object(torch.cuda, "current_stream", lambda device=None: None))
+        stack.enter_context(patch.object(torch.cuda, "synchronize", lambda device=None: noted.waits.append("cuda")))
+        stack.enter_context(patch.object(torch.Tensor, "backward", backward))
+        stack.enter_context(patch.object(nn.Module, "to", _to))
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        yield stack.enter_context(noted)
+
+
+def _to(module: nn.Module, device: Any = None, memory_format: torch.memory_format | None = None) -> nn.Module:
+    """`Module.to`, which cannot swap real or fake tensors for others that are fake."""
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        layout = memory_format if memory_format and tensor.ndim == 4 else torch.preserve_format
+        return torch.empty_like(tensor, device=device or tensor.device, memory_format=layout)
+
+    for each in module.modules():
+        for name, parameter in each.named_parameters(recurse=False):
+            each.register_parameter(name, nn.Parameter(moved(parameter), parameter.requires_grad))
+        for name, buffer in each.named_buffers(recurse=False):
+            each.register_buffer(name, moved(buffer))
+    return module
+
+
+@torch.no_grad()
+def backward(loss: torch.Tensor) -> None:
+    """`Tensor.backward`, node by node: the same derivatives in the same operations, without torch's engine."""
+    order, todo = [], [(loss.grad_fn, False)]
+    seen: set[Any] = set()
+    while todo:
+        node, is_done = todo.pop()
+        if is_done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            todo += [(node, True), *((after, False) for after, _ in node.next_functions if after is not None)]
+    gradients: dict[Any, dict[int, torch.Tensor]] = defaultdict(dict)
+    gradients[loss.grad_fn][0] = torch.ones_like(loss)
+    for node in reversed(order):
+        arrived = gradients.pop(node, {})
+        if hasattr(node, "variable"):
+            grad, parameter = arrived[0], node.variable
+            parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+            continue
+        found = node(*(arrived.get(place) for place in range(len(node._input_metadata))))
+        found = found if isinstance(found, tuple) else (found,)
+        for (after, place), grad in zip(node.next_functions, found, strict=True):
+            if after is not None and grad is not None:
+                metadata = after._input_metadata[place]  # what was broadcast in the forward pass is summed
+                grad = grad.sum_to_size(metadata.shape).to(metadata.dtype)
+                before = gradients[after].get(place)
+                gradients[after][place] = grad if before is None else before + grad
