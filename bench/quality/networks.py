@@ -24,7 +24,7 @@ from steel.model.heads import SEGMENTATION, Features
 from steel.model.losses import classification_loss, head_losses, labels_from_targets
 from steel.model.lr_schedule import lr_at
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
-from steel.model.optimizer import ExponentialAverage, build_optimizer, set_lr
+from steel.model.optimizer import AveragedTensors, ExponentialAverage, build_optimizer, set_lr
 from steel.model.passes import default_pixels_per_pass
 from steel.model.tta import quantise
 from steel.shards.reader import ShardReader
@@ -157,6 +157,7 @@ class Network:
         places = (_Place(0, range(step * size, (step + 1) * size)) for step in range(steps))
         optimizer = build_optimizer(self.model, OptimConfig())
         average = ExponentialAverage(self.model, EMA_DECAY)
+        latest = AveragedTensors.of(self.model)
         self.model.train()
         warm, begun = min(5, steps - 1), time.perf_counter()
         for step, batch in enumerate(train_batches(reader, sampler, augmenter, places, seed=seed, phase=0, workers=1)):
@@ -167,7 +168,7 @@ class Network:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), DEMO.optim.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            average.update(self.model)
+            average.update(latest)
         self.model.load_state_dict(average.model.state_dict())
         return (time.perf_counter() - begun) / (steps - warm)
 

@@ -35,7 +35,7 @@ class RunningStatistics:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Take over the statistics of `model`.
+        """Take over the statistics of `model`, which is on its device by now.
 
         Raises:
             InputError: a layer whose statistics no sum over ranks can make independent of their number.
@@ -45,21 +45,17 @@ class RunningStatistics:
             (layer, name) for layer in layers for name in ("running_mean", "running_var") if _has(layer, name)
         ]
         self._counters = [(layer, "num_batches_tracked") for layer in layers if _has(layer, "num_batches_tracked")]
-        self._gather()
-
-    def _gather(self) -> None:
-        """Lay the layers' buffers into two flat tensors."""
         self._now = Statistics(_as_one(self._owners, torch.float32), _as_one(self._counters, torch.int64))
         keep = [torch.full_like(getattr(layer, name), _keeps(layer)).flatten() for layer, name in self._owners]
         self._keep = torch.cat(keep) if keep else self._now.values
         """What a value keeps of itself in each update: 1 - momentum."""
         self._first = getattr(*self._owners[0]) if self._owners else None
-        """The first layer's buffer: another one means that the network has been moved."""
+        """The first layer's buffer."""
 
     def take(self) -> Statistics:
         """A copy of them as they are, for `settle`."""
-        if self._owners and getattr(*self._owners[0]) is not self._first:
-            self._gather()  # `Module.to` has given every layer new buffers, as from `cpu` to `cpu:0`
+        # `Module.to` gives every layer new buffers, even from `cpu` to `cpu:0`.
+        assert not self._owners or getattr(*self._owners[0]) is self._first, "the network has been moved"
         return Statistics(self._now.values.clone(), self._now.counts.clone())
 
     def put_back(self, before: Statistics) -> None:

@@ -1,7 +1,7 @@
 """The unified multi-head network: one encoder, one decoder, and heads on both (see `steel.model.heads`)."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -188,7 +188,7 @@ def set_encoder_trainable(model: UnifiedModel, trainable: bool) -> None:
     """Freeze or release the encoder: frozen, it runs as in evaluation (batch statistics fixed, no drop-path).
 
     `requires_grad` stays as it is: DDP decides at construction which gradients it waits for. A training loop therefore
-    drops a frozen encoder's gradients after each backward pass (`drop_encoder_gradients`) before it clips and steps; an
+    drops a frozen encoder's gradients after each backward pass (`drop_gradients`) before it clips and steps; an
     optimizer skips parameters without a gradient, state, step count and weight decay included. Cheap and idempotent, so
     a loop may call it at each step with a pure function of the step, which is what makes resuming exact.
     """
@@ -198,7 +198,7 @@ def set_encoder_trainable(model: UnifiedModel, trainable: bool) -> None:
         model.encoder.train(model.training and not is_frozen)
 
 
-def drop_encoder_gradients(model: UnifiedModel) -> None:
-    """Forget the encoder's gradients; see `set_encoder_trainable`."""
-    for parameter in model.encoder.parameters():
+def drop_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Forget the gradients of `parameters`, as of the encoder; see `set_encoder_trainable`."""
+    for parameter in parameters:
         parameter.grad = None

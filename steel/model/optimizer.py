@@ -5,7 +5,7 @@ Nothing here waits for the device: whether a step counts is a tensor (`found_inf
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,22 @@ def _laid_out_like(tensor: Tensor, like: Tensor) -> Tensor:
     return torch.empty_like(like, dtype=tensor.dtype, memory_format=torch.preserve_format).copy_(tensor)
 
 
+class AveragedTensors(NamedTuple):
+    """What of a network is averaged: found once, for a step walks over no modules."""
+
+    floats: list[Tensor]
+    """Parameters and floating-point buffers."""
+    counters: list[Tensor]
+    """The other buffers."""
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "AveragedTensors":
+        """The tensors of `model` themselves, good until it is moved."""
+        buffers = list(model.buffers())
+        floats = [buffer for buffer in buffers if buffer.is_floating_point()]
+        return cls([*model.parameters(), *floats], [buffer for buffer in buffers if not buffer.is_floating_point()])
+
+
 class ExponentialAverage:
     """A moving average of the weights and of the normalisation statistics that go with them, on the model's device.
 
@@ -95,25 +111,23 @@ class ExponentialAverage:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         """The average itself, ready to be evaluated."""
-        device = next(model.parameters()).device
-        self._num_updates = torch.zeros((), device=device)
+        self._tensors = AveragedTensors.of(self.model)
+        self._num_updates = torch.zeros((), device=self._tensors.floats[0].device)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, skip: Tensor | None = None) -> None:
-        """Move towards `model`; not at all where `skip` (0-d, on the device) is 1.
+    def update(self, latest: AveragedTensors, skip: Tensor | None = None) -> None:
+        """Move towards the network of `latest`; not at all where `skip` (0-d, on the device) is 1.
 
-        `model` must be finite also then, as it is after `step_if_finite` and `RunningStatistics` refused a step.
+        It must be finite also then, as it is after `step_if_finite` and `RunningStatistics` refused a step.
         """
         counts = 1.0 if skip is None else 1 - skip
         weight = (9 / (10 + self._num_updates)).clamp(min=1 - self.decay) * counts
         self._num_updates += counts
-        averages, latest = _floats(self.model), _floats(model)
-        steps = torch._foreach_sub(latest, averages)
+        steps = torch._foreach_sub(latest.floats, self._tensors.floats)
         torch._foreach_mul_(steps, weight)
-        torch._foreach_add_(averages, steps)
-        counters = _counters(self.model)
-        if counters:
-            torch._foreach_copy_(counters, _counters(model))
+        torch._foreach_add_(self._tensors.floats, steps)
+        if latest.counters:
+            torch._foreach_copy_(self._tensors.counters, latest.counters)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything an exact resume needs."""
@@ -123,14 +137,6 @@ class ExponentialAverage:
         """The inverse of `state_dict`."""
         self.model.load_state_dict(state["model"])
         self._num_updates.copy_(state["num_updates"])
-
-
-def _floats(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
-
-
-def _counters(model: nn.Module) -> list[Tensor]:
-    return [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
 
 
 def average_state_dicts(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

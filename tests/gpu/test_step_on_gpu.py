@@ -11,6 +11,7 @@ from steel.model.batch_norm import RunningStatistics
 from steel.model.losses import head_losses
 from steel.model.network import UnifiedModel, normalise
 from steel.model.optimizer import (
+    AveragedTensors,
     ExponentialAverage,
     build_optimizer,
     set_lr,
@@ -51,7 +52,7 @@ class Step:
         step_if_finite(self.optimizer, refused)
         # As the first of two ranks, whose other adds nothing: the arithmetic of several ranks must not wait either.
         self.statistics.settle(before, refused, range(1), 2, lambda moved: None)
-        self.average.update(self.model, skip=refused)
+        self.average.update(AveragedTensors.of(self.model), skip=refused)
         self.optimizer.zero_grad()
         return refused
 

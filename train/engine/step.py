@@ -14,8 +14,9 @@ from steel.distributed.runtime import Runtime, seed_micro_batch
 from steel.loading.train_loader import MicroBatch, unpack_targets
 from steel.model.batch_norm import RunningStatistics
 from steel.model.losses import head_losses
-from steel.model.network import UnifiedModel, drop_encoder_gradients, normalise, set_encoder_trainable
+from steel.model.network import UnifiedModel, drop_gradients, normalise, set_encoder_trainable
 from steel.model.optimizer import (
+    AveragedTensors,
     ExponentialAverage,
     build_optimizer,
     load_optimizer_state,
@@ -70,6 +71,10 @@ class TrainingState:
         self.optimizer = build_optimizer(model, config.optim)
         # Moved above already; accelerate would give `cpu:0` new buffers.
         self.wrapped, _ = runtime.accelerator.prepare(model, self.optimizer, device_placement=[False, False])
+        # Found once: a walk over the modules costs a step more than many of its launches.
+        self._parameters = list(model.parameters())
+        self._encoder_parameters = list(model.encoder.parameters())
+        self._latest = AveragedTensors.of(model)
         self.scaler: torch.amp.GradScaler | None = runtime.accelerator.scaler
         """Of fp16 training alone."""
 
@@ -85,15 +90,16 @@ class TrainingState:
         its positions are consumed and the learning-rate schedule goes on.
         """
         frozen = plan.first_global_step + step < self.freeze_steps
-        self.wrapped.train()
+        if not self.model.training:
+            self.wrapped.train()
         set_encoder_trainable(self.model, not frozen)
         set_lr(self.optimizer, lr)
         before = self.statistics.take()
         seen = [self._micro_step(plan, step, next(batches), last=index == plan.share[-1]) for index in plan.share]
         if frozen:
-            drop_encoder_gradients(self.model)
+            drop_gradients(self._encoder_parameters)
 
-        norm = self.runtime.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        norm = self.runtime.accelerator.clip_grad_norm_(self._parameters, self.config.optim.clip_norm)
         skipped = (~torch.isfinite(norm)).float()
         step_if_finite(self.optimizer, skipped)
         if self.scaler is not None:
@@ -101,7 +107,7 @@ class TrainingState:
         self.optimizer.zero_grad(set_to_none=True)
         self.statistics.settle(before, skipped, plan.share, plan.phase.micro_batches, self.runtime.all_reduce)
         if self.average is not None:
-            self.average.update(self.model, skip=skipped)
+            self.average.update(self._latest, skip=skipped)
         return StepSums(
             losses={head: torch.stack([s.losses[head] for s in seen]).sum() for head in seen[0].losses},
             skipped=skipped,

@@ -17,7 +17,7 @@ from steel.model.architectures import ARCHITECTURES
 from steel.model.heads import HEADS, ClassificationHead, Features, HeadKind, HeadShape
 from steel.model.network import (
     UnifiedModel,
-    drop_encoder_gradients,
+    drop_gradients,
     normalise,
     reflect_to_stride,
     set_encoder_trainable,
@@ -188,7 +188,7 @@ def test_frozen_encoder_keeps_weights_and_statistics(small_model):
         masks, labels = model(torch.randn(2, 1, 32, 32)).values()
         (masks.square().mean() + labels.square().mean()).backward()
         if model.encoder_frozen:
-            drop_encoder_gradients(model)
+            drop_gradients(model.encoder.parameters())
         optimizer.step()
 
     set_encoder_trainable(model, False)

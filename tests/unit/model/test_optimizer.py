@@ -10,6 +10,7 @@ from steel.config import NetworkConfig, OptimConfig
 from steel.model.batch_norm import RunningStatistics
 from steel.model.network import UnifiedModel
 from steel.model.optimizer import (
+    AveragedTensors,
     ExponentialAverage,
     average_state_dicts,
     build_optimizer,
@@ -144,7 +145,7 @@ def test_resumed_from_contiguous_state_goes_on_bit_for_bit(model, layout):
     optimizer, average = build_optimizer(model, CONFIG), ExponentialAverage(model, 0.9)
     set_lr(optimizer, 0.01)
     train(model, optimizer, range(2))
-    average.update(model)
+    average.update(AveragedTensors.of(model))
 
     stored = copy.deepcopy({"m": model.state_dict(), "o": optimizer.state_dict(), "a": average.state_dict()})
     for values in stored["o"]["state"].values():
@@ -160,8 +161,8 @@ def test_resumed_from_contiguous_state_goes_on_bit_for_bit(model, layout):
 
     train(model, optimizer, range(2, 5))
     train(resumed, resumed_optimizer, range(2, 5))
-    average.update(model)
-    resumed_average.update(resumed)
+    average.update(AveragedTensors.of(model))
+    resumed_average.update(AveragedTensors.of(resumed))
     assert same(everything(model, optimizer, average), everything(resumed, resumed_optimizer, resumed_average))
 
 
@@ -170,7 +171,7 @@ def test_a_poisoned_step_leaves_no_trace(model):
     set_lr(optimizer, 0.01)
     statistics = RunningStatistics(model)
     train(model, optimizer, range(2))
-    average.update(model)
+    average.update(AveragedTensors.of(model))
 
     def look():
         state = model.state_dict()
@@ -186,7 +187,7 @@ def test_a_poisoned_step_leaves_no_trace(model):
     found_inf = torch.stack([(~torch.isfinite(p.grad)).any() for p in model.parameters()]).any().float()
     step_if_finite(optimizer, found_inf)
     statistics.settle(taken, found_inf, range(1), 1, lambda tensor: None)
-    average.update(model, skip=found_inf)
+    average.update(AveragedTensors.of(model), skip=found_inf)
     assert same(before, look())
 
 
@@ -201,26 +202,26 @@ def linear(weight, batches=0):
 def test_average_by_hand():
     average = ExponentialAverage(linear(1.0), decay=0.5)
     # Updates 0 to 8 would move by 9/10 ... 9/18; the first two by .9 and .818..., later ones by 1 - decay.
-    average.update(linear(2.0, batches=7))
+    average.update(AveragedTensors.of(linear(2.0, batches=7)))
     first = 1 + 0.9 * (2 - 1)
     assert average.model[0].weight.item() == pytest.approx(first)
     assert average.model[1].running_mean.item() == pytest.approx(10 * first)
     assert average.model[1].num_batches_tracked.item() == 7
-    average.update(linear(5.0), skip=REFUSE)
+    average.update(AveragedTensors.of(linear(5.0)), skip=REFUSE)
     assert average.model[0].weight.item() == pytest.approx(first)
-    average.update(linear(0.0), skip=ACCEPT)
+    average.update(AveragedTensors.of(linear(0.0)), skip=ACCEPT)
     assert average.model[0].weight.item() == pytest.approx(first * (1 - 9 / 11))
     for _ in range(20):
-        average.update(linear(0.0))
+        average.update(AveragedTensors.of(linear(0.0)))
     before = average.model[0].weight.item()
-    average.update(linear(1.0))
+    average.update(AveragedTensors.of(linear(1.0)))
     assert average.model[0].weight.item() == pytest.approx(0.5 * before + 0.5)
 
 
 def test_average_of_a_constant_model_is_that_model(model):
     average = ExponentialAverage(model, 0.99)
     for _ in range(3):
-        average.update(model)
+        average.update(AveragedTensors.of(model))
     for (name, mean), live in zip(average.model.state_dict().items(), model.state_dict().values(), strict=True):
         assert torch.equal(mean, live), name
     assert not average.model.training

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from steel.distributed.runtime import start
 from steel.model.optimizer import ExponentialAverage
@@ -49,3 +50,34 @@ def test_a_state_goes_on_bit_for_bit(decay: float) -> None:
     expected, found = training.tensors(), resumed.tensors()
     assert found.keys() == expected.keys()
     assert [name for name in expected if not found[name].equal(expected[name])] == []
+
+
+@pytest.mark.parametrize("freeze_steps", [0, 10])
+def test_a_step_walks_over_no_modules(freeze_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first; a frozen encoder changes nothing about that."""
+    training = training_of(0.9)
+    training.freeze_steps = freeze_steps
+    take_steps(training, 0, 1)
+    walked: list[str] = []
+    for name in (*("modules", "named_modules", "children", "parameters", "named_parameters"), *("buffers", "train")):
+        walk = getattr(nn.Module, name)
+
+        def noting(*args: Any, walk: Any = walk, name: str = name, **kwargs: Any) -> Any:
+            walked.append(name)
+            return walk(*args, **kwargs)
+
+        monkeypatch.setattr(nn.Module, name, noting)
+    take_steps(training, 1, 3)
+    assert walked == []
+
+
+@pytest.mark.parametrize("freeze_steps", [0, 10])
+def test_a_validation_of_the_network_itself_leaves_no_layer_in_evaluation(freeze_steps: int) -> None:
+    """But the frozen encoder."""
+    training = training_of(0.0)
+    training.freeze_steps = freeze_steps
+    take_steps(training, 0, 1)
+    training.scored_model.eval()
+    take_steps(training, 1, 2)
+    assert all(module.training for module in training.model.decoder.modules())
+    assert {module.training for module in training.model.encoder.modules()} == {freeze_steps == 0}
