@@ -227,6 +227,7 @@ def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     meet_in_one_network()
     # Running statistics are joined after each step (steel.model.batch_norm), not overwritten with rank 0's.
+    # Gradients stay in the buckets that are summed: put there once a step, by their division, never copied back.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # its heir is newer than 2.11
     mixed_precision = _choose_precision(precision, cpu)
