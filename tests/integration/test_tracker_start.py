@@ -3,13 +3,14 @@
 import multiprocessing
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from steel.tracking.trackers import NullTracker
+from steel.tracking.trackers import TRACKERS, NullTracker
 from tests.numerics.quick import quicken
 from train.fit import main
 
@@ -50,7 +51,7 @@ def test_the_first_record_arrives_during_the_first_phase(monkeypatch, tiny_shard
         backends.append(StartsAProcess(run_dir))
         return backends[-1]
 
-    monkeypatch.setattr("steel.tracking.trackers.WandbBackend", start)
+    monkeypatch.setitem(TRACKERS, "wandb", replace(TRACKERS["wandb"], open=start))
     assert main([*OPTIONS, "--data", str(tiny_shards), "--out", str(tmp_path / "run")]) == 0
     (backend,) = backends
     steps, records = 5, 8  # of the first phase; of the run, with a validation of each phase
