@@ -6,6 +6,7 @@ import re
 import pytest
 
 from steel.gates import GATES
+from steel.labels.formats import FORMATS
 from steel.loading.augment import TRANSFORMS
 from steel.metrics.table import METRICS
 from steel.model.heads import HEADS
@@ -22,6 +23,7 @@ TABLES = {
     "SCHEDULES": SCHEDULES,
     "GATES": GATES,
     "TRACKERS": TRACKERS,
+    "FORMATS": FORMATS,
 }
 ORDINARY = (
     *("a loss", "a transform", "a metric", "a label format", "a learning-rate schedule", "a tracker"),

@@ -1,0 +1,1 @@
+"""The subcommands of `steel`: their options, and what runs them."""

@@ -1,0 +1,88 @@
+"""What subcommands share: help, options, progress, and places to write to."""
+
+import argparse
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from steel.errors import InputError
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except that there is none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+class LateParser(argparse.ArgumentParser):
+    """Can get its arguments when they are parsed, so that what they need is imported for its command alone."""
+
+    add_late: Callable[[argparse.ArgumentParser], None] | None = None
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As the base class."""
+        if self.add_late is not None:
+            add, self.add_late = self.add_late, None
+            add(self)
+        return super().parse_known_args(args, namespace)
+
+
+@contextmanager
+def image_bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, on a terminal, as a function to call with (images done, images in all)."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit="image", disable=None) as bar:
+
+        def on_image(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield on_image
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """The value of an option that takes `1,2,3`."""
+    return tuple(float(part) for part in text.split(","))
+
+
+def add_inference(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that runs a model."""
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--precision", choices=("auto", "no", "bf16", "fp16"), default="auto", help="auto: bf16 where that is fast"
+    )
+    parser.add_argument(
+        "--pixels-per-pass",
+        type=positive,
+        metavar="N",
+        help="pixels in a forward pass, in images of one padded size, at least one; by default what suits the device",
+    )
+
+
+def positive(text: str) -> int:
+    """The value of an option that takes a number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def require_torch() -> None:
+    """Refuse, in one line, a command that needs torch where there is none."""
+    if importlib.util.find_spec("torch") is None:
+        raise InputError("this command needs torch: pip install 'steel-defects[train]'")
+
+
+def make_way(inputs: Sequence[str | None], outputs: Sequence[str | None]) -> None:
+    """See, before any work is done, that every output can be written and replaces no input; None is no file."""
+    from steel import storage
+
+    storage.check_apart(inputs, outputs)
+    for path in outputs:
+        if path is None or storage.is_remote(path):
+            continue
+        if storage.local_path(path).is_dir():
+            raise InputError(f"{path}: a folder; give the name of the file to write")
+        storage.make_folder(storage.local_path(path).parent)

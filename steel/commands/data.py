@@ -1,0 +1,110 @@
+"""Subcommands that need no model: synth, explore, convert."""
+
+import argparse
+
+from steel.commands.common import Help, image_bar, numbers
+from steel.extensions import load_extensions
+
+
+def add_synth(commands: argparse._SubParsersAction) -> None:
+    """Add `steel synth`."""
+    parser = commands.add_parser(
+        "synth",
+        help="make a Severstal-shaped data set",
+        description="Make a synthetic data set in the layout of Kaggle's Severstal (train_images/, train.csv, "
+        "test_images/, sample_submission.csv), with the test images' masks in test_truth.csv.",
+        formatter_class=Help,
+    )
+    add = parser.add_argument
+    add("out", metavar="OUT", help="folder to make")
+    add(
+        "--num-train",
+        type=int,
+        metavar="N",
+        help="training images; with --annotations a random part of those annotated",
+    )
+    add("--num-test", type=int, metavar="M", default=0, help="test images")
+    add("--seed", type=int, metavar="S", default=0, help="the same seed and options make the same files")
+    add("--annotations", metavar="CSV", help="render training images for these masks instead of drawing masks")
+    add("--image-ids", metavar="FILE", help="ids to render, one a line; those without a row in --annotations are clean")
+    add(
+        "--class-share",
+        type=numbers,
+        metavar="A,B,C,D",
+        help="share of images that hold each class; departs from the real frequencies (0.07,0.02,0.41,0.06), "
+        "so that small sets have enough of the rare classes",
+    )
+    add("--defect-share", type=float, metavar="X", help="share of images with any defect (real: 0.53)")
+    add("--workers", type=int, metavar="N", help="processes; all CPUs when not given")
+    add("--height", type=int, metavar="PIXELS", default=256, help="of an image")
+    add("--width", type=int, metavar="PIXELS", default=1600, help="of an image")
+    parser.set_defaults(run=_run_synth)
+
+
+def _run_synth(arguments: argparse.Namespace) -> None:
+    from steel.synthetic.dataset import synthesize
+
+    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "run")}
+    with image_bar("synth") as on_image:
+        made = synthesize(**options, on_image=on_image)
+    print(f"{arguments.out}: {'made' if made else 'already there with the same options; nothing to do'}")  # noqa: T201
+
+
+def add_explore(commands: argparse._SubParsersAction) -> None:
+    """Add `steel explore`."""
+    parser = commands.add_parser(
+        "explore",
+        help="look at a shard folder: one page with pictures, and its figures",
+        description="Write index.html (self-contained) and figures.json about a shard folder: classes, areas, "
+        "places, gray levels, examples, folds, duplicates.",
+        formatter_class=Help,
+    )
+    parser.add_argument("shards", metavar="SHARDS", help="folder or URL that data_prep wrote")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--max-images", type=int, metavar="N", default=2000, help="random images whose pixels are read")
+    parser.add_argument("--seed", type=int, metavar="S", default=0, help="of that choice")
+    parser.set_defaults(run=_run_explore)
+
+
+def _run_explore(arguments: argparse.Namespace) -> None:
+    from steel.reports.explore import explore
+
+    with image_bar("explore") as on_image:
+        explore(
+            arguments.shards, arguments.out, max_images=arguments.max_images, seed=arguments.seed, on_image=on_image
+        )
+    print(f"wrote {arguments.out}/index.html and {arguments.out}/figures.json")  # noqa: T201
+
+
+def add_convert(commands: argparse._SubParsersAction) -> None:
+    """Add `steel convert`."""
+    parser = commands.add_parser(
+        "convert",
+        help="write labels of any format in another",
+        description="Read labels of any known format and write them in another, every pixel as it was: for a labelling "
+        "tool, another program, or to look at them.",
+        formatter_class=Help,
+    )
+    parser.add_late = _add_convert_arguments
+    parser.set_defaults(run=_run_convert)
+
+
+def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    from steel.labels.arguments import add_convert_arguments
+
+    load_extensions()  # before the options, to which they add
+    add_convert_arguments(parser)
+
+
+def _run_convert(arguments: argparse.Namespace) -> None:
+    from steel import storage
+    from steel.labels.arguments import labels_from
+    from steel.labels.convert import write_labels
+
+    storage.check_apart([arguments.images, arguments.labels], [arguments.out])
+    labels = labels_from(arguments)
+    with image_bar("convert") as on_image:
+        write_labels(labels, arguments.out, arguments.to, on_image)
+    for line in labels.left_out:
+        print(line)  # noqa: T201
+    print(f"{arguments.out}: {len(labels.images)} images, classes {', '.join(labels.class_names)}")  # noqa: T201
