@@ -28,7 +28,7 @@ _LABELS_HELP = "file or folder of the labels, of any format that is known; a pat
 
 def _add_reading_arguments(group: argparse._ActionsContainer) -> None:
     group.add_argument("--images", required=True, metavar="DIR", help="folder of images, searched with its subfolders")
-    known = "; ".join(f"{name}: {form.help}" for name, form in FORMATS.items())
+    known = "; ".join(f"{name}: {form.meaning}" for name, form in FORMATS.items())
     group.add_argument(
         "--labels-format", choices=(AUTO, *FORMATS), default=AUTO, help=f"{known}; auto finds out which it is"
     )

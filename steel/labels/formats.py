@@ -17,7 +17,7 @@ Writer = Callable[[str, tuple[str, ...], Iterable[LabelledImage]], None]
 class LabelFormat:
     """One format."""
 
-    help: str
+    meaning: str
     """A line that says what it is, for `--help`, refusals and the docs."""
     recognise: Callable[[Place, ImageIndex], bool]
     """Whether a place looks like this format; asked in the order of `FORMATS`, mask images last."""

@@ -16,7 +16,7 @@ COMMANDS = [line for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for 
 
 def test_the_table_is_that_of_the_formats() -> None:
     rows = re.findall(r"^\| `([a-z][a-z-]*)` \| (.*) \|$", PAGE, re.MULTILINE)
-    assert sorted(rows) == sorted((name, form.help) for name, form in FORMATS.items())
+    assert sorted(rows) == sorted((name, form.meaning) for name, form in FORMATS.items())
 
 
 @pytest.mark.parametrize("line", COMMANDS)

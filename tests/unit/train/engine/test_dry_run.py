@@ -106,7 +106,7 @@ def test_one_value_a_channel(runtime: Runtime) -> None:
     plans = plans_of(config, {}, {"micro_batch": 1})
     assert problem(runtime, training, plans, [(32, 64)] * 2) == (
         f"phase {plans[1].phase.name}: phases.1.micro-batch 1 leaves a BatchNorm layer of DeepLabV3Plus with "
-        "tu-test_resnet one value a channel to normalise; use 2 or more"
+        "tu-test_resnet one value per channel to normalise; use 2 or more"
     )
     try_phases(runtime, training, plans[:1], [(32, 64)])
 
