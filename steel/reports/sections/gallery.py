@@ -26,7 +26,32 @@ def gallery_section(
     """
     if not shots:
         return tag("p", "No image was kept for the gallery.", class_="note")
-    there = [kind for kind in KINDS if kinds.get(kind)]
+    controls = _controls(names, [kind for kind in KINDS if kinds.get(kind)])
+    legend = tag("ul", *(tag("li", class_name(name, k)) for k, name in enumerate(names)), class_="legend")
+    figures = [_shot(place, shot, by_row[shot.row], names, kinds) for place, shot in enumerate(shots)]
+    return join(
+        [
+            tag(
+                "p",
+                "Every image is a row of per_image.csv, which is sorted worst first. Click one to enlarge it.",
+                class_="note",
+            ),
+            controls,
+            legend,
+            tag("p", id="gallery-count", class_="note", role="status"),
+            tag("p", "No image is of this kind and class.", id="gallery-empty", class_="note", hidden=True),
+            tag(
+                "div",
+                *figures,
+                class_=f"gallery show-truth show-prediction{' strips' if _are_strips(shots) else ''}",
+                id="shots",
+            ),
+        ]
+    )
+
+
+def _controls(names: Sequence[str], there: Sequence[str]) -> Markup:
+    """What chooses and sorts the images, of classes and of kinds that are there, and turns layers on and off."""
     options = [tag("option", "all kinds", value=""), *(tag("option", kind) for kind in there)]
     classes = [tag("option", "all classes", value=""), *(tag("option", name) for name in names)]
     orders = {
@@ -55,7 +80,7 @@ def gallery_section(
             ("4", "probability", "probability"),
         )
     ]
-    controls = tag(
+    return tag(
         "div",
         tag("label", "kind", tag("select", *options, id="gallery-kind")),
         tag("label", "class, true or predicted", tag("select", *classes, id="gallery-class")),
@@ -64,27 +89,6 @@ def gallery_section(
         ),
         tag("div", *buttons, role="group", aria_label="Layers", class_="buttons"),
         class_="controls",
-    )
-    legend = tag("ul", *(tag("li", class_name(name, k)) for k, name in enumerate(names)), class_="legend")
-    figures = [_shot(place, shot, by_row[shot.row], names, kinds) for place, shot in enumerate(shots)]
-    return join(
-        [
-            tag(
-                "p",
-                "Every image is a row of per_image.csv, which is sorted worst first. Click one to enlarge it.",
-                class_="note",
-            ),
-            controls,
-            legend,
-            tag("p", id="gallery-count", class_="note", role="status"),
-            tag("p", "No image is of this kind and class.", id="gallery-empty", class_="note", hidden=True),
-            tag(
-                "div",
-                *figures,
-                class_=f"gallery show-truth show-prediction{' strips' if _are_strips(shots) else ''}",
-                id="shots",
-            ),
-        ]
     )
 
 

@@ -11,34 +11,6 @@ def sizes_section(page: Figures) -> Markup:
     """What is found by size of the defect, and counts and areas predicted against true."""
     show = page.show
     bins = page.metrics["sizes"]
-    octaves = sorted({one["min_area"].bit_length() - 1 for one in bins[ANY]})
-    parts: list[object] = []
-    if octaves:
-        x = Axis(
-            "pixels of the class in the image", octave_ticks(octaves), octaves[0], max(octaves[-1], octaves[0] + 1)
-        )
-
-        def chart(title: str, key: str, label: str) -> Markup:
-            series = [
-                Series(
-                    "all classes" if name == ANY else name,
-                    [(one["min_area"].bit_length() - 1, one[key]) for one in bins[name]],
-                    None if name == ANY else page.names.index(name),
-                    dots=True,
-                )
-                for name in page.all_names
-            ]
-            return line_chart(title, x, Axis(label), series)
-
-        parts.append(
-            tag(
-                "div",
-                chart("Found at all, by size", "found_share", "share found"),
-                chart("Dice, by size", "dice", "mean Dice"),
-                chart("Pixels found, by size", "pixel_recall", "pixel recall"),
-                class_="charts",
-            )
-        )
     lines = [
         [
             join([show("sizes", ANY, i, "min_area"), " to ", show("sizes", ANY, i, "end_area")]),
@@ -65,7 +37,7 @@ def sizes_section(page: Figures) -> Markup:
     return join(
         [
             tag("p", "A defect is all that one image has of one class; its size is its pixels there.", class_="note"),
-            *parts,
+            _charts(page),
             table(header, lines, caption="All classes by size")
             if lines
             else tag("p", "No image has a defect.", class_="note"),
@@ -76,6 +48,35 @@ def sizes_section(page: Figures) -> Markup:
             ),
             _area_table(page),
         ]
+    )
+
+
+def _charts(page: Figures) -> Markup:
+    """Shares and scores over octaves of size; nothing where no image has a defect."""
+    bins = page.metrics["sizes"]
+    octaves = sorted({one["min_area"].bit_length() - 1 for one in bins[ANY]})
+    if not octaves:
+        return join([])
+    x = Axis("pixels of the class in the image", octave_ticks(octaves), octaves[0], max(octaves[-1], octaves[0] + 1))
+
+    def chart(title: str, key: str, label: str) -> Markup:
+        series = [
+            Series(
+                "all classes" if name == ANY else name,
+                [(one["min_area"].bit_length() - 1, one[key]) for one in bins[name]],
+                None if name == ANY else page.names.index(name),
+                dots=True,
+            )
+            for name in page.all_names
+        ]
+        return line_chart(title, x, Axis(label), series)
+
+    return tag(
+        "div",
+        chart("Found at all, by size", "found_share", "share found"),
+        chart("Dice, by size", "dice", "mean Dice"),
+        chart("Pixels found, by size", "pixel_recall", "pixel recall"),
+        class_="charts",
     )
 
 
