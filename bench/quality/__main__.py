@@ -1,4 +1,6 @@
-"""Quality of trained models, measured:  python -m bench.quality neu | choice | cascade | parts | ablation | thresholds
+"""Quality of trained models, measured:  python -m bench.quality QUESTION
+
+neu | choice | cascade | parts | ablation | thresholds | demo
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
@@ -14,7 +16,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.quality import ablation, cascade, choice, neu, parts, thresholds
+from bench.quality import ablation, cascade, choice, demo, neu, parts, thresholds
 from bench.quality.trial import ROOT
 
 HERE = Path(__file__).parent
@@ -26,6 +28,7 @@ SECTIONS = {
     "parts": "Which parts matter on real steel?",
     "ablation": "Which parts matter on synthetic strips?",
     "thresholds": "Does tuning thresholds on few images ever harm?",
+    "demo": "Does the demo reach its bounds on data that nothing was chosen on?",
 }
 
 
@@ -46,6 +49,8 @@ def main() -> None:
         text = parts.run(options.source, work, seeds=options.seeds, parts=options.variants or list(parts.PARTS))
     elif options.what == "thresholds":
         text = thresholds.run(resamples=options.resamples)
+    elif options.what == "demo":
+        text = demo.run(work, seeds=options.seeds)
     else:
         text = ablation.run(work, seeds=options.seeds, variants=options.variants or list(ablation.VARIANTS))
     (HERE / "sections" / f"{options.what}.md").write_text(f"{_made_by()}\n\n{text}\n")
@@ -92,9 +97,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=90, help="cascade: training time of the unified network")
     parser.add_argument("--resamples", type=int, default=20, help="thresholds: sets of images for each network")
     parser.add_argument("--variants", nargs="+", help="choice, parts, ablation: only these")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the trainings (0 1 2), of the demo's data (11 12 13)")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")
     options = parser.parse_args()
+    options.seeds = options.seeds or list(demo.SEEDS if options.what == "demo" else (0, 1, 2))
     if options.what in ("neu", "choice", "parts") and options.source is None:
         parser.error(f"{options.what} needs --source, the folder of NEU-Seg")
     if options.what == "cascade" and options.annotations is None:

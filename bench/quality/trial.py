@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -45,14 +46,25 @@ class Trial:
     @property
     def seconds(self) -> float:
         """Wall-clock time of the training, validations and choice of weights included."""
-        return json.loads((self.folder / "trial.json").read_text())["seconds"]
+        return self._noted()["seconds"]
+
+    @property
+    def processor_seconds(self) -> float:
+        """What it took of all cores together, which other work on the machine hardly changes."""
+        return self._noted()["processor_seconds"]
+
+    def _noted(self) -> dict[str, float]:
+        return json.loads((self.folder / "trial.json").read_text())
 
     @property
     def is_done(self) -> bool:
         return (self.folder / "trial.json").exists()
 
-    def finish(self, seconds: float) -> None:
-        (self.folder / "trial.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
+    def finish(self, seconds: float, processor_seconds: float | None = None) -> None:
+        noted = {"seconds": round(seconds, 1)}
+        if processor_seconds is not None:
+            noted["processor_seconds"] = round(processor_seconds, 1)
+        (self.folder / "trial.json").write_text(json.dumps(noted) + "\n")
 
     def statistics(self, data: Path, fold: int, tta: tuple[str, ...], *, last: bool = False) -> EvaluationStatistics:
         """Of one fold of the shards, by the weights that were shipped or the last ones; computed once."""
@@ -93,11 +105,17 @@ def train(folder: Path, data: Path, preset: str, options: Sequence[str], *, alon
         *options,
     ]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), _processor_seconds()
     with folder.with_name(f"{folder.name}.log").open("a") as log:
         subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    trial.finish(time.perf_counter() - begun)
+    trial.finish(time.perf_counter() - begun, _processor_seconds() - used)
     return trial
+
+
+def _processor_seconds() -> float:
+    """Of all processes that were started from this one and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def launch_config() -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bench.quality import cascade
+from bench.quality.demo import OURS, config_of, work_of
 from bench.quality.networks import tasks
 from bench.quality.parts import PARTS, unit_options, verdict
 from bench.quality.seeds import Gain, gain, mean_dice, miou, spread, values
@@ -114,3 +115,8 @@ def test_one_and_six_are_trained_and_judged_alike(tmp_path, monkeypatch) -> None
     before = [path.stat().st_mtime_ns for path in trained]
     assert cascade.run(data, tmp_path / "work", seconds=0.01, seeds=(0, 1)) == text
     assert [path.stat().st_mtime_ns for path in trained] == before  # nothing was trained twice
+
+
+def test_the_demos_work_counts_crops_and_whole_images_by_their_pixels() -> None:
+    # 42 passes over 640 crops, 8 per step, and one over as many whole images, each of 3.125 times as many pixels.
+    assert work_of(config_of(OURS)) == 3360 + 250
