@@ -27,6 +27,7 @@ class RunLengthMasks:
     ignore: bool = False
 
     def class_ids(self, image_id: str) -> frozenset[int]:
+        """The image's classes."""
         return frozenset(self.rles.get(image_id, ()))
 
     def planes(self, image_id: str, height: int, width: int) -> dict[int, np.ndarray]:
@@ -46,6 +47,7 @@ class RunLengthMasks:
         return planes
 
     def subset(self, image_ids: Collection[str]) -> "RunLengthMasks":
+        """The masks of these images alone."""
         return RunLengthMasks(self.num_classes, {i: self.rles[i] for i in image_ids if i in self.rles})
 
 

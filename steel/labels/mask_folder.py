@@ -34,6 +34,7 @@ class MaskFolder:
 
     @property
     def ignore(self) -> bool:
+        """Whether some pixel value means ignored."""
         return self.code.ignore_value is not None
 
     def class_ids(self, image_id: str) -> frozenset[int] | None:
@@ -61,6 +62,7 @@ class MaskFolder:
         return planes
 
     def subset(self, image_ids: Collection[str]) -> "MaskFolder":
+        """The masks of these images alone."""
         return replace(self, files={i: self.files[i] for i in image_ids if i in self.files})
 
 

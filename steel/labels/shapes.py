@@ -40,6 +40,7 @@ class Polygon:
     """Coordinates are shares of the image's width and height."""
 
     def draw(self, plane: np.ndarray) -> int:
+        """As in `Shape`; see `steel.labels.polygon` for which pixels are inside."""
         points = self.points.astype(np.float64)
         return fill_polygon(points * plane.shape[::-1] if self.is_relative else points, plane)
 
@@ -56,6 +57,7 @@ class Ellipse:
     """Turned clockwise."""
 
     def draw(self, plane: np.ndarray) -> int:
+        """As in `Shape`."""
         if not (self.radius_x > 0 and self.radius_y > 0):
             return 0
         height, width = plane.shape
@@ -86,6 +88,7 @@ class Runs:
     """Pixels are counted along the rows instead of down the columns."""
 
     def draw(self, plane: np.ndarray) -> int:
+        """As in `Shape`."""
         height, width = plane.shape
         if self.size is not None and self.size != plane.shape:
             raise InputError(f"RLE for {self.size[0]}x{self.size[1]} pixels, the image has {height}x{width}")
@@ -106,6 +109,7 @@ class Stamp:
     top: int
 
     def draw(self, plane: np.ndarray) -> int:
+        """As in `Shape`."""
         values = decode_values(self.data)
         bits = ((values if values.ndim == 2 else values.max(axis=2)) != 0).view(np.uint8)
         (height, width), (rows, columns) = plane.shape, bits.shape
@@ -158,6 +162,7 @@ class ShapeMasks:
     ignore: bool = False
 
     def class_ids(self, image_id: str) -> frozenset[int]:
+        """The image's classes, of shapes that may turn out to cover no pixel."""
         return frozenset(class_id for class_id, _ in self.shapes.get(image_id, ()))
 
     def planes(self, image_id: str, height: int, width: int) -> dict[int, np.ndarray]:
@@ -194,6 +199,7 @@ class ShapeMasks:
         raise ValidationErrors([Issue(kind, name)], f"in {self.where}{hint}")
 
     def subset(self, image_ids: Collection[str]) -> "ShapeMasks":
+        """The shapes of these images alone."""
         return replace(
             self,
             shapes={i: self.shapes[i] for i in image_ids if i in self.shapes},
