@@ -178,7 +178,7 @@ def test_predict_tells_mistakes_in_one_line_and_writes_nothing(work, steel, tmp_
         (*predict, "images", "--out", str(out), "--tta", "rot90"): "tta: rot90",
         (*predict, "images", "--out", str(out), "--device", "cuda:77"): "device 'cuda:77'",
         (*predict, "images", "--out", str(tmp_path)): "a folder; give the name",
-        (*predict, "images", "--out", "../work/one.safetensors".replace("work", work.name)): "read by the same command",
+        (*predict, "images", "--out", f"../{work.name}/one.safetensors"): "read by the same command",
         (*predict, "images", "--out", str(out), "--classes-out", str(out)): "written by the same command",
         (*predict, "images", "--out", "t.csv", "--template", "t.csv"): "t.csv: read by the same command",
         ("export", "one.safetensors", "--onnx", "one.safetensors"): "read by the same command",
