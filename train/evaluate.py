@@ -90,7 +90,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
     role = role_of(folds, reader.manifest.digest, checkpoint.folds, checkpoint.provenance)
     if role != "test":
         logger.warning("WARNING: the checkpoint has seen folds %s (%s): these scores flatter it", folds, role)
-    runtime.on_main(lambda: storage.make_folder(arguments.out))
+    runtime.on_main(lambda: _make_way(arguments))
 
     decision = checkpoint.decision or default_decision(len(checkpoint.class_names))
     predictor = Predictor.from_checkpoint(
@@ -142,6 +142,13 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
     views = 1 + len(predictor.tta)
     logger.info("%d images, %.1f images/s, %d views per image", len(rows), len(rows) / seconds, views)
     logger.info("wrote %s", arguments.out / "report.html")
+
+
+def _make_way(arguments: argparse.Namespace) -> None:
+    """See, before any work is done, that results can be written and that none replaces the checkpoint."""
+    tuned = str(arguments.out / "model.safetensors") if arguments.tune_thresholds else None
+    storage.check_apart([arguments.checkpoint], [tuned])
+    storage.make_folder(arguments.out)
 
 
 def _check_same_task(path: str, checkpoint: Checkpoint, reader: ShardReader) -> None:

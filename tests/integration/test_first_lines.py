@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from steel.errors import InputError
 from tests.numerics.quick import quicken
 from tests.shard_folder import defect_mask, make_shards, steel_image
 from train import crossval, evaluate
@@ -61,3 +62,7 @@ def test_a_network_that_finds_nothing(
     shown, *_ = (line for line in lines if line.strip() and "img/s" not in line)  # the progress bar
     assert shown.startswith(WARNING)
     assert "on 6 images (held out)" in shown
+
+    with pytest.raises(InputError, match=r"model\.safetensors: read by the same command"):
+        evaluate.main([*arguments, "--tune-thresholds", "--out", str(member)])
+    assert Path(checkpoint).stat().st_size > 10_000
