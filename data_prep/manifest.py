@@ -109,14 +109,10 @@ def finish(
     table = pa.concat_tables([shard.table for shard in shards])
     image_ids = table["image_id"].to_pylist()
     classes = table["areas"].combine_chunks().flatten().to_numpy().reshape(-1, draft.num_classes) > 0
-    groups, lines = np.arange(table.num_rows, dtype=np.int32), []
+    groups = np.arange(table.num_rows, dtype=np.int32)
+    lines: list[str] = []
     if split_options.group_duplicates:
-        groups, report = group_duplicates(table["signature"].to_pylist())
-        text = json.dumps(report.to_dict(image_ids), indent=1) + "\n"
-        storage.write_bytes(storage.join(out, DUPLICATES_NAME), text.encode(), staging=staging)
-        held = sum(map(len, report.groups))
-        lines.append(f"{len(report.groups)} groups of duplicates hold {held} images" if held else "no duplicates")
-        lines += [f"warning: {warning}" for warning in report.warnings(image_ids)]
+        groups, lines = _group(table["signature"].to_pylist(), image_ids, out, staging)
     folds = _deal(image_ids, groups, classes, split_options)
     leaking = straddling_groups(groups, folds)
     if len(leaking):
@@ -151,6 +147,18 @@ def finish(
     assert fault is None, fault
     storage.write_bytes(storage.join(out, MANIFEST_NAME), manifest.to_json().encode(), staging=staging)
     return Summary(manifest, tuple(fold_sizes.tolist()), tuple(lines))
+
+
+def _group(
+    signatures: Sequence[bytes], image_ids: Sequence[str], out: str, staging: Path | None
+) -> tuple[np.ndarray, list[str]]:
+    """The group of each image, (N,) int32, and what to say of duplicates; all of it goes to `duplicates.json`."""
+    groups, report = group_duplicates(signatures)
+    text = json.dumps(report.to_dict(image_ids), indent=1) + "\n"
+    storage.write_bytes(storage.join(out, DUPLICATES_NAME), text.encode(), staging=staging)
+    held = sum(map(len, report.groups))
+    said = f"{len(report.groups)} groups of duplicates hold {held} images" if held else "no duplicates"
+    return groups, [said, *(f"warning: {warning}" for warning in report.warnings(image_ids))]
 
 
 def _write_index(

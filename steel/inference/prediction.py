@@ -65,18 +65,8 @@ def predict_folder(
 
         def predictions() -> Iterator[tuple[str, np.ndarray]]:
             shown: deque[np.ndarray] = deque()
-
-            def images() -> Iterator[np.ndarray]:
-                bad = []
-                for image in _map_ahead(pool, lambda r: _decode(r, predictor), records, threads):
-                    if isinstance(image, Issue):
-                        bad.append(image)  # from here on only look for more of them, to tell all at once
-                    elif not bad:
-                        shown.append(image)
-                        yield image
-                raise_issues(bad, "mend or remove them")
-
-            stream = predictor.predict_stream(images())
+            decoded = _map_ahead(pool, lambda record: _decode(record, predictor), records, threads)
+            stream = predictor.predict_stream(_readable(decoded, shown))
             for done, (record, prediction) in enumerate(zip(records, stream, strict=True), start=1):
                 image = shown.popleft()
                 if note_classes is not None:
@@ -88,6 +78,18 @@ def predict_folder(
                 on_image(done, len(records))
 
         return write_submission(out, predictions(), format=format, template=template)
+
+
+def _readable(decoded: Iterable[np.ndarray | Issue], shown: deque[np.ndarray]) -> Iterator[np.ndarray]:
+    """The images, each also put into `shown`, up to the first that cannot be read; then all that cannot, at once."""
+    bad = []
+    for image in decoded:
+        if isinstance(image, Issue):
+            bad.append(image)  # from here on only look for more of them
+        elif not bad:
+            shown.append(image)
+            yield image
+    raise_issues(bad, "mend or remove them")
 
 
 def find_images(source: str) -> tuple[ImageRecord, ...]:
