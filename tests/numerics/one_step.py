@@ -63,12 +63,12 @@ class Float64Model(UnifiedModel):
     In float32 it does, another way for each processor's kernels, and moves a gradient by half a percent.
     """
 
-    def __init__(self, network: NetworkConfig) -> None:
-        super().__init__(network)
+    def __init__(self, network: NetworkConfig, pretrained: bool = False) -> None:
+        super().__init__(network, pretrained)
         self.double()
 
-    def forward(self, images: torch.Tensor) -> Outputs:
-        return super().forward(images.double())
+    def forward_padded(self, images: torch.Tensor) -> Outputs:
+        return super().forward_padded(images.double())
 
 
 def build_training(runtime: Runtime, config: Config) -> TrainingState:

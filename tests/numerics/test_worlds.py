@@ -48,19 +48,20 @@ def test_all_ranks_hold_the_same_statistics(outcomes: Path) -> None:
 
 
 def test_runs(outcomes: Path) -> None:
-    check_runs({world: outcomes / str(world) for world in (1, *WORLDS)})
+    """In float64: what differs is the order of sums alone, of which Adam's division by small roots makes more."""
+    check_runs({world: outcomes / str(world) for world in (1, *WORLDS)}, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.slow
 def test_runs_launched_as_users_do(tiny_shards: Path, tmp_path: Path) -> None:
-    """By Python, `accelerate launch` and torchrun."""
+    """By Python, `accelerate launch` and torchrun; in float32, where kernels decide near-ties by the processor."""
     for world in (1, *WORLDS):
         options = [*OPTIONS, "--data", tiny_shards, "--out", tmp_path / str(world)]
         run(world, "tests.distributed.programs.poisoned_fit", *options)
-    check_runs({world: tmp_path / str(world) for world in (1, *WORLDS)})
+    check_runs({world: tmp_path / str(world) for world in (1, *WORLDS)}, rtol=1e-3, atol=1e-4)
 
 
-def check_runs(runs: dict[int, Path]) -> None:
+def check_runs(runs: dict[int, Path], *, rtol: float, atol: float) -> None:
     alone = tensors_of(runs[1])
     # Five steps, one of them skipped, and two more, of five micro-batches each; the encoder is frozen in the first two.
     counts = {name: int(count) for name, count in alone.items() if name.endswith("num_batches_tracked")}
@@ -77,7 +78,7 @@ def check_runs(runs: dict[int, Path]) -> None:
         assert found.keys() == alone.keys()
         for name, expected in alone.items():
             if not name.startswith("optimizer."):
-                torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-5, msg=f"{world}: {name}")
+                torch.testing.assert_close(found[name], expected, rtol=rtol, atol=atol, msg=f"{world}: {name}")
         assert_close(history_of(runs[world]), history_of(runs[1]))
         assert_close(validation_of(runs[world]), validation_of(runs[1]))
 

@@ -15,7 +15,7 @@ import torch
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
 from tests.distributed.programs.poisoned_fit import poisoned
-from tests.numerics.one_step import config_of, take_step
+from tests.numerics.one_step import Float64Model, config_of, take_step
 from tests.numerics.quick import quicken
 from train.arguments import parse_fit
 from train.engine.step import TrainingState
@@ -46,7 +46,7 @@ def run_rank(shards: str, folder: Path, rank: int, world: int) -> None:
 
 
 def run_to_the_end(runtime: Runtime, shards: str, out: Path) -> list[str]:
-    """Train in `out`; digests of this rank's running statistics after each step."""
+    """Train in `out`, in float64; digests of this rank's running statistics after each step."""
     digests = []
     take = TrainingState.step
 
@@ -59,6 +59,7 @@ def run_to_the_end(runtime: Runtime, shards: str, out: Path) -> list[str]:
     with pytest.MonkeyPatch.context() as patch, poisoned():
         quicken(patch)
         patch.setattr(TrainingState, "step", digesting)
+        patch.setattr("train.fit.UnifiedModel", Float64Model)
         arguments = parse_fit("worlds", [*OPTIONS, "--data", shards, "--out", str(out)])
         train_in_folder(arguments, runtime, StopSignals())
     return digests
