@@ -18,7 +18,7 @@ from data_prep.job import Result, join_job, run_job
 from data_prep.options import Options
 from steel.errors import run_program
 from steel.extensions import load_extensions
-from steel.labels.arguments import add_label_arguments
+from steel.labels.arguments import add_label_arguments, label_options_from
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -85,19 +85,12 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
         images=arguments.images,
         out=arguments.out,
         labels=arguments.labels,
-        labels_format=arguments.labels_format,
-        class_names=arguments.class_names,
-        ignore_value=arguments.ignore_value,
-        missing_mask=arguments.missing_mask,
+        label_options=label_options_from(arguments),
         prefix=arguments.prefix,
         shard_size=arguments.shard_size,
         split_options=split_options_from(arguments),
         resize=arguments.resize,
         convert_16bit=arguments.convert_16bit,
-        mask_threshold=arguments.mask_threshold,
-        resize_masks=arguments.resize_masks,
-        any_case=arguments.any_case,
-        stray_labels=arguments.stray_labels,
     )
     if arguments.join is not None:
         _tell(arguments, join_job(options, arguments.join))

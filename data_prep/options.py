@@ -1,6 +1,5 @@
 """What a sharding job is asked to do."""
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +7,7 @@ from typing import Any, Literal
 from steel.errors import InputError
 from steel.folds import MAX_FOLDS
 from steel.images.pixel_format import Depth
-from steel.labels.load import AUTO
+from steel.labels.options import AS_FOUND, LabelOptions
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,7 @@ class Options:
     """Folder or URL of the shards."""
     labels: str
     """File, folder or URL of the labels."""
-    labels_format: str = AUTO
-    """One of `steel.labels.formats.FORMATS`; found by itself when `auto`."""
-    class_names: tuple[str, ...] | None = None
-    ignore_value: int | None = None
-    missing_mask: Literal["error", "clean"] = "error"
+    label_options: LabelOptions = AS_FOUND
     prefix: str = "shard"
     shard_size: int = 500
     """Images a shard."""
@@ -62,14 +57,6 @@ class Options:
     resize: tuple[int, int] | None = None
     """Height and width of the stored images; as they are when None."""
     convert_16bit: bool = False
-    mask_threshold: float | None = None
-    """Mask values from here up are inside; None when masks hold labels."""
-    resize_masks: bool = False
-    """Bring labels that were made at another size of their image to its own."""
-    any_case: bool = False
-    """Labels may name their image in other capitals."""
-    stray_labels: Literal["error", "skip"] = "error"
-    """What becomes of labels of other images or classes, and of shapes that cover no pixel."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.prefix):
@@ -78,8 +65,6 @@ class Options:
             raise InputError(f"--shard-size {self.shard_size}: must be at least 1")
         if self.resize is not None and min(self.resize) < 1:
             raise InputError(f"--resize {self.resize[0]}x{self.resize[1]}: both sizes must be at least 1")
-        if self.mask_threshold is not None and not 0 < self.mask_threshold < math.inf:
-            raise InputError(f"--mask-threshold {self.mask_threshold:g}: must be above 0, the background")
 
     @property
     def depth(self) -> Depth:
@@ -91,14 +76,8 @@ class Options:
         return {
             "prefix": self.prefix,
             "shard_size": self.shard_size,
-            "class_names": None if self.class_names is None else list(self.class_names),
-            "ignore_value": self.ignore_value,
-            "missing_mask": self.missing_mask,
+            **self.label_options.recorded(),
             **self.split_options.recorded(),
             "resize": None if self.resize is None else list(self.resize),
             "convert_16bit": self.convert_16bit,
-            "mask_threshold": self.mask_threshold,
-            "resize_masks": self.resize_masks,
-            "any_case": self.any_case,
-            "stray_labels": self.stray_labels,
         }

@@ -58,18 +58,7 @@ def make_plan(options: Options) -> Plan:
     Raises:
         InputError: all problems of the labels at once.
     """
-    labels = load_labels(
-        options.images,
-        options.labels,
-        format=options.labels_format,
-        class_names=options.class_names,
-        ignore_value=options.ignore_value,
-        missing_mask=options.missing_mask,
-        mask_threshold=options.mask_threshold,
-        resize_masks=options.resize_masks,
-        any_case=options.any_case,
-        stray_labels=options.stray_labels,
-    )
+    labels = load_labels(options.images, options.labels, options.label_options)
     _check_split(options.split_options, labels)
     sizes = {file.path: file.size for file in storage.list_files(options.images, IMAGE_SUFFIXES)}
     records = sorted(labels.images, key=lambda record: _shuffle_key(options.split_options.seed, record.image_id))

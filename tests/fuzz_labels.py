@@ -13,6 +13,7 @@ import numpy as np
 from steel.errors import InputError
 from steel.images.png import encode_png
 from steel.labels.load import load_labels
+from steel.labels.options import LabelOptions
 from tests.fuzzing import JSON_EDITS, VALUES, Format, edit_bytes
 
 NAMES = ("a.png", "b.png", "c.png")
@@ -38,7 +39,7 @@ def reads(name: str, format: str, **options: Any) -> Callable[[Path], Any]:
 
     def read(folder: Path) -> Any:
         path = folder / name
-        found = load_labels(folder / "images", path, format=format, **options)
+        found = load_labels(folder / "images", path, LabelOptions(format=format, **options))
         try:
             return found.class_names, [found.bitmask(image, 8, 9).tolist() for image in NAMES]
         except InputError as error:

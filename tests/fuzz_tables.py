@@ -8,7 +8,7 @@ from data_prep.splits import read_split_file
 from steel.errors import InputError
 from steel.labels.image_index import ImageIndex
 from steel.labels.kaggle_labels import read_kaggle_labels
-from steel.labels.options import ReadOptions
+from steel.labels.options import LabelOptions
 from steel.labels.submission import read_submission
 from steel.synthetic.annotations import decode_rows, read_given_masks
 from tests.fuzzing import TABLE_EDITS, Format
@@ -32,7 +32,7 @@ def text_file(text: str) -> Callable[[Path], str]:
 def read_annotations(folder: Path) -> Any:
     """The masks of every image; what is wrong with one names the image instead of the file."""
     path = str(folder / "table.csv")
-    classes, source, _ = read_kaggle_labels(path, ImageIndex(IDS), ReadOptions())
+    classes, source, _ = read_kaggle_labels(path, ImageIndex(IDS), LabelOptions())
     try:
         planes = [{k: plane.tolist() for k, plane in source.planes(i, 4, 5).items()} for i in IDS]
     except InputError as error:

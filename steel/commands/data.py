@@ -98,11 +98,12 @@ def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_convert(arguments: argparse.Namespace) -> None:
     from steel import storage
-    from steel.labels.arguments import labels_from
+    from steel.labels.arguments import label_options_from
     from steel.labels.convert import write_labels
+    from steel.labels.load import load_labels
 
     storage.check_apart([arguments.images, arguments.labels], [arguments.out])
-    labels = labels_from(arguments)
+    labels = load_labels(arguments.images, arguments.labels, label_options_from(arguments))
     with image_bar("convert") as on_image:
         write_labels(labels, arguments.out, arguments.to, on_image)
     for line in labels.left_out:

@@ -1,12 +1,12 @@
 """Command-line options of every program that reads labels."""
 
 import argparse
+import dataclasses
 
 from steel.labels.classes import parse_value
 from steel.labels.convert import writable
 from steel.labels.formats import FORMATS
-from steel.labels.labels import Labels
-from steel.labels.load import AUTO, load_labels
+from steel.labels.options import AUTO, LabelOptions
 
 
 def add_convert_arguments(group: argparse._ActionsContainer) -> None:
@@ -75,21 +75,11 @@ def add_class_arguments(group: argparse._ActionsContainer) -> None:
     )
 
 
-def labels_from(arguments: argparse.Namespace) -> Labels:
-    """The labels that the options of `add_label_arguments` name.
+def label_options_from(arguments: argparse.Namespace) -> LabelOptions:
+    """What the options of `add_label_arguments` and `add_convert_arguments` say.
 
     Raises:
-        ValidationErrors, InputError: as `load_labels`.
+        InputError: values that are no options.
     """
-    return load_labels(
-        arguments.images,
-        arguments.labels,
-        format=arguments.labels_format,
-        class_names=arguments.class_names,
-        ignore_value=arguments.ignore_value,
-        missing_mask=arguments.missing_mask,
-        mask_threshold=arguments.mask_threshold,
-        resize_masks=arguments.resize_masks,
-        any_case=arguments.any_case,
-        stray_labels=arguments.stray_labels,
-    )
+    names = [field.name for field in dataclasses.fields(LabelOptions) if field.name != "format"]
+    return LabelOptions(arguments.labels_format, **{name: getattr(arguments, name) for name in names})

@@ -17,7 +17,7 @@ from steel.errors import InputError
 from steel.labels.image_index import ImageIndex
 from steel.labels.json_stream import stream_lists
 from steel.labels.labels import LabelledImage
-from steel.labels.options import FoundLabels, ReadOptions
+from steel.labels.options import FoundLabels, LabelOptions
 from steel.labels.polygon import Outline, trace_polygons
 from steel.labels.shape_collector import ShapeCollector
 from steel.labels.shapes import Runs, Shape, polygon_of, shrink
@@ -27,7 +27,7 @@ KEYS = frozenset(("images", "annotations", "categories"))
 _MALFORMED = "malformed entries"
 
 
-def read_coco(urls: Sequence[str], where: str, images: ImageIndex, options: ReadOptions) -> FoundLabels:
+def read_coco(urls: Sequence[str], where: str, images: ImageIndex, options: LabelOptions) -> FoundLabels:
     """Read COCO files, each a part of the labels, as a stream: only the shapes are kept.
 
     Args:

@@ -16,7 +16,7 @@ from steel.errors import InputError
 from steel.labels.image_index import ImageIndex
 from steel.labels.labels import LabelledImage
 from steel.labels.mask_names import MISSING_HINT
-from steel.labels.options import FoundLabels, ReadOptions
+from steel.labels.options import FoundLabels, LabelOptions
 from steel.labels.polygon import trace_polygons
 from steel.labels.shape_collector import ShapeCollector
 from steel.labels.shapes import LARGEST, Ellipse, Runs, Shape, polygon_of, shrink
@@ -27,7 +27,7 @@ _NO_CLASSES = ("tag", "polyline", "points", "cuboid", "skeleton")
 """Types of labels that shapes with an area cannot have."""
 
 
-def read_cvat(urls: Sequence[str], where: str, images: ImageIndex, options: ReadOptions) -> FoundLabels:
+def read_cvat(urls: Sequence[str], where: str, images: ImageIndex, options: LabelOptions) -> FoundLabels:
     """Read XML files, each a part of the labels, an image at a time.
 
     Args:
@@ -168,9 +168,9 @@ def _whole(element: ET.Element, name: str) -> int:
     return int(value)
 
 
-def _judge_tags(tags: dict[str, frozenset[str]], collector: ShapeCollector, options: ReadOptions) -> None:
+def _judge_tags(tags: dict[str, frozenset[str]], collector: ShapeCollector, options: LabelOptions) -> None:
     """Tell clean images from those that nobody has labelled; see the module."""
-    if options.missing_is_clean:
+    if options.missing_mask == "clean":
         return
     used = collector.used_classes()
     classes_of = {image_id: collector.classes_of(image_id) for image_id in tags}

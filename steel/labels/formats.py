@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from steel.labels import coco, cvat, kaggle_labels, labelme, mask_folder, mask_writer, yolo
 from steel.labels.image_index import ImageIndex
 from steel.labels.labels import LabelledImage
-from steel.labels.options import FoundLabels, ReadOptions
+from steel.labels.options import FoundLabels, LabelOptions
 from steel.labels.place import Place
 
 Writer = Callable[[str, tuple[str, ...], Iterable[LabelledImage]], None]
@@ -21,7 +21,7 @@ class LabelFormat:
     """A line that says what it is, for `--help`, refusals and the docs."""
     recognise: Callable[[Place, ImageIndex], bool]
     """Whether a place looks like this format; asked in the order of `FORMATS`, mask images last."""
-    read: Callable[[Place, ImageIndex, ReadOptions], FoundLabels]
+    read: Callable[[Place, ImageIndex, LabelOptions], FoundLabels]
     """Match the labels at a place with the images. Raises InputError, and ValidationErrors for many mistakes."""
     write: Writer | None = None
     writes_folder: bool = False

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from steel.images.listing import image_stem
-from steel.labels.options import ReadOptions
+from steel.labels.options import LabelOptions
 from steel.validation_errors import Issue
 
 
@@ -36,7 +36,7 @@ class ImageIndex:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def of_stem(self, stem: str, options: ReadOptions, shown: str, what: str = "masks") -> Matched:
+    def of_stem(self, stem: str, options: LabelOptions, shown: str, what: str = "masks") -> Matched:
         """The image whose relative path without extension this is.
 
         Args:
@@ -52,7 +52,7 @@ class ImageIndex:
             return Matched(near)
         return Matched(near, Issue(f"{what} named in other capitals than their image", f"{shown} (for {near})"))
 
-    def of_file_name(self, name: str, options: ReadOptions, what: str) -> Matched:
+    def of_file_name(self, name: str, options: LabelOptions, what: str) -> Matched:
         """The image that a label file means by a file name, which may be a path on the machine where it was made.
 
         Tried in turn: the whole path, the path without its first folders, the name alone where only one image has it;

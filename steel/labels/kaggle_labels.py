@@ -10,7 +10,7 @@ from steel.labels.classes import MAX_CLASSES, ClassTable, number_classes
 from steel.labels.image_index import ImageIndex
 from steel.labels.kaggle_csv import read_kaggle_csv
 from steel.labels.labels import LabelledImage
-from steel.labels.options import FoundLabels, ReadOptions
+from steel.labels.options import FoundLabels, LabelOptions
 from steel.labels.rle import decode_rle
 from steel.labels.stray import NO_IMAGE, UNKNOWN_CLASS, settle
 from steel.labels.submission import write_submission
@@ -51,7 +51,7 @@ class RunLengthMasks:
         return RunLengthMasks(self.num_classes, {i: self.rles[i] for i in image_ids if i in self.rles})
 
 
-def read_kaggle_labels(url: str, images: ImageIndex, options: ReadOptions) -> FoundLabels:
+def read_kaggle_labels(url: str, images: ImageIndex, options: LabelOptions) -> FoundLabels:
     """Read and check a CSV file of masks against the images that exist; those without a row are clean.
 
     Args:

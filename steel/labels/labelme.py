@@ -18,7 +18,7 @@ from steel.errors import InputError
 from steel.images.listing import image_stem
 from steel.labels.image_index import ImageIndex
 from steel.labels.labels import LabelledImage
-from steel.labels.options import FoundLabels, ReadOptions
+from steel.labels.options import FoundLabels, LabelOptions
 from steel.labels.place import Place, read_all
 from steel.labels.polygon import trace_polygons
 from steel.labels.shape_collector import ShapeCollector
@@ -31,7 +31,7 @@ _VERSION = "5.5.0"
 """Of LabelMe, whose form is written."""
 
 
-def read_labelme(place: Place, images: ImageIndex, options: ReadOptions) -> FoundLabels:
+def read_labelme(place: Place, images: ImageIndex, options: LabelOptions) -> FoundLabels:
     """Read a folder of LabelMe files, or a single one.
 
     Args:
@@ -63,7 +63,7 @@ def _collect(
     path: str,
     content: dict[str, Any],
     images: ImageIndex,
-    options: ReadOptions,
+    options: LabelOptions,
     collector: ShapeCollector,
     names: set[str],
 ) -> None:

@@ -16,7 +16,7 @@ from steel.labels.classes import MAX_CLASSES, ClassTable, number_classes
 from steel.labels.image_index import ImageIndex
 from steel.labels.mask_names import have_class_folders, match_masks
 from steel.labels.mask_values import THRESHOLD_HINT, MaskCode, distinct_values, labels_of, read_values
-from steel.labels.options import FoundLabels, ReadOptions
+from steel.labels.options import FoundLabels, LabelOptions
 from steel.storage import FileInfo
 from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
@@ -66,7 +66,7 @@ class MaskFolder:
         return replace(self, files={i: self.files[i] for i in image_ids if i in self.files})
 
 
-def read_mask_folder(url: str, images: ImageIndex, options: ReadOptions, masks: Sequence[FileInfo]) -> FoundLabels:
+def read_mask_folder(url: str, images: ImageIndex, options: LabelOptions, masks: Sequence[FileInfo]) -> FoundLabels:
     """Match the masks of a folder with the images that exist: label maps, or a subfolder a class.
 
     Args:
@@ -97,7 +97,7 @@ def read_mask_folder(url: str, images: ImageIndex, options: ReadOptions, masks: 
     return FoundLabels(classes, MaskFolder(files, _code_of_single_classes(options)), left_out)
 
 
-def read_class_folders(url: str, images: ImageIndex, options: ReadOptions, masks: Sequence[FileInfo]) -> FoundLabels:
+def read_class_folders(url: str, images: ImageIndex, options: LabelOptions, masks: Sequence[FileInfo]) -> FoundLabels:
     """Match masks of one class each, which is the first folder of their image; folders without any mask are clean.
 
     Args:
@@ -133,12 +133,12 @@ def _first_folders(paths: Iterable[str]) -> set[str]:
     return {path.partition("/")[0] for path in paths if "/" in path}
 
 
-def _code_of_single_classes(options: ReadOptions) -> MaskCode:
+def _code_of_single_classes(options: LabelOptions) -> MaskCode:
     return MaskCode({}, options.ignore_value, options.mask_threshold, resize=options.resize_masks)
 
 
 def _code_of_label_maps(
-    classes: ClassTable | None, files: dict[str, dict[int, str]], options: ReadOptions
+    classes: ClassTable | None, files: dict[str, dict[int, str]], options: LabelOptions
 ) -> tuple[ClassTable, MaskCode]:
     """The classes of label maps, and what their values mean."""
     if options.mask_threshold is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from steel import storage
 from steel.images.listing import LOSSLESS_SUFFIXES, LOSSY_SUFFIXES, image_stem
 from steel.labels.image_index import ImageIndex
-from steel.labels.options import ReadOptions
+from steel.labels.options import LabelOptions
 from steel.labels.stray import NO_IMAGE, UNKNOWN_CLASS, settle
 from steel.storage import FileInfo
 from steel.validation_errors import Issue
@@ -21,7 +21,7 @@ def match_masks(
     url: str,
     masks: Iterable[FileInfo],
     images: ImageIndex,
-    options: ReadOptions,
+    options: LabelOptions,
     place: Callable[[str], tuple[int | None, str]],
     *,
     known: Sequence[str] = (),
@@ -61,7 +61,7 @@ def match_masks(
         elif file.size:
             files.setdefault(image_id, {})[class_id] = storage.join(url, file.path)
     hint = f"in {url}"
-    if not options.missing_is_clean:
+    if options.missing_mask != "clean":
         fine = {*files, *named, *clean}
         missing = [Issue("images without a mask", image_id) for image_id in images.image_ids if image_id not in fine]
         issues += missing
@@ -69,10 +69,10 @@ def match_masks(
     return files, settle(issues, hint, options, known)
 
 
-def _file_issue(file: FileInfo, options: ReadOptions) -> Issue | None:
+def _file_issue(file: FileInfo, options: LabelOptions) -> Issue | None:
     if file.path.lower().endswith(LOSSY_SUFFIXES) and options.mask_threshold is None:
         return Issue("masks in a lossy format (--mask-threshold T takes values from T up as inside)", file.path)
-    if not file.size and not options.missing_is_clean:
+    if not file.size and options.missing_mask != "clean":
         return Issue(f"empty mask files ({MISSING_HINT})", file.path)
     return None
 

@@ -1,37 +1,65 @@
 """How labels are read, whatever their format, and what reading them comes to."""
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from steel.errors import InputError
-from steel.labels.classes import ClassTable
+from steel.labels.classes import ClassTable, parse_class_names
+from steel.plain import to_dict
+
+AUTO = "auto"
+"""Names no format: it is found."""
 
 
 @dataclass(frozen=True)
-class ReadOptions:
-    """What the user says about labels; each field is an option of `python -m data_prep`, named in refusals."""
+class LabelOptions:
+    """What the user says about labels; each field is an option of the command line, named in refusals."""
 
-    classes: ClassTable | None = None
-    """The classes and what stands for each in the labels; found there when None."""
+    format: str = AUTO
+    """One of `steel.labels.formats.FORMATS`, or `auto`."""
+    class_names: Sequence[str] | None = None
+    """Names of the classes, for the ids 1, 2, ... or, written `10=name`, for others, or `#ff0000=name` for colours;
+    found in the labels when None."""
     ignore_value: int | None = None
     """Pixel value of masks whose truth is not known."""
+    missing_mask: Literal["error", "clean"] = "error"
+    """What an image without any label is."""
     mask_threshold: float | None = None
     """Mask values from here up are inside; None when masks hold labels."""
-    missing_is_clean: bool = False
-    """An image without labels has no defect; else that is a mistake."""
     resize_masks: bool = False
     """Labels made at another size of the same image are brought to the image's."""
     any_case: bool = False
     """Labels may name their image in other capitals."""
-    skip_stray: bool = False
-    """Labels of other images, of unknown classes and shapes without any pixel are left out; else mistakes."""
+    stray_labels: Literal["error", "skip"] = "error"
+    """What becomes of labels of other images or of unknown classes, and of shapes that cover no pixel."""
 
     def __post_init__(self) -> None:
         if self.ignore_value == 0:
             raise InputError("--ignore-value cannot be 0, the background")
+        if self.mask_threshold is not None and not 0 < self.mask_threshold < math.inf:
+            raise InputError(f"--mask-threshold {self.mask_threshold:g}: must be above 0, the background")
+
+        _ = self.classes  # refuses names that make none
+
+    @cached_property
+    def classes(self) -> ClassTable | None:
+        """The classes and what stands for each in the labels; to be found there when None."""
+        return None if self.class_names is None else parse_class_names(self.class_names)
+
+    def recorded(self) -> dict[str, Any]:
+        """What changes the masks that are read from the same files, as plain JSON values."""
+        values = to_dict(self)
+        del values["format"]
+        return values
+
+
+AS_FOUND = LabelOptions()
+"""Nothing said: all of it is found in the labels."""
 
 
 class MaskSource(Protocol):
@@ -57,4 +85,4 @@ class FoundLabels(NamedTuple):
     classes: ClassTable
     source: MaskSource
     left_out: tuple[str, ...] = ()
-    """What `skip_stray` has left out, a line a kind, for the user to see."""
+    """What `stray_labels` has left out, a line a kind, for the user to see."""

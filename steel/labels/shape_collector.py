@@ -7,7 +7,7 @@ from steel.errors import InputError
 from steel.labels.classes import ClassTable
 from steel.labels.image_index import ImageIndex
 from steel.labels.mask_names import MISSING_HINT
-from steel.labels.options import FoundLabels, ReadOptions
+from steel.labels.options import FoundLabels, LabelOptions
 from steel.labels.shapes import Shape, ShapeMasks
 from steel.labels.stray import NO_IMAGE, UNKNOWN_CLASS, settle
 from steel.validation_errors import Issue
@@ -16,7 +16,7 @@ from steel.validation_errors import Issue
 class ShapeCollector:
     """Gathers shapes under the names that the labels have for their classes."""
 
-    def __init__(self, where: str, images: ImageIndex, options: ReadOptions) -> None:
+    def __init__(self, where: str, images: ImageIndex, options: LabelOptions) -> None:
         self.issues: list[Issue] = []
         self._where = where
         self._images = images
@@ -95,7 +95,7 @@ class ShapeCollector:
             if known:
                 masks[image_id] = known
         self.issues += [Issue(UNKNOWN_CLASS, f"{name} ({count} shapes)") for name, count in sorted(unknown.items())]
-        if not self._options.missing_is_clean:
+        if self._options.missing_mask != "clean":
             fine = opened.union(self._unlabelled)
             self.issues += [Issue("images without labels", i) for i in self._images.image_ids if i not in fine]
         left_out = settle(self.issues, self._hint(), self._options, classes.names)

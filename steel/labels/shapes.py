@@ -9,7 +9,7 @@ import numpy as np
 from steel.errors import InputError
 from steel.images.decode import decode_values
 from steel.labels.coco_rle import check_counts, decode_counts, fill_counts
-from steel.labels.options import ReadOptions
+from steel.labels.options import LabelOptions
 from steel.labels.polygon import fill_polygon
 from steel.labels.sizes import resize_plane, same_shape
 from steel.labels.stray import NO_AREA, OPTION
@@ -156,7 +156,7 @@ class ShapeMasks:
     """Image id -> (class from 1, shape); without entry: clean."""
     sizes: dict[str, tuple[int, int]]
     """Image id -> height and width that the shapes were drawn for, where labels say so."""
-    options: ReadOptions
+    options: LabelOptions
     where: str
     """File or folder that they are from."""
     ignore: bool = False
@@ -181,7 +181,7 @@ class ShapeMasks:
             plane = planes.setdefault(class_id, np.zeros(size, np.uint8))
             name = f"{image_id} shape {number} ({self.class_names[class_id - 1]})"
             try:
-                if not shape.draw(plane) and not self.options.skip_stray:
+                if not shape.draw(plane) and self.options.stray_labels == "error":
                     issues.append(Issue(f"{NO_AREA} ({OPTION})", name))
             except ValueError as error:
                 issues.append(Issue("shapes that do not fit their image", f"{name}: {error}"))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from steel.errors import list_some
-from steel.labels.options import ReadOptions
+from steel.labels.options import LabelOptions
 from steel.validation_errors import Issue, raise_issues
 
 NO_IMAGE = "labels without an image"
@@ -17,7 +17,7 @@ _STRAY = (NO_IMAGE, UNKNOWN_CLASS, NO_AREA)
 OPTION = "--stray-labels skip leaves them out"
 
 
-def settle(issues: Sequence[Issue], where: str, options: ReadOptions, known: Iterable[str]) -> tuple[str, ...]:
+def settle(issues: Sequence[Issue], where: str, options: LabelOptions, known: Iterable[str]) -> tuple[str, ...]:
     """Raise what is wrong with labels, or say what is left out of them.
 
     Args:
@@ -35,7 +35,7 @@ def settle(issues: Sequence[Issue], where: str, options: ReadOptions, known: Ite
     stray = [issue for issue in issues if issue.kind in _STRAY]
     others = [issue for issue in issues if issue.kind not in _STRAY]
     hint = where
-    if stray and not options.skip_stray:
+    if stray and options.stray_labels == "error":
         others = list(issues)
         if any(issue.kind == UNKNOWN_CLASS for issue in stray):
             hint += f"; known classes: {list_some(list(known), 16)}; --class-names says which there are"

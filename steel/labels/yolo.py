@@ -18,7 +18,7 @@ from steel.images.listing import image_stem
 from steel.labels.csv_file import whole_number
 from steel.labels.image_index import ImageIndex
 from steel.labels.labels import LabelledImage
-from steel.labels.options import FoundLabels, ReadOptions
+from steel.labels.options import FoundLabels, LabelOptions
 from steel.labels.place import Place, look_at, read_all
 from steel.labels.polygon import trace_polygons
 from steel.labels.shape_collector import ShapeCollector
@@ -39,11 +39,11 @@ def looks_like_yolo(place: Place, images: ImageIndex) -> bool:
     stems = {_plain_stem(image_id, "images") for image_id in images.image_ids}
     if any(_plain_stem(path, "labels") in stems for path in texts):
         return True
-    in_any_case = ReadOptions(any_case=True)
+    in_any_case = LabelOptions(any_case=True)
     return any(images.of_file_name(path, in_any_case, "labels").image_id is not None for path in texts)
 
 
-def read_yolo(place: Place, images: ImageIndex, options: ReadOptions) -> FoundLabels:
+def read_yolo(place: Place, images: ImageIndex, options: LabelOptions) -> FoundLabels:
     """Read a folder of text files, or the one that lies beside a `data.yaml`.
 
     Args:
@@ -113,7 +113,7 @@ def _parse(line: str) -> tuple[int, Polygon]:
     return class_id, polygon_of(numbers, is_relative=True)
 
 
-def _read_names(place: Place, options: ReadOptions) -> dict[int, str]:
+def _read_names(place: Place, options: LabelOptions) -> dict[int, str]:
     """The name of each number, from the table of a data set or the user."""
     urls = place.ending(*_TABLES) + [url for url in place.ending(".txt") if url.endswith("/classes.txt")]
     folder = place.url.rstrip("/")

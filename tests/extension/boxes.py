@@ -9,13 +9,13 @@ from steel.extensions import register
 from steel.labels.formats import FORMATS, LabelFormat
 from steel.labels.image_index import ImageIndex
 from steel.labels.labels import LabelledImage
-from steel.labels.options import FoundLabels, ReadOptions
+from steel.labels.options import FoundLabels, LabelOptions
 from steel.labels.place import Place
 from steel.labels.shape_collector import ShapeCollector
 from steel.labels.shapes import polygon_of
 
 
-def read_boxes(place: Place, images: ImageIndex, options: ReadOptions) -> FoundLabels:
+def read_boxes(place: Place, images: ImageIndex, options: LabelOptions) -> FoundLabels:
     """A label format: a line per box, `image class left top right bottom`; images without a line are clean."""
     collector = ShapeCollector(place.url, images, options)
     boxes = [line.split() for line in storage.read_bytes(place.url).decode().splitlines()]

@@ -16,6 +16,7 @@ from steel.errors import InputError
 from steel.labels.coco import write_coco
 from steel.labels.labels import Labels, labelled_images
 from steel.labels.load import load_labels
+from steel.labels.options import LabelOptions
 
 HEIGHT, WIDTH = 40, 60
 SQUARE = [2, 2, 8, 2, 8, 8, 2, 8]
@@ -128,7 +129,7 @@ def test_keys_in_any_order_and_ids_of_any_kind(tmp_path: Path) -> None:
 def test_classes_by_name_or_by_id(tmp_path: Path, names: list[str], expected: int) -> None:
     images = write_images(tmp_path / "images", "a.jpg")
     path = write(tmp_path / "labels.json", [image_entry(1, "a.jpg")], [annotation(1, 1, 1, [SQUARE])])
-    found = load_labels(images, path, class_names=names)
+    found = load_labels(images, path, LabelOptions(class_names=names))
     assert found.bitmask("a.jpg", HEIGHT, WIDTH).max() == expected
 
 
@@ -203,7 +204,7 @@ def test_stray_labels_and_missing_images_are_taken_by_their_options(tmp_path: Pa
     entries = [image_entry(1, "a.jpg"), image_entry(2, "lost.jpg")]
     shapes = [annotation(1, 1, 1, [SQUARE]), annotation(2, 1, 2, [SQUARE]), annotation(3, 1, 1, [])]
     path = write(tmp_path / "labels.json", entries, shapes)
-    found = load_labels(images, path, class_names=["pit"], missing_mask="clean", stray_labels="skip")
+    found = load_labels(images, path, LabelOptions(class_names=["pit"], missing_mask="clean", stray_labels="skip"))
     assert found.bitmask("a.jpg", HEIGHT, WIDTH).sum() == 36
     assert found.left_out == (
         "left out: 1 shapes that cover no pixel",
@@ -218,7 +219,7 @@ def test_shapes_without_a_pixel_are_told_when_they_are_drawn(tmp_path: Path, poi
     path = write(tmp_path / "labels.json", [image_entry(1, "a.jpg")], [annotation(1, 1, 1, [points])])
     with pytest.raises(InputError, match=r"cover no pixel \(--stray-labels skip .*: a\.jpg shape 1 \(pit\) \(in"):
         load_labels(images, path).bitmask("a.jpg", HEIGHT, WIDTH)
-    assert not load_labels(images, path, stray_labels="skip").bitmask("a.jpg", HEIGHT, WIDTH).any()
+    assert not load_labels(images, path, LabelOptions(stray_labels="skip")).bitmask("a.jpg", HEIGHT, WIDTH).any()
 
 
 def test_labels_for_another_size(tmp_path: Path) -> None:
@@ -226,10 +227,10 @@ def test_labels_for_another_size(tmp_path: Path) -> None:
     path = write(tmp_path / "labels.json", [image_entry(1, "a.jpg")], [annotation(1, 1, 1, [SQUARE])])
     with pytest.raises(InputError, match=r"another size of their image: a\.jpg \(40x60, .*--resize-masks brings"):
         load_labels(images, path).bitmask("a.jpg", 2 * HEIGHT, 2 * WIDTH)
-    bits = load_labels(images, path, resize_masks=True).bitmask("a.jpg", 2 * HEIGHT, 2 * WIDTH)
+    bits = load_labels(images, path, LabelOptions(resize_masks=True)).bitmask("a.jpg", 2 * HEIGHT, 2 * WIDTH)
     assert np.argwhere(bits).min(axis=0).tolist() == [4, 4] and bits.sum() == 12 * 12
     with pytest.raises(InputError, match=r"labels for another shape of their image: .*was it turned since"):
-        load_labels(images, path, resize_masks=True).bitmask("a.jpg", WIDTH, HEIGHT)
+        load_labels(images, path, LabelOptions(resize_masks=True)).bitmask("a.jpg", WIDTH, HEIGHT)
 
 
 def test_run_lengths_of_another_size_are_refused(tmp_path: Path) -> None:
@@ -253,7 +254,7 @@ def test_files_that_are_not_coco_are_named(tmp_path: Path, text: str, message: s
     images = write_images(tmp_path / "images", "a.jpg")
     (tmp_path / "labels.json").write_text(text)
     with pytest.raises(InputError, match=f"{message}"):
-        load_labels(images, tmp_path / "labels.json", missing_mask="clean")
+        load_labels(images, tmp_path / "labels.json", LabelOptions(missing_mask="clean"))
 
 
 def test_thousands_of_shapes_in_one_image(tmp_path: Path) -> None:
@@ -263,7 +264,7 @@ def test_thousands_of_shapes_in_one_image(tmp_path: Path) -> None:
     rings = (corners[:, None] + np.array([[0, 0], [2, 0], [2, 2], [0, 2]])).reshape(1000, 8)
     shapes = [annotation(k, 1, 1 + k % 2, [ring.tolist()]) for k, ring in enumerate(rings)]
     path = write(tmp_path / "labels.json", [image_entry(1, "a.jpg")], shapes)
-    assert_equal(load_labels(images, path, stray_labels="skip"), path, "a.jpg")
+    assert_equal(load_labels(images, path, LabelOptions(stray_labels="skip")), path, "a.jpg")
 
 
 def test_a_large_file_takes_less_memory_than_its_size(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from steel.errors import InputError
 from steel.labels.convert import writable, write_labels
 from steel.labels.labels import Labels
 from steel.labels.load import load_labels
+from steel.labels.options import LabelOptions
 from steel.labels.rle import encode_rle
 
 ENDINGS = {"kaggle": ".csv", "coco": ".json", "cvat": ".xml"}
@@ -42,11 +43,11 @@ def bits(labels: Labels) -> dict[str, list[list[int]]]:
 def test_no_pixel_changes_from_any_format_to_any_other(tmp_path: Path, folder: Path, first: str, second: str) -> None:
     """Also: what is written is recognised as what it is, and keeps the names of the classes where it can hold them."""
     names = ("dent", "pit")  # in the order of the alphabet, in which LabelMe's labels come
-    start = labels = load_labels(folder / "images", folder / "train.csv", class_names=names)
+    start = labels = load_labels(folder / "images", folder / "train.csv", LabelOptions(class_names=names))
     for step, name in enumerate((first, second)):
         out = tmp_path / f"{step}{ENDINGS.get(name, '')}"
         write_labels(labels, str(out), name)
-        labels = load_labels(folder / "images", out, class_names=names if name == "kaggle" else None)
+        labels = load_labels(folder / "images", out, LabelOptions(class_names=names if name == "kaggle" else None))
         assert labels.class_names == names
         assert bits(labels) == bits(start)
 
@@ -90,17 +91,21 @@ def test_ignored_pixels_go_into_masks_alone(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     cv2.imwrite(str(tmp_path / "images/a.jpg"), np.zeros((2, 4), np.uint8))
     cv2.imwrite(str(tmp_path / "masks/a.png"), np.array([[0, 1, 2, 9]] * 2, np.uint8))
-    labels = load_labels(tmp_path / "images", tmp_path / "masks", class_names=["pit", "dent"], ignore_value=9)
+    labels = load_labels(
+        tmp_path / "images", tmp_path / "masks", LabelOptions(class_names=["pit", "dent"], ignore_value=9)
+    )
     with pytest.raises(InputError, match="--to coco: holds no ignored pixels; `masks` does"):
         write_labels(labels, str(tmp_path / "out.json"), "coco")
     write_labels(labels, str(tmp_path / "out"), "masks")
-    again = load_labels(tmp_path / "images", tmp_path / "out", class_names=["pit", "dent"], ignore_value=128)
+    again = load_labels(
+        tmp_path / "images", tmp_path / "out", LabelOptions(class_names=["pit", "dent"], ignore_value=128)
+    )
     assert again.bitmask("a.jpg", 2, 4).tolist() == [[0, 1, 2, 128]] * 2
 
 
 @pytest.mark.parametrize("name", ["../pit", "a/b", ".hidden"])
 def test_classes_that_are_no_names_of_folders(tmp_path: Path, folder: Path, name: str) -> None:
-    labels = load_labels(folder / "images", folder / "train.csv", class_names=[name, "dent"])
+    labels = load_labels(folder / "images", folder / "train.csv", LabelOptions(class_names=[name, "dent"]))
     with pytest.raises(InputError, match="no name for a folder; give another"):
         write_labels(labels, str(tmp_path / "out"), "masks")
     assert not list(tmp_path.iterdir())

@@ -11,13 +11,13 @@ from steel.errors import InputError
 from steel.labels.csv_file import read_rows, read_table, whole_number
 from steel.labels.image_index import ImageIndex
 from steel.labels.kaggle_labels import read_kaggle_labels
-from steel.labels.options import FoundLabels, ReadOptions
+from steel.labels.options import FoundLabels, LabelOptions
 from steel.labels.submission import read_submission
 from steel.synthetic.annotations import read_given_masks
 
 
 def read_labels(path: str) -> FoundLabels:
-    return read_kaggle_labels(path, ImageIndex(IDS), ReadOptions())
+    return read_kaggle_labels(path, ImageIndex(IDS), LabelOptions())
 
 
 ROWS, PAIRS = "ImageId,ClassId,EncodedPixels", "ImageId_ClassId,EncodedPixels"

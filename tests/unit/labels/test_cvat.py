@@ -13,6 +13,7 @@ from steel.errors import InputError
 from steel.labels.cvat import write_cvat
 from steel.labels.labels import Labels, labelled_images
 from steel.labels.load import load_labels
+from steel.labels.options import LabelOptions
 
 HEIGHT, WIDTH = 40, 60
 TASK = """<?xml version="1.0" encoding="utf-8"?>
@@ -61,7 +62,7 @@ def load(folder: Path, *entries: str, **options: object) -> Labels:
     for name in ("a.jpg", "b.jpg"):
         cv2.imwrite(str(images / name), np.full((HEIGHT, WIDTH), 90, np.uint8))
     (folder / "annotations.xml").write_text(TASK + "".join(entries) + "</annotations>\n")
-    return load_labels(images, folder / "annotations.xml", **options)  # type: ignore[arg-type]
+    return load_labels(images, folder / "annotations.xml", LabelOptions(**options))  # type: ignore[arg-type]
 
 
 def by_coco(*points: float) -> np.ndarray:

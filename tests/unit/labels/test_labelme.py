@@ -19,6 +19,7 @@ from steel.errors import InputError
 from steel.labels.labelme import write_labelme
 from steel.labels.labels import labelled_images
 from steel.labels.load import load_labels
+from steel.labels.options import LabelOptions
 from steel.shards.reader import ShardReader
 
 REAL_DATA = os.environ.get("STEEL_REAL_DATA")
@@ -125,7 +126,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     (labels / "b.json").write_text('{"shapes": [')
     (labels / "notes.json").write_text("[]")
     with pytest.raises(InputError) as caught:
-        load_labels(images, labels, format="labelme")
+        load_labels(images, labels, LabelOptions(format="labelme"))
     line = str(caught.value)
     for expected in (
         "3 malformed shapes: a.json shape 1 (points that are no pairs of numbers), a.json shape 2 (a shape of the kind",

@@ -15,6 +15,7 @@ from PIL import Image
 
 from steel.errors import InputError
 from steel.labels.load import load_labels
+from steel.labels.options import LabelOptions
 from steel.validation_errors import Issue, ValidationErrors
 
 REAL_DATA = os.environ.get("STEEL_REAL_DATA")
@@ -87,7 +88,7 @@ def test_all_csv_problems_are_told_at_once(tmp_path):
     rows += [f"gone{k}.png,2,1 1" for k in range(6)]
     csv = write_text(tmp_path / "train.csv", ROWS + "\n".join(rows))
     with pytest.raises(ValidationErrors) as error:
-        load_labels(images, csv, class_names=["pit", "scratch"])
+        load_labels(images, csv, LabelOptions(class_names=["pit", "scratch"]))
     assert problems_of(error) == {
         "malformed rows": ["line 6 (b.png,1)"],
         "class ids that are no whole number from 0 on": ["line 5 ('x' for b.png)"],
@@ -141,7 +142,7 @@ def test_a_file_that_is_no_text(tmp_path):
 def test_class_numbers_are_free_when_named(tmp_path):
     images = write_images(tmp_path / "images", "a.png")
     csv = write_text(tmp_path / "train.csv", ROWS + "a.png,30,1 1\na.png,0,2 1\n")
-    found = load_labels(images, csv, class_names=["30=pit", "0=scratch", "4=dent"])
+    found = load_labels(images, csv, LabelOptions(class_names=["30=pit", "0=scratch", "4=dent"]))
     assert found.class_names == ("pit", "scratch", "dent")
     assert found.bitmask("a.png", 4, 6)[:2, 0].tolist() == [1, 2]
 
@@ -177,7 +178,7 @@ def test_a_share_for_a_worker_holds_only_its_images(tmp_path):
 )
 def test_class_names_that_cannot_be(tmp_path, names, message):
     with pytest.raises(InputError, match=message):
-        load_labels(tmp_path, "train.csv", class_names=names)
+        load_labels(tmp_path, "train.csv", LabelOptions(class_names=names))
 
 
 # --- folders of masks ---
@@ -198,15 +199,17 @@ def test_label_maps(tmp_path, palette):
 def test_ignored_pixels_take_the_top_bit(tmp_path):
     images = write_images(tmp_path / "images", "a.jpg", shape=(1, 4))
     write_mask(tmp_path / "masks/a.png", [[0, 255, 2, 1]])
-    found = load_labels(images, tmp_path / "masks", ignore_value=255)
+    found = load_labels(images, tmp_path / "masks", LabelOptions(ignore_value=255))
     assert (found.ignore, found.ignore_bit) == (True, 7)
     assert found.bitmask("a.jpg", 1, 4).tolist() == [[0, 128, 2, 1]]
     names = [f"c{k}" for k in range(8)]
-    wide = load_labels(images, tmp_path / "masks", ignore_value=255, class_names=names)
+    wide = load_labels(images, tmp_path / "masks", LabelOptions(ignore_value=255, class_names=names))
     assert wide.ignore_bit == 15
     assert wide.bitmask("a.jpg", 1, 4).tolist() == [[0, 1 << 15, 2, 1]]
     with pytest.raises(InputError, match="at most 15 classes"):
-        load_labels(images, tmp_path / "masks", ignore_value=255, class_names=[f"c{k}" for k in range(16)])
+        load_labels(
+            images, tmp_path / "masks", LabelOptions(ignore_value=255, class_names=[f"c{k}" for k in range(16)])
+        )
 
 
 @pytest.mark.parametrize("names", [None, ["crack"]])
@@ -216,7 +219,7 @@ def test_masks_of_0_and_255_are_one_class(tmp_path, names):
     Image.fromarray(np.array([[0, 0, 255]], np.uint8)).convert("1").save(tmp_path / "masks/b.png")  # 1 bit a pixel
     if names is None:
         write_mask(tmp_path / "masks/b.png", [[0, 0, 255]])
-    found = load_labels(images, tmp_path / "masks", class_names=names)
+    found = load_labels(images, tmp_path / "masks", LabelOptions(class_names=names))
     assert found.class_names == (("defect",) if names is None else ("crack",))
     assert [found.bitmask(i, 1, 3).tolist() for i in ("a.jpg", "b.jpg")] == [[[0, 1, 0]], [[0, 0, 1]]]
 
@@ -228,7 +231,7 @@ def test_any_pixel_values_can_be_classes(tmp_path):
     found = load_labels(images, tmp_path / "masks")
     assert found.class_names == ("class 40", "class 3000")
     assert found.bitmask("a.jpg", 1, 3).tolist() == [[0, 1, 2]]
-    named = load_labels(images, tmp_path / "masks", class_names=["3000=pit", "40=dent"])
+    named = load_labels(images, tmp_path / "masks", LabelOptions(class_names=["3000=pit", "40=dent"]))
     assert named.bitmask("a.jpg", 1, 3).tolist() == [[0, 2, 1]]
 
 
@@ -251,14 +254,16 @@ def test_a_folder_a_class_lets_classes_overlap(tmp_path):
     write_mask(tmp_path / "masks/scratch/a.png", [[0, 255, 255]])
     write_mask(tmp_path / "masks/pit/a.png", [[7, 1, 0]])
     write_mask(tmp_path / "masks/pit/coil/b.png", [[0, 1, 0]])
-    found = load_labels(images, tmp_path / "masks", ignore_value=7)
+    found = load_labels(images, tmp_path / "masks", LabelOptions(ignore_value=7))
     assert found.class_names == ("pit", "scratch")
     assert found.bitmask("a.jpg", 1, 3).tolist() == [[128, 3, 2]]
     assert found.bitmask("coil/b.jpg", 1, 3).tolist() == [[0, 1, 0]]
-    other = load_labels(images, tmp_path / "masks", class_names=["scratch", "dent", "pit"], ignore_value=7)
+    other = load_labels(
+        images, tmp_path / "masks", LabelOptions(class_names=["scratch", "dent", "pit"], ignore_value=7)
+    )
     assert other.bitmask("a.jpg", 1, 3).tolist() == [[128, 5, 1]]
     with pytest.raises(ValidationErrors, match=r"1 labels of an unknown class: scratch/a\.png"):
-        load_labels(images, tmp_path / "masks", class_names=["pit"])
+        load_labels(images, tmp_path / "masks", LabelOptions(class_names=["pit"]))
 
 
 def test_a_mask_beside_the_class_folders_is_of_an_unknown_class(tmp_path):
@@ -296,7 +301,7 @@ def test_a_missing_mask_can_mean_clean(tmp_path):
     write_mask(tmp_path / "masks/a.png", [[0, 1, 0]])
     with pytest.raises(ValidationErrors, match=r"1 images without a mask: b\.jpg"):
         load_labels(images, tmp_path / "masks")
-    found = load_labels(images, tmp_path / "masks", missing_mask="clean")
+    found = load_labels(images, tmp_path / "masks", LabelOptions(missing_mask="clean"))
     assert found.class_ids("b.jpg") == frozenset()
     assert not found.bitmask("b.jpg", 1, 3).any()
 
@@ -312,7 +317,7 @@ def test_a_missing_mask_can_mean_clean(tmp_path):
 def test_masks_that_cannot_be_used_show_when_they_are_read(tmp_path, rows, kind):
     images = write_images(tmp_path / "images", "a.jpg", shape=(1, 3))
     write_mask(tmp_path / "masks/a.png", rows)
-    found = load_labels(images, tmp_path / "masks", class_names=["pit", "scratch"])
+    found = load_labels(images, tmp_path / "masks", LabelOptions(class_names=["pit", "scratch"]))
     with pytest.raises(ValidationErrors) as error:
         found.bitmask("a.jpg", 1, 3)
     assert [issue.kind for issue in error.value.issues] == [kind]
@@ -342,16 +347,16 @@ def test_label_maps_whose_classes_cannot_be_told(tmp_path, rows, options, messag
     images = write_images(tmp_path / "images", "a.jpg", shape=(1, 3))
     write_mask(tmp_path / "masks/a.png", rows)
     with pytest.raises(InputError, match=message):
-        load_labels(images, tmp_path / "masks", **options)
+        load_labels(images, tmp_path / "masks", LabelOptions(**options))
 
 
 def test_one_class_with_both_1_and_255_is_refused(tmp_path):
     images = write_images(tmp_path / "images", "a.jpg", shape=(1, 3))
     write_mask(tmp_path / "masks/a.png", [[0, 1, 255]])
-    found = load_labels(images, tmp_path / "masks", class_names=["crack"])
+    found = load_labels(images, tmp_path / "masks", LabelOptions(class_names=["crack"]))
     with pytest.raises(ValidationErrors, match="is 255 the ignored one"):
         found.bitmask("a.jpg", 1, 3)
-    ignoring = load_labels(images, tmp_path / "masks", class_names=["crack"], ignore_value=255)
+    ignoring = load_labels(images, tmp_path / "masks", LabelOptions(class_names=["crack"], ignore_value=255))
     assert ignoring.bitmask("a.jpg", 1, 3).tolist() == [[0, 1, 128]]
 
 
@@ -369,7 +374,7 @@ def test_real_annotations():
     assert 0 < clean < len(strips.images)
 
     neu = root / "neu_seg"
-    plates = load_labels(neu / "images", neu / "masks", class_names=["inclusion", "patches", "scratches"])
+    plates = load_labels(neu / "images", neu / "masks", LabelOptions(class_names=["inclusion", "patches", "scratches"]))
     assert len(plates.images) == 3618
     values = {int(v) for r in plates.images[::40] for v in np.unique(plates.bitmask(r.image_id, 200, 200))}
     assert values == {0, 1, 2, 4}
@@ -395,7 +400,7 @@ def test_images_and_masks_by_url(tmp_path):
     found = load_labels(f"{root}/images", f"{root}/train.csv")
     assert [record.image_id for record in found.images] == ["b.png", "coil/a.png"]
     assert found.bitmask("coil/a.png", 4, 6)[:, 1].tolist() == [1, 1, 1, 1]
-    masked = load_labels(f"{root}/images", f"{root}/masks", missing_mask="clean")
+    masked = load_labels(f"{root}/images", f"{root}/masks", LabelOptions(missing_mask="clean"))
     assert masked.bitmask("coil/a.png", 4, 6)[0].tolist() == [0, 1, 0, 0, 0, 2]
     with pytest.raises(InputError, match=r"gone\.csv: no such file"):
         load_labels(f"{root}/images", f"{root}/gone.csv")
@@ -414,7 +419,7 @@ def test_folders_and_options_that_cannot_be(tmp_path):
     with pytest.raises(InputError, match=r"gone\.csv: no such file"):
         load_labels(images, tmp_path / "gone.csv")
     with pytest.raises(InputError, match="--ignore-value is for masks, not for labels in the format kaggle"):
-        load_labels(images, csv, ignore_value=255)
+        load_labels(images, csv, LabelOptions(ignore_value=255))
 
 
 def test_problems_cross_process_boundaries():

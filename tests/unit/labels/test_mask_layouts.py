@@ -9,6 +9,7 @@ from PIL import Image
 
 from steel.errors import InputError
 from steel.labels.load import load_labels
+from steel.labels.options import LabelOptions
 
 LEFT = [[9, 0, 0], [9, 0, 0]]  # any value will do for one class; its pixels are the first column
 BITS = [[1, 0, 0], [1, 0, 0]]
@@ -34,7 +35,7 @@ def test_masks_with_a_suffix(tmp_path: Path, suffix: str) -> None:
     for name in ("1", "1_2", "coil/10"):  # numbers after a separator are no suffix
         image(tmp_path / f"images/{name}.jpg")
         mask(tmp_path / f"masks/{name}{suffix}.png", LEFT if name == "1_2" else CLEAN)
-    found = load_labels(tmp_path / "images", tmp_path / "masks", class_names=["9=pit"])
+    found = load_labels(tmp_path / "images", tmp_path / "masks", LabelOptions(class_names=["9=pit"]))
     assert [bits(found, f"{name}.jpg") for name in ("1", "1_2", "coil/10")] == [CLEAN, BITS, CLEAN]
 
 
@@ -53,7 +54,7 @@ def test_masks_beside_their_images(tmp_path: Path, of_image: str, of_mask: str) 
     for folder in ("", "coil/"):
         image(tmp_path / folder / of_image)
         mask(tmp_path / folder / of_mask, LEFT)
-    found = load_labels(tmp_path, tmp_path, class_names=["9=pit"])
+    found = load_labels(tmp_path, tmp_path, LabelOptions(class_names=["9=pit"]))
     assert [record.image_id for record in found.images] == [of_image, f"coil/{of_image}"]
     assert [bits(found, record.image_id) for record in found.images] == [BITS, BITS]
 
@@ -87,9 +88,11 @@ def test_class_folders_with_masks_beside_the_images(tmp_path: Path) -> None:
     for kind, rows in (("MT_Blowhole", LEFT), ("MT_Free", CLEAN)):
         image(tmp_path / f"{kind}/Imgs/x.jpg")
         mask(tmp_path / f"{kind}/Imgs/x.png", rows)
-    found = load_labels(tmp_path, tmp_path, format="class-folders", class_names=["MT_Blowhole", "MT_Crack"])
+    found = load_labels(
+        tmp_path, tmp_path, LabelOptions(format="class-folders", class_names=["MT_Blowhole", "MT_Crack"])
+    )
     assert [bits(found, f"{kind}/Imgs/x.jpg") for kind in ("MT_Blowhole", "MT_Free")] == [BITS, CLEAN]
-    other = load_labels(tmp_path, tmp_path, format="class-folders", class_names=["MT_Crack"])
+    other = load_labels(tmp_path, tmp_path, LabelOptions(format="class-folders", class_names=["MT_Crack"]))
     with pytest.raises(InputError, match=r"masks with unknown values: .*values 9; known are 0"):
         other.bitmask("MT_Blowhole/Imgs/x.jpg", 2, 3)
 
@@ -102,10 +105,10 @@ def test_colours_by_a_table(tmp_path: Path) -> None:
     palette.putpalette([0, 0, 0, 255, 0, 0, 0, 128, 0] + [7] * 759)
     palette.save(tmp_path / "masks/b.png")
     names = ["#ff0000=pit", "#008000=dent"]
-    found = load_labels(tmp_path / "images", tmp_path / "masks", class_names=names, ignore_value=0x090909)
+    found = load_labels(tmp_path / "images", tmp_path / "masks", LabelOptions(class_names=names, ignore_value=0x090909))
     assert bits(found, "a.jpg") == [[1, 0, 2], [1, 0, 128]]
     assert bits(found, "b.jpg") == [[0, 1, 1], [0, 0, 2]]
-    strict = load_labels(tmp_path / "images", tmp_path / "masks", class_names=names)
+    strict = load_labels(tmp_path / "images", tmp_path / "masks", LabelOptions(class_names=names))
     with pytest.raises(InputError, match=r"values #090909; known are #000000, #ff0000, #008000; --class-names '#ff"):
         strict.bitmask("a.jpg", 2, 3)
     with pytest.raises(InputError, match=r"true colours or with transparency: .*a\.png \(--class-names '#ff0000=NAME"):
@@ -115,13 +118,15 @@ def test_colours_by_a_table(tmp_path: Path) -> None:
 def test_black_is_the_background_unless_a_class_has_it(tmp_path: Path) -> None:
     image(tmp_path / "images/a.jpg")
     mask(tmp_path / "masks/a.png", [[[255, 255, 255], [0, 0, 0], [255] * 3]] * 2)
-    found = load_labels(tmp_path / "images", tmp_path / "masks", class_names=["#000000=pit", "#ffffff=steel"])
+    found = load_labels(
+        tmp_path / "images", tmp_path / "masks", LabelOptions(class_names=["#000000=pit", "#ffffff=steel"])
+    )
     assert bits(found, "a.jpg") == [[2, 1, 2]] * 2
 
 
 def test_mixed_ways_to_name_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give all of them a colour"):
-        load_labels(tmp_path, tmp_path, class_names=["#ff0000=pit", "2=dent"])
+        load_labels(tmp_path, tmp_path, LabelOptions(class_names=["#ff0000=pit", "2=dent"]))
 
 
 # --- what real masks are like, and the option that takes them ---
@@ -132,10 +137,12 @@ def test_another_size_is_taken_by_its_option_and_another_shape_is_not(tmp_path: 
     image(tmp_path / "images/b.jpg", (6, 4))
     mask(tmp_path / "masks/a.png", LEFT)
     mask(tmp_path / "masks/b.png", LEFT)
-    found = load_labels(tmp_path / "images", tmp_path / "masks", class_names=["9=pit"])
+    found = load_labels(tmp_path / "images", tmp_path / "masks", LabelOptions(class_names=["9=pit"]))
     with pytest.raises(InputError, match=r"another size than their image \(--resize-masks brings them to it\): .*2x3"):
         found.bitmask("a.jpg", 4, 6)
-    resized = load_labels(tmp_path / "images", tmp_path / "masks", class_names=["9=pit"], resize_masks=True)
+    resized = load_labels(
+        tmp_path / "images", tmp_path / "masks", LabelOptions(class_names=["9=pit"], resize_masks=True)
+    )
     assert bits(resized, "a.jpg", (4, 6)) == [[1, 1, 0, 0, 0, 0]] * 4
     with pytest.raises(InputError, match=r"masks of another shape than their image: .*2x3, its image 6x4"):
         resized.bitmask("b.jpg", 6, 4)
@@ -149,7 +156,7 @@ def test_jpeg_masks_are_taken_with_a_threshold(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "masks/a.jpg"), square)
     with pytest.raises(InputError, match=r"masks in a lossy format \(--mask-threshold T takes values from T up"):
         load_labels(tmp_path / "images", tmp_path / "masks")
-    found = load_labels(tmp_path / "images", tmp_path / "masks", mask_threshold=128)
+    found = load_labels(tmp_path / "images", tmp_path / "masks", LabelOptions(mask_threshold=128))
     assert np.array_equal(found.bitmask("a.png", 16, 16), square // 255)
 
 
@@ -160,14 +167,16 @@ def test_empty_files_are_missing_masks(tmp_path: Path) -> None:
     (tmp_path / "masks/b.png").touch()
     with pytest.raises(InputError, match=r"1 empty mask files \(--missing-mask clean takes no labels .*\): b\.png"):
         load_labels(tmp_path / "images", tmp_path / "masks")
-    found = load_labels(tmp_path / "images", tmp_path / "masks", class_names=["9=pit"], missing_mask="clean")
+    found = load_labels(
+        tmp_path / "images", tmp_path / "masks", LabelOptions(class_names=["9=pit"], missing_mask="clean")
+    )
     assert (bits(found, "a.jpg"), bits(found, "b.jpg")) == (BITS, CLEAN)
 
 
 def test_other_capitals_are_taken_by_their_option(tmp_path: Path) -> None:
     image(tmp_path / "images/Coil1/A.JPG")
     mask(tmp_path / "masks/coil1/a.png", LEFT)
-    found = load_labels(tmp_path / "images", tmp_path / "masks", class_names=["9=pit"], any_case=True)
+    found = load_labels(tmp_path / "images", tmp_path / "masks", LabelOptions(class_names=["9=pit"], any_case=True))
     assert bits(found, "Coil1/A.JPG") == BITS
 
 
@@ -176,11 +185,11 @@ def test_stray_masks_are_counted_and_left_out_by_their_option(tmp_path: Path) ->
     for name in ("pit/a", "dent/a", "pit/lost", "pit/lost2"):
         mask(tmp_path / f"masks/{name}.png", LEFT)
     with pytest.raises(InputError) as caught:
-        load_labels(tmp_path / "images", tmp_path / "masks", class_names=["pit"])
+        load_labels(tmp_path / "images", tmp_path / "masks", LabelOptions(class_names=["pit"]))
     line = str(caught.value)
     assert "1 labels of an unknown class: dent/a.png" in line and "2 labels without an image: pit/lost.png" in line
     assert "known classes: pit" in line and "--stray-labels skip leaves them out" in line
-    found = load_labels(tmp_path / "images", tmp_path / "masks", class_names=["pit"], stray_labels="skip")
+    found = load_labels(tmp_path / "images", tmp_path / "masks", LabelOptions(class_names=["pit"], stray_labels="skip"))
     assert bits(found, "a.jpg") == BITS
     assert found.left_out == ("left out: 1 labels of an unknown class", "left out: 2 labels without an image")
 
@@ -190,7 +199,7 @@ def test_stray_rows_of_a_csv(tmp_path: Path) -> None:
     csv = tmp_path / "train.csv"
     csv.write_text("ImageId,ClassId,EncodedPixels\na.jpg,1,1 2\na.jpg,7,1 1\nlost.jpg,1,1 1\n")
     with pytest.raises(InputError, match=r"known classes: 1 \(pit\); --class-names .*--stray-labels skip"):
-        load_labels(tmp_path / "images", csv, class_names=["pit"])
-    found = load_labels(tmp_path / "images", csv, class_names=["pit"], stray_labels="skip")
+        load_labels(tmp_path / "images", csv, LabelOptions(class_names=["pit"]))
+    found = load_labels(tmp_path / "images", csv, LabelOptions(class_names=["pit"], stray_labels="skip"))
     assert bits(found, "a.jpg") == BITS
     assert found.left_out == ("left out: 1 labels of an unknown class", "left out: 1 labels without an image")

@@ -10,6 +10,7 @@ from PIL import Image
 from steel.errors import InputError
 from steel.labels.labels import Labels
 from steel.labels.load import load_labels
+from steel.labels.options import LabelOptions
 from steel.validation_errors import ValidationErrors
 
 SOFT = [[0, 3, 127, 128, 255]]
@@ -35,7 +36,7 @@ def bitmask(found: Labels) -> list[list[int]]:
 def problem_of(images: Path, **options: object) -> str:
     """The one issue of the mask of `a.jpg`, found when masks are matched or when they are read."""
     with pytest.raises(ValidationErrors) as error:
-        load_labels(images, images.parent / "masks", **options).bitmask("a.jpg", 1, 5)  # type: ignore[arg-type]
+        load_labels(images, images.parent / "masks", LabelOptions(**options)).bitmask("a.jpg", 1, 5)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
     (issue,) = error.value.issues
     return f"{issue.kind}: {issue.name}"
@@ -77,7 +78,7 @@ def test_single_bits_and_palettes_are_labels(images: Path) -> None:
     for name, image in (("a.png", bits), ("a.tif", bits), ("a.bmp", bits), ("a.png", indices), ("a.tif", indices)):
         path = images.parent / "masks" / name
         image.save(path)
-        assert bitmask(load_labels(images, path.parent, class_names=["pit"])) == [[0, 0, 1, 1, 0]], name
+        assert bitmask(load_labels(images, path.parent, LabelOptions(class_names=["pit"]))) == [[0, 0, 1, 1, 0]], name
         path.unlink()
 
 
@@ -117,7 +118,7 @@ def test_of_several_classes_no_threshold_is_offered(images: Path) -> None:
 @pytest.mark.parametrize("folder", ["", "pit/"])
 def test_a_threshold_says_what_is_inside(images: Path, values, kind, threshold, inside, folder: str) -> None:
     write(images.parent / f"masks/{folder}a.tif", values, kind)
-    found = load_labels(images, images.parent / "masks", mask_threshold=threshold)
+    found = load_labels(images, images.parent / "masks", LabelOptions(mask_threshold=threshold))
     assert found.class_names == (("pit",) if folder else ("defect",))
     assert bitmask(found) == inside
 
@@ -125,7 +126,7 @@ def test_a_threshold_says_what_is_inside(images: Path, values, kind, threshold, 
 def test_a_threshold_leaves_ignored_pixels_out_and_keeps_classes_apart(images: Path) -> None:
     write(images.parent / "masks/pit/a.png", [[0, 200, 255, 9, 0]], np.uint8)
     write(images.parent / "masks/scratch/a.png", [[0, 200, 0, 0, 90]], np.uint8)
-    found = load_labels(images, images.parent / "masks", mask_threshold=50, ignore_value=255)
+    found = load_labels(images, images.parent / "masks", LabelOptions(mask_threshold=50, ignore_value=255))
     assert bitmask(found) == [[0, 3, 128, 0, 2]]
 
 
@@ -138,10 +139,10 @@ def test_what_is_no_number_is_on_neither_side_of_a_threshold(images: Path) -> No
 def test_a_threshold_is_for_masks_of_one_class(images: Path) -> None:
     write(images.parent / "masks/a.png", SOFT, np.uint8)
     with pytest.raises(InputError, match="--mask-threshold is for masks of one class, not for label maps of 2"):
-        load_labels(images, images.parent / "masks", class_names=["a", "b"], mask_threshold=128)
+        load_labels(images, images.parent / "masks", LabelOptions(class_names=["a", "b"], mask_threshold=128))
     (images.parent / "train.csv").write_text("ImageId,ClassId,EncodedPixels\na.jpg,1,1 1\n")
     with pytest.raises(InputError, match="--mask-threshold is for masks, not for labels in the format kaggle"):
-        load_labels(images, images.parent / "train.csv", mask_threshold=128)
+        load_labels(images, images.parent / "train.csv", LabelOptions(mask_threshold=128))
 
 
 # --- files ---

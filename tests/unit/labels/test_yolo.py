@@ -11,6 +11,7 @@ from pycocotools import mask as coco_tools
 from steel.errors import InputError
 from steel.labels.labels import labelled_images
 from steel.labels.load import load_labels
+from steel.labels.options import LabelOptions
 from steel.labels.yolo import write_yolo
 
 HEIGHT, WIDTH = 40, 60
@@ -101,7 +102,7 @@ def test_classes_count_from_0(tmp_path: Path, table: str | None, names: list[str
     write(tmp_path / "labels/a.txt", line(1, RING))
     if table is not None:
         write(tmp_path / "labels/data.yaml", table)
-    found = load_labels(images, tmp_path / "labels", class_names=names)
+    found = load_labels(images, tmp_path / "labels", LabelOptions(class_names=names))
     assert found.class_names == expected
     (class_id,) = found.class_ids("a.jpg")
     assert expected[class_id - 1] in ("dent", "bump")
