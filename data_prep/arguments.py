@@ -19,10 +19,7 @@ def add_executor_arguments(group: argparse._ActionsContainer) -> None:
     """`--workers` and `--executor`, for every program that runs in parallel."""
     group.add_argument("--workers", type=_positive, default=_num_cores(), help="parallel workers (int)")
     group.add_argument(
-        "--executor",
-        choices=EXECUTOR_KINDS,
-        default="process",
-        help="what the workers are; dask: on the cluster that DASK_SCHEDULER_ADDRESS names, or on local processes",
+        "--executor", choices=EXECUTOR_KINDS, default="process", help="what the workers are on this machine"
     )
 
 

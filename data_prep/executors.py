@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from steel.errors import InputError
 from steel.extensions import load_extensions
 
-ExecutorKind = Literal["process", "thread", "dask"]
+ExecutorKind = Literal["process", "thread"]
 EXECUTOR_KINDS: tuple[str, ...] = get_args(ExecutorKind)
 
 
@@ -21,17 +21,12 @@ def open_executor(kind: ExecutorKind, workers: int) -> Iterator[Executor]:
     """An executor of `workers` workers; what has not started is cancelled when the block ends by an error.
 
     Args:
-        kind: `process` and `thread` on this machine; `dask` on the cluster that DASK_SCHEDULER_ADDRESS names, or on one
-            made of local processes.
-        workers: How many; left to the cluster's size when that runs elsewhere.
+        kind: What a worker is.
+        workers: How many, on this machine. Several machines share the work by `--part`.
 
     Raises:
-        InputError: Dask is not installed; or, from within the block, a worker process was killed.
+        InputError: From within the block, a worker process was killed.
     """
-    if kind == "dask":
-        with _open_dask(workers) as executor:
-            yield executor
-        return
     executor = _open_local(kind, workers)
     try:
         yield executor
@@ -51,18 +46,6 @@ def _open_local(kind: ExecutorKind, workers: int) -> Executor:
         return ThreadPoolExecutor(workers)
     spawn = multiprocessing.get_context("spawn")  # forked children of a process with threads may deadlock
     return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker)
-
-
-@contextmanager
-def _open_dask(workers: int) -> Iterator[Executor]:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise InputError("--executor dask needs Dask: pip install 'steel-defects[dask]'") from None
-    elsewhere = "DASK_SCHEDULER_ADDRESS" in os.environ
-    client = Client() if elsewhere else Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-    with client, client.get_executor(pure=False) as executor:
-        yield executor
 
 
 def _start_worker() -> None:

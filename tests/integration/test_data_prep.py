@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -360,21 +359,6 @@ def test_a_finished_folder_is_left_as_it_is(folder: Path, shards: Path, capsys: 
 def test_workers_do_not_change_a_byte(folder: Path, shards: Path, tmp_path: Path, options: dict[str, object]) -> None:
     assert main(arguments(folder, tmp_path / "out", **options)) == 0
     assert tree_digest(tmp_path / "out") == tree_digest(shards)
-
-
-@pytest.mark.slow
-def test_dask_does_not_change_a_byte(folder: Path, shards: Path, tmp_path: Path) -> None:
-    pytest.importorskip("distributed")
-    assert main(arguments(folder, tmp_path / "out", executor="dask", workers=2)) == 0
-    assert tree_digest(tmp_path / "out") == tree_digest(shards)
-
-
-def test_dask_that_is_not_installed_is_one_line(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    assert main(arguments(folder, tmp_path / "out", executor="dask")) == 2
-    assert "pip install 'steel-defects[dask]'" in last_line(capsys)
 
 
 def test_any_executor_can_be_handed_in(folder: Path, shards: Path, tmp_path: Path) -> None:
