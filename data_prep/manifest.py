@@ -120,10 +120,7 @@ def finish(
 
     index_size, index_sha256 = _write_index(out, table, folds, groups, draft.num_classes, staging)
     channels, mean, std = _normalisation(table)
-    flat = [name for name, value in zip(("red", "green", "blue")[-channels:], std, strict=True) if value < MIN_STD]
-    if flat:
-        which = "the images hardly vary" if channels == 1 else f"the channels {', '.join(flat)} hardly vary"
-        lines.append(f"warning: {which}; they are normalised with a deviation of one gray level, 1/255")
+    lines += _remarks_on_flat(std)
     fold_sizes = np.bincount(folds, minlength=2)
     manifest = replace(
         draft,
@@ -195,6 +192,15 @@ def _normalisation(table: pa.Table) -> tuple[Literal[1, 3], tuple[float, ...], t
     if all(table["is_gray"].to_pylist()):
         return 1, *mean_and_std(num_pixels, totals["sums"][:1], totals["squares"][:1])
     return 3, *mean_and_std(num_pixels, totals["sums"], totals["squares"])
+
+
+def _remarks_on_flat(std: Sequence[float]) -> list[str]:
+    """A line where channels hardly vary."""
+    flat = [name for name, value in zip(("red", "green", "blue")[-len(std) :], std, strict=True) if value < MIN_STD]
+    if not flat:
+        return []
+    which = "the images hardly vary" if len(std) == 1 else f"the channels {', '.join(flat)} hardly vary"
+    return [f"warning: {which}; they are normalised with a deviation of one gray level, 1/255"]
 
 
 def _figures(values: Sequence[float]) -> str:

@@ -93,18 +93,13 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
     runtime.on_main(lambda: _make_way(arguments))
 
     decision = checkpoint.decision or default_decision(len(checkpoint.class_names))
-    predictor = Predictor.from_checkpoint(
-        arguments.checkpoint,
-        device=runtime.device,
-        tta=decision.tta if arguments.tta is None else parse_tta(arguments.tta),
-        pixels_per_pass=arguments.pixels_per_pass,
-        precision=arguments.precision,
-    )
+    predictor = _predictor(arguments, decision, runtime)
     collect = functools.partial(collect_statistics, predictor, reader, rows, runtime, workers=arguments.workers)
     found = None
     if arguments.tune_thresholds:
         found = _tune(checkpoint, reader, collect(decision=None, progress="tuning"), predictor.tta, runtime)
         decision, role = found.decision, role if role == "train" else "tuning"
+        checkpoint = retuned(checkpoint, found, folds, reader.manifest.digest)
     examples = choose_examples(reader, rows, NUM_EXAMPLES)
     wanted = {TYPICAL: examples, RANDOM: choose_random(rows, NUM_EXAMPLES)}
     keeper = GalleryKeeper(decision, reader.manifest.ignore_bit, frozenset(chain(*wanted.values())))
@@ -115,8 +110,6 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
     if not runtime.is_main:
         return
 
-    if found is not None:
-        checkpoint = retuned(checkpoint, found, folds, reader.manifest.digest)
     gates = gates_of(checkpoint)
     metrics = write_evaluation(
         arguments.out,
@@ -142,6 +135,17 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
     views = 1 + len(predictor.tta)
     logger.info("%d images, %.1f images/s, %d views per image", len(rows), len(rows) / seconds, views)
     logger.info("wrote %s", arguments.out / "report.html")
+
+
+def _predictor(arguments: argparse.Namespace, decision: Decision, runtime: Runtime) -> Predictor:
+    """The checkpoint's, with the views that the user or else the decision asks for."""
+    return Predictor.from_checkpoint(
+        arguments.checkpoint,
+        device=runtime.device,
+        tta=decision.tta if arguments.tta is None else parse_tta(arguments.tta),
+        pixels_per_pass=arguments.pixels_per_pass,
+        precision=arguments.precision,
+    )
 
 
 def _make_way(arguments: argparse.Namespace) -> None:

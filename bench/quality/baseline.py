@@ -5,7 +5,7 @@ channels-last; the last weights are what it gives.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import albumentations as A
@@ -19,7 +19,7 @@ from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.config import NetworkConfig
 from steel.images.bitmask import unpack_masks
 from steel.model.network import UnifiedModel
-from steel.shards.reader import ShardReader
+from steel.shards.reader import Sample, ShardReader
 from train.engine.data import folds_of, rows_in
 
 
@@ -45,7 +45,6 @@ def train_plain(
         return trial
     begun = time.perf_counter()
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     reader = ShardReader(str(data))
     manifest = reader.manifest
@@ -66,32 +65,11 @@ def train_plain(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
     dice = smp.losses.DiceLoss(mode="multilabel")
     bce = nn.BCEWithLogitsLoss()
-    augment = A.Compose(
-        [
-            A.PadIfNeeded(crop, crop),
-            A.RandomCrop(crop, crop),
-            A.HorizontalFlip(p=0.5),
-            A.VerticalFlip(p=0.5),
-            A.RandomBrightnessContrast(p=0.5),
-        ],
-        seed=seed,
-    )
-
-    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        while True:
-            order = rng.permutation(len(samples))
-            for start in range(0, len(order) - batch_size + 1, batch_size):
-                done = [
-                    augment(image=samples[i].image, mask=samples[i].bitmask) for i in order[start : start + batch_size]
-                ]
-                images = np.stack([d["image"] for d in done]).reshape(batch_size, crop, crop, -1)
-                masks = np.stack([unpack_masks(d["mask"], manifest.num_classes) for d in done])
-                yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
-
+    batches = _batches(samples, manifest.num_classes, crop, batch_size, seed)
     mean = torch.tensor(manifest.mean, device=device).view(-1, 1, 1)
     std = torch.tensor(manifest.std, device=device).view(-1, 1, 1)
     model.train()
-    for _, (images, masks) in zip(range(steps), batches(), strict=False):
+    for _, (images, masks) in zip(range(steps), batches, strict=False):
         inputs = (images.to(device).float() / 255 - mean) / std
         truth = masks.to(device).float()
         with torch.autocast(device.type, torch.bfloat16):
@@ -103,14 +81,43 @@ def train_plain(
         schedule.step()
     seconds = time.perf_counter() - begun
 
-    holder = UnifiedModel(network)
-    missing = holder.load_state_dict(model.state_dict(), strict=False)
-    assert not missing.unexpected_keys, missing
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.unsqueeze(0) for name, tensor in holder.state_dict().items()}
+    tensors = _as_ours(model, network)
     save_checkpoint(
         trial.checkpoint,
         Checkpoint(network, manifest.class_names, manifest.mean, manifest.std, tensors, folds={"train": folds}),
     )
     trial.finish(seconds)
     return trial
+
+
+def _batches(
+    samples: Sequence[Sample], num_classes: int, crop: int, batch_size: int, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Augmented crops without end: (B, channels, crop, crop) uint8 and masks (B, num_classes, crop, crop) uint8."""
+    rng = np.random.default_rng(seed)
+    augment = A.Compose(
+        [
+            A.PadIfNeeded(crop, crop),
+            A.RandomCrop(crop, crop),
+            A.HorizontalFlip(p=0.5),
+            A.VerticalFlip(p=0.5),
+            A.RandomBrightnessContrast(p=0.5),
+        ],
+        seed=seed,
+    )
+    while True:
+        order = rng.permutation(len(samples))
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            done = [augment(image=samples[i].image, mask=samples[i].bitmask) for i in order[start : start + batch_size]]
+            images = np.stack([d["image"] for d in done]).reshape(batch_size, crop, crop, -1)
+            masks = np.stack([unpack_masks(d["mask"], num_classes) for d in done])
+            yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
+
+
+def _as_ours(model: nn.Module, network: NetworkConfig) -> dict[str, torch.Tensor]:
+    """The weights as a checkpoint of one member holds them, with a classification head that knows nothing."""
+    holder = UnifiedModel(network)
+    missing = holder.load_state_dict(model.state_dict(), strict=False)
+    assert not missing.unexpected_keys, missing
+    return {name: tensor.unsqueeze(0) for name, tensor in holder.state_dict().items()}

@@ -18,6 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -117,13 +118,13 @@ def synthesize(
     Raises:
         InputError: an impossible request, faulty annotations, or an `out` that holds something else.
     """
-    given = read_given_masks(annotations, image_ids, height, width) if annotations is not None else None
-    if given is None and (num_train is None or image_ids is not None):
+    if annotations is None and (num_train is None or image_ids is not None):
         raise InputError("synth: give --num-train, or --annotations (with --image-ids if need be)")
-    if given is not None:
-        if class_share is not None or defect_share is not None:
-            raise InputError("synth: class and defect shares are those of the annotations; leave them out")
-        given = given.part(num_train, seed)
+    if annotations is not None and (class_share is not None or defect_share is not None):
+        raise InputError("synth: class and defect shares are those of the annotations; leave them out")
+    given = None
+    if annotations is not None:
+        given = read_given_masks(annotations, image_ids, height, width).part(num_train, seed)
     options = Options(
         num_train=len(given.image_ids) if given is not None else num_train or 0,
         num_test=num_test,
@@ -135,19 +136,25 @@ def synthesize(
         annotations=given.digest() if given is not None else None,
     )
     options.check()
-    jobs = _plan(options, given)
     root = Path(out).absolute()
     if _is_made(root, options):
         return False
+    with _appearing_whole(root) as staging:
+        _write(staging, options, _plan(options, given), given, workers, on_image)
+    return True
+
+
+@contextmanager
+def _appearing_whole(root: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `root` when the block ends well and is gone when it does not."""
     storage.make_folder(root.parent)
     staging = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
-        _write(staging, options, jobs, given, workers, on_image)
+        yield staging
         staging.chmod(0o755)
         staging.rename(root)  # replaces an empty folder
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return True
 
 
 def _is_made(root: Path, options: Options) -> bool:
