@@ -66,7 +66,7 @@ class UnifiedModel(nn.Module):
         return {head: out[..., :height, :width] if out.ndim == 4 else out for head, out in outputs.items()}
 
     def forward_padded(self, images: Tensor) -> Outputs:
-        """As `forward`, for images whose height and width are multiples of the stride already; never compiled."""
+        """As `forward`, for images of whole strides: what predicts and exports, which training never compiles."""
         masks, features = self._segment(images)
         further = {name: self.get_submodule(f"{name}_head")(features) for name in self.further_heads}
         return {SEGMENTATION: masks, **further}
