@@ -108,10 +108,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         InputError: no such file, not a checkpoint, damaged, truncated, or of a newer version.
     """
+    return parse_checkpoint(_read(path), path)
+
+
+def parse_checkpoint(data: bytes, path: str | os.PathLike[str]) -> Checkpoint:
+    """As `load_checkpoint`, of a file's bytes; `path` is for errors."""
     import safetensors
     import safetensors.torch
 
-    data = _read(path)
     header = parse_header(path, data[:8], data[8:], len(data))
     try:
         tensors = safetensors.torch.load(data)

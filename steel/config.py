@@ -78,14 +78,24 @@ class ModelConfig:
     dropout: float = 0.2
     in_channels: Literal[0, 1, 3] = 0
     """0 follows the data: 1 for gray shards, 3 for colour."""
-    pretrained: bool = True
-    """Start the encoder from published weights; needs the network once. `--model.no-pretrained` trains from scratch."""
+    weights: str = "hub"
+    """The encoder's first weights: `hub` (published ones, by the hub's cache or the network), `none` (random), or the
+    path or URL of a file: safetensors or `.pth`, a whole classifier, an encoder, or a checkpoint of this program."""
+    mean: tuple[float, ...] | None = None
+    """What the first weights expect as mean of their 1 or 3 channels, in 0..1; what their publisher says when None,
+    and the mean of the data for random weights."""
+    std: tuple[float, ...] | None = None
+    """Likewise the standard deviation."""
     heads: tuple[str, ...] = ()
     """Heads beside the segmentation's and the classification's, by name; an extension registers them."""
 
     def __post_init__(self) -> None:
         _check_heads(self.heads)
         _require(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1)")
+        _require(self.weights != "", "model.weights: give hub, none, a path or a URL")
+        given = [len(values) for values in (self.mean, self.std) if values is not None]
+        _require(given in ([], [1, 1], [3, 3]), "model.mean, model.std: give both, with 1 or 3 values each, or neither")
+        _require(min(self.std or (1,)) > 0, f"model.std: {self.std} is not above 0")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from steel.decision import ClassDecision, Decision, default_decision, kept
 from steel.errors import InputError
 from steel.metrics.scores import decide
 from steel.metrics.statistics import EvaluationStatistics
+from steel.model.network import normalise
+from steel.pretrained.encoder import EncoderWeights
+from steel.pretrained.stem import Normalisation
 from steel.reports.describe import describe_checkpoint
 from steel.reports.plots import plot_history
 from steel.tracking.history import History
@@ -34,6 +37,7 @@ from train.engine.state import (
     write_state,
 )
 from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
+from train.engine.weight_initialisation import FirstWeights
 from train.presets import SMOKE
 
 # --- checkpoints ---
@@ -44,7 +48,9 @@ def make_checkpoint(folder: Path) -> str:
     tensors = {"encoder.weight": torch.arange(24.0).reshape(2, 3, 4), "head.steps": torch.tensor([7, 8])}
     decision = default_decision(2)
     member = {"name": "one", "folds": {"train": [2]}, "provenance": {"data_digest": "d"}}
-    provenance = {"data_digest": "d", "gates": {"none": decision.to_dict()}, "members": [member]}
+    weights = {"source": "w.pth", "licence": "MIT"}
+    gates = {"none": decision.to_dict()}
+    provenance = {"data_digest": "d", "gates": gates, "members": [member], "encoder_weights": weights}
     folds = {"train": [2], "tuning": [0], "test": [1]}
     saved = Checkpoint(network, ("Riß", "b"), (0.4,), (0.2,), tensors, decision, folds, provenance, (64, 128))
     save_checkpoint(folder / "model.safetensors", saved)
@@ -186,6 +192,19 @@ def make_run_config(folder: Path) -> str:
     return "config.json"
 
 
+def make_first_weights(folder: Path) -> str:
+    weights = EncoderWeights("resnet18", "smp-hub/resnet18.imagenet", "ab" * 32, "BSD-3-Clause", 99, 100)
+    RunFolder(folder).keep_first_weights(FirstWeights(weights, Normalisation((0.4,), (0.2,))))
+    return "first_weights.json"
+
+
+def read_first_weights(folder: Path) -> Any:
+    first = RunFolder(folder).first_weights()
+    return first, normalise(
+        torch.arange(6, dtype=torch.uint8).view(1, 1, 2, 3), first.inputs.mean, first.inputs.std
+    ).tolist()
+
+
 def read_run(folder: Path) -> Any:
     run = RunFolder(folder)
     try:
@@ -270,6 +289,7 @@ FORMATS: dict[str, Format] = {
     "history": Format(make_history, read_history, (edit_json_line, edit_json_line, edit_bytes)),
     "status": Format(make_run, read_run, JSON_EDITS),
     "config": Format(make_run_config, read_run, JSON_EDITS, names="folder"),
+    "first weights": Format(make_first_weights, read_first_weights, JSON_EDITS, names="folder"),
     "decision": Format(make_decision, read_decision, (edit_json,), names="ecision"),
     "statistics": Format(make_statistics, read_statistics, (edit_arrays, edit_bytes)),
 }

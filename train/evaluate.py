@@ -162,7 +162,7 @@ def _check_same_task(path: str, checkpoint: Checkpoint, reader: ShardReader) -> 
             f"--checkpoint {path}: its classes are {', '.join(checkpoint.class_names)}, those of the "
             f"shards {', '.join(reader.manifest.class_names)}; evaluate on data with the same classes"
         )
-    if checkpoint.network.in_channels != reader.manifest.channels:
+    if checkpoint.network.in_channels < reader.manifest.channels:  # a gray image is one of three equal channels, too
         kinds = {1: "gray", 3: "colour"}
         raise InputError(
             f"--checkpoint {path}: it takes {kinds[checkpoint.network.in_channels]} images, the shards "

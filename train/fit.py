@@ -38,7 +38,7 @@ from train.engine.state import SavedState, StateWriter, resume_state
 from train.engine.step import TrainingState
 from train.engine.step_metrics import StepMetrics
 from train.engine.top_checkpoints import TopCheckpoints
-from train.engine.weight_initialisation import initialise_weights, start_heads_at_frequencies
+from train.engine.weight_initialisation import FirstWeights, find_first_weights, start_heads_at_frequencies
 from train.logging_setup import set_up_logging
 
 logger = logging.getLogger("train.fit")
@@ -80,13 +80,21 @@ def run_attempt(
         logger.info("%s is finished: see %s; choose another --out for a new run", folder.root, folder.checkpoint)
         return
 
-    context, samplers = _read_data(arguments, runtime)
     saved = resume_state(runtime, folder.states)
+    reader = _open_reader(arguments)
+    rows = split_rows(reader, config.folds)
+    seed_everything(config.seed)
+    model = UnifiedModel(network)
+    if saved is None:
+        first = _start(arguments, runtime, folder, model, reader, rows)
+    else:
+        first = runtime.on_main(folder.first_weights)
+    context, samplers = _plan(config, runtime, reader, rows, first)
     state = LoopState() if saved is None else saved.loop
     state.check_within([plan.steps for plan in context.plans], f"--out {arguments.out}")
     metric_logger = open_metric_logger(context, folder, state)  # its tracker starts beside what follows
     closing.callback(metric_logger.finish, "failed")  # unless it has been finished by then
-    training = _build_training(arguments, context, network, saved)
+    training = _build_training(arguments, context, model, saved)
     _announce(context, network, state)
     _try_phases_to_come(context, training, state)
 
@@ -130,11 +138,31 @@ def _end(
     metric_logger.finish(status)
 
 
-def _read_data(arguments: FitArguments, runtime: Runtime) -> tuple[RunContext, list[Sampler]]:
+def _start(
+    arguments: FitArguments,
+    runtime: Runtime,
+    folder: RunFolder,
+    model: UnifiedModel,
+    reader: ShardReader,
+    rows: FoldRows,
+) -> FirstWeights:
+    """Give rank 0's `model` its first weights, which the others are given later, and write down what they are."""
+    index, train = reader.index, rows.train
+    pixels = int((index.original_height[train].astype(np.int64) * index.original_width[train]).sum())
+    start_heads_at_frequencies(model, index.areas[train], pixels)
+
+    def find_and_keep() -> FirstWeights:
+        first = find_first_weights(model, arguments.config.model, arguments.init_from, reader.manifest)
+        folder.keep_first_weights(first)
+        return first
+
+    return runtime.on_main(find_and_keep)
+
+
+def _plan(
+    config: Config, runtime: Runtime, reader: ShardReader, rows: FoldRows, first: FirstWeights
+) -> tuple[RunContext, list[Sampler]]:
     """The run's surroundings, and which training sample stands at which position in each of its phases."""
-    config = arguments.config
-    reader = _open_reader(arguments)
-    rows = split_rows(reader, config.folds)
     samplers = _build_samplers(config, reader, rows)
     plans = plan_phases(
         config.phases,
@@ -143,7 +171,7 @@ def _read_data(arguments: FitArguments, runtime: Runtime) -> tuple[RunContext, l
         rank=runtime.rank,
         world=runtime.world,
     )
-    return RunContext(runtime, config, reader, rows, plans), samplers
+    return RunContext(runtime, config, reader, rows, plans, first), samplers
 
 
 def _try_phases_to_come(context: RunContext, training: TrainingState, state: LoopState) -> None:
@@ -204,22 +232,13 @@ def network_for(config: Config, manifest: Manifest) -> NetworkConfig:
 
 
 def _build_training(
-    arguments: FitArguments, context: RunContext, network: NetworkConfig, saved: SavedState | None
+    arguments: FitArguments, context: RunContext, model: UnifiedModel, saved: SavedState | None
 ) -> TrainingState:
-    """The training at `saved`, or at its first weights: published ones, an earlier checkpoint's or random ones."""
-    config, manifest, index = context.config, context.reader.manifest, context.reader.index
-    seed_everything(config.seed)
-    download = config.model.pretrained and saved is None and arguments.init_from is None
-    model = context.runtime.main_first(lambda: UnifiedModel(network, pretrained=download))
-    if saved is None:
-        rows = context.rows.train
-        pixels = int((index.original_height[rows].astype(np.int64) * index.original_width[rows]).sum())
-        start_heads_at_frequencies(model, index.areas[rows], pixels)
-        if arguments.init_from is not None:
-            initialise_weights(model, arguments.init_from, manifest.class_names)
+    """The training at `saved`, or at the first weights that `model` has on rank 0."""
+    config, inputs = context.config, context.first_weights.inputs
     first = context.plans[0]
     freeze_steps = round(config.optim.freeze_encoder_epochs * first.epoch_length / first.phase.batch_size)
-    training = TrainingState(context.runtime, config, model, manifest.mean, manifest.std, freeze_steps)
+    training = TrainingState(context.runtime, config, model, inputs.mean, inputs.std, freeze_steps)
     if saved is not None:
         try:
             training.load_tensors(saved.tensors)

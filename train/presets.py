@@ -54,7 +54,7 @@ DEMO = replace(
     SEVERSTAL,
     preset="demo",
     folds=FoldsConfig(test=()),  # its test images are a data set of their own
-    model=ModelConfig(encoder="tu-regnetx_002", decoder_channels=(48, 32, 16, 8), pretrained=False, dropout=0.1),
+    model=ModelConfig(encoder="tu-regnetx_002", decoder_channels=(48, 32, 16, 8), weights="none", dropout=0.1),
     validation=ValidationConfig(every_epochs=14),
     tracking=TrackingConfig(log_every=100),
     phases=(
@@ -82,7 +82,7 @@ SMOKE = replace(
     DEMO,
     preset="smoke",
     folds=FoldsConfig(),
-    model=ModelConfig(encoder="resnet18", decoder_channels=(16, 8, 8), pretrained=False, dropout=0.1),
+    model=ModelConfig(encoder="resnet18", decoder_channels=(16, 8, 8), weights="none", dropout=0.1),
     optim=OptimConfig(ema_decay=0.97),
     validation=ValidationConfig(tta=("hflip",)),
     tracking=TrackingConfig(),

@@ -80,7 +80,7 @@ def recipe(passes: int, seed: int) -> list[str]:
     """The default preset's two phases in its own proportion (30 : 8 epochs), for images of 200x200."""
     full = round(passes * 8 / 38)
     return [
-        *("--seed", str(seed), "--model.encoder", ENCODER, "--model.no-pretrained"),
+        *("--seed", str(seed), "--model.encoder", ENCODER, "--model.weights", "none"),
         *("--model.decoder-channels", *map(str, DECODER)),
         *("--phases.0.epochs", str(passes - full), "--phases.0.crop", str(CROP), str(CROP)),
         *("--phases.1.epochs", str(full)),

@@ -135,15 +135,6 @@ class Runtime:
             raise SharedError(problem, code)
         return value
 
-    def main_first(self, task: Callable[[], T]) -> T:
-        """Run `task` on every rank, on rank 0 before all others: what it downloads, the others find."""
-        if not self.is_main:
-            self.barrier()
-            return task()
-        result = task()
-        self.barrier()
-        return result
-
     @contextlib.contextmanager
     def running(self) -> Iterator["Runtime"]:
         """Everything a program does in its job: under the guard, and left together with the other ranks at the end.

@@ -1,14 +1,9 @@
-"""Encoders and decoders of segmentation-models-pytorch: which there are, how one is built, its published weights."""
+"""Encoders and decoders of segmentation-models-pytorch: which there are, and how one is built."""
 
 import difflib
 import inspect
-import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-
-from torch import nn
 
 from steel.config import NetworkConfig
 from steel.errors import InputError, list_some
@@ -59,8 +54,8 @@ def _check_encoder(name: str) -> None:
     raise InputError(f"model.encoder: {name!r} is unknown; {choice}, or tu-NAME for any timm model NAME")
 
 
-def build_parts(network: NetworkConfig, encoder_weights: str | bool | None = None) -> Any:
-    """The smp model; its encoder with random weights unless `encoder_weights` names published ones."""
+def build_parts(network: NetworkConfig) -> Any:
+    """The smp model, with random weights."""
     kind = ARCHITECTURES[network.architecture]
     options: dict[str, Any] = {}
     if network.decoder_channels is not None:
@@ -71,7 +66,7 @@ def build_parts(network: NetworkConfig, encoder_weights: str | bool | None = Non
         warnings.simplefilter("ignore")  # smp deprecates some encoder names that are the user's to choose
         return kind(
             encoder_name=network.encoder,
-            encoder_weights=encoder_weights,
+            encoder_weights=None,
             in_channels=network.in_channels,
             classes=network.num_classes,
             **options,
@@ -86,39 +81,3 @@ def misfit(network: NetworkConfig, error: Exception) -> InputError:
         f"model: {network.architecture} cannot be built on encoder {network.encoder!r}{depth} ({reason}); "
         "choose another encoder or architecture"
     )
-
-
-def load_pretrained(encoder: nn.Module, network: NetworkConfig) -> None:
-    """Fill `encoder` with published weights; the first convolution is adapted to one channel when images are gray.
-
-    Raises:
-        InputError: there are none, or they cannot be had.
-    """
-    name = network.encoder
-    weights: str | bool = True
-    if not name.startswith("tu-"):
-        choices = smp.encoders.encoders[name]["pretrained_settings"]
-        weights = "imagenet" if "imagenet" in choices else next(iter(choices))
-    try:
-        with _quiet_downloads():
-            source = build_parts(network, weights).encoder
-    except Exception as error:  # every transport fails in its own way, and each means the same to the user
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"model.pretrained: no published weights for encoder {name!r} ({type(error).__name__}: {reason}); "
-            "--model.no-pretrained trains from scratch"
-        ) from error
-    published_state = source.state_dict()
-    encoder.load_state_dict({name: published_state[name] for name in encoder.state_dict()})
-
-
-@contextmanager
-def _quiet_downloads() -> Iterator[None]:
-    """Hold back the hub's line for each retry; the one line that matters is ours."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

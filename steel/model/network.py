@@ -9,14 +9,7 @@ from torch import Tensor, nn
 
 from steel.config import NetworkConfig
 from steel.errors import InputError
-from steel.model.architectures import (
-    EXTRA_STRIDE,
-    MISFIT_ERRORS,
-    build_parts,
-    check_architecture,
-    load_pretrained,
-    misfit,
-)
+from steel.model.architectures import EXTRA_STRIDE, MISFIT_ERRORS, build_parts, check_architecture, misfit
 from steel.model.heads import CLASSIFICATION, HEADS, SEGMENTATION, ClassificationHead, Features, HeadShape
 
 Outputs = dict[str, Tensor]
@@ -33,11 +26,11 @@ class UnifiedModel(nn.Module):
     strip, and smeared edge pixels like the straight traces that some defects are. It depends on the image alone.
     """
 
-    def __init__(self, network: NetworkConfig, pretrained: bool = False) -> None:
-        """Build the network; with `pretrained`, fill the encoder with published weights (may download them).
+    def __init__(self, network: NetworkConfig) -> None:
+        """Build the network with random weights.
 
         Raises:
-            InputError: an unknown or impossible combination, or weights that cannot be had.
+            InputError: an unknown or impossible combination.
         """
         super().__init__()
         check_architecture(network)
@@ -56,8 +49,6 @@ class UnifiedModel(nn.Module):
         shape = self._try_out()
         for name in self.further_heads:
             self.add_module(f"{name}_head", HEADS[name].build(shape))
-        if pretrained:
-            load_pretrained(self.encoder, network)
 
     def forward(self, images: Tensor) -> Outputs:
         """Normalised images (n, c, H, W) float, of any H and W -> `Outputs` at the same size."""
@@ -166,10 +157,11 @@ def _reflected(size: int, padded: int, device: torch.device) -> Tensor:
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 images (n, c, h, w) -> float32 on the same device: in [0, 1], less `mean`, over `std`; one per channel.
 
-    The three are folded into one multiplication and one addition.
+    Gray images come out with as many channels as there are means. The three steps are folded into one multiplication
+    and one addition.
     """
     scale, shift = scale_and_shift(tuple(mean), tuple(std), images.device)
-    assert images.shape[1] == len(scale), f"{images.shape[1]} channels, {len(scale)} means"
+    assert images.shape[1] in (1, len(scale)), f"{images.shape[1]} channels, {len(scale)} means"
     return torch.addcmul(shift, images.float(), scale)
 
 

@@ -24,6 +24,7 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
         "folds": "; ".join(f"{role} {', '.join(map(str, folds)) or 'none'}" for role, folds in header["folds"].items())
         or "not recorded",
     }
+    entries["first weights"] = "; ".join(describe_first_weights(header["provenance"]))
     extensions = extensions_of(header["provenance"])
     if extensions:
         entries["extensions"] = ", ".join(f"{name} ({digest[:8]})" for name, digest in extensions.items())
@@ -37,6 +38,28 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
         width = max(len(name) for name, _ in provenance)
         lines += ["", "provenance", *(f"  {name:<{width}}  {value}" for name, value in provenance)]
     return lines
+
+
+def describe_first_weights(provenance: Mapping[str, Any]) -> list[str]:
+    """Where the encoder's first weights are from and under what licence, once for all members that say the same."""
+    told = [
+        told
+        for member in provenance.get("members", ())
+        for told in describe_first_weights(member["provenance"])
+        if "encoder_weights" in member["provenance"]
+    ]
+    if told:
+        return list(dict.fromkeys(told))
+    if "encoder_weights" not in provenance:
+        return ["not recorded"]
+    weights = provenance["encoder_weights"]
+    if weights is None:
+        return ["random"]
+    return [
+        "{architecture}, {fitted} of {tensors} tensors from {source} (sha256 {sha256}); licence: {licence}".format(
+            **dict.fromkeys(("architecture", "fitted", "tensors", "source", "sha256", "licence"), "?") | weights
+        )
+    ]
 
 
 def count_parameters(header: Mapping[str, Any]) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steel.reports.describe import count_parameters, describe_decision
+from steel.reports.describe import count_parameters, describe_decision, describe_first_weights
 from steel.reports.tables import format_columns
 
 FEW_IMAGES = 20
@@ -46,18 +46,14 @@ def model_card(header: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
 
 
 def _network(header: Mapping[str, Any]) -> list[str]:
-    network, config = header["network"], header["provenance"].get("config", {})
+    network = header["network"]
     size = header["input_size"]
-    first = {
-        True: f"published ones of {network['encoder']}, under the licence of their publisher, not this project's",
-        False: "random",
-    }.get(config.get("model", {}).get("pretrained"), "not recorded")
     return [
         f"{network['architecture']} on {network['encoder']}, {count_parameters(header):,} parameters"
         + ("" if header["members"] == 1 else f" in each of {header['members']} members"),
         f"input: {'gray' if network['in_channels'] == 1 else 'RGB'} images "
         + ("of any size" if size is None else f"resized to {size[0]}x{size[1]}"),
-        f"the encoder's first weights: {first}",
+        *(f"the encoder's first weights: {told}" for told in describe_first_weights(header["provenance"])),
         f"made with steel {header['provenance'].get('steel', '?')}, torch {header['provenance'].get('torch', '?')}",
     ]
 

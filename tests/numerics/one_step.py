@@ -63,8 +63,8 @@ class Float64Model(UnifiedModel):
     In float32 it does, another way for each processor's kernels, and moves a gradient by half a percent.
     """
 
-    def __init__(self, network: NetworkConfig, pretrained: bool = False) -> None:
-        super().__init__(network, pretrained)
+    def __init__(self, network: NetworkConfig) -> None:
+        super().__init__(network)
         self.double()
 
     def forward_padded(self, images: torch.Tensor) -> Outputs:

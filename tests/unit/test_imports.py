@@ -21,7 +21,8 @@ LEAVES = {
 LAYERS = (
     "errors", "extensions", "plain", "validation_errors", "storage", "arrow_file", "precision", "config", "folds",
     "images", "labels", "synthetic", "shards", "loading", "model", "gates", "decision", "metrics", "thresholds",
-    "checkpoint_header", "checkpoint", "inference", "reports", "tracking", "distributed", "commands", "cli",
+    "checkpoint_header", "checkpoint", "pretrained", "inference", "reports", "tracking", "distributed", "commands",
+    "cli",
 )  # fmt: skip
 """The modules and packages of steel, from the bottom up: each imports itself and what stands before it."""
 TORCH_FREE = (

@@ -11,6 +11,7 @@ from steel import __version__
 from steel.checkpoint import Checkpoint, read_header, save_checkpoint
 from steel.config import NetworkConfig
 from steel.model.optimizer import average_state_dicts
+from steel.plain import to_dict
 from steel.reports.evaluation import format_table, write_metrics
 from steel.reports.model_card import model_card
 from steel.shards.format import Manifest
@@ -104,11 +105,12 @@ def _checkpoint(
     context: RunContext, network: NetworkConfig, candidate: Candidate, scores: Mapping[str, float]
 ) -> Checkpoint:
     manifest, config, tuning = context.reader.manifest, context.config, candidate.result.tuning
+    first = context.first_weights
     return Checkpoint(
         network=network,
         class_names=manifest.class_names,
-        mean=manifest.mean,
-        std=manifest.std,
+        mean=first.inputs.mean,
+        std=first.inputs.std,
         decision=tuning.decision,
         input_size=input_size_of(manifest),
         depth=manifest.depth,
@@ -122,6 +124,7 @@ def _checkpoint(
             "torch": torch.__version__,
             "data_digest": manifest.digest,
             "config": config.recipe(),
+            "encoder_weights": first.encoder and to_dict(first.encoder),
             "weights": candidate.name,
             "candidates": dict(scores),
             "gates": {gate: decision.to_dict() for gate, decision in tuning.by_gate.items()},

@@ -7,6 +7,7 @@ from steel.distributed.runtime import Runtime
 from steel.shards.reader import ShardReader
 from train.engine.batch_plan import PhasePlan
 from train.engine.data import FoldRows
+from train.engine.weight_initialisation import FirstWeights
 
 
 @dataclass(frozen=True)
@@ -21,3 +22,5 @@ class RunContext:
     """Which of its rows are trained on, validated on and left for the test."""
     plans: tuple[PhasePlan, ...]
     """One for each phase, in order."""
+    first_weights: FirstWeights
+    """What the network started from, and the inputs it expects."""

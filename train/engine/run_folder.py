@@ -2,6 +2,7 @@
 
 status.json    running, interrupted, finished or failed, with the reason
 config.json    the resolved configuration and the data set's identity
+first_weights.json  what the network started from, and the inputs it expects
 .lock          held by the live run
 """
 
@@ -23,9 +24,11 @@ from steel.errors import InputError
 from steel.plain import from_dict, parse_json, to_dict
 from steel.storage import write_bytes
 from steel.tracking.queue import Status
+from train.engine.weight_initialisation import FirstWeights
 
 logger = logging.getLogger("train.fit")
 
+_FIRST_WEIGHTS = "first_weights.json"
 _CLAIM_S = 5.0
 """How long a held folder is waited for: processes of a run just killed need a moment to go."""
 
@@ -157,6 +160,21 @@ class RunFolder:
                 f"--out {self.root}: was started with another configuration ({'; '.join(differing[:3])}); "
                 "choose another folder, or repeat the options of the first start"
             )
+
+    def keep_first_weights(self, first: FirstWeights) -> None:
+        """Write down what the network starts from, for attempts that resume."""
+        self._write(_FIRST_WEIGHTS, to_dict(first))
+
+    def first_weights(self) -> FirstWeights:
+        """What `keep_first_weights` wrote.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        values = self._read(_FIRST_WEIGHTS, FirstWeights)
+        if values is None:
+            raise InputError(f"--out {self.root}: holds states, but no {_FIRST_WEIGHTS}; choose another folder")
+        return from_dict(FirstWeights, values)
 
     def status(self) -> dict[str, Any] | None:
         """What status.json says; None when there is none."""

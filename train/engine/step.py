@@ -62,6 +62,7 @@ class TrainingState:
         model.to(runtime.device)
         if config.runtime.channels_last:
             model.to(memory_format=torch.channels_last)
+        runtime.broadcast_tensors(model)  # rank 0 alone has looked for first weights
         self.model = model
         self.statistics = RunningStatistics(model)
         decay = config.optim.ema_decay

@@ -94,11 +94,11 @@ def draw_validation(
 
 def _predictor(context: RunContext, model: UnifiedModel, tta: tuple[str, ...]) -> Predictor:
     """A predictor on `model` as it is, in this run's precision."""
-    manifest, runtime = context.reader.manifest, context.runtime
+    inputs, runtime = context.first_weights.inputs, context.runtime
     return Predictor(
         [model],
-        mean=manifest.mean,
-        std=manifest.std,
+        mean=inputs.mean,
+        std=inputs.std,
         tta=tta,
         pixels_per_pass=context.config.runtime.pixels_per_pass,
         device=runtime.device,

@@ -1,21 +1,69 @@
-"""First weights: heads that start at the data's frequencies, or an earlier checkpoint, also one with other classes."""
+"""First weights: heads that start at the data's frequencies, an encoder's that were published, or an earlier
+checkpoint, also one with other classes; and the inputs that they expect."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import torch
 from torch import nn
 
+from steel import storage
 from steel.checkpoint import load_checkpoint
+from steel.config import ModelConfig
 from steel.errors import InputError, list_some
 from steel.model.network import UnifiedModel
+from steel.pretrained.encoder import EncoderWeights, inherited_licence, load_encoder
+from steel.pretrained.stem import Normalisation, check_channels
+from steel.shards.format import Manifest
 
 logger = logging.getLogger("train.fit")
 
 _CLASS_HEAD = "segmentation_head."
 _LABEL_HEAD = "classification_head.linear."
+
+
+@dataclass(frozen=True)
+class FirstWeights:
+    """What a run starts from; a resumed run needs to know it, too."""
+
+    encoder: EncoderWeights | None
+    """Where the encoder's weights are from; None for random ones."""
+    inputs: Normalisation
+    """What the network expects of its inputs."""
+
+    def __post_init__(self) -> None:
+        lengths = len(self.inputs.mean), len(self.inputs.std)
+        if lengths not in ((1, 1), (3, 3)) or min(self.inputs.std) <= 0:
+            raise InputError(f"inputs: {self.inputs}")
+
+
+def find_first_weights(model: UnifiedModel, wanted: ModelConfig, init_from: str | None, data: Manifest) -> FirstWeights:
+    """Give `model` its first weights, published ones or an earlier checkpoint's; with neither it keeps those it has.
+
+    Args:
+        model: changed in place.
+        wanted: where the encoder's weights are, and what they expect.
+        init_from: path or URL of a checkpoint to start all of the network from, in place of those.
+        data: that it is to be trained on.
+
+    Raises:
+        InputError: weights that are not to be had or do not fit.
+    """
+    channels = model.network.in_channels
+    given = None if wanted.mean is None or wanted.std is None else Normalisation(wanted.mean, wanted.std)
+    of_data = Normalisation(data.mean, data.std).for_channels(channels)
+    if init_from is not None:
+        encoder, inputs = initialise_weights(model, init_from, data.class_names)
+        if len(inputs.mean) != channels:
+            inputs = of_data
+        return FirstWeights(encoder, inputs if given is None else check_channels(given, channels, "the network"))
+    if wanted.weights == "none":
+        return FirstWeights(None, of_data if given is None else check_channels(given, channels, "the network"))
+    return FirstWeights(*load_encoder(model, wanted.weights, given))
 
 
 def start_heads_at_frequencies(model: UnifiedModel, areas: np.ndarray, pixels: int) -> None:
@@ -43,8 +91,13 @@ def _logits(frequencies: np.ndarray) -> torch.Tensor:
     return torch.logit(clipped).float()
 
 
-def initialise_weights(model: UnifiedModel, path: str, class_names: Sequence[str]) -> None:
+def initialise_weights(
+    model: UnifiedModel, path: str, class_names: Sequence[str]
+) -> tuple[EncoderWeights, Normalisation]:
     """Start `model` from the checkpoint at `path`: tensors of the same shape, and the heads class by class, by name.
+
+    Returns:
+        Where its encoder is from, and what the checkpoint's network expects of its inputs.
 
     Raises:
         InputError: not a readable checkpoint, an ensemble, or a network that shares hardly anything with this.
@@ -74,6 +127,11 @@ def initialise_weights(model: UnifiedModel, path: str, class_names: Sequence[str
     model.load_state_dict(taken, strict=False)
     known = [c for c in class_names if c in places]
     logger.info("started from %s: %d tensors, classes %s", path, len(taken), ", ".join(known) or "none in common")
+    encoder = [name.startswith("encoder.") for name in taken].count(True)
+    total = len(model.encoder.state_dict())
+    digest = hashlib.sha256(storage.read_bytes(path)).hexdigest()
+    weights = EncoderWeights(model.network.encoder, path, digest, inherited_licence(checkpoint), encoder, total)
+    return weights, Normalisation(checkpoint.mean, checkpoint.std)
 
 
 def _matched_rows(own: torch.Tensor, given: torch.Tensor, sources: Sequence[int | None]) -> torch.Tensor:

@@ -93,7 +93,6 @@ def talks(runtime: Runtime, note: Note) -> None:
     note("all_gather", value=runtime.all_gather(runtime.rank * 11))
     note("sum_numbers", value=runtime.sum_numbers([1.0, float(runtime.rank), float("inf")]))
     note("on_main", value=runtime.on_main(lambda: runtime.rank))
-    note("main_first", value=runtime.main_first(lambda: runtime.rank))
     tensor, linear = torch.full((2,), 5.0), torch.nn.Linear(1, 1)
     before = linear.weight.item()
     runtime.all_reduce(tensor)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from steel.config import NetworkConfig
 from steel.errors import InputError
-from steel.model import architectures
 from steel.model.architectures import ARCHITECTURES
 from steel.model.heads import HEADS, ClassificationHead, Features, HeadKind, HeadShape
 from steel.model.network import (
@@ -114,51 +113,6 @@ def test_impossible_networks_are_refused_in_one_line(changes, needles):
         assert needle in line
 
 
-def test_missing_pretrained_weights_name_the_way_out(monkeypatch):
-    build = architectures.build_parts
-
-    def offline(network, encoder_weights=None):
-        if encoder_weights is None:
-            return build(network)
-        raise OSError("no route to\nthe hub")
-
-    monkeypatch.setattr(architectures, "build_parts", offline)
-    with pytest.raises(InputError, match=r"resnet18.*no route to the hub.*--model.no-pretrained trains from scratch"):
-        UnifiedModel(SMALL, pretrained=True)
-
-
-def test_pretrained_weights_fill_the_encoder_that_is_left(monkeypatch):
-    build = architectures.build_parts
-    asked = []
-
-    def with_ones(network, encoder_weights=None):
-        model = build(network)
-        if encoder_weights is not None:
-            asked.append(encoder_weights)
-            for parameter in model.encoder.parameters():
-                torch.nn.init.ones_(parameter)
-        return model
-
-    monkeypatch.setattr(architectures, "build_parts", with_ones)
-    model = UnifiedModel(SMALL, pretrained=True)
-    assert asked == ["imagenet"]
-    assert all((p == 1).all() for p in model.encoder.parameters())
-    assert not all((p == 1).all() for p in model.decoder.parameters())
-
-
-def test_timm_encoders_ask_timm_for_weights(monkeypatch):
-    asked = []
-    build = architectures.build_parts
-
-    def note(network, encoder_weights=None):
-        asked.append(encoder_weights)
-        return build(network)
-
-    monkeypatch.setattr(architectures, "build_parts", note)
-    UnifiedModel(NetworkConfig("Unet", "tu-resnet10t", 1, 1, (8, 8)), pretrained=True)
-    assert asked == [True]  # timm has one set of weights under a name
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_normalise(channels):
     images = torch.randint(0, 256, (2, channels, 3, 4), dtype=torch.uint8)
@@ -167,6 +121,12 @@ def test_normalise(channels):
     result = normalise(images, mean, std)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, expected)
+
+
+def test_gray_images_are_normalised_for_each_channel_of_a_network_of_three():
+    images = torch.randint(0, 256, (2, 1, 3, 4), dtype=torch.uint8)
+    mean, std = (0.25, 0.5, 0.125), (0.5, 0.25, 0.2)
+    assert normalise(images, mean, std).equal(normalise(images.expand(-1, 3, -1, -1), mean, std))
 
 
 def test_models_can_be_copied(small_model):

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +28,19 @@ def statistics(num: int = 60) -> EvaluationStatistics:
     return EvaluationStatistics(np.arange(num), histograms, label_probs)
 
 
-def card(tmp_path: Path, pretrained: bool) -> str:
+PUBLISHED = {
+    "architecture": "resnet18",
+    "source": "smp-hub/resnet18.imagenet",
+    "sha256": "ab" * 32,
+    "licence": "BSD-3-Clause",
+    "fitted": 99,
+    "tensors": 100,
+}
+
+
+def card(tmp_path: Path, weights: dict[str, Any] | None = None) -> str:
     network = NetworkConfig("Unet", "resnet18", 2, 1)
-    provenance = {"data_digest": "ab12", "steel": "0.1.0", "config": {"model": {"pretrained": pretrained}}}
+    provenance = {"data_digest": "ab12", "steel": "0.1.0", "encoder_weights": weights}
     tensors = {"weight": torch.zeros(1, 4, 3), "running_mean": torch.zeros(1, 4)}
     folds = {"train": [2, 3], "tuning": [0], "test": [1]}
     path = tmp_path / "model.safetensors"
@@ -40,7 +51,7 @@ def card(tmp_path: Path, pretrained: bool) -> str:
 
 
 def test_what_fails_is_named(tmp_path: Path) -> None:
-    text = card(tmp_path, pretrained=False)
+    text = card(tmp_path)
     failures = text.split("## Known failures")[1].split("##")[0].strip().splitlines()
     assert failures == [
         "- scratch is never predicted, though 3 images have it",
@@ -54,5 +65,7 @@ def test_what_fails_is_named(tmp_path: Path) -> None:
 
 
 def test_where_the_weights_are_from(tmp_path: Path) -> None:
-    assert "first weights: random" in card(tmp_path, pretrained=False)
-    assert "published ones of resnet18, under the licence of their publisher" in card(tmp_path, pretrained=True)
+    assert "first weights: random" in card(tmp_path)
+    told = "resnet18, 99 of 100 tensors from smp-hub/resnet18.imagenet (sha256 abababab"
+    assert f"first weights: {told}" in card(tmp_path, PUBLISHED)
+    assert "; licence: BSD-3-Clause" in card(tmp_path, PUBLISHED)

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from steel.errors import InputError
+from steel.pretrained.stem import Normalisation
 from steel.shards.format import Manifest
 from tests.numerics.quick import quicken
 from train.arguments import parse_fit
 from train.engine.loop_state import LoopState
 from train.engine.run_folder import RunFolder
 from train.engine.state import snapshot, write_state
+from train.engine.weight_initialisation import FirstWeights
 from train.fit import main
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -33,6 +35,7 @@ def test_a_state_of_another_run_is_one_line(
     line += ["--data", str(tiny_shards), "--out", str(tmp_path)]
     folder = RunFolder(tmp_path)
     folder.open(parse_fit("train.fit", line).config, Manifest.load(str(tiny_shards)).digest, "auto")
+    folder.keep_first_weights(FirstWeights(None, Normalisation((0.5,), (0.2,))))
     folder.end("interrupted")
     folder.release()
     write_state(folder.states, snapshot(state, (), {"model.weight": torch.ones(3)}), keep=1)

@@ -10,6 +10,7 @@ from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.config import NetworkConfig
 from steel.errors import InputError
 from steel.model.network import UnifiedModel
+from steel.pretrained.stem import Normalisation
 from train.engine.weight_initialisation import initialise_weights, start_heads_at_frequencies
 
 
@@ -26,7 +27,9 @@ def save(path: Path, model: UnifiedModel, names: tuple[str, ...], members: int =
 def test_heads_follow_the_names_of_the_classes(tmp_path: Path) -> None:
     old, new = build(("spot", "scratch")), build(("patch", "scratch", "spot"))
     before = {k: v.clone() for k, v in new.state_dict().items()}
-    initialise_weights(new, save(tmp_path / "old.safetensors", old, ("spot", "scratch")), ("patch", "scratch", "spot"))
+    path = save(tmp_path / "old.safetensors", old, ("spot", "scratch"))
+    told, inputs = initialise_weights(new, path, ("patch", "scratch", "spot"))
+    assert (told.source, told.fitted) == (path, told.tensors) and inputs == Normalisation((0.5,), (0.2,))
     segmentation, labels = new.segmentation_head[0].weight, new.classification_head.linear.weight
     assert torch.equal(segmentation[1], old.segmentation_head[0].weight[1])
     assert torch.equal(segmentation[2], old.segmentation_head[0].weight[0])

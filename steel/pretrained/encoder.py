@@ -1,0 +1,192 @@
+"""First weights for a network's encoder: found, read, fitted, and told of."""
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steel.checkpoint import Checkpoint, parse_checkpoint
+from steel.errors import InputError, list_some
+from steel.model.libraries import timm
+from steel.model.network import UnifiedModel
+from steel.pretrained.files import WeightFile, parse_weights
+from steel.pretrained.licences import family_licence, is_permissive, licence_text
+from steel.pretrained.names import ENOUGH, Fit, fit_names
+from steel.pretrained.sources import Source, read_source, timm_settings
+from steel.pretrained.stem import Normalisation, adapt_stem, add_constant, check_channels
+
+logger = logging.getLogger("train.fit")
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What torchvision's weights expect, and most others."""
+_HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_HALF_FAMILIES = ("inception", "xception", "timm-tf_efficientnet_lite")
+"""Of smp's own encoders, those whose weights expect a mean and deviation of one half."""
+
+
+@dataclass(frozen=True)
+class EncoderWeights:
+    """Where an encoder's first weights are from: for the checkpoint's provenance, and for people."""
+
+    architecture: str
+    source: str
+    sha256: str
+    """Of the file."""
+    licence: str
+    """Of the weights, as their publisher says."""
+    fitted: int
+    """Tensors of the encoder that were found."""
+    tensors: int
+    """Tensors of the encoder."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fitted <= self.tensors:
+            raise InputError(f"{self.fitted} of {self.tensors} tensors")
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Weights on offer, of whatever origin."""
+
+    tensors: Mapping[str, Tensor]
+    licence: str
+    expected: Normalisation | None
+    """What they say that they expect, where they do."""
+
+
+def load_encoder(
+    model: UnifiedModel, weights: str, expected: Normalisation | None = None
+) -> tuple[EncoderWeights, Normalisation]:
+    """Fill the encoder of `model`.
+
+    Args:
+        model: changed in place.
+        weights: `hub`, a path or a URL, as `--model.weights`.
+        expected: what the weights expect of their inputs; None for what they or their publishers say.
+
+    Returns:
+        Where they are from, and what the network expects of its inputs from now on.
+
+    Raises:
+        InputError: not to be had, not to be read, or of another encoder.
+    """
+    name = model.network.encoder
+    source = read_source(weights, name)
+    file = parse_weights(source.data, f"model.weights {source.name}")
+    given = _of_checkpoint(parse_checkpoint(source.data, source.name)) if file.is_checkpoint else _of_file(source, file)
+    own = model.encoder.state_dict()
+    fit = fit_names(own, given.tensors, _converter(name))
+    _check_fit(fit, source.name, name)
+    inputs = _fill(model, fit, expected or given.expected or _usual(name))
+    licence = given.licence if given.licence != licence_text(None) else licence_text(family_licence(name))
+    told = EncoderWeights(name, source.name, file.sha256, licence, len(fit.taken), len(fit.taken) + len(fit.missing))
+    _tell(told, fit)
+    return told, inputs
+
+
+def _of_checkpoint(checkpoint: Checkpoint) -> _Given:
+    if checkpoint.members != 1:
+        raise InputError(f"model.weights: holds an ensemble of {checkpoint.members}; give one of its members")
+    tensors = {
+        name.removeprefix("encoder."): tensor
+        for name, tensor in checkpoint.member_state(0).items()
+        if name.startswith("encoder.")
+    }
+    return _Given(tensors, inherited_licence(checkpoint), Normalisation(checkpoint.mean, checkpoint.std))
+
+
+def inherited_licence(checkpoint: Checkpoint) -> str:
+    """Of the weights that a checkpoint of ours was itself trained from."""
+    former = checkpoint.provenance.get("encoder_weights", {})
+    if former is None:
+        return "none of others: trained from random weights"
+    return str(former.get("licence") or licence_text(None)) if isinstance(former, Mapping) else licence_text(None)
+
+
+def _of_file(source: Source, file: WeightFile) -> _Given:
+    settings = source.settings
+    licence = file.metadata.get("license") or file.metadata.get("licence") or settings.get("license")
+    mean, std = settings.get("mean"), settings.get("std")
+    expected = Normalisation(tuple(map(float, mean)), tuple(map(float, std))) if mean and std else None
+    return _Given(file.tensors, licence_text(licence), expected)
+
+
+def _usual(encoder: str) -> Normalisation:
+    """What the weights published under an encoder's name expect."""
+    settings = timm_settings(encoder)
+    if settings.get("mean") and settings.get("std"):
+        return Normalisation(tuple(settings["mean"]), tuple(settings["std"]))
+    return _HALF if encoder.startswith(_HALF_FAMILIES) else IMAGENET
+
+
+def _converter(encoder: str) -> Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None:
+    """timm's own translation of the names in original publications, where it has one for this encoder."""
+    name = encoder.removeprefix("tu-").partition(".")[0]
+    if not encoder.startswith("tu-"):
+        return None
+    translate = getattr(sys.modules[timm.models.model_entrypoint(name).__module__], "checkpoint_filter_fn", None)
+    if translate is None:
+        return None
+
+    def convert(tensors: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        try:
+            with torch.device("meta"):
+                whole = timm.create_model(name)
+            converted = translate(tensors, whole)
+            return {name: tensor for name, tensor in converted.items() if isinstance(tensor, Tensor)}
+        except Exception:  # of a file that is not what it expects
+            return {}
+
+    return convert
+
+
+def _check_fit(fit: Fit, source: str, encoder: str) -> None:
+    if fit.share < ENOUGH:
+        number = len(fit.taken) + len(fit.missing)
+        raise InputError(
+            f"model.weights {source}: fits {len(fit.taken)} of the {number} tensors of encoder {encoder!r} "
+            f"({100 * fit.share:.0f} %); it lacks {list_some(fit.missing, 2)} and has "
+            f"{list_some(fit.left_over, 2) or 'no others'}: name the encoder that it is for"
+        )
+
+
+def _fill(model: UnifiedModel, fit: Fit, expected: Normalisation) -> Normalisation:
+    """Copy what fits; what the network then expects of its inputs."""
+    encoder, channels = model.encoder, model.network.in_channels
+    own: dict[str, Tensor] = encoder.state_dict()
+    stems = [n for n, theirs in fit.taken.items() if own[n].squeeze().shape != fit.given[theirs].squeeze().shape]
+    given_channels = fit.given[fit.taken[stems[0]]].shape[1] if stems else channels
+    expected = check_channels(expected, given_channels, "the file")
+    inputs = expected.for_channels(channels)
+    constants: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, theirs in fit.taken.items():
+            tensor = fit.given[theirs]
+            if name in stems:
+                tensor, constants[name] = adapt_stem(tensor, expected, channels, inputs)
+            own[name].copy_(tensor.reshape(own[name].shape))
+    side = -(-128 // model.stride) * model.stride
+    for name, constant in constants.items():
+        add_constant(encoder, name, constant, torch.zeros(1, channels, side, side))
+    return inputs
+
+
+def _tell(weights: EncoderWeights, fit: Fit) -> None:
+    logger.info(
+        "encoder weights: %d of %d tensors of %s from %s, %s; sha256 %s",
+        weights.fitted, weights.tensors, weights.architecture, weights.source, fit.how, weights.sha256[:12],
+    )  # fmt: skip
+    if fit.missing:
+        logger.warning("encoder weights: not in the file, so random: %s", list_some(fit.missing, 10))
+    if fit.left_over:
+        logger.info("encoder weights: in the file, but not in the encoder: %s", list_some(fit.left_over, 4))
+    if is_permissive(weights.licence):
+        logger.info("encoder weights: licence %s", weights.licence)
+    else:
+        logger.warning(
+            "encoder weights: licence %s: not this project's; read it before you hand on what is trained from them",
+            weights.licence,
+        )

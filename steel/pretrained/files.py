@@ -1,0 +1,83 @@
+"""Files of weights, read without running anything that is in them."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from steel.checkpoint_header import METADATA_KEY
+from steel.errors import InputError
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What a file of weights holds."""
+
+    tensors: dict[str, Tensor] = field(repr=False)
+    """By the names that the file has for them. A torch file has them in the order of the network's modules; a
+    safetensors file has lost that."""
+    sha256: str
+    """Of the whole file."""
+    metadata: Mapping[str, str]
+    """What a safetensors file says of itself; nothing for other files."""
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether this program wrote it, or says so."""
+        return METADATA_KEY in self.metadata
+
+
+def parse_weights(data: bytes, name: str) -> WeightFile:
+    """The tensors of a safetensors file, or of a file of `torch.save` that holds nothing but tensors and plain values.
+
+    Args:
+        data: the file.
+        name: for errors.
+
+    Raises:
+        InputError: neither, damaged, without tensors, or a pickle that would run code.
+    """
+    is_safetensors = data[8:9] == b"{"
+    tensors, metadata = _parse_safetensors(data, name) if is_safetensors else (_parse_torch(data, name), {})
+    if not tensors:
+        raise InputError(f"{name}: holds no tensors by name")
+    return WeightFile(tensors, hashlib.sha256(data).hexdigest(), metadata)
+
+
+def _parse_safetensors(data: bytes, name: str) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    try:
+        tensors = safetensors.torch.load(data)
+        table = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: damaged ({error}); copy it again") from error
+    return tensors, table.get("__metadata__", {})
+
+
+def _parse_torch(data: bytes, name: str) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch each have errors of their own for what they cannot read
+        reason = " ".join(str(error).split())
+        if "weights_only" in reason or "Unsupported global" in reason:
+            raise InputError(
+                f"{name}: holds more than tensors, and loading it could run code that it brings; "
+                "save its state dict alone, best as safetensors"
+            ) from error
+        raise InputError(f"{name}: neither a safetensors nor a torch file of weights, or damaged") from error
+    found = list(_states(loaded))
+    return max(found, key=len, default={})
+
+
+def _states(loaded: Any, depth: int = 3) -> Iterator[dict[str, Tensor]]:
+    """The tensors of each mapping in `loaded`: training programs put the weights under a name beside other things."""
+    if not isinstance(loaded, Mapping) or depth == 0:
+        return
+    yield {str(name): value.detach() for name, value in loaded.items() if isinstance(value, Tensor)}
+    for value in loaded.values():
+        yield from _states(value, depth - 1)

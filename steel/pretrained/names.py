@@ -1,0 +1,123 @@
+"""Which tensor of a file is which of an encoder's, whatever the program that wrote it put before their names."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+ENOUGH = 0.9
+"""Share of an encoder's tensors that a file must have: one that lacks more is of another network."""
+
+_ROLES = ("bias", "running_mean", "running_var")
+"""Last parts of names that have one meaning everywhere; all others are weights."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the tensors of a file fit an encoder."""
+
+    taken: dict[str, str]
+    """Name in the encoder to name in the file."""
+    missing: tuple[str, ...]
+    """Tensors of the encoder that the file does not have, or has in another shape."""
+    left_over: tuple[str, ...]
+    """Tensors of the file that the encoder has no place for: a classifier's head, a decoder, stages not used."""
+    how: str = "by name"
+    given: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    """The file's tensors, as `taken` names them."""
+
+    @property
+    def share(self) -> float:
+        """Of the encoder's tensors that were found."""
+        return len(self.taken) / max(1, len(self.taken) + len(self.missing))
+
+
+def fit_names(
+    own: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    convert: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None = None,
+) -> Fit:
+    """The best of what there is: by name; by name as `convert` translates the file; by order.
+
+    By order is for other libraries' names of one network (torchvision's, timm's and segmentation-models-pytorch's
+    EfficientNets): each tensor, from the first to the encoder's last, must have the shape and the kind of its partner.
+
+    Args:
+        own: an encoder's state dict.
+        given: a file's tensors, in its order.
+        convert: gives the tensors of an original publication the names of the library that has the encoder.
+    """
+    fits = [_by_name(own, given)]
+    if fits[0].share < ENOUGH and convert is not None:
+        fits.append(_by_name(own, convert(dict(given)), "by its publisher's names"))
+    if max(fit.share for fit in fits) < ENOUGH:
+        fits.append(_by_order(own, given))
+    return max(fits, key=lambda fit: fit.share)
+
+
+def is_same_shape(own: Tensor, given: Tensor) -> bool:
+    """Whether the shapes are equal but for dimensions of 1 and, in a first convolution, for 1 instead of 3 channels."""
+    if own.ndim == given.ndim == 4 and {own.shape[1], given.shape[1]} == {1, 3}:
+        own, given = own[:, :1], given[:, :1]
+    return [n for n in own.shape if n != 1] == [n for n in given.shape if n != 1]
+
+
+def _by_name(own: Mapping[str, Tensor], given: Mapping[str, Tensor], how: str = "by name") -> Fit:
+    """The reading with most partners, over what may stand before the names on either side."""
+    wanted, offered = _weights(own), _weights(given)
+    best: dict[str, str] = {}
+    for mine in _prefixes(wanted, common=True):
+        tails = {_plain(name.removeprefix(mine)): name for name in wanted}
+        for theirs in _prefixes(offered, common=False):
+            partners = {_plain(n.removeprefix(theirs)): n for n in offered if n.startswith(theirs)}
+            taken = {
+                name: partners[tail]
+                for tail, name in tails.items()
+                if tail in partners and is_same_shape(wanted[name], offered[partners[tail]])
+            }
+            if len(taken) > len(best):
+                best = taken
+            if len(best) == len(wanted):
+                return _fit(wanted, offered, best, how)
+    return _fit(wanted, offered, best, how)
+
+
+def _by_order(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Fit:
+    wanted, offered = _weights(own), _weights(given)
+    pairs = list(zip(wanted, offered, strict=False))
+    agree = len(pairs) == len(wanted) and all(
+        is_same_shape(wanted[mine], offered[theirs]) and _role(mine) == _role(theirs) for mine, theirs in pairs
+    )
+    return _fit(wanted, offered, dict(pairs) if agree else {}, "by order, under other names")
+
+
+def _fit(wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor], taken: dict[str, str], how: str) -> Fit:
+    used = set(taken.values())
+    missing = tuple(name for name in wanted if name not in taken)
+    return Fit(taken, missing, tuple(name for name in offered if name not in used), how, offered)
+
+
+def _weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without counters and tables of positions, which are no weights."""
+    return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+def _prefixes(names: Iterable[str], *, common: bool) -> list[str]:
+    """What up to three parts of names may stand before them: nothing first; with `common`, before all of them."""
+    names = list(names)
+    found = dict.fromkeys([""])
+    for name in names:
+        parts = name.split(".")
+        found |= dict.fromkeys(".".join(parts[:n]) + "." for n in range(1, min(4, len(parts))))
+    return [prefix for prefix in found if not common or all(name.startswith(prefix) for name in names)]
+
+
+def _plain(name: str) -> str:
+    """timm calls a stage `stages.0` in a classifier and `stages_0` in an extractor of features."""
+    return re.sub(r"_(\d+)\.", r".\1.", name)
+
+
+def _role(name: str) -> str:
+    last = name.rpartition(".")[2]
+    return last if last in _ROLES else "weight"

@@ -1,0 +1,264 @@
+"""Weights in the names and forms of others reach the encoder: it then says of images what their own code says."""
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
+from steel.config import NetworkConfig
+from steel.errors import InputError
+from steel.model.network import UnifiedModel, normalise
+from steel.pretrained.encoder import load_encoder
+from steel.pretrained.stem import Normalisation
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = Normalisation(MEAN, STD)
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """`model` in evaluation with statistics and affine weights that a wrong place or order would show."""
+    generator = torch.Generator().manual_seed(3)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and tensor.ndim < 2:
+            low = 0.5 if name.endswith(("var", "weight", "gamma")) else -0.2
+            tensor.copy_(low + torch.rand(tensor.shape, generator=generator))
+    return model.eval()
+
+
+def classifier(name: str) -> nn.Module:
+    torch.manual_seed(5)
+    return trained(timm.create_model(name))
+
+
+def network(encoder: str, channels: int = 3, **more: Any) -> UnifiedModel:
+    torch.manual_seed(7)
+    return UnifiedModel(NetworkConfig("Unet", encoder, 1, channels, **more)).eval()
+
+
+def save(path: Path, tensors: dict[str, torch.Tensor], **metadata: str) -> str:
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    return str(path)
+
+
+def image(channels: int, size: tuple[int, int] = (96, 128)) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(11)
+    return torch.randint(0, 256, (2, channels, *size), dtype=torch.uint8, generator=generator)
+
+
+def features_of_timm(model: nn.Module, pixels: torch.Tensor, mean: Any, std: Any) -> list[torch.Tensor]:
+    """What a classifier has after each stage for uint8 images, by timm's own means; the publisher's normalisation."""
+    inputs = (pixels.float() / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    with torch.no_grad():
+        return model.forward_intermediates(inputs, intermediates_only=True)
+
+
+def features_of_ours(model: UnifiedModel, pixels: torch.Tensor, inputs: Normalisation) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return list(model.encoder(normalise(pixels, inputs.mean, inputs.std)))
+
+
+def assert_same_features(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
+    by_shape = {feature.shape: feature for feature in ours}
+    for feature in theirs:
+        torch.testing.assert_close(by_shape[feature.shape], feature, rtol=1e-4, atol=1e-4)
+        assert feature.std() > 1e-3  # it says something
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_whole_classifier_in_timms_names(name: str, suffix: str, tmp_path: Path) -> None:
+    theirs, path = classifier(name), tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"epoch": 3, "state_dict": {f"module.{n}": t for n, t in theirs.state_dict().items()}}, path)
+    else:
+        save(path, theirs.state_dict())
+    model = network(f"tu-{name}")
+    told, inputs = load_encoder(model, str(path), IMAGENET)
+    assert (told.fitted, inputs) == (told.tensors, IMAGENET)
+    assert_same_features(features_of_ours(model, image(3), inputs), features_of_timm(theirs, image(3), MEAN, STD))
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("test_convnext", MEAN, STD),  # a bias takes up the means, and nothing is padded
+        ("test_resnet", (0.5,) * 3, (0.5,) * 3),
+        ("test_resnet", (0.4,) * 3, STD),  # a plain sum would be wrong here
+        ("test_efficientnet", (0.3,) * 3, (0.2, 0.1, 0.3)),
+    ],
+)
+def test_one_channel_says_what_three_say_of_gray(name: str, mean: Any, std: Any, tmp_path: Path) -> None:
+    theirs, gray = classifier(name), image(1)
+    path = save(tmp_path / "w.safetensors", theirs.state_dict())
+    model = network(f"tu-{name}", 1)
+    _, inputs = load_encoder(model, path, Normalisation(mean, std))
+    assert len(inputs.mean) == len(inputs.std) == 1
+    assert_same_features(
+        features_of_ours(model, gray, inputs), features_of_timm(theirs, gray.expand(-1, 3, -1, -1), mean, std)
+    )
+
+
+def test_batch_normalisation_takes_up_means_that_differ(tmp_path: Path) -> None:
+    """But for the border that the first convolution pads: there the three channels were padded with three grays."""
+    torch.manual_seed(0)
+    theirs, gray = trained(torchvision.models.resnet18()), image(1)
+    path = save(tmp_path / "w.safetensors", theirs.state_dict())
+    model = network("resnet18", 1)
+    _, inputs = load_encoder(model, path)
+    pixels = (gray.expand(-1, 3, -1, -1) / 255 - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
+    with torch.no_grad():
+        expected = theirs.relu(theirs.bn1(theirs.conv1(pixels)))
+    found = features_of_ours(model, gray, inputs)[1]
+    inside = (..., slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(found[inside], expected[inside], rtol=1e-4, atol=1e-4)
+    assert (found - expected).abs().max() < 1
+
+
+def test_gray_images_as_three_channels_are_exact_at_the_border_too(tmp_path: Path) -> None:
+    theirs, gray = classifier("test_resnet"), image(1)
+    model = network("tu-test_resnet", 3)
+    _, inputs = load_encoder(model, save(tmp_path / "w.safetensors", theirs.state_dict()), IMAGENET)
+    assert_same_features(
+        features_of_ours(model, gray, inputs), features_of_timm(theirs, gray.expand(-1, 3, -1, -1), MEAN, STD)
+    )
+
+
+def test_torchvisions_names_of_a_network_that_timm_names_otherwise(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = trained(torchvision.models.efficientnet_b0())
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    model = network("tu-efficientnet_b0")
+    told, inputs = load_encoder(model, str(tmp_path / "w.pth"))
+    assert (told.fitted, inputs) == (told.tensors, IMAGENET)
+    with torch.no_grad():
+        pixels = normalise(image(3, (64, 64)), MEAN, STD)
+        expected = theirs.features[:-1](pixels)
+        torch.testing.assert_close(model.encoder(pixels)[-1], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_names_of_an_original_publication(tmp_path: Path) -> None:
+    """ConvNeXt's authors have other names, and linear layers for convolutions of 1x1."""
+    theirs = classifier("test_convnext")
+    tensors = {}
+    for name, tensor in theirs.state_dict().items():
+        name = name.replace("stem.", "downsample_layers.0.").replace("head.norm.", "norm.").replace("head.fc.", "head.")
+        name = re.sub(r"stages\.(\d)\.downsample", r"downsample_layers.\1", name)
+        name = name.replace(".blocks.", ".").replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv")
+        tensors[name] = tensor.flatten(1) if "pwconv" in name and tensor.ndim == 4 else tensor
+    assert "stages.1.0.dwconv.weight" in tensors and "stem.0.weight" not in tensors
+    model = network("tu-test_convnext")
+    told, inputs = load_encoder(model, save(tmp_path / "w.safetensors", tensors), IMAGENET)
+    assert told.fitted == told.tensors
+    assert_same_features(features_of_ours(model, image(3), inputs), features_of_timm(theirs, image(3), MEAN, STD))
+
+
+def test_an_encoder_out_of_another_programs_network(tmp_path: Path) -> None:
+    """A whole network of segmentation-models-pytorch: its decoder stays where it is."""
+    theirs = network("resnet18")
+    trained(theirs)
+    path = save(tmp_path / "w.safetensors", {f"model.{n}": t for n, t in theirs.state_dict().items()})
+    model = network("resnet18", decoder_channels=(8, 8, 8))
+    before = {name: tensor.clone() for name, tensor in model.decoder.state_dict().items()}
+    told, _ = load_encoder(model, path)
+    assert told.fitted == told.tensors
+    with torch.no_grad():
+        pixels = torch.randn(1, 3, 64, 64)
+        assert model.encoder(pixels)[3].equal(theirs.encoder(pixels)[3])
+    assert all(before[name].equal(tensor) for name, tensor in model.decoder.state_dict().items())
+
+
+def own_checkpoint(model: UnifiedModel, provenance: dict[str, Any], mean: float = 0.3) -> Checkpoint:
+    channels = model.network.in_channels
+    tensors = {name: tensor.unsqueeze(0) for name, tensor in model.state_dict().items()}
+    return Checkpoint(
+        model.network, ("a",), (mean,) * channels, (0.2,) * channels, tensors, None, {}, provenance
+    )  # fmt: skip
+
+
+def test_a_checkpoint_of_ours_brings_its_inputs_and_its_licence(tmp_path: Path) -> None:
+    former = network("tu-test_resnet", 1)
+    trained(former)
+    licence = "DINOv3 License (Meta's own terms, not Apache-2.0)"
+    save_checkpoint(tmp_path / "m.safetensors", own_checkpoint(former, {"encoder_weights": {"licence": licence}}))
+    gray = image(1)
+    for channels in (1, 3):  # of three channels, too: the same of a gray image
+        model = network("tu-test_resnet", channels)
+        told, inputs = load_encoder(model, str(tmp_path / "m.safetensors"))
+        assert told.licence == licence and told.fitted == told.tensors
+        assert inputs == Normalisation((0.3,) * channels, (0.2,) * channels)
+        expected = features_of_ours(former, gray, Normalisation((0.3,), (0.2,)))
+        for ours, theirs in zip(features_of_ours(model, gray, inputs)[1:], expected[1:], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_an_ensemble_has_no_one_encoder(tmp_path: Path) -> None:
+    checkpoint = own_checkpoint(network("tu-test_resnet", 1), {})
+    save_checkpoint(tmp_path / "m.safetensors", stack_members([checkpoint, checkpoint]))
+    with pytest.raises(InputError, match="ensemble of 2; give one of its members"):
+        load_encoder(network("tu-test_resnet", 1), str(tmp_path / "m.safetensors"))
+
+
+def test_weights_of_another_encoder_are_refused_with_how_much_fits(tmp_path: Path) -> None:
+    path = save(tmp_path / "w.safetensors", classifier("test_efficientnet").state_dict())
+    model = network("resnet18")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(
+        InputError, match=r"w\.safetensors: fits \d+ of the 100 tensors of encoder 'resnet18' \(\d+ %\)"
+    ):
+        load_encoder(model, path)
+    assert all(before[name].equal(tensor) for name, tensor in model.state_dict().items())
+
+
+def test_what_did_not_fit_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = dict(classifier("test_resnet").state_dict())
+    tensors["layer4.0.bn1.weight"] = torch.zeros(3)
+    del tensors["layer3.0.bn1.bias"]
+    with caplog.at_level(logging.INFO, logger="train.fit"):
+        told, _ = load_encoder(network("tu-test_resnet"), save(tmp_path / "w.safetensors", tensors))
+    assert told.tensors - told.fitted == 2
+    assert "random: model.layer3.0.bn1.bias, model.layer4.0.bn1.weight" in caplog.text
+    (line,) = [r.message for r in caplog.records if "not in the encoder" in r.message]
+    assert set(line.rpartition(": ")[2].split(", ")) >= {"fc.bias", "fc.weight"}
+
+
+def test_the_licence_is_said_and_a_special_one_louder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = classifier("test_resnet").state_dict()
+    for licence, level in (("apache-2.0", logging.INFO), ("dinov3-license", logging.WARNING)):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="train.fit"):
+            path = save(tmp_path / "w.safetensors", tensors, license=licence)
+            told, _ = load_encoder(network("tu-test_resnet"), path)
+        (record,) = [r for r in caplog.records if r.message.startswith("encoder weights: licence")]
+        assert record.levelno == level and told.licence in record.message
+    assert told.licence == "DINOv3 License (Meta's own terms, not Apache-2.0)"
+
+
+def test_three_means_for_weights_of_one_channel_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "w.safetensors", network("tu-test_resnet", 1).state_dict())
+    with pytest.raises(InputError, match=r"model\.mean: 3 values"):
+        load_encoder(network("tu-test_resnet", 1), path, IMAGENET)
+
+
+@pytest.mark.skipif("STEEL_REAL_DATA" not in os.environ, reason="needs real weights")
+def test_real_weights_say_of_real_steel_what_timm_says() -> None:
+    root = Path(os.environ["STEEL_REAL_DATA"])
+    path = root / "weights" / "tf_efficientnet_lite0.safetensors"
+    theirs = timm.create_model("tf_efficientnet_lite0").eval()
+    theirs.load_state_dict(safetensors.torch.load_file(path))
+    strip = next(iter(sorted((root / "severstal_sample" / "train_images").iterdir())))
+    gray = torchvision.io.read_image(str(strip), torchvision.io.ImageReadMode.GRAY)[None]
+    model = network("tu-tf_efficientnet_lite0", 1)
+    told, inputs = load_encoder(model, str(path))
+    assert told.fitted == told.tensors and told.licence == "Apache-2.0"
+    assert inputs == Normalisation((0.5,), (0.5,))  # as timm says of these weights
+    wide = features_of_timm(theirs, gray.expand(-1, 3, -1, -1), (0.5,) * 3, (0.5,) * 3)
+    assert_same_features(features_of_ours(model, gray, inputs), wide)
