@@ -170,7 +170,7 @@ def _fill(model: UnifiedModel, fit: Fit, expected: Normalisation) -> Normalisati
             own[name].copy_(tensor.reshape(own[name].shape))
     side = -(-128 // model.stride) * model.stride
     for name, constant in constants.items():
-        add_constant(encoder, name, constant, torch.zeros(1, channels, side, side))
+        add_constant(encoder, name, constant, torch.zeros(1, channels, side, side, dtype=own[name].dtype))
     return inputs
 
 
