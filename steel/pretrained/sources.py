@@ -214,14 +214,16 @@ def _within(seconds: float, task: Callable[[], T]) -> T:
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Hold back the hub's line for each retry; the one line that matters is ours."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Hold back the hub's lines for each request and retry; the one line that matters is ours."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "httpx", "httpx2")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _reason(error: BaseException) -> str:
