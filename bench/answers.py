@@ -129,13 +129,14 @@ def _way(usual: bool, pixels: int) -> Iterator[None]:
 
 def predict(folder: str, encoder: str, usual: bool) -> Measure:
     """A submission for a folder of images, as `steel predict` writes it."""
-    from steel.inference.prediction import predict_folder
+    from steel.inference.folder_job import FolderJob
+    from steel.inference.predict_folder import predict_folder
 
     predictor = _predictor(encoder)
     sizes = draw_sizes(Path(folder).name)
     with tempfile.TemporaryDirectory() as out, _way(usual, sum(h * w for h, w in sizes) // len(sizes)):
         start = time.perf_counter()
-        summary = predict_folder(predictor, f"{folder}/images", f"{out}/submission.csv")
+        summary = predict_folder(predictor, FolderJob(f"{folder}/images", out), {})
         return Measure(summary.images, time.perf_counter() - start)
 
 

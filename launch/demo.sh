@@ -34,8 +34,8 @@ step "evaluation on the test images, with test-time augmentation"
 accelerate launch --config_file "$config" $processes -m train.evaluate --checkpoint "$out/train/model.safetensors" \
   --data "$out/test_shards" --folds all --out "$out"
 
-step "answers for the test images"
-steel predict "$out/train/model.safetensors" "$out/data/test_images" --out "$out/submission.csv" \
+step "predictions for the test images"
+steel predict "$out/train/model.safetensors" "$out/data/test_images" --out "$out" \
   --template "$out/data/sample_submission.csv"
 cp "$out/train/model.safetensors" "$out/train/curves.png" "$out/"
 

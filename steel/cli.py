@@ -28,10 +28,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `steel` console command; returns the exit code."""
 
-    def run() -> None:
+    def run() -> int | None:
         arguments = build_parser().parse_args(argv)
         load_extensions()
-        arguments.run(arguments)
+        return arguments.run(arguments)
 
     return run_program(run)
 

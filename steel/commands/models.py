@@ -4,7 +4,8 @@ import argparse
 import json
 import time
 
-from steel.commands.common import Help, add_inference, image_bar, make_way, positive, require_torch
+from steel.commands.common import Help, image_bar, make_way, require_torch
+from steel.commands.predictions import add_predict_arguments, job_from, make_way_for, report_predictions
 
 
 def add_predict(commands: argparse._SubParsersAction) -> None:
@@ -12,34 +13,23 @@ def add_predict(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "predict",
         help="predict a folder of images",
-        description="Find the defects in a folder of images, or in one image, and write them as run-length masks. "
-        "Thresholds and flips are those that the checkpoint was tuned with.",
+        description="Find the defects in a folder of images, or in one image, and write them in any formats. "
+        "Thresholds and flips are those that the checkpoint was tuned with. Stopped and started again, it goes on. "
+        "Exit code 3: some images could not be read and were left out.",
         formatter_class=Help,
     )
-    add = parser.add_argument
-    add("checkpoint", metavar="FILE", help="model.safetensors of a run or an ensemble; a path or URL")
-    add("images", metavar="IMAGES", help="folder of images, or one image; a path or URL")
-    add("--out", metavar="CSV", default="submission.csv", help="submission to write, a path or URL")
-    add("--format", choices=("ImageId_ClassId", "ImageId,ClassId"), default="ImageId_ClassId", help="its first columns")
-    add("--template", metavar="CSV", help="sample submission whose columns, rows and order to take instead")
-    add("--overlays", metavar="DIR", help="also draw the masks into the images, here")
-    add("--classes-out", metavar="CSV", help="also write the most likely class of each image, and every probability")
-    add("--tta", metavar="VIEWS", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's")
-    add_inference(parser)
-    add("--threads", type=positive, metavar="N", default=4, help="that decode images while the model runs")
+    parser.add_late = add_predict_arguments
     parser.set_defaults(run=_run_predict)
 
 
-def _run_predict(arguments: argparse.Namespace) -> None:
+def _run_predict(arguments: argparse.Namespace) -> int:
     require_torch()
-    from steel import storage
-    from steel.inference.prediction import predict_folder
+    from steel.inference.predict_folder import describe_predictor, predict_folder
     from steel.inference.predictor import Predictor
     from steel.model.tta import parse_tta
 
-    make_way([arguments.checkpoint, arguments.images, arguments.template], [arguments.out, arguments.classes_out])
-    if arguments.overlays is not None:
-        storage.make_folder(arguments.overlays)
+    job = job_from(arguments)
+    make_way_for(arguments)
     predictor = Predictor.from_checkpoint(
         arguments.checkpoint,
         tta=None if arguments.tta is None else parse_tta(arguments.tta),
@@ -49,24 +39,9 @@ def _run_predict(arguments: argparse.Namespace) -> None:
     )
     with image_bar("predict") as on_image:
         begun = time.perf_counter()
-        summary = predict_folder(
-            predictor,
-            arguments.images,
-            arguments.out,
-            format=arguments.format,
-            template=arguments.template,
-            overlays=arguments.overlays,
-            classes_out=arguments.classes_out,
-            threads=arguments.threads,
-            on_image=on_image,
-        )
-        rate = summary.images / (time.perf_counter() - begun)
-    left_out = f" ({len(summary.unknown)} more are not in the sample)" if summary.unknown else ""
-    print(  # noqa: T201
-        f"{arguments.out}: {summary.images} images{left_out}, {summary.masks} masks in {summary.rows} rows; "
-        f"{rate:.1f} images/s on {predictor.device}, {1 + len(predictor.tta)} views per image"
-        + ("" if predictor.is_tuned else "; never tuned, so all thresholds are one half")
-    )
+        summary = predict_folder(predictor, job, describe_predictor(predictor, arguments.checkpoint), on_image)
+        seconds = time.perf_counter() - begun
+    return report_predictions(job, predictor, summary, seconds)
 
 
 def add_info(commands: argparse._SubParsersAction) -> None:

@@ -26,8 +26,10 @@ class Prepared(NamedTuple):
     """(c, H, W) uint8, whole strides."""
     size: tuple[int, int]
     """Height and width before padding."""
-    original_size: tuple[int, int]
-    """Before resizing."""
+    image_id: str
+    """The path or URL it was given by; for an array its number."""
+    image: np.ndarray
+    """(H, W) or (H, W, 3) uint8: before resizing."""
 
 
 def check_plural(images: Iterable[Image]) -> None:
@@ -49,16 +51,17 @@ def prepare(
     Raises:
         InputError: unreadable, or of another shape or type.
     """
+    image_id = str(number)
     if isinstance(image, str | os.PathLike):
+        image_id = os.fspath(image)
         image = read_image(image, channels, depth)
     elif not isinstance(image, np.ndarray):
         raise InputError(f"an image must be a numpy array or the path of a file, not {type(image).__name__}")
-    pixels = to_channels(depth.to_uint8(image), channels)
-    if input_size is not None:
-        pixels = resize_image(pixels, input_size)
+    image = to_channels(depth.to_uint8(image), channels)
+    pixels = image if input_size is None else resize_image(image, input_size)
     padded = pad_to_stride(pixels, stride)
     planes = padded[None] if padded.ndim == 2 else padded.transpose(2, 0, 1)
-    return Prepared(number, planes, (pixels.shape[0], pixels.shape[1]), (image.shape[0], image.shape[1]))
+    return Prepared(number, planes, (pixels.shape[0], pixels.shape[1]), image_id, image)
 
 
 class _Group(NamedTuple):
@@ -79,7 +82,7 @@ def group_by_size(images: Iterable[Prepared], pixels_per_pass: int) -> Iterator[
         places = images_per_pass(shape[1], shape[2], pixels_per_pass)
         group = waiting.setdefault(shape, _Group(pixels, []))
         group.members.append(image)
-        pixels += image.original_size[0] * image.original_size[1]
+        pixels += image.image.shape[0] * image.image.shape[1]
         if len(group.members) == places:
             yield waiting.pop(shape).members
         while waiting:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from steel.checkpoint import Checkpoint, load_checkpoint
-from steel.decision import Decision, apply_decision, default_decision, labels
+from steel.decision import Decision, default_decision
 from steel.errors import InputError, out_of_memory_as
 from steel.extensions import require_extensions
-from steel.images.geometry import restore_size
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.inference.batching import Image, Prepared, check_plural, group_by_size, make_batch, prepare
+from steel.inference.prediction import Prediction
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.passes import Passes, default_pixels_per_pass, open_passes
 from steel.model.tta import average_probs, check_tta, flips_of, view_probs
@@ -33,19 +33,6 @@ class ImageProbs(NamedTuple):
     """(B, C, H, W) uint8."""
     label_probs: np.ndarray
     """(B, 1 + C) uint8: any defect, then each class."""
-
-
-class Prediction(NamedTuple):
-    """The prediction for one image, at its original size."""
-
-    masks: np.ndarray
-    """(C, H, W) bool: where each class is, by the decision."""
-    labels: np.ndarray
-    """(1 + C,) bool: what the classification head says of any defect and of each class, by the decision."""
-    mask_probs: np.ndarray
-    """(C, H, W) uint8, 255 for certainty."""
-    label_probs: np.ndarray
-    """(1 + C,) uint8."""
 
 
 class Predictor:
@@ -198,7 +185,7 @@ class Predictor:
 
         for probs in self.stream_probabilities(batches()):
             for place, prepared in enumerate(begun.popleft()):
-                done[prepared.number] = _answer(prepared, probs, place, decision)
+                done[prepared.number] = self._predicted(prepared, probs, place, decision)
             while next_index in done:
                 yield done.pop(next_index)
                 next_index += 1
@@ -206,6 +193,14 @@ class Predictor:
     def _prepare(self, images: Iterable[Image]) -> Iterator[Prepared]:
         for number, image in enumerate(images):
             yield prepare(number, image, self.in_channels, self.depth, self.input_size, self.stride)
+
+    def _predicted(self, prepared: Prepared, probs: ImageProbs, place: int, decision: Decision) -> Prediction:
+        """The prediction for the image that has a place in a batch."""
+        height, width = prepared.size
+        network_probs = probs.mask_probs[place, :, :height, :width]
+        return Prediction(
+            prepared.image_id, prepared.image, self.class_names, decision, network_probs, probs.label_probs[place]
+        )
 
     def _begin(self, images: Tensor, passes: Passes) -> Callable[[], ImageProbs]:
         """Begin the passes of all members and views over a batch; what is returned waits for them and averages."""
@@ -262,15 +257,6 @@ class Predictor:
         finally:
             for model, was_training in zip(self.models, training, strict=True):
                 model.train(was_training)
-
-
-def _answer(prepared: Prepared, probs: ImageProbs, place: int, decision: Decision) -> Prediction:
-    """The prediction for the image that has a place in a batch."""
-    height, width = prepared.size
-    mask_probs = restore_size(probs.mask_probs[place, :, :height, :width], *prepared.original_size)
-    label_probs = probs.label_probs[place]
-    masks = apply_decision(decision, mask_probs, label_probs)
-    return Prediction(masks, labels(decision, label_probs), mask_probs, label_probs)
 
 
 def build_models(checkpoint: Checkpoint) -> list[UnifiedModel]:

@@ -7,18 +7,21 @@ is clean; one that is not listed has no labels.
 
 import io
 import json
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from steel import storage
 from steel.errors import InputError
+from steel.labels.coco_rle import counts_of, encode_counts
 from steel.labels.image_index import ImageIndex
 from steel.labels.json_stream import stream_lists
 from steel.labels.labels import LabelledImage
 from steel.labels.options import FoundLabels, LabelOptions
-from steel.labels.polygon import Outline, trace_polygons
+from steel.labels.polygon import trace_polygons
 from steel.labels.shape_collector import ShapeCollector
 from steel.labels.shapes import Runs, Shape, polygon_of, shrink
 from steel.labels.stray import NO_AREA, NO_IMAGE
@@ -184,6 +187,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+class CocoImage(NamedTuple):
+    """An image and what is written of it."""
+
+    image_id: str
+    height: int
+    width: int
+    annotations: Iterable[dict[str, Any]]
+    """`category_id`, `segmentation` and what else an annotation says; ids are given when they are written."""
+
+
 def write_coco(url: str, class_names: tuple[str, ...], images: Iterable[LabelledImage]) -> None:
     """Write a COCO file: a polygon for each part of a mask that hangs together, which gives its pixels back exactly.
 
@@ -192,27 +205,56 @@ def write_coco(url: str, class_names: tuple[str, ...], images: Iterable[Labelled
         class_names: The categories, numbered from 1.
         images: In the order of the file.
     """
-    listed: list[dict[str, Any]] = []
+    write_annotations(
+        url,
+        class_names,
+        (
+            CocoImage(
+                image.image_id,
+                image.height,
+                image.width,
+                (
+                    {"category_id": class_id, **describe_polygon(outline.points, outline.area)}
+                    for class_id, plane in sorted(image.planes.items())
+                    for outline in trace_polygons(plane)
+                ),
+            )
+            for image in images
+        ),
+    )
+
+
+def write_annotations(url: str, class_names: Sequence[str], images: Iterable[CocoImage]) -> None:
+    """Write a COCO file of any annotations, each image as it comes; images and annotations are numbered from 1."""
     count = 0
-    with storage.open_write(url) as file:
+    with storage.open_write(url) as file, tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n") as listed:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
         categories = [{"id": k, "name": name, "supercategory": ""} for k, name in enumerate(class_names, 1)]
         text.write(f'{{"categories": {json.dumps(categories, ensure_ascii=False)},\n"annotations": [')
         for number, image in enumerate(images, 1):
-            size = {"height": image.height, "width": image.width}
-            listed.append({"id": number, "file_name": image.image_id, **size})
-            for class_id, plane in sorted(image.planes.items()):
-                for outline in trace_polygons(plane):
-                    count += 1
-                    entry = {"id": count, "image_id": number, "category_id": class_id, **_measured(outline)}
-                    text.write(("\n" if count == 1 else ",\n") + json.dumps(entry))
-        text.write(f'],\n"images": {json.dumps(listed, ensure_ascii=False)}}}\n')
+            entry = {"id": number, "file_name": image.image_id, "height": image.height, "width": image.width}
+            listed.write(("" if number == 1 else ", ") + json.dumps(entry, ensure_ascii=False))
+            for annotation in image.annotations:
+                count += 1
+                entry = {"id": count, "image_id": number, **annotation}
+                text.write(("\n" if count == 1 else ",\n") + json.dumps(entry))
+        text.write('],\n"images": [')
+        listed.seek(0)
+        shutil.copyfileobj(listed, text)
+        text.write("]}\n")
         text.detach()
 
 
-def _measured(outline: Outline) -> dict[str, Any]:
-    """What an annotation says of an outline."""
-    points = outline.points
+def describe_polygon(points: np.ndarray, area: int) -> dict[str, Any]:
+    """What an annotation says of an outline (n, 2) along pixel edges."""
     low, high = points.min(axis=0), points.max(axis=0)
     box = [*low.tolist(), *(high - low).tolist()]
-    return {"segmentation": [points.ravel().tolist()], "area": outline.area, "bbox": box, "iscrowd": 0}
+    return {"segmentation": [points.ravel().tolist()], "area": area, "bbox": box, "iscrowd": 0}
+
+
+def describe_runs(plane: np.ndarray) -> dict[str, Any]:
+    """What an annotation says of a mask (height, width) of bool, not empty, as compressed run lengths."""
+    rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
+    box = [int(columns[0]), int(rows[0]), int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1]
+    runs = {"size": list(plane.shape), "counts": encode_counts(counts_of(plane))}
+    return {"segmentation": runs, "area": int(np.count_nonzero(plane)), "bbox": box, "iscrowd": 0}

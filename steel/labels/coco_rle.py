@@ -40,6 +40,27 @@ def decode_counts(text: str) -> np.ndarray:
     return numbers
 
 
+def counts_of(plane: np.ndarray) -> np.ndarray:
+    """The run lengths (n,) int64 of a mask (height, width): outside first, down the columns."""
+    pixels = np.concatenate([[False], plane.T.ravel() != 0])
+    edges = np.flatnonzero(pixels[1:] != pixels[:-1])
+    return np.diff(edges, prepend=0, append=plane.size)
+
+
+def encode_counts(counts: np.ndarray) -> str:
+    """Run lengths (n,) int64 as COCO's compressed text, see `decode_counts`."""
+    numbers = counts.astype(np.int64)
+    numbers[3:] -= counts[1:-2]
+    text = bytearray()
+    for number in numbers.tolist():
+        more = True
+        while more:
+            low, number = number & 31, number >> 5
+            more = number != (-1 if low & 16 else 0)
+            text.append(48 + (low | 32 if more else low))
+    return text.decode("ascii")
+
+
 def check_counts(counts: np.ndarray, size: int) -> None:
     """Raises InputError unless run lengths are none below 0 and make up `size` pixels together."""
     if counts.size and (counts.min() < 0 or counts.max() > size):

@@ -1,6 +1,6 @@
 """Labels written as mask images."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,7 @@ def write_mask_folder(out: str, class_names: tuple[str, ...], images: Iterable[L
         class_names: Of the folders.
         images: With their masks; ignored pixels are written into the files of every class.
     """
-    for name in class_names:
-        if "/" in name or "\\" in name or name.startswith("."):
-            raise InputError(f"class {name!r}: no name for a folder; give another (--class-names)")
+    check_folder_names(class_names)
     for image in images:
         ignored = image.planes.get(0)
         for class_id, name in enumerate(class_names, 1):
@@ -35,3 +33,10 @@ def write_mask_folder(out: str, class_names: tuple[str, ...], images: Iterable[L
             path = Path(out, name, f"{image_stem(image.image_id)}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encode_png(plane))
+
+
+def check_folder_names(class_names: Sequence[str]) -> None:
+    """Raises InputError unless every class can have a folder of its name."""
+    for name in class_names:
+        if "/" in name or "\\" in name or name.startswith("."):
+            raise InputError(f"class {name!r}: no name for a folder; give another (--class-names)")

@@ -119,6 +119,30 @@ class Outline(NamedTuple):
     """Pixels inside."""
 
 
+class Part(NamedTuple):
+    """A part of a mask that hangs together: pixels that share edges."""
+
+    left: int
+    top: int
+    inside: np.ndarray
+    """(height, width) bool: the pixels, in the smallest window around them."""
+    area: int
+    """Pixels inside."""
+
+
+def find_parts(plane: np.ndarray) -> Iterator[Part]:
+    """The parts of a mask (height, width) of uint8 0/1, in the order of their first pixel by rows."""
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(plane, connectivity=4, ltype=cv2.CV_32S)
+    for part in range(1, count):
+        left, top, width, height, area = (int(v) for v in stats[part])
+        yield Part(left, top, parts[top : top + height, left : left + width] == part, area)
+
+
+def trace_part(part: Part) -> np.ndarray:
+    """The outline of a part, (n, 2) int64 x and y along the edges of its pixels; holes are joined by a cut."""
+    return _join(_loops(np.pad(part.inside, 1))) + np.array([part.left, part.top])
+
+
 def trace_polygons(plane: np.ndarray) -> list[Outline]:
     """The outlines of a mask, along the edges of its pixels: one polygon for each part that hangs together.
 
@@ -128,13 +152,7 @@ def trace_polygons(plane: np.ndarray) -> list[Outline]:
     Returns:
         Outlines in the order of their first pixel by rows; `fill_polygon` of all of them gives the mask again.
     """
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(plane, connectivity=4, ltype=cv2.CV_32S)
-    polygons = []
-    for part in range(1, count):
-        left, top, width, height, area = (int(v) for v in stats[part])
-        window = parts[top : top + height, left : left + width] == part
-        polygons.append(Outline(_join(_loops(np.pad(window, 1))) + np.array([left, top]), area))
-    return polygons
+    return [Outline(trace_part(part), part.area) for part in find_parts(plane)]
 
 
 def _loops(mask: np.ndarray) -> list[np.ndarray]:

@@ -6,10 +6,11 @@ Its two forms are those of `steel.labels.kaggle_csv`. Classes count from 1.
 import csv
 import io
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -94,38 +95,60 @@ def check_coverage(sample: Submission, image_ids: Collection[str], where: str | 
 
 
 def write_submission(
-    path: str | Path,
-    predictions: Iterable[tuple[str, np.ndarray]],
-    *,
-    format: str = "ImageId_ClassId",
-    template: str | Path | None = None,
+    path: str | Path, predictions: Iterable[tuple[str, np.ndarray]], *, format: str = "ImageId_ClassId"
 ) -> SubmissionSummary:
     """Write a submission; nothing appears under `path` before it is complete.
 
-    Masks are encoded as they arrive, so only run-length texts are ever held, and those only when a sample sets the
-    order.
+    Args:
+        path: file or URL to write.
+        predictions: `(image_id, masks)` of different images, masks (C, H, W) bool or uint8, encoded as they arrive.
+        format: one of `FORMATS`: a row for every class of every image, in the order of `predictions`.
+
+    Raises:
+        InputError: an unknown format.
+    """
+    return _write_rows(
+        path, format, ((image_id, [encode_rle(mask) for mask in masks]) for image_id, masks in predictions)
+    )
+
+
+def write_encoded(
+    path: str | Path,
+    rles: Mapping[str, Sequence[str]],
+    num_classes: int,
+    *,
+    format: str = "ImageId_ClassId",
+    template: str | Path | None = None,
+    unreadable: Collection[str] = (),
+) -> SubmissionSummary:
+    """As `write_submission`, of run-length texts, in the shape of a sample if there is one.
 
     Args:
         path: file or URL to write.
-        predictions: `(image_id, masks)` of different images, masks (C, H, W) bool or uint8.
-        format: one of `FORMATS`: a row for every class of every image, in the order of `predictions`.
+        rles: image id -> the run-length text of each class; asked for one image at a time.
+        num_classes: texts of each image.
+        format: one of `FORMATS`, where there is no template.
         template: a sample submission whose columns, rows and order to take instead. One in the second format with a
             single row per image stands for its images only: each then gets a row for every class found in it, or one
             empty row.
+        unreadable: images without an entry; their rows in a sample are empty.
 
     Raises:
-        InputError: an unreadable sample, or one that asks for other images or classes than were answered.
+        InputError: an unreadable sample, or one that asks for other images or classes than were predicted.
     """
+    if template is None:
+        return _write_rows(path, format, rles.items())
+    sample = read_submission(template)
+    nothing: dict[str, Sequence[str]] = dict.fromkeys(unreadable, [""] * num_classes)
+    found = ChainMap(nothing, cast(MutableMapping[str, Sequence[str]], rles))  # which is only read
+    unknown = check_coverage(sample, found, template)
+    return _write(path, sample.columns, _rows_of(sample, found, num_classes, template), unknown)
+
+
+def _write_rows(path: str | Path, format: str, rles: Iterable[tuple[str, Sequence[str]]]) -> SubmissionSummary:
     if format not in FORMATS:
         raise InputError(f"unknown format of submission {format!r}; choose from {', '.join(map(repr, FORMATS))}")
-    encoded = ((image_id, [encode_rle(mask) for mask in masks]) for image_id, masks in predictions)
-    if template is None:
-        rows = (row for image_id, rles in encoded for row in _every_class(image_id, rles))
-        return _write(path, FORMATS[format], rows)
-    sample = read_submission(template)
-    found = dict(encoded)
-    unknown = check_coverage(sample, found, template)
-    return _write(path, sample.columns, _rows_of(sample, found, template), unknown)
+    return _write(path, FORMATS[format], (row for image_id, texts in rles for row in _every_class(image_id, texts)))
 
 
 def _every_class(image_id: str, rles: Sequence[str]) -> Iterator[Row]:
@@ -133,10 +156,11 @@ def _every_class(image_id: str, rles: Sequence[str]) -> Iterator[Row]:
         yield Row(image_id, k + 1, rle)
 
 
-def _rows_of(sample: Submission, found: Mapping[str, Sequence[str]], where: str | Path) -> Iterable[Row]:
+def _rows_of(
+    sample: Submission, found: Mapping[str, Sequence[str]], num_classes: int, where: str | Path
+) -> Iterable[Row]:
     """The predictions in the rows of the sample."""
     image_ids = sample.image_ids
-    num_classes = max((len(rles) for rles in found.values()), default=0)
     pairs = {(row.image_id, row.class_id) for row in sample.rows}
     wanted = {(image_id, k) for image_id in image_ids for k in range(1, num_classes + 1)}
     if pairs == wanted and len(sample.rows) == len(pairs):

@@ -6,6 +6,7 @@ import numpy as np
 
 from steel import storage
 from steel.extensions import register
+from steel.inference.writers import WRITERS, FileWriter, Predicted
 from steel.labels.formats import FORMATS, LabelFormat
 from steel.labels.image_index import ImageIndex
 from steel.labels.labels import LabelledImage
@@ -40,3 +41,11 @@ register(
     "boxes",
     LabelFormat("lines of boxes", lambda place, images: place.url.endswith(".boxes"), read_boxes, write_areas),
 )
+
+
+def write_counts(url: str, predicted: Predicted) -> None:
+    """A format of predictions: a line an image, with the number of its regions."""
+    storage.write_text(url, "\n".join(f"{image_id} {count}" for image_id, count in predicted.entries.items()))
+
+
+register(WRITERS, "counts", FileWriter("regions an image", "counts.txt", lambda p: len(p.regions()), write_counts))

@@ -49,3 +49,7 @@ def test_convert_reads_and_writes_it(folder: Path) -> None:
 
 def test_help_lists_it() -> None:
     assert "boxes: lines of boxes" in " ".join(run("data_prep", "--help").split())
+
+
+def test_a_format_of_predictions_is_an_option() -> None:
+    assert "counts: regions an image (counts.txt)" in " ".join(run("steel.cli", "predict", "--help").split())

@@ -95,10 +95,10 @@ class Plant:
         return self.checkpoint
 
     def predict(self, *options: object) -> Path:
-        out = self.root / "submission.csv"
+        out = self.root / "predicted"
         line = ["predict", self.checkpoint, self.root / "images", "--out", out, "--device", "cpu", *options]
         assert steel([str(o) for o in line]) == 0
-        return out
+        return out / "submission.csv"
 
     def evaluate(self, *options: object, ranks: int = 1) -> dict[str, Any]:
         out = self.root / f"evaluated-{ranks}"

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from steel.gates import GATES
+from steel.inference.writers import WRITERS
 from steel.labels.formats import FORMATS
 from steel.loading.augment import TRANSFORMS
 from steel.metrics.table import METRICS
@@ -24,6 +25,7 @@ TABLES = {
     "GATES": GATES,
     "TRACKERS": TRACKERS,
     "FORMATS": FORMATS,
+    "WRITERS": WRITERS,
 }
 ORDINARY = (
     *("a loss", "a transform", "a metric", "a label format", "a learning-rate schedule", "a tracker"),

@@ -71,25 +71,25 @@ def steel(work, monkeypatch, capsys):
 
 def test_predict_writes_what_the_predictor_answers(work, steel):
     code, out, _ = steel(
-        "predict", "one.safetensors", "images", "--out", "out/s.csv", "--overlays", "out/overlays",
-        "--classes-out", "out/classes.csv", "--device", "cpu", "--pixels-per-pass", "4000",
+        "predict", "one.safetensors", "images", "--out", "out", "--format", "kaggle,table,overlays",
+        "--device", "cpu", "--pixels-per-pass", "4000",
     )  # fmt: skip
     assert code == 0
-    assert "out/s.csv: 4 images" in out
+    assert "out: submission.csv, table.csv, overlays; 4 images" in out
     assert "2 views per image" in out
-    validate_submission(work / "out/s.csv", num_classes=2, image_ids=SIZES, size=SIZES)
+    validate_submission(work / "out/submission.csv", num_classes=2, image_ids=SIZES, size=SIZES)
     predictor = Predictor.from_checkpoint(work / "one.safetensors", device="cpu", pixels_per_pass=4000)
     names = sorted(SIZES)
     images = [decode_image((work / "images" / name).read_bytes(), 1) for name in names]
     answers = dict(zip(names, predictor.predict(images), strict=True))
-    rows = read_submission(work / "out/s.csv").rows
+    rows = read_submission(work / "out/submission.csv").rows
     assert [(row.image_id, row.class_id) for row in rows] == [(n, k) for n in names for k in (1, 2)]
     assert any(row.rle for row in rows)
     for row in rows:
         mask = decode_rle(row.rle, *SIZES[row.image_id]) if row.rle else np.zeros(SIZES[row.image_id])
         np.testing.assert_array_equal(mask, answers[row.image_id].masks[row.class_id - 1])
 
-    with open(work / "out/classes.csv", newline="") as file:
+    with open(work / "out/table.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert [line["ImageId"] for line in table] == names
     for line in table:
@@ -98,6 +98,7 @@ def test_predict_writes_what_the_predictor_answers(work, steel):
         likeliest = 1 + int(np.argmax(probs[1:])) if probs[0] >= 128 else 0
         assert int(line["ClassId"]) == likeliest
         assert line["ClassName"] == ("clean", "spot", "trace")[likeliest]
+        assert int(line["Area(trace)"]) == answers[line["ImageId"]].masks[1].sum()
 
     overlays = {p.relative_to(work / "out/overlays").as_posix() for p in (work / "out/overlays").rglob("*.*")}
     assert overlays == {"a.jpg", "b.png.jpg", "line/c.png.jpg", "d.jpg"}
@@ -108,7 +109,7 @@ def test_predict_writes_what_the_predictor_answers(work, steel):
 def test_predict_refuses_a_name_that_no_submission_can_hold(work, tmp_path, steel, single):
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/Str\xfcck.png")
     shutil.copy(work / "images" / "b.png", odd)
-    images, out = odd if single else str(tmp_path), tmp_path / "s.csv"
+    images, out = odd if single else str(tmp_path), tmp_path / "out"
     code, _, err = steel("predict", "one.safetensors", images, "--out", str(out), "--device", "cpu")
     assert code == 2
     said = err.splitlines()[-1]
@@ -119,7 +120,7 @@ def test_predict_refuses_a_name_that_no_submission_can_hold(work, tmp_path, stee
 def test_predict_says_that_nothing_was_tuned(work, steel):
     save_checkpoint(work / "raw.safetensors", dataclasses.replace(make_checkpoint(0), decision=None))
     for checkpoint, said in (("raw.safetensors", True), ("one.safetensors", False)):
-        code, out, _ = steel("predict", checkpoint, "images/a.jpg", "--out", "raw.csv", "--device", "cpu")
+        code, out, _ = steel("predict", checkpoint, "images/a.jpg", "--out", "raw", "--device", "cpu")
         assert code == 0
         assert ("never tuned" in out) == said
     assert "none yet" in steel("info", "raw.safetensors")[1]
@@ -128,93 +129,92 @@ def test_predict_says_that_nothing_was_tuned(work, steel):
 def test_predict_in_the_rows_of_a_sample(work, steel):
     (work / "sample.csv").write_text("ImageId,EncodedPixels,ClassId\nd.jpg,1 1,1\na.jpg,1 1,1\n")
     code, out, _ = steel(
-        "predict", "one.safetensors", "images", "--out", "template.csv", "--template", "sample.csv", "--tta", "none",
+        "predict", "one.safetensors", "images", "--out", "template", "--template", "sample.csv", "--tta", "none",
         "--device", "cpu",
     )  # fmt: skip
     assert code == 0
-    assert "(2 more are not in the sample)" in out
+    assert "4 images, of which 2 are not in the sample" in out
     assert "1 views" in out
-    assert read_submission(work / "template.csv").image_ids == ("d.jpg", "a.jpg")
+    assert read_submission(work / "template/submission.csv").image_ids == ("d.jpg", "a.jpg")
 
 
 def test_one_image_is_answered_as_among_others(work, steel):
-    for images, out in (("images/b.png", "b.csv"), ("images", "all.csv")):
+    for images, out in (("images/b.png", "b"), ("images", "all")):
         assert steel("predict", "one.safetensors", images, "--out", out, "--device", "cpu")[0] == 0
-    rows = read_submission(work / "b.csv").rows
+    rows = read_submission(work / "b/submission.csv").rows
     assert [row.image_id for row in rows] == ["b.png", "b.png"]
-    assert set(rows) < set(read_submission(work / "all.csv").rows)
+    assert set(rows) < set(read_submission(work / "all/submission.csv").rows)
 
 
 def test_predict_tells_mistakes_in_one_line_and_writes_nothing(work, steel, tmp_path):
-    bad = tmp_path / "bad"
-    bad.mkdir()
-    (bad / "fine.png").write_bytes((work / "images/b.png").read_bytes())
-    (bad / "cut.png").write_bytes((work / "images/b.png").read_bytes()[:200])
-    (bad / "text.jpg").write_text("no image")
     (tmp_path / "sample.csv").write_text("ImageId,EncodedPixels,ClassId\nelsewhere.jpg,1 1,1\n")
     (tmp_path / "header.csv").write_text("ImageId,EncodedPixels,ClassId\n")
     (tmp_path / "empty").mkdir()
-    out = tmp_path / "s.csv"
+    (tmp_path / "file").write_text("precious")
+    twins = tmp_path / "twins"
+    twins.mkdir()
+    for name in ("a.png", "a.bmp"):
+        cv2.imwrite(str(twins / name), np.zeros((8, 8), np.uint8))
+    (tmp_path / "full/masks").mkdir(parents=True)
+    (tmp_path / "full/masks/old.png").write_text("of another folder")
+    out = str(tmp_path / "out")
     predict = ("predict", "one.safetensors")
     cases = {
-        (*predict, "nowhere", "--out", str(out)): "nowhere: no such file or folder",
-        (*predict, "images/none.jpg", "--out", str(out)): "images/none.jpg: no such file or folder",
-        (*predict, str(tmp_path / "empty"), "--out", str(out)): "no images",
-        (*predict, str(bad), "--out", str(out)): "2 unreadable images: cut.png (",
-        (*predict, "images", "--out", str(out), "--template", str(tmp_path / "sample.csv")): "elsewhere.jpg",
-        (*predict, "images", "--out", str(out), "--template", str(tmp_path / "header.csv")): "a header without rows",
-        (*predict, "images", "--out", str(out), "--overlays", "images"): "images: overlays in images would be taken",
-        (
-            *predict,
-            "images",
-            "--out",
-            str(out),
-            "--overlays",
-            "images/line/../new",
-        ): "overlays in images would be taken",
-        (*predict, "images/a.jpg", "--out", str(out), "--overlays", "images"): "overlays in images would be taken",
-        (*predict, "images", "--out", "images/a.jpg"): "images/a.jpg: the name of an image",
-        (*predict, "images", "--out", str(out), "--classes-out", "c.PNG"): "c.PNG: the name of an image",
-        (*predict, "images", "--out", str(out), "--tta", "rot90"): "tta: rot90",
-        (*predict, "images", "--out", str(out), "--device", "cuda:77"): "device 'cuda:77'",
-        (*predict, "images", "--out", str(tmp_path)): "a folder; give the name",
+        (*predict, "nowhere", "--out", out): "nowhere: no such file or folder",
+        (*predict, "images/none.jpg", "--out", out): "images/none.jpg: no such file or folder",
+        (*predict, str(tmp_path / "empty"), "--out", out): "no images",
+        (*predict, "images", "--out", out, "--template", str(tmp_path / "sample.csv")): "elsewhere.jpg",
+        (*predict, "images", "--out", out, "--template", str(tmp_path / "header.csv")): "a header without rows",
+        (*predict, "images", "--out", out, "--template", "x", "--format", "coco"): "only the format kaggle has one",
+        (*predict, "images", "--out", out, "--format", "coco,dicom"): "--format coco,dicom: give some of kaggle, coco",
+        (*predict, "images", "--out", out, "--format", "coco,coco"): "each at most once",
+        (*predict, "images", "--out", "images/line/../new", "--format", "overlays"): "would be mixed with the images",
+        (*predict, str(twins), "--out", out, "--format", "labelmaps"): "differ in their extension alone: a.bmp, a.png",
+        (*predict, "images", "--out", str(tmp_path / "full"), "--format", "masks"): "holds files of an earlier command",
+        (*predict, "images", "--out", "images/a.jpg"): "images/a.jpg: the name of a file",
+        (*predict, "images", "--out", "s.csv"): "s.csv: the name of a file; give that of a folder",
+        (*predict, "images", "--out", str(tmp_path / "file")): "is no folder",
+        (*predict, "images", "--out", "images"): "images: read by the same command",
+        (*predict, "images", "--out", out, "--tta", "rot90"): "tta: rot90",
+        (*predict, "images", "--out", out, "--device", "cuda:77"): "device 'cuda:77'",
         (*predict, "images", "--out", f"../{work.name}/one.safetensors"): "read by the same command",
-        (*predict, "images", "--out", str(out), "--classes-out", str(out)): "written by the same command",
-        (*predict, "images", "--out", "t.csv", "--template", "t.csv"): "t.csv: read by the same command",
         ("export", "one.safetensors", "--onnx", "one.safetensors"): "read by the same command",
         ("ensemble", "one.safetensors", "two.safetensors", "--out", "two.safetensors"): "read by the same command",
-        ("predict", "images/a.jpg", "images", "--out", str(out)): "not a checkpoint",
-        ("predict", "absent.safetensors", "images", "--out", str(out)): "no such file",
+        ("predict", "images/a.jpg", "images", "--out", out): "not a checkpoint",
+        ("predict", "absent.safetensors", "images", "--out", out): "no such file",
     }
+    before = sorted(p for p in tmp_path.rglob("*"))
     for arguments, message in cases.items():
         code, _, err = steel(*arguments)
         assert (code, err.count("\n")) == (2, 1), (arguments, err)
         assert err.startswith("error: ")
         assert message in err, (arguments, err)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad", "empty", "header.csv", "sample.csv"]
+    assert sorted(p for p in tmp_path.rglob("*")) == before
 
 
-def test_predict_refuses_the_files_that_sharding_refuses(work, steel, tmp_path):
+def test_predict_leaves_out_the_files_that_sharding_refuses(work, steel, tmp_path):
     pixels = cv2.GaussianBlur(np.random.default_rng(4).integers(0, 256, (80, 120), np.uint8), (3, 3), 1)
     whole = cv2.imencode(".jpg", pixels)[1].tobytes()
     half = len(whole) // 2
     (tmp_path / "zeros.jpg").write_bytes(whole[:half] + bytes(len(whole) - half))
     (tmp_path / "hole.jpg").write_bytes(whole[: half - 300] + bytes(600) + whole[half + 300 :])
     (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "fine.jpg").write_bytes(whole)
     cv2.imwrite(str(tmp_path / "deep.png"), pixels.astype(np.uint16) * 257)
     cv2.imwrite(str(tmp_path / "real.tif"), pixels.astype(np.float32))
-    code, _, err = steel("predict", "one.safetensors", str(tmp_path), "--out", "refused.csv", "--device", "cpu")
-    assert (code, err.count("\n")) == (2, 1)
+    code, out, err = steel("predict", "one.safetensors", str(tmp_path), "--out", "refused", "--device", "cpu")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "refused: submission.csv; 1 images; " in out
     for refusal in (
-        "5 unreadable images",
+        "warning: 5 unreadable images were left out: ",
         "zeros.jpg (damaged JPEG",
         "hole.jpg (damaged JPEG",
         "empty.jpg (an empty file",
-        "deep.png (16 bits a pixel; --convert-16bit",
+        "deep.png (16 bits a pixel; --",
         "real.tif (float32 pixels; convert them",
     ):
         assert refusal in err
-    assert not (work / "refused.csv").exists()
+    assert read_submission(work / "refused/submission.csv").image_ids == ("fine.jpg",)
 
 
 def test_16_bit_images_are_converted_where_those_trained_on_were(work, steel):
@@ -224,8 +224,9 @@ def test_16_bit_images_are_converted_where_those_trained_on_were(work, steel):
     for name, image in (("deep/b.png", pixels * np.uint16(256) + low), ("plain/b.png", pixels)):
         (work / name).parent.mkdir()
         cv2.imwrite(str(work / name), image)
-        assert steel("predict", "deep.safetensors", name, "--out", name + ".csv", "--device", "cpu")[0] == 0
-    assert (work / "deep/b.png.csv").read_text() == (work / "plain/b.png.csv").read_text()
+        assert steel("predict", "deep.safetensors", name, "--out", name + ".out", "--device", "cpu")[0] == 0
+    deep, plain = ((work / name / "b.png.out/submission.csv").read_text() for name in ("deep", "plain"))
+    assert deep == plain
     deep, plain = (Predictor.from_checkpoint(work / f"{name}.safetensors", device="cpu") for name in ("deep", "one"))
     (one,), (other,) = deep.predict([pixels * np.uint16(256) + low]), plain.predict([pixels])
     np.testing.assert_array_equal(one.mask_probs, other.mask_probs)
@@ -274,7 +275,7 @@ def test_ensemble_packs_members_into_one_file(work, steel):
     code, out, _ = steel("info", "both.safetensors")
     assert "2 members" in out
     assert "member 2     two.safetensors" in out
-    code, _, _ = steel("predict", "both.safetensors", "images/a.jpg", "--out", "both.csv", "--device", "cpu")
+    code, _, _ = steel("predict", "both.safetensors", "images/a.jpg", "--out", "both", "--device", "cpu")
     assert code == 0
     assert steel("ensemble", "one.safetensors", "images/a.jpg", "--out", "worse.safetensors")[0] == 2
     assert not (work / "worse.safetensors").exists()

@@ -32,21 +32,15 @@ Program = Callable[[Path, Path, Path, str], int]
 """Of the images with their CSV, the shards, a checkpoint and the place to write to: the exit code."""
 
 
-def run_predict(option: str) -> Program:
-    return lambda data, shards, model, out: steel(
-        ["predict", str(model), str(data / "test_images"), "--out", str(data.parent / "s.csv"), option, out]
-    )
-
-
 PROGRAMS: dict[str, Program] = {
     "data_prep": lambda data, shards, model, out: shard(
         ["--images", str(data / "train_images"), "--labels", str(data / "train.csv"), "--out", out]
     ),
     "synth": lambda data, shards, model, out: steel(["synth", out, "--num-train", "1"]),
     "explore": lambda data, shards, model, out: steel(["explore", str(shards), "--out", out]),
-    "predict --out": run_predict("--out"),
-    "predict --classes-out": run_predict("--classes-out"),
-    "predict --overlays": run_predict("--overlays"),
+    "predict": lambda data, shards, model, out: steel(
+        ["predict", str(model), str(data / "test_images"), "--out", out, "--format", "kaggle,overlays"]
+    ),
     "export": lambda data, shards, model, out: steel(["export", str(model), "--onnx", out]),
     "ensemble": lambda data, shards, model, out: steel(["ensemble", str(model), "--out", out]),
     "train.fit": lambda data, shards, model, out: run_program(

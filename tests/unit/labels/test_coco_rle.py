@@ -5,10 +5,10 @@ import pytest
 from pycocotools import mask as coco_tools
 
 from steel.errors import InputError
-from steel.labels.coco_rle import check_counts, decode_counts, fill_counts
+from steel.labels.coco_rle import check_counts, counts_of, decode_counts, encode_counts, fill_counts
 
 
-def encode_counts(mask: np.ndarray) -> list[int]:
+def count(mask: np.ndarray) -> list[int]:
     """The run lengths of a mask, a pixel at a time."""
     counts, value = [0], 0
     for pixel in mask.T.ravel().tolist():
@@ -26,7 +26,9 @@ def test_the_text_of_the_coco_tools(share: float) -> None:
         mask = (random.random(size) < share).astype(np.uint8)
         theirs = coco_tools.encode(np.asfortranarray(mask))["counts"].decode()
         counts = decode_counts(theirs)
-        assert counts.tolist() == encode_counts(mask)
+        assert counts.tolist() == count(mask)
+        assert counts_of(mask.astype(bool)).tolist() == count(mask)
+        assert encode_counts(counts_of(mask.astype(bool))) == theirs
         check_counts(counts, mask.size)
         plane = np.zeros(size, np.uint8)
         assert fill_counts(counts, plane) == mask.sum()

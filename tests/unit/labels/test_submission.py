@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from steel.errors import InputError
-from steel.labels.rle import decode_rle
-from steel.labels.submission import check_coverage, read_submission, write_submission
+from steel.labels.rle import decode_rle, encode_rle
+from steel.labels.submission import check_coverage, read_submission, write_encoded, write_submission
 from tests.submission_check import validate_submission
 
 SIZE = (4, 5)
@@ -25,6 +25,7 @@ def masks(*filled: int, num_classes: int = 2) -> np.ndarray:
 
 
 ANSWERS = [("b.jpg", masks(2)), ("a_1.jpg", masks()), ("c.jpg", masks(1, 2))]
+ENCODED = {image_id: [encode_rle(mask) for mask in its] for image_id, its in ANSWERS}
 
 
 def test_pair_form_has_a_row_for_every_class_of_every_image(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_what_is_read_back_is_what_was_answered(tmp_path: Path) -> None:
 )
 def test_rows_and_order_of_a_sample(tmp_path: Path, sample: str, expected: str) -> None:
     (tmp_path / "sample.csv").write_bytes(sample.encode())
-    summary = write_submission(tmp_path / "s.csv", ANSWERS, template=tmp_path / "sample.csv")
+    summary = write_encoded(tmp_path / "s.csv", ENCODED, 2, template=tmp_path / "sample.csv")
     assert (tmp_path / "s.csv").read_bytes().decode() == expected
     assert summary.unknown == (() if "a_1.jpg" in sample else ("a_1.jpg",))
     validate_submission(tmp_path / "s.csv", num_classes=2, size=SIZE)
@@ -83,7 +84,7 @@ def test_rows_and_order_of_a_sample(tmp_path: Path, sample: str, expected: str) 
 def test_images_missing_from_the_answers_leave_no_file(tmp_path: Path) -> None:
     (tmp_path / "sample.csv").write_text("ImageId_ClassId,EncodedPixels\nx.jpg_1,\nx.jpg_2,\nb.jpg_1,\nb.jpg_2,\n")
     with pytest.raises(InputError, match=r"1 images of the sample were not predicted: x\.jpg"):
-        write_submission(tmp_path / "s.csv", ANSWERS, template=tmp_path / "sample.csv")
+        write_encoded(tmp_path / "s.csv", ENCODED, 2, template=tmp_path / "sample.csv")
     assert not (tmp_path / "s.csv").exists()
     sample = read_submission(tmp_path / "sample.csv")
     assert check_coverage(sample, {"x.jpg", "b.jpg", "z.jpg", "y.jpg"}, "sample.csv") == ("y.jpg", "z.jpg")
@@ -101,22 +102,28 @@ def test_images_missing_from_the_answers_leave_no_file(tmp_path: Path) -> None:
 def test_a_sample_of_another_task_is_refused(tmp_path: Path, sample: str) -> None:
     (tmp_path / "sample.csv").write_text(sample)
     with pytest.raises(InputError, match="classes 1 to 2 of every image"):
-        write_submission(tmp_path / "s.csv", ANSWERS, template=tmp_path / "sample.csv")
+        write_encoded(tmp_path / "s.csv", ENCODED, 2, template=tmp_path / "sample.csv")
     assert not (tmp_path / "s.csv").exists()
 
 
-def test_a_broken_sample_is_refused_before_any_prediction(tmp_path: Path) -> None:
-    def never() -> Iterator[tuple[str, np.ndarray]]:
-        raise AssertionError("predicted in vain")
-        yield
+def test_rows_of_unreadable_images_are_empty_in_a_sample_and_missing_without_one(tmp_path: Path) -> None:
+    (tmp_path / "sample.csv").write_text("ImageId_ClassId,EncodedPixels\nx.jpg_1,\nx.jpg_2,\nc.jpg_1,\nc.jpg_2,\n")
+    write_encoded(tmp_path / "s.csv", ENCODED, 2, template=tmp_path / "sample.csv", unreadable={"x.jpg": "cut"})
+    rows = "x.jpg_1,\nx.jpg_2,\nc.jpg_1,1 4\nc.jpg_2,1 4\n"
+    assert (tmp_path / "s.csv").read_text() == f"ImageId_ClassId,EncodedPixels\n{rows}"
+    summary = write_encoded(tmp_path / "s.csv", ENCODED, 2, unreadable={"x.jpg": "cut"})
+    assert (summary.images, summary.rows, summary.masks) == (3, 6, 3)
+    assert "x.jpg" not in (tmp_path / "s.csv").read_text()
 
+
+def test_a_broken_sample_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sample.csv").write_text("id,mask\n")
     with pytest.raises(InputError, match="header is `id,mask`, expected `ImageId,ClassId,EncodedPixels` or"):
-        write_submission(tmp_path / "s.csv", never(), template=tmp_path / "sample.csv")
+        write_encoded(tmp_path / "s.csv", ENCODED, 2, template=tmp_path / "sample.csv")
     with pytest.raises(InputError, match="no such file"):
-        write_submission(tmp_path / "s.csv", never(), template=tmp_path / "other.csv")
+        write_encoded(tmp_path / "s.csv", ENCODED, 2, template=tmp_path / "other.csv")
     with pytest.raises(InputError, match="unknown format"):
-        write_submission(tmp_path / "s.csv", never(), format="rle")
+        write_submission(tmp_path / "s.csv", iter(ANSWERS), format="rle")
 
 
 def test_masks_are_not_held_while_writing(tmp_path: Path) -> None:
@@ -178,9 +185,9 @@ def test_a_real_submission_is_valid_and_can_be_followed(tmp_path: Path) -> None:
     assert (summary.images, summary.rows) == (1801, 7204)
     submission = read_submission(real)
     found = {(row.image_id, row.class_id): row.rle for row in submission.rows}
-    answers = (
-        (image_id, np.stack([decode_rle(found[image_id, k], 256, 1600) for k in range(1, 5)]))
+    answers = {
+        image_id: [encode_rle(decode_rle(found[image_id, k], 256, 1600)) for k in range(1, 5)]
         for image_id in reversed(submission.image_ids)
-    )
-    write_submission(tmp_path / "s.csv", answers, template=real)
+    }
+    write_encoded(tmp_path / "s.csv", answers, 4, template=real)
     assert read_submission(tmp_path / "s.csv") == submission

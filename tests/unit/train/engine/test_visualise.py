@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from steel.decision import ClassDecision, Decision
-from steel.inference.predictor import Prediction
+from steel.inference.prediction import Prediction
 from steel.shards.reader import ShardReader
 from tests.shard_folder import make_shards, steel_image
 from train.engine.visualise import draw_examples
@@ -19,7 +19,8 @@ class SureOfACorner:
         for image in images:
             probs = np.zeros((1, *image.shape[:2]), np.uint8)
             probs[0, :4, :4] = 255
-            answers.append(Prediction(probs >= 128, np.ones(2, bool), probs, np.full(2, 255, np.uint8)))
+            decision = Decision((ClassDecision(),))
+            answers.append(Prediction("", image, ("a",), decision, probs, np.full(2, 255, np.uint8)))
         return answers
 
 

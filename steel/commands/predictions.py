@@ -1,0 +1,90 @@
+"""What `steel predict` and `train.predict` share: options, checks and the last lines."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from steel.commands.common import add_inference, positive
+from steel.errors import list_some
+from steel.extensions import load_extensions
+
+if TYPE_CHECKING:
+    from steel.inference.folder_job import FolderJob
+    from steel.inference.predict_folder import FolderSummary
+    from steel.inference.predictor import Predictor
+
+UNREADABLE = 3
+"""The exit code where some images could not be read and all others were predicted."""
+
+
+def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+    """`FILE IMAGES --out DIR --format NAMES`, and how the model runs."""
+    from steel.inference.writers import WRITERS
+    from steel.labels.submission import FORMATS
+
+    load_extensions()  # before the options, to which they add
+    add = parser.add_argument
+    add("checkpoint", metavar="FILE", help="model.safetensors of a run or an ensemble; a path or URL")
+    add("images", metavar="IMAGES", help="folder of images, or one image; a path or URL")
+    add("--out", metavar="DIR", default="predictions", help="folder to write to, a path or URL")
+    known = "; ".join(f"{name}: {writer.meaning} ({writer.place})" for name, writer in WRITERS.items())
+    add(
+        "--format",
+        type=lambda text: tuple(text.split(",")),
+        default="kaggle",
+        metavar="A,B,...",
+        help=f"what to write there. {known}",
+    )
+    add("--columns", choices=tuple(FORMATS), default="ImageId_ClassId", help="first columns of the submission")
+    add("--template", metavar="CSV", help="sample submission whose columns, rows and order to take instead")
+    add("--tta", metavar="VIEWS", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's")
+    add_inference(parser)
+    add("--threads", type=positive, metavar="N", default=4, help="that decode and encode while the model runs")
+
+
+def job_from(arguments: argparse.Namespace) -> "FolderJob":
+    """What the options of `add_predict_arguments` ask for."""
+    from steel.inference.folder_job import FolderJob
+
+    return FolderJob(
+        arguments.images,
+        arguments.out,
+        arguments.format,
+        arguments.columns,
+        arguments.template,
+        arguments.threads,
+    )
+
+
+def make_way_for(arguments: argparse.Namespace) -> None:
+    """See, before the model is loaded, that the files can be written and replace no input."""
+    from steel import storage
+    from steel.inference.writers import WRITERS
+
+    places = {WRITERS[name].place for name in arguments.format if name in WRITERS}
+    outputs = [storage.join(arguments.out, place) for place in places]
+    storage.check_apart([arguments.checkpoint, arguments.images, arguments.template], [*outputs, arguments.out])
+
+
+def report_predictions(job: "FolderJob", predictor: "Predictor", summary: "FolderSummary", seconds: float) -> int:
+    """Say what was predicted; returns the exit code."""
+    from steel.inference.writers import WRITERS
+
+    classes = ", ".join(
+        f"{number} {name}" for name, number in zip(predictor.class_names, summary.per_class, strict=True)
+    )
+    left_out = f", of which {summary.not_in_sample} are not in the sample" if summary.not_in_sample else ""
+    print(  # noqa: T201
+        f"{job.out}: {', '.join(WRITERS[name].place for name in job.formats)}; {summary.images} images{left_out}; "
+        f"{summary.defective} defective ({classes}); {summary.images / seconds:.1f} images/s on {predictor.device}, "
+        f"{1 + len(predictor.tta)} views per image"
+        + ("" if predictor.is_tuned else "; never tuned, so all thresholds are one half")
+    )
+    if not summary.unreadable:
+        return 0
+    named = list_some([f"{image_id} ({reason})" for image_id, reason in sorted(summary.unreadable.items())])
+    print(  # noqa: T201
+        f"warning: {len(summary.unreadable)} unreadable images were left out: {named}",
+        file=sys.stderr,
+    )
+    return UNREADABLE

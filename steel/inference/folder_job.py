@@ -1,0 +1,133 @@
+"""What is to be predicted of a folder and written where: checked before anything is predicted."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from steel import __version__, storage
+from steel.errors import InputError
+from steel.images.listing import IMAGE_SUFFIXES, ImageRecord, lies_in, list_images
+from steel.inference.journal import Journal
+from steel.inference.writers import WRITERS, FolderWriter, Task
+from steel.validation_errors import raise_issues
+
+
+@dataclass(frozen=True)
+class FolderJob:
+    """What is to be predicted and written. Small enough to be sent to other ranks."""
+
+    source: str
+    """A folder of images, or one image; a path or URL."""
+    out: str
+    """The folder to write to; a path or URL."""
+    formats: tuple[str, ...] = ("kaggle",)
+    """Names in `WRITERS`."""
+    columns: str = "ImageId_ClassId"
+    """Of the submission, where there is no template."""
+    template: str | None = None
+    """A sample submission whose rows and order to take."""
+    threads: int = 4
+    """Decode images and make what is written while the model runs."""
+
+    def task(self, class_names: Sequence[str], records: Sequence[ImageRecord]) -> Task:
+        """What the writers are told."""
+        image_ids = [record.image_id for record in records]
+        return Task(tuple(class_names), image_ids, self.columns, self.template)
+
+
+class Plan(NamedTuple):
+    """The images of a job."""
+
+    records: tuple[ImageRecord, ...]
+    """All, in order."""
+    missing: tuple[ImageRecord, ...]
+    """Those that are still to be predicted."""
+
+
+def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[str, Any]) -> Plan:
+    """Check that a job can be done, and begin its journal or go on with it.
+
+    Args:
+        job: what is to be done.
+        class_names: of the predictor.
+        depends_on: what the predictions depend on, as plain JSON values.
+
+    Raises:
+        InputError: no images, formats or places that cannot be, or unfinished predictions of another job.
+    """
+    _check_formats(job)
+    records = find_images(job.source)
+    _check_places(job)
+    for name in job.formats:
+        WRITERS[name].check(job.task(class_names, records))
+    storage.make_folder(job.out)
+    journal = Journal(job.out)
+    if not journal.is_begun():
+        _check_empty(job)
+    template = None if job.template is None else digest_file(job.template)
+    how = {"format": sorted(job.formats), "columns": job.columns, "template": template, "version": __version__}
+    journal.begin({"images": storage.full_path(job.source), **how, **depends_on})
+    done = journal.lines([record.image_id for record in records])
+    return Plan(records, tuple(record for record in records if record.image_id not in done))
+
+
+def digest_file(url: str) -> str:
+    """The sha256 of a file."""
+    return hashlib.sha256(storage.read_bytes(url)).hexdigest()
+
+
+def find_images(source: str) -> tuple[ImageRecord, ...]:
+    """The images of a folder, or the one image that `source` names.
+
+    Raises:
+        InputError: no such folder or file, or no image there.
+    """
+    if not storage.is_remote(source) and not storage.local_path(source).exists():
+        raise InputError(f"{source}: no such file or folder")
+    if not _is_file(source):
+        return list_images(source)
+    record = ImageRecord(source.rpartition("/")[2], source)
+    raise_issues(storage.name_issues([record.image_id]), "rename it")
+    return (record,)
+
+
+def _is_file(source: str) -> bool:
+    """Whether `source` names one image; a store is not asked, its name decides."""
+    if storage.is_remote(source):
+        return source.lower().endswith(IMAGE_SUFFIXES)
+    return storage.local_path(source).is_file()
+
+
+def _check_formats(job: FolderJob) -> None:
+    unknown = [name for name in job.formats if name not in WRITERS]
+    if unknown or not job.formats or len(set(job.formats)) < len(job.formats):
+        raise InputError(f"--format {','.join(job.formats)}: give some of {', '.join(WRITERS)}, each at most once")
+    if job.template is not None and "kaggle" not in job.formats:
+        raise InputError("--template: only the format kaggle has one; add that to --format")
+
+
+def _image_folders(job: FolderJob) -> list[str]:
+    """Where image files will be written."""
+    writers = (WRITERS[name] for name in job.formats)
+    return [storage.join(job.out, writer.place) for writer in writers if isinstance(writer, FolderWriter)]
+
+
+def _check_places(job: FolderJob) -> None:
+    """Refuse a place that is a file, and outputs that would be taken for images by the next run."""
+    if job.out.lower().endswith((*IMAGE_SUFFIXES, ".csv", ".json", ".jsonl")):
+        raise InputError(f"{job.out}: the name of a file; give that of a folder for what is written")
+    for folder in _image_folders(job):
+        if _is_file(job.source):
+            mixed = lies_in(job.source.rpartition("/")[0] or ".", folder)
+        else:
+            mixed = lies_in(folder, job.source)
+        if mixed:
+            raise InputError(f"{folder}: pictures there would be mixed with the images; choose another --out")
+
+
+def _check_empty(job: FolderJob) -> None:
+    """Refuse to mix the pictures of two jobs."""
+    for folder in _image_folders(job):
+        if storage.is_folder(folder) and storage.list_files(folder):
+            raise InputError(f"{folder}: holds files of an earlier command; remove it, or give another --out")

@@ -1,0 +1,162 @@
+"""What has been predicted of a folder so far: kept in small files, so that a job that was stopped goes on.
+
+Below the output folder lies a hidden one with the description of the job and parts: files of JSON lines, one for each
+image with what every output needs of it. A part appears whole or not at all; several ranks write parts side by side.
+When the outputs are complete the folder is removed.
+"""
+
+import json
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from steel import storage
+from steel.errors import InputError
+
+_FOLDER = ".unfinished"
+_DESCRIPTION = "job.json"
+_LINES_PER_PART = 512
+_SECONDS_PER_PART = 3.0
+"""A part is written after so many images or seconds: no more of the work is lost with a process that is killed."""
+
+
+class _Place(NamedTuple):
+    """Where an image's line is."""
+
+    url: str
+    offset: int
+    length: int
+
+
+class Lines(Mapping[str, dict[str, Any]]):
+    """The lines of images, read when they are asked for, in the order of the images."""
+
+    def __init__(self, places: Mapping[str, _Place]) -> None:
+        self._places = places
+
+    def __getitem__(self, image_id: str) -> dict[str, Any]:
+        line: dict[str, Any] = json.loads(storage.read_range(*self._places[image_id]))
+        return line
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._places
+
+
+class Journal:
+    """The hidden folder of one output folder."""
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+        self.folder = storage.join(out, _FOLDER)
+
+    @property
+    def staging(self) -> str | None:
+        """Where unfinished files lie; None for a remote folder."""
+        return None if storage.is_remote(self.out) else self.folder
+
+    def is_begun(self) -> bool:
+        """Whether an earlier attempt has left something."""
+        return storage.exists(storage.join(self.folder, _DESCRIPTION))
+
+    def begin(self, job: Mapping[str, Any]) -> None:
+        """Begin a job, or go on with it.
+
+        Args:
+            job: all that its outputs depend on, as plain JSON values.
+
+        Raises:
+            InputError: what is there belongs to another job.
+        """
+        storage.make_folder(self.folder)
+        url = storage.join(self.folder, _DESCRIPTION)
+        if not self.is_begun():
+            storage.write_text(url, json.dumps(job, indent=1))
+            return
+        before, now = json.loads(storage.read_bytes(url)), json.loads(json.dumps(job))
+        other = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        if other:
+            raise InputError(
+                f"{self.out}: unfinished predictions of another command are there (it differs in {', '.join(other)}); "
+                f"finish those, remove {self.folder}, or give another --out"
+            )
+
+    @contextmanager
+    def recorder(self) -> Iterator["Recorder"]:
+        """Take down lines; those that are not yet in a part become one however the block ends."""
+        recorder = Recorder(self.folder)
+        try:
+            yield recorder
+        finally:
+            recorder.flush()
+
+    def lines(self, image_ids: Sequence[str]) -> Lines:
+        """What was taken down of these images."""
+        places: dict[str, _Place] = {}
+        for url in self._parts():
+            offset = 0
+            for line in storage.read_bytes(url).splitlines(keepends=True):
+                places[json.loads(line)["image"]] = _Place(url, offset, len(line))
+                offset += len(line)
+        return Lines({image_id: places[image_id] for image_id in image_ids if image_id in places})
+
+    @contextmanager
+    def local_lines(self, image_ids: Sequence[str]) -> Iterator[Lines]:
+        """As `lines`, to be read again and again: of a remote folder, a local copy is made first."""
+        if self.staging is not None:
+            yield self.lines(image_ids)
+            return
+        with tempfile.TemporaryDirectory(prefix="steel-") as folder:
+            copy = Journal(folder)
+            storage.make_folder(copy.folder)
+            for number, url in enumerate(self._parts()):
+                storage.download(url, Path(copy.folder, f"{number}.jsonl"))
+            yield copy.lines(image_ids)
+
+    def _parts(self) -> list[str]:
+        return [storage.join(self.folder, file.path) for file in storage.list_files(self.folder, (".jsonl",))]
+
+    def remove(self) -> None:
+        """The outputs are complete."""
+        storage.remove(self.folder)
+
+
+class Recorder:
+    """Writes the parts of one process."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._prefix = uuid.uuid4().hex
+        self._count = 0
+        self._lines: list[bytes] = []
+        self._since = time.monotonic()
+
+    def add(self, line: bytes) -> None:
+        """Take down a line as `line_of` has made it."""
+        self._lines.append(line)
+        if len(self._lines) >= _LINES_PER_PART or time.monotonic() - self._since > _SECONDS_PER_PART:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make a part of what has come since the last one."""
+        if self._lines:
+            staging = None if storage.is_remote(self._folder) else self._folder
+            name = f"{self._prefix}-{self._count:06d}.jsonl"
+            storage.write_bytes(storage.join(self._folder, name), b"".join(self._lines), staging=staging)
+            self._count += 1
+        self._lines = []
+        self._since = time.monotonic()
+
+
+def line_of(image_id: str, values: Mapping[str, Any]) -> bytes:
+    """The line of an image."""
+    return f"{json.dumps({'image': image_id, **values})}\n".encode()

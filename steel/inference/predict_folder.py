@@ -1,0 +1,218 @@
+"""Predictions for a folder of any size, written in any formats; stopped at any moment, the same call goes on.
+
+What each image needs is made on threads while the network runs, and kept in a journal; the files are put together at
+the end, in the order of the images. So they have the same bytes whatever was stopped, and on however many ranks.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from steel import storage
+from steel.errors import out_of_memory_as
+from steel.images.decode import decode_image
+from steel.images.listing import ImageRecord
+from steel.inference.folder_job import FolderJob, digest_file, plan_folder
+from steel.inference.journal import Journal, Lines, line_of
+from steel.inference.prediction import Prediction
+from steel.inference.predictor import Predictor
+from steel.inference.writers import WRITERS, FileWriter, Predicted
+from steel.labels.submission import read_submission
+
+T = TypeVar("T")
+R = TypeVar("R")
+_TASKS_AHEAD = 8
+"""Images that are decoded or encoded ahead of their use, a thread."""
+_PIXELS_AHEAD = 1 << 26
+"""And pixels: of large images, fewer at once."""
+
+
+@dataclass(frozen=True)
+class FolderSummary:
+    """What was predicted, by this and earlier attempts."""
+
+    images: int
+    """That have predictions."""
+    defective: int
+    """Images with any mask."""
+    per_class: tuple[int, ...]
+    """(C,) images with a mask of the class."""
+    unreadable: Mapping[str, str]
+    """Image id -> why it could not be read."""
+    not_in_sample: int
+    """Images that the template does not list."""
+
+
+def predict_folder(
+    predictor: Predictor,
+    job: FolderJob,
+    depends_on: Mapping[str, Any],
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+) -> FolderSummary:
+    """Predict every image that can be read; files appear under their names when they are complete.
+
+    Args:
+        predictor: with its decision and views.
+        job: what is to be done.
+        depends_on: what else the predictions depend on, such as `describe_predictor` says.
+        on_image: called with the images done so far and in total.
+
+    Raises:
+        InputError: no images, formats or places that cannot be, or unfinished predictions of another job.
+        OutOfMemoryError: says what needs less.
+    """
+    records, missing = plan_folder(job, predictor.class_names, depends_on)
+    before, total = len(records) - len(missing), len(records)
+    unreadable = predict_images(predictor, job, missing, lambda done: on_image(before + done, total))
+    return finish_folder(job, predictor.class_names, records, unreadable)
+
+
+def describe_predictor(predictor: Predictor, checkpoint: str) -> dict[str, Any]:
+    """What predictions depend on, as plain JSON values."""
+    return {
+        "checkpoint": digest_file(checkpoint),
+        "tta": list(predictor.tta),
+        "device": predictor.device.type,
+        "precision": predictor.precision,
+        "pixels-per-pass": predictor.pixels_per_pass,
+    }
+
+
+def predict_images(
+    predictor: Predictor,
+    job: FolderJob,
+    records: Sequence[ImageRecord],
+    on_image: Callable[[int], None] = lambda done: None,
+) -> dict[str, str]:
+    """Predict some images of a job into its journal, and write the files that belong to single images.
+
+    Args:
+        predictor: with its decision and views.
+        job: what is to be done.
+        records: the images.
+        on_image: called with the number of images done.
+
+    Returns:
+        Images that cannot be read, and why.
+
+    Raises:
+        OutOfMemoryError: says what needs less.
+    """
+    journal, unreadable, under_way = Journal(job.out), dict[str, str](), deque[ImageRecord]()
+    ahead = _Ahead(job.threads)
+    with out_of_memory_as("fewer --threads need less"), ThreadPoolExecutor(job.threads) as pool:
+
+        def images() -> Iterator[np.ndarray]:
+            decoded = ahead.map(pool, lambda record: _decode(record, predictor), records)
+            for record, image in zip(records, decoded, strict=True):
+                if isinstance(image, str):
+                    unreadable[record.image_id] = image
+                    continue
+                ahead.saw(image)
+                under_way.append(record)
+                yield image
+
+        def predictions() -> Iterator[Prediction]:
+            for prediction in predictor.predict_stream(images()):
+                yield replace(prediction, image_id=under_way.popleft().image_id)
+
+        with journal.recorder() as recorder:
+            lines = ahead.map(pool, lambda prediction: _encode(prediction, job, journal), predictions())
+            for done, line in enumerate(lines, 1):
+                recorder.add(line)
+                on_image(done + len(unreadable))
+    return unreadable
+
+
+def finish_folder(
+    job: FolderJob, class_names: Sequence[str], records: Sequence[ImageRecord], unreadable: Mapping[str, str]
+) -> FolderSummary:
+    """Write the files of all images from the journal, then remove it."""
+    journal, task = Journal(job.out), job.task(class_names, records)
+    with journal.local_lines(task.image_ids) as lines:
+        for name in job.formats:
+            writer = WRITERS[name]
+            if isinstance(writer, FileWriter):
+                writer.write(storage.join(job.out, writer.place), Predicted(task, _Entries(lines, name), unreadable))
+        found = [line["classes"] for line in lines.values()]
+    listed = set(task.image_ids if job.template is None else read_submission(job.template).image_ids)
+    journal.remove()
+    return FolderSummary(
+        images=len(found),
+        defective=sum(map(bool, found)),
+        per_class=tuple(sum(k in classes for classes in found) for k in range(1, len(class_names) + 1)),
+        unreadable=unreadable,
+        not_in_sample=len(set(task.image_ids) - listed),
+    )
+
+
+class _Entries(Mapping[str, Any]):
+    """What the lines of a journal hold for one writer."""
+
+    def __init__(self, lines: Lines, name: str) -> None:
+        self._lines, self._name = lines, name
+
+    def __getitem__(self, image_id: str) -> Any:
+        return self._lines[image_id]["entries"][self._name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._lines
+
+
+def _decode(record: ImageRecord, predictor: Predictor) -> np.ndarray | str:
+    """The pixels, or why they cannot be had."""
+    try:
+        return decode_image(storage.read_bytes(record.url), predictor.in_channels, predictor.depth)
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def _encode(prediction: Prediction, job: FolderJob, journal: Journal) -> bytes:
+    """The journal's line on a prediction, once the files that belong to it alone are written."""
+    entries: dict[str, Any] = {}
+    for name in job.formats:
+        writer = WRITERS[name]
+        if isinstance(writer, FileWriter):
+            entries[name] = writer.encode(prediction)
+            continue
+        for path, data in writer.files(prediction):
+            url = storage.join(job.out, writer.place, path)
+            storage.make_folder(url.rpartition("/")[0])
+            storage.write_bytes(url, data, staging=journal.staging)
+    return line_of(prediction.image_id, {"classes": prediction.class_ids, "entries": entries})
+
+
+class _Ahead:
+    """How much is done ahead of its use."""
+
+    def __init__(self, threads: int) -> None:
+        self._most = _TASKS_AHEAD * threads
+        self._largest = 1
+
+    def saw(self, image: np.ndarray) -> None:
+        """An image has come: more of its size may follow."""
+        self._largest = max(self._largest, image.shape[0] * image.shape[1])
+
+    def map(self, pool: Executor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """As `pool.map`, in order, but never more than a few results ahead of their use."""
+        tasks: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                tasks.append(pool.submit(function, item))
+                while len(tasks) > max(1, min(self._most, _PIXELS_AHEAD // self._largest)):
+                    yield tasks.popleft().result()
+            while tasks:
+                yield tasks.popleft().result()
+        finally:
+            for task in tasks:
+                task.cancel()

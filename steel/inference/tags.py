@@ -1,0 +1,46 @@
+"""Short texts in a picture, each on the colour of its class."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from steel.images.pictures import class_colour
+
+
+class Tag(NamedTuple):
+    """A text and its place."""
+
+    left: int
+    top: int
+    """The corner of what it names; the text stands above it, or in it where there is no room."""
+    text: str
+    class_id: int
+    """From 1."""
+
+
+def draw_tags(picture: np.ndarray, tags: Sequence[Tag]) -> np.ndarray:
+    """A picture (H, W, 3) uint8 RGB with tags, none of which leaves it while it is large enough."""
+    if not tags:
+        return picture
+    height, width = picture.shape[:2]
+    font = _font(min(24, max(10, min(height, width) // 20)))
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    for tag in reversed(tags):  # the first on top
+        left, top, right, bottom = draw.textbbox((0, 0), tag.text, font=font)
+        text_width, text_height = right - left + 4, bottom - top + 4
+        x = max(0, min(tag.left, round(width - text_width)))
+        y = tag.top - text_height if tag.top >= text_height else max(0, min(tag.top, round(height - text_height)))
+        colour = class_colour(tag.class_id)
+        draw.rectangle((x, y, x + text_width - 1, y + text_height - 1), fill=colour)
+        dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140  # the eye's weights of red, green, blue
+        draw.text((x + 2 - left, y + 2 - top), tag.text, fill="black" if dark else "white", font=font)
+    return np.asarray(canvas)
+
+
+@lru_cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)

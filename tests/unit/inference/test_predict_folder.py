@@ -1,0 +1,311 @@
+"""Predictions of a folder in every format, stopped and gone on with, beside other programs' reading of them."""
+
+import csv
+import dataclasses
+import json
+import re
+import signal
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from skimage import measure
+
+from steel import storage
+from steel.checkpoint import Checkpoint, save_checkpoint
+from steel.config import NetworkConfig
+from steel.decision import ClassDecision, Decision
+from steel.errors import InputError
+from steel.images.decode import decode_image
+from steel.inference import predict_folder as module
+from steel.inference.folder_job import FolderJob
+from steel.inference.predict_folder import describe_predictor, predict_folder
+from steel.inference.predictor import Predictor
+from steel.inference.writers import WRITERS, FileWriter
+from steel.labels.load import load_labels
+from steel.labels.submission import read_submission
+from steel.model.network import UnifiedModel
+from tests.image_folder import tree_digest
+from tests.paths import ROOT
+
+SIZES = {"a.jpg": (40, 48), "b.png": (33, 47), "line/c.png": (40, 48), "line/d.jpg": (20, 90), "Öl, 1.png": (31, 31)}
+NAMES = sorted(SIZES)
+CLASSES = ("spot", "trace")
+DECISION = Decision(classes=(ClassDecision(pixel_threshold=120), ClassDecision(min_area=30)), tta=("hflip",))
+ALL = tuple(WRITERS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`images/` with smooth noise, `model.safetensors`."""
+    root = tmp_path_factory.mktemp("predict")
+    rng = np.random.default_rng(0)
+    for name, size in SIZES.items():
+        (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        image = cv2.GaussianBlur(rng.integers(0, 256, size, dtype=np.uint8), (5, 5), 1.5)
+        (root / "images" / name).write_bytes(cv2.imencode(name[-4:], image)[1].tobytes())
+    torch.manual_seed(0)
+    network = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=1, decoder_channels=(8, 8))
+    model = UnifiedModel(network)
+    with torch.no_grad():
+        model.segmentation_head[0].weight.mul_(20)
+    tensors = {name: tensor.detach()[None] for name, tensor in model.state_dict().items()}
+    save_checkpoint(root / "model.safetensors", Checkpoint(network, CLASSES, (0.4,), (0.2,), tensors, DECISION))
+    return root
+
+
+@pytest.fixture(scope="module")
+def predictor(folder: Path) -> Predictor:
+    return Predictor.from_checkpoint(folder / "model.safetensors", device="cpu", pixels_per_pass=4000)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, predictor: Predictor) -> Path:
+    """All formats of all images."""
+    job = FolderJob(str(folder / "images"), str(folder / "undisturbed"), ALL)
+    summary = predict_folder(predictor, job, {})
+    assert (summary.images, summary.unreadable, summary.not_in_sample) == (5, {}, 0)
+    assert 0 < min(summary.per_class) <= max(summary.per_class) <= summary.defective <= 5
+    return Path(job.out)
+
+
+@pytest.fixture(scope="module")
+def masks(folder: Path, predictor: Predictor) -> dict[str, np.ndarray]:
+    """What the predictor says of each image."""
+    images = [decode_image((folder / "images" / name).read_bytes(), 1) for name in NAMES]
+    return {name: p.masks for name, p in zip(NAMES, predictor.predict(images), strict=True)}
+
+
+@pytest.mark.parametrize("name", ["coco.json", "coco_rle.json"])
+def test_pycocotools_reads_every_mask_to_the_pixel(undisturbed: Path, masks: dict[str, np.ndarray], name: str) -> None:
+    coco = COCO(str(undisturbed / name))
+    assert [category["name"] for category in coco.dataset["categories"]] == list(CLASSES)
+    assert [image["file_name"] for image in coco.dataset["images"]] == NAMES
+    assert [a["id"] for a in coco.dataset["annotations"]] == list(range(1, len(coco.anns) + 1))
+    for image in coco.dataset["images"]:
+        height, width = SIZES[image["file_name"]]
+        assert (image["height"], image["width"]) == (height, width)
+        for class_id in (1, 2):
+            found = coco.loadAnns(coco.getAnnIds(image["id"], class_id))
+            drawn = [coco.annToMask(annotation) for annotation in found]
+            assert [mask.sum() for mask in drawn] == [annotation["area"] for annotation in found]
+            both = np.sum([np.zeros((height, width)), *drawn], axis=0)
+            np.testing.assert_array_equal(both, masks[image["file_name"]][class_id - 1])
+            for mask, annotation in zip(drawn, found, strict=True):
+                left, top, columns, rows = cv2.boundingRect(mask)
+                assert annotation["bbox"] == [left, top, columns, rows]
+                assert annotation["iscrowd"] == 0
+                assert 120 / 255 - 1e-3 <= annotation["score"] <= 1
+
+
+def test_labels_in_the_form_of_coco_and_masks_read_back(folder: Path, undisturbed: Path, masks: dict) -> None:
+    """What is predicted can be corrected in a labelling tool and goes into `data_prep` again."""
+    for place in ("coco.json", "masks", "submission.csv"):
+        labels = load_labels(folder / "images", undisturbed / place)
+        assert [record.image_id for record in labels.images] == NAMES
+        for name in NAMES:
+            expected = masks[name][0] + 2 * masks[name][1].astype(np.uint8)
+            np.testing.assert_array_equal(labels.bitmask(name, *SIZES[name]), expected)
+
+
+def test_the_lines_say_what_scikit_image_measures(folder: Path, undisturbed: Path, predictor: Predictor) -> None:
+    lines = [json.loads(line) for line in (undisturbed / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["image"] for line in lines] == NAMES
+    for line in lines:
+        image = decode_image((folder / "images" / line["image"]).read_bytes(), 1)
+        (prediction,) = predictor.predict([image])
+        assert (line["height"], line["width"]) == SIZES[line["image"]]
+        probs = [line["probabilities"]["any"], *line["probabilities"]["classes"].values()]
+        np.testing.assert_allclose(probs, prediction.label_probs / 255, atol=5e-5)
+        present = [name for name, mask in zip(CLASSES, prediction.masks, strict=True) if mask.any()]
+        assert line["classes"] == present
+        assert line["verdict"] == ("defective" if present else "clean")
+        expected = []
+        for k, mask in enumerate(prediction.masks):
+            for part in measure.regionprops(measure.label(mask, connectivity=1), prediction.mask_probs[k]):
+                top, left, bottom, right = part.bbox
+                mean = part.intensity_mean / 255
+                expected.append((CLASSES[k], k + 1, part.area, [left, top, right - left, bottom - top], mean))
+        found = [(r["class"], r["class_id"], r["area"], r["box"], r["mean_probability"]) for r in line["regions"]]
+        assert [r[:4] for r in sorted(found)] == [r[:4] for r in sorted(expected)]
+        np.testing.assert_allclose([r[4] for r in sorted(found)], [r[4] for r in sorted(expected)], atol=5e-5)
+
+
+def test_pictures_of_masks(folder: Path, undisturbed: Path, masks: dict[str, np.ndarray], predictor: Predictor) -> None:
+    for name in NAMES:
+        stem = name.rpartition(".")[0]
+        for k, class_name in enumerate(CLASSES):
+            data = np.frombuffer((undisturbed / "masks" / class_name / f"{stem}.png").read_bytes(), np.uint8)
+            plane = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+            np.testing.assert_array_equal(plane, 255 * masks[name][k].astype(np.uint8))
+        data = np.frombuffer((undisturbed / "labelmaps" / f"{stem}.png").read_bytes(), np.uint8)
+        label_map = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        (prediction,) = predictor.predict([decode_image((folder / "images" / name).read_bytes(), 1)])
+        for y, x in np.ndindex(label_map.shape):  # the likelier of those that are there
+            there = [k for k in (1, 2) if masks[name][k - 1, y, x]]
+            best = max(there, key=lambda k: prediction.mask_probs[k - 1, y, x], default=0)
+            assert label_map[y, x] == best
+    overlays = {p.relative_to(undisturbed / "overlays").as_posix() for p in (undisturbed / "overlays").rglob("*.jpg")}
+    assert overlays == {"a.jpg", "b.png.jpg", "line/c.png.jpg", "line/d.jpg", "Öl, 1.png.jpg"}
+
+
+@pytest.mark.parametrize("stops", [(1,), (2, 3), (5,)])
+def test_what_was_stopped_goes_on_and_ends_with_the_same_bytes(
+    folder: Path, predictor: Predictor, undisturbed: Path, tmp_path: Path, stops: tuple[int, ...]
+) -> None:
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"), ALL)
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt):
+            predict_folder(predictor, job, {}, lambda done, total, stop=stop: interrupt(done == stop))
+        assert not [path for path in (tmp_path / "out").iterdir() if path.is_file()]
+    done: list[int] = []
+    summary = predict_folder(predictor, job, {}, lambda now, total: done.append(now))
+    assert summary.images == 5
+    assert done == list(range(stops[-1] + 1, 6))  # nothing is predicted twice
+    assert tree_digest(tmp_path / "out") == tree_digest(undisturbed)
+
+
+def interrupt(now: bool) -> None:
+    if now:
+        raise KeyboardInterrupt
+
+
+KILLED = """
+import os, signal, sys
+import steel.inference.journal as journal
+from steel.inference.folder_job import FolderJob
+from steel.inference.predict_folder import predict_folder
+from steel.inference.predictor import Predictor
+from steel.inference.writers import WRITERS
+
+journal._LINES_PER_PART = 2
+model, images, out = sys.argv[1:]
+predictor = Predictor.from_checkpoint(model, device="cpu", pixels_per_pass=4000)
+on_image = lambda done, total: done == 3 and os.kill(os.getpid(), signal.SIGKILL)
+predict_folder(predictor, FolderJob(images, out, tuple(WRITERS)), {}, on_image)
+"""
+
+
+def test_a_killed_process_loses_little(folder: Path, predictor: Predictor, undisturbed: Path, tmp_path: Path) -> None:
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"), ALL)
+    line = [sys.executable, "-c", KILLED, str(folder / "model.safetensors"), job.source, job.out]
+    assert subprocess.run(line, cwd=ROOT, timeout=300).returncode == -signal.SIGKILL
+    done: list[int] = []
+    predict_folder(predictor, job, {}, lambda now, total: done.append(now))
+    assert done == [3, 4, 5]
+    assert tree_digest(tmp_path / "out") == tree_digest(undisturbed)
+
+
+def test_images_that_come_meanwhile_are_predicted_too(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(3):
+        cv2.imwrite(str(images / f"{number}.png"), np.full((20, 30), 40 * number, np.uint8))
+    job = FolderJob(str(images), str(tmp_path / "out"))
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, {}, lambda done, total: interrupt(done == 2))
+    cv2.imwrite(str(images / "0a.png"), np.full((20, 30), 99, np.uint8))
+    predict_folder(predictor, job, {})
+    assert read_submission(tmp_path / "out/submission.csv").image_ids == ("0.png", "0a.png", "1.png", "2.png")
+
+
+def test_the_unfinished_job_of_another_command_is_refused(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"))
+    how = describe_predictor(predictor, str(folder / "model.safetensors"))
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, how, lambda done, total: interrupt(done == 1))
+    other = Predictor.from_checkpoint(folder / "model.safetensors", device="cpu", tta=())
+    other_how = describe_predictor(other, str(folder / "model.safetensors"))
+    for other_job, said in ((job, r"pixels-per-pass, tta"), (dataclasses.replace(job, formats=("coco",)), "format, ")):
+        with pytest.raises(InputError, match=rf"differs in {said}.*remove .*/\.unfinished"):
+            predict_folder(other, other_job, other_how)
+    predict_folder(predictor, job, how)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["submission.csv"]
+    predict_folder(other, job, other_how)  # a finished one is nobody's
+
+
+def test_unreadable_images_are_told_and_tried_again(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    whole = (folder / "images/b.png").read_bytes()
+    for name, data in (("cut.png", whole[:300]), ("fine.png", whole), ("text.jpg", b"no image"), ("z.png", whole)):
+        (images / name).write_bytes(data)
+    (tmp_path / "sample.csv").write_text("ImageId,EncodedPixels,ClassId\ntext.jpg,1 1,1\nz.png,1 1,1\n")
+    job = FolderJob(
+        str(images), str(tmp_path / "out"), ("kaggle", "jsonl", "coco"), template=str(tmp_path / "sample.csv")
+    )
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, {}, lambda done, total: interrupt(done == total))
+    (images / "cut.png").write_bytes(whole)
+    summary = predict_folder(predictor, job, {})
+    assert (summary.images, summary.not_in_sample, list(summary.unreadable)) == (3, 2, ["text.jpg"])
+    rows = read_submission(tmp_path / "out/submission.csv").rows
+    assert [(row.image_id, row.rle) for row in rows if row.image_id == "text.jpg"] == [("text.jpg", "")]
+    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines] == ["cut.png", "fine.png", "text.jpg", "z.png"]
+    assert lines[2] == {"image": "text.jpg", "error": "not a readable image (JPEG, PNG, TIFF, BMP or WebP)"}
+    assert lines[0]["regions"] == lines[1]["regions"]
+    coco = json.loads((tmp_path / "out/coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["cut.png", "fine.png", "z.png"]
+
+
+def test_a_long_folder_is_never_held(predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(150):
+        cv2.imwrite(str(tmp_path / f"{number:03d}.png"), np.full((24, 24), number, np.uint8))
+    decoded: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    def decode(*arguments: object) -> np.ndarray:
+        nonlocal most
+        image = decode_image(*arguments)  # type: ignore[arg-type]
+        decoded.append(weakref.ref(image))
+        most = max(most, sum(reference() is not None for reference in decoded))
+        return image
+
+    monkeypatch.setattr(module, "decode_image", decode)
+    predict_folder(predictor, FolderJob(str(tmp_path), str(tmp_path / "../out150"), threads=1), {})
+    assert len(decoded) == 150
+    assert most < 50
+    monkeypatch.setattr(module, "_PIXELS_AHEAD", 24 * 24)
+    decoded.clear()
+    most = 0
+    predict_folder(predictor, FolderJob(str(tmp_path), str(tmp_path / "../out150"), threads=1), {})
+    assert most < 32  # large images: one ahead on either side, and those that are in or wait for a forward pass
+
+
+def test_a_writer_that_an_extension_registers(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(url: str, predicted: object) -> None:
+        with open(url, "w", newline="") as file:
+            csv.writer(file).writerows(predicted.entries.items())  # type: ignore[attr-defined]
+
+    brightest = FileWriter("the brightest pixel", "peaks.csv", lambda p: int(p.image.max()), write)
+    monkeypatch.setitem(WRITERS, "peaks", brightest)
+    predict_folder(predictor, FolderJob(str(folder / "images"), str(tmp_path), ("peaks",)), {})
+    rows = list(csv.reader((tmp_path / "peaks.csv").open()))
+    assert rows == [[n, str(decode_image((folder / "images" / n).read_bytes(), 1).max())] for n in NAMES]
+
+
+def test_into_a_store_and_gone_on_with_there(folder: Path, predictor: Predictor, undisturbed: Path) -> None:
+    url = "memory://predict-folder/out"
+    job = FolderJob(str(folder / "images"), url, ALL)
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, {}, lambda done, total: interrupt(done == 2))
+    predict_folder(predictor, job, {})
+    written = {file.path: storage.read_bytes(f"{url}/{file.path}") for file in storage.list_files(url)}
+    local = {file.path: (undisturbed / file.path).read_bytes() for file in storage.list_files(str(undisturbed))}
+    assert written == local
+    assert not storage.exists(f"{url}/.unfinished")
+
+
+def test_the_page_on_predictions_lists_every_format() -> None:
+    page = (ROOT / "docs" / "predictions.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)", page, re.MULTILINE)
+    assert rows == [(name, writer.place) for name, writer in WRITERS.items()]
