@@ -1,7 +1,9 @@
 """Train on this machine:  python -m train --preset NAME --data SHARDS --out RUN [--processes N] [--cpu] [...]
+or predict on it:       python -m train predict FILE IMAGES --out DIR [--processes N] [--cpu] [...]
 
-The same arguments as train.fit. A rank on each GPU, or one process on the CPU, without a launcher's words around the
-program's own: its last line is what matters, and its exit code is the program's. Clusters call `accelerate launch`.
+The same arguments as train.fit or train.predict. A rank on each GPU, or one process on the CPU, without a launcher's
+words around the program's own: its last line is what matters, and its exit code is the program's. Clusters call
+`accelerate launch`.
 """
 
 import argparse
@@ -9,7 +11,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ OPTIONS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train; returns the exit code of `train.fit`."""
+    """Train or predict; returns the exit code of `train.fit` or `train.predict`."""
     parser = argparse.ArgumentParser(prog="train", add_help=False, allow_abbrev=False)
     parser.add_argument("--processes", type=int)
     parser.add_argument("--cpu", action="store_true")
@@ -35,26 +38,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Only now: what is imported here takes seconds, and looks for GPUs.
     import torch
 
-    from steel.distributed.launcher import launch_ranks
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    processes = choose_processes(own.processes, gpus)
+    start = partial(_start_ranks, processes=processes, gpus=gpus)
+    return _predict(rest[1:], processes, start) if rest[:1] == ["predict"] else _fit(rest, processes, start)
+
+
+def _fit(words: list[str], processes: int, start: Callable[[str, list[str]], int | signal.Signals]) -> int:
     from train.arguments import parse_fit
     from train.fit import fit
 
-    arguments = parse_fit("train", rest, more=OPTIONS)  # mistakes are found before any rank is started
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    processes = choose_processes(own.processes, gpus)
+    arguments = parse_fit("train", words, more=OPTIONS)  # mistakes are found before any rank is started
     if processes == 1:
         return fit(arguments)
     before = _status(arguments.out)
-    ended = launch_ranks(
-        "train.fit",
-        rest,
+    ended = start("train.fit", words)
+    if isinstance(ended, signal.Signals):
+        return exit_code_after(ended, before, _status(arguments.out))
+    return ended
+
+
+def _predict(words: list[str], processes: int, start: Callable[[str, list[str]], int | signal.Signals]) -> int:
+    from train.predict import build_parser, predict
+
+    arguments = build_parser().parse_args(words)
+    if processes == 1:
+        return predict(arguments)
+    ended = start("train.predict", words)
+    if isinstance(ended, signal.Signals):
+        return exit_code_after(ended, {}, {})
+    return ended
+
+
+def _start_ranks(module: str, words: list[str], *, processes: int, gpus: int) -> int | signal.Signals:
+    from steel.distributed.launcher import launch_ranks
+
+    return launch_ranks(
+        module,
+        words,
         processes=processes,
         threads=1 if gpus else max(1, len(os.sched_getaffinity(0)) // processes),
         config_file=CONFIGURATIONS / ("ddp8.yaml" if gpus else "cpu2.yaml"),
     )
-    if isinstance(ended, signal.Signals):
-        return exit_code_after(ended, before, _status(arguments.out))
-    return ended
 
 
 def choose_processes(wanted: int | None, gpus: int) -> int:

@@ -49,7 +49,6 @@ def numbers(text: str) -> tuple[float, ...]:
 
 def add_inference(parser: argparse.ArgumentParser) -> None:
     """Options of every command that runs a model."""
-    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     parser.add_argument(
         "--precision", choices=("auto", "no", "bf16", "fp16"), default="auto", help="auto: bf16 where that is fast"
     )

@@ -18,8 +18,13 @@ def add_predict(commands: argparse._SubParsersAction) -> None:
         "Exit code 3: some images could not be read and were left out.",
         formatter_class=Help,
     )
-    parser.add_late = add_predict_arguments
+    parser.add_late = _add_predict_arguments
     parser.set_defaults(run=_run_predict)
+
+
+def _add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+    add_predict_arguments(parser)
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
 
 
 def _run_predict(arguments: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ UNREADABLE = 3
 
 
 def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
-    """`FILE IMAGES --out DIR --format NAMES`, and how the model runs."""
+    """`FILE IMAGES --out DIR --format NAMES`, and how the model runs, but not where."""
     from steel.inference.writers import WRITERS
     from steel.labels.submission import FORMATS
 

@@ -1,0 +1,74 @@
+"""Predict on every GPU:  accelerate launch -m train.predict FILE IMAGES --out DIR [--format A,B,...] [...]
+
+The same options and the same files, byte for byte, as `steel predict`; every image is predicted once, by one of the
+ranks. All ranks must see OUT. Stopped and started again, on any number of ranks, it goes on.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from steel.commands.common import Help, image_bar
+from steel.commands.predictions import add_predict_arguments, job_from, make_way_for, report_predictions
+from steel.distributed.runtime import Runtime, start
+from steel.errors import run_program
+from steel.inference.folder_job import Plan, plan_folder
+from steel.inference.predict_folder import describe_predictor, finish_folder, predict_images
+from steel.inference.predictor import Predictor
+from steel.model.tta import parse_tta
+from train.logging_setup import set_up_logging
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="train.predict", description=__doc__, formatter_class=Help)
+    add_predict_arguments(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict; returns the process's exit code."""
+    return predict(build_parser().parse_args(argv))
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Join the job and predict; returns the process's exit code, on the first rank that of `steel predict`."""
+    set_up_logging()
+    with start("no").running() as runtime:  # the predictor takes its own precision, as in `steel predict`
+        return _predict(arguments, runtime)
+
+
+def _predict(arguments: argparse.Namespace, runtime: Runtime) -> int:
+    job = job_from(arguments)
+    runtime.on_main(lambda: make_way_for(arguments))
+    predictor = Predictor.from_checkpoint(
+        arguments.checkpoint,
+        tta=None if arguments.tta is None else parse_tta(arguments.tta),
+        device=runtime.device,
+        precision=arguments.precision,
+        pixels_per_pass=arguments.pixels_per_pass,
+    )
+
+    def plan() -> Plan:
+        return plan_folder(job, predictor.class_names, describe_predictor(predictor, arguments.checkpoint))
+
+    records, missing = runtime.on_main(plan)
+    total, before, begun = len(records), len(records) - len(missing), time.perf_counter()
+    mine = missing[runtime.rank :: runtime.world]
+    if runtime.is_main:
+        with image_bar("predict") as on_image:  # as if all ranks were equally fast
+            found = predict_images(
+                predictor, job, mine, lambda done: on_image(min(total, before + done * runtime.world), total)
+            )
+    else:
+        found = predict_images(predictor, job, mine)
+    unreadable = {image_id: reason for part in runtime.all_gather(found) for image_id, reason in part.items()}
+    summary = runtime.on_main(lambda: finish_folder(job, predictor.class_names, records, unreadable))
+    if not runtime.is_main:
+        return 0
+    return report_predictions(job, predictor, summary, time.perf_counter() - begun)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
