@@ -1,18 +1,28 @@
 """Steel-surface defect models: from raw line-camera images to one checkpoint file."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from steel.decision import ClassDecision, Decision
+    from steel.errors import InputError
+    from steel.inference.prediction import Prediction, Region
     from steel.inference.predictor import Predictor
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "__version__"]
+__all__ = ["ClassDecision", "Decision", "InputError", "Prediction", "Predictor", "Region", "__version__"]
+_HOMES = {
+    "ClassDecision": "steel.decision",
+    "Decision": "steel.decision",
+    "InputError": "steel.errors",
+    "Prediction": "steel.inference.prediction",
+    "Predictor": "steel.inference.predictor",
+    "Region": "steel.inference.prediction",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Predictor` on first use: the base install, and everything that only reads or scores, has no torch."""
-    if name == "Predictor":
-        from steel.inference.predictor import Predictor
-
-        return Predictor
+    """Import what is public on first use: the base install, and everything that only reads or scores, has no torch."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'steel' has no attribute {name!r}")

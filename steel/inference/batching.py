@@ -1,20 +1,26 @@
 """Images of any sizes on their way into the batches of forward passes."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from steel.errors import InputError
 from steel.images.geometry import images_per_pass, pad_to_stride, resize_image
 from steel.images.listing import read_image
 from steel.images.pixel_format import Depth, to_channels
+from steel.inference.sources import NamedImage
 
-Image = np.ndarray | str | os.PathLike[str]
-"""Pixels, or where to read them: a path or URL."""
 _PASSES_AHEAD = 16
 """An image waits for others of its size until so many passes' worth of pixels have come after it."""
+
+
+class ImageProbs(NamedTuple):
+    """Quantised probabilities (0 to 255) of a batch of B images, after all views and members, on the CPU."""
+
+    mask_probs: np.ndarray
+    """(B, C, H, W) uint8."""
+    label_probs: np.ndarray
+    """(B, 1 + C) uint8: any defect, then each class."""
 
 
 class Prepared(NamedTuple):
@@ -27,36 +33,21 @@ class Prepared(NamedTuple):
     size: tuple[int, int]
     """Height and width before padding."""
     image_id: str
-    """The path or URL it was given by; for an array its number."""
     image: np.ndarray
     """(H, W) or (H, W, 3) uint8: before resizing."""
 
 
-def check_plural(images: Iterable[Image]) -> None:
-    """Refuse a single image in place of several: going through it would predict its letters or its rows.
-
-    Raises:
-        InputError: a path, or an array that looks like one image.
-    """
-    single = isinstance(images, np.ndarray) and (images.ndim < 3 or images.shape[2:] == (3,))
-    if single or isinstance(images, str | os.PathLike):
-        raise InputError("predict takes several images and predicts each; for one give a list of one: [image]")
-
-
 def prepare(
-    number: int, image: Image, channels: int, depth: Depth, input_size: tuple[int, int] | None, stride: int
+    number: int, named: NamedImage, channels: int, depth: Depth, input_size: tuple[int, int] | None, stride: int
 ) -> Prepared:
     """Read an image, unless it is there, and bring it to a network's channels, its size, if there is one, and stride.
 
     Raises:
         InputError: unreadable, or of another shape or type.
     """
-    image_id = str(number)
-    if isinstance(image, str | os.PathLike):
-        image_id = os.fspath(image)
+    image_id, image = named
+    if not isinstance(image, np.ndarray):
         image = read_image(image, channels, depth)
-    elif not isinstance(image, np.ndarray):
-        raise InputError(f"an image must be a numpy array or the path of a file, not {type(image).__name__}")
     image = to_channels(depth.to_uint8(image), channels)
     pixels = image if input_size is None else resize_image(image, input_size)
     padded = pad_to_stride(pixels, stride)

@@ -7,7 +7,7 @@ the end, in the order of the images. So they have the same bytes whatever was st
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from steel.inference.folder_job import FolderJob, digest_file, plan_folder
 from steel.inference.journal import Journal, Lines, line_of
 from steel.inference.prediction import Prediction
 from steel.inference.predictor import Predictor
+from steel.inference.sources import NamedImage
 from steel.inference.writers import WRITERS, FileWriter, Predicted
 from steel.labels.submission import read_submission
 
@@ -102,26 +103,22 @@ def predict_images(
     Raises:
         OutOfMemoryError: says what needs less.
     """
-    journal, unreadable, under_way = Journal(job.out), dict[str, str](), deque[ImageRecord]()
+    journal, unreadable = Journal(job.out), dict[str, str]()
     ahead = _Ahead(job.threads)
     with out_of_memory_as("fewer --threads need less"), ThreadPoolExecutor(job.threads) as pool:
 
-        def images() -> Iterator[np.ndarray]:
+        def images() -> Iterator[NamedImage]:
             decoded = ahead.map(pool, lambda record: _decode(record, predictor), records)
             for record, image in zip(records, decoded, strict=True):
                 if isinstance(image, str):
                     unreadable[record.image_id] = image
-                    continue
-                ahead.saw(image)
-                under_way.append(record)
-                yield image
-
-        def predictions() -> Iterator[Prediction]:
-            for prediction in predictor.predict_stream(images()):
-                yield replace(prediction, image_id=under_way.popleft().image_id)
+                else:
+                    ahead.saw(image)
+                    yield NamedImage(record.image_id, image)
 
         with journal.recorder() as recorder:
-            lines = ahead.map(pool, lambda prediction: _encode(prediction, job, journal), predictions())
+            predictions = predictor.predict_stream(images())
+            lines = ahead.map(pool, lambda prediction: _encode(prediction, job, journal), predictions)
             for done, line in enumerate(lines, 1):
                 recorder.add(line)
                 on_image(done + len(unreadable))

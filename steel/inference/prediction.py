@@ -57,7 +57,7 @@ class Prediction:
     """The prediction for one image, at its original size. What costs time is made when it is first asked for."""
 
     image_id: str
-    """Its path in the folder, the path or URL it was given by, or its number among arrays."""
+    """Its path in the folder, the path or URL that it was given by, or its number among arrays."""
     image: np.ndarray
     """(H, W) gray or (H, W, 3) RGB uint8: what the network was shown, before any resizing."""
     class_names: tuple[str, ...]

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +15,8 @@ from steel.decision import Decision, default_decision
 from steel.errors import InputError, out_of_memory_as
 from steel.extensions import require_extensions
 from steel.images.pixel_format import EIGHT_BITS, Depth
-from steel.inference.batching import Image, Prepared, check_plural, group_by_size, make_batch, prepare
-from steel.inference.prediction import Prediction
+from steel.inference.base_predictor import BasePredictor
+from steel.inference.batching import ImageProbs
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.passes import Passes, default_pixels_per_pass, open_passes
 from steel.model.tta import average_probs, check_tta, flips_of, view_probs
@@ -26,21 +25,8 @@ from steel.precision import choose_precision
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class ImageProbs(NamedTuple):
-    """Quantised probabilities (0 to 255) of a batch of B images, after all views and members, on the CPU."""
-
-    mask_probs: np.ndarray
-    """(B, C, H, W) uint8."""
-    label_probs: np.ndarray
-    """(B, 1 + C) uint8: any defect, then each class."""
-
-
-class Predictor:
-    """One network, or several whose probabilities are averaged, ready to predict.
-
-    How many images share a forward pass depends on their padded size alone (`images_per_pass`), and the last ones are
-    black if need be: an image's prediction is the same, to the last bit, whatever it is predicted together with.
-    """
+class Predictor(BasePredictor):
+    """One network, or several whose probabilities are averaged, ready to predict with torch."""
 
     def __init__(
         self,
@@ -156,51 +142,8 @@ class Predictor:
             while begun:
                 yield begun.popleft()()
 
-    def predict(self, images: Iterable[Image], decision: Decision | None = None) -> list[Prediction]:
-        """Answers for images of any sizes, by `decision` or the predictor's own.
-
-        Args:
-            images: (H, W) gray or (H, W, 3) RGB uint8, or the path or URL of an image file. Of 16 bits where those
-                trained on were converted, and treated alike.
-            decision: in place of the predictor's own.
-
-        Raises:
-            InputError: an image of another shape or type, or that cannot be read.
-            OutOfMemoryError: says what needs less.
-        """
-        return list(self.predict_stream(images, decision))
-
-    def predict_stream(self, images: Iterable[Image], decision: Decision | None = None) -> Iterator[Prediction]:
-        """As `predict`, one by one in the order of `images`, which are taken only as far as needed."""
-        check_plural(images)
-        decision = decision or self.decision
-        begun: deque[list[Prepared]] = deque()
-        done: dict[int, Prediction] = {}
-        next_index = 0
-
-        def batches() -> Iterator[Tensor]:
-            for group in group_by_size(self._prepare(images), self.pixels_per_pass):
-                begun.append(group)
-                yield torch.from_numpy(make_batch(group, self.pixels_per_pass))
-
-        for probs in self.stream_probabilities(batches()):
-            for place, prepared in enumerate(begun.popleft()):
-                done[prepared.number] = self._predicted(prepared, probs, place, decision)
-            while next_index in done:
-                yield done.pop(next_index)
-                next_index += 1
-
-    def _prepare(self, images: Iterable[Image]) -> Iterator[Prepared]:
-        for number, image in enumerate(images):
-            yield prepare(number, image, self.in_channels, self.depth, self.input_size, self.stride)
-
-    def _predicted(self, prepared: Prepared, probs: ImageProbs, place: int, decision: Decision) -> Prediction:
-        """The prediction for the image that has a place in a batch."""
-        height, width = prepared.size
-        network_probs = probs.mask_probs[place, :, :height, :width]
-        return Prediction(
-            prepared.image_id, prepared.image, self.class_names, decision, network_probs, probs.label_probs[place]
-        )
+    def _stream(self, batches: Iterable[np.ndarray]) -> Iterator[ImageProbs]:
+        return self.stream_probabilities(torch.from_numpy(batch) for batch in batches)
 
     def _begin(self, images: Tensor, passes: Passes) -> Callable[[], ImageProbs]:
         """Begin the passes of all members and views over a batch; what is returned waits for them and averages."""

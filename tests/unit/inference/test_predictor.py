@@ -208,17 +208,49 @@ def test_images_can_be_given_by_path(predictor, tmp_path):
         predictor.predict([tmp_path / "text.jpg"])
 
 
-def test_one_image_in_place_of_several_is_refused(predictor):
+def test_sources_of_every_kind(predictor, tmp_path, monkeypatch):
     gray, colour = images((32, 40), (32, 40, 3))
-    for single in ("a.jpg", Path("a.jpg"), gray, colour):
-        with pytest.raises(InputError, match=r"predict takes several images.*\[image\]"):
-            predictor.predict(single)
-    assert len(predictor.predict(np.stack([gray, gray]))) == 2
-    assert predictor.predict([]) == []
-    with pytest.raises(InputError, match="not list"):
-        predictor.predict([gray.tolist()])
-    with pytest.raises(InputError, match="float64 pixels; convert them to 8 bits first"):
-        predictor.predict([gray.astype(float)])
+    monkeypatch.chdir(tmp_path)
+    for name, picture in (("shots/b.png", gray), ("shots/line/a.png", colour[..., ::-1]), ("shots/notes.txt", None)):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"" if picture is None else cv2.imencode(".png", picture)[1].tobytes())
+    (of_gray,), (of_colour,) = predictor.predict([gray]), predictor.predict([colour])
+    both = [of_gray, of_colour]
+    for source, ids, expected in (
+        (gray, ["0"], [of_gray]),
+        (gray[..., None], ["0"], [of_gray]),
+        (colour, ["0"], [of_colour]),
+        (np.stack([gray, gray]), ["0", "1"], [of_gray, of_gray]),
+        (colour[None], ["0"], [of_colour]),
+        ("shots/b.png", ["shots/b.png"], [of_gray]),
+        (Path("shots"), ["b.png", "line/a.png"], both),
+        (
+            (Path("shots/line/a.png"), gray, "shots"),
+            ["shots/line/a.png", "0", "b.png", "line/a.png"],
+            both[::-1] + both,
+        ),
+        ((picture for picture in (gray, colour)), ["0", "1"], both),
+        ([], [], []),
+    ):
+        found = predictor.predict(source)
+        assert [prediction.image_id for prediction in found] == ids
+        for prediction, same in zip(found, expected, strict=True):
+            assert_same(prediction, same)
+
+
+def test_what_is_no_image_is_refused(predictor, tmp_path):
+    (gray,) = images((32, 40))
+    for source, said in (
+        ([gray.tolist()], "not list"),
+        ([None], "not NoneType"),
+        ("a.jpg", "a.jpg: no such file"),
+        (tmp_path, "no images there"),
+        (gray.astype(float), "float64 pixels; convert them to 8"),
+        (np.zeros((32, 40, 4), np.uint8), r"an image must be .* not \(32, 40, 4\)"),
+        ([np.zeros((2, 32, 40), np.uint8)], r"an image must be .* not \(2, 32, 40\)"),
+    ):
+        with pytest.raises(InputError, match=said):
+            predictor.predict(source)
 
 
 REFUSALS = {

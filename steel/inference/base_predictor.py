@@ -1,0 +1,86 @@
+"""What predictors share, whatever runs the network: images in, predictions out. Without torch."""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from steel.decision import Decision
+from steel.images.pixel_format import Depth
+from steel.inference.batching import ImageProbs, Prepared, group_by_size, make_batch, prepare
+from steel.inference.prediction import Prediction
+from steel.inference.sources import Source, named_images
+
+
+class BasePredictor(ABC):
+    """A model, or several whose probabilities are averaged, ready to predict.
+
+    How many images share a forward pass depends on their padded size alone (`images_per_pass`), and the last ones are
+    black if need be: an image's prediction is the same, to the last bit, whatever it is predicted together with.
+    """
+
+    class_names: tuple[str, ...]
+    decision: Decision
+    is_tuned: bool
+    """Whether the decision was tuned; thresholds are one half otherwise."""
+    tta: tuple[str, ...]
+    """The flipped views that are averaged with the plain one."""
+    in_channels: int
+    stride: int
+    input_size: tuple[int, int] | None
+    """Height and width that images are resized to; None for images as they are."""
+    depth: Depth
+    pixels_per_pass: int
+
+    def predict(self, images: Source, decision: Decision | None = None) -> list[Prediction]:
+        """Predictions for images of any sizes, by `decision` or the predictor's own.
+
+        Args:
+            images: a folder, an image file, an array, or any iterable of files, folders and arrays, see `Source`.
+                Arrays are (H, W) gray or (H, W, 3) RGB uint8, or uint16 where those trained on were.
+            decision: in place of the predictor's own.
+
+        Returns:
+            One for each image, in their order.
+
+        Raises:
+            InputError: an image of another shape or type, or that cannot be read.
+            OutOfMemoryError: says what needs less.
+        """
+        return list(self.predict_stream(images, decision))
+
+    def predict_stream(self, images: Source, decision: Decision | None = None) -> Iterator[Prediction]:
+        """As `predict`, one by one in the order of `images`, which are taken only as far as needed."""
+        decision = decision or self.decision
+        begun: deque[list[Prepared]] = deque()
+        done: dict[int, Prediction] = {}
+        next_number = 0
+
+        def batches() -> Iterator[np.ndarray]:
+            for group in group_by_size(self._prepare(images), self.pixels_per_pass):
+                begun.append(group)
+                yield make_batch(group, self.pixels_per_pass)
+
+        for probs in self._stream(batches()):
+            for place, prepared in enumerate(begun.popleft()):
+                done[prepared.number] = self._predicted(prepared, probs, place, decision)
+            while next_number in done:
+                yield done.pop(next_number)
+                next_number += 1
+
+    @abstractmethod
+    def _stream(self, batches: Iterable[np.ndarray]) -> Iterator[ImageProbs]:
+        """The probabilities of batches (B, c, H, W) uint8 of whole strides, in their order."""
+
+    def _prepare(self, images: Source) -> Iterator[Prepared]:
+        for number, image in enumerate(named_images(images)):
+            yield prepare(number, image, self.in_channels, self.depth, self.input_size, self.stride)
+
+    def _predicted(self, prepared: Prepared, probs: ImageProbs, place: int, decision: Decision) -> Prediction:
+        """The prediction for the image that has a place in a batch."""
+        height, width = prepared.size
+        network_probs = probs.mask_probs[place, :, :height, :width]
+        return Prediction(
+            prepared.image_id, prepared.image, self.class_names, decision, network_probs, probs.label_probs[place]
+        )

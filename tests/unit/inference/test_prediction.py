@@ -1,0 +1,100 @@
+"""One prediction: its regions, label map, pictures and files, by values worked out by hand."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from steel.decision import ClassDecision, Decision
+from steel.errors import InputError
+from steel.inference.prediction import Prediction
+
+DECISION = Decision((ClassDecision(pixel_threshold=100), ClassDecision(pixel_threshold=100, min_area=3)), gate="class")
+
+
+def make(label_probs=(200, 200, 200), image=None):
+    """Class 1: an L of three pixels and, touching it at a corner alone, one more; class 2: 2 x 2 pixels over that."""
+    probs = np.zeros((2, 5, 6), np.uint8)
+    probs[0, 0, 0] = probs[0, 1, 0] = 102
+    probs[0, 1, 1] = 153
+    probs[0, 2, 2] = 255
+    probs[1, 2:4, 2:4] = [[200, 204], [204, 204]]
+    probs[1, 0, 5] = 99
+    image = np.full((5, 6), 60, np.uint8) if image is None else image
+    return Prediction("a.png", image, ("pit", "dent"), DECISION, probs, np.array(label_probs, np.uint8))
+
+
+def test_regions_are_parts_that_share_edges():
+    found = [region._replace(polygon=None) for region in make().regions()]
+    assert [tuple(region)[:4] for region in found] == [
+        (1, "pit", 3, (0, 0, 2, 2)),
+        (1, "pit", 1, (2, 2, 1, 1)),
+        (2, "dent", 4, (2, 2, 2, 2)),
+    ]
+    np.testing.assert_allclose([r.mean_prob for r in found], [(102 + 102 + 153) / 3 / 255, 1.0, 203 / 255])
+    outlines = [region.polygon.tolist() for region in make().regions()]
+    assert sorted(map(tuple, outlines[0])) == [(0, 0), (0, 2), (1, 0), (1, 1), (2, 1), (2, 2)]
+    assert sorted(map(tuple, outlines[2])) == [(2, 2), (2, 4), (4, 2), (4, 4)]
+
+
+def test_the_likelier_class_has_the_pixel_of_both():
+    assert make().label_map().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 2, 0, 0],
+        [0, 0, 2, 2, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
+
+
+def test_labels_and_classes_go_by_the_decision():
+    prediction = make(label_probs=(127, 128, 127))
+    assert prediction.labels.tolist() == [False, True, False]
+    assert prediction.class_ids == (1,)  # the gate asks the head for the class
+    assert not prediction.masks[1].any()
+    said = prediction.to_dict()
+    assert (said["verdict"], said["classes"], len(said["regions"])) == ("defective", ["pit"], 2)
+    assert said["probabilities"] == {"any": 0.498, "classes": {"pit": 0.502, "dent": 0.498}}
+    clean = make(label_probs=(0, 0, 0)).to_dict()
+    assert (clean["verdict"], clean["classes"], clean["regions"]) == ("clean", [], [])
+
+
+def test_probabilities_of_another_size_are_brought_to_the_images():
+    prediction = make(image=np.full((10, 12), 60, np.uint8))
+    assert prediction.masks.shape == (2, 10, 12)
+    assert prediction.overlay().shape == (10, 12, 3)
+
+
+def test_an_overlay_names_the_regions_inside_the_picture():
+    image = np.full((120, 200), 60, np.uint8)
+    probs = np.zeros((2, 120, 200), np.uint8)
+    probs[0, 0:20, 190:200] = 255  # at the upper right corner, where there is no room above
+    probs[1, 80:100, 20:60] = 255
+    prediction = Prediction("a", image, ("pit", "dent"), DECISION, probs, np.full(3, 255, np.uint8))
+    bare = Prediction("a", image, ("", ""), DECISION, np.zeros_like(probs), np.full(3, 255, np.uint8)).overlay()
+    assert (bare == 60).all()
+    picture = prediction.overlay().astype(int)
+    assert picture.shape == (120, 200, 3)
+    changed = (picture != 60).any(axis=2)
+    assert changed[68:79, 20:60].mean() > 0.9  # a tag of the class's colour above the region
+    assert changed[0:12, 165:188].any()  # moved to the left, inside the picture
+    assert not changed[25:60].any()
+
+
+@pytest.mark.parametrize("name", ["deep/er/a.jpg", "a.png", "a.json"])
+def test_it_is_saved_by_the_ending(tmp_path, name):
+    prediction = make()
+    prediction.save(tmp_path / name)
+    if name.endswith(".json"):
+        assert json.loads((tmp_path / name).read_text()) == prediction.to_dict()
+    elif name.endswith(".png"):
+        np.testing.assert_array_equal(cv2.imread(str(tmp_path / name), -1), prediction.label_map())
+    else:
+        assert cv2.imread(str(tmp_path / name)).shape == (5, 6, 3)
+
+
+def test_other_endings_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"a\.gif: give a name that ends in \.jpg, \.png, \.json"):
+        make().save(tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
