@@ -250,8 +250,14 @@ class RuntimeConfig:
 
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """`auto` takes what `accelerate launch --mixed_precision` says; else bf16 on a device that is fast at it."""
-    workers: int = 2
-    """Data-loader processes per rank; 0 loads in the training process."""
+    workers: int | Literal["auto"] = "auto"
+    """Data-loader processes per rank; 0 loads in the training process. `auto` takes the cores that are the rank's own
+    by the process's binding and its control group, less one for the rank itself, 16 at most."""
+    decoded_cache: Literal["auto", "on", "off"] = "auto"
+    """Hold decoded samples on this node's disk, shared by all its ranks and workers: batches are the same, and cost a
+    copy in place of decoding. `auto` does where a short measurement of the disk says that it saves time."""
+    decoded_bytes: int | None = None
+    """What decoded samples of all data sets may take on that disk; half of the room that there is when None."""
     pixels_per_pass: int | None = None
     """Pixels in a forward pass of validation, in images of one padded size, at least one of them; what
     is fast on the device when None. Fewer need less memory. Another number may move the last bits of probabilities."""
@@ -265,12 +271,13 @@ class RuntimeConfig:
     max_bad_samples: int = 10
     """With `skip`: fail all the same beyond so many."""
     cache_dir: str | None = None
-    """Where remote shards are kept on this node's disk."""
+    """Where remote shards and decoded samples are kept on this node's disk; the user's cache folder when None."""
     cache_bytes: int | None = None
     """Keep at most so many bytes of them; all when None. A smaller cache wants `sampling.window-shards`."""
 
     def __post_init__(self) -> None:
-        _require(self.workers >= 0, "runtime.workers cannot be negative")
+        _require(self.workers == "auto" or self.workers >= 0, "runtime.workers cannot be negative")
+        _require(self.decoded_bytes is None or self.decoded_bytes > 0, "runtime.decoded-bytes must be above 0")
         _require(self.pixels_per_pass is None or self.pixels_per_pass > 0, "runtime.pixels-per-pass must be above 0")
         _require(self.keep_states > 0, "runtime.keep-states must be above 0")
 

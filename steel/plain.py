@@ -49,7 +49,7 @@ def to_dict(instance: Any) -> dict[str, Any]:
 
 
 def from_plain(kind: Any, values: Any, name: str) -> Any:
-    """`values` as a `kind` of dataclasses, lists, tuples, dicts, unions with None and scalars; see `from_dict`.
+    """`values` as a `kind` of dataclasses, lists, tuples, dicts, unions and scalars; see `from_dict`.
 
     Args:
         kind: the type, as an annotation has it.
@@ -79,9 +79,7 @@ def _build(kind: Any, value: Any, path: str) -> Any:
         return _build_dataclass(kind, value, path)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        inner = [argument for argument in arguments if argument is not types.NoneType]
-        assert len(inner) == 1 < len(arguments), kind
-        return None if value is None else _build(inner[0], value, path)
+        return _build_union(arguments, value, path)
     if origin is Literal:
         if not any(value == a and type(value) is type(a) for a in arguments):
             raise InputError(f"{path} must be one of {', '.join(map(str, arguments))}, not {_shown(value)}")
@@ -93,6 +91,20 @@ def _build(kind: Any, value: Any, path: str) -> Any:
             raise InputError(f"{path} must be an object, not {_shown(value)}")
         return {key: _build(arguments[1], item, f"{path}.{key}") for key, item in value.items()}
     return _build_scalar(kind, value, path)
+
+
+def _build_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
+    """`value` as the first of `kinds` that takes it; the errors of all when none does."""
+    if value is None and types.NoneType in kinds:
+        return None
+    errors = []
+    for kind in kinds:
+        if kind is not types.NoneType:
+            try:
+                return _build(kind, value, path)
+            except InputError as error:
+                errors.append(str(error))
+    raise InputError("; or ".join(errors))
 
 
 def _build_dataclass(kind: type, value: Any, path: str) -> Any:

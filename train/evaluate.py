@@ -26,6 +26,7 @@ from steel.errors import InputError, run_program
 from steel.extensions import load_extensions, require_extensions
 from steel.images.pictures import save_contact_sheet
 from steel.inference.predictor import Predictor
+from steel.machine import count_workers, parse_workers
 from steel.metrics.statistics import EvaluationStatistics
 from steel.model.tta import parse_tta
 from steel.reports.describe import flat_scalars
@@ -62,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pixels-per-pass", type=int, default=None, help="pixels in a forward pass; by default what suits the device"
     )
-    parser.add_argument("--workers", type=int, default=2, help="decoding processes per rank")
+    parser.add_argument("--workers", type=parse_workers, default="auto", help="decoding processes per rank")
     parser.add_argument(
         "--precision", choices=("auto", "no", "bf16", "fp16"), default="auto", help="of the forward pass"
     )
@@ -94,7 +95,9 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
 
     decision = checkpoint.decision or default_decision(len(checkpoint.class_names))
     predictor = _predictor(arguments, decision, runtime)
-    collect = functools.partial(collect_statistics, predictor, reader, rows, runtime, workers=arguments.workers)
+    collect = functools.partial(
+        collect_statistics, predictor, reader, rows, runtime, workers=count_workers(arguments.workers)
+    )
     found = None
     if arguments.tune_thresholds:
         found = _tune(checkpoint, reader, collect(decision=None, progress="tuning"), predictor.tta, runtime)

@@ -19,6 +19,7 @@ from steel.errors import InputError, out_of_memory_as, run_program
 from steel.loading.augment import Augmenter
 from steel.loading.sampler import Sampler, build_sampler
 from steel.loading.train_loader import MicroBatch, train_batches
+from steel.machine import count_workers
 from steel.model.network import UnifiedModel
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
@@ -27,6 +28,7 @@ from steel.tracking.queue import Status
 from train.arguments import FitArguments, parse_fit
 from train.engine.batch_plan import PhasePlan, micro_batch_share, plan_phases
 from train.engine.data import FoldRows, resolve_crop, split_rows
+from train.engine.decoded_samples import keep_decoded_samples
 from train.engine.dry_run import try_phases
 from train.engine.loop import LESS_MEMORY, Loop
 from train.engine.loop_state import LoopState
@@ -163,6 +165,8 @@ def _plan(
     config: Config, runtime: Runtime, reader: ShardReader, rows: FoldRows, first: FirstWeights
 ) -> tuple[RunContext, list[Sampler]]:
     """The run's surroundings, and which training sample stands at which position in each of its phases."""
+    passes = sum(phase.epochs for phase in config.phases)
+    keep_decoded_samples(reader, np.concatenate([rows.train, rows.validation]), passes, config.runtime, runtime)
     samplers = _build_samplers(config, reader, rows)
     plans = plan_phases(
         config.phases,
@@ -268,7 +272,7 @@ def _load(
         plan.micro_batches(step),
         seed=config.seed,
         phase=plan.number,
-        workers=config.runtime.workers,
+        workers=count_workers(config.runtime.workers),
         pin_memory=context.runtime.device.type == "cuda",
     )
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bench.speed.dataset import SHARD_SIZE, make_dataset
+from bench.speed.dataset import SHARD_SIZE, Dataset, make_dataset, make_peers_formats
 from bench.speed.environment import SAME_AS_OURS, peers_python
 from bench.speed.report import write_report
 from bench.speed.rows import DELAY, table
@@ -32,18 +33,14 @@ def main() -> None:
     started, load = time.perf_counter(), os.getloadavg()
     work = options.work.absolute()
     work.mkdir(exist_ok=True)
-    python = peers_python(work / "peers")
     log = work / "speed.log"
     log.write_text("")
-    start = {
+    start: dict[str, Callable[[], Worker]] = {
         "ours": partial(Worker, sys.executable, "bench.speed.ours", log),
-        "peers": partial(Worker, python, "bench.speed.peers", log),
     }
-    data = make_dataset(work / f"speed-{options.num_images}", options.num_images, start["peers"])
+    data = make_dataset(work / f"speed-{options.num_images}", options.num_images)
     real = os.environ.get("STEEL_REAL_DATA")
     rle_csv = str(Path(real, "severstal_annotations", "train_partial.csv")) if real else data.annotations
-    with start["peers"]() as peers:
-        versions = {"ours": {name: version(name) for name in ("numpy", *SAME_AS_OURS)}, "peers": peers.ask("versions")}
     store = subprocess.Popen(
         [sys.executable, "-m", "bench.speed.store", str(work), str(DELAY)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -54,6 +51,11 @@ def main() -> None:
             data, endpoint=endpoint, bucket=data.root.name, rle_csv=rle_csv, num_samples=min(options.num_images, 960)
         )
         rows = [row for row in rows if not options.rows or row.name in options.rows]
+        of_peers: dict[str, Any] = {}
+        if any(side.where == "peers" for row in rows for side in row.sides):
+            start["peers"] = partial(Worker, peers_python(work / "peers"), "bench.speed.peers", log)
+            make_peers_formats(data, start["peers"])
+            of_peers = _facts_of_peers(data, start["peers"])
         total = sum(len(row.sides) * (options.repeats + 1) for row in rows)
         with Workers(start) as workers, tqdm(total=total, unit="measurement", mininterval=2) as bar:
             results = [measure_row(row, options.repeats, workers, bar) for row in rows]
@@ -67,12 +69,18 @@ def main() -> None:
         "wall time": f"{time.perf_counter() - started:.0f} s",
         "data": f"{options.num_images} images of 256x1600 from `steel synth`",
         "RLE texts": "real ones (STEEL_REAL_DATA)" if real else "of the synthetic masks",
-        "peers' PNG masks": "level {level}, strategy {strategy}: {milliseconds:.2f} ms to decode".format(**data.png),
-        "versions, ours": versions["ours"],
-        "versions, peers": versions["peers"],
+        "versions, ours": {name: version(name) for name in ("numpy", *SAME_AS_OURS)},
+        **of_peers,
     }
     write_report(options.out, results, facts, NOTES)
     print(options.out.read_text())
+
+
+def _facts_of_peers(data: Dataset, start: Callable[[], Worker]) -> dict[str, Any]:
+    with start() as peers:
+        versions = peers.ask("versions")
+    how = "level {level}, strategy {strategy}: {milliseconds:.2f} ms to decode".format(**data.png)
+    return {"peers' PNG masks": how, "versions, peers": versions}
 
 
 def _parse() -> argparse.Namespace:

@@ -45,15 +45,21 @@ class Dataset:
         return json.loads((self.root / "webdataset" / "png.json").read_text())
 
 
-def make_dataset(root: Path, num_images: int, start_peers: Callable[[], Worker]) -> Dataset:
-    """Make what is missing; each folder appears once it is complete."""
+def make_dataset(root: Path, num_images: int) -> Dataset:
+    """Make what is missing of the images and our shards; each folder appears once it is complete."""
     made = Dataset(root)
     root.mkdir(parents=True, exist_ok=True)
     _make(root / "synth", lambda out: _run("steel.cli", "synth", str(out), "--num-train", str(num_images)))
     source = ("--images", made.images, "--labels", made.annotations, "--shard-size", str(SHARD_SIZE))
     _make(root / "ours", lambda out: _run("data_prep", *source, "--out", str(out)))
+    return made
+
+
+def make_peers_formats(made: Dataset, start_peers: Callable[[], Worker]) -> None:
+    """Make what is missing of the same samples in the peers' formats."""
+    root = made.root
     if all((root / name).exists() for name in ("webdataset", "litdata", "mosaic")):
-        return made
+        return
     with start_peers() as peers:
         _make(root / "webdataset", lambda out: _write_webdataset(peers, made, out))
         for name in ("litdata", "mosaic"):
@@ -63,7 +69,6 @@ def make_dataset(root: Path, num_images: int, start_peers: Callable[[], Worker])
                     f"write_{name}", shards=made.folder("ours"), out=str(out), shard_size=SHARD_SIZE
                 ),
             )
-    return made
 
 
 def _make(final: Path, write: Callable[[Path], object]) -> None:

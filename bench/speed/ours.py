@@ -98,6 +98,46 @@ def decode(shards: str, seconds: float) -> Measure:
     return time_passes(lambda: (reader.read(row) for row in _shuffled(reader)), seconds=seconds)
 
 
+def decoded(shards: str, crop: list[int] | None, seconds: float) -> Measure:
+    """Image and bitmask of shuffled samples that are held decoded, copied into a used buffer: whole, or a crop."""
+    reader = _holding_reader(shards)
+    image, bitmask = (np.empty((HEIGHT, WIDTH), np.uint8) for _ in range(2))
+    height, width = crop or (HEIGHT, WIDTH)
+    lefts = np.random.default_rng(0).integers(0, WIDTH - width + 1, len(reader)).tolist()
+
+    def copies() -> Iterator[int]:
+        for row in _shuffled(reader):
+            sample, columns = reader.read(row), slice(lefts[row], lefts[row] + width)
+            image[:height, :width] = sample.image[:height, columns]
+            bitmask[:height, :width] = sample.bitmask[:height, columns]
+            yield row
+
+    return time_passes(copies, seconds=seconds)
+
+
+@cache
+def _holding_reader(shards: str) -> ShardReader:
+    """With every sample held, checked and in memory."""
+    reader = ShardReader(shards)
+    reader.keep_decoded(Path(shards).with_name("decoded"))
+    for _ in range(2):
+        for row in range(len(reader)):
+            reader.read(row)
+    return reader
+
+
+def decoded_first(shards: str) -> Measure:
+    """Shuffled samples decoded, and held for the first time."""
+
+    def measure() -> Measure:
+        with tempfile.TemporaryDirectory(dir=Path(shards).parent) as folder:
+            reader = ShardReader(shards)
+            reader.keep_decoded(folder)
+            return time_whole(lambda: (reader.read(row) for row in _shuffled(reader)))
+
+    return in_child(measure)
+
+
 def decode_jpegs(shards: str, seconds: float) -> Measure:
     """The images alone, gray, from bytes that are at hand, by OpenCV."""
     reader = _reader(shards)
@@ -110,9 +150,11 @@ class _Place(NamedTuple):
     positions: range
 
 
-def batches(shards: str, crop: list[int], batch_size: int, workers: int, num_samples: int, focused: bool) -> Measure:
+def batches(
+    shards: str, crop: list[int], batch_size: int, workers: int, num_samples: int, focused: bool, held: bool = False
+) -> Measure:
     """Training batches; `focused` moves half of the defective images' crops onto a defect, as training does."""
-    reader = ShardReader(shards)
+    reader = _holding_reader(shards) if held else ShardReader(shards)
     sampling = SamplingConfig() if focused else SamplingConfig(defect_crop=0.0, max_black=1.0)
     transforms = {name: TransformConfig() for name in ("hflip", "vflip", "brightness_contrast")}
     manifest = reader.manifest

@@ -213,6 +213,22 @@ def _decoding(data: Dataset) -> list[Row]:
             ),
             at_most=True,
         ),
+        Row(
+            "decoded",
+            "decoded samples from the node's disk, warm, one process",
+            "samples/s",
+            (
+                Side("decoded cache, image and mask copied", "ours", "decoded", ours | {"crop": None}),
+                Side("shard reader, decoding", "ours", "decode", ours, 5.0),
+                Side("decoded cache, crops of 256x512 copied", "ours", "decoded", ours | {"crop": CROP}),
+                Side(
+                    "decoded cache, cold: every sample decoded and written",
+                    "ours",
+                    "decoded_first",
+                    {"shards": data.folder("ours")},
+                ),
+            ),
+        ),
     ]
 
 
@@ -252,6 +268,15 @@ def _batches(data: Dataset, num_samples: int) -> list[Row]:
                     ours | {"focused": True},
                     remark="what training does",
                 ),
+            ),
+        ),
+        Row(
+            "decoded-batches",
+            "the same batches of ours, half of the crops on defects, from the node's disk, warm",
+            "samples/s",
+            (
+                Side("train_batches, decoded cache", "ours", "batches", ours | {"focused": True, "held": True}),
+                Side("train_batches, decoding", "ours", "batches", ours | {"focused": True}),
             ),
         ),
     ]

@@ -42,7 +42,7 @@ class ShardCache:
         folder: where copies are kept; `steel/` under the user's cache folder when None.
         max_bytes: beyond so many bytes of shards, those not used for longest are removed; None keeps all.
         """
-        base = Path(folder) if folder is not None else _user_cache()
+        base = Path(folder) if folder is not None else user_cache()
         self.root, self.max_bytes = root, max_bytes
         self.folder = base / digest[:16]
         storage.make_folder(self.folder)
@@ -161,5 +161,6 @@ def _check(path: Path, size: int, sha256: str) -> None:
             raise ValueError("its sha256 is not the manifest's; run `python -m data_prep.verify`")
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
+    """Where copies are kept that any program may remove."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steel"

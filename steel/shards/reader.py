@@ -17,8 +17,9 @@ from steel.images.decode import decode_image
 from steel.images.geometry import resize_bitmask
 from steel.shards.cache import ShardCache
 from steel.shards.checks import rows_fault, totals
+from steel.shards.decoded_cache import DecodedCache
 from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
-from steel.shards.index import Index
+from steel.shards.index import Index, Place
 from steel.shards.mask_codec import decode_stored_mask
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class RawSample(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A decoded sample. The bitmask may be read-only."""
+    """A decoded sample. Both arrays may be read-only."""
 
     row: int
     image: np.ndarray
@@ -72,6 +73,7 @@ class ShardReader:
         index: what each sample is.
         mask_kind: uint8 or uint16, the type of the bitmasks.
         on_bad_sample: what a loader should do about a `BadSampleError`: `fail`, or `skip` and count.
+        decoded: where decoded samples are held; None until `keep_decoded`.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class ShardReader:
             self._check_sizes()
         self._handles: dict[int, int] = {}
         self.mask_kind = decode_stored_mask(self.manifest, b"", 1, 1).dtype
+        self.decoded: DecodedCache | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_handles": {}}
@@ -136,22 +139,56 @@ class ShardReader:
         """
         at = self.index.place(row)
         try:
-            data = _check(self._bytes(at.shard, at.image_offset, at.image_length), at.image_crc)
-            image = decode_image(data, self.manifest.channels)
-            if image.shape[:2] != (at.height, at.width):
-                raise ValueError(
-                    f"the image is {image.shape[0]}x{image.shape[1]}, the index says {at.height}x{at.width}"
-                )
+            image, bitmask = self._pixels(row, at)
             size, mask_size = (at.height, at.width), (at.original_height, at.original_width)
-            if at.num_marked:
-                data = _check(self._bytes(at.shard, at.mask_offset, at.mask_length), at.mask_crc)
-                bitmask = decode_stored_mask(self.manifest, data, *mask_size).astype(self.mask_kind, copy=False)
-                bitmask = bitmask if original_mask else resize_bitmask(bitmask, size)
-            else:  # about half of all images: reading their mask would tell nothing
+            if bitmask is None:  # about half of all images: reading their mask would tell nothing
                 bitmask = _clean_bitmask(*(mask_size if original_mask else size), self.mask_kind)
+            elif not original_mask:
+                bitmask = resize_bitmask(bitmask, size)
         except (ValueError, OSError) as error:
             raise self._bad(row, error) from error
         return Sample(row, image, bitmask)
+
+    def keep_decoded(self, folder: str | os.PathLike[str] | None = None, max_bytes: int | None = None) -> DecodedCache:
+        """From now on hold decoded samples on this node's disk, and read those that are held; the same pixels come out.
+
+        Args:
+            folder: see `DecodedCache`.
+            max_bytes: see `DecodedCache`.
+
+        Raises:
+            OSError: the folder cannot be made or written.
+        """
+        self.decoded = DecodedCache(self.manifest, self.index, folder=folder, max_bytes=max_bytes)
+        return self.decoded
+
+    def _pixels(self, row: int, at: Place) -> tuple[np.ndarray, np.ndarray | None]:
+        """The image, and the bitmask at its original size, None when it is clean: those held, or decoded and then held.
+
+        Raises:
+            ValueError, OSError: they cannot be read.
+        """
+        held = None if self.decoded is None else self.decoded.read(row, at)
+        if held is not None:
+            return held.image, held.bitmask if held.bitmask is not None else self._decode_mask(at)
+        image, bitmask = self._decode_image(at), self._decode_mask(at)
+        if self.decoded is not None:
+            self.decoded.write(row, at, image, bitmask)
+        return image, bitmask
+
+    def _decode_image(self, at: Place) -> np.ndarray:
+        data = _check(self._bytes(at.shard, at.image_offset, at.image_length), at.image_crc)
+        image = decode_image(data, self.manifest.channels)
+        if image.shape[:2] != (at.height, at.width):
+            raise ValueError(f"the image is {image.shape[0]}x{image.shape[1]}, the index says {at.height}x{at.width}")
+        return image
+
+    def _decode_mask(self, at: Place) -> np.ndarray | None:
+        if not at.num_marked:
+            return None
+        data = _check(self._bytes(at.shard, at.mask_offset, at.mask_length), at.mask_crc)
+        bitmask = decode_stored_mask(self.manifest, data, at.original_height, at.original_width)
+        return bitmask.astype(self.mask_kind, copy=False)
 
     def read_bytes(self, row: int, *, verify: bool = True) -> RawSample:
         """The stored bytes of one sample; without `verify`, lengths are checked but not checksums.

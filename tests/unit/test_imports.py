@@ -19,9 +19,10 @@ LEAVES = {
     "steel.metrics.counts": {"steel.errors"},
 }
 LAYERS = (
-    "errors", "extensions", "plain", "validation_errors", "storage", "arrow_file", "precision", "config", "folds",
-    "images", "labels", "synthetic", "shards", "loading", "model", "gates", "decision", "metrics", "thresholds",
-    "checkpoint_header", "checkpoint", "pretrained", "inference", "reports", "tracking", "distributed", "commands",
+    "errors", "machine", "extensions", "plain", "validation_errors", "storage", "arrow_file", "precision", "config",
+    "folds", "images", "labels", "synthetic", "shards", "loading", "model", "gates", "decision", "metrics",
+    "thresholds", "checkpoint_header", "checkpoint", "pretrained", "inference", "reports", "tracking", "distributed",
+    "commands",
     "cli",
 )  # fmt: skip
 """The modules and packages of steel, from the bottom up: each imports itself and what stands before it."""

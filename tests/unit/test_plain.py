@@ -116,6 +116,13 @@ def test_types_that_are_no_dataclass() -> None:
         from_plain(dict[str, tuple[int, ...]], {"a": [1, "2"]}, "table")
 
 
+def test_a_union_takes_what_any_of_its_types_does() -> None:
+    kind = int | Literal["auto"] | None
+    assert [from_plain(kind, value, "workers") for value in (3, "auto", None)] == [3, "auto", None]
+    with pytest.raises(InputError, match='workers must be a whole number, not "3"; or workers must be one of auto'):
+        from_plain(kind, "3", "workers")
+
+
 @pytest.mark.parametrize(
     "text", [b"", b"{", b"\xff", b'{"a": NaN}', b"[Infinity]", b"[-Infinity]", b"[" * 100_000, b"1" * 5000, b"'a'"]
 )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steel.errors import run_program
+from steel.machine import count_workers, parse_workers
 from train.doctor.checks import (
     Finding,
     check_disk,
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", metavar="SHARDS", help="shards to read samples and training batches from")
     parser.add_argument("--out", metavar="DIR", default="runs", help="where a run folder would be written")
-    parser.add_argument("--workers", type=int, default=2, help="data-loader processes per rank (int)")
+    parser.add_argument("--workers", type=parse_workers, default="auto", help="data-loader processes per rank")
     arguments = parser.parse_args(argv)
     logging.getLogger().setLevel(logging.ERROR)
 
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         runtime.guard(report_failure),
         _limit(PROBE_LIMIT_SECONDS, findings, "a measurement hangs: some rank is stuck or has died"),
     ):
-        findings += _measure(runtime, arguments.data, arguments.workers)
+        findings += _measure(runtime, arguments.data, count_workers(arguments.workers))
         collected = runtime.all_gather(findings)
         problems = _report(dict(enumerate(collected))) if runtime.is_main else 0
         return runtime.broadcast(problems)

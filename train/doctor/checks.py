@@ -7,12 +7,13 @@ import re
 import resource
 import shutil
 import socket
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from steel.machine import available_memory, local_ranks, usable_cores
+from train.engine.disk_speed import measure_disk
 
 PACKAGES = (
     "steel-defects",
@@ -75,12 +76,12 @@ def _version(package: str) -> str | None:
 
 def check_machine() -> Iterator[Finding]:
     """Processors, memory, the shared memory that data-loader workers use, and open files."""
-    cores = len(os.sched_getaffinity(0))
-    ranks = local_ranks(os.environ)
+    cores, ranks = usable_cores(), local_ranks()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     yield Finding(
         "machine",
-        f"{socket.gethostname()}, {platform.platform(terse=True)}: {cores} cores, {memory:.0f} GiB of memory, "
+        f"{socket.gethostname()}, {platform.platform(terse=True)}: {cores:g} cores, {memory:.0f} GiB of memory "
+        f"({available_memory() / GIB:.0f} free), "
         f"ranks here: {ranks}",
     )
     shared = shutil.disk_usage("/dev/shm").free / GIB
@@ -138,11 +139,6 @@ def check_gpus() -> Iterator[Finding]:
         )
 
 
-def local_ranks(environment: Mapping[str, str]) -> int:
-    """Ranks on this machine, as the launcher says; 1 when it does not."""
-    return int(environment.get("LOCAL_WORLD_SIZE") or environment.get("SLURM_NTASKS_PER_NODE") or 1)
-
-
 def launcher_name(environment: Mapping[str, str] = os.environ) -> str:
     """Who started this process: `accelerate`, `torchrun`, `srun` or `python`."""
     if "ACCELERATE_MIXED_PRECISION" in environment:
@@ -193,22 +189,11 @@ def check_disk(folder: Path) -> Iterator[Finding]:
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free / GIB
     try:
-        with tempfile.NamedTemporaryFile(dir=existing) as file:
-            start = time.perf_counter()
-            file.write(os.urandom(2**20) * (DISK_PROBE_BYTES // 2**20))
-            file.flush()
-            os.fsync(file.fileno())
-            written = time.perf_counter()
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            file.seek(0)
-            while file.read(2**20):
-                pass
-            end = time.perf_counter()
+        speed = measure_disk(existing, DISK_PROBE_BYTES)
     except OSError as error:
         yield Finding("disk", f"{existing}: cannot be written ({error.strerror}); choose another --out", "problem")
         return
-    size = DISK_PROBE_BYTES / 2**20
-    write, read = size / (written - start), size / (end - written)
+    write, read = speed.write / 1e6, speed.read / 1e6
     yield Finding("disk", f"{existing}: {free:.0f} GiB free, writes {write:.0f} MB/s, reads {read:.0f} MB/s")
     if free < 5:
         yield Finding("disk", f"{existing}: less than 5 GiB free; states and checkpoints may not fit", "warning")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from steel.inference.predictor import Predictor
+from steel.machine import count_workers
 from steel.metrics.statistics import EvaluationStatistics
 from steel.model.network import UnifiedModel
 from steel.reports.evaluation import build_metrics, build_validation_scores
@@ -46,7 +47,7 @@ def validate(
         context.rows.validation,
         context.runtime,
         decision=None,
-        workers=context.config.runtime.workers,
+        workers=count_workers(context.config.runtime.workers),
         progress=label,
     )
     index = context.reader.index

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from steel.config import LossConfig, TransformConfig
+from steel.config import LossConfig, RuntimeConfig, TransformConfig
 from steel.errors import InputError
 from steel.loading.augment import TRANSFORMS
 from steel.model.losses import LOSS_TERMS
-from steel.plain import to_dict
+from steel.plain import from_dict, to_dict
 from train.arguments import parse_fit
 from train.presets import PRESETS
 
@@ -26,6 +26,13 @@ def test_every_field_can_be_overridden() -> None:
     assert found.config.optim.ema_decay == 0
     assert found.config.folds.validation == (2,)
     assert not found.test_folds_given
+
+
+@pytest.mark.parametrize(("text", "workers"), [("auto", "auto"), ("0", 0), ("12", 12)])
+def test_workers_are_auto_or_a_number(text: str, workers: int | str) -> None:
+    config = parse_fit("fit", [*NEEDED, "--runtime.workers", text]).config
+    assert config.runtime.workers == workers
+    assert from_dict(RuntimeConfig, to_dict(config.runtime)) == config.runtime
 
 
 def test_naming_test_folds_is_noticed() -> None:

@@ -1,0 +1,88 @@
+"""What this process may use of its machine: cores, memory, and how many ranks share them."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+Workers = int | Literal["auto"]
+MOST_WORKERS = 16
+"""Beyond so many data-loader processes per rank there is nothing to gain: they outrun any device."""
+
+
+def usable_cores(root: Path = Path("/")) -> float:
+    """Cores that this process may use: those it is bound to, or fewer where its control group has a quota.
+
+    Args:
+        root: under which `proc` and `sys` lie.
+    """
+    return min([float(len(os.sched_getaffinity(0))), *_quotas(root)])
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process and the page cache may still take, within the limits of its control group."""
+    lines = (line.split() for line in (root / "proc/meminfo").read_text(encoding="utf-8").splitlines())
+    free = [int(words[1]) << 10 for words in lines if words[0] == "MemAvailable:"]
+    for folder in _groups(root, "memory"):
+        limit, used = _number(folder / "memory.max"), _number(folder / "memory.current")
+        if limit is None:  # the older layout
+            limit, used = _number(folder / "memory.limit_in_bytes"), _number(folder / "memory.usage_in_bytes")
+        if limit is not None and used is not None:
+            free.append(max(0, limit - used))
+    return min(free)
+
+
+def local_ranks(environment: Mapping[str, str] = os.environ) -> int:
+    """Ranks on this machine, as the launcher says; 1 when it does not."""
+    return int(environment.get("LOCAL_WORLD_SIZE") or environment.get("SLURM_NTASKS_PER_NODE") or 1)
+
+
+def count_workers(asked: Workers) -> int:
+    """Data-loader processes of a rank: as many as asked, or by `auto` one for each core that is the rank's own, less
+    the one that the rank itself keeps busy; at least one."""
+    if asked != "auto":
+        return asked
+    return max(1, min(MOST_WORKERS, int(usable_cores() / local_ranks()) - 1))
+
+
+def parse_workers(text: str) -> Workers:
+    """`auto` or a number of processes, of an option; raises ValueError for anything else."""
+    if text == "auto":
+        return "auto"
+    number = int(text)
+    if number < 0:
+        raise ValueError("a number of processes cannot be negative")
+    return number
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Cores' worth of time that each control group around this process may take."""
+    for folder in _groups(root, "cpu"):
+        try:
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+        except (OSError, ValueError):
+            quota, period = (str(_number(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
+        if quota.isdigit() and period.isdigit() and int(period):  # else `max`, -1 or None: no quota
+            yield int(quota) / int(period)
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """The control groups that this process is in, and those around them."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" or controller in controllers.split(","):
+            mount = root / "sys/fs/cgroup" / (controller if controllers else "")
+            inner = mount / path.lstrip("/")
+            yield from (folder for folder in (inner, *inner.parents) if folder.is_relative_to(mount))
+
+
+def _number(path: Path) -> int | None:
+    """The whole number that a file holds; None when there is none."""
+    try:
+        return int(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

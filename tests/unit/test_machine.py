@@ -1,0 +1,80 @@
+"""Cores, memory and ranks, from files as the kernel writes them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from steel import machine
+from steel.machine import available_memory, count_workers, local_ranks, parse_workers, usable_cores
+
+
+def kernel_files(root: Path, **files: str) -> Path:
+    """A file for each name, where `__` stands for a slash and `_DOT_` for a point."""
+    for name, text in {"proc__meminfo": "MemTotal: 9 kB\nMemAvailable:    2048 kB\n", **files}.items():
+        path = root / name.replace("__", "/").replace("_DOT_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+
+
+def test_without_control_groups_the_binding_counts(tmp_path: Path) -> None:
+    assert usable_cores(kernel_files(tmp_path)) == 8
+    assert available_memory(tmp_path) == 2 << 20
+
+
+def test_the_least_quota_of_the_groups_around_counts(tmp_path: Path) -> None:
+    kernel_files(
+        tmp_path,
+        proc__self__cgroup="0::/pod/box\n",
+        sys__fs__cgroup__pod__box__cpu_DOT_max="max 100000\n",
+        sys__fs__cgroup__pod__cpu_DOT_max="350000 100000\n",
+        sys__fs__cgroup__pod__memory_DOT_max="1500000\n",
+        sys__fs__cgroup__pod__memory_DOT_current="400000\n",
+    )
+    assert usable_cores(tmp_path) == 3.5
+    assert available_memory(tmp_path) == 1_100_000
+
+
+def test_the_older_layout_of_control_groups(tmp_path: Path) -> None:
+    kernel_files(
+        tmp_path,
+        proc__self__cgroup="4:memory:/a\n3:cpu,cpuacct:/a\n1:name=systemd:/a\n",
+        sys__fs__cgroup__cpu__a__cpu_DOT_cfs_quota_us="200000\n",
+        sys__fs__cgroup__cpu__a__cpu_DOT_cfs_period_us="100000\n",
+        sys__fs__cgroup__cpu__cpu_DOT_cfs_quota_us="-1\n",
+        sys__fs__cgroup__cpu__cpu_DOT_cfs_period_us="100000\n",
+        sys__fs__cgroup__memory__a__memory_DOT_limit_in_bytes="1000\n",
+        sys__fs__cgroup__memory__a__memory_DOT_usage_in_bytes="1001\n",
+    )
+    assert usable_cores(tmp_path) == 2
+    assert available_memory(tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "workers"), [(1, 1, 1), (2, 1, 1), (16, 1, 15), (64, 1, 16), (64, 8, 7), (8, 8, 1), (3.5, 1, 2)]
+)
+def test_workers_by_auto(cores: float, ranks: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert count_workers("auto") == workers
+    assert count_workers(0) == 0
+    assert count_workers(9) == 9
+
+
+def test_ranks_of_this_machine() -> None:
+    assert local_ranks({}) == 1
+    assert local_ranks({"SLURM_NTASKS_PER_NODE": "4"}) == 4
+    assert local_ranks({"LOCAL_WORLD_SIZE": "2", "SLURM_NTASKS_PER_NODE": "4"}) == 2
+
+
+def test_workers_as_an_option() -> None:
+    assert (parse_workers("auto"), parse_workers("3")) == ("auto", 3)
+    for text in ("-1", "many"):
+        with pytest.raises(ValueError):
+            parse_workers(text)
