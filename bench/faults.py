@@ -28,7 +28,7 @@ from tests.distributed.launching import TINY, Job, command, leaking, run, torchr
 from tests.distributed.memory_cgroup import memory_cgroup
 from tests.file_faults import Breaker, die, fail_with, in_child
 from train.engine.loop_state import LoopState
-from train.engine.state import StateWriteError, find_newest_state, snapshot, write_state
+from train.engine.state import SavedState, StateWriteError, find_newest_state, write_state
 
 OPTIONS = [*TINY, "--phases.0.epochs", "12", "--runtime.save-every", "3", "--validation.every-epochs", "6"]
 STEPS_TO_FAULT = 4
@@ -167,7 +167,7 @@ def break_saves(work: Path, tally: Tally, fault: Callable[[], None]) -> None:
     """A trial at every file operation of a save: afterwards a valid state is there, and the next save succeeds."""
 
     def state(step: int) -> object:
-        return snapshot(LoopState(step=step), (), {"w": torch.full((1000,), float(step))})
+        return SavedState(LoopState(step=step), (), {"w": torch.full((1000,), float(step))})
 
     def save(folder: Path, at: int | None) -> list[str]:
         with Breaker(folder, at, fault).installed() as breaker:

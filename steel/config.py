@@ -263,8 +263,11 @@ class RuntimeConfig:
     is fast on the device when None. Fewer need less memory. Another number may move the last bits of probabilities."""
     channels_last: bool = True
     compile: bool = False
-    save_every: int = 200
-    """Steps between two resumable states; a stop signal and every epoch save one too."""
+    save_minutes: float = 10.0
+    """Minutes between two resumable states, by rank 0's clock; 0 saves none by time. A stop signal and every epoch save
+    one too."""
+    save_every: int = 0
+    """Steps between two resumable states, beside those by time; 0 saves none by steps."""
     keep_states: int = 2
     on_bad_sample: Literal["fail", "skip"] = "fail"
     """What to do with a sample whose bytes do not match their checksum."""
@@ -279,6 +282,9 @@ class RuntimeConfig:
         _require(self.workers == "auto" or self.workers >= 0, "runtime.workers cannot be negative")
         _require(self.decoded_bytes is None or self.decoded_bytes > 0, "runtime.decoded-bytes must be above 0")
         _require(self.pixels_per_pass is None or self.pixels_per_pass > 0, "runtime.pixels-per-pass must be above 0")
+        _require(
+            min(self.save_minutes, self.save_every) >= 0, "runtime: save-minutes and save-every cannot be negative"
+        )
         _require(self.keep_states > 0, "runtime.keep-states must be above 0")
 
 

@@ -86,6 +86,20 @@ def fake_gpu() -> Iterator[HostWaits]:
     noted = HostWaits()
     count = iter(range(1 << 30))
 
+    class Stream:
+        """Of the device: the one that runs the network, or one beside it."""
+
+        def __init__(self, device: object = None, name: str = "side stream") -> None:
+            self.name = name
+
+        def wait_stream(self, stream: "Stream") -> None:
+            noted.events.append(f"{self.name} waits for {stream.name}")
+
+        def wait_event(self, event: "Event") -> None:
+            noted.events.append(f"{self.name} waits for {event.number}")
+
+    current = Stream(name="stream")
+
     class Event:
         def __init__(self, enable_timing: bool = False) -> None:
             self.number = -1
@@ -102,7 +116,9 @@ def fake_gpu() -> Iterator[HostWaits]:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(torch.cuda, "Event", Event))
-        stack.enter_context(patch.object(torch.cuda, "current_stream", lambda device=None: None))
+        stack.enter_context(patch.object(torch.cuda, "Stream", Stream))
+        stack.enter_context(patch.object(torch.cuda, "stream", lambda stream: contextlib.nullcontext()))
+        stack.enter_context(patch.object(torch.cuda, "current_stream", lambda device=None: current))
         stack.enter_context(patch.object(torch.cuda, "synchronize", lambda device=None: noted.waits.append("cuda")))
         stack.enter_context(patch.object(torch.Tensor, "backward", backward))
         stack.enter_context(patch.object(nn.Module, "to", _to))

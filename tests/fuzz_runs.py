@@ -29,10 +29,10 @@ from train.engine.split_roles import role_of
 from train.engine.state import (
     RECORD,
     TENSORS,
+    SavedState,
     digest_record,
     find_newest_state,
     read_state,
-    snapshot,
     top_checkpoint_files,
     write_state,
 )
@@ -107,8 +107,8 @@ KEPT = TopCheckpoint(0.5, 0, 5, 1.5)
 
 
 def make_state(folder: Path) -> str:
-    write_state(folder, snapshot(LoopState(0, 5), (), {"model.w": torch.ones(6)}), keep=2)
-    saved = snapshot(LoopState(1, 7, stopped_early=["early"]), (KEPT,), {"model.w": torch.arange(6.0)})
+    write_state(folder, SavedState(LoopState(0, 5), (), {"model.w": torch.ones(6)}), keep=2)
+    saved = SavedState(LoopState(1, 7, stopped_early=["early"]), (KEPT,), {"model.w": torch.arange(6.0)})
     write_state(folder, saved, keep=2)
     return f"000001-00000007/{RECORD}"
 

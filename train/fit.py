@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import sys
 from collections.abc import Generator, Sequence
 
@@ -102,7 +103,10 @@ def run_attempt(
 
     keep, ranked = max(1, config.optim.average_top_k), () if saved is None else saved.top_checkpoints
     top_checkpoints = TopCheckpoints(folder.top_checkpoints, keep, ranked, is_writer=runtime.is_main)
-    writer = StateWriter(folder.states, config.runtime.keep_states) if runtime.is_main else None
+    writer = None
+    if runtime.is_main:
+        interval = 60 * config.runtime.save_minutes or math.inf
+        writer = StateWriter(folder.states, config.runtime.keep_states, interval)
     if writer is not None:
         closing.callback(writer.close)
     loop = Loop(

@@ -1,6 +1,10 @@
 """Device values that are read later, without a wait for what the device was told to do after them."""
 
+import time
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 
 class HostCopy:
@@ -25,3 +29,61 @@ class HostCopy:
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._values.tolist()
+
+
+class HostCopies:
+    """Many tensors on their way to host memory, into buffers that are used again and again.
+
+    From a GPU they go to pinned memory on a stream of their own: the host goes on at once, and the device, which must
+    not change them before, with its next work when they are copied. On a CPU they are there at once.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+        self._stream: torch.cuda.Stream | None = None
+        self._span: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+        self._seconds = 0.0
+
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        """Begin to copy `tensors`, over what was copied before; on one device, but for what is on the CPU anyhow."""
+        start = time.perf_counter()
+        self._buffers = {name: self._buffer(name, tensor) for name, tensor in tensors.items()}
+        device = next((tensor.device for tensor in tensors.values() if tensor.device.type == "cuda"), None)
+        if device is None:
+            self._copy(tensors)
+        else:
+            self._copy_aside(tensors, device)
+        self._seconds = time.perf_counter() - start
+
+    def wait(self) -> tuple[dict[str, Tensor], float]:
+        """The copies by name, once they are there, and the seconds for which host or device was held up by them."""
+        held_up = self._seconds
+        if self._span is not None:
+            begun, arrived = self._span
+            arrived.synchronize()
+            held_up = max(held_up, begun.elapsed_time(arrived) / 1000)
+        return self._buffers, held_up
+
+    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            self._buffers[name].copy_(tensor.detach(), non_blocking=True)
+
+    def _copy_aside(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        self._stream = self._stream or torch.cuda.Stream(device)
+        current = torch.cuda.current_stream(device)
+        begun, arrived = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            begun.record(self._stream)
+            self._copy(tensors)
+            arrived.record(self._stream)
+        current.wait_event(arrived)
+        self._span = begun, arrived
+
+    def _buffer(self, name: str, tensor: Tensor) -> Tensor:
+        """Of the tensor's size, type and order in memory: the copy is then one of plain bytes."""
+        former = self._buffers.get(name)
+        is_same = former is not None and (former.shape, former.dtype) == (tensor.shape, tensor.dtype)
+        if former is not None and is_same and former.stride() == tensor.stride():
+            return former
+        return torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type == "cuda", requires_grad=False)

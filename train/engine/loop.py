@@ -12,7 +12,7 @@ from train.engine.batch_plan import PhasePlan
 from train.engine.loop_state import LoopState, Window
 from train.engine.metric_logger import MetricLogger, train_record
 from train.engine.run_context import RunContext
-from train.engine.state import StateWriter, snapshot
+from train.engine.state import StateWriter
 from train.engine.step import TrainingState
 from train.engine.step_metrics import FinishedStep, StepMetrics
 from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
@@ -39,6 +39,8 @@ class Loop:
     """Write down the samples behind non-finite losses: those of these rows, and the other ranks'."""
     _told_to_stop: bool = False
     """Some rank has received a stop signal; known to all ranks after the same step."""
+    _told_to_save: bool = False
+    """By rank 0's clock a state is due; known to all ranks after the same step."""
     _suspects: list[int] = field(default_factory=list)
     """Rows of this rank's samples behind the current streak of non-finite steps."""
 
@@ -66,7 +68,7 @@ class Loop:
                 self._take_step(plan, batches)
 
                 # Saved before the validation, which may outlast what is left between a stop signal and a kill.
-                if self.state.validation_due or self.state.step % self.context.config.runtime.save_every == 0:
+                if self.state.validation_due or self._is_save_due():
                     self._save()
                 if self.writer is not None:
                     self.writer.check()
@@ -82,7 +84,8 @@ class Loop:
         step = self.state.step
         lr = lr_at(step, plan.steps, plan.phase)
         sums = self.training.step(plan, step, lr, batches)
-        self._take_in(self.step_metrics.push(plan, step, lr, sums))
+        save_due = self.writer is not None and self.writer.is_due
+        self._take_in(self.step_metrics.push(plan, step, lr, sums, save_due=save_due))
         self.state.step += 1
         self.state.validation_due = plan.validates_after(step)
         self._fail_if_nonfinite()
@@ -92,6 +95,7 @@ class Loop:
         if done is None:
             return
         self._told_to_stop = self._told_to_stop or done.told_to_stop
+        self._told_to_save = self._told_to_save or done.save_due
         if self.state.count_step(done):
             self._suspects += done.suspects
         elif not done.skipped:
@@ -111,11 +115,16 @@ class Loop:
                 f"step {self.state.step}; lower the learning rate or look at the samples in nonfinite.json"
             )
 
+    def _is_save_due(self) -> bool:
+        every = self.context.config.runtime.save_every
+        return self._told_to_save or (every > 0 and self.state.step % every == 0)
+
     def _save(self) -> None:
         """Save a resumable state of this moment; training goes on while it is written."""
         self._take_in(self.step_metrics.flush())
+        self._told_to_save = False
         if self.writer is not None:
-            self.writer.submit(snapshot(self.state, self.top_checkpoints.ranked, self.training.tensors()))
+            self.writer.submit(self.state, self.top_checkpoints.ranked, self.training.tensors())
 
     def _validate(self, plan: PhasePlan) -> None:
         """Score the weights, keep them if they are among the best, and see whether the phase still gets better."""

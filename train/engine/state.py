@@ -12,7 +12,9 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from steel.distributed.host_copy import HostCopies
 from steel.distributed.runtime import Runtime
 from steel.errors import InputError
 from steel.plain import from_dict, parse_json, to_dict
@@ -39,7 +42,7 @@ RECORD = "state.json"
 
 @dataclass(frozen=True)
 class SavedState:
-    """One resumable moment of a run: host copies, safe to write while training goes on."""
+    """One resumable moment of a run."""
 
     loop: LoopState
     top_checkpoints: tuple[TopCheckpoint, ...]
@@ -50,18 +53,6 @@ class SavedState:
     def order(self) -> tuple[int, int]:
         """(phase, step): later states compare greater."""
         return self.loop.phase, self.loop.step
-
-
-def snapshot(
-    loop: LoopState, top_checkpoints: Sequence[TopCheckpoint], tensors: Mapping[str, torch.Tensor]
-) -> SavedState:
-    """Copy everything, for a state that training cannot change any more: `tensors` to host memory, contiguous
-    (safetensors refuses channels_last)."""
-    copies = {
-        name: tensor.detach().to("cpu", copy=True).contiguous(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
-    return SavedState(copy.deepcopy(loop), tuple(top_checkpoints), copies)
 
 
 def write_state(folder: Path, state: SavedState, keep: int) -> Path:
@@ -76,7 +67,9 @@ def write_state(folder: Path, state: SavedState, keep: int) -> Path:
             sync_to_disk(folder.parent)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
-        save_file(dict(state.tensors), staging / TENSORS)
+        # safetensors refuses channels_last.
+        tensors = {name: t.contiguous(memory_format=torch.contiguous_format) for name, t in state.tensors.items()}
+        save_file(tensors, staging / TENSORS)
         record = {
             "format_version": FORMAT_VERSION,
             "loop": to_dict(state.loop),
@@ -212,22 +205,52 @@ def resume_state(runtime: Runtime, folder: Path) -> SavedState | None:
 
 
 class StateWriter:
-    """Writes states on a thread of its own, one at a time, so that a save stalls training by its host copy alone."""
+    """Writes states on a thread of its own, one at a time, so that a save stalls training by its host copy alone.
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    The first one also waits for the memory that all of them are copied to.
+    """
+
+    def __init__(self, folder: Path, keep: int, interval: float = math.inf) -> None:
+        """Args:
+        folder: of all states.
+        keep: how many.
+        interval: seconds after which another one is due.
+        """
         self._folder = folder
         self._keep = keep
+        self._interval = interval
+        self._since = time.monotonic()
+        self._copies = HostCopies()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="state-writer")
-        self._pending: Future[Path] | None = None
+        self._pending: Future[None] | None = None
 
-    def submit(self, state: SavedState) -> None:
-        """Start writing `state`; waits for the one before it.
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for another state, and the one before it is written."""
+        is_busy = self._pending is not None and not self._pending.done()
+        return not is_busy and time.monotonic() - self._since >= self._interval
+
+    def submit(
+        self, loop: LoopState, top_checkpoints: Sequence[TopCheckpoint], tensors: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Copy a state of this moment and start writing it; waits for the one before it.
 
         Raises:
             StateWriteError: the one before it could not be written.
         """
+        start = time.monotonic()
         self.wait()
-        self._pending = self._pool.submit(write_state, self._folder, state, self._keep)
+        waited, self._since = time.monotonic() - start, time.monotonic()
+        self._copies.begin(tensors)
+        self._pending = self._pool.submit(self._write, copy.deepcopy(loop), tuple(top_checkpoints), waited)
+
+    def _write(self, loop: LoopState, top_checkpoints: tuple[TopCheckpoint, ...], waited: float) -> None:
+        start = time.monotonic()
+        tensors, held_up = self._copies.wait()
+        write_state(self._folder, SavedState(loop, top_checkpoints, tensors), self._keep)
+        seconds = time.monotonic() - start
+        message = "state of phase %d, step %d saved in %.2f s; training waited %.3f s for it"
+        logger.info(message, loop.phase, loop.step, seconds, waited + held_up)
 
     def check(self) -> None:
         """Raise the error of a write that has already failed; never waits."""

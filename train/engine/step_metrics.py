@@ -31,6 +31,8 @@ class FinishedStep:
     """Samples that the loaders had to replace."""
     told_to_stop: bool
     """Some rank had received a stop signal when the step was launched."""
+    save_due: bool
+    """Some rank's clock then said that it is time to save a state."""
     suspects: list[int]
     """Of a skipped step: rows of *this rank's* samples with a non-finite loss; all of them where none has one."""
 
@@ -48,6 +50,7 @@ class _Pending:
     rows: torch.Tensor
     bad_samples: int
     told_to_stop: bool
+    save_due: bool
     end: Moment
 
 
@@ -61,13 +64,15 @@ class StepMetrics:
         self._stopwatch = Stopwatch(runtime.device)
         self._pending: _Pending | None = None
 
-    def push(self, plan: PhasePlan, step: int, lr: float, sums: StepSums) -> FinishedStep | None:
-        """Begin to read `step`, and finish the step before it, if there is one."""
+    def push(
+        self, plan: PhasePlan, step: int, lr: float, sums: StepSums, *, save_due: bool = False
+    ) -> FinishedStep | None:
+        """Begin to read `step` and finish the step before it, if there is one; `save_due` reaches all ranks with it."""
         end = self._stopwatch.lap()
         totals = torch.stack([*sums.losses.values(), sums.skipped.double()])
         figures = HostCopy(torch.cat([totals, sums.sample_losses.double()]))
         heads, is_told = tuple(sums.losses), self._signals.received
-        begun = _Pending(plan, step, lr, figures, heads, sums.rows, sums.bad_samples, is_told, end)
+        begun = _Pending(plan, step, lr, figures, heads, sums.rows, sums.bad_samples, is_told, save_due, end)
         finished = self.flush()
         self._pending = begun
         return finished
@@ -78,8 +83,9 @@ class StepMetrics:
             return None
         pending, self._pending = self._pending, None
         *totals, is_skipped = pending.figures.read()[: len(pending.heads) + 1]
-        mine = (*totals, is_skipped / self._runtime.world, float(pending.told_to_stop), float(pending.bad_samples))
-        *losses, skipped, told_to_stop, bad_samples = self._runtime.sum_numbers(mine)
+        counts = pending.told_to_stop, pending.bad_samples, pending.save_due
+        mine = (*totals, is_skipped / self._runtime.world, *map(float, counts))
+        *losses, skipped, told_to_stop, bad_samples, save_due = self._runtime.sum_numbers(mine)
         self._stopwatch.add(pending.plan.phase.batch_size, pending.end)
         return FinishedStep(
             plan=pending.plan,
@@ -90,6 +96,7 @@ class StepMetrics:
             is_overflow=self._fp16 and skipped > 0.5 and sum(losses) < float("inf"),
             bad_samples=round(bad_samples),
             told_to_stop=told_to_stop > 0,
+            save_due=save_due > 0,
             suspects=_suspects(pending) if skipped > 0.5 else [],
         )
 

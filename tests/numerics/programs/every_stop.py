@@ -23,7 +23,7 @@ from train.fit import train_in_folder
 OPTIONS = (
     "--preset smoke --phases.0.epochs 1.5 --phases.1.epochs 0.7 --phases.0.batch-size 4 --phases.0.micro-batch 1 "
     "--phases.1.batch-size 4 --phases.1.micro-batch 1 --phases.1.crop 32 96 --runtime.workers 0 "
-    "--runtime.save-every 1000 --tracking.tracker none --tracking.log-every 2 --validation.tta "
+    "--runtime.save-minutes 1e-6 --tracking.tracker none --tracking.log-every 2 --validation.tta "
     "--optim.average-top-k 2"
 ).split()
 """4 steps of the first phase, an epoch ending within, and 2 of the second; 2 micro-batches a rank and step."""

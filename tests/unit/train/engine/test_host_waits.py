@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from steel.config import NetworkConfig
+from steel.distributed.host_copy import HostCopies
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
 from steel.loading.train_loader import MicroBatch
@@ -99,6 +100,31 @@ def test_no_step_waits_for_the_device(network: UnifiedModel, gpu: HostWaits) -> 
         ["record 3", "record 4", "wait for 2"],
     ]
     assert flushed == ["wait for 4"]
+
+
+def test_a_save_holds_up_the_device_and_not_the_host(network: UnifiedModel, gpu: HostWaits) -> None:
+    """The side stream begins when the step is done, and the next step when all is copied."""
+    training = training_on_gpu(network, gpu)
+    take_steps(training, gpu, 1)
+    copies = HostCopies()
+    for first in (3, 5):  # the second save uses the memory of the first
+        gpu.events.clear()
+        copies.begin(training.tensors())
+        assert gpu.waits == []
+        waits = [
+            "side stream waits for stream",
+            f"record {first}",
+            f"record {first + 1}",
+            f"stream waits for {first + 1}",
+        ]
+        assert gpu.events == waits
+        buffers, _ = copies.wait()
+        assert gpu.events == [*waits, f"wait for {first + 1}"]
+        assert buffers.keys() == training.tensors().keys()
+        assert {buffer.device.type for buffer in buffers.values()} == {"cpu"}
+        if first == 3:
+            memory = {name: id(buffer) for name, buffer in buffers.items()}
+    assert {name: id(buffer) for name, buffer in buffers.items()} == memory
 
 
 def put(wait: Callable[[torch.Tensor], object], monkeypatch: pytest.MonkeyPatch) -> None:

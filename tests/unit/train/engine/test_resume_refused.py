@@ -12,7 +12,7 @@ from tests.numerics.quick import quicken
 from train.arguments import parse_fit
 from train.engine.loop_state import LoopState
 from train.engine.run_folder import RunFolder
-from train.engine.state import snapshot, write_state
+from train.engine.state import SavedState, write_state
 from train.engine.weight_initialisation import FirstWeights
 from train.fit import main
 
@@ -38,7 +38,7 @@ def test_a_state_of_another_run_is_one_line(
     folder.keep_first_weights(FirstWeights(None, Normalisation((0.5,), (0.2,))))
     folder.end("interrupted")
     folder.release()
-    write_state(folder.states, snapshot(state, (), {"model.weight": torch.ones(3)}), keep=1)
+    write_state(folder.states, SavedState(state, (), {"model.weight": torch.ones(3)}), keep=1)
     with pytest.raises(InputError, match=message) as caught:
         main(line)
     assert len(str(caught.value).splitlines()) == 1

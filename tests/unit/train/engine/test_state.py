@@ -1,13 +1,16 @@
 """Resumable states: whole or not there."""
 
 import json
+import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from train.engine import state as states
 from train.engine.loop_state import LoopState, Window
 from train.engine.state import (
     RECORD,
@@ -17,7 +20,6 @@ from train.engine.state import (
     StateWriter,
     find_newest_state,
     read_state,
-    snapshot,
     top_checkpoint_files,
     write_state,
 )
@@ -25,7 +27,7 @@ from train.engine.top_checkpoints import TopCheckpoint
 
 
 def state(step: int, value: float = 1.0) -> Any:
-    return snapshot(
+    return SavedState(
         LoopState(phase=0, step=step), (), {"model.w": torch.full((3,), value), "optimizer.0.step": torch.tensor(2.0)}
     )
 
@@ -54,7 +56,7 @@ def test_loop_state_and_best_weights_come_back_to_the_last_digit(tmp_path: Path)
         window=Window(3, {"segmentation": 0.1 + 0.2, "boundary": 1 / 3}),
     )
     best = (TopCheckpoint(0.1 + 0.2, 1, 5, 1.5), TopCheckpoint(0.25, 0, 4, 1.0))
-    path = write_state(tmp_path, snapshot(loop, best, {"w": torch.zeros(1)}), keep=1)
+    path = write_state(tmp_path, SavedState(loop, best, {"w": torch.zeros(1)}), keep=1)
     found = read_state(path)
     assert found.loop == loop and found.top_checkpoints == best
     assert LoopState().phase_best is None
@@ -64,23 +66,29 @@ def test_loop_state_and_best_weights_come_back_to_the_last_digit(tmp_path: Path)
 def test_a_state_names_the_weights_that_it_could_ship(tmp_path: Path) -> None:
     """Of whole states alone, whatever lies beside them."""
     for step, kept in ((4, 2), (6, 5)):
-        saved = snapshot(LoopState(step=step), (TopCheckpoint(0.5, 0, kept, 1.0),), {"w": torch.zeros(1)})
+        saved = SavedState(LoopState(step=step), (TopCheckpoint(0.5, 0, kept, 1.0),), {"w": torch.zeros(1)})
         write_state(tmp_path, saved, keep=2)
     (tmp_path / "000000-00000009").mkdir()
     (tmp_path / "000000-00000009" / RECORD).write_text("{")
     assert top_checkpoint_files(tmp_path) == {"000000-00000002.safetensors", "000000-00000005.safetensors"}
 
 
-def test_a_snapshot_is_a_copy_and_contiguous() -> None:
+def test_what_is_submitted_is_a_copy(tmp_path: Path) -> None:
+    """Twice, through the same memory."""
     weight, loop = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last), LoopState()
-    taken = snapshot(loop, (), {"w": weight})
-    weight += 1
-    loop.step += 1
-    loop.window.steps += 1
-    loop.stopped_early.append("x")
-    assert taken.loop == LoopState()
-    assert taken.tensors["w"].is_contiguous()
-    assert taken.tensors["w"].sum() == 0
+    writer = StateWriter(tmp_path / "states", keep=1)
+    for step in range(2):
+        writer.submit(loop, (), {"w": weight, "channels": weight[:, :step]})
+        weight += 1
+        loop.step += 1
+        loop.window.steps += 1
+        loop.stopped_early.append("x")
+        writer.wait()
+        saved, _ = newest(tmp_path / "states")
+        assert saved.loop == LoopState(step=step, window=Window(step), stopped_early=["x"] * step)
+        assert saved.tensors["w"].equal(torch.full((2, 3, 4, 4), float(step)))
+        assert saved.tensors["channels"].shape == (2, step, 4, 4)
+    writer.close()
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
@@ -124,7 +132,36 @@ def test_the_writer_raises_the_error_of_an_earlier_write(tmp_path: Path) -> None
     blocked = tmp_path / "states"
     blocked.write_text("a file where the folder should be")
     writer = StateWriter(blocked, keep=1)
-    writer.submit(state(1))
+    writer.submit(LoopState(step=1), (), {})
     with pytest.raises(StateWriteError):
         writer.wait()
+    writer.close()
+
+
+def test_a_state_is_due_by_the_clock_once_the_one_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training does not wait for the write, and the log says for how long it did."""
+    now, let_go = [100.0], threading.Event()
+    real = states.write_state
+
+    def slow(*arguments: Any) -> Path:
+        let_go.wait(10)
+        return real(*arguments)
+
+    monkeypatch.setattr(states, "write_state", slow)
+    monkeypatch.setattr(states.time, "monotonic", lambda: now[0])
+    writer = StateWriter(tmp_path, keep=1, interval=60)
+    assert not writer.is_due
+    now[0] = 160.0
+    assert writer.is_due
+    with caplog.at_level(logging.INFO):
+        writer.submit(LoopState(step=3), (), {"w": torch.zeros(1)})  # comes back while the write hangs
+        assert not writer.is_due
+        now[0] = 230.0
+        assert not writer.is_due
+        let_go.set()
+        writer.wait()
+    assert writer.is_due
+    assert "state of phase 0, step 3 saved in 70.00 s; training waited 0.00" in caplog.text
     writer.close()

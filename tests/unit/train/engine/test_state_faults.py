@@ -10,11 +10,11 @@ import torch
 
 from tests.file_faults import Breaker, die, fail_with, in_child
 from train.engine.loop_state import LoopState
-from train.engine.state import SavedState, StateWriteError, find_newest_state, read_state, snapshot, write_state
+from train.engine.state import SavedState, StateWriteError, find_newest_state, read_state, write_state
 
 
 def state(step: int) -> SavedState:
-    return snapshot(LoopState(step=step), (), {"model.w": torch.full((64,), float(step))})
+    return SavedState(LoopState(step=step), (), {"model.w": torch.full((64,), float(step))})
 
 
 def save_third(folder: Path, at: int | None, fault: Callable[[], None]) -> list[str]:

@@ -148,3 +148,11 @@ def test_a_stop_signal_of_another_rank_is_seen_one_step_late() -> None:
     assert watched.push(PLAN, 0, 1e-3, sums()) is None
     done = watched.push(PLAN, 1, 1e-3, sums())
     assert done is not None and done.told_to_stop
+
+
+def test_all_ranks_save_after_the_step_in_which_one_says_so() -> None:
+    """The other of the two ranks says what this one does."""
+    watched = step_metrics(runtime=TwoRanks())
+    steps = [watched.push(PLAN, step, 1e-3, sums(), save_due=step == 1) for step in range(3)]
+    found = [done.save_due for done in [*steps, watched.flush()] if done is not None]
+    assert found == [False, True, False]

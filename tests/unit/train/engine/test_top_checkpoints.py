@@ -7,7 +7,7 @@ import torch
 
 from steel.errors import InputError
 from train.engine.loop_state import LoopState
-from train.engine.state import snapshot, top_checkpoint_files, write_state
+from train.engine.state import SavedState, top_checkpoint_files, write_state
 from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
 
 
@@ -47,7 +47,7 @@ def test_pruning_spares_what_a_saved_state_could_still_ship(tmp_path: Path) -> N
     folder, states = tmp_path / "top_checkpoints", tmp_path / "states"
     store = TopCheckpoints(folder, keep=1, is_writer=True)
     offer(store, 1, 0.5)
-    write_state(states, snapshot(LoopState(step=1), store.ranked, {"w": torch.zeros(1)}), keep=2)
+    write_state(states, SavedState(LoopState(step=1), store.ranked, {"w": torch.zeros(1)}), keep=2)
     offer(store, 2, 0.6)
     offer(store, 3, 0.7)
     store.prune(top_checkpoint_files(states))
