@@ -6,18 +6,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steel.decision import ClassDecision, Decision
     from steel.errors import InputError
+    from steel.inference.load import load_predictor
+    from steel.inference.onnx_predictor import OnnxPredictor
     from steel.inference.prediction import Prediction, Region
     from steel.inference.predictor import Predictor
 
 __version__ = "0.1.0"
-__all__ = ["ClassDecision", "Decision", "InputError", "Prediction", "Predictor", "Region", "__version__"]
+__all__ = [
+    "ClassDecision",
+    "Decision",
+    "InputError",
+    "OnnxPredictor",
+    "Prediction",
+    "Predictor",
+    "Region",
+    "__version__",
+    "load_predictor",
+]
 _HOMES = {
     "ClassDecision": "steel.decision",
     "Decision": "steel.decision",
     "InputError": "steel.errors",
+    "OnnxPredictor": "steel.inference.onnx_predictor",
     "Prediction": "steel.inference.prediction",
     "Predictor": "steel.inference.predictor",
     "Region": "steel.inference.prediction",
+    "load_predictor": "steel.inference.load",
 }
 
 

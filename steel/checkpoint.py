@@ -15,15 +15,14 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from steel import storage
 from steel.checkpoint_header import (
-    FORMAT_VERSION,
     MAX_HEADER_BYTES,
     METADATA_KEY,
-    digest_content,
     header_length,
+    make_metadata,
     network_to_dict,
     parse_header,
 )
@@ -83,6 +82,13 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
     assert fault is None, fault
     # Copies: safetensors takes neither channels-last tensors nor two names for one memory.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
+    metadata = {METADATA_KEY: make_metadata(content_of(checkpoint, digest_tensors(tensors)))}
+    data = safetensors.torch.save(tensors, metadata=metadata)
+    storage.write_bytes(path, data)
+
+
+def content_of(checkpoint: Checkpoint, tensors_sha256: str) -> dict[str, Any]:
+    """What a file says of a checkpoint beside its weights: plain JSON values."""
     content = {
         "network": network_to_dict(checkpoint.network),
         "class_names": list(checkpoint.class_names),
@@ -94,12 +100,9 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
         "input_size": checkpoint.input_size and list(checkpoint.input_size),
         "depth": dataclasses.asdict(checkpoint.depth),
         "members": checkpoint.members,
-        "tensors_sha256": digest_tensors(tensors),
+        "tensors_sha256": tensors_sha256,
     }
-    content = json.loads(json.dumps(content))  # as it will be read, before it is hashed
-    header = {"version": FORMAT_VERSION, "sha256": digest_content(content), "content": content}
-    data = safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(header, separators=(",", ":"))})
-    storage.write_bytes(path, data)
+    return cast(dict[str, Any], json.loads(json.dumps(content)))  # as it will be read
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

@@ -101,6 +101,17 @@ def parse_header(path: str | os.PathLike[str], head: bytes, rest: bytes, size: i
         )
     if size != 8 + length + end:
         raise InputError(f"{path}: truncated or damaged ({size} bytes instead of {8 + length + end}); copy it again")
+    version, content = parse_metadata(path, metadata)
+    shapes = {name: {"dtype": entry.dtype, "shape": list(entry.shape)} for name, entry in entries.items()}
+    return {"version": version, **content, "tensors": shapes}
+
+
+def parse_metadata(path: str | os.PathLike[str], metadata: str) -> tuple[int, dict[str, Any]]:
+    """The version and the content of what stands under our key in a file's metadata.
+
+    Raises:
+        InputError: damaged, of a newer version, or with values that no reader can use; begins with `path`.
+    """
     try:
         header = from_dict(_Header, parse_json(metadata))
     except InputError as error:
@@ -122,8 +133,13 @@ def parse_header(path: str | os.PathLike[str], head: bytes, rest: bytes, size: i
         missing = say_missing(content.get("provenance"))
         told = f"; {missing}" if missing else ""
         raise InputError(f"{path}: not a checkpoint that this program can use ({error}{told})") from error
-    shapes = {name: {"dtype": entry.dtype, "shape": list(entry.shape)} for name, entry in entries.items()}
-    return {"version": version, **content, "tensors": shapes}
+    return version, content
+
+
+def make_metadata(content: dict[str, Any]) -> str:
+    """What stands under our key in the metadata of a file with such a content."""
+    header = {"version": FORMAT_VERSION, "sha256": digest_content(content), "content": content}
+    return json.dumps(header, separators=(",", ":"))
 
 
 def _check_content(content: dict[str, Any]) -> None:

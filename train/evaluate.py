@@ -28,7 +28,6 @@ from steel.images.pictures import save_contact_sheet
 from steel.inference.predictor import Predictor
 from steel.machine import count_workers, parse_workers
 from steel.metrics.statistics import EvaluationStatistics
-from steel.model.tta import parse_tta
 from steel.reports.describe import flat_scalars
 from steel.reports.evaluation import format_table
 from steel.reports.evaluation_report import write_evaluation
@@ -36,6 +35,7 @@ from steel.reports.gallery import RANDOM, TYPICAL, GalleryKeeper
 from steel.reports.gates import format_gates, gate_table
 from steel.shards.reader import ShardReader
 from steel.thresholds.tuning import Tuning, tune_thresholds
+from steel.views import parse_tta
 from train.engine.data import folds_of, rows_in
 from train.engine.run_inference import collect_statistics, gather_kept
 from train.engine.split_roles import role_of

@@ -16,7 +16,7 @@ from steel.errors import run_program
 from steel.inference.folder_job import Plan, plan_folder
 from steel.inference.predict_folder import describe_predictor, finish_folder, predict_images
 from steel.inference.predictor import Predictor
-from steel.model.tta import parse_tta
+from steel.views import parse_tta
 from train.logging_setup import set_up_logging
 
 

@@ -6,6 +6,7 @@ import time
 
 from steel.commands.common import Help, image_bar, make_way, require_torch
 from steel.commands.predictions import add_predict_arguments, job_from, make_way_for, report_predictions
+from steel.views import parse_tta
 
 
 def add_predict(commands: argparse._SubParsersAction) -> None:
@@ -28,14 +29,14 @@ def _add_predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_predict(arguments: argparse.Namespace) -> int:
-    require_torch()
+    from steel.inference.load import is_onnx, load_predictor
     from steel.inference.predict_folder import describe_predictor, predict_folder
-    from steel.inference.predictor import Predictor
-    from steel.model.tta import parse_tta
 
+    if not is_onnx(arguments.checkpoint):
+        require_torch()
     job = job_from(arguments)
     make_way_for(arguments)
-    predictor = Predictor.from_checkpoint(
+    predictor = load_predictor(
         arguments.checkpoint,
         tta=None if arguments.tta is None else parse_tta(arguments.tta),
         device=arguments.device,
@@ -52,18 +53,20 @@ def _run_predict(arguments: argparse.Namespace) -> int:
 def add_info(commands: argparse._SubParsersAction) -> None:
     """Add `steel info`."""
     parser = commands.add_parser(
-        "info", help="say what is in a checkpoint", description="Say what is in a checkpoint, from its header alone."
+        "info",
+        help="say what is in a checkpoint",
+        description="Say what is in a checkpoint, from its header alone, or in an exported graph.",
     )
-    parser.add_argument("checkpoint", metavar="FILE", help="model.safetensors; a path or URL")
+    parser.add_argument("checkpoint", metavar="FILE", help="model.safetensors or model.onnx; a path or URL")
     parser.add_argument("--json", action="store_true", help="everything the header holds, as JSON")
     parser.set_defaults(run=_run_info)
 
 
 def _run_info(arguments: argparse.Namespace) -> None:
-    from steel.checkpoint import read_header
+    from steel.inference.load import read_any_header
     from steel.reports.describe import describe_checkpoint
 
-    header = read_header(arguments.checkpoint)
+    header = read_any_header(arguments.checkpoint)
     text = json.dumps(header, indent=1) if arguments.json else "\n".join(describe_checkpoint(header))
     print(text)  # noqa: T201
 
@@ -74,7 +77,8 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         "export",
         help="write a checkpoint as ONNX",
         description="Write a checkpoint as one ONNX file that takes uint8 images of any size and gives uint8 "
-        "probabilities; class names and thresholds are in its metadata under `steel`, as JSON.",
+        "probabilities; `steel predict` and `steel info` take it, without torch. Class names and thresholds are in its "
+        "metadata under `steel`, as JSON.",
     )
     parser.add_argument("checkpoint", metavar="FILE", help="model.safetensors; a path or URL")
     parser.add_argument("--onnx", metavar="OUT", required=True, help="file to write, a path or URL")
@@ -86,7 +90,6 @@ def _run_export(arguments: argparse.Namespace) -> None:
     require_torch()
     from steel.checkpoint import load_checkpoint
     from steel.inference.onnx_export import export_onnx
-    from steel.model.tta import parse_tta
 
     make_way([arguments.checkpoint], [arguments.onnx])
     checkpoint = load_checkpoint(arguments.checkpoint)

@@ -9,9 +9,9 @@ from steel.errors import list_some
 from steel.extensions import load_extensions
 
 if TYPE_CHECKING:
+    from steel.inference.base_predictor import BasePredictor
     from steel.inference.folder_job import FolderJob
     from steel.inference.predict_folder import FolderSummary
-    from steel.inference.predictor import Predictor
 
 UNREADABLE = 3
 """The exit code where some images could not be read and all others were predicted."""
@@ -24,7 +24,11 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
 
     load_extensions()  # before the options, to which they add
     add = parser.add_argument
-    add("checkpoint", metavar="FILE", help="model.safetensors of a run or an ensemble; a path or URL")
+    add(
+        "checkpoint",
+        metavar="FILE",
+        help="model.safetensors of a run, or model.onnx of `steel export`; a path or URL",
+    )
     add("images", metavar="IMAGES", help="folder of images, or one image; a path or URL")
     add("--out", metavar="DIR", default="predictions", help="folder to write to, a path or URL")
     known = "; ".join(f"{name}: {writer.meaning} ({writer.place})" for name, writer in WRITERS.items())
@@ -66,7 +70,7 @@ def make_way_for(arguments: argparse.Namespace) -> None:
     storage.check_apart([arguments.checkpoint, arguments.images, arguments.template], [*outputs, arguments.out])
 
 
-def report_predictions(job: "FolderJob", predictor: "Predictor", summary: "FolderSummary", seconds: float) -> int:
+def report_predictions(job: "FolderJob", predictor: "BasePredictor", summary: "FolderSummary", seconds: float) -> int:
     """Say what was predicted; returns the exit code."""
     from steel.inference.writers import WRITERS
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,10 @@ class BasePredictor(ABC):
     """Height and width that images are resized to; None for images as they are."""
     depth: Depth
     pixels_per_pass: int
+    device: Any
+    """What the network runs on; `str` names it."""
+    precision: str
+    """`no`, `bf16` or `fp16`."""
 
     def predict(self, images: Source, decision: Decision | None = None) -> list[Prediction]:
         """Predictions for images of any sizes, by `decision` or the predictor's own.

@@ -4,13 +4,11 @@ Normalisation, padding, members, views and rounding are inside the graph, so tha
 goes into the file's metadata, apply to its outputs as they are.
 """
 
-import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from steel import storage
-from steel.checkpoint import Checkpoint
+from steel.checkpoint import Checkpoint, content_of, digest_tensors
+from steel.checkpoint_header import METADATA_KEY, make_metadata
 from steel.errors import InputError
 from steel.inference.predictor import Predictor, build_models
 from steel.model.network import UnifiedModel, reflect_to_stride, scale_and_shift
-from steel.model.tta import average_probs, check_tta, flips_of, view_probs
+from steel.model.tta import average_probs, view_probs
+from steel.views import check_tta, flips_of
 
-METADATA_KEY = "steel"
 _OPSET = 18
 
 
@@ -114,19 +113,18 @@ def _export(model: OnnxModel, checkpoint: Checkpoint, size: tuple[int, int], vie
         )
     assert program is not None
     proto = program.model_proto
-    proto.metadata_props.add(key=METADATA_KEY, value=json.dumps(_metadata(checkpoint, views)))
+    proto.metadata_props.add(key=METADATA_KEY, value=_metadata(checkpoint, views, model.stride))
     return proto.SerializeToString()
 
 
-def _metadata(checkpoint: Checkpoint, views: Sequence[str]) -> dict[str, Any]:
-    return {
-        "class_names": list(checkpoint.class_names),
-        "decision": checkpoint.decision and checkpoint.decision.to_dict(),
-        "tta": list(views),
-        "input_size": checkpoint.input_size,
-        "depth": asdict(checkpoint.depth),
-        "channels": checkpoint.network.in_channels,
+def _metadata(checkpoint: Checkpoint, views: Sequence[str], stride: int) -> str:
+    """What the checkpoint says of itself, and of the graph: its views and its stride."""
+    content = content_of(checkpoint, digest_tensors(checkpoint.tensors))
+    tensors = {
+        name: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+        for name, tensor in checkpoint.tensors.items()
     }
+    return make_metadata(content | {"tensors": tensors, "tta": list(views), "stride": stride})
 
 
 def _sizes_to_check(stride: int) -> list[tuple[int, int]]:

@@ -16,10 +16,10 @@ from steel import storage
 from steel.errors import out_of_memory_as
 from steel.images.decode import decode_image
 from steel.images.listing import ImageRecord
+from steel.inference.base_predictor import BasePredictor
 from steel.inference.folder_job import FolderJob, digest_file, plan_folder
 from steel.inference.journal import Journal, Lines, line_of
 from steel.inference.prediction import Prediction
-from steel.inference.predictor import Predictor
 from steel.inference.sources import NamedImage
 from steel.inference.writers import WRITERS, FileWriter, Predicted
 from steel.labels.submission import read_submission
@@ -49,7 +49,7 @@ class FolderSummary:
 
 
 def predict_folder(
-    predictor: Predictor,
+    predictor: BasePredictor,
     job: FolderJob,
     depends_on: Mapping[str, Any],
     on_image: Callable[[int, int], None] = lambda done, total: None,
@@ -72,19 +72,19 @@ def predict_folder(
     return finish_folder(job, predictor.class_names, records, unreadable)
 
 
-def describe_predictor(predictor: Predictor, checkpoint: str) -> dict[str, Any]:
+def describe_predictor(predictor: BasePredictor, checkpoint: str) -> dict[str, Any]:
     """What predictions depend on, as plain JSON values."""
     return {
         "checkpoint": digest_file(checkpoint),
         "tta": list(predictor.tta),
-        "device": predictor.device.type,
+        "device": str(predictor.device).partition(":")[0],
         "precision": predictor.precision,
         "pixels-per-pass": predictor.pixels_per_pass,
     }
 
 
 def predict_images(
-    predictor: Predictor,
+    predictor: BasePredictor,
     job: FolderJob,
     records: Sequence[ImageRecord],
     on_image: Callable[[int], None] = lambda done: None,
@@ -166,7 +166,7 @@ class _Entries(Mapping[str, Any]):
         return image_id in self._lines
 
 
-def _decode(record: ImageRecord, predictor: Predictor) -> np.ndarray | str:
+def _decode(record: ImageRecord, predictor: BasePredictor) -> np.ndarray | str:
     """The pixels, or why they cannot be had."""
     try:
         return decode_image(storage.read_bytes(record.url), predictor.in_channels, predictor.depth)

@@ -19,8 +19,9 @@ from steel.inference.base_predictor import BasePredictor
 from steel.inference.batching import ImageProbs
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.passes import Passes, default_pixels_per_pass, open_passes
-from steel.model.tta import average_probs, check_tta, flips_of, view_probs
+from steel.model.tta import average_probs, view_probs
 from steel.precision import choose_precision
+from steel.views import check_tta, flips_of
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -1,43 +1,12 @@
 """Test-time augmentation by flips, and the one rounding that turns probabilities into integers."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
-from steel.errors import InputError
 from steel.model.heads import CLASSIFICATION, SEGMENTATION
 from steel.model.network import Outputs
-
-VIEWS: dict[str, tuple[int, ...]] = {"hflip": (-1,), "vflip": (-2,), "hvflip": (-2, -1)}
-"""The axes that each view flips; the plain view is always there beside them."""
-
-
-def parse_tta(text: str) -> tuple[str, ...]:
-    """`hflip,vflip` -> ("hflip", "vflip"); `none` or nothing -> ().
-
-    Raises:
-        InputError: an unknown view, or one named twice.
-    """
-    views = tuple(name.strip() for name in text.split(",") if name.strip())
-    return () if views == ("none",) else check_tta(views)
-
-
-def check_tta(views: Sequence[str]) -> tuple[str, ...]:
-    """`views` as a tuple.
-
-    Raises:
-        InputError: an unknown view, or one named twice.
-    """
-    if not set(views) <= set(VIEWS) or len(set(views)) < len(views):
-        known = ", ".join(VIEWS)
-        raise InputError(f"tta: {','.join(views)} is neither none nor some of {known}, each at most once")
-    return tuple(views)
-
-
-def flips_of(views: Sequence[str]) -> list[tuple[int, ...]]:
-    """The axes to flip for the plain view, which is none, and for each of `views`."""
-    return [(), *(VIEWS[view] for view in views)]
 
 
 def view_probs(model: Callable[[Tensor], Outputs], images: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:

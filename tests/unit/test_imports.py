@@ -20,7 +20,7 @@ LEAVES = {
 }
 LAYERS = (
     "errors", "machine", "extensions", "plain", "validation_errors", "storage", "arrow_file", "precision", "config",
-    "folds", "images", "labels", "synthetic", "shards", "loading", "model", "gates", "decision", "metrics",
+    "folds", "views", "images", "labels", "synthetic", "shards", "loading", "model", "gates", "decision", "metrics",
     "thresholds", "checkpoint_header", "checkpoint", "pretrained", "inference", "reports", "tracking", "distributed",
     "commands",
     "cli",
@@ -46,6 +46,10 @@ TORCH_FREE = (
     "steel.reports.evaluation",
     "steel.reports.evaluation_report",
     "steel.labels.submission",
+    "steel.inference.onnx_predictor",
+    "steel.inference.predict_folder",
+    "steel.commands.models",
+    "steel.commands.predictions",
     "data_prep.__main__",
     "data_prep.write",
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint
 from steel.cli import main
 from steel.config import NetworkConfig
 from steel.decision import ClassDecision, Decision
@@ -288,11 +288,14 @@ def test_export_says_what_it_wrote(work, steel):
     assert code == 0
     assert "model.onnx: checked against the checkpoint at 6 sizes" in out
     session = onnxruntime.InferenceSession(work / "model.onnx", providers=["CPUExecutionProvider"])
-    stored = json.loads(session.get_modelmeta().custom_metadata_map["steel"])
+    stored = json.loads(session.get_modelmeta().custom_metadata_map["steel"])["content"]
     assert stored["decision"] == DECISION.to_dict()
     assert stored["class_names"] == ["spot", "trace"]
     assert stored["tta"] == ["hflip"]
-    assert stored["depth"] == {"rule": "8-bit"}
+    assert stored["depth"] == read_header(work / "one.safetensors")["depth"]
+    code, said, _ = steel("info", "model.onnx")
+    assert code == 0
+    assert said == steel("info", "one.safetensors")[1]
 
 
 @pytest.mark.slow

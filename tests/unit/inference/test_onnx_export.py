@@ -12,7 +12,8 @@ from steel.errors import InputError
 from steel.inference.onnx_export import OnnxModel, export_onnx
 from steel.inference.predictor import Predictor
 from steel.model.network import UnifiedModel
-from steel.model.tta import VIEWS, average_probs, view_probs
+from steel.model.tta import average_probs, view_probs
+from steel.views import VIEWS
 
 SIZES = [
     (8, 8),

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from steel.errors import InputError
-from steel.model.tta import VIEWS, average_probs, flips_of, parse_tta, quantise, view_probs
+from steel.model.tta import average_probs, quantise, view_probs
+from steel.views import VIEWS, flips_of, parse_tta
 
 
 def outputs(masks, labels):

@@ -1,0 +1,150 @@
+"""An exported graph, ready to predict: images in, predictions out, with onnxruntime and without torch.
+
+Normalisation, padding, members, views and rounding are inside the graph (`steel.inference.onnx_export`); resizing,
+grouping, the decision and all that is written are those of every predictor.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from steel import storage
+from steel.checkpoint_header import METADATA_KEY, parse_metadata
+from steel.decision import Decision, default_decision
+from steel.errors import InputError, out_of_memory_as
+from steel.images.pixel_format import Depth
+from steel.inference.base_predictor import BasePredictor
+from steel.inference.batching import ImageProbs
+from steel.machine import usable_cores
+from steel.plain import from_dict, from_plain
+
+PIXELS_PER_PASS = 1 << 16
+"""As for torch on a CPU: larger batches are not faster there, see `steel.model.passes`."""
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxPredictor(BasePredictor):
+    """A file of `steel export`, ready to predict."""
+
+    precision = "no"
+
+    def __init__(
+        self, session: Any, header: dict[str, Any], *, device: str, pixels_per_pass: int | None = None
+    ) -> None:
+        """Predict with a session.
+
+        Args:
+            session: of onnxruntime.
+            header: as `read_onnx_header` gives it.
+            device: where it runs.
+            pixels_per_pass: as many images of one padded size share a pass as have no more pixels than that, but at
+                least one; what is fast when None.
+        """
+        self._session = session
+        self.class_names = tuple(header["class_names"])
+        self.is_tuned = header["decision"] is not None
+        stored = header["decision"]
+        self.decision = Decision.from_dict(stored) if stored is not None else default_decision(len(self.class_names))
+        self.tta = tuple(header["tta"])
+        self.in_channels = int(header["network"]["in_channels"])
+        self.stride = int(header["stride"])
+        size = header["input_size"]
+        self.input_size = None if size is None else (int(size[0]), int(size[1]))
+        self.depth = from_dict(Depth, header["depth"])
+        self.pixels_per_pass = pixels_per_pass or PIXELS_PER_PASS
+        self.device = device
+
+    @classmethod
+    def from_file(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        tta: Sequence[str] | None = None,
+        pixels_per_pass: int | None = None,
+        precision: str = "auto",
+    ) -> "OnnxPredictor":
+        """A predictor of the exported graph at a path or URL.
+
+        Args:
+            source: a file of `steel export`.
+            device: `auto` takes a GPU if the installed onnxruntime has one; `cpu`, `cuda`.
+            tta: must be the views in the graph, if given.
+            pixels_per_pass: as in the constructor.
+            precision: `auto` or `no`: graphs compute in float32.
+
+        Raises:
+            InputError: not a usable graph, or one that is not as asked for.
+        """
+        session, device = _open(source, device)
+        header = _header_of(session, source)
+        views = tuple(header["tta"])
+        if tta is not None and tuple(tta) != views:
+            raise InputError(
+                f"{os.fspath(source)}: the views averaged are in the graph ({', '.join(views) or 'none'}); "
+                "export it again for others, or leave out --tta"
+            )
+        if precision not in ("auto", "no"):
+            raise InputError(f"{os.fspath(source)}: graphs compute in float32; leave out --precision {precision}")
+        return cls(session, header, device=device, pixels_per_pass=pixels_per_pass)
+
+    def _stream(self, batches: Iterable[np.ndarray]) -> Iterator[ImageProbs]:
+        for batch in batches:
+            count, _, height, width = batch.shape
+            with out_of_memory_as(
+                f"in a pass of {count} images of {height}x{width}; fewer --pixels-per-pass need less"
+            ):
+                yield ImageProbs(*self._session.run(["mask_probs", "label_probs"], {"images": batch}))
+
+
+def read_onnx_header(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """What an exported graph says of the checkpoint it was made of, as `steel.checkpoint.read_header`, and of itself:
+    `tta`, the views in it, and `stride`.
+
+    Raises:
+        InputError: no such file, or not a graph of `steel export`.
+    """
+    session, _ = _open(source, "cpu")
+    return _header_of(session, source)
+
+
+def _open(source: str | os.PathLike[str], device: str) -> tuple[Any, str]:
+    """A session of onnxruntime for the graph at a path or URL, and the device that it runs on."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"ONNX needs the package {error.name}: pip install 'steel-defects[onnx]'") from error
+    try:
+        data = storage.read_bytes(source)
+    except FileNotFoundError:
+        raise InputError(f"{os.fspath(source)}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{os.fspath(source)}: a folder, not a file of `steel export`") from None
+    there = [name for name, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
+    if device == "auto":
+        device = there[-1]
+    if device not in there:
+        raise InputError(f"device {device!r} is not to be had here with this onnxruntime; choose auto or {there[0]}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what is wrong is told below, in one line
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, usable_cores()))
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=[_PROVIDERS[device]]), device
+    except Exception as error:  # the runtime's own types are not public
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{os.fspath(source)}: not an ONNX graph that can be run, or damaged ({reason})") from error
+
+
+def _header_of(session: Any, source: str | os.PathLike[str]) -> dict[str, Any]:
+    metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if metadata is None:
+        raise InputError(f"{os.fspath(source)}: an ONNX graph of another program; give one that `steel export` wrote")
+    version, content = parse_metadata(source, metadata)
+    try:
+        from_plain(tuple[str, ...], content.get("tta"), "tta")
+        from_plain(int, content.get("stride"), "stride")
+    except InputError as error:
+        raise InputError(f"{os.fspath(source)}: not a graph that this program can use ({error})") from error
+    return {"version": version, **content}

@@ -1,0 +1,195 @@
+"""The exported graph as a predictor: what torch predicts but for a rounding, by the same commands, without torch."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import steel
+from steel.checkpoint import Checkpoint, save_checkpoint
+from steel.cli import main
+from steel.config import NetworkConfig
+from steel.decision import ClassDecision, Decision
+from steel.errors import InputError
+from steel.inference.onnx_predictor import OnnxPredictor
+from steel.inference.predictor import Predictor
+from steel.labels.rle import decode_rle
+from steel.labels.submission import read_submission
+from steel.model.network import UnifiedModel
+from tests.image_folder import tree_digest
+from tests.paths import ROOT
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+onnx = pytest.importorskip("onnx")
+
+SIZES = [(1, 1), (3, 100), (31, 33), (64, 96), (101, 35), (40, 48), (40, 48), (9, 128), (5, 4), (40, 48), (63, 32)]
+"""Smaller than the stride, no multiples of it, odd and even, single rows, whole strides, several alike."""
+THRESHOLDS = (120, 140)
+DECISION = Decision(tuple(ClassDecision(pixel_threshold=t) for t in THRESHOLDS), tta=("hflip", "vflip"))
+FORMATS = "kaggle,coco,jsonl,table,masks,overlays"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model.safetensors`, `model.onnx`, and `images/` of all sizes, gray and colour."""
+    root = tmp_path_factory.mktemp("onnx")
+    torch.manual_seed(0)
+    network = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=1, decoder_channels=(8, 8))
+    model = UnifiedModel(network)
+    with torch.no_grad():
+        model.segmentation_head[0].weight.mul_(20)  # so that masks are not all of one value
+    tensors = {name: tensor.detach()[None] for name, tensor in model.state_dict().items()}
+    checkpoint = Checkpoint(network, ("spot", "trace"), (0.4,), (0.2,), tensors, DECISION)
+    save_checkpoint(root / "model.safetensors", checkpoint)
+    assert main(["export", str(root / "model.safetensors"), "--onnx", str(root / "model.onnx")]) == 0
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir()
+    for number, size in enumerate(SIZES):
+        image = rng.integers(0, 256, (*size, 3) if number % 3 == 0 else size, dtype=np.uint8)
+        cv2.imwrite(str(root / "images" / f"{number:02d}.png"), image)
+    return root
+
+
+@pytest.fixture(scope="module")
+def graph(folder: Path) -> OnnxPredictor:
+    return OnnxPredictor.from_file(folder / "model.onnx", pixels_per_pass=4000)
+
+
+@pytest.mark.parametrize("input_size", [None, (24, 50)])
+def test_probabilities_differ_by_at_most_one(
+    folder: Path, graph: OnnxPredictor, monkeypatch: pytest.MonkeyPatch, input_size: tuple[int, int] | None
+) -> None:
+    predictor = Predictor.from_checkpoint(folder / "model.safetensors", device="cpu", precision="no")
+    for one in (predictor, graph):
+        monkeypatch.setattr(one, "input_size", input_size)
+    for name in ("class_names", "decision", "is_tuned", "tta", "in_channels", "stride", "depth"):
+        assert getattr(graph, name) == getattr(predictor, name), name
+    near = other = 0
+    found, expected = (one.predict(folder / "images") for one in (graph, predictor))
+    assert [p.image_id for p in found] == [p.image_id for p in expected] == [f"{n:02d}.png" for n in range(len(SIZES))]
+    for own, theirs, size in zip(found, expected, SIZES, strict=True):
+        assert own.mask_probs.shape == (2, *size)
+        assert np.abs(own.mask_probs.astype(int) - theirs.mask_probs).max() <= 1
+        assert np.abs(own.label_probs.astype(int) - theirs.label_probs).max() <= 1
+        is_near = np.abs(theirs.mask_probs - np.array(THRESHOLDS)[:, None, None] + 0.5) < 1  # just below it, or at it
+        differs = own.masks != theirs.masks
+        assert not (differs & ~is_near).any()
+        near, other = near + int(is_near.sum()), other + int(differs.sum())
+    num_pixels = 2 * sum(height * width for height, width in SIZES)
+    assert other <= near < 0.05 * num_pixels
+    assert other < 0.002 * num_pixels
+
+
+def test_the_command_writes_what_torch_writes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks = []
+    for name in ("model.onnx", "model.safetensors"):
+        out = folder / f"of-{name}"
+        line = ["predict", str(folder / name), str(folder / "images"), "--out", str(out), "--device", "cpu"]
+        assert main([*line, "--precision", "no", "--format", FORMATS]) == 0
+        assert f"{len(SIZES)} images; " in capsys.readouterr().out
+        sizes = {f"{number:02d}.png": size for number, size in enumerate(SIZES)}
+        rows = read_submission(out / "submission.csv").rows
+        masks.append({(r.image_id, r.class_id): decode_rle(r.rle, *sizes[r.image_id]) for r in rows})
+    files = [sorted(p.relative_to(folder / f"of-{name}") for p in (folder / f"of-{name}").rglob("*.*"))
+             for name in ("model.onnx", "model.safetensors")]  # fmt: skip
+    assert files[0] == files[1]
+    assert masks[0].keys() == masks[1].keys()
+    assert sum((masks[0][key] != masks[1][key]).sum() for key in masks[0]) < 0.002 * 2 * sum(h * w for h, w in SIZES)
+    assert sum(mask.sum() for mask in masks[0].values()) > 1000
+
+
+BLOCKED = """
+import sys
+
+sys.modules.update(dict.fromkeys({names}))  # as Python says that a module is not to be had
+import steel
+from steel.cli import main
+
+folder = sys.argv[1]
+image = f"{{folder}}/images/03.png"
+line = [f"{{folder}}/images", "--out", f"{{folder}}/without", "--device", "cpu", "--precision", "no"]
+assert main(["predict", f"{{folder}}/model.onnx", *line, "--format", "{formats}"]) == 0
+assert main(["info", f"{{folder}}/model.onnx"]) == 0
+(prediction,) = steel.load_predictor(f"{{folder}}/model.onnx").predict(image)
+print(prediction.masks.shape, len(prediction.regions()) > 0)
+assert main(["predict", f"{{folder}}/model.safetensors", image, "--out", f"{{folder}}/refused"]) == 2
+"""
+TRAINING = (
+    *("torch", "torchvision", "accelerate", "timm", "segmentation_models_pytorch", "safetensors", "onnx", "onnxscript"),
+    *("albumentations", "webdataset", "sklearn", "wandb", "tyro"),
+)
+
+
+def test_nothing_of_training_is_imported(folder: Path) -> None:
+    code = BLOCKED.format(names=TRAINING, formats=FORMATS)
+    line = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "(2, 64, 96) True" in done.stdout
+    assert "gate none; image defective from p = 0.502; flips averaged: hflip, vflip" in done.stdout
+    assert done.stderr == "error: this command needs torch: pip install 'steel-defects[train]'\n"
+    line = ["predict", str(folder / "model.onnx"), str(folder / "images"), "--out", str(folder / "with")]
+    assert main([*line, "--format", FORMATS]) == 0
+    assert tree_digest(folder / "without") == tree_digest(folder / "with")
+
+
+@pytest.mark.slow
+def test_in_an_environment_with_the_extra_alone(folder: Path, tmp_path: Path) -> None:
+    """A second environment in which pip has installed `steel-defects[onnx]` and nothing else."""
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", ROOT / "constraints.txt"]
+    subprocess.run([*pip, f"{ROOT}[onnx]"], check=True, timeout=1800)
+    line = [str(folder / "model.onnx"), str(folder / "images"), "--out"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [tmp_path / "env" / "bin" / "steel", "predict", *line, tmp_path / "second", "--format", FORMATS]
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=300)
+    assert main(["predict", *line, str(tmp_path / "first"), "--format", FORMATS]) == 0
+    assert tree_digest(tmp_path / "second") == tree_digest(tmp_path / "first")
+    there = subprocess.run([python, "-m", "pip", "list"], check=True, capture_output=True, text=True).stdout
+    assert "torch" not in there
+
+
+def test_what_a_graph_cannot_do_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
+    data = (folder / "model.onnx").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(data[: len(data) // 2])
+    (tmp_path / "text.onnx").write_text("no graph")
+    bare, damaged = onnx.load_model_from_string(data), onnx.load_model_from_string(data)
+    del bare.metadata_props[:]
+    (tmp_path / "bare.onnx").write_bytes(bare.SerializeToString())
+    stored = json.loads(damaged.metadata_props[0].value)
+    stored["content"]["decision"]["classes"][0]["pixel_threshold"] = 99
+    damaged.metadata_props[0].value = json.dumps(stored)
+    (tmp_path / "damaged.onnx").write_bytes(damaged.SerializeToString())
+    for name, said in (
+        ("cut.onnx", "not an ONNX graph that can be run, or damaged"),
+        ("text.onnx", "not an ONNX graph that can be run, or damaged"),
+        ("bare.onnx", "an ONNX graph of another program; give one that `steel export` wrote"),
+        ("damaged.onnx", "its header does not match its checksum"),
+        ("absent.onnx", "no such file"),
+    ):
+        for read in (steel.load_predictor, OnnxPredictor.from_file):
+            with pytest.raises(InputError, match=f"{name}: {said}"):
+                read(tmp_path / name)
+    for options, said in (
+        ({"tta": ()}, r"the views averaged are in the graph \(hflip, vflip\); export it again for others"),
+        ({"precision": "bf16"}, "graphs compute in float32"),
+        ({"device": "cuda"}, "device 'cuda' is not to be had here"),
+    ):
+        with pytest.raises(InputError, match=said):
+            OnnxPredictor.from_file(folder / "model.onnx", **options)  # type: ignore[arg-type]
+    assert OnnxPredictor.from_file(folder / "model.onnx", tta=("hflip", "vflip")).tta == ("hflip", "vflip")
+
+
+def test_a_decision_can_be_given(folder: Path, graph: OnnxPredictor) -> None:
+    nothing = dataclasses.replace(DECISION, classes=(ClassDecision(max_area=0),) * 2)
+    assert not any(prediction.class_ids for prediction in graph.predict(folder / "images", nothing))
