@@ -22,7 +22,6 @@ from steel.shards.format import Manifest
 
 logger = logging.getLogger("train.fit")
 
-_CLASS_HEAD = "segmentation_head."
 _LABEL_HEAD = "classification_head.linear."
 
 
@@ -79,10 +78,16 @@ def start_heads_at_frequencies(model: UnifiedModel, areas: np.ndarray, pixels: i
     present = areas > 0
     of_labels = np.concatenate([[present.any(1).mean()], present.mean(0)])
     with torch.no_grad():
-        cast(nn.Parameter, cast(nn.Sequential, model.segmentation_head)[0].bias).copy_(
+        cast(nn.Parameter, model.get_submodule(_class_layer(model)).bias).copy_(
             _logits(areas.sum(0, dtype=np.float64) / pixels)
         )
         model.classification_head.linear.bias.copy_(_logits(of_labels))
+
+
+def _class_layer(model: UnifiedModel) -> str:
+    """The name of the segmentation head's last convolution, which has a row for each class; some have others before."""
+    convolutions = [name for name, part in model.segmentation_head.named_modules() if isinstance(part, nn.Conv2d)]
+    return f"segmentation_head.{convolutions[-1]}"
 
 
 def _logits(frequencies: np.ndarray) -> torch.Tensor:
@@ -108,10 +113,11 @@ def initialise_weights(
     given = {name: tensor[0] for name, tensor in checkpoint.tensors.items()}
     places = {name: i for i, name in enumerate(checkpoint.class_names)}
     taken: dict[str, torch.Tensor] = {}
+    class_layer = f"{_class_layer(model)}."
     for name, own in model.state_dict().items():
         if name not in given:
             continue
-        if name.startswith(_CLASS_HEAD):
+        if name.startswith(class_layer):
             taken[name] = _matched_rows(own, given[name], [places.get(c) for c in class_names])
         elif name.startswith(_LABEL_HEAD):
             labels = [0, *(None if c not in places else 1 + places[c] for c in class_names)]

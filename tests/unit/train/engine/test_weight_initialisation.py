@@ -9,6 +9,7 @@ import torch
 from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.config import NetworkConfig
 from steel.errors import InputError
+from steel.model.architectures import ARCHITECTURES
 from steel.model.network import UnifiedModel
 from steel.pretrained.stem import Normalisation
 from train.engine.weight_initialisation import initialise_weights, start_heads_at_frequencies
@@ -61,3 +62,28 @@ def test_heads_start_at_the_frequencies_of_the_data() -> None:
         labels = torch.sigmoid(model.classification_head.linear.bias)
     assert torch.allclose(masks, torch.tensor([0.1, 0.001]))  # never 0: the class must stay learnable
     assert torch.allclose(labels, torch.tensor([0.5, 0.5, 0.001]))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architectures_heads_start_at_the_frequencies(architecture: str) -> None:
+    """With nothing but its biases left, a network says of each pixel how often the class occurs."""
+    encoder = "tu-test_vit" if architecture == "DPT" else "tu-test_resnet"
+    model = UnifiedModel(NetworkConfig(architecture, encoder, 2, 1)).eval()
+    start_heads_at_frequencies(model, np.array([[100, 0], [0, 0], [300, 200], [0, 0]]), pixels=4000)
+    with torch.no_grad():
+        for name, tensor in model.segmentation_head.named_parameters():
+            if name.endswith("weight"):
+                tensor.zero_()
+        probs = torch.sigmoid(model(torch.randn(1, 1, 64, 64))["segmentation"])
+    torch.testing.assert_close(probs.mean((0, 2, 3)), torch.tensor([0.1, 0.05]))
+
+
+def test_a_head_of_several_layers_follows_the_classes(tmp_path: Path) -> None:
+    """DPT's has a convolution, and a normalisation, before the one with a row for each class."""
+    network = NetworkConfig("DPT", "tu-test_vit", 2, 1)
+    old, new = UnifiedModel(network), UnifiedModel(network)
+    initialise_weights(new, save(tmp_path / "old.safetensors", old, ("a", "b")), ("b", "new"))
+    theirs, ours = old.segmentation_head.state_dict(), new.segmentation_head.state_dict()
+    assert ours["head.0.weight"].equal(theirs["head.0.weight"])
+    assert ours["head.4.weight"][0].equal(theirs["head.4.weight"][1])
+    assert not ours["head.4.weight"][1].equal(theirs["head.4.weight"][0])
