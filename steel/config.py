@@ -320,6 +320,8 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     extensions: Mapping[str, str] = field(default_factory=dict)
     """Names and digests of the modules that `STEEL_EXTENSIONS` brought in; see `steel.extensions`. No option."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why `--preset auto` chose what it did, a sentence by option. No option itself."""
 
     def __post_init__(self) -> None:
         _require(len(self.phases) > 0, "phases: a run needs at least one phase")

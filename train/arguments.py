@@ -8,9 +8,11 @@ from typing import Literal
 import tyro
 
 from steel.config import Config
-from steel.distributed.runtime import launcher_rank
+from steel.distributed.runtime import Runtime, launcher_rank
 from steel.errors import InputError, SharedError
 from steel.extensions import VARIABLE, load_extensions
+from train.auto_recipe import explain_changes
+from train.fitting import fit_preset
 from train.options import build_registry, check_names
 from train.presets import PRESETS, get_preset
 
@@ -60,7 +62,9 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
         "[--GROUP.FIELD VALUE ...]",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--preset", default="severstal", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--preset", default="severstal", help=f"one of {', '.join(PRESETS)}; or auto, which looks at the shards"
+    )
     parser.add_argument("--data", help="folder or URL of the shards")
     parser.add_argument("--out", help="run folder; the same command on it resumes an interrupted run")
     parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="`never` wants an empty run folder")
@@ -69,7 +73,9 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this and every field of the preset")
     known, rest = parser.parse_known_args(argv)
-    preset = get_preset(known.preset)
+    is_auto = known.preset == "auto"
+    looks = is_auto and known.data is not None and known.out is not None
+    preset = fit_preset(known.data, known.out) if looks else get_preset("severstal" if is_auto else known.preset)
     check_names(preset)  # options have the tables' names alone: what a preset misspells would be lost
     if known.help:
         parser.epilog = (
@@ -91,6 +97,12 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
         console_outputs=launcher_rank() == 0,
         registry=build_registry(),
     )
+    config = explain_changes(preset, config)
     check_names(config)
     test_folds_given = any(part.partition("=")[0] == "--folds.test" for part in rest)
     return FitArguments(known.data, known.out, known.resume, known.init_from, config, test_folds_given)
+
+
+def share_recipe(arguments: FitArguments, runtime: Runtime) -> FitArguments:
+    """`arguments` with rank 0's configuration: what `--preset auto` finds of machines may differ between ranks."""
+    return replace(arguments, config=runtime.broadcast(arguments.config))

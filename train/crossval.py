@@ -25,7 +25,7 @@ from steel.shards.reader import ShardReader
 from steel.storage import write_text
 from steel.thresholds.nested import nested_outcome
 from steel.thresholds.tuning import tune_thresholds
-from train.arguments import FitArguments, parse_fit
+from train.arguments import FitArguments, parse_fit, share_recipe
 from train.engine.data import folds_of
 from train.engine.run_folder import RunFolder
 from train.fit import train_in_folder
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     set_up_logging()
     with start(arguments.config.runtime.precision).running() as runtime, StopSignals().installed() as signals:
-        _run(arguments, runtime, signals, own.fold, own.join)
+        _run(share_recipe(arguments, runtime), runtime, signals, own.fold, own.join)
     return 0
 
 

@@ -26,7 +26,7 @@ from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from steel.storage import write_text
 from steel.tracking.queue import Status
-from train.arguments import FitArguments, parse_fit
+from train.arguments import FitArguments, parse_fit, share_recipe
 from train.engine.batch_plan import PhasePlan, micro_batch_share, plan_phases
 from train.engine.data import FoldRows, resolve_crop, split_rows
 from train.engine.decoded_samples import keep_decoded_samples
@@ -56,7 +56,7 @@ def fit(arguments: FitArguments) -> int:
     """Run one attempt in the job this process was launched into."""
     set_up_logging()
     with start(arguments.config.runtime.precision).running() as runtime, StopSignals().installed() as signals:
-        train_in_folder(arguments, runtime, signals)
+        train_in_folder(share_recipe(arguments, runtime), runtime, signals)
     return 0
 
 
@@ -290,6 +290,8 @@ def _announce(context: RunContext, network: NetworkConfig, state: LoopState) -> 
     logger.info("%d process(es) on %s, mixed precision: %s", runtime.world, runtime.device, precision)
     for plan in context.plans:
         logger.info("phase %s: %d steps of %d images", plan.phase.name, plan.steps, plan.phase.batch_size)
+    for option, reason in context.config.reasons.items():
+        logger.info("auto: %s: %s", option, reason)
     if (state.phase, state.step) != (0, 0):
         logger.info("resuming at phase %s, step %d", context.plans[state.phase].phase.name, state.step)
 

@@ -61,6 +61,10 @@ CHOICES: Mapping[tuple[type, str], Mapping[str, Named]] = {
 """Fields of the configuration whose value is a name of a table."""
 
 
+_NO_OPTIONS = ((Config, "extensions"), (Config, "reasons"))
+"""Fields that the program fills."""
+
+
 def build_registry() -> ConstructorRegistry:
     """tyro's rules, with ours before them."""
     clashes = sorted(LOSS_TERMS.keys() & {field.name for field in dataclasses.fields(LossConfig)})
@@ -107,7 +111,7 @@ def _options(kind: type, default: Any) -> Iterator[StructFieldSpec]:
     """One for each field of a dataclass, with the values of `default`; an inline mapping has one for each name."""
     hints, meanings = typing.get_type_hints(kind), _meanings(kind)
     for field in dataclasses.fields(kind):
-        if (kind, field.name) == (Config, "extensions"):
+        if (kind, field.name) in _NO_OPTIONS:
             continue
         value = getattr(default, field.name, MISSING)
         if field.name == inline_field(kind):

@@ -106,7 +106,7 @@ class RunFolder:
             raise InputError(
                 f"--out {self.root}: holds a run already and --resume never was given; choose another folder"
             )
-        elif self.states.is_dir() and any(self.states.iterdir()):  # without one the run begins anew, as it is asked now
+        elif self.begun_config() is not None:  # without one the run begins anew, as it is asked now
             self._check_same(former, config, data_digest)
         if (self.status() or {}).get("state") == "finished":
             return False
@@ -160,6 +160,12 @@ class RunFolder:
                 f"--out {self.root}: was started with another configuration ({'; '.join(differing[:3])}); "
                 "choose another folder, or repeat the options of the first start"
             )
+
+    def begun_config(self) -> dict[str, Any] | None:
+        """The configuration of the run that has left states here, as plain JSON values; None where there is none."""
+        former = self._read("config.json", _ConfigFile)
+        has_begun = former is not None and self.states.is_dir() and any(self.states.iterdir())
+        return dict(former["config"]) if former is not None and has_begun else None
 
     def keep_first_weights(self, first: FirstWeights) -> None:
         """Write down what the network starts from, for attempts that resume."""

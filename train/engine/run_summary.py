@@ -36,6 +36,7 @@ def summarise_run(
         + (f" (against {others})" if others else "")
     )
     lines += tuning.explanation
+    lines += [f"auto: {option}: {reason}" for option, reason in context.config.reasons.items()]
     return lines
 
 

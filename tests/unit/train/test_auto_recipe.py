@@ -1,0 +1,190 @@
+"""The recipe that fits itself: a pure function whose choices hold together, with a reason for each."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steel.config import Config, TransformConfig
+from steel.errors import InputError
+from steel.plain import to_dict
+from steel.shards.reader import ShardReader
+from train import fitting
+from train.arguments import parse_fit
+from train.auto_recipe import (
+    MEMORY_CLASSES,
+    DataFacts,
+    MachineClass,
+    auto_recipe,
+    explain_changes,
+    fit_crop,
+    memory_class,
+)
+from train.engine.run_folder import RunFolder
+from train.fitting import find_machine_class, fit_preset, read_facts
+from train.presets import SEVERSTAL
+
+LARGE = MachineClass("gpu", 80)
+STRIPS = DataFacts(9000, 4200, ("1", "2", "3", "4"), (640, 178, 3690, 570), 1, (256, 1600), (256, 1600), 0.05)
+"""Severstal's published training part, nearly."""
+TILES = DataFacts(700, 0, ("a", "b"), (300, 400), 1, (200, 200), (200, 200), 0.1)
+SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
+
+
+def changed(facts: DataFacts, **values: Any) -> DataFacts:
+    return replace(facts, **values)
+
+
+def test_severstal_on_a_large_gpu_is_the_default_preset() -> None:
+    found = auto_recipe(STRIPS, LARGE)
+    assert replace(found, preset="severstal", reasons={}, validation=SEVERSTAL.validation) == SEVERSTAL
+    assert found.validation == replace(SEVERSTAL.validation, every_epochs=2)
+
+
+def test_small_square_images_are_taken_whole_and_turned() -> None:
+    found = auto_recipe(TILES, LARGE)
+    assert [phase.crop for phase in found.phases] == [(200, 200), (0, 0)]
+    assert found.phases[0].sampling.defect_crop == 0
+    assert found.augment["rotate90"] == TransformConfig(0.5)
+    # 30 passes times the root of 9000 / 700 are 108; and 70,000 images in batches of 64 are 1,094 steps, of 32 2,188.
+    assert (found.phases[0].epochs, found.phases[0].batch_size) == (100, 32)
+    assert found.phases[0].lr == pytest.approx(1e-3 / math.sqrt(2))
+    assert "rotate90" not in auto_recipe(STRIPS, LARGE).augment
+
+
+def test_images_of_many_sizes_are_not_padded_to_the_largest() -> None:
+    found = auto_recipe(changed(TILES, size=(250, 350), largest=(1200, 1600)), LARGE)
+    assert [phase.crop for phase in found.phases] == [(250, 350), (250, 350)]
+
+
+def test_a_rare_class_is_drawn_more_often() -> None:
+    rare = changed(TILES, images_per_class=(6, 690))
+    assert auto_recipe(rare, LARGE).phases[0].sampling.order == "balanced"
+    assert "a is in 6 of 700" in auto_recipe(rare, LARGE).reasons["phases.0.sampling.order"]
+    assert auto_recipe(changed(TILES, images_per_class=(7, 690)), LARGE).phases[0].sampling.order == "natural"
+    # A class that no image has cannot be drawn.
+    assert auto_recipe(changed(TILES, images_per_class=(0, 690)), LARGE).phases[0].sampling.order == "natural"
+
+
+def test_the_machine_changes_what_its_memory_asks_for_alone() -> None:
+    large, small = auto_recipe(STRIPS, LARGE), auto_recipe(STRIPS, MachineClass("gpu", 8))
+    assert [phase.micro_batch for phase in small.phases] == [4, 2]  # half of 8 GB at 4 kB a pixel: a million pixels
+    same = tuple(replace(p, micro_batch=q.micro_batch) for p, q in zip(small.phases, large.phases, strict=True))
+    assert replace(small, phases=same, reasons=large.reasons) == large
+    cpu = auto_recipe(STRIPS, MachineClass("cpu", 16))
+    assert cpu.model.encoder == "tu-tf_efficientnet_lite0" and math.prod(cpu.phases[0].crop) <= 128 * 256
+    assert (cpu.phases[0].epochs, cpu.phases[0].batch_size) == (large.phases[0].epochs, large.phases[0].batch_size)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 10**6),
+    SIZES,
+    SIZES,
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=4),
+    st.sampled_from(["cpu", "gpu"]),
+    st.sampled_from(MEMORY_CLASSES),
+)
+def test_every_choice_holds_together(
+    images: int, size: tuple[int, int], more: tuple[int, int], counts: list[int], kind: Any, memory: int
+) -> None:
+    largest = (size[0] + more[0] % 7, size[1] + more[1] % 900)
+    names = tuple(f"c{k}" for k in range(len(counts)))
+    facts = DataFacts(images, 0, names, tuple(min(n, images) for n in counts), 1, size, largest, 0.01)
+    machine = MachineClass(kind, memory)
+    found = auto_recipe(facts, machine)  # a Config, which checks itself
+    assert found == auto_recipe(facts, machine)
+    for phase in found.phases:
+        height, width = largest if phase.crop == (0, 0) else phase.crop
+        assert height <= max(32, largest[0]) and width <= max(32, largest[1])
+        assert phase.micro_batch >= 2
+        # 4 kB per pixel; a step of two of the smallest crops always fits.
+        assert phase.micro_batch * height * width * 4000 <= memory * 0.5e9 * 1.01 or phase.crop == (0, 0)
+    assert {"phases.0.crop", "phases.1.micro-batch", "model.encoder", "machine"} <= found.reasons.keys()
+    assert all(len(reason.splitlines()) == 1 for reason in found.reasons.values())
+
+
+@pytest.mark.parametrize(
+    ("size", "pixels", "crop"),
+    [
+        ((256, 1600), 256 * 512, (256, 512)),
+        ((1600, 256), 256 * 512, (512, 256)),
+        ((200, 200), 256 * 512, (200, 200)),
+        ((460, 1130), 256 * 512, (352, 352)),
+        ((2000, 2000), 256 * 512, (352, 352)),
+        ((40, 5000), 256 * 512, (32, 4096)),
+    ],
+)
+def test_crops(size: tuple[int, int], pixels: int, crop: tuple[int, int]) -> None:
+    assert fit_crop(size, pixels) == crop
+
+
+def test_memory_has_classes() -> None:
+    """An H100 of 80 GB tells of 84.9, a 24 GB card of 25.3 and a 16 GB host of 15.6 or so times 10**9 bytes."""
+    given_bytes = [84.9e9, 25.3e9, 15.6e9, 14.9e9, 1e9]
+    assert [memory_class(num) for num in given_bytes] == [80, 24, 16, 12, 4]
+
+
+def test_a_set_without_images_is_refused() -> None:
+    with pytest.raises(InputError, match="no images"):
+        auto_recipe(changed(TILES, images=0), LARGE)
+
+
+def test_options_have_the_last_word_and_the_reasons_say_so() -> None:
+    derived = auto_recipe(STRIPS, LARGE)
+    first = replace(derived.phases[0], crop=(128, 256))
+    told = explain_changes(derived, replace(derived, phases=(first, derived.phases[1]), reasons={})).reasons
+    assert told["phases.0.crop"].startswith("128x256, as given (auto: 256x512 of images of 256x1600")
+    assert {n: r for n, r in told.items() if n != "phases.0.crop"} == {
+        n: r for n, r in derived.reasons.items() if n != "phases.0.crop"
+    }
+
+
+def test_facts_are_the_sets(tiny_shards: Path) -> None:
+    reader = ShardReader(str(tiny_shards))
+    facts = read_facts(reader)
+    assert (facts.images, facts.size, facts.largest, facts.channels) == (27, (64, 160), (64, 160), 1)
+    assert (facts.clean, facts.images_per_class) == (reader.manifest.num_clean, reader.manifest.num_positive)
+    areas = [int(area) for row in np.asarray(reader.index.areas) for area in row if area > 0]
+    assert facts.defect_share == pytest.approx(float(np.median(areas)) / (64 * 160))
+
+
+def parse(shards: Path, out: Path, *options: str) -> Config:
+    return parse_fit("fit", ["--preset", "auto", "--data", str(shards), "--out", str(out), *options]).config
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, *given: Any) -> None:
+    monkeypatch.setattr(fitting, "find_machine_class", lambda: MachineClass(*given))
+
+
+def test_the_command_line(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, "gpu", 24)
+    found = parse(tiny_shards, tmp_path, "--phases.0.lr", "1e-5")
+    expected = fit_preset(str(tiny_shards), str(tmp_path))
+    assert (found.preset, found.phases[0].lr) == ("auto", 1e-5)
+    assert found.phases[1] == expected.phases[1] and found.reasons["phases.0.lr"].startswith("1e-05, as given")
+
+
+def test_a_run_goes_on_with_its_recipe_on_another_machine(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, "gpu", 80)
+    options: Sequence[str] = ("--phases.0.lr", "1e-5")
+    begun = parse(tiny_shards, tmp_path, *options)
+    folder = RunFolder(tmp_path)
+    folder.open(begun, "digest", "auto")
+    folder.release()
+    machine(monkeypatch, "cpu", 4)
+    assert parse(tiny_shards, tmp_path, *options) != begun  # nothing has been trained yet
+    (folder.states / "000000-00000001").mkdir(parents=True)
+    assert to_dict(parse(tiny_shards, tmp_path, *options)) == to_dict(begun)
+
+
+def test_this_machine_has_a_class() -> None:
+    assert find_machine_class().memory_gb in MEMORY_CLASSES

@@ -1,0 +1,282 @@
+"""`--preset auto`: a recipe from what the shards say of themselves and what the machine can hold, each choice with its
+reason.
+
+The rules carry the default preset over to images of other sizes and sets of other lengths; on Severstal's images and a
+large GPU they give it back, but for how often it validates.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from steel.config import Config, ModelConfig, PhaseConfig, TransformConfig, ValidationConfig
+from steel.errors import InputError
+from steel.plain import to_dict
+from train.presets import AUGMENT, SEVERSTAL
+
+_CROPS, _FULL = SEVERSTAL.phases
+_CROP_PIXELS = {"gpu": 256 * 512, "cpu": 128 * 256}
+"""Of a crop of the first phase: the default preset's, and a quarter of it where each costs a CPU seconds."""
+_FULL_PIXELS = 1 << 20
+"""Larger images than that are cut in the second phase, too."""
+_SHORT_SIDE = 384
+"""A crop is at most so high or wide, whichever is less: a square one sees more around a defect than a thin one."""
+_BYTES_PER_PIXEL = 4000
+"""Of a micro-batch in training: what a U-Net on ResNet-34 keeps for its backward pass in float32 (1.5 kB; 2.1 kB with
+EfficientNet-Lite0), and as much again for what that pass makes."""
+_USED_MEMORY = 0.5
+"""Share of the memory that a micro-batch may take."""
+_REFERENCE_IMAGES, _REFERENCE_PASSES = 9000, 30
+"""Training images and passes of the default preset's first phase, where it was meant for Severstal."""
+_MOST_PASSES = 100
+_LEAST_STEPS = 1500
+"""Of the first phase; a smaller batch makes more of few images."""
+_VALIDATIONS = 15
+"""Of the first phase."""
+_RARE = 0.01
+"""Share of the images below which a class is drawn more often than it occurs."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a manifest and its index say of a set; nothing here needs an image to be read."""
+
+    images: int
+    clean: int
+    """Images without any class."""
+    class_names: tuple[str, ...]
+    images_per_class: tuple[int, ...]
+    channels: int
+    size: tuple[int, int]
+    """Median height and width of the images as stored."""
+    largest: tuple[int, int]
+    """Largest height and largest width."""
+    defect_share: float
+    """Median share of an image that a class covers, where it occurs; 0 where none does."""
+
+
+@dataclass(frozen=True)
+class MachineClass:
+    """What decides which micro-batch fits: machines of one class get one recipe."""
+
+    kind: Literal["cpu", "gpu"]
+    memory_gb: int
+    """Of one GPU or of the host: one of `MEMORY_CLASSES`."""
+
+    def __str__(self) -> str:
+        return f"{'a GPU' if self.kind == 'gpu' else 'a CPU'} with {self.memory_gb} GB"
+
+
+MEMORY_CLASSES = (4, 8, 12, 16, 24, 32, 40, 48, 80)
+"""In units of 10**9 bytes; a machine is of the largest class that it fills nearly."""
+
+
+def memory_class(num_bytes: float) -> int:
+    """The class of a memory; a part of it is always taken by others, so a sixteenth may be missing."""
+    fitting = [size for size in MEMORY_CLASSES if num_bytes >= size * 1e9 * 15 / 16]
+    return max(fitting, default=MEMORY_CLASSES[0])
+
+
+def auto_recipe(facts: DataFacts, machine: MachineClass) -> Config:
+    """The recipe for a set on a class of machines; a pure function of both.
+
+    Returns:
+        A configuration whose `reasons` has a sentence for each option that was chosen.
+
+    Raises:
+        InputError: a set without images.
+    """
+    if facts.images < 1:
+        raise InputError("--preset auto: the shards hold no images")
+    reasons: dict[str, str] = {}
+    crop, full = _crops(facts, machine, reasons)
+    passes, batch = _length(facts, reasons)
+    micro = [_micro_batch(k, part, facts.largest, batch, machine, reasons) for k, part in enumerate((crop, full))]
+    lr = _CROPS.lr * math.sqrt(batch / _CROPS.batch_size)
+    reasons["phases.0.lr"] = f"{lr:.2g}, the default preset's {_CROPS.lr:g} by the square root of the batch"
+    sampling = replace(_CROPS.sampling, order=_order(facts, reasons), defect_crop=_defect_crop(facts, crop, reasons))
+    first = replace(_CROPS, epochs=passes, crop=crop, batch_size=batch, micro_batch=micro[0], lr=lr, sampling=sampling)
+    second = replace(
+        _FULL, epochs=_last_passes(passes, reasons), crop=full, batch_size=batch, micro_batch=micro[1], lr=lr / 10
+    )
+    return replace(
+        SEVERSTAL,
+        preset="auto",
+        model=_model(machine, reasons),
+        phases=(_weighted(first, facts, reasons), second),
+        augment=_augment(facts, crop, reasons),
+        validation=_validation(passes, reasons),
+        reasons={"machine": f"{machine}: the encoder, crops and micro-batches depend on that", **reasons},
+    )
+
+
+def explain_changes(derived: Config, final: Config) -> Config:
+    """`final` with reasons that are true of it: where options have changed what was derived, they say so."""
+    before, after = _leaves(to_dict(derived)), _leaves(to_dict(final))
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    told = {
+        name: f"{_brief(after.get(name))}, as given (auto: {reason})"
+        if any(leaf == name or leaf.startswith(f"{name}.") for leaf in changed)
+        else reason
+        for name, reason in derived.reasons.items()
+    }
+    return replace(final, reasons=told)
+
+
+def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Crops of both phases; (0, 0) is the whole image."""
+    size, budget = facts.size, _CROP_PIXELS[machine.kind]
+    crop = fit_crop(size, budget)
+    room = int(_USED_MEMORY * machine.memory_gb * 1e9 / _BYTES_PER_PIXEL / 2)
+    whole = (0, 0) if facts.largest == size else size
+    full = (
+        whole if math.prod(size) <= min(_FULL_PIXELS, room) else fit_crop(size, min(_FULL_PIXELS, room), side=1 << 15)
+    )
+    if crop == size:
+        reasons["phases.0.crop"] = f"the median image, {_by(size)}: it is no larger than a crop is on {machine.kind}s"
+    else:
+        reasons["phases.0.crop"] = (
+            f"{_by(crop)} of images of {_by(size)}: about {budget} pixels, as high and wide as they come to whole 32s"
+        )
+    many = "" if facts.largest == size else f"; images come up to {_by(facts.largest)}, and the median pads few"
+    cut = "" if full in (whole, (0, 0)) else "; the whole image would not fit"
+    shown = "whole images" if full == (0, 0) else _by(full)
+    reasons["phases.1.crop"] = f"{shown}, as they will be predicted{many}{cut}"
+    return crop, full
+
+
+def fit_crop(size: tuple[int, int], pixels: int, side: int = _SHORT_SIDE) -> tuple[int, int]:
+    """The crop of about so many pixels that an image has room for, in whole 32s; the image where it has no more.
+
+    Args:
+        size: height and width of the image.
+        pixels: of the crop.
+        side: the most that the crop's shorter side may have.
+    """
+    if math.prod(size) <= pixels:
+        return size
+    short, long = min(size), max(size)
+    least = _whole(min(short, side, math.isqrt(pixels) if short > math.isqrt(pixels) else short))
+    most = _whole(min(long, pixels / least))
+    return (least, most) if size[0] <= size[1] else (most, least)
+
+
+def _length(facts: DataFacts, reasons: dict[str, str]) -> tuple[float, int]:
+    """Passes of the first phase, and the batch."""
+    wanted = _REFERENCE_PASSES * math.sqrt(_REFERENCE_IMAGES / facts.images)
+    passes = float(min(_MOST_PASSES, max(1, round(wanted))))
+    reasons["phases.0.epochs"] = (
+        f"{passes:g} passes over {facts.images:,} images: {_REFERENCE_PASSES} for {_REFERENCE_IMAGES:,}, and more for "
+        f"fewer by the square root, up to {_MOST_PASSES}"
+    )
+    batch = _CROPS.batch_size
+    while batch > 8 and passes * facts.images / batch < _LEAST_STEPS:
+        batch //= 2
+    reasons["phases.0.batch-size"] = (
+        f"{batch}: {passes * facts.images / batch:,.0f} steps, where at least {_LEAST_STEPS:,} are wanted"
+    )
+    return passes, batch
+
+
+def _last_passes(passes: float, reasons: dict[str, str]) -> float:
+    share = _FULL.epochs / _CROPS.epochs
+    reasons["phases.1.epochs"] = f"{passes * share:.1f}, in the default preset's proportion"
+    return round(passes * share, 1)
+
+
+def _micro_batch(
+    phase: int,
+    crop: tuple[int, int],
+    largest: tuple[int, int],
+    batch: int,
+    machine: MachineClass,
+    reasons: dict[str, str],
+) -> int:
+    """As many images of a crop as half of the memory holds, up to 8; two at least, for batch normalisation."""
+    pixels = math.prod(largest if crop == (0, 0) else crop)
+    room = _USED_MEMORY * machine.memory_gb * 1e9
+    micro = next((m for m in (8, 4) if m <= batch and m * pixels * _BYTES_PER_PIXEL <= room), 2)
+    needed = micro * pixels * _BYTES_PER_PIXEL / 1e9
+    reasons[f"phases.{phase}.micro-batch"] = f"{micro}: needs about {needed:.1f} GB of {machine}"
+    return micro
+
+
+def _order(facts: DataFacts, reasons: dict[str, str]) -> Literal["natural", "balanced"]:
+    there = [(n, name) for n, name in zip(facts.images_per_class, facts.class_names, strict=True) if n > 0]
+    if not there or min(there)[0] >= _RARE * facts.images:
+        reasons["phases.0.sampling.order"] = f"natural: no class is in fewer than {_RARE:.0%} of the images"
+        return "natural"
+    fewest, name = min(there)
+    reasons["phases.0.sampling.order"] = f"balanced: {name} is in {fewest} of {facts.images:,} images only"
+    return "balanced"
+
+
+def _defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> float:
+    share = math.prod(crop) / math.prod(facts.size)
+    chosen = 0.0 if share >= 1 else 0.5 if share > 0.1 else 0.8
+    why = "the crop is the image" if share >= 1 else f"a crop is {share:.0%} of an image"
+    reasons["phases.0.sampling.defect-crop"] = f"{chosen:g}: {why}"
+    return chosen
+
+
+def _weighted(phase: PhaseConfig, facts: DataFacts, reasons: dict[str, str]) -> PhaseConfig:
+    """Class weights and what absent classes count: as in the default preset, whatever the set."""
+    reasons["phases.0.loss.class-weights"] = "equal: no other choice has been shown to be better"
+    clean = facts.clean / facts.images
+    reasons["phases.0.loss.absent"] = (
+        f"{phase.loss.absent:g}, as in the default preset ({clean:.0%} of the images are clean): where a class is "
+        "absent, each pixel's own term alone teaches it"
+    )
+    return phase
+
+
+def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> Mapping[str, TransformConfig]:
+    short, long = sorted(facts.size)
+    turns = crop[0] == crop[1] and long <= 1.25 * short
+    reasons["augment.rotate90"] = (
+        "on: crops are square, and images nearly so" if turns else "off: images or crops are not square"
+    )
+    return {**AUGMENT, "rotate90": TransformConfig(0.5)} if turns else dict(AUGMENT)
+
+
+def _model(machine: MachineClass, reasons: dict[str, str]) -> ModelConfig:
+    if machine.kind == "gpu":
+        reasons["model.encoder"] = "resnet34, the default preset's"
+        return SEVERSTAL.model
+    reasons["model.encoder"] = "EfficientNet-Lite0 with a narrow decoder, which a CPU trains several times as fast"
+    return ModelConfig(encoder="tu-tf_efficientnet_lite0", decoder_channels=(64, 48, 32, 24, 16))
+
+
+def _validation(passes: float, reasons: dict[str, str]) -> ValidationConfig:
+    every = float(max(1, round(passes / _VALIDATIONS)))
+    reasons["validation.every-epochs"] = f"{every:g}: about {passes / every:.0f} validations in the first phase"
+    return replace(SEVERSTAL.validation, every_epochs=every)
+
+
+def _whole(length: float) -> int:
+    """The nearest multiple of 32 that is not more, but 32 at least."""
+    return max(32, int(length) // 32 * 32)
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _leaves(values: Any, path: str = "") -> dict[str, Any]:
+    """Dotted names, as options have them, to what is no mapping and no list of mappings."""
+    if isinstance(values, list) and values and isinstance(values[0], dict):
+        values = {str(number): item for number, item in enumerate(values)}
+    if not isinstance(values, dict):
+        return {path.replace("_", "-"): values}
+    found: dict[str, Any] = {}
+    for name, item in values.items():
+        if name != "reasons":
+            found |= _leaves(item, f"{path}.{name}".lstrip("."))
+    return found
+
+
+def _brief(value: Any) -> str:
+    if value is None:
+        return "another value"
+    return _by((value[0], value[1])) if isinstance(value, list) and len(value) == 2 else str(value)

@@ -1,0 +1,61 @@
+"""What `--preset auto` looks at: the shards, the machine, and the run that it resumes."""
+
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from steel.config import Config
+from steel.errors import InputError
+from steel.plain import from_dict
+from steel.shards.reader import ShardReader
+from train.auto_recipe import DataFacts, MachineClass, auto_recipe, memory_class
+from train.engine.run_folder import RunFolder
+
+
+def fit_preset(data: str, out: str) -> Config:
+    """The recipe for the shards at `data` on this machine; of a run at `out` that has begun, the one it began with.
+
+    Raises:
+        InputError: no usable shards or run folder.
+    """
+    begun = RunFolder(out).begun_config()
+    if begun is not None and begun.get("preset") == "auto":
+        try:
+            return from_dict(Config, begun)
+        except InputError as error:
+            raise InputError(f"--out {out}: its config.json cannot be used ({error}); choose another folder") from error
+    return auto_recipe(read_facts(ShardReader(data, on_bad_sample="skip")), find_machine_class())
+
+
+def read_facts(reader: ShardReader) -> DataFacts:
+    """What a set says of itself."""
+    index, manifest = reader.index, reader.manifest
+    areas = np.asarray(index.areas, np.int64)
+    pixels = np.asarray(index.original_height, np.int64) * np.asarray(index.original_width, np.int64)
+    present = areas > 0
+    shares = (areas / np.maximum(pixels, 1)[:, None])[present]
+    return DataFacts(
+        images=len(index),
+        clean=int((~present.any(axis=1)).sum()),
+        class_names=manifest.class_names,
+        images_per_class=tuple(int(count) for count in present.sum(axis=0)),
+        channels=manifest.channels,
+        size=(_median(index.height), _median(index.width)),
+        largest=(int(np.max(index.height, initial=1)), int(np.max(index.width, initial=1))),
+        defect_share=float(np.median(shares)) if len(shares) else 0.0,
+    )
+
+
+def find_machine_class() -> MachineClass:
+    """The class of this machine: its smallest GPU's, or the host's."""
+    if torch.cuda.is_available():
+        smallest = min(torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count()))
+        return MachineClass("gpu", memory_class(smallest))
+    return MachineClass("cpu", memory_class(psutil.virtual_memory().total))
+
+
+def _median(lengths: Any) -> int:
+    """One that occurs, so that sets of one size keep it."""
+    return int(np.sort(np.asarray(lengths))[(len(lengths) - 1) // 2]) if len(lengths) else 1
