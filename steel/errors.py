@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 
 def printable(text: str) -> str:
@@ -145,13 +145,19 @@ def report(error: BaseException) -> int | None:
     line, code = told
     everybodys = isinstance(error, SharedError | KeyboardInterrupt)
     if not vars(error).get(_REPORTED) and (_is_first() or not everybodys):
-        with suppress(OSError):  # nobody reads it any more
+        with suppress(OSError), _bars_away():  # OSError: nobody reads it any more
             print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
     vars(error)[_REPORTED] = True
     return code
 
 
 _REPORTED = "reported by steel"
+
+
+def _bars_away() -> AbstractContextManager[object]:
+    """Takes progress bars off the terminal while a line is written; before tqdm is imported there is none."""
+    tqdm = sys.modules.get("tqdm")
+    return nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode(file=sys.stderr)
 
 
 def exit_code(error: InputError | OSError) -> int:

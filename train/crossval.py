@@ -29,6 +29,7 @@ from train.arguments import FitArguments, parse_fit, share_recipe
 from train.engine.data import folds_of
 from train.engine.run_folder import RunFolder
 from train.fit import train_in_folder
+from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
 
 logger = logging.getLogger("train.crossval")
@@ -108,9 +109,15 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
     nested = nested_outcome(statistics, fold_of_row, training_areas=areas, groups=groups, tta=tta)
     metrics = build_nested_metrics(statistics, nested, class_names=reader.manifest.class_names, tta=tta)
     write_metrics(out / "metrics.json", metrics)
-    found = tune_thresholds(
-        statistics, training_areas=areas, groups=groups, tta=tta, class_names=reader.manifest.class_names
-    )
+    with LiveLine(shown=True) as live, live.stage("threshold tuning") as on_progress:
+        found = tune_thresholds(
+            statistics,
+            training_areas=areas,
+            groups=groups,
+            tta=tta,
+            class_names=reader.manifest.class_names,
+            on_progress=on_progress,
+        )
     members = [load_checkpoint(str(RunFolder(member_folder(arguments.out, fold)).checkpoint)) for fold in folds]
     # Every image was seen by some member, and had a say in the shipped decision by its out-of-fold prediction alone.
     joined = stack_members(members)

@@ -5,7 +5,6 @@ with --tune-thresholds also model.safetensors, decided anew on those folds.
 """
 
 import argparse
-import functools
 import logging
 import sys
 import time
@@ -40,6 +39,7 @@ from train.engine.data import folds_of, rows_in
 from train.engine.run_inference import collect_statistics, gather_kept
 from train.engine.split_roles import role_of
 from train.engine.visualise import choose_examples, choose_random, draw_examples
+from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
 
 logger = logging.getLogger("train.evaluate")
@@ -76,12 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     set_up_logging()
     load_extensions()
-    with start("no").running() as runtime:  # the predictor takes its own precision, as in `steel predict`
-        _evaluate(arguments, runtime)
+    # The predictor takes its own precision, as in `steel predict`.
+    with start("no").running() as runtime, LiveLine(shown=runtime.is_main) as live:
+        _evaluate(arguments, runtime, live)
     return 0
 
 
-def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
+def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -> None:
     checkpoint = load_checkpoint(arguments.checkpoint)
     require_extensions(checkpoint.provenance, f"--checkpoint {arguments.checkpoint}")
     reader = ShardReader(arguments.data, cache_dir=arguments.cache_dir)
@@ -95,39 +96,44 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime) -> None:
 
     decision = checkpoint.decision or default_decision(len(checkpoint.class_names))
     predictor = _predictor(arguments, decision, runtime)
-    collect = functools.partial(
-        collect_statistics, predictor, reader, rows, runtime, workers=count_workers(arguments.workers)
-    )
+
+    def collect(decision: Decision | None, keeper: GalleryKeeper | None = None) -> EvaluationStatistics:
+        with live.stage("evaluation", unit="images") as on_progress:
+            return collect_statistics(
+                *(predictor, reader, rows, runtime),
+                decision=decision,
+                workers=count_workers(arguments.workers),
+                on_progress=on_progress,
+                keeper=keeper,
+            )
+
     found = None
     if arguments.tune_thresholds:
-        found = _tune(checkpoint, reader, collect(decision=None, progress="tuning"), predictor.tta, runtime)
+        found = _tune(checkpoint, reader, collect(None), predictor.tta, runtime, live)
         decision, role = found.decision, role if role == "train" else "tuning"
         checkpoint = retuned(checkpoint, found, folds, reader.manifest.digest)
     examples = choose_examples(reader, rows, NUM_EXAMPLES)
     wanted = {TYPICAL: examples, RANDOM: choose_random(rows, NUM_EXAMPLES)}
     keeper = GalleryKeeper(decision, reader.manifest.ignore_bit, frozenset(chain(*wanted.values())))
     begun = time.perf_counter()
-    statistics = collect(decision=decision, progress="evaluating", keeper=keeper)
+    statistics = collect(decision, keeper)
     seconds = time.perf_counter() - begun
     kept = gather_kept(keeper, runtime, wanted)
     if not runtime.is_main:
         return
 
     gates = gates_of(checkpoint)
-    metrics = write_evaluation(
-        arguments.out,
-        statistics,
-        decision,
-        reader,
-        kept,
-        folds=folds,
-        role=role,
-        tta=predictor.tta,
-        cross_fitted=None if found is None else found.cross_fitted,
-        gates=gates,
-        speed=speed_of(len(rows), seconds, predictor, runtime),
-        provenance=provenance_of(checkpoint, reader.manifest.digest),
-    )
+    with live.stage("report", "writing the report"):
+        metrics = write_evaluation(
+            *(arguments.out, statistics, decision, reader, kept),
+            folds=folds,
+            role=role,
+            tta=predictor.tta,
+            cross_fitted=None if found is None else found.cross_fitted,
+            gates=gates,
+            speed=speed_of(len(rows), seconds, predictor, runtime),
+            provenance=provenance_of(checkpoint, reader.manifest.digest),
+        )
     logger.info("%s", metrics["verdict"]["sentence"])
     if found is not None:
         save_checkpoint(arguments.out / "model.safetensors", checkpoint)
@@ -179,18 +185,21 @@ def _tune(
     statistics: EvaluationStatistics,
     tta: tuple[str, ...],
     runtime: Runtime,
+    live: LiveLine,
 ) -> Tuning:
     """Another decision for the checkpoint, found on `statistics`; the same on every rank."""
     areas = reader.index.areas[training_rows(checkpoint, reader, statistics.rows)]
-    return runtime.on_main(
-        lambda: tune_thresholds(
-            statistics,
-            training_areas=areas,
-            groups=reader.index.group[statistics.rows],
-            tta=tta,
-            class_names=reader.manifest.class_names,
+    with live.stage("threshold tuning") as on_progress:
+        return runtime.on_main(
+            lambda: tune_thresholds(
+                statistics,
+                training_areas=areas,
+                groups=reader.index.group[statistics.rows],
+                tta=tta,
+                class_names=reader.manifest.class_names,
+                on_progress=on_progress,
+            )
         )
-    )
 
 
 def gates_of(checkpoint: Checkpoint) -> dict[str, Decision]:

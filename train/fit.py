@@ -37,11 +37,13 @@ from train.engine.metric_logger import MetricLogger, open_metric_logger
 from train.engine.model_selection import select_model
 from train.engine.run_context import RunContext
 from train.engine.run_folder import RunFolder
+from train.engine.run_progress import RunProgress, announce_data, announce_phases
 from train.engine.state import SavedState, StateWriter, resume_state
 from train.engine.step import TrainingState
 from train.engine.step_metrics import StepMetrics
 from train.engine.top_checkpoints import TopCheckpoints
 from train.engine.weight_initialisation import FirstWeights, find_first_weights, start_heads_at_frequencies
+from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
 
 logger = logging.getLogger("train.fit")
@@ -67,12 +69,17 @@ def train_in_folder(arguments: FitArguments, runtime: Runtime, signals: StopSign
     with contextlib.ExitStack() as closing:
         closing.callback(folder.release)
         guard = runtime.guard(folder.record_failure, hurried=lambda: signals.received)
-        with guard, out_of_memory_as(LESS_MEMORY):
-            run_attempt(arguments, runtime, folder, signals, closing)
+        with guard, out_of_memory_as(LESS_MEMORY), LiveLine(shown=runtime.is_main) as live:
+            run_attempt(arguments, runtime, folder, signals, live, closing)
 
 
 def run_attempt(
-    arguments: FitArguments, runtime: Runtime, folder: RunFolder, signals: StopSignals, closing: contextlib.ExitStack
+    arguments: FitArguments,
+    runtime: Runtime,
+    folder: RunFolder,
+    signals: StopSignals,
+    live: LiveLine,
+    closing: contextlib.ExitStack,
 ) -> None:
     """Train from the newest state, if there is one, until the end or a stop signal."""
     config = arguments.config
@@ -86,19 +93,20 @@ def run_attempt(
     saved = resume_state(runtime, folder.states)
     reader = _open_reader(arguments)
     rows = split_rows(reader, config.folds)
+    announce_data(config, reader, rows, runtime)
     seed_everything(config.seed)
     model = UnifiedModel(network)
     if saved is None:
         first = _start(arguments, runtime, folder, model, reader, rows)
     else:
         first = runtime.on_main(folder.first_weights)
-    context, samplers = _plan(config, runtime, reader, rows, first)
+    context, samplers = _plan(config, runtime, reader, rows, first, live)
     state = LoopState() if saved is None else saved.loop
     state.check_within([plan.steps for plan in context.plans], f"--out {arguments.out}")
+    announce_phases(context, state)
     metric_logger = open_metric_logger(context, folder, state)  # its tracker starts beside what follows
     closing.callback(metric_logger.finish, "failed")  # unless it has been finished by then
     training = _build_training(arguments, context, model, saved)
-    _announce(context, network, state)
     _try_phases_to_come(context, training, state)
 
     keep, ranked = max(1, config.optim.average_top_k), () if saved is None else saved.top_checkpoints
@@ -115,6 +123,7 @@ def run_attempt(
         training=training,
         step_metrics=StepMetrics(runtime, signals, fp16=training.scaler is not None),
         metric_logger=metric_logger,
+        progress=RunProgress(context, live),
         top_checkpoints=top_checkpoints,
         writer=writer,
         load=functools.partial(_load, context, samplers),
@@ -166,7 +175,7 @@ def _start(
 
 
 def _plan(
-    config: Config, runtime: Runtime, reader: ShardReader, rows: FoldRows, first: FirstWeights
+    config: Config, runtime: Runtime, reader: ShardReader, rows: FoldRows, first: FirstWeights, live: LiveLine
 ) -> tuple[RunContext, list[Sampler]]:
     """The run's surroundings, and which training sample stands at which position in each of its phases."""
     passes = sum(phase.epochs for phase in config.phases)
@@ -179,7 +188,7 @@ def _plan(
         rank=runtime.rank,
         world=runtime.world,
     )
-    return RunContext(runtime, config, reader, rows, plans, first), samplers
+    return RunContext(runtime, config, reader, rows, plans, first, live), samplers
 
 
 def _try_phases_to_come(context: RunContext, training: TrainingState, state: LoopState) -> None:
@@ -279,21 +288,6 @@ def _load(
         workers=count_workers(config.runtime.workers),
         pin_memory=context.runtime.device.type == "cuda",
     )
-
-
-def _announce(context: RunContext, network: NetworkConfig, state: LoopState) -> None:
-    """Say what is trained on what, and from where on."""
-    runtime, rows = context.runtime, context.rows
-    logger.info("%s with %s, %d classes", network.architecture, network.encoder, network.num_classes)
-    logger.info("%d training, %d validation, %d test images", len(rows.train), len(rows.validation), len(rows.test))
-    precision = runtime.accelerator.mixed_precision
-    logger.info("%d process(es) on %s, mixed precision: %s", runtime.world, runtime.device, precision)
-    for plan in context.plans:
-        logger.info("phase %s: %d steps of %d images", plan.phase.name, plan.steps, plan.phase.batch_size)
-    for option, reason in context.config.reasons.items():
-        logger.info("auto: %s: %s", option, reason)
-    if (state.phase, state.step) != (0, 0):
-        logger.info("resuming at phase %s, step %d", context.plans[state.phase].phase.name, state.step)
 
 
 def _write_suspects(context: RunContext, folder: RunFolder, rows: list[int]) -> None:

@@ -7,7 +7,7 @@ that it was not tuned on. All of that is cross-fitted once more, each fold answe
 is the score to believe, and a decision that is not shown by it to beat thresholds of one half is not taken either.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -53,6 +53,7 @@ def tune_thresholds(
     tta: tuple[str, ...] = (),
     space: SearchSpace | None = None,
     class_names: Sequence[str] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuning:
     """Find the decision with the best mean Dice, averaged over adjacent settings, that the images support.
 
@@ -69,13 +70,14 @@ def tune_thresholds(
         tta: the flipped views behind the statistics, to be recorded.
         space: the settings to try.
         class_names: for the explanation; class 1, class 2, ... when None.
+        on_progress: is told how much of how much is done.
 
     Raises:
         InputError: there are no images.
     """
     if len(statistics) == 0:
         raise InputError("threshold tuning: there are no images in these folds; choose others")
-    tuner = Tuner(statistics, gates or tuple(GATES), training_areas, groups, tta, space or SearchSpace())
+    tuner = Tuner(statistics, gates or tuple(GATES), training_areas, groups, tta, space or SearchSpace(), on_progress)
     found = tuner.tune()
     fixed = tuner.complete(default_decision(statistics.num_classes))
     of_found, of_fixed = tuner.cross_fitted(), decide(statistics, fixed)
@@ -123,6 +125,7 @@ class Tuner:
         groups: np.ndarray | None,
         tta: tuple[str, ...],
         space: SearchSpace,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.statistics, self.tta, self.space = statistics, tta, space
         true_areas, (any_probs, *class_probs) = statistics.true_areas, statistics.label_probs.T
@@ -135,11 +138,20 @@ class Tuner:
             gather_evidence(statistics.histograms[:, k], class_probs[k], any_probs, grid.pixel_thresholds)
             for k, grid in enumerate(grids)
         ]
-        self.searches = [GateSearch(gate, evidence, grids, space, self.folds) for gate in gates]
+        self._on_progress, self._done = on_progress, 0
+        self._total = len(gates) * (1 + 1 + self.folds.num)
+        """The tables of every gate, its fit to all folds, and to all but each."""
+        self.searches = []
+        for gate in gates:
+            self.searches.append(GateSearch(gate, evidence, grids, space, self.folds))
+            self._advance()
 
     def tune(self, without: Collection[int] = ()) -> Tuned:
         """Fit every gate to all folds but some, and choose one: the best of those that beat all simpler ones."""
-        fits = {search.gate: search.fit(without) for search in self.searches}
+        fits = {}
+        for search in self.searches:
+            fits[search.gate] = search.fit(without)
+            self._advance()
 
         def gain(richer: str, simpler: str) -> Gain:
             known = ~np.isin(self.folds.fold_of, list(without))
@@ -157,6 +169,10 @@ class Tuner:
         }
         first, *others = fits
         return Tuned(by_gate[gate], by_gate, fits, {name: gain(name, first) for name in others})
+
+    def _advance(self) -> None:
+        self._done += 1
+        self._on_progress(min(self._done, self._total), self._total)
 
     def cross_fitted(self) -> Outcome:
         """Each fold answered by what all others say."""

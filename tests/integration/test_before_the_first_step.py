@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import train.crossval
 import train.fit
-from steel.errors import run_program
+from steel.errors import InputError, run_program
 from tests.distributed.launching import run
 from tests.numerics.quick import quicken
 from train.engine.step import TrainingState
@@ -71,6 +71,25 @@ def test_no_rank_is_left_waiting(tiny_shards: Path, tmp_path: Path) -> None:
     done = run(2, "train.fit", *options, check=False)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode != 0 and len(lines) == 1 and "phases.1.micro-batch 1" in lines[0], done.stderr
+
+
+def test_what_will_be_trained_is_said_before_anything_takes_its_time(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the network is made, its weights are fetched and the tracker is started."""
+
+    def refuse(*_: object) -> None:
+        raise InputError("the tracker")
+
+    monkeypatch.setattr("train.fit.open_metric_logger", refuse)
+    options = [*OPTIONS, "--data", str(tiny_shards), "--out", str(tmp_path / "run")]
+    assert run_program(lambda: train.fit.main(options)) == 2
+    first, processes, *_, crops, full, error = capsys.readouterr().err.splitlines()
+    assert first.startswith("training Unet with resnet18 on 9 images of 4 classes")
+    assert crops.startswith("phase 1 of 2, crops: 3 epochs, 4 steps of 8 images of 32x64, 1 validation")
+    assert full.startswith("phase 2 of 2, full: 0.1 epochs, 1 step of 8 images of 64x160, 1 validation")
+    assert processes == "1 process(es) on cpu, mixed precision: no"
+    assert error == "error: the tracker"
 
 
 def test_images_per_second_of_a_real_run(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

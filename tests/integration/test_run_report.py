@@ -45,12 +45,33 @@ def test_a_phase_without_progress_ends_early(tiny_shards: Path, tmp_path: Path) 
     )
 
 
-def test_the_report(tiny_data: Path, tiny_shards: Path, tmp_path: Path) -> None:
+def test_the_report(tiny_data: Path, tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--phases.0.epochs", "2", "--phases.1.epochs", "0.1", "--optim.average-top-k", "2"]
     assert main([*OPTIONS, *options, "--data", str(tiny_shards), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "model_card.md").read_text().startswith("# Model card")
     lines = (tmp_path / "report.txt").read_text().splitlines()
-    assert lines[0] == json.loads((tmp_path / "validation.json").read_text())["verdict"]["sentence"]
+    metrics = json.loads((tmp_path / "validation.json").read_text())
+    assert lines[0] == metrics["verdict"]["sentence"]
+
+    told = capsys.readouterr().err.splitlines()
+    assert (
+        told[0]
+        == "training Unet with tu-test_resnet on 9 images of 4 classes; 9 images validate, 9 are kept for a test"
+    )
+    assert "phase 1 of 2, crops: 2 epochs, 3 steps of 8 images of 32x64, 2 validations" in told
+    end = told[told.index(lines[0]) :]
+    assert len(end) <= 12
+    assert end[1].startswith("shipped: weights at the end, ")
+    assert end[2].split() == "class images true predicted Dice positive Dice".split()
+    assert {line.rsplit(maxsplit=4)[0]: float(line.split()[-2]) for line in end[3:7]} == {
+        name: round(dice, 4) for name, dice in metrics["dice_per_class"].items()
+    }
+    assert end[7].startswith("took 0:")
+    assert [line.split()[:2] for line in end[8:]] == [
+        ["model", f"{tmp_path / 'model.safetensors'},"],
+        ["report", f"{tmp_path / 'report.txt'},"],
+        ["next", "python"],
+    ]
 
     index = ShardReader(str(tiny_shards)).index
     training = {Path(index.image_id(row)).name for row in index.rows([2])}

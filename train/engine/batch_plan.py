@@ -44,6 +44,17 @@ class PhasePlan:
         crossed = after // self.validation_interval > before // self.validation_interval
         return crossed or step + 1 == self.steps
 
+    def validations_after(self, step: int) -> int:
+        """How many validations follow the first `step` steps, that of the `step`-th itself left out."""
+        if step >= self.steps:
+            return 0
+        size, interval = self.phase.batch_size, self.validation_interval
+        crossed = self.steps * size // interval - step * size // interval
+        is_extra = self.steps * size // interval == (self.steps - 1) * size // interval  # the phase's end crosses none
+        # A step that crosses several intervals is validated once.
+        several = size > interval
+        return self.steps - step if several else crossed + is_extra
+
     def epoch_at(self, step: int) -> float:
         """Passes over the data after `step` steps."""
         return step * self.phase.batch_size / self.epoch_length

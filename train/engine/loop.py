@@ -1,7 +1,7 @@
 """The training loop: steps, validations, states, stop signals, in the order they happen."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from steel.errors import SharedError, out_of_memory_as
@@ -12,9 +12,11 @@ from train.engine.batch_plan import PhasePlan
 from train.engine.loop_state import LoopState, Window
 from train.engine.metric_logger import MetricLogger, train_record
 from train.engine.run_context import RunContext
+from train.engine.run_progress import PREDICTING, TUNING, RunProgress
 from train.engine.state import StateWriter
 from train.engine.step import TrainingState
 from train.engine.step_metrics import FinishedStep, StepMetrics
+from train.engine.stopwatch import TimedIterator
 from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
 from train.engine.validation import ValidationResult, draw_validation, validate, validation_scores
 
@@ -30,6 +32,7 @@ class Loop:
     training: TrainingState
     step_metrics: StepMetrics
     metric_logger: MetricLogger
+    progress: RunProgress
     top_checkpoints: TopCheckpoints
     writer: StateWriter | None
     """Rank 0's; the other ranks write nothing."""
@@ -62,8 +65,10 @@ class Loop:
         self.step_metrics.restart_clock()
         if self.state.validation_due:  # the last attempt ended between a state and its validation
             self._validate(plan)
+        self.progress.start_phase()
         load, guard = self.load(plan, self.state.step), self.context.runtime.guard()
-        with contextlib.closing(load) as batches, guard, out_of_memory_as(LESS_MEMORY):
+        with contextlib.closing(load), guard, out_of_memory_as(LESS_MEMORY):
+            batches = TimedIterator(load)
             while self.state.step < plan.steps and not self._is_out_of_patience():
                 self._take_step(plan, batches)
 
@@ -79,13 +84,14 @@ class Loop:
                     self._validate(plan)
         return True
 
-    def _take_step(self, plan: PhasePlan, batches: Iterator[MicroBatch]) -> None:
+    def _take_step(self, plan: PhasePlan, batches: TimedIterator[MicroBatch]) -> None:
         """Launch a step, and take in the one before it meanwhile."""
         step = self.state.step
         lr = lr_at(step, plan.steps, plan.phase)
         sums = self.training.step(plan, step, lr, batches)
         save_due = self.writer is not None and self.writer.is_due
-        self._take_in(self.step_metrics.push(plan, step, lr, sums, save_due=save_due))
+        data_wait = batches.take_seconds()
+        self._take_in(self.step_metrics.push(plan, step, lr, sums, save_due=save_due, data_wait=data_wait))
         self.state.step += 1
         self.state.validation_due = plan.validates_after(step)
         self._fail_if_nonfinite()
@@ -100,10 +106,10 @@ class Loop:
             self._suspects += done.suspects
         elif not done.skipped:
             self._suspects.clear()
+        self.progress.count_step(done, self.state)
         num_done = done.step + 1
         if num_done % self.context.config.tracking.log_every == 0 or num_done == done.plan.steps:
-            rate = self.step_metrics.take_images_per_second()
-            self.metric_logger.log(train_record(self.state, done, rate))
+            self.metric_logger.log(train_record(self.state, done, self.step_metrics.take_speed()))
             self.state.window = Window()
 
     def _fail_if_nonfinite(self) -> None:
@@ -124,12 +130,15 @@ class Loop:
         self._take_in(self.step_metrics.flush())
         self._told_to_save = False
         if self.writer is not None:
-            self.writer.submit(self.state, self.top_checkpoints.ranked, self.training.tensors())
+            with self.context.live.stage("saving", "saving the state"):  # its copy; it is written beside training
+                self.writer.submit(self.state, self.top_checkpoints.ranked, self.training.tensors())
 
     def _validate(self, plan: PhasePlan) -> None:
         """Score the weights, keep them if they are among the best, and see whether the phase still gets better."""
-        model = self.training.scored_model
+        model, spent = self.training.scored_model, self.context.live.spent
+        before = spent.copy()
         result = validate(self.context, model, tta=())
+        self.progress.count_validation(*(spent[part] - before[part] for part in (PREDICTING, TUNING)))
         if self.context.runtime.is_main:
             self._log_validation(plan, model, result)
         epoch = round(plan.epoch_at(self.state.step), 2)
@@ -140,6 +149,7 @@ class Loop:
         if not self.state.count_validation(result.score):
             self._note_early_stop(plan)
         self.step_metrics.restart_clock()
+        self.progress.restart_clock()
 
     def _log_validation(self, plan: PhasePlan, model: UnifiedModel, result: ValidationResult) -> None:
         place = plan.place_after(self.state.step)

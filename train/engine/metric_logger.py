@@ -15,7 +15,7 @@ from train.engine.batch_plan import PhasePlan
 from train.engine.loop_state import LoopState
 from train.engine.run_context import RunContext
 from train.engine.run_folder import RunFolder
-from train.engine.step_metrics import FinishedStep
+from train.engine.step_metrics import FinishedStep, Speed
 
 logger = logging.getLogger("train.fit")
 
@@ -72,8 +72,8 @@ class MainMetricLogger:
         """Keep a record in the history, the tracker and the log; draw the curves after a validation."""
         self._history.append(record)
         self._tracker.log({k: v for k, v in record.items() if v is not None}, record["global_step"])
-        logger.info("%s", self._line(record))
-        if record["kind"] == "validation":
+        if record["kind"] == "validation":  # the live line has the losses
+            logger.info("%s", self._line(record))
             self._draw()
 
     def _draw(self) -> None:
@@ -83,20 +83,14 @@ class MainMetricLogger:
             logger.warning("%s not drawn: %s", self._curves, error)
 
     def _line(self, record: dict[str, Any]) -> str:
-        plan = self._plans[record["phase"]]
-        where = f"{plan.phase.name} {record['step']}/{plan.steps}"
-        if record["kind"] == "validation":
-            positive = record["mean_dice_positive"]
-            return (
-                f"{where}  validation: mean Dice {record['mean_dice_cross_fitted']:.4f} cross-fitted, "
-                f"{record['mean_dice']:.4f} as tuned (all empty {record['mean_dice_all_empty']:.4f}), "
-                f"positive Dice {'none' if positive is None else format(positive, '.4f')}"
-                + (f"; {record['warning']}" if record["warning"] else "")
-            )
-        loss = "skipped" if record["loss"] is None else f"{record['loss']:.4f}"
-        rate = record["images_per_second"]
-        speed = "" if rate is None else f"  {rate:.1f} images/s"
-        return f"{where}  loss {loss}  lr {record['lr']:.2e}{speed}"
+        plan, positive = self._plans[record["phase"]], record["mean_dice_positive"]
+        return (
+            f"{plan.phase.name} {record['step']}/{plan.steps}  "
+            f"validation: mean Dice {record['mean_dice_cross_fitted']:.4f} cross-fitted, "
+            f"{record['mean_dice']:.4f} as tuned (all empty {record['mean_dice_all_empty']:.4f}), "
+            f"positive Dice {'none' if positive is None else format(positive, '.4f')}"
+            + (f"; {record['warning']}" if record["warning"] else "")
+        )
 
     def log_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
         """Show pictures of the validation in the tracker."""
@@ -128,7 +122,7 @@ def open_metric_logger(context: RunContext, folder: RunFolder, state: LoopState)
     return MainMetricLogger(history, tracker, folder.curves, context.plans)
 
 
-def train_record(state: LoopState, last: FinishedStep, images_per_second: float | None) -> dict[str, Any]:
+def train_record(state: LoopState, last: FinishedStep, speed: Speed) -> dict[str, Any]:
     """The record of the steps in the window of `state`, of which `last` is the last one."""
     window = state.window
     # A window of skipped steps alone has no loss: None, since NaN is not JSON.
@@ -138,7 +132,8 @@ def train_record(state: LoopState, last: FinishedStep, images_per_second: float 
         "loss": sum(window.losses.values()) / window.steps if window.steps else None,
         **{f"loss_{h}": window.losses[h] / window.steps if window.steps else None for h in last.losses},
         "lr": last.lr,
-        "images_per_second": images_per_second,
+        "images_per_second": speed.images_per_second,
+        "data_wait": speed.data_wait,
         "nonfinite_steps": state.nonfinite_steps,
         "scaler_overflows": state.scaler_overflows,
         "bad_samples": state.bad_samples,

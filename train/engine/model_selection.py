@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from steel.storage import write_text
 from train.engine.loop_state import LoopState
 from train.engine.run_context import RunContext
 from train.engine.run_folder import RunFolder
-from train.engine.run_summary import summarise_run
+from train.engine.run_summary import short_summary, summarise_run
 from train.engine.step import TrainingState
 from train.engine.top_checkpoints import TopCheckpoints
 from train.engine.validation import ValidationResult, validate, validation_metrics
@@ -53,10 +54,11 @@ def select_model(
         if any(context.runtime.all_gather(stopped())):
             return False
         scratch.load_state_dict(weights)
-        result = validate(context, scratch, context.config.validation.tta, label=f"scoring the {name}")
+        result = validate(context, scratch, context.config.validation.tta, name=f"scoring the {name}")
         candidates.append(Candidate(name, {k: v.cpu().clone() for k, v in scratch.state_dict().items()}, result))
     if context.runtime.is_main:
-        _write_results(context, training.model.network, state, candidates, folder)
+        with context.live.stage("saving", "writing the checkpoint and the report"):
+            _write_results(context, training.model.network, state, candidates, folder)
     return True
 
 
@@ -92,7 +94,8 @@ def _write_results(
     report = "\n".join([metrics["verdict"]["sentence"], *lines, "", format_table(metrics)])
     write_text(folder.report, report + "\n")
     write_text(folder.model_card, model_card(read_header(folder.checkpoint), metrics))
-    logger.info("%s", report)
+    shipped = next(line for line in lines if line.startswith("shipped: "))
+    logger.info("%s", short_summary(context, folder, metrics, shipped, time.monotonic() - context.live.begun))
 
 
 def input_size_of(manifest: Manifest) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from steel.shards.reader import ShardReader
 from train.engine.batch_plan import PhasePlan
 from train.engine.data import FoldRows
 from train.engine.weight_initialisation import FirstWeights
+from train.live_line import LiveLine
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,5 @@ class RunContext:
     """One for each phase, in order."""
     first_weights: FirstWeights
     """What the network started from, and the inputs it expects."""
+    live: LiveLine
+    """Where rank 0 says what is under way."""

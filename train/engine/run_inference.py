@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from steel.decision import Decision
 from steel.distributed.runtime import Runtime
@@ -36,7 +35,7 @@ def collect_statistics(
     *,
     decision: Decision | None,
     workers: int,
-    progress: str | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     keeper: GalleryKeeper | None = None,
 ) -> EvaluationStatistics:
     """Score every row exactly once, whatever the world size.
@@ -52,7 +51,7 @@ def collect_statistics(
         runtime: this rank's.
         decision: also count the background under this decision; None leaves those counts out.
         workers: decoding processes per rank.
-        progress: label of a progress bar on rank 0; None shows none.
+        on_progress: is told how many of how many images are done, as if all ranks were equally fast.
         keeper: is shown every image of this rank.
 
     Returns:
@@ -67,15 +66,14 @@ def collect_statistics(
         world=runtime.world,
         workers=workers,
     )
-    is_silent = progress is None or not runtime.is_main
-    with tqdm(total=len(rows), desc=progress, unit="img", disable=is_silent, leave=False) as bar:
+    images = _image_statistics(predictor, batches, decision, reader.manifest.ignore_bit, keeper)
 
-        def advance(num: int) -> None:
-            """As if all ranks were equally fast."""
-            bar.update(min(num * runtime.world, len(rows) - bar.n))
+    def counted() -> Iterator[ImageStatistics]:
+        for done, image in enumerate(images, start=1):
+            yield image
+            on_progress(min(done * runtime.world, len(rows)), len(rows))
 
-        images = _image_statistics(predictor, batches, decision, reader.manifest.ignore_bit, keeper, advance)
-        mine = EvaluationStatistics.from_images(images, reader.manifest.num_classes, decision)
+    mine = EvaluationStatistics.from_images(counted(), reader.manifest.num_classes, decision)
     return EvaluationStatistics.concat(runtime.all_gather(mine))
 
 
@@ -85,9 +83,8 @@ def _image_statistics(
     decision: Decision | None,
     ignore_bit: int | None,
     keeper: GalleryKeeper | None,
-    advance: Callable[[int], None],
 ) -> Iterator[ImageStatistics]:
-    """Those of the images of `batches`; `advance` is told how many of them are done."""
+    """Those of the images of `batches`."""
     begun: deque[_Truth] = deque()  # of the batches that are with the predictor, in order
     for probs in predictor.stream_probabilities(_images_of(batches, begun)):
         truth = begun.popleft()
@@ -99,7 +96,6 @@ def _image_statistics(
             if keeper is not None:
                 keeper.offer(image, mask_probs, bitmask)
             yield image
-        advance(len(truth.rows))
 
 
 def _images_of(batches: Iterator[EvalBatch], begun: deque[_Truth]) -> Iterator[Tensor]:

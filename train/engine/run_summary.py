@@ -1,13 +1,17 @@
 """What a run did, in plain words: balance of the data, early stopping, which weights were shipped, how they decide."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from steel.config import SamplingConfig
+from steel.reports.tables import format_columns
 from steel.thresholds.tuning import Tuning
 from train.engine.loop_state import LoopState
 from train.engine.run_context import RunContext
+from train.engine.run_folder import RunFolder
+from train.live_line import format_duration
 
 
 def summarise_run(
@@ -38,6 +42,55 @@ def summarise_run(
     lines += tuning.explanation
     lines += [f"auto: {option}: {reason}" for option, reason in context.config.reasons.items()]
     return lines
+
+
+MOST_CLASSES = 5
+"""So many classes stand in the summary of a run; its report has them all."""
+
+
+def short_summary(
+    context: RunContext, folder: RunFolder, metrics: Mapping[str, Any], shipped: str, seconds: float
+) -> str:
+    """The end of a run on the screen, in a dozen lines: verdict, classes, where the time went, where things are.
+
+    Args:
+        context: of the run.
+        folder: of the run.
+        metrics: of the validation folds, as `metrics.json`.
+        shipped: one line on the weights that were chosen.
+        seconds: that this attempt took.
+    """
+    names = sorted(metrics["dice_per_class"], key=lambda name: -metrics["true_images_per_class"][name])
+    rows = [["class", "images true", "predicted", "Dice", "positive Dice"]]
+    for name in names[:MOST_CLASSES]:
+        positive = metrics["dice_positive_per_class"][name]
+        rows.append(
+            [
+                name,
+                f"{metrics['true_images_per_class'][name]:,}",
+                f"{metrics['predicted_images_per_class'][name]:,}",
+                f"{metrics['dice_per_class'][name]:.4f}",
+                "-" if positive is None else f"{positive:.4f}",
+            ]
+        )
+    spent = ", ".join(
+        f"{kind} {format_duration(s)}"
+        for kind, s in sorted(context.live.spent.items(), key=lambda item: -item[1])
+        if s >= 1
+    )
+    lines = [metrics["verdict"]["sentence"], shipped, *format_columns(rows).splitlines()]
+    if len(names) > MOST_CLASSES:
+        lines.append(f"and {len(names) - MOST_CLASSES} rarer classes: see report.txt")
+    lines.append(f"took {format_duration(seconds)}" + (f", of which {spent}" if spent else ""))
+    lines.append(f"model    {folder.checkpoint}, with {folder.model_card.name}")
+    lines.append(f"report   {folder.report}, with {folder.curves.name} and validation.json")
+    if len(context.rows.test):
+        folds = ",".join(map(str, context.config.folds.test))
+        lines.append(
+            f"next     python -m train.evaluate --checkpoint {folder.checkpoint} --data {context.reader.root} "
+            f"--folds {folds} --out {folder.root / 'test'}"
+        )
+    return "\n".join(lines)
 
 
 def explain_balance(areas: np.ndarray, names: Sequence[str]) -> str:

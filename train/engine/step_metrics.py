@@ -29,6 +29,8 @@ class FinishedStep:
     """Skipped in fp16 although its loss is finite: the scaler is looking for its scale."""
     bad_samples: int
     """Samples that the loaders had to replace."""
+    data_wait: float
+    """Seconds in which the step waited for its samples, mean over ranks."""
     told_to_stop: bool
     """Some rank had received a stop signal when the step was launched."""
     save_due: bool
@@ -49,9 +51,20 @@ class _Pending:
     heads: tuple[str, ...]
     rows: torch.Tensor
     bad_samples: int
+    data_wait: float
     told_to_stop: bool
     save_due: bool
     end: Moment
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of the steps of a window."""
+
+    images_per_second: float | None
+    """None when there is no time to divide by."""
+    data_wait: float | None
+    """The share of the time in which steps waited for samples, 0 to 1."""
 
 
 class StepMetrics:
@@ -63,16 +76,35 @@ class StepMetrics:
         self._fp16 = fp16
         self._stopwatch = Stopwatch(runtime.device)
         self._pending: _Pending | None = None
+        self._waited = 0.0
 
     def push(
-        self, plan: PhasePlan, step: int, lr: float, sums: StepSums, *, save_due: bool = False
+        self,
+        plan: PhasePlan,
+        step: int,
+        lr: float,
+        sums: StepSums,
+        *,
+        save_due: bool = False,
+        data_wait: float = 0.0,
     ) -> FinishedStep | None:
-        """Begin to read `step` and finish the step before it, if there is one; `save_due` reaches all ranks with it."""
+        """Begin to read `step`, and finish the step before it, if there is one.
+
+        Args:
+            plan: of the phase.
+            step: its number in the phase.
+            lr: the rate that it was taken at.
+            sums: what this rank saw.
+            save_due: this rank's clock says that it is time to save; reaches all ranks with the step.
+            data_wait: seconds in which this rank waited for the step's samples.
+        """
         end = self._stopwatch.lap()
         totals = torch.stack([*sums.losses.values(), sums.skipped.double()])
         figures = HostCopy(torch.cat([totals, sums.sample_losses.double()]))
         heads, is_told = tuple(sums.losses), self._signals.received
-        begun = _Pending(plan, step, lr, figures, heads, sums.rows, sums.bad_samples, is_told, save_due, end)
+        begun = _Pending(
+            *(plan, step, lr, figures, heads, sums.rows, sums.bad_samples, data_wait, is_told, save_due, end)
+        )
         finished = self.flush()
         self._pending = begun
         return finished
@@ -83,9 +115,10 @@ class StepMetrics:
             return None
         pending, self._pending = self._pending, None
         *totals, is_skipped = pending.figures.read()[: len(pending.heads) + 1]
-        counts = pending.told_to_stop, pending.bad_samples, pending.save_due
-        mine = (*totals, is_skipped / self._runtime.world, *map(float, counts))
-        *losses, skipped, told_to_stop, bad_samples, save_due = self._runtime.sum_numbers(mine)
+        counts, world = (pending.told_to_stop, pending.bad_samples, pending.save_due), self._runtime.world
+        mine = (*totals, is_skipped / world, *map(float, counts), pending.data_wait / world)
+        *losses, skipped, told_to_stop, bad_samples, save_due, data_wait = self._runtime.sum_numbers(mine)
+        self._waited += data_wait
         self._stopwatch.add(pending.plan.phase.batch_size, pending.end)
         return FinishedStep(
             plan=pending.plan,
@@ -95,19 +128,25 @@ class StepMetrics:
             skipped=skipped > 0.5,
             is_overflow=self._fp16 and skipped > 0.5 and sum(losses) < float("inf"),
             bad_samples=round(bad_samples),
+            data_wait=data_wait,
             told_to_stop=told_to_stop > 0,
             save_due=save_due > 0,
             suspects=_suspects(pending) if skipped > 0.5 else [],
         )
 
-    def take_images_per_second(self) -> float | None:
-        """Of the steps finished since the last call or restart; None when there is no time to divide by."""
-        return self._stopwatch.take_rate()
+    def take_speed(self) -> Speed:
+        """Of the steps finished since the last call or restart."""
+        (images, seconds), waited = self._stopwatch.take(), self._waited
+        self._waited = 0.0
+        if seconds <= 0:
+            return Speed(None, None)
+        return Speed(round(images / seconds, 2), round(min(1.0, waited / seconds), 4))
 
     def restart_clock(self) -> None:
         """Leave out what came between two steps, such as a validation, from the next images per second."""
         assert self._pending is None, "a step under way would be timed from the wrong moment"
         self._stopwatch.start()
+        self._waited = 0.0
 
 
 def _suspects(pending: _Pending) -> list[int]:

@@ -1,8 +1,12 @@
-"""Images a second: how long steps took on the device, which has a step still to do when the host goes on."""
+"""How long steps take on the device, which has one still to do when the host goes on, and wait for their data."""
 
 import time
+from collections.abc import Iterator
+from typing import Generic, TypeVar
 
 import torch
+
+Item = TypeVar("Item")
 
 Moment = float | torch.cuda.Event
 
@@ -44,8 +48,33 @@ class Stopwatch:
         self._seconds += seconds_between(self._since, end)
         self._since = end
 
-    def take_rate(self) -> float | None:
-        """Images a second of the steps since the last rate or start; None when there is no time to divide by."""
+    def take(self) -> tuple[int, float]:
+        """Images and seconds of the steps since the last call or start."""
         images, seconds = self._images, self._seconds
         self._images, self._seconds = 0, 0.0
-        return round(images / seconds, 2) if seconds > 0 else None
+        return images, seconds
+
+
+class TimedIterator(Generic[Item]):
+    """An iterator that knows how long its consumer has waited for it: time of the host alone."""
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._items = items
+        self._waited = 0.0
+
+    def __iter__(self) -> "TimedIterator[Item]":
+        """Itself."""
+        return self
+
+    def __next__(self) -> Item:
+        """The next item."""
+        begun = time.perf_counter()
+        try:
+            return next(self._items)
+        finally:
+            self._waited += time.perf_counter() - begun
+
+    def take_seconds(self) -> float:
+        """Waited for since the last call."""
+        waited, self._waited = self._waited, 0.0
+        return waited

@@ -13,6 +13,7 @@ from steel.reports.evaluation import build_metrics, build_validation_scores
 from steel.thresholds.tuning import Tuning, tune_thresholds
 from train.engine.run_context import RunContext
 from train.engine.run_inference import collect_statistics
+from train.engine.run_progress import PREDICTING, TUNING
 from train.engine.visualise import choose_examples, draw_examples
 
 
@@ -30,7 +31,7 @@ class ValidationResult:
 
 
 def validate(
-    context: RunContext, model: UnifiedModel, tta: tuple[str, ...], *, label: str | None = None
+    context: RunContext, model: UnifiedModel, tta: tuple[str, ...], *, name: str = PREDICTING
 ) -> ValidationResult:
     """Predict the validation folds and tune the decision on them; depends on weights and data alone.
 
@@ -38,28 +39,31 @@ def validate(
         context: of the run; all ranks take part, and each has the same result.
         model: rank 0's weights count; the other ranks are given them.
         tta: flipped views to average with the plain one.
-        label: of a progress bar on rank 0; None shows none.
+        name: what the live line calls it.
     """
     context.runtime.broadcast_tensors(model)
-    statistics = collect_statistics(
-        _predictor(context, model, tta),
-        context.reader,
-        context.rows.validation,
-        context.runtime,
-        decision=None,
-        workers=count_workers(context.config.runtime.workers),
-        progress=label,
-    )
-    index = context.reader.index
-    tuning = context.runtime.on_main(
-        lambda: tune_thresholds(
-            statistics,
-            training_areas=index.areas[context.rows.train],
-            groups=index.group[statistics.rows],
-            tta=tta,
-            class_names=context.reader.manifest.class_names,
+    with context.live.stage(PREDICTING, name, "images") as on_progress:
+        statistics = collect_statistics(
+            _predictor(context, model, tta),
+            context.reader,
+            context.rows.validation,
+            context.runtime,
+            decision=None,
+            workers=count_workers(context.config.runtime.workers),
+            on_progress=on_progress,
         )
-    )
+    index = context.reader.index
+    with context.live.stage(TUNING) as on_progress:
+        tuning = context.runtime.on_main(
+            lambda: tune_thresholds(
+                statistics,
+                training_areas=index.areas[context.rows.train],
+                groups=index.group[statistics.rows],
+                tta=tta,
+                class_names=context.reader.manifest.class_names,
+                on_progress=on_progress,
+            )
+        )
     return ValidationResult(statistics, tuning)
 
 

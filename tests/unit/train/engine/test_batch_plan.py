@@ -25,6 +25,13 @@ def test_a_phase_is_a_whole_number_of_steps() -> None:
     assert second.first_global_step == 3
 
 
+@given(st.floats(0.1, 8), st.integers(1, 60), st.integers(1, 12), st.floats(0.05, 3), st.integers(0, 30))
+def test_validations_to_come_are_counted(epochs: float, length: int, size: int, every: float, done: int) -> None:
+    (plan,) = plan_phases((phase(epochs, size, 1),), [length], every_epochs=every, rank=0, world=1)
+    expected = sum(plan.validates_after(step) for step in range(done, plan.steps))
+    assert plan.validations_after(done) == expected
+
+
 def test_validations_fall_at_each_epoch_and_at_the_end() -> None:
     (plan,) = plan_phases((phase(2.1),), [20], every_epochs=1, rank=0, world=1)
     assert plan.steps == 6  # 42 samples

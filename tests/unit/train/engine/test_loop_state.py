@@ -9,7 +9,7 @@ from steel.errors import InputError
 from train.engine.batch_plan import PhasePlan
 from train.engine.loop_state import OVERFLOW_PATIENCE, LoopState, Window
 from train.engine.metric_logger import train_record
-from train.engine.step_metrics import FinishedStep
+from train.engine.step_metrics import FinishedStep, Speed
 from train.presets import SMOKE
 
 PLAN = PhasePlan(1, replace(SMOKE.phases[0], epochs=1000), 16, 8, 30, range(4))
@@ -17,7 +17,7 @@ PLAN = PhasePlan(1, replace(SMOKE.phases[0], epochs=1000), 16, 8, 30, range(4))
 
 def finished(step: int = 0, **changes: Any) -> FinishedStep:
     losses = {"segmentation": changes.pop("segmentation", 0.75), "boundary": 0.25}
-    usual = FinishedStep(PLAN, step, 1e-3, losses, False, False, 0, False, False, [])
+    usual = FinishedStep(PLAN, step, 1e-3, losses, False, False, 0, 0.0, False, False, [])
     return replace(usual, **changes)
 
 
@@ -29,7 +29,7 @@ def test_a_record_is_the_mean_over_the_steps_of_its_window() -> None:
     state = LoopState(nonfinite_steps=5, scaler_overflows=6, bad_samples=1)
     for step, loss in enumerate((1.0, 2.0, 3.0, 6.0)):
         assert not state.count_step(finished(step, segmentation=loss, bad_samples=1))
-    assert train_record(state, finished(3, lr=0.5), 40.0) == {
+    assert train_record(state, finished(3, lr=0.5), Speed(40.0, 0.25)) == {
         "kind": "train",
         "phase": 1,
         "step": 4,
@@ -40,6 +40,7 @@ def test_a_record_is_the_mean_over_the_steps_of_its_window() -> None:
         "loss_boundary": 0.25,
         "lr": 0.5,
         "images_per_second": 40.0,
+        "data_wait": 0.25,
         "nonfinite_steps": 5,
         "scaler_overflows": 6,
         "bad_samples": 5,
@@ -49,7 +50,7 @@ def test_a_record_is_the_mean_over_the_steps_of_its_window() -> None:
 def test_a_window_of_skipped_steps_alone_has_no_loss() -> None:
     state = LoopState()
     state.count_step(NONFINITE)
-    record = train_record(state, NONFINITE, None)
+    record = train_record(state, NONFINITE, Speed(None, None))
     assert [record[name] for name in ("loss", "loss_segmentation", "loss_boundary")] == [None] * 3
 
 

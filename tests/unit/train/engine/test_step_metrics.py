@@ -1,7 +1,7 @@
 """What all ranks saw in a step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,7 +10,8 @@ import torch
 from steel.distributed.signals import StopSignals
 from train.engine.batch_plan import PhasePlan
 from train.engine.step import StepSums
-from train.engine.step_metrics import FinishedStep, StepMetrics
+from train.engine.step_metrics import FinishedStep, Speed, StepMetrics
+from train.engine.stopwatch import TimedIterator
 from train.presets import SMOKE
 
 PLAN = PhasePlan(0, replace(SMOKE.phases[0], epochs=1000), 8, 8, 0, range(4))
@@ -114,10 +115,10 @@ def test_images_per_second_are_those_of_the_steps_since_the_last_rate(monkeypatc
         clock.now += step + 1
         done = watched.push(PLAN, step, 1e-3, sums())
         if done is not None and (done.step + 1) % 4 == 0:
-            rates.append(watched.take_images_per_second())
+            rates.append(watched.take_speed().images_per_second)
     clock.now += 50  # the state, written before the last step is read
     watched.flush()
-    assert [*rates, watched.take_images_per_second()] == [3.2, 1.23, 0.89]  # 32 / 10, 32 / 26, 8 / 9
+    assert [*rates, watched.take_speed().images_per_second] == [3.2, 1.23, 0.89]  # 32 / 10, 32 / 26, 8 / 9
 
 
 def test_a_validation_is_left_out_of_images_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +133,46 @@ def test_a_validation_is_left_out_of_images_per_second(monkeypatch: pytest.Monke
             clock.now += 500
             watched.restart_clock()
     watched.flush()
-    assert watched.take_images_per_second() == 4.0
+    assert watched.take_speed().images_per_second == 4.0
+
+
+def test_the_share_of_time_that_steps_wait_for_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps of 4 s, of which 1, 2 and 0 s are waits; then one of 2 s that waits for all of it."""
+    clock = Clock(monkeypatch)
+    watched = step_metrics()
+    watched.restart_clock()
+    waits = [1.0, 2.0, 0.0]
+    for step, wait in enumerate(waits):
+        clock.now += 4
+        watched.push(PLAN, step, 1e-3, sums(), wait)
+    done = watched.flush()
+    assert done is not None and done.data_wait == 0.0
+    assert watched.take_speed().data_wait == 0.25
+    clock.now += 2
+    watched.push(PLAN, 3, 1e-3, sums(), 2.0)
+    watched.flush()
+    assert watched.take_speed().data_wait == 1.0
+
+
+def test_the_wait_for_data_is_the_mean_over_ranks() -> None:
+    watched = step_metrics(runtime=TwoRanks())
+    watched.push(PLAN, 0, 1e-3, sums(), 3.0)
+    done = watched.flush()
+    assert done is not None and done.data_wait == 3.0
+
+
+def test_an_iterator_knows_how_long_it_was_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+
+    def slow() -> Iterator[int]:
+        for seconds in (1, 2, 5):
+            clock.now += seconds
+            yield seconds
+
+    timed = TimedIterator(slow())
+    assert [next(timed), next(timed)] == [1, 2]
+    clock.now += 100  # the consumer's own time
+    assert (timed.take_seconds(), list(timed), timed.take_seconds()) == (3.0, [5], 5.0)
 
 
 def test_no_time_gives_no_images_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +180,7 @@ def test_no_time_gives_no_images_per_second(monkeypatch: pytest.MonkeyPatch) -> 
     Clock(monkeypatch)
     watched = step_metrics()
     watch(watched, *[sums()] * 4)
-    assert watched.take_images_per_second() is None
+    assert watched.take_speed() == Speed(None, None)
 
 
 def test_a_stop_signal_of_another_rank_is_seen_one_step_late() -> None:
