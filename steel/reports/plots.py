@@ -1,44 +1,50 @@
 """Curves of a run. Without torch."""
 
 import io
+import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from steel.images.pictures import hex_colour
 from steel.metrics.table import METRICS
 from steel.storage import write_bytes
 
+Record = Mapping[str, Any]
 
-def plot_history(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Draw a run's curves: losses, scores, rate and speed over steps.
+
+def plot_history(records: Sequence[Record], path: str | os.PathLike[str]) -> None:
+    """Draw a run's curves: losses, scores, rate and speed over epochs.
 
     Args:
-        records: as in `history.jsonl`: `kind` is `train` or `validation`, `global_step` the place on the axis. Values
-            that are missing or None are left out.
+        records: as in `history.jsonl`: `kind` is `train` or `validation`; `phase` and `epoch` are the place on the
+            axis. Values that are missing or None are left out.
         path: PNG to write; at once and whole.
     """
     write_bytes(path, encode_figure(draw_history(records)))
 
 
-def draw_history(records: Sequence[Mapping[str, Any]]) -> Any:
-    """The same as a matplotlib figure: losses, scores, classes, and rate and speed in its four panels."""
-    train = [record for record in records if record.get("kind") == "train"]
-    validation = [record for record in records if record.get("kind") == "validation"]
-    figure = new_figure(12, 7)
-    panels = figure.subplots(2, 2)
-    _plot_losses(panels[0, 0], train)
-    _plot_scores(panels[0, 1], validation)
-    _plot_classes(panels[1, 0], validation)
-    _plot_speed(panels[1, 1], train)
-    starts = _phase_starts(records)
-    for panel in panels.flat:
-        for start in starts[1:]:
-            panel.axvline(start, color="0.6", linewidth=0.8, linestyle=":")
-        panel.set_xlabel("step")
+def draw_history(records: Sequence[Record]) -> Any:
+    """The same as a matplotlib figure: a panel for each kind of figure that there is."""
+    phases = _place_phases(records)
+    painters = [painter for painter in _PANELS if painter(phases, None)]
+    rows = max(1, math.ceil(len(painters) / 2))
+    figure = new_figure(12, 3.6 * rows)
+    if not painters:
+        figure.text(0.5, 0.5, "no figures yet", ha="center", va="center", color="0.4", fontsize=14)
+        return figure
+    panels = list(figure.subplots(rows, min(2, len(painters)), squeeze=False).flat)
+    for panel in panels[len(painters) :]:
+        panel.remove()
+    for painter, panel in zip(painters, panels, strict=False):
+        painter(phases, panel)
+        _mark_phases(panel, phases)
+        panel.set_xlabel("epoch")
         panel.grid(alpha=0.25)
-    figure.suptitle("Training curves" if len(starts) < 2 else "Training curves (dotted: a new phase)", fontsize=12)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(fontsize=8, framealpha=0.6)
     return figure
 
 
@@ -56,48 +62,113 @@ def encode_figure(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _series(
-    records: Sequence[Mapping[str, Any]], name: str, part: str | None = None
-) -> tuple[list[float], list[float]]:
-    """Steps and values of the records that have a finite number under `name`, or under `part` of the mapping there."""
-    steps, values = [], []
-    for record in records:
-        value = record.get(name)
-        if part is not None:
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, int | float) and math.isfinite(value):
-            steps.append(float(record.get("global_step", record.get("step", 0))))
-            values.append(float(value))
-    return steps, values
+@dataclass(frozen=True)
+class _Phase:
+    """What a phase has recorded."""
+
+    number: int
+    start: float
+    """Epochs of all phases before it."""
+    end: float
+    train: list[Record]
+    validation: list[Record]
+
+    def series(self, kind: str, name: str, part: str | None = None) -> tuple[list[float], list[float]]:
+        """Epochs of the run, and values, of the records that have a finite number under `name`, or under `part` of the
+        mapping there."""
+        x, y = [], []
+        for record in self.train if kind == "train" else self.validation:
+            value = record.get(name)
+            if part is not None:
+                value = value.get(part) if isinstance(value, Mapping) else None
+            if isinstance(value, int | float) and math.isfinite(value):
+                x.append(self.start + _epoch(record))
+                y.append(float(value))
+        return x, y
 
 
-def _phase_starts(records: Sequence[Mapping[str, Any]]) -> list[float]:
-    """The step before each phase's first record."""
-    starts: dict[Any, float] = {}
-    last = 0.0
-    for record in records:
-        if record.get("phase") not in starts:
-            starts[record.get("phase")] = last
-        last = float(record.get("global_step", record.get("step", last)))
-    return list(starts.values())
+def _place_phases(records: Sequence[Record]) -> list[_Phase]:
+    """The phases one after another on one axis of epochs, each as long as it has been trained."""
+    phases: list[_Phase] = []
+    for number in sorted({record["phase"] for record in records if "phase" in record}):
+        mine = [record for record in records if record.get("phase") == number]
+        start = phases[-1].end if phases else 0.0
+        end = start + max(_epoch(record) for record in mine)
+        kinds = ([r for r in mine if r.get("kind") == kind] for kind in ("train", "validation"))
+        phases.append(_Phase(number, start, end, *kinds))
+    return phases
 
 
-_LOSS_STYLES: dict[str, dict[str, Any]] = {
-    "loss": {"color": "0.15", "linewidth": 1.8},
-    "loss_segmentation": {"color": "tab:green"},
-    "loss_classification": {"color": "tab:orange"},
-}
+def _epoch(record: Record) -> float:
+    epoch = record.get("epoch")
+    return float(epoch) if isinstance(epoch, int | float) and math.isfinite(epoch) else 0.0
+
+
+def _mark_phases(panel: Any, phases: Sequence[_Phase]) -> None:
+    """A line where a phase begins, and its number above; nothing for a single phase."""
+    if len(phases) < 2:
+        return
+    for phase in phases:
+        if phase.start > 0:
+            panel.axvline(phase.start, color="0.5", linewidth=0.9, linestyle=":")
+        panel.annotate(
+            f"phase {phase.number + 1}",
+            ((phase.start + phase.end) / 2, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7,
+            color="0.4",
+        )
+
+
+def _draw(panel: Any, phases: Sequence[_Phase], kind: str, name: str, part: str | None = None, **style: Any) -> bool:
+    """Draw a figure; whether there is any of it. With no panel nothing is drawn.
+
+    Scores mean the same in every phase, and take one line. All else takes a line per phase.
+    """
+    lines = [(x, y) for x, y in (phase.series(kind, name, part) for phase in phases) if x]
+    if lines and kind == "validation" and not name.startswith("loss"):
+        x, y = (list(itertools.chain(*values)) for values in zip(*lines, strict=True))
+        lines = [(x, y)]
+    if panel is not None:
+        label = style.pop("label", None)
+        for number, (x, y) in enumerate(lines):
+            alone = {} if len(x) > 1 or "marker" in style else {"marker": "."}
+            panel.plot(x, y, label=label if number == 0 else None, **style, **alone)
+    return bool(lines)
+
+
+_LOSS_COLOURS = {"loss": "0.15", "loss_segmentation": "tab:green", "loss_classification": "tab:orange"}
 """Of the losses that every run has; those of further heads take matplotlib's colours in turn."""
 
 
-def _plot_losses(panel: Any, train: Sequence[Mapping[str, Any]]) -> None:
-    heads = dict.fromkeys(name for record in train for name in record if name.startswith("loss_"))
-    for name, label in {"loss": "all", **{name: name.removeprefix("loss_") for name in heads}}.items():
-        x, y = _series(train, name)
-        if x:
-            panel.plot(x, y, label=label, **_LOSS_STYLES.get(name, {}))
-    panel.set_title("Training loss")
-    _legend(panel)
+def _paint_losses(phases: Sequence[_Phase], panel: Any) -> bool:
+    """Each phase has losses of its own, which no line joins."""
+    if panel is not None:
+        panel.set_title("Loss", pad=14)
+    records = [record for phase in phases for record in (*phase.train, *phase.validation)]
+    heads = dict.fromkeys(name for record in records for name in record if name.startswith("loss_"))
+    others = itertools.cycle(["tab:purple", "tab:pink", "tab:olive", "tab:cyan"])
+    drawn = []
+    for name in ("loss", *(heads if len(heads) > 1 else ())):
+        colour = _LOSS_COLOURS.get(name) or next(others)
+        words = "all" if name == "loss" else name.removeprefix("loss_")
+        width = 1.8 if name == "loss" else 1.1
+        drawn.append(_draw(panel, phases, "train", name, label=words, color=colour, linewidth=width))
+        drawn.append(
+            _draw(
+                *(panel, phases, "validation", name),
+                label=f"{words}, validation",
+                color=colour,
+                linewidth=width,
+                linestyle="--",
+                marker="o",
+                markersize=3.5,
+            )
+        )
+    return any(drawn)
 
 
 _SCORE_STYLES: dict[str, dict[str, Any]] = {
@@ -110,42 +181,74 @@ _SCORE_STYLES: dict[str, dict[str, Any]] = {
 """Of the scores that every run has."""
 
 
-def _plot_scores(panel: Any, validation: Sequence[Mapping[str, Any]]) -> None:
+def _paint_scores(phases: Sequence[_Phase], panel: Any) -> bool:
+    if panel is not None:
+        panel.set_title("Validation scores", pad=14)
+        panel.set_ylim(0, 1)
     curves = {name: metric.curve for name, metric in METRICS.items() if metric.curve}
-    for name, label in {**curves, "mean_dice_cross_fitted": "mean Dice, cross-fitted"}.items():
-        x, y = _series(validation, name)
-        if x:
-            panel.plot(x, y, label=label, markersize=4, **_SCORE_STYLES.get(name, {"marker": "."}))
-    panel.set_title("Validation")
-    panel.set_ylim(0, 1)
-    _legend(panel)
+    drawn = [
+        _draw(
+            *(panel, phases, "validation", name),
+            label=label,
+            **{"markersize": 4, **_SCORE_STYLES.get(name, {"marker": "."})},
+        )
+        for name, label in {**curves, "mean_dice_cross_fitted": "mean Dice, cross-fitted"}.items()
+    ]
+    return any(drawn)
 
 
-def _plot_classes(panel: Any, validation: Sequence[Mapping[str, Any]]) -> None:
-    scores = [record.get("dice_positive_per_class") for record in validation]
-    names = list(dict.fromkeys(name for score in scores if isinstance(score, Mapping) for name in score))
-    for class_id, name in enumerate(names, start=1):
-        x, y = _series(validation, "dice_positive_per_class", name)
-        panel.plot(x, y, color=hex_colour(class_id), marker="o", markersize=4, label=name)
-    panel.set_title("Positive Dice by class")
-    panel.set_ylim(0, 1)
-    _legend(panel)
+def _paint_classes(name: str, title: str) -> Callable[[Sequence[_Phase], Any], bool]:
+    """A painter of a score that each class has."""
+
+    def paint(phases: Sequence[_Phase], panel: Any) -> bool:
+        if panel is not None:
+            panel.set_title(title, pad=14)
+            panel.set_ylim(0, 1)
+        scores = [record.get(name) for phase in phases for record in phase.validation]
+        classes = list(dict.fromkeys(key for score in scores if isinstance(score, Mapping) for key in score))
+        styles = [
+            {"color": "0.15", "linestyle": "--"} if key == "any" else {"color": hex_colour(class_id)}
+            for class_id, key in enumerate(classes, start="any" not in classes)
+        ]
+        drawn = [
+            _draw(panel, phases, "validation", name, key, label=key, marker="o", markersize=4, **style)
+            for key, style in zip(classes, styles, strict=True)
+        ]
+        return any(drawn)
+
+    return paint
 
 
-def _plot_speed(panel: Any, train: Sequence[Mapping[str, Any]]) -> None:
-    x, y = _series(train, "lr")
-    panel.plot(x, y, color="tab:blue")
+def _paint_rate(phases: Sequence[_Phase], panel: Any) -> bool:
+    if panel is not None:
+        panel.set_title("Learning rate", pad=14)
+        panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        panel.set_ylim(bottom=0, auto=True)
+    return _draw(panel, phases, "train", "lr", color="tab:blue")
+
+
+def _paint_speed(phases: Sequence[_Phase], panel: Any) -> bool:
+    if panel is None:
+        return _draw(None, phases, "train", "images_per_second")
+    panel.set_title("Speed", pad=14)
+    panel.set_ylabel("images/s")
+    drawn = _draw(panel, phases, "train", "images_per_second", label="images/s", color="tab:brown", linewidth=1)
     panel.set_ylim(bottom=0)
-    panel.set_ylabel("learning rate", color="tab:blue")
-    panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    other = panel.twinx()
-    x, y = _series(train, "images_per_second")
-    other.plot(x, y, color="tab:brown", linewidth=1)
-    other.set_ylabel("images/s", color="tab:brown")
-    other.set_ylim(bottom=0)
-    panel.set_title("Learning rate and speed")
+    if _draw(None, phases, "train", "data_wait"):
+        other = panel.twinx()
+        _draw(other, phases, "train", "data_wait", color="tab:cyan", linewidth=1)
+        panel.plot([], [], color="tab:cyan", linewidth=1, label="share of time waiting for data")
+        other.set_ylim(0, 1)
+        other.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    return drawn
 
 
-def _legend(panel: Any) -> None:
-    if panel.lines:
-        panel.legend(fontsize=8, framealpha=0.6)
+_PANELS: tuple[Callable[[Sequence[_Phase], Any], bool], ...] = (
+    _paint_losses,
+    _paint_scores,
+    _paint_classes("dice_positive_per_class", "Positive Dice by class"),
+    _paint_classes("f1", "F1 of the classification head"),
+    _paint_rate,
+    _paint_speed,
+)
+"""Each draws its panel, and says whether it has anything to draw; given no panel, it only says."""

@@ -1,7 +1,7 @@
 """The training loop: steps, validations, states, stop signals, in the order they happen."""
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 
 from steel.errors import SharedError, out_of_memory_as
@@ -19,6 +19,7 @@ from train.engine.step_metrics import FinishedStep, StepMetrics
 from train.engine.stopwatch import TimedIterator
 from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
 from train.engine.validation import ValidationResult, draw_validation, validate, validation_scores
+from train.engine.validation_loss import validation_loss
 
 LESS_MEMORY = "a smaller phases.N.micro-batch needs less at the same batch size"
 
@@ -138,9 +139,10 @@ class Loop:
         model, spent = self.training.scored_model, self.context.live.spent
         before = spent.copy()
         result = validate(self.context, model, tta=())
+        losses = validation_loss(self.context, self.training, model, plan)
         self.progress.count_validation(*(spent[part] - before[part] for part in (PREDICTING, TUNING)))
         if self.context.runtime.is_main:
-            self._log_validation(plan, model, result)
+            self._log_validation(plan, model, result, losses)
         epoch = round(plan.epoch_at(self.state.step), 2)
         offered = TopCheckpoint(result.score, plan.number, self.state.step, epoch)
         self.top_checkpoints.offer(offered, model.state_dict())
@@ -151,9 +153,12 @@ class Loop:
         self.step_metrics.restart_clock()
         self.progress.restart_clock()
 
-    def _log_validation(self, plan: PhasePlan, model: UnifiedModel, result: ValidationResult) -> None:
+    def _log_validation(
+        self, plan: PhasePlan, model: UnifiedModel, result: ValidationResult, losses: Mapping[str, float]
+    ) -> None:
         place = plan.place_after(self.state.step)
-        self.metric_logger.log({"kind": "validation", **place, **validation_scores(self.context, result)})
+        by_head = {"loss": sum(losses.values()), **{f"loss_{head}": loss for head, loss in losses.items()}}
+        self.metric_logger.log({"kind": "validation", **place, **by_head, **validation_scores(self.context, result)})
         self.metric_logger.log_images(*draw_validation(self.context, model, result), place["global_step"])
 
     def _is_out_of_patience(self) -> bool:

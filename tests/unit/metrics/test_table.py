@@ -65,7 +65,7 @@ def test_a_metric_of_the_table_is_found_wherever_a_user_would_look(statistics: E
     record = build_validation_scores(statistics, decision, decide(statistics, decision), class_names=NAMES)
     assert record["defective"] == metrics["defective"] and record["largest"] == metrics["largest"]
     figure = draw_history([{"kind": "validation", "phase": 0, "step": 1, "global_step": 1, **record}])
-    curves = {line.get_label(): list(line.get_ydata()) for line in figure.axes[1].lines}
+    curves = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
     assert curves["defective share"] == [metrics["defective"]]
     assert curves["mean Dice as tuned"] == [metrics["mean_dice"]]
 

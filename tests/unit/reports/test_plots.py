@@ -1,11 +1,13 @@
 """Overlays, contact sheets and curves, looked at pixel by pixel."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from steel.images.pictures import class_colour, contact_sheet, draw_overlay, save_contact_sheet
-from steel.reports.plots import plot_history
+from steel.reports.plots import draw_history, plot_history
 
 
 def _masks(height: int = 60, width: int = 100) -> np.ndarray:
@@ -95,4 +97,58 @@ def test_contact_sheet_is_written_whole_with_readable_captions(tmp_path) -> None
 def test_curves_are_drawn_from_whatever_there_is(tmp_path, records) -> None:
     path = tmp_path / "curves.png"
     plot_history(records, path)
-    assert Image.open(path).size == (1320, 770)
+    assert Image.open(path).width == 1320
+
+
+def history() -> list[dict[str, Any]]:
+    """Two phases: 2 epochs in 4 steps, then half an epoch in 2."""
+    places = [(0, 1, 0.5), (0, 2, 1.0), (0, 3, 1.5), (0, 4, 2.0), (1, 1, 0.25), (1, 2, 0.5)]
+    records: list[dict[str, Any]] = []
+    for global_step, (phase, step, epoch) in enumerate(places, start=1):
+        place = {"phase": phase, "step": step, "global_step": global_step, "epoch": epoch}
+        loss = 10 * phase + step
+        records.append({"kind": "train", **place, "loss": loss, "lr": 0.1, "images_per_second": 5.0, "data_wait": 0.25})
+        if step % 2 == 0:
+            scores = {"mean_dice": 0.5 + global_step / 100, "dice_positive_per_class": {"a": 0.5, "b": None}}
+            records.append({"kind": "validation", **place, "loss": loss + 1, **scores})
+    return records
+
+
+def panel_of(records: list[dict[str, Any]], title: str) -> Any:
+    (panel,) = [axes for axes in draw_history(records).axes if axes.get_title() == title]
+    return panel
+
+
+def test_epochs_are_on_the_axis_and_no_line_joins_the_losses_of_two_phases() -> None:
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in panel_of(history(), "Loss").lines]
+    assert lines[:4] == [
+        ([0.5, 1.0, 1.5, 2.0], [1, 2, 3, 4]),
+        ([2.25, 2.5], [11, 12]),
+        ([1.0, 2.0], [3, 5]),  # of the validation
+        ([2.5], [13]),
+    ]
+    labels = panel_of(history(), "Loss").get_legend_handles_labels()[1]
+    assert labels == ["all", "all, validation"]
+
+
+def test_scores_go_on_from_phase_to_phase() -> None:
+    (line,) = panel_of(history(), "Validation scores").lines[:1]
+    assert list(line.get_xdata()) == [1.0, 2.0, 2.5]
+    assert list(line.get_ydata()) == [0.52, 0.54, 0.56]
+
+
+def test_phases_are_marked_in_every_panel() -> None:
+    for panel in draw_history(history()).axes:
+        if panel.get_title():
+            assert [text.get_text() for text in panel.texts] == ["phase 1", "phase 2"]
+            assert any(list(line.get_xdata()) == [2.0, 2.0] for line in panel.lines)
+
+
+def test_no_panel_is_empty() -> None:
+    titles = [axes.get_title() for axes in draw_history(history()).axes]
+    assert [title for title in titles if title] == [
+        *("Loss", "Validation scores", "Positive Dice by class", "Learning rate", "Speed")
+    ]
+    (only,) = draw_history([{"kind": "train", "phase": 0, "epoch": 1.0, "lr": 0.1}]).axes
+    assert only.get_title() == "Learning rate"
+    assert draw_history([]).axes == []

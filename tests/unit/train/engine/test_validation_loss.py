@@ -1,0 +1,74 @@
+"""The validation loss, against a plain loop over whole images."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from steel.config import NetworkConfig, SamplingConfig
+from steel.distributed.runtime import start
+from steel.model.network import UnifiedModel
+from steel.shards.reader import ShardReader
+from tests.shard_folder import defect_mask, make_shards, steel_image
+from train.engine.batch_plan import plan_phases
+from train.engine.data import split_rows
+from train.engine.run_context import RunContext
+from train.engine.step import TrainingState
+from train.engine.validation_loss import validation_loss
+from train.live_line import LiveLine
+from train.presets import SMOKE
+
+SIZE = (32, 64)
+NUM = 5
+
+
+class OfTwo:
+    """One of two ranks, whose words are kept; what was gathered is all that was ever said."""
+
+    world = 2
+
+    def __init__(self, rank: int, accelerator: object, said: list[dict[str, float]]) -> None:
+        self.rank, self.accelerator, self.said, self.device = rank, accelerator, said, torch.device("cpu")
+
+    def all_gather(self, value: dict[str, float]) -> list[dict[str, float]]:
+        self.said.append(value)
+        return list(self.said)
+
+
+def test_the_loss_is_the_mean_over_images_whatever_the_number_of_ranks(tmp_path: Path, fresh_accelerate: None) -> None:
+    """Crops as large as the images: nothing is drawn, so a plain loop sees the same pixels."""
+    images = [steel_image(n, *SIZE) for n in range(2 * NUM)]
+    masks = [defect_mask(n // 3, *SIZE, 2) for n in range(2 * NUM)]
+    reader = ShardReader(str(make_shards(tmp_path / "shards", images, masks, num_classes=2, folds=2)))
+    phase = replace(
+        SMOKE.phases[0], crop=(0, 0), batch_size=8, micro_batch=2, sampling=SamplingConfig(defective_only=True)
+    )
+    config = replace(SMOKE, phases=(phase,), folds=replace(SMOKE.folds, validation=(0,), test=()))
+    config = replace(config, runtime=replace(config.runtime, workers=0))
+    runtime, rows = start("no", cpu=True), split_rows(reader, config.folds)
+    plans = plan_phases(config.phases, [NUM], 1.0, rank=0, world=1)
+    torch.manual_seed(0)
+    model = UnifiedModel(NetworkConfig("Unet", "tu-test_resnet", 2, 1, decoder_channels=(8, 8)))
+    training = TrainingState(runtime, config, model, (0.5,), (0.2,), 0)
+    context = RunContext(runtime, config, reader, rows, plans, LiveLine(shown=False))
+    found = validation_loss(context, training, model, plans[0])
+
+    expected: dict[str, float] = {}
+    with torch.no_grad():
+        for row in rows.validation.tolist():
+            sample = reader.read(row)
+            planes = np.stack([sample.bitmask >> k & 1 for k in range(2)]).astype(np.float32)[None]
+            image = torch.from_numpy(np.ascontiguousarray(sample.image))[None, None]
+            losses = training.losses(model.eval(), image, torch.from_numpy(planes), torch.ones(1, 1, *SIZE), phase.loss)
+            for head, loss in losses.items():
+                expected[head] = expected.get(head, 0.0) + loss.mean().item() / len(rows.validation)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert set(found) == {"segmentation", "classification"} and min(found.values()) > 0
+
+    said: list[dict[str, float]] = []
+    for rank in (0, 1):
+        of_two = replace(context, runtime=OfTwo(rank, runtime.accelerator, said))  # type: ignore[arg-type]
+        together = validation_loss(of_two, training, model, plans[0])
+    assert together == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,63 @@
+"""The training loss of images that are not trained on, to lay beside that of those that are."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from steel.loading.augment import Augmenter
+from steel.loading.sampler import build_sampler
+from steel.loading.train_loader import train_batches, unpack_targets
+from steel.machine import count_workers
+from steel.model.network import UnifiedModel
+from train.engine.batch_plan import MicroBatchRange, PhasePlan
+from train.engine.data import resolve_crop
+from train.engine.run_context import RunContext
+from train.engine.run_progress import PREDICTING
+from train.engine.step import TrainingState
+
+MOST_IMAGES = 512
+"""So many of the validation images, always the same, say enough of a curve."""
+
+
+def validation_loss(
+    context: RunContext, training: TrainingState, model: UnifiedModel, plan: PhasePlan
+) -> dict[str, float]:
+    """Weighted loss of each head on crops of validation images, as a phase's training crops but not augmented.
+
+    The crops are the same each time and for any number of ranks; all ranks take part, and each has the result.
+
+    Args:
+        context: of the run.
+        training: computes the losses.
+        model: whose weights are judged, the same on every rank; left in evaluation mode.
+        plan: the phase whose loss, crop and micro-batch count.
+    """
+    num, runtime = min(len(context.rows.validation), MOST_IMAGES), context.runtime
+    sums: dict[str, torch.Tensor] = {}
+    model.eval()
+    with context.live.stage(PREDICTING, "validation loss"), torch.no_grad(), runtime.accelerator.autocast():
+        for images, targets in _crops(context, plan, num):
+            masks, valid = unpack_targets(targets.to(runtime.device), training.num_classes)
+            losses = training.losses(model, images.to(runtime.device), masks, valid, plan.phase.loss)
+            for head, loss in losses.items():
+                sums[head] = sums.get(head, torch.zeros((), device=loss.device)) + loss.mean(1).double().sum()
+    mine = {head: total.item() / num for head, total in sums.items()}
+    everybodys = runtime.all_gather(mine)  # a rank may have had no image
+    return {head: sum(each.get(head, 0.0) for each in everybodys) for head in max(everybodys, key=len)}
+
+
+def _crops(context: RunContext, plan: PhasePlan, num: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """This rank's images and targets, in micro-batches of the phase's size."""
+    config, reader, runtime = context.config, context.reader, context.runtime
+    sampling = replace(plan.phase.sampling, order="natural", window_shards=0, defective_only=False)
+    rows, size = context.rows.validation, plan.phase.micro_batch
+    sampler = build_sampler(rows, reader.index.areas, sampling, seed=config.seed, phase=plan.number)
+    crop = resolve_crop(reader, context.rows.train, plan.phase.crop)
+    starts = range(0, num, size)[runtime.rank :: runtime.world]
+    places = [MicroBatchRange(0, 0, range(start, min(start + size, num))) for start in starts]
+    augmenter = Augmenter({}, crop, sampling, reader.manifest.num_classes, reader.manifest.ignore_bit)
+    workers = count_workers(config.runtime.workers)
+    batches = train_batches(reader, sampler, augmenter, places, seed=config.seed, phase=plan.number, workers=workers)
+    for batch in batches:
+        yield batch.images, batch.targets
