@@ -38,7 +38,7 @@ from steel.views import parse_tta
 from train.engine.data import folds_of, rows_in
 from train.engine.run_inference import collect_statistics, gather_kept
 from train.engine.split_roles import role_of
-from train.engine.visualise import choose_examples, choose_random, draw_examples
+from train.engine.visualise import choose_examples, choose_random, draw_examples, predict_examples
 from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
 
@@ -138,7 +138,8 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     if found is not None:
         save_checkpoint(arguments.out / "model.safetensors", checkpoint)
         logger.info("%s", "\n".join(found.explanation))
-    save_contact_sheet(arguments.out / "contact_sheet.png", *draw_examples(predictor, decision, reader, examples))
+    shown = predict_examples(predictor, decision, reader, examples)
+    save_contact_sheet(arguments.out / "contact_sheet.png", *draw_examples(shown, len(checkpoint.class_names)))
     logger.info("%s", format_table(metrics))
     _compare_gates(gates, statistics, arguments.out)
     views = 1 + len(predictor.tta)

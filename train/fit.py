@@ -42,6 +42,7 @@ from train.engine.state import SavedState, StateWriter, resume_state
 from train.engine.step import TrainingState
 from train.engine.step_metrics import StepMetrics
 from train.engine.top_checkpoints import TopCheckpoints
+from train.engine.tracked_results import dataset_item
 from train.engine.weight_initialisation import FirstWeights, find_first_weights, start_heads_at_frequencies
 from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
@@ -130,8 +131,10 @@ def run_attempt(
         name_suspects=functools.partial(_write_suspects, context, folder),
     )
     metric_logger.wait_until_open()  # before a process is forked
+    if metric_logger.is_watched:
+        metric_logger.show(dataset_item(context))
     is_finished = loop.run() and select_model(
-        context, training, state, top_checkpoints, folder, lambda: signals.received
+        context, training, state, top_checkpoints, folder, metric_logger, lambda: signals.received
     )
     if writer is not None:
         writer.wait()
@@ -143,8 +146,6 @@ def _end(
 ) -> None:
     """Say how the attempt has ended: to the tracker, in the run folder, on the screen."""
     status: Status = "finished" if is_finished else "interrupted"
-    if is_finished:
-        metric_logger.log_checkpoint(folder.checkpoint)
     if context.runtime.is_main:
         reason = "" if is_finished else f"stopped by {signals.name or 'a signal to another rank'}"
         folder.end(status, reason)

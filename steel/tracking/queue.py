@@ -9,11 +9,12 @@ import functools
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
+
+from steel.tracking.items import Item
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +41,8 @@ class Backend(Protocol):
         """Record figures; nested mappings and sequences are flattened to `name/key`, sequences counted from 1."""
         ...
 
-    def log_images(self, name: str, images: Sequence[np.ndarray], captions: Sequence[str], step: int) -> None:
-        """Record pictures, uint8 of shape (H, W) or (H, W, 3) RGB, which the caller no longer changes."""
-        ...
-
-    def log_checkpoint(self, path: Path) -> None:
-        """Record a checkpoint file that stays as it is."""
+    def show(self, item: Item, step: int) -> None:
+        """Record what is more than a figure, as well as the tracker can; nothing where it cannot."""
         ...
 
     def finish(self, status: Status) -> None:
@@ -70,10 +67,7 @@ class NullTracker:
     def log(self, record: Mapping[str, Any], step: int) -> None:
         """Do nothing."""
 
-    def log_images(self, name: str, images: Sequence[np.ndarray], captions: Sequence[str], step: int) -> None:
-        """Do nothing."""
-
-    def log_checkpoint(self, path: Path) -> None:
+    def show(self, item: Item, step: int) -> None:
         """Do nothing."""
 
     def wait_until_open(self) -> None:
@@ -129,14 +123,9 @@ class BackgroundTracker:
         record = flatten(record)
         self._submit(lambda backend: backend.log(record, step), RECORD_BYTES)
 
-    def log_images(self, name: str, images: Sequence[np.ndarray], captions: Sequence[str], step: int) -> None:
-        """Queue pictures."""
-        size = RECORD_BYTES + sum(image.nbytes for image in images)
-        self._submit(lambda backend: backend.log_images(name, images, captions, step), size)
-
-    def log_checkpoint(self, path: Path) -> None:
-        """Queue a checkpoint's path."""
-        self._submit(lambda backend: backend.log_checkpoint(path), RECORD_BYTES)
+    def show(self, item: Item, step: int) -> None:
+        """Queue what is more than a figure."""
+        self._submit(lambda backend: backend.show(item, step), RECORD_BYTES + item.nbytes)
 
     def wait_until_open(self) -> None:
         """Wait until the backend is up or could not start; one that takes too long is given up."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import albumentations as A
-import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from steel.metrics.table import METRICS, Judged, Metric
 from steel.model.heads import HEADS, Features, HeadKind, HeadShape
 from steel.model.losses import LOSS_TERMS, LossTerm
 from steel.model.lr_schedule import SCHEDULES, Schedule
+from steel.tracking.items import Files, Item, MaskedImages
 from steel.tracking.trackers import TRACKERS, TrackerKind
 
 
@@ -83,13 +83,12 @@ class Lines:
         """Figures."""
         self._write({**record, "at": step})
 
-    def log_images(self, name: str, images: list[np.ndarray], captions: list[str], step: int) -> None:
-        """How many pictures."""
-        self._write({"images": len(images), "at": step})
-
-    def log_checkpoint(self, path: Path) -> None:
-        """The file's name."""
-        self._write({"checkpoint": path.name})
+    def show(self, item: Item, step: int) -> None:
+        """How many pictures; the checkpoint's name."""
+        if isinstance(item, MaskedImages):
+            self._write({"images": len(item.images), "at": step})
+        elif isinstance(item, Files) and item.kind == "model":
+            self._write({"checkpoint": item.paths[0].name})
 
     def finish(self, status: str) -> None:
         """The end."""

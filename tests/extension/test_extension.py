@@ -116,9 +116,9 @@ def test_its_losses_schedule_and_metric_are_in_the_history_and_in_the_curves(don
 
 def test_its_tracker_was_told_all_of_it(done: Done) -> None:
     lines = [json.loads(line) for line in (done.root / "run" / "plant-1.jsonl").read_text().splitlines()]
-    for name, kind in (("loss_boundary", "train"), ("found_share", "validation")):
+    for name, kind, space in (("loss_boundary", "train", "train"), ("found_share", "validation", "val")):
         expected = [record[name] for record in done.history("run", kind)]
-        assert [line[name] for line in lines if name in line] == expected
+        assert [line[f"{space}/{name}"] for line in lines if f"{space}/{name}" in line] == expected
     assert lines[-2:] == [{"checkpoint": "model.safetensors"}, {"status": "finished"}]
 
 

@@ -18,7 +18,7 @@ from train.engine.step import TrainingState
 from train.engine.step_metrics import FinishedStep, StepMetrics
 from train.engine.stopwatch import TimedIterator
 from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
-from train.engine.validation import ValidationResult, draw_validation, validate, validation_scores
+from train.engine.validation import ValidationResult, validate, validation_examples, validation_scores
 from train.engine.validation_loss import validation_loss
 
 LESS_MEMORY = "a smaller phases.N.micro-batch needs less at the same batch size"
@@ -159,7 +159,8 @@ class Loop:
         place = plan.place_after(self.state.step)
         by_head = {"loss": sum(losses.values()), **{f"loss_{head}": loss for head, loss in losses.items()}}
         self.metric_logger.log({"kind": "validation", **place, **by_head, **validation_scores(self.context, result)})
-        self.metric_logger.log_images(*draw_validation(self.context, model, result), place["global_step"])
+        if self.metric_logger.is_watched:
+            self.metric_logger.show(validation_examples(self.context, model, result))
 
     def _is_out_of_patience(self) -> bool:
         patience = self.context.config.validation.patience

@@ -1,16 +1,16 @@
 """Where a run's figures go: history.jsonl, curves.png, the tracker and the screen; on rank 0 alone."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from steel.plain import to_dict
 from steel.reports.plots import plot_history
 from steel.tracking.history import History
-from steel.tracking.trackers import Status, Tracker, build_tracker
+from steel.tracking.items import Item
+from steel.tracking.queue import NullTracker, Status, Tracker
+from steel.tracking.trackers import build_tracker
 from train.engine.batch_plan import PhasePlan
 from train.engine.loop_state import LoopState
 from train.engine.run_context import RunContext
@@ -26,11 +26,12 @@ class MetricLogger(Protocol):
     def log(self, record: dict[str, Any]) -> None:
         """Keep one record; `global_step` is its place on the axis."""
 
-    def log_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
-        """Show (H, W, 3) uint8 RGB images of true and predicted masks."""
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody looks at what is shown."""
 
-    def log_checkpoint(self, path: Path) -> None:
-        """Hand the finished checkpoint to the tracker."""
+    def show(self, item: Item) -> None:
+        """Hand the tracker what is more than a figure; its place is that of the last record."""
 
     def wait_until_open(self) -> None:
         """Wait, a bounded time, until the tracker is up or given up: to be called before any process is forked."""
@@ -45,10 +46,9 @@ class NullMetricLogger:
     def log(self, record: dict[str, Any]) -> None:
         """Nothing."""
 
-    def log_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
-        """Nothing."""
+    is_watched = False
 
-    def log_checkpoint(self, path: Path) -> None:
+    def show(self, item: Item) -> None:
         """Nothing."""
 
     def wait_until_open(self) -> None:
@@ -67,11 +67,15 @@ class MainMetricLogger:
         self._curves = curves
         self._plans = plans
         self._finished = False
+        self._global_step = 0
+        """Of the last record."""
 
     def log(self, record: dict[str, Any]) -> None:
         """Keep a record in the history, the tracker and the log; draw the curves after a validation."""
         self._history.append(record)
-        self._tracker.log({k: v for k, v in record.items() if v is not None}, record["global_step"])
+        self._global_step = record["global_step"]
+        epochs_before = sum(plan.phase.epochs for plan in self._plans[: record["phase"]])
+        self._tracker.log(tracked_figures(record, epochs_before), self._global_step)
         if record["kind"] == "validation":  # the live line has the losses
             logger.info("%s", self._line(record))
             self._draw()
@@ -92,13 +96,14 @@ class MainMetricLogger:
             + (f"; {record['warning']}" if record["warning"] else "")
         )
 
-    def log_images(self, images: Sequence[np.ndarray], captions: Sequence[str], global_step: int) -> None:
-        """Show pictures of the validation in the tracker."""
-        self._tracker.log_images("validation", images, captions, global_step)
+    @property
+    def is_watched(self) -> bool:
+        """Whether there is a tracker."""
+        return not isinstance(self._tracker, NullTracker)
 
-    def log_checkpoint(self, path: Path) -> None:
-        """Hand the finished checkpoint to the tracker."""
-        self._tracker.log_checkpoint(path)
+    def show(self, item: Item) -> None:
+        """Hand the tracker what is more than a figure; its place is that of the last record."""
+        self._tracker.show(item, self._global_step)
 
     def wait_until_open(self) -> None:
         """Wait for the tracker, a bounded time."""
@@ -110,6 +115,26 @@ class MainMetricLogger:
             self._finished = True
             self._draw()
             self._tracker.finish(status)
+
+
+_PLACE = ("kind", "phase", "step", "global_step", "epoch")
+_SYSTEM = ("images_per_second", "data_wait")
+
+
+def tracked_figures(record: Mapping[str, Any], epochs_before: float) -> dict[str, Any]:
+    """A record under the names that a tracker's users look for: `train/`, `val/`, `system/`, and `epoch` of the run.
+
+    Args:
+        record: of the history.
+        epochs_before: of all phases before the record's.
+    """
+    space = {"train": "train", "validation": "val"}[record["kind"]]
+    figures = {
+        f"{'system' if name in _SYSTEM else space}/{name}": value
+        for name, value in record.items()
+        if name not in _PLACE and value is not None
+    }
+    return {**figures, f"{space}/phase": record["phase"] + 1, "epoch": epochs_before + record["epoch"]}
 
 
 def open_metric_logger(context: RunContext, folder: RunFolder, state: LoopState) -> MetricLogger:

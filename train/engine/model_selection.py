@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -18,11 +19,13 @@ from steel.reports.model_card import model_card
 from steel.shards.format import Manifest
 from steel.storage import write_text
 from train.engine.loop_state import LoopState
+from train.engine.metric_logger import MetricLogger
 from train.engine.run_context import RunContext
 from train.engine.run_folder import RunFolder
 from train.engine.run_summary import short_summary, summarise_run
 from train.engine.step import TrainingState
 from train.engine.top_checkpoints import TopCheckpoints
+from train.engine.tracked_results import tracked_results
 from train.engine.validation import ValidationResult, validate, validation_metrics
 
 logger = logging.getLogger("train.fit")
@@ -45,6 +48,7 @@ def select_model(
     state: LoopState,
     top_checkpoints: TopCheckpoints,
     folder: RunFolder,
+    metric_logger: MetricLogger,
     stopped: Callable[[], bool],
 ) -> bool:
     """Choose, tune and write the checkpoint; False when a stop signal came first (resuming starts this anew)."""
@@ -58,7 +62,11 @@ def select_model(
         candidates.append(Candidate(name, {k: v.cpu().clone() for k, v in scratch.state_dict().items()}, result))
     if context.runtime.is_main:
         with context.live.stage("saving", "writing the checkpoint and the report"):
-            _write_results(context, training.model.network, state, candidates, folder)
+            best, metrics = _write_results(context, training.model.network, state, candidates, folder)
+        if metric_logger.is_watched:
+            scratch.load_state_dict(best.weights)
+            for item in tracked_results(context, scratch, best.result, metrics, folder):
+                metric_logger.show(item)
     return True
 
 
@@ -81,8 +89,12 @@ def weights_to_score(
 
 def _write_results(
     context: RunContext, network: NetworkConfig, state: LoopState, candidates: Sequence[Candidate], folder: RunFolder
-) -> None:
-    """Write two checkpoints, of the best candidate and of the first one, the last weights; metrics and the report."""
+) -> tuple[Candidate, dict[str, Any]]:
+    """Write two checkpoints, of the best candidate and of the first one, the last weights; metrics and the report.
+
+    Returns:
+        The best candidate and its metrics.
+    """
     best = max(candidates, key=lambda candidate: candidate.result.score)  # the first of equals
     scores = {candidate.name: candidate.result.score for candidate in candidates}
     best.result.statistics.save(folder.statistics)
@@ -96,6 +108,7 @@ def _write_results(
     write_text(folder.model_card, model_card(read_header(folder.checkpoint), metrics))
     shipped = next(line for line in lines if line.startswith("shipped: "))
     logger.info("%s", short_summary(context, folder, metrics, shipped, time.monotonic() - context.live.begun))
+    return best, metrics
 
 
 def input_size_of(manifest: Manifest) -> tuple[int, int] | None:

@@ -3,18 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from steel.inference.predictor import Predictor
 from steel.machine import count_workers
 from steel.metrics.statistics import EvaluationStatistics
 from steel.model.network import UnifiedModel
 from steel.reports.evaluation import build_metrics, build_validation_scores
 from steel.thresholds.tuning import Tuning, tune_thresholds
+from steel.tracking.items import MaskedImages
 from train.engine.run_context import RunContext
 from train.engine.run_inference import collect_statistics
 from train.engine.run_progress import PREDICTING, TUNING
-from train.engine.visualise import choose_examples, draw_examples
+from train.engine.visualise import choose_examples, predict_examples
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def validate(
     context.runtime.broadcast_tensors(model)
     with context.live.stage(PREDICTING, name, "images") as on_progress:
         statistics = collect_statistics(
-            _predictor(context, model, tta),
+            predictor_of(context, model, tta),
             context.reader,
             context.rows.validation,
             context.runtime,
@@ -89,15 +88,14 @@ def validation_metrics(context: RunContext, result: ValidationResult) -> dict[st
     )
 
 
-def draw_validation(
-    context: RunContext, model: UnifiedModel, result: ValidationResult
-) -> tuple[list[np.ndarray], list[str]]:
-    """A fixed choice of validation images with true and predicted masks, and their captions; see `draw_examples`."""
+def validation_examples(context: RunContext, model: UnifiedModel, result: ValidationResult) -> MaskedImages:
+    """A fixed choice of validation images with true and predicted masks."""
     rows = choose_examples(context.reader, context.rows.validation, context.config.tracking.num_images)
-    return draw_examples(_predictor(context, model, ()), result.tuning.decision, context.reader, rows)
+    examples = predict_examples(predictor_of(context, model, ()), result.tuning.decision, context.reader, rows)
+    return MaskedImages("val/examples", context.reader.manifest.class_names, examples)
 
 
-def _predictor(context: RunContext, model: UnifiedModel, tta: tuple[str, ...]) -> Predictor:
+def predictor_of(context: RunContext, model: UnifiedModel, tta: tuple[str, ...]) -> Predictor:
     """A predictor on `model` as it is, in this run's precision."""
     inputs, runtime = context.first_weights.inputs, context.runtime
     return Predictor(

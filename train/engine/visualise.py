@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from steel.decision import Decision, apply_decision
-from steel.images.bitmask import unpack_masks
+from steel.images.bitmask import mask_areas, pack_masks, unpack_masks
 from steel.images.geometry import resize_image, restore_size
 from steel.images.pictures import draw_overlay
 from steel.inference.predictor import Predictor
 from steel.shards.reader import ShardReader
+from steel.tracking.items import MaskedImage
 
 
 def choose_examples(reader: ShardReader, rows: np.ndarray, count: int) -> list[int]:
@@ -36,24 +37,34 @@ def choose_random(rows: np.ndarray, count: int) -> list[int]:
     return np.random.default_rng(0).permutation(rows)[:count].tolist()
 
 
-def draw_examples(
+def predict_examples(
     predictor: Predictor, decision: Decision, reader: ShardReader, rows: Sequence[int]
-) -> tuple[list[np.ndarray], list[str]]:
-    """(H, W, 3) uint8 RGB pictures with true and predicted masks, and their captions.
+) -> list[MaskedImage]:
+    """Images with their true and predicted masks, captioned with both.
 
     All at the images' original size, which the decision's areas are for, also where the shards hold reduced ones.
     """
     names = reader.manifest.class_names
     samples = [reader.read(row, original_mask=True) for row in rows]
-    pictures, captions = [], []
+    examples = []
     for row, sample, prediction in zip(rows, samples, predictor.predict([s.image for s in samples]), strict=True):
         size = sample.bitmask.shape
-        truth = unpack_masks(sample.bitmask, len(names))
-        masks = apply_decision(decision, restore_size(prediction.mask_probs, *size), prediction.label_probs)
-        pictures.append(draw_overlay(resize_image(sample.image, size), masks, truth=truth))
-        said = [n for n, mask in zip(names, masks, strict=True) if mask.any()]
-        true = [n for n, mask in zip(names, truth, strict=True) if mask.any()]
-        captions.append(
+        mask_probs = restore_size(prediction.mask_probs, *size)
+        masks = apply_decision(decision, mask_probs, prediction.label_probs)
+        said = [name for name, mask in zip(names, masks, strict=True) if mask.any()]
+        true = [name for name, area in zip(names, mask_areas(sample.bitmask, len(names)), strict=True) if area]
+        caption = (
             f"{reader.index.image_id(row)}  true: {', '.join(true) or 'clean'}  predicted: {', '.join(said) or 'clean'}"
         )
-    return pictures, captions
+        image = resize_image(sample.image, size)
+        examples.append(MaskedImage(caption, image, sample.bitmask, pack_masks(masks), mask_probs.max(axis=0)))
+    return examples
+
+
+def draw_examples(examples: Sequence[MaskedImage], num_classes: int) -> tuple[list[np.ndarray], list[str]]:
+    """(H, W, 3) uint8 RGB pictures, truth above prediction, and their captions."""
+    pictures = [
+        draw_overlay(e.image, unpack_masks(e.predicted, num_classes), truth=unpack_masks(e.true, num_classes))
+        for e in examples
+    ]
+    return pictures, [example.caption for example in examples]

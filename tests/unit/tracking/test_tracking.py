@@ -1,8 +1,5 @@
-import json
-import struct
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,92 +10,13 @@ from steel.config import TrackingConfig
 from steel.errors import InputError
 from steel.tracking import queue as tracking_queue
 from steel.tracking import trackers as tracking
-from steel.tracking.queue import BackgroundTracker, flatten
-from steel.tracking.trackers import TRACKERS, NullTracker, TrackerKind, build_tracker, valid_name
+from steel.tracking.items import Files
+from steel.tracking.queue import BackgroundTracker, NullTracker, flatten
+from steel.tracking.trackers import TRACKERS, TrackerKind, build_tracker
+from steel.tracking.wandb_backend import _NOT_IN_ARTIFACTS, _NOT_IN_PROJECTS, valid_name
+from tests.tracked_runs import EXAMPLES, read_offline_run
 
 RUN_CONFIG = {"preset": "smoke", "phases": [{"lr": 0.001}]}
-PICTURE = np.arange(8 * 16 * 3, dtype=np.uint8).reshape(8, 16, 3)
-
-
-@pytest.fixture
-def no_wandb_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user who never logged in, whose home is the test's folder."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_SERVICE"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("HOME", "WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-
-
-def records_of(file: Path) -> Iterator[bytes]:
-    """The records of a `.wandb` file: a 7-byte header, then LevelDB's log format in blocks of 32 KiB."""
-    content, position, parts = file.read_bytes(), 7, b""
-    assert content[:4] == b":W&B"
-    while position + 7 <= len(content):
-        if 32768 - position % 32768 < 7:
-            position += 32768 - position % 32768
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, position)
-        parts += content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            yield parts
-            parts = b""
-
-
-def read_offline_run(run_dir: Path) -> list:
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    (file,) = (run_dir / "wandb").glob("offline-run-*/*.wandb")
-    return [Record.FromString(data) for data in records_of(file)]
-
-
-def items_of(update) -> dict:
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in update}
-
-
-@pytest.mark.usefixtures("no_wandb_account")
-def test_an_offline_wandb_run_holds_the_figures(tmp_path, caplog):
-    run_dir = tmp_path / "my run"
-    run_dir.mkdir()
-    checkpoint = run_dir / "model.safetensors"
-    checkpoint.write_bytes(b"weights")
-    tracker = build_tracker(TrackingConfig(tracker="wandb", project="steel"), run_dir, RUN_CONFIG, attempt=2)
-    tracker.log({"train": {"loss": np.float32(0.5)}, "lr": 1e-3, "phase": "crops"}, step=10)
-    tracker.log({"validation": {"dice_per_class": [0.25, None, 0.75]}}, step=20)
-    tracker.log_images("validation", [PICTURE, PICTURE[..., 0]], ["a.jpg", "b.jpg"], step=20)
-    tracker.log_checkpoint(checkpoint)
-    tracker.finish("interrupted")
-    tracker.finish("finished")
-    tracker.log({"late": 1}, step=30)
-
-    records = read_offline_run(run_dir)
-    (run,) = [r.run for r in records if r.HasField("run")]
-    assert (run.project, run.run_group, run.display_name) == ("steel", "my run", "my run-2")
-    config = items_of(run.config.update)
-    assert config["phases"] == [{"lr": 0.001}]
-    assert config["attempt"] == 2
-    history = [items_of(r.history.item) for r in records if r.HasField("history")]
-    assert [row["step"] for row in history] == [10, 20, 20]
-    assert history[0]["train/loss"] == 0.5
-    assert history[0]["phase"] == "crops"
-    assert history[1]["validation/dice_per_class/1"] == 0.25
-    assert history[1]["validation/dice_per_class/3"] == 0.75
-    assert "validation/dice_per_class/2" not in history[1]
-    assert history[2]["validation/captions"] == ["a.jpg", "b.jpg"]
-    assert any(r.metric.step_metric == "step" for r in records if r.HasField("metric"))
-    (artifact,) = [r.artifact for r in records if r.HasField("artifact")] or [
-        r.request.log_artifact.artifact for r in records if r.request.HasField("log_artifact")
-    ]
-    assert artifact.type == "model"
-    assert [entry.local_path for entry in artifact.manifest.contents] == [str(checkpoint)]
-    (exit_code,) = [r.exit.exit_code for r in records if r.HasField("exit")]
-    assert exit_code != 0
-    assert any(r.HasField("preempting") for r in records)
-    assert "no API key" in caplog.text
-    assert "offline" in caplog.text
 
 
 @pytest.mark.usefixtures("no_wandb_account")
@@ -109,20 +27,6 @@ def test_each_attempt_is_a_run_of_its_own(tmp_path):
         tracker.finish("finished")
     files = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert len({file.stem for file in files}) == 2
-
-
-def test_tensorboard_events_hold_the_figures(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    tracker = build_tracker(TrackingConfig(tracker="tensorboard"), tmp_path, RUN_CONFIG, attempt=1)
-    tracker.log({"train": {"loss": 0.5}, "phase": "crops"}, step=10)
-    tracker.log({"train": {"loss": 0.25}}, step=20)
-    tracker.log_images("validation", [PICTURE, PICTURE[..., 0]], ["a", "b"], step=20)
-    tracker.finish("finished")
-    events = EventAccumulator(str(tmp_path / "tensorboard" / "attempt-1")).Reload()
-    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(10, 0.5), (20, 0.25)]
-    assert [(e.step, e.height, e.width) for e in events.Images("validation/b")] == [(20, 8, 16)]
-    assert "smoke" in str(events.Tensors("config/text_summary")[0])
 
 
 class RecordingBackend(NullTracker):
@@ -162,7 +66,7 @@ def test_a_hanging_backend_stops_nothing_and_its_losses_are_counted(caplog, monk
     start = time.perf_counter()
     for step in range(1000):
         tracker.log({"loss": 1.0}, step)
-    tracker.log_images("validation", [PICTURE], ["a"], 1000)
+    tracker.show(EXAMPLES, 1000)
     assert time.perf_counter() - start < 1
     tracker.finish("finished")
     assert time.perf_counter() - start < 2
@@ -266,8 +170,8 @@ def test_names_are_those_that_wandb_takes(name):
     import wandb
     from wandb.sdk.artifacts._validators import validate_project_name
 
-    artifact = valid_name(f"{name}-model", tracking._NOT_IN_ARTIFACTS)
-    project = valid_name(name, tracking._NOT_IN_PROJECTS)
+    artifact = valid_name(f"{name}-model", _NOT_IN_ARTIFACTS)
+    project = valid_name(name, _NOT_IN_PROJECTS)
     assert wandb.Artifact(artifact, type="model").name == artifact
     assert validate_project_name(project) == project == wandb.Settings(project=project).project
     shown = valid_name(name)
@@ -277,7 +181,7 @@ def test_names_are_those_that_wandb_takes(name):
 
 
 def test_different_names_stay_different():
-    assert len({valid_name(name, tracking._NOT_IN_ARTIFACTS) for name in NAMES}) == len(NAMES)
+    assert len({valid_name(name, _NOT_IN_ARTIFACTS) for name in NAMES}) == len(NAMES)
 
 
 @pytest.mark.usefixtures("no_wandb_account")
@@ -287,7 +191,7 @@ def test_a_folder_of_any_name_keeps_its_artifact(tmp_path):
     checkpoint = run_dir / "model.safetensors"
     checkpoint.write_bytes(b"weights")
     tracker = build_tracker(TrackingConfig(tracker="wandb", project="стан/3"), run_dir, RUN_CONFIG, attempt=1)
-    tracker.log_checkpoint(checkpoint)
+    tracker.show(Files("model", f"{run_dir.name}-model", f"model of {run_dir.name}", [checkpoint]), 1)
     tracker.finish("finished")
     records = read_offline_run(run_dir)
     (artifact,) = [r.request.log_artifact.artifact for r in records if r.request.HasField("log_artifact")] or [

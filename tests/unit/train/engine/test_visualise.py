@@ -8,7 +8,7 @@ from steel.decision import ClassDecision, Decision
 from steel.inference.prediction import Prediction
 from steel.shards.reader import ShardReader
 from tests.shard_folder import make_shards, steel_image
-from train.engine.visualise import draw_examples
+from train.engine.visualise import draw_examples, predict_examples
 
 
 class SureOfACorner:
@@ -30,6 +30,7 @@ def test_areas_are_counted_at_the_original_size(tmp_path) -> None:
     reader = ShardReader(str(make_shards(tmp_path / "shards", [steel_image(0, 32, 64)], [original], num_classes=1)))
     for min_area, said in ((50, "class 1"), (90, "clean")):  # 4x4 pixels are about 8x8 originally
         decision = Decision((ClassDecision(min_area=min_area),))
-        pictures, captions = draw_examples(SureOfACorner(), decision, reader, [0])  # type: ignore[arg-type]
+        examples = predict_examples(SureOfACorner(), decision, reader, [0])  # type: ignore[arg-type]
+        pictures, captions = draw_examples(examples, num_classes=1)
         assert pictures[0].shape[1] == 128
         assert captions[0].endswith(f"predicted: {said}"), captions[0]
