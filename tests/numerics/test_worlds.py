@@ -14,6 +14,7 @@ from tests.distributed.launching import environment, run
 from tests.numerics.one_step import EXACT, distance
 from tests.numerics.programs.worlds import OPTIONS
 from tests.paths import ROOT
+from train.engine.metric_logger import TIMED
 
 WORLDS = (2, 3, 4)
 
@@ -89,7 +90,7 @@ def tensors_of(run: Path) -> dict[str, torch.Tensor]:
 
 def history_of(run: Path) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in record.items() if name != "images_per_second"} for record in records]
+    return [{name: value for name, value in record.items() if name not in TIMED} for record in records]
 
 
 def validation_of(run: Path) -> dict[str, Any]:

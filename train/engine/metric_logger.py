@@ -118,7 +118,8 @@ class MainMetricLogger:
 
 
 _PLACE = ("kind", "phase", "step", "global_step", "epoch")
-_SYSTEM = ("images_per_second", "data_wait")
+TIMED = ("images_per_second", "data_wait")
+"""Figures of a record that differ from run to run, and on another machine."""
 
 
 def tracked_figures(record: Mapping[str, Any], epochs_before: float) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def tracked_figures(record: Mapping[str, Any], epochs_before: float) -> dict[str
     """
     space = {"train": "train", "validation": "val"}[record["kind"]]
     figures = {
-        f"{'system' if name in _SYSTEM else space}/{name}": value
+        f"{'system' if name in TIMED else space}/{name}": value
         for name, value in record.items()
         if name not in _PLACE and value is not None
     }

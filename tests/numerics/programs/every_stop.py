@@ -18,6 +18,7 @@ from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
 from tests.numerics.quick import quicken
 from train.arguments import parse_fit
+from train.engine.metric_logger import TIMED
 from train.fit import train_in_folder
 
 OPTIONS = (
@@ -55,7 +56,8 @@ def outcome(out: Path) -> dict[str, object]:
     """What must not depend on interruptions: weights, every tensor of the last state, and the logged figures."""
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     for record in history:
-        record.pop("images_per_second", None)
+        for name in TIMED:
+            record.pop(name, None)
     last_state = max((out / "states").iterdir())
     tensors = load_file(last_state / "tensors.safetensors")
     return {
