@@ -20,7 +20,10 @@ from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
 from steel.errors import InputError, run_program
 from steel.metrics.statistics import EvaluationStatistics
+from steel.reports.comparison import compare
+from steel.reports.comparison_page import write_comparison
 from steel.reports.evaluation import build_nested_metrics, format_table, write_metrics
+from steel.reports.per_image import image_rows, write_image_rows
 from steel.shards.reader import ShardReader
 from steel.storage import write_text
 from steel.thresholds.nested import nested_outcome
@@ -109,6 +112,8 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
     nested = nested_outcome(statistics, fold_of_row, training_areas=areas, groups=groups, tta=tta)
     metrics = build_nested_metrics(statistics, nested, class_names=reader.manifest.class_names, tta=tta)
     write_metrics(out / "metrics.json", metrics)
+    rows = image_rows(statistics, nested.outcome, reader.index, reader.manifest.class_names)
+    write_image_rows(out / "per_image.csv", rows)
     with LiveLine(shown=True) as live, live.stage("threshold tuning") as on_progress:
         found = tune_thresholds(
             statistics,
@@ -140,6 +145,8 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
     write_text(out / "report.txt", "\n".join(lines) + "\n")
     logger.info("%s", "\n".join(lines))
     logger.info("wrote %s", out / "model.safetensors")
+    write_comparison(compare([str(member_folder(arguments.out, fold)) for fold in folds]), out / "compare.html")
+    logger.info("wrote %s, the folds beside each other", out / "compare.html")
 
 
 def _read_part(reader: ShardReader, path: Path, fold: int) -> EvaluationStatistics:

@@ -1,8 +1,8 @@
-"""Subcommands that need no model: synth, explore, convert."""
+"""Subcommands that need no model: synth, explore, compare, convert."""
 
 import argparse
 
-from steel.commands.common import Help, image_bar, numbers
+from steel.commands.common import Help, image_bar, make_way, numbers
 from steel.extensions import load_extensions
 
 
@@ -74,6 +74,42 @@ def _run_explore(arguments: argparse.Namespace) -> None:
             arguments.shards, arguments.out, max_images=arguments.max_images, seed=arguments.seed, on_image=on_image
         )
     print(f"wrote {arguments.out}/index.html and {arguments.out}/figures.json")  # noqa: T201
+
+
+def add_compare(commands: argparse._SubParsersAction) -> None:
+    """Add `steel compare`."""
+    parser = commands.add_parser(
+        "compare",
+        help="hold evaluations or runs side by side",
+        description="Say which differences between evaluations exceed the noise, image by image, and which images "
+        "changed: a short text here, and a self-contained page.",
+        formatter_class=Help,
+    )
+    parser.add_argument(
+        "evaluated",
+        metavar="RUN|REPORT|metrics.json",
+        nargs="+",
+        help="a finished run's folder, a folder or report.html of train.evaluate, or a metrics.json; the others are "
+        "held against the first",
+    )
+    parser.add_argument("--out", metavar="HTML", default="compare.html", help="page to write, and its numbers as .json")
+    parser.set_defaults(run=_run_compare)
+
+
+def _run_compare(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from steel.errors import InputError
+    from steel.reports.comparison import compare, format_comparison
+    from steel.reports.comparison_page import write_comparison
+
+    out = Path(arguments.out)
+    if out.suffix != ".html":
+        raise InputError(f"--out {out}: the name of a page, ending in .html")
+    make_way([], [str(out)])
+    comparison = compare(arguments.evaluated)
+    write_comparison(comparison, out)
+    print(f"{format_comparison(comparison)}\n\nwrote {out} and {out.with_suffix('.json')}")  # noqa: T201
 
 
 def add_convert(commands: argparse._SubParsersAction) -> None:

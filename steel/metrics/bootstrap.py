@@ -26,12 +26,12 @@ def resampled_sums(sums: ScoreSums, *, num_resamples: int = NUM_RESAMPLES, seed:
     """
     parts = [
         sums.map(lambda values, w=w: np.tensordot(w, values, axes=1))  # type: ignore[misc]
-        for w in _weights(len(sums.images), num_resamples, seed)
+        for w in resample_weights(len(sums.images), num_resamples, seed)
     ]
     return ScoreSums.concat(parts)
 
 
-def _weights(num_images: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+def resample_weights(num_images: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Parts of an (R, N) float64 array: how often each resample holds each image."""
     rng = np.random.default_rng(seed)
     for start in range(0, num_resamples, _RESAMPLES_AT_ONCE):

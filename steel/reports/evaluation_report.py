@@ -14,7 +14,7 @@ from steel.reports.details import build_details
 from steel.reports.evaluation import build_metrics, write_metrics
 from steel.reports.evaluation_page import evaluation_page
 from steel.reports.gallery import KINDS, LABELS, Kept
-from steel.reports.per_image import doubt_rows, image_rows, to_csv
+from steel.reports.per_image import doubt_rows, image_rows, to_csv, write_image_rows
 from steel.reports.shots import Shot, draw_shots
 from steel.shards.reader import ShardReader
 
@@ -59,7 +59,8 @@ def write_evaluation(
         What stands in `metrics.json`.
     """
     class_names, index = reader.manifest.class_names, reader.index
-    doubts = rank_doubts(kept.regions, statistics.histograms, decide(statistics, decision).counts)
+    outcome = decide(statistics, decision)
+    doubts = rank_doubts(kept.regions, statistics.histograms, outcome.counts)
     metrics = build_metrics(
         statistics, decision, folds=folds, role=role, class_names=class_names, tta=tta, cross_fitted=cross_fitted
     )
@@ -75,10 +76,10 @@ def write_evaluation(
     kinds = _kinds(kept, doubts)
     shots = draw_shots(reader, kept.layers, [row for kind in KINDS for row in kinds[kind]])
     overlays = write_overlays(out, shots)
-    rows = image_rows(statistics, decision, index, class_names, doubts, overlays)
+    rows = image_rows(statistics, outcome, index, class_names, doubts, overlays)
     lines = doubt_rows(doubts, index, class_names)
     write_metrics(out / "metrics.json", metrics)
-    storage.write_text(out / "per_image.csv", to_csv([line.values for line in rows], list(rows[0].values)))
+    write_image_rows(out / "per_image.csv", rows)
     storage.write_text(out / "label_doubts.csv", to_csv(lines, DOUBT_COLUMNS))
     storage.write_text(out / "report.html", evaluation_page(metrics, rows, lines, shots, kinds))
     return metrics

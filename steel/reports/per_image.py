@@ -2,17 +2,18 @@
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from steel.decision import Decision
+from steel import storage
 from steel.labels.classes import ANY
 from steel.metrics.counts import INTERSECTION, PREDICTED, TRUE, dice
 from steel.metrics.label_doubts import Doubt
-from steel.metrics.scores import decide
+from steel.metrics.scores import Outcome
 from steel.metrics.statistics import EvaluationStatistics
 from steel.shards.index import Index
 
@@ -36,7 +37,7 @@ class ImageRow:
 
 def image_rows(
     statistics: EvaluationStatistics,
-    decision: Decision,
+    outcome: Outcome,
     index: Index,
     class_names: Sequence[str],
     doubts: Sequence[Doubt] = (),
@@ -46,13 +47,13 @@ def image_rows(
 
     Args:
         statistics: of the judged images.
-        decision: what answers them.
+        outcome: the answers to them.
         index: of the shards.
         class_names: C names.
         doubts: of labels.
         overlays: row to the path of its picture, relative to the table, where there is one.
     """
-    counts = decide(statistics, decision).counts
+    counts = outcome.counts
     scores, probs = dice(counts), statistics.label_probs / 255
     doubt_of = {doubt.row: doubt.doubt for doubt in doubts}
     wrong = (counts[..., PREDICTED] + counts[..., TRUE] - 2 * counts[..., INTERSECTION]).sum(axis=1)
@@ -105,6 +106,11 @@ def doubt_rows(doubts: Sequence[Doubt], index: Index, class_names: Sequence[str]
         for rank, doubt in enumerate(doubts, start=1)
         for region, strength in doubt.regions
     ]
+
+
+def write_image_rows(path: str | os.PathLike[str], lines: Sequence[ImageRow]) -> None:
+    """Write `per_image.csv`."""
+    storage.write_text(path, to_csv([line.values for line in lines], list(lines[0].values)))
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

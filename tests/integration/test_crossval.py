@@ -59,6 +59,15 @@ def test_members_one_by_one_and_joined(shards: Path, tmp_path: Path, monkeypatch
     assert metrics["images"] == 18 and metrics["role"] == "test"
     assert metrics["mean_dice"] == pytest.approx(clean_pairs / 36)  # nothing is answered: 1 where there is nothing
 
+    comparison = json.loads((tmp_path / "compare.json").read_text())
+    assert [source["name"] for source in comparison["sources"]] == ["fold-0", "fold-1", "fold-2"]
+    of_folds = [json.loads((tmp_path / f"fold-{k}" / "validation.json").read_text())["mean_dice"] for k in range(3)]
+    assert [source["mean_dice"] for source in comparison["sources"]] == of_folds
+    assert comparison["spread"]["mean_dice"]["mean"] == pytest.approx(np.mean(of_folds))
+    assert "fold-2" in (tmp_path / "compare.html").read_text()
+    lines = (tmp_path / "per_image.csv").read_text().splitlines()
+    assert len(lines) == 1 + 18
+
     joined = load_checkpoint(tmp_path / "model.safetensors")
     assert joined.members == 3 and joined.decision is not None
     assert joined.folds == {"train": [0, 1, 2], "tuning": [0, 1, 2], "test": []}

@@ -12,10 +12,12 @@ import torch
 from steel import __version__
 from steel.checkpoint import Checkpoint, read_header, save_checkpoint
 from steel.config import NetworkConfig
+from steel.metrics.scores import decide
 from steel.model.optimizer import average_state_dicts
 from steel.plain import to_dict
 from steel.reports.evaluation import format_table, write_metrics
 from steel.reports.model_card import model_card
+from steel.reports.per_image import image_rows, write_image_rows
 from steel.shards.format import Manifest
 from steel.storage import write_text
 from train.engine.loop_state import LoopState
@@ -102,6 +104,9 @@ def _write_results(
     save_checkpoint(folder.checkpoint, _checkpoint(context, network, best, scores))
     metrics = validation_metrics(context, best.result)
     write_metrics(folder.root / "validation.json", metrics)
+    outcome = decide(best.result.statistics, best.result.tuning.decision)
+    index, names = context.reader.index, context.reader.manifest.class_names
+    write_image_rows(folder.root / "per_image.csv", image_rows(best.result.statistics, outcome, index, names))
     lines = summarise_run(context, state, scores, best.name, best.result.tuning)
     report = "\n".join([metrics["verdict"]["sentence"], *lines, "", format_table(metrics)])
     write_text(folder.report, report + "\n")

@@ -72,7 +72,7 @@ def tracked_results(
     }
     if curves:
         yield PrecisionRecall("val/precision_recall", curves)
-    worst = image_rows(statistics, decision, context.reader.index, names)[:NUM_WORST]
+    worst = image_rows(statistics, outcome, context.reader.index, names)[:NUM_WORST]
     predictor = predictor_of(context, model, context.config.validation.tta)
     images = predict_examples(predictor, decision, context.reader, [line.row for line in worst])
     yield ImageTable("val/worst", names, images, [line.values for line in worst])

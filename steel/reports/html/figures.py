@@ -19,13 +19,20 @@ def pointer(*keys: object) -> str:
 
 
 class Figures:
-    """The values of one `metrics.json`."""
+    """The values of one `metrics.json`, or of another file of numbers."""
 
     def __init__(self, metrics: Mapping[str, Any]) -> None:
         self.metrics = metrics
-        self.names: list[str] = list(metrics["dice_per_class"])
+
+    @property
+    def names(self) -> list[str]:
         """Of the classes."""
-        self.all_names = [ANY, *self.names]
+        return list(self.metrics["dice_per_class"])
+
+    @property
+    def all_names(self) -> list[str]:
+        """Of the classes, after that of any defect."""
+        return [ANY, *self.names]
 
     def value(self, *keys: Any) -> Any:
         """What stands under the keys."""

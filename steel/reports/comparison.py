@@ -1,0 +1,257 @@
+"""Evaluations side by side: which differences exceed the noise, and which images changed.
+
+Where two evaluations judged the same images, their differences are paired: the images are resampled, and both are
+scored on each resample, so that what makes images hard for both cancels. An interval that leaves out 0 is a difference
+that other images of the same kind would show, too.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from steel.errors import InputError
+from steel.metrics.bootstrap import CONFIDENCE, NUM_RESAMPLES, interval, resample_weights
+from steel.metrics.table import plain_number
+from steel.reports.evaluated import Evaluated, read_evaluated
+from steel.reports.per_image import CLEAN, FALSE_ALARM, FOUND, MISS
+from steel.reports.tables import format_columns
+
+RESULTS = (FOUND, MISS, FALSE_ALARM, CLEAN)
+SCORES = ("mean_dice", "mean_dice_all_empty", "mean_dice_positive", "miou")
+PER_CLASS = ("dice_per_class", "dice_positive_per_class")
+
+
+class Measure(NamedTuple):
+    """A score as a ratio of sums over images."""
+
+    name: str
+    first: np.ndarray
+    """(n,) each image's part of the sum above, in the first evaluation."""
+    second: np.ndarray
+    weight: np.ndarray
+    """(n,) its part of the sum below, the same in both."""
+    more_is_better: bool = True
+
+
+def compare(paths: Sequence[str]) -> dict[str, Any]:
+    """Everything that a comparison shows, in plain JSON values.
+
+    Args:
+        paths: two or more; see `read_evaluated`. Each is held against the first.
+
+    Returns:
+        `sources`: scores of each; `pairs`: each later one against the first, on the images that both have judged;
+        `settings`: what differs in how they came about.
+
+    Raises:
+        InputError: fewer than two, or one that cannot be read.
+    """
+    if len(paths) < 2:
+        raise InputError("compare: give at least two runs, reports or metrics.json files")
+    sources = read_evaluated(paths)
+    first = sources[0]
+    return {
+        "sources": [_describe(source) for source in sources],
+        "classes": list(dict.fromkeys(name for source in sources for name in source.class_names)),
+        "pairs": [_pair(0, first, number, other) for number, other in enumerate(sources[1:], start=1)],
+        "settings": _differing([source.settings for source in sources]),
+        "spread": _spread(sources),
+        "confidence": CONFIDENCE,
+        "resamples": NUM_RESAMPLES,
+    }
+
+
+def _describe(source: Evaluated) -> dict[str, Any]:
+    metrics = source.metrics
+    return {
+        "name": source.name,
+        "path": source.path,
+        "images": metrics["images"],
+        "folds": metrics.get("folds", []),
+        "role": metrics.get("role", ""),
+        "verdict": str(metrics["verdict"].get("sentence", "")),
+        "better_than_nothing": bool(metrics["verdict"].get("better_than_nothing")),
+        **{name: metrics.get(name) for name in (*SCORES, *PER_CLASS)},
+        "interval": metrics["intervals"].get("mean_dice"),
+        "true_images_per_class": metrics.get("true_images_per_class", {}),
+    }
+
+
+def _differing(settings: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """What is not the same in all, with its value in each."""
+    names = dict.fromkeys(name for values in settings for name in values)
+    rows = ({"name": name, "values": [values.get(name) for values in settings]} for name in names)
+    return [row for row in rows if len(set(row["values"])) > 1]
+
+
+def _spread(sources: Sequence[Evaluated]) -> dict[str, Any]:
+    """Mean and standard deviation over three or more, of each score that all have; of folds: what a fold matters."""
+    found: dict[str, Any] = {}
+    if len(sources) < 3:
+        return found
+    for name in SCORES:
+        values = [value for s in sources if isinstance(value := s.metrics.get(name), int | float)]
+        if len(values) == len(sources):
+            found[name] = {"mean": float(np.mean(values)), "deviation": float(np.std(values, ddof=1))}
+    return found
+
+
+def _pair(number: int, first: Evaluated, other_number: int, other: Evaluated) -> dict[str, Any]:
+    """The second against the first."""
+    found: dict[str, Any] = {"first": number, "second": other_number, "images": 0, "relabelled": 0, "why_not": ""}
+    for source in (first, other):
+        if source.table is None:
+            return found | {"why_not": f"{source.name} has no per_image.csv beside its scores"}
+    names = [name for name in first.class_names if name in other.class_names]
+    if not names:
+        return found | {"why_not": "they have no class in common"}
+    assert first.table is not None and other.table is not None
+    place = {image: i for i, image in enumerate(other.table.image_ids)}
+    both = [(i, place[image]) for i, image in enumerate(first.table.image_ids) if image in place]
+    if not both:
+        return found | {"why_not": "they have no image in common"}
+    at_first, at_other = np.array(both).T
+    of_first, of_other = ([source.class_names.index(name) for name in names] for source in (first, other))
+    true = first.table.true_pixels[np.ix_(at_first, of_first)]
+    same = (true == other.table.true_pixels[np.ix_(at_other, of_other)]).all(axis=1)
+    found |= {"images": int(same.sum()), "relabelled": int((~same).sum())}
+    if not same.any():
+        return found | {"why_not": "their images are labelled differently"}
+    at_first, at_other, present = at_first[same], at_other[same], true[same] > 0
+    dice = first.table.dice[np.ix_(at_first, of_first)], other.table.dice[np.ix_(at_other, of_other)]
+    results = [first.table.results[i] for i in at_first], [other.table.results[i] for i in at_other]
+    measures = _measures(names, *dice, present, *results)
+    differences = {measure.name: _difference(measure) for measure in measures if measure.weight.any()}
+    changed = _changed(first.table.image_ids, at_first, dice, results)
+    overlays = {i: (first.table.overlays[a], other.table.overlays[b]) for i, (a, b) in enumerate(
+        zip(at_first, at_other, strict=True))}  # fmt: skip
+    return found | {
+        "differences": differences,
+        "sentence": _sentence(first.name, other.name, differences, found["images"]),
+        "results": [
+            {"first": a, "second": b, "images": n} for (a, b), n in sorted(Counter(zip(*results, strict=True)).items())
+        ],
+        "better_images": sum(line["difference"] > 0 for line in changed),
+        "worse_images": sum(line["difference"] < 0 for line in changed),
+        "changed": [line | {"overlays": list(overlays[line.pop("place")])} for line in changed],
+    }
+
+
+def _measures(
+    names: Sequence[str],
+    first: np.ndarray,
+    second: np.ndarray,
+    present: np.ndarray,
+    first_results: Sequence[str],
+    second_results: Sequence[str],
+) -> list[Measure]:
+    """The scores that are compared, from (n, C) Dice and the truth."""
+    ones, positives = np.ones(len(first)), present.sum(axis=1)
+    stopped = [np.isin(results, (FOUND, FALSE_ALARM)).astype(float) for results in (first_results, second_results)]
+    defective = np.isin(first_results, (FOUND, MISS)).astype(float)
+    measures = [
+        Measure("mean Dice", first.mean(axis=1), second.mean(axis=1), ones),
+        Measure("positive Dice", (first * present).sum(axis=1), (second * present).sum(axis=1), positives),
+        Measure("defective strips found", stopped[0] * defective, stopped[1] * defective, defective),
+        Measure(
+            "clean strips stopped", stopped[0] * (1 - defective), stopped[1] * (1 - defective), 1 - defective, False
+        ),
+    ]
+    for k, name in enumerate(names):
+        measures.append(Measure(f"Dice of {name}", first[:, k], second[:, k], ones))
+        of = present[:, k].astype(float)
+        measures.append(Measure(f"positive Dice of {name}", first[:, k] * of, second[:, k] * of, of))
+    return measures
+
+
+def _difference(measure: Measure) -> dict[str, Any]:
+    """Both values, their difference and its paired interval."""
+    total = measure.weight.sum()
+    gain = measure.second - measure.first
+    parts = np.stack([gain, measure.weight], axis=1)
+    sums = np.concatenate([w @ parts for w in resample_weights(len(gain), NUM_RESAMPLES, seed=0)])
+    with np.errstate(invalid="ignore"):
+        span = interval(sums[:, 0] / sums[:, 1])
+    exceeds = span is not None and (span[0] > 0 or span[1] < 0)
+    is_gain = (gain.sum() > 0) == measure.more_is_better
+    return {
+        "first": plain_number(measure.first.sum() / total),
+        "second": plain_number(measure.second.sum() / total),
+        "difference": plain_number(gain.sum() / total),
+        "interval": None if span is None else list(span),
+        "exceeds_noise": exceeds,
+        "so": ("better" if is_gain else "worse") if exceeds else "within the noise",
+    }
+
+
+def _changed(
+    image_ids: Sequence[str],
+    places: np.ndarray,
+    dice: tuple[np.ndarray, np.ndarray],
+    results: tuple[Sequence[str], Sequence[str]],
+) -> list[dict[str, Any]]:
+    """Images with another Dice or another result, the largest change first."""
+    first, second = (values.mean(axis=1) for values in dice)
+    order = np.argsort(-np.abs(second - first), kind="stable")
+    return [
+        {
+            "image_id": image_ids[places[i]],
+            "first_dice": round(float(first[i]), 6),
+            "second_dice": round(float(second[i]), 6),
+            "difference": round(float(second[i] - first[i]), 6),
+            "first_result": results[0][i],
+            "second_result": results[1][i],
+            "place": i,
+        }
+        for i in order.tolist()
+        if abs(second[i] - first[i]) > 1e-6 or results[0][i] != results[1][i]
+    ]
+
+
+def _sentence(first: str, second: str, differences: Mapping[str, Any], num_images: int) -> str:
+    """The verdict on a pair."""
+    whole = differences["mean Dice"]
+    words = {"better": "is better than", "worse": "is worse than"}.get(whole["so"], "is not shown to differ from")
+    shown = [
+        f"{name} {found['difference']:+.4f}"
+        for name, found in differences.items()
+        if found["exceeds_noise"] and name != "mean Dice"
+    ]
+    more = f"; beyond the noise also: {', '.join(shown)}" if shown else "; nothing else exceeds the noise"
+    return f"{second} {words} {first}: mean Dice {_spanned(whole)} on the same {num_images:,} images{more}"
+
+
+def _spanned(found: Mapping[str, Any]) -> str:
+    span = found["interval"]
+    spread = "" if span is None else f" (95 %: {span[0]:+.4f} to {span[1]:+.4f})"
+    return f"{found['difference']:+.4f}{spread}"
+
+
+def format_comparison(comparison: Mapping[str, Any]) -> str:
+    """A short text for terminals: a sentence on each pair, then the scores side by side."""
+    sources = comparison["sources"]
+    lines = [
+        pair["sentence"] if not pair["why_not"] else
+        f"{sources[pair['second']]['name']} cannot be paired with {sources[0]['name']}: {pair['why_not']}"
+        for pair in comparison["pairs"]
+    ]  # fmt: skip
+    header = ["", *(source["name"] for source in sources)]
+    rows = [["images", *(f"{source['images']:,}" for source in sources)]]
+    rows += [[name.replace("_", " "), *(_score(source[name]) for source in sources)] for name in SCORES]
+    rows += [
+        [
+            f"positive Dice of {name}",
+            *(_score((source["dice_positive_per_class"] or {}).get(name)) for source in sources),
+        ]
+        for name in comparison["classes"]
+    ]
+    for pair in comparison["pairs"]:
+        if pair["relabelled"]:
+            lines.append(f"{pair['relabelled']} images are labelled differently and left out of the pairs")
+    return "\n".join([*lines, "", format_columns([header, *rows])])
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,149 @@
+"""What an evaluation, a run or a cross-validation has left behind: its scores, and what became of every image."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steel.errors import InputError
+from steel.plain import parse_json
+from steel.reports.describe import flat_scalars
+
+METRICS_FILES = ("metrics.json", "validation.json")
+"""Of an evaluation or a cross-validation; of a run."""
+_NEEDED = {"images": int, "mean_dice": float, "dice_per_class": dict, "verdict": dict, "intervals": dict}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTable:
+    """`per_image.csv`: n images, C classes."""
+
+    image_ids: list[str]
+    results: list[str]
+    overlays: list[str]
+    """Paths of pictures; empty where there is none."""
+    dice: np.ndarray
+    """(n, C) float64."""
+    true_pixels: np.ndarray
+    """(n, C) int64."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """What is compared."""
+
+    name: str
+    """Short, and no other's of the same comparison."""
+    path: str
+    """Of the file with its scores."""
+    metrics: dict[str, Any]
+    table: ImageTable | None
+    """None where there is no per_image.csv."""
+    settings: dict[str, str]
+    """How it came about."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of all its classes."""
+        return list(self.metrics["dice_per_class"])
+
+
+def read_evaluated(paths: Sequence[str]) -> list[Evaluated]:
+    """Read what is to be compared.
+
+    Args:
+        paths: of run folders, report folders, their `report.html`, or `metrics.json` files.
+
+    Raises:
+        InputError: nothing that could be compared is there, or it is damaged.
+    """
+    files = [_metrics_file(Path(path)) for path in paths]
+    return [_read(name, file) for name, file in zip(_short_names(paths), files, strict=True)]
+
+
+def _metrics_file(path: Path) -> Path:
+    if path.is_file() and path.suffix == ".json":
+        return path
+    folder = path.parent if path.is_file() else path
+    found = next((folder / name for name in METRICS_FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise InputError(
+            f"{path}: no {' and no '.join(METRICS_FILES)} here; give a finished run, a folder that "
+            "train.evaluate wrote, or a metrics.json"
+        )
+    return found
+
+
+def _short_names(paths: Sequence[str]) -> list[str]:
+    """The last parts of the paths that differ, as many as tell them apart; a number behind what is given twice."""
+    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 2:
+        parts = [part[:-1] for part in parts]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{Path(path).name} ({number})" for number, path in enumerate(paths, start=1)]
+
+
+def _read(name: str, path: Path) -> Evaluated:
+    try:
+        metrics = parse_json(path.read_bytes())
+    except (OSError, InputError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    for key, kind in _NEEDED.items():
+        if not isinstance(metrics, Mapping) or not isinstance(metrics.get(key), kind):
+            raise InputError(f"{path}: not the scores of an evaluation (no {key})")
+    table = path.parent / "per_image.csv"
+    rows = _read_table(table, list(metrics["dice_per_class"])) if table.is_file() else None
+    if rows is not None and len(rows.image_ids) != metrics["images"]:
+        raise InputError(f"{table}: {len(rows.image_ids)} images, but {path.name} is of {metrics['images']}")
+    return Evaluated(name, str(path), dict(metrics), rows, _settings(path, metrics))
+
+
+def _settings(path: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Of a report its provenance; of a run its configuration."""
+    provenance = metrics.get("provenance")
+    if isinstance(provenance, Mapping) and provenance:
+        return {key: str(value) for key, value in flat_scalars(provenance)}
+    config = path.parent / "config.json"
+    if not config.is_file():
+        return {}
+    values = parse_json(config.read_bytes())
+    return dict(_flat(values)) if isinstance(values, Mapping) else {}
+
+
+def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
+    if isinstance(values, list):
+        values = {str(number): value for number, value in enumerate(values)}
+    if not isinstance(values, Mapping):
+        return [(prefix.removeprefix("config."), str(values))]
+    return [pair for key, value in values.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def _read_table(path: Path, class_names: Sequence[str]) -> ImageTable:
+    """Raises InputError for a column that is missing, or a cell that is no number."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return ImageTable(
+            image_ids=[row["image_id"] for row in rows],
+            results=[row["result"] for row in rows],
+            overlays=[str(path.parent / row["overlay"]) if row["overlay"] else "" for row in rows],
+            dice=_numbers(rows, [f"dice {name}" for name in class_names]).astype(np.float64),
+            true_pixels=_numbers(rows, [f"true pixels {name}" for name in class_names]).astype(np.int64),
+        )
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: not the table of an evaluation ({error!r}); evaluate again") from error
+
+
+def _numbers(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> np.ndarray:
+    """(n, columns) finite float64."""
+    values = np.array([[float(row[column]) for column in columns] for row in rows]).reshape(len(rows), len(columns))
+    if not np.isfinite(values).all():
+        raise ValueError("a number that is none")
+    return values

@@ -1,0 +1,211 @@
+"""Evaluations side by side, on tables written and worked by hand."""
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steel.cli import main
+from steel.errors import InputError
+from steel.reports.comparison import compare, format_comparison
+from steel.reports.comparison_page import comparison_page
+
+Image = tuple[str, str, tuple[float, float], tuple[int, int]]
+"""Id, result, Dice and true pixels of two classes."""
+
+
+def write_report(folder: Path, images: Sequence[Image], names: Sequence[str] = ("spot", "scratch"), **more: Any) -> str:
+    """What `train.evaluate` leaves of some images, as far as a comparison reads it."""
+    folder.mkdir(parents=True)
+    rows = [
+        {
+            "image_id": image_id,
+            "result": result,
+            "overlay": "",
+            **{f"dice {name}": dice[k] for k, name in enumerate(names)},
+            **{f"true pixels {name}": true[k] for k, name in enumerate(names)},
+        }
+        for image_id, result, dice, true in images
+    ]
+    with (folder / "per_image.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    mean = float(np.mean([dice for _, _, dice, _ in images]))
+    metrics = {
+        "images": len(images),
+        "mean_dice": mean,
+        "mean_dice_all_empty": 0.5,
+        "mean_dice_positive": 0.25,
+        "miou": None,
+        "dice_per_class": dict.fromkeys(names, mean),
+        "dice_positive_per_class": dict.fromkeys(names),
+        "verdict": {"sentence": "better than answering nothing", "better_than_nothing": True},
+        "intervals": {"mean_dice": [mean - 0.1, mean + 0.1]},
+        **more,
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return str(folder)
+
+
+FIRST: list[Image] = [
+    ("a", "found", (0.5, 1.0), (10, 0)),
+    ("b", "miss", (0.0, 1.0), (5, 0)),
+    ("c", "clean", (1.0, 1.0), (0, 0)),
+    ("d", "false alarm", (0.0, 1.0), (0, 0)),
+]
+SECOND: list[Image] = [
+    ("d", "clean", (1.0, 1.0), (0, 0)),
+    ("a", "found", (0.75, 1.0), (10, 0)),
+    ("b", "found", (0.5, 1.0), (5, 0)),
+    ("c", "clean", (1.0, 1.0), (0, 0)),
+    ("e", "clean", (1.0, 1.0), (0, 0)),
+]
+
+
+def test_differences_are_those_of_the_images_that_both_have(tmp_path: Path) -> None:
+    """Half of: 0.25 of a, 0.5 of b, 1 of d, over four images; the order of the rows is no matter."""
+    found = compare([write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)])
+    assert [source["name"] for source in found["sources"]] == ["one", "two"]
+    (pair,) = found["pairs"]
+    assert (pair["images"], pair["relabelled"], pair["better_images"], pair["worse_images"]) == (4, 0, 3, 0)
+    values = {name: (d["first"], d["second"], d["difference"]) for name, d in pair["differences"].items()}
+    assert values == {
+        "mean Dice": (0.6875, 0.90625, 0.21875),
+        "positive Dice": (0.25, 0.625, 0.375),
+        "defective strips found": (0.5, 1.0, 0.5),
+        "clean strips stopped": (0.5, 0.0, -0.5),
+        "Dice of spot": (0.375, 0.8125, 0.4375),
+        "positive Dice of spot": (0.25, 0.625, 0.375),
+        "Dice of scratch": (1.0, 1.0, 0.0),  # nobody has a scratch: no positive Dice
+    }
+    assert pair["results"] == [
+        {"first": "clean", "second": "clean", "images": 1},
+        {"first": "false alarm", "second": "clean", "images": 1},
+        {"first": "found", "second": "found", "images": 1},
+        {"first": "miss", "second": "found", "images": 1},
+    ]
+    assert [(line["image_id"], line["difference"]) for line in pair["changed"]] == [
+        ("d", 0.5),
+        ("b", 0.25),
+        ("a", 0.125),
+    ]
+    assert pair["changed"][0]["first_result"] == "false alarm" and pair["changed"][0]["second_result"] == "clean"
+
+
+def many(gain: np.ndarray, stops: bool = False) -> tuple[list[Image], list[Image]]:
+    """Images of which the second evaluation scores `gain` more; every second one is clean."""
+    first: list[Image] = []
+    second: list[Image] = []
+    for i, more in enumerate(gain.tolist()):
+        true = (10 * (i % 2), 0)
+        results = ("miss", "found") if i % 2 else ("clean", "false alarm" if stops else "clean")
+        first.append((f"{i:04d}", results[0], (0.5, 1.0), true))
+        second.append((f"{i:04d}", results[1], (0.5 + 2 * more, 1.0), true))
+    return first, second
+
+
+def test_the_interval_is_that_of_a_mean_of_differences(tmp_path: Path) -> None:
+    """1.96 standard errors, as theory has it; a difference of the mean is seen though single images differ more."""
+    gain = np.random.default_rng(1).normal(0.02, 0.08, 600)
+    first, second = many(gain)
+    found = compare([write_report(tmp_path / "one", first), write_report(tmp_path / "two", second)])
+    mean = found["pairs"][0]["differences"]["mean Dice"]
+    half = 1.96 * gain.std(ddof=1) / np.sqrt(600)
+    assert mean["difference"] == pytest.approx(gain.mean())
+    assert mean["interval"] == pytest.approx([gain.mean() - half, gain.mean() + half], abs=0.1 * half)
+    assert mean["exceeds_noise"] and mean["so"] == "better"
+    assert found["pairs"][0]["sentence"].startswith("two is better than one: mean Dice +0.0")
+
+
+def test_noise_is_called_noise(tmp_path: Path) -> None:
+    gain = np.random.default_rng(1).normal(0, 0.08, 600)
+    first, second = many(gain - gain.mean() + 0.001)
+    found = compare([write_report(tmp_path / "one", first), write_report(tmp_path / "two", second)])
+    differences = found["pairs"][0]["differences"]
+    assert differences["mean Dice"]["so"] == "within the noise"
+    assert found["pairs"][0]["sentence"].startswith("two is not shown to differ from one: mean Dice +0.0010")
+    assert differences["defective strips found"]["so"] == "better"
+
+
+def test_more_false_alarms_are_worse(tmp_path: Path) -> None:
+    first, second = many(np.zeros(40), stops=True)
+    found = compare([write_report(tmp_path / "one", first), write_report(tmp_path / "two", second)])
+    stopped = found["pairs"][0]["differences"]["clean strips stopped"]
+    assert (stopped["difference"], stopped["so"]) == (1.0, "worse")
+
+
+def test_images_with_other_labels_are_left_out_and_counted(tmp_path: Path) -> None:
+    other = [(image, result, dice, (99, 0) if image == "a" else true) for image, result, dice, true in SECOND]
+    found = compare([write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", other)])
+    assert (found["pairs"][0]["images"], found["pairs"][0]["relabelled"]) == (3, 1)
+    assert "1 images are labelled differently" in format_comparison(found)
+
+
+def test_what_cannot_be_paired_is_shown_side_by_side(tmp_path: Path) -> None:
+    elsewhere = [(f"other {image}", *rest) for image, *rest in SECOND]
+    paths = [write_report(tmp_path / f"fold-{n}", images) for n, images in enumerate([FIRST, elsewhere, FIRST])]  # type: ignore[arg-type]
+    (tmp_path / "fold-2" / "per_image.csv").unlink()
+    found = compare(paths)
+    assert [pair["why_not"] for pair in found["pairs"]] == [
+        "they have no image in common",
+        "fold-2 has no per_image.csv beside its scores",
+    ]
+    scores = [0.6875, 0.925, 0.6875]
+    assert found["spread"]["mean_dice"] == {
+        "mean": pytest.approx(np.mean(scores)),
+        "deviation": pytest.approx(np.std(scores, ddof=1)),
+    }
+    text = format_comparison(found)
+    assert "fold-1 cannot be paired with fold-0: they have no image in common" in text
+    assert re.search(r"mean dice +0\.6875 +0\.9250 +0\.6875", text)
+    assert "Not paired with fold-0: fold-1, for they have no image in common." in comparison_page(found)
+
+
+def test_what_was_done_differently_is_listed(tmp_path: Path) -> None:
+    paths = [write_report(tmp_path / str(lr), FIRST) for lr in (0.1, 0.2)]
+    for path, lr in zip(paths, (0.1, 0.2), strict=True):
+        values = {"config": {"seed": 0, "phases": [{"lr": lr}]}, "data_digest": "d"}
+        (Path(path) / "config.json").write_text(json.dumps(values))
+    assert compare(paths)["settings"] == [{"name": "phases.0.lr", "values": ["0.1", "0.2"]}]
+
+
+def test_every_number_of_the_page_is_one_of_its_json(tmp_path: Path) -> None:
+    paths = [write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)]
+    out = tmp_path / "pages" / "compare.html"
+    assert main(["compare", *paths, "--out", str(out)]) == 0
+    page, values = out.read_text(), json.loads(out.with_suffix(".json").read_text())
+    marked = re.findall(r'<data value="([^"]*)" data-from="([^"]*)">', page)
+    assert len(marked) > 60
+    for value, pointer in marked:
+        found: Any = values
+        for key in pointer.split("/")[1:]:
+            key = key.replace("~1", "/").replace("~0", "~")
+            found = found[int(key)] if isinstance(found, list) else found[key]
+        assert str(found) == value.replace("&#x27;", "'"), pointer
+    assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no scores", "not JSON", "no number", "another count", "alone"])
+def test_what_cannot_be_compared_is_one_clear_line(tmp_path: Path, damage: str) -> None:
+    one, two = write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)
+    table = Path(two) / "per_image.csv"
+    if damage == "no folder":
+        two = str(tmp_path / "three")
+    elif damage == "no scores":
+        (Path(two) / "metrics.json").write_text("{}")
+    elif damage == "not JSON":
+        (Path(two) / "metrics.json").write_text("{")
+    elif damage == "no number":
+        table.write_text(table.read_text().replace("0.75", "much"))
+    elif damage == "another count":
+        table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(InputError) as error:
+        compare([one] if damage == "alone" else [one, two])
+    assert "\n" not in str(error.value)
+    assert damage == "alone" or str(tmp_path) in str(error.value)
