@@ -54,26 +54,49 @@ def add_explore(commands: argparse._SubParsersAction) -> None:
     """Add `steel explore`."""
     parser = commands.add_parser(
         "explore",
-        help="look at a shard folder: one page with pictures, and its figures",
-        description="Write index.html (self-contained) and figures.json about a shard folder: classes, areas, "
-        "places, gray levels, examples, folds, duplicates.",
+        help="look at shards, or at images with labels: one page with pictures, its figures, a table",
+        description="Write index.html (self-contained), figures.json and images.csv (a line for every image) about a "
+        "shard folder, or about images with labels before they are sharded; predictions are labels, too. What is "
+        "conspicuous comes first: duplicates labelled differently, masks of a few pixels, rare classes, odd images.",
         formatter_class=Help,
     )
-    parser.add_argument("shards", metavar="SHARDS", help="folder or URL that data_prep wrote")
+    parser.add_argument("shards", metavar="SHARDS", nargs="?", help="folder or URL that data_prep wrote")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--max-images", type=int, metavar="N", default=2000, help="random images whose pixels are read")
     parser.add_argument("--seed", type=int, metavar="S", default=0, help="of that choice")
+    parser.add_late = _add_explore_labels
     parser.set_defaults(run=_run_explore)
 
 
-def _run_explore(arguments: argparse.Namespace) -> None:
-    from steel.reports.explore import explore
+def _add_explore_labels(parser: argparse.ArgumentParser) -> None:
+    from steel.labels.arguments import add_label_arguments
 
+    load_extensions()  # before the options, to which they add
+    add_label_arguments(parser.add_argument_group("images with labels, instead of SHARDS"), required=False)
+
+
+def _run_explore(arguments: argparse.Namespace) -> None:
+    from steel.errors import InputError
+    from steel.labels.arguments import labels_from
+    from steel.reports.explore import explore_data
+    from steel.reports.explore_data import data_of_labels, data_of_shards
+
+    has_labels = arguments.images is not None and arguments.labels is not None
+    if (arguments.shards is None) != has_labels:
+        raise InputError("explore: give either SHARDS, or --images and --labels")
+    if has_labels:
+        with image_bar("labels") as on_image:
+            where = f"{arguments.images}, labels {arguments.labels}"
+            data = data_of_labels(labels_from(arguments), where, on_image)
+    else:
+        data = data_of_shards(arguments.shards)
     with image_bar("explore") as on_image:
-        explore(
-            arguments.shards, arguments.out, max_images=arguments.max_images, seed=arguments.seed, on_image=on_image
+        found = explore_data(
+            data, arguments.out, max_images=arguments.max_images, seed=arguments.seed, on_image=on_image
         )
-    print(f"wrote {arguments.out}/index.html and {arguments.out}/figures.json")  # noqa: T201
+    for finding in found["findings"]:
+        print(finding["title"])  # noqa: T201
+    print(f"wrote {arguments.out}/index.html, figures.json and images.csv")  # noqa: T201
 
 
 def add_compare(commands: argparse._SubParsersAction) -> None:

@@ -17,17 +17,19 @@ def add_convert_arguments(group: argparse._ActionsContainer) -> None:
     group.add_argument("--out", required=True, metavar="PATH", help="file or folder to write")
 
 
-def add_label_arguments(group: argparse._ActionsContainer) -> None:
+def add_label_arguments(group: argparse._ActionsContainer, *, required: bool = True) -> None:
     """`--labels PATH --images DIR`, and how the labels are read."""
-    group.add_argument("--labels", required=True, metavar="PATH", help=_LABELS_HELP)
-    _add_reading_arguments(group)
+    group.add_argument("--labels", required=required, metavar="PATH", help=_LABELS_HELP)
+    _add_reading_arguments(group, required=required)
 
 
 _LABELS_HELP = "file or folder of the labels, of any format that is known; a path or URL"
 
 
-def _add_reading_arguments(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--images", required=True, metavar="DIR", help="folder of images, searched with its subfolders")
+def _add_reading_arguments(group: argparse._ActionsContainer, *, required: bool = True) -> None:
+    group.add_argument(
+        "--images", required=required, metavar="DIR", help="folder of images, searched with its subfolders"
+    )
     known = "; ".join(f"{name}: {form.meaning}" for name, form in FORMATS.items())
     group.add_argument(
         "--labels-format", choices=(AUTO, *FORMATS), default=AUTO, help=f"{known}; auto finds out which it is"

@@ -1,4 +1,4 @@
-"""What a shard folder holds, in numbers: from the index for all images, from the pixels of a part of them."""
+"""What a data set holds, in numbers: of all images from their labels, of a part of them from their pixels."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,9 +9,7 @@ import cv2
 import numpy as np
 
 from steel.images.strip import is_black
-from steel.shards.format import Manifest
-from steel.shards.index import Index
-from steel.shards.reader import ShardReader
+from steel.reports.explore_data import ExploredData
 
 NUM_SIZES = 8
 """The most frequent sizes that are listed; all are counted."""
@@ -29,7 +27,8 @@ class PixelSurvey:
         mean: (n,) float, mean gray level of the strip (black pixels left out), 0 to 255; 0 when all is black.
         std: (n,) float, its standard deviation.
         black: (n,) float, share of black pixels.
-        regions: (n, C) int, separate regions of each class, in masks of the original size.
+        regions: (n, C) int, separate regions of each class; pixels that touch at a corner are of one.
+        smallest: (n, C) int, pixels of the smallest of them; 0 without any.
         heat: (C, h, w) float, share of these images' masks of each class that cover a place; 0 without any.
     """
 
@@ -38,35 +37,38 @@ class PixelSurvey:
     std: np.ndarray
     black: np.ndarray
     regions: np.ndarray
+    smallest: np.ndarray
     heat: np.ndarray
 
 
 def survey_pixels(
-    reader: ShardReader, rows: np.ndarray, on_image: Callable[[int, int], None] | None = None
+    data: ExploredData, rows: np.ndarray, on_image: Callable[[int, int], None] | None = None
 ) -> PixelSurvey:
     """Read the images of `rows` and measure them; `on_image` hears (done, all) after each.
 
     Raises:
-        BadSampleError: a sample is damaged.
+        BadSampleError, ValidationErrors: an image is damaged.
     """
-    num_classes = reader.manifest.num_classes
-    aspect = float(np.median(reader.index.width[rows] / reader.index.height[rows]))
+    num_classes = len(data.class_names)
+    aspect = float(np.median(data.sizes[rows, 1] / data.sizes[rows, 0]))
     heat = np.zeros((num_classes, _HEAT_HEIGHT, max(1, round(_HEAT_HEIGHT * aspect))), np.float64)
     with_class = np.zeros(num_classes)
     levels = np.zeros((len(rows), 3))
-    regions = np.zeros((len(rows), num_classes), int)
+    regions, smallest = np.zeros((2, len(rows), num_classes), int)
     for number, row in enumerate(rows.tolist()):
-        sample = reader.read(row, original_mask=True)
-        levels[number] = _levels(sample.image)
-        for k in np.flatnonzero(reader.index.areas[row]):
-            mask = (sample.bitmask >> k & 1).astype(np.uint8)
-            regions[number, k] = cv2.connectedComponents(mask)[0] - 1
+        image, bitmask = data.read(row)
+        levels[number] = _levels(image)
+        for k in np.flatnonzero(data.areas[row]):
+            mask = (bitmask >> k & 1).astype(np.uint8)
+            _, _, found, _ = cv2.connectedComponentsWithStats(mask)
+            areas = found[1:, cv2.CC_STAT_AREA]
+            regions[number, k], smallest[number, k] = len(areas), areas.min(initial=mask.size)
             heat[k] += cv2.resize(mask.astype(np.float32), heat.shape[:0:-1], interpolation=cv2.INTER_AREA)
             with_class[k] += 1
         if on_image is not None:
             on_image(number + 1, len(rows))
     heat /= np.maximum(with_class, 1)[:, None, None]
-    return PixelSurvey(rows, levels[:, 0], levels[:, 1], levels[:, 2], regions, heat)
+    return PixelSurvey(rows, levels[:, 0], levels[:, 1], levels[:, 2], regions, smallest, heat)
 
 
 def _levels(image: np.ndarray) -> tuple[float, float, float]:
@@ -79,42 +81,59 @@ def _levels(image: np.ndarray) -> tuple[float, float, float]:
     return float(mean[0, 0]), float(std[0, 0]), 1 - float(strip.mean())
 
 
-def count_figures(manifest: Manifest, index: Index) -> dict[str, Any]:
-    """Everything that the index alone tells, over all images, in plain JSON values."""
-    has = np.asarray(index.areas) > 0
-    sizes = Counter(zip(np.asarray(index.height).tolist(), np.asarray(index.width).tolist(), strict=True))
+def count_figures(data: ExploredData) -> dict[str, Any]:
+    """Everything that the labels alone tell, over all images, in plain JSON values."""
+    has = data.has
+    sizes = Counter(map(tuple, data.sizes.tolist()))
     return {
-        "images": len(index),
+        "images": len(data),
         "clean": int((~has.any(axis=1)).sum()),
-        "channels": manifest.channels,
-        "mean": list(manifest.mean),
-        "std": list(manifest.std),
-        "digest": manifest.digest,
+        "defective": int(has.any(axis=1).sum()),
+        "channels": data.channels,
         "num_sizes": len(sizes),
         "sizes": [{"height": h, "width": w, "images": count} for (h, w), count in sizes.most_common(NUM_SIZES)],
-        "resized": bool(np.any(index.height != index.original_height) or np.any(index.width != index.original_width)),
-        "classes": {
-            name: _class_figures(index, has[:, k], np.asarray(index.areas)[:, k])
-            for k, name in enumerate(manifest.class_names)
-        },
-        "combinations": _combinations(manifest.class_names, has),
-        "folds": _folds(manifest.class_names, np.asarray(index.fold), has),
-        "duplicates": _duplicates(np.asarray(index.group)),
+        "resized": data.resized,
+        "classes": {name: _class_figures(data, k) for k, name in enumerate(data.class_names)},
+        "area_octaves": _octaves(data),
+        "combinations": _combinations(data.class_names, has),
+        "folds": [] if data.fold is None else _folds(data.class_names, data.fold, has),
+        "duplicates": _duplicates(data.group),
     }
 
 
-def _class_figures(index: Index, has: np.ndarray, areas: np.ndarray) -> dict[str, Any]:
-    present = areas[has].astype(float)
+_QUANTILES = ("smallest", "lower_quartile", "median", "upper_quartile", "largest")
+
+
+def _class_figures(data: ExploredData, k: int) -> dict[str, Any]:
+    """Of a class: how many images have it, its areas in pixels and as a share of the image."""
+    has = data.has[:, k]
     figures: dict[str, Any] = {"images": int(has.sum()), "share": float(has.mean()) if len(has) else 0.0}
-    if len(present):
-        smallest, lower, median, upper, largest = np.quantile(present, (0, 0.25, 0.5, 0.75, 1)).tolist()
-        pixels = np.asarray(index.original_height, float)[has] * np.asarray(index.original_width, float)[has]
-        figures["area"] = {
-            "smallest": smallest, "lower_quartile": lower, "median": median, "upper_quartile": upper,
-            "largest": largest, "mean": float(present.mean()), "std": float(present.std()),
-        }  # fmt: skip
-        figures["share_of_image"] = float((present / pixels).mean())
+    if has.any():
+        present = data.areas[has, k].astype(float)
+        shares = present / data.sizes[has].prod(axis=1)
+        for key, values in (("area", present), ("area_share", shares)):
+            quantiles = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist()
+            figures[key] = {
+                **dict(zip(_QUANTILES, quantiles, strict=True)),
+                "mean": float(values.mean()),
+                "std": float(values.std()),
+            }
     return figures
+
+
+def _octaves(data: ExploredData) -> dict[str, Any]:
+    """How many images have an area of each class between 2^i and 2^(i + 1) pixels, from the lowest such i on."""
+    octaves = [np.log2(areas[areas > 0]).astype(int) for areas in data.areas.T]
+    every = np.concatenate(octaves) if octaves else np.zeros(0, int)
+    low = int(every.min()) if len(every) else 0
+    length = int(every.max()) - low + 1 if len(every) else 0
+    return {
+        "lowest": low,
+        "images": {
+            name: np.bincount(found - low, minlength=length).tolist()
+            for name, found in zip(data.class_names, octaves, strict=True)
+        },
+    }
 
 
 def _combinations(names: Sequence[str], has: np.ndarray) -> list[dict[str, Any]]:
@@ -133,7 +152,8 @@ def _folds(names: Sequence[str], fold: np.ndarray, has: np.ndarray) -> list[dict
         inside = has[fold == number]
         positives = {name: int(inside[:, k].sum()) for k, name in enumerate(names)}
         clean = int((~inside.any(axis=1)).sum())
-        rows.append({"fold": number, "images": len(inside), "clean": clean, "classes": positives})
+        shares = {name: positives[name] / len(inside) for name in names}
+        rows.append({"fold": number, "images": len(inside), "clean": clean, "classes": positives, "shares": shares})
     return rows
 
 
@@ -148,10 +168,10 @@ def _duplicates(group: np.ndarray) -> dict[str, Any]:
     }
 
 
-def pixel_figures(manifest: Manifest, index: Index, survey: PixelSurvey) -> dict[str, Any]:
+def pixel_figures(data: ExploredData, survey: PixelSurvey) -> dict[str, Any]:
     """The survey in plain JSON values: gray levels, black share and regions, for each class and for clean images."""
-    has = np.asarray(index.areas)[survey.rows] > 0
-    groups = {"clean": ~has.any(axis=1), **{name: has[:, k] for k, name in enumerate(manifest.class_names)}}
+    has = data.has[survey.rows]
+    groups = {"clean": ~has.any(axis=1), **{name: has[:, k] for k, name in enumerate(data.class_names)}}
     figures: dict[str, Any] = {"images": len(survey.rows), "groups": {}}
     for name, chosen in groups.items():
         if chosen.any():
@@ -164,18 +184,50 @@ def pixel_figures(manifest: Manifest, index: Index, survey: PixelSurvey) -> dict
             }
     figures["regions"] = {
         name: np.bincount(np.minimum(survey.regions[has[:, k], k], MOST_REGIONS), minlength=2)[1:].tolist()
-        for k, name in enumerate(manifest.class_names)
+        for k, name in enumerate(data.class_names)
     }
     return figures
 
 
-def choose_examples(index: Index, class_id: int | None, count: int) -> list[int]:
+def choose_examples(areas: np.ndarray, class_id: int | None, count: int) -> list[int]:
     """Rows that show the range of a class (None: clean images): masks from small to large, evenly over the ranks."""
-    areas = np.asarray(index.areas)
     if class_id is None:
         rows = np.flatnonzero(~(areas > 0).any(axis=1))
     else:
         rows = np.flatnonzero(areas[:, class_id - 1])
         rows = rows[np.argsort(areas[rows, class_id - 1], kind="stable")]
+    return spread_over(rows, count)
+
+
+def spread_over(rows: np.ndarray, count: int) -> list[int]:
+    """`count` of (n,) rows, evenly over their order."""
     picks = ((np.arange(count) + 0.5) * len(rows) / count).astype(int) if len(rows) > count else np.arange(len(rows))
     return rows[picks].tolist()
+
+
+def image_table(data: ExploredData, survey: PixelSurvey) -> list[dict[str, Any]]:
+    """A line for every image: size, fold, group, classes with their areas, and what was measured where it was read."""
+    place = {row: i for i, row in enumerate(survey.rows.tolist())}
+    lines = []
+    for row, image_id in enumerate(data.image_ids):
+        height, width = data.sizes[row].tolist()
+        i = place.get(row)
+        line: dict[str, Any] = {
+            "image_id": image_id,
+            "height": height,
+            "width": width,
+            "fold": "" if data.fold is None else int(data.fold[row]),
+            "group": int(data.group[row]),
+            "classes": " + ".join(n for n, there in zip(data.class_names, data.has[row], strict=True) if there),
+            "mean_gray": "" if i is None else round(float(survey.mean[i]), 2),
+            "deviation": "" if i is None else round(float(survey.std[i]), 2),
+            "black_share": "" if i is None else round(float(survey.black[i]), 4),
+        }
+        for k, name in enumerate(data.class_names):
+            area = int(data.areas[row, k])
+            line[f"pixels {name}"] = area
+            line[f"per cent {name}"] = round(100 * area / (height * width), 4)
+            line[f"regions {name}"] = "" if i is None else int(survey.regions[i, k])
+            line[f"smallest region {name}"] = "" if i is None else int(survey.smallest[i, k])
+        lines.append(line)
+    return lines

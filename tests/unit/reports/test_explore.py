@@ -1,20 +1,24 @@
-"""The page about a shard folder, and its figures against the data it was made from."""
+"""The page about a data set, and its figures against the data it was made from."""
 
+import csv
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 
 from steel.cli import main
+from steel.images.pictures import class_colour
 from steel.images.strip import BLACK_LEVEL
+from steel.labels.load import load_labels
 from steel.loading.crop import place_window
-from steel.reports.explore import explore
+from steel.reports.explore import explore, explore_data
+from steel.reports.explore_data import data_of_labels, data_of_shards
 from steel.reports.explore_figures import choose_examples, survey_pixels
-from steel.reports.explore_page import Page
-from steel.shards.reader import ShardReader
 from tests.shard_folder import make_shards
 
 
@@ -44,10 +48,16 @@ def test_figures_are_those_of_the_data(explored) -> None:
     one, two = figures["classes"]["class 1"], figures["classes"]["class 2"]
     assert (one["images"], two["images"], two["share"]) == (3, 2, 0.5)
     assert one["area"]["median"] == 100  # of 40, 200 and 100 pixels
-    assert one["share_of_image"] == pytest.approx((40 + 200 + 100) / 3 / 800)
+    assert one["area_share"]["mean"] == pytest.approx((40 + 200 + 100) / 3 / 800)
     assert figures["combinations"][0] == {"classes": ["class 1", "class 2"], "images": 2}
     assert [fold["images"] for fold in figures["folds"]] == [2, 2]
-    assert figures["folds"][1] == {"fold": 1, "images": 2, "clean": 0, "classes": {"class 1": 2, "class 2": 1}}
+    assert figures["folds"][1] == {
+        "fold": 1,
+        "images": 2,
+        "clean": 0,
+        "classes": {"class 1": 2, "class 2": 1},
+        "shares": {"class 1": 1.0, "class 2": 0.5},
+    }
     assert figures["duplicates"]["groups_of_several"] == 0
     pixels = figures["pixels"]
     assert pixels["groups"]["clean"] == {
@@ -63,7 +73,7 @@ def test_figures_are_those_of_the_data(explored) -> None:
 
 
 def test_heat_is_the_share_of_masks_that_cover_a_place(handmade) -> None:
-    survey = survey_pixels(ShardReader(handmade), np.arange(4))
+    survey = survey_pixels(data_of_shards(handmade), np.arange(4))
     second = survey.heat[1]  # covers the right half of image 2 and the second quarter of image 3
     assert second.shape == (48, 96)
     assert second[24, [5, 35, 90]] == pytest.approx([0, 0.5, 0.5])
@@ -73,15 +83,16 @@ def test_heat_is_the_share_of_masks_that_cover_a_place(handmade) -> None:
 def test_page_carries_its_pictures_and_escapes_names(explored) -> None:
     _, out = explored
     page = (out / "index.html").read_text()
-    assert {path.name for path in out.iterdir()} == {"index.html", "figures.json"}
+    assert {path.name for path in out.iterdir()} == {"index.html", "figures.json", "images.csv"}
     sources = re.findall(r'src="([^"]{0,22})', page)
     assert len(sources) > 8
     assert all(source.startswith("data:image/") for source in sources)
     assert "&lt;shards&gt;" in page
     assert "<shards>" not in page
-    assert "images/0000.png" not in HTMLParserText.of(page)  # captions are in the pictures
-    for heading in ("Classes", "Gray levels", "Folds", "Duplicates"):
-        assert heading in HTMLParserText.of(page)
+    text = HTMLParserText.of(page)
+    assert "images/0001.png class 1 40 pixels, 5.00%, fold 1" in text  # captions are text, and whole
+    for heading in ("Findings", "Classes", "Gray levels", "several classes", "Folds", "Duplicates"):
+        assert heading in text
 
 
 class HTMLParserText(HTMLParser):
@@ -92,8 +103,11 @@ class HTMLParserText(HTMLParser):
         self.text, self.open = "", []
 
     def handle_starttag(self, tag, attrs) -> None:
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "link", "br"):
             self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs) -> None:
+        pass
 
     def handle_endtag(self, tag) -> None:
         assert self.open.pop() == tag
@@ -107,12 +121,6 @@ class HTMLParserText(HTMLParser):
         parser.feed(page)
         assert not parser.open
         return parser.text
-
-
-def test_table_cells_are_escaped() -> None:
-    page = Page("t", "w")
-    page.table(("a & b",), [["<i>"]])
-    assert "<td>&lt;i&gt;</td>" in page.html()
 
 
 def test_what_is_shown_of_many_is_not_counted_for_all(tmp_path) -> None:
@@ -136,15 +144,16 @@ def test_what_is_shown_of_many_is_not_counted_for_all(tmp_path) -> None:
 def test_regions_are_those_of_the_original_masks(tmp_path) -> None:
     mask = np.zeros((40, 80), np.uint8)
     mask[0:4:2, 10] = 1  # two pixels that a fourth of the size has no room for
-    reader = ShardReader(make_shards(tmp_path / "s", [np.full((10, 20), 90, np.uint8)], [mask]))
-    assert survey_pixels(reader, np.arange(1)).regions.tolist() == [[2, 0, 0]]
+    data = data_of_shards(make_shards(tmp_path / "s", [np.full((10, 20), 90, np.uint8)], [mask]))
+    survey = survey_pixels(data, np.arange(1))
+    assert survey.regions.tolist() == [[2, 0, 0]] and survey.smallest.tolist() == [[1, 0, 0]]
 
 
 def test_black_is_what_crops_take_for_beside_the_strip(tmp_path) -> None:
     image = np.full((16, 64), BLACK_LEVEL + 1, np.uint8)
     image[:, :32] = BLACK_LEVEL
     clean = np.zeros_like(image)
-    survey = survey_pixels(ShardReader(make_shards(tmp_path / "s", [image], [clean])), np.arange(1))
+    survey = survey_pixels(data_of_shards(make_shards(tmp_path / "s", [image], [clean])), np.arange(1))
     assert (survey.black.tolist(), survey.mean.tolist()) == ([0.5], [BLACK_LEVEL + 1])
     lefts = [place_window(Random(n), image, clean, (16, 32), target_class=0, max_black=0.0).left for n in range(40)]
     assert np.mean(lefts) > 24  # of 0 to 32: the right half is not black
@@ -159,10 +168,145 @@ def test_only_clean_images_and_a_part_of_the_images(tmp_path) -> None:
 
 
 def test_examples_go_from_small_to_large(handmade) -> None:
-    index = ShardReader(handmade).index
-    assert choose_examples(index, 1, 6) == [1, 3, 2]
-    assert choose_examples(index, 1, 1) == [3]
-    assert choose_examples(index, None, 2) == [0]
+    areas = data_of_shards(handmade).areas
+    assert choose_examples(areas, 1, 6) == [1, 3, 2]
+    assert choose_examples(areas, 1, 1) == [3]
+    assert choose_examples(areas, None, 2) == [0]
+
+
+def titles(figures: dict[str, Any]) -> dict[str, list[str]]:
+    """The findings with their images."""
+    return {finding["title"]: finding["images"] for finding in figures["findings"]}
+
+
+def test_what_is_conspicuous_comes_first(tmp_path: Path) -> None:
+    """40 images, of which two copies differ in their class, one mask has a pixel, one is odd in size, one in light."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(95, 106, (40, 80)).astype(np.uint8) for _ in range(40)]
+    masks = [np.zeros((40, 80), np.uint8) for _ in images]
+    for n in range(1, 25):
+        masks[n][4:20, 4:24] = 1
+    masks[25][10:20, 10:20] = 2
+    masks[26][3, 3] = 1
+    masks[27][0:10, 0:10] = 1
+    masks[27][30, 60] = 1  # a speck
+    images[28], masks[28] = np.full((30, 50), 100, np.uint8), np.zeros((30, 50), np.uint8)
+    images[29][:] = 240
+    images[30][:] = 0
+    groups = list(range(40))
+    groups[2] = groups[31]  # of class 1, and clean
+    groups[3] = groups[4]  # both of class 1
+    dense = np.unique(groups, return_inverse=True)[1].tolist()
+    shards = make_shards(tmp_path / "s", images, masks, num_classes=3, folds=4, groups=dense)
+    figures = explore(shards, tmp_path / "out")
+    found = titles(figures)
+    assert list(found)[:3] == [
+        "1 group of duplicates labelled differently",
+        "2 groups of duplicates in several folds",
+        "no image has class 3",
+    ]
+    names = {title: [name.removeprefix("images/").removesuffix(".png") for name in found[title]] for title in found}
+    assert names["1 group of duplicates labelled differently"] == ["0002", "0031"]
+    assert names["class 2 is too rare to measure: 1 image"] == ["0025"]
+    assert names["1 mask of at most 10 pixels, 1 of a single one"] == ["0026"]
+    assert names["1 image with specks of 1 or 2 pixels beside larger regions"] == ["0027"]
+    assert names["1 image of another size than 40x80"] == ["0028"]
+    assert names["1 image almost wholly black"] == ["0030"]
+    assert names["1 image of odd brightness"] == ["0029"]
+    text = HTMLParserText.of((tmp_path / "out/index.html").read_text())
+    assert text.index("labelled differently") < text.index("Images of each class")
+
+
+def test_nothing_is_made_of_sound_data(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(90, 110, (20, 40)).astype(np.uint8) for _ in range(80)]
+    masks = [np.zeros((20, 40), np.uint8) for _ in images]
+    for n in range(0, 80, 2):
+        masks[n][4:10, 4:24] = 1
+    figures = explore(make_shards(tmp_path / "s", images, masks, num_classes=1, folds=5), tmp_path / "out")
+    assert figures["findings"] == []
+    assert "Nothing conspicuous was found." in (tmp_path / "out/index.html").read_text()
+
+
+def test_a_fold_that_differs_is_named(tmp_path: Path) -> None:
+    """Fold 0 is all class 1, of which the others have none."""
+    masks = [np.zeros((20, 40), np.uint8) for _ in range(120)]
+    for n in range(0, 120, 4):
+        masks[n][4:10, 4:24] = 1
+    images = [np.full((20, 40), 90, np.uint8)] * 120
+    found = titles(explore(make_shards(tmp_path / "s", images, masks, num_classes=1, folds=4), tmp_path / "out"))
+    assert "fold 0 differs: 100.0% class 1, 25.0% of all" in found
+    assert "fold 0 has no clean image" in found
+    assert [title for title in found if title.endswith("no class 1 image")] == [
+        f"fold {k} has no class 1 image" for k in (1, 2, 3)
+    ]
+
+
+def test_the_table_has_every_image(explored, handmade) -> None:
+    _, out = explored
+    with (out / "images.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image_id"] for row in rows] == [f"images/{n:04d}.png" for n in range(4)]
+    assert [row["classes"] for row in rows] == ["", "class 1", "class 1 + class 2", "class 1 + class 2"]
+    assert [int(row["pixels class 1"]) for row in rows] == [0, 40, 200, 100]
+    assert [float(row["per cent class 1"]) for row in rows] == [0, 5, 25, 12.5]
+    assert [int(row["regions class 1"]) for row in rows] == [0, 2, 1, 1]
+    assert [int(row["smallest region class 1"]) for row in rows] == [0, 20, 200, 100]
+    assert [float(row["mean_gray"]) for row in rows] == [100, 120, 140, 160]
+    assert rows[0]["black_share"] == "0.5" and rows[1]["fold"] == "1"
+
+
+def test_areas_are_in_pixels_and_shares_and_counted_in_octaves(explored) -> None:
+    figures, _ = explored
+    assert figures["classes"]["class 1"]["area_share"]["largest"] == 0.25
+    # 40, 200 and 100 pixels; 200 and 100.
+    assert figures["area_octaves"] == {"lowest": 5, "images": {"class 1": [1, 1, 1], "class 2": [0, 1, 1]}}
+
+
+def test_labels_are_explored_before_sharding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same figures as of the shards; files of equal bytes are duplicates."""
+    import cv2
+
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for n in range(6):
+        image, mask = np.full((20, 40), 90 + n // 2, np.uint8), np.zeros((20, 40), np.uint8)
+        mask[2 : 4 + n % 2, 5:15] = n > 0
+        cv2.imwrite(str(tmp_path / "images" / f"{n}.png"), image)
+        cv2.imwrite(str(tmp_path / "masks" / f"{n}.png"), mask)
+    paths = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "masks")]
+    assert main(["explore", *paths, "--class-names", "spot", "--out", str(tmp_path / "out")]) == 0
+    figures = json.loads((tmp_path / "out/figures.json").read_text())
+    assert (figures["images"], figures["clean"], figures["folds"]) == (6, 1, [])
+    assert figures["classes"]["spot"]["area"]["smallest"] == 20 and figures["classes"]["spot"]["area"]["largest"] == 30
+    assert figures["duplicates"]["largest"] == [2, 2, 2]
+    assert titles(figures)["1 group of duplicates labelled differently"] == ["0.png", "1.png"]
+    assert "1 group of duplicates labelled differently" in capsys.readouterr().out
+    assert main(["explore", *paths[:2], "--out", str(tmp_path / "none")]) == 2
+    assert "give either SHARDS, or --images and --labels" in capsys.readouterr().err
+
+    data = data_of_labels(load_labels(*(tmp_path / name for name in ("images", "masks")), class_names=["spot"]), "here")
+    assert explore_data(data, tmp_path / "again")["classes"] == figures["classes"]
+
+
+def test_masks_stand_alone_on_black_beside_the_image(tmp_path: Path) -> None:
+    """Below it where the image is wide; a mask of a single pixel of a large image is still to be seen."""
+    import base64
+
+    import cv2
+
+    mask = np.zeros((400, 1600), np.uint8)
+    mask[201, 803] = 1
+    mask[100:150, 1000:1100] = 2
+    shards = make_shards(tmp_path / "s", [np.full(mask.shape, 120, np.uint8)], [mask], num_classes=2)
+    explore(shards, tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text()
+    data = re.search(r'src="data:image/jpeg;base64,([^"]+)" alt="images/0000.png, masks alone"', page)
+    assert data is not None
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(data[1]), np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(int)
+    assert picture.shape == (200, 800, 3)
+    assert np.abs(picture[62, 525] - class_colour(2)).max() < 40
+    assert picture[100, 401].max() > 60 and picture[10, 10].max() < 10
 
 
 @pytest.mark.parametrize("options", [["missing"], ["--max-images", "0"]])

@@ -1,0 +1,138 @@
+"""What is explored: a shard folder, or images with labels of any format; predictions are labels, too."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from steel import storage
+from steel.images.bitmask import mask_areas
+from steel.images.decode import decode_pixels
+from steel.images.geometry import resize_image
+from steel.labels.labels import Labels
+from steel.shards.reader import ShardReader
+from steel.validation_errors import Issue, ValidationErrors
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class ExploredData:
+    """N images of C classes."""
+
+    where: str
+    class_names: tuple[str, ...]
+    image_ids: list[str]
+    sizes: np.ndarray
+    """(N, 2) int, height and width of each original."""
+    areas: np.ndarray
+    """(N, C) int, pixels of each class at the original size."""
+    group: np.ndarray
+    """(N,) int, shared by duplicates: near ones in shards, files with the same bytes elsewhere."""
+    fold: np.ndarray | None
+    """(N,) int; None before the images are dealt to folds."""
+    channels: int
+    resized: bool
+    """Whether the stored images are not of the original size."""
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    """A row's image, (H, W) or (H, W, 3) uint8, and its bitmask (H, W), at the original size."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.image_ids)
+
+    @property
+    def has(self) -> np.ndarray:
+        """(N, C) bool, which classes an image has."""
+        return self.areas > 0
+
+
+def data_of_shards(shards: str | os.PathLike[str]) -> ExploredData:
+    """A shard folder, by path or URL.
+
+    Raises:
+        InputError: no finished shard folder.
+    """
+    reader = ShardReader(shards)
+    index = reader.index
+
+    def read(row: int) -> tuple[np.ndarray, np.ndarray]:
+        sample = reader.read(row, original_mask=True)
+        return resize_image(sample.image, sample.bitmask.shape), sample.bitmask
+
+    sizes, stored = (
+        np.stack([np.asarray(index.columns[name]) for name in names], axis=1)
+        for names in (("original_height", "original_width"), ("height", "width"))
+    )
+    return ExploredData(
+        where=os.fspath(shards),
+        class_names=reader.manifest.class_names,
+        image_ids=[index.image_id(row) for row in range(len(index))],
+        sizes=sizes,
+        areas=np.asarray(index.areas),
+        group=np.asarray(index.group),
+        fold=np.asarray(index.fold),
+        channels=reader.manifest.channels,
+        resized=bool((sizes != stored).any()),
+        read=read,
+    )
+
+
+def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done, total: None) -> ExploredData:
+    """Images and labels before sharding: every one is read once for its size, its areas and its bytes' digest.
+
+    Args:
+        labels: matched with their images.
+        where: what the page says of their place.
+        on_image: called with (images read, images in all).
+
+    Raises:
+        ValidationErrors: an image or a mask that cannot be used.
+    """
+    num_classes = len(labels.class_names)
+    sizes, areas, digests, channels = [], [], [], 1
+    for number, record in enumerate(labels.images, start=1):
+        data = _bytes_of(record.image_id, record.url)
+        image = _pixels_of(record.image_id, data)
+        is_gray = image.ndim == 2 or bool((image == image[..., :1]).all())
+        channels = max(channels, 1 if is_gray else 3)
+        sizes.append(image.shape[:2])
+        areas.append(mask_areas(labels.bitmask(record.image_id, *image.shape[:2]), num_classes))
+        digests.append(hashlib.sha256(data).hexdigest())
+        on_image(number, len(labels.images))
+
+    def read(row: int) -> tuple[np.ndarray, np.ndarray]:
+        record = labels.images[row]
+        image = _pixels_of(record.image_id, _bytes_of(record.image_id, record.url))
+        return image, labels.bitmask(record.image_id, *image.shape[:2])
+
+    return ExploredData(
+        where=where,
+        class_names=labels.class_names,
+        image_ids=[record.image_id for record in labels.images],
+        sizes=np.array(sizes).reshape(-1, 2),
+        areas=np.array(areas, np.int64).reshape(-1, num_classes),
+        group=np.unique(digests, return_inverse=True)[1],
+        fold=None,
+        channels=channels,
+        resized=False,
+        read=read,
+    )
+
+
+def _bytes_of(image_id: str, url: str) -> bytes:
+    try:
+        return storage.read_bytes(url)
+    except OSError as error:
+        raise ValidationErrors([Issue("unusable images", f"{image_id} ({error})")]) from error
+
+
+def _pixels_of(image_id: str, data: bytes) -> np.ndarray:
+    """uint8; deeper images are shown from black to their brightest pixel."""
+    try:
+        image = decode_pixels(data)
+    except ValueError as error:
+        raise ValidationErrors([Issue("unusable images", f"{image_id} ({error})")]) from error
+    return image if image.dtype == np.uint8 else (255.0 * image / max(1, int(image.max()))).astype(np.uint8)
