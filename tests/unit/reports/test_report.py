@@ -99,8 +99,10 @@ def test_a_validation_in_training_has_a_few_of_the_metrics_and_resamples_once(mo
     statistics, decision = make_statistics(), Decision((ClassDecision(100), ClassDecision(140)), "class", 128)
     other = decide(statistics, default_decision(2))
     metrics = build_metrics(statistics, decision, folds=[0], role="tuning", class_names=NAMES, cross_fitted=other)
-    resample, resampled = bootstrap._weights, []
-    monkeypatch.setattr(bootstrap, "_weights", lambda *arguments: resampled.append(arguments) or resample(*arguments))
+    resample, resampled = bootstrap.resample_weights, []
+    monkeypatch.setattr(
+        bootstrap, "resample_weights", lambda *arguments: resampled.append(arguments) or resample(*arguments)
+    )
     scores = build_validation_scores(statistics, decision, other, class_names=NAMES)
     assert len(resampled) == 1  # for the warning; nobody reads an interval there
     overall = ("mean_dice", "mean_dice_all_empty", "mean_dice_positive", "miou", "cross_entropy")
