@@ -38,6 +38,9 @@ class MicroBatch:
     """Which micro-batch of its step this is."""
     bad_samples: int
     """Samples that could not be read: each shows its neighbour's image, and its target is wholly invalid."""
+    pairs: torch.Tensor | None = None
+    """(K,) int64 numbers `sample * C + class`, all classes that are present among them; see `present_pairs`. None when
+    that is not known."""
 
 
 class MicroBatchPlace(Protocol):
@@ -95,7 +98,10 @@ def train_batches(
         reader.count_bad(made.bad)
         targets, images = _train_views(buffer, len(made.item.rows), augmenter, reader)
         rows, positions = torch.from_numpy(made.item.rows), torch.from_numpy(made.item.positions)
-        yield MicroBatch(images.permute(0, 3, 1, 2), targets, rows, positions, made.item.number, len(made.bad))
+        pairs = torch.from_numpy(made.pairs)
+        if buffer.is_pinned():
+            pairs = pairs.pin_memory()
+        yield MicroBatch(images.permute(0, 3, 1, 2), targets, rows, positions, made.item.number, len(made.bad), pairs)
 
 
 class _TrainItem(NamedTuple):
@@ -110,6 +116,7 @@ class _TrainItem(NamedTuple):
 class _TrainMade(NamedTuple):
     item: _TrainItem
     bad: tuple[BadSampleError, ...]
+    pairs: np.ndarray
 
 
 def _train_items(sampler: Sampler, micro_batches: Iterable[MicroBatchPlace]) -> Iterator[_TrainItem]:
@@ -167,7 +174,18 @@ class _TrainWork:
             good = next((j % num for j in range(i + 1, i + num) if j % num not in bad), None)
             images[i] = 0 if good is None else images[good]
             targets[i] = self.augmenter.invalid
-        return buffer, _TrainMade(item, tuple(bad.values()))
+        return buffer, _TrainMade(item, tuple(bad.values()), present_pairs(targets, self.augmenter.num_classes))
+
+
+def present_pairs(targets: np.ndarray, num_classes: int) -> np.ndarray:
+    """Which samples have which classes, of packed targets (m, h, w): (K,) int64 `sample * C + class`, ascending.
+
+    K is rounded up to a multiple of m by pairs that are absent, so that few sizes occur.
+    """
+    bits = [int(np.bitwise_or.reduce(target, axis=None)) for target in targets]
+    present = np.array([bit >> k & 1 for bit in bits for k in range(num_classes)], bool)
+    num = -(-np.count_nonzero(present) // len(bits)) * len(bits)
+    return np.sort(np.argsort(~present, kind="stable")[:num])
 
 
 def unpack_targets(targets: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -67,16 +67,33 @@ def tversky(logits: Tensor, masks: Tensor, valid: Tensor, alpha: float) -> Tenso
     return 1 - (overlap + SMOOTH / 2) / (overlap + wrong + SMOOTH / 2)
 
 
-def lovasz_hinge(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+def lovasz_hinge(logits: Tensor, masks: Tensor, valid: Tensor, pairs: Tensor | None = None) -> Tensor:
     """The Lovász extension of the Jaccard loss at the hinge errors (Berman et al. 2018), by one sort for all.
 
     Absent class: the hinge error of the one worst pixel, max(0, 1 + largest logit): 0 once every logit is below -1;
-    one falsely predicted pixel costs everything, as in the metric.
+    one falsely predicted pixel costs everything, as in the metric. That needs no sort.
+
+    Args:
+        logits: as everywhere here.
+        masks: likewise.
+        valid: likewise.
+        pairs: (K,) int64 on the same device, different numbers `image * C + class`: the pairs that are sorted, all that
+            are present among them; None sorts all. Loss and gradients are the same.
     """
     true = (masks.float() * valid.float()).flatten(2)
     errors = 1 - _precise(logits).flatten(2) * (2 * true - 1)
     # Invalid pixels sort last and fall to the hinge.
     errors = errors.masked_fill(valid.flatten(2) == 0, -torch.inf)
+    if pairs is None:
+        return _lovasz_by_sort(errors, true)
+    # The first of several largest, as a stable sort has it.
+    worst = errors.gather(-1, errors.argmax(dim=-1, keepdim=True))
+    of_pairs = _lovasz_by_sort(*(values.flatten(0, 1).index_select(0, pairs) for values in (errors, true)))
+    return F.relu(worst).flatten().index_copy(0, pairs, of_pairs).view(errors.shape[:2])
+
+
+def _lovasz_by_sort(errors: Tensor, true: Tensor) -> Tensor:
+    """Errors and truth (..., pixels) -> (...)."""
     # A stable sort, or equal errors would get the gradients of one another from run to run.
     errors, order = errors.sort(dim=-1, descending=True, stable=True)
     return (F.relu(errors) * _jaccard_steps(true.gather(-1, order))).sum(dim=-1)
@@ -110,6 +127,9 @@ def labels_from_targets(masks: Tensor, valid: Tensor) -> Tensor:
 LossFunction = Callable[[Tensor, Tensor, Tensor, LossConfig], Tensor]
 """From a head's logits, masks (n, C, h, w), valid pixels (n, 1, h, w) and the configuration to (n, K) float32: one
 number per image and per class, label or whatever the head's output is of."""
+PairFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""From a head's logits, masks, valid pixels and the pairs (K,) int64 of an image and a class, `image * C + class`,
+among which are all that are present, to the same numbers."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +143,8 @@ class LossTerm:
     """Whose output it judges; a name of `steel.model.heads.HEADS`, or the segmentation's."""
     is_overlap: bool = False
     """Whether `LossConfig.absent` weighs it where a class is absent: (n, C) values, one per class."""
+    of_pairs: PairFunction | None = None
+    """The same loss at less cost where it is known which classes are present; None where that is of no use."""
 
 
 def _classification(label_logits: Tensor, masks: Tensor, valid: Tensor, _: LossConfig) -> Tensor:
@@ -155,6 +177,7 @@ LOSS_TERMS: dict[str, LossTerm] = {
         "Lovász hinge: stands in for the Jaccard index",
         lambda logits, masks, valid, _: lovasz_hinge(logits, masks, valid),
         is_overlap=True,
+        of_pairs=lovasz_hinge,
     ),
     "classification": LossTerm("the head's cross-entropy over `any` and each class", _classification, CLASSIFICATION),
 }
@@ -182,7 +205,9 @@ def check_terms(config: LossConfig, heads: Collection[str], where: str) -> None:
         raise InputError(f"{where}: loss: give at least one segmentation term a weight above 0")
 
 
-def head_losses(outputs: Mapping[str, Tensor], masks: Tensor, valid: Tensor, config: LossConfig) -> dict[str, Tensor]:
+def head_losses(
+    outputs: Mapping[str, Tensor], masks: Tensor, valid: Tensor, config: LossConfig, pairs: Tensor | None = None
+) -> dict[str, Tensor]:
     """What each head of the network loses, in the order of `outputs`, weighted as `config` says.
 
     Args:
@@ -190,14 +215,17 @@ def head_losses(outputs: Mapping[str, Tensor], masks: Tensor, valid: Tensor, con
         masks: (n, C, h, w) of 0 and 1, as cropped and augmented.
         valid: (n, 1, h, w) of 0 and 1.
         config: the weights.
+        pairs: see `PairFunction`; None when it is not known what is present.
 
     Returns:
         (n, K) float32 per head: (n, C) of the segmentation, (n, 1 + C) of the classification.
     """
-    return {head: _head_loss(head, logits, masks, valid, config) for head, logits in outputs.items()}
+    return {head: _head_loss(head, logits, masks, valid, config, pairs) for head, logits in outputs.items()}
 
 
-def _head_loss(head: str, logits: Tensor, masks: Tensor, valid: Tensor, config: LossConfig) -> Tensor:
+def _head_loss(
+    head: str, logits: Tensor, masks: Tensor, valid: Tensor, config: LossConfig, pairs: Tensor | None
+) -> Tensor:
     of_head = {name: term for name, term in LOSS_TERMS.items() if term.head == head}
     weights = {name: config.weights.get(name, 0.0) for name in of_head}
     # Where nothing of a head counts its first term does, times 0: DDP waits for its gradient all the same.
@@ -206,7 +234,11 @@ def _head_loss(head: str, logits: Tensor, masks: Tensor, valid: Tensor, config: 
     overlaps: list[Tensor] = []
     for name in counted:
         term = of_head[name]
-        (overlaps if term.is_overlap else pixels).append(weights[name] * term.function(logits, masks, valid, config))
+        if pairs is None or term.of_pairs is None:
+            loss = term.function(logits, masks, valid, config)
+        else:
+            loss = term.of_pairs(logits, masks, valid, pairs)
+        (overlaps if term.is_overlap else pixels).append(weights[name] * loss)
     if overlaps and config.absent != 1:
         present = (masks * valid).flatten(2).amax(dim=-1)
         overlaps = [overlap * (present + config.absent * (1 - present)) for overlap in overlaps]

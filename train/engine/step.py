@@ -123,11 +123,12 @@ class TrainingState:
         images = batch.images.to(device, non_blocking=True)
         targets = batch.targets.to(device, non_blocking=True)
         masks, valid = unpack_targets(targets, self.num_classes)
+        pairs = None if batch.pairs is None else batch.pairs.to(device, non_blocking=True)
 
         seed_micro_batch(self.config.seed, plan.number, step, batch.index)
         gathering = runtime.accelerator.no_sync(self.wrapped)
         with contextlib.nullcontext() if last else gathering:
-            losses = self.losses(self.wrapped, images, masks, valid, plan.phase.loss)
+            losses = self.losses(self.wrapped, images, masks, valid, plan.phase.loss, pairs)
             # Shares of the step's mean: sums over the constant number of terms in a global batch.
             shares = {head: loss.sum(1) / (plan.phase.batch_size * loss.shape[1]) for head, loss in losses.items()}
             sample_losses = functools.reduce(torch.add, shares.values())
@@ -144,13 +145,19 @@ class TrainingState:
         )
 
     def losses(
-        self, network: nn.Module, images: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, loss: LossConfig
+        self,
+        network: nn.Module,
+        images: torch.Tensor,
+        masks: torch.Tensor,
+        valid: torch.Tensor,
+        loss: LossConfig,
+        pairs: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """What `network`, the wrapped or the bare one, loses on uint8 images (n, c, h, w), as `head_losses`."""
         inputs = normalise(images, self.mean, self.std)
         if self.config.runtime.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return head_losses(network(inputs), masks, valid, loss)
+        return head_losses(network(inputs), masks, valid, loss, pairs)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor that a resumed run needs, under flat names."""

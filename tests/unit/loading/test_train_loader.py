@@ -22,7 +22,7 @@ from steel.images.geometry import pad_image
 from steel.loading.augment import Augmenter
 from steel.loading.eval_loader import EvalBatch, eval_batches, plan_eval_batches
 from steel.loading.sampler import build_sampler, sample_seeds
-from steel.loading.train_loader import MicroBatch, train_batches, unpack_targets
+from steel.loading.train_loader import MicroBatch, present_pairs, train_batches, unpack_targets
 from steel.loading.workers import ordered_map
 from steel.shards.format import Manifest
 from steel.shards.reader import BadSampleError, ShardReader
@@ -75,6 +75,7 @@ def assert_same(first: list[MicroBatch], second: list[MicroBatch]) -> None:
         assert torch.equal(a.rows, b.rows)
         assert torch.equal(a.positions, b.positions)
         assert (a.index, a.bad_samples) == (b.index, b.bad_samples)
+        assert a.pairs is not None and b.pairs is not None and torch.equal(a.pairs, b.pairs)
 
 
 @contextlib.contextmanager
@@ -160,6 +161,26 @@ def test_the_global_random_state_is_left_alone(shards: Path) -> None:
 
 
 # --- targets on the device -----------------------------------------------------------------------------------------
+
+
+def test_present_pairs_by_hand() -> None:
+    targets = np.zeros((3, 4, 5), np.uint8)
+    targets[0, 1, 1] = 0b0101  # classes 1 and 3
+    targets[2, 3] = 0b1010  # class 2; the fourth bit says invalid
+    assert present_pairs(targets, 3).tolist() == [0, 2, 7]
+    targets[1, 0, 0] = 0b0010
+    assert present_pairs(targets, 3).tolist() == [0, 1, 2, 3, 4, 7]  # four, and two more that are absent
+    assert present_pairs(targets * 0, 3).tolist() == []
+    assert present_pairs(targets * 0 + 7, 3).tolist() == list(range(9))
+
+
+def test_pairs_of_a_batch_hold_all_that_its_targets_have(shards: Path) -> None:
+    for batch in load(ShardReader(shards)):
+        masks, _ = unpack_targets(batch.targets, 3)
+        present = set(masks.flatten(2).amax(-1).flatten().nonzero()[:, 0].tolist())
+        assert batch.pairs is not None
+        assert present <= set(batch.pairs.tolist())
+        assert len(batch.pairs) == -(-len(present) // MICRO) * MICRO
 
 
 def test_expand_targets_by_hand() -> None:

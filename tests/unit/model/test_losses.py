@@ -86,6 +86,48 @@ def test_lovasz_is_the_extension_of_the_jaccard_loss(num_pixels, share, seed):
     assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+def tied_case(kind):
+    """Logits (4, 3, 6, 8) with many equal ones; image 3 has no valid pixel, and class 0 is in no image."""
+    logits, masks, valid = random_case(5, n=4)
+    valid[3] = 0
+    masks[1, 2] = 0
+    logits = {"random": logits, "tied": logits.round(), "flat": torch.zeros_like(logits)}[kind]
+    return logits.requires_grad_(), masks, valid
+
+
+@pytest.mark.parametrize("kind", ["random", "tied", "flat"])
+@pytest.mark.parametrize("more", [0, 1, 7])
+def test_lovasz_of_present_pairs_is_that_of_all(kind, more):
+    """To the last bit, in loss and gradient, whichever absent pairs are sorted as well."""
+    logits, masks, valid = tied_case(kind)
+    present = (masks * valid).flatten(2).amax(-1).flatten()
+    pairs = torch.cat([present.nonzero()[:, 0], (present == 0).nonzero()[:more, 0]])
+    assert 0 < present.sum() < len(present)
+    weights = torch.arange(1.0, 13.0).view(4, 3)
+    found = []
+    for chosen in (None, pairs):
+        loss = losses.lovasz_hinge(logits, masks, valid, chosen)
+        found.append((loss.detach(), torch.autograd.grad((weights * loss).sum(), logits)[0]))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs)
+    assert found[0][1].abs().sum() > 0
+
+
+def test_lovasz_where_nothing_is_present():
+    logits, masks, valid = tied_case("random")
+    expected = losses.lovasz_hinge(logits, masks * 0, valid)
+    assert torch.equal(losses.lovasz_hinge(logits, masks * 0, valid, torch.zeros(0, dtype=torch.int64)), expected)
+
+
+def test_pairs_reach_the_term_that_can_use_them():
+    logits, masks, valid = tied_case("random")
+    config = LossConfig({"bce": 1, "lovasz": 0.5}, absent=0.25, class_weights=(1, 2, 3))
+    pairs = torch.arange(3, 12)
+    outputs = {"segmentation": logits}
+    plain, ours = (losses.head_losses(outputs, masks, valid, config, p)["segmentation"] for p in (None, pairs))
+    assert torch.equal(plain, ours)
+
+
 def random_case(seed, n=2, classes=3, height=6, width=8):
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(n, classes, height, width, generator=generator)
