@@ -55,6 +55,7 @@ def table(data: Dataset, *, endpoint: str, bucket: str, rle_csv: str, num_sample
         *_decoding(data),
         *_batches(data, num_samples),
         *_run_lengths(rle_csv),
+        *_statistics(),
         _writing(data),
     ]
 
@@ -319,6 +320,24 @@ def _run_lengths(rle_csv: str) -> list[Row]:
                 ),
             ),
         ),
+    ]
+
+
+def _statistics() -> list[Row]:
+    kinds = {"sure": "a sure network", "unsure": "an unsure network", "untrained": "an untrained network"}
+    return [
+        Row(
+            f"statistics-{kind}",
+            f"histograms of the probabilities of {words}: 256x1600, 4 classes, one core",
+            "images/s",
+            (
+                Side("image_statistics", "ours", "statistics", how),
+                Side("cv2.calcHist, all pixels and those of the class", "ours", "statistics_masked", how, 1.0),
+                Side("np.bincount of probability and truth", "ours", "statistics_bincount", how, 1.0),
+            ),
+        )
+        for kind, words in kinds.items()
+        for how in ({"kind": kind, "seconds": 0.4},)
     ]
 
 

@@ -22,6 +22,7 @@ INTERSECTION, PREDICTED, TRUE = 0, 1, 2
 
 _EXACT_PIXELS = 2**24
 """OpenCV returns histograms as float32, whose integers are exact up to here."""
+_IN_EACH_BYTE = np.uint64(0x0101010101010101)
 
 
 def valid_mask(bitmask: np.ndarray, ignore_bit: int | None) -> np.ndarray | None:
@@ -48,24 +49,48 @@ def histograms(
     valid = valid_mask(bitmask, ignore_bit)
     counted = None if valid is None or valid.all() else valid.view(np.uint8)
     result = np.zeros((num_classes, 2, NUM_BINS), np.int64)
+    marked = int(np.bitwise_or.reduce(bitmask, axis=None))
     for k, probs in enumerate(mask_probs):
-        inside = ((bitmask >> k) & 1).astype(np.uint8)
-        if counted is not None:
-            inside &= counted
         # Most classes are absent from most images: one pass over the image is then enough.
-        if inside.any():
-            result[k, INSIDE] = _histogram(probs, inside)
+        if marked >> k & 1:
+            inside = ((bitmask >> k) & 1).astype(np.uint8)
+            result[k, INSIDE] = _histogram(probs, inside if counted is None else inside & counted)
         result[k, OUTSIDE] = _histogram(probs, counted) - result[k, INSIDE]
     return result
 
 
 def _histogram(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """(256,) int64 counts of (H, W) uint8 values where `mask` (uint8) is not 0; three times as fast as np.bincount."""
-    rows = max(1, _EXACT_PIXELS // max(values.shape[1], 1))
+    """(256,) int64 counts of (H, W) uint8 values where `mask` (uint8) is not 0.
+
+    Eight neighbours at a time are looked at first: those that all have the commonest value, or lie outside of the mask,
+    need no counting one by one, and on steel they are most.
+    """
+    flat = np.ascontiguousarray(values).ravel()
+    whole = flat.size // 8 * 8
+    words, total = flat[:whole].view(np.uint64), np.zeros(NUM_BINS, np.int64)
+    if mask is None:
+        commonest = int(np.bincount(flat[::61], minlength=NUM_BINS).argmax())  # of a few; any value would be right
+        counted = words != np.uint64(commonest) * _IN_EACH_BYTE
+        marks = None
+        total[commonest] = whole - 8 * np.count_nonzero(counted)
+    else:
+        marks = np.ascontiguousarray(mask).ravel()
+        counted = marks[:whole].view(np.uint64) != 0
+    total += _count(words[counted].view(np.uint8), _bytes_of(marks, whole, counted))
+    return total + _count(flat[whole:], None if marks is None else marks[whole:])
+
+
+def _bytes_of(marks: np.ndarray | None, whole: int, counted: np.ndarray) -> np.ndarray | None:
+    return None if marks is None else marks[:whole].view(np.uint64)[counted].view(np.uint8)
+
+
+def _count(values: np.ndarray, marks: np.ndarray | None) -> np.ndarray:
+    """(256,) int64 counts of (n,) uint8 values where `marks` is not 0; OpenCV is three times as fast as np.bincount."""
     total = np.zeros(NUM_BINS, np.int64)
-    for start in range(0, values.shape[0], rows):
-        part = slice(start, start + rows)
-        counts = cv2.calcHist([values[part]], [0], None if mask is None else mask[part], [NUM_BINS], [0, NUM_BINS])
+    for start in range(0, len(values), _EXACT_PIXELS):
+        part = slice(start, start + _EXACT_PIXELS)
+        chosen = None if marks is None else marks[None, part]
+        counts = cv2.calcHist([values[None, part]], [0], chosen, [NUM_BINS], [0, NUM_BINS])
         total += counts.ravel().astype(np.int64)  # (256, 1) before OpenCV 5, (256,) from there on
     return total
 

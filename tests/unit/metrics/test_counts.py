@@ -50,6 +50,26 @@ def test_histograms_agree_with_counting_each_pixel(dtype: type, num_classes: int
     assert np.array_equal(histograms(probs, bitmask, num_classes, ignore_bit), expected)
 
 
+@pytest.mark.parametrize("commonest", [0, 7, 255])
+@pytest.mark.parametrize("width", [23, 24])
+@pytest.mark.parametrize("ignore_bit", [None, 7])
+def test_histograms_of_images_that_are_mostly_one_value(commonest: int, width: int, ignore_bit: int | None) -> None:
+    """Parts of larger arrays, as a padded batch has them; against numpy's own counts."""
+    rng = np.random.default_rng(1)
+    larger = np.full((2, 40, 32), commonest, np.uint8)
+    larger[:, 10:20, 3:15] = rng.integers(0, 256, (2, 10, 12))
+    probs = larger[:, :33, :width]
+    bitmask = np.zeros((33, width), np.uint8)
+    bitmask[12:18, 1:9] = 1
+    if ignore_bit is not None:
+        bitmask[5:14, 4:] |= 1 << ignore_bit
+    counts, valid = histograms(probs, bitmask, 2, ignore_bit), bitmask < 128
+    for k in range(2):
+        for inside in range(2):
+            chosen = probs[k][valid & ((bitmask >> k & 1) == inside)]
+            assert np.array_equal(counts[k, inside], np.bincount(chosen, minlength=256))
+
+
 def test_histograms_are_exact_beyond_the_integers_of_float32() -> None:
     shape = (3, _EXACT_PIXELS // 3 + 2)  # an odd number of pixels, more than float32 can tell apart
     probs = np.zeros((1, *shape), np.uint8)

@@ -1,0 +1,65 @@
+"""What evaluation keeps of an image's probabilities, and the usual ways to count them; tasks of our side."""
+
+from collections.abc import Callable
+from functools import cache
+
+import cv2
+import numpy as np
+
+from bench.speed.strings import HEIGHT, WIDTH
+from bench.speed.timing import Measure, time_passes
+from steel.metrics.counts import NUM_BINS
+from steel.metrics.statistics import image_statistics
+
+NUM_CLASSES, NUM_IMAGES = 4, 24
+BIAS = {"sure": -12.0, "unsure": -9.0, "untrained": -5.0}
+"""Mean logit away from defects. Pixels above a probability of half a percent: 1, 14 and 70 of 100."""
+
+
+@cache
+def _images(kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Probabilities (C, H, W) uint8 and truth (H, W) uint8; every other image has one class."""
+    made = []
+    for number in range(NUM_IMAGES):
+        rng = np.random.default_rng(number)
+        planes = []
+        for _ in range(NUM_CLASSES):
+            blobs = cv2.GaussianBlur(rng.normal(size=(HEIGHT, WIDTH)).astype(np.float32), (0, 0), 20)
+            noise = 0.3 * rng.normal(size=blobs.shape)
+            planes.append(BIAS[kind] + 2.5 * blobs / blobs.std() + noise)
+        truth = (planes[2] > BIAS[kind] + 3.5).astype(np.uint8) << 2
+        truth *= number % 2
+        made.append(((255 / (1 + np.exp(-np.stack(planes)))).round().astype(np.uint8), truth))
+    return made
+
+
+def statistics(kind: str, seconds: float) -> Measure:
+    """As evaluation does."""
+    labels = np.zeros(1 + NUM_CLASSES, np.uint8)
+    return _time(kind, seconds, lambda probs, truth: image_statistics(0, probs, labels, truth))
+
+
+def statistics_masked(kind: str, seconds: float) -> Measure:
+    """OpenCV's histogram of all pixels, and of those of the class."""
+
+    def count(probs: np.ndarray, truth: np.ndarray) -> None:
+        for k, plane in enumerate(probs):
+            inside = ((truth >> k) & 1).astype(np.uint8)
+            for mask in (None, inside):
+                cv2.calcHist([plane], [0], mask, [NUM_BINS], [0, NUM_BINS])
+
+    return _time(kind, seconds, count)
+
+
+def statistics_bincount(kind: str, seconds: float) -> Measure:
+    """numpy's counts of probability and truth together."""
+
+    def count(probs: np.ndarray, truth: np.ndarray) -> None:
+        for k, plane in enumerate(probs):
+            np.bincount((plane + NUM_BINS * ((truth >> k) & 1).astype(np.int64)).ravel(), minlength=2 * NUM_BINS)
+
+    return _time(kind, seconds, count)
+
+
+def _time(kind: str, seconds: float, count: Callable[[np.ndarray, np.ndarray], object]) -> Measure:
+    return time_passes(lambda: (count(*image) for image in _images(kind)), seconds=seconds)
