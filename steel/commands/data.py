@@ -77,8 +77,9 @@ def _add_explore_labels(parser: argparse.ArgumentParser) -> None:
 
 def _run_explore(arguments: argparse.Namespace) -> None:
     from steel.errors import InputError
-    from steel.labels.arguments import labels_from
-    from steel.reports.explore import explore_data
+    from steel.labels.arguments import label_options_from
+    from steel.labels.load import load_labels
+    from steel.reports.explore import explore
     from steel.reports.explore_data import data_of_labels, data_of_shards
 
     has_labels = arguments.images is not None and arguments.labels is not None
@@ -87,13 +88,12 @@ def _run_explore(arguments: argparse.Namespace) -> None:
     if has_labels:
         with image_bar("labels") as on_image:
             where = f"{arguments.images}, labels {arguments.labels}"
-            data = data_of_labels(labels_from(arguments), where, on_image)
+            labels = load_labels(arguments.images, arguments.labels, label_options_from(arguments))
+            data = data_of_labels(labels, where, on_image)
     else:
         data = data_of_shards(arguments.shards)
     with image_bar("explore") as on_image:
-        found = explore_data(
-            data, arguments.out, max_images=arguments.max_images, seed=arguments.seed, on_image=on_image
-        )
+        found = explore(data, arguments.out, max_images=arguments.max_images, seed=arguments.seed, on_image=on_image)
     for finding in found["findings"]:
         print(finding["title"])  # noqa: T201
     print(f"wrote {arguments.out}/index.html, figures.json and images.csv")  # noqa: T201

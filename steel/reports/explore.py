@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from steel.errors import InputError
-from steel.reports.explore_data import ExploredData, data_of_shards
+from steel.reports.explore_data import ExploredData
 from steel.reports.explore_figures import count_figures, image_table, pixel_figures, survey_pixels
 from steel.reports.explore_findings import find_conspicuous, to_plain
 from steel.reports.explore_page import explore_page
@@ -22,16 +22,7 @@ from steel.reports.per_image import to_csv
 from steel.storage import make_folder, write_text
 
 
-def explore(shards: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
-    """`explore_data` of a shard folder, by path or URL.
-
-    Raises:
-        InputError: no finished shard folder, and as `explore_data`.
-    """
-    return explore_data(data_of_shards(shards), out, **options)
-
-
-def explore_data(
+def explore(
     data: ExploredData,
     out: str | os.PathLike[str],
     *,

@@ -11,6 +11,7 @@ from steel.errors import InputError
 from steel.images.listing import list_images
 from steel.labels.load import load_labels
 from steel.reports.explore import explore
+from steel.reports.explore_data import data_of_shards
 from steel.storage import list_files, make_folder, write_text
 from steel.validation_errors import ValidationErrors
 from tests.image_folder import arguments, write_images
@@ -205,7 +206,11 @@ def test_exploring_to_a_place_below_a_file_is_refused_before_any_image_is_read(
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file is no folder"):
-        explore(str(tiny_shards), str(tmp_path / "file" / "report"), on_image=lambda done, total: pytest.fail("read"))
+        explore(
+            data_of_shards(str(tiny_shards)),
+            str(tmp_path / "file" / "report"),
+            on_image=lambda done, total: pytest.fail("read"),
+        )
 
 
 def test_text_is_written_as_utf_8_whatever_it_holds(tmp_path: Path) -> None:

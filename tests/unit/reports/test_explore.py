@@ -15,8 +15,9 @@ from steel.cli import main
 from steel.images.pictures import class_colour
 from steel.images.strip import BLACK_LEVEL
 from steel.labels.load import load_labels
+from steel.labels.options import LabelOptions
 from steel.loading.crop import place_window
-from steel.reports.explore import explore, explore_data
+from steel.reports.explore import explore
 from steel.reports.explore_data import data_of_labels, data_of_shards
 from steel.reports.explore_figures import choose_examples, survey_pixels
 from tests.shard_folder import make_shards
@@ -39,7 +40,7 @@ def handmade(tmp_path_factory):
 @pytest.fixture(scope="module")
 def explored(handmade):
     """The figures, and the folder of what was written; drawing takes seconds, so once."""
-    return explore(handmade, handmade.parent / "out"), handmade.parent / "out"
+    return explore(data_of_shards(handmade), handmade.parent / "out"), handmade.parent / "out"
 
 
 def test_figures_are_those_of_the_data(explored) -> None:
@@ -130,7 +131,7 @@ def test_what_is_shown_of_many_is_not_counted_for_all(tmp_path) -> None:
     masks[0][1:11:2, 1:11:2] = 1  # 5 x 5 separate pixels
     groups = [0] * 12 + [1] * 7 + list(range(2, 29))
     shards = make_shards(tmp_path / "s", [np.full(size, 90, np.uint8) for size in sizes], masks, groups=groups)
-    figures = explore(shards, tmp_path / "out")
+    figures = explore(data_of_shards(shards), tmp_path / "out")
     assert (figures["num_sizes"], len(figures["sizes"])) == (23, 8)
     assert figures["duplicates"] == {"groups": 29, "groups_of_several": 2, "images_in_them": 19, "largest": [12, 7]}
     assert figures["pixels"]["regions"]["class 1"] == [0] * 19 + [1]
@@ -162,7 +163,7 @@ def test_black_is_what_crops_take_for_beside_the_strip(tmp_path) -> None:
 def test_only_clean_images_and_a_part_of_the_images(tmp_path) -> None:
     images = [np.full((16, 32), 90, np.uint8)] * 5
     shards = make_shards(tmp_path / "s", images, [np.zeros((16, 32), np.uint8)] * 5)
-    figures = explore(shards, tmp_path / "out", max_images=2)
+    figures = explore(data_of_shards(shards), tmp_path / "out", max_images=2)
     assert figures["pixels"]["images"] == 2
     assert figures["combinations"] == [{"classes": [], "images": 5}]
 
@@ -198,7 +199,7 @@ def test_what_is_conspicuous_comes_first(tmp_path: Path) -> None:
     groups[3] = groups[4]  # both of class 1
     dense = np.unique(groups, return_inverse=True)[1].tolist()
     shards = make_shards(tmp_path / "s", images, masks, num_classes=3, folds=4, groups=dense)
-    figures = explore(shards, tmp_path / "out")
+    figures = explore(data_of_shards(shards), tmp_path / "out")
     found = titles(figures)
     assert list(found)[:3] == [
         "1 group of duplicates labelled differently",
@@ -223,7 +224,9 @@ def test_nothing_is_made_of_sound_data(tmp_path: Path) -> None:
     masks = [np.zeros((20, 40), np.uint8) for _ in images]
     for n in range(0, 80, 2):
         masks[n][4:10, 4:24] = 1
-    figures = explore(make_shards(tmp_path / "s", images, masks, num_classes=1, folds=5), tmp_path / "out")
+    figures = explore(
+        data_of_shards(make_shards(tmp_path / "s", images, masks, num_classes=1, folds=5)), tmp_path / "out"
+    )
     assert figures["findings"] == []
     assert "Nothing conspicuous was found." in (tmp_path / "out/index.html").read_text()
 
@@ -234,7 +237,9 @@ def test_a_fold_that_differs_is_named(tmp_path: Path) -> None:
     for n in range(0, 120, 4):
         masks[n][4:10, 4:24] = 1
     images = [np.full((20, 40), 90, np.uint8)] * 120
-    found = titles(explore(make_shards(tmp_path / "s", images, masks, num_classes=1, folds=4), tmp_path / "out"))
+    found = titles(
+        explore(data_of_shards(make_shards(tmp_path / "s", images, masks, num_classes=1, folds=4)), tmp_path / "out")
+    )
     assert "fold 0 differs: 100.0% class 1, 25.0% of all" in found
     assert "fold 0 has no clean image" in found
     assert [title for title in found if title.endswith("no class 1 image")] == [
@@ -285,8 +290,10 @@ def test_labels_are_explored_before_sharding(tmp_path: Path, capsys: pytest.Capt
     assert main(["explore", *paths[:2], "--out", str(tmp_path / "none")]) == 2
     assert "give either SHARDS, or --images and --labels" in capsys.readouterr().err
 
-    data = data_of_labels(load_labels(*(tmp_path / name for name in ("images", "masks")), class_names=["spot"]), "here")
-    assert explore_data(data, tmp_path / "again")["classes"] == figures["classes"]
+    data = data_of_labels(
+        load_labels(*(tmp_path / name for name in ("images", "masks")), LabelOptions(class_names=["spot"])), "here"
+    )
+    assert explore(data, tmp_path / "again")["classes"] == figures["classes"]
 
 
 def test_masks_stand_alone_on_black_beside_the_image(tmp_path: Path) -> None:
@@ -299,7 +306,7 @@ def test_masks_stand_alone_on_black_beside_the_image(tmp_path: Path) -> None:
     mask[201, 803] = 1
     mask[100:150, 1000:1100] = 2
     shards = make_shards(tmp_path / "s", [np.full(mask.shape, 120, np.uint8)], [mask], num_classes=2)
-    explore(shards, tmp_path / "out")
+    explore(data_of_shards(shards), tmp_path / "out")
     page = (tmp_path / "out/index.html").read_text()
     data = re.search(r'src="data:image/jpeg;base64,([^"]+)" alt="images/0000.png, masks alone"', page)
     assert data is not None
