@@ -22,7 +22,10 @@ from steel.shards.format import Manifest
 
 logger = logging.getLogger("train.fit")
 
+_RELIANCE = "classification_head.reliance"
+"""A tensor with a row for each class."""
 _LABEL_HEAD = "classification_head.linear."
+"""Tensors with a row for any defect, then one for each class."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def initialise_weights(
     for name, own in model.state_dict().items():
         if name not in given:
             continue
-        if name.startswith(class_layer):
+        if name.startswith(class_layer) or name == _RELIANCE:
             taken[name] = _matched_rows(own, given[name], [places.get(c) for c in class_names])
         elif name.startswith(_LABEL_HEAD):
             labels = [0, *(None if c not in places else 1 + places[c] for c in class_names)]
