@@ -144,19 +144,19 @@ def test_the_share_of_time_that_steps_wait_for_data(monkeypatch: pytest.MonkeyPa
     waits = [1.0, 2.0, 0.0]
     for step, wait in enumerate(waits):
         clock.now += 4
-        watched.push(PLAN, step, 1e-3, sums(), wait)
+        watched.push(PLAN, step, 1e-3, sums(), data_wait=wait)
     done = watched.flush()
     assert done is not None and done.data_wait == 0.0
     assert watched.take_speed().data_wait == 0.25
     clock.now += 2
-    watched.push(PLAN, 3, 1e-3, sums(), 2.0)
+    watched.push(PLAN, 3, 1e-3, sums(), data_wait=2.0)
     watched.flush()
     assert watched.take_speed().data_wait == 1.0
 
 
 def test_the_wait_for_data_is_the_mean_over_ranks() -> None:
     watched = step_metrics(runtime=TwoRanks())
-    watched.push(PLAN, 0, 1e-3, sums(), 3.0)
+    watched.push(PLAN, 0, 1e-3, sums(), data_wait=3.0)
     done = watched.flush()
     assert done is not None and done.data_wait == 3.0
 

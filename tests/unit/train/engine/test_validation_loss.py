@@ -10,6 +10,7 @@ import torch
 from steel.config import NetworkConfig, SamplingConfig
 from steel.distributed.runtime import start
 from steel.model.network import UnifiedModel
+from steel.pretrained.stem import Normalisation
 from steel.shards.reader import ShardReader
 from tests.shard_folder import defect_mask, make_shards, steel_image
 from train.engine.batch_plan import plan_phases
@@ -17,6 +18,7 @@ from train.engine.data import split_rows
 from train.engine.run_context import RunContext
 from train.engine.step import TrainingState
 from train.engine.validation_loss import validation_loss
+from train.engine.weight_initialisation import FirstWeights
 from train.live_line import LiveLine
 from train.presets import SMOKE
 
@@ -52,7 +54,8 @@ def test_the_loss_is_the_mean_over_images_whatever_the_number_of_ranks(tmp_path:
     torch.manual_seed(0)
     model = UnifiedModel(NetworkConfig("Unet", "tu-test_resnet", 2, 1, decoder_channels=(8, 8)))
     training = TrainingState(runtime, config, model, (0.5,), (0.2,), 0)
-    context = RunContext(runtime, config, reader, rows, plans, LiveLine(shown=False))
+    first = FirstWeights(None, Normalisation((0.5,), (0.2,)))
+    context = RunContext(runtime, config, reader, rows, plans, first, LiveLine(shown=False))
     found = validation_loss(context, training, model, plans[0])
 
     expected: dict[str, float] = {}
