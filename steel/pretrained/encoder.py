@@ -13,7 +13,7 @@ from steel.errors import InputError, list_some
 from steel.model.libraries import timm
 from steel.model.network import UnifiedModel
 from steel.pretrained.files import WeightFile, parse_weights
-from steel.pretrained.licences import family_licence, is_permissive, licence_text
+from steel.pretrained.licences import RANDOM, family_licence, is_permissive, licence_text
 from steel.pretrained.names import ENOUGH, Fit, fit_names
 from steel.pretrained.sources import Source, read_source, timm_settings
 from steel.pretrained.stem import Normalisation, adapt_stem, add_constant, check_channels
@@ -80,7 +80,7 @@ def load_encoder(
     own = model.encoder.state_dict()
     fit = fit_names(own, given.tensors, _converter(name))
     _check_fit(fit, source.name, name)
-    inputs = _fill(model, fit, expected or given.expected or _usual(name))
+    inputs = _fill(model, fit, expected, given.expected or _usual(name))
     licence = given.licence if given.licence != licence_text(None) else licence_text(family_licence(name))
     told = EncoderWeights(name, source.name, file.sha256, licence, len(fit.taken), len(fit.taken) + len(fit.missing))
     _tell(told, fit)
@@ -102,7 +102,7 @@ def inherited_licence(checkpoint: Checkpoint) -> str:
     """Of the weights that a checkpoint of ours was itself trained from."""
     former = checkpoint.provenance.get("encoder_weights", {})
     if former is None:
-        return "none of others: trained from random weights"
+        return RANDOM
     return str(former.get("licence") or licence_text(None)) if isinstance(former, Mapping) else licence_text(None)
 
 
@@ -153,13 +153,14 @@ def _check_fit(fit: Fit, source: str, encoder: str) -> None:
         )
 
 
-def _fill(model: UnifiedModel, fit: Fit, expected: Normalisation) -> Normalisation:
-    """Copy what fits; what the network then expects of its inputs."""
+def _fill(model: UnifiedModel, fit: Fit, wanted: Normalisation | None, usual: Normalisation) -> Normalisation:
+    """Copy what fits; what the network then expects of its inputs: as `wanted` by the user, or `usual`."""
     encoder, channels = model.encoder, model.network.in_channels
     own: dict[str, Tensor] = encoder.state_dict()
     stems = [n for n, theirs in fit.taken.items() if own[n].squeeze().shape != fit.given[theirs].squeeze().shape]
     given_channels = fit.given[fit.taken[stems[0]]].shape[1] if stems else channels
-    expected = check_channels(expected, given_channels, "the file")
+    told = usual if wanted is None else check_channels(wanted, given_channels, "the file")
+    expected = told.for_channels(given_channels)
     inputs = expected.for_channels(channels)
     constants: dict[str, Tensor] = {}
     with torch.no_grad():

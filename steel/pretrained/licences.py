@@ -11,6 +11,9 @@ SPECIAL = {
 }
 """Others that occur here, likewise."""
 
+RANDOM = "none of others: trained from random weights"
+"""Of a checkpoint of this program that started from nobody's weights."""
+
 NOT_RECORDED = "not recorded; ask whoever published the file"
 
 _FAMILIES = (("dinov3", "dinov3-license"), ("mit_b", "nvidia-segformer"), ("mobileone", "mobileone-license"))
@@ -46,5 +49,5 @@ def licence_text(key: str | None) -> str:
 
 
 def is_permissive(text: str) -> bool:
-    """Whether a licence, as `licence_text` writes it, is one of `PERMISSIVE`."""
-    return text in PERMISSIVE.values()
+    """Whether a licence, as `licence_text` writes it, is one of `PERMISSIVE`, or nobody else's."""
+    return text == RANDOM or text in PERMISSIVE.values()

@@ -200,6 +200,14 @@ def test_a_checkpoint_of_ours_brings_its_inputs_and_its_licence(tmp_path: Path) 
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_nobodys_licence_is_nothing_to_warn_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    former = network("tu-test_resnet", 1)
+    save_checkpoint(tmp_path / "m.safetensors", own_checkpoint(former, {"encoder_weights": None}))
+    with caplog.at_level(logging.INFO, logger="train.fit"):
+        told, _ = load_encoder(network("tu-test_resnet", 1), str(tmp_path / "m.safetensors"))
+    assert "random" in told.licence and all(record.levelno == logging.INFO for record in caplog.records)
+
+
 def test_an_ensemble_has_no_one_encoder(tmp_path: Path) -> None:
     checkpoint = own_checkpoint(network("tu-test_resnet", 1), {})
     save_checkpoint(tmp_path / "m.safetensors", stack_members([checkpoint, checkpoint]))
@@ -246,6 +254,9 @@ def test_three_means_for_weights_of_one_channel_are_refused(tmp_path: Path) -> N
     path = save(tmp_path / "w.safetensors", network("tu-test_resnet", 1).state_dict())
     with pytest.raises(InputError, match=r"model\.mean: 3 values"):
         load_encoder(network("tu-test_resnet", 1), path, IMAGENET)
+    model = network("tu-test_resnet", 1)
+    _, inputs = load_encoder(model, path)  # what timm says of three channels, on average
+    assert inputs == Normalisation((0.5,), (0.5,))
 
 
 @pytest.mark.skipif("STEEL_REAL_DATA" not in os.environ, reason="needs real weights")

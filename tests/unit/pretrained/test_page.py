@@ -1,0 +1,29 @@
+"""docs/pretrained.md: its commands are understood, and its licences are those that are told."""
+
+import re
+import shlex
+
+from steel.pretrained.licences import SPECIAL
+from steel.pretrained.sources import ANSWER_S
+from tests.paths import ROOT
+from train.arguments import parse_fit
+
+PAGE = (ROOT / "docs" / "pretrained.md").read_text()
+
+
+def test_commands_are_understood() -> None:
+    (command,) = re.findall(r"python -m train ((?:.*\\\n)*.*)", PAGE)
+    config = parse_fit("train", shlex.split(command.replace("\\\n", " "))).config
+    assert config.model.weights == "tf_efficientnet_lite0.safetensors"
+    options = re.search(r"`(--model\.mean .*?)`", PAGE)
+    assert options is not None
+    base = ["--preset", "smoke", "--data", "d", "--out", "o"]
+    assert parse_fit("train", [*base, *options[1].split()]).config.model.std == (0.5, 0.5, 0.5)
+
+
+def test_special_licences_are_in_the_table() -> None:
+    rows = [line for line in PAGE.splitlines() if line.startswith("|")]
+    for text in SPECIAL.values():
+        name = text.partition(" (")[0]
+        assert any(name in row for row in rows), name
+    assert f"after {ANSWER_S:g} seconds" in PAGE
