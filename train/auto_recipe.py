@@ -47,13 +47,10 @@ class DataFacts:
     """Images without any class."""
     class_names: tuple[str, ...]
     images_per_class: tuple[int, ...]
-    channels: int
     size: tuple[int, int]
     """Median height and width of the images as stored."""
     largest: tuple[int, int]
     """Largest height and largest width."""
-    defect_share: float
-    """Median share of an image that a class covers, where it occurs; 0 where none does."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ def fit_crop(size: tuple[int, int], pixels: int, side: int = _SHORT_SIDE) -> tup
     if math.prod(size) <= pixels:
         return size
     short, long = min(size), max(size)
-    least = _whole(min(short, side, math.isqrt(pixels) if short > math.isqrt(pixels) else short))
+    least = _whole(min(short, side, math.isqrt(pixels)))
     most = _whole(min(long, pixels / least))
     return (least, most) if size[0] <= size[1] else (most, least)
 
@@ -167,8 +164,8 @@ def _length(facts: DataFacts, reasons: dict[str, str]) -> tuple[float, int]:
     wanted = _REFERENCE_PASSES * math.sqrt(_REFERENCE_IMAGES / facts.images)
     passes = float(min(_MOST_PASSES, max(1, round(wanted))))
     reasons["phases.0.epochs"] = (
-        f"{passes:g} passes over {facts.images:,} images: {_REFERENCE_PASSES} for {_REFERENCE_IMAGES:,}, and more for "
-        f"fewer by the square root, up to {_MOST_PASSES}"
+        f"{passes:g} passes over a set of {facts.images:,} images: {_REFERENCE_PASSES} for {_REFERENCE_IMAGES:,}, and "
+        f"more for fewer by the square root, up to {_MOST_PASSES}"
     )
     batch = _CROPS.batch_size
     while batch > 8 and passes * facts.images / batch < _LEAST_STEPS:
@@ -198,7 +195,10 @@ def _micro_batch(
     room = _USED_MEMORY * machine.memory_gb * 1e9
     micro = next((m for m in (8, 4) if m <= batch and m * pixels * _BYTES_PER_PIXEL <= room), 2)
     needed = micro * pixels * _BYTES_PER_PIXEL / 1e9
-    reasons[f"phases.{phase}.micro-batch"] = f"{micro}: needs about {needed:.1f} GB of {machine}"
+    less = (
+        f", more than half; if that is too much, phases.{phase}.crop needs fewer pixels" if needed > room / 1e9 else ""
+    )
+    reasons[f"phases.{phase}.micro-batch"] = f"{micro}: needs about {needed:.1f} GB of {machine}{less}"
     return micro
 
 

@@ -31,20 +31,15 @@ def fit_preset(data: str, out: str) -> Config:
 
 def read_facts(reader: ShardReader) -> DataFacts:
     """What a set says of itself."""
-    index, manifest = reader.index, reader.manifest
-    areas = np.asarray(index.areas, np.int64)
-    pixels = np.asarray(index.original_height, np.int64) * np.asarray(index.original_width, np.int64)
-    present = areas > 0
-    shares = (areas / np.maximum(pixels, 1)[:, None])[present]
+    index = reader.index
+    present = np.asarray(index.areas) > 0
     return DataFacts(
         images=len(index),
         clean=int((~present.any(axis=1)).sum()),
-        class_names=manifest.class_names,
+        class_names=reader.manifest.class_names,
         images_per_class=tuple(int(count) for count in present.sum(axis=0)),
-        channels=manifest.channels,
         size=(_median(index.height), _median(index.width)),
         largest=(int(np.max(index.height, initial=1)), int(np.max(index.width, initial=1))),
-        defect_share=float(np.median(shares)) if len(shares) else 0.0,
     )
 
 

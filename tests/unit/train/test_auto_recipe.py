@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,9 +30,9 @@ from train.fitting import find_machine_class, fit_preset, read_facts
 from train.presets import SEVERSTAL
 
 LARGE = MachineClass("gpu", 80)
-STRIPS = DataFacts(9000, 4200, ("1", "2", "3", "4"), (640, 178, 3690, 570), 1, (256, 1600), (256, 1600), 0.05)
+STRIPS = DataFacts(9000, 4200, ("1", "2", "3", "4"), (640, 178, 3690, 570), (256, 1600), (256, 1600))
 """Severstal's published training part, nearly."""
-TILES = DataFacts(700, 0, ("a", "b"), (300, 400), 1, (200, 200), (200, 200), 0.1)
+TILES = DataFacts(700, 0, ("a", "b"), (300, 400), (200, 200), (200, 200))
 SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 
 
@@ -96,7 +95,7 @@ def test_every_choice_holds_together(
 ) -> None:
     largest = (size[0] + more[0] % 7, size[1] + more[1] % 900)
     names = tuple(f"c{k}" for k in range(len(counts)))
-    facts = DataFacts(images, 0, names, tuple(min(n, images) for n in counts), 1, size, largest, 0.01)
+    facts = DataFacts(images, 0, names, tuple(min(n, images) for n in counts), size, largest)
     machine = MachineClass(kind, memory)
     found = auto_recipe(facts, machine)  # a Config, which checks itself
     assert found == auto_recipe(facts, machine)
@@ -131,6 +130,16 @@ def test_memory_has_classes() -> None:
     assert [memory_class(num) for num in given_bytes] == [80, 24, 16, 12, 4]
 
 
+def test_too_little_memory_is_said_with_what_needs_less() -> None:
+    """Tiles of many sizes have no whole images; of one large size they do."""
+    huge = changed(TILES, size=(500, 800), largest=(500, 800))
+    found = auto_recipe(huge, MachineClass("gpu", 4))
+    # 500x800 pixels twice, at 4 kB, are 3.2 GB; half of 4 GB holds 250,000 pixels twice.
+    assert found.phases[1].micro_batch == 2 and math.prod(found.phases[1].crop) <= 250_000
+    told = auto_recipe(changed(TILES, largest=(900, 1200), size=(900, 1200)), MachineClass("gpu", 4)).reasons
+    assert "would not fit" in told["phases.1.crop"]
+
+
 def test_a_set_without_images_is_refused() -> None:
     with pytest.raises(InputError, match="no images"):
         auto_recipe(changed(TILES, images=0), LARGE)
@@ -149,10 +158,8 @@ def test_options_have_the_last_word_and_the_reasons_say_so() -> None:
 def test_facts_are_the_sets(tiny_shards: Path) -> None:
     reader = ShardReader(str(tiny_shards))
     facts = read_facts(reader)
-    assert (facts.images, facts.size, facts.largest, facts.channels) == (27, (64, 160), (64, 160), 1)
+    assert (facts.images, facts.size, facts.largest) == (27, (64, 160), (64, 160))
     assert (facts.clean, facts.images_per_class) == (reader.manifest.num_clean, reader.manifest.num_positive)
-    areas = [int(area) for row in np.asarray(reader.index.areas) for area in row if area > 0]
-    assert facts.defect_share == pytest.approx(float(np.median(areas)) / (64 * 160))
 
 
 def parse(shards: Path, out: Path, *options: str) -> Config:
