@@ -205,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.answers", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--encoder", default="tu-regnetx_002", help="of the U-Net; this is the demo's")
+    parser.add_argument("--encoder", default="tu-test_resnet", help="of the U-Net; this is the demo's")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="measure only these: predict-even, forward, ...")
     parser.add_argument(
         "--repeats", type=int, default=5, metavar="N", help="rounds that count, after one that does not"
