@@ -1,7 +1,8 @@
 """How fast images of many sizes are answered and validated: `python -m bench.answers` writes `bench/answers.md`.
 
 Beside the predictor stands the usual way: batches of eight images of one padded size, filled up with black, one after
-another, each on all threads. Both run the same network on the same images in the same process.
+another, each on all threads. From files to the CSV it is the plain loop: read, predict, threshold, encode and write an
+image, then the next. All run the same network on the same images in the same process.
 """
 
 import argparse
@@ -34,6 +35,7 @@ SIZES = {
     "even": ("heights 200 to 400, widths 150 to 350, evenly", (200, 400), (150, 350)),
     "wide": ("heights 100 to 900, widths 80 to 780, evenly on a logarithmic scale", (100, 900), (80, 780)),
 }
+NUM_STRIPS = 32
 THREADS = 2
 EIGHT = 8
 SHAPES = ((128, 128), (64, 416), (256, 256), (320, 256), (256, 1600))
@@ -81,6 +83,17 @@ def make_dataset(root: Path, name: str) -> None:
     options = ["--images", unfinished / "images", "--labels", unfinished / "train.csv"]
     data_prep([str(o) for o in (*options, "--out", unfinished / "shards", "--folds", 1, "--no-group-duplicates")])
     unfinished.rename(root)
+
+
+def make_strips(root: Path) -> None:
+    """Images of Severstal's size; the folder appears once it is complete."""
+    if root.exists():
+        return
+    unfinished = root.with_name(f"{root.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    make_images(unfinished, [(256, 1600)] * NUM_STRIPS)
+    (unfinished / "images").rename(root)
+    shutil.rmtree(unfinished)
 
 
 @contextmanager
@@ -140,6 +153,55 @@ def predict(folder: str, encoder: str, usual: bool) -> Measure:
         return Measure(summary.images, time.perf_counter() - start)
 
 
+def files(folder: str, encoder: str, plain: bool) -> Measure:
+    """From image files to a submission: as `steel predict` does it, or by the plain loop."""
+    from steel.inference.folder_job import FolderJob
+    from steel.inference.predict_folder import predict_folder
+
+    predictor = _predictor(encoder)
+    with tempfile.TemporaryDirectory() as out:
+        start = time.perf_counter()
+        if plain:
+            count = _plain_loop(predictor, Path(folder), Path(out, "submission.csv"))
+            return Measure(count, time.perf_counter() - start)
+        summary = predict_folder(predictor, FolderJob(folder, f"{out}/predicted"), {})
+        return Measure(summary.images, time.perf_counter() - start)
+
+
+def _plain_loop(predictor: Any, folder: Path, out: Path) -> int:
+    """What a notebook does with torch, OpenCV and the competition's run lengths."""
+    import torch
+
+    from bench.speed.kaggle_rle import mask_to_rle
+
+    (model,) = predictor.models
+    names = sorted(path.name for path in folder.iterdir())
+    with torch.inference_mode(), out.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ImageId_ClassId", "EncodedPixels"])
+        for name in names:
+            image = cv2.imread(str(folder / name), cv2.IMREAD_GRAYSCALE)
+            inputs = (torch.from_numpy(image).float() / 255 - predictor.mean[0]) / predictor.std[0]
+            masks = torch.sigmoid(model(inputs[None, None])["segmentation"])[0].numpy() > 0.5
+            writer.writerows([f"{name}_{k}", mask_to_rle(mask)] for k, mask in enumerate(masks, 1))
+    return len(names)
+
+
+def gated(folder: str, encoder: str, skips: bool) -> Measure:
+    """As `files`, by a decision whose binary gate clears half of the images; their decoders run only if not `skips`."""
+    from steel.decision import ClassDecision, Decision
+
+    predictor = _predictor(encoder)
+    probs = [prediction.label_probs[0] for prediction in predictor.predict_stream(sorted(Path(folder).iterdir()))]
+    before = predictor.decision
+    predictor.decision = Decision((ClassDecision(),) * 4, gate="binary", binary_threshold=int(np.median(probs)) + 1)
+    try:
+        with patch("steel.inference.predictor.MOST_PIXELS", 1 << 22 if skips else 0):
+            return files(folder, encoder, plain=False)
+    finally:
+        predictor.decision = before
+
+
 def validate(folder: str, encoder: str, usual: bool) -> Measure:
     """The statistics of all images of the shards, as an epoch's validation collects them, with two loader workers."""
     from steel.distributed.runtime import start as start_runtime
@@ -181,6 +243,18 @@ def table(root: Path, encoder: str) -> list[Row]:
             rows.append(
                 Row(f"{task}-{name}", f"{task}: {NUM_IMAGES} images of {NUM_SIZES} sizes, {words}", "images/s", sides)
             )
+    how = {"folder": str(root / "strips"), "encoder": encoder}
+    words = f"{NUM_STRIPS} JPEG files of 256x1600 to submission.csv"
+    sides = (
+        Side("`steel predict`", "ours", "files", how | {"plain": False}),
+        Side("plain loop: torch, cv2, numpy run lengths", "ours", "files", how | {"plain": True}, 1.5),
+    )
+    rows.append(Row("files", words, "images/s", sides))
+    sides = (
+        Side("no decoder for images that the gate clears", "ours", "gated", how | {"skips": True}),
+        Side("decoders for all", "ours", "gated", how | {"skips": False}),
+    )
+    rows.append(Row("gated", f"{words}, a binary gate that clears half", "images/s", sides))
     for height, width in SHAPES:
         how = {"encoder": encoder, "height": height, "width": width}
         sides = tuple(
@@ -217,9 +291,12 @@ def main() -> None:
     started, load = time.perf_counter(), os.getloadavg()
     root = options.work.absolute() / "answers"
     root.mkdir(parents=True, exist_ok=True)
-    for name in SIZES:
-        make_dataset(root / name, name)
     rows = [row for row in table(root, options.encoder) if not options.rows or row.name in options.rows]
+    needed = {Path(side.options["folder"]).name for row in rows for side in row.sides if "folder" in side.options}
+    for name in needed & SIZES.keys():
+        make_dataset(root / name, name)
+    if "strips" in needed:
+        make_strips(root / "strips")
     start: dict[str, Callable[[], Worker]] = {
         "ours": partial(Worker, sys.executable, "bench.answers", root.parent / "answers.log")
     }

@@ -131,6 +131,11 @@ def kept(decision: Decision, areas: np.ndarray, label_probs: np.ndarray) -> np.n
     return keep
 
 
+def clears(decision: Decision, any_probs: np.ndarray) -> np.ndarray:
+    """Whether an image can have no mask, whatever else is found: P(any defect) (...) uint8 -> (...) bool."""
+    return (any_probs < decision.label_thresholds[0]) & GATES[decision.gate].asks_any
+
+
 def labels(decision: Decision, label_probs: np.ndarray) -> np.ndarray:
     """What the classification head says at the decision's thresholds: (..., 1 + C) uint8 -> bool."""
     return label_probs >= decision.label_thresholds

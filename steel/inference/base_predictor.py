@@ -3,13 +3,15 @@
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from steel.decision import Decision
+from steel.decision import Decision, clears
+from steel.gates import GATES
 from steel.images.pixel_format import Depth
-from steel.inference.batching import ImageProbs, Prepared, group_by_size, make_batch, prepare
+from steel.inference.batching import Cleared, ImageProbs, Prepared, group_by_size, make_batch, prepare
 from steel.inference.prediction import Prediction
 from steel.inference.sources import Source, named_images
 
@@ -55,9 +57,19 @@ class BasePredictor(ABC):
         """
         return list(self.predict_stream(images, decision))
 
-    def predict_stream(self, images: Source, decision: Decision | None = None) -> Iterator[Prediction]:
-        """As `predict`, one by one in the order of `images`, which are taken only as far as needed."""
+    def predict_stream(
+        self, images: Source, decision: Decision | None = None, *, masks_only: bool = False
+    ) -> Iterator[Prediction]:
+        """As `predict`, one by one in the order of `images`, which are taken only as far as needed.
+
+        Args:
+            images: as `predict` has them.
+            decision: likewise.
+            masks_only: nobody asks for probabilities outside of masks: but for that of any defect, those of an image
+                that the gate clears may be 0, and its decoder need not run.
+        """
         decision = decision or self.decision
+        cleared = partial(clears, decision) if masks_only and GATES[decision.gate].asks_any else None
         begun: deque[list[Prepared]] = deque()
         done: dict[int, Prediction] = {}
         next_number = 0
@@ -67,7 +79,7 @@ class BasePredictor(ABC):
                 begun.append(group)
                 yield make_batch(group, self.pixels_per_pass)
 
-        for probs in self._stream(batches()):
+        for probs in self._stream(batches(), cleared):
             for place, prepared in enumerate(begun.popleft()):
                 done[prepared.number] = self._predicted(prepared, probs, place, decision)
             while next_number in done:
@@ -75,8 +87,11 @@ class BasePredictor(ABC):
                 next_number += 1
 
     @abstractmethod
-    def _stream(self, batches: Iterable[np.ndarray]) -> Iterator[ImageProbs]:
-        """The probabilities of batches (B, c, H, W) uint8 of whole strides, in their order."""
+    def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
+        """The probabilities of batches (B, c, H, W) uint8 of whole strides, in their order.
+
+        Masks of images that are `cleared`, where that is given, are not needed.
+        """
 
     def _prepare(self, images: Source) -> Iterator[Prepared]:
         for number, image in enumerate(named_images(images)):

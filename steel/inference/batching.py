@@ -1,6 +1,6 @@
 """Images of any sizes on their way into the batches of forward passes."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,10 @@ class ImageProbs(NamedTuple):
     """(B, C, H, W) uint8."""
     label_probs: np.ndarray
     """(B, 1 + C) uint8: any defect, then each class."""
+
+
+Cleared = Callable[[np.ndarray], np.ndarray]
+"""From P(any defect) (B,) uint8 to (B,) bool: images that have no masks, whatever else is found."""
 
 
 class Prepared(NamedTuple):

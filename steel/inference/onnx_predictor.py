@@ -16,7 +16,7 @@ from steel.decision import Decision, default_decision
 from steel.errors import InputError, out_of_memory_as
 from steel.images.pixel_format import Depth
 from steel.inference.base_predictor import BasePredictor
-from steel.inference.batching import ImageProbs
+from steel.inference.batching import Cleared, ImageProbs
 from steel.machine import usable_cores
 from steel.plain import from_dict, from_plain
 
@@ -90,7 +90,7 @@ class OnnxPredictor(BasePredictor):
             raise InputError(f"{os.fspath(source)}: graphs compute in float32; leave out --precision {precision}")
         return cls(session, header, device=device, pixels_per_pass=pixels_per_pass)
 
-    def _stream(self, batches: Iterable[np.ndarray]) -> Iterator[ImageProbs]:
+    def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
         for batch in batches:
             count, _, height, width = batch.shape
             with out_of_memory_as(

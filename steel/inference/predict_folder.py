@@ -117,7 +117,8 @@ def predict_images(
                     yield NamedImage(record.image_id, image)
 
         with journal.recorder() as recorder:
-            predictions = predictor.predict_stream(images())
+            masks_only = not any(WRITERS[name].tells_labels for name in job.formats)
+            predictions = predictor.predict_stream(images(), masks_only=masks_only)
             lines = ahead.map(pool, lambda prediction: _encode(prediction, job, journal), predictions)
             for done, line in enumerate(lines, 1):
                 recorder.add(line)

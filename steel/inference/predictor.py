@@ -16,7 +16,8 @@ from steel.errors import InputError, out_of_memory_as
 from steel.extensions import require_extensions
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.inference.base_predictor import BasePredictor
-from steel.inference.batching import ImageProbs
+from steel.inference.batching import Cleared, ImageProbs
+from steel.inference.gated_passes import MOST_PIXELS, begin_gated
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.passes import Passes, default_pixels_per_pass, open_passes
 from steel.model.tta import average_probs, view_probs
@@ -128,8 +129,13 @@ class Predictor(BasePredictor):
         (probs,) = self.stream_probabilities([images])
         return probs
 
-    def stream_probabilities(self, batches: Iterable[Tensor]) -> Iterator[ImageProbs]:
+    def stream_probabilities(self, batches: Iterable[Tensor], cleared: Cleared | None = None) -> Iterator[ImageProbs]:
         """As `probabilities`, of one batch after another; on a CPU several are under way at once.
+
+        Args:
+            batches: each (B, c, H, W) uint8.
+            cleared: by P(any defect), which images have no masks: where that is so of a whole batch, theirs are 0 and no
+                decoder runs.
 
         Raises:
             OutOfMemoryError: says what needs less.
@@ -137,16 +143,16 @@ class Predictor(BasePredictor):
         begun: deque[Callable[[], ImageProbs]] = deque()
         with self._evaluating(), open_passes(self.device) as passes:
             for images in batches:
-                begun.append(self._begin(images, passes))
+                begun.append(self._begin(images, passes, cleared))
                 if len(begun) > passes.ahead:
                     yield begun.popleft()()
             while begun:
                 yield begun.popleft()()
 
-    def _stream(self, batches: Iterable[np.ndarray]) -> Iterator[ImageProbs]:
-        return self.stream_probabilities(torch.from_numpy(batch) for batch in batches)
+    def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
+        return self.stream_probabilities((torch.from_numpy(batch) for batch in batches), cleared)
 
-    def _begin(self, images: Tensor, passes: Passes) -> Callable[[], ImageProbs]:
+    def _begin(self, images: Tensor, passes: Passes, cleared: Cleared | None) -> Callable[[], ImageProbs]:
         """Begin the passes of all members and views over a batch; what is returned waits for them and averages."""
         assert images.dtype == torch.uint8, images.dtype
         height, width = images.shape[-2:]
@@ -155,15 +161,16 @@ class Predictor(BasePredictor):
         with out_of_memory_as(advice), passes.own_work(pixels), self._modes():
             inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
             padded = reflect_to_stride(inputs, self.stride).contiguous(memory_format=torch.channels_last)
-            results = [
-                passes.begin(partial(self._pass, model, padded, axes), pixels)
-                for model in self.models
-                for axes in flips_of(self.tta)
-            ]
+            views = [(model, axes) for model in self.models for axes in flips_of(self.tta)]
+            if cleared is not None and len(views) * pixels <= MOST_PIXELS:
+                average = begin_gated(padded, views, passes, cleared, modes=self._modes)
+            else:
+                results = [passes.begin(partial(self._pass, model, padded, axes), pixels) for model, axes in views]
+                average = partial(average_probs, (result() for result in results))
 
         def finish() -> ImageProbs:
             with out_of_memory_as(advice), passes.own_work(pixels), self._modes():
-                mask_probs, label_probs = average_probs(result() for result in results)
+                mask_probs, label_probs = average()
                 return ImageProbs(mask_probs[..., :height, :width].cpu().numpy(), label_probs.cpu().numpy())
 
         return finish

@@ -62,6 +62,8 @@ class FileWriter:
     """Writes the file, a path or URL, from all that was encoded."""
     check: Callable[[Task], None] = _no_check
     """Raises InputError where it cannot be written; asked before anything is predicted."""
+    tells_labels: bool = True
+    """Tells probabilities of classes, also for an image without a mask, whose decoder must run then."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class FolderWriter:
     files: Callable[[Prediction], Iterator[tuple[str, bytes]]]
     """The files of an image: their paths in the folder, and their bytes. Runs on threads."""
     check: Callable[[Task], None] = _no_check
+    tells_labels: bool = True
+    """As of `FileWriter`."""
 
 
 def _check_sample(task: Task) -> None:
@@ -198,12 +202,21 @@ WRITERS: dict[str, FileWriter | FolderWriter] = {
         lambda prediction: [encode_rle(mask) for mask in prediction.masks],
         _write_submission,
         _check_sample,
+        tells_labels=False,
     ),
     "coco": FileWriter(
-        "COCO's JSON, a polygon a region, as CVAT and Label Studio import it", "coco.json", _polygons, _write_coco
+        "COCO's JSON, a polygon a region, as CVAT and Label Studio import it",
+        "coco.json",
+        _polygons,
+        _write_coco,
+        tells_labels=False,
     ),
     "coco_rle": FileWriter(
-        "COCO's JSON, compressed run lengths, an annotation a class of an image", "coco_rle.json", _runs, _write_coco
+        "COCO's JSON, compressed run lengths, an annotation a class of an image",
+        "coco_rle.json",
+        _runs,
+        _write_coco,
+        tells_labels=False,
     ),
     "jsonl": FileWriter(
         "JSON lines: verdict, classes and probabilities of each image, and its regions",
@@ -215,13 +228,24 @@ WRITERS: dict[str, FileWriter | FolderWriter] = {
         "CSV: the likeliest class of each image, all probabilities and areas", "table.csv", _row, _write_table
     ),
     "labelmaps": FolderWriter(
-        "a PNG an image, whose pixels are class numbers, 0 for none", "labelmaps", _label_map, _check_stems
+        "a PNG an image, whose pixels are class numbers, 0 for none",
+        "labelmaps",
+        _label_map,
+        _check_stems,
+        tells_labels=False,
     ),
     "masks": FolderWriter(
-        "a PNG of 0 and 255 a class and image, in a folder a class", "masks", _class_masks, _check_class_folders
+        "a PNG of 0 and 255 a class and image, in a folder a class",
+        "masks",
+        _class_masks,
+        _check_class_folders,
+        tells_labels=False,
     ),
     "overlays": FolderWriter(
-        "JPEG pictures with masks, class names and mean probabilities drawn in", "overlays", _overlay
+        "JPEG pictures with masks, class names and mean probabilities drawn in",
+        "overlays",
+        _overlay,
+        tells_labels=False,
     ),
 }
 """By name. Extensions add to it."""

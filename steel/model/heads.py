@@ -59,9 +59,16 @@ class ClassificationHead(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """(n, 1 + C) logits."""
-        logits = self.linear(self.dropout(pool(features.encoded)))
+        logits = self._of_encoded(features.encoded)
         evidence = self.reliance * features.masks.amax(dim=(2, 3))
         return torch.cat([logits[:, :1], logits[:, 1:] + evidence], dim=1)
+
+    def any_defect(self, encoded: Tensor) -> Tensor:
+        """(n, 1) logits, the first of `forward`, from the encoder's last feature alone."""
+        return self._of_encoded(encoded)[:, :1]
+
+    def _of_encoded(self, encoded: Tensor) -> Tensor:
+        return self.linear(self.dropout(pool(encoded)))
 
 
 def pool(feature: Tensor) -> Tensor:

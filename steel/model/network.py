@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,16 @@ Outputs = dict[str, Tensor]
 """What the network says of a batch of n images: logits, to be read through a sigmoid, by the name of their head.
 `segmentation`: (n, C, H, W), each class in each pixel; `classification`: (n, 1 + C), any defect, then each class; then
 those of further heads."""
+
+
+class Encoded(NamedTuple):
+    """What an encoder makes of n images."""
+
+    size: tuple[int, int]
+    """Height and width of the padded images."""
+    features: list[Tensor]
+    """From the finest to the coarsest."""
+    tokens: list[Any]
 
 
 class UnifiedModel(nn.Module):
@@ -76,12 +86,20 @@ class UnifiedModel(nn.Module):
 
     def _segment(self, images: Tensor) -> tuple[Tensor, Features]:
         """Images (n, c, H, W) of whole strides -> mask logits (n, C, H, W), and what further heads read."""
+        return self.decode(self.encode(images))
+
+    def encode(self, images: Tensor) -> Encoded:
+        """Images (n, c, H, W) of whole strides -> what the decoder reads, and what says whether there is any defect."""
         encoded = self.encoder(images)
         # Vision transformers (DPT) hand their prefix tokens to the decoder beside the features.
         features, *tokens = encoded if isinstance(encoded, tuple) else (encoded,)
-        decoded = self.decoder(features, *tokens)
+        return Encoded((images.shape[-2], images.shape[-1]), features, tokens)
+
+    def decode(self, encoded: Encoded) -> tuple[Tensor, Features]:
+        """Mask logits (n, C, H, W), and what further heads read."""
+        decoded = self.decoder(encoded.features, *encoded.tokens)
         masks = self.segmentation_head(decoded)
-        return masks, Features((images.shape[-2], images.shape[-1]), decoded, features[-1], masks)
+        return masks, Features(encoded.size, decoded, encoded.features[-1], masks)
 
     def _try_out(self) -> HeadShape:
         """Run a small empty image, so that parts that do not fit fail now; returns what further heads are built for.

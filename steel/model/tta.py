@@ -37,14 +37,24 @@ def average_probs(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tenso
     Returns:
         mask_probs (n, C, H, W) and label_probs (n, 1 + C), both uint8, see `quantise`.
     """
+    mask_probs, label_probs = _average(parts)
+    return mask_probs, label_probs
+
+
+def average(parts: Iterable[Tensor]) -> Tensor:
+    """As `average_probs`, of one kind of them."""
+    (mean,) = _average((part,) for part in parts)
+    return mean
+
+
+def _average(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     parts = iter(parts)
-    mask_probs, label_probs = next(parts)
+    totals = next(parts)
     count = 1
-    for masks, labels in parts:
-        mask_probs = mask_probs + masks
-        label_probs = label_probs + labels
+    for part in parts:
+        totals = tuple(total + values for total, values in zip(totals, part, strict=True))
         count += 1
-    return quantise(mask_probs / count), quantise(label_probs / count)
+    return tuple(quantise(total / count) for total in totals)
 
 
 def quantise(probs: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """The decision on images and on their histograms, gate by gate."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steel.decision import ClassDecision, Decision, apply_decision, default_decision, kept, labels
+from steel.decision import ClassDecision, Decision, apply_decision, clears, default_decision, kept, labels
 from steel.errors import InputError
 from steel.gates import GATES, NO_LIMIT, soft_areas
 from steel.metrics.counts import histograms, valid_mask
@@ -34,6 +35,18 @@ def decisions(draw: st.DrawFn) -> Decision:
         draw(st.integers(0, 255)),
         ("hflip",),
     )
+
+
+@settings(max_examples=150, deadline=None)
+@given(decision=decisions(), seed=st.integers(0, 2**32 - 1))
+def test_an_image_is_cleared_where_no_pixels_would_be_kept_whatever_its_classes(decision: Decision, seed: int) -> None:
+    label_probs = np.random.default_rng(seed).integers(0, 256, (5, 1 + NUM_CLASSES), dtype=np.uint8)
+    label_probs[:, 1:] = 255  # as sure as can be
+    without_limits = replace(decision, classes=tuple(replace(c, min_area=0, max_area=None) for c in decision.classes))
+    areas = np.full((5, NUM_CLASSES), 10**9)
+    cleared = clears(decision, label_probs[:, 0])
+    np.testing.assert_array_equal(cleared, ~kept(without_limits, areas, label_probs).any(axis=1))
+    assert clears(decision, label_probs[0, 0]) == cleared[0]
 
 
 @settings(max_examples=150, deadline=None)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -148,7 +149,10 @@ def test_in_an_environment_with_the_extra_alone(folder: Path, tmp_path: Path) ->
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
     pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", ROOT / "constraints.txt"]
-    subprocess.run([*pip, f"{ROOT}[onnx]"], check=True, timeout=1800)
+    shutil.copytree(ROOT / "steel", tmp_path / "source" / "steel")  # building leaves files beside what is built
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / "source")
+    subprocess.run([*pip, f"{tmp_path}/source[onnx]"], check=True, timeout=1800)
     line = [str(folder / "model.onnx"), str(folder / "images"), "--out"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [tmp_path / "env" / "bin" / "steel", "predict", *line, tmp_path / "second", "--format", FORMATS]
