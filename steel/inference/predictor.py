@@ -134,8 +134,8 @@ class Predictor(BasePredictor):
 
         Args:
             batches: each (B, c, H, W) uint8.
-            cleared: by P(any defect), which images have no masks: where that is so of a whole batch, theirs are 0 and no
-                decoder runs.
+            cleared: by P(any defect), which images have no masks: where that is so of a whole batch, masks are 0 and
+                no decoder runs.
 
         Raises:
             OutOfMemoryError: says what needs less.
