@@ -54,18 +54,19 @@ DEMO = replace(
     SEVERSTAL,
     preset="demo",
     folds=FoldsConfig(test=()),  # its test images are a data set of their own
-    model=ModelConfig(encoder="tu-regnetx_002", decoder_channels=(48, 32, 16, 8), weights="none", dropout=0.1),
-    validation=ValidationConfig(every_epochs=14),
+    model=ModelConfig(encoder="tu-test_resnet", decoder_channels=(48, 32, 16, 8), weights="none", dropout=0.1),
+    validation=ValidationConfig(every_epochs=17),
     tracking=TrackingConfig(log_every=100),
     phases=(
         replace(
             _CROPS,
-            epochs=42,
-            crop=(64, 128),
+            epochs=34,
+            crop=(64, 64),
             batch_size=8,
-            micro_batch=4,
-            lr=3e-3,
-            sampling=SamplingConfig(defect_crop=0.8),
+            micro_batch=8,
+            lr=4e-3,
+            loss=replace(_CROPS.loss, weights={"bce": 0.75, "dice": 0.75, "classification": 0.02}),
+            sampling=SamplingConfig(defect_crop=1.0),
         ),
         replace(
             _FULL,

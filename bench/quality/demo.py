@@ -79,7 +79,7 @@ def make_shards(work: Path, seed: int) -> tuple[Path, Path]:
     synthesize(data / "data", 800, 100, seed, class_share=(0.25,) * 4)
     parts = {"shards": ("train_images", "train.csv", "5"), "test_shards": ("test_images", "test_truth.csv", "1")}
     for out, (images, truth, folds) in parts.items():
-        source = ("--images", str(data / "data" / images), "--annotations", str(data / "data" / truth))
+        source = ("--images", str(data / "data" / images), "--labels", str(data / "data" / truth))
         if shard([*source, "--out", str(data / out), "--folds", folds, "--resize", "{}x{}".format(*SIZE)]) != 0:
             sys.exit(1)
     return data / "shards", data / "test_shards"

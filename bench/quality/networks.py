@@ -20,7 +20,7 @@ from steel.loading.eval_loader import eval_batches
 from steel.loading.sampler import build_sampler
 from steel.loading.train_loader import train_batches, unpack_targets
 from steel.metrics.statistics import EvaluationStatistics, image_statistics
-from steel.model.heads import SEGMENTATION, Features
+from steel.model.heads import SEGMENTATION, Features, pool
 from steel.model.losses import classification_loss, head_losses, labels_from_targets
 from steel.model.lr_schedule import lr_at
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
@@ -35,7 +35,7 @@ CROPS = DEMO.phases[0]
 RECIPE = replace(CROPS, loss=replace(CROPS.loss, class_weights=(3.0, 2.0, 2.0, 1.0)))
 AUGMENT = {**DEMO.augment, "brightness_contrast": TransformConfig(0.5)}
 EMA_DECAY = 0.97
-"""The demo's crops, with what it also had when this was measured: class weights, brightness and contrast, EMA."""
+"""The demo's crops, with what it once had: class weights, brightness and contrast, a moving average."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,16 @@ class Network:
         height, width = pixels.shape[-2:]
         padded = reflect_to_stride(pixels, self.model.stride).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
-            features = self.model.encoder(padded)
+            features, head = self.model.encoder(padded), self.model.classification_head
             masks = labels = None
             if self.task.classes:
-                masks = self.model.segmentation_head(self.model.decoder(features))[..., :height, :width]
-            if self.task.labels:
-                # The head reads the encoder alone; a classifier has no decoder.
-                labels = self.model.classification_head(Features(padded.shape[-2:], padded, features[-1]))
+                decoded = self.model.decoder(features)
+                masks = self.model.segmentation_head(decoded)
+                if self.task.labels:
+                    labels = head(Features(padded.shape[-2:], decoded, features[-1], masks))
+                masks = masks[..., :height, :width]
+            elif self.task.labels:  # a classifier has no masks
+                labels = head.linear(head.dropout(pool(features[-1])))
         return masks, labels
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:

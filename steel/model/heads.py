@@ -25,6 +25,8 @@ class Features(NamedTuple):
     """(n, D, h, w): what the decoder made, at the images' size or a whole part of it."""
     encoded: Tensor
     """(n, F, h', w'): the encoder's last, coarsest feature."""
+    masks: Tensor
+    """(n, C, H, W): logits of the segmentation head."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +43,33 @@ class HeadShape:
 
 
 class ClassificationHead(nn.Module):
-    """Average and maximum pooling of the last encoder feature, side by side, dropout and one linear layer.
+    """Reads the last encoder feature, and for each class also its own mask.
 
-    The average sees how much of an image looks defective, the maximum a spot of a few pixels.
+    A class's logit is that of one linear layer over the pooled feature, plus the largest logit of the class's mask
+    times what the class has learnt to rely on it, at first nothing. The masks show in which images a class is long
+    before the pooled feature does, and with them the two heads say the same. The encoder alone answers for any defect.
     """
 
     def __init__(self, shape: HeadShape) -> None:
         super().__init__()
         self.dropout = nn.Dropout(shape.dropout)
         self.linear = nn.Linear(2 * shape.encoded_channels, 1 + shape.num_classes)
+        self.reliance = nn.Parameter(torch.zeros(shape.num_classes))
+        """(C,): what the largest logit of each class's mask counts."""
 
     def forward(self, features: Features) -> Tensor:
         """(n, 1 + C) logits."""
-        feature = features.encoded
-        pooled = torch.cat([feature.mean(dim=(2, 3)), feature.amax(dim=(2, 3))], dim=1)
-        return self.linear(self.dropout(pooled))
+        logits = self.linear(self.dropout(pool(features.encoded)))
+        evidence = self.reliance * features.masks.amax(dim=(2, 3))
+        return torch.cat([logits[:, :1], logits[:, 1:] + evidence], dim=1)
+
+
+def pool(feature: Tensor) -> Tensor:
+    """(n, F, h, w) -> (n, 2F): averages and maxima side by side.
+
+    The average sees how much of an image looks defective, the maximum a spot of a few pixels.
+    """
+    return torch.cat([feature.mean(dim=(2, 3)), feature.amax(dim=(2, 3))], dim=1)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ class UnifiedModel(nn.Module):
         # Vision transformers (DPT) hand their prefix tokens to the decoder beside the features.
         features, *tokens = encoded if isinstance(encoded, tuple) else (encoded,)
         decoded = self.decoder(features, *tokens)
-        return self.segmentation_head(decoded), Features((images.shape[-2], images.shape[-1]), decoded, features[-1])
+        masks = self.segmentation_head(decoded)
+        return masks, Features((images.shape[-2], images.shape[-1]), decoded, features[-1], masks)
 
     def _try_out(self) -> HeadShape:
         """Run a small empty image, so that parts that do not fit fail now; returns what further heads are built for.

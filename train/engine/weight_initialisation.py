@@ -22,8 +22,10 @@ from steel.shards.format import Manifest
 
 logger = logging.getLogger("train.fit")
 
-_CLASS_HEAD = "segmentation_head."
-_LABEL_HEAD = "classification_head.linear."
+_BY_CLASS = ("segmentation_head.", "classification_head.reliance")
+"""Tensors with a row for each class."""
+_BY_LABEL = "classification_head.linear."
+"""Tensors with a row for any defect, then one for each class."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,9 @@ def initialise_weights(
     for name, own in model.state_dict().items():
         if name not in given:
             continue
-        if name.startswith(_CLASS_HEAD):
+        if name.startswith(_BY_CLASS):
             taken[name] = _matched_rows(own, given[name], [places.get(c) for c in class_names])
-        elif name.startswith(_LABEL_HEAD):
+        elif name.startswith(_BY_LABEL):
             labels = [0, *(None if c not in places else 1 + places[c] for c in class_names)]
             taken[name] = _matched_rows(own, given[name], labels)
         elif given[name].shape == own.shape:

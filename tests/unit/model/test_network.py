@@ -77,14 +77,18 @@ def test_padding_and_cropping_leave_the_image_in_place(small_model):
     assert torch.equal(labels, padded_labels)
 
 
-def test_classification_head_pools_average_and_maximum():
-    head = ClassificationHead(HeadShape(0, decoded_channels=3, encoded_channels=2, dropout=0.5)).eval()
+def test_classification_head_pools_average_and_maximum_and_heeds_each_class_own_mask():
+    head = ClassificationHead(HeadShape(2, decoded_channels=3, encoded_channels=2, dropout=0.5)).eval()
+    assert head.reliance.tolist() == [0, 0]  # nothing at first
     with torch.no_grad():
-        head.linear.weight.copy_(torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
-        head.linear.bias.fill_(0.5)
+        head.linear.weight.copy_(torch.tensor([[1.0, 10.0, 100.0, 1000.0]] * 3))
+        head.linear.bias.copy_(torch.tensor([0.5, 0.25, 0.125]))
+        head.reliance.copy_(torch.tensor([2.0, 3.0]))
         feature = torch.tensor([[[[0.0, 4.0]], [[2.0, 6.0]]]])
-        found = head(Features((8, 8), torch.zeros(1, 3, 8, 8), feature)).item()
-        assert found == 2 * 1 + 4 * 10 + 4 * 100 + 6 * 1000 + 0.5
+        masks = torch.tensor([[[[-9.0, 7.0]], [[-5.0, -8.0]]]])
+        pooled = 2 * 1 + 4 * 10 + 4 * 100 + 6 * 1000
+        any_defect, first, second = head(Features((8, 8), torch.zeros(1, 3, 8, 8), feature, masks))[0].tolist()
+        assert (any_defect, first, second) == (pooled + 0.5, pooled + 0.25 + 2 * 7, pooled + 0.125 + 3 * -5)
 
 
 @pytest.mark.parametrize(

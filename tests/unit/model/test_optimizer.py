@@ -70,7 +70,7 @@ def test_groups_cover_each_parameter_once(model):
     norms = [p for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d) for p in m.parameters()]
     biases = [p for n, p in model.named_parameters() if n.endswith("bias")]
     undecayed = {id(p) for name in by_name if "no decay" in name for p in by_name[name]["params"]}
-    assert {id(p) for p in norms + biases} == undecayed
+    assert {id(p) for p in [*norms, *biases, model.classification_head.reliance]} == undecayed
     for name, group in by_name.items():
         assert group["lr_scale"] == (0.25 if name.startswith("encoder") else 1.0)
         assert group["weight_decay"] == (0.0 if "no decay" in name else 0.1)

@@ -26,6 +26,8 @@ def save(path: Path, model: UnifiedModel, names: tuple[str, ...], members: int =
 
 def test_heads_follow_the_names_of_the_classes(tmp_path: Path) -> None:
     old, new = build(("spot", "scratch")), build(("patch", "scratch", "spot"))
+    with torch.no_grad():
+        old.classification_head.reliance.copy_(torch.tensor([2.0, 3.0]))
     before = {k: v.clone() for k, v in new.state_dict().items()}
     path = save(tmp_path / "old.safetensors", old, ("spot", "scratch"))
     told, inputs = initialise_weights(new, path, ("patch", "scratch", "spot"))
@@ -37,6 +39,7 @@ def test_heads_follow_the_names_of_the_classes(tmp_path: Path) -> None:
     assert torch.equal(labels[0], old.classification_head.linear.weight[0])  # any defect
     assert torch.equal(labels[2], old.classification_head.linear.weight[2])
     assert torch.equal(labels[1], before["classification_head.linear.weight"][1])
+    assert new.classification_head.reliance.tolist() == [0, 3, 2]
     assert torch.equal(new.encoder.conv1.weight, old.encoder.conv1.weight)
 
 
