@@ -19,6 +19,7 @@ from skimage import measure
 
 from steel import storage
 from steel.checkpoint import Checkpoint, save_checkpoint
+from steel.cli import build_parser
 from steel.config import NetworkConfig
 from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
@@ -309,3 +310,6 @@ def test_the_page_on_predictions_lists_every_format() -> None:
     page = (ROOT / "docs" / "predictions.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)", page, re.MULTILINE)
     assert rows == [(name, writer.place) for name, writer in WRITERS.items()]
+    for line in re.findall(r"^(?:`)?steel (predict [^`\n]*)", page, re.MULTILINE):
+        arguments = build_parser().parse_args(line.split())
+        assert set(arguments.format) <= set(WRITERS)
