@@ -94,7 +94,29 @@ SMOKE = replace(
 )
 """Seconds: to see whether everything works, the moving average included, not to learn."""
 
-PRESETS = {preset.preset: preset for preset in (SEVERSTAL, DEMO, SMOKE)}
+_FINE_TUNING = OptimConfig(weight_decay=0.05, encoder_lr_scale=0.1)
+"""As is usual for encoders of layer normalisation or attention: ten times the rate of ResNets undoes what they know."""
+
+ENCODERS = (
+    replace(SEVERSTAL, preset="efficientnet-b3", model=ModelConfig(encoder="efficientnet-b3")),
+    replace(
+        SEVERSTAL,
+        preset="convnext-tiny",
+        model=ModelConfig(encoder="tu-convnext_tiny.fb_in22k_ft_in1k"),
+        optim=_FINE_TUNING,
+    ),
+    replace(SEVERSTAL, preset="segformer-b2", model=ModelConfig("Segformer", encoder="mit_b2"), optim=_FINE_TUNING),
+    replace(
+        SEVERSTAL,
+        preset="dinov3-vit-small",
+        model=ModelConfig("DPT", encoder="tu-vit_small_patch16_dinov3.lvd1689m"),
+        optim=_FINE_TUNING,
+    ),
+)
+"""The default recipe on today's encoders; `bench/encoders.md` has their sizes and the licences of their weights. What
+they score has not been measured."""
+
+PRESETS = {preset.preset: preset for preset in (SEVERSTAL, *ENCODERS, DEMO, SMOKE)}
 
 
 def get_preset(name: str) -> Config:
