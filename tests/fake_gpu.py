@@ -46,13 +46,17 @@ class HostWaits(TorchDispatchMode):
                 self.waits.append(name)
         if name == "_local_scalar_dense":
             return 0.0  # a fake tensor has no value; any will do
+        if name == "is_pinned":
+            return self._is_pinned(args[0])
+        if name in ("pin_memory", "_pin_memory"):  # which fake tensors do not have
+            func, args, kwargs = torch.ops.aten.empty_like.default, args[:1], {}
         if name == "copy_":
             self._note_copy(args[1], args[0].device, self._is_pinned(args[0]), _is_non_blocking(args, kwargs))
         result = func(*args, **kwargs)
         if name == "_to_copy":
             # What `to(non_blocking=True)` makes for itself on the host is pinned.
             self._note_copy(args[0], result.device, True, kwargs.get("non_blocking", False))
-        if kwargs.get("pin_memory") or name == "_pin_memory":
+        if kwargs.get("pin_memory") or name in ("pin_memory", "_pin_memory"):
             self._pinned.append(result.untyped_storage())
         return result
 

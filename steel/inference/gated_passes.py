@@ -46,7 +46,7 @@ def begin_gated(
         any_probs = average(probs for _, probs in halves)
         if cleared(any_probs[:, 0].cpu().numpy()).all():
             num_classes = views[0][0].network.num_classes
-            masks = torch.zeros(len(images), num_classes, *images.shape[-2:], dtype=torch.uint8)
+            masks = any_probs.new_zeros(len(images), num_classes, *images.shape[-2:])
             return masks, torch.nn.functional.pad(any_probs, (0, num_classes))
         results = [
             passes.begin(partial(_decode, model, axes, encoded, modes), pixels)

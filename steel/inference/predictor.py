@@ -18,6 +18,7 @@ from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.batching import Cleared, ImageProbs
 from steel.inference.gated_passes import MOST_PIXELS, begin_gated
+from steel.model.host_copy import HostCopy
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.passes import Passes, default_pixels_per_pass, open_passes
 from steel.model.tta import average_probs, view_probs
@@ -25,6 +26,10 @@ from steel.precision import choose_precision
 from steel.views import check_tta, flips_of
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+Reduce = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+"""Makes of a batch's quantised probabilities what is wanted on the host."""
 
 
 class Predictor(BasePredictor):
@@ -130,7 +135,7 @@ class Predictor(BasePredictor):
         return probs
 
     def stream_probabilities(self, batches: Iterable[Tensor], cleared: Cleared | None = None) -> Iterator[ImageProbs]:
-        """As `probabilities`, of one batch after another; on a CPU several are under way at once.
+        """As `probabilities`, of one batch after another; several are under way at once.
 
         Args:
             batches: each (B, c, H, W) uint8.
@@ -140,10 +145,31 @@ class Predictor(BasePredictor):
         Raises:
             OutOfMemoryError: says what needs less.
         """
-        begun: deque[Callable[[], ImageProbs]] = deque()
+        for found in self.stream(batches, lambda mask_probs, label_probs: (mask_probs, label_probs), cleared):
+            # Pinned memory is scarce, and the caller may keep what he gets.
+            mask_probs, label_probs = (each.clone() if self._on_gpu else each for each in found)
+            yield ImageProbs(mask_probs.numpy(), label_probs.numpy())
+
+    def stream(
+        self, batches: Iterable[Tensor], reduce: Reduce, cleared: Cleared | None = None
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """What `reduce` makes of the quantised probabilities of one batch after another, on the host.
+
+        On a GPU the next batch is launched before the host waits for the one before it.
+
+        Args:
+            batches: (B, c, H, W) uint8 each, taken as they are.
+            reduce: of mask_probs (B, C, H, W) and label_probs (B, 1 + C), uint8, where the network is; called once per
+                batch, in their order.
+            cleared: as of `stream_probabilities`.
+
+        Raises:
+            OutOfMemoryError: says what needs less.
+        """
+        begun: deque[Callable[[], tuple[Tensor, ...]]] = deque()
         with self._evaluating(), open_passes(self.device) as passes:
             for images in batches:
-                begun.append(self._begin(images, passes, cleared))
+                begun.append(self._begin(images, passes, reduce, cleared))
                 if len(begun) > passes.ahead:
                     yield begun.popleft()()
             while begun:
@@ -152,13 +178,21 @@ class Predictor(BasePredictor):
     def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
         return self.stream_probabilities((torch.from_numpy(batch) for batch in batches), cleared)
 
-    def _begin(self, images: Tensor, passes: Passes, cleared: Cleared | None) -> Callable[[], ImageProbs]:
-        """Begin the passes of all members and views over a batch; what is returned waits for them and averages."""
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _begin(
+        self, images: Tensor, passes: Passes, reduce: Reduce, cleared: Cleared | None
+    ) -> Callable[[], tuple[Tensor, ...]]:
+        """Begin the passes of all members and views over a batch; what is returned waits for what comes out."""
         assert images.dtype == torch.uint8, images.dtype
         height, width = images.shape[-2:]
         pixels = len(images) * height * width
         advice = self._less_memory(len(images), height, width)
         with out_of_memory_as(advice), passes.own_work(pixels), self._modes():
+            if self._on_gpu and not images.is_pinned():
+                images = images.pin_memory()  # a copy from other memory would wait for the batch before
             inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
             padded = reflect_to_stride(inputs, self.stride).contiguous(memory_format=torch.channels_last)
             views = [(model, axes) for model in self.models for axes in flips_of(self.tta)]
@@ -168,12 +202,15 @@ class Predictor(BasePredictor):
                 results = [passes.begin(partial(self._pass, model, padded, axes), pixels) for model, axes in views]
                 average = partial(average_probs, (result() for result in results))
 
-        def finish() -> ImageProbs:
+        def finish() -> tuple[Tensor, ...]:
             with out_of_memory_as(advice), passes.own_work(pixels), self._modes():
                 mask_probs, label_probs = average()
-                return ImageProbs(mask_probs[..., :height, :width].cpu().numpy(), label_probs.cpu().numpy())
+                return reduce(mask_probs[..., :height, :width], label_probs)
 
-        return finish
+        if not self._on_gpu:
+            return finish
+        copies = [HostCopy(each) for each in finish()]
+        return lambda: tuple(copy.tensor() for copy in copies)
 
     def _pass(self, model: UnifiedModel, inputs: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """One view by one member; see `view_probs`."""

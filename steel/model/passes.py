@@ -58,7 +58,7 @@ def open_passes(device: torch.device) -> Iterator[Passes]:
     """Passes on `device`; on a CPU as many at once as torch may use threads here (`OMP_NUM_THREADS`)."""
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
-        yield Passes(None, 0)
+        yield Passes(None, ahead=int(device.type == "cuda"))  # a GPU has the next batch to do while this one is read
         return
     pool = ThreadPoolExecutor(threads, "forward-pass", initializer=partial(torch.set_num_threads, 1))
     try:

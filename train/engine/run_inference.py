@@ -10,6 +10,7 @@ from torch import Tensor
 from steel.decision import Decision
 from steel.distributed.runtime import Runtime
 from steel.images.geometry import restore_size
+from steel.inference.device_histograms import counting_targets, histograms_on_device
 from steel.inference.predictor import Predictor
 from steel.loading.eval_loader import EvalBatch, eval_batches
 from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, image_statistics
@@ -25,6 +26,8 @@ class _Truth(NamedTuple):
     """Height and width of each as it is stored."""
     bitmasks: list[np.ndarray]
     """Of each, at its original size."""
+    targets: Tensor | None
+    """See `counting_targets`; None where the host counts."""
 
 
 def collect_statistics(
@@ -65,6 +68,7 @@ def collect_statistics(
         rank=runtime.rank,
         world=runtime.world,
         workers=workers,
+        pin_memory=predictor.device.type == "cuda",
     )
     images = _image_statistics(predictor, batches, decision, reader.manifest.ignore_bit, keeper)
 
@@ -85,24 +89,62 @@ def _image_statistics(
     keeper: GalleryKeeper | None,
 ) -> Iterator[ImageStatistics]:
     """Those of the images of `batches`."""
-    begun: deque[_Truth] = deque()  # of the batches that are with the predictor, in order
-    for probs in predictor.stream_probabilities(_images_of(batches, begun)):
+    counts_there = decision is None and keeper is None and _counts_on_device(predictor)
+    waiting: deque[_Truth] = deque()  # of the batches that are with the predictor, in order
+    begun: deque[_Truth] = deque()  # of those whose passes are launched
+
+    def reduce(mask_probs: Tensor, label_probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Histograms where they can be made on the device, else the probabilities."""
+        truth = waiting.popleft()
+        begun.append(truth)
+        if truth.targets is None:
+            return mask_probs, label_probs
+        targets = truth.targets.to(mask_probs.device, non_blocking=True)
+        return histograms_on_device(mask_probs, targets), label_probs
+
+    images = _images_of(batches, waiting, predictor.num_classes if counts_there else None, ignore_bit)
+    for found, label_probs in predictor.stream(images, reduce):
         truth = begun.popleft()
-        for i, (row, (height, width), bitmask) in enumerate(zip(*truth, strict=True)):
-            mask_probs = restore_size(probs.mask_probs[i, :, :height, :width], *bitmask.shape)
-            image = image_statistics(
-                row, mask_probs, probs.label_probs[i], bitmask, ignore_bit=ignore_bit, decision=decision
-            )
+        for i, row in enumerate(truth.rows):
+            labels = label_probs[i].numpy().copy()
+            if truth.targets is not None:
+                yield ImageStatistics(row, found[i].numpy().astype(np.uint32), labels)
+                continue
+            (height, width), bitmask = truth.sizes[i], truth.bitmasks[i]
+            mask_probs = restore_size(found[i, :, :height, :width].numpy(), *bitmask.shape)
+            image = image_statistics(row, mask_probs, labels, bitmask, ignore_bit=ignore_bit, decision=decision)
             if keeper is not None:
                 keeper.offer(image, mask_probs, bitmask)
             yield image
 
 
-def _images_of(batches: Iterator[EvalBatch], begun: deque[_Truth]) -> Iterator[Tensor]:
-    """The images of each batch; what else is known of them is put into `begun`."""
+def _counts_on_device(predictor: Predictor) -> bool:
+    """Where the probabilities are on a GPU; on a CPU the host's own way is faster."""
+    return predictor.device.type == "cuda"
+
+
+def _images_of(
+    batches: Iterator[EvalBatch], waiting: deque[_Truth], num_classes: int | None, ignore_bit: int | None
+) -> Iterator[Tensor]:
+    """The images of each batch; what else is known of them is put into `waiting`.
+
+    Args:
+        batches: of the loader.
+        waiting: see above.
+        num_classes: C, to count on the device what is stored at its original size; None counts nothing there.
+        ignore_bit: of the bitmasks.
+    """
     for batch in batches:
+        sizes = batch.sizes.tolist()
+        targets = None
+        is_original = all([*mask.shape] == size for mask, size in zip(batch.bitmasks, sizes, strict=True))
+        if num_classes is not None and is_original:
+            num, _, height, width = batch.images.shape
+            targets = counting_targets(batch.bitmasks, (num, height, width), num_classes, ignore_bit)
+            targets = targets.pin_memory() if batch.images.is_pinned() else targets
         # Copies, so that the loader has its buffer back while this batch is under way.
-        begun.append(_Truth(batch.rows.tolist(), batch.sizes.tolist(), [b.copy() for b in batch.bitmasks]))
+        bitmasks = [mask.copy() for mask in batch.bitmasks] if targets is None else []
+        waiting.append(_Truth(batch.rows.tolist(), sizes, bitmasks, targets))
         yield batch.images
 
 

@@ -25,9 +25,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from steel.distributed.host_copy import HostCopies
 from steel.distributed.runtime import Runtime
 from steel.errors import InputError
+from steel.model.host_copy import HostCopies
 from steel.plain import from_dict, parse_json, to_dict
 from steel.storage import sync_to_disk
 from train.engine.loop_state import LoopState

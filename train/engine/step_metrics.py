@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from steel.distributed.host_copy import HostCopy
 from steel.distributed.runtime import Runtime
 from steel.distributed.signals import StopSignals
+from steel.model.host_copy import HostCopy
 from train.engine.batch_plan import PhasePlan
 from train.engine.step import StepSums
 from train.engine.stopwatch import Moment, Stopwatch

@@ -40,7 +40,7 @@ def test_large_passes_have_all_threads_and_wait_until_they_are_asked_for() -> No
 def test_one_thread_and_gpus_take_one_pass_after_another(device: torch.device) -> None:
     begun = []
     with intra_op_threads(1), open_passes(device) as passes:
-        assert passes.ahead == 0
+        assert passes.ahead == int(device.type == "cuda")
         result = passes.begin(lambda: begun.append(where()), 1000)
         assert not begun
         result()

@@ -10,10 +10,10 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from steel.config import NetworkConfig
-from steel.distributed.host_copy import HostCopies
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
 from steel.loading.train_loader import MicroBatch
+from steel.model.host_copy import HostCopies
 from steel.model.network import UnifiedModel, scale_and_shift
 from tests.fake_gpu import GPU, HostWaits, backward, fake_gpu
 from tests.numerics.one_step import NUM_CLASSES, config_of, plan_of

@@ -24,11 +24,15 @@ class HostCopy:
         if self._arrived is not None:
             self._arrived.record()
 
-    def read(self) -> list[float]:
-        """The values, once they are there."""
+    def tensor(self) -> Tensor:
+        """The copy, once it is there."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        return self._values.tolist()
+        return self._values
+
+    def read(self) -> list[float]:
+        """The values, once they are there."""
+        return self.tensor().tolist()
 
 
 class HostCopies:

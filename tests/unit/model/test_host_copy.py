@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from steel.distributed.host_copy import HostCopy
+from steel.model.host_copy import HostCopy
 from tests.unit.train.engine.test_step_metrics import PLAN, step_metrics
 from train.engine.step import StepSums
 
