@@ -1,8 +1,9 @@
-"""Look a training job over:  python -m train.doctor [--data SHARDS] [--out DIR]
+"""Look a training job over:  python -m train.doctor [--data SHARDS [--preset NAME]] [--out DIR]
 
 Run it the way the training will be run (`accelerate launch ... -m train.doctor`, torchrun, srun): it prints what a
-support thread asks first, measures disk, sums over ranks and data loading, and says in plain words what is wrong.
-The exit code is 1 when something is.
+support thread asks first, measures disk, sums over ranks and data loading, and says in plain words what is wrong. With
+a preset it measures the preset's batches and steps, too, and says what bounds the run. The exit code is 1 when
+something is wrong.
 """
 
 import argparse
@@ -28,12 +29,15 @@ from train.doctor.checks import (
     check_versions,
     run_checks,
 )
+from train.presets import PRESETS
 
 if TYPE_CHECKING:
     from steel.distributed.runtime import Runtime
 
 JOIN_SECONDS = 60.0
 PROBE_LIMIT_SECONDS = 120.0
+PRESET_LIMIT_SECONDS = 900.0
+"""A step of the largest preset takes a minute on two CPU cores."""
 _MARKS = {"fine": " ", "warning": "!", "problem": "x"}
 
 
@@ -45,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--data", metavar="SHARDS", help="shards to read samples and training batches from")
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="also measure its batches and steps on --data")
     parser.add_argument("--out", metavar="DIR", default="runs", help="where a run folder would be written")
     parser.add_argument("--workers", type=parse_workers, default="auto", help="data-loader processes per rank")
     arguments = parser.parse_args(argv)
@@ -71,18 +76,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     def report_failure(failure: str) -> None:
         _report_alone(findings, failure.removeprefix(f"rank {runtime.rank}: "))
 
+    limit = PRESET_LIMIT_SECONDS if arguments.preset else PROBE_LIMIT_SECONDS
     with (
         runtime.running(),
         runtime.guard(report_failure),
-        _limit(PROBE_LIMIT_SECONDS, findings, "a measurement hangs: some rank is stuck or has died"),
+        _limit(
+            limit,
+            findings,
+            "a measurement hangs: some rank is stuck or has died",
+        ),
     ):
-        findings += _measure(runtime, arguments.data, count_workers(arguments.workers))
+        findings += _measure(runtime, arguments.data, count_workers(arguments.workers), arguments.preset)
         collected = runtime.all_gather(findings)
         problems = _report(dict(enumerate(collected))) if runtime.is_main else 0
         return runtime.broadcast(problems)
 
 
-def _measure(runtime: "Runtime", data: str | None, workers: int) -> list[Finding]:
+def _measure(runtime: "Runtime", data: str | None, workers: int, preset: str | None) -> list[Finding]:
     """What needs the other ranks or the data; every rank comes through here the same way."""
     from steel.shards.reader import ShardReader
     from train.doctor.benchmarks import check_shards, probe_loader, probe_sum
@@ -97,7 +107,11 @@ def _measure(runtime: "Runtime", data: str | None, workers: int) -> list[Finding
     findings += run_checks({"shards": lambda: check_shards(reader, runtime.rank)})
     if any(finding.level == "problem" and finding.subject == "shards" for finding in findings):
         return findings
-    return findings + run_checks({"loader": lambda: probe_loader(reader, workers, runtime)})
+    if preset is None:
+        return findings + run_checks({"loader": lambda: probe_loader(reader, workers, runtime)})
+    from train.doctor.preset_benchmarks import probe_preset
+
+    return findings + run_checks({"preset": lambda: probe_preset(runtime, PRESETS[preset], reader)})
 
 
 @contextlib.contextmanager

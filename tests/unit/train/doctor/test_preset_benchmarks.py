@@ -1,0 +1,57 @@
+"""What bounds a run: said by hand-made figures, and measured once for real."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from steel.distributed.runtime import start
+from steel.shards.reader import ShardReader
+from tests.shard_folder import small_shards
+from train.doctor import preset_benchmarks
+from train.doctor.checks import Finding
+from train.doctor.preset_benchmarks import StepCost, bound, probe_preset
+from train.presets import SMOKE
+
+PHASE = replace(SMOKE.phases[0], name="crops", batch_size=16, micro_batch=8)
+
+
+def costs(half: float, own: float, twice: float) -> dict[int, StepCost | None]:
+    """Seconds of a step with micro-batches of 4, 8 and 16."""
+    return {4: StepCost(half, 0), 8: StepCost(own, 0), 16: StepCost(twice, 0)}
+
+
+def test_a_loader_with_a_quarter_to_spare_leaves_the_network() -> None:
+    # 8 images in 0.02 s are 400 per second: 490 are too few, 500 are enough.
+    (finding,) = bound(PHASE, {1: 490.0, 4: 500.0, 8: 900.0}, costs(0.01, 0.02, 0.04))
+    assert finding == Finding("bound", "phase crops: the network, 400 images/s a rank; --runtime.workers 4 is enough")
+
+
+def test_a_micro_batch_that_is_much_faster_is_named_with_what_it_changes() -> None:
+    _, finding = bound(PHASE, {1: 1000.0}, costs(0.02, 0.02, 0.02))  # launches alone take the time
+    assert finding.level == "fine"
+    assert "a micro-batch of 16 would take 800 images/s; it changes what BatchNorm sees" in finding.text
+
+
+def test_a_slow_loader_is_a_warning() -> None:
+    (finding,) = bound(PHASE, {1: 100.0, 4: 380.0, 8: 300.0}, costs(0.01, 0.02, 0.04))
+    assert finding.level == "warning"
+    assert "the loader, 380 crops/s a rank with 4 workers where the network takes 400" in finding.text
+    assert "--runtime.decoded-cache on" in finding.text
+
+
+def test_too_little_memory_is_a_problem_and_names_what_fits() -> None:
+    (finding,) = bound(PHASE, {1: 100.0}, {4: StepCost(0.1, 1), 8: None, 16: None})
+    assert finding.level == "problem"
+    assert "micro-batch 8 does not fit; a smaller phases.N.micro-batch does, 4 here" in finding.text
+
+
+def test_a_preset_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preset_benchmarks, "LOADER_SECONDS", 0.05)
+    monkeypatch.setattr(preset_benchmarks, "STEP_SECONDS", 0.0)
+    small = replace(SMOKE.model, encoder="tu-test_resnet", decoder_channels=(8, 8))
+    config = replace(SMOKE, phases=SMOKE.phases[:1], model=small)
+    found = list(probe_preset(start("no", cpu=True), config, ShardReader(small_shards(tmp_path / "shards"))))
+    assert [finding.subject for finding in found][:3] == ["loader", "step", "bound"]
+    assert "by micro-batch: 2 in " in found[1].text and ", 4 in " in found[1].text
+    assert {finding.level for finding in found} <= {"fine", "warning"}

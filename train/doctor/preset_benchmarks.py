@@ -1,0 +1,180 @@
+"""What bounds a preset on this machine: its training batches by number of workers, its step by micro-batch."""
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from steel.config import Config, PhaseConfig
+from steel.distributed.runtime import Runtime, seed_everything
+from steel.errors import is_out_of_memory
+from steel.loading.augment import Augmenter
+from steel.loading.sampler import build_sampler
+from steel.loading.train_loader import MicroBatch, train_batches
+from steel.machine import count_workers
+from steel.model.network import UnifiedModel
+from steel.shards.reader import ShardReader
+from train.doctor.checks import GIB, Finding
+from train.engine.batch_plan import MicroBatchRange, PhasePlan, micro_batch_share
+from train.engine.data import resolve_crop
+from train.engine.step import TrainingState
+from train.fit import network_for
+
+LOADER_SECONDS = 2.0
+STEP_SECONDS = 6.0
+ENOUGH = 1.25
+"""A loader that is so many times as fast as the steps never keeps them waiting."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Of one rank's step on one micro-batch."""
+
+    seconds: float
+    memory: int
+    """Bytes at the peak, on a GPU; 0 on a CPU."""
+
+
+def probe_preset(runtime: Runtime, config: Config, reader: ShardReader) -> Iterator[Finding]:
+    """Measure each phase of the recipe, and say what bounds it; every rank calls this.
+
+    Args:
+        runtime: this rank's.
+        config: of the preset.
+        reader: of the shards.
+    """
+    for phase in config.phases:
+        crop = resolve_crop(reader, np.arange(len(reader)), phase.crop)
+        rates = {workers: loader_rate(reader, config, phase, crop, workers, runtime) for workers in _worker_counts()}
+        costs = {micro: step_cost(runtime, config, reader, phase, crop, micro) for micro in _micro_batches(phase)}
+        size = f"{crop[0]}x{crop[1]}"
+        told = ", ".join(f"{rate:.0f} with {workers}" for workers, rate in rates.items())
+        yield Finding("loader", f"phase {phase.name}: crops/s of {size} a rank by workers: {told}")
+        told = ", ".join(_shown(micro, cost) for micro, cost in costs.items())
+        yield Finding("step", f"phase {phase.name}: by micro-batch: {told}")
+        yield from bound(phase, rates, costs)
+
+
+def bound(phase: PhaseConfig, rates: Mapping[int, float], costs: Mapping[int, StepCost | None]) -> Iterator[Finding]:
+    """What keeps a phase from being faster, and what to do about it.
+
+    Args:
+        phase: its micro-batch is one of `costs`.
+        rates: training samples per second of a rank by workers.
+        costs: of a step by micro-batch; None where memory did not suffice.
+    """
+    own = costs[phase.micro_batch]
+    if own is None:
+        text = f"phase {phase.name}: micro-batch {phase.micro_batch} does not fit; a smaller phases.N.micro-batch does"
+        fitting = [micro for micro, cost in costs.items() if cost is not None]
+        yield Finding("bound", text + (f", {max(fitting)} here" if fitting else ""), "problem")
+        return
+    needed = phase.micro_batch / own.seconds
+    enough = [workers for workers, rate in sorted(rates.items()) if rate >= ENOUGH * needed]
+    if enough:
+        text = f"the network, {needed:.0f} images/s a rank; --runtime.workers {enough[0]} is enough"
+        yield Finding("bound", f"phase {phase.name}: {text}")
+        faster = {m: m / c.seconds for m, c in costs.items() if c is not None and m / c.seconds > ENOUGH * needed}
+        if faster:
+            best = max(faster, key=lambda micro: faster[micro])
+            text = f"a micro-batch of {best} would take {faster[best]:.0f} images/s; it changes what BatchNorm sees"
+            yield Finding("bound", f"phase {phase.name}: {text}, so tune batch and rate with it")
+        return
+    most = max(rates, key=lambda workers: rates[workers])
+    text = (
+        f"the loader, {rates[most]:.0f} crops/s a rank with {most} workers where the network takes {needed:.0f}; give "
+        "each rank more cores, or decode once with --runtime.decoded-cache on"
+    )
+    yield Finding("bound", f"phase {phase.name}: {text}", "warning")
+
+
+def loader_rate(
+    reader: ShardReader, config: Config, phase: PhaseConfig, crop: tuple[int, int], workers: int, runtime: Runtime
+) -> float:
+    """Training samples per second of a rank, while all ranks load."""
+    manifest = reader.manifest
+    augmenter = Augmenter(config.augment, crop, phase.sampling, manifest.num_classes, manifest.ignore_bit)
+    sampler = build_sampler(
+        np.arange(len(reader)), reader.index.areas, phase.sampling, seed=0, phase=0, shards=reader.index.shard
+    )
+    size = phase.micro_batch
+    places = (MicroBatchRange(n, 0, range(n * size, (n + 1) * size)) for n in itertools.count())
+    batches = train_batches(
+        reader,
+        sampler,
+        augmenter,
+        places,
+        seed=runtime.rank,
+        phase=0,
+        workers=workers,
+        pin_memory=runtime.device.type == "cuda",
+    )
+    runtime.barrier()
+    try:
+        next(batches)  # the workers have started
+        start, images = time.perf_counter(), 0
+        while time.perf_counter() - start < LOADER_SECONDS:
+            images += len(next(batches).images)
+        return images / (time.perf_counter() - start)
+    finally:
+        batches.close()
+
+
+def step_cost(
+    runtime: Runtime, config: Config, reader: ShardReader, phase: PhaseConfig, crop: tuple[int, int], micro: int
+) -> StepCost | None:
+    """The median step of all ranks with a micro-batch each, the sum of gradients included; None when memory ran out."""
+    manifest, device = reader.manifest, runtime.device
+    phase = replace(phase, batch_size=micro * runtime.world, micro_batch=micro)
+    share = micro_batch_share(phase, runtime.rank, runtime.world)
+    plan = PhasePlan(0, phase, len(reader), len(reader), 0, share)
+    batch = _made_up(manifest.channels, manifest.num_classes, micro, crop, device)
+    on_gpu = device.type == "cuda"
+    seed_everything(0)
+    try:
+        model = UnifiedModel(network_for(config, manifest), pretrained=False)
+        training = TrainingState(runtime, config, model, manifest.mean, manifest.std, freeze_steps=0)
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+        times: list[float] = []
+        while len(times) < 3 or (len(times) < 20 and sum(times) < STEP_SECONDS):
+            start = time.perf_counter()
+            training.step(plan, len(times), phase.lr, iter([replace(batch, index=share[0])]))
+            if on_gpu:
+                torch.cuda.synchronize(device)
+            times.append(runtime.broadcast(time.perf_counter() - start))  # all ranks stop after the same step
+    except RuntimeError as error:
+        if runtime.world > 1 or not is_out_of_memory(error):
+            raise
+        return None
+    return StepCost(float(np.median(times[1:])), torch.cuda.max_memory_allocated(device) if on_gpu else 0)
+
+
+def _made_up(channels: int, num_classes: int, num: int, crop: tuple[int, int], device: torch.device) -> MicroBatch:
+    """A micro-batch of noise, one class in half of it."""
+    pin = device.type == "cuda"
+    images = torch.randint(0, 256, (num, channels, *crop), dtype=torch.uint8)
+    targets = torch.zeros((num, *crop), dtype=torch.uint8 if num_classes <= 7 else torch.int32)
+    targets[: (num + 1) // 2, : crop[0] // 4] = 1
+    images, targets = (values.pin_memory() if pin else values for values in (images, targets))
+    return MicroBatch(images, targets, torch.arange(num), torch.arange(num), 0, 0)
+
+
+def _worker_counts() -> list[int]:
+    most = count_workers("auto")
+    return sorted({1, max(1, most // 2), most})
+
+
+def _micro_batches(phase: PhaseConfig) -> list[int]:
+    """The recipe's, half and twice as many."""
+    return sorted({max(2, phase.micro_batch // 2), phase.micro_batch, 2 * phase.micro_batch})
+
+
+def _shown(micro: int, cost: StepCost | None) -> str:
+    if cost is None:
+        return f"{micro} does not fit"
+    memory = f", {cost.memory / GIB:.1f} GiB" if cost.memory else ""
+    return f"{micro} in {1000 * cost.seconds:.0f} ms ({micro / cost.seconds:.1f} images/s{memory})"
