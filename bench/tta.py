@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     network = NetworkConfig("Unet", options.encoder, 4, 1)
-    model = UnifiedModel(network, pretrained=False).eval().to(memory_format=torch.channels_last)
+    model = UnifiedModel(network).eval().to(memory_format=torch.channels_last)
     print(f"U-Net, {options.encoder}, {options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print("| size | images a pass | bare pass | one view | views | cost over bare passes |\n|---|---|---|---|---|---|")
     for size in SIZES:

@@ -135,7 +135,7 @@ def step_cost(
     on_gpu = device.type == "cuda"
     seed_everything(0)
     try:
-        model = UnifiedModel(network_for(config, manifest), pretrained=False)
+        model = UnifiedModel(network_for(config, manifest))
         training = TrainingState(runtime, config, model, manifest.mean, manifest.std, freeze_steps=0)
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
