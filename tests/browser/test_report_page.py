@@ -5,50 +5,15 @@ Needs Playwright (`pip install playwright`) and Debian's or any other Chromium o
 
 import csv
 import json
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.browser.looking import BLANK, LOADED, LUMINANCE, MARKS, VIEW_NAMES, VIEWS, fits, opened
 from tests.known_faults import KnownFaults, evaluate_known_faults
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = (
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-)  # fmt: skip
-LUMINANCE = """
-() => {
-  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-  const rgba = (colour) => {
-    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data];
-  };
-  const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const behind = (element) => {
-    const layers = [];
-    for (let e = element; e; e = e.parentElement) layers.push(rgba(getComputedStyle(e).backgroundColor));
-    return layers.reverse().reduce((below, [r, g, b, a]) =>
-      [r, g, b].map((v, i) => v * a / 255 + below[i] * (1 - a / 255)), [255, 255, 255]);
-  };
-  const poor = [];
-  for (const element of document.querySelectorAll("main *")) {
-    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-    if (!own || !element.getClientRects().length) continue;
-    const style = getComputedStyle(element);
-    const ink = luminance(rgba(element instanceof SVGElement ? style.fill : style.color));
-    const ground = luminance(behind(element));
-    const contrast = (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
-    if (contrast < 4.5) poor.push(`${element.tagName} ${element.textContent.slice(0, 40)}: ${contrast.toFixed(2)}`);
-  }
-  return poor;
-}
-"""
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -56,27 +21,11 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> KnownFaults:
     return evaluate_known_faults(tmp_path_factory.mktemp("faults"))
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(params=[(1280, "light"), (400, "dark")], ids=["wide-light", "narrow-dark"])
+@pytest.fixture(params=VIEWS, ids=VIEW_NAMES)
 def page(request: pytest.FixtureRequest, browser: Any, faults: KnownFaults) -> Iterator[Any]:
-    """The report, opened as a file; at the end nothing was complained of and nobody was asked."""
-    width, scheme = request.param
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(f"console: {message.text}"))
-    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(f"request: {r.url}"))
-    page.goto((faults.out / "report.html").as_uri())
-    yield page
-    page.close()
-    assert wrong == []
+    """The report."""
+    with opened(browser, faults.out / "report.html", request.param) as page:
+        yield page
 
 
 def number(page: Any, name: str) -> int:
@@ -88,22 +37,12 @@ def visible_shots(page: Any) -> list[str]:
 
 
 def test_it_fits_every_picture_loads_and_text_can_be_read(page: Any) -> None:
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    loaded = page.evaluate(
-        """async () => {
-          const images = [...document.images];
-          images.forEach((image) => { image.loading = "eager"; });
-          await Promise.all(images.map((image) => image.decode()));
-          return images.map((image) => image.naturalWidth);
-        }"""
-    )
+    assert fits(page)
+    loaded = page.evaluate(LOADED)
     assert len(loaded) >= 4 * 20 and all(width == 96 for width in loaded)
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert page.evaluate(LUMINANCE) == []
-    blank = page.evaluate(
-        "[...document.querySelectorAll('section, .chart, table, .tile b')].filter((e) => !e.innerText.trim()).length"
-    )
-    assert blank == 0
+    assert page.evaluate(BLANK) == 0
 
 
 def test_the_slider_tells_the_counts_of_metrics_json(page: Any, faults: KnownFaults) -> None:

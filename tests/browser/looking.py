@@ -1,0 +1,78 @@
+"""Pages in a headless Chromium, for tests: what a person would see, and whether anybody was asked for anything."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+)  # fmt: skip
+LUMINANCE = """
+() => {
+  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const rgba = (colour) => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (element) => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) layers.push(rgba(getComputedStyle(e).backgroundColor));
+    return layers.reverse().reduce((below, [r, g, b, a]) =>
+      [r, g, b].map((v, i) => v * a / 255 + below[i] * (1 - a / 255)), [255, 255, 255]);
+  };
+  const poor = [];
+  for (const element of document.querySelectorAll("main *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.getClientRects().length) continue;
+    const style = getComputedStyle(element);
+    const ink = luminance(rgba(element instanceof SVGElement ? style.fill : style.color));
+    const ground = luminance(behind(element));
+    const contrast = (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
+    if (contrast < 4.5) poor.push(`${element.tagName} ${element.textContent.slice(0, 40)}: ${contrast.toFixed(2)}`);
+  }
+  return poor;
+}
+"""
+VIEWS = [(1280, "light"), (400, "dark")]
+"""Width and colour scheme."""
+VIEW_NAMES = ["wide-light", "narrow-dark"]
+MARKS = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")]
+LOADED = """
+async () => {
+  const images = [...document.images];
+  images.forEach((image) => { image.loading = "eager"; });
+  await Promise.all(images.map((image) => image.decode()));
+  return images.map((image) => image.naturalWidth);
+}
+"""
+"""Widths of all pictures, once they are there."""
+BLANK = "[...document.querySelectorAll('section, .chart, table, .tile b')].filter((e) => !e.innerText.trim()).length"
+
+
+@contextlib.contextmanager
+def opened(browser: Any, path: Path, view: tuple[int, str]) -> Iterator[Any]:
+    """A page, opened as a file; at the end nothing was complained of and nobody was asked."""
+    width, scheme = view
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(f"request: {r.url}"))
+    page.goto(path.as_uri())
+    yield page
+    page.close()
+    assert wrong == []
+
+
+def fits(page: Any) -> bool:
+    """Whether there is nothing to scroll sideways."""
+    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
