@@ -15,7 +15,7 @@ from steel.config import NetworkConfig
 from steel.images.geometry import images_per_pass
 from steel.inference.predictor import Predictor
 from steel.model.network import UnifiedModel, normalise
-from steel.model.tta import VIEWS
+from steel.views import VIEWS
 
 SIZES = ((128, 128), (256, 256), (256, 512), (256, 1600))
 MEAN, STD = (0.4,), (0.2,)

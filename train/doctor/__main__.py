@@ -105,7 +105,9 @@ def _measure(runtime: "Runtime", data: str | None, workers: int, preset: str | N
     except ValueError as error:
         return [*findings, Finding("shards", str(error), "problem")]
     findings += run_checks({"shards": lambda: check_shards(reader, runtime.rank)})
-    if any(finding.level == "problem" and finding.subject == "shards" for finding in findings):
+    # Each rank has looked at samples of its own, and none may wait for one that has stopped here.
+    is_damaged = any(finding.level == "problem" and finding.subject == "shards" for finding in findings)
+    if any(runtime.all_gather(is_damaged)):
         return findings
     if preset is None:
         return findings + run_checks({"loader": lambda: probe_loader(reader, workers, runtime)})

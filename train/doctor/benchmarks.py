@@ -100,8 +100,19 @@ def probe_loader(reader: ShardReader, workers: int, runtime: Runtime) -> Iterato
         reader.manifest.num_classes,
         reader.manifest.ignore_bit,
     )
-    sampler = build_sampler(np.arange(len(reader)), reader.index.areas, sampling, seed=0, phase=0)
-    places = (MicroBatchRange(n, 0, range(n * MICRO_BATCH, (n + 1) * MICRO_BATCH)) for n in itertools.count())
+    rate = batch_rate(reader, augmenter, sampling, MICRO_BATCH, workers, runtime)
+    crop = "x".join(map(str, augmenter.crop))
+    yield Finding("loader", f"{rate:.0f} augmented {crop} crops/s a rank with {workers} workers")
+
+
+def batch_rate(
+    reader: ShardReader, augmenter: Augmenter, sampling: SamplingConfig, size: int, workers: int, runtime: Runtime
+) -> float:
+    """Training samples per second of this rank, in micro-batches of `size`, once its workers have started."""
+    sampler = build_sampler(
+        np.arange(len(reader)), reader.index.areas, sampling, seed=0, phase=0, shards=reader.index.shard
+    )
+    places = (MicroBatchRange(n, 0, range(n * size, (n + 1) * size)) for n in itertools.count())
     batches = train_batches(
         reader,
         sampler,
@@ -113,12 +124,10 @@ def probe_loader(reader: ShardReader, workers: int, runtime: Runtime) -> Iterato
         pin_memory=runtime.device.type == "cuda",
     )
     try:
-        next(batches)  # the workers have started
+        next(batches)
         start, images = time.perf_counter(), 0
         while time.perf_counter() - start < PROBE_SECONDS:
             images += len(next(batches).images)
-        seconds = time.perf_counter() - start
+        return images / (time.perf_counter() - start)
     finally:
         batches.close()
-    crop = "x".join(map(str, augmenter.crop))
-    yield Finding("loader", f"{images / seconds:.0f} augmented {crop} crops/s a rank with {workers} workers")

@@ -1,6 +1,5 @@
 """What bounds a preset on this machine: its training batches by number of workers, its step by micro-batch."""
 
-import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,18 +11,17 @@ from steel.config import Config, PhaseConfig
 from steel.distributed.runtime import Runtime, seed_everything
 from steel.errors import is_out_of_memory
 from steel.loading.augment import Augmenter
-from steel.loading.sampler import build_sampler
-from steel.loading.train_loader import MicroBatch, train_batches
+from steel.loading.train_loader import MicroBatch
 from steel.machine import count_workers
 from steel.model.network import UnifiedModel
 from steel.shards.reader import ShardReader
+from train.doctor.benchmarks import batch_rate
 from train.doctor.checks import GIB, Finding
-from train.engine.batch_plan import MicroBatchRange, PhasePlan, micro_batch_share
+from train.engine.batch_plan import PhasePlan, micro_batch_share
 from train.engine.data import resolve_crop
 from train.engine.step import TrainingState
 from train.fit import network_for
 
-LOADER_SECONDS = 2.0
 STEP_SECONDS = 6.0
 ENOUGH = 1.25
 """A loader that is so many times as fast as the steps never keeps them waiting."""
@@ -97,30 +95,8 @@ def loader_rate(
     """Training samples per second of a rank, while all ranks load."""
     manifest = reader.manifest
     augmenter = Augmenter(config.augment, crop, phase.sampling, manifest.num_classes, manifest.ignore_bit)
-    sampler = build_sampler(
-        np.arange(len(reader)), reader.index.areas, phase.sampling, seed=0, phase=0, shards=reader.index.shard
-    )
-    size = phase.micro_batch
-    places = (MicroBatchRange(n, 0, range(n * size, (n + 1) * size)) for n in itertools.count())
-    batches = train_batches(
-        reader,
-        sampler,
-        augmenter,
-        places,
-        seed=runtime.rank,
-        phase=0,
-        workers=workers,
-        pin_memory=runtime.device.type == "cuda",
-    )
     runtime.barrier()
-    try:
-        next(batches)  # the workers have started
-        start, images = time.perf_counter(), 0
-        while time.perf_counter() - start < LOADER_SECONDS:
-            images += len(next(batches).images)
-        return images / (time.perf_counter() - start)
-    finally:
-        batches.close()
+    return batch_rate(reader, augmenter, phase.sampling, phase.micro_batch, workers, runtime)
 
 
 def step_cost(

@@ -8,7 +8,7 @@ import pytest
 from steel.distributed.runtime import start
 from steel.shards.reader import ShardReader
 from tests.shard_folder import small_shards
-from train.doctor import preset_benchmarks
+from train.doctor import benchmarks, preset_benchmarks
 from train.doctor.checks import Finding
 from train.doctor.preset_benchmarks import StepCost, bound, probe_preset
 from train.presets import SMOKE
@@ -47,7 +47,7 @@ def test_too_little_memory_is_a_problem_and_names_what_fits() -> None:
 
 
 def test_a_preset_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preset_benchmarks, "LOADER_SECONDS", 0.05)
+    monkeypatch.setattr(benchmarks, "PROBE_SECONDS", 0.05)
     monkeypatch.setattr(preset_benchmarks, "STEP_SECONDS", 0.0)
     small = replace(SMOKE.model, encoder="tu-test_resnet", decoder_channels=(8, 8))
     config = replace(SMOKE, phases=SMOKE.phases[:1], model=small)
