@@ -7,8 +7,10 @@ from concurrent.futures import Executor
 
 from data_prep.arguments import (
     HelpFormatter,
+    add_depth_argument,
     add_executor_arguments,
     add_split_arguments,
+    depth_from,
     parse_part,
     parse_size,
     split_options_from,
@@ -31,11 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     source = parser.add_argument_group("input")
     add_label_arguments(source)
-    source.add_argument(
-        "--convert-16bit",
-        action="store_true",
-        help="store 16-bit images with their upper 8 bits; prediction then treats them alike",
-    )
+    add_depth_argument(source)
 
     target = parser.add_argument_group("output")
     target.add_argument("--out", required=True, metavar="DIR", help="folder of the shards; new, or an unfinished job")
@@ -90,7 +88,7 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
         shard_size=arguments.shard_size,
         split_options=split_options_from(arguments),
         resize=arguments.resize,
-        convert_16bit=arguments.convert_16bit,
+        depth=depth_from(arguments),
     )
     if arguments.join is not None:
         _tell(arguments, join_job(options, arguments.join))

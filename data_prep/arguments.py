@@ -4,8 +4,10 @@ import argparse
 import os
 import re
 
+from data_prep.depth import Percentiles, parse_depth
 from data_prep.executors import EXECUTOR_KINDS
 from data_prep.options import SplitOptions
+from steel.images.pixel_format import EIGHT_BITS, Depth
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -60,6 +62,27 @@ def split_options_from(arguments: argparse.Namespace) -> SplitOptions:
     return SplitOptions(
         arguments.folds, arguments.seed, arguments.split, arguments.split_file, arguments.group_duplicates
     )
+
+
+def add_depth_argument(group: argparse._ActionsContainer) -> None:
+    """`--depth`, for every program that writes a manifest."""
+    group.add_argument(
+        "--depth",
+        nargs="+",
+        metavar="RULE",
+        help="how images of 16 bits are read, in training and prediction alike. window LOW HIGH: LOW becomes 0, HIGH "
+        "255 (0 4095 for a 12-bit camera); percentile P Q: a window between two percentiles of the set (0.1 99.9); "
+        "high-byte: the upper 8 bits. Without it they are refused",
+    )
+
+
+def depth_from(arguments: argparse.Namespace) -> Depth | Percentiles:
+    """The inverse of `add_depth_argument`.
+
+    Raises:
+        InputError: no rule that is known.
+    """
+    return EIGHT_BITS if arguments.depth is None else parse_depth(arguments.depth)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -81,7 +81,7 @@ def claim(options: Options, plan: Plan, *, may_restart: bool) -> bool:
         restarts = True
         for file in storage.list_files(options.out, (".tar",)):
             storage.remove(storage.join(options.out, file.path))
-        for file in storage.list_files(storage.join(options.out, UNFINISHED), (".rows",)):
+        for file in storage.list_files(storage.join(options.out, UNFINISHED), (".rows", ".levels")):
             storage.remove(storage.join(options.out, UNFINISHED, file.path))
     mine = json.dumps(to_dict(_Claim(plan.fingerprint, wanted)), indent=1, sort_keys=True)
     storage.write_bytes(plan_url, mine.encode(), staging=staging_folder(options.out))
@@ -108,6 +108,11 @@ def _read_claim(url: str) -> _Claim:
 def rows_url(options: Options, shard: ShardPlan) -> str:
     """Where the mark of a finished shard lies."""
     return storage.join(options.out, UNFINISHED, f"{shard.name}.rows")
+
+
+def levels_url(options: Options, shard: ShardPlan) -> str:
+    """Where it is kept how often each value occurs in the images of a shard."""
+    return storage.join(options.out, UNFINISHED, f"{shard.name}.levels")
 
 
 def finished_rows(options: Options, plan: Plan, shard: ShardPlan) -> ShardRows | None:

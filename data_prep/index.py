@@ -10,10 +10,13 @@ from tqdm import tqdm
 
 from data_prep.arguments import (
     HelpFormatter,
+    add_depth_argument,
     add_executor_arguments,
     add_split_arguments,
+    depth_from,
     split_options_from,
 )
+from data_prep.depth import Percentiles
 from data_prep.executors import open_executor
 from data_prep.manifest import Summary, draft_manifest, finish
 from data_prep.options import SplitOptions
@@ -112,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     masks.add_argument("--image-extension", metavar="EXT", help="of the images, as jpg; the usual ones when left out")
     masks.add_argument("--mask-extension", metavar="EXT", help="of the masks; mask.png, seg.png or png when left out")
     add_class_arguments(masks)
+    add_depth_argument(parser.add_argument_group("images"))
     add_split_arguments(parser.add_argument_group("folds"))
     add_executor_arguments(parser.add_argument_group("running"))
     return parser
@@ -129,11 +133,15 @@ def _run(arguments: argparse.Namespace) -> None:
     if not classes.numbered_from_one:
         raise InputError("--class-names: masks in tars number the classes from 1; give plain names in that order")
     _check_masks(arguments, len(classes))
+    depth = depth_from(arguments)
+    if isinstance(depth, Percentiles):
+        raise InputError(f"--depth {depth}: of tars give window LOW HIGH or high-byte")
     draft = draft_manifest(
         classes.names,
         ignore_bit=(7 if len(classes) <= 7 else 15) if arguments.ignore_value is not None else None,
         mask_coding=arguments.mask_coding,
         ignore_value=arguments.ignore_value,
+        depth=depth,
         options={"indexed": True, **split_options_from(arguments).recorded()},
     )
     with open_executor(arguments.executor, arguments.workers) as executor:

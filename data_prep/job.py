@@ -1,16 +1,20 @@
 """The whole sharding job: plan -> write -> finish. Killed at any moment, it goes on where it was."""
 
+from collections.abc import Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 
+import numpy as np
 from tqdm import tqdm
 
+from data_prep.depth import LevelsTask, kept_levels, sum_levels, window_between
 from data_prep.folder import (
     check_disk,
     claim,
     clear_unfinished,
     finished_rows,
     is_finished,
+    levels_url,
     lock,
     refuse_foreign,
     rows_url,
@@ -22,6 +26,7 @@ from data_prep.plan import Plan, ShardPlan, make_plan
 from data_prep.rows import ShardRows
 from data_prep.write import ShardTask, write_shard
 from steel.errors import InputError, list_some
+from steel.images.pixel_format import Depth
 from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
 
@@ -64,9 +69,10 @@ def run_job(options: Options, executor: Executor, *, workers: int, part: tuple[i
         shards = plan.shards if part is None else plan.part(*part)
         missing = [shard for shard in shards if finished_rows(options, plan, shard) is None]
         check_disk(options, missing, workers)
+        depth = _resolve_depth(options, plan, executor, shards)
         done = sum(len(shard.records) for shard in shards) - sum(len(shard.records) for shard in missing)
-        num_written = _write(options, plan, missing, executor, done)
-        summary = _finish(options, plan, parts=1) if part is None else None
+        num_written = _write(options, plan, missing, executor, done, depth)
+        summary = _finish(options, plan, depth, parts=1) if part is None else None
         return Result(num_written, summary, restarted=restarted, left_out=plan.labels.left_out)
 
 
@@ -82,7 +88,7 @@ def join_job(options: Options, num_parts: int) -> Result:
     plan = make_plan(options)
     with lock(options.out, shared=False):
         claim(options, plan, may_restart=False)
-        return Result(0, _finish(options, plan, parts=num_parts))
+        return Result(0, _finish(options, plan, _known_depth(options, plan), parts=num_parts))
 
 
 def _already_finished(options: Options) -> bool:
@@ -92,7 +98,47 @@ def _already_finished(options: Options) -> bool:
     return True
 
 
-def _write(options: Options, plan: Plan, missing: list[ShardPlan], executor: Executor, done: int) -> int:
+def _resolve_depth(options: Options, plan: Plan, executor: Executor, first: Sequence[ShardPlan]) -> Depth:
+    """What the images are read with: for percentiles, after a look at all of the set.
+
+    Args:
+        options: What to do.
+        plan: What it comes to.
+        executor: Counts values.
+        first: Shards to begin with: parts of a job that run at the same time share the counting that way.
+
+    Raises:
+        ValidationErrors: images that cannot be read.
+        InputError: percentiles that make no window.
+    """
+    if isinstance(options.depth, Depth):
+        return options.depth
+    begun = {shard.name for shard in first}
+    order = sorted(plan.shards, key=lambda shard: shard.name not in begun)
+    return window_between(sum_levels([_levels_task(options, plan, shard) for shard in order], executor), options.depth)
+
+
+def _known_depth(options: Options, plan: Plan) -> Depth:
+    """As `_resolve_depth`, from what the parts of a job have counted.
+
+    Raises:
+        InputError: no part has counted it all.
+    """
+    if isinstance(options.depth, Depth):
+        return options.depth
+    counts = [kept_levels(_levels_task(options, plan, shard)) for shard in plan.shards]
+    known = [one for one in counts if one is not None]
+    if len(known) < len(counts):
+        raise InputError(f"{options.out}: not complete; run all parts, then --join")
+    return window_between(np.sum(known, axis=0), options.depth)
+
+
+def _levels_task(options: Options, plan: Plan, shard: ShardPlan) -> LevelsTask:
+    url = levels_url(options, shard)
+    return LevelsTask(shard.records, url, plan.fingerprint, str(staging_folder(options.out)))
+
+
+def _write(options: Options, plan: Plan, missing: list[ShardPlan], executor: Executor, done: int, depth: Depth) -> int:
     """Run one task a missing shard; returns the number of images written."""
     futures = [
         executor.submit(
@@ -104,6 +150,7 @@ def _write(options: Options, plan: Plan, missing: list[ShardPlan], executor: Exe
                 plan.fingerprint,
                 rows_url(options, shard),
                 str(staging_folder(options.out)),
+                depth,
             ),
         )
         for shard in missing
@@ -129,7 +176,7 @@ def _write(options: Options, plan: Plan, missing: list[ShardPlan], executor: Exe
     return written
 
 
-def _finish(options: Options, plan: Plan, *, parts: int) -> Summary:
+def _finish(options: Options, plan: Plan, depth: Depth, *, parts: int) -> Summary:
     found = {shard.name: finished_rows(options, plan, shard) for shard in plan.shards}
     complete: list[ShardRows] = [rows for rows in found.values() if rows is not None]
     if len(complete) < len(found):
@@ -139,7 +186,7 @@ def _finish(options: Options, plan: Plan, *, parts: int) -> Summary:
     draft = draft_manifest(
         plan.labels.class_names,
         ignore_bit=plan.labels.ignore_bit,
-        depth=options.depth,
+        depth=depth,
         options={**options.recorded(), "input_sha256": plan.fingerprint},
     )
     names = [shard.name for shard in plan.shards]

@@ -47,6 +47,7 @@ class Summary:
             f"{manifest.num_samples} images in {len(manifest.shards)} shards: {manifest.num_clean} clean, {classes}",
             f"{'gray' if manifest.channels == 1 else 'colour'}, mean {_figures(manifest.mean)}, "
             f"standard deviation {_figures(manifest.std)}",
+            *([] if manifest.depth == EIGHT_BITS else [f"images of 16 bits are read by {manifest.depth}"]),
             f"folds of {', '.join(map(str, self.fold_sizes))} images",
             *self.remarks,
         ]

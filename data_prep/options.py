@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from data_prep.depth import Percentiles
 from steel.errors import InputError
 from steel.folds import MAX_FOLDS
-from steel.images.pixel_format import Depth
+from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.labels.options import AS_FOUND, LabelOptions
 
 
@@ -56,7 +57,8 @@ class Options:
     split_options: SplitOptions = SplitOptions()
     resize: tuple[int, int] | None = None
     """Height and width of the stored images; as they are when None."""
-    convert_16bit: bool = False
+    depth: Depth | Percentiles = EIGHT_BITS
+    """How images of 16 bits become images of 8."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.prefix):
@@ -66,11 +68,6 @@ class Options:
         if self.resize is not None and min(self.resize) < 1:
             raise InputError(f"--resize {self.resize[0]}x{self.resize[1]}: both sizes must be at least 1")
 
-    @property
-    def depth(self) -> Depth:
-        """What becomes of images of more than 8 bits."""
-        return Depth("high-byte" if self.convert_16bit else "8-bit")
-
     def recorded(self) -> dict[str, Any]:
         """What changes the bytes written, without the places of input and output, as plain JSON values."""
         return {
@@ -79,5 +76,5 @@ class Options:
             **self.label_options.recorded(),
             **self.split_options.recorded(),
             "resize": None if self.resize is None else list(self.resize),
-            "convert_16bit": self.convert_16bit,
+            "depth": str(self.depth),
         }

@@ -39,27 +39,26 @@ class PixelSums(NamedTuple):
 def load_image(
     data: bytes, extension: str, *, resize: tuple[int, int] | None = None, depth: Depth = EIGHT_BITS
 ) -> StoredImage:
-    """Decode an image once for all that follows; its bytes stay as they are unless something must change.
+    """Decode an image once for all that follows; its bytes stay as they are unless it is resized.
 
-    What changes is stored without loss, as PNG: training and evaluation see just what prediction makes of the file.
+    What changes is stored without loss, as PNG of 8 bits: training sees just what prediction makes of the file.
 
     Args:
         data: The encoded file.
         extension: Of its name, without the dot.
         resize: Height and width to store.
-        depth: What becomes of more than 8 bits.
+        depth: How 16 bits become 8.
 
     Raises:
         ValueError: not a whole image, or of a depth that is not wanted.
     """
-    stored = decode_pixels(data)
-    pixels = depth.to_uint8(stored)
+    pixels = depth.to_uint8(decode_pixels(data))
     if pixels.ndim == 3 and _is_gray(pixels):
         pixels = cv2.extractChannel(pixels, 0)
     original_size = pixels.shape[:2]
     if resize is not None:
         pixels = resize_image(pixels, resize)
-    if stored.dtype != np.uint8 or pixels.shape[:2] != original_size:
+    if pixels.shape[:2] != original_size:
         data, extension = _encode(pixels), "png"
     return StoredImage(data, extension, pixels, original_size)
 

@@ -174,7 +174,7 @@ def _check_sample(tar: memoryview, row: dict[str, Any], manifest: Manifest) -> s
             return f"the {kind} does not start where the index says"
         members[kind] = data
     try:
-        size = decode_image(members["image"], manifest.channels).shape[:2]
+        size = decode_image(members["image"], manifest.channels, manifest.depth).shape[:2]
         bitmask = decode_stored_mask(manifest, members["mask"], row["original_height"], row["original_width"])
     except ValueError as error:
         return str(error)

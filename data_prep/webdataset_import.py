@@ -139,7 +139,7 @@ def _row(key: str, members: dict[str, _Member], task: ForeignTask) -> dict[str, 
         raise ValueError(f"no image among {', '.join(members)}")
     others = {name: member for name, member in members.items() if name != extension}
     mask_extension = _choose(others, task.mask_extension, _MASKS)
-    image = load_image(members[extension].data, extension)
+    image = load_image(members[extension].data, extension, depth=manifest.depth)
     mask = others.get(mask_extension or "")
     if mask is None and not task.missing_is_clean:
         raise ValueError(f"no mask among {', '.join(members)}; --missing-mask clean takes that for no defect")

@@ -1,8 +1,6 @@
 """Write one shard: the unit of parallel work and of resuming."""
 
 import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,18 +10,17 @@ from data_prep.duplicates import image_signature
 from data_prep.options import Options
 from data_prep.pixels import StoredImage, gray_of, ignored_area, load_image, pixel_sums
 from data_prep.plan import ShardPlan
+from data_prep.reading import read_images
 from data_prep.rows import ShardRows, measured, rows_schema, write_rows
 from data_prep.shard_file import ShardFile
 from steel import storage
 from steel.images.bitmask import mask_areas
 from steel.images.listing import ImageRecord
+from steel.images.pixel_format import Depth
 from steel.labels.labels import Labels
 from steel.shards.format import MASK_EXTENSION, sample_key
 from steel.shards.mask_codec import encode_mask
 from steel.validation_errors import Issue, ValidationErrors, raise_issues
-
-_REMOTE_READS = 16
-"""Images fetched at once from a remote store: each request waits for the network, not for a core."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,7 @@ class ShardTask:
     """Where the mark of completion goes."""
     staging: str
     """Local folder for unfinished files."""
+    depth: Depth
 
 
 def write_shard(task: ShardTask) -> int:
@@ -56,10 +54,10 @@ def write_shard(task: ShardTask) -> int:
         storage.open_write(storage.join(task.options.out, task.shard.name), staging=task.staging) as file,
         ShardFile(file) as tar,
     ):
-        for record, data in _read_images(task.shard.records):
+        for record, data in read_images(task.shard.records):
             try:
-                if isinstance(data, OSError):
-                    raise ValueError(data.strerror or str(data))
+                if isinstance(data, ValueError):
+                    raise data
                 rows.append({"shard": task.shard.number, **_add_sample(tar, record, data, task)})
             except ValidationErrors as error:
                 issues += error.issues
@@ -72,29 +70,11 @@ def write_shard(task: ShardTask) -> int:
     return len(rows)
 
 
-def _read_images(records: tuple[ImageRecord, ...]) -> Iterator[tuple[ImageRecord, bytes | OSError]]:
-    """The bytes of each image, or why they cannot be read."""
-    if not any(storage.is_remote(record.url) for record in records):
-        yield from zip(records, map(_read_image, records), strict=True)
-        return
-    with ThreadPoolExecutor(_REMOTE_READS) as pool:
-        for start in range(0, len(records), 4 * _REMOTE_READS):
-            chunk = records[start : start + 4 * _REMOTE_READS]
-            yield from zip(chunk, pool.map(_read_image, chunk), strict=True)
-
-
-def _read_image(record: ImageRecord) -> bytes | OSError:
-    try:
-        return storage.read_bytes(record.url)
-    except OSError as error:
-        return error
-
-
 def _add_sample(tar: ShardFile, record: ImageRecord, data: bytes, task: ShardTask) -> dict[str, Any]:
     """Append an image, its mask and its description; returns its row. Nothing is appended when it cannot be used."""
     options, labels = task.options, task.labels
     extension = record.image_id.rpartition(".")[2].lower()
-    image = load_image(data, extension, resize=options.resize, depth=options.depth)
+    image = load_image(data, extension, resize=options.resize, depth=task.depth)
     # At the original size even where the image is reduced: masks are small, and scores are then exact.
     bitmask = labels.bitmask(record.image_id, *image.original_size)
     num_classes = len(labels.class_names)

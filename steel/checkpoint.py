@@ -56,7 +56,7 @@ class Checkpoint:
     input_size: tuple[int, int] | None = None
     """(height, width) that images are resized to before the network sees them; None for images as they are."""
     depth: Depth = EIGHT_BITS
-    """What becomes of images of more than 8 bits."""
+    """How images of 16 bits become images of 8."""
 
     @property
     def members(self) -> int:

@@ -44,7 +44,7 @@ def decode_image(data: bytes, channels: int, depth: Depth = EIGHT_BITS) -> np.nd
     Args:
         data: the file.
         channels: 1 or 3.
-        depth: what becomes of more than 8 bits.
+        depth: how images of 16 bits become images of 8.
 
     Returns:
         (H, W) uint8 for 1 channel, (H, W, 3) RGB uint8 for 3.
@@ -65,8 +65,15 @@ def decode_pixels(data: bytes) -> np.ndarray:
     kind = _kind(data)
     if kind == "JPEG":
         return _decode_jpeg(data, "RGB")
-    _check_frame(data, kind)
+    header = _check_frame(data, kind)
+    if isinstance(header, TiffHeader) and header.has_straight_alpha and header.depth == 8:
+        values = read_by_pillow(data, "TIFF")  # OpenCV would darken colours by their alpha
+        return values[:, :, 0] if values.shape[2] == 2 else np.ascontiguousarray(values[:, :, :3])
     pixels = _decode_by_opencv(data, kind, _AS_STORED)
+    if header is not None and header.depth > 8 and pixels.dtype == np.uint8 and not header.is_palette:
+        raise ValueError(f"an unusual {kind} of {header.depth} bits a value; save it without alpha, at 8 or 16 bits")
+    if isinstance(header, TiffHeader) and 8 < header.depth < 16:
+        pixels = pixels >> (16 - header.depth)  # OpenCV spreads packed values over 16 bits
     return pixels if pixels.ndim == 2 else cv2.merge(cv2.split(pixels)[::-1])
 
 

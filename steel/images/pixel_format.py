@@ -1,6 +1,7 @@
 """What an image may be, and what it becomes before a network sees it: 8 bits a value, one or three channels."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import cv2
@@ -12,23 +13,38 @@ MAX_PIXELS = 1 << 30
 MAX_SIDE = 1_000_000
 """Larger images are refused: OpenCV's bound on pixels, and libpng's on sides, for all formats alike."""
 
-_Rule = Literal["8-bit", "high-byte"]
+MAX_LEVEL = 65535
+"""The highest value of 16 bits."""
+
+_Rule = Literal["8-bit", "high-byte", "window"]
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How images of more than 8 bits become images of 8.
+    """How images of 16 bits become what a network sees: 8 bits. Images of 8 bits stay as they are.
 
-    It is decided when a set is sharded, stands in its manifest and in the checkpoint, and is applied to every image
-    that is predicted: a network sees what it was trained on.
+    It is decided when a set is sharded, stands in its manifest and in the checkpoint, and is applied wherever an image
+    is decoded: in training, evaluation and prediction alike.
     """
 
     rule: _Rule = "8-bit"
-    """`8-bit`: no other images than those; `high-byte`: 16-bit ones, too, by the upper byte of each value."""
+    """`8-bit`: no images of more; `high-byte`: the upper byte of each value; `window`: `low` and less become 0, `high`
+    and more 255, and what lies between goes to the nearest of the steps between."""
+    low: int = 0
+    """Of the window."""
+    high: int = MAX_LEVEL
+    """Of the window, above `low`."""
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(_Rule):
             raise InputError(f"depth {self.rule!r} is none that this program knows ({', '.join(get_args(_Rule))})")
+        if not 0 <= self.low < self.high <= MAX_LEVEL:
+            raise InputError(f"depth: {self.low} to {self.high} is no window of values from 0 to {MAX_LEVEL}")
+        if self.rule != "window" and (self.low, self.high) != (0, MAX_LEVEL):
+            raise InputError(f"depth: {self.rule} has no window")
+
+    def __str__(self) -> str:
+        return f"window {self.low} {self.high}" if self.rule == "window" else self.rule
 
     def to_uint8(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels of any shape as uint8; themselves where they are.
@@ -39,12 +55,19 @@ class Depth:
         if pixels.dtype == np.uint8:
             return pixels
         if pixels.dtype != np.uint16:
-            raise InputError(f"{pixels.dtype} pixels; convert them to 8 bits first, as those trained on")
-        if self.rule != "high-byte":
-            raise InputError(
-                "16 bits a pixel; --convert-16bit of data_prep keeps the upper 8, in training and prediction"
-            )
-        return (pixels >> 8).astype(np.uint8)
+            raise InputError(f"{pixels.dtype} pixels; convert them to 8 or 16 bits first, as those trained on")
+        if self.rule == "8-bit":
+            raise InputError("16 bits a pixel; --depth of data_prep says how they become 8, in training and prediction")
+        if self.rule == "high-byte":
+            return (pixels >> 8).astype(np.uint8)
+        return np.take(_window_table(self.low, self.high), pixels)
+
+
+@lru_cache(maxsize=4)
+def _window_table(low: int, high: int) -> np.ndarray:
+    """What each of the values of 16 bits becomes: (65536,) uint8, `255 (v - low) / (high - low)`, halves rounded up."""
+    above = np.clip(np.arange(MAX_LEVEL + 1), low, high) - low
+    return ((2 * 255 * above + (high - low)) // (2 * (high - low))).astype(np.uint8)
 
 
 EIGHT_BITS = Depth()

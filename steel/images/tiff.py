@@ -13,11 +13,17 @@ from steel.images.pixel_format import check_size
 
 _FORMS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 """Types of the tags that are looked at."""
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 254, 256, 257, 258, 259, 262, 274
+_PLANAR, _EXTRA = 284, 338
 _PLACES = ((273, 279), (324, 325))
 """Offsets and lengths, of strips and of tiles."""
 _DEFLATE = (8, 32946)
 _PALETTE = 3
+_STRAIGHT_ALPHA = 2
+_PLANES = 2
+_REDUCED_OR_MASK = 1 | 4
+"""Of a directory's kind: a smaller copy of another page, or what is transparent in it."""
+_MAX_DIRECTORIES = 65536
 
 _Tags = dict[int, tuple[int, ...]]
 
@@ -30,21 +36,27 @@ class TiffHeader(NamedTuple):
     depth: int
     """Bits a value."""
     is_palette: bool
+    has_straight_alpha: bool
+    """Whether there is an alpha that the colours are not multiplied with."""
 
 
 def check_tiff(data: bytes) -> TiffHeader:
     """See whether the first image of a TIFF or BigTIFF is all there.
 
     Raises:
-        ValueError: cut short, damaged, too large, of a compression that Pillow does not know, or to be turned by a tag:
-            decoders do so in some cases and not in others, and masks are not turned with it.
+        ValueError: cut short, damaged, too large, of several pages, of a compression that Pillow does not know, of
+            values in planes that decoders misread, or to be turned by a tag: decoders do so in some cases and not in
+            others, and masks are not turned with it.
     """
     try:
-        tags = _read_tags(data)
+        tags, following = _read_tags(data, _first_directory(data))
+        pages = 1 + _count_pages(data, following)
     except struct.error as error:
         raise ValueError("damaged TIFF: cut short") from error
     if _WIDTH not in tags or _HEIGHT not in tags:
         raise ValueError("damaged TIFF: it does not say how large it is")
+    if pages > 1:
+        raise ValueError(f"a TIFF of {pages} pages; save each page as a file of its own")
     check_size(tags[_WIDTH][0], tags[_HEIGHT][0])
     offsets, lengths = next(((tags[o], tags[n]) for o, n in _PLACES if o in tags and n in tags), ((), ()))
     if not offsets or len(offsets) != len(lengths):
@@ -59,18 +71,62 @@ def check_tiff(data: bytes) -> TiffHeader:
     elif compression != 1:
         read_by_pillow(data, "TIFF")  # of the two it is the one that refuses strips of the wrong length
     is_palette = tags.get(_PHOTOMETRIC, (1,))[0] == _PALETTE
-    return TiffHeader(tags[_WIDTH][0], tags[_HEIGHT][0], tags.get(_BITS, (1,))[0], is_palette)
+    alpha, depth = tags.get(_EXTRA, ()), tags.get(_BITS, (1,))[0]
+    if (alpha or depth > 8) and tags.get(_PLANAR, (1,))[0] == _PLANES:
+        raise ValueError("a TIFF of planes with alpha or more than 8 bits; save it with a pixel's values together")
+    return TiffHeader(tags[_WIDTH][0], tags[_HEIGHT][0], depth, is_palette, alpha[:1] == (_STRAIGHT_ALPHA,))
 
 
-def _read_tags(data: bytes) -> _Tags:
-    """The first directory's tags of whole numbers; raises struct.error where one lies beyond the end of the file."""
+class _Layout(NamedTuple):
+    """How numbers are written in a file."""
+
+    order: str
+    """Of bytes, as `struct` has it."""
+    word: str
+    """An offset."""
+    tags: str
+    """The number of tags in a directory."""
+
+
+def _layout_of(data: bytes) -> _Layout:
     order = "<" if data[:1] == b"I" else ">"
     is_big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    word, count_form, at = ("Q", "Q", 8) if is_big else ("I", "H", 4)
+    return _Layout(order, "Q", "Q") if is_big else _Layout(order, "I", "H")
+
+
+def _first_directory(data: bytes) -> int:
+    """Where the first page is described."""
+    order, word, _ = _layout_of(data)
+    return int(struct.unpack_from(f"{order}{word}", data, 8 if word == "Q" else 4)[0])
+
+
+def _count_pages(data: bytes, directory: int) -> int:
+    """Pages from a directory on, smaller copies and masks of transparency not counted.
+
+    Raises:
+        ValueError: the directories go round in a circle.
+        struct.error: one lies beyond the end of the file.
+    """
+    pages, seen = 0, set[int]()
+    while directory:
+        if directory in seen or len(seen) == _MAX_DIRECTORIES:
+            raise ValueError("damaged TIFF: its pages have no end")
+        seen.add(directory)
+        tags, directory = _read_tags(data, directory)
+        pages += not tags.get(_SUBFILE, (0,))[0] & _REDUCED_OR_MASK
+    return pages
+
+
+def _read_tags(data: bytes, directory: int) -> tuple[_Tags, int]:
+    """A directory's tags of whole numbers, and where the next directory is, 0 after the last.
+
+    Raises:
+        struct.error: one lies beyond the end of the file.
+    """
+    order, word, count_form = _layout_of(data)
     room = struct.calcsize(f"{order}{word}")
-    (start,) = struct.unpack_from(f"{order}{word}", data, at)
-    (num_tags,) = struct.unpack_from(f"{order}{count_form}", data, start)
-    at = start + struct.calcsize(f"{order}{count_form}")
+    (num_tags,) = struct.unpack_from(f"{order}{count_form}", data, directory)
+    at = directory + struct.calcsize(f"{order}{count_form}")
     tags: _Tags = {}
     for _ in range(num_tags):
         tag, kind, count = struct.unpack_from(f"{order}HH{word}", data, at)
@@ -81,8 +137,7 @@ def _read_tags(data: bytes) -> _Tags:
             place = at if is_here else struct.unpack_from(f"{order}{word}", data, at)[0]
             tags[tag] = struct.unpack_from(form, data, place)
         at += room
-    struct.unpack_from(f"{order}{word}", data, at)  # where the next directory is: the end of this one
-    return tags
+    return tags, int(struct.unpack_from(f"{order}{word}", data, at)[0])
 
 
 def _inflate(data: bytes, offsets: tuple[int, ...], lengths: tuple[int, ...]) -> None:

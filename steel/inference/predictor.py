@@ -60,7 +60,7 @@ class Predictor(BasePredictor):
             decision: thresholds of one half when None.
             tta: flipped views to average with the plain one; those of the decision when None.
             input_size: height and width that images are resized to; as they are when None.
-            depth: what becomes of images of more than 8 bits.
+            depth: how images of 16 bits become images of 8.
             pixels_per_pass: as many images of one padded size share a forward pass as have no more pixels than that,
                 but at least one; what is fast on the device when None.
             device: `auto` takes a GPU if there is one.

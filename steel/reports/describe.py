@@ -6,6 +6,8 @@ from typing import Any
 
 from steel.decision import Decision
 from steel.extensions import extensions_of
+from steel.images.pixel_format import Depth
+from steel.plain import from_dict
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -19,7 +21,7 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
         + ("parameters" if count == 1 else f"parameters in each of {count} members, whose probabilities are averaged"),
         "input": f"{'gray' if network['in_channels'] == 1 else 'RGB'} images "
         + ("of any size" if header["input_size"] is None else "resized to {}x{} pixels".format(*header["input_size"])),
-        "depth": ", ".join(str(value) for value in header.get("depth", {}).values()) or "8-bit",
+        "depth": str(from_dict(Depth, header["depth"])),
         "normalisation": f"mean {_numbers(header['mean'])}, standard deviation {_numbers(header['std'])}",
         "folds": "; ".join(f"{role} {', '.join(map(str, folds)) or 'none'}" for role, folds in header["folds"].items())
         or "not recorded",

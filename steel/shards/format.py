@@ -52,7 +52,7 @@ class Manifest:
     channels: Literal[1, 3]
     """1 when every image is gray (R = G = B), else 3."""
     mean: tuple[float, ...]
-    """Of all stored pixels, a channel, in 0..1."""
+    """Of all pixels as they are read, a channel, in 0..1."""
     std: tuple[float, ...]
     """Likewise, and at least one gray level, 1/255."""
     ignore_bit: int | None
@@ -70,7 +70,7 @@ class Manifest:
     ignore_value: int | None = None
     """The pixel value of masks coded as `labels` that means ignored."""
     depth: Depth = EIGHT_BITS
-    """What became of images of more than 8 bits; those that are stored have 8."""
+    """How images of 16 bits are read; they are stored as they came, unless `--resize` changed them."""
     options: dict[str, Any] = field(default_factory=dict)
     """What the set was made with; for the record."""
     version: int = FORMAT_VERSION

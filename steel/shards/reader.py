@@ -178,7 +178,7 @@ class ShardReader:
 
     def _decode_image(self, at: Place) -> np.ndarray:
         data = _check(self._bytes(at.shard, at.image_offset, at.image_length), at.image_crc)
-        image = decode_image(data, self.manifest.channels)
+        image = decode_image(data, self.manifest.channels, self.manifest.depth)
         if image.shape[:2] != (at.height, at.width):
             raise ValueError(f"the image is {image.shape[0]}x{image.shape[1]}, the index says {at.height}x{at.width}")
         return image

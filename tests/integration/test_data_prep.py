@@ -14,6 +14,7 @@ import pytest
 import webdataset as wds
 
 from data_prep.__main__ import main
+from data_prep.verify import main as verify_main
 from steel.images.bitmask import unpack_masks
 from steel.images.decode import decode_labels
 from steel.images.pixel_format import Depth
@@ -192,13 +193,48 @@ def test_deep_images_are_refused_or_converted(own_folder: Path, capsys: pytest.C
     deep = texture(50).astype(np.uint16) * 257
     cv2.imwrite(str(own_folder / "images" / "deep.png"), deep)
     assert main(arguments(own_folder, own_folder / "out")) == 2
-    assert "deep.png (16 bits a pixel; --convert-16bit" in last_line(capsys)
-    assert main(arguments(own_folder, own_folder / "out16", convert_16bit=True)) == 0
+    assert "deep.png (16 bits a pixel; --depth" in last_line(capsys)
+    assert main(arguments(own_folder, own_folder / "out16", depth="high-byte")) == 0
     reader = ShardReader(own_folder / "out16")
     row = next(row for row in range(len(reader)) if reader.index.image_id(row) == "deep.png")
     assert np.array_equal(reader.read(row).image, texture(50))
     assert reader.manifest.depth == Depth("high-byte")
-    assert json.loads((own_folder / "out16" / "manifest.json").read_text())["depth"] == {"rule": "high-byte"}
+    assert reader.read_bytes(row).image == (own_folder / "images" / "deep.png").read_bytes()
+    assert "images of 16 bits are read by high-byte" in capsys.readouterr().out
+
+
+def test_percentiles_of_a_set_become_its_window(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Counted over all images, once; in parts as at once; and what is read is their window."""
+    images = sorted((own_folder / "images").rglob("*.jpg"))
+    deep = {}
+    for number, path in enumerate(images):
+        deep[path.name] = texture(number).astype(np.uint16) * (7 + number) + 300
+        path.unlink()
+        cv2.imwrite(str(path.with_suffix(".png")), deep[path.name])
+    table = own_folder / "train.csv"
+    table.write_text(table.read_text().replace(".jpg", ".png"))
+    wanted = [*arguments(own_folder, own_folder / "out", shard_size=2), "--depth", "percentile", "1", "99"]
+    assert main(wanted) == 0
+    everything = np.concatenate([values.ravel() for values in deep.values()])
+    low, high = np.percentile(everything, [1, 99], method="inverted_cdf").astype(int).tolist()
+    reader = ShardReader(own_folder / "out")
+    assert reader.manifest.depth == Depth("window", low, high)
+    assert f"images of 16 bits are read by window {low} {high}" in capsys.readouterr().out
+    shown = []
+    for row in range(len(reader)):
+        values = deep[Path(reader.index.image_id(row)).with_suffix(".jpg").name].astype(float)
+        shown.append(np.floor(255 * (values.clip(low, high) - low) / (high - low) + 0.5))
+        assert np.array_equal(reader.read(row).image, shown[-1])
+    assert reader.manifest.mean == pytest.approx([np.mean(shown) / 255])
+    assert verify_main([str(own_folder / "out"), "--executor", "thread", "--workers", "1"]) == 0
+
+    line = [part.replace(str(own_folder / "out"), str(own_folder / "parts")) for part in wanted]
+    assert main([*line, "--part", "1/2"]) == 0
+    assert main([*line, "--join", "2"]) == 2
+    assert "not complete" in last_line(capsys)
+    assert main([*line, "--part", "2/2"]) == 0
+    assert main([*line, "--join", "2"]) == 0
+    assert tree_digest(own_folder / "parts") == tree_digest(own_folder / "out")
 
 
 def test_soft_masks_are_told_and_taken_by_a_threshold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,7 +210,7 @@ def test_predict_leaves_out_the_files_that_sharding_refuses(work, steel, tmp_pat
         "zeros.jpg (damaged JPEG",
         "hole.jpg (damaged JPEG",
         "empty.jpg (an empty file",
-        "deep.png (16 bits a pixel; --",
+        "deep.png (16 bits a pixel; --depth",
         "real.tif (float32 pixels; convert them",
     ):
         assert refusal in err
@@ -230,7 +230,7 @@ def test_16_bit_images_are_converted_where_those_trained_on_were(work, steel):
     deep, plain = (Predictor.from_checkpoint(work / f"{name}.safetensors", device="cpu") for name in ("deep", "one"))
     (one,), (other,) = deep.predict([pixels * np.uint16(256) + low]), plain.predict([pixels])
     np.testing.assert_array_equal(one.mask_probs, other.mask_probs)
-    with pytest.raises(InputError, match="16 bits a pixel; --convert-16bit"):
+    with pytest.raises(InputError, match="16 bits a pixel; --depth"):
         plain.predict([pixels * np.uint16(256)])
     assert "depth          high-byte" in steel("info", "deep.safetensors")[1]
     code, _, err = steel("ensemble", "one.safetensors", "deep.safetensors", "--out", "mixed.safetensors")

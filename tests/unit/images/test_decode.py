@@ -40,13 +40,21 @@ def png(header: tuple[int, ...], rows: bytes) -> bytes:
     )
 
 
-def tiff(pixels: np.ndarray, *, sample_format: int = 1, orientation: int = 1, compress: bool = False) -> bytes:
-    """A little-endian TIFF of one strip, from (H, W) of any type or (H, W, 3)."""
+def tiff(
+    pixels: np.ndarray,
+    *,
+    sample_format: int = 1,
+    orientation: int = 1,
+    compress: bool = False,
+    packed: tuple[int, bytes] | None = None,
+) -> bytes:
+    """A little-endian TIFF of one strip, from (H, W) of any type or (H, W, 3); or values packed in so many bits."""
     height, width, channels = (*pixels.shape, 1)[:3]
-    data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes() if packed is None else packed[1]
     data = zlib.compress(data) if compress else data
     length, data = len(data), data + bytes(len(data) % 2) + struct.pack("<3H", *[8 * pixels.itemsize] * 3)
-    bits = 8 * pixels.itemsize if channels == 1 else len(data) + 2  # or where three of them are
+    one = 8 * pixels.itemsize if packed is None else packed[0]
+    bits = one if channels == 1 else len(data) + 2  # or where three of them are
     tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, channels, bits), (259, 4, 1, 8 if compress else 1)]
     tags += [(262, 4, 1, 1 if channels == 1 else 2), (273, 4, 1, 8), (274, 4, 1, orientation), (277, 4, 1, channels)]
     tags += [(278, 4, 1, height), (279, 4, 1, length)] + ([(339, 4, 1, sample_format)] if channels == 1 else [])
@@ -132,14 +140,102 @@ def test_more_than_8_bits_are_refused_or_converted() -> None:
     for data in (png((3, 2, 16, 2), rows), tiff(colours)):
         assert np.array_equal(decode_pixels(data), colours)
         assert np.array_equal(decode_image(data, 3, Depth("high-byte")), colours // 256)
-        with pytest.raises(ValueError, match="16 bits a pixel; --convert-16bit of data_prep"):
+        with pytest.raises(ValueError, match="16 bits a pixel; --depth of data_prep"):
             decode_image(data, 3)
     assert decode_image(tiff(DEEP), 1, Depth("high-byte")).tolist() == [[0, 1, 255], [0, 1, 1]]
     for rule in ("8-bit", "high-byte"):
-        with pytest.raises(ValueError, match="float32 pixels; convert them to 8 bits"):
+        with pytest.raises(ValueError, match="float32 pixels; convert them to 8 or 16 bits"):
             decode_image(tiff(DEEP.astype(np.float32), sample_format=3), 1, Depth(rule))
-    with pytest.raises(InputError, match="depth 'window' is none that this program knows"):
-        Depth("window")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="depth 'middle' is none that this program knows"):
+        Depth("middle")  # type: ignore[arg-type]
+
+
+def test_a_window_of_16_bits_by_hand() -> None:
+    """255 (v - 1000) / 510, halves rounded up, and nothing beyond the ends."""
+    values = np.array([[0, 1000, 1001, 1002, 1003], [1508, 1509, 1510, 1511, 65535]], np.uint16)
+    expected = [[0, 0, 1, 1, 2], [254, 255, 255, 255, 255]]
+    for data in (tiff(values), tiff(values, compress=True)):
+        assert decode_image(data, 1, Depth("window", 1000, 1510)).tolist() == expected
+    assert decode_image(tiff(GRAY), 1, Depth("window", 1000, 1510)).tolist() == GRAY.tolist()
+    for low, high in ((5, 5), (-1, 9), (9, 65536)):
+        with pytest.raises(InputError, match="is no window of values"):
+            Depth("window", low, high)
+    with pytest.raises(InputError, match="high-byte has no window"):
+        Depth("high-byte", 1, 5)
+
+
+def test_a_12_bit_camera_keeps_its_contrast() -> None:
+    """Of its 4,096 levels, in 16-bit files, the upper byte leaves 16; the window has all of black to white."""
+    levels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    assert len(np.unique(decode_image(tiff(levels), 1, Depth("high-byte")))) == 16
+    shown = decode_image(tiff(levels), 1, Depth("window", 0, 4095))
+    assert np.array_equal(shown, np.floor(levels.astype(float) * 255 / 4095 + 0.5))
+    assert len(np.unique(shown)) == 256
+
+
+def test_packed_values_of_12_bits_keep_their_numbers() -> None:
+    levels = np.arange(2400, dtype=np.uint16).reshape(40, 60)
+    bits = ((levels[..., None] >> np.arange(11, -1, -1)) & 1).astype(np.uint8)
+    assert np.array_equal(decode_pixels(tiff(levels, packed=(12, np.packbits(bits).tobytes()))), levels)
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("alpha", ["unassalpha", "assocalpha", "unspecified"])
+def test_alpha_of_a_tiff_changes_no_colour(depth: type[np.integer], alpha: str) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    values = np.random.default_rng(0).integers(0, np.iinfo(depth).max, (24, 40, 4), depth)
+    for count in (2, 4):
+        for planes in ("contig", "separate"):
+            stored = values[..., :count] if planes == "contig" else values[..., :count].transpose(2, 0, 1)
+            buffer = io.BytesIO()
+            tifffile.imwrite(
+                buffer,
+                stored,
+                photometric="rgb" if count == 4 else "minisblack",
+                extrasamples=[alpha],
+                planarconfig=planes,
+            )
+            if planes == "separate" or (count == 2 and depth == np.uint16):
+                with pytest.raises(ValueError, match=r"with alpha|without alpha"):
+                    decode_pixels(buffer.getvalue())
+            else:
+                expected = values[..., :3] if count == 4 else values[..., 0]
+                assert np.array_equal(decode_pixels(buffer.getvalue()), expected)
+
+
+def test_colour_planes_of_a_tiff() -> None:
+    """OpenCV reads those of 16 bits as something else, without a word."""
+    tifffile = pytest.importorskip("tifffile")
+    for depth in (np.uint8, np.uint16):
+        values = np.random.default_rng(1).integers(0, np.iinfo(depth).max, (3, 24, 40), depth)
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, values, photometric="rgb", planarconfig="separate")
+        if depth == np.uint8:
+            assert np.array_equal(decode_pixels(buffer.getvalue()), values.transpose(1, 2, 0))
+        else:
+            with pytest.raises(ValueError, match="a TIFF of planes"):
+                decode_pixels(buffer.getvalue())
+
+
+def test_further_pages_of_a_tiff_are_not_lost_silently() -> None:
+    buffer = io.BytesIO()
+    pages = [Image.fromarray(GRAY), Image.fromarray(255 - GRAY), Image.fromarray(GRAY)]
+    pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:], compression="tiff_lzw")
+    for decoder in (decode_pixels, decode_values):
+        with pytest.raises(ValueError, match="a TIFF of 3 pages; save each page"):
+            decoder(buffer.getvalue())
+    tifffile = pytest.importorskip("tifffile")
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:  # a smaller copy of the same picture is no page of its own
+        writer.write(GRAY, photometric="minisblack")
+        writer.write(GRAY[::2, ::2], photometric="minisblack", subfiletype=1)
+    assert np.array_equal(decode_pixels(buffer.getvalue()), GRAY)
+    whole = buffer.getvalue()
+    circle = bytearray(whole)
+    first = struct.unpack_from("<I", circle, 4)[0]
+    struct.pack_into("<I", circle, first + 2 + 12 * struct.unpack_from("<H", circle, first)[0], first)
+    with pytest.raises(ValueError, match="its pages have no end"):
+        decode_pixels(bytes(circle))
 
 
 # --- files that are not whole ----------------------------------------------------------------------------------------

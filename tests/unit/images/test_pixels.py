@@ -71,11 +71,15 @@ def test_every_truncation_of_a_jpeg_is_noticed() -> None:
 
 def test_depths_other_than_8_bits() -> None:
     deep = encoded(GRAY.astype(np.uint16) * 257, "png")
-    with pytest.raises(ValueError, match="--convert-16bit"):
+    with pytest.raises(ValueError, match="--depth of data_prep"):
         load_image(deep, "png")
-    converted = load_image(deep, "tiff", depth=Depth("high-byte"))
-    assert converted.extension == "png"
-    assert np.array_equal(decode_image(converted.data, 1), GRAY)
+    kept = load_image(deep, "png", depth=Depth("high-byte"))
+    assert (kept.data, kept.extension) == (deep, "png")
+    assert np.array_equal(kept.pixels, GRAY)
+    reduced = load_image(deep, "png", resize=(12, 20), depth=Depth("high-byte"))
+    assert np.array_equal(
+        decode_image(reduced.data, 1), load_image(encoded(GRAY, "png"), "png", resize=(12, 20)).pixels
+    )
     with pytest.raises(ValueError, match="float32 pixels"):
         load_image(encoded(GRAY.astype(np.float32), "tiff"), "tiff")
 

@@ -1,0 +1,28 @@
+"""The files of images, read ahead where a store is far."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from steel import storage
+from steel.images.listing import ImageRecord
+
+_REMOTE_READS = 16
+"""Images fetched at once from a remote store: each request waits for the network, not for a core."""
+
+
+def read_images(records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, bytes | ValueError]]:
+    """The bytes of each image, or why they cannot be read."""
+    if not any(storage.is_remote(record.url) for record in records):
+        yield from zip(records, map(_read_image, records), strict=True)
+        return
+    with ThreadPoolExecutor(_REMOTE_READS) as pool:
+        for start in range(0, len(records), 4 * _REMOTE_READS):
+            chunk = records[start : start + 4 * _REMOTE_READS]
+            yield from zip(chunk, pool.map(_read_image, chunk), strict=True)
+
+
+def _read_image(record: ImageRecord) -> bytes | ValueError:
+    try:
+        return storage.read_bytes(record.url)
+    except OSError as error:
+        return ValueError(error.strerror or str(error))
