@@ -28,6 +28,7 @@ from tests.distributed.launching import TINY, Job, command, leaking, run, torchr
 from tests.distributed.memory_cgroup import memory_cgroup
 from tests.file_faults import Breaker, die, fail_with, in_child
 from train.engine.loop_state import LoopState
+from train.engine.metric_logger import TIMED
 from train.engine.state import SavedState, StateWriteError, find_newest_state, write_state
 
 OPTIONS = [*TINY, "--phases.0.epochs", "12", "--runtime.save-every", "3", "--validation.every-epochs", "6"]
@@ -128,7 +129,7 @@ def status(out: Path) -> dict[str, str]:
 def outcome(out: Path) -> tuple[object, object]:
     records = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     weights = {name: tensor.numpy().tobytes() for name, tensor in load_file(out / "model.safetensors").items()}
-    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in records], weights
+    return [{k: v for k, v in record.items() if k not in TIMED} for record in records], weights
 
 
 def last_step(out: Path) -> int:

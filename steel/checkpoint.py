@@ -26,7 +26,7 @@ from steel.checkpoint_header import (
     network_to_dict,
     parse_header,
 )
-from steel.config import NetworkConfig
+from steel.config import NetworkConfig, TilingConfig
 from steel.decision import Decision
 from steel.errors import InputError
 from steel.images.pixel_format import EIGHT_BITS, Depth
@@ -57,6 +57,8 @@ class Checkpoint:
     """(height, width) that images are resized to before the network sees them; None for images as they are."""
     depth: Depth = EIGHT_BITS
     """How images of 16 bits become images of 8."""
+    tiling: TilingConfig = field(default_factory=TilingConfig)
+    """Which images go through the network in tiles, and in which."""
 
     @property
     def members(self) -> int:
@@ -99,6 +101,7 @@ def content_of(checkpoint: Checkpoint, tensors_sha256: str) -> dict[str, Any]:
         "provenance": checkpoint.provenance,
         "input_size": checkpoint.input_size and list(checkpoint.input_size),
         "depth": dataclasses.asdict(checkpoint.depth),
+        "tiling": dataclasses.asdict(checkpoint.tiling),
         "members": checkpoint.members,
         "tensors_sha256": tensors_sha256,
     }
@@ -136,6 +139,7 @@ def parse_checkpoint(data: bytes, path: str | os.PathLike[str]) -> Checkpoint:
         provenance=header["provenance"],
         input_size=header["input_size"] and tuple(header["input_size"]),
         depth=from_dict(Depth, header["depth"]),
+        tiling=from_dict(TilingConfig, header["tiling"]),
         tensors=tensors,
     )
     fault = _contradiction(checkpoint)
@@ -172,7 +176,7 @@ def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None
         names: what to call them in errors and in the provenance; `member 1`, ... when None.
 
     Raises:
-        InputError: they differ in network, classes, normalisation, input size or depth.
+        InputError: they differ in network, classes, normalisation, input size, depth or tiling.
     """
     import torch
 
@@ -180,7 +184,7 @@ def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None
     names = names or [f"member {i}" for i in range(1, len(checkpoints) + 1)]
     first = checkpoints[0]
     for checkpoint, name in zip(checkpoints, names, strict=True):
-        for attribute in ("class_names", "network", "mean", "std", "input_size", "depth"):
+        for attribute in ("class_names", "network", "mean", "std", "input_size", "depth", "tiling"):
             mine, theirs = getattr(checkpoint, attribute), getattr(first, attribute)
             if mine != theirs:
                 what = attribute.replace("_", " ")

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from steel.config import NetworkConfig
+from steel.config import NetworkConfig, TilingConfig
 from steel.decision import Decision
 from steel.errors import InputError
 from steel.extensions import say_missing
@@ -65,6 +65,7 @@ _CONTENT = {
     "provenance": dict[str, Any],
     "input_size": tuple[int, int] | None,
     "depth": Depth,
+    "tiling": TilingConfig,
     "members": int,
     "tensors_sha256": str,
 }
@@ -124,7 +125,10 @@ def parse_metadata(path: str | os.PathLike[str], metadata: str) -> tuple[int, di
         )
     if digest_content(content) != header.sha256:
         raise InputError(f"{path}: its header does not match its checksum; copy or make it again")
-    content = {"depth": to_dict(EIGHT_BITS), **content}  # files from before there was a choice name none
+    # Files from before there was a choice name none, or no window.
+    content = {"depth": {}, "tiling": to_dict(TilingConfig()), **content}
+    if isinstance(content["depth"], dict):
+        content["depth"] = to_dict(EIGHT_BITS) | content["depth"]
     if isinstance(content.get("network"), dict):
         content["network"] = _NO_FURTHER_HEADS | content["network"]
     try:

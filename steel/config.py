@@ -167,7 +167,8 @@ class PhaseConfig:
     epochs: float
     """In passes over the phase's training samples; rounded up to whole steps."""
     crop: tuple[int, int]
-    """Height and width in pixels; (0, 0) takes the largest training image, smaller ones padded."""
+    """Height and width in pixels; (0, 0) takes the largest training image, smaller ones padded, up to the budget of
+    `tiling`."""
     batch_size: int
     """Global batch: samples per step over all ranks."""
     micro_batch: int
@@ -228,6 +229,26 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _require(0 <= self.ema_decay < 1, f"optim.ema-decay: {self.ema_decay} is not in [0, 1)")
         _require(self.clip_norm > 0, "optim.clip-norm must be above 0")
+
+
+@dataclass(frozen=True)
+class TilingConfig:
+    """How images of many pixels are evaluated and predicted: in overlapping tiles, which are blended. It is part of
+    what a checkpoint's thresholds were tuned with, and travels in it."""
+
+    budget: int = 1 << 21
+    """Pixels, padded to whole strides, up to which an image goes through the network whole; also the most pixels of
+    a full-size training crop, (0, 0)."""
+    tile: int = 1024
+    """Height and width of a tile in pixels; of an image that is narrower, tiles are as much longer."""
+    overlap: int = 256
+    """Pixels that neighbouring tiles share; a quarter of it is what the network may reach beyond a pixel to give the
+    same as for the whole image."""
+
+    def __post_init__(self) -> None:
+        _require(self.budget > 0, f"tiling.budget: {self.budget} must be above 0")
+        _require(self.overlap > 0, f"tiling.overlap: {self.overlap} must be above 0")
+        _require(self.tile >= 2 * self.overlap, f"tiling.tile: {self.tile} is not at least twice the overlap")
 
 
 @dataclass(frozen=True)
@@ -316,6 +337,7 @@ class Config:
     """By the names of `steel.loading.augment.TRANSFORMS`, which has their order too; what is off is left out."""
     optim: OptimConfig = OptimConfig()
     validation: ValidationConfig = ValidationConfig()
+    tiling: TilingConfig = TilingConfig()
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     extensions: Mapping[str, str] = field(default_factory=dict)

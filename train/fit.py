@@ -194,7 +194,8 @@ def _plan(
 
 def _try_phases_to_come(context: RunContext, training: TrainingState, state: LoopState) -> None:
     to_come = [plan for plan in context.plans if (plan.number, plan.steps) > (state.phase, state.step)]
-    crops = [resolve_crop(context.reader, context.rows.train, plan.phase.crop) for plan in to_come]
+    tiling, reader, rows = context.config.tiling, context.reader, context.rows.train
+    crops = [resolve_crop(reader, rows, plan.phase.crop, tiling) for plan in to_come]
     try_phases(context.runtime, training, to_come, crops)
 
 
@@ -274,7 +275,7 @@ def _load(
     config, reader = context.config, context.reader
     augmenter = Augmenter(
         config.augment,
-        resolve_crop(reader, context.rows.train, plan.phase.crop),
+        resolve_crop(reader, context.rows.train, plan.phase.crop, config.tiling),
         plan.phase.sampling,
         reader.manifest.num_classes,
         reader.manifest.ignore_bit,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steel.config import NetworkConfig, OptimConfig, PhaseConfig, SamplingConfig, TransformConfig
+from steel.config import NetworkConfig, OptimConfig, PhaseConfig, SamplingConfig, TilingConfig, TransformConfig
 from steel.images.geometry import restore_size
 from steel.loading.augment import Augmenter
 from steel.loading.eval_loader import eval_batches
@@ -154,7 +154,7 @@ class Network:
         """Train for so many steps; the seconds a step took, the first ones left out. The average is kept."""
         phase = self.task.phase
         sampler = build_sampler(self.rows, np.asarray(reader.index.areas), phase.sampling, seed=seed, phase=0)
-        crop = resolve_crop(reader, self.rows, phase.crop)
+        crop = resolve_crop(reader, self.rows, phase.crop, TilingConfig())
         augmenter = Augmenter(AUGMENT, crop, phase.sampling, self.manifest.num_classes, self.manifest.ignore_bit)
         size = phase.batch_size
         places = (_Place(0, range(step * size, (step + 1) * size)) for step in range(steps))

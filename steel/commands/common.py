@@ -42,6 +42,21 @@ def image_bar(name: str) -> Iterator[Callable[[int, int], None]]:
         yield on_image
 
 
+@contextmanager
+def tile_bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, on a terminal, of the tiles of each large image: what `Predictor.on_tile` calls."""
+    from tqdm import tqdm
+
+    with tqdm(desc="large image", unit="tile", disable=None, leave=False) as bar:
+
+        def on_tile(done: int, total: int) -> None:
+            if done == 1:
+                bar.reset(total)
+            bar.update(done - bar.n)
+
+        yield on_tile
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """The value of an option that takes `1,2,3`."""
     return tuple(float(part) for part in text.split(","))

@@ -4,7 +4,7 @@ import argparse
 import json
 import time
 
-from steel.commands.common import Help, image_bar, make_way, require_torch
+from steel.commands.common import Help, image_bar, make_way, require_torch, tile_bar
 from steel.commands.predictions import add_predict_arguments, job_from, make_way_for, report_predictions
 from steel.views import parse_tta
 
@@ -43,7 +43,7 @@ def _run_predict(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         pixels_per_pass=arguments.pixels_per_pass,
     )
-    with image_bar("predict") as on_image:
+    with image_bar("predict") as on_image, tile_bar() as predictor.on_tile:
         begun = time.perf_counter()
         summary = predict_folder(predictor, job, describe_predictor(predictor, arguments.checkpoint), on_image)
         seconds = time.perf_counter() - begun

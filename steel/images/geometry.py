@@ -14,13 +14,17 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 
-def images_per_pass(height: int, width: int, pixels_per_pass: int) -> int:
+def images_per_pass(height: int, width: int, pixels_per_pass: int, budget: int | None = None) -> int:
     """How many images of one padded size share a forward pass: as many as `pixels_per_pass` holds, but at least one.
+
+    Images of more pixels than `budget`, which are taken in tiles, come one by one.
 
     The last bits of a network's answer depend on the shape of its batch. Everywhere that shape is this function of the
     padded size, with black images in the places that are left, so an image's answer depends on nothing but the image,
     and an image of a rare size costs no more than `pixels_per_pass` or its own pixels.
     """
+    if budget is not None and height * width > budget:
+        return 1
     return max(1, pixels_per_pass // (height * width))
 
 

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from steel.config import TilingConfig
 from steel.decision import Decision, clears
 from steel.gates import GATES
 from steel.images.pixel_format import Depth
@@ -34,11 +35,17 @@ class BasePredictor(ABC):
     input_size: tuple[int, int] | None
     """Height and width that images are resized to; None for images as they are."""
     depth: Depth
+    tiling: TilingConfig
+    """Which images go through the network in tiles, and in which."""
     pixels_per_pass: int
     device: Any
     """What the network runs on; `str` names it."""
     precision: str
     """`no`, `bf16` or `fp16`."""
+
+    def __init__(self) -> None:
+        self.on_tile: Callable[[int, int], None] = lambda done, total: None
+        """Called, while a large image is taken in tiles, with the tiles done and in all."""
 
     def predict(self, images: Source, decision: Decision | None = None) -> list[Prediction]:
         """Predictions for images of any sizes, by `decision` or the predictor's own.
@@ -75,9 +82,9 @@ class BasePredictor(ABC):
         next_number = 0
 
         def batches() -> Iterator[np.ndarray]:
-            for group in group_by_size(self._prepare(images), self.pixels_per_pass):
+            for group in group_by_size(self._prepare(images), self.pixels_per_pass, self.tiling.budget):
                 begun.append(group)
-                yield make_batch(group, self.pixels_per_pass)
+                yield make_batch(group, self.pixels_per_pass, self.tiling.budget)
 
         for probs in self._stream(batches(), cleared):
             for place, prepared in enumerate(begun.popleft()):

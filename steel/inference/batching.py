@@ -67,14 +67,16 @@ class _Group(NamedTuple):
     members: list[Prepared]
 
 
-def group_by_size(images: Iterable[Prepared], pixels_per_pass: int) -> Iterator[list[Prepared]]:
+def group_by_size(
+    images: Iterable[Prepared], pixels_per_pass: int, budget: int | None = None
+) -> Iterator[list[Prepared]]:
     """Images of one padded size in groups that fill a forward pass, or have waited long enough for more to come: a rare
     size must not hold up all that follows. Images are taken only as far as needed."""
     waiting: dict[tuple[int, ...], _Group] = {}
     pixels = 0
     for image in images:
         shape = image.pixels.shape
-        places = images_per_pass(shape[1], shape[2], pixels_per_pass)
+        places = images_per_pass(shape[1], shape[2], pixels_per_pass, budget)
         group = waiting.setdefault(shape, _Group(pixels, []))
         group.members.append(image)
         pixels += image.image.shape[0] * image.image.shape[1]
@@ -89,10 +91,11 @@ def group_by_size(images: Iterable[Prepared], pixels_per_pass: int) -> Iterator[
         yield group.members
 
 
-def make_batch(group: Sequence[Prepared], pixels_per_pass: int) -> np.ndarray:
+def make_batch(group: Sequence[Prepared], pixels_per_pass: int, budget: int | None = None) -> np.ndarray:
     """The batch (B, c, H, W) uint8 for a forward pass over images of one padded size; what is left over is black."""
     channels, height, width = group[0].pixels.shape
-    batch = np.zeros((images_per_pass(height, width, pixels_per_pass), channels, height, width), np.uint8)
+    places = images_per_pass(height, width, pixels_per_pass, budget)
+    batch = np.zeros((places, channels, height, width), np.uint8)
     for place, image in zip(batch, group, strict=False):
         place[:] = image.pixels
     return batch

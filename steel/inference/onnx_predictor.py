@@ -12,11 +12,13 @@ import numpy as np
 
 from steel import storage
 from steel.checkpoint_header import METADATA_KEY, parse_metadata
+from steel.config import TilingConfig
 from steel.decision import Decision, default_decision
 from steel.errors import InputError, out_of_memory_as
 from steel.images.pixel_format import Depth
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.batching import Cleared, ImageProbs
+from steel.inference.tiles import Blender, is_tiled, make_tiles
 from steel.machine import usable_cores
 from steel.plain import from_dict, from_plain
 
@@ -42,6 +44,7 @@ class OnnxPredictor(BasePredictor):
             pixels_per_pass: as many images of one padded size share a pass as have no more pixels than that, but at
                 least one; what is fast when None.
         """
+        super().__init__()
         self._session = session
         self.class_names = tuple(header["class_names"])
         self.is_tuned = header["decision"] is not None
@@ -53,6 +56,7 @@ class OnnxPredictor(BasePredictor):
         size = header["input_size"]
         self.input_size = None if size is None else (int(size[0]), int(size[1]))
         self.depth = from_dict(Depth, header["depth"])
+        self.tiling = from_dict(TilingConfig, header["tiling"])
         self.pixels_per_pass = pixels_per_pass or PIXELS_PER_PASS
         self.device = device
 
@@ -93,10 +97,32 @@ class OnnxPredictor(BasePredictor):
     def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
         for batch in batches:
             count, _, height, width = batch.shape
+            if is_tiled(height, width, self.tiling, self.stride):
+                yield self._in_tiles(batch)
+                continue
             with out_of_memory_as(
                 f"in a pass of {count} images of {height}x{width}; fewer --pixels-per-pass need less"
             ):
                 yield ImageProbs(*self._session.run(["mask_probs", "label_probs"], {"images": batch}))
+
+    def _in_tiles(self, batch: np.ndarray) -> ImageProbs:
+        """Probabilities of one image beyond the budget, (1, c, H, W) of whole strides.
+
+        Masks are those of `Predictor` within 1 of 255. The graph has no way to tell labels of the whole from its tiles:
+        they are the largest of the tiles' own.
+        """
+        height, width = batch.shape[-2:]
+        tiles = make_tiles(height, width, self.tiling, self.stride)
+        blender = Blender(len(self.class_names), height, width)
+        label_probs = np.zeros((1, 1 + len(self.class_names)), np.uint8)
+        for done, tile in enumerate(tiles, start=1):
+            part = batch[..., tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
+            with out_of_memory_as(f"in a pass of a tile of {part.shape[-2]}x{part.shape[-1]}, the graph's size"):
+                masks, labels = self._session.run(["mask_probs", "label_probs"], {"images": np.ascontiguousarray(part)})
+            blender.add(tile, masks[0] / np.float32(255))
+            label_probs = np.maximum(label_probs, labels)
+            self.on_tile(done, len(tiles))
+        return ImageProbs(blender.finish()[None], label_probs)
 
 
 def read_onnx_header(source: str | os.PathLike[str]) -> dict[str, Any]:

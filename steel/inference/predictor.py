@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from steel.checkpoint import Checkpoint, load_checkpoint
+from steel.config import TilingConfig
 from steel.decision import Decision, default_decision
 from steel.errors import InputError, out_of_memory_as
 from steel.extensions import require_extensions
@@ -18,6 +19,8 @@ from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.batching import Cleared, ImageProbs
 from steel.inference.gated_passes import MOST_PIXELS, begin_gated
+from steel.inference.tiled_passes import pass_in_tiles
+from steel.inference.tiles import is_tiled, tile_size
 from steel.model.host_copy import HostCopy
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.passes import Passes, default_pixels_per_pass, open_passes
@@ -46,6 +49,7 @@ class Predictor(BasePredictor):
         tta: Sequence[str] | None = None,
         input_size: tuple[int, int] | None = None,
         depth: Depth = EIGHT_BITS,
+        tiling: TilingConfig | None = None,
         pixels_per_pass: int | None = None,
         device: str | torch.device = "auto",
         precision: str = "auto",
@@ -61,6 +65,7 @@ class Predictor(BasePredictor):
             tta: flipped views to average with the plain one; those of the decision when None.
             input_size: height and width that images are resized to; as they are when None.
             depth: how images of 16 bits become images of 8.
+            tiling: which images go through the network in tiles, and in which; the usual one when None.
             pixels_per_pass: as many images of one padded size share a forward pass as have no more pixels than that,
                 but at least one; what is fast on the device when None.
             device: `auto` takes a GPU if there is one.
@@ -69,6 +74,7 @@ class Predictor(BasePredictor):
         Raises:
             InputError: a device that is not there, an unknown view or precision, or a decision for other classes.
         """
+        super().__init__()
         self.models = list(models)
         network = self.models[0].network
         self.num_classes = network.num_classes
@@ -83,6 +89,7 @@ class Predictor(BasePredictor):
         self.tta = check_tta(self.decision.tta if tta is None else tta)
         self.input_size = input_size
         self.depth = depth
+        self.tiling = tiling or TilingConfig()
         self.device = choose_device(device)
         if pixels_per_pass is not None and pixels_per_pass < 1:
             raise InputError(f"pixels-per-pass: {pixels_per_pass} is not at least 1")
@@ -121,6 +128,7 @@ class Predictor(BasePredictor):
             tta=tta,
             input_size=checkpoint.input_size,
             depth=checkpoint.depth,
+            tiling=checkpoint.tiling,
             pixels_per_pass=pixels_per_pass,
             device=device,
             precision=precision,
@@ -141,6 +149,8 @@ class Predictor(BasePredictor):
             batches: each (B, c, H, W) uint8.
             cleared: by P(any defect), which images have no masks: where that is so of a whole batch, masks are 0 and
                 no decoder runs.
+
+        Images beyond the tiling's budget are taken tile by tile.
 
         Raises:
             OutOfMemoryError: says what needs less.
@@ -188,13 +198,14 @@ class Predictor(BasePredictor):
         """Begin the passes of all members and views over a batch; what is returned waits for what comes out."""
         assert images.dtype == torch.uint8, images.dtype
         height, width = images.shape[-2:]
+        if is_tiled(height, width, self.tiling, self.stride):
+            return self._launch(lambda: reduce(*map(torch.from_numpy, self._in_tiles(images, passes))))
         pixels = len(images) * height * width
         advice = self._less_memory(len(images), height, width)
         with out_of_memory_as(advice), passes.own_work(pixels), self._modes():
             if self._on_gpu and not images.is_pinned():
                 images = images.pin_memory()  # a copy from other memory would wait for the batch before
-            inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
-            padded = reflect_to_stride(inputs, self.stride).contiguous(memory_format=torch.channels_last)
+            padded = self._inputs(images)
             views = [(model, axes) for model in self.models for axes in flips_of(self.tta)]
             if cleared is not None and len(views) * pixels <= MOST_PIXELS:
                 average = begin_gated(padded, views, passes, cleared, modes=self._modes)
@@ -207,10 +218,37 @@ class Predictor(BasePredictor):
                 mask_probs, label_probs = average()
                 return reduce(mask_probs[..., :height, :width], label_probs)
 
+        return self._launch(finish)
+
+    def _launch(self, finish: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor, ...]]:
+        """On a GPU `finish` is called now, which waits for nothing, and what it gives is copied to the host."""
         if not self._on_gpu:
             return finish
         copies = [HostCopy(each) for each in finish()]
         return lambda: tuple(copy.tensor() for copy in copies)
+
+    def _in_tiles(self, images: Tensor, passes: Passes) -> ImageProbs:
+        """Probabilities of a batch of images beyond the budget, one by one."""
+        height, width = images.shape[-2:]
+        padded = reflect_to_stride(images, self.stride)
+        views = [(model, axes) for model in self.models for axes in flips_of(self.tta)]
+        tall, wide = tile_size(padded.shape[-2], padded.shape[-1], self.tiling)
+        advice = f"in a forward pass of a tile of {tall}x{wide}, the checkpoint's size (in training --tiling.tile)"
+        with out_of_memory_as(advice):
+            found = [
+                pass_in_tiles(
+                    image, views, self.tiling, passes, prepare=self._inputs, modes=self._modes, on_tile=self.on_tile
+                )
+                for image in padded
+            ]
+        mask_probs, label_probs = zip(*found, strict=True)
+        whole = mask_probs[0][None] if len(found) == 1 else np.stack(mask_probs)  # no copy of a large one
+        return ImageProbs(whole[..., :height, :width], np.stack(label_probs))
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        """Images (B, c, h, w) uint8 as the network takes them, on the device."""
+        inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
+        return reflect_to_stride(inputs, self.stride).contiguous(memory_format=torch.channels_last)
 
     def _pass(self, model: UnifiedModel, inputs: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """One view by one member; see `view_probs`."""

@@ -21,6 +21,8 @@ Rest = TypeVar("Rest")
 Allocate = Callable[[int], torch.Tensor]
 """Makes an uninitialised uint8 tensor of so many bytes."""
 Work = Callable[[Item, Allocate], tuple[torch.Tensor, Rest]]
+_BYTES_AHEAD = 1 << 29
+"""Of all batches that workers are ahead; at least one each, however large."""
 _HELD = 3
 """Batches that the consumer may hold while workers fill all others."""
 
@@ -77,10 +79,11 @@ def ordered_batches(
     """
     pin_memory = pin_memory and torch.cuda.is_available()
     pooled = workers > 0 and start_method == "fork"
-    pool = BufferPool(workers * PREFETCH + _HELD, buffer_bytes) if pooled else None
+    prefetch = max(1, min(PREFETCH, _BYTES_AHEAD // max(1, workers * buffer_bytes)))
+    pool = BufferPool(workers * prefetch + _HELD, buffer_bytes) if pooled else None
     asked = ((None if pool is None else pool.take(), item) for item in items)
     for sent, rest in ordered_map(
-        _PooledWork(work, pool), asked, workers=workers, on_start=on_start, start_method=start_method
+        _PooledWork(work, pool), asked, workers=workers, prefetch=prefetch, on_start=on_start, start_method=start_method
     ):
         buffer = sent.fresh
         if pool is not None and sent.number is not None:

@@ -26,7 +26,7 @@ StartMethod = Literal["fork", "forkserver", "spawn"]
 
 DEFAULT_START: StartMethod = "fork" if sys.platform == "linux" else "spawn"
 PREFETCH = 4
-"""Results that each worker is ahead."""
+"""Results that each worker is ahead, where they are no larger than usual."""
 _IGNORED = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _WATCH_SECONDS = 1.0
 
@@ -36,6 +36,7 @@ def ordered_map(
     items: Iterable[Item],
     *,
     workers: int,
+    prefetch: int = PREFETCH,
     on_start: Callable[[int, int], None] | None = None,
     start_method: StartMethod = DEFAULT_START,
 ) -> Generator[Result, None, None]:
@@ -48,6 +49,7 @@ def ordered_map(
         work: a picklable function; with several workers its results are tensors in tuples and what pickles well.
         items: taken ahead of the results, in this process.
         workers: number of processes.
+        prefetch: results that each of them is ahead.
         on_start: called in each worker, in a thread of its own, with its number and their count.
         start_method: how workers are started.
 
@@ -63,7 +65,7 @@ def ordered_map(
         sampler=items,  # any iterable will do
         num_workers=workers,
         collate_fn=_unchanged,
-        prefetch_factor=PREFETCH,
+        prefetch_factor=prefetch,
         worker_init_fn=partial(_start_worker, os.getpid(), workers, on_start),
         multiprocessing_context=start_method,
         generator=torch.Generator(),  # else every start would draw from, and change, the global one

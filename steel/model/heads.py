@@ -59,16 +59,16 @@ class ClassificationHead(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """(n, 1 + C) logits."""
-        logits = self._of_encoded(features.encoded)
-        evidence = self.reliance * features.masks.amax(dim=(2, 3))
-        return torch.cat([logits[:, :1], logits[:, 1:] + evidence], dim=1)
+        return self.classify(pool(features.encoded), features.masks.amax(dim=(2, 3)))
+
+    def classify(self, pooled: Tensor, peaks: Tensor) -> Tensor:
+        """(n, 2F) as `pool` gives them and (n, C) largest logits of the masks -> (n, 1 + C) logits."""
+        logits = self.linear(self.dropout(pooled))
+        return torch.cat([logits[:, :1], logits[:, 1:] + self.reliance * peaks], dim=1)
 
     def any_defect(self, encoded: Tensor) -> Tensor:
         """(n, 1) logits, the first of `forward`, from the encoder's last feature alone."""
-        return self._of_encoded(encoded)[:, :1]
-
-    def _of_encoded(self, encoded: Tensor) -> Tensor:
-        return self.linear(self.dropout(pool(encoded)))
+        return self.linear(self.dropout(pool(encoded)))[:, :1]
 
 
 def pool(feature: Tensor) -> Tensor:
@@ -77,6 +77,33 @@ def pool(feature: Tensor) -> Tensor:
     The average sees how much of an image looks defective, the maximum a spot of a few pixels.
     """
     return torch.cat([feature.mean(dim=(2, 3)), feature.amax(dim=(2, 3))], dim=1)
+
+
+class FeaturePool:
+    """What `ClassificationHead.classify` reads of an image that is seen in parts, which cover it once."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+        self._peak: Tensor | None = None
+        self._mask_peak: Tensor | None = None
+        self._count = 0
+
+    def add(self, feature: Tensor, masks: Tensor) -> None:
+        """Take in a part of the encoder's last feature, (1, F, h, w), and of the masks' logits, (1, C, h', w')."""
+        total, peak, mask_peak = feature.float().sum(dim=(2, 3)), _peaks(feature), _peaks(masks)
+        self._total = total if self._total is None else self._total + total
+        self._peak = peak if self._peak is None else torch.maximum(self._peak, peak)
+        self._mask_peak = mask_peak if self._mask_peak is None else torch.maximum(self._mask_peak, mask_peak)
+        self._count += feature.shape[2] * feature.shape[3]
+
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """(1, 2F), as `pool` has it of a whole feature, and (1, C), the largest logits of whole masks."""
+        assert self._total is not None and self._peak is not None and self._mask_peak is not None
+        return torch.cat([self._total / self._count, self._peak], dim=1), self._mask_peak
+
+
+def _peaks(planes: Tensor) -> Tensor:
+    return planes.float().amax(dim=(2, 3))
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class UnifiedModel(nn.Module):
 
     def forward_padded(self, images: Tensor) -> Outputs:
         """As `forward`, for images of whole strides: what predicts and exports, which training never compiles."""
-        masks, features = self._segment(images)
+        masks, features = self.segment(images)
         further = {name: self.get_submodule(f"{name}_head")(features) for name in self.further_heads}
         return {SEGMENTATION: masks, **further}
 
@@ -84,7 +84,7 @@ class UnifiedModel(nn.Module):
             self.encoder.eval()
         return self
 
-    def _segment(self, images: Tensor) -> tuple[Tensor, Features]:
+    def segment(self, images: Tensor) -> tuple[Tensor, Features]:
         """Images (n, c, H, W) of whole strides -> mask logits (n, C, H, W), and what further heads read."""
         return self.decode(self.encode(images))
 
@@ -113,7 +113,7 @@ class UnifiedModel(nn.Module):
         self.eval()
         try:
             with torch.enable_grad():
-                masks, features = self._segment(images)
+                masks, features = self.segment(images)
                 parameters = list(self.parameters())
                 gradients = torch.autograd.grad(masks.sum() + features.encoded.sum(), parameters, allow_unused=True)
         except MISFIT_ERRORS as error:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from steel.model.heads import CLASSIFICATION, SEGMENTATION
+from steel.model.heads import CLASSIFICATION, SEGMENTATION, Features
 from steel.model.network import Outputs
 
 
@@ -26,6 +26,27 @@ def view_probs(model: Callable[[Tensor], Outputs], images: Tensor, axes: tuple[i
     outputs = model(images.flip(axes) if axes else images)
     masks, labels = outputs[SEGMENTATION], outputs[CLASSIFICATION]
     return torch.sigmoid((masks.flip(axes) if axes else masks).float()), torch.sigmoid(labels.float())
+
+
+def view_parts(
+    segment: Callable[[Tensor], tuple[Tensor, Features]], tile: Tensor, axes: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """As `view_probs` of a tile of an image, of which the labels cannot be told: what they are told from instead.
+
+    Args:
+        segment: such as `UnifiedModel.segment`.
+        tile: (n, c, h, w), normalised, of whole strides.
+        axes: to flip.
+
+    Returns:
+        The masks' logits (n, C, h, w) float32, and the encoder's last feature (n, F, h', w'), in the tile's
+        orientation.
+    """
+    masks, features = segment(tile.flip(axes) if axes else tile)
+    encoded = features.encoded
+    if axes:
+        masks, encoded = masks.flip(axes), encoded.flip(axes)
+    return masks.float(), encoded
 
 
 def average_probs(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

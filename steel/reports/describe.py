@@ -22,6 +22,7 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
         "input": f"{'gray' if network['in_channels'] == 1 else 'RGB'} images "
         + ("of any size" if header["input_size"] is None else "resized to {}x{} pixels".format(*header["input_size"])),
         "depth": str(from_dict(Depth, header["depth"])),
+        "tiles": "of {tile}x{tile} pixels, {overlap} shared, beyond {budget:,} pixels".format(**header["tiling"]),
         "normalisation": f"mean {_numbers(header['mean'])}, standard deviation {_numbers(header['std'])}",
         "folds": "; ".join(f"{role} {', '.join(map(str, folds)) or 'none'}" for role, folds in header["folds"].items())
         or "not recorded",

@@ -103,8 +103,8 @@ class Manifest:
             version = values.get("version") if isinstance(values, dict) else None
             if isinstance(version, int) and version != FORMAT_VERSION:
                 raise InputError(f"format version {version}, but this program reads {FORMAT_VERSION}")
-            if isinstance(values, dict):
-                values.setdefault("depth", to_dict(EIGHT_BITS))  # before there was a choice
+            if isinstance(values, dict) and isinstance(values.get("depth", {}), dict):
+                values["depth"] = to_dict(EIGHT_BITS) | values.get("depth", {})  # before there was a choice
             manifest = from_dict(cls, values)
             fault = manifest_fault(manifest)
             if fault is not None:

@@ -12,9 +12,9 @@ import torch
 from accelerate.state import AcceleratorState
 
 from data_prep.__main__ import main as data_prep
-from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
+from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, stack_members
 from steel.cli import main as steel
-from steel.config import NetworkConfig
+from steel.config import NetworkConfig, TilingConfig
 from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
 from steel.model.network import UnifiedModel
@@ -127,6 +127,20 @@ def test_mixed_sizes_in_gray_and_colour(tmp_path: Path, channels: int) -> None:
     plant = Plant(tmp_path, SIZES, channels)
     plant.make_checkpoint()
     assert_equal(plant.evaluate(), plant.score(plant.predict()))
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_large_images_in_tiles(tmp_path: Path) -> None:
+    """Some images whole, some in tiles: the tiling is the checkpoint's, in evaluation as in prediction."""
+    plant = Plant(tmp_path, [*SIZES[:6], (90, 260), (260, 61)])
+    plant.make_checkpoint()
+    whole = plant.evaluate()
+    plant.make_checkpoint(tiling=TilingConfig(budget=3000, tile=32, overlap=8))
+    tiled = plant.evaluate("--tune-thresholds")
+    plant.checkpoint = tmp_path / "evaluated-1" / "model.safetensors"
+    assert load_checkpoint(plant.checkpoint).tiling == TilingConfig(budget=3000, tile=32, overlap=8)
+    assert_equal(tiled, plant.score(plant.predict()))
+    assert tiled["mean_dice"] != whole["mean_dice"]
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

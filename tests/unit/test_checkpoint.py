@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from steel import checkpoint as checkpoint_module
 from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint, stack_members
-from steel.config import NetworkConfig
+from steel.config import NetworkConfig, TilingConfig
 from steel.decision import default_decision
 from steel.errors import InputError
 from steel.images.pixel_format import Depth
@@ -43,7 +43,8 @@ def make(seed=0, **changes):
         "folds": {"train": [2, 3], "tuning": [0], "test": [1]},
         "provenance": {"data_digest": "d", "config": {"seed": 1}, "candidates": {3: 0.5, 20: 0.25}},
         "input_size": (128, 800),
-        "depth": Depth("high-byte"),
+        "depth": Depth("window", 100, 4000),
+        "tiling": TilingConfig(1 << 20, 512, 128),
     }
     return Checkpoint(**{**values, **changes})
 
@@ -290,6 +291,7 @@ def test_stacking_is_careful_about_folds_and_decisions():
         ({"mean": (0.5,)}, "mean"),
         ({"input_size": None}, "input size"),
         ({"depth": Depth("8-bit")}, "depth"),
+        ({"tiling": TilingConfig()}, "tiling"),
     ],
 )
 def test_members_must_be_alike(changes, message):

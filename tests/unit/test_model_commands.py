@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint
+from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from steel.cli import main
 from steel.config import NetworkConfig
 from steel.decision import ClassDecision, Decision
@@ -233,6 +233,9 @@ def test_16_bit_images_are_converted_where_those_trained_on_were(work, steel):
     with pytest.raises(InputError, match="16 bits a pixel; --depth"):
         plain.predict([pixels * np.uint16(256)])
     assert "depth          high-byte" in steel("info", "deep.safetensors")[1]
+    assert (
+        "tiles          of 1024x1024 pixels, 256 shared, beyond 2,097,152 pixels" in steel("info", "one.safetensors")[1]
+    )
     code, _, err = steel("ensemble", "one.safetensors", "deep.safetensors", "--out", "mixed.safetensors")
     assert code == 2
     assert "deep.safetensors: differs from one.safetensors in depth" in err
@@ -292,7 +295,9 @@ def test_export_says_what_it_wrote(work, steel):
     assert stored["decision"] == DECISION.to_dict()
     assert stored["class_names"] == ["spot", "trace"]
     assert stored["tta"] == ["hflip"]
-    assert stored["depth"] == read_header(work / "one.safetensors")["depth"]
+    assert stored["depth"] == {"rule": "8-bit", "low": 0, "high": 65535}
+    assert stored["tiling"] == {"budget": 1 << 21, "tile": 1024, "overlap": 256}
+    assert stored["stride"] == 4
     code, said, _ = steel("info", "model.onnx")
     assert code == 0
     assert said == steel("info", "one.safetensors")[1]

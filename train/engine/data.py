@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steel.config import FoldsConfig
+from steel.config import FoldsConfig, TilingConfig
 from steel.errors import InputError
+from steel.inference.tiles import tile_size
 from steel.shards.reader import ShardReader
 
 
@@ -55,8 +56,21 @@ def folds_of(reader: ShardReader) -> list[int]:
     return sorted({int(fold) for fold in np.unique(reader.index.fold)})
 
 
-def resolve_crop(reader: ShardReader, rows: np.ndarray, crop: tuple[int, int]) -> tuple[int, int]:
-    """`crop`, or for (0, 0) the height and width that hold every image of `rows`."""
+def resolve_crop(reader: ShardReader, rows: np.ndarray, crop: tuple[int, int], tiling: TilingConfig) -> tuple[int, int]:
+    """`crop`, or for (0, 0) the height and width that hold every image of `rows`; beyond the budget, a tile's."""
     if crop != (0, 0):
         return crop
-    return int(reader.index.height[rows].max()), int(reader.index.width[rows].max())
+    height, width = int(reader.index.height[rows].max()), int(reader.index.width[rows].max())
+    return (height, width) if height * width <= tiling.budget else tile_size(height, width, tiling)
+
+
+def explain_crop(reader: ShardReader, rows: np.ndarray, crop: tuple[int, int], tiling: TilingConfig) -> str | None:
+    """What became of (0, 0) where images are too large for it; None where they are not."""
+    height, width = int(reader.index.height[rows].max()), int(reader.index.width[rows].max())
+    if crop != (0, 0) or height * width <= tiling.budget:
+        return None
+    tall, wide = tile_size(height, width, tiling)
+    return (
+        f"images of up to {height}x{width} are more than the {tiling.budget:,} pixels of --tiling.budget: crop (0, 0) "
+        f"takes {tall}x{wide} of them, as a tile of validation does"
+    )

@@ -135,6 +135,7 @@ def _checkpoint(
         decision=tuning.decision,
         input_size=input_size_of(manifest),
         depth=manifest.depth,
+        tiling=config.tiling,
         folds={
             "train": list(context.rows.train_folds),
             "tuning": list(config.folds.validation),

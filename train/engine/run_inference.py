@@ -64,6 +64,7 @@ def collect_statistics(
         reader,
         rows,
         pixels_per_pass=predictor.pixels_per_pass,
+        budget=predictor.tiling.budget,
         stride=predictor.stride,
         rank=runtime.rank,
         world=runtime.world,

@@ -10,7 +10,7 @@ from steel.config import Config
 from steel.distributed.runtime import Runtime
 from steel.shards.reader import ShardReader
 from train.engine.batch_plan import PhasePlan
-from train.engine.data import FoldRows, resolve_crop
+from train.engine.data import FoldRows, explain_crop, resolve_crop
 from train.engine.loop_state import LoopState
 from train.engine.pace import Pace, TimedStep, TimeLeft, Work
 from train.engine.run_context import RunContext
@@ -39,13 +39,16 @@ def announce_data(config: Config, reader: ShardReader, rows: FoldRows, runtime: 
 def announce_phases(context: RunContext, state: LoopState) -> None:
     """Say how long the phases are, and from where on the run goes."""
     for plan in context.plans:
-        height, width = resolve_crop(context.reader, context.rows.train, plan.phase.crop)
+        height, width = resolve_crop(context.reader, context.rows.train, plan.phase.crop, context.config.tiling)
         logger.info(
             "phase %d of %d, %s: %s, %s of %d images of %dx%d, %s",
             *(plan.number + 1, len(context.plans), plan.phase.name, count(plan.phase.epochs, "epoch")),
             *(count(plan.steps, "step"), plan.phase.batch_size, height, width),
             count(plan.validations_after(0), "validation"),
         )
+        told = explain_crop(context.reader, context.rows.train, plan.phase.crop, context.config.tiling)
+        if told is not None:
+            logger.info("phase %d: %s", plan.number + 1, told)
     for option, reason in context.config.reasons.items():
         logger.info("auto: %s: %s", option, reason)
     if (state.phase, state.step) != (0, 0):
@@ -60,7 +63,7 @@ def count(number: float, word: str) -> str:
 def work_of(context: RunContext) -> Work:
     """What a run has to do."""
     config, reader, rows = context.config, context.reader, context.rows
-    crops = [resolve_crop(reader, rows.train, plan.phase.crop) for plan in context.plans]
+    crops = [resolve_crop(reader, rows.train, plan.phase.crop, config.tiling) for plan in context.plans]
     index = reader.index
     pixels = index.height[rows.validation].astype("int64") * index.width[rows.validation]
     return Work(

@@ -103,6 +103,7 @@ def predictor_of(context: RunContext, model: UnifiedModel, tta: tuple[str, ...])
         mean=inputs.mean,
         std=inputs.std,
         tta=tta,
+        tiling=context.config.tiling,
         pixels_per_pass=context.config.runtime.pixels_per_pass,
         device=runtime.device,
         precision=runtime.accelerator.mixed_precision,

@@ -53,7 +53,7 @@ def _crops(context: RunContext, plan: PhasePlan, num: int) -> Iterator[tuple[tor
     sampling = replace(plan.phase.sampling, order="natural", window_shards=0, defective_only=False)
     rows, size = context.rows.validation, plan.phase.micro_batch
     sampler = build_sampler(rows, reader.index.areas, sampling, seed=config.seed, phase=plan.number)
-    crop = resolve_crop(reader, context.rows.train, plan.phase.crop)
+    crop = resolve_crop(reader, context.rows.train, plan.phase.crop, config.tiling)
     starts = range(0, num, size)[runtime.rank :: runtime.world]
     places = [MicroBatchRange(0, 0, range(start, min(start + size, num))) for start in starts]
     augmenter = Augmenter({}, crop, sampling, reader.manifest.num_classes, reader.manifest.ignore_bit)

@@ -1,16 +1,18 @@
 """The exported graph, run by onnxruntime, against the predictor: the same answers at every size, within a rounding."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 import torch
 
 from steel.checkpoint import Checkpoint, stack_members
-from steel.config import NetworkConfig
+from steel.config import NetworkConfig, TilingConfig
 from steel.errors import InputError
 from steel.inference.onnx_export import OnnxModel, export_onnx
 from steel.inference.predictor import Predictor
+from steel.inference.tiles import Blender, Tile, is_tiled, make_tiles
 from steel.model.network import UnifiedModel
 from steel.model.tta import average_probs, view_probs
 from steel.views import VIEWS
@@ -46,6 +48,7 @@ def make_checkpoint(seed, architecture="Unet", in_channels=1):
         mean=(0.4, 0.5, 0.6)[:in_channels],
         std=(0.2, 0.25, 0.3)[:in_channels],
         tensors={name: tensor.detach()[None] for name, tensor in model.state_dict().items()},
+        tiling=TilingConfig(budget=13000, tile=64, overlap=32),  # larger than all of SIZES
     )
 
 
@@ -75,6 +78,25 @@ def largest_difference(session, predictor, size, seed):
     return max(differences), len(np.unique(expected.mask_probs))
 
 
+def compare_in_tiles(session, checkpoint, views):
+    """What the docs tell users of the graph to do with a large image, from the metadata alone and with numpy."""
+    said = json.loads(session.get_modelmeta().custom_metadata_map["steel"])
+    tiling, stride = TilingConfig(**said["content"]["tiling"]), said["stride"]
+    image = np.random.default_rng(9).integers(0, 256, (70, 199), dtype=np.uint8)
+    in_tiles = Predictor.from_checkpoint(checkpoint, device="cpu", precision="no", tta=views)
+    (expected,) = in_tiles.predict([image])
+    assert is_tiled(*image.shape, tiling, stride)
+    padded = np.pad(image, [(0, -side % stride) for side in image.shape], mode="reflect")
+    blender = Blender(2, *padded.shape)
+    for rows, columns in make_tiles(*padded.shape, tiling, stride):
+        part = padded[None, None, rows.start : rows.stop, columns.start : columns.stop]
+        (mask_probs,) = session.run(["mask_probs"], {"images": part})
+        blender.add(Tile(rows, columns), mask_probs[0] / np.float32(255))
+    found = blender.finish()[:, :70, :199]
+    assert np.ptp(found) > 20
+    assert np.abs(found.astype(int) - expected.mask_probs).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("name", "views"), [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW if case not in FAST)]
 )
@@ -89,6 +111,8 @@ def test_the_graph_answers_as_the_predictor_at_every_size(tmp_path, name, views)
         difference, num_values = largest_difference(session, predictor, size, seed)
         assert difference <= 1, size
         assert num_values > 20 or size[0] * size[1] < 1000, (size, num_values)
+    if predictor.in_channels == 1:
+        compare_in_tiles(session, checkpoint, views)
 
 
 def test_a_graph_that_answers_differently_at_some_size_is_refused(tmp_path, monkeypatch):

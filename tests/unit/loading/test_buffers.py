@@ -71,6 +71,25 @@ def test_buffers_go_round_and_no_new_ones_are_made() -> None:
     assert len(places) <= 2 * PREFETCH + 3
 
 
+def test_workers_are_less_far_ahead_with_large_batches() -> None:
+    """One batch each where they are of half a gigabyte; the memory of such a pool is asked for, but not touched."""
+    taken: dict[int, int] = {}
+    for size in (SIZE, 1 << 29):
+        asked = 0
+
+        def numbers() -> Iterator[int]:
+            nonlocal asked
+            for number in range(50):
+                asked += 1
+                yield number
+
+        results = ordered_batches(filled, numbers(), buffer_bytes=size, workers=2)
+        next(results)
+        taken[size] = asked
+        results.close()
+    assert taken == {SIZE: 2 * PREFETCH + 1, 1 << 29: 2 * 1 + 1}
+
+
 def test_leaving_early_leaves_nobody() -> None:
     results = batches(1000, 2)
     next(results)

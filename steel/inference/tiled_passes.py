@@ -1,0 +1,87 @@
+"""The forward passes over one image of many pixels: tile by tile, through all members and views."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steel.config import TilingConfig
+from steel.inference.tiles import Blender, Tile, make_tiles
+from steel.model.heads import FeaturePool
+from steel.model.network import UnifiedModel
+from steel.model.passes import Passes
+from steel.model.tta import quantise, view_parts
+
+
+def pass_in_tiles(
+    image: Tensor,
+    views: Sequence[tuple[UnifiedModel, tuple[int, ...]]],
+    tiling: TilingConfig,
+    passes: Passes,
+    *,
+    prepare: Callable[[Tensor], Tensor],
+    modes: Callable[[], AbstractContextManager[None]],
+    on_tile: Callable[[int, int], None],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of one image, averaged over views, as `Predictor.probabilities` gives them.
+
+    Masks are blended before they are rounded. The labels of an image cannot be had from those of its tiles: each tile
+    hands over its own part of what the classification head pools, and the head answers once.
+
+    Args:
+        image: (c, H, W) uint8, whole strides.
+        views: members, each with the axes to flip.
+        tiling: how large tiles are and how much they share.
+        passes: where passes run.
+        prepare: makes of a tile (1, c, h, w) uint8 what the network takes.
+        modes: a context for every computation, in whatever thread it runs.
+        on_tile: called with the tiles done and in all.
+
+    Returns:
+        mask_probs (C, H, W) and label_probs (1 + C,), both uint8.
+    """
+    first, height, width = views[0][0], image.shape[-2], image.shape[-1]
+    tiles = make_tiles(height, width, tiling, first.stride)
+    blender = Blender(first.network.num_classes, height, width)
+    pools = [FeaturePool() for _ in views]
+    for done, tile in enumerate(tiles, start=1):
+        part = image[None, :, tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
+        pixels = part.shape[-2] * part.shape[-1]
+        with passes.own_work(pixels), modes():
+            inputs = prepare(part)
+            results = [passes.begin(partial(_pass, model, axes, inputs, modes), pixels) for model, axes in views]
+            total: Tensor | None = None
+            for pool, result in zip(pools, results, strict=True):
+                masks, encoded = result()
+                mask_probs = torch.sigmoid(masks)
+                total = mask_probs if total is None else total + mask_probs
+                pool.add(_own_part(encoded, tile), _own_part(masks, tile))
+            assert total is not None
+            blender.add(tile, (total[0] / len(views)).cpu().numpy())
+        on_tile(done, len(tiles))
+    with modes():
+        logits = [
+            model.classification_head.classify(*pool.pooled()) for (model, _), pool in zip(views, pools, strict=True)
+        ]
+        label_probs = quantise(torch.stack([torch.sigmoid(one.float()) for one in logits]).mean(dim=0))
+    return blender.finish(), label_probs[0].cpu().numpy()
+
+
+def _pass(
+    model: UnifiedModel, axes: tuple[int, ...], tile: Tensor, modes: Callable[[], AbstractContextManager[None]]
+) -> tuple[Tensor, Tensor]:
+    """One view by one member; see `view_parts`."""
+    with modes():  # again, as it may be in a thread of its own
+        return view_parts(model.segment, tile, axes)
+
+
+def _own_part(planes: Tensor, tile: Tile) -> Tensor:
+    """Of what is said of a tile, (1, n, h', w') at any scale, that which no other tile counts."""
+    for dim, span in ((2, tile.rows), (3, tile.columns)):
+        cells, size = planes.shape[dim], span.stop - span.start
+        first, last = ((edge - span.start) * cells // size for edge in (span.own_start, span.own_stop))
+        planes = planes.narrow(dim, first, last - first)
+    return planes
