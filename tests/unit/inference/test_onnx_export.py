@@ -80,8 +80,8 @@ def largest_difference(session, predictor, size, seed):
 
 def compare_in_tiles(session, checkpoint, views):
     """What the docs tell users of the graph to do with a large image, from the metadata alone and with numpy."""
-    said = json.loads(session.get_modelmeta().custom_metadata_map["steel"])
-    tiling, stride = TilingConfig(**said["content"]["tiling"]), said["stride"]
+    said = json.loads(session.get_modelmeta().custom_metadata_map["steel"])["content"]
+    tiling, stride = TilingConfig(**said["tiling"]), said["stride"]
     image = np.random.default_rng(9).integers(0, 256, (70, 199), dtype=np.uint8)
     in_tiles = Predictor.from_checkpoint(checkpoint, device="cpu", precision="no", tta=views)
     (expected,) = in_tiles.predict([image])
