@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole path on synthetic steel: data set -> shards -> training -> evaluation -> answers. `make demo` runs it.
+# The whole path on synthetic steel: data set -> shards -> training -> evaluation -> predictions. `make demo` runs it.
 set -eu
 out=${OUT:-runs/demo}
 bin=${VENV:-.venv}/bin
