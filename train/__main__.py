@@ -21,7 +21,7 @@ from steel.errors import InputError, run_program
 CONFIGURATIONS = Path(__file__).parents[1] / "launch" / "accelerate"
 OPTIONS = {
     "--processes N": "how many ranks; by default one per GPU, or one in all on the CPU",
-    "--cpu": "train on the CPU even where there is a GPU",
+    "--cpu": "take the CPU even where there is a GPU",
 }
 
 
@@ -61,7 +61,13 @@ def _fit(words: list[str], processes: int, start: Callable[[str, list[str]], int
 def _predict(words: list[str], processes: int, start: Callable[[str, list[str]], int | signal.Signals]) -> int:
     from train.predict import build_parser, predict
 
-    arguments = build_parser().parse_args(words)
+    parser = build_parser()
+    parser.prog = "train predict"
+    here = parser.add_argument_group("on this machine")
+    for option, meaning in OPTIONS.items():  # taken out of the words before, and told of here
+        name, *value = option.split()
+        here.add_argument(name, nargs=None if value else 0, metavar=value[0] if value else None, help=meaning)
+    arguments = parser.parse_args(words)
     if processes == 1:
         return predict(arguments)
     ended = start("train.predict", words)

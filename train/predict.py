@@ -14,8 +14,8 @@ from steel.commands.predictions import add_predict_arguments, job_from, make_way
 from steel.distributed.runtime import Runtime, start
 from steel.errors import run_program
 from steel.inference.folder_job import Plan, plan_folder
+from steel.inference.load import load_predictor
 from steel.inference.predict_folder import describe_predictor, finish_folder, predict_images
-from steel.inference.predictor import Predictor
 from steel.views import parse_tta
 from train.logging_setup import set_up_logging
 
@@ -42,10 +42,10 @@ def predict(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace, runtime: Runtime) -> int:
     job = job_from(arguments)
     runtime.on_main(lambda: make_way_for(arguments))
-    predictor = Predictor.from_checkpoint(
+    predictor = load_predictor(
         arguments.checkpoint,
         tta=None if arguments.tta is None else parse_tta(arguments.tta),
-        device=runtime.device,
+        device=str(runtime.device),
         precision=arguments.precision,
         pixels_per_pass=arguments.pixels_per_pass,
     )

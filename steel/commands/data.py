@@ -79,16 +79,19 @@ def _run_explore(arguments: argparse.Namespace) -> None:
     from steel.errors import InputError
     from steel.labels.arguments import label_options_from
     from steel.labels.load import load_labels
+    from steel.labels.options import AS_FOUND
     from steel.reports.explore import explore
     from steel.reports.explore_data import data_of_labels, data_of_shards
 
     has_labels = arguments.images is not None and arguments.labels is not None
-    if (arguments.shards is None) != has_labels:
+    options = label_options_from(arguments)
+    reads_labels = arguments.images is not None or arguments.labels is not None or options != AS_FOUND
+    if (arguments.shards is None) != has_labels or (arguments.shards is not None and reads_labels):
         raise InputError("explore: give either SHARDS, or --images and --labels")
     if has_labels:
         with image_bar("labels") as on_image:
             where = f"{arguments.images}, labels {arguments.labels}"
-            labels = load_labels(arguments.images, arguments.labels, label_options_from(arguments))
+            labels = load_labels(arguments.images, arguments.labels, options)
             data = data_of_labels(labels, where, on_image)
     else:
         data = data_of_shards(arguments.shards)

@@ -4,11 +4,15 @@ import cv2
 import numpy as np
 
 
+def bitmask_dtype(num_bits: int) -> np.dtype:
+    """What holds so many bits, classes and ignored pixels together: uint8 up to 8, else uint16."""
+    assert 0 < num_bits <= 16, num_bits
+    return np.dtype(np.uint8 if num_bits <= 8 else np.uint16)
+
+
 def pack_masks(masks: np.ndarray) -> np.ndarray:
     """Masks (C, H, W) of bool as one bitmask (H, W): bit k = class k + 1; uint8 up to 8 classes, else uint16."""
-    num_classes = len(masks)
-    assert 0 < num_classes <= 16, num_classes
-    kind = np.uint8 if num_classes <= 8 else np.uint16
+    kind = bitmask_dtype(len(masks)).type
     bitmask = np.zeros(masks.shape[1:], kind)
     for k, mask in enumerate(masks):
         if mask.any():  # most are empty

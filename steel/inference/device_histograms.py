@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steel.loading.crop import to_target
+from steel.loading.crop import target_dtype, to_target
 from steel.metrics.counts import NUM_BINS
 
 _SPREAD = 64
@@ -27,8 +27,7 @@ def counting_targets(
     Returns:
         (B, H, W) uint8, or int32 for more than 7 classes.
     """
-    kind = torch.uint8 if num_classes <= 7 else torch.int32
-    targets = torch.full(shape, 1 << num_classes, dtype=kind)
+    targets = torch.from_numpy(np.full(shape, 1 << num_classes, target_dtype(num_classes)))
     for target, bitmask in zip(targets.numpy(), bitmasks, strict=False):
         target[: bitmask.shape[0], : bitmask.shape[1]] = to_target(bitmask, num_classes, ignore_bit)
     return targets

@@ -105,6 +105,8 @@ def _check_formats(job: FolderJob) -> None:
         raise InputError(f"--format {','.join(job.formats)}: give some of {', '.join(WRITERS)}, each at most once")
     if job.template is not None and "kaggle" not in job.formats:
         raise InputError("--template: only the format kaggle has one; add that to --format")
+    if job.columns != FolderJob.columns and "kaggle" not in job.formats:
+        raise InputError("--columns: only the format kaggle has them; add that to --format")
 
 
 def _image_folders(job: FolderJob) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from steel import storage
+from steel.errors import InputError
 from steel.images.listing import ImageRecord, image_stem
 from steel.images.pictures import encode_picture
 from steel.images.png import encode_png
@@ -181,9 +182,19 @@ def _class_masks(prediction: Prediction) -> Iterator[tuple[str, bytes]]:
 
 
 def _overlay(prediction: Prediction) -> Iterator[tuple[str, bytes]]:
-    is_jpeg = prediction.image_id.lower().endswith((".jpg", ".jpeg"))
-    name = prediction.image_id if is_jpeg else f"{prediction.image_id}.jpg"
-    yield name, encode_picture(prediction.overlay(), ".jpg")
+    yield _overlay_name(prediction.image_id), encode_picture(prediction.overlay(), ".jpg")
+
+
+def _overlay_name(image_id: str) -> str:
+    return image_id if image_id.lower().endswith((".jpg", ".jpeg")) else f"{image_id}.jpg"
+
+
+def _check_overlays(task: Task) -> None:
+    taken: dict[str, str] = {}
+    for image_id in task.image_ids:
+        other = taken.setdefault(_overlay_name(image_id), image_id)
+        if other != image_id:
+            raise InputError(f"--format overlays: {other} and {image_id} would share a picture; rename one")
 
 
 def _check_stems(task: Task) -> None:
@@ -205,14 +216,14 @@ WRITERS: dict[str, FileWriter | FolderWriter] = {
         tells_labels=False,
     ),
     "coco": FileWriter(
-        "COCO's JSON, a polygon a region, as CVAT and Label Studio import it",
+        "COCO's JSON, a polygon per region, as CVAT and Label Studio import it",
         "coco.json",
         _polygons,
         _write_coco,
         tells_labels=False,
     ),
     "coco_rle": FileWriter(
-        "COCO's JSON, compressed run lengths, an annotation a class of an image",
+        "COCO's JSON, compressed run lengths, an annotation per class and image",
         "coco_rle.json",
         _runs,
         _write_coco,
@@ -228,14 +239,14 @@ WRITERS: dict[str, FileWriter | FolderWriter] = {
         "CSV: the likeliest class of each image, all probabilities and areas", "table.csv", _row, _write_table
     ),
     "labelmaps": FolderWriter(
-        "a PNG an image, whose pixels are class numbers, 0 for none",
+        "a PNG per image, whose pixels are class numbers, 0 for none",
         "labelmaps",
         _label_map,
         _check_stems,
         tells_labels=False,
     ),
     "masks": FolderWriter(
-        "a PNG of 0 and 255 a class and image, in a folder a class",
+        "a PNG of 0 and 255 per class and image, in a folder per class",
         "masks",
         _class_masks,
         _check_class_folders,
@@ -245,6 +256,7 @@ WRITERS: dict[str, FileWriter | FolderWriter] = {
         "JPEG pictures with masks, class names and mean probabilities drawn in",
         "overlays",
         _overlay,
+        _check_overlays,
         tells_labels=False,
     ),
 }

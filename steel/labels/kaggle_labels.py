@@ -8,7 +8,7 @@ import numpy as np
 from steel.errors import InputError
 from steel.labels.classes import MAX_CLASSES, ClassTable, number_classes
 from steel.labels.image_index import ImageIndex
-from steel.labels.kaggle_csv import read_kaggle_csv
+from steel.labels.kaggle_csv import KaggleRow, read_kaggle_csv
 from steel.labels.labels import LabelledImage
 from steel.labels.options import FoundLabels, LabelOptions
 from steel.labels.rle import decode_rle
@@ -22,8 +22,10 @@ class RunLengthMasks:
     """The masks of a CSV file, as text until they are asked for."""
 
     num_classes: int
-    rles: dict[str, dict[int, str]]
-    """Image id -> class (from 1) -> run-length text, defects only."""
+    url: str
+    """Of the file, for errors."""
+    rles: dict[str, dict[int, KaggleRow]]
+    """Image id -> class (from 1) -> the row with its run-length text, defects only."""
     ignore: bool = False
 
     def class_ids(self, image_id: str) -> frozenset[int]:
@@ -37,18 +39,19 @@ class RunLengthMasks:
             ValidationErrors: every mask of this image that is malformed or does not fit its size.
         """
         planes, issues = {}, []
-        for class_id, rle in self.rles.get(image_id, {}).items():
+        for class_id, row in self.rles.get(image_id, {}).items():
             try:
-                planes[class_id] = decode_rle(rle, height, width)
+                planes[class_id] = decode_rle(row.rle, height, width)
             except InputError as error:
-                issues.append(Issue("masks that do not fit their image", f"{image_id} class {class_id}: {error}"))
+                where = f"{row.name} ({self.url}, line {row.line}: {error})"
+                issues.append(Issue("run lengths that are none or do not fit their image", where))
         if issues:
             raise ValidationErrors(issues)
         return planes
 
     def subset(self, image_ids: Collection[str]) -> "RunLengthMasks":
         """The masks of these images alone."""
-        return RunLengthMasks(self.num_classes, {i: self.rles[i] for i in image_ids if i in self.rles})
+        return RunLengthMasks(self.num_classes, self.url, {i: self.rles[i] for i in image_ids if i in self.rles})
 
 
 def read_kaggle_labels(url: str, images: ImageIndex, options: LabelOptions) -> FoundLabels:
@@ -69,7 +72,7 @@ def read_kaggle_labels(url: str, images: ImageIndex, options: LabelOptions) -> F
     if classes is None:
         classes = _number_ids(url, {row.class_id for row in found.rows if row.class_id}, issues)
     class_of: dict[int | None, int] = {value: k for k, value in enumerate(classes.values, 1)}
-    rles: dict[str, dict[int, str]] = {}
+    rles: dict[str, dict[int, KaggleRow]] = {}
     seen: dict[tuple[str, int | None], int] = {}
     unmatched: dict[str, None] = {}
     for row in found.rows:
@@ -83,7 +86,7 @@ def read_kaggle_labels(url: str, images: ImageIndex, options: LabelOptions) -> F
         if first != row.line:
             issues.append(Issue("duplicate rows", f"{row.name} (lines {first} and {row.line})"))
         elif row.rle and class_id is not None and row.image_id in images:
-            rles.setdefault(row.image_id, {})[class_id] = row.rle
+            rles.setdefault(row.image_id, {})[class_id] = row
     issues += [Issue(NO_IMAGE, image_id) for image_id in unmatched]
     where = f"in {url}"
     if unmatched and len(unmatched) == len({row.image_id for row in found.rows}):
@@ -91,7 +94,7 @@ def read_kaggle_labels(url: str, images: ImageIndex, options: LabelOptions) -> F
     left_out = settle(
         issues, where, options, [f"{v} ({n})" for v, n in zip(classes.values, classes.names, strict=True)]
     )
-    return FoundLabels(classes, RunLengthMasks(len(classes), rles), left_out)
+    return FoundLabels(classes, RunLengthMasks(len(classes), url, rles), left_out)
 
 
 def _number_ids(url: str, ids: set[int], issues: list[Issue]) -> ClassTable:
@@ -115,5 +118,5 @@ def write_kaggle_labels(url: str, class_names: tuple[str, ...], images: Iterable
         class_names: Their numbers, from 1, are all that the file keeps.
         images: In the order of the file.
     """
-    answers = ((image.image_id, image.masks(len(class_names))) for image in images)
-    write_submission(url, answers, format="ImageId,ClassId")
+    masks = ((image.image_id, image.masks(len(class_names))) for image in images)
+    write_submission(url, masks, format="ImageId,ClassId")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from steel import storage
+from steel.images.bitmask import bitmask_dtype
 from steel.images.decode import decode_pixels
 from steel.images.listing import ImageRecord
 from steel.labels.options import MaskSource
@@ -31,8 +32,8 @@ class Labels:
 
     @property
     def bitmask_dtype(self) -> np.dtype:
-        """uint8 as long as it has room for the classes (and for the ignored pixels), else uint16."""
-        return np.dtype(np.uint8 if len(self.class_names) + self.ignore <= 8 else np.uint16)
+        """What has room for the classes and, where there may be some, for the ignored pixels."""
+        return bitmask_dtype(len(self.class_names) + self.ignore)
 
     @property
     def ignore_bit(self) -> int | None:

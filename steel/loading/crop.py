@@ -41,6 +41,11 @@ class Distortion:
     """Rows and columns."""
 
 
+def target_dtype(num_classes: int) -> np.dtype:
+    """Of training targets, which have a bit for each class and one for pixels without a truth: uint8 or int32."""
+    return np.dtype(np.uint8 if num_classes <= 7 else np.int32)
+
+
 def to_target(bitmask: np.ndarray, num_classes: int, ignore_bit: int | None) -> np.ndarray:
     """A stored bitmask as a training target: bits 0..C-1 are the classes, bit C marks pixels without a truth.
 
@@ -52,7 +57,7 @@ def to_target(bitmask: np.ndarray, num_classes: int, ignore_bit: int | None) -> 
     Returns:
         (H, W) uint8 for up to 7 classes, else int32. Shares memory with `bitmask` where nothing changes.
     """
-    kind = np.uint8 if num_classes <= 7 else np.int32
+    kind = target_dtype(num_classes)
     if ignore_bit is None or ignore_bit == num_classes:
         return bitmask.astype(kind, copy=False)
     wide = bitmask.astype(np.int32)

@@ -14,6 +14,7 @@ import torch
 
 from steel.loading.augment import Augmenter
 from steel.loading.buffers import Allocate, ordered_batches
+from steel.loading.crop import target_dtype
 from steel.loading.sampler import Sampler, sample_seeds
 from steel.loading.workers import DEFAULT_START, StartMethod
 from steel.shards.reader import BadSampleError, ShardReader
@@ -136,7 +137,7 @@ def _train_views(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A micro-batch's flat bytes as targets (m, h, w) and images (m, h, w, c)."""
     (height, width), channels = augmenter.crop, reader.manifest.channels
-    kind = torch.uint8 if augmenter.num_classes <= 7 else torch.int32
+    kind = torch.from_numpy(np.empty(0, target_dtype(augmenter.num_classes))).dtype
     end = num * height * width * kind.itemsize
     return buffer[:end].view(kind).view(num, height, width), buffer[end:].view(num, height, width, channels)
 
@@ -149,7 +150,7 @@ class _TrainWork:
 
     def num_bytes(self, num: int) -> int:
         """Size of the buffer of a micro-batch of `num` samples."""
-        target_size = 1 if self.augmenter.num_classes <= 7 else 4
+        target_size = target_dtype(self.augmenter.num_classes).itemsize
         return num * self.augmenter.crop[0] * self.augmenter.crop[1] * (target_size + self.reader.manifest.channels)
 
     def __call__(self, item: _TrainItem, allocate: Allocate) -> tuple[torch.Tensor, _TrainMade]:

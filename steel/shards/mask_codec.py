@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from steel.images.bitmask import pack_masks
+from steel.images.bitmask import bitmask_dtype, pack_masks
 from steel.images.decode import decode_labels
 from steel.images.png import encode_png
 from steel.shards.format import Manifest
@@ -32,7 +32,7 @@ def decode_stored_mask(manifest: Manifest, data: bytes, height: int, width: int)
         ValueError: unreadable, of another size, or with values beyond the classes.
     """
     num_classes = manifest.num_classes
-    kind = np.uint8 if num_classes <= (8 if manifest.ignore_bit is None else 7) else np.uint16
+    kind = bitmask_dtype(num_classes + (manifest.ignore_bit is not None))
     if not data:
         return np.zeros((height, width), kind)
     pixels = decode_labels(data)

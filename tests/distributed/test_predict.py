@@ -13,6 +13,7 @@ from steel.config import NetworkConfig
 from steel.model.network import UnifiedModel
 from tests.distributed.launching import run
 from tests.image_folder import tree_digest
+from train.predict import main as train_predict
 
 FORMATS = "kaggle,coco,jsonl,table,masks,overlays"
 TRACER = """
@@ -82,3 +83,15 @@ def test_a_lost_rank_ends_the_job_and_one_process_goes_on(folder: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert steel(["predict", *map(str, line[:4]), "--out", str(folder / "one"), "--format", FORMATS]) == 3
     assert tree_digest(folder / "out") == tree_digest(folder / "one")
+
+
+def test_it_takes_an_exported_graph_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    graph = str(folder / "model.onnx")
+    assert steel(["export", str(folder / "model.safetensors"), "--onnx", graph]) == 0
+    line = [graph, str(folder / "images"), "--format", "kaggle,jsonl"]
+    assert steel(["predict", *line, "--out", str(folder / "one"), "--device", "cpu"]) == 3
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert train_predict([*line, "--out", str(folder / "other")]) == 3
+    assert tree_digest(folder / "one") == tree_digest(folder / "other")

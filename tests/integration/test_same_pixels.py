@@ -24,7 +24,7 @@ DEPTHS = (["--depth", "percentile", 1, 99], ["--depth", "window", 50, 4000], ["-
 class Recording(Predictor):
     """Keeps what its network is shown, and answers nothing."""
 
-    def stream_probabilities(self, batches: Iterable[torch.Tensor]) -> Iterator[ImageProbs]:
+    def stream_probabilities(self, batches: Iterable[torch.Tensor], cleared: object = None) -> Iterator[ImageProbs]:
         for images in batches:
             self.shown = images.numpy().copy()
             num, _, height, width = images.shape

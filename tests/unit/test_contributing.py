@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from data_prep.__main__ import build_parser as data_prep_parser
+from steel import cli
 from steel.gates import GATES
 from steel.inference.writers import WRITERS
 from steel.labels.formats import FORMATS
@@ -15,6 +17,7 @@ from steel.model.losses import LOSS_TERMS
 from steel.model.lr_schedule import SCHEDULES
 from steel.tracking.trackers import TRACKERS
 from tests.paths import ROOT
+from train.arguments import parse_fit
 
 TABLES = {
     "LOSS_TERMS": LOSS_TERMS,
@@ -53,6 +56,20 @@ def top_level_names(path: str) -> set[str]:
 
 
 CHANGES = rows_of("CONTRIBUTING.md")
+
+
+def test_the_run_of_seconds_is_understood() -> None:
+    lines = re.findall(r"^\.venv/bin/(\w+) (.*)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert [(program, words.split()[:2]) for program, words in lines[:3]] == [
+        ("steel", ["synth", "/tmp/tiny"]),
+        ("python", ["-m", "data_prep"]),
+        ("python", ["-m", "train.fit"]),
+    ]
+    synth, shard, fit = (words.split() for _, words in lines[:3])
+    data = cli.build_parser().parse_args(synth).out
+    prepared = data_prep_parser().parse_args(shard[2:])
+    assert (prepared.images, prepared.labels) == (f"{data}/train_images", f"{data}/train.csv")
+    assert parse_fit("train.fit", fit[2:]).data == prepared.out
 
 
 def test_the_ten_ordinary_changes_have_a_row() -> None:

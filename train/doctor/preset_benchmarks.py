@@ -11,6 +11,7 @@ from steel.config import Config, PhaseConfig
 from steel.distributed.runtime import Runtime, seed_everything
 from steel.errors import is_out_of_memory
 from steel.loading.augment import Augmenter
+from steel.loading.crop import target_dtype
 from steel.loading.train_loader import MicroBatch
 from steel.machine import count_workers
 from steel.model.network import UnifiedModel
@@ -133,7 +134,7 @@ def _made_up(channels: int, num_classes: int, num: int, crop: tuple[int, int], d
     """A micro-batch of noise, one class in half of it."""
     pin = device.type == "cuda"
     images = torch.randint(0, 256, (num, channels, *crop), dtype=torch.uint8)
-    targets = torch.zeros((num, *crop), dtype=torch.uint8 if num_classes <= 7 else torch.int32)
+    targets = torch.from_numpy(np.zeros((num, *crop), target_dtype(num_classes)))
     targets[: (num + 1) // 2, : crop[0] // 4] = 1
     images, targets = (values.pin_memory() if pin else values for values in (images, targets))
     return MicroBatch(images, targets, torch.arange(num), torch.arange(num), 0, 0)

@@ -313,3 +313,22 @@ def test_the_page_on_predictions_lists_every_format() -> None:
     for line in re.findall(r"^(?:`)?steel (predict [^`\n]*)", page, re.MULTILINE):
         arguments = build_parser().parse_args(line.split())
         assert set(arguments.format) <= set(WRITERS)
+
+
+def test_two_images_that_would_share_a_picture_are_refused_before_any_is_predicted(
+    folder: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    image = (folder / "images" / "a.jpg").read_bytes()
+    for name in ("x.png", "x.png.jpg"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(image)
+    job = FolderJob(str(tmp_path / "images"), str(tmp_path / "out"), ("overlays",))
+    with pytest.raises(InputError, match=r"x\.png and x\.png\.jpg would share a picture"):
+        predict_folder(predictor, job, {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_columns_are_refused_where_nothing_has_them(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"), ("coco",), columns="ImageId,ClassId")
+    with pytest.raises(InputError, match="--columns: only the format kaggle has them"):
+        predict_folder(predictor, job, {})

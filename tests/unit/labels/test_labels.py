@@ -108,8 +108,8 @@ def test_masks_that_do_not_fit_their_image_are_told_together(tmp_path):
     with pytest.raises(ValidationErrors) as error:
         found.bitmask("a.png", 4, 6)
     (names,) = problems_of(error).values()
-    assert "a.png class 1: RLE: pair 1 (20 6) lies outside of the 4x6 image" in names[0]
-    assert "a.png class 3: RLE: pair 2 (1 1) overlaps" in names[1]
+    assert f"a.png class 1 ({csv}, line 2: RLE: pair 1 (20 6) lies outside of the 4x6 image" in names[0]
+    assert f"a.png class 3 ({csv}, line 4: RLE: pair 2 (1 1) overlaps" in names[1]
 
 
 @pytest.mark.parametrize(

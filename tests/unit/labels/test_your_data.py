@@ -29,5 +29,5 @@ def test_the_commands_are_understood(line: str) -> None:
 
 
 def test_every_option_that_it_names_is_there() -> None:
-    known = {option for action in build_parser()._actions for option in action.option_strings} | {"--to"}
+    known = {option for action in build_parser()._actions for option in action.option_strings} | {"--to", "--format"}
     assert set(re.findall(r"--[a-z][a-z-]+", PAGE)) <= known
