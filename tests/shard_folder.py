@@ -54,6 +54,16 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> dict[str, int]:
         return {info.name: info.offset_data for info in tar}
 
 
+def _places(key: str, extension: str, members: Mapping[str, bytes], offsets: Mapping[str, int]) -> dict[str, int]:
+    """Where the members of a sample are, and their checksums."""
+    places = {}
+    for member, suffix in (("image", extension), ("mask", MASK_EXTENSION), ("json", "json")):
+        name = f"{key}.{suffix}"
+        places |= {f"{member}_offset": offsets[name], f"{member}_length": len(members[name])}
+        places[f"{member}_crc"] = zlib.crc32(members[name])
+    return places
+
+
 def make_shards(
     root: Path,
     images: Sequence[np.ndarray],
@@ -89,10 +99,7 @@ def make_shards(
         name = f"shard-{len(shards):06d}.tar"
         offsets = write_tar(root / name, members)
         for row in in_this_shard:
-            for member, suffix in (("image", extension), ("mask", MASK_EXTENSION), ("json", "json")):
-                data = members[f"{row['key']}.{suffix}"]
-                row[f"{member}_offset"], row[f"{member}_length"] = offsets[f"{row['key']}.{suffix}"], len(data)
-                row[f"{member}_crc"] = zlib.crc32(data)
+            row |= _places(row["key"], extension, members, offsets)
         rows += in_this_shard
         tar = (root / name).read_bytes()
         shards.append(ShardInfo(name, len(in_this_shard), len(tar), hashlib.sha256(tar).hexdigest()))

@@ -61,8 +61,7 @@ def _fit(words: list[str], processes: int, start: Callable[[str, list[str]], int
 def _predict(words: list[str], processes: int, start: Callable[[str, list[str]], int | signal.Signals]) -> int:
     from train.predict import build_parser, predict
 
-    parser = build_parser()
-    parser.prog = "train predict"
+    parser = build_parser("train predict")
     here = parser.add_argument_group("on this machine")
     for option, meaning in OPTIONS.items():  # taken out of the words before, and told of here
         name, *value = option.split()

@@ -97,10 +97,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
         InputError: a member is missing or unfinished.
     """
     out = Path(arguments.out)
-    for fold in folds:
-        folder = RunFolder(member_folder(arguments.out, fold))
-        if (folder.status() or {}).get("state") != "finished":
-            raise InputError(f"--out {out}: the member of fold {fold} is not finished; run it again with --fold {fold}")
+    _refuse_unfinished(arguments.out, folds)
     reader = ShardReader(arguments.data)
     parts = [_read_part(reader, RunFolder(member_folder(arguments.out, fold)).statistics, fold) for fold in folds]
     statistics = EvaluationStatistics.concat(parts)
@@ -147,6 +144,12 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
     logger.info("wrote %s", out / "model.safetensors")
     write_comparison(compare([str(member_folder(arguments.out, fold)) for fold in folds]), out / "compare.html")
     logger.info("wrote %s, the folds beside each other", out / "compare.html")
+
+
+def _refuse_unfinished(out: str, folds: Sequence[int]) -> None:
+    for fold in folds:
+        if (RunFolder(member_folder(out, fold)).status() or {}).get("state") != "finished":
+            raise InputError(f"--out {out}: the member of fold {fold} is not finished; run it again with --fold {fold}")
 
 
 def _read_part(reader: ShardReader, path: Path, fold: int) -> EvaluationStatistics:

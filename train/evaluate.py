@@ -83,10 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -> None:
-    checkpoint = load_checkpoint(arguments.checkpoint)
-    require_extensions(checkpoint.provenance, f"--checkpoint {arguments.checkpoint}")
-    reader = ShardReader(arguments.data, cache_dir=arguments.cache_dir)
-    _check_same_task(arguments.checkpoint, checkpoint, reader)
+    checkpoint, reader = _open(arguments)
     folds = parse_folds(arguments.folds, reader)
     rows = rows_in(reader, folds, "--folds")
     role = role_of(folds, reader.manifest.digest, checkpoint.folds, checkpoint.provenance)
@@ -145,6 +142,15 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     views = 1 + len(predictor.tta)
     logger.info("%d images, %.1f images/s, %d views per image", len(rows), len(rows) / seconds, views)
     logger.info("wrote %s", arguments.out / "report.html")
+
+
+def _open(arguments: argparse.Namespace) -> tuple[Checkpoint, ShardReader]:
+    """The checkpoint and the shards, which fit each other."""
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    require_extensions(checkpoint.provenance, f"--checkpoint {arguments.checkpoint}")
+    reader = ShardReader(arguments.data, cache_dir=arguments.cache_dir)
+    _check_same_task(arguments.checkpoint, checkpoint, reader)
+    return checkpoint, reader
 
 
 def _predictor(arguments: argparse.Namespace, decision: Decision, runtime: Runtime) -> Predictor:

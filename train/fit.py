@@ -112,12 +112,7 @@ def run_attempt(
 
     keep, ranked = max(1, config.optim.average_top_k), () if saved is None else saved.top_checkpoints
     top_checkpoints = TopCheckpoints(folder.top_checkpoints, keep, ranked, is_writer=runtime.is_main)
-    writer = None
-    if runtime.is_main:
-        interval = 60 * config.runtime.save_minutes or math.inf
-        writer = StateWriter(folder.states, config.runtime.keep_states, interval)
-    if writer is not None:
-        closing.callback(writer.close)
+    writer = _open_writer(config, runtime, folder, closing)
     loop = Loop(
         context=context,
         state=state,
@@ -139,6 +134,18 @@ def run_attempt(
     if writer is not None:
         writer.wait()
     _end(context, folder, metric_logger, signals, is_finished)
+
+
+def _open_writer(
+    config: Config, runtime: Runtime, folder: RunFolder, closing: contextlib.ExitStack
+) -> StateWriter | None:
+    """What writes states, on rank 0."""
+    if not runtime.is_main:
+        return None
+    interval = 60 * config.runtime.save_minutes or math.inf
+    writer = StateWriter(folder.states, config.runtime.keep_states, interval)
+    closing.callback(writer.close)
+    return writer
 
 
 def _end(

@@ -20,9 +20,9 @@ from steel.views import parse_tta
 from train.logging_setup import set_up_logging
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="train.predict", description=__doc__, formatter_class=Help)
+def build_parser(prog: str = "train.predict") -> argparse.ArgumentParser:
+    """The command line, of a program called `prog`."""
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=Help)
     add_predict_arguments(parser)
     return parser
 

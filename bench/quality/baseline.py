@@ -52,14 +52,7 @@ def train_plain(
     samples = [reader.read(row) for row in rows_in(reader, folds, "train").tolist()]
 
     network = NetworkConfig("Unet", encoder, manifest.num_classes, manifest.channels, decoder)
-    model: nn.Module = smp.Unet(
-        encoder,
-        encoder_weights=None,
-        decoder_channels=decoder,
-        in_channels=manifest.channels,
-        classes=manifest.num_classes,
-    )
-    model = model.to(device).to(memory_format=torch.channels_last)
+    model = _build(network).to(device).to(memory_format=torch.channels_last)
     steps = passes * (len(samples) // batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
@@ -89,6 +82,17 @@ def train_plain(
     )
     trial.finish(seconds)
     return trial
+
+
+def _build(network: NetworkConfig) -> nn.Module:
+    """The U-Net from scratch, without anything of ours."""
+    return smp.Unet(
+        network.encoder,
+        encoder_weights=None,
+        decoder_channels=network.decoder_channels,
+        in_channels=network.in_channels,
+        classes=network.num_classes,
+    )
 
 
 def _batches(

@@ -118,13 +118,12 @@ def synthesize(
     Raises:
         InputError: an impossible request, faulty annotations, or an `out` that holds something else.
     """
-    if annotations is None and (num_train is None or image_ids is not None):
-        raise InputError("synth: give --num-train, or --annotations (with --image-ids if need be)")
-    if annotations is not None and (class_share is not None or defect_share is not None):
-        raise InputError("synth: class and defect shares are those of the annotations; leave them out")
     given = None
     if annotations is not None:
+        _refuse_shares(class_share, defect_share)
         given = read_given_masks(annotations, image_ids, height, width).part(num_train, seed)
+    elif num_train is None or image_ids is not None:
+        raise InputError("synth: give --num-train, or --annotations (with --image-ids if need be)")
     options = Options(
         num_train=len(given.image_ids) if given is not None else num_train or 0,
         num_test=num_test,
@@ -142,6 +141,11 @@ def synthesize(
     with _appearing_whole(root) as staging:
         _write(staging, options, _plan(options, given), given, workers, on_image)
     return True
+
+
+def _refuse_shares(class_share: Sequence[float] | None, defect_share: float | None) -> None:
+    if class_share is not None or defect_share is not None:
+        raise InputError("synth: class and defect shares are those of the annotations; leave them out")
 
 
 @contextmanager
