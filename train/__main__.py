@@ -64,8 +64,7 @@ def _predict(words: list[str], processes: int, start: Callable[[str, list[str]],
     parser = build_parser("train predict")
     here = parser.add_argument_group("on this machine")
     for option, meaning in OPTIONS.items():  # taken out of the words before, and told of here
-        name, *value = option.split()
-        here.add_argument(name, nargs=None if value else 0, metavar=value[0] if value else None, help=meaning)
+        here.add_argument(option.split()[0], action="store_true", help=meaning)
     arguments = parser.parse_args(words)
     if processes == 1:
         return predict(arguments)

@@ -184,7 +184,7 @@ class _Place:
 
 @torch.inference_mode()
 def judge(networks: Sequence[Network], reader: ShardReader, fold: int) -> tuple[EvaluationStatistics, float]:
-    """What the networks say together of one fold, plain views; and images a second."""
+    """What the networks say together of one fold, plain views; and images per second."""
     num_classes = reader.manifest.num_classes
     for network in networks:
         network.model.eval()

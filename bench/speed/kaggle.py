@@ -1,6 +1,6 @@
 """What the public kernels of the Severstal competition do, as one of the peers: their data set.
 
-Written anew after the form most of them share: a table of texts with a row an image and a column a class; float
+Written anew after the form most of them share: a table of texts with a row per image and a column per class; float
 masks; albumentations; float tensors.
 """
 

@@ -17,7 +17,7 @@ from bench.speed.strings import HEIGHT, WIDTH
 
 
 def read_table(images: str, annotations: str) -> pd.DataFrame:
-    """Run-length texts, a row an image of the folder and a column a class."""
+    """Run-length texts, a row per image of the folder and a column per class."""
     table = pd.read_csv(annotations).pivot(index="ImageId", columns="ClassId", values="EncodedPixels")
     return table.reindex(sorted(path.name for path in Path(images).iterdir()))
 

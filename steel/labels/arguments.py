@@ -40,7 +40,7 @@ def _add_reading_arguments(group: argparse._ActionsContainer, *, required: bool 
         type=float,
         metavar="T",
         help="mask pixels of at least this value are inside, whatever it is: for masks of one class with soft edges or "
-        "probabilities, in one folder or in a subfolder a class (float)",
+        "probabilities, in one folder or in a subfolder per class (float)",
     )
     group.add_argument(
         "--resize-masks", action="store_true", help="bring labels made at another size of their image to its own"

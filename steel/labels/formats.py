@@ -44,7 +44,7 @@ FORMATS: dict[str, LabelFormat] = {
         coco.write_coco,
     ),
     "labelme": LabelFormat(
-        "LabelMe's JSON, a file an image: polygons, rectangles, circles, masks",
+        "LabelMe's JSON, a file per image: polygons, rectangles, circles, masks",
         lambda place, images: place.json_keys() & labelme.KEYS != set(),
         labelme.read_labelme,
         labelme.write_labelme,
@@ -57,20 +57,20 @@ FORMATS: dict[str, LabelFormat] = {
         cvat.write_cvat,
     ),
     "yolo": LabelFormat(
-        "YOLO's segmentation text, a file an image, with its data.yaml",
+        "YOLO's segmentation text, a file per image, with its data.yaml",
         yolo.looks_like_yolo,
         yolo.read_yolo,
         yolo.write_yolo,
         writes_folder=True,
     ),
     "class-folders": LabelFormat(
-        "images in a folder a class, each with a mask of one class (MVTec AD)",
+        "images in a folder per class, each with a mask of one class (MVTec AD)",
         lambda place, images: mask_folder.looks_like_class_folders(place.masks, images),
         lambda place, images, options: mask_folder.read_class_folders(place.url, images, options, place.masks),
         is_pixels=True,
     ),
     "masks": LabelFormat(
-        "mask images: label maps, 0/255 masks, or a subfolder a class",
+        "mask images: label maps, 0/255 masks, or a subfolder per class",
         lambda place, images: bool(place.masks),
         lambda place, images, options: mask_folder.read_mask_folder(place.url, images, options, place.masks),
         mask_writer.write_mask_folder,

@@ -1,4 +1,4 @@
-"""LabelMe's JSON, one file an image: polygons, rectangles, circles and masks.
+"""LabelMe's JSON, one file per image: polygons, rectangles, circles and masks.
 
 The file belongs to the image of the same relative path, else to the one that its `imagePath` names. Coordinates are
 those of `steel.labels.polygon`: of a border that passes through a pixel, the side of the pixel's centre decides.
@@ -142,7 +142,7 @@ def _stamp_of(mask: Any, points: np.ndarray) -> Stamp:
 
 
 def write_labelme(out: str, class_names: tuple[str, ...], images: Iterable[LabelledImage]) -> None:
-    """Write a file an image: a polygon for each part of a mask that hangs together, which gives its pixels back.
+    """Write a file per image: a polygon for each part of a mask that hangs together, which gives its pixels back.
 
     Args:
         out: Local folder, which exists; files lie in it as images do in theirs.

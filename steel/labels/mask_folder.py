@@ -1,7 +1,7 @@
-"""Masks as image files in a folder: one label map an image, or one file a class and image.
+"""Masks as image files in a folder: one label map per image, or one file per class and image.
 
 Files of one class lie in `<class name>/<path of the image>.png`, so that classes may overlap. Where images themselves
-lie in a folder a class (`crack/000.png`, as ImageNet and MVTec AD have it), their masks are of that class. Masks may
+lie in a folder per class (`crack/000.png`, as ImageNet and MVTec AD have it), their masks are of that class. Masks may
 lie in a folder of their own or among the images, and may have a suffix that their images lack (`000_mask.png`).
 """
 
@@ -21,7 +21,7 @@ from steel.storage import FileInfo
 from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
 CLEAN_FOLDERS = ("good", "ok", "normal", "clean", "free", "defect_free", "no_defect", "non_defective")
-"""How data sets with a folder a class call the one without defects."""
+"""How data sets with a folder per class call the one without defects."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class MaskFolder:
 
 
 def read_mask_folder(url: str, images: ImageIndex, options: LabelOptions, masks: Sequence[FileInfo]) -> FoundLabels:
-    """Match the masks of a folder with the images that exist: label maps, or a subfolder a class.
+    """Match the masks of a folder with the images that exist: label maps, or a subfolder per class.
 
     Args:
         url: Path or URL of the folder.
@@ -122,7 +122,7 @@ def read_class_folders(url: str, images: ImageIndex, options: LabelOptions, mask
 
 
 def looks_like_class_folders(masks: Sequence[FileInfo], images: ImageIndex) -> bool:
-    """Whether images lie in a folder a class, one of them called clean and without masks."""
+    """Whether images lie in a folder per class, one of them called clean and without masks."""
     with_masks = _first_folders(file.path for file in masks)
     of_images = _first_folders(images.image_ids)
     clean = {folder for folder in of_images - with_masks if folder.casefold() in CLEAN_FOLDERS}

@@ -1,4 +1,4 @@
-"""YOLO's segmentation text: a file an image, a line a shape: its class, counted from 0, then x y x y ... as shares.
+"""YOLO's segmentation text: a file per image, a line per shape: its class, counted from 0, then x y x y ... as shares.
 
 The names of the classes stand in a `data.yaml` (Ultralytics) or a `classes.txt` (Label Studio) beside or above the
 files. Labels belong to images of the same relative path, folders called `labels` and `images` left out. A line of four

@@ -21,7 +21,7 @@ R = TypeVar("R")
 PIXELS_PER_PASS_CPU = 1 << 16
 """Where larger batches stop being faster on a CPU. Images a second on two AVX2 cores, in batches of 1, 2, 4 and 8, of
 64x416: 21, 27, 29 and 24; of 256x256: 9.7, 11.2, 10.1 and 8.6; of 320x256: 8.6, 7.6, 6.4 and 6.3; of 256x1600: 1.52,
-1.38, 1.31 and 1.27 (U-Net on ResNet-18, `python -m bench.answers --rows forward --encoder resnet18`)."""
+1.38, 1.31 and 1.27 (U-Net on ResNet-18, `python -m bench.predictions --rows forward --encoder resnet18`)."""
 PIXELS_PER_PASS_GPU = 1 << 21
 """By reasoning, not by measurement: five images of 256x1600. Launching the 200 kernels of a pass takes the host about
 2 ms whatever their size, and a U-Net on ResNet-34 moves about 1 GB per such image, so a recent GPU computes about as

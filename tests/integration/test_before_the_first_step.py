@@ -93,7 +93,7 @@ def test_what_will_be_trained_is_said_before_anything_takes_its_time(
 
 
 def test_images_per_second_of_a_real_run(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step takes 0.1 s at least, so none can train more than 80 images a second; nor less than the whole run took."""
+    """A step takes 0.1 s at least, so none trains more than 80 images per second; nor less than the whole run took."""
     step = TrainingState.step
 
     def slow_step(*arguments: Any) -> Any:

@@ -102,7 +102,7 @@ def probe_loader(reader: ShardReader, workers: int, runtime: Runtime) -> Iterato
     )
     rate = batch_rate(reader, augmenter, sampling, MICRO_BATCH, workers, runtime)
     crop = "x".join(map(str, augmenter.crop))
-    yield Finding("loader", f"{rate:.0f} augmented {crop} crops/s a rank with {workers} workers")
+    yield Finding("loader", f"{rate:.0f} augmented {crop} crops/s per rank with {workers} workers")
 
 
 def batch_rate(

@@ -51,7 +51,7 @@ def probe_preset(runtime: Runtime, config: Config, reader: ShardReader) -> Itera
         costs = {micro: step_cost(runtime, config, reader, phase, crop, micro) for micro in _micro_batches(phase)}
         size = f"{crop[0]}x{crop[1]}"
         told = ", ".join(f"{rate:.0f} with {workers}" for workers, rate in rates.items())
-        yield Finding("loader", f"phase {phase.name}: crops/s of {size} a rank by workers: {told}")
+        yield Finding("loader", f"phase {phase.name}: crops/s of {size} per rank by workers: {told}")
         told = ", ".join(_shown(micro, cost) for micro, cost in costs.items())
         yield Finding("step", f"phase {phase.name}: by micro-batch: {told}")
         yield from bound(phase, rates, costs)
@@ -84,8 +84,8 @@ def bound(phase: PhaseConfig, rates: Mapping[int, float], costs: Mapping[int, St
         return
     most = max(rates, key=lambda workers: rates[workers])
     text = (
-        f"the loader, {rates[most]:.0f} crops/s a rank with {most} workers where the network takes {needed:.0f}; give "
-        "each rank more cores, or decode once with --runtime.decoded-cache on"
+        f"the loader, {rates[most]:.0f} crops/s per rank with {most} workers where the network takes {needed:.0f}; "
+        "give each rank more cores, or decode once with --runtime.decoded-cache on"
     )
     yield Finding("bound", f"phase {phase.name}: {text}", "warning")
 

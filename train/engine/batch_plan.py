@@ -86,8 +86,9 @@ def micro_batch_share(phase: PhaseConfig, rank: int, world: int) -> range:
     total = phase.micro_batches
     if world > total:
         raise InputError(
-            f"phase {phase.name}: {world} processes share {total} micro-batches a step (batch-size {phase.batch_size} "
-            f"/ micro-batch {phase.micro_batch}); start at most {total} processes or raise the batch size"
+            f"phase {phase.name}: {world} processes share {total} micro-batches per step (batch-size "
+            f"{phase.batch_size} / micro-batch {phase.micro_batch}); start at most {total} processes "
+            "or raise the batch size"
         )
     return range(rank * total // world, (rank + 1) * total // world)
 

@@ -1,4 +1,4 @@
-"""Where masks lie and how they are named: beside their images, with a suffix, in a folder a class, in colours."""
+"""Where masks lie and how they are named: beside their images, with a suffix, in a folder per class, in colours."""
 
 from pathlib import Path
 

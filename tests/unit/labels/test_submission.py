@@ -67,7 +67,7 @@ def test_what_is_read_back_is_what_was_answered(tmp_path: Path) -> None:
             "ImageId,EncodedPixels,ClassId\r\nc.jpg,1 1,1\r\nc.jpg,1 1,2\r\nb.jpg,,2\r\nb.jpg,,1\r\n",
             "ImageId,EncodedPixels,ClassId\nc.jpg,1 4,1\nc.jpg,1 4,2\nb.jpg,1 4,2\nb.jpg,,1\n",
         ),
-        (  # one row an image: a row for each class that was found, or one empty row
+        (  # one row per image: a row for each class that was found, or one empty row
             "ImageId,EncodedPixels,ClassId\nc.jpg,1 409600,0\na_1.jpg,1 409600,0\nb.jpg,1 409600,0\n",
             "ImageId,EncodedPixels,ClassId\nc.jpg,1 4,1\nc.jpg,1 4,2\na_1.jpg,,1\nb.jpg,1 4,2\n",
         ),

@@ -36,7 +36,7 @@ def test_a_micro_batch_that_is_much_faster_is_named_with_what_it_changes() -> No
 def test_a_slow_loader_is_a_warning() -> None:
     (finding,) = bound(PHASE, {1: 100.0, 4: 380.0, 8: 300.0}, costs(0.01, 0.02, 0.04))
     assert finding.level == "warning"
-    assert "the loader, 380 crops/s a rank with 4 workers where the network takes 400" in finding.text
+    assert "the loader, 380 crops/s per rank with 4 workers where the network takes 400" in finding.text
     assert "--runtime.decoded-cache on" in finding.text
 
 

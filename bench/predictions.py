@@ -1,4 +1,5 @@
-"""How fast images of many sizes are answered and validated: `python -m bench.answers` writes `bench/answers.md`.
+"""How fast images of many sizes are predicted and validated: `python -m bench.predictions`
+writes `bench/predictions.md`.
 
 Beside the predictor stands the usual way: batches of eight images of one padded size, filled up with black, one after
 another, each on all threads. From files to the CSV it is the plain loop: read, predict, threshold, encode and write an
@@ -41,8 +42,8 @@ EIGHT = 8
 SHAPES = ((128, 128), (64, 416), (256, 256), (320, 256), (256, 1600))
 """Padded: 64x400 and 300x250 are the second and the fourth."""
 NOTES = (
-    "Made by `python -m bench.answers`; see [README.md](README.md) for how. Medians over the repeats. A ratio is the "
-    "median of the ratios within each repeat (smallest to largest in brackets), as both sides run one after the other.",
+    "Made by `python -m bench.predictions`; see [README.md](README.md) for how. Medians over the repeats. A ratio is "
+    "the median of the ratios within each repeat (smallest to largest in brackets), as the sides take turns.",
 )
 
 
@@ -113,7 +114,7 @@ def batches_of_eight() -> Iterator[None]:
 
 @cache
 def _predictor(encoder: str) -> Any:
-    """An untrained network that answers little, as a trained one does on steel."""
+    """An untrained network that finds little, as a trained one does on steel."""
     import torch
 
     from steel.config import NetworkConfig
@@ -277,19 +278,19 @@ def table(root: Path, encoder: str) -> list[Row]:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.answers", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="python -m bench.predictions", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--encoder", default="tu-test_resnet", help="of the U-Net; this is the demo's")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="measure only these: predict-even, forward, ...")
     parser.add_argument(
         "--repeats", type=int, default=5, metavar="N", help="rounds that count, after one that does not"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "answers.md", metavar="FILE", help="the table")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "predictions.md", metavar="FILE", help="the table")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench", metavar="DIR", help="for the data sets")
     options = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     started, load = time.perf_counter(), os.getloadavg()
-    root = options.work.absolute() / "answers"
+    root = options.work.absolute() / "predictions"
     root.mkdir(parents=True, exist_ok=True)
     rows = [row for row in table(root, options.encoder) if not options.rows or row.name in options.rows]
     needed = {Path(side.options["folder"]).name for row in rows for side in row.sides if "folder" in side.options}
@@ -298,7 +299,7 @@ def main() -> None:
     if "strips" in needed:
         make_strips(root / "strips")
     start: dict[str, Callable[[], Worker]] = {
-        "ours": partial(Worker, sys.executable, "bench.answers", root.parent / "answers.log")
+        "ours": partial(Worker, sys.executable, "bench.predictions", root.parent / "predictions.log")
     }
     total = sum(len(row.sides) * (options.repeats + 1) for row in rows)
     with Workers(start) as workers, tqdm(total=total, unit="measurement", mininterval=2) as bar:
