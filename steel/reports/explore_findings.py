@@ -114,7 +114,7 @@ def _rare_classes(data: ExploredData) -> Iterator[Finding]:
 
 
 def _folds(data: ExploredData) -> Iterator[Finding]:
-    """Shares of a class that differ by more than chance: a binomial's standard errors, corrected for many looks."""
+    """Shares of a class that differ by more than three standard errors of a binomial; not corrected for many looks."""
     if data.fold is None:
         return
     numbers = np.unique(data.fold)
