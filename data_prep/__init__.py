@@ -1,1 +1,1 @@
-"""The sharding job: plan -> write -> finish, then `python -m data_prep.verify`."""
+"""The sharding job: plan -> write -> manifest, then `python -m data_prep.verify`."""

@@ -18,7 +18,7 @@ from data_prep.arguments import (
 )
 from data_prep.depth import Percentiles
 from data_prep.executors import open_executor
-from data_prep.manifest import Summary, draft_manifest, finish
+from data_prep.manifest import Summary, draft_manifest, write_manifest
 from data_prep.options import SplitOptions
 from data_prep.rows import ShardRows
 from data_prep.webdataset_import import ForeignTask, index_tar
@@ -85,7 +85,7 @@ def index_tars(
     if not any(shard.table.num_rows for shard in shards):
         raise InputError(f"{root}: its tars hold no sample")
     _refuse_repeated_keys([key for shard in shards for key in shard.table["key"].to_pylist()])
-    return finish(root, draft, names, shards, split_options)
+    return write_manifest(root, draft, names, shards, split_options)
 
 
 def _refuse_repeated_keys(keys: list[str]) -> None:

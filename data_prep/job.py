@@ -1,4 +1,4 @@
-"""The whole sharding job: plan -> write -> finish. Killed at any moment, it goes on where it was."""
+"""The whole sharding job: plan -> write -> manifest. Killed at any moment, it goes on where it was."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor, as_completed
@@ -20,7 +20,7 @@ from data_prep.folder import (
     rows_url,
     staging_folder,
 )
-from data_prep.manifest import Summary, draft_manifest, finish
+from data_prep.manifest import Summary, draft_manifest, write_manifest
 from data_prep.options import Options
 from data_prep.plan import Plan, ShardPlan, make_plan
 from data_prep.rows import ShardRows
@@ -190,6 +190,8 @@ def _finish(options: Options, plan: Plan, depth: Depth, *, parts: int) -> Summar
         options={**options.recorded(), "input_sha256": plan.fingerprint},
     )
     names = [shard.name for shard in plan.shards]
-    summary = finish(options.out, draft, names, complete, options.split_options, staging=staging_folder(options.out))
+    summary = write_manifest(
+        options.out, draft, names, complete, options.split_options, staging=staging_folder(options.out)
+    )
     clear_unfinished(options.out)
     return summary

@@ -85,7 +85,7 @@ def draft_manifest(
     )
 
 
-def finish(
+def write_manifest(
     out: str,
     draft: Manifest,
     names: Sequence[str],

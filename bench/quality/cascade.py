@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.quality.networks import RECIPE, Network, Task, judge, tasks
+from bench.quality.networks import RECIPE, Network, Task, evaluate, tasks
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, spread, values
 from bench.quality.trial import TEST, VALIDATION, folder_name
 from data_prep.__main__ import main as shard
@@ -108,7 +108,7 @@ def train_side(
     for network, (_, steps) in zip(networks, parts, strict=True):
         network.train(reader, steps, seed)
     seconds = time.perf_counter() - begun
-    (validation, _), (test, speed) = judge(networks, reader, VALIDATION), judge(networks, reader, TEST)
+    (validation, _), (test, speed) = evaluate(networks, reader, VALIDATION), evaluate(networks, reader, TEST)
     side = Side(
         validation,
         test,

@@ -183,7 +183,7 @@ class _Place:
 
 
 @torch.inference_mode()
-def judge(networks: Sequence[Network], reader: ShardReader, fold: int) -> tuple[EvaluationStatistics, float]:
+def evaluate(networks: Sequence[Network], reader: ShardReader, fold: int) -> tuple[EvaluationStatistics, float]:
     """What the networks say together of one fold, plain views; and images per second."""
     num_classes = reader.manifest.num_classes
     for network in networks:

@@ -20,7 +20,7 @@ UNREADABLE = 3
 def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     """`FILE IMAGES --out DIR --format NAMES`, and how the model runs, but not where."""
     from steel.inference.writers import WRITERS
-    from steel.labels.submission import FORMATS
+    from steel.labels.submission import SUBMISSION_FORMATS
 
     load_extensions()  # before the options, to which they add
     add = parser.add_argument
@@ -39,7 +39,12 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,...",
         help=f"what to write there. {known}",
     )
-    add("--columns", choices=tuple(FORMATS), default="ImageId_ClassId", help="first columns of the submission")
+    add(
+        "--columns",
+        choices=tuple(SUBMISSION_FORMATS),
+        default="ImageId_ClassId",
+        help="first columns of the submission",
+    )
     add("--template", metavar="CSV", help="sample submission whose columns, rows and order to take instead")
     add("--tta", metavar="VIEWS", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's")
     add_inference(parser)

@@ -29,7 +29,7 @@ class Task:
     class_names: tuple[str, ...]
     image_ids: Sequence[str]
     columns: str = "ImageId_ClassId"
-    """The first columns of a submission, see `steel.labels.submission.FORMATS`."""
+    """The first columns of a submission, see `steel.labels.submission.SUBMISSION_FORMATS`."""
     template: str | None = None
     """A sample submission."""
 

@@ -20,7 +20,7 @@ from steel.labels.rle import encode_rle
 from steel.storage import open_write
 from steel.validation_errors import Issue, raise_issues
 
-FORMATS = {"ImageId_ClassId": PAIR_FORMAT, "ImageId,ClassId": ROW_FORMAT}
+SUBMISSION_FORMATS = {"ImageId_ClassId": PAIR_FORMAT, "ImageId,ClassId": ROW_FORMAT}
 """What `format` may be, and the columns that it means."""
 
 
@@ -102,7 +102,7 @@ def write_submission(
     Args:
         path: file or URL to write.
         predictions: `(image_id, masks)` of different images, masks (C, H, W) bool or uint8, encoded as they arrive.
-        format: one of `FORMATS`: a row for every class of every image, in the order of `predictions`.
+        format: one of `SUBMISSION_FORMATS`: a row for every class of every image, in the order of `predictions`.
 
     Raises:
         InputError: an unknown format.
@@ -127,7 +127,7 @@ def write_encoded(
         path: file or URL to write.
         rles: image id -> the run-length text of each class; asked for one image at a time.
         num_classes: texts of each image.
-        format: one of `FORMATS`, where there is no template.
+        format: one of `SUBMISSION_FORMATS`, where there is no template.
         template: a sample submission whose columns, rows and order to take instead. One in the second format with a
             single row per image stands for its images only: each then gets a row for every class found in it, or one
             empty row.
@@ -146,9 +146,13 @@ def write_encoded(
 
 
 def _write_rows(path: str | Path, format: str, rles: Iterable[tuple[str, Sequence[str]]]) -> SubmissionSummary:
-    if format not in FORMATS:
-        raise InputError(f"unknown format of submission {format!r}; choose from {', '.join(map(repr, FORMATS))}")
-    return _write(path, FORMATS[format], (row for image_id, texts in rles for row in _every_class(image_id, texts)))
+    if format not in SUBMISSION_FORMATS:
+        raise InputError(
+            f"unknown format of submission {format!r}; choose from {', '.join(map(repr, SUBMISSION_FORMATS))}"
+        )
+    return _write(
+        path, SUBMISSION_FORMATS[format], (row for image_id, texts in rles for row in _every_class(image_id, texts))
+    )
 
 
 def _every_class(image_id: str, rles: Sequence[str]) -> Iterator[Row]:

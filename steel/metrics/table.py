@@ -19,7 +19,7 @@ from steel.metrics.statistics import EvaluationStatistics
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class MetricInputs:
     """What metrics are computed from."""
 
     outcome: Outcome
@@ -43,7 +43,7 @@ class Metric:
 
     meaning: str
     """In a few words, for the documentation."""
-    value: Callable[[Judged], Any]
+    value: Callable[[MetricInputs], Any]
     """A number, C of them for the classes, or a mapping of numbers; NaN or None where there is nothing to judge."""
     heading: str = ""
     """What the text report calls it: in its line of numbers, or above a column where it has a value per class. Empty
@@ -63,22 +63,22 @@ def _overall(name: str, meaning: str, *, has_interval: bool = True, **shown: Any
         return getattr(scores, name)
 
     return Metric(
-        meaning, lambda judged: of_resample(judged.scores), of_resample=of_resample if has_interval else None, **shown
+        meaning, lambda inputs: of_resample(inputs.scores), of_resample=of_resample if has_interval else None, **shown
     )
 
 
-def _images_with(kind: int) -> Callable[[Judged], np.ndarray]:
+def _images_with(kind: int) -> Callable[[MetricInputs], np.ndarray]:
     """Images in which a class has such pixels, per class."""
-    return lambda judged: np.count_nonzero(judged.outcome.counts[..., kind], axis=0)
+    return lambda inputs: np.count_nonzero(inputs.outcome.counts[..., kind], axis=0)
 
 
-def _classification(judged: Judged) -> dict[str, dict[str, float]]:
-    said, true = judged.outcome.labels, judged.outcome.true_labels
-    return {name: asdict(label_scores(said[:, i], true[:, i])) for i, name in enumerate((ANY, *judged.class_names))}
+def _classification(inputs: MetricInputs) -> dict[str, dict[str, float]]:
+    said, true = inputs.outcome.labels, inputs.outcome.true_labels
+    return {name: asdict(label_scores(said[:, i], true[:, i])) for i, name in enumerate((ANY, *inputs.class_names))}
 
 
-def _intervals(judged: Judged) -> dict[str, Any]:
-    resampled = ratios(resampled_sums(score_sums(judged.outcome), seed=judged.seed))
+def _intervals(inputs: MetricInputs) -> dict[str, Any]:
+    resampled = ratios(resampled_sums(score_sums(inputs.outcome), seed=inputs.seed))
     spans = {name: interval(metric.of_resample(resampled)) for name, metric in METRICS.items() if metric.of_resample}
     return {
         "confidence": CONFIDENCE,
@@ -117,16 +117,19 @@ METRICS: dict[str, Metric] = {
         "miou_with_background", "the same with the background as one class more", is_watched=False
     ),
     "dice_per_class": Metric(
-        "as `mean_dice`, of each class", lambda judged: judged.scores.dice_per_class, heading="Dice", is_watched=False
+        "as `mean_dice`, of each class",
+        lambda inputs: inputs.scores.dice_per_class,
+        heading="Dice",
+        is_watched=False,
     ),
     "dice_positive_per_class": Metric(
         "as `mean_dice_positive`, of each class",
-        lambda judged: judged.scores.dice_positive_per_class,
+        lambda inputs: inputs.scores.dice_positive_per_class,
         heading="positive Dice",
     ),
     "iou_per_class": Metric(
         "intersection over union of each class",
-        lambda judged: judged.scores.iou_per_class,
+        lambda inputs: inputs.scores.iou_per_class,
         heading="IoU",
         is_watched=False,
     ),
@@ -139,20 +142,33 @@ METRICS: dict[str, Metric] = {
     ),
     "intervals": Metric("95 % bootstrap intervals over images", _intervals, is_watched=False),
     "cross_entropy": Metric(
-        "of the pixels' probabilities, before any threshold", lambda judged: cross_entropy(judged.statistics.histograms)
+        "of the pixels' probabilities, before any threshold", lambda inputs: cross_entropy(inputs.statistics.histograms)
     ),
 }
 """Every metric by name, in the order of `metrics.json`."""
 
 
-def compute(judged: Judged, names: Sequence[str]) -> dict[str, Any]:
+def headings(*results: Mapping[str, Any], per_class: bool) -> dict[str, str]:
+    """What texts and pages show of some results: the metrics by name, with their headings.
+
+    Args:
+        results: as `compute` returns them; older ones may lack a metric.
+        per_class: those with a value for each class, or those with a single one.
+    """
+    of_classes = {name for result in results for name, value in result.items() if isinstance(value, Mapping)}
+    return {
+        name: metric.heading for name, metric in METRICS.items() if metric.heading and (name in of_classes) == per_class
+    }
+
+
+def compute(inputs: MetricInputs, names: Sequence[str]) -> dict[str, Any]:
     """Metrics as plain JSON values: NaN is None, values per class are under the classes' names.
 
     Args:
-        judged: at least one image.
+        inputs: at least one image.
         names: of the table.
     """
-    return {name: _plain(METRICS[name].value(judged), judged.class_names) for name in names}
+    return {name: _plain(METRICS[name].value(inputs), inputs.class_names) for name in names}
 
 
 def _plain(value: Any, class_names: Sequence[str]) -> Any:

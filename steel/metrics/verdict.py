@@ -128,7 +128,7 @@ class Verdict:
         }
 
 
-def judge(outcome: Outcome, class_names: Sequence[str], basis: str, *, seed: int = 0) -> Verdict:
+def reach_verdict(outcome: Outcome, class_names: Sequence[str], basis: str, *, seed: int = 0) -> Verdict:
     """The verdict on some answers.
 
     Args:

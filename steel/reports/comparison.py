@@ -13,14 +13,12 @@ import numpy as np
 
 from steel.errors import InputError
 from steel.metrics.bootstrap import CONFIDENCE, NUM_RESAMPLES, interval, resample_weights
-from steel.metrics.table import plain_number
+from steel.metrics.table import METRICS, headings, plain_number
 from steel.reports.evaluated import Evaluated, read_evaluated
 from steel.reports.per_image import CLEAN, FALSE_ALARM, FOUND, MISS
 from steel.reports.tables import format_columns
 
 RESULTS = (FOUND, MISS, FALSE_ALARM, CLEAN)
-SCORES = ("mean_dice", "mean_dice_all_empty", "mean_dice_positive", "miou")
-PER_CLASS = ("dice_per_class", "dice_positive_per_class")
 
 
 class Measure(NamedTuple):
@@ -73,7 +71,7 @@ def _describe(source: Evaluated) -> dict[str, Any]:
         "role": metrics.get("role", ""),
         "verdict": str(metrics["verdict"].get("sentence", "")),
         "better_than_nothing": bool(metrics["verdict"].get("better_than_nothing")),
-        **{name: metrics.get(name) for name in (*SCORES, *PER_CLASS)},
+        **{name: metrics.get(name) for name, metric in METRICS.items() if metric.heading},
         "interval": metrics["intervals"].get("mean_dice"),
         "true_images_per_class": metrics.get("true_images_per_class", {}),
     }
@@ -91,7 +89,7 @@ def _spread(sources: Sequence[Evaluated]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if len(sources) < 3:
         return found
-    for name in SCORES:
+    for name in headings(*(source.metrics for source in sources), per_class=False):
         values = [value for s in sources if isinstance(value := s.metrics.get(name), int | float)]
         if len(values) == len(sources):
             found[name] = {"mean": float(np.mean(values)), "deviation": float(np.std(values, ddof=1))}
@@ -239,7 +237,10 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     header = ["", *(source["name"] for source in sources)]
     rows = [["images", *(f"{source['images']:,}" for source in sources)]]
-    rows += [[name.replace("_", " "), *(_score(source[name]) for source in sources)] for name in SCORES]
+    rows += [
+        [heading, *(_score(source[name]) for source in sources)]
+        for name, heading in headings(*sources, per_class=False).items()
+    ]
     rows += [
         [
             f"positive Dice of {name}",

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steel.reports.comparison import PER_CLASS, RESULTS, SCORES
+from steel.metrics.table import headings
+from steel.reports.comparison import RESULTS
 from steel.reports.html.charts import interval_chart
 from steel.reports.html.document import Section, document
 from steel.reports.html.figures import Figures
@@ -19,14 +20,6 @@ LISTED = 25
 PICTURED = 10
 """Changed images of a pair whose pictures are shown."""
 _TONES = {"better": ("good", "✓"), "worse": ("bad", "✗"), "within the noise": ("", "–")}
-_TITLES = {
-    "mean_dice": "mean Dice",
-    "mean_dice_all_empty": "of an all-empty answer",
-    "mean_dice_positive": "positive Dice",
-    "miou": "mean IoU",
-    "dice_per_class": "Dice",
-    "dice_positive_per_class": "positive Dice",
-}
 
 
 def write_comparison(comparison: Mapping[str, Any], path: Path) -> None:
@@ -85,8 +78,8 @@ def _verdicts(page: Figures) -> Markup:
 def _scores(page: Figures) -> Markup:
     sources, names = page.metrics["sources"], page.metrics["classes"]
     rows = [
-        [_TITLES[name], *(page.show("sources", i, name, form=SCORE) for i in range(len(sources))), *_spread(page, name)]
-        for name in SCORES
+        [heading, *(page.show("sources", i, name, form=SCORE) for i in range(len(sources))), *_spread(page, name)]
+        for name, heading in headings(*sources, per_class=False).items()
     ]
     columns = ["", *(source["name"] for source in sources)]
     spread = ["mean", "standard deviation"] if page.metrics["spread"] else []
@@ -98,12 +91,12 @@ def _scores(page: Figures) -> Markup:
         ],
     )
     parts = [table([*columns, *spread], rows, caption="Over all classes"), tag("div", chart, class_="charts")]
-    for key in PER_CLASS:
+    for key, heading in headings(*sources, per_class=True).items():
         lines = [
             [class_name(name, k), *(_of_class(page, i, key, name) for i in range(len(sources)))]
             for k, name in enumerate(names)
         ]
-        parts.append(table(columns, lines, caption=f"{_TITLES[key]} of each class"))
+        parts.append(table(columns, lines, caption=f"{heading} of each class"))
     return join(parts)
 
 

@@ -18,8 +18,8 @@ from steel.errors import InputError
 from steel.labels.classes import ANY
 from steel.metrics.scores import Outcome, decide, score
 from steel.metrics.statistics import EvaluationStatistics
-from steel.metrics.table import METRICS, Judged, compute, plain_number
-from steel.metrics.verdict import judge
+from steel.metrics.table import METRICS, MetricInputs, compute, headings, plain_number
+from steel.metrics.verdict import reach_verdict
 from steel.reports.tables import format_columns
 from steel.storage import write_text
 from steel.thresholds.nested import Nested
@@ -68,17 +68,17 @@ def build_metrics(
     """
     assert role in ROLES, role
     outcome = decide(statistics, decision)
-    judged = _judged(outcome, statistics, class_names, seed)
+    inputs = _metric_inputs(outcome, statistics, class_names, seed)
     basis = _BASIS[role] if cross_fitted is None else "cross-fitted" + ", but trained on" * (role == "train")
     return {
         "images": len(statistics),
         "folds": [int(fold) for fold in folds],
         "role": role,
         "tta": list(decision.tta if tta is None else tta),
-        **compute(judged, tuple(METRICS)),
+        **compute(inputs, tuple(METRICS)),
         "decision": decision.to_dict(),
-        "cross_fitted": None if cross_fitted is None else compute(replace(judged, outcome=cross_fitted), _CROSS_FITTED),
-        "verdict": judge(cross_fitted or outcome, class_names, basis, seed=seed).to_dict(),
+        "cross_fitted": None if cross_fitted is None else compute(replace(inputs, outcome=cross_fitted), _CROSS_FITTED),
+        "verdict": reach_verdict(cross_fitted or outcome, class_names, basis, seed=seed).to_dict(),
     }
 
 
@@ -94,16 +94,16 @@ def build_nested_metrics(
 
     `role` is `test`, since no image had a say in its own answer, and `decision` holds one decision a fold.
     """
-    judged = _judged(nested.outcome, statistics, class_names, seed)
+    inputs = _metric_inputs(nested.outcome, statistics, class_names, seed)
     return {
         "images": len(statistics),
         "folds": sorted(nested.decisions),
         "role": "test",
         "tta": list(tta),
-        **compute(judged, tuple(METRICS)),
+        **compute(inputs, tuple(METRICS)),
         "decision": {str(fold): decision.to_dict() for fold, decision in nested.decisions.items()},
-        "cross_fitted": compute(judged, _CROSS_FITTED),
-        "verdict": judge(nested.outcome, class_names, "cross-fitted", seed=seed).to_dict(),
+        "cross_fitted": compute(inputs, _CROSS_FITTED),
+        "verdict": reach_verdict(nested.outcome, class_names, "cross-fitted", seed=seed).to_dict(),
     }
 
 
@@ -120,22 +120,24 @@ def build_validation_scores(
     Those metrics that are watched; `warning` alone needs a resampling, that of the `cross_fitted` answers.
     """
     outcome = decide(statistics, decision)
-    judged = _judged(outcome, statistics, class_names, seed)
-    heads = compute(judged, ["classification"])["classification"]
+    inputs = _metric_inputs(outcome, statistics, class_names, seed)
+    heads = compute(inputs, ["classification"])["classification"]
     return {
-        **compute(judged, [name for name, metric in METRICS.items() if metric.is_watched]),
+        **compute(inputs, [name for name, metric in METRICS.items() if metric.is_watched]),
         "mean_dice_cross_fitted": plain_number(score(cross_fitted).mean_dice),
-        "warning": judge(cross_fitted, class_names, "cross-fitted", seed=seed).warning or None,
+        "warning": reach_verdict(cross_fitted, class_names, "cross-fitted", seed=seed).warning or None,
         "f1": {name: of_label["f1"] for name, of_label in heads.items()},
     }
 
 
-def _judged(outcome: Outcome, statistics: EvaluationStatistics, class_names: Sequence[str], seed: int) -> Judged:
+def _metric_inputs(
+    outcome: Outcome, statistics: EvaluationStatistics, class_names: Sequence[str], seed: int
+) -> MetricInputs:
     if len(outcome.rows) == 0:
         raise InputError("evaluation: there are no images in these folds; choose others")
     if ANY in class_names:
         raise InputError(f"evaluation: no class can be called '{ANY}', which stands for any defect; rename it")
-    return Judged(outcome, statistics, class_names, seed)
+    return MetricInputs(outcome, statistics, class_names, seed)
 
 
 def write_metrics(path: str | Path, metrics: Mapping[str, Any]) -> None:
@@ -152,12 +154,10 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     spread = "" if span is None else f" (95 %: {span[0]:.4f} to {span[1]:.4f})"
     found = metrics["cross_fitted"]
     further = {"mean_dice": spread + ("" if found is None else f", cross-fitted {_number(found['mean_dice'])}")}
-    headings = {name: metric.heading for name, metric in METRICS.items() if metric.heading}
-    columns = {name: heading for name, heading in headings.items() if isinstance(metrics[name], Mapping)}
+    columns = headings(metrics, per_class=True)
     numbers = [
         f"{heading} {_number(metrics[name])}{further.get(name, '')}"
-        for name, heading in headings.items()
-        if name not in columns
+        for name, heading in headings(metrics, per_class=False).items()
     ]
     head = [
         f"{metrics['images']:,} images, folds {folds} ({ROLE_WORDS[metrics['role']]}), TTA {flips}",

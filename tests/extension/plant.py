@@ -19,7 +19,7 @@ from steel.extensions import register
 from steel.gates import GATES, Gate, soft_areas
 from steel.loading.augment import TRANSFORMS, Transform
 from steel.metrics.counts import INTERSECTION, TRUE
-from steel.metrics.table import METRICS, Judged, Metric
+from steel.metrics.table import METRICS, Metric, MetricInputs
 from steel.model.heads import HEADS, Features, HeadKind, HeadShape
 from steel.model.losses import LOSS_TERMS, LossTerm
 from steel.model.lr_schedule import SCHEDULES, Schedule
@@ -51,9 +51,9 @@ def boundary(logits: Tensor, masks: Tensor, valid: Tensor, config: LossConfig) -
     return (losses * valid).sum(dim=(2, 3)) / valid.sum(dim=(2, 3)).clamp(min=1)
 
 
-def found_share(judged: Judged) -> float:
+def found_share(inputs: MetricInputs) -> float:
     """A metric: the share of all true pixels that were found."""
-    intersection, true = (judged.outcome.counts[..., kind].sum() for kind in (INTERSECTION, TRUE))
+    intersection, true = (inputs.outcome.counts[..., kind].sum() for kind in (INTERSECTION, TRUE))
     return float(intersection / true) if true else float("nan")
 
 

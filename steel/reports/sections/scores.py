@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from steel.metrics.table import METRICS
+from steel.metrics.table import METRICS, headings
 from steel.reports.html.charts import interval_chart
 from steel.reports.html.figures import Figures
 from steel.reports.html.markup import Markup, join, table, tag
@@ -13,20 +13,21 @@ def scores_section(page: Figures) -> Markup:
     """Every metric of the table, over all classes and of each class, with intervals and floors."""
     metrics, show = page.metrics, page.show
     names = {
-        name: metric.heading or name.replace("miou", "mean_IoU").replace("_", " ") for name, metric in METRICS.items()
+        name: metric.heading or name.replace("miou", "mean_IoU").replace("_", " ")
+        for name, metric in METRICS.items()
+        if isinstance(metrics[name], float | None)
     }
-    overall = [name for name in names if isinstance(metrics[name], float | None)]
-    per_class = [name for name, metric in METRICS.items() if metric.heading and isinstance(metrics[name], Mapping)]
+    columns = headings(metrics, per_class=True)
     rows = [
         [names[name], show(name, form=SCORE), page.span("intervals", name, form=SCORE) if _spans(page, name) else ""]
-        for name in overall
+        for name in names
     ]
     if metrics["cross_fitted"] is not None:
         rows.insert(1, ["mean Dice, cross-fitted", show("cross_fitted", "mean_dice", form=SCORE), ""])
     lines = [
         [
             class_name(name, k),
-            *(show(key, name, form=SCORE) for key in per_class),
+            *(show(key, name, form=SCORE) for key in columns),
             *(show("pixels", name, key, form=SCORE) for key in ("precision", "recall")),
             show("classification", name, "f1", form=SCORE),
             show("true_images_per_class", name),
@@ -34,10 +35,14 @@ def scores_section(page: Figures) -> Markup:
         ]
         for k, name in enumerate(page.names)
     ]
-    header = ["", *(names[name] for name in per_class), "pixel precision", "pixel recall", "head F1", "images true"]
+    header = ["", *columns.values(), "pixel precision", "pixel recall", "head F1", "images true"]
     return join(
         [
-            tag("div", *_charts(page, {name: names[name] for name in overall if _spans(page, name)}), class_="charts"),
+            tag(
+                "div",
+                *_charts(page, {name: words for name, words in names.items() if _spans(page, name)}),
+                class_="charts",
+            ),
             table(["", "score", "95 %"], rows, caption="Overall"),
             table([*header, "predicted"], lines, caption="Each class, as decided"),
         ]

@@ -9,7 +9,7 @@ from steel.decision import Decision, default_decision
 from steel.metrics.counts import TRUE
 from steel.metrics.scores import decide
 from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, image_statistics
-from steel.metrics.table import METRICS, Judged, Metric
+from steel.metrics.table import METRICS, Metric, MetricInputs
 from steel.reports.evaluation import build_metrics, build_validation_scores, format_table
 from steel.reports.plots import draw_history
 
@@ -36,11 +36,11 @@ def statistics() -> EvaluationStatistics:
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two metrics of a stranger's: the share of images that have some defect, and the largest true area per class."""
 
-    def share(judged: Judged) -> float:
-        return float(judged.outcome.true_labels[:, 0].mean())
+    def share(inputs: MetricInputs) -> float:
+        return float(inputs.outcome.true_labels[:, 0].mean())
 
-    def largest(judged: Judged) -> np.ndarray:
-        return judged.outcome.counts[..., TRUE].max(axis=0) / 16
+    def largest(inputs: MetricInputs) -> np.ndarray:
+        return inputs.outcome.counts[..., TRUE].max(axis=0) / 16
 
     monkeypatch.setitem(METRICS, "defective", Metric("...", share, heading="defective", curve="defective share"))
     monkeypatch.setitem(METRICS, "largest", Metric("...", largest, heading="largest"))
@@ -93,7 +93,7 @@ def test_metrics_json_is_what_it_was(statistics: EvaluationStatistics) -> None:
 
 
 def test_what_has_no_value_is_null(statistics: EvaluationStatistics, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METRICS, "endless", Metric("...", lambda judged: np.float64("inf"), heading="endless"))
+    monkeypatch.setitem(METRICS, "endless", Metric("...", lambda inputs: np.float64("inf"), heading="endless"))
     metrics = metrics_of(statistics, default_decision(2))
     assert metrics["endless"] is None
     assert "endless -" in format_table(metrics)

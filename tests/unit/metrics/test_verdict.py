@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from steel.metrics.scores import Outcome
-from steel.metrics.verdict import judge
+from steel.metrics.verdict import reach_verdict
 
 
 def outcome(*classes: tuple[list[int], list[int], list[int]]) -> Outcome:
@@ -24,7 +24,7 @@ ABSENT = ([0] * 40, [0] * 40, [0] * 40)
 
 
 def test_a_good_result() -> None:
-    verdict = judge(outcome(FOUND, ABSENT), ["spot", "scratch"], "held out")
+    verdict = reach_verdict(outcome(FOUND, ABSENT), ["spot", "scratch"], "held out")
     assert (verdict.mean_dice, verdict.floor, verdict.gain) == (1, 0.75, 0.25)
     assert verdict.is_better_than_nothing
     assert verdict.warning == ""
@@ -38,7 +38,7 @@ def test_a_good_result() -> None:
 
 
 def test_a_class_that_is_never_answered_is_named_first() -> None:
-    verdict = judge(outcome(FOUND, MISSED), ["spot", "scratch"], "cross-fitted")
+    verdict = reach_verdict(outcome(FOUND, MISSED), ["spot", "scratch"], "cross-fitted")
     assert verdict.never_answered == ("scratch",)
     assert verdict.warning == "never answered: scratch"
     assert verdict.sentence.startswith(
@@ -48,7 +48,7 @@ def test_a_class_that_is_never_answered_is_named_first() -> None:
 
 
 def test_a_class_that_would_score_more_if_it_were_never_answered() -> None:
-    verdict = judge(outcome(FOUND, ALARMED), ["spot", "scratch"], "held out")
+    verdict = reach_verdict(outcome(FOUND, ALARMED), ["spot", "scratch"], "held out")
     assert verdict.never_answered == ()
     assert verdict.worse_than_nothing == ("scratch",)
     assert verdict.classes["scratch"].gain == pytest.approx(-7 / 40)
@@ -60,7 +60,7 @@ def test_a_class_that_would_score_more_if_it_were_never_answered() -> None:
 
 
 def test_answering_nothing_is_no_better_than_answering_nothing() -> None:
-    verdict = judge(outcome(MISSED, ABSENT), ["spot", "scratch"], "held out")
+    verdict = reach_verdict(outcome(MISSED, ABSENT), ["spot", "scratch"], "held out")
     assert (verdict.gain, verdict.interval) == (0, (0, 0))
     assert not verdict.is_better_than_nothing
     assert verdict.warning == "no better than answering nothing; never answered: spot"
@@ -72,22 +72,22 @@ def test_answering_nothing_is_no_better_than_answering_nothing() -> None:
 
 def test_a_gain_within_its_interval_is_not_shown() -> None:
     one_of_two = ([10] + [0] * 39, [10] + [0] * 39, [10] * 2 + [0] * 38)
-    verdict = judge(outcome(one_of_two), ["spot"], "held out")
+    verdict = reach_verdict(outcome(one_of_two), ["spot"], "held out")
     assert verdict.gain == pytest.approx(1 / 40)
     assert verdict.interval[0] == 0
     assert verdict.sentence.startswith("WARNING: not shown to be better than answering nothing: mean Dice 0.9750 ")
 
 
 def test_clean_images_alone_say_nothing_of_what_is_found() -> None:
-    clean = judge(outcome(ABSENT), ["spot"], "held out")
+    clean = reach_verdict(outcome(ABSENT), ["spot"], "held out")
     assert clean.warning == "no image here has a defect, so that nothing can be better than answering nothing"
-    alarmed = judge(outcome(([0] * 40, [1] * 4 + [0] * 36, [0] * 40)), ["spot"], "held out")
+    alarmed = reach_verdict(outcome(([0] * 40, [1] * 4 + [0] * 36, [0] * 40)), ["spot"], "held out")
     assert alarmed.gain == pytest.approx(-0.1)
     assert alarmed.worse_than_nothing == ("spot",)
 
 
 def test_plain_values() -> None:
-    verdict = judge(outcome(FOUND, MISSED), ["spot", "scratch"], "held out")
+    verdict = reach_verdict(outcome(FOUND, MISSED), ["spot", "scratch"], "held out")
     values = verdict.to_dict()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert values["better_than_nothing"] is True
@@ -95,4 +95,4 @@ def test_plain_values() -> None:
     assert values["worse_than_nothing"] == []
     assert values["gain"] == pytest.approx(0.25)
     assert values["gain_per_class"] == {"spot": 0.5, "scratch": 0.0}
-    assert judge(outcome(FOUND, ABSENT), ["spot", "scratch"], "held out").to_dict()["warning"] is None
+    assert reach_verdict(outcome(FOUND, ABSENT), ["spot", "scratch"], "held out").to_dict()["warning"] is None

@@ -163,7 +163,7 @@ def test_what_cannot_be_paired_is_shown_side_by_side(tmp_path: Path) -> None:
     }
     text = format_comparison(found)
     assert "fold-1 cannot be paired with fold-0: they have no image in common" in text
-    assert re.search(r"mean dice +0\.6875 +0\.9250 +0\.6875", text)
+    assert re.search(r"mean Dice +0\.6875 +0\.9250 +0\.6875", text)
     assert "Not paired with fold-0: fold-1, for they have no image in common." in comparison_page(found)
 
 
