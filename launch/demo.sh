@@ -8,6 +8,7 @@ seed=${SEED:-0}
 mkdir -p "$out"
 
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+[ "$gpus" -le 2 ] || gpus=2  # its steps have two micro-batches, one for each process
 case $gpus in
   0) config=launch/accelerate/cpu2.yaml ;;
   1) config=launch/accelerate/gpu1.yaml ;;

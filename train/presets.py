@@ -63,7 +63,7 @@ DEMO = replace(
             epochs=34,
             crop=(64, 64),
             batch_size=8,
-            micro_batch=8,
+            micro_batch=4,
             lr=4e-3,
             loss=replace(_CROPS.loss, weights={"bce": 0.75, "dice": 0.75, "classification": 0.02}),
             sampling=SamplingConfig(defect_crop=1.0),
