@@ -1,8 +1,10 @@
 """The launch files say what they should, without a cluster: tests/cluster and tests/distributed run them."""
 
 import json
+import os
 import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import yaml
 from jsonschema import Draft7Validator
 
 from tests.paths import ROOT
+from train.engine.batch_plan import plan_phases
+from train.presets import PRESETS
 
 LAUNCH = ROOT / "launch"
 MANIFESTS = list(yaml.safe_load_all((LAUNCH / "kubernetes" / "train.yaml").read_text()))
@@ -63,3 +67,34 @@ def test_accelerate_reads_its_files(file):
     config = load_config_from_file(str(file))
     expected = {"cpu2": (2, 1), "gpu1": (1, 1), "ddp8": (8, 1), "multinode": (16, 2)}
     assert (config.num_processes, config.num_machines) == expected[file.stem]
+
+
+@pytest.mark.parametrize(
+    ("file", "presets"),
+    [("cpu2", ("demo", "smoke")), ("gpu1", PRESETS), ("ddp8", sorted(PRESETS.keys() - {"demo", "smoke"}))],
+)
+def test_presets_have_micro_batches_for_the_processes_that_they_are_started_with(file: str, presets: Iterable[str]):
+    processes = yaml.safe_load((LAUNCH / "accelerate" / f"{file}.yaml").read_text())["num_processes"]
+    for name in presets:
+        config = PRESETS[name]
+        lengths = [640] * len(config.phases)
+        plan_phases(config.phases, lengths, config.validation.every_epochs, rank=0, world=processes)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "launch"), [(0, "cpu2.yaml"), (1, "gpu1.yaml"), *((n, "ddp8.yaml --num_processes 2") for n in (2, 8))]
+)
+def test_the_demo_starts_no_more_processes_than_its_preset_allows(gpus: int, launch: str, tmp_path: Path):
+    """Its programs replaced by ones that write down how they are called."""
+    (tmp_path / "bin").mkdir()
+    programs = {"python": f'[ "$1" = -c ] && echo {gpus}; exit 0', "accelerate": 'echo "$@" >> "$OUT/called"'}
+    for name in ("steel", "cp", "ls"):
+        programs[name] = "exit 0"
+    for name, body in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    where = {"VENV": str(tmp_path), "OUT": str(tmp_path / "out"), "PATH": os.environ["PATH"]}
+    subprocess.run(["sh", LAUNCH / "demo.sh"], env=where, check=True, cwd=ROOT, capture_output=True)
+    fit, evaluate = (tmp_path / "out" / "called").read_text().splitlines()
+    given = f"launch --config_file launch/accelerate/{launch} -m"
+    assert fit.startswith(f"{given} train.fit --preset demo ") and evaluate.startswith(f"{given} train.evaluate ")
