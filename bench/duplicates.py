@@ -32,6 +32,7 @@ def make_copy(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--num-images", type=int, default=100_000)
     parser.add_argument("--copies", type=float, default=0.5, help="share of the images that are copies of another")

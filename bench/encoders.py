@@ -109,6 +109,7 @@ def page(rows: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> None:
+    """Count and time every preset's network, and write the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"), help="the document")
     options = parser.parse_args()

@@ -51,6 +51,7 @@ class Tally:
     """What the last trial's status.json says."""
 
     def line(self) -> str:
+        """The table's row."""
         lost = "nothing" if self.survived == self.trials else f"**{self.trials - self.survived} runs**"
         repeated = f"{max(self.repeated_steps)}" if self.repeated_steps else "-"
         seconds = f"{max(self.seconds):.0f}" if self.seconds else "-"
@@ -71,6 +72,7 @@ class Bench:
         run(2, "train.fit", *self.options(self.expected))
 
     def options(self, out: Path) -> list[str]:
+        """Of a training with `train.fit` into `out`."""
         return [*OPTIONS, "--data", str(self.shards), "--out", str(out)]
 
     def same(self, out: Path) -> bool:
@@ -109,9 +111,11 @@ class Bench:
             shutil.rmtree(out, ignore_errors=True)
 
     def launched(self, out: Path) -> list[str]:
+        """The command line of two ranks under accelerate's launcher."""
         return command(2, "train.fit", self.options(out))
 
     def restarting(self, out: Path) -> list[str]:
+        """Of two ranks under torchrun, which starts them again twice."""
         return [*torchrun(2, "--max-restarts", "2"), "-m", "train.fit", *self.options(out)]
 
     def cramped(self, out: Path) -> list[str]:
@@ -119,29 +123,36 @@ class Bench:
         return ["bash", "-c", 'ulimit -f 8000; exec "$@"', "bash", *self.launched(out)]
 
     def leaking(self, limit: str | Path) -> Callable[[Path], list[str]]:
+        """Of a training whose memory grows up to `limit`, as a function of its run folder."""
         return lambda out: leaking(limit, self.options(out))
 
 
 def status(out: Path) -> dict[str, str]:
+    """What `status.json` of a run says."""
     return json.loads((out / "status.json").read_text())
 
 
 def outcome(out: Path) -> tuple[object, object]:
+    """What two runs must have alike: the history but for what depends on time, and the bytes of the weights."""
     records = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     weights = {name: tensor.numpy().tobytes() for name, tensor in load_file(out / "model.safetensors").items()}
     return [{k: v for k, v in record.items() if k not in TIMED} for record in records], weights
 
 
 def last_step(out: Path) -> int:
+    """The last step that a run's history tells of."""
     return max(json.loads(line)["global_step"] for line in (out / "history.jsonl").read_text().splitlines())
 
 
 def newest_step(out: Path) -> int:
+    """The step of the newest intact state; 0 without one."""
     path, _ = find_newest_state(out / "states")
     return 0 if path is None else int(path.name.partition("-")[2])
 
 
 def send(number: signal.Signals, whom: str) -> Callable[[Job], None]:
+    """A fault: this signal, to `launcher`, `one rank` or `all processes` of a job."""
+
     def inject(job: Job) -> None:
         if whom == "launcher":
             job.launcher.send_signal(number)
@@ -212,8 +223,9 @@ file operation of one state in turn; survived means that a valid state is there 
 
 
 def main() -> None:
+    """Try every fault, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=3, help="runs a fault")
+    parser.add_argument("--trials", type=int, default=3, help="runs per fault")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     arguments = parser.parse_args()
     tallies: list[Tally] = []

@@ -32,7 +32,9 @@ def main() -> None:
     network = NetworkConfig("Unet", options.encoder, 4, 1)
     model = UnifiedModel(network).eval().to(memory_format=torch.channels_last)
     print(f"U-Net, {options.encoder}, {options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print("| size | images a pass | bare pass | one view | views | cost over bare passes |\n|---|---|---|---|---|---|")
+    print(
+        "| size | images per pass | bare pass | one view | views | cost over bare passes |\n|---|---|---|---|---|---|"
+    )
     for size in SIZES:
         print(_line(model, size, torch.device(options.device), options.repeats), flush=True)
 

@@ -81,9 +81,11 @@ class Side:
 
     @property
     def num_networks(self) -> int:
+        """One for ours, more for a cascade."""
         return len(self.steps)
 
     def save(self, folder: Path) -> None:
+        """Write it, for `load`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.validation.save(folder / "validation.npz")
         self.test.save(folder / "test.npz")
@@ -92,6 +94,7 @@ class Side:
 
     @classmethod
     def load(cls, folder: Path) -> "Side":
+        """What `save` wrote."""
         rest = json.loads((folder / "side.json").read_text())
         rest["steps"] = tuple(rest["steps"])
         return cls(*(EvaluationStatistics.load(folder / f"{part}.npz") for part in ("validation", "test")), **rest)

@@ -29,7 +29,7 @@ def mean_dice_positive(scores: Scores) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better one side is than another on the same images, one outcome a seed on each side."""
+    """How much better one side is than another on the same images, one outcome per seed on each side."""
 
     mean: float
     of_seeds: tuple[float, ...]
@@ -39,6 +39,7 @@ class Gain:
     """95 % by resampling the images, alike for all seeds and both sides: would other images agree?"""
 
     def text(self, scale: float = 100) -> str:
+        """Three cells of a table: the mean and both intervals, times `scale`."""
         spans = [
             "one seed" if span is None else f"{scale * span[0]:+.2f} to {scale * span[1]:+.2f}"
             for span in (self.seeds_interval, self.images_interval)

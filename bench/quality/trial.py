@@ -36,6 +36,7 @@ class Trial:
 
     @property
     def checkpoint(self) -> Path:
+        """The weights that were shipped."""
         return self.folder / "model.safetensors"
 
     @property
@@ -58,9 +59,11 @@ class Trial:
 
     @property
     def is_done(self) -> bool:
+        """Whether `finish` was called on its folder."""
         return (self.folder / "trial.json").exists()
 
     def finish(self, seconds: float, processor_seconds: float | None = None) -> None:
+        """Note what the training took, in seconds, and with that, that it is complete."""
         noted = {"seconds": round(seconds, 1)}
         if processor_seconds is not None:
             noted["processor_seconds"] = round(processor_seconds, 1)

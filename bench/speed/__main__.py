@@ -96,7 +96,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / ".bench", metavar="DIR", help="environment and data sets")
     options = parser.parse_args()
     if options.num_images < 2 * SHARD_SIZE or options.repeats < 1:
-        parser.error(f"give at least {2 * SHARD_SIZE} images, which make a shard a worker, and 1 repeat")
+        parser.error(f"give at least {2 * SHARD_SIZE} images, which make a shard per worker, and 1 repeat")
     return options
 
 

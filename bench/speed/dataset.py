@@ -13,7 +13,7 @@ from tqdm import tqdm
 from bench.speed.worker import ROOT, Worker
 
 SHARD_SIZE = 100
-"""Images a shard, of every format."""
+"""Images per shard, of every format."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,12 @@ class Dataset:
 
     @property
     def images(self) -> str:
+        """Folder of the images as they were made."""
         return str(self.root / "synth" / "train_images")
 
     @property
     def annotations(self) -> str:
+        """Their run lengths, as Kaggle has them."""
         return str(self.root / "synth" / "train.csv")
 
     def folder(self, name: str) -> str:

@@ -54,6 +54,7 @@ def raw_webdataset(shards: str, seconds: float) -> Measure:
 
 
 def raw_webdataset_cold(shards: str) -> Measure:
+    """The same, its files not yet in the page cache."""
     return _cold(shards, lambda: _webdataset(_tars(shards)))
 
 
@@ -92,6 +93,7 @@ def raw_litdata(folder: str, mode: str, seconds: float) -> Measure:
 
 
 def raw_litdata_cold(folder: str) -> Measure:
+    """Shuffled by itself, its files not yet in the page cache."""
     return _cold(folder, lambda: _copied(iter(_litdata(folder))))
 
 
@@ -132,11 +134,13 @@ def raw_mosaic(folder: str, mode: str, seconds: float) -> Measure:
 
 
 def raw_mosaic_cold(folder: str) -> Measure:
+    """Shuffled by itself, its files not yet in the page cache."""
     streaming.base.util.clean_stale_shared_memory()  # which its data sets leave behind, and later ones trip over
     return _cold(folder, lambda: iter(_new_mosaic(local=folder)))
 
 
 def raw_mosaic_remote(url: str, endpoint: str) -> Measure:
+    """Shuffled by itself, from an S3 store, into an empty local folder."""
     os.environ["S3_ENDPOINT_URL"] = endpoint
     streaming.base.util.clean_stale_shared_memory()
     with tempfile.TemporaryDirectory() as local:
@@ -186,6 +190,7 @@ def _nth(samples: list[dict[str, bytes]], index: int) -> dict[str, bytes]:
 
 
 def write_litdata(shards: str, out: str, shard_size: int) -> None:
+    """Write the samples of our tars in LitData's format, `shard_size` images per chunk."""
     samples = _stored(shards)
     litdata.optimize(
         fn=partial(_nth, samples),
@@ -199,6 +204,7 @@ def write_litdata(shards: str, out: str, shard_size: int) -> None:
 
 
 def write_mosaic(shards: str, out: str, shard_size: int) -> None:
+    """Write the samples of our tars in mosaicml-streaming's format, about `shard_size` images per shard."""
     samples = _stored(shards)
     size = sum(len(value) + 4 for sample in samples for value in sample.values()) * shard_size // len(samples)
     columns = dict.fromkeys(samples[0], "bytes")
@@ -217,6 +223,7 @@ def _decode(sample: dict[str, Any], gray: bool) -> tuple[np.ndarray, np.ndarray]
 
 
 def decode_webdataset(tars: str, gray: bool, seconds: float) -> Measure:
+    """Image and mask decoded by OpenCV, in this process."""
     decode = partial(_decode, gray=gray)
     return time_passes(lambda: _webdataset(_tars(tars)).map(decode), seconds=seconds)
 
@@ -255,6 +262,7 @@ def batches_webdataset(
 def batches_kaggle(
     images: str, annotations: str, crop: list[int], batch_size: int, workers: int, num_samples: int
 ) -> Measure:
+    """As the competition's notebooks do it: image files, run lengths decoded per sample, PyTorch's loader."""
     dataset = KaggleDataset(images, annotations, crop)
     loader = DataLoader(
         torch.utils.data.ConcatDataset([dataset] * 8),  # several epochs in one, so that the workers go on
@@ -282,11 +290,13 @@ def _time_loader(loader: DataLoader, batch_size: int, num_samples: int) -> Measu
 
 
 def rle_decode_kaggle(csv: str, num_strings: int, seconds: float) -> Measure:
+    """As the competition's notebooks do it."""
     strings = load_strings(csv, num_strings)
     return time_passes(lambda: (rle_to_mask(text) for text in strings), seconds=seconds)
 
 
 def rle_encode_kaggle(csv: str, num_strings: int, seconds: float) -> Measure:
+    """As the competition's notebooks do it."""
     masks = _row_major_masks(csv, num_strings)
     return time_passes(lambda: (mask_to_rle(mask) for mask in masks), seconds=seconds)
 

@@ -18,17 +18,19 @@ class SideResult:
 
     side: Side
     rates: tuple[float, ...]
-    """Items a second, a repeat; empty when it failed."""
+    """Items per second of each repeat; empty when it failed."""
     ratios: tuple[float, ...]
-    """Ours over theirs (or, `at_most`, theirs over ours: our share of time), a repeat; empty for ours."""
+    """Ours over theirs (or, `at_most`, theirs over ours: our share of time) of each repeat; empty for ours."""
     error: str = ""
 
     @property
     def rate(self) -> float:
+        """Median of the repeats, items per second."""
         return statistics.median(self.rates)
 
     @property
     def ratio(self) -> float:
+        """Median of the repeats."""
         return statistics.median(self.ratios)
 
 

@@ -51,6 +51,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
+        """Whether its process runs."""
         return self._process.poll() is None
 
     def __enter__(self) -> "Worker":

@@ -112,6 +112,7 @@ class _EvalMade(NamedTuple):
     bad: tuple[BadSampleError, ...]
 
     def batch(self, buffer: torch.Tensor) -> EvalBatch:
+        """Images and bitmasks as views of the buffer that a worker filled."""
         start = int(np.prod(self.shape))
         bitmasks = []
         for height, width in self.original_sizes:

@@ -1,7 +1,7 @@
 """Training batches: uint8 pixels and bit-packed targets, until they are on the device.
 
 What a batch holds depends on the data, the order and the seed alone: not on the number of workers, ranks, or where
-training was resumed. A worker hands over one flat buffer of bytes a batch; the tensors are views of it.
+training was resumed. A worker hands over one flat buffer of bytes per batch; the tensors are views of it.
 """
 
 from collections.abc import Generator, Iterable, Iterator
