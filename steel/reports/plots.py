@@ -14,6 +14,11 @@ from steel.storage import write_bytes
 
 Record = Mapping[str, Any]
 
+_MARGIN = 0.02
+"""Room beyond the last epoch, and below and above the values, as a share of what is drawn: for markers at the edge."""
+_NAME_GAP = 3.0
+"""Pixels between the names of two phases."""
+
 
 def plot_history(records: Sequence[Record], path: str | os.PathLike[str]) -> None:
     """Draw a run's curves: losses, scores, rate and speed over epochs.
@@ -40,11 +45,10 @@ def draw_history(records: Sequence[Record]) -> Any:
         panel.remove()
     for painter, panel in zip(painters, panels, strict=False):
         painter(phases, panel)
-        _mark_phases(panel, phases)
-        panel.set_xlabel("epoch")
-        panel.grid(alpha=0.25)
-        if panel.get_legend_handles_labels()[0]:
-            panel.legend(fontsize=8, framealpha=0.6)
+        _finish_panel(panel, phases[-1].end)
+        if len(phases) > 1:
+            _mark_phases(panel, phases)
+    _fit_phase_names(figure, phases)
     return figure
 
 
@@ -104,23 +108,52 @@ def _epoch(record: Record) -> float:
     return float(epoch) if isinstance(epoch, int | float) and math.isfinite(epoch) else 0.0
 
 
+def _finish_panel(panel: Any, end: float) -> None:
+    """What all panels have alike: epochs from the run's first to `end`, with room for the last marker; a legend below,
+    where it hides no curve."""
+    panel.set_xlim(0, (1 + _MARGIN) * end or 1.0)
+    panel.xaxis.get_major_locator().set_params(integer=end >= 3, steps=[1, 2, 5, 10])
+    low, high = min(0.0, panel.dataLim.y0), panel.get_ylim()[1]
+    panel.set_ylim(low - _MARGIN * (high - low), high + _MARGIN * (high - low))
+    panel.set_xlabel("epoch")
+    panel.grid(alpha=0.25)
+    if lines := panel.get_legend_handles_labels()[0]:
+        columns = 4 if len(lines) <= 4 else 3
+        panel.legend(fontsize=8, ncols=columns, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+
+
 def _mark_phases(panel: Any, phases: Sequence[_Phase]) -> None:
-    """A line where a phase begins, and its number above; nothing for a single phase."""
-    if len(phases) < 2:
-        return
+    """A line where a phase begins, and its name above its middle."""
     for phase in phases:
         if phase.start > 0:
             panel.axvline(phase.start, color="0.5", linewidth=0.9, linestyle=":")
-        panel.annotate(
+        panel.text(
+            *((phase.start + phase.end) / 2, 1.01),
             f"phase {phase.number + 1}",
-            ((phase.start + phase.end) / 2, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 2),
-            textcoords="offset points",
+            transform=panel.get_xaxis_transform(),
             ha="center",
+            va="bottom",
             fontsize=7,
             color="0.4",
         )
+
+
+def _fit_phase_names(figure: Any, phases: Sequence[_Phase]) -> None:
+    """Of a phase narrower than its name the number alone; no name where that, too, would touch the one before."""
+    if len(phases) < 2:
+        return
+    figure.draw_without_rendering()  # sets the panels' widths
+    for panel in figure.axes:
+        taken = -math.inf
+        for name, phase in zip(panel.texts, phases, strict=False):
+            (left, _), (right, _) = panel.transData.transform([(phase.start, 0), (phase.end, 0)])
+            if name.get_window_extent().width > right - left:
+                name.set_text(f"{phase.number + 1}")
+            box = name.get_window_extent()
+            if box.x0 < taken:
+                name.set_visible(False)
+            else:
+                taken = box.x1 + _NAME_GAP
 
 
 def _draw(panel: Any, phases: Sequence[_Phase], kind: str, name: str, part: str | None = None, **style: Any) -> bool:
@@ -222,8 +255,7 @@ def _paint_classes(name: str, title: str) -> Callable[[Sequence[_Phase], Any], b
 def _paint_rate(phases: Sequence[_Phase], panel: Any) -> bool:
     if panel is not None:
         panel.set_title("Learning rate", pad=14)
-        panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        panel.set_ylim(bottom=0, auto=True)
+        panel.yaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
     return _draw(panel, phases, "train", "lr", color="tab:blue")
 
 
@@ -233,12 +265,11 @@ def _paint_speed(phases: Sequence[_Phase], panel: Any) -> bool:
     panel.set_title("Speed", pad=14)
     panel.set_ylabel("images/s")
     drawn = _draw(panel, phases, "train", "images_per_second", label="images/s", color="tab:brown", linewidth=1)
-    panel.set_ylim(bottom=0)
     if _draw(None, phases, "train", "data_wait"):
         other = panel.twinx()
         _draw(other, phases, "train", "data_wait", color="tab:cyan", linewidth=1)
         panel.plot([], [], color="tab:cyan", linewidth=1, label="share of time waiting for data")
-        other.set_ylim(0, 1)
+        other.set_ylim(-_MARGIN, 1 + _MARGIN)
         other.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     return drawn
 

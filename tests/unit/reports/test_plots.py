@@ -1,5 +1,7 @@
 """Overlays, contact sheets and curves, looked at pixel by pixel."""
 
+import functools
+import itertools
 from typing import Any
 
 import numpy as np
@@ -137,11 +139,80 @@ def test_scores_go_on_from_phase_to_phase() -> None:
     assert list(line.get_ydata()) == [0.52, 0.54, 0.56]
 
 
-def test_phases_are_marked_in_every_panel() -> None:
-    for panel in draw_history(history()).axes:
-        if panel.get_title():
-            assert [text.get_text() for text in panel.texts] == ["phase 1", "phase 2"]
-            assert any(list(line.get_xdata()) == [2.0, 2.0] for line in panel.lines)
+def run_of(*epochs: float, every: float = 1.0) -> list[dict[str, Any]]:
+    """Phases of so many epochs: scores each epoch, losses at every so many, the rate at a phase's end alone."""
+    records: list[dict[str, Any]] = []
+    for phase, length in enumerate(epochs):
+        for step, epoch in enumerate(np.arange(every, length + 1e-9, every), start=1):
+            place = {"phase": phase, "step": step, "global_step": len(records), "epoch": float(epoch)}
+            records.append({"kind": "validation", **place, "loss": 0.5, "mean_dice": 0.5, "f1": {"any": 1.0}})
+        records.append({"kind": "train", **place, "loss": 1.0, "lr": 1e-3, "images_per_second": 9.0, "data_wait": 0.1})
+    return records
+
+
+RUNS = {
+    "one epoch each": run_of(1, 1),
+    "the rate known late": run_of(3, 1),
+    "long, then a short one": run_of(34, 1),
+    "many phases": run_of(*[1] * 30),
+    "less than an epoch": run_of(0.5, 0.25, every=0.25),
+    "by steps": history(),
+}
+
+
+@functools.cache
+def figure_of(run: str) -> Any:
+    figure = draw_history(RUNS[run])
+    figure.draw_without_rendering()
+    return figure
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_all_panels_share_the_epochs_from_the_first_to_the_last(run: str) -> None:
+    records = RUNS[run]
+    lengths = [max(r["epoch"] for r in records if r["phase"] == phase) for phase in {r["phase"] for r in records}]
+    axes = figure_of(run).axes
+    assert len({panel.get_xlim() for panel in axes}) == 1
+    low, high = axes[0].get_xlim()
+    assert low == 0 and sum(lengths) <= high <= 1.05 * sum(lengths)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_each_phase_is_named_above_its_own_middle_and_no_names_touch(run: str) -> None:
+    records = RUNS[run]
+    phases = sorted({record["phase"] for record in records})
+    ends = np.cumsum([max(r["epoch"] for r in records if r["phase"] == phase) for phase in phases])
+    middles = (ends + np.array([0, *ends[:-1]])) / 2
+    named = [panel for panel in figure_of(run).axes if panel.get_title()]
+    for panel in named:
+        names = [text for text in panel.texts if text.get_visible()]
+        assert [text.get_position()[0] for text in panel.texts] == pytest.approx(middles)
+        numbers = [int(text.get_text().removeprefix("phase ")) - 1 for text in names]
+        assert numbers == sorted(numbers) and numbers[0] == 0
+        assert all(text.get_position()[0] == pytest.approx(middles[n]) for text, n in zip(names, numbers, strict=True))
+        boxes = [text.get_window_extent() for text in names]
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+        inside = panel.get_window_extent()
+        assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 for box in boxes)
+        starts = [
+            line.get_xdata()[0]
+            for line in panel.lines
+            if line.get_linestyle() == ":" and len(set(line.get_xdata())) == 1
+        ]
+        assert set(ends[:-1]) <= {float(start) for start in starts}
+
+
+def test_a_phase_narrower_than_its_name_shows_its_number() -> None:
+    names = {run: [text.get_text() for text in figure_of(run).axes[0].texts] for run in RUNS}
+    assert names["long, then a short one"] == ["phase 1", "2"]
+    assert names["one epoch each"] == ["phase 1", "phase 2"]
+
+
+def test_the_legend_hides_no_curve() -> None:
+    legends = [(panel, panel.get_legend()) for panel in figure_of("by steps").axes if panel.get_legend()]
+    assert len(legends) == 4
+    for panel, legend in legends:
+        assert legend.get_window_extent().y1 < panel.xaxis.label.get_window_extent().y0 + 1
 
 
 def test_no_panel_is_empty() -> None:
