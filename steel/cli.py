@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from steel.commands.common import LateParser
 from steel.commands.data import add_compare, add_convert, add_explore, add_synth
 from steel.commands.models import add_ensemble, add_export, add_info, add_predict
+from steel.commands.serving import add_serve
 from steel.errors import run_program
 from steel.extensions import load_extensions
 
-COMMANDS = (add_synth, add_convert, add_explore, add_predict, add_compare, add_info, add_export, add_ensemble)
+COMMANDS = (
+    *(add_synth, add_convert, add_explore, add_predict, add_serve, add_compare, add_info, add_export),
+    add_ensemble,
+)
 """Each adds a subcommand with its options to the command line, and the function of the parsed arguments to run."""
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 
 from steel.images.jpeg import has_hole
-from steel.images.pillow_reader import read_by_pillow
+from steel.images.pillow_reader import read_by_pillow, size_by_pillow
 from steel.images.pixel_format import EIGHT_BITS, MAX_PIXELS, Depth, check_size, to_channels
 from steel.images.png import SIGNATURE, PngHeader, check_png, decode_unfiltered
 from steel.images.tiff import TiffHeader, check_tiff
@@ -75,6 +75,24 @@ def decode_pixels(data: bytes) -> np.ndarray:
     if isinstance(header, TiffHeader) and 8 < header.depth < 16:
         pixels = pixels >> (16 - header.depth)  # OpenCV spreads packed values over 16 bits
     return pixels if pixels.ndim == 2 else cv2.merge(cv2.split(pixels)[::-1])
+
+
+def count_pixels(data: bytes) -> int:
+    """Pixels of an image file by its header alone, before room is made for them.
+
+    Raises:
+        ValueError: not an image, damaged where it can be seen without decoding, or too large.
+    """
+    kind = _kind(data)
+    if kind == "JPEG":
+        height, width, _ = _jpeg_header(data)
+    elif kind == "BMP" or kind == "WebP":
+        width, height = size_by_pillow(data, kind)
+    else:
+        header = check_png(data) if kind == "PNG" else check_tiff(data)
+        width, height = header.width, header.height
+    check_size(width, height)
+    return width * height
 
 
 def decode_labels(data: bytes) -> np.ndarray:
@@ -157,13 +175,19 @@ def _check_frame(data: bytes, kind: _Kind) -> PngHeader | TiffHeader | None:
     return checks[kind](data) if kind in checks else None
 
 
-def _decode_jpeg(data: bytes, colours: Literal["GRAY", "RGB"]) -> np.ndarray:
-    """A JPEG as gray (H, W), or as (H, W, 3) RGB unless it is stored gray: the pixels that OpenCV makes of it."""
+def _jpeg_header(data: bytes) -> tuple[int, int, str]:
+    """Height, width and colour space of a JPEG."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
     except (ValueError, KeyError) as error:  # KeyError: a subsampling that has no name there
         raise ValueError(f"damaged or unusual JPEG ({error})") from error
-    check_size(int(width), int(height))
+    return int(height), int(width), space
+
+
+def _decode_jpeg(data: bytes, colours: Literal["GRAY", "RGB"]) -> np.ndarray:
+    """A JPEG as gray (H, W), or as (H, W, 3) RGB unless it is stored gray: the pixels that OpenCV makes of it."""
+    height, width, space = _jpeg_header(data)
+    check_size(width, height)
     if has_hole(data):
         raise ValueError("damaged JPEG (a hole of zeros in its code)")
     colours = "GRAY" if space == "Gray" else colours

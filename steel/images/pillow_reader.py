@@ -33,3 +33,19 @@ def read_by_pillow(data: bytes, kind: Literal["PNG", "TIFF", "BMP"]) -> np.ndarr
             raise ValueError(f"damaged or unusual {kind} ({error})") from error
         finally:
             Image.MAX_IMAGE_PIXELS = found
+
+
+def size_by_pillow(data: bytes, kind: Literal["BMP", "WebP"]) -> tuple[int, int]:
+    """Width and height by the header of a file of this format, and no other; nothing is decoded.
+
+    Raises:
+        ValueError: damaged, or a variant that Pillow does not know.
+    """
+    from PIL.BmpImagePlugin import BmpImageFile
+    from PIL.WebPImagePlugin import WebPImageFile
+
+    try:
+        with (BmpImageFile if kind == "BMP" else WebPImageFile)(io.BytesIO(data)) as image:
+            return image.size
+    except Exception as error:  # on damaged files Pillow raises whatever its parser stumbles over
+        raise ValueError(f"damaged or unusual {kind} ({error})") from error

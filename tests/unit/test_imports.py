@@ -22,6 +22,7 @@ LAYERS = (
     "errors", "machine", "extensions", "plain", "validation_errors", "storage", "arrow_file", "precision", "config",
     "folds", "views", "images", "labels", "synthetic", "shards", "loading", "model", "gates", "decision", "metrics",
     "thresholds", "checkpoint_header", "checkpoint", "pretrained", "inference", "reports", "tracking", "distributed",
+    "serving",
     "commands",
     "cli",
 )  # fmt: skip
