@@ -16,7 +16,7 @@ from PIL import Image
 
 from steel.errors import InputError
 from steel.images import decode
-from steel.images.decode import decode_image, decode_labels, decode_pixels, decode_values, to_labels
+from steel.images.decode import count_pixels, decode_image, decode_labels, decode_pixels, decode_values, to_labels
 from steel.images.pixel_format import Depth, to_channels
 
 REAL_DATA = os.environ.get("STEEL_REAL_DATA")
@@ -491,6 +491,22 @@ def test_a_damaged_mask_that_pillow_would_complete_is_refused() -> None:
             assert np.array_equal(decode_values(bytes(damaged)), pixels), position
     with pytest.raises(ValueError, match="damaged PNG: cut short"):
         decode_values(data[:-12])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP", "WEBP"])
+def test_pixels_are_counted_without_decoding(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [by_pillow(pixels, kind) for pixels in (GRAY, RGB)]
+    for name in ("read_by_pillow", "_decode_by_opencv", "_decode_jpeg"):
+        monkeypatch.setattr(decode, name, lambda *_: pytest.fail("decoded"))
+    for data in files:
+        assert count_pixels(data) == 123 * 201
+        with pytest.raises(ValueError, match=r"damaged|not a readable"):
+            count_pixels(data[:12])
+
+
+def test_pixels_beyond_all_bounds_are_refused_by_the_header() -> None:
+    with pytest.raises(ValueError, match="at most"):
+        count_pixels(png((40_000, 40_000, 8, 0), b""))
 
 
 def test_own_masks_take_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:

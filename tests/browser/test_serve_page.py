@@ -1,0 +1,91 @@
+"""The page of `steel serve` in a headless Chromium: an image is dropped, verdict, classes and masks are seen."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import steel
+from tests.browser.looking import LUMINANCE, MARKS, VIEW_NAMES, VIEWS, fits
+from tests.serving import Server, save_tiny_model, serving
+
+pytestmark = MARKS
+for package in ("starlette", "uvicorn", "prometheus_client"):
+    pytest.importorskip(package)
+
+DROP = """
+([name, bytes]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], name));
+  for (const type of ["dragover", "drop"])
+    document.body.dispatchEvent(new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true}));
+}
+"""
+ROWS = "(id) => [...document.querySelectorAll(`#${id} tr`)].map((row) => [...row.cells].map((cell) => cell.innerText))"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "model.safetensors"
+    save_tiny_model(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator[Server]:
+    with serving(model) as running:
+        yield running
+
+
+@pytest.fixture(params=VIEWS, ids=VIEW_NAMES)
+def page(request: pytest.FixtureRequest, browser: Any, server: Server) -> Iterator[Any]:
+    """The page; at the end nothing was complained of, and nobody but the server was asked."""
+    width, scheme = request.param
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    origin, wrong = f"http://127.0.0.1:{server.port}/", []
+    page.on("console", lambda message: wrong.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+    allowed = (origin, "data:", f"blob:{origin}")
+    page.on("request", lambda r: None if r.url.startswith(allowed) else wrong.append(f"request: {r.url}"))
+    page.goto(origin)
+    page.wait_for_function("document.querySelector('#model').innerText.includes('spot, trace')")
+    yield page
+    page.close()
+    refusals = [line for line in wrong if "status of 415" in line]  # the browser's own word on a refused request
+    assert wrong == refusals
+
+
+@pytest.mark.parametrize("ending", [".png", ".tiff"])
+def test_an_image_that_is_dropped_is_told_and_shown(page: Any, model: Path, ending: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 64), np.uint8)
+    (expected,) = steel.load_predictor(model, device="cpu").predict(image)
+    page.evaluate(DROP, [f"a{ending}", list(cv2.imencode(ending, image)[1].tobytes())])
+    page.wait_for_selector("#result:not([hidden])")
+    assert page.inner_text("h2") == f"a{ending}: defective"
+    probs = [f"{100 * round(p / 255, 4):.1f} %" for p in expected.label_probs[1:].tolist()]
+    assert page.evaluate(ROWS, "classes") == [["spot", "yes", probs[0]], ["trace", "yes", probs[1]]]
+    regions = expected.regions()
+    assert page.inner_text("#count") in (f"Regions: {len(regions)}", f"Regions: the 100 largest of {len(regions)}")
+    areas = sorted((region.area for region in regions), reverse=True)[:100]
+    assert [int(row[1]) for row in page.evaluate(ROWS, "regions")] == areas
+    assert page.evaluate("document.querySelector('#image').naturalWidth") == 64
+    polygons = page.locator("#masks polygon")
+    assert polygons.count() == (len(regions) if ending == ".png" else 0), "browsers show no TIFF: the server's overlay"
+    if ending == ".png":
+        assert page.locator("#masks").evaluate("(e) => getComputedStyle(e).visibility") == "visible"
+        page.uncheck("#shown")
+        assert page.locator("#masks").evaluate("(e) => getComputedStyle(e).visibility") == "hidden"
+    assert fits(page)
+    assert page.evaluate(LUMINANCE) == []
+
+
+def test_what_is_no_image_is_told_in_one_line(page: Any) -> None:
+    page.evaluate(DROP, ["<b>.txt", list(b"hello")])
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.inner_text("#error") == "not a readable image (JPEG, PNG, TIFF, BMP or WebP)"
+    assert page.locator("#result").is_hidden()
+    assert fits(page)
+    assert page.evaluate(LUMINANCE) == []
