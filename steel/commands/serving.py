@@ -23,7 +23,7 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add("checkpoint", metavar="FILE", help="model.safetensors, or model.onnx of `steel export`; a path or URL")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for every network of this machine")
-    add("--port", type=int, default=8000, help="0 takes any that is free")
+    add("--port", type=_port, default=8000, help="0 takes any that is free")
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     add("--tta", metavar="VIEWS", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's")
     add_inference(parser)
@@ -84,6 +84,13 @@ def _limits(arguments: argparse.Namespace) -> Limits:
         pixels_held=max(default.pixels_held, 2 * pixels),
         batch_wait_s=arguments.batch_wait / 1000,
     )
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 65535")
+    return value
 
 
 def _milliseconds(text: str) -> float:

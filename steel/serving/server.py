@@ -79,9 +79,9 @@ def listen(host: str, port: int, limits: Limits) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address, family=family, backlog=limits.connections)
-    except (OSError, OverflowError) as error:
-        number = getattr(error, "errno", None) or 0  # negative where a name is not known
-        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        number = error.errno or 0  # negative where a name is not known
+        reason = os.strerror(number) if number > 0 else error.strerror
         raise InputError(f"{host}:{port}: {reason}; give another --host or --port") from error
 
 

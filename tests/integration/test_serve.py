@@ -292,7 +292,11 @@ def test_a_port_in_use_and_a_missing_package_are_one_line(
             capsys.readouterr().err
             == f"error: 127.0.0.1:{port}: Address already in use; give another --host or --port\n"
         )
-    assert main(["serve", str(model), "--port", "99999"]) == 2
+    with pytest.raises(SystemExit):
+        main(["serve", str(model), "--port", "99999"])
+    assert "99999 is not from 0 to 65535" in capsys.readouterr().err
+    assert main(["serve", str(model), "--port", "0", "--host", "no.such.name.invalid"]) == 2
+    assert capsys.readouterr().err.startswith("error: no.such.name.invalid:0: ")
     assert main(["serve", str(model.with_name("none.onnx")), "--port", "0"]) == 2
     assert capsys.readouterr().err.endswith("none.onnx: no such file\n")
     code = "import sys; sys.modules['uvicorn'] = None; from steel.cli import main; sys.exit(main(sys.argv[1:]))"
