@@ -45,6 +45,15 @@ class _Member:
     provenance: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Expected:
+    """What a provenance says of the images that the decision was tuned on; see `steel.metrics.expected`."""
+
+    images: int
+    defective_share: float
+    mean_probabilities: tuple[float, ...]
+
+
 _NO_FURTHER_HEADS: dict[str, Any] = {"heads": []}
 """What a network that says nothing of further heads has."""
 
@@ -160,6 +169,9 @@ def _check_content(content: dict[str, Any]) -> None:
     if size is not None and not all(1 <= side < 1 << 15 for side in size):
         raise InputError(f"images of {size[0]}x{size[1]} pixels")
     _check_provenance(found["provenance"])
+    expected = from_plain(_Expected | None, found["provenance"].get("validation"), "provenance.validation")
+    if expected is not None and len(expected.mean_probabilities) != 1 + num_classes:
+        raise InputError(f"{len(expected.mean_probabilities)} mean probabilities for {num_classes} classes")
 
 
 def _check_provenance(provenance: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from steel.config import FoldsConfig
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
 from steel.errors import InputError, run_program
+from steel.metrics.expected import expected_figures
 from steel.metrics.statistics import EvaluationStatistics
 from steel.reports.comparison import compare
 from steel.reports.comparison_page import write_comparison
@@ -125,7 +126,11 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
     joined = stack_members(members)
     packed = replace(
         joined,
-        provenance=joined.provenance | {"gates": {gate: d.to_dict() for gate, d in found.by_gate.items()}},
+        provenance=joined.provenance
+        | {
+            "gates": {gate: d.to_dict() for gate, d in found.by_gate.items()},
+            "validation": expected_figures(statistics, found.decision),
+        },
         decision=found.decision,
         folds={"train": list(folds), "tuning": list(folds), "test": list(test)},
     )

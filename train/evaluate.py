@@ -26,6 +26,7 @@ from steel.extensions import load_extensions, require_extensions
 from steel.images.pictures import save_contact_sheet
 from steel.inference.predictor import Predictor
 from steel.machine import count_workers, parse_workers
+from steel.metrics.expected import expected_figures
 from steel.metrics.statistics import EvaluationStatistics
 from steel.reports.describe import flat_scalars
 from steel.reports.evaluation import format_table
@@ -106,9 +107,10 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
 
     found = None
     if arguments.tune_thresholds:
-        found = _tune(checkpoint, reader, collect(None), predictor.tta, runtime, live)
+        statistics = collect(None)
+        found = _tune(checkpoint, reader, statistics, predictor.tta, runtime, live)
         decision, role = found.decision, role if role == "train" else "tuning"
-        checkpoint = retuned(checkpoint, found, folds, reader.manifest.digest)
+        checkpoint = retuned(checkpoint, found, folds, reader.manifest.digest, statistics)
     examples = choose_examples(reader, rows, NUM_EXAMPLES)
     wanted = {TYPICAL: examples, RANDOM: choose_random(rows, NUM_EXAMPLES)}
     keeper = GalleryKeeper(decision, reader.manifest.ignore_bit, frozenset(chain(*wanted.values())))
@@ -270,7 +272,9 @@ def provenance_of(checkpoint: Checkpoint, data_digest: str) -> dict[str, Any]:
     }
 
 
-def retuned(checkpoint: Checkpoint, found: Tuning, folds: Sequence[int], data_digest: str) -> Checkpoint:
+def retuned(
+    checkpoint: Checkpoint, found: Tuning, folds: Sequence[int], data_digest: str, statistics: EvaluationStatistics
+) -> Checkpoint:
     """The same network with another decision, which remembers what it was found on."""
     return replace(
         checkpoint,
@@ -280,6 +284,7 @@ def retuned(checkpoint: Checkpoint, found: Tuning, folds: Sequence[int], data_di
             **checkpoint.provenance,
             "tuning_digest": data_digest,
             "gates": {gate: decision.to_dict() for gate, decision in found.by_gate.items()},
+            "validation": expected_figures(statistics, found.decision),
         },
     )
 

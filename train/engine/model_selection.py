@@ -12,6 +12,7 @@ import torch
 from steel import __version__
 from steel.checkpoint import Checkpoint, read_header, save_checkpoint
 from steel.config import NetworkConfig
+from steel.metrics.expected import expected_figures
 from steel.metrics.scores import decide
 from steel.model.optimizer import average_state_dicts
 from steel.plain import to_dict
@@ -150,6 +151,7 @@ def _checkpoint(
             "weights": candidate.name,
             "candidates": dict(scores),
             "gates": {gate: decision.to_dict() for gate, decision in tuning.by_gate.items()},
+            "validation": expected_figures(candidate.result.statistics, tuning.decision),
         },
         tensors={name: tensor.unsqueeze(0) for name, tensor in candidate.weights.items()},
     )
