@@ -74,6 +74,11 @@ def test_members_one_by_one_and_joined(shards: Path, tmp_path: Path, monkeypatch
     for fold in range(3):
         member = load_checkpoint(tmp_path / f"fold-{fold}" / "model.safetensors")
         assert all(tensor.equal(member.tensors[name][0]) for name, tensor in joined.member_state(fold).items())
+    of_members = [np.load(tmp_path / f"fold-{k}" / "validation_statistics.npz")["label_probs"] for k in range(3)]
+    means = np.concatenate(of_members).mean(axis=0) / 255  # each image by the member that has not seen it
+    validation = joined.provenance["validation"]
+    assert (validation["images"], validation["defective_share"]) == (18, 0)
+    assert validation["mean_probabilities"] == pytest.approx(means, abs=1e-6)
     report = (tmp_path / "report.txt").read_text()
     assert "3 members; out-of-fold scores, each fold judged by thresholds found on the others:" in report
     assert "the shipped decision, found on all folds:" in report
