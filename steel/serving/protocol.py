@@ -16,7 +16,7 @@ def impatient_protocol(head_s: float, unread_s: float) -> type[H11Protocol]:
     """
 
     class ImpatientProtocol(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
             self._head = _Alarm(self.loop, head_s, transport.abort)
             self._unread = _Alarm(self.loop, unread_s, transport.abort)
             super().connection_made(transport)
