@@ -100,12 +100,8 @@ def make_strips(root: Path) -> None:
 @contextmanager
 def batches_of_eight() -> Iterator[None]:
     """The usual way, with the project's own loader, network and scores."""
-
-    def eight(height: int, width: int, pixels_per_pass: int) -> int:
-        return EIGHT
-
     shapes = [
-        patch(f"{module}.images_per_pass", eight)
+        patch(f"{module}.images_per_pass", autospec=True, return_value=EIGHT)
         for module in ("steel.inference.batching", "steel.loading.eval_loader")
     ]
     with shapes[0], shapes[1], patch("steel.model.passes._LARGE_PASS", 0):

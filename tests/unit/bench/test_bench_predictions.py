@@ -1,0 +1,38 @@
+"""The sides of `bench.predictions` run: on few and small images, as nothing is timed here."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from bench import predictions
+
+SIZES = [(40, 64), (33, 50), (64, 96), (40, 64)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images of three sizes under the name of one of the bench's sets."""
+    folder = tmp_path_factory.mktemp("predictions") / "even"
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number, (height, width) in enumerate(SIZES):
+        image = rng.integers(0, 256, (height, width), dtype=np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), image)
+    return folder
+
+
+@pytest.mark.parametrize("usual", [False, True])
+def test_both_ways_predict_all_images(usual: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions, "draw_sizes", lambda name: SIZES)
+    assert predictions.predict(str(folder), "tu-test_resnet", usual).items == len(SIZES)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_both_ways_from_files_predict_all_images(plain: bool, tmp_path: Path) -> None:
+    strips = tmp_path / "strips"
+    strips.mkdir()
+    for number in range(2):
+        cv2.imwrite(str(strips / f"{number}.jpg"), np.full((64, 96), 90, np.uint8))
+    assert predictions.files(str(strips), "tu-test_resnet", plain).items == 2
