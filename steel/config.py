@@ -283,7 +283,10 @@ class RuntimeConfig:
     """Pixels in a forward pass of validation, in images of one padded size, at least one of them; what
     is fast on the device when None. Fewer need less memory. Another number may move the last bits of probabilities."""
     channels_last: bool = True
-    compile: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile forward pass, losses and backward pass of a training micro-batch with `torch.compile`, for each phase
+    anew; validation never is. `auto` does so on a GPU where the phase is long enough and a short measurement says that
+    it saves time; a resumed run takes the same choice. Compiled, losses agree with the others to float tolerance."""
     save_minutes: float = 10.0
     """Minutes between two resumable states, by rank 0's clock; 0 saves none by time. A stop signal and every epoch save
     one too."""

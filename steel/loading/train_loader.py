@@ -181,11 +181,12 @@ class _TrainWork:
 def present_pairs(targets: np.ndarray, num_classes: int) -> np.ndarray:
     """Which samples have which classes, of packed targets (m, h, w): (K,) int64 `sample * C + class`, ascending.
 
-    K is rounded up to a multiple of m by pairs that are absent, so that few sizes occur.
+    K is rounded up to a multiple of m, and to m at least, by pairs that are absent: few sizes occur, and none is empty,
+    for which a compiled step would need a graph of its own.
     """
     bits = [int(np.bitwise_or.reduce(target, axis=None)) for target in targets]
     present = np.array([bit >> k & 1 for bit in bits for k in range(num_classes)], bool)
-    num = -(-np.count_nonzero(present) // len(bits)) * len(bits)
+    num = max(1, -(-int(np.count_nonzero(present)) // len(bits))) * len(bits)
     return np.sort(np.argsort(~present, kind="stable")[:num])
 
 

@@ -179,7 +179,11 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     Gray images come out with as many channels as there are means. The three steps are folded into one multiplication
     and one addition.
     """
-    scale, shift = scale_and_shift(tuple(mean), tuple(std), images.device)
+    return scale_pixels(images, *scale_and_shift(tuple(mean), tuple(std), images.device))
+
+
+def scale_pixels(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """As `normalise`, with the result of `scale_and_shift`."""
     assert images.shape[1] in (1, len(scale)), f"{images.shape[1]} channels, {len(scale)} means"
     return torch.addcmul(shift, images.float(), scale)
 

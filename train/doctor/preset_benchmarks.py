@@ -11,8 +11,6 @@ from steel.config import Config, PhaseConfig
 from steel.distributed.runtime import Runtime, seed_everything
 from steel.errors import is_out_of_memory
 from steel.loading.augment import Augmenter
-from steel.loading.crop import target_dtype
-from steel.loading.train_loader import MicroBatch
 from steel.machine import count_workers
 from steel.model.network import UnifiedModel
 from steel.shards.reader import ShardReader
@@ -20,6 +18,7 @@ from train.doctor.benchmarks import batch_rate
 from train.doctor.checks import GIB, Finding
 from train.engine.batch_plan import PhasePlan, micro_batch_share
 from train.engine.data import resolve_crop
+from train.engine.made_up_batch import made_up_batch
 from train.engine.step import TrainingState
 from train.fit import network_for
 
@@ -108,8 +107,8 @@ def step_cost(
     phase = replace(phase, batch_size=micro * runtime.world, micro_batch=micro)
     share = micro_batch_share(phase, runtime.rank, runtime.world)
     plan = PhasePlan(0, phase, len(reader), len(reader), 0, share)
-    batch = _made_up(manifest.channels, manifest.num_classes, micro, crop, device)
     on_gpu = device.type == "cuda"
+    batch = made_up_batch(*(manifest.channels, manifest.num_classes, micro, crop), pin_memory=on_gpu, index=share[0])
     seed_everything(0)
     try:
         model = UnifiedModel(network_for(config, manifest))
@@ -119,7 +118,7 @@ def step_cost(
         times: list[float] = []
         while len(times) < 3 or (len(times) < 20 and sum(times) < STEP_SECONDS):
             start = time.perf_counter()
-            training.step(plan, len(times), phase.lr, iter([replace(batch, index=share[0])]))
+            training.step(plan, len(times), phase.lr, iter([batch]))
             if on_gpu:
                 torch.cuda.synchronize(device)
             times.append(runtime.broadcast(time.perf_counter() - start))  # all ranks stop after the same step
@@ -128,16 +127,6 @@ def step_cost(
             raise
         return None
     return StepCost(float(np.median(times[1:])), torch.cuda.max_memory_allocated(device) if on_gpu else 0)
-
-
-def _made_up(channels: int, num_classes: int, num: int, crop: tuple[int, int], device: torch.device) -> MicroBatch:
-    """A micro-batch of noise, one class in half of it."""
-    pin = device.type == "cuda"
-    images = torch.randint(0, 256, (num, channels, *crop), dtype=torch.uint8)
-    targets = torch.from_numpy(np.zeros((num, *crop), target_dtype(num_classes)))
-    targets[: (num + 1) // 2, : crop[0] // 4] = 1
-    images, targets = (values.pin_memory() if pin else values for values in (images, targets))
-    return MicroBatch(images, targets, torch.arange(num), torch.arange(num), 0, 0)
 
 
 def _worker_counts() -> list[int]:

@@ -8,10 +8,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from steel.distributed.runtime import Runtime
 from steel.errors import InputError, SharedError, is_out_of_memory
+from steel.loading.crop import target_dtype
 from steel.model.batch_norm import Statistics
 from steel.model.network import set_encoder_trainable
 from train.engine.batch_plan import PhasePlan
@@ -58,7 +60,7 @@ def _problem_of(training: TrainingState, plan: PhasePlan, crop: tuple[int, int],
     network = f"{training.model.network.architecture} with {training.model.network.encoder}"
     logger.info("phase %s: trying a micro-batch of %d images of %s", plan.phase.name, plan.phase.micro_batch, size)
     try:
-        with _untouched(training) as before:
+        with untouched(training) as before:
             training.model.train()
             set_encoder_trainable(training.model, not is_frozen)
             _there_and_back(training, plan, crop)
@@ -89,8 +91,8 @@ def _there_and_back(training: TrainingState, plan: PhasePlan, crop: tuple[int, i
     sets = (training.runtime.world == 1) + 2 * (not training.optimizer.state)
     room = [torch.empty_like(parameter) for parameter in parameters for _ in range(sets)]
     images = torch.zeros(num, model.network.in_channels, *crop, dtype=torch.uint8, device=device)
-    masks = torch.zeros(num, training.num_classes, *crop, device=device)
-    losses = training.losses(model, images, masks, torch.ones_like(masks[:, :1]), plan.phase.loss)
+    targets = torch.from_numpy(np.zeros((num, *crop), target_dtype(model.network.num_classes))).to(device)
+    losses = training.micro_batch_losses(images, targets, plan.phase.loss, None)
     total = torch.stack([loss.sum() for loss in losses.values()]).sum()
     torch.autograd.grad(total, parameters, allow_unused=True)
     del room
@@ -121,7 +123,7 @@ def _check_buffers(training: TrainingState, before: _Buffers) -> None:
 
 
 @contextlib.contextmanager
-def _untouched(training: TrainingState) -> Iterator[_Buffers]:
+def untouched(training: TrainingState) -> Iterator[_Buffers]:
     """Put back after the block what a pass through the network changes: buffers, modes, random numbers."""
     model, device = training.model, training.runtime.device
     was_training, was_frozen = model.training, model.encoder_frozen

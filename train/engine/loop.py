@@ -1,6 +1,7 @@
 """The training loop: steps, validations, states, stop signals, in the order they happen."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 
@@ -9,7 +10,10 @@ from steel.loading.train_loader import MicroBatch
 from steel.model.lr_schedule import lr_at
 from steel.model.network import UnifiedModel
 from train.engine.batch_plan import PhasePlan
+from train.engine.compilation import choose_compilation
+from train.engine.data import resolve_crop
 from train.engine.loop_state import LoopState, Window
+from train.engine.made_up_batch import made_up_batch
 from train.engine.metric_logger import MetricLogger, train_record
 from train.engine.run_context import RunContext
 from train.engine.run_progress import PREDICTING, TUNING, RunProgress
@@ -59,13 +63,16 @@ class Loop:
                 self.state.start_phase(plan.number)
             if not self._train_phase(plan):
                 return False
+        self.training.micro_batch_losses.compute_eagerly()  # what follows has the memory
         return True
 
     def _train_phase(self, plan: PhasePlan) -> bool:
         """Train to the phase's end, or to an early one; False when a stop signal came first."""
-        self.step_metrics.restart_clock()
         if self.state.validation_due:  # the last attempt ended between a state and its validation
             self._validate(plan)
+        if self.state.step < plan.steps:
+            self._choose_compilation(plan)
+        self.step_metrics.restart_clock()
         self.progress.start_phase()
         load, guard = self.load(plan, self.state.step), self.context.runtime.guard()
         with contextlib.closing(load), guard, out_of_memory_as(LESS_MEMORY):
@@ -84,6 +91,20 @@ class Loop:
                 if self.state.validation_due:
                     self._validate(plan)
         return True
+
+    def _choose_compilation(self, plan: PhasePlan) -> None:
+        context = self.context
+        manifest, is_on_gpu = context.reader.manifest, context.runtime.device.type == "cuda"
+        crop = resolve_crop(context.reader, context.rows.train, plan.phase.crop, context.config.tiling)
+        make_batch = functools.partial(
+            made_up_batch,
+            *(manifest.channels, manifest.num_classes, plan.phase.micro_batch, crop),
+            pin_memory=is_on_gpu,
+        )
+        with context.live.stage("compiling", "choosing whether to compile the step"):
+            self.state.compilation = choose_compilation(
+                self.training, plan, self.state.step, make_batch, self.state.compilation
+            )
 
     def _take_step(self, plan: PhasePlan, batches: TimedIterator[MicroBatch]) -> None:
         """Launch a step, and take in the one before it meanwhile."""

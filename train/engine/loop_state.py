@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from steel.errors import InputError
+from train.engine.compilation import CompileChoice
 from train.engine.step_metrics import FinishedStep
 
 OVERFLOW_PATIENCE = 30
@@ -47,6 +48,8 @@ class LoopState:
     """Samples replaced because their bytes did not match their checksum."""
     stopped_early: list[str] = field(default_factory=list)
     """One sentence for each phase that ended early."""
+    compilation: CompileChoice | None = None
+    """Whether the current phase's micro-batches are compiled; None before its first step."""
     window: Window = field(default_factory=Window)
 
     def __post_init__(self) -> None:
@@ -55,7 +58,7 @@ class LoopState:
     def start_phase(self, number: int) -> None:
         """Move to the beginning of phase `number`."""
         self.phase, self.step, self.stale, self.phase_best = number, 0, 0, None
-        self.window = Window()
+        self.compilation, self.window = None, Window()
 
     def count_step(self, done: FinishedStep) -> bool:
         """Take in a finished step; whether it was skipped for what is not finite, rather than by the fp16 scaler."""

@@ -35,7 +35,7 @@ from train.engine.top_checkpoints import TopCheckpoint
 
 logger = logging.getLogger("train.fit")
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 TENSORS = "tensors.safetensors"
 RECORD = "state.json"
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import nn
 
-from steel.config import Config, LossConfig
+from steel.config import Config
 from steel.distributed.runtime import Runtime, seed_micro_batch
-from steel.loading.train_loader import MicroBatch, unpack_targets
+from steel.loading.train_loader import MicroBatch
 from steel.model.batch_norm import RunningStatistics
-from steel.model.losses import head_losses
-from steel.model.network import UnifiedModel, drop_gradients, normalise, set_encoder_trainable
+from steel.model.network import UnifiedModel, drop_gradients, set_encoder_trainable
 from steel.model.optimizer import (
     AveragedTensors,
     ExponentialAverage,
@@ -24,6 +22,7 @@ from steel.model.optimizer import (
     step_if_finite,
 )
 from train.engine.batch_plan import PhasePlan
+from train.engine.micro_batch_losses import MicroBatchLosses, hold_gradients
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,6 @@ class TrainingState:
     ) -> None:
         self.runtime = runtime
         self.config = config
-        self.mean, self.std = mean, std
-        self.num_classes = model.network.num_classes
         self.freeze_steps = freeze_steps
         model.to(runtime.device)
         if config.runtime.channels_last:
@@ -67,11 +64,13 @@ class TrainingState:
         self.statistics = RunningStatistics(model)
         decay = config.optim.ema_decay
         self.average = ExponentialAverage(model, decay) if decay > 0 else None
-        if config.runtime.compile:
-            model.compile()
+        self.micro_batch_losses = MicroBatchLosses(model, mean, std, channels_last=config.runtime.channels_last)
+        """By the network: bare, for its own weights' or another's losses; `wrapped`, for its gradients'."""
         self.optimizer = build_optimizer(model, config.optim)
         # Moved above already; accelerate would give `cpu:0` new buffers.
-        self.wrapped, _ = runtime.accelerator.prepare(model, self.optimizer, device_placement=[False, False])
+        self.wrapped, _ = runtime.accelerator.prepare(
+            self.micro_batch_losses, self.optimizer, device_placement=[False, False]
+        )
         # Found once: a walk over the modules costs a step more than many of its launches.
         self._parameters = list(model.parameters())
         self._encoder_parameters = list(model.encoder.parameters())
@@ -96,6 +95,8 @@ class TrainingState:
         set_encoder_trainable(self.model, not frozen)
         set_lr(self.optimizer, lr)
         before = self.statistics.take()
+        if self.micro_batch_losses.replays:
+            hold_gradients(self._parameters)
         seen = [self._micro_step(plan, step, next(batches), last=index == plan.share[-1]) for index in plan.share]
         if frozen:
             drop_gradients(self._encoder_parameters)
@@ -105,7 +106,7 @@ class TrainingState:
         step_if_finite(self.optimizer, skipped)
         if self.scaler is not None:
             self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self.micro_batch_losses.replays)
         self.statistics.settle(before, skipped, plan.share, plan.phase.micro_batches, self.runtime.all_reduce)
         if self.average is not None:
             self.average.update(self._latest, skip=skipped)
@@ -122,13 +123,12 @@ class TrainingState:
         runtime, device = self.runtime, self.runtime.device
         images = batch.images.to(device, non_blocking=True)
         targets = batch.targets.to(device, non_blocking=True)
-        masks, valid = unpack_targets(targets, self.num_classes)
         pairs = None if batch.pairs is None else batch.pairs.to(device, non_blocking=True)
 
         seed_micro_batch(self.config.seed, plan.number, step, batch.index)
         gathering = runtime.accelerator.no_sync(self.wrapped)
         with contextlib.nullcontext() if last else gathering:
-            losses = self.losses(self.wrapped, images, masks, valid, plan.phase.loss, pairs)
+            losses: dict[str, torch.Tensor] = self.wrapped(images, targets, plan.phase.loss, pairs)
             # Shares of the step's mean: sums over the constant number of terms in a global batch.
             shares = {head: loss.sum(1) / (plan.phase.batch_size * loss.shape[1]) for head, loss in losses.items()}
             sample_losses = functools.reduce(torch.add, shares.values())
@@ -143,21 +143,6 @@ class TrainingState:
             rows=batch.rows,
             bad_samples=batch.bad_samples,
         )
-
-    def losses(
-        self,
-        network: nn.Module,
-        images: torch.Tensor,
-        masks: torch.Tensor,
-        valid: torch.Tensor,
-        loss: LossConfig,
-        pairs: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """What `network`, the wrapped or the bare one, loses on uint8 images (n, c, h, w), as `head_losses`."""
-        inputs = normalise(images, self.mean, self.std)
-        if self.config.runtime.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return head_losses(network(inputs), masks, valid, loss, pairs)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor that a resumed run needs, under flat names."""

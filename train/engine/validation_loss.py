@@ -7,7 +7,7 @@ import torch
 
 from steel.loading.augment import Augmenter
 from steel.loading.sampler import build_sampler
-from steel.loading.train_loader import train_batches, unpack_targets
+from steel.loading.train_loader import train_batches
 from steel.machine import count_workers
 from steel.model.network import UnifiedModel
 from train.engine.batch_plan import MicroBatchRange, PhasePlan
@@ -38,8 +38,8 @@ def validation_loss(
     model.eval()
     with context.live.stage(PREDICTING, "validation loss"), torch.no_grad(), runtime.accelerator.autocast():
         for images, targets in _crops(context, plan, num):
-            masks, valid = unpack_targets(targets.to(runtime.device), training.num_classes)
-            losses = training.losses(model, images.to(runtime.device), masks, valid, plan.phase.loss)
+            images, targets = images.to(runtime.device), targets.to(runtime.device)
+            losses = training.micro_batch_losses.of(model, images, targets, plan.phase.loss)
             for head, loss in losses.items():
                 sums[head] = sums.get(head, torch.zeros((), device=loss.device)) + loss.mean(1).double().sum()
     mine = {head: total.item() / num for head, total in sums.items()}

@@ -14,6 +14,7 @@ from steel.model.network import UnifiedModel
 from tests.numerics.one_step import build_training, config_of, plan_of, step_at
 from train.engine.batch_plan import PhasePlan
 from train.engine.dry_run import try_phases
+from train.engine.micro_batch_losses import MicroBatchLosses
 from train.engine.step import TrainingState
 
 
@@ -69,13 +70,15 @@ def test_nothing_is_touched(runtime: Runtime, training: TrainingState, steps: in
 
 def test_each_demand_is_tried_once(runtime: Runtime, training: TrainingState, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    compute = TrainingState.losses
+    compute = MicroBatchLosses.of
 
-    def noting(self: TrainingState, network: Any, images: torch.Tensor, masks: Any, valid: Any, loss: Any) -> Any:
-        seen.append((tuple(images.shape), network.training, self.model.encoder.training, loss.weights.get("lovasz")))
-        return compute(self, network, images, masks, valid, loss)
+    def noting(
+        self: MicroBatchLosses, network: Any, images: torch.Tensor, targets: Any, loss: Any, pairs: Any = None
+    ) -> Any:
+        seen.append((tuple(images.shape), network.training, network.encoder.training, loss.weights.get("lovasz")))
+        return compute(self, network, images, targets, loss, pairs)
 
-    monkeypatch.setattr(TrainingState, "losses", noting)
+    monkeypatch.setattr(MicroBatchLosses, "of", noting)
     training.freeze_steps = 4  # the first phase's steps, all of them
     loss = training.config.phases[0].loss
     other_loss = replace(loss, weights={**loss.weights, "lovasz": 0.0})

@@ -17,6 +17,7 @@ from steel.model.host_copy import HostCopies
 from steel.model.network import UnifiedModel, scale_and_shift
 from tests.fake_gpu import GPU, HostWaits, backward, fake_gpu
 from tests.numerics.one_step import NUM_CLASSES, config_of, plan_of
+from train.engine.micro_batch_losses import MicroBatchLosses
 from train.engine.step import TrainingState
 from train.engine.step_metrics import StepMetrics
 
@@ -57,7 +58,6 @@ def training_on_gpu(network: UnifiedModel, gpu: HostWaits, freeze_steps: int = 0
     runtime = OnGPU(start("no", cpu=True).accelerator)
     config = config_of(batch_size=6, micro_batch=3)
     training = TrainingState(runtime, config, network, mean=(0.5,), std=(0.2,), freeze_steps=freeze_steps)
-    scale_and_shift(training.mean, training.std, GPU)
     gpu.waits.clear()
     gpu.operations.clear()
     return training
@@ -129,14 +129,14 @@ def test_a_save_holds_up_the_device_and_not_the_host(network: UnifiedModel, gpu:
 
 def put(wait: Callable[[torch.Tensor], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the step wait for its losses."""
-    compute = TrainingState.losses
+    compute = MicroBatchLosses.of
 
-    def waiting(self: TrainingState, *args: Any) -> dict[str, torch.Tensor]:
+    def waiting(self: MicroBatchLosses, *args: Any) -> dict[str, torch.Tensor]:
         losses = compute(self, *args)
         wait(losses["segmentation"].detach())
         return losses
 
-    monkeypatch.setattr(TrainingState, "losses", waiting)
+    monkeypatch.setattr(MicroBatchLosses, "of", waiting)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 
 from steel.config import NetworkConfig, SamplingConfig
 from steel.distributed.runtime import start
+from steel.model.losses import head_losses
 from steel.model.network import UnifiedModel
 from steel.pretrained.stem import Normalisation
 from steel.shards.reader import ShardReader
@@ -63,8 +64,8 @@ def test_the_loss_is_the_mean_over_images_whatever_the_number_of_ranks(tmp_path:
         for row in rows.validation.tolist():
             sample = reader.read(row)
             planes = np.stack([sample.bitmask >> k & 1 for k in range(2)]).astype(np.float32)[None]
-            image = torch.from_numpy(np.ascontiguousarray(sample.image))[None, None]
-            losses = training.losses(model.eval(), image, torch.from_numpy(planes), torch.ones(1, 1, *SIZE), phase.loss)
+            image = (torch.from_numpy(sample.image / np.float32(255))[None, None] - 0.5) / 0.2
+            losses = head_losses(model.eval()(image), torch.from_numpy(planes), torch.ones(1, 1, *SIZE), phase.loss)
             for head, loss in losses.items():
                 expected[head] = expected.get(head, 0.0) + loss.mean().item() / len(rows.validation)
     assert found == pytest.approx(expected, rel=1e-5)

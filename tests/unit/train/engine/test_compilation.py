@@ -1,0 +1,255 @@
+"""The compiled step: one graph, few of them in a run, chosen alike by all ranks, gone on with after a stop."""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from steel.config import Config, LossConfig
+from steel.distributed.runtime import Runtime, start
+from steel.errors import SharedError
+from steel.model.losses import LOSS_TERMS
+from tests.numerics.one_step import HEIGHT, NUM_CLASSES, WIDTH, build_training, config_of, plan_of
+from train.engine import compilation
+from train.engine.compilation import CompileChoice, choose_compilation, is_worth_trying
+from train.engine.loop_state import LoopState
+from train.engine.made_up_batch import made_up_batch
+from train.engine.micro_batch_losses import hold_gradients
+from train.engine.step import TrainingState
+from train.fit import main
+
+torch_compile = torch.compile
+
+
+@pytest.fixture
+def runtime() -> Iterator[Runtime]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield start("no", cpu=True)
+    torch.set_num_threads(threads)
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
+    """Graphs that are made, which are then run as they are: what takes the time is generating code for them."""
+    made: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        made.append(graph)
+        return graph.forward
+
+    def compile_for_test(function: Any, *, fullgraph: bool, dynamic: bool, options: Any) -> Any:
+        assert options == {"fallback_random": True, "triton.cudagraphs": False}
+        return torch_compile(function, fullgraph=fullgraph, dynamic=dynamic, backend=backend)
+
+    monkeypatch.setattr(torch, "compile", compile_for_test)
+    return made
+
+
+def configured(compile: str = "on", **changes: Any) -> Config:
+    config = config_of(**changes)
+    return replace(config, runtime=replace(config.runtime, compile=compile))
+
+
+def choose(training: TrainingState, earlier: CompileChoice | None = None, step: int = 0) -> CompileChoice:
+    plan = plan_of(training.config)
+    return choose_compilation(training, plan, step, lambda: batch_of(plan.phase.micro_batch), earlier)
+
+
+def batch_of(num: int) -> Any:
+    return made_up_batch(1, NUM_CLASSES, num, (HEIGHT, WIDTH), pin_memory=False)
+
+
+# --- the graph -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairs", [None, torch.tensor([0, 3])])
+def test_a_micro_batch_is_one_graph_without_a_break(runtime: Runtime, pairs: torch.Tensor | None) -> None:
+    """With every term of the loss."""
+    training = build_training(runtime, config_of())
+    loss = LossConfig(dict.fromkeys(LOSS_TERMS, 0.5), absent=0.3, class_weights=(1.0, 2.0, 3.0))
+    batch = batch_of(2)
+    found = torch._dynamo.explain(training.micro_batch_losses.eager)(batch.images, batch.targets, loss, pairs)
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+
+
+def test_the_number_of_pairs_does_not_make_another_graph(runtime: Runtime, graphs: list[Any]) -> None:
+    training = build_training(runtime, configured(micro_batch=2))
+    losses, batch, loss = training.micro_batch_losses, batch_of(2), training.config.phases[0].loss
+    losses.compile_anew(cuda_graphs=False)
+    for pairs in ([0, 3], [0, 1, 3, 4], [0, 1, 2, 3, 4, 5], [1, 4]):
+        found = losses(batch.images, batch.targets, loss, torch.tensor(pairs))
+        expected = losses.eager(batch.images, batch.targets, loss, torch.tensor(pairs))
+        torch.testing.assert_close(found["segmentation"], expected["segmentation"])
+    assert len(graphs) == 1
+
+
+def test_a_run_of_two_phases_makes_two_graphs(
+    runtime: Runtime, graphs: list[Any], tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One a phase, validations and losses on validation images included; a third where the encoder is released."""
+    from tests.numerics.quick import quicken
+
+    quicken(monkeypatch)
+    options = (
+        "--preset smoke --phases.0.epochs 2 --phases.1.epochs 1 --runtime.workers 0 --validation.tta "
+        "--runtime.compile on --tracking.tracker none"
+    ).split()
+    for out, more, expected in (("plain", [], 2), ("frozen", ["--optim.freeze-encoder-epochs", "1"], 3)):
+        graphs.clear()
+        assert main([*options, *more, "--data", str(tiny_shards), "--out", str(tmp_path / out)]) == 0
+        assert len(graphs) == expected, out
+
+
+def test_ddp_cuts_the_graph_at_its_buckets(runtime: Runtime, graphs: list[Any], tmp_path: Path) -> None:
+    """So that gradients are summed while others are computed; losses stay as they are."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        losses = build_training(runtime, configured()).micro_batch_losses
+        wrapped = nn.parallel.DistributedDataParallel(losses, broadcast_buffers=False, bucket_cap_mb=8)
+        batch, loss = batch_of(2), config_of().phases[0].loss
+        torch.manual_seed(0)
+        expected = wrapped(batch.images, batch.targets, loss, batch.pairs)
+        losses.compile_anew(cuda_graphs=False)
+        torch.manual_seed(0)
+        found = wrapped(batch.images, batch.targets, loss, batch.pairs)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert len(graphs) > 1
+    torch.testing.assert_close(found["segmentation"], expected["segmentation"])
+
+
+# --- the choice ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "worth"), [(399, False), (401, True)])
+def test_a_phase_must_be_long_enough_to_repay_a_minute(seconds: float, worth: bool) -> None:
+    """15 % of 400 s are 60 s."""
+    assert is_worth_trying(seconds) == worth
+
+
+def test_nothing_is_tried_on_a_cpu_unless_asked(runtime: Runtime, graphs: list[Any]) -> None:
+    for asked in ("auto", "off"):
+        training = build_training(runtime, configured(asked))
+        assert choose(training) == CompileChoice(False)
+        assert not training.micro_batch_losses.is_compiled
+    assert graphs == []
+
+
+def test_a_resumed_run_takes_the_choice_that_was_made(runtime: Runtime, graphs: list[Any]) -> None:
+    training = build_training(runtime, configured("auto"))
+    compiled, plain = CompileChoice(True, 1.5), CompileChoice(False, 0.9)
+    assert choose(training, plain, step=1) == plain and not training.micro_batch_losses.is_compiled
+    assert choose(training, compiled, step=1) == compiled and training.micro_batch_losses.is_compiled
+    assert choose(training, plain, step=1) == plain and not training.micro_batch_losses.is_compiled
+    off = build_training(runtime, configured("off"))  # asked for in so many words
+    assert choose(off, compiled, step=1) == CompileChoice(False)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize(
+    ("eager", "compiled", "kept"), [((2.0, 3.0), (2.95, 1.0), False), ((2.0, 3.0), (2.0, 1.0), True)]
+)
+def test_ranks_choose_by_the_slowest(
+    eager: tuple[float, float],
+    compiled: tuple[float, float],
+    kept: bool,
+    runtime: Runtime,
+    graphs: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two; a gain of 3 / 2.95 is too small to be kept. Either rank comes to the same."""
+    choices = []
+    for rank in (0, 1):
+        training = build_training(runtime, configured("auto"))
+        # In turn: the first micro-batch, those without a graph, those that are not counted, those with it.
+        times = iter([eager, eager, compiled, compiled])
+        latest: list[tuple[float, float]] = []
+
+        def seconds(self: Any, repeats: int, times: Any = times, latest: Any = latest, rank: int = rank) -> float:
+            latest.append(next(times))
+            return latest[-1][rank]
+
+        def all_gather(value: Any, latest: Any = latest) -> list[Any]:
+            return [value, value] if value is None else list(latest[-1])
+
+        monkeypatch.setattr(compilation._Trial, "seconds", seconds)
+        job = SimpleNamespace(all_gather=all_gather, device=torch.device("cpu"), accelerator=runtime.accelerator)
+        training.runtime = job  # type: ignore[assignment]
+        trial = compilation._Trial(training, plan_of(training.config), batch_of(2))
+        plan = replace(plan_of(training.config), epoch_length=12_000)
+        choices.append(compilation._measure(trial, job, plan, 0, must=False))  # type: ignore[arg-type]
+        assert training.micro_batch_losses.is_compiled == kept
+    assert choices == [CompileChoice(kept, max(eager) / max(compiled))] * 2
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_without(function: Any, **_: Any) -> Any:
+        def fail(*arguments: Any) -> Any:
+            raise RuntimeError("No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')\n\nmore")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_without)
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_on_is_one_clear_error(runtime: Runtime) -> None:
+    training = build_training(runtime, configured("on"))
+    with pytest.raises(SharedError) as raised:
+        choose(training)
+    assert str(raised.value) == (
+        "phase crops: runtime.compile on: torch cannot compile the step (No working C++ compiler found in "
+        "torch._inductor.config.cpp.cxx: (None, 'g++')); install a C++ compiler such as g++, or take "
+        "--runtime.compile off"
+    )
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_auto_goes_on_without(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    training = build_training(runtime, configured("auto"))
+    with caplog.at_level(logging.INFO, "train.fit"):
+        assert choose(training, CompileChoice(True, 1.5), step=1) == CompileChoice(False)
+    assert len(caplog.messages) == 1 and "not compiled: torch cannot compile the step (No working" in caplog.messages[0]
+    assert not training.micro_batch_losses.is_compiled
+
+
+def test_the_measurement_leaves_no_trace(runtime: Runtime, graphs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    training = build_training(runtime, configured("on"))
+
+    def look() -> list[torch.Tensor]:
+        modes = torch.tensor([module.training for module in training.model.modules()])
+        return [tensor.clone() for tensor in training.tensors().values()] + [torch.get_rng_state(), modes]
+
+    before = look()
+    choice = choose(training)
+    assert choice.compiled and choice.gain is not None and choice.gain > 0 and len(graphs) == 1
+    assert all(a.equal(b) for a, b in zip(look(), before, strict=True))
+    assert all(parameter.grad is None for parameter in training.model.parameters())
+
+
+def test_the_choice_is_the_phases_and_travels_in_the_state() -> None:
+    from steel.plain import from_dict, to_dict
+
+    state = LoopState(compilation=CompileChoice(True, 1.25))
+    assert from_dict(LoopState, json.loads(json.dumps(to_dict(state)))) == state
+    state.start_phase(1)
+    assert state.compilation is None
+
+
+def test_gradients_that_a_replay_would_write_over_have_memory_of_their_own() -> None:
+    frozen, fresh, used = (nn.Parameter(torch.ones(2)) for _ in range(3))
+    frozen.requires_grad_(False)
+    used.grad = torch.full((2,), 3.0)
+    hold_gradients([frozen, fresh, used])
+    assert frozen.grad is None and fresh.grad is not None and fresh.grad.tolist() == [0, 0]
+    assert used.grad.tolist() == [3, 3]

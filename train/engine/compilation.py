@@ -1,0 +1,178 @@
+"""Whether a phase's micro-batches go through a compiled graph: as asked, as chosen before, or by a short measurement.
+
+What compiling costs is known only when it is done, a minute or several of them; what it saves is a share of the
+phase's time. So `auto` first times a micro-batch without, and compiles where the phase goes on for so long that the
+share that is hoped for exceeds the usual cost; then it keeps the graph if it is faster. A phase too short to try costs
+one micro-batch, and one that tries in vain what it took to compile. On a CPU `auto` never tries: convolutions are most
+of the time there, and the same kernels in both.
+
+A rank that is slower than the others holds them all up: its time counts. All ranks see the times of all, and choose
+alike.
+"""
+
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from steel.distributed.runtime import Runtime
+from steel.errors import InputError, SharedError
+from steel.loading.train_loader import MicroBatch
+from steel.model.network import set_encoder_trainable
+from train.engine.batch_plan import PhasePlan
+from train.engine.dry_run import untouched
+from train.engine.step import TrainingState
+
+logger = logging.getLogger("train.fit")
+
+REPEATS, SECONDS = 5, 6.0
+"""A micro-batch is timed so often, or until so many seconds have passed."""
+HOPED_SAVING = 0.15
+"""Of a phase's time."""
+COMPILE_S = 60.0
+"""Before anything has been compiled it is taken to last so long."""
+LEAST_GAIN = 1.03
+"""A graph that is less than so many times as fast is not kept: the next measurement could say otherwise."""
+
+
+@dataclass(frozen=True)
+class CompileChoice:
+    """Travels in every resumable state, so that a resumed run goes on with the same numbers."""
+
+    compiled: bool
+    gain: float | None = None
+    """How many times as fast as without; None where that was not measured."""
+
+    def __post_init__(self) -> None:
+        if self.gain is not None and not 0 < self.gain < float("inf"):
+            raise InputError(f"CompileChoice.gain is {self.gain}")
+
+
+def is_worth_trying(seconds_left: float) -> bool:
+    """Whether a stretch of training that takes so long without is likely to repay what compiling costs."""
+    return seconds_left * HOPED_SAVING > COMPILE_S
+
+
+def choose_compilation(
+    training: TrainingState,
+    plan: PhasePlan,
+    step: int,
+    make_batch: Callable[[], MicroBatch],
+    earlier: CompileChoice | None,
+) -> CompileChoice:
+    """Let `training` compute the phase's micro-batches from `step` on with a graph or without; every rank calls this.
+
+    Nothing else of `training` changes, nor do the generators of random numbers.
+
+    Args:
+        training: all its micro-batches to come are of this phase, until the next call.
+        plan: of the phase.
+        step: the next one, which is not the phase's end.
+        make_batch: a micro-batch of the phase's sizes, laid out as the loader's are.
+        earlier: the choice of an attempt that has begun this phase.
+
+    Raises:
+        SharedError: told to compile, and torch cannot.
+    """
+    runtime, asked = training.runtime, training.config.runtime.compile
+    training.micro_batch_losses.compute_eagerly()
+    if asked == "off":
+        return CompileChoice(False)
+    if asked == "auto":
+        if earlier is not None and not earlier.compiled:
+            return earlier
+        if earlier is None and runtime.device.type == "cpu":
+            return CompileChoice(False)
+    with untouched(training):
+        training.wrapped.train()
+        set_encoder_trainable(training.model, plan.first_global_step + step >= training.freeze_steps)
+        trial = _Trial(training, plan, make_batch())
+        if earlier is not None and earlier.compiled:
+            return earlier if trial.compile(must=asked == "on") else CompileChoice(False)
+        return _measure(trial, runtime, plan, step, must=asked == "on")
+
+
+def _measure(trial: "_Trial", runtime: Runtime, plan: PhasePlan, step: int, *, must: bool) -> CompileChoice:
+    name = plan.phase.name
+    first = max(runtime.all_gather(trial.seconds(1)))
+    if not must and not is_worth_trying(first * len(plan.share) * (plan.steps - step)):
+        logger.info("phase %s is too short to gain by compiling its step (runtime.compile)", name)
+        return CompileChoice(False)
+    eager = max(runtime.all_gather(trial.seconds(REPEATS)))
+    begun = time.perf_counter()
+    if not trial.compile(must=must):
+        return CompileChoice(False)
+    spent = time.perf_counter() - begun
+    trial.seconds(2)  # a CUDA graph is recorded in the second call
+    compiled = max(runtime.all_gather(trial.seconds(REPEATS)))
+    choice = CompileChoice(must or eager >= LEAST_GAIN * compiled, eager / compiled)
+    if not choice.compiled:
+        trial.losses.compute_eagerly()
+    logger.info(
+        "phase %s: %s: a micro-batch takes %.1f ms compiled and %.1f ms not, %.2f times as fast; compiling took %.0f s",
+        *(name, "compiled" if choice.compiled else "not compiled"),
+        *(1000 * compiled, 1000 * eager, eager / compiled, spent),
+    )
+    return choice
+
+
+class _Trial:
+    """A micro-batch's way there and back, over and over, as a step takes it but for the sum over the ranks."""
+
+    def __init__(self, training: TrainingState, plan: PhasePlan, batch: MicroBatch) -> None:
+        self.losses = training.micro_batch_losses
+        self._training = training
+        self._plan = plan
+        self._batch = batch
+        self._parameters: list[nn.Parameter] = [p for p in training.model.parameters() if p.requires_grad]
+
+    def seconds(self, repeats: int) -> float:
+        """The median of a few."""
+        times: list[float] = []
+        while len(times) < repeats and sum(times) < SECONDS:
+            begun = time.perf_counter()
+            self._there_and_back()
+            times.append(time.perf_counter() - begun)
+        return statistics.median(times)
+
+    def compile(self, *, must: bool) -> bool:
+        """Make the graph; whether every rank could, else none has one.
+
+        Raises:
+            SharedError: on every rank alike, where some rank could not although it `must`.
+        """
+        self.losses.compile_anew(cuda_graphs=self._training.runtime.device.type == "cuda")
+        problem: str | None = None
+        try:
+            self._there_and_back()
+        except Exception as error:  # torch's compiler raises of all kinds, those of the compilers that it calls too
+            problem = " ".join(str(error).partition("\n")[0].split())[:300] or type(error).__name__
+        told = [said for said in self._training.runtime.all_gather(problem) if said is not None]
+        if not told:
+            return True
+        self.losses.compute_eagerly()
+        advice = "install a C++ compiler such as g++" if "ompiler" in told[0] else "choose another network or loss"
+        if must:
+            raise SharedError(
+                f"phase {self._plan.phase.name}: runtime.compile on: torch cannot compile the step ({told[0]}); "
+                f"{advice}, or take --runtime.compile off"
+            )
+        logger.warning("phase %s: not compiled: torch cannot compile the step (%s)", self._plan.phase.name, told[0])
+        return False
+
+    def _there_and_back(self) -> None:
+        runtime, wrapped, batch = self._training.runtime, self._training.wrapped, self._batch
+        device = runtime.device
+        images, targets = batch.images.to(device), batch.targets.to(device)
+        pairs = None if batch.pairs is None else batch.pairs.to(device)
+        # Through DDP, which the compiler must see around the graph; gradients go nowhere.
+        with runtime.accelerator.no_sync(wrapped):
+            losses = wrapped(images, targets, self._plan.phase.loss, pairs)
+            total = torch.stack([loss.sum() for loss in losses.values()]).sum()
+            torch.autograd.grad(total, self._parameters, allow_unused=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
