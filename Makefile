@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | setup      (VENV and PYTHON can be set: make test PYTHON=python3.12)
+# make demo | test | test-all | bench | check | setup      (VENV and PYTHON can be set: make test PYTHON=python3.12)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --max-worker-resta
 INSTALL = { $(BIN)/python -m pip list --format freeze | grep -E '^torch(vision)?==.*[+]' || true; cat constraints.txt; } \
   | awk -F '==' '!seen[$$1]++' > $(PINS) && $(BIN)/python -m pip install --disable-pip-version-check -c $(PINS)
 
-.PHONY: setup demo test test-all check format clean
+.PHONY: setup demo test test-all bench check format clean
 
 setup: $(ALL)
 
@@ -43,6 +43,11 @@ test: $(ALL)
 
 test-all: $(ALL)
 	$(PYTEST) -m ''
+
+# The tables of speed that two CPU cores can make; they want a quiet machine.
+bench: $(ALL)
+	$(BIN)/python -m bench.train_step --device cpu
+	$(BIN)/python -m bench.speed
 
 check: $(ALL)
 	$(BIN)/ruff check .

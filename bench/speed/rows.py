@@ -1,7 +1,7 @@
 """Every row of the table: what is measured, on which sides, and what is to be reached."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from bench.speed.dataset import SHARD_SIZE, Dataset
 
@@ -20,7 +20,8 @@ class Side:
     """One way of doing the work of a row."""
 
     label: str
-    where: Literal["ours", "peers"]
+    where: str
+    """The name of its process."""
     task: str
     options: dict[str, Any] = field(default_factory=dict)
     target: float | None = None

@@ -5,6 +5,7 @@ import platform
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tqdm import tqdm
 
@@ -68,11 +69,15 @@ class Workers:
         Raises:
             RuntimeError: it failed.
         """
-        worker = self._running.get(side.where)
-        if worker is None or not worker.alive:
-            worker = self._running[side.where] = self._start[side.where]()
-        items, seconds = worker.ask(side.task, **side.options)
+        items, seconds = self.ask(side.where, side.task, **side.options)
         return items / seconds
+
+    def ask(self, where: str, task: str, **options: Any) -> Any:
+        """The result of a task of a process, which is started if need be; see `Worker.ask`."""
+        worker = self._running.get(where)
+        if worker is None or not worker.alive:
+            worker = self._running[where] = self._start[where]()
+        return worker.ask(task, **options)
 
 
 def measure_row(row: Row, repeats: int, workers: Workers, bar: tqdm) -> RowResult:

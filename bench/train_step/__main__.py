@@ -1,0 +1,152 @@
+"""A training step against peers: `python -m bench.train_step` writes `bench/train_step.md` and `train_step.json`."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from bench.speed.dataset import SHARD_SIZE, make_dataset
+from bench.speed.report import write_report
+from bench.speed.run import RowResult, Workers, machine, measure_row
+from bench.speed.worker import ROOT, Worker
+from bench.train_step.environment import peers_python
+from bench.train_step.rows import DEFAULT, KINDS, not_measured, rows_of
+from bench.train_step.setting import Setting
+
+NOTES = (
+    "Made by `python -m bench.train_step`; see [README.md](README.md) for how. Same network and first weights, same "
+    "batches, losses and optimizer on all sides. Medians over the repeats; a ratio is the median of the ratios within "
+    "each repeat (smallest to largest in brackets), as the sides take turns.",
+)
+
+
+NUM_IMAGES = 2 * SHARD_SIZE
+"""For the rows that the loader feeds, of 256x1600."""
+
+
+def main() -> None:
+    """Entry point."""
+    options = _parse()
+    work = options.work.absolute()
+    work.mkdir(exist_ok=True)
+    log = work / "train_step.log"
+    log.write_text("")
+    started, load = time.perf_counter(), os.getloadavg()
+    settings = _settings(options)
+    shards = make_dataset(work / f"speed-{NUM_IMAGES}", NUM_IMAGES).folder("ours") if "loader" in options.rows else ""
+    rows = rows_of(options.rows, settings, shards)
+    start: dict[str, Callable[[], Worker]] = {
+        name: partial(Worker, sys.executable, f"bench.train_step.{module}", log)
+        for name, module in (("ours", "ours"), ("ours-compiled", "ours"), ("ranks", "ours"), ("plain", "plain"))
+    }
+    start["plain-nchw"] = start["plain"]
+    of_peers: dict[str, Any] = {}
+    if any(side.where in ("lightning", "monai") for row in rows for side in row.sides):
+        start["monai"] = partial(Worker, peers_python(work / "step-peers"), "bench.train_step.peers", log)
+        start["lightning"] = start["monai"]
+        with start["monai"]() as peers:
+            of_peers = {"versions, peers": peers.ask("versions")}
+    total = sum(len(row.sides) * (options.repeats + 1) for row in rows)
+    with tqdm(total=total, unit="measurement", mininterval=2) as bar:
+        results = [_measure(row, options.repeats, start, bar) for row in rows]
+    facts: dict[str, Any] = {
+        "machine": _machine(settings[0].device),
+        "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end (alone, a run makes 2)",
+        "priority": f"nice {os.nice(0)}",
+        "repeats": f"{options.repeats}, of {settings[0].steps} steps after one that is not timed",
+        "wall time": f"{time.perf_counter() - started:.0f} s",
+        "versions": {name: version(name) for name in ("torch", "accelerate", "segmentation-models-pytorch", "timm")},
+        **of_peers,
+        "not measured": "; ".join(not_measured(settings)) or "nothing",
+    }
+    if settings[0].device != "cuda":
+        facts["not measured on a GPU"] = "all of it: CUDA graphs, mixed precision, device time (`--device cuda`)"
+    write_report(options.out, results, facts, NOTES, title="A training step")
+    print(options.out.read_text())
+
+
+def _measure(row: Any, repeats: int, start: dict[str, Callable[[], Worker]], bar: tqdm) -> RowResult:
+    """A row by processes of its own, so that memory is the row's; with what else each side saw as its remark."""
+    with Workers(start) as workers:
+        result = measure_row(row, repeats, workers, bar)
+        sides = []
+        for each in result.sides:
+            figures = {} if each.error else workers.ask(each.side.where, "figures")
+            told = _remark(each.side.remark, figures)
+            sides.append(replace(each, side=replace(each.side, remark=told)))
+    return replace(result, sides=tuple(sides))
+
+
+def _remark(before: str, figures: dict[str, float]) -> str:
+    """In words: what a worker's `figures` gave."""
+    words = {
+        "step_ms": "{:,.0f} ms a step",
+        "host_ms": "{:.1f} ms of the host",
+        "memory_gib": "{:.1f} GiB",
+        "data_wait": "{:.1%} data wait",
+        "first_loss": "first loss {:.6f}",
+    }
+    told = [text.format(figures[name]) for name, text in words.items() if name in figures]
+    return ", ".join([before, *told] if before else told)
+
+
+def _settings(options: argparse.Namespace) -> list[Setting]:
+    precision = "bf16" if options.device == "cuda" else "no"
+    return [
+        replace(
+            DEFAULT,
+            architecture=architecture,
+            encoder=encoder,
+            height=height,
+            width=width,
+            batch=options.batch,
+            micro=options.micro_batch or options.batch,
+            steps=options.steps,
+            device=options.device,
+            precision=precision,
+        )
+        for architecture, encoder, (height, width) in product(options.architectures, options.encoders, options.sizes)
+    ]
+
+
+def _machine(device: str) -> str:
+    return f"{machine()}; {torch.cuda.get_device_name()}" if device == "cuda" else machine()
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.train_step", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--rows", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of rows")
+    parser.add_argument("--architectures", nargs="+", default=[DEFAULT.architecture], metavar="NAME", help="of smp")
+    parser.add_argument("--encoders", nargs="+", default=[DEFAULT.encoder], metavar="NAME", help="of smp")
+    default = [(DEFAULT.height, DEFAULT.width)]
+    parser.add_argument("--sizes", nargs="+", type=_size, default=default, metavar="HxW", help="of images")
+    parser.add_argument("--batch", type=int, default=DEFAULT.batch, metavar="N", help="images a step")
+    parser.add_argument("--micro-batch", type=int, metavar="N", help="images a forward pass; the batch when left out")
+    parser.add_argument("--steps", type=int, default=DEFAULT.steps, metavar="N", help="timed ones of a repeat")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="that count, after one that does not")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="where to compute")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "train_step.md", metavar="FILE", help="the table")
+    parser.add_argument("--work", type=Path, default=ROOT / ".bench", metavar="DIR", help="environment and data sets")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Our side: the step that `train.fit` takes, with the hand-over of its figures. Tasks of a worker."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+
+import torch
+
+from bench.train_step.setting import (
+    CLIP_NORM,
+    MEAN,
+    STD,
+    WEIGHT_DECAY,
+    Meter,
+    Setting,
+    build_network,
+    micro_batches,
+    phase_of,
+)
+from steel.config import Config, OptimConfig, RuntimeConfig
+from steel.distributed.runtime import Runtime, start
+from steel.distributed.signals import StopSignals
+from steel.loading.train_loader import MicroBatch
+from train.engine.batch_plan import PhasePlan, micro_batch_share
+from train.engine.step import TrainingState
+from train.engine.step_metrics import StepMetrics
+from train.engine.stopwatch import TimedIterator
+
+_METERS: list[Meter] = []
+
+
+def step(*, compiled: bool = False, ddp: bool = False, **setting: object) -> tuple[int, float]:
+    """A repeat: images, seconds."""
+    return _loop(Setting(**setting), compiled, ddp).repeat()  # type: ignore[arg-type]
+
+
+def figures() -> dict[str, float]:
+    """What else was seen of the last row."""
+    return _METERS[-1].figures()
+
+
+def ranks(*, world: int, **setting: object) -> tuple[int, float]:
+    """A repeat by several gloo ranks, one thread each, in processes of its own."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+    command += ["-m", "bench.train_step.ours", json.dumps({**setting, "threads": 1})]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().rpartition("\n")[2])
+    images, seconds, figures = json.loads(done.stdout.strip().rpartition("\n")[2])
+    meter = Meter(Setting(**setting))  # type: ignore[arg-type]
+    meter.figures = lambda: figures  # type: ignore[method-assign]
+    _METERS.append(meter)
+    return images, seconds
+
+
+class Loop:
+    """A training under way that never ends."""
+
+    def __init__(self, setting: Setting, runtime: Runtime, *, compiled: bool = False, ddp: bool = False) -> None:
+        config = Config(
+            "bench",
+            phases=(phase_of(setting),),
+            optim=OptimConfig(weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM),
+            runtime=RuntimeConfig(precision="no" if setting.precision == "no" else "bf16"),
+        )
+        self.training = TrainingState(runtime, config, build_network(setting), MEAN, STD, freeze_steps=0)
+        if ddp:
+            self.training.wrapped = _wrapped(self.training.micro_batch_losses)
+        if compiled:
+            self.training.micro_batch_losses.compile_anew(cuda_graphs=setting.device == "cuda")
+        phase = config.phases[0]
+        share = micro_batch_share(phase, runtime.rank, runtime.world)
+        self._plan = PhasePlan(0, phase, setting.batch, 10**9, 0, share)
+        self._batches: Iterator[MicroBatch] = micro_batches(setting, share)
+        self._metrics = StepMetrics(runtime, StopSignals(), fp16=False)
+        self._numbers = count()
+        self._setting = setting
+        self.meter = Meter(setting)
+        _METERS.append(self.meter)
+
+    def repeat(self) -> tuple[int, float]:
+        """One step that is not timed, then those that are."""
+        batches = TimedIterator(self._batches)
+        self._steps(batches, 1)
+        batches.take_seconds()
+        self.meter.start()
+        self._steps(batches, self._setting.steps)
+        return self.meter.stop(waited=batches.take_seconds())
+
+    def _steps(self, batches: TimedIterator[MicroBatch], num: int) -> None:
+        for number in (next(self._numbers) for _ in range(num)):
+            sums = self.training.step(self._plan, number, self._plan.phase.lr, batches)
+            done = self._metrics.push(self._plan, number, self._plan.phase.lr, sums)
+            if done is not None and self.meter.first_loss is None:
+                self.meter.first_loss = sum(done.losses.values())
+
+
+@functools.lru_cache(maxsize=1)
+def _loop(setting: Setting, compiled: bool, ddp: bool) -> Loop:
+    return Loop(setting, start(setting.precision, cpu=setting.device == "cpu"), compiled=compiled, ddp=ddp)
+
+
+def _wrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """As Accelerate wraps it where there are several ranks; here there is one."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1)
+    return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def main() -> None:
+    """One of several ranks; the first prints what all did."""
+    setting = Setting(**json.loads(sys.argv[1]))
+    with start(setting.precision, cpu=setting.device == "cpu").running() as runtime:
+        loop = Loop(setting, runtime)
+        loop.repeat()
+        runtime.barrier()
+        images, seconds = loop.repeat()
+        if runtime.is_main:
+            print(json.dumps([images, seconds, loop.meter.figures()]))
+
+
+if __name__ == "__main__":
+    main()

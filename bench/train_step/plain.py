@@ -1,0 +1,75 @@
+"""The plain loop that anybody writes: forward, loss, backward, clip, step. Tasks of a worker."""
+
+import functools
+
+import torch
+
+from bench.train_step.setting import (
+    CLIP_NORM,
+    Meter,
+    Setting,
+    build_network,
+    build_plain_optimizer,
+    loss_of,
+    micro_batches,
+)
+from train.engine.stopwatch import TimedIterator
+
+_METERS: list[Meter] = []
+
+
+def step(*, channels_last: bool, **setting: object) -> tuple[int, float]:
+    """A repeat: images, seconds."""
+    return _loop(Setting(**setting), channels_last).repeat()  # type: ignore[arg-type]
+
+
+def figures() -> dict[str, float]:
+    """What else was seen of the last row."""
+    return _METERS[-1].figures()
+
+
+class Loop:
+    """A training under way that never ends."""
+
+    def __init__(self, setting: Setting, channels_last: bool) -> None:
+        self._setting, self._channels_last = setting, channels_last
+        self.network = build_network(setting).to(setting.device).train()
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self._optimizer = build_plain_optimizer(self.network, setting.device)
+        self._batches = micro_batches(setting)
+        self.meter = Meter(setting)
+        _METERS.append(self.meter)
+
+    def repeat(self) -> tuple[int, float]:
+        """One step that is not timed, then those that are."""
+        batches = TimedIterator(self._batches)
+        loss = self._step(batches)
+        if self.meter.first_loss is None:
+            self.meter.first_loss = loss.item()
+        batches.take_seconds()
+        self.meter.start()
+        for _ in range(self._setting.steps):
+            self._step(batches)
+        return self.meter.stop(waited=batches.take_seconds())
+
+    def _step(self, batches: TimedIterator) -> torch.Tensor:
+        setting = self._setting
+        total = torch.zeros((), device=setting.device)
+        for _ in range(setting.batch // setting.micro):
+            batch = next(batches)
+            images = batch.images.to(setting.device, non_blocking=True)
+            targets = batch.targets.to(setting.device, non_blocking=True)
+            with torch.autocast(setting.device, torch.bfloat16, enabled=setting.precision == "bf16"):
+                loss = loss_of(setting, self.network, images, targets, channels_last=self._channels_last)
+            loss.backward()
+            total += loss.detach()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return total
+
+
+@functools.lru_cache(maxsize=1)
+def _loop(setting: Setting, channels_last: bool) -> Loop:
+    return Loop(setting, channels_last)

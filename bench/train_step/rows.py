@@ -1,0 +1,91 @@
+"""Every row of the table: a network at a size, fed in some way, on which sides, and what is to be reached."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import product
+
+from bench.speed.rows import Row, Side
+from bench.train_step.setting import Setting
+
+ARCHITECTURES = ("Unet", "FPN")
+ENCODERS = ("resnet18", "resnet34", "resnet50", "efficientnet-b0", "tu-convnext_tiny")
+SIZES = ((256, 512), (256, 1600))
+DEFAULT = Setting()
+"""Small enough for a CPU."""
+KINDS = ("made-up", "loader", "ddp", "ranks")
+"""Of rows: the same batch over and over; fed by the loader; DDP around one rank; two ranks against two threads."""
+UNIT = "images/s"
+
+
+def rows_of(kinds: Sequence[str], settings: Sequence[Setting], shards: str) -> list[Row]:
+    """The chosen kinds of rows for each setting.
+
+    Args:
+        kinds: among `KINDS`.
+        settings: network, size and device of each.
+        shards: for the rows that the loader feeds.
+    """
+    build = {"made-up": _made_up, "loader": lambda one: _loader(one, shards), "ddp": _ddp, "ranks": _ranks}
+    return [row for one in settings for kind in KINDS if kind in kinds for row in build[kind](one)]
+
+
+def not_measured(settings: Sequence[Setting]) -> Iterator[str]:
+    """What of the whole set of networks and sizes is not among `settings`."""
+    measured = {(one.architecture, one.encoder, one.height, one.width) for one in settings}
+    for architecture, encoder, (height, width) in product(ARCHITECTURES, ENCODERS, SIZES):
+        if (architecture, encoder, height, width) not in measured:
+            yield f"{architecture} {encoder} {height}x{width}"
+
+
+def _peers(setting: Setting) -> list[Side]:
+    options = asdict(setting)
+    sides = [
+        Side("plain loop, channels_last", "plain", "step", {**options, "channels_last": True}, target=1.0),
+        Side("plain loop, NCHW", "plain-nchw", "step", {**options, "channels_last": False}, target=1.15),
+        Side("PyTorch Lightning, channels_last", "lightning", "lightning", options, target=1.0),
+    ]
+    if setting.batch == setting.micro:
+        sides.append(Side("MONAI SupervisedTrainer, channels_last", "monai", "monai", options, target=1.0))
+    return sides
+
+
+def _made_up(setting: Setting) -> list[Row]:
+    options = asdict(setting)
+    ours = Side("ours", "ours", "step", options)
+    compiled = Side("ours, compiled", "ours-compiled", "step", {**options, "compiled": True})
+    title = f"{setting.name}, made-up batch"
+    rows = [Row(f"made-up {setting.name}", title, UNIT, (ours, compiled, *_peers(setting)))]
+    if setting.device == "cuda":  # a step without mixed precision beside it
+        plain = replace(setting, precision="no")
+        sides = (replace(ours, options=asdict(plain)), *_peers(plain))
+        rows.append(Row(f"float32 {plain.name}", f"{title}, float32", UNIT, sides))
+    return rows
+
+
+def _loader(setting: Setting, shards: str) -> list[Row]:
+    fed = replace(setting, shards=shards)
+    sides = (
+        Side("ours", "ours", "step", asdict(fed)),
+        Side("ours, made-up batch", "ours-compiled", "step", asdict(setting), remark="what the loader costs"),
+        *_peers(fed)[:3],
+    )
+    return [Row(f"loader {setting.name}", f"{setting.name}, fed by the loader", UNIT, sides)]
+
+
+def _ddp(setting: Setting) -> list[Row]:
+    sides = (
+        Side("ours, DDP at world 1", "ours-compiled", "step", {**asdict(setting), "ddp": True}),
+        Side("ours", "ours", "step", asdict(setting), target=0.97),
+    )
+    return [Row(f"ddp {setting.name}", f"{setting.name}, DDP", UNIT, sides)]
+
+
+def _ranks(setting: Setting) -> list[Row]:
+    if setting.device == "cuda":
+        return []
+    halves = replace(setting, micro=setting.batch // 2)
+    sides = (
+        Side("two gloo ranks of one thread", "ranks", "ranks", {**asdict(halves), "world": 2}),
+        Side("one process of two threads", "ours", "step", asdict(halves), target=0.9),
+    )
+    return [Row(f"ranks {setting.name}", f"{setting.name}, two micro-batches", UNIT, sides)]

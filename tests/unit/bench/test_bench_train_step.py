@@ -1,0 +1,51 @@
+"""The bench's sides do the same work: equal first losses on equal data, and what was not run is said."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from bench.train_step import ours, plain
+from bench.train_step.rows import DEFAULT, KINDS, not_measured, rows_of
+from bench.train_step.setting import Setting
+
+TINY: dict[str, Any] = {"encoder": "tu-test_resnet", "height": 32, "width": 64}
+TINY |= {"batch": 4, "micro": 2, "steps": 1, "threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Any:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_ours_and_the_plain_loop_lose_the_same_in_the_first_step() -> None:
+    found = []
+    for module, options in ((ours, {}), (plain, {"channels_last": True}), (plain, {"channels_last": False})):
+        images, seconds = module.step(**TINY, **options)
+        assert images == 4 and seconds > 0
+        found.append(module.figures())
+    losses = [each["first_loss"] for each in found]
+    assert losses[0] > 0.1
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
+    assert all({"step_ms", "memory_gib"} <= each.keys() and "host_ms" not in each for each in found)
+
+
+def test_every_kind_of_row_has_ours_first_and_its_targets() -> None:
+    rows = rows_of(KINDS, [DEFAULT], "shards")
+    assert [row.name.split()[0] for row in rows] == list(KINDS)
+    assert all(row.sides[0].target is None for row in rows)
+    made_up, loader, ddp, ranks = rows
+    assert {side.label: side.target for side in made_up.sides[2:4]} == {
+        "plain loop, channels_last": 1.0,
+        "plain loop, NCHW": 1.15,
+    }
+    assert loader.sides[0].options["shards"] == "shards" and ddp.sides[0].options["ddp"]
+    assert ranks.sides[1].target == 0.9 and ranks.sides[1].options["micro"] == DEFAULT.batch // 2
+
+
+def test_what_was_not_run_is_named() -> None:
+    whole = list(not_measured([]))
+    assert len(whole) == 2 * 5 * 2 and "FPN tu-convnext_tiny 256x1600" in whole
+    assert len(list(not_measured([Setting(encoder="resnet34", height=256, width=512), DEFAULT]))) == 19
