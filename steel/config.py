@@ -274,7 +274,7 @@ class RuntimeConfig:
     workers: int | Literal["auto"] = "auto"
     """Data-loader processes per rank; 0 loads in the training process. `auto` takes the cores that are the rank's own
     by the process's binding and its control group, less one for the rank itself, 16 at most."""
-    decoded_cache: Literal["auto", "on", "off"] = "auto"
+    decoded_cache: Literal["auto", "on", "off"] = "off"
     """Hold decoded samples on this node's disk, shared by all its ranks and workers: batches are the same, and cost a
     copy in place of decoding. `auto` does where a short measurement of the disk says that it saves time."""
     decoded_bytes: int | None = None
@@ -283,10 +283,11 @@ class RuntimeConfig:
     """Pixels in a forward pass of validation, in images of one padded size, at least one of them; what
     is fast on the device when None. Fewer need less memory. Another number may move the last bits of probabilities."""
     channels_last: bool = True
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "on", "off"] = "off"
     """Compile forward pass, losses and backward pass of a training micro-batch with `torch.compile`, for each phase
     anew; validation never is. `auto` does so on a GPU where the phase is long enough and a short measurement says that
-    it saves time; a resumed run takes the same choice. Compiled, losses agree with the others to float tolerance."""
+    it saves time; a resumed run takes the same choice. Compiled, losses agree with the others to float tolerance. Off by
+    default: no figure from a GPU says yet that it pays."""
     save_minutes: float = 10.0
     """Minutes between two resumable states, by rank 0's clock; 0 saves none by time. A stop signal and every epoch save
     one too."""
