@@ -285,9 +285,9 @@ class RuntimeConfig:
     channels_last: bool = True
     compile: Literal["auto", "on", "off"] = "off"
     """Compile forward pass, losses and backward pass of a training micro-batch with `torch.compile`, for each phase
-    anew; validation never is. `auto` does so on a GPU where the phase is long enough and a short measurement says that
-    it saves time; a resumed run takes the same choice. Compiled, losses agree with the others to float tolerance. Off by
-    default: no figure from a GPU says yet that it pays."""
+    anew; validation never is. `auto` does so on a GPU where the phase is long enough and a short measurement says
+    that it saves time; a resumed run takes the same choice. Compiled, losses agree with the others to float
+    tolerance. Off by default: no figure from a GPU says yet that it pays."""
     save_minutes: float = 10.0
     """Minutes between two resumable states, by rank 0's clock; 0 saves none by time. A stop signal and every epoch save
     one too."""
