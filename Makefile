@@ -1,4 +1,4 @@
-# make demo | test | test-all | bench | check | setup      (VENV and PYTHON can be set: make test PYTHON=python3.12)
+# make demo | test | test-all | bench | check | docs | setup      (VENV and PYTHON can be set: make test PYTHON=python3.12)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,6 +6,7 @@ DEMO := runs/demo
 # What a user needs, and what the tests need besides.
 USER := $(VENV)/.installed-user
 ALL := $(VENV)/.installed-all
+DOCS := $(VENV)/.installed-docs
 PINS := $(VENV)/constraints.txt
 # A test process for each core (more than eight would mostly start up), and whole files, so that what a file's tests share
 # is made once and a SLURM cluster runs once; in the order of the folders, whose first ones take longest.
@@ -15,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --max-worker-resta
 INSTALL = { $(BIN)/python -m pip list --format freeze | grep -E '^torch(vision)?==.*[+]' || true; cat constraints.txt; } \
   | awk -F '==' '!seen[$$1]++' > $(PINS) && $(BIN)/python -m pip install --disable-pip-version-check -c $(PINS)
 
-.PHONY: setup demo test test-all bench check format clean
+.PHONY: setup demo test test-all bench check docs format clean
 
 setup: $(ALL)
 
@@ -32,6 +33,14 @@ $(ALL): $(USER)
 	@echo '== Fetching 0.1 GB more, for the tests'
 	$(INSTALL) -e '.[train,dev]'
 	touch $@
+
+$(DOCS): $(USER)
+	$(INSTALL) -c docs/constraints.txt -e '.[train,onnx,docs]'
+	touch $@
+
+# site/index.html, to be opened as a file or put on any server; a broken link is an error.
+docs: $(DOCS)
+	$(BIN)/python -m mkdocs build --clean
 
 demo: $(USER)
 	VENV=$(VENV) OUT=$(DEMO) sh launch/demo.sh
@@ -61,4 +70,4 @@ format: $(ALL)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

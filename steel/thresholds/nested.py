@@ -38,7 +38,11 @@ def nested_outcome(
     Args:
         statistics: out-of-fold: each image seen by the member that was not trained on it.
         folds: (N,) the fold of each image of `statistics`.
-        gates, training_areas, groups, tta, space: as in `tune_thresholds`.
+        gates: as in `tune_thresholds`.
+        training_areas: as there.
+        groups: as there.
+        tta: as there.
+        space: as there.
 
     Raises:
         InputError: fewer than two folds.

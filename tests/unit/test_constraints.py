@@ -20,9 +20,9 @@ CUDA = re.compile(r"(nvidia|cuda)-|triton$")
 """What PyTorch's CUDA build needs, and its CPU build does not."""
 
 
-def pinned() -> dict[str, Requirement]:
-    """Name -> line of constraints.txt."""
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+def pinned(file: str = "constraints.txt") -> dict[str, Requirement]:
+    """Name -> line of a file of pins."""
+    lines = [line for line in (ROOT / file).read_text().splitlines() if not line.startswith("#")]
     requirements = [Requirement(line) for line in lines]
     names = [r.name for r in requirements]
     assert names == sorted(set(names)), "sorted, each name once"
@@ -61,15 +61,19 @@ def needed(requirements: Iterable[Requirement]) -> dict[str, Version | None]:
 
 
 def test_each_line_holds_one_version_for_every_python() -> None:
-    for name, requirement in pinned().items():
+    for name, requirement in (pinned() | pinned("docs/constraints.txt")).items():
         assert name == canonicalize_name(name), f"{name}: written {canonicalize_name(name)}"
         assert re.fullmatch(r"==[^*+,]+", str(requirement.specifier)), f"{requirement}: one public version"
         assert not requirement.extras and requirement.url is None, str(requirement)
         assert re.fullmatch(r'python_version (<|>=) "3\.1[23]"|None', str(requirement.marker)), str(requirement)
 
 
+def test_the_site_adds_pins_and_changes_none() -> None:
+    assert pinned().keys().isdisjoint(pinned("docs/constraints.txt"))
+
+
 def test_what_the_project_names_is_pinned_within_its_range() -> None:
-    lines = pinned()
+    lines = pinned() | pinned("docs/constraints.txt")
     for requirement in own_requirements(PROJECT["optional-dependencies"]):
         (version,) = lines[canonicalize_name(requirement.name)].specifier
         assert requirement.specifier.contains(version.version), f"{requirement} excludes {version}"

@@ -1,0 +1,56 @@
+"""The documents: each is in the site's list, and what they link to is there. Without mkdocs, which `make docs` runs."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.paths import ROOT
+
+FOLDERS = ("docs", "launch", "bench")
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + [
+    page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md"))
+]
+SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+
+
+def listed(entry: Any) -> list[str]:
+    """The pages of an entry of the site's list, those below it included."""
+    if isinstance(entry, str):
+        return [entry]
+    return [page for one in (entry if isinstance(entry, list) else entry.values()) for page in listed(one)]
+
+
+def anchors(page: Path) -> set[str]:
+    """What a page's headings are linked by."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def targets(page: Path) -> list[str]:
+    """What a page links to or shows, web pages left out; code is no link."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
+    return [target for target in found if not re.match(r"[a-z]+:", target)]
+
+
+def test_every_page_is_in_the_sites_list_once() -> None:
+    pages = listed(SITE["nav"])
+    assert sorted(pages) == sorted(page.relative_to(ROOT).as_posix() for page in PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    for target in targets(page):
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        assert place.exists() and place.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors(place), target
+
+
+def test_the_site_asks_nobody_for_anything_and_refuses_broken_links() -> None:
+    assert SITE["strict"] is True
+    assert SITE["theme"]["font"] is False and "offline" in SITE["plugins"]
+    assert "/site/" in (ROOT / ".gitignore").read_text().splitlines()
