@@ -22,23 +22,52 @@ class Tag(NamedTuple):
 
 
 def draw_tags(picture: np.ndarray, tags: Sequence[Tag]) -> np.ndarray:
-    """A picture (H, W, 3) uint8 RGB with tags, none of which leaves it while it is large enough."""
+    """A picture (H, W, 3) uint8 RGB with tags, none of which leaves it or covers another while there is room."""
     if not tags:
         return picture
     height, width = picture.shape[:2]
     font = _font(min(24, max(10, min(height, width) // 20)))
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas)
-    for tag in reversed(tags):  # the first on top
+    taken: list[_Box] = []
+    for tag in tags:
         left, top, right, bottom = draw.textbbox((0, 0), tag.text, font=font)
         text_width, text_height = right - left + 4, bottom - top + 4
         x = max(0, min(tag.left, round(width - text_width)))
         y = tag.top - text_height if tag.top >= text_height else max(0, min(tag.top, round(height - text_height)))
+        x, y = _free_place(_Box(x, y, x + text_width, y + text_height), taken, height)
         colour = class_colour(tag.class_id)
         draw.rectangle((x, y, x + text_width - 1, y + text_height - 1), fill=colour)
         dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140  # the eye's weights of red, green, blue
         draw.text((x + 2 - left, y + 2 - top), tag.text, fill="black" if dark else "white", font=font)
     return np.asarray(canvas)
+
+
+class _Box(NamedTuple):
+    """What a tag covers, its right and bottom edge left out."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def touches(self, other: "_Box") -> bool:
+        """Whether they share a pixel."""
+        return (
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        )
+
+
+def _free_place(wanted: _Box, taken: list[_Box], height: int) -> tuple[float, float]:
+    """The left and top of the place nearest to `wanted`, up or down, that no tag has taken, which it then is; `wanted`
+    itself where the column is full."""
+    tall = wanted.bottom - wanted.top
+    tops = [wanted.top, *(box.top - tall for box in taken), *(box.bottom for box in taken)]
+    places = [wanted._replace(top=top, bottom=top + tall) for top in tops if 0 <= top <= height - tall]
+    free = [place for place in places if not any(place.touches(box) for box in taken)]
+    place = min(free, key=lambda place: abs(place.top - wanted.top), default=wanted)
+    taken.append(place)
+    return place.left, place.top
 
 
 @lru_cache

@@ -8,7 +8,9 @@ import pytest
 
 from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
+from steel.images.pictures import class_colour
 from steel.inference.prediction import Prediction
+from steel.inference.tags import Tag, draw_tags
 
 DECISION = Decision((ClassDecision(pixel_threshold=100), ClassDecision(pixel_threshold=100, min_area=3)), gate="class")
 
@@ -80,6 +82,17 @@ def test_an_overlay_names_the_regions_inside_the_picture():
     assert changed[68:79, 20:60].mean() > 0.9  # a tag of the class's colour above the region
     assert changed[0:12, 165:188].any()  # moved to the left, inside the picture
     assert not changed[25:60].any()
+
+
+def test_no_tag_covers_another():
+    """Seven tags at one place: as many patches of seven colours, each as large as that of a tag alone."""
+    picture = np.full((200, 200, 3), 60, np.uint8)
+    alone = [(draw_tags(picture, [Tag(50, 100, "a 0.5", k)]) == class_colour(k)).all(axis=2).sum() for k in range(1, 8)]
+    together = draw_tags(picture, [Tag(50 + k, 100, "a 0.5", k) for k in range(1, 8)])
+    assert [(together == class_colour(k)).all(axis=2).sum() for k in range(1, 8)] == alone
+    rows = [np.flatnonzero((together == class_colour(k)).all(axis=2).any(axis=1)) for k in range(1, 8)]
+    assert sorted(len(r) for r in rows) == [rows[0][-1] - rows[0][0] + 1] * 7
+    assert rows[0][-1] < 100, "the first one stands above what it names"
 
 
 @pytest.mark.parametrize("name", ["deep/er/a.jpg", "a.png", "a.json"])
