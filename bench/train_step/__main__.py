@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -60,6 +61,7 @@ def main() -> None:
     with tqdm(total=total, unit="measurement", mininterval=2) as bar:
         results = [_measure(row, options.repeats, start, bar) for row in rows]
     facts: dict[str, Any] = {
+        "options": shlex.join(sys.argv[1:]) or "none",
         "machine": _machine(settings[0].device),
         "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end (alone, a run makes 2)",
         "priority": f"nice {os.nice(0)}",

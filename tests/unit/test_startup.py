@@ -1,0 +1,61 @@
+"""What programs import before they are needed decides how long they take to start: pinned by module, not by time."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.paths import ROOT
+
+LISTED = """
+import sys
+{code}
+own = {{"steel", "train", "data_prep", "__main__", "__mp_main__"}} | set(sys.stdlib_module_names)
+print("@", *sorted({{name.split(".")[0] for name in sys.modules}} - own))
+"""
+COMMAND = """
+from steel.cli import main
+sys.argv = ["steel", {words}]
+try:
+    main()
+except SystemExit:
+    pass
+"""
+HELP, PREDICT_HELP = COMMAND.format(words='"--help"'), COMMAND.format(words='"predict", "--help"')
+
+
+def packages_after(code: str) -> set[str]:
+    """Of others, imported by some code; what the interpreter itself brings along is left out."""
+    told = [
+        subprocess.run([sys.executable, "-c", LISTED.format(code=each)], cwd=ROOT, capture_output=True, text=True)
+        for each in ("", code)
+    ]
+    before, after = (set(each.stdout.rpartition("@")[2].split()) for each in told)
+    assert told[1].returncode == 0, told[1].stderr
+    return {name for name in after - before if not name.startswith(("_cython", "cython"))}
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import steel", set()),
+        (HELP, set()),
+        (PREDICT_HELP, {"PIL", "cv2", "numpy", "simplejpeg"}),
+    ],
+)
+def test_the_command_line_imports_these_packages_alone(code: str, expected: set[str]) -> None:
+    assert packages_after(code) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "spared"),
+    [
+        ("import steel.inference.predictor", {"accelerate", "albumentations", "onnxruntime", "scipy", "wandb"}),
+        ("import train.fit", {"onnxruntime", "matplotlib", "sklearn", "tensorboard", "wandb", "webdataset"}),
+    ],
+)
+def test_predicting_and_training_do_not_import(code: str, spared: set[str]) -> None:
+    compilers = "; assert not {'torch._dynamo', 'torch._inductor'} & set(sys.modules), 'the compiler'"
+    found = packages_after(code + compilers)
+    assert "torch" in found
+    assert not found & spared
