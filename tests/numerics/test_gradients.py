@@ -67,7 +67,8 @@ def test_a_nonfinite_step_changes_nothing(runtime: Runtime, monkeypatch: pytest.
     step_at(training, 0)
     before = {name: tensor.clone() for name, tensor in training.tensors().items()}
     if where == "image":  # poisons the running statistics of BatchNorm on its way
-        monkeypatch.setattr("train.engine.step.normalise", lambda images, mean, std: images.float() * float("nan"))
+        scaling = "train.engine.micro_batch_losses.scale_pixels"
+        monkeypatch.setattr(scaling, lambda images, scale, shift: images.float() * float("nan"))
     else:
         worse = torch.full((), float("inf"))
         term = LossTerm("endless", lambda logits, *rest: logits.mean((2, 3)) * worse)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-import train.engine.step
+import train.engine.micro_batch_losses
 from steel.errors import InputError
 from steel.shards.reader import ShardReader
 from tests.numerics.quick import quicken
@@ -28,7 +28,7 @@ def poisoned(tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     quicken(monkeypatch)
     victim = int(ShardReader(str(tiny_shards)).index.rows([2])[4])
     rows = torch.full((1,), -1)  # before the first step: of no sample
-    compute, losses = TrainingState._micro_step, train.engine.step.head_losses
+    compute, losses = TrainingState._micro_step, train.engine.micro_batch_losses.head_losses
 
     def noting(self: TrainingState, plan: Any, step: int, batch: Any, *, last: bool) -> Any:
         nonlocal rows
@@ -40,7 +40,7 @@ def poisoned(tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> int:
         return {head: loss + poison for head, loss in losses(*arguments).items()}
 
     monkeypatch.setattr(TrainingState, "_micro_step", noting)
-    monkeypatch.setattr("train.engine.step.head_losses", poisoning)
+    monkeypatch.setattr("train.engine.micro_batch_losses.head_losses", poisoning)
     return victim
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from steel.errors import run_program
+from train.engine.micro_batch_losses import MicroBatchLosses
 from train.engine.step import TrainingState
 from train.fit import main
 
@@ -23,7 +24,7 @@ POISONED = (0, 3, 0)
 @contextlib.contextmanager
 def poisoned() -> Iterator[None]:
     """While the block runs."""
-    compute, compute_losses = TrainingState._micro_step, TrainingState.losses
+    compute, compute_losses = TrainingState._micro_step, MicroBatchLosses.of
     place: tuple[int, int, int] | None = None
 
     def noting(self: TrainingState, plan: Any, step: int, batch: Any, *, last: bool) -> Any:
@@ -31,7 +32,7 @@ def poisoned() -> Iterator[None]:
         place = (plan.number, step, batch.index)
         return compute(self, plan, step, batch, last=last)
 
-    def poisoning(self: TrainingState, network: Any, *rest: Any) -> Any:
+    def poisoning(self: MicroBatchLosses, network: Any, *rest: Any) -> Any:
         def network_of_nan(inputs: torch.Tensor) -> Any:
             return network(inputs * torch.nan)
 
@@ -39,7 +40,7 @@ def poisoned() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingState, "_micro_step", noting)
-        patch.setattr(TrainingState, "losses", poisoning)
+        patch.setattr(MicroBatchLosses, "of", poisoning)
         yield
 
 
