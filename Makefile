@@ -1,6 +1,8 @@
-# make demo | test | test-all | bench | check | docs | setup      (VENV and PYTHON can be set: make test PYTHON=python3.12)
+# make demo | test | test-all | check | bench | docs | pictures | setup | install   (or: make test PYTHON=python3.12 VENV=...)
 PYTHON ?= python3
 VENV ?= .venv
+# What a new environment is installed with; `make install EXTRAS=onnx,serve` has no torch.
+EXTRAS ?= train,onnx,serve
 BIN := $(VENV)/bin
 DEMO := runs/demo
 # What a user needs, and what the tests need besides.
@@ -16,17 +18,19 @@ PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --max-worker-resta
 INSTALL = { $(BIN)/python -m pip list --format freeze | grep -E '^torch(vision)?==.*[+]' || true; cat constraints.txt; } \
   | awk -F '==' '!seen[$$1]++' > $(PINS) && $(BIN)/python -m pip install --disable-pip-version-check -c $(PINS)
 
-.PHONY: setup demo test test-all bench check docs format clean
+.PHONY: setup install demo test test-all check bench docs pictures format clean
 
 setup: $(ALL)
+
+install: $(USER)
 
 $(USER): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: Python 3.11 to 3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}; name another: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	# It chooses versions in a third of the time that Python 3.11's own pip takes.
 	$(INSTALL) pip
-	@echo '== Fetching 3.3 GB for 6.8 GB on disk; 0.7 GB where $(VENV) has the CPU build of PyTorch (README.md, Quick start)'
-	$(INSTALL) -e '.[train,onnx]'
+	@echo '== Fetching $(EXTRAS): train takes 3.3 GB, 6.8 GB on disk; 0.7 GB where $(VENV) has the CPU build of PyTorch (README.md, Quick start)'
+	$(INSTALL) -e '.[$(EXTRAS)]'
 	touch $@
 
 $(ALL): $(USER)

@@ -49,8 +49,8 @@ def pretend(venv: Path, **versions: str) -> None:
 
 def test_the_demo_waits_for_no_test_tool(venv: Path) -> None:
     pretend(venv, torch="2.12.0", torchvision="0.27.0")
-    assert installed_by(venv, f"{venv}/.installed-user") == ["pip", "-e .[train,onnx]"]
-    assert installed_by(venv, "setup") == ["pip", "-e .[train,onnx]", "-e .[train,dev]"]
+    assert installed_by(venv, f"{venv}/.installed-user") == ["pip", "-e .[train,onnx,serve]"]
+    assert installed_by(venv, "setup") == ["pip", "-e .[train,onnx,serve]", "-e .[train,dev]"]
     assert len(installed_by(venv, "setup")) == 3, "what is there is not installed again"
     assert (venv / "constraints.txt").read_text() == (ROOT / "constraints.txt").read_text()
 
