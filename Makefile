@@ -46,6 +46,10 @@ $(DOCS): $(USER)
 docs: $(DOCS)
 	$(BIN)/python -m mkdocs build --clean
 
+# Needs a Chromium on the PATH, and what `make demo` left.
+pictures: $(DOCS)
+	$(BIN)/python -m bench.pictures $(DEMO) --out docs/pictures
+
 demo: $(USER)
 	VENV=$(VENV) OUT=$(DEMO) sh launch/demo.sh
 

@@ -54,3 +54,10 @@ def test_the_site_asks_nobody_for_anything_and_refuses_broken_links() -> None:
     assert SITE["strict"] is True
     assert SITE["theme"]["font"] is False and "offline" in SITE["plugins"]
     assert "/site/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_the_readmes_pictures_are_small() -> None:
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "docs" / "pictures").iterdir()}
+    assert sorted(sizes) == ["overlays.jpg", "report.png", "terminal.svg"]
+    assert max(sizes.values()) < 150_000 and sum(sizes.values()) < 400_000
+    assert {f"docs/pictures/{name}" for name in sizes} <= set(targets(ROOT / "README.md"))
