@@ -3,6 +3,7 @@ those of the graph; its service's command is understood."""
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from steel import load_predictor
 from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.checkpoint_header import METADATA_KEY, make_metadata
 from steel.cli import build_parser
@@ -130,10 +132,8 @@ def settle(rules: dict[str, Any], middle: np.ndarray) -> dict[str, Any]:
 def test_the_program_predicts_what_steel_predict_does(plant: Plant, tmp_path: Path, case: str) -> None:
     """To the last pixel: images go through the network one by one on both sides."""
     channels, changes = CASES[case]
-    folder = plant.deep if "depth" in changes else plant.images
+    folder = shutil.copytree(plant.deep if "depth" in changes else plant.images, tmp_path / "images")
     undecided = save_as(tmp_path / "undecided.onnx", plant.graphs[channels], **(changes | {"decision": None}))
-    from steel import load_predictor
-
     found = load_predictor(undecided, device="cpu").predict(folder)
     middle = np.median([prediction.label_probs for prediction in found], axis=0)
     changes = changes | {"decision": settle(changes["decision"], middle)}
@@ -148,7 +148,6 @@ def test_the_program_predicts_what_steel_predict_does(plant: Plant, tmp_path: Pa
     for text, one, file in zip(done.stdout.splitlines(), told, files, strict=True):
         written = Path(f"{file}.labels.png")
         label_map = cv2.imread(str(written), cv2.IMREAD_UNCHANGED)
-        written.unlink()
         assert json.loads(text) == {"image": str(file), "verdict": one["verdict"], "classes": one["classes"]}
         (stored,) = (tmp_path / "out" / "labelmaps").glob(f"{file.stem}.png")
         np.testing.assert_array_equal(label_map, cv2.imread(str(stored), cv2.IMREAD_UNCHANGED))
