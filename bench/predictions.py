@@ -200,16 +200,17 @@ def gated(folder: str, encoder: str, skips: bool) -> Measure:
 
 
 def validate(folder: str, encoder: str, usual: bool) -> Measure:
-    """The statistics of all images of the shards, as an epoch's validation collects them, with two loader workers."""
+    """The statistics of all images of the shards, as an epoch's validation collects them, with as many workers by default."""
     from steel.distributed.runtime import start as start_runtime
+    from steel.machine import count_workers
     from steel.shards.reader import ShardReader
     from train.engine.run_inference import collect_statistics
 
     predictor, reader = _predictor(encoder), ShardReader(f"{folder}/shards")
     runtime = start_runtime("no", cpu=True)
     with _way(usual, 1):
-        start = time.perf_counter()
-        found = collect_statistics(predictor, reader, np.arange(len(reader)), runtime, decision=None, workers=2)
+        start, rows = time.perf_counter(), np.arange(len(reader))
+        found = collect_statistics(predictor, reader, rows, runtime, decision=None, workers=count_workers("auto"))
         return Measure(len(found), time.perf_counter() - start)
 
 
