@@ -200,7 +200,7 @@ def gated(folder: str, encoder: str, skips: bool) -> Measure:
 
 
 def validate(folder: str, encoder: str, usual: bool) -> Measure:
-    """The statistics of all images of the shards, as an epoch's validation collects them, with as many workers by default."""
+    """The statistics of all images of the shards, as an epoch's validation collects them, loader workers by default."""
     from steel.distributed.runtime import start as start_runtime
     from steel.machine import count_workers
     from steel.shards.reader import ShardReader
