@@ -8,9 +8,10 @@ array); with --join the trained members are joined.
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -135,20 +136,26 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
         folds={"train": list(folds), "tuning": list(folds), "test": list(test)},
     )
     save_checkpoint(out / "model.safetensors", packed)
+    report = _format_report(metrics, len(folds), found.explanation)
+    write_text(out / "report.txt", report + "\n")
+    logger.info("%s", report)
+    logger.info("wrote %s", out / "model.safetensors")
+    write_comparison(compare([str(member_folder(arguments.out, fold)) for fold in folds]), out / "compare.html")
+    logger.info("wrote %s, the folds beside each other", out / "compare.html")
+
+
+def _format_report(metrics: Mapping[str, Any], num_members: int, explanation: Sequence[str]) -> str:
+    """The verdict, the scores out of fold, and how the shipped decision came about."""
     lines = [
         metrics["verdict"]["sentence"],
-        f"{len(folds)} members; out-of-fold scores, each fold judged by thresholds found on the others:",
+        f"{num_members} members; out-of-fold scores, each fold judged by thresholds found on the others:",
         "",
         format_table(metrics),
         "",
         "the shipped decision, found on all folds:",
-        *found.explanation,
+        *explanation,
     ]
-    write_text(out / "report.txt", "\n".join(lines) + "\n")
-    logger.info("%s", "\n".join(lines))
-    logger.info("wrote %s", out / "model.safetensors")
-    write_comparison(compare([str(member_folder(arguments.out, fold)) for fold in folds]), out / "compare.html")
-    logger.info("wrote %s, the folds beside each other", out / "compare.html")
+    return "\n".join(lines)
 
 
 def _refuse_unfinished(out: str, folds: Sequence[int]) -> None:

@@ -141,8 +141,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     save_contact_sheet(arguments.out / "contact_sheet.png", *draw_examples(shown, len(checkpoint.class_names)))
     logger.info("%s", format_table(metrics))
     _compare_gates(gates, statistics, arguments.out)
-    views = 1 + len(predictor.tta)
-    logger.info("%d images, %.1f images/s, %d views per image", len(rows), len(rows) / seconds, views)
+    logger.info("%d images, %.1f images/s, %d views", len(rows), len(rows) / seconds, 1 + len(predictor.tta))
     logger.info("wrote %s", arguments.out / "report.html")
 
 

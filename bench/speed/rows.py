@@ -137,13 +137,7 @@ def _warm_reads(shards: Where, lit: Where, mosaic: Where) -> Row:
             ),
             Side("webdataset, sequential", "peers", "raw_webdataset", shards | short, 8.0),
             Side("LitData, shuffle", "peers", "raw_litdata", lit | short | {"mode": "iterate"}, 1.5),
-            Side(
-                "LitData, by index",
-                "peers",
-                "raw_litdata",
-                lit | short | {"mode": "index"},
-                remark="random access, no shuffle of its own",
-            ),
+            Side("LitData, by index", "peers", "raw_litdata", lit | short | {"mode": "index"}, remark="random access"),
             Side(
                 "LitData, shuffle, views",
                 "peers",

@@ -102,14 +102,12 @@ def synthesize(
         num_test: test images, always with masks of our own.
         seed: anything from 0 on.
         annotations: CSV of masks for the training images, in either of Kaggle's forms; drawn at random when None.
-        image_ids: text file, one image id a line: exactly these are made, those without a row in `annotations` clean.
-        class_share: for each class the share of images that hold it. Departs from the real frequencies on purpose, so
-            that a small set has enough of the rare classes.
+        image_ids: text file, one image id per line: exactly these are made, those without a row in `annotations` clean.
+        class_share: for each class the share of images that hold it, so that a small set has enough of the rare ones.
         defect_share: share of images with any defect; as in the real data (53 %) when None, or, with `class_share`,
             as few as give the real share of images with two classes.
-        workers: processes; one a CPU when None.
-        height: rows of an image, in pixels. Scenes are scaled to it.
-        width: columns of an image, in pixels.
+        workers: processes; one per CPU when None.
+        height, width: of an image, in pixels. Scenes are scaled to the height.
         on_image: called with (images done, images in all) after each image.
 
     Returns:
