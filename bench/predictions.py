@@ -199,10 +199,9 @@ def gated(folder: str, encoder: str, skips: bool) -> Measure:
         predictor.decision = before
 
 
-def validate(folder: str, encoder: str, usual: bool) -> Measure:
-    """The statistics of all images of the shards, as an epoch's validation collects them, loader workers by default."""
+def validate(folder: str, encoder: str, usual: bool, workers: int | None = None) -> Measure:
+    """The statistics of all images of the shards, as an epoch's validation collects them; loader workers by default."""
     from steel.distributed.runtime import start as start_runtime
-    from steel.machine import count_workers
     from steel.shards.reader import ShardReader
     from train.engine.run_inference import collect_statistics
 
@@ -210,7 +209,9 @@ def validate(folder: str, encoder: str, usual: bool) -> Measure:
     runtime = start_runtime("no", cpu=True)
     with _way(usual, 1):
         start, rows = time.perf_counter(), np.arange(len(reader))
-        found = collect_statistics(predictor, reader, rows, runtime, decision=None, workers=count_workers("auto"))
+        found = collect_statistics(
+            predictor, reader, rows, runtime, decision=None, workers="auto" if workers is None else workers
+        )
         return Measure(len(found), time.perf_counter() - start)
 
 
@@ -228,19 +229,29 @@ def forward(encoder: str, height: int, width: int, batch_size: int, at_once: boo
         return Measure(len(batches) * batch_size, time.perf_counter() - start)
 
 
+def _rows_of_sizes(root: Path, encoder: str) -> Iterator[Row]:
+    """Images of many sizes. When a batch had eight places, validation had two loader processes by default."""
+    usual = "batches of 8, filled up with black"
+    for name, (words, _, _) in SIZES.items():
+        how = {"folder": str(root / name), "encoder": encoder}
+        title = f"{NUM_IMAGES} images of {NUM_SIZES} sizes, {words}"
+        ours, theirs = how | {"usual": False}, how | {"usual": True}
+        sides = (
+            Side("passes by pixels", "ours", "predict", ours),
+            Side(usual, "ours", "predict", theirs, 3.0),
+        )
+        yield Row(f"predict-{name}", f"predict: {title}", "images/s", sides)
+        sides = (
+            Side("passes by pixels", "ours", "validate", ours),
+            Side(f"{usual}; two loader processes", "ours", "validate", theirs | {"workers": 2}, 3.0),
+            Side(f"{usual}; none", "ours", "validate", theirs | {"workers": 0}),
+        )
+        yield Row(f"validate-{name}", f"validate: {title}", "images/s", sides)
+
+
 def table(root: Path, encoder: str) -> list[Row]:
     """All rows."""
-    rows = []
-    for name, (words, _, _) in SIZES.items():
-        for task in ("predict", "validate"):
-            how = {"folder": str(root / name), "encoder": encoder}
-            sides = (
-                Side("passes by pixels", "ours", task, how | {"usual": False}),
-                Side("batches of 8, filled up with black", "ours", task, how | {"usual": True}, 3.0),
-            )
-            rows.append(
-                Row(f"{task}-{name}", f"{task}: {NUM_IMAGES} images of {NUM_SIZES} sizes, {words}", "images/s", sides)
-            )
+    rows = list(_rows_of_sizes(root, encoder))
     how = {"folder": str(root / "strips"), "encoder": encoder}
     words = f"{NUM_STRIPS} JPEG files of 256x1600 to submission.csv"
     sides = (

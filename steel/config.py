@@ -273,7 +273,8 @@ class RuntimeConfig:
     """`auto` takes what `accelerate launch --mixed_precision` says; else bf16 on a device that is fast at it."""
     workers: int | Literal["auto"] = "auto"
     """Data-loader processes per rank; 0 loads in the training process. `auto` takes the cores that are the rank's own
-    by the process's binding and its control group, less one for the rank itself, 16 at most."""
+    by the process's binding and its control group, less one for the rank itself, 16 at most; validation on a CPU
+    reads local shards in the rank's own process."""
     decoded_cache: Literal["auto", "on", "off"] = "auto"
     """Hold decoded samples on this node's disk, shared by all its ranks and workers: batches are the same, and cost a
     copy in place of decoding. `auto` does where a short measurement of the disk says that it saves time."""

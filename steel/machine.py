@@ -45,6 +45,20 @@ def count_workers(asked: Workers) -> int:
     return max(1, min(MOST_WORKERS, int(usable_cores() / local_ranks()) - 1))
 
 
+def count_evaluation_workers(asked: Workers, *, device: str, remote: bool) -> int:
+    """Processes of a rank that read whole images for a network: as many as asked; by `auto` none on a CPU.
+
+    There the network keeps every core busy, so a process that decodes beside it saves no time, and a fork costs some:
+    the kernel copies each page that either side writes (bench/predictions.md). One that fetches ahead is worth it.
+
+    Args:
+        asked: of the option.
+        device: type of the network's device, such as `cpu`.
+        remote: shards are fetched from elsewhere as they are needed.
+    """
+    return 0 if asked == "auto" and device == "cpu" and not remote else count_workers(asked)
+
+
 def parse_workers(text: str) -> Workers:
     """`auto` or a number of processes, of an option; raises ValueError for anything else."""
     if text == "auto":

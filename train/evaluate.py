@@ -25,7 +25,7 @@ from steel.errors import InputError, run_program
 from steel.extensions import load_extensions, require_extensions
 from steel.images.pictures import save_contact_sheet
 from steel.inference.predictor import Predictor
-from steel.machine import count_workers, parse_workers
+from steel.machine import parse_workers
 from steel.metrics.expected import expected_figures
 from steel.metrics.statistics import EvaluationStatistics
 from steel.reports.describe import flat_scalars
@@ -64,7 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pixels-per-pass", type=int, default=None, help="pixels in a forward pass; by default what suits the device"
     )
-    parser.add_argument("--workers", type=parse_workers, default="auto", help="decoding processes per rank")
+    parser.add_argument(
+        "--workers", type=parse_workers, default="auto", help="decoding processes per rank; auto: none on a CPU"
+    )
     parser.add_argument(
         "--precision", choices=("auto", "no", "bf16", "fp16"), default="auto", help="of the forward pass"
     )
@@ -100,7 +102,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
             return collect_statistics(
                 *(predictor, reader, rows, runtime),
                 decision=decision,
-                workers=count_workers(arguments.workers),
+                workers=arguments.workers,
                 on_progress=on_progress,
                 keeper=keeper,
             )

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from steel import machine
-from steel.machine import available_memory, count_workers, local_ranks, parse_workers, usable_cores
+from steel.machine import (
+    available_memory,
+    count_evaluation_workers,
+    count_workers,
+    local_ranks,
+    parse_workers,
+    usable_cores,
+)
 
 
 def kernel_files(root: Path, **files: str) -> Path:
@@ -71,6 +78,16 @@ def test_ranks_of_this_machine() -> None:
     assert local_ranks({}) == 1
     assert local_ranks({"SLURM_NTASKS_PER_NODE": "4"}) == 4
     assert local_ranks({"LOCAL_WORLD_SIZE": "2", "SLURM_NTASKS_PER_NODE": "4"}) == 2
+
+
+def test_a_network_on_the_cpu_reads_local_images_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: 16)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert count_evaluation_workers("auto", device="cpu", remote=False) == 0
+    assert count_evaluation_workers("auto", device="cpu", remote=True) == 15
+    assert count_evaluation_workers("auto", device="cuda", remote=False) == 15
+    assert count_evaluation_workers(3, device="cpu", remote=False) == 3
+    assert count_evaluation_workers(0, device="cuda", remote=True) == 0
 
 
 def test_workers_as_an_option() -> None:

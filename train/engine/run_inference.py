@@ -13,6 +13,7 @@ from steel.images.geometry import restore_size
 from steel.inference.device_histograms import counting_targets, histograms_on_device
 from steel.inference.predictor import Predictor
 from steel.loading.eval_loader import EvalBatch, eval_batches
+from steel.machine import Workers, count_evaluation_workers
 from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, image_statistics
 from steel.reports.gallery import GalleryKeeper, Kept, choose
 from steel.shards.reader import ShardReader
@@ -37,7 +38,7 @@ def collect_statistics(
     runtime: Runtime,
     *,
     decision: Decision | None,
-    workers: int,
+    workers: Workers,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     keeper: GalleryKeeper | None = None,
 ) -> EvaluationStatistics:
@@ -53,7 +54,7 @@ def collect_statistics(
         rows: (n,) rows of the data set.
         runtime: this rank's.
         decision: also count the background under this decision; None leaves those counts out.
-        workers: decoding processes per rank.
+        workers: decoding processes per rank; see `count_evaluation_workers`.
         on_progress: is told how many of how many images are done, as if all ranks were equally fast.
         keeper: is shown every image of this rank.
 
@@ -68,7 +69,7 @@ def collect_statistics(
         stride=predictor.stride,
         rank=runtime.rank,
         world=runtime.world,
-        workers=workers,
+        workers=count_evaluation_workers(workers, device=predictor.device.type, remote=reader.cache is not None),
         pin_memory=predictor.device.type == "cuda",
     )
     images = _image_statistics(predictor, batches, decision, reader.manifest.ignore_bit, keeper)

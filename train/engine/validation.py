@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from steel.inference.predictor import Predictor
-from steel.machine import count_workers
 from steel.metrics.statistics import EvaluationStatistics
 from steel.model.network import UnifiedModel
 from steel.reports.evaluation import build_metrics, build_validation_scores
@@ -48,7 +47,7 @@ def validate(
             context.rows.validation,
             context.runtime,
             decision=None,
-            workers=count_workers(context.config.runtime.workers),
+            workers=context.config.runtime.workers,
             on_progress=on_progress,
         )
     index = context.reader.index

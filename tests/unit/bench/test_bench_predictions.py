@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bench import predictions
+from tests.shard_folder import small_shards
 
 SIZES = [(40, 64), (33, 50), (64, 96), (40, 64)]
 
@@ -36,3 +37,9 @@ def test_both_ways_from_files_predict_all_images(plain: bool, tmp_path: Path) ->
     for number in range(2):
         cv2.imwrite(str(strips / f"{number}.jpg"), np.full((64, 96), 90, np.uint8))
     assert predictions.files(str(strips), "tu-test_resnet", plain).items == 2
+
+
+@pytest.mark.parametrize(("usual", "workers"), [(False, None), (True, 2), (True, 0)])
+def test_all_ways_validate_all_images(usual: bool, workers: int | None, tmp_path: Path) -> None:
+    small_shards(tmp_path / "shards", num=3)
+    assert predictions.validate(str(tmp_path), "tu-test_resnet", usual, workers).items == 3
