@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench import predictions
-from tests.shard_folder import small_shards
+from tests.shard_folder import defect_mask, make_shards, steel_image
 
 SIZES = [(40, 64), (33, 50), (64, 96), (40, 64)]
 
@@ -41,5 +41,6 @@ def test_both_ways_from_files_predict_all_images(plain: bool, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("usual", "workers"), [(False, None), (True, 2), (True, 0)])
 def test_all_ways_validate_all_images(usual: bool, workers: int | None, tmp_path: Path) -> None:
-    small_shards(tmp_path / "shards", num=3)
+    masks = [defect_mask(number, num_classes=4) for number in range(3)]
+    make_shards(tmp_path / "shards", [steel_image(number) for number in range(3)], masks, num_classes=4)
     assert predictions.validate(str(tmp_path), "tu-test_resnet", usual, workers).items == 3
