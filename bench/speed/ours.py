@@ -64,11 +64,11 @@ def raw_copy(shards: str, mapped: bool, seconds: float) -> Measure:
 
 
 def raw_cold(shards: str) -> Measure:
-    """Stored bytes of shuffled samples, from the disk."""
+    """Stored bytes of shuffled samples, from the disk, shards read ahead as in a loader."""
 
     def measure() -> Measure:
         drop_folder(shards)
-        return time_whole(lambda: _read_all(ShardReader(shards)))
+        return time_whole(lambda: _read_ahead(ShardReader(shards)))
 
     return in_child(measure)
 
@@ -80,16 +80,12 @@ def raw_remote(url: str, endpoint: str) -> Measure:
 
     fsspec.config.conf["s3"] = {"endpoint_url": endpoint, "key": "bench", "secret": "bench"}
     with tempfile.TemporaryDirectory() as folder:
-
-        def samples() -> Iterator[Any]:
-            reader = ShardReader(url, cache_dir=folder)
-            threading.Thread(target=reader.prefetch, daemon=True).start()
-            yield from _read_all(reader)
-
-        return in_child(lambda: time_whole(samples))
+        return in_child(lambda: time_whole(lambda: _read_ahead(ShardReader(url, cache_dir=folder))))
 
 
-def _read_all(reader: ShardReader) -> Iterator[Any]:
+def _read_ahead(reader: ShardReader) -> Iterator[Any]:
+    """All samples in random order, while a thread fetches whole shards."""
+    threading.Thread(target=reader.prefetch, daemon=True).start()
     return (reader.read_bytes(row) for row in _shuffled(reader))
 
 

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Thread
 
 from steel import storage
 from steel.errors import InputError
@@ -81,13 +82,25 @@ class ShardCache:
                 os.close(handle)
         return path
 
-    def prefetch(self, shards: Sequence[ShardInfo]) -> None:
+    def prefetch(self, shards: Sequence[ShardInfo], *, at_once: int = 1) -> None:
         """Fetch whole shards ahead of their use; those that another process is at are left to it.
 
         Errors are left to whoever needs the shard.
+
+        Args:
+            shards: in the order in which they are begun.
+            at_once: so many at a time, as a store keeps each request waiting.
         """
+        waiting = iter(shards)
+        threads = [Thread(target=self._prefetch_each, args=(waiting,), daemon=True) for _ in range(at_once)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _prefetch_each(self, shards: Iterator[ShardInfo]) -> None:
         for shard in shards:
-            with contextlib.suppress(FetchError, BlockingIOError), self._locked(shard.name, wait=False):
+            with contextlib.suppress(FetchError, OSError), self._locked(shard.name, wait=False):
                 handle = _open_whole(self.folder / shard.name, shard.size)
                 if handle is None:
                     self._fetch(shard.name, shard.size, shard.sha256)

@@ -15,12 +15,14 @@ from steel import storage
 from steel.errors import InputError, list_some, printable
 from steel.images.decode import decode_image
 from steel.images.geometry import resize_bitmask
+from steel.machine import available_memory
 from steel.shards.cache import ShardCache
 from steel.shards.checks import rows_fault, totals
 from steel.shards.decoded_cache import DecodedCache
 from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
 from steel.shards.index import Index, Place
 from steel.shards.mask_codec import decode_stored_mask
+from steel.shards.page_cache import read_ahead
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,10 @@ _TOGETHER = 64 << 10
 """A sample is read in one go if its members follow each other, with at most so many bytes beyond the image."""
 _MAX_OPEN = 256
 """Shards that a process keeps open."""
+_SHARE_OF_MEMORY = 0.5
+"""Of the memory that is available, what shards that are read ahead may take."""
+_DOWNLOADS = 4
+"""Shards that the processes of a rank fetch ahead at a time, or one each."""
 _HASH_LIMIT = 64 << 20
 """Bytes up to which the index is hashed when it is opened; a larger one is left to `data_prep.verify`."""
 
@@ -236,14 +242,21 @@ class ShardReader:
                 )
 
     def prefetch(self, part: int = 0, num_parts: int = 1) -> None:
-        """Fetch remote shards into the cache ahead of their use, starting at one of `num_parts` places.
+        """Fetch shards ahead of their use: remote ones into the cache, local ones into the system's memory.
 
-        Does nothing for local shards, or when the cache cannot hold them all.
+        Each of `num_parts` processes begins with shards of its own. Does nothing when they would not all fit, or where
+        decoded samples are held in their place.
         """
-        if self.cache is not None and self.cache.max_bytes is None:
-            shards = self.manifest.shards
-            first = part * len(shards) // num_parts
-            self.cache.prefetch((*shards[first:], *shards[:first]))
+        shards = self.manifest.shards
+        if self.cache is not None:
+            if self.cache.max_bytes is None:
+                first = part * len(shards) // num_parts
+                self.cache.prefetch((*shards[first:], *shards[:first]), at_once=max(1, _DOWNLOADS // num_parts))
+            return
+        fit = sum(info.size for info in shards) <= _SHARE_OF_MEMORY * available_memory()
+        if fit and (self.decoded is None or not self.decoded.held_bytes):
+            for info in shards[part::num_parts]:
+                read_ahead(storage.local_path(storage.join(self.root, info.name)))
 
     def _bytes(self, shard: int, offset: int, length: int) -> bytes:
         """Bytes of a shard.

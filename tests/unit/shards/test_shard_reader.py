@@ -17,9 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from steel import storage
 from steel.errors import InputError
 from steel.shards import cache as caches
 from steel.shards import index as shard_index
+from steel.shards import reader as shard_reader
 from steel.shards.cache import FetchError, ShardCache
 from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest, index_schema, write_index
 from steel.shards.index import Index
@@ -294,8 +296,54 @@ def test_prefetch_takes_what_no_other_process_is_at(
     reader = ShardReader(remote, cache_dir=tmp_path)
     assert reader.cache is not None
     with reader.cache._locked("shard-000001.tar"):
-        reader.prefetch(part=1, num_parts=2)
+        reader.prefetch(part=2, num_parts=4)
     assert names[1:] == ["shard-000002.tar", "shard-000003.tar", "shard-000000.tar"]
+
+
+def test_a_process_alone_fetches_several_shards_at_a_time(
+    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ShardReader(remote, cache_dir=tmp_path)
+    together, download = threading.Barrier(4, timeout=20), storage.download
+
+    def download_together(url: str, path: Path) -> None:
+        together.wait()  # passes when four are there
+        download(url, path)
+
+    monkeypatch.setattr(storage, "download", download_together)
+    reader.prefetch()
+    assert len(list(tmp_path.rglob("*.tar"))) == 4
+    assert np.array_equal(reader.read(13).image, steel_image(13))
+
+
+def test_local_shards_are_read_ahead_each_by_one_process(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(shard_reader, "read_ahead", lambda path: read.append(Path(path).name))
+    reader = ShardReader(shards)
+    reader.prefetch(part=1, num_parts=2)
+    assert read == ["shard-000001.tar", "shard-000003.tar"]
+    reader.prefetch(part=0, num_parts=2)
+    assert sorted(read) == [f"shard-{n:06d}.tar" for n in range(4)]
+
+
+def test_shards_that_fill_the_memory_are_not_read_ahead(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(info.size for info in Manifest.load(str(shards)).shards)
+    monkeypatch.setattr(shard_reader, "available_memory", lambda: 2 * size - 1)
+    monkeypatch.setattr(shard_reader, "read_ahead", lambda path: pytest.fail(f"{path} is read ahead"))
+    ShardReader(shards).prefetch()
+
+
+def test_shards_are_not_read_ahead_once_their_samples_are_held_decoded(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, read = ShardReader(shards), list[str]()
+    monkeypatch.setattr(shard_reader, "read_ahead", lambda path: read.append(path))
+    reader.keep_decoded(tmp_path)
+    reader.prefetch()
+    assert len(read) == 4  # as nothing is held yet
+    reader.read(0)
+    reader.prefetch()
+    assert len(read) == 4
 
 
 def test_a_full_cache_lets_go_of_what_was_used_longest_ago(remote: str, shards: Path, tmp_path: Path) -> None:
