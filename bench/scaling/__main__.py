@@ -1,0 +1,221 @@
+"""What many GPUs and many images cost: `python -m bench.scaling` writes `bench/scaling.md`.
+
+Gradients are counted on the presets' networks and summed here over two processes; on links of GPUs the sum's time is
+the arithmetic of rings over nominal rates. Steps come from `bench/train_step.json` where it was made on a GPU, the
+loader's pace from `bench/speed.json` and `bench/speed-decoded.json`. Indexes are made up and opened; the largest is
+extrapolated.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+
+from bench.scaling.index_size import MICRO_BATCH, SAMPLES_PER_SHARD, Opening, make_folder
+from bench.scaling.links import BETWEEN_NODES, measure_gloo, reduce_seconds
+from bench.speed.run import machine
+from bench.speed.worker import ROOT
+from steel.config import Config, NetworkConfig
+from steel.model.network import UnifiedModel
+from steel.reports.tables import format_columns
+from train.presets import ENCODERS, SEVERSTAL
+
+PRESETS = (SEVERSTAL, *ENCODERS)
+WORLDS = (8, 64, 512)
+SIZES = (100_000, 1_000_000, 10_000_000)
+EXTRAPOLATED = 1_000_000_000
+NEEDS = (450, 600, 1_900, 2_400)
+"""Images per second that a GPU may take: the aims for whole strips and for crops, on an H100 and an H200."""
+LITTLE = 0.05
+"""Share of a step that the sum may add, for the column that says from which step on it does."""
+
+
+def count_bytes(preset: Config) -> tuple[int, int]:
+    """Of the gradients of a preset's network, and of its BatchNorm statistics, both float32."""
+    model = UnifiedModel(NetworkConfig(preset.model.architecture, preset.model.encoder, num_classes=4, in_channels=1))
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return 4 * sum(p.numel() for p in model.parameters()), 4 * sum(2 * norm.num_features for norm in norms)
+
+
+def gradient_rows(repeats: int) -> Iterator[list[str]]:
+    """The first table, a line of each preset."""
+    for preset in tqdm(PRESETS, desc="gradients", unit="preset"):
+        gradients, statistics_bytes = count_bytes(preset)
+        gloo = measure_gloo(gradients, repeats)
+        num_bytes = gradients + statistics_bytes
+        reduced = [
+            f"{1e3 * reduce_seconds(num_bytes, world, link):.1f}" for link in BETWEEN_NODES for world in WORLDS[1:]
+        ]
+        inside = f"{1e3 * reduce_seconds(num_bytes, WORLDS[0], BETWEEN_NODES[0]):.2f}"
+        here = f"{1e3 * statistics.median(gloo):.0f} ({1e3 * min(gloo):.0f} to {1e3 * max(gloo):.0f})"
+        counted = [f"`{preset.preset}`", f"{gradients / 1e6:.1f}", f"{statistics_bytes / 1e3:.0f}"]
+        yield [*counted, here, inside, *reduced]
+
+
+def efficiency_rows(steps: dict[str, float]) -> Iterator[list[str]]:
+    """The second table: from which step on the sum costs little, and the efficiency of the step where it is known.
+
+    Args:
+        steps: milliseconds of a step on one GPU, by preset.
+    """
+    for preset in PRESETS:
+        num_bytes = sum(count_bytes(preset))
+        for link in BETWEEN_NODES:
+            costs = [1e3 * reduce_seconds(num_bytes, world, link) for world in WORLDS]
+            least = " / ".join(f"{cost / LITTLE - cost:.0f}" for cost in costs)
+            step = steps.get(preset.preset)
+            known = "not measured on a GPU"
+            if step is not None:
+                known = f"{step:.1f} ms: " + " / ".join(f"{step / (step + cost):.1%}" for cost in costs)
+            yield [f"`{preset.preset}`", link.name.split(",")[0].split(" (")[0], least, known]
+
+
+def measured_steps(path: Path) -> dict[str, float]:
+    """Milliseconds of a step by preset, where `bench.train_step` ran on a GPU with the preset's network; else none."""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    if "not measured on a GPU" in table["facts"]:
+        return {}
+    found = {}
+    for preset in PRESETS:
+        name = f"made-up {preset.model.architecture} {preset.model.encoder}, 256x1600, batch "
+        for row in table["rows"]:
+            if row["name"].startswith(name) and row["sides"][0]["rates"]:
+                batch = int(row["name"].removeprefix(name))
+                found[preset.preset] = 1e3 * batch / statistics.median(row["sides"][0]["rates"])
+    return found
+
+
+def loader_rows(folder: Path) -> Iterator[list[str]]:
+    """The third table: cores that feed one GPU."""
+    for file, row_name, words in (
+        ("speed.json", "batches", "decoding each image"),
+        ("speed-decoded.json", "decoded-batches", "from the decoded cache"),
+    ):
+        rows = json.loads((folder / file).read_text(encoding="utf-8"))["rows"]
+        (row,) = (row for row in rows if row["name"] == row_name)
+        per_core = statistics.median(row["sides"][0]["rates"]) / 2  # of two workers
+        yield [words, f"{per_core:.0f}", *(f"{need / per_core:.1f}" for need in NEEDS)]
+
+
+def index_rows(sizes: Sequence[int], repeats: int, work: Path) -> Iterator[list[str]]:
+    """The last table; its last line goes on from the largest size in proportion."""
+    for size in tqdm(sizes, desc="indexes", unit="index"):
+        shutil.rmtree(work, ignore_errors=True)
+        index_bytes = make_folder(work, size)
+        openings = [_open_apart(work) for _ in range(repeats + 1)][1:]
+        shutil.rmtree(work)
+        typical = Opening(*(statistics.median(values) for values in zip(*openings, strict=True)))  # type: ignore[arg-type]
+        yield _index_row(f"{size:,}", index_bytes, typical)
+    factor = EXTRAPOLATED / sizes[-1]
+    larger = Opening(typical.opened * factor, typical.sampler * factor, typical.batch, int(typical.memory * factor))
+    yield _index_row(f"{EXTRAPOLATED:,}, in proportion: *not measured*", int(index_bytes * factor), larger)
+
+
+def _open_apart(folder: Path) -> Opening:
+    line = [sys.executable, "-m", "bench.scaling.index_size", str(folder)]
+    done = subprocess.run(line, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return Opening(**json.loads(done.stdout))
+
+
+def _index_row(name: str, index_bytes: int, opening: Opening) -> list[str]:
+    return [
+        name,
+        f"{index_bytes / 1e6:,.0f}",
+        f"{opening.opened:.2f}",
+        f"{opening.sampler:.2f}",
+        f"{1e3 * opening.batch:.1f}",
+        f"{opening.memory / 1e6:,.0f}",
+    ]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return format_columns([list(header), *map(list, rows)], markdown=True)
+
+
+def write_page(path: Path, repeats: int, sizes: Sequence[int], facts: dict[str, Any], work: Path) -> None:
+    """Measure everything and write the page."""
+    worlds = ", ".join(map(str, WORLDS))
+    sections = (
+        (
+            "Summing gradients",
+            "Megabytes of float32 gradients, kilobytes of BatchNorm statistics that ranks join, and milliseconds of "
+            "their sum: **measured** over two gloo processes of one thread on this machine (median, smallest to "
+            f"largest of {repeats}); **computed** for GPUs, eight to a node: a ring within the node over NVLink, then "
+            "rings between nodes, over nominal rates (`scaling/links.py`), nothing of it measured. The sum runs beside "
+            "the backward pass, so this is the most that a step can wait for it.",
+            (
+                "preset",
+                "MB",
+                "kB",
+                "gloo, 2 here",
+                "NVLink, 8",
+                *(f"{k}, {n}" for k in ("NDR", "25 GbE") for n in WORLDS[1:]),
+            ),
+            list(gradient_rows(repeats)),
+        ),
+        (
+            "Efficiency",
+            f"The shortest step, in milliseconds on one GPU, of which the sum takes at most {LITTLE:.0%} when nothing "
+            f"of it overlaps, for {worlds} GPUs; and the efficiency of the measured step, on the same assumption. "
+            "Accumulating micro-batches makes steps longer and sums no more.",
+            ("preset", "between nodes", f"step for 95 % at {worlds}", "measured step, efficiency"),
+            list(efficiency_rows(measured_steps(ROOT / "bench" / "train_step.json"))),
+        ),
+        (
+            "Host cores per GPU",
+            "Crops of 256x512 per second of one loader process, from the tables of `bench.speed`, and the processes "
+            "that feed a GPU which takes so many images per second. The machine that made a table stands in it.",
+            ("batches", "images/s a core", *(f"{need:,} images/s" for need in NEEDS)),
+            list(loader_rows(ROOT / "bench")),
+        ),
+        (
+            "Index and start",
+            f"A made-up index of so many samples, {SAMPLES_PER_SHARD} to a shard, four classes, in the page cache; one "
+            f"core, medians of {repeats} processes. Opening reads the manifest, maps the index and checks each row "
+            "against it, in every rank; then the order of an epoch; then finding and placing the samples of a "
+            f"micro-batch of {MICRO_BATCH} in mid-epoch. Memory is what the process has grown at its most, and "
+            "counts pages of the mapped index, which the system takes back when it needs them.",
+            ("samples", "index, MB", "open, s", "order, s", "micro-batch, ms", "memory, MB"),
+            list(index_rows(sizes, repeats, work)),
+        ),
+    )
+    lines = ["# Many GPUs, many images", "", "Made by `python -m bench.scaling`.", ""]
+    lines += [f"- {name}: {value}" for name, value in facts.items()]
+    for title, words, header, rows in sections:
+        lines += ["", f"## {title}", "", textwrap.fill(words, 120), "", _table(header, rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.scaling", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="that count, after one that does not")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="samples of the indexes")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "scaling.md", metavar="FILE", help="the page")
+    options = parser.parse_args()
+    facts = {
+        "machine": machine(),
+        "load average": f"{os.getloadavg()[0]:.1f} at the start",
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "pyarrow")),
+    }
+    with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
+        write_page(options.out, options.repeats, options.sizes, facts, Path(folder) / "shards")
+    print(options.out.read_text())
+
+
+if __name__ == "__main__":
+    main()

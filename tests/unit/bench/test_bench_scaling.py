@@ -1,0 +1,56 @@
+"""`bench.scaling`: rings worked by hand, made-up indexes that readers accept, steps taken from a GPU's table alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.scaling.__main__ import index_rows, measured_steps
+from bench.scaling.index_size import make_folder, measure_opening
+from bench.scaling.links import BETWEEN_NODES, NVLINK, Link, measure_gloo, reduce_seconds, ring_seconds
+from steel.shards.reader import ShardReader
+
+
+def test_a_ring_by_hand() -> None:
+    link = Link("a byte a second", 1.0, 0.5)
+    # Three ranks: two rounds of two steps, each of a third of 12 bytes, and half a second for each step.
+    assert ring_seconds(12, 3, link) == pytest.approx(4 * (4 + 0.5))
+    assert ring_seconds(12, 1, link) == 0
+
+
+def test_nodes_exchange_eighths_through_eight_cards_or_all_of_it_through_one() -> None:
+    infiniband, ethernet = BETWEEN_NODES
+    inside = ring_seconds(80_000_000, 8, NVLINK)
+    assert reduce_seconds(80_000_000, 8, infiniband) == inside
+    assert reduce_seconds(80_000_000, 16, infiniband) == pytest.approx(inside + 10e6 / 50e9 + 2 * 5e-6)
+    assert reduce_seconds(80_000_000, 16, ethernet) == pytest.approx(inside + 80e6 / 3.125e9 + 2 * 30e-6)
+
+
+def test_two_processes_sum() -> None:
+    times = measure_gloo(4000, repeats=2)
+    assert len(times) == 2
+    assert min(times) > 0
+
+
+def test_a_made_up_index_is_a_whole_one(tmp_path: Path) -> None:
+    index_bytes = make_folder(tmp_path / "shards", 2500)
+    assert (tmp_path / "shards" / "index.arrow").stat().st_size == index_bytes
+    reader = ShardReader(tmp_path / "shards", on_bad_sample="skip")  # raises where rows contradict the manifest
+    assert (len(reader), len(reader.manifest.shards)) == (2500, 3)
+    opening = measure_opening(str(tmp_path / "shards"))
+    assert opening.opened > 0
+    assert opening.batch > 0
+
+
+def test_the_largest_index_is_in_proportion(tmp_path: Path) -> None:
+    measured, larger = list(index_rows([1000], 1, tmp_path / "shards"))
+    assert "not measured" in larger[0]
+    assert "*" not in measured[0]
+
+
+@pytest.mark.parametrize(("facts", "steps"), [({"not measured on a GPU": "all"}, {}), ({}, {"severstal": 320.0})])
+def test_steps_come_from_a_gpu(facts: dict, steps: dict, tmp_path: Path) -> None:
+    row = {"name": "made-up Unet resnet34, 256x1600, batch 64", "sides": [{"rates": [100.0, 200.0, 300.0]}]}
+    other = {"name": "made-up Unet resnet34, 256x512, batch 64", "sides": [{"rates": [9.0]}]}
+    (tmp_path / "step.json").write_text(json.dumps({"facts": facts, "rows": [other, row]}))
+    assert measured_steps(tmp_path / "step.json") == steps
