@@ -75,8 +75,9 @@ def raw_cold(shards: str) -> Measure:
 
 def raw_remote(url: str, endpoint: str) -> Measure:
     """Stored bytes of shuffled samples from a store, through an empty cache filled ahead as in a loader."""
+    import aiohttp  # noqa: F401 - here, so that imports are not measured
     import fsspec
-    import s3fs  # noqa: F401 - here, so that its import is not measured
+    import s3fs  # noqa: F401
 
     fsspec.config.conf["s3"] = {"endpoint_url": endpoint, "key": "bench", "secret": "bench"}
     with tempfile.TemporaryDirectory() as folder:
