@@ -284,6 +284,16 @@ class RuntimeConfig:
     """Pixels in a forward pass of validation, in images of one padded size, at least one of them; what
     is fast on the device when None. Fewer need less memory. Another number may move the last bits of probabilities."""
     channels_last: bool = True
+    """Images and weights of training in the order that tensor cores and CPU kernels like better: on two CPU cores a
+    plain loop is a quarter faster with it than without (`bench/train_step.md`); not measured on a GPU."""
+    cudnn_benchmark: bool = False
+    """Let cuDNN time its kernels for each new shape of a training batch and keep the fastest. A phase has one shape, so
+    that it searches once a phase; validation, of many sizes, never does. Off by default: two searches may end
+    otherwise, and a resumed run then has other last bits; what it gains has not been measured."""
+    tf32: bool = True
+    """On GPUs that have it, train with TensorFloat-32 where numbers are float32: the weights' convolutions and matrix
+    products with `precision no`, next to nothing else. bf16 keeps fewer bits still. What it gains has not been
+    measured."""
     compile: Literal["auto", "on", "off"] = "off"
     """Compile forward pass, losses and backward pass of a training micro-batch with `torch.compile`, for each phase
     anew; validation never is. `auto` does so on a GPU where the phase is long enough and a short measurement says

@@ -46,9 +46,10 @@ def main() -> None:
     settings = _settings(options)
     shards = make_dataset(work / f"speed-{NUM_IMAGES}", NUM_IMAGES).folder("ours") if "loader" in options.rows else ""
     rows = rows_of(options.rows, settings, shards)
+    ours = ("ours", "ours-compiled", "ours-0", "ours-1", "ranks")
     start: dict[str, Callable[[], Worker]] = {
         name: partial(Worker, sys.executable, f"bench.train_step.{module}", log)
-        for name, module in (("ours", "ours"), ("ours-compiled", "ours"), ("ranks", "ours"), ("plain", "plain"))
+        for name, module in (*((name, "ours") for name in ours), ("plain", "plain"))
     }
     start["plain-nchw"] = start["plain"]
     of_peers: dict[str, Any] = {}

@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -34,9 +36,12 @@ from train.engine.stopwatch import TimedIterator
 _METERS: list[Meter] = []
 
 
-def step(*, compiled: bool = False, ddp: bool = False, **setting: object) -> tuple[int, float]:
-    """A repeat: images, seconds."""
-    return _loop(Setting(**setting), compiled, ddp).repeat()  # type: ignore[arg-type]
+def step(
+    *, compiled: bool = False, ddp: bool = False, runtime: Mapping[str, bool] = MappingProxyType({}), **setting: object
+) -> tuple[int, float]:
+    """A repeat: images, seconds. `runtime` has fields of `RuntimeConfig` that differ from the default."""
+    changes = tuple(sorted(runtime.items()))
+    return _loop(Setting(**setting), compiled, ddp, changes).repeat()  # type: ignore[arg-type]
 
 
 def figures() -> dict[str, float]:
@@ -61,12 +66,20 @@ def ranks(*, world: int, **setting: object) -> tuple[int, float]:
 class Loop:
     """A training under way that never ends."""
 
-    def __init__(self, setting: Setting, runtime: Runtime, *, compiled: bool = False, ddp: bool = False) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        runtime: Runtime,
+        *,
+        compiled: bool = False,
+        ddp: bool = False,
+        changes: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         config = Config(
             "bench",
             phases=(phase_of(setting),),
             optim=OptimConfig(weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM),
-            runtime=RuntimeConfig(precision="no" if setting.precision == "no" else "bf16"),
+            runtime=RuntimeConfig(precision="no" if setting.precision == "no" else "bf16", **changes),
         )
         self.training = TrainingState(runtime, config, build_network(setting), MEAN, STD, freeze_steps=0)
         if ddp:
@@ -101,8 +114,9 @@ class Loop:
 
 
 @functools.lru_cache(maxsize=1)
-def _loop(setting: Setting, compiled: bool, ddp: bool) -> Loop:
-    return Loop(setting, start(setting.precision, cpu=setting.device == "cpu"), compiled=compiled, ddp=ddp)
+def _loop(setting: Setting, compiled: bool, ddp: bool, changes: tuple[tuple[str, bool], ...]) -> Loop:
+    runtime = start(setting.precision, cpu=setting.device == "cpu")
+    return Loop(setting, runtime, compiled=compiled, ddp=ddp, changes=dict(changes))
 
 
 def _wrapped(module: torch.nn.Module) -> torch.nn.Module:

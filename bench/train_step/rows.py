@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import product
+from typing import Any
 
 from bench.speed.rows import Row, Side
 from bench.train_step.setting import Setting
@@ -54,12 +55,25 @@ def _made_up(setting: Setting) -> list[Row]:
     ours = Side("ours", "ours", "step", options)
     compiled = Side("ours, compiled", "ours-compiled", "step", {**options, "compiled": True})
     title = f"{setting.name}, made-up batch"
-    rows = [Row(f"made-up {setting.name}", title, UNIT, (ours, compiled, *_peers(setting)))]
+    others = {"NCHW": {"channels_last": False}}
+    if setting.device == "cuda":
+        others["cuDNN searches"] = {"cudnn_benchmark": True}
+    choices = _choices(options, others)
+    rows = [Row(f"made-up {setting.name}", title, UNIT, (ours, compiled, *choices, *_peers(setting)))]
     if setting.device == "cuda":  # a step without mixed precision beside it
         plain = replace(setting, precision="no")
-        sides = (replace(ours, options=asdict(plain)), *_peers(plain))
+        choices = _choices(asdict(plain), {"no TF32": {"tf32": False}})
+        sides = (replace(ours, options=asdict(plain)), *choices, *_peers(plain))
         rows.append(Row(f"float32 {plain.name}", f"{title}, float32", UNIT, sides))
     return rows
+
+
+def _choices(options: dict[str, Any], others: dict[str, dict[str, bool]]) -> list[Side]:
+    """Ours with other fields of `runtime`, by what they are called; for who chooses their defaults."""
+    return [
+        Side(f"ours, {name}", f"ours-{number}", "step", {**options, "runtime": fields})
+        for number, (name, fields) in enumerate(others.items())
+    ]
 
 
 def _loader(setting: Setting, shards: str) -> list[Row]:

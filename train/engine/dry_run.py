@@ -17,6 +17,7 @@ from steel.loading.crop import target_dtype
 from steel.model.batch_norm import Statistics
 from steel.model.network import set_encoder_trainable
 from train.engine.batch_plan import PhasePlan
+from train.engine.kernels import training_kernels
 from train.engine.step import TrainingState
 
 logger = logging.getLogger("train.fit")
@@ -124,12 +125,14 @@ def _check_buffers(training: TrainingState, before: _Buffers) -> None:
 
 @contextlib.contextmanager
 def untouched(training: TrainingState) -> Iterator[_Buffers]:
-    """Put back after the block what a pass through the network changes: buffers, modes, random numbers."""
+    """Put back after the block, by the kernels of training, what a pass through the network changes: buffers, modes,
+    random numbers."""
     model, device = training.model, training.runtime.device
     was_training, was_frozen = model.training, model.encoder_frozen
     statistics = training.statistics.take()
     others = [(name, b, b.clone()) for name, b in model.named_buffers() if not training.statistics.hold(b)]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    random_numbers = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with random_numbers, training_kernels(training.config.runtime):
         try:
             yield _Buffers(statistics, others)
         finally:

@@ -22,6 +22,7 @@ from steel.model.optimizer import (
     step_if_finite,
 )
 from train.engine.batch_plan import PhasePlan
+from train.engine.kernels import training_kernels
 from train.engine.micro_batch_losses import MicroBatchLosses, hold_gradients
 
 
@@ -89,6 +90,10 @@ class TrainingState:
         A step with a non-finite gradient changes nothing (weights, average, optimizer state, running statistics), but
         its positions are consumed and the learning-rate schedule goes on.
         """
+        with training_kernels(self.config.runtime):
+            return self._step(plan, step, lr, batches)
+
+    def _step(self, plan: PhasePlan, step: int, lr: float, batches: Iterator[MicroBatch]) -> StepSums:
         frozen = plan.first_global_step + step < self.freeze_steps
         if not self.model.training:
             self.wrapped.train()
