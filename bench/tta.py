@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--encoder", default="resnet18")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--sizes", nargs="+", type=_size, default=SIZES, metavar="HxW", help="of images")
     options = parser.parse_args()
     torch.manual_seed(0)
     network = NetworkConfig("Unet", options.encoder, 4, 1)
@@ -35,8 +36,13 @@ def main() -> None:
     print(
         "| size | images per pass | bare pass | one view | views | cost over bare passes |\n|---|---|---|---|---|---|"
     )
-    for size in SIZES:
+    for size in options.sizes:
         print(_line(model, size, torch.device(options.device), options.repeats), flush=True)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = text.split("x")
+    return int(height), int(width)
 
 
 def _line(model: UnifiedModel, size: tuple[int, int], device: torch.device, repeats: int) -> str:

@@ -30,8 +30,8 @@ def test_both_ways_predict_all_images(usual: bool, folder: Path, monkeypatch: py
     assert predictions.predict(str(folder), "tu-test_resnet", usual).items == len(SIZES)
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_both_ways_from_files_predict_all_images(plain: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("plain", [None, "nchw", "channels_last"])
+def test_all_ways_from_files_predict_all_images(plain: str | None, tmp_path: Path) -> None:
     strips = tmp_path / "strips"
     strips.mkdir()
     for number in range(2):
