@@ -1,8 +1,10 @@
 """The command line of the training programs: a preset, and any of its fields on top."""
 
 import argparse
+import re
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import tyro
@@ -12,9 +14,10 @@ from steel.distributed.runtime import Runtime, launcher_rank
 from steel.errors import InputError, SharedError
 from steel.extensions import VARIABLE, load_extensions
 from train.auto_recipe import explain_changes
+from train.budget import Budget, parse_budget
 from train.fitting import fit_preset
 from train.options import build_registry, check_names
-from train.presets import PRESETS, get_preset
+from train.presets import AUTO, PRESETS, get_preset
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,29 @@ class FitArguments:
     config: Config
     test_folds_given: bool
     """`--folds.test` was named; a cross-validation otherwise keeps no fold back."""
+    budget: Budget = field(default_factory=Budget)
+    words: tuple[str, ...] = ()
+    """The command line."""
+
+    def at_passes(self, passes: float) -> Config:
+        """The configuration of the same command line, but for a budget of so many passes."""
+        config = _parse_fit("train.fit", [*self.words, "--budget", f"{passes:g}passes"], None).config
+        return replace(config, extensions=self.config.extensions)
+
+    def wants_time_fitted(self, *, has_begun: bool) -> bool:
+        """Whether the length of the run is still to be fitted to a time.
+
+        Args:
+            has_begun: there are states to resume from, whose length stands.
+
+        Raises:
+            InputError: the run has begun with another length than a budget's.
+        """
+        if self.budget.seconds is None or "budget" in self.config.reasons:
+            return False
+        if has_begun:
+            raise InputError(f"--out {self.out}: was started without --budget; leave it out, or choose another folder")
+        return True
 
 
 def parse_fit(program: str, argv: Sequence[str] | None = None, more: Mapping[str, str] | None = None) -> FitArguments:
@@ -58,8 +84,8 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
     parser = argparse.ArgumentParser(
         prog=program,
         add_help=False,
-        usage=f"{program} --preset NAME --data SHARDS --out RUN [--resume auto|never] [--init-from FILE] "
-        "[--GROUP.FIELD VALUE ...]",
+        usage=f"{program} --preset NAME --data SHARDS --out RUN [--budget TIME] [--resume auto|never] "
+        "[--init-from FILE] [--GROUP.FIELD VALUE ...]",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -71,11 +97,21 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
     parser.add_argument(
         "--init-from", metavar="FILE", help="start from a checkpoint's weights, also with other classes"
     )
+    parser.add_argument(
+        "--budget",
+        metavar="TIME",
+        help="fit the schedule to a time, as 90s, 30m, 1h30m or 2d, at the pace that is measured before the first "
+        "step; or to passes over the training images, as 8passes",
+    )
     parser.add_argument("-h", "--help", action="store_true", help="show this and every field of the preset")
-    known, rest = parser.parse_known_args(argv)
-    is_auto = known.preset == "auto"
-    looks = is_auto and known.data is not None and known.out is not None
-    preset = fit_preset(known.data, known.out) if looks else get_preset("severstal" if is_auto else known.preset)
+    words = tuple(sys.argv[1:] if argv is None else argv)
+    known, rest = parser.parse_known_args(words)
+    budget = Budget() if known.budget is None else parse_budget(known.budget)
+    looks = known.data is not None and known.out is not None
+    if looks:
+        preset = fit_preset(known.preset, known.data, known.out, budget)
+    else:
+        preset = get_preset("severstal" if known.preset == AUTO else known.preset)
     check_names(preset)  # options have the tables' names alone: what a preset misspells would be lost
     if known.help:
         parser.epilog = (
@@ -89,6 +125,9 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
     for name in ("data", "out"):
         if getattr(known, name) is None:
             raise InputError(f"--{name} is missing; usage: {parser.usage}")
+    lengths = [word for word in rest if re.match(r"--phases\.\d+\.epochs\b", word)]
+    if known.budget is not None and lengths:
+        raise InputError(f"--budget and {lengths[0]} both say how long a phase is; leave one of them out")
     config = tyro.cli(
         Config,
         default=preset,
@@ -100,7 +139,7 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
     config = explain_changes(preset, config)
     check_names(config)
     test_folds_given = any(part.partition("=")[0] == "--folds.test" for part in rest)
-    return FitArguments(known.data, known.out, known.resume, known.init_from, config, test_folds_given)
+    return FitArguments(known.data, known.out, known.resume, known.init_from, config, test_folds_given, budget, words)
 
 
 def share_recipe(arguments: FitArguments, runtime: Runtime) -> FitArguments:

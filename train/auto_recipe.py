@@ -75,8 +75,13 @@ def memory_class(num_bytes: float) -> int:
     return max(fitting, default=MEMORY_CLASSES[0])
 
 
-def auto_recipe(facts: DataFacts, machine: MachineClass) -> Config:
+def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = None) -> Config:
     """The recipe for a set on a class of machines; a pure function of both.
+
+    Args:
+        facts: of the set.
+        machine: its class.
+        budget: passes of both phases together; as many as the set's length asks for when None.
 
     Returns:
         A configuration whose `reasons` has a sentence for each option that was chosen.
@@ -88,7 +93,7 @@ def auto_recipe(facts: DataFacts, machine: MachineClass) -> Config:
         raise InputError("--preset auto: the shards hold no images")
     reasons: dict[str, str] = {}
     crop, full = _crops(facts, machine, reasons)
-    passes, batch = _length(facts, reasons)
+    passes, batch = _length(facts, budget, reasons)
     micro = [_micro_batch(k, part, facts.largest, batch, machine, reasons) for k, part in enumerate((crop, full))]
     lr = _CROPS.lr * math.sqrt(batch / _CROPS.batch_size)
     reasons["phases.0.lr"] = f"{lr:.2g}, the default preset's {_CROPS.lr:g} by the square root of the batch"
@@ -159,14 +164,18 @@ def fit_crop(size: tuple[int, int], pixels: int, side: int = _SHORT_SIDE) -> tup
     return (least, most) if size[0] <= size[1] else (most, least)
 
 
-def _length(facts: DataFacts, reasons: dict[str, str]) -> tuple[float, int]:
+def _length(facts: DataFacts, budget: float | None, reasons: dict[str, str]) -> tuple[float, int]:
     """Passes of the first phase, and the batch."""
     wanted = _REFERENCE_PASSES * math.sqrt(_REFERENCE_IMAGES / facts.images)
     passes = float(min(_MOST_PASSES, max(1, round(wanted))))
-    reasons["phases.0.epochs"] = (
+    length = (
         f"{passes:g} passes over a set of {facts.images:,} images: {_REFERENCE_PASSES} for {_REFERENCE_IMAGES:,}, and "
         f"more for fewer by the square root, up to {_MOST_PASSES}"
     )
+    if budget is not None:
+        passes = round(budget * _CROPS.epochs / (_CROPS.epochs + _FULL.epochs), 2)
+        length = f"{passes:g} of the budget's {budget:g} passes; without one, {length}"
+    reasons["phases.0.epochs"] = length
     batch = _CROPS.batch_size
     while batch > 8 and passes * facts.images / batch < _LEAST_STEPS:
         batch //= 2
@@ -177,9 +186,9 @@ def _length(facts: DataFacts, reasons: dict[str, str]) -> tuple[float, int]:
 
 
 def _last_passes(passes: float, reasons: dict[str, str]) -> float:
-    share = _FULL.epochs / _CROPS.epochs
-    reasons["phases.1.epochs"] = f"{passes * share:.1f}, in the default preset's proportion"
-    return round(passes * share, 1)
+    last = round(passes * _FULL.epochs / _CROPS.epochs, 1 if passes >= 10 else 2)
+    reasons["phases.1.epochs"] = f"{last:g}, in the default preset's proportion"
+    return last
 
 
 def _micro_batch(

@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--join": "train nothing: join the members that are there",
         },
     )
+    if arguments.budget.seconds is not None:
+        raise InputError("--budget: a cross-validation takes passes, as 8passes; a time is fitted for one run alone")
     set_up_logging()
     with start(arguments.config.runtime.precision).running() as runtime, StopSignals().installed() as signals:
         _run(share_recipe(arguments, runtime), runtime, signals, own.fold, own.join)

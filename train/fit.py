@@ -44,6 +44,7 @@ from train.engine.step_metrics import StepMetrics
 from train.engine.top_checkpoints import TopCheckpoints
 from train.engine.tracked_results import dataset_item
 from train.engine.weight_initialisation import FirstWeights, find_first_weights, start_heads_at_frequencies
+from train.fit_to_time import fit_to_time
 from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
 
@@ -97,11 +98,12 @@ def run_attempt(
     announce_data(config, reader, rows, runtime)
     seed_everything(config.seed)
     model = UnifiedModel(network)
-    if saved is None:
-        first = _start(arguments, runtime, folder, model, reader, rows)
-    else:
-        first = runtime.on_main(folder.first_weights)
+    first = _start(arguments, runtime, folder, model, reader, rows, saved)
     context, samplers = _plan(config, runtime, reader, rows, first, live)
+    if arguments.wants_time_fitted(has_begun=saved is not None):
+        arguments = _fit_length(arguments, context, samplers, model, folder)
+        context, samplers = _plan(arguments.config, runtime, reader, rows, first, live)
+    _hold_decoded(context)
     state = LoopState() if saved is None else saved.loop
     state.check_within([plan.steps for plan in context.plans], f"--out {arguments.out}")
     announce_phases(context, state)
@@ -110,9 +112,8 @@ def run_attempt(
     training = _build_training(arguments, context, model, saved)
     _try_phases_to_come(context, training, state)
 
-    keep, ranked = max(1, config.optim.average_top_k), () if saved is None else saved.top_checkpoints
-    top_checkpoints = TopCheckpoints(folder.top_checkpoints, keep, ranked, is_writer=runtime.is_main)
-    writer = _open_writer(config, runtime, folder, closing)
+    top_checkpoints = _open_top_checkpoints(context, folder, saved)
+    writer = _open_writer(context.config, runtime, folder, closing)
     loop = Loop(
         context=context,
         state=state,
@@ -134,6 +135,11 @@ def run_attempt(
     if writer is not None:
         writer.wait()
     _end(context, folder, metric_logger, signals, is_finished)
+
+
+def _open_top_checkpoints(context: RunContext, folder: RunFolder, saved: SavedState | None) -> TopCheckpoints:
+    keep, ranked = max(1, context.config.optim.average_top_k), () if saved is None else saved.top_checkpoints
+    return TopCheckpoints(folder.top_checkpoints, keep, ranked, is_writer=context.runtime.is_main)
 
 
 def _open_writer(
@@ -168,8 +174,13 @@ def _start(
     model: UnifiedModel,
     reader: ShardReader,
     rows: FoldRows,
+    saved: SavedState | None,
 ) -> FirstWeights:
-    """Give rank 0's `model` its first weights, which the others are given later, and write down what they are."""
+    """Give rank 0's `model` its first weights, which the others are given later, and write down what they are; of a run
+    that goes on, what was written down.
+    """
+    if saved is not None:
+        return runtime.on_main(folder.first_weights)
     index, train = reader.index, rows.train
     pixels = int((index.original_height[train].astype(np.int64) * index.original_width[train]).sum())
     start_heads_at_frequencies(model, index.areas[train], pixels)
@@ -186,8 +197,6 @@ def _plan(
     config: Config, runtime: Runtime, reader: ShardReader, rows: FoldRows, first: FirstWeights, live: LiveLine
 ) -> tuple[RunContext, list[Sampler]]:
     """The run's surroundings, and which training sample stands at which position in each of its phases."""
-    passes = sum(phase.epochs for phase in config.phases)
-    keep_decoded_samples(reader, np.concatenate([rows.train, rows.validation]), passes, config.runtime, runtime)
     samplers = _build_samplers(config, reader, rows)
     plans = plan_phases(
         config.phases,
@@ -197,6 +206,22 @@ def _plan(
         world=runtime.world,
     )
     return RunContext(runtime, config, reader, rows, plans, first, live), samplers
+
+
+def _fit_length(
+    arguments: FitArguments, context: RunContext, samplers: list[Sampler], model: UnifiedModel, folder: RunFolder
+) -> FitArguments:
+    """`arguments` with phases that take the time asked for; the run folder keeps them."""
+    trial = _build_training(arguments, context, model, None)
+    fitted = fit_to_time(arguments, context, trial, samplers, functools.partial(_load, context, samplers))
+    context.runtime.on_main(lambda: folder.keep_config(fitted.config, context.reader.manifest.digest))
+    return fitted
+
+
+def _hold_decoded(context: RunContext) -> None:
+    passes = sum(phase.epochs for phase in context.config.phases)
+    rows = np.concatenate([context.rows.train, context.rows.validation])
+    keep_decoded_samples(context.reader, rows, passes, context.config.runtime, context.runtime)
 
 
 def _try_phases_to_come(context: RunContext, training: TrainingState, state: LoopState) -> None:

@@ -1,4 +1,5 @@
-"""What `--preset auto` looks at: the shards, the machine, and the run that it resumes."""
+"""The preset that a run begins with: `--preset auto` looks at the shards and the machine, `--budget` at the length, and
+a run that resumes at what it began with."""
 
 from typing import Any
 
@@ -11,22 +12,27 @@ from steel.errors import InputError
 from steel.plain import from_dict
 from steel.shards.reader import ShardReader
 from train.auto_recipe import DataFacts, MachineClass, auto_recipe, memory_class
+from train.budget import Budget, scale_to
 from train.engine.run_folder import RunFolder
+from train.presets import AUTO, get_preset
 
 
-def fit_preset(data: str, out: str) -> Config:
-    """The recipe for the shards at `data` on this machine; of a run at `out` that has begun, the one it began with.
+def fit_preset(name: str, data: str, out: str, budget: Budget) -> Config:
+    """The preset `name` for the shards at `data` on this machine; of a run at `out` that has begun, the one it began
+    with, where it depended on them.
 
     Raises:
-        InputError: no usable shards or run folder.
+        InputError: no usable shards or run folder, or no such preset.
     """
-    begun = RunFolder(out).begun_config()
-    if begun is not None and begun.get("preset") == "auto":
+    begun = RunFolder(out).begun_config() if name == AUTO or budget != Budget() else None
+    if begun is not None and begun.get("preset") == name and (name == AUTO or "budget" in begun["reasons"]):
         try:
             return from_dict(Config, begun)
         except InputError as error:
             raise InputError(f"--out {out}: its config.json cannot be used ({error}); choose another folder") from error
-    return auto_recipe(read_facts(ShardReader(data, on_bad_sample="skip")), find_machine_class())
+    if name != AUTO:
+        return get_preset(name) if budget.passes is None else scale_to(get_preset(name), budget.passes)
+    return auto_recipe(read_facts(ShardReader(data, on_bad_sample="skip")), find_machine_class(), budget.passes)
 
 
 def read_facts(reader: ShardReader) -> DataFacts:

@@ -116,6 +116,9 @@ ENCODERS = (
 """The default recipe on today's encoders; `bench/encoders.md` has their sizes and the licences of their weights. What
 they score has not been measured."""
 
+AUTO = "auto"
+"""The preset that is made of the shards; see `train.auto_recipe`."""
+
 PRESETS = {preset.preset: preset for preset in (SEVERSTAL, *ENCODERS, DEMO, SMOKE)}
 
 

@@ -14,7 +14,7 @@ alike.
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -166,14 +166,21 @@ class _Trial:
         return False
 
     def _there_and_back(self) -> None:
-        runtime, wrapped, batch = self._training.runtime, self._training.wrapped, self._batch
-        device = runtime.device
-        images, targets = batch.images.to(device), batch.targets.to(device)
-        pairs = None if batch.pairs is None else batch.pairs.to(device)
-        # Through DDP, which the compiler must see around the graph; gradients go nowhere.
-        with runtime.accelerator.no_sync(wrapped):
-            losses = wrapped(images, targets, self._plan.phase.loss, pairs)
-            total = torch.stack([loss.sum() for loss in losses.values()]).sum()
-            torch.autograd.grad(total, self._parameters, allow_unused=True)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        there_and_back(self._training, self._plan, self._batch, self._parameters)
+
+
+def there_and_back(
+    training: TrainingState, plan: PhasePlan, batch: MicroBatch, parameters: Sequence[nn.Parameter]
+) -> None:
+    """A micro-batch's forward and backward pass, waited for; the gradients of `parameters` go nowhere."""
+    runtime, wrapped = training.runtime, training.wrapped
+    device = runtime.device
+    images, targets = batch.images.to(device), batch.targets.to(device)
+    pairs = None if batch.pairs is None else batch.pairs.to(device)
+    # Through DDP, which the compiler must see around the graph.
+    with runtime.accelerator.no_sync(wrapped):
+        losses = wrapped(images, targets, plan.phase.loss, pairs)
+        total = torch.stack([loss.sum() for loss in losses.values()]).sum()
+        torch.autograd.grad(total, parameters, allow_unused=True)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -112,11 +112,15 @@ class RunFolder:
             return False
         attempt = int((self.status() or {}).get("attempt", 0)) + 1
         try:
-            self._write("config.json", to_dict(_ConfigFile(to_dict(config), data_digest)))
+            self.keep_config(config, data_digest)
             self._write("status.json", self._describe("running", "", attempt))
         except OSError as error:
             raise self._unwritable(error) from error
         return True
+
+    def keep_config(self, config: Config, data_digest: str) -> None:
+        """Write down what is run on which data set."""
+        self._write("config.json", to_dict(_ConfigFile(to_dict(config), data_digest)))
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(

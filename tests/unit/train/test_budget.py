@@ -1,0 +1,97 @@
+"""Schedules that fit a time: the arithmetic, worked by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from steel.errors import InputError, SharedError
+from train.arguments import parse_fit
+from train.auto_recipe import DataFacts, MachineClass, auto_recipe
+from train.budget import PASSES, Budget, explain_fit, fit_passes, parse_budget, scale_to, seconds_of
+from train.engine.batch_plan import plan_phases
+from train.engine.measured_pace import MeasuredPace
+from train.engine.pace import Work
+from train.presets import SEVERSTAL
+
+PACE = MeasuredPace((0.01, 0.05), predicting=4.0, tuning=1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("90s", Budget(seconds=90)),
+        ("30m", Budget(seconds=1800)),
+        ("1h30m", Budget(seconds=5400)),
+        ("1.5h", Budget(seconds=5400)),
+        ("2d", Budget(seconds=172800)),
+        ("8passes", Budget(passes=8)),
+    ],
+)
+def test_a_budget_is_a_time_or_passes(text: str, budget: Budget) -> None:
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["30", "", "m", "-5m", "0m", "0passes", "30 m", "8 passes", "5m3", "tomorrow"])
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"--budget .*give a time"):
+        parse_budget(text)
+
+
+def test_a_preset_keeps_its_proportion() -> None:
+    scaled = scale_to(SEVERSTAL, 19)  # half of 30 + 8
+    assert [phase.epochs for phase in scaled.phases] == [15, 4]
+    assert "19 passes in place of 38: 15 of crops and 4 of full" in scaled.reasons["budget"]
+    assert replace(scaled, phases=SEVERSTAL.phases, reasons={}) == SEVERSTAL
+
+
+def test_auto_fits_batch_rate_and_validations_to_the_passes() -> None:
+    facts = DataFacts(870, 0, ("a",), (400,), (200, 200), (200, 200))
+    long, short = (auto_recipe(facts, MachineClass("gpu", 80), passes) for passes in (None, 8))
+    assert [phase.epochs for phase in short.phases] == [6.32, 1.69]  # of 8, 30 : 8
+    assert (long.phases[0].batch_size, short.phases[0].batch_size) == (32, 8)  # 687 steps of 8 are still too few
+    assert short.phases[0].lr == pytest.approx(1e-3 / 8**0.5)
+    assert short.validation.every_epochs == 1
+    assert short.reasons["phases.0.epochs"].startswith("6.32 of the budget's 8 passes; without one, 96 passes")
+
+
+def test_a_runs_seconds_are_its_steps_validations_and_the_choice_at_its_end() -> None:
+    phases = (
+        replace(SEVERSTAL.phases[0], epochs=3, batch_size=8),
+        replace(SEVERSTAL.phases[1], epochs=1, batch_size=8),
+    )
+    work = Work(plan_phases(phases, [80, 80], 1.0, rank=0, world=1), (1, 1), 1, final_validations=2, final_views=4)
+    # 240 crops and 80 whole images; four validations; at the end two sets of weights, each in four views and tuned.
+    assert seconds_of(work, PACE) == pytest.approx(240 * 0.01 + 80 * 0.05 + 4 * 5 + 2 * (4 * 4 + 1))
+
+
+def test_the_most_passes_that_take_nine_tenths_of_a_time() -> None:
+    def seconds(passes: float) -> float:
+        return 10 + 20 * passes
+
+    assert fit_passes(seconds, 100) == 4.0  # 90 of 100
+    assert fit_passes(seconds, 99.9) == 3.9
+    assert fit_passes(seconds, 10000) == PASSES[-1] == 120
+    with pytest.raises(InputError, match=r"--budget: 0:30 is too short: 1 pass .* needs 1m at the pace"):
+        fit_passes(seconds, 30)  # 30 s are needed, and a tenth more
+
+
+def test_the_choice_is_told_with_what_it_was_made_of() -> None:
+    told = explain_fit(SEVERSTAL, 8, 1800, PACE, 1500)
+    assert told == (
+        "8 passes, for 30:00: measured before the first step, 10 ms an image of crops, 50 ms an image of full and "
+        "5 s a validation come to 25:00 of it"
+    )
+    assert explain_fit(SEVERSTAL, 120, 1800, PACE, 1500).startswith("120 passes, the most that a time is fitted to,")
+
+
+def test_a_time_and_epochs_are_too_much(tmp_path: Path) -> None:
+    words = ["--preset", "smoke", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--budget", "4passes"]
+    assert [phase.epochs for phase in parse_fit("train", words).config.phases] == [2.67, 1.33]
+    with pytest.raises(SharedError, match=r"--budget and --phases\.1\.epochs=2 both say how long"):
+        parse_fit("train", [*words, "--phases.1.epochs=2"])
+    timed = parse_fit("train", [*words[:-1], "5m"])
+    assert timed.budget == Budget(seconds=300) and timed.wants_time_fitted(has_begun=False)
+    assert timed.at_passes(4) == parse_fit("train", words).config
+    with pytest.raises(InputError, match="was started without --budget"):
+        timed.wants_time_fitted(has_begun=True)

@@ -1,0 +1,104 @@
+"""How long a run may be: `--budget 30m` in time, `--budget 8passes` in passes over its images.
+
+A time is fitted to the pace that `train.engine.measured_pace` finds before the first step; here is the arithmetic.
+"""
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from steel.config import Config
+from steel.errors import InputError
+from train.engine.measured_pace import MeasuredPace
+from train.engine.pace import Work
+from train.live_line import format_duration
+
+USED = 0.9
+"""Share of a time that is planned for: a short measurement does not see all that slows a run down."""
+PASSES = (*(number / 10 for number in range(10, 100)), *map(float, range(10, 121)))
+"""What a time may come to. More of them say little new."""
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_TIME = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What `--budget` says: one of the two, or neither where it is not given."""
+
+    passes: float | None = None
+    """Over the training images, in all phases together."""
+    seconds: float | None = None
+    """From the first step to the end, with validations and the choice of the model."""
+
+
+def parse_budget(text: str) -> Budget:
+    """`90s`, `30m`, `1h30m`, `2d` as a time, `8passes` as passes.
+
+    Raises:
+        InputError: neither, or nothing at all.
+    """
+    passes = re.fullmatch(r"(\d+(?:\.\d+)?)passes", text)
+    if passes is not None and float(passes[1]) > 0:
+        return Budget(passes=float(passes[1]))
+    parts = _TIME.findall(text)
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
+        raise InputError(f"--budget {text}: give a time, as 90s, 30m, 1h30m or 2d, or passes, as 8passes")
+    return Budget(seconds=seconds)
+
+
+def scale_to(config: Config, passes: float) -> Config:
+    """`config` with phases of so many passes together, in the proportion that they had."""
+    total = sum(phase.epochs for phase in config.phases)
+    phases = tuple(replace(phase, epochs=max(0.01, round(phase.epochs * passes / total, 2))) for phase in config.phases)
+    parts = " and ".join(f"{phase.epochs:g} of {phase.name}" for phase in phases)
+    reason = f"{passes:g} passes in place of {total:g}: {parts}, in the preset's proportion"
+    return replace(config, phases=phases, reasons={**config.reasons, "budget": reason})
+
+
+def seconds_of(work: Work, pace: MeasuredPace) -> float:
+    """How long a run takes from its first step on."""
+    training = sum(plan.steps * plan.phase.batch_size * pace.image_seconds[plan.number] for plan in work.plans)
+    validations = sum(plan.validations_after(0) for plan in work.plans)
+    return (
+        training
+        + validations * (pace.predicting + pace.tuning)
+        + work.final_validations * (pace.predicting * work.final_views + pace.tuning)
+    )
+
+
+def fit_passes(seconds_for: Callable[[float], float], budget: float, choices: Sequence[float] = PASSES) -> float:
+    """The most passes that take at most `USED` of a budget.
+
+    Args:
+        seconds_for: what a run of so many passes takes, the longer the more there are.
+        budget: seconds.
+        choices: numbers of passes, ascending.
+
+    Raises:
+        InputError: even the fewest take longer; says how long.
+    """
+    number = bisect_right(choices, USED * budget, key=seconds_for)
+    if number == 0:
+        needed = math.ceil(seconds_for(choices[0]) / USED / 60)
+        raise InputError(
+            f"--budget: {format_duration(budget)} is too short: {choices[0]:g} pass over the training images, with its "
+            f"validations and the choice of the model, needs {needed}m at the pace that was measured here; give that, "
+            "or choose a smaller network, smaller crops or fewer validation images"
+        )
+    return choices[number - 1]
+
+
+def explain_fit(config: Config, passes: float, budget: float, pace: MeasuredPace, seconds: float) -> str:
+    """The choice as a sentence, with all that it was made of."""
+    images = ", ".join(
+        f"{1000 * each:g} ms an image of {phase.name}"
+        for each, phase in zip(pace.image_seconds, config.phases, strict=True)
+    )
+    most = ", the most that a time is fitted to" if passes == PASSES[-1] else ""
+    return (
+        f"{passes:g} passes{most}, for {format_duration(budget)}: measured before the first step, {images} and "
+        f"{pace.predicting + pace.tuning:g} s a validation come to {format_duration(seconds)} of it"
+    )

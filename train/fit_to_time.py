@@ -1,0 +1,55 @@
+"""Fits a run's schedule to the time of `--budget`, at the pace that is measured before its first step."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+
+from steel.config import Config
+from steel.loading.sampler import Sampler
+from steel.loading.train_loader import MicroBatch
+from train.arguments import FitArguments
+from train.budget import explain_fit, fit_passes, seconds_of
+from train.engine.batch_plan import PhasePlan, plan_phases
+from train.engine.measured_pace import measure_pace
+from train.engine.run_context import RunContext
+from train.engine.run_progress import work_of
+from train.engine.step import TrainingState
+
+
+def fit_to_time(
+    arguments: FitArguments,
+    context: RunContext,
+    training: TrainingState,
+    samplers: Sequence[Sampler],
+    load: Callable[[PhasePlan, int], Generator[MicroBatch, None, None]],
+) -> FitArguments:
+    """`arguments` with the configuration whose run takes their budget; every rank calls this.
+
+    Args:
+        arguments: with a budget in seconds.
+        context: of the run, but for its length.
+        training: for the measurement alone; the network that it holds stays as it is.
+        samplers: of each phase.
+        load: this rank's micro-batches of a phase from a step on.
+
+    Raises:
+        SharedError: too little time for the shortest run; says how much that needs.
+    """
+    runtime, budget = context.runtime, arguments.budget.seconds
+    assert budget is not None, "nothing to fit to"
+    pace = measure_pace(context, training, lambda plan: load(plan, 0))
+    runtime.accelerator.free_memory()
+    lengths = [sampler.epoch_length for sampler in samplers]
+
+    def seconds_for(passes: float) -> float:
+        config = arguments.at_passes(passes)
+        every = config.validation.every_epochs
+        plans = plan_phases(config.phases, lengths, every, rank=runtime.rank, world=runtime.world)
+        return seconds_of(work_of(replace(context, config=config, plans=plans)), pace)
+
+    def fit() -> Config:
+        passes = fit_passes(seconds_for, budget)
+        config = arguments.at_passes(passes)
+        reason = explain_fit(config, passes, budget, pace, seconds_for(passes))
+        return replace(config, reasons={**config.reasons, "budget": reason})
+
+    return replace(arguments, config=runtime.on_main(fit))
