@@ -1,6 +1,6 @@
 """Quality of trained models, measured:  python -m bench.quality QUESTION
 
-neu | choice | cascade | parts | ablation | thresholds | demo
+pretrained-neu | pretrained-bsdata | neu | choice | cascade | parts | ablation | thresholds | demo
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
@@ -16,12 +16,14 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.quality import ablation, cascade, choice, demo, neu, parts, thresholds
+from bench.quality import ablation, cascade, choice, demo, neu, parts, pretrained, thresholds
 from bench.quality.trial import ROOT
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "accelerate", "segmentation-models-pytorch", "albumentations", "timm", "numpy")
 SECTIONS = {
+    "pretrained-neu": "With pretrained weights: better than the plain loop on hot-rolled steel?",
+    "pretrained-bsdata": "With pretrained weights: better than the plain loop on small pits?",
     "neu": "Better than the plain loop?",
     "choice": "How was that recipe chosen?",
     "cascade": "Better than six networks?",
@@ -37,11 +39,14 @@ def main() -> None:
     options = _parse()
     work = options.work.absolute() / options.what
     work.mkdir(parents=True, exist_ok=True)
-    if options.what == "neu":
-        text = neu.run(options.source, work, passes=options.passes, seeds=options.seeds)
+    if options.what in pretrained.SETS:
+        given = options.what, options.source, options.weights, work
+        text = pretrained.run(*given, passes=options.passes, seeds=options.seeds)
+    elif options.what == "neu":
+        text = neu.run(options.source, work, passes=options.passes or 16, seeds=options.seeds)
     elif options.what == "choice":
         variants = options.variants or list(choice.VARIANTS)
-        text = choice.run(options.source, work, passes=options.passes, seeds=options.seeds, variants=variants)
+        text = choice.run(options.source, work, passes=options.passes or 16, seeds=options.seeds, variants=variants)
     elif options.what == "cascade":
         data = cascade.make_shards(work, options.annotations, options.image_ids, options.num_images, options.per_class)
         text = cascade.run(data, work, seconds=options.seconds, seeds=options.seeds)
@@ -88,8 +93,9 @@ def _parse() -> argparse.Namespace:
         prog="python -m bench.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=tuple(SECTIONS))
-    parser.add_argument("--source", type=Path, help="neu, choice, parts: folder of NEU-Seg with images/ and masks/")
-    parser.add_argument("--passes", type=int, default=16, help="neu, choice: times each training image is seen")
+    parser.add_argument("--source", type=Path, help="folder of NEU-Seg with images/ and masks/; of BSData")
+    parser.add_argument("--weights", type=Path, help="pretrained-*: file with an encoder's weights")
+    parser.add_argument("--passes", type=int, help="times each training image is seen (neu, choice: 16)")
     parser.add_argument("--annotations", type=Path, help="cascade: run-length masks to render images for")
     parser.add_argument("--image-ids", type=Path, help="cascade: ids to render, as `steel synth` takes them")
     parser.add_argument("--num-images", type=int, default=1800, help="cascade: images to render")
@@ -101,8 +107,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")
     options = parser.parse_args()
     options.seeds = options.seeds or list(demo.SEEDS if options.what == "demo" else (0, 1, 2))
-    if options.what in ("neu", "choice", "parts") and options.source is None:
-        parser.error(f"{options.what} needs --source, the folder of NEU-Seg")
+    if options.what in ("neu", "choice", "parts", *pretrained.SETS) and options.source is None:
+        parser.error(f"{options.what} needs --source, the folder of its images")
+    if options.what in pretrained.SETS and options.weights is None:
+        parser.error(f"{options.what} needs --weights, a file for {pretrained.ENCODER}")
     if options.what == "cascade" and options.annotations is None:
         parser.error("cascade needs --annotations, a CSV of run-length masks")
     known = {"choice": choice.VARIANTS, "parts": parts.PARTS}.get(options.what, ablation.VARIANTS)

@@ -1,7 +1,7 @@
 """The plain training loop that most people would write first, on the same shards and with the same network.
 
-A U-Net from scratch, AdamW under a one-cycle rate, BCE + Dice over the batch, flips, brightness and contrast,
-channels-last; the last weights are what it gives.
+A U-Net from scratch or on a pretrained encoder, AdamW under a one-cycle rate, BCE + Dice over the batch, flips,
+brightness and contrast, channels-last; the last weights are what it gives.
 """
 
 import time
@@ -16,11 +16,12 @@ from torch import nn
 
 from bench.quality.trial import TEST, VALIDATION, Trial
 from steel.checkpoint import Checkpoint, save_checkpoint
-from steel.config import NetworkConfig
+from steel.config import ModelConfig, NetworkConfig
 from steel.images.bitmask import unpack_masks
 from steel.model.network import UnifiedModel
 from steel.shards.reader import Sample, ShardReader
 from train.engine.data import folds_of, rows_in
+from train.engine.weight_initialisation import find_first_weights
 
 
 def train_plain(
@@ -30,20 +31,33 @@ def train_plain(
     encoder: str,
     decoder: tuple[int, ...],
     passes: int,
-    crop: int,
+    crop: tuple[int, int],
     seed: int,
     batch_size: int = 16,
     lr: float = 1e-3,
+    weights: str = "none",
 ) -> Trial:
     """Train on every fold but validation and test; what was finished before is not done again.
 
     The network is stored as a checkpoint of the same kind as ours, with a classification head that was never trained,
     so that one and the same code scores both.
+
+    Args:
+        folder: of the training.
+        data: its shards.
+        encoder: by smp's name.
+        decoder: widths of the U-Net, deepest first.
+        passes: over the training images.
+        crop: height and width.
+        seed: of first weights, order and augmentation.
+        batch_size: images a step.
+        lr: peak of the one-cycle rate.
+        weights: the encoder's first ones, as `--model.weights`; inputs are normalised as they expect.
     """
     trial = Trial(folder)
     if trial.is_done:
         return trial
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), time.process_time()
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     reader = ShardReader(str(data))
@@ -52,15 +66,20 @@ def train_plain(
     samples = [reader.read(row) for row in rows_in(reader, folds, "train").tolist()]
 
     network = NetworkConfig("Unet", encoder, manifest.num_classes, manifest.channels, decoder)
-    model = _build(network).to(device).to(memory_format=torch.channels_last)
+    model = _build(network)
+    holder = UnifiedModel(network)
+    first = find_first_weights(holder, ModelConfig(weights=weights), None, manifest)
+    if first.encoder is not None:
+        model.encoder.load_state_dict(holder.encoder.state_dict())
+    model = model.to(device).to(memory_format=torch.channels_last)
     steps = passes * (len(samples) // batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
     dice = smp.losses.DiceLoss(mode="multilabel")
     bce = nn.BCEWithLogitsLoss()
     batches = _batches(samples, manifest.num_classes, crop, batch_size, seed)
-    mean = torch.tensor(manifest.mean, device=device).view(-1, 1, 1)
-    std = torch.tensor(manifest.std, device=device).view(-1, 1, 1)
+    mean = torch.tensor(first.inputs.mean, device=device).view(-1, 1, 1)
+    std = torch.tensor(first.inputs.std, device=device).view(-1, 1, 1)
     model.train()
     for _, (images, masks) in zip(range(steps), batches, strict=False):
         inputs = (images.to(device).float() / 255 - mean) / std
@@ -72,15 +91,15 @@ def train_plain(
         loss.backward()
         optimizer.step()
         schedule.step()
-    seconds = time.perf_counter() - begun
+    seconds, processor_seconds = time.perf_counter() - begun, time.process_time() - used
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = _as_ours(model, network)
     save_checkpoint(
         trial.checkpoint,
-        Checkpoint(network, manifest.class_names, manifest.mean, manifest.std, tensors, folds={"train": folds}),
+        Checkpoint(network, manifest.class_names, first.inputs.mean, first.inputs.std, tensors, folds={"train": folds}),
     )
-    trial.finish(seconds)
+    trial.finish(seconds, processor_seconds)
     return trial
 
 
@@ -96,14 +115,14 @@ def _build(network: NetworkConfig) -> nn.Module:
 
 
 def _batches(
-    samples: Sequence[Sample], num_classes: int, crop: int, batch_size: int, seed: int
+    samples: Sequence[Sample], num_classes: int, crop: tuple[int, int], batch_size: int, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Augmented crops without end: (B, channels, crop, crop) uint8 and masks (B, num_classes, crop, crop) uint8."""
+    """Augmented crops (h, w) without end: (B, channels, h, w) uint8 and masks (B, num_classes, h, w) uint8."""
     rng = np.random.default_rng(seed)
     augment = A.Compose(
         [
-            A.PadIfNeeded(crop, crop),
-            A.RandomCrop(crop, crop),
+            A.PadIfNeeded(*crop),
+            A.RandomCrop(*crop),
             A.HorizontalFlip(p=0.5),
             A.VerticalFlip(p=0.5),
             A.RandomBrightnessContrast(p=0.5),
@@ -114,7 +133,7 @@ def _batches(
         order = rng.permutation(len(samples))
         for start in range(0, len(order) - batch_size + 1, batch_size):
             done = [augment(image=samples[i].image, mask=samples[i].bitmask) for i in order[start : start + batch_size]]
-            images = np.stack([d["image"] for d in done]).reshape(batch_size, crop, crop, -1)
+            images = np.stack([d["image"] for d in done]).reshape(batch_size, *crop, -1)
             masks = np.stack([unpack_masks(d["mask"], num_classes) for d in done])
             yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 

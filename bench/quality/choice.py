@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.quality.neu import make_shards, raw, recipe
+from bench.quality.neu import make_shards, recipe
 from bench.quality.seeds import gain, mean_dice, miou, spread, values
-from bench.quality.trial import TEST, VALIDATION, both_phases, folder_name, train, tuned
+from bench.quality.trial import TEST, VALIDATION, both_phases, folder_name, raw, train, tuned
 from steel.shards.reader import ShardReader
 
 DEVELOPMENT = (156, 471)

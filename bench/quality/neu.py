@@ -15,10 +15,8 @@ import numpy as np
 
 from bench.quality.baseline import train_plain
 from bench.quality.seeds import gain, mean_dice, miou, spread, values
-from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, train, tuned
+from bench.quality.trial import FLIPS, TEST, VALIDATION, raw, train, tuned
 from data_prep.__main__ import main as shard
-from steel.decision import default_decision
-from steel.metrics.scores import Outcome, decide
 from steel.shards.reader import ShardReader
 
 CROP = 128
@@ -95,7 +93,13 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int]) -> str:
     ours = [train(work / f"ours-{passes}-{seed}", data, "severstal", recipe(passes, seed)) for seed in seeds]
     plain = [
         train_plain(
-            work / f"plain-{passes}-{seed}", data, encoder=ENCODER, decoder=DECODER, passes=passes, crop=CROP, seed=seed
+            work / f"plain-{passes}-{seed}",
+            data,
+            encoder=ENCODER,
+            decoder=DECODER,
+            passes=passes,
+            crop=(CROP, CROP),
+            seed=seed,
         )
         for seed in seeds
     ]
@@ -137,9 +141,3 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int]) -> str:
             f"{gain(after, before, mean_dice).text()} |"
         )
     return "\n".join(lines)
-
-
-def raw(trial: Trial, data: Path, tta: tuple[str, ...] = (), *, last: bool = False) -> Outcome:
-    """The test images under thresholds of one half."""
-    statistics = trial.statistics(data, TEST, tta, last=last)
-    return decide(statistics, default_decision(statistics.num_classes))

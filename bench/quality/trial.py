@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from steel.checkpoint import load_checkpoint
+from steel.decision import default_decision
 from steel.distributed.runtime import start
 from steel.gates import GATES
 from steel.inference.predictor import Predictor
@@ -148,3 +149,13 @@ def tuned(
     validation, test = (trial.statistics(data, fold, tta, last=last) for fold in (VALIDATION, TEST))
     found = tune_thresholds(validation, training_areas=areas, tta=tta, gates=gates)
     return decide(test, found.decision)
+
+
+def raw(trial: Trial, data: Path, tta: tuple[str, ...] = (), *, last: bool = False) -> Outcome:
+    """The test fold under thresholds of one half."""
+    return at_one_half(trial.statistics(data, TEST, tta, last=last))
+
+
+def at_one_half(statistics: EvaluationStatistics) -> Outcome:
+    """Images under thresholds of one half."""
+    return decide(statistics, default_decision(statistics.num_classes))

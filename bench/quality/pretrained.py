@@ -1,0 +1,202 @@
+"""Where users start: `--preset auto` on a pretrained encoder against the plain loop on the same one, and against the
+default preset as a user would carry it over.
+
+All sides have the same network, training images and passes; each set's folds keep together what shows one thing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.quality import bsdata, neu
+from bench.quality.baseline import train_plain
+from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
+from bench.quality.trial import TEST, VALIDATION, Trial, at_one_half, raw, train, tuned
+from steel.metrics.scores import Outcome
+from steel.shards.reader import ShardReader
+
+ENCODER, DECODER = "tu-tf_efficientnet_lite0", (64, 48, 32, 24, 16)
+RATES = (5e-4, 1e-3, 2e-3)
+"""The plain loop's; the best of them on the validation images, with the first seed, is its own with all."""
+MEASURES: Mapping[str, Measure] = {"mean IoU": miou, "mean Dice": mean_dice, "positive Dice": mean_dice_positive}
+AUTO, PLAIN, DEFAULT = "auto", "plain loop", "default preset"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A set of real images, and what is asked of it."""
+
+    make_shards: Callable[[Path, Path], Path]
+    passes: int
+    """Times each training image is seen: a training costs some five minutes of a core."""
+    crop: tuple[int, int]
+    """The plain loop's, and the default preset's in its first phase: what a user would choose for such images."""
+    batch_size: int
+    """Of both."""
+    measure: str
+    """Which of `MEASURES` the aim is in; it chooses the plain loop's rate, too."""
+    aim: float
+    """Points over the plain loop."""
+
+
+SETS: Mapping[str, DataSet] = {
+    "pretrained-neu": DataSet(neu.make_shards, 8, (128, 128), 16, "mean IoU", 2),
+    "pretrained-bsdata": DataSet(bsdata.make_shards, 16, (128, 256), 8, "positive Dice", 3),
+}
+"""By the name of their section."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """How the sides are trained on a set's shards, each training in one process with one thread."""
+
+    data: Path
+    work: Path
+    weights: str
+    passes: int
+    of_set: DataSet
+
+    def auto(self, seed: int, name: str = AUTO, options: Sequence[str] = ()) -> Trial:
+        """`--preset auto`, whatever it chooses, with the network and the passes of the others."""
+        return self._ours("auto", seed, name, ["--budget", f"{self.passes}passes", *options])
+
+    def default(self, seed: int) -> Trial:
+        """The default preset, with its two phases in their proportion on these images."""
+        full = round(self.passes * 8 / 38)
+        options = [
+            *("--phases.0.epochs", str(self.passes - full), "--phases.1.epochs", str(full)),
+            *("--phases.0.crop", *map(str, self.of_set.crop), "--validation.every-epochs", "2"),
+            *("--phases.0.batch-size", str(self.of_set.batch_size)),
+            *("--phases.1.batch-size", str(self.of_set.batch_size)),
+        ]
+        return self._ours("severstal", seed, "default", options)
+
+    def plain(self, seed: int, lr: float) -> Trial:
+        """The plain loop at one of `RATES`."""
+        torch.set_num_threads(1)
+        return train_plain(
+            self.work / f"plain-{lr:g}-{self.passes}-{seed}",
+            self.data,
+            encoder=ENCODER,
+            decoder=DECODER,
+            passes=self.passes,
+            crop=self.of_set.crop,
+            seed=seed,
+            batch_size=self.of_set.batch_size,
+            lr=lr,
+            weights=self.weights,
+        )
+
+    def _ours(self, preset: str, seed: int, name: str, options: Sequence[str]) -> Trial:
+        network = ("--model.encoder", ENCODER, "--model.decoder-channels", *map(str, DECODER))
+        given = ("--model.weights", self.weights, "--seed", str(seed), "--runtime.workers", "0")
+        folder = self.work / f"{name}-{self.passes}-{seed}"
+        return train(folder, self.data, preset, [*network, *given, *options], alone=False)
+
+
+def run(name: str, source: Path, weights: Path, work: Path, *, passes: int | None, seeds: Sequence[int]) -> str:
+    """Train all sides for every seed; the section of the report as Markdown.
+
+    Args:
+        name: of the set in `SETS`.
+        source: its folder.
+        weights: file of the encoder's pretrained weights.
+        work: where data and runs go.
+        passes: times each training image is seen; the set's own number when None.
+        seeds: of the trainings.
+    """
+    of_set = SETS[name]
+    data = of_set.make_shards(source, work)
+    sides = Sides(data, work, str(weights.absolute()), passes or of_set.passes, of_set)
+    plain_of_rate = {lr: sides.plain(seeds[0], lr) for lr in RATES}
+    scores = {lr: _on_validation(trial, data, MEASURES[of_set.measure]) for lr, trial in plain_of_rate.items()}
+    best = max(RATES, key=scores.__getitem__)
+    trials = {
+        AUTO: [sides.auto(seed) for seed in seeds],
+        PLAIN: [sides.plain(seed, best) for seed in seeds],
+        DEFAULT: [sides.default(seed) for seed in seeds],
+    }
+    judged = {
+        "threshold 0.5": {side: [raw(t, data) for t in those] for side, those in trials.items()},
+        "threshold tuning and TTA": {
+            side: [tuned(t, data, ("none",)) if side == PLAIN else tuned(t, data) for t in those]
+            for side, those in trials.items()
+        },
+    }
+    rates = ", ".join(f"{lr:g} gives {100 * score:.2f}" for lr, score in scores.items())
+    return "\n".join(
+        [
+            _about(data, sides, seeds),
+            "",
+            f"The plain loop's learning rate is the best of three in {of_set.measure} of the validation images at "
+            f"threshold 0.5, with the first seed: {rates}.",
+            "",
+            *_scores(trials, judged),
+            "",
+            f"The aim was {of_set.aim:g} points of {of_set.measure} over the plain loop, on both kinds of thresholds, "
+            "with an interval over seeds above 0: " + _verdict(of_set, judged) + ".",
+            "",
+            *_gains(judged),
+        ]
+    )
+
+
+def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
+    reader = ShardReader(str(data))
+    height, width = int(np.median(reader.index.height)), int(np.median(reader.index.width))
+    num = np.bincount(np.asarray(reader.index.fold), minlength=3)
+    crop = "{}x{}".format(*sides.of_set.crop)
+    missing = [seed for seed in (0, 1, 2) if seed not in seeds]
+    return (
+        f"{num[2:].sum()} images of {height}x{width} train, {num[VALIDATION]} validate, {num[TEST]} test; U-Net with "
+        f"{ENCODER} from ImageNet weights and a decoder of {'-'.join(map(str, DECODER))} channels; {sides.passes} "
+        f"passes. The plain loop has crops of {crop} in batches of {sides.of_set.batch_size}; the default preset the "
+        f"same, then whole images; auto what it chooses. Seeds {', '.join(map(str, seeds))}"
+        + (f"; missing of three: {', '.join(map(str, missing))}" if missing else "")
+        + ". Scores in percent, of the test images; processor seconds are of one thread."
+    )
+
+
+def _on_validation(trial: Trial, data: Path, measure: Measure) -> float:
+    return values([at_one_half(trial.statistics(data, VALIDATION, ()))], measure)[0]
+
+
+Judged = Mapping[str, Mapping[str, Sequence[Outcome]]]
+"""Outcomes by the kind of thresholds, then by the side, one for each seed."""
+
+
+def _scores(trials: Mapping[str, Sequence[Trial]], judged: Judged) -> list[str]:
+    lines = [
+        f"| | {' | '.join(f'{name} (each seed)' for name in MEASURES)} | processor seconds to train |",
+        f"|---|{'---|' * len(MEASURES)}---|",
+    ]
+    for how, sides in judged.items():
+        for side, outcomes in sides.items():
+            cells = [spread(values(outcomes, measure)) for measure in MEASURES.values()]
+            seconds = ", ".join(f"{trial.processor_seconds:.0f}" for trial in trials[side])
+            lines.append(f"| {side}, {how} | {' | '.join(cells)} | {seconds} |")
+    return lines
+
+
+def _gains(judged: Judged) -> list[str]:
+    lines = ["| auto over | measure | points | 95 % over seeds | 95 % over test images |", "|---|---|---|---|---|"]
+    for how, sides in judged.items():
+        for side in (PLAIN, DEFAULT):
+            for name, measure in MEASURES.items():
+                lines.append(f"| {side}, {how} | {name} | {gain(sides[AUTO], sides[side], measure).text()} |")
+    return lines
+
+
+def _verdict(of_set: DataSet, judged: Judged) -> str:
+    """Whether the aim was reached under each kind of thresholds, in words."""
+    said = []
+    for how, sides in judged.items():
+        found = gain(sides[AUTO], sides[PLAIN], MEASURES[of_set.measure])
+        above = found.seeds_interval is not None and found.seeds_interval[0] > 0
+        reached = 100 * found.mean >= of_set.aim and above
+        why = "" if reached else " (one seed says nothing of others)" if found.seeds_interval is None else ""
+        said.append(f"{how}: {'reached' if reached else f'not shown{why}'}")
+    return "; ".join(said)

@@ -1,0 +1,75 @@
+"""The comparison on pretrained encoders: its folds, and the whole of it at a tiny size."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.quality import pretrained
+from bench.quality.bsdata import deal
+from bench.quality.pretrained import RATES, SETS
+from steel.checkpoint import load_checkpoint
+from steel.config import NetworkConfig
+from steel.model.network import UnifiedModel
+from tests.shard_folder import defect_mask, make_shards, steel_image
+
+
+def test_a_place_on_a_spindle_is_in_one_fold() -> None:
+    group_of = {
+        f"{group}-{n}": group
+        for group, size in zip("abcdefgh", (20, 20, 20, 20, 5, 5, 5, 5), strict=True)
+        for n in range(size)
+    }
+    fold_of = deal(group_of, seed=0)
+    assert fold_of.keys() == group_of.keys()
+    assert all(len({fold_of[image] for image in group_of if group_of[image] == group}) == 1 for group in "abcdefgh")
+    sizes = Counter(fold_of.values())
+    assert sizes[1] >= 25 and sizes[0] >= 15 and sizes[2] >= 20 and sum(sizes.values()) == 100
+    assert deal(group_of, seed=0) == fold_of != deal(group_of, seed=1)
+
+
+@pytest.mark.slow
+def test_all_sides_are_trained_from_the_same_weights_and_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, decoder = "tu-test_resnet", (8, 8)
+    monkeypatch.setattr(pretrained, "ENCODER", encoder)
+    monkeypatch.setattr(pretrained, "DECODER", decoder)
+    images = [steel_image(n, 64, 64) for n in range(36)]
+    masks = [defect_mask(n, 64, 64, num_classes=2) for n in range(36)]
+    data = make_shards(tmp_path / "shards", images, masks, num_classes=2, folds=3)
+    torch.manual_seed(1)
+    weights = tmp_path / "weights.pth"
+    first = UnifiedModel(NetworkConfig("Unet", encoder, 2, 1, decoder)).encoder.state_dict()
+    torch.save(first, weights)
+    tiny = replace(SETS["pretrained-neu"], make_shards=lambda source, work: data, crop=(32, 32), batch_size=4)
+    monkeypatch.setitem(pretrained.SETS, "tiny", tiny)
+
+    def run() -> str:
+        return pretrained.run("tiny", tmp_path, weights, tmp_path / "work", passes=2, seeds=(0, 2))
+
+    text = run()
+    assert "Seeds 0, 2; missing of three: 1." in text
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    sides = [
+        f"{side}, {how}"
+        for how in ("threshold 0.5", "threshold tuning and TTA")
+        for side in ("auto", "plain loop", "default preset")
+    ]
+    assert [row[0] for row in rows[2:8]] == sides
+    assert all(cell.count(",") == 1 for row in rows[2:8] for cell in row[1:])  # two seeds
+    assert len(rows[10:]) == 2 * 2 * 3
+    done = sorted((tmp_path / "work").glob("*/trial.json"))
+    assert len(done) == 2 + 2 + len(RATES) + 1  # the plain loop's rate is chosen with the first seed alone
+    before = [path.stat().st_mtime_ns for path in done]
+    assert run() == text
+    assert [path.stat().st_mtime_ns for path in done] == before  # nothing was trained twice
+    auto = load_checkpoint(tmp_path / "work" / "auto-2-0" / "model.safetensors").provenance["config"]
+    assert auto["preset"] == "auto" and auto["reasons"]["phases.0.epochs"].startswith("1.58 of the budget's 2 passes")
+    stem = next(name for name, tensor in first.items() if tensor.ndim == 4)
+    for name in ("auto-2-0", f"plain-{RATES[0]:g}-2-0"):  # a few steps lead not far from where they began
+        trained = load_checkpoint(tmp_path / "work" / name / "model.safetensors").tensors[f"encoder.{stem}"][0]
+        assert np.abs((trained - first[stem]).numpy()).max() < 0.1 * float(first[stem].abs().max())
