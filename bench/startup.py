@@ -56,19 +56,13 @@ def rows_of(folder: Path) -> list[Row]:
         Row("`import train.fit`", ["-c", "import train.fit"]),
         Row("`steel predict` of one image", [*predict, "--out", str(folder / "predicted")], 4),
         Row("`train.fit` to its first line", training, 3, True, lambda folder: (folder / "said").stat().st_size > 0),
-        Row(
-            "`train.fit` to its first step",
-            training,
-            15,
-            True,
-            lambda folder: (folder / "run" / "history.jsonl").exists(),
-        ),
+        Row("`train.fit` to its first step", training, 15, True, _has_stepped),
     ]
 
 
 def _has_stepped(folder: Path) -> bool:
     history = folder / "run" / "history.jsonl"
-    return history.exists() and history.stat().st_size > 0
+    return history.exists() and '"kind": "train"' in history.read_text(encoding="utf-8")
 
 
 def prepare(folder: Path) -> None:
