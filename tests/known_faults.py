@@ -9,6 +9,7 @@ Images of 64x96 with up to two rectangles of three classes. The model
 Of ten images the label is wrong: it calls class 1 what is class 3, or the other way round, and the model knows better.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from steel.decision import ClassDecision, Decision
-from steel.images.bitmask import unpack_masks
 from steel.metrics.statistics import EvaluationStatistics, image_statistics
 from steel.reports.evaluation_report import write_evaluation
 from steel.reports.gallery import RANDOM, TYPICAL, GalleryKeeper, Kept, choose
@@ -69,34 +69,45 @@ def evaluate_known_faults(folder: Path) -> KnownFaults:
     large = [n for n, t in enumerate(truths) if (t[0].sum() >= 144 or t[2].any())]
     swapped = large[::3][:10]
     labels = [t[[2, 1, 0]] if n in swapped else t for n, t in enumerate(truths)]
-    bitmasks = [sum((m.astype(np.uint8) << k) for k, m in enumerate(label)) for label in labels]
-    root = make_shards(
-        folder / "shards",
-        [steel_image(n, HEIGHT, WIDTH) for n in range(NUM_IMAGES)],
-        bitmasks,
-        num_classes=NUM_CLASSES,
-        shard_size=NUM_IMAGES,
+    images = [steel_image(n, HEIGHT, WIDTH) for n in range(NUM_IMAGES)]
+    reader, out = ShardReader(write_shards(folder, images, labels)), folder / "report"
+    predictions = (predicted_probabilities(truth) for truth in truths)
+    statistics, kept = judge(reader, predictions, {TYPICAL: [1, 4, 7], RANDOM: [0, 9, 33]})
+    names = frozenset(f"images/{n:04d}.png" for n in swapped)
+    return KnownFaults(out, write_report(out, reader, statistics, kept), statistics, reader, names)
+
+
+def write_shards(
+    folder: Path, images: Sequence[np.ndarray], labels: Sequence[np.ndarray], extension: str = "png"
+) -> Path:
+    """One shard of images with their (3, H, W) bool labels, under `folder`; image n is row n."""
+    bitmasks = [sum((mask.astype(np.uint8) << k) for k, mask in enumerate(label)) for label in labels]
+    return make_shards(
+        folder / "shards", images, bitmasks, num_classes=NUM_CLASSES, shard_size=len(images), extension=extension
     )
-    reader = ShardReader(root)
-    wanted = {TYPICAL: [1, 4, 7], RANDOM: [0, 9, 33]}
+
+
+def judge(
+    reader: ShardReader, predictions: Iterable[tuple[np.ndarray, np.ndarray]], wanted: Mapping[str, Sequence[int]]
+) -> tuple[EvaluationStatistics, Kept]:
+    """Count what is predicted of the images, row by row, and keep what the gallery shows."""
     keeper = GalleryKeeper(DECISION, wanted=frozenset(row for some in wanted.values() for row in some))
     images = []
-    for row in range(NUM_IMAGES):
-        number = int(reader.index.image_id(row).split("/")[1].split(".")[0])
-        probs, label_probs = predicted_probabilities(truths[number])
+    for row, (mask_probs, label_probs) in enumerate(predictions):
         bitmask = reader.read(row, original_mask=True).bitmask
-        assert np.array_equal(unpack_masks(bitmask, NUM_CLASSES), labels[number])
-        images.append(image_statistics(row, probs, label_probs, bitmask, decision=DECISION))
-        keeper.offer(images[-1], probs, bitmask)
+        images.append(image_statistics(row, mask_probs, label_probs, bitmask, decision=DECISION))
+        keeper.offer(images[-1], mask_probs, bitmask)
     statistics = EvaluationStatistics.from_images(images, NUM_CLASSES, DECISION)
     rows = {**choose([keeper.ranking()]), **wanted}
     kept = Kept(rows, keeper.layers({row for some in rows.values() for row in some}), sorted(keeper.regions))
-    out = folder / "report"
+    return statistics, kept
+
+
+def write_report(out: Path, reader: ShardReader, statistics: EvaluationStatistics, kept: Kept) -> dict[str, Any]:
+    """Write all files of the evaluation to `out`, a new folder; returns what stands in `metrics.json`."""
     out.mkdir()
-    metrics = write_evaluation(
+    return write_evaluation(
         out, statistics, DECISION, reader, kept, folds=[0, 1], role="test", tta=(),
         gates={"none": DECISION, "class": Decision(DECISION.classes, "class")},
         speed={"images_per_second": 12.5, "device": "a <fast> one"}, provenance={"data": "abc", "seed": 0},
     )  # fmt: skip
-    names = frozenset(f"images/{n:04d}.png" for n in swapped)
-    return KnownFaults(out, metrics, statistics, reader, names)

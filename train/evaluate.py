@@ -23,7 +23,7 @@ from steel.decision import Decision, default_decision
 from steel.distributed.runtime import Runtime, start
 from steel.errors import InputError, run_program
 from steel.extensions import load_extensions, require_extensions
-from steel.images.pictures import save_contact_sheet
+from steel.images.contact_sheet import save_contact_sheet
 from steel.inference.predictor import Predictor
 from steel.machine import parse_workers
 from steel.metrics.expected import expected_figures
@@ -140,7 +140,11 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
         save_checkpoint(arguments.out / "model.safetensors", checkpoint)
         logger.info("%s", "\n".join(found.explanation))
     shown = predict_examples(predictor, decision, reader, examples)
-    save_contact_sheet(arguments.out / "contact_sheet.png", *draw_examples(shown, len(checkpoint.class_names)))
+    save_contact_sheet(
+        arguments.out / "contact_sheet.png",
+        *draw_examples(shown, len(checkpoint.class_names)),
+        class_names=checkpoint.class_names,
+    )
     logger.info("%s", format_table(metrics))
     _compare_gates(gates, statistics, arguments.out)
     logger.info("%d images, %.1f images/s, %d views", len(rows), len(rows) / seconds, 1 + len(predictor.tta))

@@ -16,13 +16,11 @@ from steel.errors import InputError
 from steel.images.geometry import restore_size
 from steel.images.pictures import draw_overlay, encode_picture
 from steel.images.png import encode_png
-from steel.inference.tags import Tag, draw_tags
+from steel.inference.region_tags import mark_regions, tags_of
 from steel.labels.polygon import Part, find_parts, trace_part
 
 DIGITS = 4
 """Of probabilities that are written as numbers; quantised ones are told apart by three."""
-_MAX_TAGS = 50
-"""Regions whose name stands in an overlay, the largest first: more of them would hide the image."""
 
 
 class Region(NamedTuple):
@@ -108,11 +106,8 @@ class Prediction:
 
     def overlay(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB: the image with its masks, the names of their classes and the mean probabilities."""
-        largest = sorted(self._regions, key=lambda region: -region.area)[:_MAX_TAGS]
-        tags = [
-            Tag(*region.box[:2], f"{region.class_name} {region.mean_prob:.2f}", region.class_id) for region in largest
-        ]
-        return draw_tags(draw_overlay(self.image, self.masks), tags)
+        marks = mark_regions(self.masks, self.mask_probs)
+        return draw_overlay(self.image, self.masks, tags_of(marks, self.class_names))
 
     def label_map(self) -> np.ndarray:
         """(H, W) uint8: the class of each pixel, from 1, and 0 for none; where classes overlap, the likelier one."""

@@ -74,7 +74,7 @@ def write_evaluation(
     )
     metrics |= {"speed": dict(speed or {}), "provenance": dict(provenance or {})}
     kinds = _kinds(kept, doubts)
-    shots = draw_shots(reader, kept.layers, [row for kind in KINDS for row in kinds[kind]])
+    shots = draw_shots(reader, kept.layers, [kinds[kind] for kind in KINDS])
     overlays = write_overlays(out, shots)
     rows = image_rows(statistics, outcome, index, class_names, doubts, overlays)
     lines = doubt_rows(doubts, index, class_names)

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from steel.images.bitmask import unpack_masks
-from steel.images.pictures import class_colour, draw_outlines, encode_picture
+from steel.images.class_colours import class_colour
+from steel.images.pictures import draw_outlines, encode_picture
 from steel.reports.explore_data import ExploredData
 from steel.reports.explore_figures import MOST_REGIONS, PixelSurvey, choose_examples, spread_over
 from steel.reports.explore_findings import Finding

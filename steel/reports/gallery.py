@@ -15,6 +15,7 @@ import numpy as np
 from steel.decision import Decision, apply_decision
 from steel.images.bitmask import pack_masks
 from steel.images.geometry import resize_bitmask
+from steel.inference.region_tags import Mark, mark_regions
 from steel.metrics.counts import INTERSECTION, PREDICTED, TRUE, dice, valid_mask
 from steel.metrics.label_doubts import Region, combined, disagreeing_regions
 from steel.metrics.scores import decided_counts
@@ -39,6 +40,8 @@ class Layers(NamedTuple):
     """(h, w) bitmask."""
     probability: np.ndarray
     """(h, w) uint8, the largest of the classes'."""
+    marks: Sequence[Mark]
+    """Predicted regions, in the original's pixels."""
 
 
 Ranking = dict[str, list[tuple[Order, int]]]
@@ -124,7 +127,7 @@ class GalleryKeeper:
         masks = apply_decision(self.decision, mask_probs, image.label_probs, valid_mask(bitmask, self.ignore_bit))
         height, width = drawn_size(bitmask.shape)
         probability = cv2.resize(mask_probs.max(axis=0), (width, height), interpolation=cv2.INTER_AREA)
-        return Layers(resize_bitmask(pack_masks(masks), (height, width)), probability)
+        return Layers(resize_bitmask(pack_masks(masks), (height, width)), probability, mark_regions(masks, mask_probs))
 
 
 def choose(rankings: Sequence[Ranking]) -> dict[str, list[int]]:

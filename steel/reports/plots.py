@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steel.images.pictures import hex_colour
+from steel.images.class_colours import hex_colour
 from steel.metrics.table import METRICS
 from steel.storage import write_bytes
 

@@ -1,16 +1,19 @@
 """The pictures of the report's gallery: an image, and what is laid over it, each as small as it can be."""
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from steel.images.bitmask import unpack_masks
+from steel.images.class_colours import class_colour
 from steel.images.geometry import resize_bitmask, resize_image
-from steel.images.pictures import class_colour, draw_overlay, encode_picture
+from steel.images.pictures import draw_comparison, encode_picture
+from steel.inference.region_tags import mark_regions, tags_of
 from steel.reports.gallery import Layers, drawn_size
 from steel.shards.reader import ShardReader
 
@@ -45,26 +48,31 @@ class Shot:
         return sum(map(len, (self.image, self.truth, self.prediction, self.probability)))
 
 
-def draw_shots(reader: ShardReader, layers: Mapping[int, Layers], rows: Iterable[int]) -> list[Shot]:
-    """The pictures of `rows`, in their order, as long as a page has room for them."""
-    shots: list[Shot] = []
+def draw_shots(reader: ShardReader, layers: Mapping[int, Layers], kinds: Sequence[Sequence[int]]) -> list[Shot]:
+    """The pictures of the rows of each kind, kind by kind.
+
+    Where a page has no room for all of them, the last of each kind are left out: the first of all kinds are drawn
+    before the second.
+    """
+    shots: dict[int, Shot] = {}
     room = PAGE_BYTES
-    for row in dict.fromkeys(rows):
+    for row in dict.fromkeys(row for rank in zip_longest(*kinds) for row in rank if row is not None):
         shot = _draw(reader, row, layers[row])
         room -= shot.bytes_in_page
         if room < 0:
             break
-        shots.append(shot)
-    return shots
+        shots[row] = shot
+    return [shots[row] for row in dict.fromkeys(chain(*kinds)) if row in shots]
 
 
 def _draw(reader: ShardReader, row: int, layers: Layers) -> Shot:
-    num_classes = reader.manifest.num_classes
+    names = reader.manifest.class_names
     sample = reader.read(row, original_mask=True)
     size = drawn_size(sample.bitmask.shape)
     image = resize_image(sample.image, size)
-    truth = unpack_masks(resize_bitmask(sample.bitmask, size), num_classes)
-    predicted = unpack_masks(layers.predicted, num_classes)
+    truth = unpack_masks(resize_bitmask(sample.bitmask, size), len(names))
+    predicted = unpack_masks(layers.predicted, len(names))
+    tags = tags_of(layers.marks, names, size[0] / sample.bitmask.shape[0])
     return Shot(
         row,
         size,
@@ -72,7 +80,7 @@ def _draw(reader: ShardReader, row: int, layers: Layers) -> Shot:
         _mask_layer(truth, outline=True),
         _mask_layer(predicted, outline=False),
         _probability_layer(layers.probability),
-        _jpeg(draw_overlay(image, predicted, truth=truth)),
+        _jpeg(draw_comparison(image, predicted, truth, tags=tags, true_tags=tags_of(mark_regions(truth), names))),
     )
 
 

@@ -3,7 +3,7 @@
 import json
 from importlib.resources import files
 
-from steel.images.pictures import CLASS_COLOURS
+from steel.images.class_colours import CLASS_COLOURS
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:; "

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from steel.images.tags import Tag
 from steel.metrics.curves import ThresholdCurve
 
 Kind = Literal["dataset", "model", "report"]
@@ -25,6 +26,10 @@ class MaskedImage:
     """The same, as decided."""
     probability: np.ndarray
     """(H, W) uint8, of the likeliest class."""
+    tags: Sequence[Tag] = ()
+    """Names and probabilities of predicted regions."""
+    true_tags: Sequence[Tag] = ()
+    """Names of true ones."""
 
     @property
     def nbytes(self) -> int:

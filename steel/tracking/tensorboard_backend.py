@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from steel.images.bitmask import unpack_masks
-from steel.images.pictures import draw_overlay
+from steel.images.pictures import draw_comparison
 from steel.tracking.items import Confusion, Files, ImageTable, Item, MaskedImage, MaskedImages, PrecisionRecall, Summary
 from steel.tracking.queue import Status, flatten
 
@@ -64,7 +64,8 @@ class TensorboardBackend:
     def _show_image(self, name: str, image: MaskedImage, class_names: Sequence[str], step: int) -> None:
         """Truth above prediction; then the probability."""
         true, predicted = (unpack_masks(mask, len(class_names)) for mask in (image.true, image.predicted))
-        self._writer.add_image(name, draw_overlay(image.image, predicted, truth=true), step, dataformats="HWC")
+        picture = draw_comparison(image.image, predicted, true, tags=image.tags, true_tags=image.true_tags)
+        self._writer.add_image(name, picture, step, dataformats="HWC")
         self._writer.add_image(f"{name}, probability", image.probability, step, dataformats="HW")
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from steel.decision import Decision, apply_decision
 from steel.images.bitmask import mask_areas, pack_masks, unpack_masks
 from steel.images.geometry import resize_image, restore_size
-from steel.images.pictures import draw_overlay
+from steel.images.pictures import draw_comparison
 from steel.inference.predictor import Predictor
+from steel.inference.region_tags import mark_regions, tags_of
 from steel.shards.reader import ShardReader
 from steel.tracking.items import MaskedImage
 
@@ -54,17 +55,30 @@ def predict_examples(
         said = [name for name, mask in zip(names, masks, strict=True) if mask.any()]
         true = [name for name, area in zip(names, mask_areas(sample.bitmask, len(names)), strict=True) if area]
         caption = (
-            f"{reader.index.image_id(row)}  true: {', '.join(true) or 'clean'}  predicted: {', '.join(said) or 'clean'}"
+            f"{reader.index.image_id(row)} · true: {', '.join(true) or 'clean'} · "
+            f"predicted: {', '.join(said) or 'clean'}"
         )
         image = resize_image(sample.image, size)
-        examples.append(MaskedImage(caption, image, sample.bitmask, pack_masks(masks), mask_probs.max(axis=0)))
+        examples.append(
+            MaskedImage(
+                *(caption, image, sample.bitmask, pack_masks(masks), mask_probs.max(axis=0)),
+                tags=tags_of(mark_regions(masks, mask_probs), names),
+                true_tags=tags_of(mark_regions(unpack_masks(sample.bitmask, len(names))), names),
+            )
+        )
     return examples
 
 
 def draw_examples(examples: Sequence[MaskedImage], num_classes: int) -> tuple[list[np.ndarray], list[str]]:
     """(H, W, 3) uint8 RGB pictures, truth above prediction, and their captions."""
     pictures = [
-        draw_overlay(e.image, unpack_masks(e.predicted, num_classes), truth=unpack_masks(e.true, num_classes))
+        draw_comparison(
+            e.image,
+            unpack_masks(e.predicted, num_classes),
+            unpack_masks(e.true, num_classes),
+            tags=e.tags,
+            true_tags=e.true_tags,
+        )
         for e in examples
     ]
     return pictures, [example.caption for example in examples]

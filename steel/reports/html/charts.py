@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steel.images.pictures import hex_colour
+from steel.images.class_colours import hex_colour
 from steel.reports.html.markup import Markup, tag, void
 
 WIDTH, HEIGHT = 360, 250

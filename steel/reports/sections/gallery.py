@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from steel.labels.classes import ANY
 from steel.reports.gallery import KINDS
@@ -34,6 +35,7 @@ def gallery_section(
             tag(
                 "p",
                 "Every image is a row of per_image.csv, which is sorted worst first. Click one to enlarge it.",
+                _left_out(shots, kinds),
                 class_="note",
             ),
             controls,
@@ -48,6 +50,12 @@ def gallery_section(
             ),
         ]
     )
+
+
+def _left_out(shots: Sequence[Shot], kinds: Mapping[str, Sequence[int]]) -> str:
+    """What is said where the page had no room for all."""
+    more = len(set(chain(*kinds.values())) - {shot.row for shot in shots})
+    return f" The last of each kind, {more} in all, are left out to keep this page small." if more else ""
 
 
 def _controls(names: Sequence[str], there: Sequence[str]) -> Markup:

@@ -8,9 +8,9 @@ import pytest
 
 from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
-from steel.images.pictures import class_colour
+from steel.images.class_colours import class_colour
+from steel.images.tags import Tag, draw_tags
 from steel.inference.prediction import Prediction
-from steel.inference.tags import Tag, draw_tags
 
 DECISION = Decision((ClassDecision(pixel_threshold=100), ClassDecision(pixel_threshold=100, min_area=3)), gate="class")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from steel.cli import main
-from steel.images.pictures import class_colour
+from steel.images.class_colours import class_colour
 from steel.images.strip import BLACK_LEVEL
 from steel.labels.load import load_labels
 from steel.labels.options import LabelOptions

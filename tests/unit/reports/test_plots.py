@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steel.images.pictures import class_colour, contact_sheet, draw_overlay, save_contact_sheet
+from steel.images.class_colours import class_colour
+from steel.images.pictures import draw_comparison, draw_overlay
+from steel.images.tags import Tag
 from steel.reports.plots import draw_history, plot_history
 
 
@@ -28,13 +30,24 @@ def test_overlay_outlines_each_class_in_its_colour_and_tints_the_answer() -> Non
     assert (image == 100).all()
 
 
-def test_overlay_shows_the_truth_above_the_answer_and_untinted() -> None:
-    image = np.full((60, 100, 3), 100, np.uint8)
-    overlay = draw_overlay(image, np.zeros((2, 60, 100), bool), truth=_masks())
-    assert overlay.shape[0] == 60 + 2 + 60
-    assert tuple(overlay[20, 50]) == class_colour(2)
-    assert tuple(overlay[30, 50]) == (100, 100, 100)
-    assert (overlay[62 + 15 :] == 100).all()  # nothing was predicted
+def test_the_truth_stands_above_the_prediction_and_untinted() -> None:
+    image = np.full((60, 320, 3), 100, np.uint8)
+    picture = draw_comparison(image, np.zeros((2, 60, 320), bool), _masks(width=320))
+    assert picture.shape[0] == 60 + 2 + 60
+    assert tuple(picture[20, 50]) == class_colour(2)
+    assert tuple(picture[30, 50]) == (100, 100, 100)
+    assert (picture[62 + 15 :] == 100).all()  # nothing was predicted
+
+
+def test_a_narrow_image_is_enlarged_with_its_masks_and_names() -> None:
+    image = np.full((60, 100), 100, np.uint8)
+    tags = [Tag(30, 20, "dent 0.93", 2)]
+    picture = draw_comparison(image, _masks(), np.zeros((2, 60, 100), bool), tags=tags)
+    assert picture.shape == (240 + 3 + 240, 400, 3)
+    assert (picture[40:240] == 100).all()  # nothing is true
+    assert tuple(picture[243 + 4 * 20, 4 * 50]) == class_colour(2)
+    above = (picture[243 + 64 : 243 + 79, 120:180] == class_colour(2)).all(axis=2)
+    assert above.mean() > 0.4  # the ground of the name, some of which is letters
 
 
 def test_overlay_draws_holes() -> None:
@@ -44,29 +57,6 @@ def test_overlay_draws_holes() -> None:
     overlay = draw_overlay(np.zeros((60, 100), np.uint8), masks)
     assert tuple(overlay[19, 50]) == class_colour(1)  # a hole's outline runs on the mask's last pixels
     assert (overlay[22:38, 32:68] == 0).all()
-
-
-def test_class_colours_are_distinct_beyond_the_fixed_ones() -> None:
-    colours = [class_colour(class_id) for class_id in range(1, 16)]
-    assert len(set(colours)) == 15
-    red, green, blue = class_colour(1)
-    assert blue > max(red, green)
-
-
-def test_contact_sheet_puts_wide_images_in_one_column_and_square_ones_side_by_side() -> None:
-    wide = [np.full((16, 100, 3), 255, np.uint8)] * 3
-    sheet = contact_sheet(wide, ["a", "b", "c"], width=212)
-    assert sheet.shape == (6 + 3 * (24 + 32 + 6), 212, 3)
-    square = [np.full((20, 20), 255, np.uint8)] * 5
-    assert contact_sheet(square, width=206).shape == (6 + 2 * (44 + 6), 206, 3)
-
-
-def test_contact_sheet_is_written_whole_with_readable_captions(tmp_path) -> None:
-    path = tmp_path / "sheet.png"
-    save_contact_sheet(path, [np.zeros((16, 100, 3), np.uint8)], ["name"])
-    assert [entry.name for entry in tmp_path.iterdir()] == ["sheet.png"]
-    pixels = np.asarray(Image.open(path))
-    assert pixels[6:30].max() > 200  # the caption's letters
 
 
 @pytest.mark.parametrize(

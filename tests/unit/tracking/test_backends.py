@@ -130,8 +130,8 @@ def test_tensorboard_has_the_same(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard" / "attempt-1")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(10, 0.5), (20, 0.25)]
     assert [e.value for e in events.Scalars("tuned/mean_dice")] == [0.75]
-    # Truth above prediction, and a line of 2 pixels between.
-    assert [(e.step, e.height, e.width) for e in events.Images("val/examples/a.jpg")] == [(20, 18, 16)]
+    # Truth above prediction, 8x16 pixels enlarged 20 times, and a line of 2 pixels between.
+    assert [(e.step, e.height, e.width) for e in events.Images("val/examples/a.jpg")] == [(20, 322, 320)]
     assert [(e.height, e.width) for e in events.Images("val/examples/a.jpg, probability")] == [(8, 16)]
     assert events.Images("val/worst/1 a.jpg")
     texts = {name: str(events.Tensors(f"{name}/text_summary")[0]) for name in ("config", "val/worst", "val/confusion")}

@@ -32,5 +32,7 @@ def test_areas_are_counted_at_the_original_size(tmp_path) -> None:
         decision = Decision((ClassDecision(min_area=min_area),))
         examples = predict_examples(SureOfACorner(), decision, reader, [0])  # type: ignore[arg-type]
         pictures, captions = draw_examples(examples, num_classes=1)
-        assert pictures[0].shape[1] == 128
+        assert pictures[0].shape[1] == 3 * 128  # enlarged, so that there is room for names
+        assert [tag.text for tag in examples[0].true_tags] == ["class 1"]
+        assert [tag.text[:9] for tag in examples[0].tags] == ["class 1 0"] * (said == "class 1")
         assert captions[0].endswith(f"predicted: {said}"), captions[0]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from steel.images.pictures import class_colour
+from steel.images.class_colours import class_colour
 
 
 class Tag(NamedTuple):
@@ -20,13 +20,17 @@ class Tag(NamedTuple):
     class_id: int
     """From 1."""
 
+    def scaled(self, scale: float) -> "Tag":
+        """The same in a picture that is so many times as large."""
+        return self._replace(left=round(self.left * scale), top=round(self.top * scale))
+
 
 def draw_tags(picture: np.ndarray, tags: Sequence[Tag]) -> np.ndarray:
     """A picture (H, W, 3) uint8 RGB with tags, none of which leaves it or covers another while there is room."""
     if not tags:
         return picture
     height, width = picture.shape[:2]
-    font = _font(min(24, max(10, min(height, width) // 20)))
+    font = load_font(max(10, min(24, height // 20, width // 20), width // 80))
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas)
     taken: list[_Box] = []
@@ -38,9 +42,15 @@ def draw_tags(picture: np.ndarray, tags: Sequence[Tag]) -> np.ndarray:
         x, y = _free_place(_Box(x, y, x + text_width, y + text_height), taken, height)
         colour = class_colour(tag.class_id)
         draw.rectangle((x, y, x + text_width - 1, y + text_height - 1), fill=colour)
-        dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140  # the eye's weights of red, green, blue
-        draw.text((x + 2 - left, y + 2 - top), tag.text, fill="black" if dark else "white", font=font)
+        draw.text((x + 2 - left, y + 2 - top), tag.text, fill=ink_on(colour), font=font)
     return np.asarray(canvas)
+
+
+def ink_on(colour: tuple[int, int, int]) -> str:
+    """Black or white, whichever has the higher contrast on an RGB colour, which is then at least 4.5 (WCAG 2.1)."""
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in colour)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "white"
 
 
 class _Box(NamedTuple):
@@ -71,5 +81,6 @@ def _free_place(wanted: _Box, taken: list[_Box], height: int) -> tuple[float, fl
 
 
 @lru_cache
-def _font(size: int) -> Any:
+def load_font(size: int) -> Any:
+    """Pillow's own font, so many pixels high."""
     return ImageFont.load_default(size)

@@ -1,0 +1,52 @@
+"""Names and scores of regions, to be drawn beside them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from steel.images.tags import Tag
+from steel.labels.polygon import find_parts
+
+MOST_TAGS = 50
+"""Regions whose name stands in a picture, the largest first: more of them would hide the image."""
+
+
+class Mark(NamedTuple):
+    """A region that is named."""
+
+    left: int
+    top: int
+    class_id: int
+    """From 1."""
+    mean_prob: float | None
+    """Of the class, over the region's pixels; None of a true one."""
+
+
+def mark_regions(masks: np.ndarray, mask_probs: np.ndarray | None = None) -> list[Mark]:
+    """The largest regions, those first.
+
+    Args:
+        masks: (C, H, W) bool.
+        mask_probs: (C, H, W) uint8, 255 for certainty; None of the truth.
+    """
+    found: list[tuple[int, Mark]] = []
+    for class_id, mask in enumerate(masks, start=1):
+        for part in find_parts(mask.view(np.uint8)) if mask.any() else ():
+            mean_prob = None
+            if mask_probs is not None:
+                height, width = part.inside.shape
+                probs = mask_probs[class_id - 1, part.top : part.top + height, part.left : part.left + width]
+                mean_prob = float(probs[part.inside].mean()) / 255
+            found.append((part.area, Mark(part.left, part.top, class_id, mean_prob)))
+    return [mark for _, mark in sorted(found, key=lambda one: -one[0])[:MOST_TAGS]]
+
+
+def tags_of(marks: Sequence[Mark], class_names: Sequence[str], scale: float = 1.0) -> list[Tag]:
+    """What is written beside the regions, in a picture that is `scale` times as large as their image."""
+    return [Tag(mark.left, mark.top, _words(mark, class_names), mark.class_id).scaled(scale) for mark in marks]
+
+
+def _words(mark: Mark, class_names: Sequence[str]) -> str:
+    name = class_names[mark.class_id - 1]
+    return name if mark.mean_prob is None else f"{name} {mark.mean_prob:.2f}"

@@ -1,0 +1,65 @@
+"""Contact sheets, looked at pixel by pixel."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from steel.images.class_colours import class_colour
+from steel.images.contact_sheet import contact_sheet, rows_of, save_contact_sheet, wrap
+from steel.images.tags import load_font
+
+BACKGROUND = (24, 26, 30)
+
+
+def test_wide_pictures_have_a_row_each_and_square_ones_stand_side_by_side() -> None:
+    wide = [np.full((16, 100, 3), 255, np.uint8)] * 3
+    assert contact_sheet(wide, width=212).shape == (6 + 3 * (32 + 6), 212, 3)
+    square = [np.full((20, 20), 255, np.uint8)] * 5
+    # Three in a row: (206 - 4 * 6) / 3 = 60.7 high; two would be 94, more than a third of 206.
+    assert contact_sheet(square, width=206).shape == (6 + 2 * (61 + 6), 206, 3)
+
+
+def test_rows_fill_the_sheet_whatever_the_sizes() -> None:
+    sizes = [(64, 1600), (64, 64), (900, 300), (40, 400), (256, 1600), (200, 200), (200, 200), (300, 100), (64, 640)]
+    sheet = contact_sheet([np.full(size, 255, np.uint8) for size in sizes])
+    is_black = (sheet == BACKGROUND).all(axis=2)
+    assert is_black.mean() < 0.12  # the gaps, and what the last row leaves
+    rows = rows_of([width / height for height, width in sizes], 1280)
+    assert [i for row, _ in rows for i in row] == list(range(9))
+    assert max(height for _, height in rows) <= 1280 / 3
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 7])
+def test_a_last_row_is_no_higher_than_the_one_before(number: int) -> None:
+    rows = rows_of([1.0] * number, 1280)
+    assert sum(len(row) for row, _ in rows) == number
+    assert rows[-1][1] <= min(height for _, height in rows) <= 1280 / 3
+
+
+def test_captions_are_whole_and_no_wider_than_their_picture() -> None:
+    text = "a-name-without-any-space-that-is-wider-than-its-picture.jpg true: class 1, class 3 predicted: clean"
+    lines = wrap(text, 120)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert all(load_font(15).getlength(line) <= 114 for line in lines)
+    assert wrap("short", 120) == ["short"] and wrap("", 120) == []
+
+
+def test_a_legend_names_each_class_beside_its_colour() -> None:
+    picture = np.full((20, 100), 90, np.uint8)
+    bare, sheet = (contact_sheet([picture], class_names=names) for names in ((), ("pit", "dent")))
+    legend = sheet[6:26]
+    assert len(sheet) == len(bare) + 26 and (sheet[26:] == bare).all()
+    assert (legend[10, 8] == class_colour(1)).all()
+    assert (legend == class_colour(2)).all(axis=2).sum() == 14 * 14
+    many = contact_sheet([picture], class_names=[f"a rather long name {k}" for k in range(12)])
+    assert len(many) == len(bare) + 46  # a second line
+
+
+def test_it_is_written_whole_with_readable_captions(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    save_contact_sheet(path, [np.zeros((16, 100, 3), np.uint8)], ["name"])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sheet.png"]
+    pixels = np.asarray(Image.open(path))
+    assert pixels[6:30].max() > 200  # the caption's letters
