@@ -24,8 +24,8 @@ from steel.metrics.expected import expected_figures
 from steel.metrics.statistics import EvaluationStatistics
 from steel.reports.comparison import compare
 from steel.reports.comparison_page import write_comparison
-from steel.reports.evaluation import build_nested_metrics, format_table, write_metrics
-from steel.reports.per_image import image_rows, write_image_rows
+from steel.reports.crossval_report import write_crossval
+from steel.reports.evaluation import format_table
 from steel.shards.reader import ShardReader
 from steel.storage import write_text
 from steel.thresholds.nested import nested_outcome
@@ -33,6 +33,7 @@ from steel.thresholds.tuning import tune_thresholds
 from train.arguments import FitArguments, parse_fit, share_recipe
 from train.engine.data import folds_of
 from train.engine.run_folder import RunFolder
+from train.evaluate import provenance_of
 from train.fit import train_in_folder
 from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
@@ -111,10 +112,6 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
     tta = tuple(arguments.config.validation.tta)
 
     nested = nested_outcome(statistics, fold_of_row, training_areas=areas, groups=groups, tta=tta)
-    metrics = build_nested_metrics(statistics, nested, class_names=reader.manifest.class_names, tta=tta)
-    write_metrics(out / "metrics.json", metrics)
-    rows = image_rows(statistics, nested.outcome, reader.index, reader.manifest.class_names)
-    write_image_rows(out / "per_image.csv", rows)
     with LiveLine(shown=True) as live, live.stage("threshold tuning") as on_progress:
         found = tune_thresholds(
             statistics,
@@ -138,10 +135,12 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
         folds={"train": list(folds), "tuning": list(folds), "test": list(test)},
     )
     save_checkpoint(out / "model.safetensors", packed)
+    provenance = provenance_of(packed, reader.manifest.digest)
+    metrics = write_crossval(out, statistics, nested, found, reader, tta=tta, provenance=provenance)
     report = _format_report(metrics, len(folds), found.explanation)
     write_text(out / "report.txt", report + "\n")
     logger.info("%s", report)
-    logger.info("wrote %s", out / "model.safetensors")
+    logger.info("wrote %s and %s", out / "model.safetensors", out / "report.html")
     write_comparison(compare([str(member_folder(arguments.out, fold)) for fold in folds]), out / "compare.html")
     logger.info("wrote %s, the folds beside each other", out / "compare.html")
 

@@ -29,7 +29,8 @@ def build_details(
     class_names: Sequence[str],
     verdict: Mapping[str, Any],
     gates: Mapping[str, Decision],
-    doubts: Sequence[Doubt],
+    doubts: Sequence[Doubt] | None,
+    outcome: Outcome | None = None,
 ) -> dict[str, Any]:
     """All further names of `metrics.json` that follow from the statistics.
 
@@ -39,9 +40,10 @@ def build_details(
         class_names: C names.
         verdict: `metrics["verdict"]`.
         gates: other decisions to hold beside each other, by their gates; may be empty.
-        doubts: images whose labels are in doubt.
+        doubts: images whose labels are in doubt; None where nobody looked for any.
+        outcome: the answers, where they are not those of `decision`: of a cross-validation.
     """
-    outcome = decide(statistics, decision)
+    outcome = outcome or decide(statistics, decision)
     confusion = statistics.confusion if statistics.decision == decision else None
     names = (ANY, *class_names)
     true = outcome.true_labels
@@ -68,8 +70,12 @@ def build_details(
             for name, ground in zip(class_names, landscapes(statistics, decision), strict=True)
         },
         "gates": _gates(gates, statistics),
-        "label_doubts": {"images": len(doubts), "regions": sum(len(doubt.regions) for doubt in doubts)},
+        **({} if doubts is None else {"label_doubts": _doubt_counts(doubts)}),
     }
+
+
+def _doubt_counts(doubts: Sequence[Doubt]) -> dict[str, int]:
+    return {"images": len(doubts), "regions": sum(len(doubt.regions) for doubt in doubts)}
 
 
 def standing_per_class(

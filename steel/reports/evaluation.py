@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from steel.decision import Decision
 from steel.errors import InputError
 from steel.labels.classes import ANY
@@ -31,6 +33,10 @@ ROLE_WORDS = {
     "test": "held out",
 }
 
+_OF_FOLD = (
+    "mean_dice", "mean_dice_all_empty", "mean_dice_positive", "dice_per_class", "dice_positive_per_class",
+    "true_images_per_class", "intervals",
+)  # fmt: skip
 _CROSS_FITTED = ("mean_dice", "mean_dice_positive", "dice_per_class", "dice_positive_per_class")
 _NUMBERS = re.compile(r"\[\n(?:\s*(?:null|[-+.\deE]+),?\n)+\s*\]")
 """A list of numbers as `json` indents it; no string has a line break."""
@@ -85,6 +91,8 @@ def build_metrics(
 def build_nested_metrics(
     statistics: EvaluationStatistics,
     nested: Nested,
+    shipped: Decision,
+    folds: np.ndarray,
     *,
     class_names: Sequence[str],
     tta: Sequence[str] = (),
@@ -92,7 +100,8 @@ def build_nested_metrics(
 ) -> dict[str, Any]:
     """The same for a cross-validation: each fold answered by the decision found on the others.
 
-    `role` is `test`, since no image had a say in its own answer, and `decision` holds one decision a fold.
+    `role` is `test`, since no image had a say in its own answer. `decision` is the `shipped` one, found on all folds;
+    `per_fold` has the scores of each fold with the decision that answered it. `folds` (N,) are those of the images.
     """
     inputs = _metric_inputs(nested.outcome, statistics, class_names, seed)
     return {
@@ -101,10 +110,24 @@ def build_nested_metrics(
         "role": "test",
         "tta": list(tta),
         **compute(inputs, tuple(METRICS)),
-        "decision": {str(fold): decision.to_dict() for fold, decision in nested.decisions.items()},
+        "decision": shipped.to_dict(),
+        "per_fold": {
+            str(fold): _of_fold(statistics, nested.outcome, folds == fold, class_names, seed)
+            | {"decision": decision.to_dict()}
+            for fold, decision in nested.decisions.items()
+        },
         "cross_fitted": compute(inputs, _CROSS_FITTED),
         "verdict": reach_verdict(nested.outcome, class_names, "cross-fitted", seed=seed).to_dict(),
     }
+
+
+def _of_fold(
+    statistics: EvaluationStatistics, outcome: Outcome, mine: np.ndarray, class_names: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Scores of the images where `mine` (N,) bool is set."""
+    answers = Outcome(outcome.rows[mine], outcome.counts[mine], outcome.labels[mine])
+    inputs = _metric_inputs(answers, statistics.select(mine), class_names, seed)
+    return {"images": len(answers.rows), **compute(inputs, _OF_FOLD)}
 
 
 def build_validation_scores(

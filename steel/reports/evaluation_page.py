@@ -9,6 +9,7 @@ from steel.reports.html.figures import Figures
 from steel.reports.html.markup import Markup, join
 from steel.reports.per_image import ImageRow
 from steel.reports.sections.curves import calibration_section, curves_section
+from steel.reports.sections.folds import folds_section, is_crossval
 from steel.reports.sections.gallery import gallery_section
 from steel.reports.sections.origin import labels_section, origin_section
 from steel.reports.sections.scores import confusion_section, scores_section
@@ -42,20 +43,27 @@ def evaluation_page(
         Section("verdict", "Verdict", verdict_section(page)),
         Section("strips", "Defective strips found, clean strips stopped", strips_section(page)),
         Section("scores", "Scores beside the floor", scores_section(page)),
+        *([Section("folds", "Folds beside each other", folds_section(page))] if is_crossval(page) else []),
         Section("confusion", "What is taken for what", confusion_section(page)),
         Section("curves", "Curves over all thresholds", curves_section(page)),
         Section("thresholds", "Thresholds and gates", thresholds_section(page)),
         Section("calibration", "Can the probabilities be believed?", calibration_section(page)),
         Section("sizes", "Small and large defects", sizes_section(page)),
-        Section("gallery", "Gallery", gallery_section(page.names, by_row, shots, kinds)),
-        Section("labels", "Labels that may be wrong", labels_section(page, doubts, shown)),
-        Section("origin", "Speed and origin", origin_section(page)),
     ]
+    if not is_crossval(page):  # which keeps no probability of any pixel
+        sections += [
+            Section("gallery", "Gallery", gallery_section(page.names, by_row, shots, kinds)),
+            Section("labels", "Labels that may be wrong", labels_section(page, doubts, shown)),
+        ]
+    sections.append(Section("origin", "Speed and origin", origin_section(page)))
     return document("Evaluation of a defect model", _subtitle(page), sections, {"operating": operating_data(page)})
 
 
 def _subtitle(page: Figures) -> Markup:
-    role = ROLE_WORDS[page.metrics["role"]]
-    return join(
-        [page.show("images"), " images, folds ", page.texts("folds"), f" ({role}), flips averaged: ", page.texts("tta")]
-    )
+    parts: list[object] = [page.show("images"), " images, folds ", page.texts("folds")]
+    parts += [f" ({ROLE_WORDS[page.metrics['role']]}), flips averaged: ", page.texts("tta")]
+    if is_crossval(page):
+        parts.append("; each image judged by the member that has not seen it, with the decision of the other folds")
+    elif page.metrics.get("provenance", {}).get("members", 1) > 1:
+        parts += ["; an ensemble: the probabilities of ", page.show("provenance", "members"), " members, averaged"]
+    return join(parts)

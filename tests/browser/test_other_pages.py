@@ -1,4 +1,4 @@
-"""The pages of `steel compare` and `steel explore` in a headless Chromium."""
+"""The pages of `steel compare`, `steel explore` and `train.crossval` in a headless Chromium."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from steel.cli import main
 from steel.reports.explore import explore
 from steel.reports.explore_data import data_of_shards
 from tests.browser.looking import BLANK, LOADED, LUMINANCE, MARKS, VIEW_NAMES, VIEWS, fits, opened
+from tests.crossval_page import write_crossval_page
 from tests.known_faults import evaluate_known_faults
 from tests.shard_folder import make_shards
 
@@ -32,17 +33,22 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     masks[5][0, 0] = 1
     shards = make_shards(folder / "shards", [np.full(size, 90 + n, np.uint8) for n, size in enumerate(sizes)], masks)
     explore(data_of_shards(shards), folder / "data")
-    return {"compare": folder / "compare.html", "explore": folder / "data" / "index.html"}
+    write_crossval_page(folder / "crossval")
+    return {
+        "compare": folder / "compare.html",
+        "explore": folder / "data" / "index.html",
+        "crossval": folder / "crossval" / "report" / "report.html",
+    }
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=VIEW_NAMES)
-@pytest.mark.parametrize("name", ["compare", "explore"])
+@pytest.mark.parametrize("name", ["compare", "explore", "crossval"])
 def test_it_fits_every_picture_loads_and_text_can_be_read(
     name: str, view: tuple[int, str], pages: dict[str, Path], browser: Any
 ) -> None:
     with opened(browser, pages[name], view) as page:
         assert fits(page)
         widths = page.evaluate(LOADED)
-        assert len(widths) >= (1 if name == "compare" else 20) and min(widths) > 0
+        assert len(widths) >= {"compare": 1, "explore": 20, "crossval": 0}[name] and min(widths, default=1) > 0
         assert page.evaluate(LUMINANCE) == []
         assert page.evaluate(BLANK) == 0

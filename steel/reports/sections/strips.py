@@ -7,6 +7,7 @@ from steel.reports.html.charts import PLOT_BOX, Axis, Series, line_chart
 from steel.reports.html.figures import Figures
 from steel.reports.html.markup import Markup, join, table, tag, void
 from steel.reports.sections.common import PERCENT, class_name, tile
+from steel.reports.sections.folds import is_crossval
 
 
 def strips_section(page: Figures) -> Markup:
@@ -34,12 +35,12 @@ def strips_section(page: Figures) -> Markup:
         [
             tag(
                 "p",
-                "A strip is one image. As decided by the checkpoint, a strip is stopped when any pixel of a "
-                "defect is predicted in it; in the line of a class, when that class is.",
+                "A strip is one image. As decided, a strip is stopped when any pixel of a defect is predicted in it; "
+                "in the line of a class, when that class is.",
             ),
-            table([*header, "95 %"], lines, caption="At the decision of the checkpoint"),
+            table([*header, "95 %"], lines, caption=f"At the decision {_whose(page)}"),
             tag("h3", "At another operating point"),
-            _operating_controls(page.all_names),
+            _operating_controls(page.all_names, _whose(page)),
         ]
     )
 
@@ -55,7 +56,11 @@ def operating_data(page: Figures) -> dict[str, Any]:
     }
 
 
-def _operating_controls(names: Sequence[str]) -> Markup:
+def _whose(page: Figures) -> str:
+    return "found on the other folds" if is_crossval(page) else "of the checkpoint"
+
+
+def _operating_controls(names: Sequence[str], whose: str) -> Markup:
     """The slider with its counts and its plot; the script fills them in."""
     rules = {
         "head": "the head's probability reaches the threshold",
@@ -85,7 +90,7 @@ def _operating_controls(names: Sequence[str]) -> Markup:
         tag("g", void("path", class_="chosen", d="M-6 -6L6 6M-6 6L6 -6"), id="shipped"),
         void("circle", id="dot", r=6),
     ]
-    title = "All operating points; × is the decision of the checkpoint"
+    title = f"All operating points; × is the decision {whose}"
     plot = line_chart(title, x, y, [Series("", [(0.0, 0.0)])], extra=join(marks))
     left, right, top, bottom = PLOT_BOX
     return join(

@@ -4,6 +4,12 @@ from steel.reports.html.charts import Axis, heat_chart
 from steel.reports.html.figures import Figures
 from steel.reports.html.markup import Markup, definitions, join, table, tag
 from steel.reports.sections.common import SCORE, class_name
+from steel.reports.sections.folds import is_crossval
+
+_SHIPPED = (
+    "This is the decision that is shipped, found on all folds; it and the gates are judged here by the images that "
+    "they were found on, which flatters. All other scores of this page are of images that had no say in their answer."
+)
 
 
 def thresholds_section(page: Figures) -> Markup:
@@ -50,6 +56,7 @@ def thresholds_section(page: Figures) -> Markup:
                 }
             ),
             table(header, lines, caption="As decided"),
+            tag("p", _SHIPPED, class_="note") if is_crossval(page) else "",
             tag("div", *grounds, class_="charts"),
             table(
                 ["gate", "mean Dice", "95 %", "over the first, 95 %", "positive Dice"],

@@ -206,11 +206,17 @@ def test_each_fold_is_judged_by_thresholds_found_on_the_others() -> None:
         assert nested.decisions[fold] == expected
         mine = folds == fold
         assert np.array_equal(nested.outcome.counts[mine], decide(statistics.select(mine), expected).counts)
-    metrics = build_nested_metrics(statistics, nested, class_names=NAMES)
+    shipped = tune_thresholds(statistics, space=SPACE, gates=("none", "class")).decision
+    metrics = build_nested_metrics(statistics, nested, shipped, folds, class_names=NAMES)
     assert metrics["mean_dice"] == metrics["cross_fitted"]["mean_dice"] == score(nested.outcome).mean_dice
     assert metrics["verdict"]["basis"] == "cross-fitted"
     assert metrics["folds"] == [0, 1, 2]
-    assert Decision.from_dict(metrics["decision"]["1"]) == nested.decisions[1]
+    assert Decision.from_dict(metrics["decision"]) == shipped
+    assert list(metrics["per_fold"]) == ["0", "1", "2"]
+    assert Decision.from_dict(metrics["per_fold"]["1"]["decision"]) == nested.decisions[1]
+    of_fold = score(decide(statistics.select(folds == 1), nested.decisions[1]))
+    assert metrics["per_fold"]["1"]["mean_dice"] == of_fold.mean_dice
+    assert metrics["per_fold"]["1"]["images"] == 15
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
 
 
