@@ -10,10 +10,12 @@ from data_prep.arguments import (
     add_depth_argument,
     add_executor_arguments,
     add_split_arguments,
+    add_tile_arguments,
     depth_from,
     parse_part,
     parse_size,
     split_options_from,
+    tile_from,
 )
 from data_prep.executors import open_executor
 from data_prep.job import Result, join_job, run_job
@@ -47,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="HxW",
         help="store images at this height and width, as 128x800; masks keep their size",
     )
+    add_tile_arguments(target)
     add_split_arguments(parser.add_argument_group("folds"))
 
     running = parser.add_argument_group("running")
@@ -88,6 +91,7 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
         shard_size=arguments.shard_size,
         split_options=split_options_from(arguments),
         resize=arguments.resize,
+        tile=tile_from(arguments),
         depth=depth_from(arguments),
     )
     if arguments.join is not None:

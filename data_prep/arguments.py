@@ -7,7 +7,9 @@ import re
 from data_prep.depth import Percentiles, parse_depth
 from data_prep.executors import EXECUTOR_KINDS
 from data_prep.options import SplitOptions
+from steel.errors import InputError
 from steel.images.pixel_format import EIGHT_BITS, Depth
+from steel.shards.tiles import TileGrid
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -83,6 +85,37 @@ def depth_from(arguments: argparse.Namespace) -> Depth | Percentiles:
         InputError: no rule that is known.
     """
     return EIGHT_BITS if arguments.depth is None else parse_depth(arguments.depth)
+
+
+def add_tile_arguments(group: argparse._ActionsContainer) -> None:
+    """`--tile` and `--tile-overlap`."""
+    group.add_argument(
+        "--tile",
+        type=parse_size,
+        metavar="HxW",
+        help="store larger images as overlapping tiles of this height and width, as 1024x1024, without loss; folds, "
+        "scores and predictions are of whole images all the same",
+    )
+    group.add_argument(
+        "--tile-overlap",
+        type=int,
+        metavar="N",
+        help="pixels that neighbouring tiles share at least (int); a quarter of a tile's shorter side by default",
+    )
+
+
+def tile_from(arguments: argparse.Namespace) -> TileGrid | None:
+    """The inverse of `add_tile_arguments`.
+
+    Raises:
+        InputError: an overlap of no tiles.
+    """
+    if arguments.tile is None:
+        if arguments.tile_overlap is not None:
+            raise InputError(f"--tile-overlap {arguments.tile_overlap}: give --tile HxW, too")
+        return None
+    overlap = min(arguments.tile) // 4 if arguments.tile_overlap is None else arguments.tile_overlap
+    return TileGrid(arguments.tile[0], arguments.tile[1], overlap)
 
 
 def parse_size(text: str) -> tuple[int, int]:

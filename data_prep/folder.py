@@ -117,7 +117,7 @@ def levels_url(options: Options, shard: ShardPlan) -> str:
 
 def finished_rows(options: Options, plan: Plan, shard: ShardPlan) -> ShardRows | None:
     """The rows of a shard, if it is complete and belongs to this plan."""
-    rows = read_rows(rows_url(options, shard), len(plan.labels.class_names))
+    rows = read_rows(rows_url(options, shard), len(plan.labels.class_names), tiled=options.tile is not None)
     if rows is None or rows.fingerprint != plan.fingerprint:
         return None
     if rows.size != storage.file_size(storage.join(options.out, shard.name)):
@@ -128,6 +128,7 @@ def finished_rows(options: Options, plan: Plan, shard: ShardPlan) -> ShardRows |
         [record.image_id for record in shard.records],
         some_ignored=plan.labels.ignore,
         with_signatures=options.split_options.group_duplicates,
+        tile=options.tile,
     )
     return rows if is_sound else None
 

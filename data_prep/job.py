@@ -187,6 +187,7 @@ def _finish(options: Options, plan: Plan, depth: Depth, *, parts: int) -> Summar
         plan.labels.class_names,
         ignore_bit=plan.labels.ignore_bit,
         depth=depth,
+        tile=options.tile,
         options={**options.recorded(), "input_sha256": plan.fingerprint},
     )
     names = [shard.name for shard in plan.shards]

@@ -19,7 +19,8 @@ from steel import storage
 from steel.folds import assign_folds
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.shards.checks import manifest_fault
-from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest, MaskCoding, ShardInfo, index_schema, write_index
+from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest, MaskCoding, ShardInfo, write_index
+from steel.shards.tiles import TileGrid, image_starts
 
 DUPLICATES_NAME = "duplicates.json"
 MIN_STD = 1 / 255
@@ -44,7 +45,7 @@ class Summary:
         manifest = self.manifest
         classes = ", ".join(f"{n} {name}" for name, n in zip(manifest.class_names, manifest.num_positive, strict=True))
         return [
-            f"{manifest.num_samples} images in {len(manifest.shards)} shards: {manifest.num_clean} clean, {classes}",
+            f"{manifest.held()} in {len(manifest.shards)} shards: {manifest.num_clean} clean, {classes}",
             f"{'gray' if manifest.channels == 1 else 'colour'}, mean {_figures(manifest.mean)}, "
             f"standard deviation {_figures(manifest.std)}",
             *([] if manifest.depth == EIGHT_BITS else [f"images of 16 bits are read by {manifest.depth}"]),
@@ -61,6 +62,7 @@ def draft_manifest(
     mask_coding: MaskCoding = "bitmask",
     ignore_value: int | None = None,
     depth: Depth = EIGHT_BITS,
+    tile: TileGrid | None = None,
 ) -> Manifest:
     """A manifest with everything that is known before the images are counted."""
     return Manifest(
@@ -81,6 +83,7 @@ def draft_manifest(
         mask_coding=mask_coding,
         ignore_value=ignore_value,
         depth=depth,
+        tile=tile,
         options=options,
     )
 
@@ -108,24 +111,27 @@ def write_manifest(
         InputError: a split that does not fit the images.
     """
     table = pa.concat_tables([shard.table for shard in shards])
-    image_ids = table["image_id"].to_pylist()
-    classes = table["areas"].combine_chunks().flatten().to_numpy().reshape(-1, draft.num_classes) > 0
-    groups = np.arange(table.num_rows, dtype=np.int32)
+    images, num_tiles = _images_of(table, is_tiled=draft.tile is not None)
+    image_ids = images["image_id"].to_pylist()
+    classes = images["areas"].combine_chunks().flatten().to_numpy().reshape(-1, draft.num_classes) > 0
+    groups = np.arange(images.num_rows, dtype=np.int32)
     lines: list[str] = []
     if split_options.group_duplicates:
-        groups, lines = _group(table["signature"].to_pylist(), image_ids, out, staging)
+        groups, lines = _group(images["signature"].to_pylist(), image_ids, out, staging)
     folds = _deal(image_ids, groups, classes, split_options)
     leaking = straddling_groups(groups, folds)
     if len(leaking):
         lines.append(f"warning: {len(leaking)} groups of duplicates lie in more than one fold of the given split")
 
-    index_size, index_sha256 = _write_index(out, table, folds, groups, draft.num_classes, staging)
-    channels, mean, std = _normalisation(table)
+    dealt = np.repeat(folds, num_tiles), np.repeat(groups, num_tiles)
+    index_size, index_sha256 = _write_index(out, table, *dealt, draft.index_schema, staging)
+    channels, mean, std = _normalisation(images)
     lines += _remarks_on_flat(std)
     fold_sizes = np.bincount(folds, minlength=2)
     manifest = replace(
         draft,
         num_samples=table.num_rows,
+        num_images=None if draft.tile is None else images.num_rows,
         num_positive=tuple(classes.sum(0).tolist()),
         num_clean=int((~classes.any(1)).sum()),
         channels=channels,
@@ -147,6 +153,17 @@ def write_manifest(
     return Summary(manifest, tuple(fold_sizes.tolist()), tuple(lines))
 
 
+def _images_of(table: pa.Table, *, is_tiled: bool) -> tuple[pa.Table, np.ndarray]:
+    """The rows of images, and of how many samples each consists, (N,) int64: of tiles, those of what they make up."""
+    if not is_tiled:
+        return table, np.ones(table.num_rows, np.int64)
+    starts = image_starts({name: table[name].to_numpy() for name in ("top", "left")})
+    images = table.take(starts)
+    for name in ("height", "width", "areas", "ignored"):
+        images = images.set_column(images.schema.get_field_index(name), name, images[f"image_{name}"])
+    return images, np.diff(starts, append=table.num_rows)
+
+
 def _group(
     signatures: Sequence[bytes], image_ids: Sequence[str], out: str, staging: Path | None
 ) -> tuple[np.ndarray, list[str]]:
@@ -160,10 +177,9 @@ def _group(
 
 
 def _write_index(
-    out: str, table: pa.Table, folds: np.ndarray, groups: np.ndarray, num_classes: int, staging: Path | None
+    out: str, table: pa.Table, folds: np.ndarray, groups: np.ndarray, schema: pa.Schema, staging: Path | None
 ) -> tuple[int, str]:
     """Write the index; returns its size in bytes and its sha256."""
-    schema = index_schema(num_classes)
     for name, column in (("fold", folds), ("group", groups)):
         field = schema.field(name)
         table = table.append_column(field, pa.array(column, field.type))

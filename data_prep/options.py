@@ -9,6 +9,10 @@ from steel.errors import InputError
 from steel.folds import MAX_FOLDS
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.labels.options import AS_FOUND, LabelOptions
+from steel.shards.tiles import TileGrid
+
+MIN_TILE = 32
+"""The stride of the usual networks: a smaller tile would be padding for the most part."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Options:
     split_options: SplitOptions = SplitOptions()
     resize: tuple[int, int] | None = None
     """Height and width of the stored images; as they are when None."""
+    tile: TileGrid | None = None
+    """How larger images are cut; they are stored whole when None."""
     depth: Depth | Percentiles = EIGHT_BITS
     """How images of 16 bits become images of 8."""
 
@@ -67,6 +73,21 @@ class Options:
             raise InputError(f"--shard-size {self.shard_size}: must be at least 1")
         if self.resize is not None and min(self.resize) < 1:
             raise InputError(f"--resize {self.resize[0]}x{self.resize[1]}: both sizes must be at least 1")
+        if self.tile is not None:
+            self._check_tile(self.tile)
+
+    def _check_tile(self, tile: TileGrid) -> None:
+        sides, least = (tile.height, tile.width), MIN_TILE
+        if self.resize is not None:
+            raise InputError("--tile and --resize: give one of them; tiles are there to keep every pixel")
+        if min(sides) < least:
+            raise InputError(
+                f"--tile {tile.height}x{tile.width}: give at least {least}x{least}; training cuts its crops from tiles"
+            )
+        if not 0 <= tile.overlap <= min(sides) // 2:
+            raise InputError(
+                f"--tile-overlap {tile.overlap}: give 0 to {min(sides) // 2} pixels, half of the tile's shorter side"
+            )
 
     def recorded(self) -> dict[str, Any]:
         """What changes the bytes written, without the places of input and output, as plain JSON values."""
@@ -76,5 +97,6 @@ class Options:
             **self.label_options.recorded(),
             **self.split_options.recorded(),
             "resize": None if self.resize is None else list(self.resize),
+            "tile": None if self.tile is None else [self.tile.height, self.tile.width, self.tile.overlap],
             "depth": str(self.depth),
         }

@@ -8,6 +8,7 @@ import numpy as np
 from steel.images.decode import decode_pixels
 from steel.images.geometry import resize_image
 from steel.images.pixel_format import EIGHT_BITS, Depth
+from steel.shards.tiles import TilePlace
 
 
 class StoredImage(NamedTuple):
@@ -61,6 +62,12 @@ def load_image(
     if pixels.shape[:2] != original_size:
         data, extension = _encode(pixels), "png"
     return StoredImage(data, extension, pixels, original_size)
+
+
+def cut_image(image: StoredImage, place: TilePlace) -> StoredImage:
+    """A tile of an image, stored without loss as PNG of 8 bits."""
+    pixels = image.pixels[place.inside]
+    return StoredImage(_encode(pixels), "png", pixels, pixels.shape[:2])
 
 
 def _is_gray(pixels: np.ndarray) -> bool:

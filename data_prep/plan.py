@@ -10,12 +10,15 @@ from data_prep.options import Options, SplitOptions
 from data_prep.splits import read_split_file, severstal_classic
 from steel import storage
 from steel.errors import InputError
-from steel.images.listing import IMAGE_SUFFIXES, ImageRecord
+from steel.images.listing import IMAGE_SUFFIXES, LOSSY_SUFFIXES, ImageRecord
 from steel.labels.labels import Labels
 from steel.labels.load import load_labels
+from steel.shards.tiles import TileGrid
 
 _SAMPLE_OVERHEAD = 8192
 """Bytes that a sample takes beside its image: mask, description, tar headers and padding, generously."""
+_LOSSLESS = 2
+"""How many times as large as a JPEG a PNG of the same pixels is, at least."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,20 @@ def make_plan(options: Options) -> Plan:
             number,
             f"{options.prefix}-{number:06d}.tar",
             tuple(chunk),
-            sum(sizes[record.image_id] + _SAMPLE_OVERHEAD for record in chunk),
+            sum(_stored_bytes(record.image_id, sizes[record.image_id], options.tile) for record in chunk),
         )
         for number, chunk in enumerate(chunks)
     )
     return Plan(labels, shards, _fingerprint(options, labels, sizes))
+
+
+def _stored_bytes(image_id: str, size: int, tile: TileGrid | None) -> int:
+    """About what a sample takes; in tiles, as if the image were large enough for many."""
+    if tile is not None:
+        if image_id.lower().endswith(LOSSY_SUFFIXES):
+            size *= _LOSSLESS
+        size = size * tile.height * tile.width // ((tile.height - tile.overlap) * (tile.width - tile.overlap))
+    return size + _SAMPLE_OVERHEAD
 
 
 def _check_split(split_options: SplitOptions, labels: Labels) -> None:

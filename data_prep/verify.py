@@ -21,13 +21,14 @@ from tqdm import tqdm
 
 from data_prep.arguments import HelpFormatter, add_executor_arguments
 from data_prep.executors import open_executor
+from data_prep.tile_check import TileCheck
 from steel import storage
 from steel.arrow_file import columns_of, read_batch
 from steel.errors import run_program
 from steel.images.bitmask import mask_areas
 from steel.images.decode import decode_image
 from steel.shards.checks import Total, rows_fault, totals
-from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest, index_schema
+from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
 from steel.shards.mask_codec import decode_stored_mask
 
 _BLOCK = 1 << 24
@@ -75,7 +76,7 @@ def verify(root: str, executor: Executor) -> list[Fault]:
     faults = _check_index(root, manifest)
     rows = [slice(0, 0)] * len(manifest.shards)
     if not any(fault.hides_samples for fault in faults):
-        index = _load_index(root, manifest.num_classes, manifest.index_sha256)
+        index = _load_index(root, manifest.index_schema, manifest.index_sha256)
         faults += _check_totals(manifest, index)
         ends = np.searchsorted(index["shard"].to_numpy(), np.arange(len(manifest.shards)), side="right").tolist()
         rows = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
@@ -94,7 +95,7 @@ def _check_index(root: str, manifest: Manifest) -> list[Fault]:
     try:
         with _mapped(storage.join(root, INDEX_NAME)) as data:
             faults = _check_bytes(INDEX_NAME, data, manifest.index_size, manifest.index_sha256)
-        index = _load_index(root, manifest.num_classes, manifest.index_sha256)
+        index = _load_index(root, manifest.index_schema, manifest.index_sha256)
     except FileNotFoundError:
         return [Fault(INDEX_NAME, "missing", hides_samples=True)]
     except (OSError, ValueError) as error:
@@ -104,7 +105,7 @@ def _check_index(root: str, manifest: Manifest) -> list[Fault]:
 
 
 @lru_cache(maxsize=1)
-def _load_index(root: str, num_classes: int, sha256: str) -> pa.RecordBatch:
+def _load_index(root: str, schema: pa.Schema, sha256: str) -> pa.RecordBatch:
     """The index, once a process: mapped when local. The hash only tells one index from another.
 
     Raises:
@@ -115,7 +116,7 @@ def _load_index(root: str, num_classes: int, sha256: str) -> pa.RecordBatch:
         data = pa.py_buffer(storage.read_bytes(url))
     else:
         data = pa.memory_map(str(storage.local_path(url))).read_buffer()
-    return read_batch(data, index_schema(num_classes))
+    return read_batch(data, schema)
 
 
 def _check_totals(manifest: Manifest, index: pa.RecordBatch) -> list[Fault]:
@@ -144,8 +145,9 @@ def _check_shard(check: _ShardCheck) -> list[Fault]:
     try:
         with _mapped(storage.join(check.root, shard.name)) as tar:
             faults = _check_bytes(shard.name, tar, shard.size, shard.sha256)
+            tiles = None if check.manifest.tile is None else TileCheck(check.manifest)
             for row in _rows(check):
-                what = _check_sample(tar, row, check.manifest)
+                what = _check_sample(tar, row, check.manifest, tiles)
                 if what is not None:
                     faults.append(Fault(f"{shard.name}: sample {row['key']} ({row['image_id']})", what))
             return faults
@@ -156,12 +158,28 @@ def _check_shard(check: _ShardCheck) -> list[Fault]:
 def _rows(check: _ShardCheck) -> list[dict[str, Any]]:
     if check.rows.stop == 0:
         return []
-    index = _load_index(check.root, check.manifest.num_classes, check.manifest.index_sha256)
+    index = _load_index(check.root, check.manifest.index_schema, check.manifest.index_sha256)
     return index.slice(check.rows.start, check.rows.stop - check.rows.start).to_pylist()
 
 
-def _check_sample(tar: memoryview, row: dict[str, Any], manifest: Manifest) -> str | None:
-    """What is wrong with a sample first of all; None when nothing is."""
+def _check_sample(tar: memoryview, row: dict[str, Any], manifest: Manifest, tiles: TileCheck | None) -> str | None:
+    """What is wrong with a sample first of all, by itself or beside the other tiles of its image; None for nothing."""
+    members = _members(tar, row)
+    if isinstance(members, str):
+        return members
+    try:
+        image = decode_image(members["image"], manifest.channels, manifest.depth)
+        bitmask = decode_stored_mask(manifest, members["mask"], row["original_height"], row["original_width"])
+    except ValueError as error:
+        return str(error)
+    if image.shape[:2] != (row["height"], row["width"]):
+        return f"the image is {image.shape[0]}x{image.shape[1]}, the index says {row['height']}x{row['width']}"
+    fault = _check_mask(bitmask, row, manifest) or _check_description(members["json"], row, manifest)
+    return fault if fault or tiles is None else tiles.add(row, image, bitmask)
+
+
+def _members(tar: memoryview, row: dict[str, Any]) -> dict[str, bytes] | str:
+    """The bytes of a sample, or what is wrong with them."""
     members: dict[str, bytes] = {}
     for kind in _MEMBERS:
         offset, length = row[f"{kind}_offset"], row[f"{kind}_length"]
@@ -173,14 +191,7 @@ def _check_sample(tar: memoryview, row: dict[str, Any], manifest: Manifest) -> s
         if length and not _header_matches(tar, row, kind):
             return f"the {kind} does not start where the index says"
         members[kind] = data
-    try:
-        size = decode_image(members["image"], manifest.channels, manifest.depth).shape[:2]
-        bitmask = decode_stored_mask(manifest, members["mask"], row["original_height"], row["original_width"])
-    except ValueError as error:
-        return str(error)
-    if size != (row["height"], row["width"]):
-        return f"the image is {size[0]}x{size[1]}, the index says {row['height']}x{row['width']}"
-    return _check_mask(bitmask, row, manifest) or _check_description(members["json"], row, manifest)
+    return members
 
 
 def _header_matches(tar: memoryview, row: dict[str, Any], kind: str) -> bool:
@@ -212,7 +223,8 @@ def _check_description(data: bytes, row: dict[str, Any], manifest: Manifest) -> 
     """Our own description must agree with the index; that of others may say anything."""
     if manifest.mask_coding != "bitmask" or not data:
         return None
-    names = ("image_id", "height", "width", "original_height", "original_width", "areas")
+    names = ["image_id", "height", "width", "original_height", "original_width", "areas"]
+    names += ["top", "left", "image_height", "image_width"] if manifest.tile is not None else []
     try:
         said = json.loads(data)
         wrong = [name for name in names if said[name] != row[name]]

@@ -21,6 +21,7 @@ from steel.images.bitmask import mask_areas
 from steel.images.listing import IMAGE_SUFFIXES
 from steel.shards.format import Manifest
 from steel.shards.mask_codec import decode_stored_mask
+from steel.shards.tiles import TILE_MARK
 from steel.validation_errors import Issue, raise_issues
 
 _IMAGES = tuple(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
@@ -134,6 +135,8 @@ def _row(key: str, members: dict[str, _Member], task: ForeignTask) -> dict[str, 
     manifest = task.manifest
     if printable(key) != key:
         raise ValueError("a name with control characters or bytes that are not UTF-8")
+    if TILE_MARK in key:
+        raise ValueError("a tile of a larger image; make such shards with `python -m data_prep --tile`")
     extension = _choose(members, task.image_extension, _IMAGES)
     if extension is None:
         raise ValueError(f"no image among {', '.join(members)}")

@@ -1,14 +1,16 @@
 """Write one shard: the unit of parallel work and of resuming."""
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from data_prep.duplicates import image_signature
 from data_prep.options import Options
-from data_prep.pixels import StoredImage, gray_of, ignored_area, load_image, pixel_sums
+from data_prep.pixels import StoredImage, cut_image, gray_of, ignored_area, load_image, pixel_sums
 from data_prep.plan import ShardPlan
 from data_prep.reading import read_images
 from data_prep.rows import ShardRows, measured, rows_schema, write_rows
@@ -20,6 +22,7 @@ from steel.images.pixel_format import Depth
 from steel.labels.labels import Labels
 from steel.shards.format import MASK_EXTENSION, sample_key
 from steel.shards.mask_codec import encode_mask
+from steel.shards.tiles import TILE_MARK, TileGrid
 from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
 
@@ -43,7 +46,7 @@ def write_shard(task: ShardTask) -> int:
     """Write one tar, then the mark that it is complete; both appear whole or not at all.
 
     Returns:
-        The number of samples.
+        The number of images.
 
     Raises:
         ValidationErrors: every image or mask of this shard that cannot be used.
@@ -58,53 +61,91 @@ def write_shard(task: ShardTask) -> int:
             try:
                 if isinstance(data, ValueError):
                     raise data
-                rows.append({"shard": task.shard.number, **_add_sample(tar, record, data, task)})
+                rows += [{"shard": task.shard.number, **row} for row in _add_image(tar, record, data, task)]
             except ValidationErrors as error:
                 issues += error.issues
             except ValueError as error:
                 issues.append(Issue("unusable images", f"{record.image_id} ({error})"))
         raise_issues(issues)
-    table = pa.Table.from_pylist(rows, rows_schema(len(task.labels.class_names)))
+    table = pa.Table.from_pylist(rows, rows_schema(len(task.labels.class_names), tiled=task.options.tile is not None))
     finished = ShardRows(tar.size, tar.sha256, task.fingerprint, table)
     write_rows(task.rows_url, finished, task.staging)
-    return len(rows)
+    return len(task.shard.records)
 
 
-def _add_sample(tar: ShardFile, record: ImageRecord, data: bytes, task: ShardTask) -> dict[str, Any]:
-    """Append an image, its mask and its description; returns its row. Nothing is appended when it cannot be used."""
+def _add_image(tar: ShardFile, record: ImageRecord, data: bytes, task: ShardTask) -> list[dict[str, Any]]:
+    """Append an image, as one sample or in tiles; returns their rows. Nothing is appended when it cannot be used."""
     options, labels = task.options, task.labels
     extension = record.image_id.rpartition(".")[2].lower()
     image = load_image(data, extension, resize=options.resize, depth=task.depth)
     # At the original size even where the image is reduced: masks are small, and scores are then exact.
     bitmask = labels.bitmask(record.image_id, *image.original_size)
-    num_classes = len(labels.class_names)
-    areas = mask_areas(bitmask, num_classes)
+    signature = image_signature(gray_of(image.pixels)) if options.split_options.group_duplicates else b""
+    measures = measured(pixel_sums(image.pixels), signature)
     key = sample_key(record.image_id)
-    signature = image_signature(gray_of(image.pixels)) if task.options.split_options.group_duplicates else b""
+    if options.tile is None:
+        return [{**_add_sample(tar, record.image_id, key, image, bitmask, labels, {}), **measures}]
+    whole = {
+        "image_areas": mask_areas(bitmask, len(labels.class_names)),
+        "image_ignored": ignored_area(bitmask, labels.ignore_bit),
+        **measures,
+    }
+    return [
+        {**_add_sample(tar, record.image_id, f"{key}{mark}", tile, part, labels, place), **whole}
+        for mark, tile, part, place in _tiles_of(image, bitmask, options.tile)
+    ]
+
+
+def _tiles_of(
+    image: StoredImage, bitmask: np.ndarray, grid: TileGrid
+) -> Iterator[tuple[str, StoredImage, np.ndarray, dict[str, int]]]:
+    """Each tile's end of its key, its pixels, its bitmask and its place; an image that needs no cut stays as it is."""
+    size = {"image_height": image.size[0], "image_width": image.size[1]}
+    places = grid.places(*image.size)
+    if len(places) == 1:
+        yield "", image, bitmask, {"top": 0, "left": 0, **size}
+        return
+    for place in places:
+        mark = f"{TILE_MARK}{place.top}-{place.left}"
+        part = np.ascontiguousarray(bitmask[place.inside])
+        yield mark, cut_image(image, place), part, {"top": place.top, "left": place.left, **size}
+
+
+def _add_sample(
+    tar: ShardFile,
+    image_id: str,
+    key: str,
+    image: StoredImage,
+    bitmask: np.ndarray,
+    labels: Labels,
+    place: Mapping[str, int],
+) -> dict[str, Any]:
+    """Append an image or a tile, its mask and its description; returns its row but for what is measured."""
+    areas = mask_areas(bitmask, len(labels.class_names))
+    described = {
+        "height": image.size[0],
+        "width": image.size[1],
+        "original_height": image.original_size[0],
+        "original_width": image.original_size[1],
+        **place,
+    }
     return {
         "key": key,
-        "image_id": record.image_id,
+        "image_id": image_id,
         "image_ext": image.extension,
         **tar.add("image", key, image.extension, image.data),
         **tar.add("mask", key, MASK_EXTENSION, encode_mask(bitmask)),
-        **tar.add("json", key, "json", _description(record.image_id, image, areas)),
-        "height": image.size[0],
-        "width": image.size[1],
-        "original_height": image.original_size[0],
-        "original_width": image.original_size[1],
+        **tar.add("json", key, "json", _description(image_id, described, areas)),
+        **described,
         "areas": areas,
         "ignored": ignored_area(bitmask, labels.ignore_bit),
-        **measured(pixel_sums(image.pixels), signature),
     }
 
 
-def _description(image_id: str, image: StoredImage, areas: list[int]) -> bytes:
+def _description(image_id: str, described: Mapping[str, int], areas: list[int]) -> bytes:
     values = {
         "image_id": image_id,
-        "height": image.size[0],
-        "width": image.size[1],
-        "original_height": image.original_size[0],
-        "original_width": image.original_size[1],
+        **described,
         "classes": [k + 1 for k, area in enumerate(areas) if area],
         "areas": areas,
     }

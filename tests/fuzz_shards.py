@@ -24,6 +24,7 @@ from steel.errors import InputError
 from steel.images.png import encode_png
 from steel.shards.format import write_index
 from steel.shards.reader import ShardReader
+from steel.shards.tiles import TileGrid
 from tests.fuzzing import JSON_EDITS, Format, Random, edit_bytes
 from tests.image_folder import arguments, write_images
 from tests.shard_folder import defect_mask, make_shards, steel_image, write_tar
@@ -45,10 +46,10 @@ def read_set(folder: Path) -> Any:
     """Everything that training and evaluation take from a set."""
     reader = ShardReader(folder)
     try:
-        index = reader.index
+        index, stored = reader.index, reader.samples
         samples = [(reader.read(row), reader.read(row, original_mask=True), reader.read_bytes(row)) for row in range(6)]
-        texts = [(index.key(row), index.image_id(row)) for row in range(len(index))]
-        numbers = [(name, column.tolist()) for name, column in index.columns.items()]
+        texts = [(stored.key(row), stored.image_id(row)) for row in range(len(stored))]
+        numbers = [(name, column.tolist()) for name, column in stored.columns.items()]
         folds = [index.rows([fold]).tolist() for fold in range(reader.manifest.folds)]
         images = [(s.image.tolist(), o.bitmask.tolist(), hashlib.sha256(raw.image).digest()) for s, o, raw in samples]
         return images, texts, numbers, folds, reader.manifest
@@ -56,12 +57,20 @@ def read_set(folder: Path) -> Any:
         reader.close()
 
 
-def make_prepared_set(folder: Path) -> None:
+TILES = {"tile": "32x32", "tile_overlap": 4}
+
+
+def make_prepared_set(folder: Path, **options: object) -> None:
     write_images(folder.parent / "input", 6)
-    assert shard(arguments(folder.parent / "input", folder / "shards", shard_size=3, folds=2)) == 0
+    assert shard(arguments(folder.parent / "input", folder / "shards", shard_size=3, folds=2, **options)) == 0
     for path in (folder / "shards").iterdir():
         path.rename(folder / path.name)
     (folder / "shards").rmdir()
+
+
+def make_tiled_set(folder: Path) -> None:
+    """Each image of 32x48 in two tiles."""
+    make_prepared_set(folder, **TILES)
 
 
 def verify_set(folder: Path) -> Any:
@@ -88,7 +97,7 @@ def mend_sums(folder: Path) -> None:
     """Make the index's checksums those of the bytes that lie there now, and the manifest agree."""
     table = pa.ipc.open_file(pa.py_buffer((folder / "index.arrow").read_bytes())).read_all()
     rows, schema = table.to_pylist(), table.schema
-    shards = [(folder / f"shard-{number:06d}.tar").read_bytes() for number in range(2)]
+    shards = [path.read_bytes() for path in sorted(folder.glob("shard-*.tar"))]
     for row in rows:
         for kind in ("image", "mask", "json"):
             start = row[f"{kind}_offset"]
@@ -212,20 +221,21 @@ def edit_tar_header(data: bytes, random: Random) -> bytes:
 CLAIM, MARK = "out/.unfinished/plan.json", "out/.unfinished/shard-000000.tar.rows"
 
 
-def half_a_job(edited: str) -> Callable[[Path], str]:
+def half_a_job(edited: str, **options: object) -> Callable[[Path], str]:
     """The first of two parts of a job on six images."""
 
     def make(folder: Path) -> str:
         write_images(folder / "input", 6)
-        assert shard(arguments(folder / "input", folder / "out", shard_size=3, folds=2, part="1/2")) == 0
+        line = arguments(folder / "input", folder / "out", shard_size=3, folds=2, part="1/2", **options)
+        assert shard(line) == 0
         return edited
 
     return make
 
 
-def options_of(folder: Path) -> Options:
+def options_of(folder: Path, tile: TileGrid | None = None) -> Options:
     images, table, out = (str(folder / name) for name in ("input/images", "input/train.csv", "out"))
-    return Options(images, out, table, shard_size=3, split_options=SplitOptions(folds=2))
+    return Options(images, out, table, shard_size=3, split_options=SplitOptions(folds=2), tile=tile)
 
 
 def read_claim(folder: Path) -> Any:
@@ -234,9 +244,9 @@ def read_claim(folder: Path) -> Any:
     return claim(options, plan, may_restart=False), len(plan.shards)
 
 
-def read_mark(folder: Path) -> Any:
+def read_mark(folder: Path, tile: TileGrid | None = None) -> Any:
     """Its rows; where it is not believed, the shard will be written again."""
-    options = options_of(folder)
+    options = options_of(folder, tile)
     plan = make_plan(options)
     rows = finished_rows(options, plan, plan.shards[0])
     if rows is None:
@@ -283,6 +293,31 @@ FORMATS: dict[str, Format] = {
         is_hashed=True,
         names="folder",
     ),
+    "manifest of tiles": Format(whole_set("manifest.json", make_tiled_set), read_set, JSON_EDITS, names="folder"),
+    "index of tiles": Format(
+        whole_set("index.arrow", make_tiled_set),
+        read_set,
+        (edit_cell, edit_cell, edit_cell, edit_bytes, edit_arrow_header),
+        mend_manifest,
+        is_hashed=True,
+        names="folder",
+    ),
+    "index of tiles, verified": Format(
+        whole_set("index.arrow", make_tiled_set),
+        verify_set,
+        (edit_cell, edit_cell, edit_bytes, edit_arrow_header),
+        mend_manifest,
+        is_hashed=True,
+        names="folder",
+    ),
+    "shard of tiles, verified": Format(
+        whole_set("shard-000001.tar", make_tiled_set),
+        verify_set,
+        (edit_past_header, edit_bytes),
+        mend_sums,
+        is_hashed=True,
+        names="folder",
+    ),
     "shard": Format(whole_set("shard-000001.tar"), read_set, (edit_past_header, edit_bytes), mend_sums, names="folder"),
     "shard, verified": Format(
         whole_set("shard-000001.tar", make_prepared_set),
@@ -296,5 +331,13 @@ FORMATS: dict[str, Format] = {
     "claim of a folder": Format(half_a_job(CLAIM), read_claim, JSON_EDITS, names="folder"),
     "mark of a shard": Format(
         half_a_job(MARK), read_mark, (edit_rows, edit_rows, edit_rows, edit_bytes), mend_mark, True, "folder"
+    ),
+    "mark of a shard of tiles": Format(
+        half_a_job(MARK, **TILES),
+        lambda folder: read_mark(folder, TileGrid(32, 32, 4)),
+        (edit_rows, edit_rows, edit_rows, edit_bytes),
+        mend_mark,
+        True,
+        "folder",
     ),
 }

@@ -220,8 +220,9 @@ def _fit_length(
 
 def _hold_decoded(context: RunContext) -> None:
     passes = sum(phase.epochs for phase in context.config.phases)
-    rows = np.concatenate([context.rows.train, context.rows.validation])
-    keep_decoded_samples(context.reader, rows, passes, context.config.runtime, context.runtime)
+    index, rows = context.reader.index, context.rows
+    used = np.concatenate([index.samples(part) for part in (rows.train, rows.validation)])
+    keep_decoded_samples(context.reader, used, passes, context.config.runtime, context.runtime)
 
 
 def _try_phases_to_come(context: RunContext, training: TrainingState, state: LoopState) -> None:
@@ -246,12 +247,12 @@ def _build_samplers(config: Config, reader: ShardReader, rows: FoldRows) -> list
     """Which training sample stands at which position, for each phase."""
     return [
         build_sampler(
-            rows.train,
-            reader.index.areas,
+            reader.index.samples(rows.train),
+            reader.samples.areas,
             phase.sampling,
             seed=config.seed,
             phase=number,
-            shards=reader.index.shard,
+            shards=reader.samples.shard,
         )
         for number, phase in enumerate(config.phases)
     ]
@@ -328,7 +329,7 @@ def _write_suspects(context: RunContext, folder: RunFolder, rows: list[int]) -> 
     """Name the samples behind non-finite losses, of all ranks, in nonfinite.json."""
     everybody = sorted({row for part in context.runtime.all_gather(rows) for row in part})
     if context.runtime.is_main:
-        suspects = [{"row": row, "image_id": context.reader.index.image_id(row)} for row in everybody]
+        suspects = [{"row": row, "image_id": context.reader.samples.image_id(row)} for row in everybody]
         write_text(folder.root / "nonfinite.json", json.dumps(suspects, indent=1) + "\n")
 
 

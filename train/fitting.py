@@ -36,8 +36,8 @@ def fit_preset(name: str, data: str, out: str, budget: Budget) -> Config:
 
 
 def read_facts(reader: ShardReader) -> DataFacts:
-    """What a set says of itself."""
-    index = reader.index
+    """What a set says of itself: of its tiles, where it stores large images in such; training reads them as images."""
+    index = reader.samples
     present = np.asarray(index.areas) > 0
     return DataFacts(
         images=len(index),

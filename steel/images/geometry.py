@@ -65,3 +65,20 @@ def resize_bitmask(bitmask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     planes = unpack_masks(bitmask, 8 * bitmask.itemsize).astype(np.uint8) * 255
     return pack_masks(np.stack([cv2.resize(plane, size[::-1], interpolation=way) >= 128 for plane in planes]))
+
+
+def count_tiles(lengths: np.ndarray, size: int, overlap: int) -> np.ndarray:
+    """How many tiles of `size` pixels cover each of `lengths`, where neighbours share `overlap` pixels at least."""
+    return np.where(lengths > size, -(-(lengths - overlap) // (size - overlap)), 1)
+
+
+def tile_starts(numbers: np.ndarray, num: np.ndarray, lengths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Where the tiles with these `numbers`, of `num` that are spread evenly over a side, start: the last ends with it.
+
+    Args:
+        numbers: (n,) int64 from 0.
+        num: tiles along the side.
+        lengths: of the side.
+        sizes: of a tile, at most the side's length.
+    """
+    return numbers * (lengths - sizes) // np.maximum(1, num - 1)

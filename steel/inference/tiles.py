@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from steel.config import TilingConfig
+from steel.images.geometry import count_tiles, tile_starts
 
 
 class Span(NamedTuple):
@@ -77,8 +78,8 @@ def make_spans(length: int, size: int, overlap: int, stride: int) -> list[Span]:
     """
     size, overlap = (-(-pixels // stride) * stride for pixels in (size, overlap))
     size = min(size, length)
-    num = 1 if size == length else -(-(length - overlap) // (size - overlap))
-    starts = [(i * (length - size)) // max(1, num - 1) // stride * stride for i in range(num)]
+    num = 1 if size == length else int(count_tiles(np.array(length), size, overlap))
+    starts = (tile_starts(np.arange(num), np.array(num), np.array(length), np.array(size)) // stride * stride).tolist()
     seams = [(later + earlier + size) / 2 for earlier, later in pairwise(starts)]
     edges = [0, *(round(seam / stride) * stride for seam in seams), length]
     spans = []

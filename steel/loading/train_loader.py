@@ -32,7 +32,7 @@ class MicroBatch:
     targets: torch.Tensor
     """(m, h, w) uint8, or int32 for more than 7 classes: bits 0..C-1 = classes, bit C = invalid."""
     rows: torch.Tensor
-    """(m,) int64, rows of the index."""
+    """(m,) int64, rows of the samples."""
     positions: torch.Tensor
     """(m,) int64."""
     index: int
@@ -161,7 +161,7 @@ class _TrainWork:
         bad: dict[int, BadSampleError] = {}
         for i, (row, target_class) in enumerate(zip(item.rows.tolist(), item.target_classes.tolist(), strict=True)):
             try:
-                sample = self.reader.read(row)
+                sample = self.reader.read_sample(row)
             except BadSampleError as error:
                 if self.reader.on_bad_sample == "fail":
                     raise

@@ -63,7 +63,7 @@ def data_of_shards(shards: str | os.PathLike[str]) -> ExploredData:
         return resize_image(sample.image, sample.bitmask.shape), sample.bitmask
 
     sizes, stored = (
-        np.stack([np.asarray(index.columns[name]) for name in names], axis=1)
+        np.stack([np.asarray(getattr(index, name)) for name in names], axis=1)
         for names in (("original_height", "original_width"), ("height", "width"))
     )
     return ExploredData(

@@ -15,7 +15,7 @@ from steel.metrics.counts import INTERSECTION, PREDICTED, TRUE, dice
 from steel.metrics.label_doubts import Doubt
 from steel.metrics.scores import Outcome
 from steel.metrics.statistics import EvaluationStatistics
-from steel.shards.index import Index
+from steel.shards.index import Images
 
 FALSE_ALARM, MISS, FOUND, CLEAN = "false alarm", "miss", "found", "clean"
 """What became of a strip: clean but stopped, defective but passed, defective and stopped, clean and passed."""
@@ -38,7 +38,7 @@ class ImageRow:
 def image_rows(
     statistics: EvaluationStatistics,
     outcome: Outcome,
-    index: Index,
+    index: Images,
     class_names: Sequence[str],
     doubts: Sequence[Doubt] = (),
     overlays: Mapping[int, str] | None = None,
@@ -85,7 +85,7 @@ def image_rows(
     return lines
 
 
-def doubt_rows(doubts: Sequence[Doubt], index: Index, class_names: Sequence[str]) -> list[dict[str, Any]]:
+def doubt_rows(doubts: Sequence[Doubt], index: Images, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """The lines of `label_doubts.csv`, a region each, those of the most doubtful image first."""
     return [
         {

@@ -14,6 +14,7 @@ from steel.errors import printable
 from steel.folds import MAX_FOLDS
 from steel.images.pixel_format import MAX_PIXELS
 from steel.labels.classes import MAX_CLASSES, name_fault
+from steel.shards.tiles import image_starts, tiles_fault
 
 if TYPE_CHECKING:
     from steel.shards.format import Manifest, ShardInfo
@@ -31,6 +32,7 @@ def manifest_fault(manifest: "Manifest") -> str | None:
         or _mask_fault(manifest)
         or _count_fault(manifest)
         or _pixel_fault(manifest)
+        or _tile_fault(manifest)
         or next((fault for fault in map(shard_fault, shards) if fault), None)
         or _first(
             (len({shard.name for shard in shards}) < len(shards), "two shards have one name"),
@@ -62,13 +64,31 @@ def _mask_fault(manifest: "Manifest") -> str | None:
 
 def _count_fault(manifest: "Manifest") -> str | None:
     num_samples, positive = manifest.num_samples, manifest.num_positive
-    within = all(0 <= count <= num_samples for count in (manifest.num_clean, *positive))
+    num_images = num_samples if manifest.num_images is None else manifest.num_images
+    within = all(0 <= count <= num_images for count in (manifest.num_clean, *positive))
     return _first(
         (not 0 < num_samples <= _MAX_ROWS, f"{num_samples} samples"),
+        (not 0 < num_images <= num_samples, f"{num_images} images of {num_samples} samples"),
         (len(positive) != manifest.num_classes, f"{len(positive)} counts for {manifest.num_classes} classes"),
         (not within, "counts beyond the number of samples"),
         (not 0 < manifest.folds <= MAX_FOLDS, f"{manifest.folds} folds"),
-        (not 0 < manifest.num_groups <= num_samples, f"{manifest.num_groups} groups"),
+        (not 0 < manifest.num_groups <= num_images, f"{manifest.num_groups} groups"),
+    )
+
+
+def _tile_fault(manifest: "Manifest") -> str | None:
+    tile = manifest.tile
+    if tile is None or manifest.num_images is None:
+        return _first(
+            (
+                (tile is None) != (manifest.num_images is None),
+                "tiles without a number of images, or such a number alone",
+            )
+        )
+    sides = tile.height, tile.width
+    return _first(
+        (not all(0 < side <= MAX_PIXELS for side in sides), f"tiles of {tile.height}x{tile.width}"),
+        (not 0 <= tile.overlap < min(sides), f"tiles that share {tile.overlap} pixels"),
     )
 
 
@@ -128,7 +148,7 @@ def rows_fault(columns: Mapping[str, np.ndarray], manifest: "Manifest") -> str |
         for what, sound in checks:
             if not sound.all():
                 return f"row {start + int(np.argmin(sound))}: {what}"
-    return None
+    return None if manifest.tile is None else tiles_fault(columns, manifest.tile)
 
 
 def sample_checks(
@@ -181,9 +201,13 @@ class Total(NamedTuple):
 def totals(columns: Mapping[str, np.ndarray], manifest: "Manifest") -> list[Total]:
     """The manifest's counts beside those of an index whose rows are sound."""
     num_rows, num_classes = len(columns["shard"]), manifest.num_classes
+    areas, images = columns["areas"], []
+    if manifest.tile is not None:
+        areas = columns["image_areas"][image_starts(columns)]
+        images = [Total("images", [manifest.num_images or 0], [len(areas)])]
     positive, clean = np.zeros(num_classes, np.int64), 0
-    for start in range(0, num_rows, _ROWS_AT_A_TIME):
-        present = columns["areas"][start : start + _ROWS_AT_A_TIME].T > 0
+    for start in range(0, len(areas), _ROWS_AT_A_TIME):
+        present = areas[start : start + _ROWS_AT_A_TIME].T > 0
         positive += [np.count_nonzero(row) for row in present]
         clean += present.shape[1] - int(np.count_nonzero(np.logical_or.reduce(present)))
     groups = np.zeros(manifest.num_groups, bool)
@@ -191,6 +215,7 @@ def totals(columns: Mapping[str, np.ndarray], manifest: "Manifest") -> list[Tota
     per_shard = np.bincount(columns["shard"], minlength=len(manifest.shards)).tolist()
     return [
         Total("samples", [manifest.num_samples], [num_rows]),
+        *images,
         Total("samples in each shard", [shard.num_samples for shard in manifest.shards], per_shard),
         Total("images of each class", list(manifest.num_positive), positive.tolist()),
         Total("clean images", [manifest.num_clean], [clean]),

@@ -3,6 +3,7 @@
 A shard folder holds `<prefix>-000000.tar`, ..., `index.arrow` and `manifest.json`. A sample is three members of a tar
 under one key: the image's original bytes (`.jpg`, `.png`, ...), its mask (`.mask.png`) and its description (`.json`).
 Where images were reduced on purpose, masks keep the original size, so that scores stay exact.
+Where large images were cut on purpose, each tile is a sample, and the index says which image it is of, and where.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from steel.errors import InputError
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.plain import from_dict, parse_json, to_dict
 from steel.shards.checks import manifest_fault
+from steel.shards.tiles import TileGrid
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -70,7 +72,11 @@ class Manifest:
     ignore_value: int | None = None
     """The pixel value of masks coded as `labels` that means ignored."""
     depth: Depth = EIGHT_BITS
-    """How images of 16 bits are read; they are stored as they came, unless `--resize` changed them."""
+    """How images of 16 bits are read; they are stored as they came, unless `--resize` or `--tile` changed them."""
+    tile: TileGrid | None = None
+    """How images were cut into tiles, each a sample of its own; None where a sample is an image."""
+    num_images: int | None = None
+    """That the tiles make up; None without tiles. What is counted in images, such as `num_clean`, are these."""
     options: dict[str, Any] = field(default_factory=dict)
     """What the set was made with; for the record."""
     version: int = FORMAT_VERSION
@@ -105,6 +111,7 @@ class Manifest:
                 raise InputError(f"format version {version}, but this program reads {FORMAT_VERSION}")
             if isinstance(values, dict) and isinstance(values.get("depth", {}), dict):
                 values["depth"] = to_dict(EIGHT_BITS) | values.get("depth", {})  # before there was a choice
+                values = {"tile": None, "num_images": None} | values
             manifest = from_dict(cls, values)
             fault = manifest_fault(manifest)
             if fault is not None:
@@ -115,12 +122,25 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of `manifest.json`: the same content gives the same bytes."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+        values = asdict(self)
+        if self.tile is None:  # as it was before there were tiles: the digest is a set's identity
+            del values["tile"], values["num_images"]
+        return json.dumps(values, indent=1, sort_keys=True) + "\n"
 
     @property
     def digest(self) -> str:
         """The identity of the data set: a sha256 over all content, wherever the folder lies."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def held(self, kind: str = "") -> str:
+        """`12 images`, `12 gray images`, or with tiles `12 images in 80 tiles`."""
+        images = f"{self.num_samples if self.num_images is None else self.num_images} {kind} images".replace("  ", " ")
+        return images if self.tile is None else f"{images} in {self.num_samples} tiles"
+
+    @property
+    def index_schema(self) -> pa.Schema:
+        """The columns of the set's index."""
+        return index_schema(self.num_classes, tiled=self.tile is not None)
 
     @property
     def num_classes(self) -> int:
@@ -128,8 +148,13 @@ class Manifest:
         return len(self.class_names)
 
 
-def index_schema(num_classes: int) -> pa.Schema:
-    """Columns of `index.arrow`, one row per sample, rows in the order of shards and of samples in them."""
+def index_schema(num_classes: int, *, tiled: bool = False) -> pa.Schema:
+    """Columns of `index.arrow`, one row per sample, rows in the order of shards and of samples in them.
+
+    Args:
+        num_classes: C.
+        tiled: samples are tiles of images (`steel.shards.tiles`).
+    """
     columns: list[tuple[str, pa.DataType]] = [
         ("key", pa.string()),
         ("image_id", pa.string()),
@@ -148,6 +173,15 @@ def index_schema(num_classes: int) -> pa.Schema:
         ("fold", pa.int16()),
         ("group", pa.int32()),
     ]
+    if tiled:
+        columns += [
+            ("top", pa.int32()),  # of the tile in its image, in pixels
+            ("left", pa.int32()),
+            ("image_height", pa.int32()),
+            ("image_width", pa.int32()),
+            ("image_areas", pa.list_(pa.int32(), num_classes)),  # of the whole mask, each pixel once
+            ("image_ignored", pa.int32()),
+        ]
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
 
 

@@ -39,14 +39,10 @@ class Place(NamedTuple):
     """Pixels of any class, or ignored; 0 says that the mask is all zero."""
 
 
-class Index:
-    """One row per sample, in the order of shards and of samples in them.
-
-    Columns are numpy arrays over the mapped file, for work on many rows. Workers look up one row at a time with
-    `place`, which never touches the mapped columns: all over the place, that would make a large index resident.
+class Images:
+    """One row per image, in the order of shards: what folds, evaluation and reports ask of a set.
 
     Attributes:
-        columns: all columns of numbers by the names of `index_schema`; these among them:
         shard: (N,) int32, number of the shard.
         height, width: (N,) int32, of the stored image in pixels.
         original_height, original_width: (N,) int32, before resizing; else the same.
@@ -56,7 +52,6 @@ class Index:
         group: (N,) int32, group of duplicates.
     """
 
-    columns: dict[str, np.ndarray]
     shard: np.ndarray
     height: np.ndarray
     width: np.ndarray
@@ -67,22 +62,57 @@ class Index:
     fold: np.ndarray
     group: np.ndarray
 
-    def __init__(self, path: str | os.PathLike[str], num_classes: int, *, trusted: bool = False) -> None:
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def image_id(self, row: int) -> str:
+        """Path of the image relative to the folder it came from, with its extension."""
+        raise NotImplementedError
+
+    def rows(self, folds: Sequence[int]) -> np.ndarray:
+        """Row numbers (n,) int32 of the images in any of `folds`, ascending."""
+        return np.flatnonzero(np.isin(self.fold, np.asarray(folds, np.int16))).astype(np.int32)
+
+    def samples(self, rows: np.ndarray) -> np.ndarray:
+        """(m,) rows of the samples of these images: as many, where a sample is an image."""
+        return rows
+
+    def tiles(self, row: int) -> range:
+        """The samples that an image consists of."""
+        return range(row, row + 1)
+
+
+class Index(Images):
+    """One row per sample, in the order of shards and of samples in them: an image, or a tile of one.
+
+    Columns are numpy arrays over the mapped file, for work on many rows. Workers look up one row at a time with
+    `place`, which never touches the mapped columns: all over the place, that would make a large index resident.
+
+    Attributes:
+        columns: all columns of numbers by the names of `index_schema`, those of `Images` among them.
+    """
+
+    columns: dict[str, np.ndarray]
+
+    def __init__(
+        self, path: str | os.PathLike[str], num_classes: int, *, tiled: bool = False, trusted: bool = False
+    ) -> None:
         """Open the index at a local path.
 
         Args:
             path: of the file.
             num_classes: C.
+            tiled: samples are tiles of images.
             trusted: another process has opened and checked this file; what touches every row is left out.
 
         Raises:
             InputError: missing, damaged, or not an index of so many classes.
         """
-        self.path, self.num_classes = os.fspath(path), num_classes
+        self.path, self.num_classes, self._is_tiled = os.fspath(path), num_classes, tiled
         try:
             with open(self.path, "rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-            batch = read_batch(pa.py_buffer(self._map), index_schema(num_classes), trusted=trusted)
+            batch = read_batch(pa.py_buffer(self._map), index_schema(num_classes, tiled=tiled), trusted=trusted)
         except FileNotFoundError:
             raise InputError(f"{self.path}: missing; run `python -m data_prep` again") from None
         except (OSError, ValueError) as error:
@@ -103,7 +133,7 @@ class Index:
         weakref.finalize(self, os.close, self._handle)
 
     def __reduce__(self) -> tuple:
-        return _reopen, (self.path, self.num_classes)
+        return _reopen, (self.path, self.num_classes, self._is_tiled)
 
     def __len__(self) -> int:
         return self._num_rows
@@ -115,10 +145,6 @@ class Index:
     def image_id(self, row: int) -> str:
         """Path of the image relative to the folder it came from, with its extension."""
         return self._image_id[row].as_py()
-
-    def rows(self, folds: Sequence[int]) -> np.ndarray:
-        """Row numbers (n,) int32 of the samples in any of `folds`, ascending."""
-        return np.flatnonzero(np.isin(self.fold, np.asarray(folds, np.int16))).astype(np.int32)
 
     def forget_pages(self) -> None:
         """Give back the memory that reading whole columns has made resident; they come from the page cache again."""
@@ -144,9 +170,9 @@ class Index:
         return np.frombuffer(data, column.dtype).reshape(column.shape[1:])
 
 
-def _reopen(path: str, num_classes: int) -> Index:
+def _reopen(path: str, num_classes: int, tiled: bool) -> Index:
     """In a worker, an index that its parent has checked."""
-    return Index(path, num_classes, trusted=True)
+    return Index(path, num_classes, tiled=tiled, trusted=True)
 
 
 def _address(array: np.ndarray) -> int:

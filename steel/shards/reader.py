@@ -20,9 +20,10 @@ from steel.shards.cache import ShardCache
 from steel.shards.checks import rows_fault, totals
 from steel.shards.decoded_cache import DecodedCache
 from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
-from steel.shards.index import Index, Place
+from steel.shards.index import Images, Index, Place
 from steel.shards.mask_codec import decode_stored_mask
 from steel.shards.page_cache import read_ahead
+from steel.shards.tiled_images import TiledImages
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Sample(NamedTuple):
     """A decoded sample. Both arrays may be read-only."""
 
     row: int
+    """Of the index: of the image's or of the sample's, as asked for."""
     image: np.ndarray
     """(H, W) uint8 in gray sets, (H, W, 3) RGB uint8 in colour sets."""
     bitmask: np.ndarray
@@ -76,7 +78,8 @@ class ShardReader:
 
     Attributes:
         manifest: what the whole set is.
-        index: what each sample is.
+        index: what each image is.
+        samples: what each sample of the tars is: an image, the same as `index`, or a tile of one.
         mask_kind: uint8 or uint16, the type of the bitmasks.
         on_bad_sample: what a loader should do about a `BadSampleError`: `fail`, or `skip` and count.
         decoded: where decoded samples are held; None until `keep_decoded`.
@@ -109,8 +112,9 @@ class ShardReader:
         self.cache = None
         if storage.is_remote(self.root):
             self.cache = ShardCache(self.root, self.manifest.digest, folder=cache_dir, max_bytes=cache_bytes)
-        self.index = Index(self._local_index(), self.manifest.num_classes)
+        self.samples = Index(self._local_index(), self.manifest.num_classes, tiled=self.manifest.tile is not None)
         self._check_index()
+        self.index: Images = self.samples if self.manifest.tile is None else TiledImages(self.samples)
         if self.cache is None and on_bad_sample == "fail":
             self._check_sizes()
         self._handles: dict[int, int] = {}
@@ -133,17 +137,39 @@ class ShardReader:
             self.close()
 
     def read(self, row: int, *, original_mask: bool = False) -> Sample:
-        """Read, check and decode one sample.
+        """Read, check and decode one image; where it is stored in tiles, put it together.
 
         Args:
             row: of the index.
+            original_mask: as in `read_sample`.
+
+        Raises:
+            BadSampleError: its bytes are not what was written.
+        """
+        tiles = self.index.tiles(row)
+        first = self.read_sample(tiles[0], original_mask=original_mask)
+        if self.manifest.tile is None or len(tiles) == 1:
+            return first._replace(row=row)
+        size = int(self.index.height[row]), int(self.index.width[row])
+        image = np.empty((*size, *first.image.shape[2:]), np.uint8)
+        bitmask = np.empty(size, self.mask_kind)
+        for sample, place in zip(tiles, self.manifest.tile.places(*size), strict=True):
+            tile = first if sample == tiles[0] else self.read_sample(sample)
+            image[place.inside], bitmask[place.inside] = tile.image, tile.bitmask
+        return Sample(row, image, bitmask)
+
+    def read_sample(self, row: int, *, original_mask: bool = False) -> Sample:
+        """Read, check and decode one sample.
+
+        Args:
+            row: of the samples.
             original_mask: give the bitmask at the image's original size, as it is stored; else at the size of the
                 stored image, which `--resize` may have reduced.
 
         Raises:
             BadSampleError: its bytes are not what was written.
         """
-        at = self.index.place(row)
+        at = self.samples.place(row)
         try:
             image, bitmask = self._pixels(row, at)
             size, mask_size = (at.height, at.width), (at.original_height, at.original_width)
@@ -165,7 +191,7 @@ class ShardReader:
         Raises:
             OSError: the folder cannot be made or written.
         """
-        self.decoded = DecodedCache(self.manifest, self.index, folder=folder, max_bytes=max_bytes)
+        self.decoded = DecodedCache(self.manifest, self.samples, folder=folder, max_bytes=max_bytes)
         return self.decoded
 
     def _pixels(self, row: int, at: Place) -> tuple[np.ndarray, np.ndarray | None]:
@@ -202,7 +228,7 @@ class ShardReader:
         Raises:
             BadSampleError: its bytes are not what was written.
         """
-        at = self.index.place(row)
+        at = self.samples.place(row)
         start, end = at.image_offset, at.json_offset + at.json_length
         try:
             if start < at.mask_offset < at.json_offset and end - start < at.image_length + _TOGETHER:
@@ -296,9 +322,9 @@ class ShardReader:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE):
             return error
         reason = "the shard is missing" if isinstance(error, FileNotFoundError) else str(error)
-        shard = self.manifest.shards[self.index.place(row).shard].name
+        shard = self.manifest.shards[self.samples.place(row).shard].name
         return BadSampleError(
-            f"{storage.join(self.root, shard)}: sample {self.index.image_id(row)} (row {row}): {reason}; "
+            f"{storage.join(self.root, shard)}: sample {self.samples.image_id(row)} (row {row}): {reason}; "
             "`python -m data_prep.verify` finds all such samples, `--runtime.on-bad-sample skip` trains without them",
             row,
         )
@@ -320,7 +346,7 @@ class ShardReader:
 
     def _check_index(self) -> None:
         """Raises InputError when the index contradicts itself or the manifest."""
-        columns = self.index.columns
+        columns = self.samples.columns
         fault = rows_fault(columns, self.manifest) or next(
             (
                 f"{total.what}: {MANIFEST_NAME} says {_listed(total.expected)}, it has {_listed(total.found)}"
@@ -329,7 +355,7 @@ class ShardReader:
             ),
             None,
         )
-        self.index.forget_pages()
+        self.samples.forget_pages()
         if fault is not None:
             raise InputError(
                 f"{storage.join(self.root, INDEX_NAME)}: {fault}; damaged, or of another set: make the shards again"

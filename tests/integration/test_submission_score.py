@@ -44,7 +44,13 @@ class Plant:
     """Images with their truth, their shards, and a checkpoint that says something about them."""
 
     def __init__(
-        self, root: Path, sizes: Sequence[tuple[int, int]], channels: int = 1, resize: str = "", kind: str = "png"
+        self,
+        root: Path,
+        sizes: Sequence[tuple[int, int]],
+        channels: int = 1,
+        resize: str = "",
+        kind: str = "png",
+        tile: str = "",
     ) -> None:
         self.root = root
         self.truth, self.shards, self.checkpoint = root / "truth.csv", root / "shards", root / "model.safetensors"
@@ -62,7 +68,7 @@ class Plant:
                     rows.append(f"{name},{k},{encode(mask)}")
         self.truth.write_text("\n".join(rows) + "\n")
         options = ["--images", root / "images", "--labels", self.truth, "--out", self.shards, "--folds", 1]
-        more = ["--workers", 1, *(["--resize", resize] if resize else [])]
+        more = ["--workers", 1, *(["--resize", resize] if resize else []), *(["--tile", tile] if tile else [])]
         assert data_prep([str(o) for o in (*options, *more)]) == 0
 
     def make_checkpoint(self, members: int = 1, architecture: str = "Unet", **changes: Any) -> Path:
@@ -141,6 +147,24 @@ def test_large_images_in_tiles(tmp_path: Path) -> None:
     assert load_checkpoint(plant.checkpoint).tiling == TilingConfig(budget=3000, tile=32, overlap=8)
     assert_equal(tiled, plant.score(plant.predict()))
     assert tiled["mean_dice"] != whole["mean_dice"]
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_images_that_the_shards_hold_in_tiles(tmp_path: Path) -> None:
+    """One score of an image, each of its pixels once: all of `metrics.json` as of shards that hold it whole."""
+    sizes = [*SIZES[:3], (90, 260), (160, 61), (128, 128)]
+    whole, tiled = (Plant(tmp_path / (tile or "whole"), sizes, kind="jpg", tile=tile) for tile in ("", "64x64"))
+    manifest = Manifest.load(str(tiled.shards))
+    assert manifest.num_images == len(sizes)
+    assert manifest.num_samples > 2 * len(sizes)
+    found = []
+    for plant in (whole, tiled):
+        plant.make_checkpoint(tiling=TilingConfig(budget=3000, tile=32, overlap=8))
+        metrics = plant.evaluate("--tune-thresholds")
+        found.append({name: value for name, value in metrics.items() if name not in ("speed", "provenance")})
+    assert found[0] == found[1]
+    tiled.checkpoint = tiled.root / "evaluated-1" / "model.safetensors"
+    assert_equal(metrics, tiled.score(tiled.predict()))
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

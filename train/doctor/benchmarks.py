@@ -63,12 +63,12 @@ def probe_sum(runtime: Runtime) -> Iterator[Finding]:
 def check_shards(reader: ShardReader, rank: int) -> Iterator[Finding]:
     """Read and decode a few samples, others on each rank, against their checksums."""
     manifest = reader.manifest
-    rows = np.random.default_rng(rank).permutation(len(reader))[:SAMPLE_SIZE]
+    rows = np.random.default_rng(rank).permutation(len(reader.samples))[:SAMPLE_SIZE]
     bad: list[str] = []
     start = time.perf_counter()
     for row in rows:
         try:
-            reader.read(int(row))
+            reader.read_sample(int(row))
         except InputError as error:
             bad.append(str(error))
     speed = len(rows) / (time.perf_counter() - start)
@@ -76,7 +76,7 @@ def check_shards(reader: ShardReader, rank: int) -> Iterator[Finding]:
         colour = "gray" if manifest.channels == 1 else "colour"
         yield Finding(
             "shards",
-            f"{reader.root}: {manifest.num_samples} {colour} images in {len(manifest.shards)} shards, "
+            f"{reader.root}: {manifest.held(colour)} in {len(manifest.shards)} shards, "
             f"classes {', '.join(manifest.class_names)}; {len(rows) - len(bad)} of {len(rows)} samples read match "
             f"their checksums, {speed:.0f} samples/s in one process",
         )
@@ -91,7 +91,7 @@ def check_shards(reader: ShardReader, rank: int) -> Iterator[Finding]:
 
 def probe_loader(reader: ShardReader, workers: int, runtime: Runtime) -> Iterator[Finding]:
     """Draw training crops for two seconds, augmented as in the default recipe."""
-    height, width = int(reader.index.height.max()), int(reader.index.width.max())
+    height, width = int(reader.samples.height.max()), int(reader.samples.width.max())
     sampling = SamplingConfig()
     augmenter = Augmenter(
         AUGMENT,
@@ -110,7 +110,7 @@ def batch_rate(
 ) -> float:
     """Training samples per second of this rank, in micro-batches of `size`, once its workers have started."""
     sampler = build_sampler(
-        np.arange(len(reader)), reader.index.areas, sampling, seed=0, phase=0, shards=reader.index.shard
+        np.arange(len(reader.samples)), reader.samples.areas, sampling, seed=0, phase=0, shards=reader.samples.shard
     )
     places = (MicroBatchRange(n, 0, range(n * size, (n + 1) * size)) for n in itertools.count())
     batches = train_batches(

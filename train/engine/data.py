@@ -57,20 +57,42 @@ def folds_of(reader: ShardReader) -> list[int]:
 
 
 def resolve_crop(reader: ShardReader, rows: np.ndarray, crop: tuple[int, int], tiling: TilingConfig) -> tuple[int, int]:
-    """`crop`, or for (0, 0) the height and width that hold every image of `rows`; beyond the budget, a tile's."""
-    if crop != (0, 0):
-        return crop
-    height, width = int(reader.index.height[rows].max()), int(reader.index.width[rows].max())
-    return (height, width) if height * width <= tiling.budget else tile_size(height, width, tiling)
+    """`crop`, or for (0, 0) the height and width that hold every image of `rows`; beyond the budget, a tile's.
+
+    Where the shards store large images in tiles, training reads these as images.
+
+    Raises:
+        InputError: larger than the tiles that the images are stored in.
+    """
+    height, width = _largest(reader, rows)
+    if crop == (0, 0):
+        return (height, width) if height * width <= tiling.budget else tile_size(height, width, tiling)
+    whole = int(reader.index.height[rows].max()), int(reader.index.width[rows].max())
+    if any(wanted > tile < image for wanted, tile, image in zip(crop, (height, width), whole, strict=True)):
+        raise InputError(
+            f"crop {crop[0]}x{crop[1]}: the shards store images of up to {whole[0]}x{whole[1]} in tiles of "
+            f"{height}x{width}; give a crop that is no larger, or make shards with a larger --tile"
+        )
+    return crop
 
 
 def explain_crop(reader: ShardReader, rows: np.ndarray, crop: tuple[int, int], tiling: TilingConfig) -> str | None:
-    """What became of (0, 0) where images are too large for it; None where they are not."""
-    height, width = int(reader.index.height[rows].max()), int(reader.index.width[rows].max())
-    if crop != (0, 0) or height * width <= tiling.budget:
+    """What became of (0, 0) where images are too large for it, or stored in tiles; None where they are not."""
+    height, width = _largest(reader, rows)
+    if crop != (0, 0):
         return None
-    tall, wide = tile_size(height, width, tiling)
-    return (
-        f"images of up to {height}x{width} are more than the {tiling.budget:,} pixels of --tiling.budget: crop (0, 0) "
-        f"takes {tall}x{wide} of them, as a tile of validation does"
-    )
+    if height * width > tiling.budget:
+        tall, wide = tile_size(height, width, tiling)
+        return (
+            f"images of up to {height}x{width} are more than the {tiling.budget:,} pixels of --tiling.budget: crop "
+            f"(0, 0) takes {tall}x{wide} of them, as a tile of validation does"
+        )
+    if reader.manifest.tile is not None:
+        return f"the shards store large images in tiles: crop (0, 0) takes whole tiles of up to {height}x{width}"
+    return None
+
+
+def _largest(reader: ShardReader, rows: np.ndarray) -> tuple[int, int]:
+    """The greatest height and width of the samples of these images."""
+    samples, rows = reader.samples, reader.index.samples(rows)
+    return int(samples.height[rows].max()), int(samples.width[rows].max())

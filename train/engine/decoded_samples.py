@@ -47,7 +47,7 @@ def keep_decoded_samples(
 
     Args:
         reader: of the shards.
-        rows: (n,) rows that the run reads.
+        rows: (n,) rows of the samples that the run reads.
         passes: over them.
         config: of the run.
         runtime: this rank's.
@@ -69,7 +69,7 @@ def keep_decoded_samples(
             "decoded samples are held in %s: room for %d of %d, %.1f GiB (runtime.decoded-cache)",
             cache.folder,
             cache.num_samples,
-            len(reader),
+            len(reader.samples),
             cache.num_bytes / _GIB,
         )
 
@@ -100,7 +100,7 @@ def _is_worth_it(reader: ShardReader, rows: np.ndarray, passes: float, nodes: in
     if need.spared * seconds < LEAST_GAIN_S:
         return False
     try:
-        cache = DecodedCache(reader.manifest, reader.index, folder=config.cache_dir, max_bytes=config.decoded_bytes)
+        cache = DecodedCache(reader.manifest, reader.samples, folder=config.cache_dir, max_bytes=config.decoded_bytes)
         if not cache.num_bytes:
             logger.info("decoded samples are not held: no room in %s (runtime.decoded-bytes)", cache.folder.parent)
             return False
@@ -108,7 +108,7 @@ def _is_worth_it(reader: ShardReader, rows: np.ndarray, passes: float, nodes: in
     except OSError as error:
         logger.info("decoded samples are not held: %s", error)
         return False
-    share = cache.num_samples / len(reader)
+    share = cache.num_samples / len(reader.samples)
     part = Need(max(1, round(need.samples * share)), need.reads * share, seconds)
     missing = max(0, cache.num_bytes - cache.held_bytes)
     gain = gain_seconds(part, cache.num_bytes, missing, available_memory() // 2, disk)
@@ -124,6 +124,6 @@ def _decode_seconds(reader: ShardReader, rows: np.ndarray) -> float:
     for row in rows[:_TRIAL_SAMPLES].tolist():
         start = time.perf_counter()
         with contextlib.suppress(BadSampleError):  # what it means is the loader's to say
-            reader.read(row)
+            reader.read_sample(row)
         times.append(time.perf_counter() - start)
     return float(np.median(times))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from steel.loading.augment import Augmenter
@@ -33,11 +34,12 @@ def validation_loss(
         model: whose weights are judged, the same on every rank; left in evaluation mode.
         plan: the phase whose loss, crop and micro-batch count.
     """
-    num, runtime = min(len(context.rows.validation), MOST_IMAGES), context.runtime
+    rows, runtime = context.reader.index.samples(context.rows.validation), context.runtime
+    num = min(len(rows), MOST_IMAGES)
     sums: dict[str, torch.Tensor] = {}
     model.eval()
     with context.live.stage(PREDICTING, "validation loss"), torch.no_grad(), runtime.accelerator.autocast():
-        for images, targets in _crops(context, plan, num):
+        for images, targets in _crops(context, plan, rows, num):
             images, targets = images.to(runtime.device), targets.to(runtime.device)
             losses = training.micro_batch_losses.of(model, images, targets, plan.phase.loss)
             for head, loss in losses.items():
@@ -47,12 +49,14 @@ def validation_loss(
     return {head: sum(each.get(head, 0.0) for each in everybodys) for head in max(everybodys, key=len)}
 
 
-def _crops(context: RunContext, plan: PhasePlan, num: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """This rank's images and targets, in micro-batches of the phase's size."""
+def _crops(
+    context: RunContext, plan: PhasePlan, rows: np.ndarray, num: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """This rank's images and targets, of `num` of the samples `rows`, in micro-batches of the phase's size."""
     config, reader, runtime = context.config, context.reader, context.runtime
     sampling = replace(plan.phase.sampling, order="natural", window_shards=0, defective_only=False)
-    rows, size = context.rows.validation, plan.phase.micro_batch
-    sampler = build_sampler(rows, reader.index.areas, sampling, seed=config.seed, phase=plan.number)
+    size = plan.phase.micro_batch
+    sampler = build_sampler(rows, reader.samples.areas, sampling, seed=config.seed, phase=plan.number)
     crop = resolve_crop(reader, context.rows.train, plan.phase.crop, config.tiling)
     starts = range(0, num, size)[runtime.rank :: runtime.world]
     places = [MicroBatchRange(0, 0, range(start, min(start + size, num))) for start in starts]
