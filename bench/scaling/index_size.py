@@ -106,7 +106,7 @@ def measure_opening(folder: str) -> Opening:
     made = time.perf_counter()
     positions = sampler.epoch_length // 2 + np.arange(MICRO_BATCH)
     for row in sampler.samples_at(positions).rows:
-        reader.index.place(int(row))
+        reader.samples.place(int(row))
     end = time.perf_counter()
     return Opening(opened - start, made - opened, end - made, _most_memory() - before)
 

@@ -49,7 +49,7 @@ def raw_warm(shards: str, verify: bool, seconds: float) -> Measure:
 def raw_copy(shards: str, mapped: bool, seconds: float) -> Measure:
     """The same bytes in the same orders, by `os.pread` or out of mapped files, and nothing else: a reader's bounds."""
     reader = _reader(shards)
-    places = [reader.index.place(row) for row in range(len(reader))]
+    places = [reader.samples.place(row) for row in range(len(reader))]
     spans = [(p.shard, p.image_offset, p.json_offset + p.json_length) for p in places]
     with ExitStack() as stack:
         files = [stack.enter_context((Path(shards) / info.name).open("rb")) for info in reader.manifest.shards]

@@ -209,7 +209,7 @@ def damaged(tmp_path: Path) -> Path:
     """Row 9 has a flipped bit in its image."""
     root = small_shards(tmp_path / "shards", NUM)
     reader = ShardReader(root)
-    at = reader.index.place(9)
+    at = reader.samples.place(9)
     path = root / reader.manifest.shards[at.shard].name
     data = bytearray(path.read_bytes())
     data[at.image_offset + at.image_length // 2] ^= 1

@@ -137,7 +137,7 @@ def test_a_file_of_another_size_is_left_alone(shards: Path, caplog: pytest.LogCa
 def test_a_damaged_shard_is_still_named(shards: Path) -> None:
     reader = open_reader(shards)
     tar = shards / "shard-000000.tar"
-    at = reader.index.place(2)
+    at = reader.samples.place(2)
     data = bytearray(tar.read_bytes())
     data[at.image_offset + 60] ^= 1
     tar.write_bytes(data)

@@ -133,7 +133,7 @@ def flip_byte(path: Path, at: int) -> None:
 def test_a_flipped_bit_anywhere_in_an_image_or_mask_is_found(own_shards: Path) -> None:
     whole = ShardReader(own_shards)
     shard, row = own_shards / "shard-000001.tar", 4  # its first sample, which has a defect
-    at = whole.index.place(row)
+    at = whole.samples.place(row)
     for offset, length in ((at.image_offset, at.image_length), (at.mask_offset, at.mask_length)):
         for nth in (0, length // 2, length - 1):
             flip_byte(shard, offset + nth)
@@ -176,7 +176,7 @@ def test_pixels_that_contradict_the_index_are_found(tmp_path: Path) -> None:
     changed = index.replace(heights, np.full(14, 33, "<i4").tobytes(), 1)
     reader = ShardReader(root)
     (root / INDEX_NAME).write_bytes(changed)
-    reader.index = Index(root / INDEX_NAME, 3)
+    reader.samples = Index(root / INDEX_NAME, 3)
     with pytest.raises(BadSampleError, match=r"the image is 32x64, the index says 33x64"):
         reader.read(0)
     with pytest.raises(InputError, match=r"not the index that manifest.json describes"):
