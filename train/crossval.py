@@ -27,11 +27,11 @@ from steel.reports.comparison_page import write_comparison
 from steel.reports.crossval_report import write_crossval
 from steel.reports.evaluation import format_table
 from steel.shards.reader import ShardReader
+from steel.shards.selection import folds_of
 from steel.storage import write_text
 from steel.thresholds.nested import nested_outcome
 from steel.thresholds.tuning import tune_thresholds
 from train.arguments import FitArguments, parse_fit, share_recipe
-from train.engine.data import folds_of
 from train.engine.run_folder import RunFolder
 from train.evaluate import provenance_of
 from train.fit import train_in_folder

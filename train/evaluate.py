@@ -34,9 +34,9 @@ from steel.reports.evaluation_report import write_evaluation
 from steel.reports.gallery import RANDOM, TYPICAL, GalleryKeeper
 from steel.reports.gates import format_gates, gate_table
 from steel.shards.reader import ShardReader
+from steel.shards.selection import check_same_task, folds_of, rows_in
 from steel.thresholds.tuning import Tuning, tune_thresholds
 from steel.views import parse_tta
-from train.engine.data import folds_of, rows_in
 from train.engine.run_inference import collect_statistics, gather_kept
 from train.engine.split_roles import role_of
 from train.engine.visualise import choose_examples, choose_random, draw_examples, predict_examples
@@ -156,7 +156,8 @@ def _open(arguments: argparse.Namespace) -> tuple[Checkpoint, ShardReader]:
     checkpoint = load_checkpoint(arguments.checkpoint)
     require_extensions(checkpoint.provenance, f"--checkpoint {arguments.checkpoint}")
     reader = ShardReader(arguments.data, cache_dir=arguments.cache_dir)
-    _check_same_task(arguments.checkpoint, checkpoint, reader)
+    name, channels = f"--checkpoint {arguments.checkpoint}", checkpoint.network.in_channels
+    check_same_task(name, checkpoint.class_names, channels, reader.manifest)
     return checkpoint, reader
 
 
@@ -176,21 +177,6 @@ def _make_way(arguments: argparse.Namespace) -> None:
     tuned = str(arguments.out / "model.safetensors") if arguments.tune_thresholds else None
     storage.check_apart([arguments.checkpoint], [tuned])
     storage.make_folder(arguments.out)
-
-
-def _check_same_task(path: str, checkpoint: Checkpoint, reader: ShardReader) -> None:
-    """Raises InputError unless the checkpoint at `path` is for the classes and channels of the shards."""
-    if checkpoint.class_names != reader.manifest.class_names:
-        raise InputError(
-            f"--checkpoint {path}: its classes are {', '.join(checkpoint.class_names)}, those of the "
-            f"shards {', '.join(reader.manifest.class_names)}; evaluate on data with the same classes"
-        )
-    if checkpoint.network.in_channels < reader.manifest.channels:  # a gray image is one of three equal channels, too
-        kinds = {1: "gray", 3: "colour"}
-        raise InputError(
-            f"--checkpoint {path}: it takes {kinds[checkpoint.network.in_channels]} images, the shards "
-            f"hold {kinds[reader.manifest.channels]} ones; evaluate on images of the kind it was trained on"
-        )
 
 
 def _tune(

@@ -20,7 +20,7 @@ from steel.config import ModelConfig, NetworkConfig
 from steel.images.bitmask import unpack_masks
 from steel.model.network import UnifiedModel
 from steel.shards.reader import Sample, ShardReader
-from train.engine.data import folds_of, rows_in
+from steel.shards.selection import folds_of, rows_in
 from train.engine.weight_initialisation import find_first_weights
 
 

@@ -21,9 +21,9 @@ from steel.labels.kaggle_csv import read_kaggle_csv
 from steel.metrics.scores import Outcome, decide, score
 from steel.metrics.statistics import EvaluationStatistics
 from steel.shards.reader import ShardReader
+from steel.shards.selection import folds_of, rows_in
 from steel.synthetic.dataset import synthesize
 from steel.thresholds.tuning import tune_thresholds
-from train.engine.data import folds_of, rows_in
 
 PACE_STEPS = 45
 """Steps by which a network's pace is taken before its budget is turned into a number of steps."""

@@ -28,7 +28,8 @@ from steel.model.optimizer import AveragedTensors, ExponentialAverage, build_opt
 from steel.model.passes import default_pixels_per_pass
 from steel.model.tta import quantise
 from steel.shards.reader import ShardReader
-from train.engine.data import resolve_crop, rows_in
+from steel.shards.selection import rows_in
+from train.engine.data import resolve_crop
 from train.presets import DEMO
 
 CROPS = DEMO.phases[0]

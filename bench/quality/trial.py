@@ -20,8 +20,8 @@ from steel.inference.predictor import Predictor
 from steel.metrics.scores import Outcome, decide
 from steel.metrics.statistics import EvaluationStatistics
 from steel.shards.reader import ShardReader
+from steel.shards.selection import rows_in
 from steel.thresholds.tuning import tune_thresholds
-from train.engine.data import rows_in
 from train.engine.run_inference import collect_statistics
 
 ROOT = Path(__file__).parents[2]

@@ -62,6 +62,11 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
+def fold_numbers(text: str) -> tuple[int, ...]:
+    """The value of an option that takes folds, as `0,2`."""
+    return tuple(sorted({int(part) for part in text.split(",")}))
+
+
 def add_inference(parser: argparse.ArgumentParser) -> None:
     """Options of every command that runs a model."""
     parser.add_argument(

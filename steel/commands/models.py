@@ -3,10 +3,15 @@
 import argparse
 import json
 import time
+from typing import TYPE_CHECKING
 
-from steel.commands.common import Help, image_bar, make_way, require_torch, tile_bar
+from steel.commands.common import Help, fold_numbers, image_bar, make_way, positive, require_torch, tile_bar
 from steel.commands.predictions import add_predict_arguments, job_from, make_way_for, report_predictions
+from steel.inference.int8_report import MAX_LOSS, NUM_IMAGES
 from steel.views import parse_tta
+
+if TYPE_CHECKING:
+    from steel.checkpoint import Checkpoint
 
 
 def add_predict(commands: argparse._SubParsersAction) -> None:
@@ -83,20 +88,68 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("checkpoint", metavar="FILE", help="model.safetensors; a path or URL")
     parser.add_argument("--onnx", metavar="OUT", required=True, help="file to write, a path or URL")
     parser.add_argument("--tta", metavar="VIEWS", help="flips averaged in the graph, or none; default: the decision's")
+    parser.add_argument(
+        "--int8",
+        metavar="SHARDS",
+        help="convolutions in 8 bits, with ranges from images of the training folds of these shards; scores and speed "
+        "before and after, on the tuning folds, are printed and stored",
+    )
+    parser.add_argument(
+        "--int8-folds",
+        nargs=2,
+        type=fold_numbers,
+        metavar=("RANGES", "SCORED"),
+        help="other folds, such as 2,3 0; shards that the checkpoint was not trained on need them",
+    )
+    parser.add_argument(
+        "--int8-images", type=positive, default=NUM_IMAGES, metavar="N", help="at most so many give ranges"
+    )
+    parser.add_argument(
+        "--int8-max-loss",
+        type=float,
+        default=MAX_LOSS,
+        metavar="DICE",
+        help="write nothing if mean or positive Dice falls by more",
+    )
+    parser.add_argument("--force", action="store_true", help="write it all the same")
     parser.set_defaults(run=_run_export)
 
 
 def _run_export(arguments: argparse.Namespace) -> None:
     require_torch()
     from steel.checkpoint import load_checkpoint
+
+    make_way([arguments.checkpoint, arguments.int8], [arguments.onnx])
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    if arguments.int8 is not None:
+        _export_int8(arguments, checkpoint)
+        return
     from steel.inference.onnx_export import export_onnx
 
-    make_way([arguments.checkpoint], [arguments.onnx])
-    checkpoint = load_checkpoint(arguments.checkpoint)
     num_sizes = export_onnx(checkpoint, arguments.onnx, None if arguments.tta is None else parse_tta(arguments.tta))
     size = checkpoint.input_size
     resized = "" if size is None else f"; resize images to {size[0]}x{size[1]} first, as in training"
     print(f"{arguments.onnx}: checked against the checkpoint at {num_sizes} sizes{resized}")  # noqa: T201
+
+
+def _export_int8(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> None:
+    from steel.inference.int8_export import Int8Folds, export_int8
+    from steel.plain import to_dict
+    from steel.reports.describe import describe_int8
+    from steel.shards.reader import ShardReader
+
+    with image_bar("int8") as on_image:
+        report = export_int8(
+            checkpoint,
+            arguments.onnx,
+            ShardReader(arguments.int8),
+            tta=None if arguments.tta is None else parse_tta(arguments.tta),
+            folds=None if arguments.int8_folds is None else Int8Folds(*arguments.int8_folds),
+            num_images=arguments.int8_images,
+            max_loss=None if arguments.force else arguments.int8_max_loss,
+            on_image=on_image,
+        )
+    print("\n".join([arguments.onnx, *describe_int8(to_dict(report))]))  # noqa: T201
 
 
 def add_ensemble(commands: argparse._SubParsersAction) -> None:

@@ -41,7 +41,7 @@ class BasePredictor(ABC):
     device: Any
     """What the network runs on; `str` names it."""
     precision: str
-    """`no`, `bf16` or `fp16`."""
+    """`no`, `bf16`, `fp16` or `int8`."""
 
     def __init__(self) -> None:
         self.on_tile: Callable[[int, int], None] = lambda done, total: None

@@ -56,15 +56,21 @@ class OnnxModel(nn.Module):
 
 
 def export_onnx(checkpoint: Checkpoint, path: str | os.PathLike[str], tta: Sequence[str] | None = None) -> int:
-    """Write `checkpoint` as ONNX to a path or URL, after checking its predictions against `Predictor`'s at other sizes.
+    """Write `checkpoint` as ONNX to a path or URL, see `make_onnx`; returns at how many sizes it was checked."""
+    data, num_sizes = make_onnx(checkpoint, tta)
+    storage.write_bytes(path, data)
+    return num_sizes
+
+
+def make_onnx(checkpoint: Checkpoint, tta: Sequence[str] | None = None) -> tuple[bytes, int]:
+    """`checkpoint` as ONNX, after checking its predictions against `Predictor`'s at other sizes.
 
     Args:
         checkpoint: one network or an ensemble.
-        path: where to.
         tta: views to average with the plain one, in the graph; those of the decision when None.
 
     Returns:
-        At how many sizes the predictions were compared.
+        The file, and at how many sizes the predictions were compared.
 
     Raises:
         InputError: the packages of the `onnx` extra are missing, or the network cannot be exported for any size.
@@ -94,13 +100,12 @@ def export_onnx(checkpoint: Checkpoint, path: str | os.PathLike[str], tta: Seque
     sizes = _sizes_to_check(stride)
     for size in sizes:
         _check(session, predictor, size, name)
-    storage.write_bytes(path, data)
-    return len(sizes)
+    return data, len(sizes)
 
 
 def _export(model: OnnxModel, checkpoint: Checkpoint, size: tuple[int, int], views: Sequence[str]) -> bytes:
     example = torch.zeros(2, checkpoint.network.in_channels, *size, dtype=torch.uint8)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             model,
             (example,),
@@ -158,8 +163,8 @@ def _check(session: Any, predictor: Predictor, size: tuple[int, int], name: str)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the exporter's log and warnings; what counts is checked afterwards."""
+def quiet() -> Iterator[None]:
+    """Hold back the log and warnings of whoever makes a graph; what counts is checked afterwards."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

@@ -18,6 +18,7 @@ from steel.errors import InputError, out_of_memory_as
 from steel.images.pixel_format import Depth
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.batching import Cleared, ImageProbs
+from steel.inference.int8_report import Int8Report
 from steel.inference.tiles import Blender, is_tiled, make_tiles
 from steel.machine import usable_cores
 from steel.plain import from_dict, from_plain
@@ -29,8 +30,6 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 class OnnxPredictor(BasePredictor):
     """A file of `steel export`, ready to predict."""
-
-    precision = "no"
 
     def __init__(
         self, session: Any, header: dict[str, Any], *, device: str, pixels_per_pass: int | None = None
@@ -59,6 +58,7 @@ class OnnxPredictor(BasePredictor):
         self.tiling = from_dict(TilingConfig, header["tiling"])
         self.pixels_per_pass = pixels_per_pass or PIXELS_PER_PASS
         self.device = device
+        self.precision = "int8" if "int8" in header else "no"
 
     @classmethod
     def from_file(
@@ -77,7 +77,7 @@ class OnnxPredictor(BasePredictor):
             device: `auto` takes a GPU if the installed onnxruntime has one; `cpu`, `cuda`.
             tta: must be the views in the graph, if given.
             pixels_per_pass: as in the constructor.
-            precision: `auto` or `no`: graphs compute in float32.
+            precision: `auto`, or what the graph computes in: `no` for float32, `int8`.
 
         Raises:
             InputError: not a usable graph, or one that is not as asked for.
@@ -90,9 +90,11 @@ class OnnxPredictor(BasePredictor):
                 f"{os.fspath(source)}: the views averaged are in the graph ({', '.join(views) or 'none'}); "
                 "export it again for others, or leave out --tta"
             )
-        if precision not in ("auto", "no"):
-            raise InputError(f"{os.fspath(source)}: graphs compute in float32; leave out --precision {precision}")
-        return cls(session, header, device=device, pixels_per_pass=pixels_per_pass)
+        found = cls(session, header, device=device, pixels_per_pass=pixels_per_pass)
+        if precision not in ("auto", found.precision):
+            made_in = "float32" if found.precision == "no" else found.precision
+            raise InputError(f"{os.fspath(source)}: the graph computes in {made_in}; leave out --precision {precision}")
+        return found
 
     def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
         for batch in batches:
@@ -127,7 +129,7 @@ class OnnxPredictor(BasePredictor):
 
 def read_onnx_header(source: str | os.PathLike[str]) -> dict[str, Any]:
     """What an exported graph says of the checkpoint it was made of, as `steel.checkpoint.read_header`, and of itself:
-    `tta`, the views in it, and `stride`.
+    `tta`, the views in it, `stride`, and `int8`, where it is quantised: how, and what that cost.
 
     Raises:
         InputError: no such file, or not a graph of `steel export`.
@@ -153,14 +155,26 @@ def _open(source: str | os.PathLike[str], device: str) -> tuple[Any, str]:
         device = there[-1]
     if device not in there:
         raise InputError(f"device {device!r} is not to be had here with this onnxruntime; choose auto or {there[0]}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is wrong is told below, in one line
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, usable_cores()))
     try:
-        return onnxruntime.InferenceSession(data, options, providers=[_PROVIDERS[device]]), device
+        return make_session(data, device), device
     except Exception as error:  # the runtime's own types are not public
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{os.fspath(source)}: not an ONNX graph that can be run, or damaged ({reason})") from error
+
+
+def make_session(data: bytes, device: str = "cpu") -> Any:
+    """A session of onnxruntime for a graph; fails with the runtime's own errors."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # who opens it tells what is wrong, in one line
+    options.intra_op_num_threads = session_threads()
+    return onnxruntime.InferenceSession(data, options, providers=[_PROVIDERS[device]])
+
+
+def session_threads() -> int:
+    """Threads of a session on a CPU."""
+    return int(os.environ.get("OMP_NUM_THREADS") or max(1, usable_cores()))
 
 
 def _header_of(session: Any, source: str | os.PathLike[str]) -> dict[str, Any]:
@@ -171,6 +185,7 @@ def _header_of(session: Any, source: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         from_plain(tuple[str, ...], content.get("tta"), "tta")
         from_plain(int, content.get("stride"), "stride")
+        from_plain(Int8Report | None, content.get("int8"), "int8")
     except InputError as error:
         raise InputError(f"{os.fspath(source)}: not a graph that this program can use ({error})") from error
     return {"version": version, **content}

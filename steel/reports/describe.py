@@ -32,6 +32,8 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
     if extensions:
         entries["extensions"] = ", ".join(f"{name} ({digest[:8]})" for name, digest in extensions.items())
     lines = [f"{name:<14} {text}" for name, text in entries.items()]
+    if "int8" in header:
+        lines += ["", *describe_int8(header["int8"])]
     lines += ["", *describe_decision(header["class_names"], header["decision"])]
     provenance = flat_scalars(header["provenance"])
     provenance += [
@@ -40,6 +42,22 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
     if provenance:
         width = max(len(name) for name, _ in provenance)
         lines += ["", "provenance", *(f"  {name:<{width}}  {value}" for name, value in provenance)]
+    return lines
+
+
+def describe_int8(stored: Mapping[str, Any]) -> list[str]:
+    """Plain lines on a graph of 8 bits: how it was made, and what it is worth beside that of float32."""
+    folds = {role: ", ".join(map(str, stored[f"{role}_folds"])) for role in ("calibration", "scored")}
+    lines = [
+        f"{'8 bits':<14} ranges from {stored['calibration_images']} images of folds {folds['calibration']}; scored on "
+        f"{stored['scored_images']} of folds {folds['scored']}, on {stored['threads']} threads of a CPU",
+        f"  {'':<12}  mean Dice  positive Dice  images per second",
+    ]
+    for name in ("float32", "int8"):
+        one = stored[name]
+        lines.append(
+            f"  {name:<12}  {one['mean_dice']:>9.4f}  {one['positive_dice']:>13.4f}  {one['images_per_second']:>17.1f}"
+        )
     return lines
 
 

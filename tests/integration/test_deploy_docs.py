@@ -90,8 +90,20 @@ def decision(gate: str, *classes: dict[str, Any], binary_threshold: int = 0) -> 
     return {"gate": gate, "binary_threshold": binary_threshold, "classes": rules, "tta": ["hflip"]}
 
 
-def run_program(tmp_path: Path, model: Path, images: list[Path]) -> subprocess.CompletedProcess[str]:
-    (program,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+PROGRAM, OPENVINO = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def by_openvino() -> str:
+    """The program with what the page says in place of `import onnxruntime` and of `load`."""
+    imported, loading = OPENVINO.split("\n", 1)
+    program, num_loads = re.subn(r"def load\(.*?\n\n\n", lambda _: loading.lstrip() + "\n\n", PROGRAM, flags=re.DOTALL)
+    assert num_loads == 1 and "import onnxruntime\n" in program
+    return program.replace("import onnxruntime\n", imported + "\n")
+
+
+def run_program(
+    tmp_path: Path, model: Path, images: list[Path], program: str = PROGRAM
+) -> subprocess.CompletedProcess[str]:
     (tmp_path / "deploy.py").write_text(program)
     line = [sys.executable, "-I", str(tmp_path / "deploy.py"), str(model), *map(str, images)]
     return subprocess.run(line, capture_output=True, text=True, timeout=120)
@@ -155,6 +167,40 @@ def test_the_program_predicts_what_steel_predict_does(plant: Plant, tmp_path: Pa
     assert changes["decision"]["gate"] == "none" or any(one["classes"] != ["spot", "trace"] for one in told)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_openvino_gives_the_same_probabilities(plant: Plant, tmp_path: Path, channels: int) -> None:
+    openvino = pytest.importorskip("openvino")
+    model = save_as(tmp_path / "model.onnx", plant.graphs[channels])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for number, size in enumerate(SIZES):
+        images = np.random.default_rng(number).integers(0, 256, (1 + number % 3, channels, *size), dtype=np.uint8)
+        found, expected = compiled({"images": images}), session.run(None, {"images": images})
+        for name, theirs in zip(("mask_probs", "label_probs"), expected, strict=True):
+            assert found[name].dtype == np.uint8 and found[name].shape == theirs.shape
+            assert np.abs(found[name].astype(int) - theirs).max() <= 1, (name, images.shape)
+
+
+@pytest.mark.parametrize("case", ["colour, resized, soft", "both, window"])
+def test_the_program_predicts_the_same_with_openvino(plant: Plant, tmp_path: Path, case: str) -> None:
+    """But for pixels whose probability is at a threshold."""
+    pytest.importorskip("openvino")
+    channels, changes = CASES[case]
+    rules = settle(changes["decision"], np.full(3, 128))
+    model = save_as(tmp_path / "model.onnx", plant.graphs[channels], **(changes | {"decision": rules}))
+    files = sorted((plant.deep if "depth" in changes else plant.images).iterdir())
+    told, maps = [], []
+    for number, program in enumerate((PROGRAM, by_openvino())):
+        images = [Path(shutil.copy(file, tmp_path / f"{number}-{file.name}")) for file in files]
+        done = run_program(tmp_path, model, images, program)
+        assert done.returncode == 0, done.stderr
+        told.append([json.loads(line)["classes"] for line in done.stdout.splitlines()])
+        maps.append([cv2.imread(f"{image}.labels.png", cv2.IMREAD_UNCHANGED) for image in images])
+    assert told[0] == told[1] and any(told[0])
+    pixels = [np.concatenate([one.ravel() for one in side]) for side in maps]
+    assert (pixels[0] != pixels[1]).mean() < 0.001
+
+
 def test_what_the_program_does_not_do_is_said_in_one_line(plant: Plant, tmp_path: Path) -> None:
     graph, rules = plant.graphs[1], decision("none", {}, {})
     tiling = content_of(graph)["tiling"] | {"budget": 64 * 96, "tile": 32, "overlap": 8}
@@ -177,7 +223,9 @@ def test_the_tables_are_those_of_the_graph(plant: Plant) -> None:
     rows = re.findall(r"^\| (input|output) \| `(\w+)` \| (\w+) \| \(", PAGE, re.MULTILINE)
     assert put == {(kind, name, f"tensor({type_})") for kind, name, type_ in rows}
     assert [entry.version for entry in model.opset_import if not entry.domain] == [18] and "Operator set 18" in PAGE
-    rows = re.findall(r"^\| (`.*?`) \| ", PAGE[PAGE.index("| in `content`") :], re.MULTILINE)
+    rows = re.findall(
+        r"^\| (`.*?`) \| ", PAGE[PAGE.index("| in `content`") : PAGE.index("## The decision")], re.MULTILINE
+    )
     content = content_of(model)
     for path in (name for row in rows for name in re.findall(r"`([\w.]+)`", row)):
         value = content

@@ -1,14 +1,13 @@
 """Which rows of the shards play which role in a run."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from steel.config import FoldsConfig, TilingConfig
-from steel.errors import InputError
 from steel.inference.tiles import tile_size
 from steel.shards.reader import ShardReader
+from steel.shards.selection import folds_of, rows_in
 
 
 @dataclass(frozen=True)
@@ -35,25 +34,6 @@ def split_rows(reader: ShardReader, folds: FoldsConfig) -> FoldRows:
         test=reader.index.rows([f for f in folds.test if f in present]),
         train_folds=train_folds,
     )
-
-
-def rows_in(reader: ShardReader, folds: Sequence[int], role: str) -> np.ndarray:
-    """(n,) rows of `folds`, ascending.
-
-    Raises:
-        InputError: a fold that the shards do not have, or no rows at all.
-    """
-    present = folds_of(reader)
-    missing = [f for f in folds if f not in present]
-    if missing or not folds:
-        wanted = f"fold {missing[0]} is not in the shards" if missing else "no fold is left"
-        raise InputError(f"{role} folds: {wanted}; the shards have folds {', '.join(map(str, present))}")
-    return reader.index.rows(list(folds))
-
-
-def folds_of(reader: ShardReader) -> list[int]:
-    """The folds that the shards have."""
-    return sorted({int(fold) for fold in np.unique(reader.index.fold)})
 
 
 def resolve_crop(reader: ShardReader, rows: np.ndarray, crop: tuple[int, int], tiling: TilingConfig) -> tuple[int, int]:

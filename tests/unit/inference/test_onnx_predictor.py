@@ -2,11 +2,8 @@
 
 import dataclasses
 import json
-import os
-import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import cv2
@@ -17,18 +14,21 @@ import torch
 import steel
 from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.cli import main
-from steel.config import NetworkConfig
+from steel.config import NetworkConfig, TilingConfig
 from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
+from steel.images.geometry import resize_image
 from steel.inference.onnx_predictor import OnnxPredictor
 from steel.inference.predictor import Predictor
+from steel.inference.tiles import make_tiles
 from steel.labels.rle import decode_rle
 from steel.labels.submission import read_submission
 from steel.model.network import UnifiedModel
 from tests.image_folder import tree_digest
 from tests.paths import ROOT
+from tests.second_environment import make_environment, make_wheel
 
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
 
@@ -90,6 +90,44 @@ def test_probabilities_differ_by_at_most_one(
     assert other < 0.002 * num_pixels
 
 
+TILED = [(64, 96), (130, 61), (70, 199), (50, 50), (33, 400), (300, 34), (90, 45)]
+"""Beyond 2000 pixels, in whole strides and not: squares, rows of tiles, columns of them, and grids."""
+
+
+@pytest.mark.parametrize("input_size", [None, (61, 90)])
+def test_large_images_are_taken_in_tiles(
+    folder: Path, graph: OnnxPredictor, monkeypatch: pytest.MonkeyPatch, input_size: tuple[int, int] | None
+) -> None:
+    """Masks are the checkpoint's. Labels are not: they are the largest that the graph says of a tile."""
+    predictor = Predictor.from_checkpoint(folder / "model.safetensors", device="cpu", precision="no")
+    tiling, steps = TilingConfig(budget=2000, tile=48, overlap=16), list[tuple[int, int]]()
+    for one in (predictor, graph):
+        monkeypatch.setattr(one, "tiling", tiling)
+        monkeypatch.setattr(one, "input_size", input_size)
+    monkeypatch.setattr(graph, "on_tile", lambda done, total: steps.append((done, total)))
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    differs = False
+    for number, size in enumerate(TILED):
+        image = np.random.default_rng(number).integers(0, 256, size, dtype=np.uint8)
+        steps.clear()
+        (found,), (expected,) = graph.predict([image]), predictor.predict([image])
+        assert found.mask_probs.shape == (2, *size) and np.ptp(found.mask_probs) > 20
+        assert np.abs(found.network_probs.astype(int) - expected.network_probs).max() <= 1, size
+        off = np.abs(found.mask_probs.astype(int) - expected.mask_probs)
+        # Back at the image's size they are rounded once more.
+        assert off.max() <= (1 if input_size is None else 2) and (off > 1).mean() < 0.0005, size
+
+        shown = image if input_size is None else resize_image(image, input_size)
+        padded = np.pad(shown, [(0, -side % graph.stride) for side in shown.shape], mode="reflect")
+        tiles = make_tiles(*padded.shape, tiling, graph.stride)
+        parts = [padded[rows.start : rows.stop, columns.start : columns.stop] for rows, columns in tiles]
+        labels = [session.run(["label_probs"], {"images": part[None, None]})[0][0] for part in parts]
+        np.testing.assert_array_equal(found.label_probs, np.max(labels, axis=0))
+        differs |= bool(np.abs(found.label_probs.astype(int) - expected.label_probs).max() > 1)
+        assert len(parts) > 1 and steps == [(done, len(parts)) for done in range(1, len(parts) + 1)]
+    assert differs
+
+
 def test_the_command_writes_what_torch_writes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     masks = []
     for name in ("model.onnx", "model.safetensors"):
@@ -146,21 +184,18 @@ def test_nothing_of_training_is_imported(folder: Path) -> None:
 @pytest.mark.slow
 def test_in_an_environment_with_the_extra_alone(folder: Path, tmp_path: Path) -> None:
     """A second environment in which pip has installed `steel-defects[onnx]` and nothing else."""
-    venv.create(tmp_path / "env", with_pip=True)
-    python = tmp_path / "env" / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", ROOT / "constraints.txt"]
-    shutil.copytree(ROOT / "steel", tmp_path / "source" / "steel")  # building leaves files beside what is built
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path / "source")
-    subprocess.run([*pip, f"{tmp_path}/source[onnx]"], check=True, timeout=1800)
+    make_wheel(tmp_path, tmp_path / "wheels")
+    environment = make_environment(tmp_path / "env")
+    install = ["pip", "install", "--find-links", tmp_path / "wheels", "steel-defects[onnx]"]
+    subprocess.run(install, check=True, env=environment, timeout=1800)
     line = [str(folder / "model.onnx"), str(folder / "images"), "--out"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [tmp_path / "env" / "bin" / "steel", "predict", *line, tmp_path / "second", "--format", FORMATS]
+    command = ["steel", "predict", *line, tmp_path / "second", "--format", FORMATS]
     subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=300)
     assert main(["predict", *line, str(tmp_path / "first"), "--format", FORMATS]) == 0
     assert tree_digest(tmp_path / "second") == tree_digest(tmp_path / "first")
-    there = subprocess.run([python, "-m", "pip", "list"], check=True, capture_output=True, text=True).stdout
-    assert "torch" not in there
+    code = "import importlib.util as u, steel; print(u.find_spec('torch'), steel.__file__)"
+    done = subprocess.run(["python", "-c", code], check=True, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith(f"None {tmp_path / 'env'}")
 
 
 def test_what_a_graph_cannot_do_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
@@ -186,7 +221,7 @@ def test_what_a_graph_cannot_do_is_refused_in_one_line(folder: Path, tmp_path: P
                 read(tmp_path / name)
     for options, said in (
         ({"tta": ()}, r"the views averaged are in the graph \(hflip, vflip\); export it again for others"),
-        ({"precision": "bf16"}, "graphs compute in float32"),
+        ({"precision": "bf16"}, "the graph computes in float32; leave out --precision bf16"),
         ({"device": "cuda"}, "device 'cuda' is not to be had here"),
     ):
         with pytest.raises(InputError, match=said):

@@ -1,0 +1,43 @@
+"""Which rows of the shards are meant, and whether they are of a model's task."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from steel.errors import InputError
+from steel.shards.format import Manifest
+from steel.shards.reader import ShardReader
+
+
+def folds_of(reader: ShardReader) -> list[int]:
+    """The folds that the shards have."""
+    return sorted({int(fold) for fold in np.unique(reader.index.fold)})
+
+
+def rows_in(reader: ShardReader, folds: Sequence[int], role: str) -> np.ndarray:
+    """(n,) rows of `folds`, ascending.
+
+    Raises:
+        InputError: a fold that the shards do not have, or no rows at all.
+    """
+    present = folds_of(reader)
+    missing = [f for f in folds if f not in present]
+    if missing or not folds:
+        wanted = f"fold {missing[0]} is not in the shards" if missing else "no fold is left"
+        raise InputError(f"{role} folds: {wanted}; the shards have folds {', '.join(map(str, present))}")
+    return reader.index.rows(list(folds))
+
+
+def check_same_task(name: str, class_names: Sequence[str], in_channels: int, manifest: Manifest) -> None:
+    """Raises InputError, which begins with `name`, unless a model is for the classes and channels of the shards."""
+    if tuple(class_names) != manifest.class_names:
+        raise InputError(
+            f"{name}: its classes are {', '.join(class_names)}, those of the shards "
+            f"{', '.join(manifest.class_names)}; take shards with the same classes"
+        )
+    if in_channels < manifest.channels:  # a gray image is one of three equal channels, too
+        kinds = {1: "gray", 3: "colour"}
+        raise InputError(
+            f"{name}: it takes {kinds[in_channels]} images, the shards hold {kinds[manifest.channels]} ones; take "
+            "images of the kind it was trained on"
+        )
