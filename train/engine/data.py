@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from steel.config import FoldsConfig, TilingConfig
+from steel.errors import InputError
 from steel.inference.tiles import tile_size
 from steel.shards.reader import ShardReader
 from steel.shards.selection import folds_of, rows_in
