@@ -74,7 +74,7 @@ def draw_outlines(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
 def _draw_masks(image: np.ndarray, masks: np.ndarray, *, fill: bool) -> np.ndarray:
     assert masks.shape[1:] == image.shape[:2], f"masks {masks.shape} on an image {image.shape}"
     picture = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image.copy()
-    thickness = max(1, round(min(image.shape[:2]) / 128))
+    thickness = max(1, round(max(image.shape[:2]) / 500))  # so that it is seen where the picture is made to fit a page
     for class_id, mask in enumerate(masks, start=1):
         if not mask.any():
             continue

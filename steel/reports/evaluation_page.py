@@ -56,7 +56,8 @@ def evaluation_page(
             Section("labels", "Labels that may be wrong", labels_section(page, doubts, shown)),
         ]
     sections.append(Section("origin", "Speed and origin", origin_section(page)))
-    return document("Evaluation of a defect model", _subtitle(page), sections, {"operating": operating_data(page)})
+    title = "Cross-validation of a defect model" if is_crossval(page) else "Evaluation of a defect model"
+    return document(title, _subtitle(page), sections, {"operating": operating_data(page)})
 
 
 def _subtitle(page: Figures) -> Markup:

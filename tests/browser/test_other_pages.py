@@ -50,5 +50,6 @@ def test_it_fits_every_picture_loads_and_text_can_be_read(
         assert fits(page)
         widths = page.evaluate(LOADED)
         assert len(widths) >= {"compare": 1, "explore": 20, "crossval": 0}[name] and min(widths, default=1) > 0
+        page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
         assert page.evaluate(LUMINANCE) == []
         assert page.evaluate(BLANK) == 0

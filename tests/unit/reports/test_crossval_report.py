@@ -52,6 +52,7 @@ def test_the_page_shows_them_and_says_what_it_is(out: Path) -> None:
     for said in (
         "each image judged by the member that has not seen it",
         "found on all folds",
+        "Cross-validation of a defect model",
         "At the decision found on the other folds",
     ):
         assert said in words

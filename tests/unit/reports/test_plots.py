@@ -50,6 +50,14 @@ def test_a_narrow_image_is_enlarged_with_its_masks_and_names() -> None:
     assert above.mean() > 0.4  # the ground of the name, some of which is letters
 
 
+def test_outlines_of_a_long_strip_are_seen_and_those_of_a_square_are_no_bars() -> None:
+    for height, width in ((128, 800), (256, 1600), (1000, 1000)):
+        masks = np.zeros((1, height, width), bool)
+        masks[0, 30:90, 100:700] = True
+        column = draw_overlay(np.zeros((height, width), np.uint8), masks)[:60, 400]
+        assert 2 <= (column == class_colour(1)).all(axis=1).sum() <= 5
+
+
 def test_overlay_draws_holes() -> None:
     masks = np.zeros((1, 60, 100), bool)
     masks[0, 10:50, 10:90] = True
