@@ -130,6 +130,8 @@ def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> 
     """Crops of both phases; (0, 0) is the whole image."""
     size, budget = facts.size, _CROP_PIXELS[machine.kind]
     crop = fit_crop(size, budget)
+    if crop != size and _is_nearly_square(size):
+        crop = (min(crop), min(crop))  # so that quarter turns fit
     room = int(_USED_MEMORY * machine.memory_gb * 1e9 / _BYTES_PER_PIXEL / 2)
     whole = (0, 0) if facts.largest == size else size
     full = (
@@ -138,8 +140,9 @@ def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> 
     if crop == size:
         reasons["phases.0.crop"] = f"the median image, {_by(size)}: it is no larger than a crop is on {machine.kind}s"
     else:
+        shape = "square, as images nearly are" if _is_nearly_square(size) else "as high and wide as they come"
         reasons["phases.0.crop"] = (
-            f"{_by(crop)} of images of {_by(size)}: about {budget} pixels, as high and wide as they come to whole 32s"
+            f"{_by(crop)} of images of {_by(size)}: {budget} pixels at most, {shape}, in whole 32s"
         )
     many = "" if facts.largest == size else f"; images come up to {_by(facts.largest)}, and the median pads few"
     cut = "" if full in (whole, (0, 0)) else "; the whole image would not fit"
@@ -241,8 +244,7 @@ def _weighted(phase: PhaseConfig, facts: DataFacts, reasons: dict[str, str]) -> 
 
 
 def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> Mapping[str, TransformConfig]:
-    short, long = sorted(facts.size)
-    turns = crop[0] == crop[1] and long <= 1.25 * short
+    turns = crop[0] == crop[1] and _is_nearly_square(facts.size)
     reasons["augment.rotate90"] = (
         "on: crops are square, and images nearly so" if turns else "off: images or crops are not square"
     )
@@ -266,6 +268,10 @@ def _validation(passes: float, reasons: dict[str, str]) -> ValidationConfig:
 def _whole(length: float) -> int:
     """The nearest multiple of 32 that is not more, but 32 at least."""
     return max(32, int(length) // 32 * 32)
+
+
+def _is_nearly_square(size: tuple[int, int]) -> bool:
+    return max(size) <= 1.25 * min(size)
 
 
 def _by(size: tuple[int, int]) -> str:

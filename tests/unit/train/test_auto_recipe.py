@@ -58,6 +58,14 @@ def test_small_square_images_are_taken_whole_and_turned() -> None:
     assert "rotate90" not in auto_recipe(STRIPS, LARGE).augment
 
 
+def test_crops_of_nearly_square_images_are_square_and_turned() -> None:
+    found = auto_recipe(TILES, MachineClass("cpu", 16))  # 200x200 is more than a CPU's 32,768 pixels; 181x181 is not
+    assert found.phases[0].crop == (160, 160) and found.augment["rotate90"] == TransformConfig(0.5)
+    assert "square, as images nearly are" in found.reasons["phases.0.crop"]
+    strips = auto_recipe(changed(TILES, size=(200, 260), largest=(200, 260)), MachineClass("cpu", 16))
+    assert strips.phases[0].crop == (160, 192) and "rotate90" not in strips.augment
+
+
 def test_images_of_many_sizes_are_not_padded_to_the_largest() -> None:
     found = auto_recipe(changed(TILES, size=(250, 350), largest=(1200, 1600)), LARGE)
     assert [phase.crop for phase in found.phases] == [(250, 350), (250, 350)]
