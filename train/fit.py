@@ -9,25 +9,22 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from steel.config import Config, NetworkConfig
+from steel.config import Config
 from steel.distributed.runtime import Runtime, seed_everything, start
 from steel.distributed.signals import StopSignals
-from steel.errors import InputError, out_of_memory_as, run_program
-from steel.loading.augment import Augmenter
-from steel.loading.sampler import Sampler, build_sampler
-from steel.loading.train_loader import MicroBatch, train_batches
-from steel.machine import count_workers
+from steel.errors import out_of_memory_as, run_program
+from steel.loading.sampler import Sampler
 from steel.model.network import UnifiedModel
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from steel.storage import write_text
 from steel.tracking.queue import Status
 from train.arguments import FitArguments, parse_fit, share_recipe
-from train.engine.batch_plan import PhasePlan, micro_batch_share, plan_phases
+from train.engine.batch_plan import micro_batch_share
 from train.engine.data import FoldRows, resolve_crop, split_rows
 from train.engine.decoded_samples import keep_decoded_samples
 from train.engine.dry_run import try_phases
@@ -47,6 +44,7 @@ from train.engine.weight_initialisation import FirstWeights, find_first_weights,
 from train.fit_to_time import fit_to_time
 from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
+from train.preparation import build_training, load_micro_batches, network_for, open_reader, plan_run
 
 logger = logging.getLogger("train.fit")
 
@@ -93,23 +91,23 @@ def run_attempt(
         return
 
     saved = resume_state(runtime, folder.states)
-    reader = _open_reader(arguments)
+    reader = open_reader(arguments)
     rows = split_rows(reader, config.folds)
     announce_data(config, reader, rows, runtime)
     seed_everything(config.seed)
     model = UnifiedModel(network)
     first = _start(arguments, runtime, folder, model, reader, rows, saved)
-    context, samplers = _plan(config, runtime, reader, rows, first, live)
+    context, samplers = plan_run(config, runtime, reader, rows, first, live)
     if arguments.wants_time_fitted(has_begun=saved is not None):
         arguments = _fit_length(arguments, context, samplers, model, folder)
-        context, samplers = _plan(arguments.config, runtime, reader, rows, first, live)
+        context, samplers = plan_run(arguments.config, runtime, reader, rows, first, live)
     _hold_decoded(context)
     state = LoopState() if saved is None else saved.loop
     state.check_within([plan.steps for plan in context.plans], f"--out {arguments.out}")
     announce_phases(context, state)
     metric_logger = open_metric_logger(context, folder, state)  # its tracker starts beside what follows
     closing.callback(metric_logger.finish, "failed")  # unless it has been finished by then
-    training = _build_training(arguments, context, model, saved)
+    training = build_training(arguments, context, model, saved)
     _try_phases_to_come(context, training, state)
 
     top_checkpoints = _open_top_checkpoints(context, folder, saved)
@@ -123,7 +121,7 @@ def run_attempt(
         progress=RunProgress(context, live),
         top_checkpoints=top_checkpoints,
         writer=writer,
-        load=functools.partial(_load, context, samplers),
+        load=functools.partial(load_micro_batches, context, samplers),
         name_suspects=functools.partial(_write_suspects, context, folder),
     )
     metric_logger.wait_until_open()  # before a process is forked
@@ -193,27 +191,12 @@ def _start(
     return runtime.on_main(find_and_keep)
 
 
-def _plan(
-    config: Config, runtime: Runtime, reader: ShardReader, rows: FoldRows, first: FirstWeights, live: LiveLine
-) -> tuple[RunContext, list[Sampler]]:
-    """The run's surroundings, and which training sample stands at which position in each of its phases."""
-    samplers = _build_samplers(config, reader, rows)
-    plans = plan_phases(
-        config.phases,
-        [sampler.epoch_length for sampler in samplers],
-        config.validation.every_epochs,
-        rank=runtime.rank,
-        world=runtime.world,
-    )
-    return RunContext(runtime, config, reader, rows, plans, first, live), samplers
-
-
 def _fit_length(
     arguments: FitArguments, context: RunContext, samplers: list[Sampler], model: UnifiedModel, folder: RunFolder
 ) -> FitArguments:
     """`arguments` with phases that take the time asked for; the run folder keeps them."""
-    trial = _build_training(arguments, context, model, None)
-    fitted = fit_to_time(arguments, context, trial, samplers, functools.partial(_load, context, samplers))
+    trial = build_training(arguments, context, model, None)
+    fitted = fit_to_time(arguments, context, trial, samplers, functools.partial(load_micro_batches, context, samplers))
     context.runtime.on_main(lambda: folder.keep_config(fitted.config, context.reader.manifest.digest))
     return fitted
 
@@ -230,99 +213,6 @@ def _try_phases_to_come(context: RunContext, training: TrainingState, state: Loo
     tiling, reader, rows = context.config.tiling, context.reader, context.rows.train
     crops = [resolve_crop(reader, rows, plan.phase.crop, tiling) for plan in to_come]
     try_phases(context.runtime, training, to_come, crops)
-
-
-def _open_reader(arguments: FitArguments) -> ShardReader:
-    config = arguments.config.runtime
-    return ShardReader(
-        arguments.data,
-        cache_dir=config.cache_dir,
-        cache_bytes=config.cache_bytes,
-        on_bad_sample=config.on_bad_sample,
-        max_bad_samples=config.max_bad_samples,
-    )
-
-
-def _build_samplers(config: Config, reader: ShardReader, rows: FoldRows) -> list[Sampler]:
-    """Which training sample stands at which position, for each phase."""
-    return [
-        build_sampler(
-            reader.index.samples(rows.train),
-            reader.samples.areas,
-            phase.sampling,
-            seed=config.seed,
-            phase=number,
-            shards=reader.samples.shard,
-        )
-        for number, phase in enumerate(config.phases)
-    ]
-
-
-def network_for(config: Config, manifest: Manifest) -> NetworkConfig:
-    """The network for this data: its classes and channels are the data's.
-
-    Raises:
-        InputError: class weights or channels that do not fit the data.
-    """
-    for weights in (phase.loss.class_weights for phase in config.phases):
-        if weights is not None and len(weights) != manifest.num_classes:
-            raise InputError(
-                f"loss.class-weights: {len(weights)} weights for {manifest.num_classes} classes "
-                f"({', '.join(manifest.class_names)}); give one per class, or None for equal ones"
-            )
-    if config.model.in_channels == 1 and manifest.channels == 3:
-        raise InputError("model.in-channels 1: the shards hold colour images; use 0 or 3")
-    return NetworkConfig(
-        architecture=config.model.architecture,
-        encoder=config.model.encoder,
-        num_classes=manifest.num_classes,
-        in_channels=config.model.in_channels or manifest.channels,
-        decoder_channels=config.model.decoder_channels,
-        dropout=config.model.dropout,
-        heads=config.model.heads,
-    )
-
-
-def _build_training(
-    arguments: FitArguments, context: RunContext, model: UnifiedModel, saved: SavedState | None
-) -> TrainingState:
-    """The training at `saved`, or at the first weights that `model` has on rank 0."""
-    config, inputs = context.config, context.first_weights.inputs
-    first = context.plans[0]
-    freeze_steps = round(config.optim.freeze_encoder_epochs * first.epoch_length / first.phase.batch_size)
-    training = TrainingState(context.runtime, config, model, inputs.mean, inputs.std, freeze_steps)
-    if saved is not None:
-        try:
-            training.load_tensors(saved.tensors)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"--out {arguments.out}: its newest state does not fit this network ({error}); choose another folder"
-            ) from error
-    return training
-
-
-def _load(
-    context: RunContext, samplers: Sequence[Sampler], plan: PhasePlan, step: int
-) -> Generator[MicroBatch, None, None]:
-    """This rank's micro-batches of a phase, from `step` on."""
-    config, reader = context.config, context.reader
-    augmenter = Augmenter(
-        config.augment,
-        resolve_crop(reader, context.rows.train, plan.phase.crop, config.tiling),
-        plan.phase.sampling,
-        reader.manifest.num_classes,
-        reader.manifest.ignore_bit,
-    )
-    return train_batches(
-        reader,
-        samplers[plan.number],
-        augmenter,
-        plan.micro_batches(step),
-        seed=config.seed,
-        phase=plan.number,
-        workers=count_workers(config.runtime.workers),
-        pin_memory=context.runtime.device.type == "cuda",
-    )
 
 
 def _write_suspects(context: RunContext, folder: RunFolder, rows: list[int]) -> None:

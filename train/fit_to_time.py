@@ -4,15 +4,24 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 from steel.config import Config
+from steel.distributed.runtime import Runtime
 from steel.loading.sampler import Sampler
 from steel.loading.train_loader import MicroBatch
+from steel.model.network import UnifiedModel
+from steel.pretrained.stem import Normalisation
+from steel.shards.format import Manifest
 from train.arguments import FitArguments
 from train.budget import explain_fit, fit_passes, seconds_of
 from train.engine.batch_plan import PhasePlan, plan_phases
-from train.engine.measured_pace import measure_pace
+from train.engine.data import split_rows
+from train.engine.measured_pace import MeasuredPace, measure_pace
+from train.engine.pace import Work
 from train.engine.run_context import RunContext
 from train.engine.run_progress import work_of
 from train.engine.step import TrainingState
+from train.engine.weight_initialisation import FirstWeights
+from train.live_line import LiveLine
+from train.preparation import build_training, load_micro_batches, network_for, open_reader, plan_run
 
 
 def fit_to_time(
@@ -53,3 +62,17 @@ def fit_to_time(
         return replace(config, reasons={**config.reasons, "budget": reason})
 
     return replace(arguments, config=runtime.on_main(fit))
+
+
+def measure_run(arguments: FitArguments, runtime: Runtime, live: LiveLine) -> tuple[Work, MeasuredPace]:
+    """What a run has to do, and its pace with random weights, which are as fast as any; nothing is written."""
+    manifest = Manifest.load(arguments.data)
+    network = network_for(arguments.config, manifest)
+    reader = open_reader(arguments)
+    inputs = Normalisation(manifest.mean, manifest.std).for_channels(network.in_channels)
+    rows, first = split_rows(reader, arguments.config.folds), FirstWeights(None, inputs)
+    context, samplers = plan_run(arguments.config, runtime, reader, rows, first, live)
+    training = build_training(arguments, context, UnifiedModel(network), None)
+    pace = measure_pace(context, training, lambda plan: load_micro_batches(context, samplers, plan, 0))
+    runtime.accelerator.free_memory()
+    return work_of(context), pace

@@ -1,6 +1,7 @@
 """Quality of trained models, measured:  python -m bench.quality QUESTION
 
-pretrained-neu | pretrained-bsdata | neu | choice | cascade | parts | ablation | thresholds | demo
+severstal | pretrained-neu | pretrained-bsdata | auto-choice | small | rare
+neu | choice | cascade | parts | ablation | thresholds | demo
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
@@ -12,18 +13,37 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Collection
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.quality import ablation, cascade, choice, demo, neu, parts, pretrained, thresholds
+from bench.quality import (
+    ablation,
+    auto_choice,
+    cascade,
+    choice,
+    demo,
+    neu,
+    parts,
+    pretrained,
+    rare,
+    severstal,
+    small,
+    thresholds,
+)
 from bench.quality.trial import ROOT
+from steel.errors import run_program
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "accelerate", "segmentation-models-pytorch", "albumentations", "timm", "numpy")
 SECTIONS = {
+    "severstal": "The full Severstal set, beside what was published",
     "pretrained-neu": "With pretrained weights: better than the plain loop on hot-rolled steel?",
     "pretrained-bsdata": "With pretrained weights: better than the plain loop on small pits?",
+    "auto-choice": "What could `--preset auto` do better on pretrained weights?",
+    "small": "With few images: what pretrained weights and the recipe are worth",
+    "rare": "Is a class found that 8 of 1,000 images have?",
     "neu": "Better than the plain loop?",
     "choice": "How was that recipe chosen?",
     "cascade": "Better than six networks?",
@@ -34,14 +54,33 @@ SECTIONS = {
 }
 
 
-def main() -> None:
-    """Entry point."""
+def main() -> int:
+    """Entry point; returns the exit code."""
     options = _parse()
     work = options.work.absolute() / options.what
     work.mkdir(parents=True, exist_ok=True)
     if options.what in pretrained.SETS:
         given = options.what, options.source, options.weights, work
         text = pretrained.run(*given, passes=options.passes, seeds=options.seeds)
+    elif options.what == "severstal":
+        recipe = severstal.Recipe(options.preset, _given_weights(options.weights), options.size)
+        text = severstal.run(options.data, work, recipe, splits=options.variants or list(severstal.SPLITS))
+        if recipe.is_rehearsal:
+            print(text)
+            return 0
+    elif options.what == "auto-choice":
+        text = auto_choice.run(
+            options.source,
+            options.weights,
+            work,
+            passes=options.passes,
+            seeds=options.seeds,
+            variants=options.variants or list(auto_choice.VARIANTS),
+        )
+    elif options.what == "small":
+        text = small.run(options.source, options.weights, work, seeds=options.seeds)
+    elif options.what == "rare":
+        text = rare.run(options.weights, work, seeds=options.seeds)
     elif options.what == "neu":
         text = neu.run(options.source, work, passes=options.passes or 16, seeds=options.seeds)
     elif options.what == "choice":
@@ -61,6 +100,12 @@ def main() -> None:
     (HERE / "sections" / f"{options.what}.md").write_text(f"{_made_by()}\n\n{text}\n")
     HERE.with_suffix(".md").write_text(report())
     print(text)
+    return 0
+
+
+def _given_weights(weights: Path | None) -> str | None:
+    """As `--model.weights` of a program that runs elsewhere."""
+    return None if weights is None else str(weights.absolute() if weights.exists() else weights)
 
 
 def report() -> str:
@@ -94,7 +139,12 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("what", choices=tuple(SECTIONS))
     parser.add_argument("--source", type=Path, help="folder of NEU-Seg with images/ and masks/; of BSData")
-    parser.add_argument("--weights", type=Path, help="pretrained-*: file with an encoder's weights")
+    parser.add_argument(
+        "--weights", type=Path, help="pretrained-*, small, rare, severstal: file with an encoder's weights"
+    )
+    parser.add_argument("--data", type=Path, help="severstal: Kaggle's folder with train.csv and train_images/")
+    parser.add_argument("--preset", default="severstal", help="severstal: what is trained")
+    parser.add_argument("--size", metavar="HxW", help="severstal: store images at this size, for a rehearsal")
     parser.add_argument("--passes", type=int, help="times each training image is seen (neu, choice: 16)")
     parser.add_argument("--annotations", type=Path, help="cascade: run-length masks to render images for")
     parser.add_argument("--image-ids", type=Path, help="cascade: ids to render, as `steel synth` takes them")
@@ -102,18 +152,28 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--per-class", type=int, default=240, help="cascade: of them, at least so many of each class")
     parser.add_argument("--seconds", type=float, default=90, help="cascade: training time of the unified network")
     parser.add_argument("--resamples", type=int, default=20, help="thresholds: sets of images for each network")
-    parser.add_argument("--variants", nargs="+", help="choice, parts, ablation: only these")
-    parser.add_argument("--seeds", type=int, nargs="+", help="of the trainings (0 1 2), of the demo's data (11 12 13)")
+    parser.add_argument("--variants", nargs="+", help="choice, auto-choice, parts, ablation, severstal: only these")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="of the trainings (0 1 2; rare: 0 to 4), of the demo's data (11 12 13)"
+    )
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")
     options = parser.parse_args()
-    options.seeds = options.seeds or list(demo.SEEDS if options.what == "demo" else (0, 1, 2))
-    if options.what in ("neu", "choice", "parts", *pretrained.SETS) and options.source is None:
+    options.seeds = options.seeds or list({"demo": demo.SEEDS, "rare": range(5)}.get(options.what, (0, 1, 2)))
+    if options.what in ("neu", "choice", "parts", "auto-choice", "small", *pretrained.SETS) and options.source is None:
         parser.error(f"{options.what} needs --source, the folder of its images")
-    if options.what in pretrained.SETS and options.weights is None:
+    if options.what in ("auto-choice", "small", "rare", *pretrained.SETS) and options.weights is None:
         parser.error(f"{options.what} needs --weights, a file for {pretrained.ENCODER}")
+    if options.what == "severstal" and options.data is None:
+        parser.error("severstal needs --data, Kaggle's folder with train.csv and train_images/")
     if options.what == "cascade" and options.annotations is None:
         parser.error("cascade needs --annotations, a CSV of run-length masks")
-    known = {"choice": choice.VARIANTS, "parts": parts.PARTS}.get(options.what, ablation.VARIANTS)
+    tables = {
+        "choice": choice.VARIANTS,
+        "parts": parts.PARTS,
+        "severstal": severstal.SPLITS,
+        "auto-choice": auto_choice.VARIANTS,
+    }
+    known: Collection[str] = tables.get(options.what, ablation.VARIANTS)
     unknown = set(options.variants or ()) - set(known)
     if unknown:
         parser.error(f"--variants: there is no {sorted(unknown)[0]!r}; there are {', '.join(known)}")
@@ -121,4 +181,4 @@ def _parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

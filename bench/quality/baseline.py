@@ -19,6 +19,7 @@ from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.config import ModelConfig, NetworkConfig
 from steel.images.bitmask import unpack_masks
 from steel.model.network import UnifiedModel
+from steel.pretrained.stem import Normalisation
 from steel.shards.reader import Sample, ShardReader
 from steel.shards.selection import folds_of, rows_in
 from train.engine.weight_initialisation import find_first_weights
@@ -72,25 +73,8 @@ def train_plain(
     if first.encoder is not None:
         model.encoder.load_state_dict(holder.encoder.state_dict())
     model = model.to(device).to(memory_format=torch.channels_last)
-    steps = passes * (len(samples) // batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
-    dice = smp.losses.DiceLoss(mode="multilabel")
-    bce = nn.BCEWithLogitsLoss()
     batches = _batches(samples, manifest.num_classes, crop, batch_size, seed)
-    mean = torch.tensor(first.inputs.mean, device=device).view(-1, 1, 1)
-    std = torch.tensor(first.inputs.std, device=device).view(-1, 1, 1)
-    model.train()
-    for _, (images, masks) in zip(range(steps), batches, strict=False):
-        inputs = (images.to(device).float() / 255 - mean) / std
-        truth = masks.to(device).float()
-        with torch.autocast(device.type, torch.bfloat16):
-            logits = model(inputs.contiguous(memory_format=torch.channels_last))
-        loss = bce(logits.float(), truth) + dice(logits.float(), truth)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    _optimise(model, batches, first.inputs, steps=passes * (len(samples) // batch_size), lr=lr)
     seconds, processor_seconds = time.perf_counter() - begun, time.process_time() - used
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,8 +87,36 @@ def train_plain(
     return trial
 
 
+def _optimise(
+    model: nn.Module,
+    batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    inputs: Normalisation,
+    *,
+    steps: int,
+    lr: float,
+) -> None:
+    """Train in place for so many steps."""
+    device = next(model.parameters()).device
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
+    dice = smp.losses.DiceLoss(mode="multilabel")
+    bce = nn.BCEWithLogitsLoss()
+    mean, std = (torch.tensor(each, device=device).view(-1, 1, 1) for each in (inputs.mean, inputs.std))
+    model.train()
+    for _, (images, masks) in zip(range(steps), batches, strict=False):
+        pixels = (images.to(device).float() / 255 - mean) / std
+        truth = masks.to(device).float()
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = model(pixels.contiguous(memory_format=torch.channels_last))
+        loss = bce(logits.float(), truth) + dice(logits.float(), truth)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
 def _build(network: NetworkConfig) -> nn.Module:
-    """The U-Net from scratch, without anything of ours."""
+    """The U-Net with random weights, without anything of ours."""
     return smp.Unet(
         network.encoder,
         encoder_weights=None,

@@ -24,7 +24,14 @@ AIM = 2
 ENCODER, DECODER = "resnet18", (64, 48, 32, 24, 16)
 
 
-def make_shards(source: Path, work: Path, *, development: tuple[int, int] | None = None, seed: int = 0) -> Path:
+def make_shards(
+    source: Path,
+    work: Path,
+    *,
+    development: tuple[int, int] | None = None,
+    num_train: int | None = None,
+    seed: int = 0,
+) -> Path:
     """Shards of one image a group of duplicates: fold 0 validates, fold 1 tests, the others train.
 
     Args:
@@ -32,9 +39,13 @@ def make_shards(source: Path, work: Path, *, development: tuple[int, int] | None
         work: where they go.
         development: leave the test images out; of the training images let so many stand in for them and so many
             train, so that a recipe can be chosen without a look at the test.
+        num_train: let so many train, the first of those that a larger number has too, and a quarter of that number
+            validate, eight at least; the test images stay. All when None.
         seed: of the split.
     """
     out = work / ("-".join(map(str, ("development", *development))) if development else "shards")
+    if num_train is not None:
+        out = work / f"train-{num_train}"
     if (out / "manifest.json").exists():
         return out
     if not (work / "all" / "manifest.json").exists():
@@ -52,6 +63,8 @@ def make_shards(source: Path, work: Path, *, development: tuple[int, int] | None
     if development:
         num_test, num_train = development
         test, train_names = train_names[:num_test], train_names[num_test : num_test + num_train]
+    if num_train is not None:
+        validation, train_names = validation[: max(8, num_train // 4)], train_names[:num_train]
     fold_of = dict.fromkeys(test, TEST) | dict.fromkeys(validation, VALIDATION) | dict.fromkeys(train_names, 2)
     images, masks = out.with_name(f"{out.name}-images"), out.with_name(f"{out.name}-masks")
     images.mkdir(parents=True, exist_ok=True)

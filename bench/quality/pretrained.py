@@ -90,6 +90,15 @@ class Sides:
             weights=self.weights,
         )
 
+    def rate_scores(self, seed: int) -> dict[float, float]:
+        """What the plain loop at each of `RATES` reaches on the validation images, at thresholds of one half."""
+        measure = MEASURES[self.of_set.measure]
+        trials = {lr: self.plain(seed, lr) for lr in RATES}
+        return {
+            lr: values([at_one_half(trial.statistics(self.data, VALIDATION, ()))], measure)[0]
+            for lr, trial in trials.items()
+        }
+
     def _ours(self, preset: str, seed: int, name: str, options: Sequence[str]) -> Trial:
         network = ("--model.encoder", ENCODER, "--model.decoder-channels", *map(str, DECODER))
         given = ("--model.weights", self.weights, "--seed", str(seed), "--runtime.workers", "0")
@@ -111,8 +120,7 @@ def run(name: str, source: Path, weights: Path, work: Path, *, passes: int | Non
     of_set = SETS[name]
     data = of_set.make_shards(source, work)
     sides = Sides(data, work, str(weights.absolute()), passes or of_set.passes, of_set)
-    plain_of_rate = {lr: sides.plain(seeds[0], lr) for lr in RATES}
-    scores = {lr: _on_validation(trial, data, MEASURES[of_set.measure]) for lr, trial in plain_of_rate.items()}
+    scores = sides.rate_scores(seeds[0])
     best = max(RATES, key=scores.__getitem__)
     trials = {
         AUTO: [sides.auto(seed) for seed in seeds],
@@ -158,10 +166,6 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
         + (f"; missing of three: {', '.join(map(str, missing))}" if missing else "")
         + ". Scores in percent, of the test images; processor seconds are of one thread."
     )
-
-
-def _on_validation(trial: Trial, data: Path, measure: Measure) -> float:
-    return values([at_one_half(trial.statistics(data, VALIDATION, ()))], measure)[0]
 
 
 Judged = Mapping[str, Mapping[str, Sequence[Outcome]]]

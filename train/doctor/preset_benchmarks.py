@@ -20,7 +20,7 @@ from train.engine.batch_plan import PhasePlan, micro_batch_share
 from train.engine.data import resolve_crop
 from train.engine.made_up_batch import made_up_batch
 from train.engine.step import TrainingState
-from train.fit import network_for
+from train.preparation import network_for
 
 STEP_SECONDS = 6.0
 ENOUGH = 1.25

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from bench.quality import pretrained
+from bench.quality import auto_choice, pretrained, rare, small
 from bench.quality.bsdata import deal
 from bench.quality.pretrained import RATES, SETS
 from steel.checkpoint import load_checkpoint
 from steel.config import NetworkConfig
+from steel.metrics.scores import Outcome
 from steel.model.network import UnifiedModel
 from tests.shard_folder import defect_mask, make_shards, steel_image
+from train.arguments import parse_fit
 
 
 def test_a_place_on_a_spindle_is_in_one_fold() -> None:
@@ -31,11 +33,40 @@ def test_a_place_on_a_spindle_is_in_one_fold() -> None:
     assert deal(group_of, seed=0) == fold_of != deal(group_of, seed=1)
 
 
+def test_every_number_of_images_is_seen_as_often_in_all() -> None:
+    assert [small.passes_of(size) for size in (25, 50, 100, 200)] == [120, 100, 50, 25]
+
+
+def test_every_variant_of_auto_changes_it_in_its_own_way(tiny_shards: Path, tmp_path: Path) -> None:
+    words = ["--preset", "auto", "--data", str(tiny_shards), "--out", str(tmp_path), "--budget", "8passes"]
+    plain = parse_fit("fit", words).config
+    variants = [parse_fit("fit", [*words, *options]).config for options in auto_choice.VARIANTS.values()]
+    assert all(config != plain for config in variants)
+    assert len({str(config) for config in variants}) == len(auto_choice.VARIANTS)
+
+
+def test_recall_counts_images_that_are_answered_with_a_class_they_have() -> None:
+    # Pixels in common, predicted and true of five images: found, missed, found beside it, an alarm, clean.
+    counts = np.array([[[5, 9, 8]], [[0, 0, 8]], [[0, 3, 8]], [[0, 4, 0]], [[0, 0, 0]]])
+    outcome = Outcome(np.arange(5), counts, np.ones((5, 2), bool))
+    assert rare.recall(outcome, 0) == pytest.approx(2 / 3)  # an answer beside the defect is an answer
+    assert rare.alarms(outcome, 0) == 1
+
+
+def test_validations_that_never_answer_the_rare_class_are_counted() -> None:
+    log = (
+        "crops 9/9  validation: mean Dice 0.8; no better than answering nothing; never answered: class 1, class 2\n"
+        "crops 18/18  validation: mean Dice 0.9; never answered: class 4\n"
+        "full 1/1  validation: mean Dice 0.9\nWARNING: class 2 is never answered, though 2 images have it\n"
+    )
+    assert rare.silent_validations(log) == (1, 3)
+
+
 @pytest.mark.slow
 def test_all_sides_are_trained_from_the_same_weights_and_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, decoder = "tu-test_resnet", (8, 8)
+    encoder, decoder = "tu-test_resnet", (8, 8, 8, 8, 8)
     monkeypatch.setattr(pretrained, "ENCODER", encoder)
     monkeypatch.setattr(pretrained, "DECODER", decoder)
     images = [steel_image(n, 64, 64) for n in range(36)]

@@ -1,0 +1,69 @@
+"""What `--preset auto` could do better on pretrained weights: variants of it on NEU-Seg's training images alone.
+
+A quarter of the training images stands in for the test, as in `choice.py`; the test images have no part in this.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.quality.choice import DEVELOPMENT
+from bench.quality.neu import make_shards
+from bench.quality.pretrained import AUTO, PLAIN, RATES, SETS, Sides
+from bench.quality.seeds import gain, mean_dice, miou, spread, values
+from bench.quality.trial import both_phases, folder_name, raw, tuned
+
+BCE_AND_DICE = ("--phases.1.loss.lovasz", "0", "--phases.1.loss.bce", "0.75", "--phases.1.loss.dice", "0.25")
+VARIANTS: Mapping[str, Sequence[str]] = {
+    "absent classes judged": both_phases("loss.absent", "1"),
+    "twice the rates": ("--phases.0.lr", "7e-4", "--phases.1.lr", "7e-5"),
+    "the rate rises for 0.3 of the steps": both_phases("warmup", "0.3"),
+    "BCE and Dice last, no Lovász": BCE_AND_DICE,
+    "BCE and Dice weigh the same": ("--phases.0.loss.bce", "0.5", "--phases.0.loss.dice", "0.5"),
+    "brightness and contrast": ("--augment.brightness-contrast.p", "0.5"),
+    "no classification loss": both_phases("loss.classification", "0"),
+    "absent classes judged, twice the rates, brightness and contrast": (
+        *both_phases("loss.absent", "1"),
+        *("--phases.0.lr", "7e-4", "--phases.1.lr", "7e-5", "--augment.brightness-contrast.p", "0.5"),
+    ),
+}
+"""Options on top of `--preset auto`, whose rates are 3.5e-4 and 3.5e-5 at this length."""
+
+
+def run(
+    source: Path, weights: Path, work: Path, *, passes: int | None, seeds: Sequence[int], variants: Sequence[str]
+) -> str:
+    """Train the variants and the plain loop; the section of the report as Markdown.
+
+    Args:
+        source: NEU-Seg.
+        weights: file of the encoder's pretrained weights.
+        work: where data and runs go.
+        passes: times each training image is seen; as in the comparison on NEU-Seg when None.
+        seeds: of the trainings.
+        variants: names in `VARIANTS`.
+    """
+    data, of_set = make_shards(source, work, development=DEVELOPMENT), SETS["pretrained-neu"]
+    sides = Sides(data, work, str(weights.absolute()), passes or of_set.passes, of_set)
+    scores = sides.rate_scores(seeds[0])
+    best = max(RATES, key=scores.__getitem__)
+    trials = {AUTO: [sides.auto(seed) for seed in seeds], PLAIN: [sides.plain(seed, best) for seed in seeds]}
+    for name in variants:
+        trials[name] = [sides.auto(seed, folder_name(name), VARIANTS[name]) for seed in seeds]
+    left_out = [name for name in VARIANTS if name not in trials]
+    lines = [
+        f"{DEVELOPMENT[1]} images train and {DEVELOPMENT[0]} others stand in for the test images, which have no "
+        f"part in this; network, weights and sides as on hot-rolled steel above, {sides.passes} passes; seeds "
+        f"{', '.join(map(str, seeds))}. IoU and Dice in percent."
+        + (f" Not measured: {'; '.join(left_out)}." if left_out else ""),
+        "",
+        "| | mean IoU, threshold 0.5 | against auto, points | 95 % over seeds | 95 % over images | "
+        "mean Dice, threshold 0.5 | mean IoU, threshold tuning and TTA | mean Dice, threshold tuning and TTA |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    half = {name: [raw(trial, data) for trial in those] for name, those in trials.items()}
+    for name, those in trials.items():
+        after = [tuned(trial, data, ("none",)) if name == PLAIN else tuned(trial, data) for trial in those]
+        difference = "- | - | -" if name == AUTO else gain(half[name], half[AUTO], miou).text()
+        cells = [spread(values(half[name], mean_dice)), spread(values(after, miou)), spread(values(after, mean_dice))]
+        lines.append(f"| {name} | {spread(values(half[name], miou))} | {difference} | {' | '.join(cells)} |")
+    return "\n".join(lines)

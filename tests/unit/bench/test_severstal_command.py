@@ -1,0 +1,102 @@
+"""The full Severstal set by one command: its plumbing on few small strips, and its figures by hand."""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import train.__main__
+import train.evaluate
+from bench.quality import severstal
+from bench.quality.severstal import Durations, Recipe, announce, row, run, scaled, table
+from data_prep.__main__ import main as shard
+from steel.errors import InputError
+from steel.synthetic.dataset import synthesize
+from tests.numerics.quick import quicken
+from train.budget import seconds_of
+from train.engine.batch_plan import plan_phases
+from train.engine.measured_pace import MeasuredPace
+from train.engine.pace import Work
+from train.presets import SEVERSTAL
+
+REAL_DATA = os.environ.get("STEEL_REAL_DATA")
+SMOKE = Recipe("smoke", "none", None)
+
+
+def test_a_row_has_the_figures_of_metrics_json() -> None:
+    of_class = {"accuracy": 1.0, "precision": 1.0, "recall": 1.0}
+    metrics = {
+        "mean_dice": 0.93, "mean_dice_all_empty": 0.85879, "mean_dice_positive": 0.7,
+        "dice_per_class": {"1": 0.94, "2": 0.98}, "dice_positive_per_class": {"1": 0.6, "2": None},
+        "classification": {"any": {**of_class, "f1": 0.92}, "1": {**of_class, "f1": 0.9}, "2": {**of_class, "f1": 0.8}},
+    }  # fmt: skip
+    told = row("this", metrics)
+    assert told == "| this | 0.9300 | 0.9400 / 0.9800 | 0.8588 | 0.600 / - | 0.920 | 0.850 | 0.700 |"
+    assert {line.count("|") for line in table([told])} == {9}
+
+
+def test_a_sample_is_scaled_to_the_set() -> None:
+    phases = [replace(SEVERSTAL.phases[0], epochs=2), replace(SEVERSTAL.phases[1], epochs=1)]
+    sample = Work(plan_phases(phases, [40, 40], 1.0, rank=0, world=1), (1, 1), 1, final_validations=1, final_views=4)
+    work, pace = scaled(sample, MeasuredPace((0.01, 0.05), predicting=2.0, tuning=1.0), 6400, times=10)
+    # 12,800 crops, 6,400 whole images; three validations of 20 s and 4 s of tuning; at the end four views and a tuning.
+    assert seconds_of(work, pace) == pytest.approx(128 + 320 + 3 * (20 + 4) + 4 * 20 + 4)
+
+
+def test_the_time_is_told_for_what_is_left(tmp_path: Path) -> None:
+    each, names = Durations(sharding=600, training=3600, evaluation=60), ["a.jpg"] * 12568
+    told = announce(each, ["classic", "grouped"], names, tmp_path)
+    assert told.startswith("12,568 images, classic and grouped: about 2:22:00 at the pace of a sample")
+    (tmp_path / "shards-grouped").mkdir()
+    (tmp_path / "shards-grouped" / "manifest.json").touch()
+    assert "about 1:01:00 at" in announce(each, ["grouped"], names, tmp_path)
+
+
+def test_another_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no train\.csv; give the folder of Kaggle's"):
+        run(tmp_path, tmp_path, SMOKE, splits=["classic"])
+
+
+def in_this_process(module: str, *words: str) -> None:
+    program = {"train": train.__main__.main, "train.evaluate": train.evaluate.main}[module]
+    extra = (
+        ["--cpu", "--runtime.workers", "0", "--runtime.precision", "no"] if module == "train" else ["--workers", "0"]
+    )
+    assert program([*words, *extra]) == 0
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_strips_are_sharded_trained_and_judged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(1)
+    quicken(monkeypatch)
+    monkeypatch.setattr(severstal, "_call", in_this_process)
+    monkeypatch.setattr(severstal, "shard", lambda words: shard([*words, "--workers", "1"]))
+    monkeypatch.setattr(severstal, "MORE_IMAGES", 24)
+    monkeypatch.setattr("train.engine.measured_pace.SECONDS", 0.0)
+    synthesize(tmp_path / "data", 60, 1, 0, class_share=(0.25,) * 4, workers=1, height=32, width=200)
+    text = run(tmp_path / "data", tmp_path, SMOKE, splits=["classic"])
+    said = capsys.readouterr().out
+    assert re.search(r"60 images, classic: about [\d:]+ at the pace of a sample \(shards [\d:]+, training ", said)
+    assert "classic: 43 images train, 11 validate, 6 test" in text and "Missing: grouped." in text
+    metrics = json.loads((tmp_path / "test-classic" / "metrics.json").read_text())
+    assert metrics["images"] == 6 and row("this, classic test images", metrics) in text
+    assert "| six networks, on the classic test images | 0.9275 |" in text
+    assert run(tmp_path / "data", tmp_path, SMOKE, splits=["classic"]) == text
+    assert "about" not in capsys.readouterr().out  # nothing was left to do
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(REAL_DATA is None, reason="STEEL_REAL_DATA is not set")
+def test_real_strips_at_smoke_size(tmp_path: Path) -> None:
+    assert REAL_DATA is not None
+    source = tmp_path / "kaggle"
+    shutil.copytree(Path(REAL_DATA) / "severstal_sample", source)
+    text = run(source, tmp_path, replace(SMOKE, size="64x400"), splits=["grouped"])
+    assert "images stored at 64x400" in text and "| this, grouped test images | 0." in text
