@@ -168,6 +168,8 @@ def expected(source: Path, work: Path, recipe: Recipe, names: Sequence[str]) -> 
     runtime = start(arguments.config.runtime.precision)
     with LiveLine(shown=False) as live:
         of_sample, pace = measure_run(arguments, runtime, live)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the GPU is the training's from here on
     num = np.bincount(np.asarray(ShardReader(str(data)).index.fold), minlength=2)
     num_test, num_validation = round(0.1 * len(names)), round(0.18 * len(names))  # of the classic split
     work_to_do, real = scaled(of_sample, pace, len(names) - num_test - num_validation, num_validation / num[VALIDATION])
