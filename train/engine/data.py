@@ -1,6 +1,7 @@
 """Which rows of the shards play which role in a run."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def split_rows(reader: ShardReader, folds: FoldsConfig) -> FoldRows:
 
 
 def resolve_crop(reader: ShardReader, rows: np.ndarray, crop: tuple[int, int], tiling: TilingConfig) -> tuple[int, int]:
-    """`crop`, or for (0, 0) the height and width that hold every image of `rows`; beyond the budget, a tile's.
+    """`crop`, or for (0, 0) the height and width that hold every image of `rows`; beyond the budget, a tile within it.
 
     Where the shards store large images in tiles, training reads these as images.
 
@@ -47,7 +48,7 @@ def resolve_crop(reader: ShardReader, rows: np.ndarray, crop: tuple[int, int], t
     """
     height, width = _largest(reader, rows)
     if crop == (0, 0):
-        return (height, width) if height * width <= tiling.budget else tile_size(height, width, tiling)
+        return _within_budget(height, width, tiling)
     whole = int(reader.index.height[rows].max()), int(reader.index.width[rows].max())
     if any(wanted > tile < image for wanted, tile, image in zip(crop, (height, width), whole, strict=True)):
         raise InputError(
@@ -63,14 +64,22 @@ def explain_crop(reader: ShardReader, rows: np.ndarray, crop: tuple[int, int], t
     if crop != (0, 0):
         return None
     if height * width > tiling.budget:
-        tall, wide = tile_size(height, width, tiling)
+        tall, wide = _within_budget(height, width, tiling)
         return (
             f"images of up to {height}x{width} are more than the {tiling.budget:,} pixels of --tiling.budget: crop "
-            f"(0, 0) takes {tall}x{wide} of them, as a tile of validation does"
+            f"(0, 0) takes {tall}x{wide} of them"
         )
     if reader.manifest.tile is not None:
         return f"the shards store large images in tiles: crop (0, 0) takes whole tiles of up to {height}x{width}"
     return None
+
+
+def _within_budget(height: int, width: int, tiling: TilingConfig) -> tuple[int, int]:
+    """Height and width of an image, or of a tile of it that has no more pixels than the budget."""
+    if height * width <= tiling.budget:
+        return height, width
+    side = max(2, min(tiling.tile, math.isqrt(tiling.budget)))
+    return tile_size(height, width, replace(tiling, tile=side, overlap=min(tiling.overlap, side // 2)))
 
 
 def _largest(reader: ShardReader, rows: np.ndarray) -> tuple[int, int]:

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steel.config import TilingConfig
+from steel.config import PhaseConfig, TilingConfig
 from steel.errors import InputError
 from steel.shards.tiles import TileGrid
+from train.engine.batch_plan import PhasePlan, micro_batch_share
 from train.engine.data import explain_crop, resolve_crop
+from train.engine.run_progress import announce_phases
 
 ROWS = np.array([0, 2])
 
@@ -49,6 +51,30 @@ def test_full_size_is_a_tile_beyond_the_budget() -> None:
     assert "takes 256x1024 of them" in told
     assert resolve_crop(reader, ROWS, (64, 4096), tiling) == (64, 4096)  # what is asked for by numbers is given
     assert explain_crop(reader, ROWS, (64, 4096), tiling) is None
+
+
+def test_full_size_keeps_to_a_budget_that_is_less_than_a_tile() -> None:
+    """Of 10,000 pixels, and not of a tile's 262,144."""
+    tiling = TilingConfig(budget=10_000, tile=512, overlap=128)
+    assert resolve_crop(reader_of((256, 1500)), np.array([0]), (0, 0), tiling) == (100, 100)
+    assert resolve_crop(reader_of((50, 1500)), np.array([0]), (0, 0), tiling) == (50, 200)
+    assert resolve_crop(reader_of((1500, 20)), np.array([0]), (0, 0), tiling) == (500, 20)
+    told = explain_crop(reader_of((50, 1500)), np.array([0]), (0, 0), tiling)
+    assert told is not None
+    assert "takes 50x200 of them" in told
+
+
+def test_the_run_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "train.fit")
+    config = SimpleNamespace(tiling=TilingConfig(budget=300_000, tile=512, overlap=128), reasons={})
+    phase = PhaseConfig("full", 2, (0, 0), 8, 2, lr=1e-3)
+    plan = PhasePlan(0, phase, 16, 16, first_global_step=0, share=micro_batch_share(phase, 0, 1))
+    rows = SimpleNamespace(train=np.array([0]))
+    context = SimpleNamespace(plans=(plan,), reader=reader_of((256, 1500)), rows=rows, config=config)
+    announce_phases(context, SimpleNamespace(phase=0, step=0))  # type: ignore[arg-type]
+    first, second = [record.getMessage() for record in caplog.records]
+    assert "8 images of 256x1024" in first
+    assert second.startswith("phase 1: images of up to 256x1500 are more than the 300,000 pixels of --tiling.budget")
 
 
 def test_full_size_of_images_in_tiles_is_that_of_the_largest_tile() -> None:
