@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,7 +65,7 @@ def make_plan(options: Options) -> Plan:
     """
     labels = load_labels(options.images, options.labels, options.label_options)
     _check_split(options.split_options, labels)
-    sizes = {file.path: file.size for file in storage.list_files(options.images, IMAGE_SUFFIXES)}
+    sizes = _file_sizes(options.images, labels.images)
     records = sorted(labels.images, key=lambda record: _shuffle_key(options.split_options.seed, record.image_id))
     chunks = [records[i : i + options.shard_size] for i in range(0, len(records), options.shard_size)]
     shards = tuple(
@@ -76,6 +78,13 @@ def make_plan(options: Options) -> Plan:
         for number, chunk in enumerate(chunks)
     )
     return Plan(labels, shards, _fingerprint(options, labels, sizes))
+
+
+def _file_sizes(folder: str, records: Sequence[ImageRecord]) -> dict[str, int]:
+    """Bytes of each image's file, or its share of one that it is a page of."""
+    files = {storage.join(folder, file.path): file.size for file in storage.list_files(folder, IMAGE_SUFFIXES)}
+    pages = Counter(record.url for record in records)
+    return {record.image_id: files[record.url] // pages[record.url] for record in records}
 
 
 def _stored_bytes(image_id: str, size: int, tile: TileGrid | None) -> int:

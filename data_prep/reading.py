@@ -23,6 +23,8 @@ def read_images(records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, b
 
 def _read_image(record: ImageRecord) -> bytes | ValueError:
     try:
-        return storage.read_bytes(record.url)
+        return record.read()
+    except ValueError as error:
+        return error
     except OSError as error:
         return ValueError(error.strerror or str(error))

@@ -3,14 +3,11 @@
 import argparse
 import hashlib
 import json
-import mmap
-import os
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -93,7 +90,7 @@ def verify(root: str, executor: Executor) -> list[Fault]:
 def _check_index(root: str, manifest: Manifest) -> list[Fault]:
     """The index as a file, before anything in it is believed."""
     try:
-        with _mapped(storage.join(root, INDEX_NAME)) as data:
+        with storage.mapped(storage.join(root, INDEX_NAME)) as data:
             faults = _check_bytes(INDEX_NAME, data, manifest.index_size, manifest.index_sha256)
         index = _load_index(root, manifest.index_schema, manifest.index_sha256)
     except FileNotFoundError:
@@ -143,7 +140,7 @@ def _check_shard(check: _ShardCheck) -> list[Fault]:
     """Everything about one tar and its samples."""
     shard = check.manifest.shards[check.number]
     try:
-        with _mapped(storage.join(check.root, shard.name)) as tar:
+        with storage.mapped(storage.join(check.root, shard.name)) as tar:
             faults = _check_bytes(shard.name, tar, shard.size, shard.sha256)
             tiles = None if check.manifest.tile is None else TileCheck(check.manifest)
             for row in _rows(check):
@@ -231,17 +228,6 @@ def _check_description(data: bytes, row: dict[str, Any], manifest: Manifest) -> 
     except (ValueError, KeyError, TypeError):
         return "the description cannot be read"
     return f"the description and the index differ in {', '.join(wrong)}" if wrong else None
-
-
-@contextmanager
-def _mapped(url: str) -> Iterator[memoryview]:
-    """The bytes of a file, memory-mapped."""
-    with storage.local_copy(url) as path, open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            yield memoryview(b"")
-            return
-        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as view:
-            yield view
 
 
 def main(argv: Sequence[str] | None = None) -> int:

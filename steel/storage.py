@@ -4,6 +4,7 @@ A location is a local path or any fsspec URL (`s3://bucket/folder`). Nothing hal
 name: local files are written beside it, flushed to disk and renamed; remote stores show an object once it is complete.
 """
 
+import mmap
 import os
 import shutil
 import stat
@@ -228,6 +229,17 @@ def local_copy(url: str | os.PathLike[str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="steel-") as folder:
         download(os.fspath(url), Path(folder) / "copy")
         yield Path(folder) / "copy"
+
+
+@contextmanager
+def mapped(url: str | os.PathLike[str]) -> Iterator[memoryview]:
+    """The bytes of a file, memory-mapped; of a remote one, those of a copy."""
+    with local_copy(url) as path, open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            yield memoryview(b"")
+            return
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data, memoryview(data) as view:
+            yield view
 
 
 def make_folder(url: str | os.PathLike[str]) -> None:

@@ -20,6 +20,7 @@ UNREADABLE = 3
 def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     """`FILE IMAGES --out DIR --format NAMES`, and how the model runs, but not where."""
     from steel.inference.writers import WRITERS
+    from steel.labels.arguments import add_tiff_pages
     from steel.labels.submission import SUBMISSION_FORMATS
 
     load_extensions()  # before the options, to which they add
@@ -30,6 +31,7 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
         help="model.safetensors of a run, or model.onnx of `steel export`; a path or URL",
     )
     add("images", metavar="IMAGES", help="folder of images, or one image; a path or URL")
+    add_tiff_pages(parser)
     add("--out", metavar="DIR", default="predictions", help="folder to write to, a path or URL")
     known = "; ".join(f"{name}: {writer.meaning} ({writer.place})" for name, writer in WRITERS.items())
     add(
@@ -62,6 +64,7 @@ def job_from(arguments: argparse.Namespace) -> "FolderJob":
         arguments.columns,
         arguments.template,
         arguments.threads,
+        arguments.tiff_pages,
     )
 
 

@@ -148,6 +148,11 @@ def to_labels(values: np.ndarray) -> np.ndarray:
     return values.astype(np.uint16)
 
 
+def is_tiff(data: bytes | memoryview) -> bool:
+    """Whether the first bytes are those of a TIFF."""
+    return any(bytes(data[: len(start)]) == start for start, kind in _STARTS.items() if kind == "TIFF")
+
+
 def _kind(data: bytes) -> _Kind:
     """Which format it is, by its first bytes.
 

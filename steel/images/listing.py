@@ -1,16 +1,24 @@
 """The images of a folder."""
 
+import contextlib
 import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Literal
 
 import numpy as np
 
 from steel import storage
 from steel.errors import InputError
-from steel.images.decode import decode_image
+from steel.images.decode import decode_image, is_tiff
 from steel.images.pixel_format import Depth
+from steel.images.tiff_pages import count_pages, page_of
+from steel.validation_errors import Issue, raise_issues
 
+TiffPages = Literal["refuse", "split"]
+"""What a TIFF of several pages is: a mistake, or an image a page."""
 LOSSLESS_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 IMAGE_SUFFIXES = LOSSY_SUFFIXES[:2] + LOSSLESS_SUFFIXES + LOSSY_SUFFIXES[2:]
@@ -25,24 +33,69 @@ class ImageRecord:
     """Path relative to the folder, with forward slashes and extension."""
     url: str
     """Where to read it: a path or fsspec URL."""
+    page: int | None = None
+    """Of a TIFF that has several, from 1; None for a file that is one image."""
+
+    def read(self) -> bytes:
+        """The image's file; of a page of a TIFF, a TIFF of that page alone.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: a TIFF that is damaged, or not the one that was listed.
+        """
+        if self.page is None:
+            return storage.read_bytes(self.url)
+        with storage.mapped(self.url) as data:
+            return page_of(data, self.page)
 
 
-def list_images(folder: str, *, without: str | None = None) -> tuple[ImageRecord, ...]:
+def list_images(
+    folder: str, *, without: str | None = None, tiff_pages: TiffPages = "refuse"
+) -> tuple[ImageRecord, ...]:
     """All images in and below a folder (a path or URL), sorted by their relative path.
 
     Args:
         folder: Where to look. Hidden files and folders are left out.
         without: A folder that is left out with all in it: masks that lie among the images.
+        tiff_pages: See `split_pages`.
 
     Raises:
         InputError: no such folder, or no image in it.
+        ValidationErrors: see `split_pages`.
     """
     inner = "" if without is None else _inside(folder, without)
     names = [file.path for file in storage.list_files(folder, IMAGE_SUFFIXES)]
     records = tuple(ImageRecord(n, storage.join(folder, n)) for n in names if not (inner and n.startswith(inner)))
     if not records:
         raise InputError(f"{folder}: no images there (looked for {', '.join(IMAGE_SUFFIXES)})")
-    return records
+    return records if tiff_pages == "refuse" else split_pages(records)
+
+
+def split_pages(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
+    """Images with each page of a TIFF that has several as one: `NAME_p1.tif`, `NAME_p2.tif`, ... for `NAME.tif`.
+
+    A TIFF that cannot be looked at stays as it is, for whoever reads it to say so.
+
+    Raises:
+        ValidationErrors: pages that are called as another image.
+    """
+    split = tuple(page for record in records for page in _pages_of(record))
+    times = Counter(record.image_id for record in split)
+    raise_issues(Issue("pages that are called as another image", name) for name, n in times.items() if n > 1)
+    return split
+
+
+def _pages_of(record: ImageRecord) -> Iterator[ImageRecord]:
+    stem, dot, suffix = record.image_id.rpartition(".")
+    pages = 1
+    if suffix.lower() in ("tif", "tiff"):
+        with contextlib.suppress(ValueError, OSError), storage.mapped(record.url) as data:
+            pages = count_pages(data) if is_tiff(data) else 1
+    if pages == 1:
+        yield record
+        return
+    for number in range(1, pages + 1):
+        yield ImageRecord(f"{stem}_p{number}{dot}{suffix}", record.url, number)
 
 
 def read_image(url: str | os.PathLike[str], channels: int, depth: Depth) -> np.ndarray:

@@ -15,7 +15,7 @@ _FORMS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 """Types of the tags that are looked at."""
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 254, 256, 257, 258, 259, 262, 274
 _PLANAR, _EXTRA = 284, 338
-_PLACES = ((273, 279), (324, 325))
+PLACES = ((273, 279), (324, 325))
 """Offsets and lengths, of strips and of tiles."""
 _DEFLATE = (8, 32946)
 _PALETTE = 3
@@ -49,16 +49,19 @@ def check_tiff(data: bytes) -> TiffHeader:
             others, and masks are not turned with it.
     """
     try:
-        tags, following = _read_tags(data, _first_directory(data))
-        pages = 1 + _count_pages(data, following)
+        tags, _ = read_tags(data, _first_directory(data))
+        pages = len(page_directories(data))
     except struct.error as error:
         raise ValueError("damaged TIFF: cut short") from error
     if _WIDTH not in tags or _HEIGHT not in tags:
         raise ValueError("damaged TIFF: it does not say how large it is")
     if pages > 1:
-        raise ValueError(f"a TIFF of {pages} pages; save each page as a file of its own")
+        raise ValueError(
+            f"a TIFF of {pages} pages; save each page as a file of its own, or have each taken "
+            "for an image by --tiff-pages split (data_prep, steel predict)"
+        )
     check_size(tags[_WIDTH][0], tags[_HEIGHT][0])
-    offsets, lengths = next(((tags[o], tags[n]) for o, n in _PLACES if o in tags and n in tags), ((), ()))
+    offsets, lengths = next(((tags[o], tags[n]) for o, n in PLACES if o in tags and n in tags), ((), ()))
     if not offsets or len(offsets) != len(lengths):
         raise ValueError("damaged TIFF: it does not say where its pixels are")
     if any(offset + length > len(data) for offset, length in zip(offsets, lengths, strict=True)):
@@ -77,7 +80,7 @@ def check_tiff(data: bytes) -> TiffHeader:
     return TiffHeader(tags[_WIDTH][0], tags[_HEIGHT][0], depth, is_palette, alpha[:1] == (_STRAIGHT_ALPHA,))
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """How numbers are written in a file."""
 
     order: str
@@ -88,42 +91,45 @@ class _Layout(NamedTuple):
     """The number of tags in a directory."""
 
 
-def _layout_of(data: bytes) -> _Layout:
+def layout_of(data: bytes | memoryview) -> Layout:
+    """How numbers are written in a TIFF."""
     order = "<" if data[:1] == b"I" else ">"
     is_big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    return _Layout(order, "Q", "Q") if is_big else _Layout(order, "I", "H")
+    return Layout(order, "Q", "Q") if is_big else Layout(order, "I", "H")
 
 
-def _first_directory(data: bytes) -> int:
+def _first_directory(data: bytes | memoryview) -> int:
     """Where the first page is described."""
-    order, word, _ = _layout_of(data)
+    order, word, _ = layout_of(data)
     return int(struct.unpack_from(f"{order}{word}", data, 8 if word == "Q" else 4)[0])
 
 
-def _count_pages(data: bytes, directory: int) -> int:
-    """Pages from a directory on, smaller copies and masks of transparency not counted.
+def page_directories(data: bytes | memoryview) -> list[int]:
+    """Where each page is described; smaller copies and masks of transparency after the first are none.
 
     Raises:
         ValueError: the directories go round in a circle.
         struct.error: one lies beyond the end of the file.
     """
-    pages, seen = 0, set[int]()
+    pages, seen, directory = list[int](), set[int](), _first_directory(data)
     while directory:
         if directory in seen or len(seen) == _MAX_DIRECTORIES:
             raise ValueError("damaged TIFF: its pages have no end")
         seen.add(directory)
-        tags, directory = _read_tags(data, directory)
-        pages += not tags.get(_SUBFILE, (0,))[0] & _REDUCED_OR_MASK
+        tags, following = read_tags(data, directory)
+        if not pages or not tags.get(_SUBFILE, (0,))[0] & _REDUCED_OR_MASK:
+            pages.append(directory)
+        directory = following
     return pages
 
 
-def _read_tags(data: bytes, directory: int) -> tuple[_Tags, int]:
+def read_tags(data: bytes | memoryview, directory: int) -> tuple[_Tags, int]:
     """A directory's tags of whole numbers, and where the next directory is, 0 after the last.
 
     Raises:
         struct.error: one lies beyond the end of the file.
     """
-    order, word, count_form = _layout_of(data)
+    order, word, count_form = layout_of(data)
     room = struct.calcsize(f"{order}{word}")
     (num_tags,) = struct.unpack_from(f"{order}{count_form}", data, directory)
     at = directory + struct.calcsize(f"{order}{count_form}")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from steel import __version__, storage
 from steel.errors import InputError
-from steel.images.listing import IMAGE_SUFFIXES, ImageRecord, lies_in, list_images
+from steel.images.listing import IMAGE_SUFFIXES, ImageRecord, TiffPages, lies_in, list_images, split_pages
 from steel.inference.journal import Journal
 from steel.inference.writers import WRITERS, FolderWriter, Task
 from steel.validation_errors import raise_issues
@@ -29,6 +29,8 @@ class FolderJob:
     """A sample submission whose rows and order to take."""
     threads: int = 4
     """Decode images and make what is written while the model runs."""
+    tiff_pages: TiffPages = "refuse"
+    """What a TIFF of several pages is."""
 
     def task(self, class_names: Sequence[str], records: Sequence[ImageRecord]) -> Task:
         """What the writers are told."""
@@ -57,7 +59,7 @@ def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[
         InputError: no images, formats or places that cannot be, or unfinished predictions of another job.
     """
     _check_formats(job)
-    records = find_images(job.source)
+    records = find_images(job.source, job.tiff_pages)
     _check_places(job)
     for name in job.formats:
         WRITERS[name].check(job.task(class_names, records))
@@ -67,6 +69,7 @@ def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[
         _check_empty(job)
     template = None if job.template is None else digest_file(job.template)
     how = {"format": sorted(job.formats), "columns": job.columns, "template": template, "version": __version__}
+    how["tiff_pages"] = job.tiff_pages
     journal.begin({"images": storage.full_path(job.source), **how, **depends_on})
     done = journal.lines([record.image_id for record in records])
     return Plan(records, tuple(record for record in records if record.image_id not in done))
@@ -77,8 +80,8 @@ def digest_file(url: str) -> str:
     return hashlib.sha256(storage.read_bytes(url)).hexdigest()
 
 
-def find_images(source: str) -> tuple[ImageRecord, ...]:
-    """The images of a folder, or the one image that `source` names.
+def find_images(source: str, tiff_pages: TiffPages = "refuse") -> tuple[ImageRecord, ...]:
+    """The images of a folder, or the one file that `source` names.
 
     Raises:
         InputError: no such folder or file, or no image there.
@@ -86,10 +89,10 @@ def find_images(source: str) -> tuple[ImageRecord, ...]:
     if not storage.is_remote(source) and not storage.local_path(source).exists():
         raise InputError(f"{source}: no such file or folder")
     if not _is_file(source):
-        return list_images(source)
+        return list_images(source, tiff_pages=tiff_pages)
     record = ImageRecord(source.rpartition("/")[2], source)
     raise_issues(storage.name_issues([record.image_id]), "rename it")
-    return (record,)
+    return (record,) if tiff_pages == "refuse" else split_pages([record])
 
 
 def _is_file(source: str) -> bool:

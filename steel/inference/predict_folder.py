@@ -170,7 +170,7 @@ class _Entries(Mapping[str, Any]):
 def _decode(record: ImageRecord, predictor: BasePredictor) -> np.ndarray | str:
     """The pixels, or why they cannot be had."""
     try:
-        return decode_image(storage.read_bytes(record.url), predictor.in_channels, predictor.depth)
+        return decode_image(record.read(), predictor.in_channels, predictor.depth)
     except (OSError, ValueError) as error:
         return str(error)
 

@@ -30,6 +30,7 @@ def _add_reading_arguments(group: argparse._ActionsContainer, *, required: bool 
     group.add_argument(
         "--images", required=required, metavar="DIR", help="folder of images, searched with its subfolders"
     )
+    add_tiff_pages(group)
     known = "; ".join(f"{name}: {form.meaning}" for name, form in FORMATS.items())
     group.add_argument(
         "--labels-format", choices=(AUTO, *FORMATS), default=AUTO, help=f"{known}; auto finds out which it is"
@@ -51,6 +52,16 @@ def _add_reading_arguments(group: argparse._ActionsContainer, *, required: bool 
         choices=("error", "skip"),
         default="error",
         help="what labels of other images or classes and shapes without any pixel are: mistakes, or left out",
+    )
+
+
+def add_tiff_pages(group: argparse._ActionsContainer) -> None:
+    """`--tiff-pages`, for every program that reads a folder of images."""
+    group.add_argument(
+        "--tiff-pages",
+        choices=("refuse", "split"),
+        default="refuse",
+        help="what a TIFF of several pages is: a mistake, or an image a page, NAME_p1.tif, NAME_p2.tif, ...",
     )
 
 

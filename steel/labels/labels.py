@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from steel import storage
 from steel.images.bitmask import bitmask_dtype
 from steel.images.decode import decode_pixels
 from steel.images.listing import ImageRecord
@@ -100,7 +99,7 @@ def labelled_images(
     """
     for number, record in enumerate(labels.images, 1):
         try:
-            height, width = decode_pixels(storage.read_bytes(record.url)).shape[:2]
+            height, width = decode_pixels(record.read()).shape[:2]
         except (OSError, ValueError) as error:
             raise ValidationErrors([Issue("unusable images", f"{record.image_id} ({error})")]) from error
         planes = labels.source.planes(record.image_id, height, width)

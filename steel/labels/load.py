@@ -31,7 +31,7 @@ def load_labels(
     """
     images, url = os.fspath(images), os.fspath(labels)
     is_below = lies_in(url, images) and not lies_in(images, url)
-    records = list_images(images, without=url if is_below else None)
+    records = list_images(images, without=url if is_below else None, tiff_pages=options.tiff_pages)
     place = look_at(url, images)
     index = ImageIndex([record.image_id for record in records])
     name = _choose_format(options.format, place, index)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from steel.errors import InputError
+from steel.images.listing import TiffPages
 from steel.labels.classes import ClassTable, parse_class_names
 from steel.plain import to_dict
 
@@ -37,6 +38,9 @@ class LabelOptions:
     """Labels may name their image in other capitals."""
     stray_labels: Literal["error", "skip"] = "error"
     """What becomes of labels of other images or of unknown classes, and of shapes that cover no pixel."""
+
+    tiff_pages: TiffPages = "refuse"
+    """What an image file of several pages is."""
 
     def __post_init__(self) -> None:
         if self.ignore_value == 0:

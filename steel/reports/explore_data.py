@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steel import storage
 from steel.images.bitmask import mask_areas
 from steel.images.decode import decode_pixels
 from steel.images.geometry import resize_image
+from steel.images.listing import ImageRecord
 from steel.labels.labels import Labels
 from steel.shards.reader import ShardReader
 from steel.validation_errors import Issue, ValidationErrors
@@ -94,7 +94,7 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
     num_classes = len(labels.class_names)
     sizes, areas, digests, channels = [], [], [], 1
     for number, record in enumerate(labels.images, start=1):
-        data = _bytes_of(record.image_id, record.url)
+        data = _bytes_of(record)
         image = _pixels_of(record.image_id, data)
         is_gray = image.ndim == 2 or bool((image == image[..., :1]).all())
         channels = max(channels, 1 if is_gray else 3)
@@ -105,7 +105,7 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
 
     def read(row: int) -> tuple[np.ndarray, np.ndarray]:
         record = labels.images[row]
-        image = _pixels_of(record.image_id, _bytes_of(record.image_id, record.url))
+        image = _pixels_of(record.image_id, _bytes_of(record))
         return image, labels.bitmask(record.image_id, *image.shape[:2])
 
     return ExploredData(
@@ -122,11 +122,11 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
     )
 
 
-def _bytes_of(image_id: str, url: str) -> bytes:
+def _bytes_of(record: ImageRecord) -> bytes:
     try:
-        return storage.read_bytes(url)
-    except OSError as error:
-        raise ValidationErrors([Issue("unusable images", f"{image_id} ({error})")]) from error
+        return record.read()
+    except (OSError, ValueError) as error:
+        raise ValidationErrors([Issue("unusable images", f"{record.image_id} ({error})")]) from error
 
 
 def _pixels_of(image_id: str, data: bytes) -> np.ndarray:

@@ -1,0 +1,114 @@
+"""TIFF files of several pages: each page as a file of its own, with its tags, its values and their compression."""
+
+import struct
+from typing import NamedTuple
+
+from steel.images.tiff import PLACES, Layout, layout_of, page_directories, read_tags
+
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8}
+"""Bytes of a value, by the type of its tag."""
+_LEFT_OUT = frozenset((330, 34665, 34853, 40965))
+"""Tags that point to further directories: smaller copies, EXIF, places and the like."""
+_OFFSET_KINDS = {"I": 4, "Q": 16}
+
+
+class _Entry(NamedTuple):
+    """A tag and its values, as they are written."""
+
+    tag: int
+    kind: int
+    count: int
+    values: bytes
+
+
+def count_pages(data: bytes | memoryview) -> int:
+    """Pages of a TIFF, smaller copies of a page not counted.
+
+    Raises:
+        ValueError: damaged.
+    """
+    return len(_directories(data))
+
+
+def page_of(data: bytes | memoryview, number: int) -> bytes:
+    """A TIFF of one page of another.
+
+    Args:
+        data: a TIFF or BigTIFF.
+        number: of the page, from 1.
+
+    Raises:
+        ValueError: damaged, or without such a page.
+    """
+    directories = _directories(data)
+    if not 1 <= number <= len(directories):
+        raise ValueError(f"a TIFF of {len(directories)} pages has no page {number}")
+    layout = layout_of(data)
+    try:
+        entries = _entries(data, directories[number - 1], layout)
+        tags, _ = read_tags(data, directories[number - 1])
+    except struct.error as error:
+        raise ValueError("damaged TIFF: cut short") from error
+    where = next((pair for pair in PLACES if pair[0] in tags and pair[1] in tags), None)
+    if where is None or len(tags[where[0]]) != len(tags[where[1]]):
+        raise ValueError("damaged TIFF: it does not say where its pixels are")
+    strips = [bytes(data[at : at + length]) for at, length in zip(tags[where[0]], tags[where[1]], strict=True)]
+    if [len(strip) for strip in strips] != list(tags[where[1]]):
+        raise ValueError("damaged TIFF: cut short")
+    return _written(bytes(data[:4]), entries, where[0], strips, layout)
+
+
+def _directories(data: bytes | memoryview) -> list[int]:
+    try:
+        return page_directories(data)
+    except struct.error as error:
+        raise ValueError("damaged TIFF: cut short") from error
+
+
+def _entries(data: bytes | memoryview, directory: int, layout: Layout) -> list[_Entry]:
+    """What a directory holds, but for what points elsewhere.
+
+    Raises:
+        struct.error: beyond the end of the file.
+    """
+    order, word, count_form = layout
+    room = struct.calcsize(f"{order}{word}")
+    (num_tags,) = struct.unpack_from(f"{order}{count_form}", data, directory)
+    at = directory + struct.calcsize(f"{order}{count_form}")
+    entries = []
+    for start in range(at, at + num_tags * (4 + 2 * room), 4 + 2 * room):
+        tag, kind, count = struct.unpack_from(f"{order}HH{word}", data, start)
+        size = _SIZES.get(kind, 0) * count
+        if not size or tag in _LEFT_OUT:
+            continue
+        place = start + 4 + room if size <= room else struct.unpack_from(f"{order}{word}", data, start + 4 + room)[0]
+        entries.append(_Entry(tag, kind, count, struct.unpack_from(f"{size}s", data, place)[0]))
+    return entries
+
+
+def _written(magic: bytes, entries: list[_Entry], offsets_tag: int, strips: list[bytes], layout: Layout) -> bytes:
+    """A file of one directory: its head, its tags, their longer values, then the strips."""
+    order, word, count_form = layout
+    room = struct.calcsize(f"{order}{word}")
+    form = f"{order}{len(strips)}{word}"
+    offsets = _Entry(offsets_tag, _OFFSET_KINDS[word], len(strips), bytes(struct.calcsize(form)))
+    entries = [offsets if entry.tag == offsets_tag else entry for entry in entries]
+    head = magic + (struct.pack(f"{order}HHQ", 8, 0, 16) if word == "Q" else struct.pack(f"{order}I", 8))
+    values_at = len(head) + struct.calcsize(f"{order}{count_form}") + len(entries) * (4 + 2 * room) + room
+    pixels_at = values_at + sum(_even(len(entry.values)) for entry in entries if len(entry.values) > room)
+    places = [pixels_at + sum(map(len, strips[:n])) for n in range(len(strips))]
+    values = b""
+    parts = [head, struct.pack(f"{order}{count_form}", len(entries))]
+    for entry in entries:
+        written = struct.pack(form, *places) if entry is offsets else entry.values
+        parts.append(struct.pack(f"{order}HH{word}", entry.tag, entry.kind, entry.count))
+        if len(written) <= room:
+            parts.append(written.ljust(room, b"\0"))
+        else:
+            parts.append(struct.pack(f"{order}{word}", values_at + len(values)))
+            values += written.ljust(_even(len(written)), b"\0")
+    return b"".join([*parts, bytes(room), values, *strips])
+
+
+def _even(length: int) -> int:
+    return length + length % 2
