@@ -9,6 +9,8 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 """Bytes of a value, by the type of its tag."""
 _LEFT_OUT = frozenset((330, 34665, 34853, 40965))
 """Tags that point to further directories: smaller copies, EXIF, places and the like."""
+_OLD_JPEG = 513
+"""Where such a JPEG lies, which is not told by strips alone."""
 _OFFSET_KINDS = {"I": 4, "Q": 16}
 
 
@@ -17,7 +19,7 @@ class _Entry(NamedTuple):
 
     tag: int
     kind: int
-    count: int
+    num: int
     values: bytes
 
 
@@ -52,6 +54,10 @@ def page_of(data: bytes | memoryview, number: int) -> bytes:
     where = next((pair for pair in PLACES if pair[0] in tags and pair[1] in tags), None)
     if where is None or len(tags[where[0]]) != len(tags[where[1]]):
         raise ValueError("damaged TIFF: it does not say where its pixels are")
+    if _OLD_JPEG in tags:
+        raise ValueError("a TIFF page with a JPEG of the old kind; save each page as a file of its own")
+    if sum(tags[where[1]]) > len(data):
+        raise ValueError("damaged TIFF: cut short")
     strips = [bytes(data[at : at + length]) for at, length in zip(tags[where[0]], tags[where[1]], strict=True)]
     if [len(strip) for strip in strips] != list(tags[where[1]]):
         raise ValueError("damaged TIFF: cut short")
@@ -70,17 +76,21 @@ def _entries(data: bytes | memoryview, directory: int, layout: Layout) -> list[_
 
     Raises:
         struct.error: beyond the end of the file.
+        ValueError: more than there can be.
     """
     order, word, count_form = layout
     room = struct.calcsize(f"{order}{word}")
     (num_tags,) = struct.unpack_from(f"{order}{count_form}", data, directory)
     at = directory + struct.calcsize(f"{order}{count_form}")
-    entries = []
+    entries, left = [], len(data)
     for start in range(at, at + num_tags * (4 + 2 * room), 4 + 2 * room):
         tag, kind, count = struct.unpack_from(f"{order}HH{word}", data, start)
         size = _SIZES.get(kind, 0) * count
         if not size or tag in _LEFT_OUT:
             continue
+        left -= size
+        if left < 0:  # no file repeats its own bytes over and over but one that is made to
+            raise ValueError("damaged TIFF: its tags are longer than the file")
         place = start + 4 + room if size <= room else struct.unpack_from(f"{order}{word}", data, start + 4 + room)[0]
         entries.append(_Entry(tag, kind, count, struct.unpack_from(f"{size}s", data, place)[0]))
     return entries
@@ -101,7 +111,7 @@ def _written(magic: bytes, entries: list[_Entry], offsets_tag: int, strips: list
     parts = [head, struct.pack(f"{order}{count_form}", len(entries))]
     for entry in entries:
         written = struct.pack(form, *places) if entry is offsets else entry.values
-        parts.append(struct.pack(f"{order}HH{word}", entry.tag, entry.kind, entry.count))
+        parts.append(struct.pack(f"{order}HH{word}", entry.tag, entry.kind, entry.num))
         if len(written) <= room:
             parts.append(written.ljust(room, b"\0"))
         else:

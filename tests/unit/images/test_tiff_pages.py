@@ -91,6 +91,30 @@ def test_a_damaged_file_is_a_value_error_wherever_it_is_cut() -> None:
         page_of(bytes(changed), 1)
 
 
+def test_what_a_page_would_lose_is_refused() -> None:
+    """A tag that points to pixels beside the strips, in the place of the one that tells the rows in a strip."""
+    data = by_pillow(PAGES[:1])
+    kind = next(kind for kind in (3, 4) if struct.pack("<HH", 278, kind) in data)
+    old = data.replace(struct.pack("<HH", 278, kind), struct.pack("<HH", 513, kind))
+    with pytest.raises(ValueError, match="a JPEG of the old kind"):
+        page_of(old, 1)
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_edited_files_are_pages_or_a_value_error(big: bool) -> None:
+    data = by_pillow([page[:9, :9] for page in PAGES], big_tiff=big, compression="tiff_lzw")
+    for seed in range(600):
+        random = np.random.default_rng(seed)
+        edited = bytearray(data)
+        for _ in range(1 + seed % 3):
+            edited[int(random.integers(4, len(data)))] = int(random.choice([0, 1, 4, 16, 127, 255]))
+        try:
+            pages = [page_of(bytes(edited), number) for number in range(1, count_pages(bytes(edited)) + 1)]
+        except ValueError:
+            continue
+        assert all(len(page) < 2 * len(data) for page in pages), seed
+
+
 def write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
