@@ -75,7 +75,9 @@ def test_evaluate(processes, tiny_shards, tmp_path):
 @pytest.mark.slow
 def test_doctor(tiny_shards, tmp_path):
     begun = time.monotonic()
-    job = fail(2, "train.doctor", ["--data", str(tiny_shards), "--out", str(tmp_path), "--workers", "0"], tmp_path)
+    job = fail(
+        2, "train.doctor.__main__", ["--data", str(tiny_shards), "--out", str(tmp_path), "--workers", "0"], tmp_path
+    )
     assert_one_reason(job)
     assert time.monotonic() - begun < 110  # its own limit is 120 s
     assert re.search(rf"^x world +rank 1 on \S+: {REASON}$", job.output(), re.MULTILINE)

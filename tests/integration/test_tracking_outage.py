@@ -15,12 +15,13 @@ import pytest
 TRAINING = """
     import sys, time
     from pathlib import Path
-    from steel.tracking.trackers import trackers as tracking
     from steel.config import TrackingConfig
+    from steel.tracking import wandb_backend
+    from steel.tracking.trackers import build_tracker
 
-    tracking.START_SECONDS = 3.0
+    wandb_backend.START_SECONDS = 3.0
     run_dir = Path(sys.argv[1])
-    tracker = tracking.build_tracker(TrackingConfig(tracker="wandb"), run_dir, {"preset": "smoke"}, attempt=1)
+    tracker = build_tracker(TrackingConfig(tracker="wandb"), run_dir, {"preset": "smoke"}, attempt=1)
     start = time.perf_counter()
     for step in range(100):
         tracker.log({"train/loss": 1 / (step + 1)}, step)
