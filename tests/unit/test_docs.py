@@ -61,3 +61,10 @@ def test_the_readmes_pictures_are_small() -> None:
     assert sorted(sizes) == ["overlays.jpg", "report.png", "terminal.svg"]
     assert max(sizes.values()) < 150_000 and sum(sizes.values()) < 400_000
     assert {f"docs/pictures/{name}" for name in sizes} <= set(targets(ROOT / "README.md"))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent in (ROOT, ROOT / "docs") and p.name != "CHANGELOG.md"])
+def test_prose_has_lines_of_at_most_120_characters(page: Path) -> None:
+    """Tables, code and lines without a space to break at are let be."""
+    prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|") and " " in line] == []
