@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from steel.cli import main
+from steel.decision import default_decision
 from steel.images.class_colours import class_colour
 from steel.images.strip import BLACK_LEVEL
+from steel.inference.prediction import Prediction
+from steel.inference.writers import WRITERS, FileWriter, Predicted, Task
 from steel.labels.load import load_labels
 from steel.labels.options import LabelOptions
 from steel.loading.crop import place_window
@@ -297,6 +300,37 @@ def test_labels_are_explored_before_sharding(tmp_path: Path, capsys: pytest.Capt
         load_labels(*(tmp_path / name for name in ("images", "masks")), LabelOptions(class_names=["spot"])), "here"
     )
     assert explore(data, tmp_path / "again")["classes"] == figures["classes"]
+
+
+@pytest.mark.parametrize(("format", "place"), [("coco", "coco.json"), ("kaggle", "submission.csv")])
+def test_predictions_are_explored_as_labels(format: str, place: str, tmp_path: Path) -> None:
+    """What `steel predict` writes of an image with a square of 24 pixels, and of a clean one."""
+    import cv2
+
+    (tmp_path / "images").mkdir()
+    image = np.full((20, 40), 90, np.uint8)
+    probs = np.zeros((2, 20, 40), np.uint8)
+    probs[1, 5:9, 10:16] = 240
+    said = {"a.png": probs, "b.png": np.zeros_like(probs)}
+    for name in said:
+        cv2.imwrite(str(tmp_path / "images" / name), image)
+    writer = WRITERS[format]
+    assert isinstance(writer, FileWriter)
+    entries = {
+        name: writer.encode(
+            Prediction(name, image, ("1", "2"), default_decision(2), of_image, np.full(3, 255, np.uint8))
+        )
+        for name, of_image in said.items()
+    }
+    writer.write(str(tmp_path / place), Predicted(Task(("1", "2"), list(said)), entries, {}))
+    paths = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / place)]
+    assert main(["explore", *paths, "--out", str(tmp_path / "out")]) == 0
+    with open(tmp_path / "out/images.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    areas = {name: int(value) for name, value in first.items() if name.startswith("pixels ")}
+    assert sorted(areas.values())[-1] == sum(areas.values()) == 24
+    assert [float(value) for name, value in first.items() if name.startswith("per cent ")][-1] == 3.0
+    assert (first["image_id"], second["image_id"], second["classes"]) == ("a.png", "b.png", "")
 
 
 def test_masks_stand_alone_on_black_beside_the_image(tmp_path: Path) -> None:
