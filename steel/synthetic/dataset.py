@@ -107,7 +107,8 @@ def synthesize(
         defect_share: share of images with any defect; as in the real data (53 %) when None, or, with `class_share`,
             as few as give the real share of images with two classes.
         workers: processes; one per CPU when None.
-        height, width: of an image, in pixels. Scenes are scaled to the height.
+        height: of an image, in pixels; scenes are scaled to it.
+        width: likewise.
         on_image: called with (images done, images in all) after each image.
 
     Returns:

@@ -1,5 +1,6 @@
 """The documents: each is in the site's list, and what they link to is there. Without mkdocs, which `make docs` runs."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -68,3 +69,18 @@ def test_prose_has_lines_of_at_most_120_characters(page: Path) -> None:
     """Tables, code and lines without a space to break at are let be."""
     prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|") and " " in line] == []
+
+
+@pytest.mark.parametrize("package", ["steel", "data_prep", "train"])
+def test_docstrings_name_one_parameter_a_line_and_none_that_is_not_there(package: str) -> None:
+    """What `make docs` would end with."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                part = re.search(r"\n +Args:\n(.*?)(?:\n\n|\Z)", ast.get_docstring(node, clean=False) or "", re.DOTALL)
+                lines = part[1].splitlines() if part else []
+                indent = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
+                named = [line.strip().split(":")[0] for line in lines if line[indent : indent + 1].strip()]
+                given = {arg.arg for arg in ast.walk(node.args) if isinstance(arg, ast.arg)}
+                wrong = {name.lstrip("*") for name in named} - given
+                assert not wrong, f"{path.relative_to(ROOT)}:{node.lineno}: {wrong}"
