@@ -66,6 +66,7 @@ bench: $(ALL)
 	$(BIN)/python -m bench.startup
 	$(BIN)/python -m bench.train_step --device cpu
 	$(BIN)/python -m bench.speed
+	$(BIN)/python -m bench.scaling
 
 check: $(ALL)
 	$(BIN)/ruff check .

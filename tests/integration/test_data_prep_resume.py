@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import pytest
+from tqdm import tqdm
 
 from data_prep import folder as output_folder
 from data_prep.__main__ import main
@@ -37,8 +39,13 @@ def undisturbed(folder: Path) -> dict[str, str]:
 
 def run_killed_at(line: list[str], number: int) -> bool:
     """Run in a child that kills itself right before its `number`-th file operation that matters; False: it finished."""
+    if tqdm.monitor is not None:
+        tqdm.monitor.exit()  # a thread that could hold its lock at this moment, in the child for ever
+        tqdm.monitor = None
     child = os.fork()
     if child == 0:
+        cv2.setNumThreads(0)  # the parent's threads are not there to be waited for
+        signal.alarm(100)  # sooner than the test's own limit
         calls = 0
 
         def deadly(change: Callable) -> Callable:
