@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 
 from data_prep.arguments import (
-    HelpFormatter,
     add_depth_argument,
     add_executor_arguments,
     add_split_arguments,
@@ -20,6 +19,7 @@ from data_prep.arguments import (
 from data_prep.executors import open_executor
 from data_prep.job import Result, join_job, run_job
 from data_prep.options import Options
+from steel.commands.common import Help
 from steel.errors import run_program
 from steel.extensions import load_extensions
 from steel.labels.arguments import add_label_arguments, label_options_from
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m data_prep",
         description="Turn a folder of images and their masks into shards for training. Killed at any moment, the same "
         "command goes on where it was. Folders may be local paths or URLs (s3://...).",
-        formatter_class=HelpFormatter,
+        formatter_class=Help,
     )
     source = parser.add_argument_group("input")
     add_label_arguments(source)
@@ -39,10 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     target = parser.add_argument_group("output")
     target.add_argument("--out", required=True, metavar="DIR", help="folder of the shards; new, or an unfinished job")
-    target.add_argument("--prefix", default=Options.prefix, help="start of the shards' file names (str)")
-    target.add_argument(
-        "--shard-size", type=int, default=Options.shard_size, metavar="N", help="images per shard (int)"
-    )
+    target.add_argument("--prefix", default=Options.prefix, help="start of the shards' file names")
+    target.add_argument("--shard-size", type=int, default=Options.shard_size, metavar="N", help="images per shard")
     target.add_argument(
         "--resize",
         type=parse_size,

@@ -12,16 +12,9 @@ from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.shards.tiles import TileGrid
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but for options that have none."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
 def add_executor_arguments(group: argparse._ActionsContainer) -> None:
     """`--workers` and `--executor`, for every program that runs in parallel."""
-    group.add_argument("--workers", type=_positive, default=_num_cores(), help="parallel workers (int)")
+    group.add_argument("--workers", type=_positive, metavar="N", default=_num_cores(), help="parallel workers")
     group.add_argument(
         "--executor", choices=EXECUTOR_KINDS, default="process", help="what the workers are on this machine"
     )
@@ -41,8 +34,10 @@ def _positive(text: str) -> int:
 
 def add_split_arguments(group: argparse._ActionsContainer) -> None:
     """How images are dealt to folds, for every program that writes an index."""
-    group.add_argument("--folds", type=int, default=SplitOptions.folds, metavar="K", help="number of folds (int)")
-    group.add_argument("--seed", type=int, default=SplitOptions.seed, help="of folds and of the order in shards (int)")
+    group.add_argument("--folds", type=int, default=SplitOptions.folds, metavar="K", help="number of folds")
+    group.add_argument(
+        "--seed", type=int, metavar="S", default=SplitOptions.seed, help="of folds and of the order in shards"
+    )
     group.add_argument(
         "--split",
         choices=("stratified", "severstal-classic"),
@@ -100,7 +95,7 @@ def add_tile_arguments(group: argparse._ActionsContainer) -> None:
         "--tile-overlap",
         type=int,
         metavar="N",
-        help="pixels that neighbouring tiles share at least (int); a quarter of a tile's shorter side by default",
+        help="pixels that neighbouring tiles share at least; a quarter of a tile's shorter side by default",
     )
 
 

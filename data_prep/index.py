@@ -9,7 +9,6 @@ from typing import get_args
 from tqdm import tqdm
 
 from data_prep.arguments import (
-    HelpFormatter,
     add_depth_argument,
     add_executor_arguments,
     add_split_arguments,
@@ -23,6 +22,7 @@ from data_prep.options import SplitOptions
 from data_prep.rows import ShardRows
 from data_prep.webdataset_import import ForeignTask, index_tar
 from steel import storage
+from steel.commands.common import Help
 from steel.errors import InputError, run_program
 from steel.labels.arguments import add_class_arguments
 from steel.labels.classes import MAX_CLASSES, parse_class_names
@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m data_prep.index",
         description="Index tars in webdataset's convention (an image, a mask and perhaps a .json under one key), so "
         "that they can be read and trained on as they are. Writes index.arrow and manifest.json beside them.",
-        formatter_class=HelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("tars", help="folder or URL of the tars")
     masks = parser.add_argument_group("masks")

@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from data_prep.arguments import HelpFormatter, add_executor_arguments
+from data_prep.arguments import add_executor_arguments
 from data_prep.executors import open_executor
 from data_prep.tile_check import TileCheck
 from steel import storage
 from steel.arrow_file import columns_of, read_batch
+from steel.commands.common import Help
 from steel.errors import run_program
 from steel.images.bitmask import mask_areas
 from steel.images.decode import decode_image
@@ -235,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.verify",
         description="Check a shard folder against its manifest, down to every mask. Exit code 1: something is wrong.",
-        formatter_class=HelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("shards", help="folder or URL of the shards")
     add_executor_arguments(parser)

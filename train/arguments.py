@@ -9,6 +9,7 @@ from typing import Literal
 
 import tyro
 
+from steel.commands.common import Help
 from steel.config import Config
 from steel.distributed.runtime import Runtime, launcher_rank
 from steel.errors import InputError, SharedError
@@ -86,13 +87,16 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
         add_help=False,
         usage=f"{program} --preset NAME --data SHARDS --out RUN [--budget TIME] [--resume auto|never] "
         "[--init-from FILE] [--GROUP.FIELD VALUE ...]",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument(
-        "--preset", default="severstal", help=f"one of {', '.join(PRESETS)}; or auto, which looks at the shards"
+        "--preset",
+        metavar="NAME",
+        default="severstal",
+        help=f"one of {', '.join(PRESETS)}; or auto, which looks at the shards",
     )
-    parser.add_argument("--data", help="folder or URL of the shards")
-    parser.add_argument("--out", help="run folder; the same command on it resumes an interrupted run")
+    parser.add_argument("--data", metavar="SHARDS", help="folder or URL of the shards")
+    parser.add_argument("--out", metavar="RUN", help="run folder; the same command on it resumes an interrupted run")
     parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="`never` wants an empty run folder")
     parser.add_argument(
         "--init-from", metavar="FILE", help="start from a checkpoint's weights, also with other classes"

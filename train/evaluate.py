@@ -1,7 +1,8 @@
-"""Score a checkpoint:  accelerate launch -m train.evaluate --checkpoint FILE --data SHARDS --folds 1 --out DIR
+"""Score a checkpoint on folds of shards.
 
-Writes report.html, metrics.json, per_image.csv, label_doubts.csv, overlays/, gates.md, contact_sheet.png;
-with --tune-thresholds also model.safetensors, decided anew on those folds.
+Writes report.html, metrics.json, per_image.csv, label_doubts.csv, overlays/, gates.md and contact_sheet.png; with
+--tune-thresholds also model.safetensors, decided anew on those folds. On several GPUs: accelerate launch -m
+train.evaluate ...
 """
 
 import argparse
@@ -19,6 +20,7 @@ import torch
 
 from steel import storage
 from steel.checkpoint import Checkpoint, digest_tensors, load_checkpoint, save_checkpoint
+from steel.commands.common import Help
 from steel.decision import Decision, default_decision
 from steel.distributed.runtime import Runtime, start
 from steel.errors import InputError, run_program
@@ -50,27 +52,31 @@ NUM_EXAMPLES = 12
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="train.evaluate", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(prog="train.evaluate", description=__doc__, formatter_class=Help)
+    parser.add_argument("--checkpoint", metavar="FILE", required=True, help="model.safetensors of a run; a path or URL")
+    parser.add_argument("--data", metavar="SHARDS", required=True, help="folder or URL of the shards")
+    parser.add_argument("--folds", metavar="K,L,...", default="1", help="comma-separated folds, or `all`")
+    parser.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder for what this writes")
+    parser.add_argument(
+        "--tta", metavar="VIEWS", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's"
     )
-    parser.add_argument("--checkpoint", required=True, help="model.safetensors of a run")
-    parser.add_argument("--data", required=True, help="folder or URL of the shards")
-    parser.add_argument("--folds", default="1", help="comma-separated folds, or `all`")
-    parser.add_argument("--out", required=True, type=Path, help="folder for what this writes")
-    parser.add_argument("--tta", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's")
     parser.add_argument(
         "--tune-thresholds", action="store_true", help="decide anew on these folds: OUT/model.safetensors"
     )
     parser.add_argument(
-        "--pixels-per-pass", type=int, default=None, help="pixels in a forward pass; by default what suits the device"
+        "--pixels-per-pass", type=int, metavar="N", help="pixels in a forward pass; by default what suits the device"
     )
     parser.add_argument(
-        "--workers", type=parse_workers, default="auto", help="decoding processes per rank; auto: none on a CPU"
+        "--workers",
+        type=parse_workers,
+        metavar="N",
+        default="auto",
+        help="decoding processes per rank; auto: none on a CPU",
     )
     parser.add_argument(
         "--precision", choices=("auto", "no", "bf16", "fp16"), default="auto", help="of the forward pass"
     )
-    parser.add_argument("--cache-dir", default=None, help="where remote shards are kept on this node")
+    parser.add_argument("--cache-dir", metavar="DIR", help="where remote shards are kept on this node")
     return parser
 
 

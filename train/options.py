@@ -91,13 +91,13 @@ def check_names(config: Config) -> None:
 
 
 def _by_name(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """The options of a part of the configuration in which names of a table occur; None of any other."""
+    """The options of a part of the configuration, with texts that tyro may wrap anew; None of anything else."""
     if info.type is _Augment:
         given = info.default if isinstance(info.default, Mapping) else {}
         return StructConstructorSpec(_Augment, tuple(_entries(ENTRIES[_Augment], given)))
     if info.type is LossConfig:
         return StructConstructorSpec(_build_loss, tuple(_options(LossConfig, info.default)))
-    if info.type is Config or any(info.type is kind for kind, _ in CHOICES):
+    if isinstance(info.type, type) and dataclasses.is_dataclass(info.type):
         return StructConstructorSpec(info.type, tuple(_options(info.type, info.default)))
     return None
 

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from steel.errors import InputError
 
@@ -12,13 +13,17 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, except that there is none."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        none = action.default is None or action.default is False  # 0 is a default
+        return action.help if none else super()._get_help_string(action)
 
 
 class LateParser(argparse.ArgumentParser):
-    """Can get its arguments when they are parsed, so that what they need is imported for its command alone."""
+    """Shows defaults, and can get its arguments when they are parsed: what they need is imported for that command."""
 
     add_late: Callable[[argparse.ArgumentParser], None] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": Help, **kwargs})
 
     def parse_known_args(self, args=None, namespace=None):
         """As the base class."""

@@ -2,7 +2,7 @@
 
 import argparse
 
-from steel.commands.common import Help, image_bar, make_way, numbers
+from steel.commands.common import image_bar, make_way, numbers
 from steel.extensions import load_extensions
 
 
@@ -13,7 +13,6 @@ def add_synth(commands: argparse._SubParsersAction) -> None:
         help="make a Severstal-shaped data set",
         description="Make a synthetic data set in the layout of Kaggle's Severstal (train_images/, train.csv, "
         "test_images/, sample_submission.csv), with the test images' masks in test_truth.csv.",
-        formatter_class=Help,
     )
     add = parser.add_argument
     add("out", metavar="OUT", help="folder to make")
@@ -58,7 +57,6 @@ def add_explore(commands: argparse._SubParsersAction) -> None:
         description="Write index.html (self-contained), figures.json and images.csv (a line for every image) about a "
         "shard folder, or about images with labels before they are sharded; predictions are labels, too. What is "
         "conspicuous comes first: duplicates labelled differently, masks of a few pixels, rare classes, odd images.",
-        formatter_class=Help,
     )
     parser.add_argument("shards", metavar="SHARDS", nargs="?", help="folder or URL that data_prep wrote")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
@@ -109,7 +107,6 @@ def add_compare(commands: argparse._SubParsersAction) -> None:
         help="hold evaluations or runs side by side",
         description="Say which differences between evaluations exceed the noise, image by image, and which images "
         "changed: a short text here, and a self-contained page.",
-        formatter_class=Help,
     )
     parser.add_argument(
         "evaluated",
@@ -145,7 +142,6 @@ def add_convert(commands: argparse._SubParsersAction) -> None:
         help="write labels of any format in another",
         description="Read labels of any known format and write them in another, every pixel as it was: for a labelling "
         "tool, another program, or to look at them.",
-        formatter_class=Help,
     )
     parser.add_late = _add_convert_arguments
     parser.set_defaults(run=_run_convert)

@@ -5,7 +5,7 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from steel.commands.common import Help, fold_numbers, image_bar, make_way, positive, require_torch, tile_bar
+from steel.commands.common import fold_numbers, image_bar, make_way, positive, require_torch, tile_bar
 from steel.commands.predictions import add_predict_arguments, job_from, make_way_for, report_predictions
 from steel.inference.int8_report import MAX_LOSS, NUM_IMAGES
 from steel.views import parse_tta
@@ -22,7 +22,6 @@ def add_predict(commands: argparse._SubParsersAction) -> None:
         description="Find the defects in a folder of images, or in one image, and write them in any formats. "
         "Thresholds and flips are those that the checkpoint was tuned with. Stopped and started again, it goes on. "
         "Exit code 3: some images could not be read and were left out.",
-        formatter_class=Help,
     )
     parser.add_late = _add_predict_arguments
     parser.set_defaults(run=_run_predict)

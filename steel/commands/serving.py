@@ -4,7 +4,7 @@ import argparse
 import ipaddress
 import sys
 
-from steel.commands.common import Help, add_inference, positive, require_torch
+from steel.commands.common import add_inference, positive, require_torch
 from steel.errors import InputError
 from steel.serving.limits import Limits
 from steel.views import parse_tta
@@ -17,7 +17,6 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
         help="predict images over HTTP",
         description="Serve a model over HTTP: POST an image to /predict for JSON, a label map or an overlay; /health, "
         "/info and /metrics for machines, and a page at / for people. SIGTERM finishes what is under way.",
-        formatter_class=Help,
     )
     default = Limits()
     add = parser.add_argument

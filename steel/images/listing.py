@@ -18,7 +18,7 @@ from steel.images.tiff_pages import count_pages, page_of
 from steel.validation_errors import Issue, raise_issues
 
 TiffPages = Literal["refuse", "split"]
-"""What a TIFF of several pages is: a mistake, or an image a page."""
+"""What a TIFF of several pages is: a mistake, or an image per page."""
 LOSSLESS_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 IMAGE_SUFFIXES = LOSSY_SUFFIXES[:2] + LOSSLESS_SUFFIXES + LOSSY_SUFFIXES[2:]

@@ -41,7 +41,7 @@ def _add_reading_arguments(group: argparse._ActionsContainer, *, required: bool 
         type=float,
         metavar="T",
         help="mask pixels of at least this value are inside, whatever it is: for masks of one class with soft edges or "
-        "probabilities, in one folder or in a subfolder per class (float)",
+        "probabilities, in one folder or in a subfolder per class",
     )
     group.add_argument(
         "--resize-masks", action="store_true", help="bring labels made at another size of their image to its own"
@@ -61,7 +61,7 @@ def add_tiff_pages(group: argparse._ActionsContainer) -> None:
         "--tiff-pages",
         choices=("refuse", "split"),
         default="refuse",
-        help="what a TIFF of several pages is: a mistake, or an image a page, NAME_p1.tif, NAME_p2.tif, ...",
+        help="what a TIFF of several pages is: a mistake, or an image per page, NAME_p1.tif, NAME_p2.tif, ...",
     )
 
 
@@ -78,7 +78,7 @@ def add_class_arguments(group: argparse._ActionsContainer) -> None:
         "--ignore-value",
         type=parse_value,
         metavar="V",
-        help="value of mask pixels whose truth is not known (int, or a colour #rrggbb)",
+        help="value of mask pixels whose truth is not known (a number, or a colour #rrggbb)",
     )
     group.add_argument(
         "--missing-mask",

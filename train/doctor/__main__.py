@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steel.commands.common import Help
 from steel.errors import run_program
 from steel.machine import count_workers, parse_workers
 from train.doctor.checks import (
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train.doctor",
         description="Look a training job over and say in plain words what is wrong.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("--data", metavar="SHARDS", help="shards to read samples and training batches from")
     parser.add_argument("--preset", choices=tuple(PRESETS), help="also measure its batches and steps on --data")

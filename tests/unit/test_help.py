@@ -1,0 +1,66 @@
+"""What `--help` of the programs says: each default once, none where there is none, texts wrapped as paragraphs."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from data_prep.__main__ import main as shard
+from data_prep.index import main as index
+from data_prep.verify import main as verify
+from steel.cli import COMMANDS
+from steel.cli import main as steel
+from train.arguments import parse_fit
+from train.doctor.__main__ import main as doctor
+from train.evaluate import main as evaluate
+
+PROGRAMS = (shard, index, verify, evaluate, doctor)
+
+
+def help_of(program: Callable[[Sequence[str]], object], capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The text, on one line."""
+    with pytest.raises(SystemExit) as ended:
+        program([*words, "--help"])
+    assert ended.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda one: one.__module__)
+def test_a_program_shows_no_default_where_there_is_none(
+    program: Callable[[Sequence[str]], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = help_of(program, capsys)
+    assert "(default: " in shown
+    assert not re.findall(r"\(default: (?:None|False)\)", shown)
+
+
+@pytest.mark.parametrize("command", [add.__name__.removeprefix("add_") for add in COMMANDS])
+def test_a_command_shows_no_default_where_there_is_none(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not re.findall(r"\(default: (?:None|False)\)", help_of(steel, capsys, command))
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "default"),
+    [
+        ("export", "--int8-images N at most so many give ranges", "100"),
+        ("export", "--int8-max-loss DICE write nothing if mean or positive Dice falls by more", "0.005"),
+        ("explore", "--seed S of that choice", "0"),
+        ("serve", "--port PORT 0 takes any that is free", "8000"),
+    ],
+)
+def test_a_command_shows_defaults(command: str, option: str, default: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"{option} (default: {default})" in help_of(steel, capsys, command)
+
+
+def test_texts_of_fields_are_wrapped_as_paragraphs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line is ended where the next word has no room, and not where the source ends one."""
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        parse_fit("fit", ["--help"])
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.split("--runtime.save-minutes")[1].splitlines()[1:3]]
+    assert lines == [
+        "Minutes between two resumable states, by rank 0's clock; 0 saves none by time. A stop signal and every epoch",
+        "save one too. (default: 10.0)",
+    ]
