@@ -19,8 +19,8 @@ UNREADABLE = 3
 
 def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     """`FILE IMAGES --out DIR --format NAMES`, and how the model runs, but not where."""
+    from steel.images.arguments import add_tiff_pages
     from steel.inference.writers import WRITERS
-    from steel.labels.arguments import add_tiff_pages
     from steel.labels.submission import SUBMISSION_FORMATS
 
     load_extensions()  # before the options, to which they add

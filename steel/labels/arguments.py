@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+from steel.images.arguments import add_tiff_pages
 from steel.labels.classes import parse_value
 from steel.labels.convert import writable
 from steel.labels.formats import FORMATS
@@ -52,16 +53,6 @@ def _add_reading_arguments(group: argparse._ActionsContainer, *, required: bool 
         choices=("error", "skip"),
         default="error",
         help="what labels of other images or classes and shapes without any pixel are: mistakes, or left out",
-    )
-
-
-def add_tiff_pages(group: argparse._ActionsContainer) -> None:
-    """`--tiff-pages`, for every program that reads a folder of images."""
-    group.add_argument(
-        "--tiff-pages",
-        choices=("refuse", "split"),
-        default="refuse",
-        help="what a TIFF of several pages is: a mistake, or an image per page, NAME_p1.tif, NAME_p2.tif, ...",
     )
 
 
