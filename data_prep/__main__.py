@@ -19,7 +19,7 @@ from data_prep.arguments import (
 from data_prep.executors import open_executor
 from data_prep.job import Result, join_job, run_job
 from data_prep.options import Options
-from steel.commands.common import Help
+from steel.commands.common import Parser
 from steel.errors import run_program
 from steel.extensions import load_extensions
 from steel.labels.arguments import add_label_arguments, label_options_from
@@ -27,11 +27,10 @@ from steel.labels.arguments import add_label_arguments, label_options_from
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `python -m data_prep`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep",
         description="Turn a folder of images and their masks into shards for training. Killed at any moment, the same "
         "command goes on where it was. Folders may be local paths or URLs (s3://...).",
-        formatter_class=Help,
     )
     source = parser.add_argument_group("input")
     add_label_arguments(source)

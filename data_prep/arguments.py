@@ -7,6 +7,7 @@ import re
 from data_prep.depth import Percentiles, parse_depth
 from data_prep.executors import EXECUTOR_KINDS
 from data_prep.options import SplitOptions
+from steel.commands.common import positive
 from steel.errors import InputError
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.shards.tiles import TileGrid
@@ -14,7 +15,7 @@ from steel.shards.tiles import TileGrid
 
 def add_executor_arguments(group: argparse._ActionsContainer) -> None:
     """`--workers` and `--executor`, for every program that runs in parallel."""
-    group.add_argument("--workers", type=_positive, metavar="N", default=_num_cores(), help="parallel workers")
+    group.add_argument("--workers", type=positive, metavar="N", default=_num_cores(), help="parallel workers")
     group.add_argument(
         "--executor", choices=EXECUTOR_KINDS, default="process", help="what the workers are on this machine"
     )
@@ -23,13 +24,6 @@ def add_executor_arguments(group: argparse._ActionsContainer) -> None:
 def _num_cores() -> int:
     """Cores that this process may use, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return number
 
 
 def add_split_arguments(group: argparse._ActionsContainer) -> None:

@@ -22,7 +22,7 @@ from data_prep.options import SplitOptions
 from data_prep.rows import ShardRows
 from data_prep.webdataset_import import ForeignTask, index_tar
 from steel import storage
-from steel.commands.common import Help
+from steel.commands.common import Parser
 from steel.errors import InputError, run_program
 from steel.labels.arguments import add_class_arguments
 from steel.labels.classes import MAX_CLASSES, parse_class_names
@@ -97,11 +97,10 @@ def _refuse_repeated_keys(keys: list[str]) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `python -m data_prep.index`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.index",
         description="Index tars in webdataset's convention (an image, a mask and perhaps a .json under one key), so "
         "that they can be read and trained on as they are. Writes index.arrow and manifest.json beside them.",
-        formatter_class=Help,
     )
     parser.add_argument("tars", help="folder or URL of the tars")
     masks = parser.add_argument_group("masks")

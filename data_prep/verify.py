@@ -1,6 +1,5 @@
 """Check a shard folder against its manifest, down to every mask: `python -m data_prep.verify SHARDS`."""
 
-import argparse
 import hashlib
 import json
 import sys
@@ -21,7 +20,7 @@ from data_prep.executors import open_executor
 from data_prep.tile_check import TileCheck
 from steel import storage
 from steel.arrow_file import columns_of, read_batch
-from steel.commands.common import Help
+from steel.commands.common import Parser
 from steel.errors import run_program
 from steel.images.bitmask import mask_areas
 from steel.images.decode import decode_image
@@ -233,10 +232,9 @@ def _check_description(data: bytes, row: dict[str, Any], manifest: Manifest) -> 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns 1 when something is wrong."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.verify",
         description="Check a shard folder against its manifest, down to every mask. Exit code 1: something is wrong.",
-        formatter_class=Help,
     )
     parser.add_argument("shards", help="folder or URL of the shards")
     add_executor_arguments(parser)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from steel.commands.common import LateParser
+from steel.commands.common import LateParser, Parser
 from steel.commands.data import add_compare, add_convert, add_explore, add_synth
 from steel.commands.models import add_ensemble, add_export, add_info, add_predict
 from steel.commands.serving import add_serve
@@ -20,7 +20,7 @@ COMMANDS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="steel", description="Steel-surface defects, from raw line-camera images to one checkpoint file."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=LateParser)

@@ -6,7 +6,6 @@ words around the program's own: its last line is what matters, and its exit code
 `accelerate launch`.
 """
 
-import argparse
 import contextlib
 import os
 import signal
@@ -16,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from steel.commands.common import Parser
 from steel.errors import InputError, run_program
 
 CONFIGURATIONS = Path(__file__).parents[1] / "launch" / "accelerate"
@@ -27,7 +27,7 @@ OPTIONS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train or predict; returns the exit code of `train.fit` or `train.predict`."""
-    parser = argparse.ArgumentParser(prog="train", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="train", add_help=False, allow_abbrev=False)
     parser.add_argument("--processes", type=int)
     parser.add_argument("--cpu", action="store_true")
     own, rest = parser.parse_known_args(argv)

@@ -1,6 +1,5 @@
 """The command line of the training programs: a preset, and any of its fields on top."""
 
-import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from steel.commands.common import Help
+from steel.commands.common import Parser
 from steel.config import Config
 from steel.distributed.runtime import Runtime, launcher_rank
 from steel.errors import InputError, SharedError
@@ -82,12 +81,11 @@ def parse_fit(program: str, argv: Sequence[str] | None = None, more: Mapping[str
 
 
 def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str] | None) -> FitArguments:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program,
         add_help=False,
         usage=f"{program} --preset NAME --data SHARDS --out RUN [--budget TIME] [--resume auto|never] "
         "[--init-from FILE] [--GROUP.FIELD VALUE ...]",
-        formatter_class=Help,
     )
     parser.add_argument(
         "--preset",

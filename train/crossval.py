@@ -5,7 +5,6 @@ the other folds, and one checkpoint file that holds all members. With --fold K o
 array); with --join the trained members are joined.
 """
 
-import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
+from steel.commands.common import Parser
 from steel.config import FoldsConfig
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
@@ -43,7 +43,7 @@ logger = logging.getLogger("train.crossval")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the members that are missing and join them; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="train.crossval", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="train.crossval", add_help=False, allow_abbrev=False)
     parser.add_argument("--fold", type=int)
     parser.add_argument("--join", action="store_true")
     own, rest = parser.parse_known_args(argv)

@@ -20,7 +20,7 @@ import torch
 
 from steel import storage
 from steel.checkpoint import Checkpoint, digest_tensors, load_checkpoint, save_checkpoint
-from steel.commands.common import Help
+from steel.commands.common import Parser
 from steel.decision import Decision, default_decision
 from steel.distributed.runtime import Runtime, start
 from steel.errors import InputError, run_program
@@ -52,7 +52,7 @@ NUM_EXAMPLES = 12
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="train.evaluate", description=__doc__, formatter_class=Help)
+    parser = Parser(prog="train.evaluate", description=__doc__)
     parser.add_argument("--checkpoint", metavar="FILE", required=True, help="model.safetensors of a run; a path or URL")
     parser.add_argument("--data", metavar="SHARDS", required=True, help="folder or URL of the shards")
     parser.add_argument("--folds", metavar="K,L,...", default="1", help="comma-separated folds, or `all`")

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from steel.commands.common import Help, image_bar
+from steel.commands.common import Parser, image_bar
 from steel.commands.predictions import add_predict_arguments, job_from, make_way_for, report_predictions
 from steel.distributed.runtime import Runtime, start
 from steel.errors import run_program
@@ -22,7 +22,7 @@ from train.logging_setup import set_up_logging
 
 def build_parser(prog: str = "train.predict") -> argparse.ArgumentParser:
     """The command line, of a program called `prog`."""
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=Help)
+    parser = Parser(prog=prog, description=__doc__)
     add_predict_arguments(parser)
     return parser
 

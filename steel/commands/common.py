@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from steel.errors import InputError
 
@@ -17,13 +17,21 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if none else super()._get_help_string(action)
 
 
-class LateParser(argparse.ArgumentParser):
-    """Shows defaults, and can get its arguments when they are parsed: what they need is imported for that command."""
-
-    add_late: Callable[[argparse.ArgumentParser], None] | None = None
+class Parser(argparse.ArgumentParser):
+    """Shows defaults; a mistake in the options is one line, as every other one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": Help, **kwargs})
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with exit code 2."""
+        self.exit(2, f"error: {message}; --help lists the options\n")
+
+
+class LateParser(Parser):
+    """Can get its arguments when they are parsed, so that what they need is imported for its command alone."""
+
+    add_late: Callable[[argparse.ArgumentParser], None] | None = None
 
     def parse_known_args(self, args=None, namespace=None):
         """As the base class."""
@@ -69,7 +77,7 @@ def numbers(text: str) -> tuple[float, ...]:
 
 def fold_numbers(text: str) -> tuple[int, ...]:
     """The value of an option that takes folds, as `0,2`."""
-    return tuple(sorted({int(part) for part in text.split(",")}))
+    return tuple(sorted({whole(part) for part in text.split(",")}))
 
 
 def add_inference(parser: argparse.ArgumentParser) -> None:
@@ -85,9 +93,17 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def whole(text: str) -> int:
+    """The value of an option that takes a whole number."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
+
+
 def positive(text: str) -> int:
     """The value of an option that takes a number of at least 1."""
-    value = int(text)
+    value = whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value

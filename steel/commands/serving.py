@@ -4,7 +4,7 @@ import argparse
 import ipaddress
 import sys
 
-from steel.commands.common import add_inference, positive, require_torch
+from steel.commands.common import add_inference, positive, require_torch, whole
 from steel.errors import InputError
 from steel.serving.limits import Limits
 from steel.views import parse_tta
@@ -86,7 +86,7 @@ def _limits(arguments: argparse.Namespace) -> Limits:
 
 
 def _port(text: str) -> int:
-    value = int(text)
+    value = whole(text)
     if not 0 <= value <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 65535")
     return value

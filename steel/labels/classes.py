@@ -41,7 +41,7 @@ class ClassTable:
 def name_fault(names: Sequence[str]) -> str | None:
     """What is wrong with the names of a data set's classes; None when nothing is."""
     if not names:
-        return "no classes: nothing is marked as defective; give the class names"
+        return "no classes: nothing is marked as defective; name the classes with --class-names"
     if len(names) > MAX_CLASSES:
         return f"{len(names)} classes, but at most {MAX_CLASSES} are possible"
     if ANY in names:

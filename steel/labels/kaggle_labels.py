@@ -106,7 +106,7 @@ def _number_ids(url: str, ids: set[int], issues: list[Issue]) -> ClassTable:
         )
     if not ids:
         raise_issues(issues, f"in {url}")
-        raise InputError(f"{url}: no classes: nothing is marked as defective; give the class names")
+        raise InputError(f"{url}: no classes: nothing is marked as defective; name the classes with --class-names")
     return number_classes(ids)
 
 

@@ -1,4 +1,4 @@
-"""What `--help` of the programs says: each default once, none where there is none, texts wrapped as paragraphs."""
+"""What `--help` of the programs says, and what they say of options that they do not have or cannot take."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -64,3 +64,27 @@ def test_texts_of_fields_are_wrapped_as_paragraphs(
         "Minutes between two resumable states, by rank 0's clock; 0 saves none by time. A stop signal and every epoch",
         "save one too. (default: 10.0)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "message"),
+    [
+        (steel, ["serve", "model.onnx", "--port", "abc"], "argument --port: 'abc' is no whole number"),
+        (steel, ["export", "a", "--onnx", "b", "--int8-folds", "2,x", "0"], "--int8-folds: 'x' is no whole number"),
+        (steel, ["convert", "a", "--images", "b", "--to", "pascal", "--out", "c"], "--to: invalid choice: 'pascal'"),
+        (steel, ["nonsense"], "invalid choice: 'nonsense'"),
+        (shard, ["--images", "a", "--labels", "b", "--out", "c", "--workers", "0"], "--workers: 0 is not at least 1"),
+        (evaluate, [], "required: --checkpoint, --data, --out"),
+    ],
+)
+def test_a_mistake_in_the_options_is_one_line(
+    program: Callable[[Sequence[str]], object],
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert line.startswith("error: ") and line.endswith("; --help lists the options") and message in line

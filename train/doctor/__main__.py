@@ -6,7 +6,6 @@ a preset it measures the preset's batches and steps, too, and says what bounds t
 something is wrong.
 """
 
-import argparse
 import contextlib
 import logging
 import os
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steel.commands.common import Help
+from steel.commands.common import Parser
 from steel.errors import run_program
 from steel.machine import count_workers, parse_workers
 from train.doctor.checks import (
@@ -44,10 +43,9 @@ _MARKS = {"fine": " ", "warning": "!", "problem": "x"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m train.doctor",
         description="Look a training job over and say in plain words what is wrong.",
-        formatter_class=Help,
     )
     parser.add_argument("--data", metavar="SHARDS", help="shards to read samples and training batches from")
     parser.add_argument("--preset", choices=tuple(PRESETS), help="also measure its batches and steps on --data")
