@@ -1,4 +1,5 @@
-"""The README's pictures, of what `make demo` left: an overlay, the report's top, the terminal while it trains.
+"""Pictures of what `make demo` left. README has an overlay, the report's top, and the terminal while it trains;
+docs/reading-the-report.md has the report's parts.
 
     python -m bench.pictures runs/demo --out docs/pictures        (`make pictures`)
 
@@ -34,6 +35,10 @@ from steel.images.pictures import encode_picture
 MOST_BYTES = 150_000
 """Of one picture."""
 CROP_WIDTH, REPORT_SIZE = 560, (1120, 690)
+SECTIONS = ("strips", "scores", "thresholds", "calibration", "sizes", "gallery", "labels")
+"""Parts of the report, by the id that they have in the page."""
+SECTION_SIZE = (1120, 620)
+"""Width of the page, and the most of a part's height that is shown, in CSS pixels."""
 COMMAND = "python -m train.fit --preset demo --data shards --out run"
 COLUMNS = 100
 """Of the terminal."""
@@ -79,12 +84,41 @@ def gap(picture: np.ndarray, axis: int) -> np.ndarray:
 def report_picture(run: Path, browser: Any) -> bytes:
     """PNG: the top of report.html."""
     width, height = REPORT_SIZE
+    page = open_report(run, browser, width, height)
+    picture = page.screenshot()
+    page.close()
+    return with_few_colours(picture)
+
+
+def section_pictures(run: Path, browser: Any) -> dict[str, bytes]:
+    """PNG of each of `SECTIONS`, from its heading down, by the name of its file."""
+    width, most = SECTION_SIZE
+    page = open_report(run, browser, width, most)
+    found = {}
+    for name in SECTIONS:
+        section = page.locator(f"section#{name}")
+        section.scroll_into_view_if_needed()
+        page.wait_for_timeout(500)  # pictures are loaded as they come into view
+        box = section.bounding_box()
+        assert box is not None, f"{run / 'report.html'} has no part {name}"
+        top = box["y"] + page.evaluate("window.scrollY")
+        clip = {"x": 0, "y": top, "width": width, "height": min(most, box["height"])}
+        found[f"report-{name}.png"] = with_few_colours(page.screenshot(clip=clip, full_page=True))
+    page.close()
+    return found
+
+
+def open_report(run: Path, browser: Any, width: int, height: int) -> Any:
+    """The page of a run in a window of a size."""
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
     page.goto((run / "report.html").resolve().as_uri())
-    with Image.open(io.BytesIO(page.screenshot())) as picture:
-        # Few colours, but the rare ones of the classes among them.
+    return page
+
+
+def with_few_colours(png: bytes) -> bytes:
+    """The same picture in a file of a third of the size; the rare colours, those of the classes, are among the few."""
+    with Image.open(io.BytesIO(png)) as picture:
         few = picture.convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    page.close()
     file = io.BytesIO()
     few.save(file, "png", optimize=True)
     return file.getvalue()
@@ -172,7 +206,7 @@ def terminal_picture(command: str, shown: str) -> bytes:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the three pictures."""
+    """Make the pictures."""
     parser = argparse.ArgumentParser(prog="python -m bench.pictures", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, help="folder that `make demo` left")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"), help="folder to write")
@@ -185,14 +219,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        report = report_picture(run, browser)
+        report, sections = report_picture(run, browser), section_pictures(run, browser)
         browser.close()
     pictures = {
         "overlays.jpg": overlay_picture(run),
         "report.png": report,
-        "terminal.svg": terminal_picture(
-            "python -m train.fit --preset demo --data shards --out run", recorded_terminal(run)
-        ),
+        "terminal.svg": terminal_picture(COMMAND, recorded_terminal(run)),
+        **sections,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, data in pictures.items():
