@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -100,7 +100,7 @@ def make_strips(root: Path) -> None:
 
 @contextmanager
 def batches_of_eight() -> Iterator[None]:
-    """The usual way, with the project's own loader, network and scores."""
+    """The usual way, with the project's own loader and scores."""
     shapes = [
         patch(f"{module}.images_per_pass", autospec=True, return_value=EIGHT)
         for module in ("steel.inference.batching", "steel.loading.eval_loader")
@@ -110,12 +110,11 @@ def batches_of_eight() -> Iterator[None]:
 
 
 @cache
-def _predictor(encoder: str) -> Any:
+def _network(encoder: str) -> Any:
     """An untrained network that finds little, as a trained one does on steel."""
     import torch
 
     from steel.config import NetworkConfig
-    from steel.inference.predictor import Predictor
     from steel.model.network import UnifiedModel
     from train.presets import DEMO
 
@@ -125,7 +124,17 @@ def _predictor(encoder: str) -> Any:
     model = UnifiedModel(NetworkConfig("Unet", encoder, 4, 1, widths)).eval().to(memory_format=torch.channels_last)
     with torch.no_grad():
         model.segmentation_head[0].bias.fill_(-4.0)
-    return Predictor([model], mean=(0.4,), std=(0.2,), device="cpu", precision="no")
+    return model
+
+
+@cache
+def _predictor(encoder: str, folded: bool = True) -> Any:
+    """A predictor of `_network`; the usual way has its BatchNorms as they are."""
+    from steel.inference.predictor import Predictor
+
+    how = nullcontext() if folded else patch("steel.inference.predictor.fold_batch_norms", copy.deepcopy)
+    with how:
+        return Predictor([_network(encoder)], mean=(0.4,), std=(0.2,), device="cpu", precision="no")
 
 
 @contextmanager
@@ -143,7 +152,7 @@ def predict(folder: str, encoder: str, usual: bool) -> Measure:
     from steel.inference.folder_job import FolderJob
     from steel.inference.predict_folder import predict_folder
 
-    predictor = _predictor(encoder)
+    predictor = _predictor(encoder, folded=not usual)
     sizes = draw_sizes(Path(folder).name)
     with tempfile.TemporaryDirectory() as out, _way(usual, sum(h * w for h, w in sizes) // len(sizes)):
         start = time.perf_counter()
@@ -171,9 +180,8 @@ def _plain_model(encoder: str, layout: str) -> Any:
     """The predictor's network in an order of memory: that which torch makes, or the one that CPUs like better."""
     import torch
 
-    (model,) = _predictor(encoder).models
     order = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
-    return copy.deepcopy(model).to(memory_format=order)
+    return copy.deepcopy(_network(encoder)).to(memory_format=order)
 
 
 def _plain_loop(predictor: Any, model: Any, folder: Path, out: Path) -> int:
@@ -215,7 +223,7 @@ def validate(folder: str, encoder: str, usual: bool, workers: int | None = None)
     from steel.shards.reader import ShardReader
     from train.engine.run_inference import collect_statistics
 
-    predictor, reader = _predictor(encoder), ShardReader(f"{folder}/shards")
+    predictor, reader = _predictor(encoder, folded=not usual), ShardReader(f"{folder}/shards")
     runtime = start_runtime("no", cpu=True)
     with _way(usual, 1):
         start, rows = time.perf_counter(), np.arange(len(reader))
@@ -241,7 +249,7 @@ def forward(encoder: str, height: int, width: int, batch_size: int, at_once: boo
 
 def _rows_of_sizes(root: Path, encoder: str) -> Iterator[Row]:
     """Images of many sizes. When a batch had eight places, validation had two loader processes by default."""
-    usual = "batches of 8, filled up with black"
+    usual = "batches of 8, filled up with black, BatchNorms as they are"
     for name, (words, _, _) in SIZES.items():
         how = {"folder": str(root / name), "encoder": encoder}
         title = f"{NUM_IMAGES} images of {NUM_SIZES} sizes, {words}"

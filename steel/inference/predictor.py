@@ -21,6 +21,7 @@ from steel.inference.batching import Cleared, ImageProbs
 from steel.inference.gated_passes import MOST_PIXELS, begin_gated
 from steel.inference.tiled_passes import pass_in_tiles
 from steel.inference.tiles import is_tiled, tile_size
+from steel.model.folding import fold_batch_norms
 from steel.model.host_copy import HostCopy
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.passes import Passes, default_pixels_per_pass, open_passes
@@ -54,7 +55,7 @@ class Predictor(BasePredictor):
         device: str | torch.device = "auto",
         precision: str = "auto",
     ) -> None:
-        """Predict with `models` as they are at each call; their mode (training or not) is put back afterwards.
+        """Predict with `models` as they are now: with copies, whose BatchNorms are folded into their convolutions.
 
         Args:
             models: at least one, of one network.
@@ -75,7 +76,8 @@ class Predictor(BasePredictor):
             InputError: a device that is not there, an unknown view or precision, or a decision for other classes.
         """
         super().__init__()
-        self.models = list(models)
+        self.device = choose_device(device)
+        self.models = [fold_batch_norms(model).to(self.device) for model in models]
         network = self.models[0].network
         self.num_classes = network.num_classes
         self.in_channels = network.in_channels
@@ -90,13 +92,10 @@ class Predictor(BasePredictor):
         self.input_size = input_size
         self.depth = depth
         self.tiling = tiling or TilingConfig()
-        self.device = choose_device(device)
         if pixels_per_pass is not None and pixels_per_pass < 1:
             raise InputError(f"pixels-per-pass: {pixels_per_pass} is not at least 1")
         self.pixels_per_pass = pixels_per_pass or default_pixels_per_pass(self.device.type)
         self.precision = choose_precision(precision, self.device.type)
-        for model in self.models:
-            model.to(self.device)
 
     @classmethod
     def from_checkpoint(
@@ -177,7 +176,7 @@ class Predictor(BasePredictor):
             OutOfMemoryError: says what needs less.
         """
         begun: deque[Callable[[], tuple[Tensor, ...]]] = deque()
-        with self._evaluating(), open_passes(self.device) as passes:
+        with open_passes(self.device) as passes:
             for images in batches:
                 begun.append(self._begin(images, passes, reduce, cleared))
                 if len(begun) > passes.ahead:
@@ -271,18 +270,6 @@ class Predictor(BasePredictor):
             )
         less = "OMP_NUM_THREADS=1 has fewer at once" if self.device.type == "cpu" else "--device cpu may have more"
         return f"in a forward pass of one image of {height}x{width}, the fewest pixels per pass there can be; {less}"
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """The models in evaluation mode; afterwards each is as it was."""
-        training = [model.training for model in self.models]
-        for model in self.models:
-            model.eval()
-        try:
-            yield
-        finally:
-            for model, was_training in zip(self.models, training, strict=True):
-                model.train(was_training)
 
 
 def build_models(checkpoint: Checkpoint) -> list[UnifiedModel]:

@@ -101,6 +101,13 @@ class UnifiedModel(nn.Module):
         masks = self.segmentation_head(decoded)
         return masks, Features(encoded.size, decoded, encoded.features[-1], masks)
 
+    def small_images(self) -> Tensor:
+        """One black image (1, c, H, W) of whole strides, large enough for every architecture."""
+        height = -(-128 // self.stride) * self.stride
+        parameter = next(self.parameters())
+        size = (1, self.network.in_channels, height, height + self.stride)
+        return torch.zeros(size, device=parameter.device, dtype=parameter.dtype)
+
     def _try_out(self) -> HeadShape:
         """Run a small empty image, so that parts that do not fit fail now; returns what further heads are built for.
 
@@ -108,8 +115,7 @@ class UnifiedModel(nn.Module):
         would wait for its gradients for ever, and a checkpoint has no use for it.
         """
         config = self.network
-        height = -(-128 // self.stride) * self.stride
-        images = torch.zeros(1, config.in_channels, height, height + self.stride)
+        images = self.small_images()
         self.eval()
         try:
             with torch.enable_grad():

@@ -1,6 +1,5 @@
 """Histograms made on the device are those that the host makes, and the host waits for none of them."""
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,11 +82,11 @@ def test_an_evaluation_is_the_same_either_way(
 def test_a_gpu_has_its_next_batch_before_the_host_waits_for_the_last(network: UnifiedModel) -> None:
     """With three flipped views. A record follows each of the two results of a batch."""
     scale_and_shift.cache_clear()
-    model, order = copy.deepcopy(network), []
+    order = []
+    predictor = Predictor([network], mean=(0.4,), std=(0.2,), tta=("hflip", "vflip", "hvflip"), device="cpu")
     with fake_gpu() as noted:
-        predictor = Predictor([model], mean=(0.4,), std=(0.2,), tta=("hflip", "vflip", "hvflip"), device="cpu")
         predictor.device = GPU
-        model.to(GPU)
+        predictor.models[0].to(GPU)
         scale_and_shift((0.4,), (0.2,), GPU)
         noted.waits.clear()
 
