@@ -14,6 +14,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
+from bench.quality.networks import mixed_precision
 from bench.quality.trial import TEST, VALIDATION, Trial
 from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.config import ModelConfig, NetworkConfig
@@ -106,7 +107,7 @@ def _optimise(
     for _, (images, masks) in zip(range(steps), batches, strict=False):
         pixels = (images.to(device).float() / 255 - mean) / std
         truth = masks.to(device).float()
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             logits = model(pixels.contiguous(memory_format=torch.channels_last))
         loss = bce(logits.float(), truth) + dice(logits.float(), truth)
         optimizer.zero_grad(set_to_none=True)

@@ -27,6 +27,7 @@ from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.optimizer import AveragedTensors, ExponentialAverage, build_optimizer, set_lr
 from steel.model.passes import default_pixels_per_pass
 from steel.model.tta import quantise
+from steel.precision import choose_precision
 from steel.shards.reader import ShardReader
 from steel.shards.selection import rows_in
 from train.engine.data import resolve_crop
@@ -37,6 +38,11 @@ RECIPE = replace(CROPS, loss=replace(CROPS.loss, class_weights=(3.0, 2.0, 2.0, 1
 AUGMENT = {**DEMO.augment, "brightness_contrast": TransformConfig(0.5)}
 EMA_DECAY = 0.97
 """The demo's crops, with what it once had: class weights, brightness and contrast, a moving average."""
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """As a user has it: bf16, but not where the device only emulates it; a step takes 13 times as long on such a CPU."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=choose_precision("auto", device.type) == "bf16")
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ class Network:
         pixels = normalise(images.to(self.device), self.manifest.mean, self.manifest.std)
         height, width = pixels.shape[-2:]
         padded = reflect_to_stride(pixels, self.model.stride).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             features, head = self.model.encoder(padded), self.model.classification_head
             masks = labels = None
             if self.task.classes:

@@ -5,6 +5,9 @@ import inspect
 import warnings
 from typing import Any
 
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
 from steel.config import NetworkConfig
 from steel.errors import InputError, list_some
 from steel.model.libraries import smp, timm
@@ -62,7 +65,7 @@ def build_parts(network: NetworkConfig) -> Any:
         options = {"decoder_channels": network.decoder_channels, "encoder_depth": len(network.decoder_channels)}
     if network.architecture == "DPT":
         options["dynamic_img_size"] = True  # vision transformers are built for one size otherwise
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _WithoutData():
         warnings.simplefilter("ignore")  # smp deprecates some encoder names that are the user's to choose
         return kind(
             encoder_name=network.encoder,
@@ -71,6 +74,20 @@ def build_parts(network: NetworkConfig) -> Any:
             classes=network.num_classes,
             **options,
         )
+
+
+class _WithoutData(TorchFunctionMode):
+    """What would change the values of a tensor that has none does nothing.
+
+    smp builds timm's encoders on the meta device first, to see their strides. Random numbers for weights that are not
+    there are torch's compiler's business, which takes longer to import than all that a prediction needs.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        first = next((each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)), None)
+        in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        return first if in_place and first is not None and first.is_meta else func(*args, **kwargs)
 
 
 def misfit(network: NetworkConfig, error: Exception) -> InputError:

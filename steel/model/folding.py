@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from steel.model.network import UnifiedModel
 
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
-_TRANSPOSED = 6
-"""Place of that argument of `aten.convolution`."""
 
 
 def fold_batch_norms(model: UnifiedModel) -> UnifiedModel:
@@ -59,8 +57,11 @@ def _pairs(model: UnifiedModel) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     ]
 
 
-class _Convolutions(TorchDispatchMode):
-    """Sees each convolution's weights and what it makes, and counts the operations that read that."""
+class _Convolutions(TorchFunctionMode):
+    """Sees each convolution's weights and what it makes, and counts the operations that read that.
+
+    A dispatch mode would see the same, but imports TorchDynamo, which takes longer than all the rest of a prediction.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,12 +69,13 @@ class _Convolutions(TorchDispatchMode):
         """Weights and output; kept here, so that no later tensor is mistaken for one of them."""
         self.readers: dict[int, int] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for each in tree_leaves((args, kwargs)):
-            if id(each) in self.readers:
-                self.readers[id(each)] += 1
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.convolution.default and not args[_TRANSPOSED]:
+        if any(isinstance(each, Tensor) for each in tree_leaves(output)):  # not a mere question of its shape
+            for each in tree_leaves((args, kwargs)):
+                if id(each) in self.readers:
+                    self.readers[id(each)] += 1
+        if func is torch.conv2d:
             self.made.append((args[1], output))
             self.readers[id(output)] = 0
         return output

@@ -22,6 +22,14 @@ except SystemExit:
     pass
 """
 HELP, PREDICT_HELP = COMMAND.format(words='"--help"'), COMMAND.format(words='"predict", "--help"')
+PREDICT = """
+import numpy
+from steel.config import NetworkConfig
+from steel.inference.predictor import Predictor
+from steel.model.network import UnifiedModel
+model = UnifiedModel(NetworkConfig("Unet", "tu-test_resnet", 2, 1))
+Predictor([model], mean=[0.4], std=[0.2], device="cpu").predict([numpy.zeros((64, 64), numpy.uint8)])
+"""
 
 
 def packages_after(code: str) -> set[str]:
@@ -51,11 +59,12 @@ def test_the_command_line_imports_these_packages_alone(code: str, expected: set[
     ("code", "spared"),
     [
         ("import steel.inference.predictor", {"accelerate", "albumentations", "onnxruntime", "scipy", "wandb"}),
+        (PREDICT, {"accelerate", "albumentations", "onnxruntime", "scipy", "sympy", "wandb"}),
         ("import train.fit", {"onnxruntime", "matplotlib", "sklearn", "tensorboard", "wandb", "webdataset"}),
     ],
 )
 def test_predicting_and_training_do_not_import(code: str, spared: set[str]) -> None:
-    compilers = "; assert not {'torch._dynamo', 'torch._inductor'} & set(sys.modules), 'the compiler'"
+    compilers = "\nassert not {'torch._dynamo', 'torch._inductor'} & set(sys.modules), 'the compiler'"
     found = packages_after(code + compilers)
     assert "torch" in found
     assert not found & spared
