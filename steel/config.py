@@ -111,7 +111,7 @@ class LossConfig:
     tversky_alpha: float = 0.3
     """Weight of false positives; false negatives weigh `1 - tversky_alpha`."""
     absent: float = 1.0
-    """Weight of the overlap terms (Dice, Tversky, Lovasz) where the class is absent. 1 judges an absent class as the
+    """Weight of the overlap terms (Dice, Tversky, Lovász) where the class is absent. 1 judges an absent class as the
     Kaggle metric does; but most classes are absent from most images, so a network that knows nothing yet is best off
     answering nothing. 0 leaves absent classes to the pixel terms (BCE, focal) until it does."""
     class_weights: tuple[float, ...] | None = None

@@ -41,7 +41,7 @@ EMA_DECAY = 0.97
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
-    """As a user has it: bf16, but not where the device only emulates it; a step takes 13 times as long on such a CPU."""
+    """As a user has it: bf16, but not where it is emulated; a step takes 13 times as long on such a CPU."""
     return torch.autocast(device.type, torch.bfloat16, enabled=choose_precision("auto", device.type) == "bf16")
 
 

@@ -57,6 +57,17 @@ def soft_dice(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
     return 1 - (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
 
 
+def batch_dice(logits: Tensor, masks: Tensor, valid: Tensor, absent: float) -> Tensor:
+    """`soft_dice` of all images of a micro-batch taken as one, where a small defect counts by its pixels; each image
+    has the same.
+
+    Absent class: of no image of the micro-batch; as `soft_dice`, times `absent`.
+    """
+    overlap, predicted, true = (area.sum(dim=0, keepdim=True) for area in _areas(logits, masks, valid))
+    loss = 1 - (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
+    return (loss * torch.where(true > 0, 1.0, absent)).expand(len(logits), -1)
+
+
 def tversky(logits: Tensor, masks: Tensor, valid: Tensor, alpha: float) -> Tensor:
     """1 - (overlap + 1/2) / (overlap + alpha * false positives + (1 - alpha) * false negatives + 1/2).
 
@@ -167,6 +178,10 @@ LOSS_TERMS: dict[str, LossTerm] = {
         "1 less the soft Dice of each class",
         lambda logits, masks, valid, _: soft_dice(logits, masks, valid),
         is_overlap=True,
+    ),
+    "batch_dice": LossTerm(
+        "Dice of each class over the micro-batch instead of each image",
+        lambda logits, masks, valid, config: batch_dice(logits, masks, valid, config.absent),
     ),
     "tversky": LossTerm(
         "Tversky loss: Dice that weighs false positives and negatives apart",

@@ -16,6 +16,7 @@ ALL = {
     "bce": losses.binary_cross_entropy,
     "dice": losses.soft_dice,
     "focal": lambda *a: losses.focal(*a, gamma=2.0),
+    "batch_dice": lambda *a: losses.batch_dice(*a, absent=1.0),
     "tversky": lambda *a: losses.tversky(*a, alpha=0.3),
     "lovasz": losses.lovasz_hinge,
 }
@@ -46,6 +47,8 @@ CROSS_ENTROPY = [-math.log(0.9), -math.log(0.8), -math.log(0.6), -math.log(0.9)]
         ("tversky", TRUE, 1 - (1.7 + 0.5) / (1.7 + 0.3 * 0.5 + 0.7 * 0.3 + 0.5)),
         ("bce", NONE, -(math.log(0.1) + math.log(0.2) + math.log(0.6) + math.log(0.9)) / 4),
         ("dice", NONE, 1 - 1 / (2.2 + 1)),
+        ("batch_dice", TRUE, 1 - (2 * 1.7 + 1) / (2.2 + 2 + 1)),
+        ("batch_dice", NONE, 1 - 1 / (2.2 + 1)),
         ("tversky", NONE, 1 - 0.5 / (0.3 * 2.2 + 0.5)),
         ("lovasz", NONE, 1 + logit(0.9)),
     ],
@@ -55,6 +58,15 @@ def test_worked_by_hand(name, masks, expected):
     assert loss.shape == (1, 1)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_batch_dice_worked_by_hand():
+    """Of two images: the first class in one of them, the second in none."""
+    logits = torch.cat([LOGITS, LOGITS]).expand(2, 2, 1, 4)
+    masks = torch.cat([torch.cat([TRUE, NONE]).view(1, 2, 1, 4), torch.zeros(1, 2, 1, 4)])
+    loss = losses.batch_dice(logits, masks, torch.ones(2, 1, 1, 4), absent=0.25)
+    expected = [1 - (2 * 1.7 + 1) / (4.4 + 2 + 1), 0.25 * (1 - 1 / (4.4 + 1))]
+    torch.testing.assert_close(loss, torch.tensor([expected, expected]))
 
 
 def test_lovasz_worked_by_hand():
@@ -154,7 +166,7 @@ def test_invalid_pixels_contribute_nothing(name):
     assert (gradient != 0).any()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"batch_dice"}))
 def test_each_image_and_class_stands_alone(name):
     logits, masks, valid = random_case(4)
     together = ALL[name](logits, masks, valid)
