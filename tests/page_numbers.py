@@ -82,6 +82,8 @@ def check_numbers(
             for key in (attributes["data-from"] or "").split("/")[1:]:
                 name = key.replace("~1", "/").replace("~0", "~")
                 value = value[int(name) if isinstance(value, list) else name]
+        elif attributes.get("data-region"):
+            value = rows[attributes["data-row"] or ""]["regions"].split("; ")[int(attributes["data-region"] or "")]
         elif attributes.get("data-row"):
             value = rows[attributes["data-row"] or ""][attributes["data-column"] or ""]
         else:

@@ -24,7 +24,7 @@ from steel.metrics.expected import expected_figures
 from steel.metrics.statistics import EvaluationStatistics
 from steel.reports.comparison import compare
 from steel.reports.comparison_page import write_comparison
-from steel.reports.crossval_report import write_crossval
+from steel.reports.crossval_report import images_to_see, write_crossval
 from steel.reports.evaluation import format_table
 from steel.shards.reader import ShardReader
 from steel.shards.selection import folds_of
@@ -32,6 +32,7 @@ from steel.storage import write_text
 from steel.thresholds.nested import nested_outcome
 from steel.thresholds.tuning import tune_thresholds
 from train.arguments import FitArguments, parse_fit, share_recipe
+from train.engine.fold_pictures import keep_of_folds
 from train.engine.run_folder import RunFolder
 from train.evaluate import provenance_of
 from train.fit import train_in_folder
@@ -82,7 +83,7 @@ def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: 
             return
         runtime.accelerator.free_memory()
     if only is None:
-        runtime.on_main(lambda: join_members(arguments, folds, test))
+        runtime.on_main(lambda: join_members(arguments, folds, test, runtime))
 
 
 def member_folder(out: str, fold: int) -> Path:
@@ -90,13 +91,14 @@ def member_folder(out: str, fold: int) -> Path:
     return Path(out) / f"fold-{fold}"
 
 
-def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[int]) -> None:
+def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[int], runtime: Runtime) -> None:
     """Score the members out of fold, tune on all of it, and pack them into one checkpoint.
 
     Args:
         arguments: of the cross-validation.
         folds: one for each member, which it was validated on.
         test: folds that no member has seen.
+        runtime: of the one rank that joins them.
 
     Raises:
         InputError: a member is missing or unfinished.
@@ -112,18 +114,27 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
     tta = tuple(arguments.config.validation.tta)
 
     nested = nested_outcome(statistics, fold_of_row, training_areas=areas, groups=groups, tta=tta)
-    with LiveLine(shown=True) as live, live.stage("threshold tuning") as on_progress:
-        found = tune_thresholds(
-            statistics,
-            training_areas=areas,
-            groups=groups,
-            tta=tta,
-            class_names=reader.manifest.class_names,
-            on_progress=on_progress,
-        )
-    members = [load_checkpoint(str(RunFolder(member_folder(arguments.out, fold)).checkpoint)) for fold in folds]
+    members = {fold: load_checkpoint(str(RunFolder(member_folder(arguments.out, fold)).checkpoint)) for fold in folds}
+    with LiveLine(shown=True) as live:
+        with live.stage("threshold tuning") as on_progress:
+            found = tune_thresholds(
+                statistics,
+                training_areas=areas,
+                groups=groups,
+                tta=tta,
+                class_names=reader.manifest.class_names,
+                on_progress=on_progress,
+            )
+        with live.stage("report", "pictures of the report", "images") as on_progress:
+            kept = keep_of_folds(
+                *(members, nested, images_to_see(statistics, nested, fold_of_row), reader, runtime),
+                tta=tta,
+                pixels_per_pass=arguments.config.runtime.pixels_per_pass,
+                workers=arguments.config.runtime.workers,
+                on_progress=on_progress,
+            )
     # Every image was seen by some member, and had a say in the shipped decision by its out-of-fold prediction alone.
-    joined = stack_members(members)
+    joined = stack_members([*members.values()])
     packed = replace(
         joined,
         provenance=joined.provenance
@@ -136,7 +147,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
     )
     save_checkpoint(out / "model.safetensors", packed)
     provenance = provenance_of(packed, reader.manifest.digest)
-    metrics = write_crossval(out, statistics, nested, found, reader, tta=tta, provenance=provenance)
+    metrics = write_crossval(out, statistics, nested, found, reader, kept, tta=tta, provenance=provenance)
     report = _format_report(metrics, len(folds), found.explanation)
     write_text(out / "report.txt", report + "\n")
     logger.info("%s", report)

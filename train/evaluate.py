@@ -41,13 +41,11 @@ from steel.thresholds.tuning import Tuning, tune_thresholds
 from steel.views import parse_tta
 from train.engine.run_inference import collect_statistics, gather_kept
 from train.engine.split_roles import role_of
-from train.engine.visualise import choose_examples, choose_random, draw_examples, predict_examples
+from train.engine.visualise import NUM_EXAMPLES, choose_examples, choose_random, draw_examples, predict_examples
 from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
 
 logger = logging.getLogger("train.evaluate")
-
-NUM_EXAMPLES = 12
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -69,6 +69,43 @@ class Doubt:
     """Its regions with the doubt that each of them raises, strongest first."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Record:
+    """How often the model has been right: what its claims weigh."""
+
+    precision: np.ndarray
+    """(C,) of the pixels that it is sure of."""
+    octaves: np.ndarray
+    """(N, C) of the true areas."""
+    found: np.ndarray
+    """(N, C) bool: with a pixel that is right."""
+
+    @classmethod
+    def read(cls, histograms: np.ndarray, counts: np.ndarray) -> "_Record":
+        """Of the same arguments as `rank_doubts`."""
+        totals = histograms.sum(axis=0, dtype=np.int64)
+        precision = np.array([np.nan_to_num(threshold_curve(levels).precision[SURE]) for levels in totals])
+        return cls(precision, area_octave(counts[..., TRUE]), counts[..., INTERSECTION] > 0)
+
+    def of(self, region: Region) -> float:
+        """What a claim on this region weighs, 0 to 1."""
+        if region.kind == NOT_LABELLED:
+            return float(self.precision[region.class_index])
+        return self._finds(region.class_index, int(area_octave(np.array(region.area))))
+
+    def most(self, kind: str) -> np.ndarray:
+        """(C,) what a claim of this kind can weigh, whatever its region."""
+        if kind == NOT_LABELLED:
+            return self.precision
+        # One more than the largest stands for sizes of which there is no defect.
+        sizes = range(int(self.octaves.max(initial=0)) + 2)
+        return np.array([max(self._finds(k, size) for size in sizes) for k in range(self.octaves.shape[1])])
+
+    def _finds(self, k: int, octave: int) -> float:
+        alike = self.octaves[:, k] == octave
+        return float((np.count_nonzero(self.found[alike, k]) + 0.5) / (np.count_nonzero(alike) + 1))
+
+
 def disagreeing_regions(
     row: int,
     histograms: np.ndarray,
@@ -110,6 +147,27 @@ def disagreeing_regions(
     return found
 
 
+def may_be_doubted(histograms: np.ndarray, label_probs: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(N,) bool: the images that `rank_doubts` may give, told from what is kept of all images without their pixels.
+
+    None is left out that is in doubt; of those that are not, whose pixels need no second look, most are.
+
+    Args:
+        histograms: as of `rank_doubts`.
+        label_probs: (N, 1 + C) uint8 of the same images.
+        counts: as of `rank_doubts`.
+    """
+    record = _Record.read(histograms, counts)
+    least = np.maximum(_MIN_AREA, np.round(_MIN_SHARE * histograms[:, 0].sum(axis=(1, 2))))[:, None]
+    of_head = label_probs[:, 1:] / (NUM_BINS - 1)
+    sure, unseen = histograms[:, :, OUTSIDE, SURE:].sum(axis=2), histograms[:, :, INSIDE, : ABSENT + 1].sum(axis=2)
+    claims = [
+        (np.where(pixels >= least, agreement, 0) * record.most(kind)).max(axis=1)
+        for kind, pixels, agreement in ((NOT_LABELLED, sure, of_head), (NOT_SEEN, unseen, 1 - of_head))
+    ]
+    return 1 - (1 - claims[0]) * (1 - claims[1]) >= LEAST_DOUBT
+
+
 def combined(strengths: Sequence[tuple[str, float]]) -> float:
     """What (kind, strength) pairs of one image amount to: the strongest of each kind, as independent witnesses."""
     strongest = [max((s for kind, s in strengths if kind == which), default=0.0) for which in (NOT_LABELLED, NOT_SEEN)]
@@ -124,20 +182,10 @@ def rank_doubts(regions: Sequence[Region], histograms: np.ndarray, counts: np.nd
         histograms: (N, C, 2, 256) of all images, for the model's record.
         counts: (N, C, 3) `(intersection, predicted, true)` pixels of all images as decided, for the same.
     """
-    totals = histograms.sum(axis=0, dtype=np.int64)
-    precision = [np.nan_to_num(threshold_curve(levels).precision[SURE]) for levels in totals]
-    octaves, found = area_octave(counts[..., TRUE]), counts[..., INTERSECTION] > 0
-
-    def record(region: Region) -> float:
-        k = region.class_index
-        if region.kind == NOT_LABELLED:
-            return float(precision[k])
-        alike = octaves[:, k] == int(area_octave(np.array(region.area)))
-        return float((np.count_nonzero(found[alike, k]) + 0.5) / (np.count_nonzero(alike) + 1))
-
+    record = _Record.read(histograms, counts)
     by_row: dict[int, list[tuple[Region, float]]] = {}
     for region in regions:
-        by_row.setdefault(region.row, []).append((region, region.strength * record(region)))
+        by_row.setdefault(region.row, []).append((region, region.strength * record.of(region)))
     doubts = [
         Doubt(row, combined([(r.kind, s) for r, s in found]), tuple(sorted(found, key=lambda pair: -pair[1])))
         for row, found in by_row.items()

@@ -5,7 +5,7 @@ or by the members of a cross-validation, are joined with `EvaluationStatistics.c
 every score is the same for any number of parts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -145,6 +145,11 @@ class EvaluationStatistics:
             None if background is None else decision,
             confusion,
         )
+
+    def images(self) -> Iterator[ImageStatistics]:
+        """One by one, without background and confusion."""
+        for one in zip(self.rows.tolist(), self.histograms, self.label_probs, strict=True):
+            yield ImageStatistics(*one)
 
     def select(self, chosen: np.ndarray) -> "EvaluationStatistics":
         """The images where `chosen` (N,) bool is set."""

@@ -29,7 +29,7 @@ def build_details(
     class_names: Sequence[str],
     verdict: Mapping[str, Any],
     gates: Mapping[str, Decision],
-    doubts: Sequence[Doubt] | None,
+    doubts: Sequence[Doubt],
     outcome: Outcome | None = None,
 ) -> dict[str, Any]:
     """All further names of `metrics.json` that follow from the statistics.
@@ -40,7 +40,7 @@ def build_details(
         class_names: C names.
         verdict: `metrics["verdict"]`.
         gates: other decisions to hold beside each other, by their gates; may be empty.
-        doubts: images whose labels are in doubt; None where nobody looked for any.
+        doubts: images whose labels are in doubt.
         outcome: the answers, where they are not those of `decision`: of a cross-validation.
     """
     outcome = outcome or decide(statistics, decision)
@@ -70,12 +70,8 @@ def build_details(
             for name, ground in zip(class_names, landscapes(statistics, decision), strict=True)
         },
         "gates": _gates(gates, statistics),
-        **({} if doubts is None else {"label_doubts": _doubt_counts(doubts)}),
+        "label_doubts": {"images": len(doubts), "regions": sum(len(doubt.regions) for doubt in doubts)},
     }
-
-
-def _doubt_counts(doubts: Sequence[Doubt]) -> dict[str, int]:
-    return {"images": len(doubts), "regions": sum(len(doubt.regions) for doubt in doubts)}
 
 
 def standing_per_class(

@@ -49,13 +49,10 @@ def evaluation_page(
         Section("thresholds", "Thresholds and gates", thresholds_section(page)),
         Section("calibration", "Can the probabilities be believed?", calibration_section(page)),
         Section("sizes", "Small and large defects", sizes_section(page)),
+        Section("gallery", "Gallery", gallery_section(page.names, by_row, shots, kinds, by_fold=is_crossval(page))),
+        Section("labels", "Labels that may be wrong", labels_section(page, doubts, shown)),
+        Section("origin", "Speed and origin", origin_section(page)),
     ]
-    if not is_crossval(page):  # which keeps no probability of any pixel
-        sections += [
-            Section("gallery", "Gallery", gallery_section(page.names, by_row, shots, kinds)),
-            Section("labels", "Labels that may be wrong", labels_section(page, doubts, shown)),
-        ]
-    sections.append(Section("origin", "Speed and origin", origin_section(page)))
     title = "Cross-validation of a defect model" if is_crossval(page) else "Evaluation of a defect model"
     return document(title, _subtitle(page), sections, {"operating": operating_data(page)})
 

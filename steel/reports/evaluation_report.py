@@ -14,7 +14,7 @@ from steel.reports.details import build_details
 from steel.reports.evaluation import build_metrics, write_metrics
 from steel.reports.evaluation_page import evaluation_page
 from steel.reports.gallery import KINDS, LABELS, Kept
-from steel.reports.per_image import doubt_rows, image_rows, to_csv, write_image_rows
+from steel.reports.per_image import REGION_SEPARATOR, doubt_rows, image_rows, to_csv, write_image_rows
 from steel.reports.shots import Shot, draw_shots
 from steel.shards.reader import ShardReader
 
@@ -58,7 +58,7 @@ def write_evaluation(
     Returns:
         What stands in `metrics.json`.
     """
-    class_names, index = reader.manifest.class_names, reader.index
+    class_names = reader.manifest.class_names
     outcome = decide(statistics, decision)
     doubts = rank_doubts(kept.regions, statistics.histograms, outcome.counts)
     metrics = build_metrics(
@@ -73,16 +73,41 @@ def write_evaluation(
         doubts=doubts,
     )
     metrics |= {"speed": dict(speed or {}), "provenance": dict(provenance or {})}
+    write_files(out, metrics, statistics, outcome, reader, kept, doubts)
+    return metrics
+
+
+def write_files(
+    out: Path,
+    metrics: Mapping[str, Any],
+    statistics: EvaluationStatistics,
+    outcome: Outcome,
+    reader: ShardReader,
+    kept: Kept,
+    doubts: Sequence[Doubt],
+) -> None:
+    """Write numbers, tables, pictures and page.
+
+    Args:
+        out: an existing folder.
+        metrics: all of `metrics.json`.
+        statistics: of the judged images.
+        outcome: the answers to them.
+        reader: of their shards.
+        kept: for the gallery.
+        doubts: of their labels, the most doubtful image first.
+    """
+    class_names, index = reader.manifest.class_names, reader.index
     kinds = _kinds(kept, doubts)
     shots = draw_shots(reader, kept.layers, [kinds[kind] for kind in KINDS])
     overlays = write_overlays(out, shots)
-    rows = image_rows(statistics, outcome, index, class_names, doubts, overlays)
+    regions = {shot.row: REGION_SEPARATOR.join(tag.text for tag in shot.tags) for shot in shots}
+    rows = image_rows(statistics, outcome, index, class_names, doubts, overlays, regions)
     lines = doubt_rows(doubts, index, class_names)
     write_metrics(out / "metrics.json", metrics)
     write_image_rows(out / "per_image.csv", rows)
     storage.write_text(out / "label_doubts.csv", to_csv(lines, DOUBT_COLUMNS))
     storage.write_text(out / "report.html", evaluation_page(metrics, rows, lines, shots, kinds))
-    return metrics
 
 
 def write_overlays(out: Path, shots: Sequence[Shot]) -> dict[int, str]:

@@ -19,7 +19,7 @@ from steel.inference.region_tags import Mark, mark_regions
 from steel.metrics.counts import INTERSECTION, PREDICTED, TRUE, dice, valid_mask
 from steel.metrics.label_doubts import Region, combined, disagreeing_regions
 from steel.metrics.scores import decided_counts
-from steel.metrics.statistics import ImageStatistics
+from steel.metrics.statistics import EvaluationStatistics, ImageStatistics
 
 WORST, FALSE_ALARMS, MISSES, BOUNDARY, LABELS = "worst", "false alarms", "misses", "boundary cases", "labels in doubt"
 TYPICAL, RANDOM = "typical", "random"
@@ -75,7 +75,7 @@ class GalleryKeeper:
             image.row, image.histograms, mask_probs, image.label_probs, bitmask, self.ignore_bit
         )
         self.regions += found
-        orders = self._orders(image, found)
+        orders = _orders(self.decision, image, found)
         kinds = [kind for kind, order in orders.items() if self._enters(kind, order, image.row)]
         if kinds or image.row in self.wanted:
             self._layers[image.row] = self._draw(image, mask_probs, bitmask)
@@ -97,23 +97,6 @@ class GalleryKeeper:
         """What is drawn over those of `rows` that this keeper has seen."""
         return {row: layers for row, layers in self._layers.items() if row in rows}
 
-    def _orders(self, image: ImageStatistics, regions: Sequence[Region]) -> dict[str, Order]:
-        """The kinds that an image may be of, with its place in each."""
-        counts = decided_counts(self.decision, image.histograms[None], image.label_probs[None])[0]
-        wrong = float((counts[:, PREDICTED] + counts[:, TRUE] - 2 * counts[:, INTERSECTION]).sum())
-        p_any = float(image.label_probs[0])
-        areas = counts.sum(axis=0)
-        orders: dict[str, Order] = {BOUNDARY: (-abs(p_any - self.decision.binary_threshold), wrong)}
-        if wrong:
-            orders[WORST] = (1 - float(dice(counts).mean()), wrong)
-        if areas[TRUE] == 0 and areas[PREDICTED] > 0:
-            orders[FALSE_ALARMS] = (p_any, wrong)
-        if areas[TRUE] > 0 and areas[PREDICTED] == 0:
-            orders[MISSES] = (float(areas[TRUE]), -p_any)
-        if regions:
-            orders[LABELS] = (combined([(region.kind, region.strength) for region in regions]), wrong)
-        return orders
-
     def _enters(self, kind: str, order: Order, row: int) -> bool:
         heap = self._heaps[kind]
         return len(heap) < PER_KIND[kind] or (order, -row) > heap[0]
@@ -128,6 +111,39 @@ class GalleryKeeper:
         height, width = drawn_size(bitmask.shape)
         probability = cv2.resize(mask_probs.max(axis=0), (width, height), interpolation=cv2.INTER_AREA)
         return Layers(resize_bitmask(pack_masks(masks), (height, width)), probability, mark_regions(masks, mask_probs))
+
+
+def ranking_of(statistics: EvaluationStatistics, decision: Decision) -> Ranking:
+    """The ranking of a keeper that would have seen all these images, told from their statistics alone; no region is
+    known from those, so that no label is in doubt.
+
+    Args:
+        statistics: of the images.
+        decision: what answers them.
+    """
+    entries: Ranking = {kind: [] for kind in PER_KIND}
+    for image in statistics.images():
+        for kind, order in _orders(decision, image).items():
+            entries[kind].append((order, image.row))
+    return {kind: heapq.nsmallest(most, entries[kind], key=_first) for kind, most in PER_KIND.items()}
+
+
+def _orders(decision: Decision, image: ImageStatistics, regions: Sequence[Region] = ()) -> dict[str, Order]:
+    """The kinds that an image may be of, with its place in each."""
+    counts = decided_counts(decision, image.histograms[None], image.label_probs[None])[0]
+    wrong = float((counts[:, PREDICTED] + counts[:, TRUE] - 2 * counts[:, INTERSECTION]).sum())
+    p_any = float(image.label_probs[0])
+    areas = counts.sum(axis=0)
+    orders: dict[str, Order] = {BOUNDARY: (-abs(p_any - decision.binary_threshold), wrong)}
+    if wrong:
+        orders[WORST] = (1 - float(dice(counts).mean()), wrong)
+    if areas[TRUE] == 0 and areas[PREDICTED] > 0:
+        orders[FALSE_ALARMS] = (p_any, wrong)
+    if areas[TRUE] > 0 and areas[PREDICTED] == 0:
+        orders[MISSES] = (float(areas[TRUE]), -p_any)
+    if regions:
+        orders[LABELS] = (combined([(region.kind, region.strength) for region in regions]), wrong)
+    return orders
 
 
 def choose(rankings: Sequence[Ranking]) -> dict[str, list[int]]:

@@ -20,6 +20,9 @@ from steel.shards.index import Images
 FALSE_ALARM, MISS, FOUND, CLEAN = "false alarm", "miss", "found", "clean"
 """What became of a strip: clean but stopped, defective but passed, defective and stopped, clean and passed."""
 
+REGION_SEPARATOR = "; "
+"""Between the regions of an image."""
+
 
 @dataclass(frozen=True)
 class ImageRow:
@@ -42,6 +45,7 @@ def image_rows(
     class_names: Sequence[str],
     doubts: Sequence[Doubt] = (),
     overlays: Mapping[int, str] | None = None,
+    regions: Mapping[int, str] | None = None,
 ) -> list[ImageRow]:
     """The lines of all images: lowest mean Dice first, among equals the most wrong pixels first.
 
@@ -52,6 +56,7 @@ def image_rows(
         class_names: C names.
         doubts: of labels.
         overlays: row to the path of its picture, relative to the table, where there is one.
+        regions: row to what its picture says beside predicted regions, likewise.
     """
     counts = outcome.counts
     scores, probs = dice(counts), statistics.label_probs / 255
@@ -72,6 +77,7 @@ def image_rows(
             f"p {ANY}": round(float(probs[i, 0]), 4),
             "label_doubt": round(doubt_of.get(row, 0.0), 4),
             "overlay": (overlays or {}).get(row, ""),
+            "regions": (regions or {}).get(row, ""),
             "fold": int(index.fold[row]),
             "height": int(index.original_height[row]),
             "width": int(index.original_width[row]),

@@ -13,6 +13,7 @@ from steel.images.bitmask import unpack_masks
 from steel.images.class_colours import class_colour
 from steel.images.geometry import resize_bitmask, resize_image
 from steel.images.pictures import draw_comparison, encode_picture
+from steel.images.tags import Tag
 from steel.inference.region_tags import mark_regions, tags_of
 from steel.reports.gallery import Layers, drawn_size
 from steel.shards.reader import ShardReader
@@ -41,6 +42,10 @@ class Shot:
     """PNG: the more, the brighter and the less transparent."""
     overlay: bytes
     """JPEG: the truth above the prediction, to be opened by itself."""
+    tags: Sequence[Tag]
+    """Names and scores of predicted regions, in pixels of `size`."""
+    true_tags: Sequence[Tag]
+    """Names of true regions."""
 
     @property
     def bytes_in_page(self) -> int:
@@ -73,6 +78,7 @@ def _draw(reader: ShardReader, row: int, layers: Layers) -> Shot:
     truth = unpack_masks(resize_bitmask(sample.bitmask, size), len(names))
     predicted = unpack_masks(layers.predicted, len(names))
     tags = tags_of(layers.marks, names, size[0] / sample.bitmask.shape[0])
+    true_tags = tags_of(mark_regions(truth), names)
     return Shot(
         row,
         size,
@@ -80,7 +86,9 @@ def _draw(reader: ShardReader, row: int, layers: Layers) -> Shot:
         _mask_layer(truth, outline=True),
         _mask_layer(predicted, outline=False),
         _probability_layer(layers.probability),
-        _jpeg(draw_comparison(image, predicted, truth, tags=tags, true_tags=tags_of(mark_regions(truth), names))),
+        _jpeg(draw_comparison(image, predicted, truth, tags=tags, true_tags=true_tags)),
+        tags,
+        true_tags,
     )
 
 

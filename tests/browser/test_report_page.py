@@ -93,6 +93,44 @@ def test_keys_move_the_slider_and_toggle_the_layers(page: Any, faults: KnownFaul
     assert shown() == {"truth": True, "prediction": False, "probability": False}
 
 
+NAMES = """
+() => [...document.querySelectorAll(".shot:not([hidden])")].map((shot) => {
+  const picture = shot.querySelector("img").getBoundingClientRect();
+  return [...shot.querySelectorAll(".name")].filter((name) => getComputedStyle(name).visibility === "visible")
+    .map((name) => {
+      const box = name.getBoundingClientRect();
+      return {text: name.innerText, left: box.left - picture.left, top: box.top - picture.top,
+        right: picture.right - box.right, bottom: picture.bottom - box.bottom, width: box.width, height: box.height};
+    });
+})
+"""
+"""What can be read beside the regions of each image, and where."""
+
+
+def test_names_of_regions_stay_in_the_picture_and_cover_no_other(page: Any, faults: KnownFaults) -> None:
+    def texts() -> set[str]:
+        return {name["text"] for shot in page.evaluate(NAMES) for name in shot}
+
+    # All of class 3 is found: the names of its true regions are those of predicted ones in the same place.
+    assert texts() == {"class 1", "class 2", "class 1 0.95", "class 3 0.95"}
+    shots = page.evaluate(NAMES)
+    for names in shots:
+        assert all(min(name[side] for side in ("left", "top", "right", "bottom")) > -0.6 for name in names)
+        for i, one in enumerate(names):
+            for other in names[:i]:
+                beside = abs(one["left"] - other["left"]) >= min(one["width"], other["width"]) - 0.6
+                assert beside or abs(one["top"] - other["top"]) >= one["height"] - 0.6
+    page.keyboard.press("3")
+    assert texts() == {"class 1", "class 2", "class 3"}  # of the truth
+    page.keyboard.press("2")
+    assert texts() == set()
+    page.keyboard.press("3")
+    assert texts() == {"class 1 0.95", "class 3 0.95"}
+    page.locator("#layer-names").click()
+    assert texts() == set()
+    assert page.locator("#layer-names").get_attribute("aria-pressed") == "false"
+
+
 def test_filters_and_orders_do_what_they_say(page: Any, faults: KnownFaults) -> None:
     with open(faults.out / "per_image.csv", newline="") as file:
         rows = {row["image_id"]: row for row in csv.DictReader(file)}
@@ -124,7 +162,8 @@ def test_all_can_be_reached_by_keyboard(page: Any, faults: KnownFaults) -> None:
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
     wanted = [
         "operating-class", "operating-rule", "threshold", "operating-reset", "gallery-kind", "gallery-class",
-        "gallery-order", "layer-image", "layer-truth", "layer-prediction", "layer-probability", "enlarge",
+        "gallery-order", "layer-image", "layer-truth", "layer-prediction", "layer-probability", "layer-names",
+        "enlarge",
     ]  # fmt: skip
     assert [name for name in reached if name in wanted][: len(wanted)] == wanted
     button = page.locator(".enlarge").first

@@ -1,5 +1,6 @@
 """A cross-validation in pieces, as a job array runs it: members one by one, then what is missing and the join."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -69,6 +70,12 @@ def test_members_one_by_one_and_joined(shards: Path, tmp_path: Path, monkeypatch
     assert 'data-from="/per_fold/2/mean_dice"' in page and 'data-from="/provenance/members">3<' in page
     lines = (tmp_path / "per_image.csv").read_text().splitlines()
     assert len(lines) == 1 + 18
+
+    overlays = {row["image_id"]: row["overlay"] for row in csv.DictReader(lines)}
+    for row in (n for n, mask in enumerate(MASKS) if mask.any()):  # nothing is answered: each is missed, and is shown
+        assert f'id="image-{row}"' in page
+        assert (tmp_path / overlays[f"images/{row:04d}.png"]).is_file()
+    assert (tmp_path / "label_doubts.csv").read_text().startswith("rank,image_id")
 
     joined = load_checkpoint(tmp_path / "model.safetensors")
     assert joined.members == 3 and joined.decision is not None

@@ -61,17 +61,7 @@ def collect_statistics(
     Returns:
         The statistics of all rows, on every rank.
     """
-    batches = eval_batches(
-        reader,
-        rows,
-        pixels_per_pass=predictor.pixels_per_pass,
-        budget=predictor.tiling.budget,
-        stride=predictor.stride,
-        rank=runtime.rank,
-        world=runtime.world,
-        workers=count_evaluation_workers(workers, device=predictor.device.type, remote=reader.cache is not None),
-        pin_memory=predictor.device.type == "cuda",
-    )
+    batches = _batches(predictor, reader, rows, workers, rank=runtime.rank, world=runtime.world)
     images = _image_statistics(predictor, batches, decision, reader.manifest.ignore_bit, keeper)
 
     def counted() -> Iterator[ImageStatistics]:
@@ -81,6 +71,39 @@ def collect_statistics(
 
     mine = EvaluationStatistics.from_images(counted(), reader.manifest.num_classes, decision)
     return EvaluationStatistics.concat(runtime.all_gather(mine))
+
+
+def show_images(
+    predictor: Predictor, reader: ShardReader, rows: np.ndarray, keeper: GalleryKeeper, *, workers: Workers
+) -> Iterator[int]:
+    """Show a keeper some images, on this rank alone; gives the row of each that it has seen.
+
+    Args:
+        predictor: as of `collect_statistics`.
+        reader: of the shards.
+        rows: (n,) rows of the data set.
+        keeper: is shown every image.
+        workers: as of `collect_statistics`.
+    """
+    batches = _batches(predictor, reader, rows, workers, rank=0, world=1)
+    for image in _image_statistics(predictor, batches, None, reader.manifest.ignore_bit, keeper):
+        yield image.row
+
+
+def _batches(
+    predictor: Predictor, reader: ShardReader, rows: np.ndarray, workers: Workers, *, rank: int, world: int
+) -> Iterator[EvalBatch]:
+    return eval_batches(
+        reader,
+        rows,
+        pixels_per_pass=predictor.pixels_per_pass,
+        budget=predictor.tiling.budget,
+        stride=predictor.stride,
+        rank=rank,
+        world=world,
+        workers=count_evaluation_workers(workers, device=predictor.device.type, remote=reader.cache is not None),
+        pin_memory=predictor.device.type == "cuda",
+    )
 
 
 def _image_statistics(

@@ -13,6 +13,9 @@ from steel.inference.region_tags import mark_regions, tags_of
 from steel.shards.reader import ShardReader
 from steel.tracking.items import MaskedImage
 
+NUM_EXAMPLES = 12
+"""Typical and random images of a report, of each so many."""
+
 
 def choose_examples(reader: ShardReader, rows: np.ndarray, count: int) -> list[int]:
     """`count` of `rows`, always the same: each class in turn with its most typical area first, then clean images."""

@@ -64,14 +64,32 @@
   // The gallery: layers by key, filters, order.
   const gallery = byId("shots");
   if (gallery) {
-    const shots = [...gallery.children], layers = ["truth", "prediction", "probability"];
+    const shots = [...gallery.children], layers = ["truth", "prediction", "probability", "names"];
     const kind = byId("gallery-kind"), one = byId("gallery-class"), order = byId("gallery-order");
+    const isOn = (layer) => gallery.classList.contains(`show-${layer}`);
     const set = (layer, on) => {
       gallery.classList.toggle(`show-${layer}`, on);
       byId(`layer-${layer}`).setAttribute("aria-pressed", String(on));
     };
-    const toggle = (layer) => set(layer, !gallery.classList.contains(`show-${layer}`));
-    const bare = () => layers.forEach((layer) => set(layer, false));
+    const names = shots.map((shot) => [...shot.querySelectorAll(".name")]);
+    // A name that touches one before it is hidden: all places are read before the first is written.
+    const uncover = () => {
+      const on = {false: isOn("prediction"), true: isOn("truth")};
+      const covered = names.flatMap((some) => {
+        const taken = [];
+        return some.filter((name) => {
+          if (!on[name.classList.contains("true")]) return false;
+          const box = name.getBoundingClientRect();
+          const touches = taken.some((other) => box.left < other.right && other.left < box.right && box.top < other.bottom && other.top < box.bottom);
+          if (!touches) taken.push(box);
+          return touches;
+        });
+      });
+      names.flat().forEach((name) => name.classList.remove("covered"));
+      covered.forEach((name) => name.classList.add("covered"));
+    };
+    const toggle = (layer) => { set(layer, !isOn(layer)); uncover(); };
+    const bare = () => { layers.slice(0, 3).forEach((layer) => set(layer, false)); uncover(); };
     layers.forEach((layer) => byId(`layer-${layer}`).addEventListener("click", () => toggle(layer)));
     byId("layer-image").addEventListener("click", bare);
     document.addEventListener("keydown", (event) => {
@@ -94,6 +112,7 @@
         .forEach((shot) => gallery.append(shot));
       byId("gallery-count").textContent = `${shown.length} of ${shots.length} images`;
       byId("gallery-empty").hidden = shown.length > 0;
+      uncover();
     };
     [kind, one, order].forEach((control) => control.addEventListener("change", arrange));
     gallery.addEventListener("click", (event) => {
@@ -101,7 +120,9 @@
       if (!button) return;
       const large = button.closest(".shot").classList.toggle("large");
       button.setAttribute("aria-expanded", String(large));
+      uncover();
     });
+    window.addEventListener("resize", uncover);
     document.querySelectorAll("a[href^='#image-']").forEach((link) => link.addEventListener("click", () => {
       kind.value = one.value = "";
       arrange();

@@ -2,11 +2,14 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
+from steel.images.class_colours import class_colour
+from steel.images.tags import Tag, ink_on
 from steel.labels.classes import ANY
 from steel.reports.gallery import KINDS
+from steel.reports.html.charts import class_style
 from steel.reports.html.figures import cell
 from steel.reports.html.markup import Markup, join, tag, void
 from steel.reports.per_image import ImageRow
@@ -15,7 +18,12 @@ from steel.reports.shots import Shot
 
 
 def gallery_section(
-    names: Sequence[str], by_row: Mapping[int, ImageRow], shots: Sequence[Shot], kinds: Mapping[str, Sequence[int]]
+    names: Sequence[str],
+    by_row: Mapping[int, ImageRow],
+    shots: Sequence[Shot],
+    kinds: Mapping[str, Sequence[int]],
+    *,
+    by_fold: bool,
 ) -> Markup:
     """Images with their layers, and the controls that choose among them.
 
@@ -24,17 +32,20 @@ def gallery_section(
         by_row: the images' lines.
         shots: their pictures, in order.
         kinds: each with its rows, in order.
+        by_fold: whether each fold has a member of its own, which is then named.
     """
     if not shots:
         return tag("p", "No image was kept for the gallery.", class_="note")
     controls = _controls(names, [kind for kind in KINDS if kinds.get(kind)])
     legend = tag("ul", *(tag("li", class_name(name, k)) for k, name in enumerate(names)), class_="legend")
-    figures = [_shot(place, shot, by_row[shot.row], names, kinds) for place, shot in enumerate(shots)]
+    figures = [_shot(place, shot, by_row[shot.row], names, kinds, by_fold) for place, shot in enumerate(shots)]
     return join(
         [
             tag(
                 "p",
-                "Every image is a row of per_image.csv, which is sorted worst first. Click one to enlarge it.",
+                "Every image is a row of per_image.csv, which is sorted worst first. Click one to enlarge it. A "
+                "predicted region has its name and mean probability on its colour, a true one its name in a frame; a "
+                "name that would cover that of a larger region is left out until there is room.",
                 _left_out(shots, kinds),
                 class_="note",
             ),
@@ -45,7 +56,7 @@ def gallery_section(
             tag(
                 "div",
                 *figures,
-                class_=f"gallery show-truth show-prediction{' strips' if _are_strips(shots) else ''}",
+                class_=f"gallery show-truth show-prediction show-names{' strips' if _are_strips(shots) else ''}",
                 id="shots",
             ),
         ]
@@ -86,6 +97,7 @@ def _controls(names: Sequence[str], there: Sequence[str]) -> Markup:
             ("2", "truth", "truth: outlines"),
             ("3", "prediction", "prediction: tint"),
             ("4", "probability", "probability"),
+            ("5", "names", "names of regions"),
         )
     ]
     return tag(
@@ -105,7 +117,14 @@ def _are_strips(shots: Sequence[Shot]) -> bool:
     return 2 * sum(shot.size[1] >= 3 * shot.size[0] for shot in shots) > len(shots)
 
 
-def _shot(place: int, shot: Shot, line: ImageRow, names: Sequence[str], kinds: Mapping[str, Sequence[int]]) -> Markup:
+def _shot(
+    place: int,
+    shot: Shot,
+    line: ImageRow,
+    names: Sequence[str],
+    kinds: Mapping[str, Sequence[int]],
+    by_fold: bool,
+) -> Markup:
     values = line.values
     places = {kind: list(rows).index(shot.row) for kind, rows in kinds.items() if shot.row in rows}
     height, width = shot.size
@@ -123,7 +142,7 @@ def _shot(place: int, shot: Shot, line: ImageRow, names: Sequence[str], kinds: M
     ]
     button = tag(
         "button",
-        tag("div", image, *layers, class_="layers"),
+        tag("span", image, *layers, *_names(shot, values["image_id"]), class_="layers"),
         type="button",
         class_="enlarge",
         aria_label=f"Enlarge {values['image_id']}",
@@ -143,6 +162,7 @@ def _shot(place: int, shot: Shot, line: ImageRow, names: Sequence[str], kinds: M
         values["true"] or "clean",
         "; predicted: ",
         values["predicted"] or "clean",
+        *((", by the member of fold ", cell(values, "fold")) if by_fold else ()),
         " ",
         tag("span", f"({', '.join(places)})", class_="kinds"),
     )
@@ -160,6 +180,24 @@ def _shot(place: int, shot: Shot, line: ImageRow, names: Sequence[str], kinds: M
         data_p=values[f"p {ANY}"],
         data_wrong=values["wrong_pixels"],
     )
+
+
+def _names(shot: Shot, image_id: str) -> Iterator[Markup]:
+    """What is written beside regions, the predicted ones first: of two in one place the first is seen."""
+    for number, one in enumerate(shot.tags):
+        yield tag(
+            "data", one.text, value=number, data_row=image_id, data_region=number, **_place(shot, one, "predicted")
+        )
+    for one in shot.true_tags:
+        yield tag("span", one.text, **_place(shot, one, "true"))
+
+
+def _place(shot: Shot, one: Tag, kind: str) -> dict[str, str]:
+    """Attributes that put a name to its region, in whatever size the picture is shown."""
+    height, width = shot.size
+    at = f"--x:{100 * one.left / width:.1f}%;--y:{100 * one.top / height:.1f}%"
+    ink = ink_on(class_colour(one.class_id))
+    return {"class_": f"name {kind}", "style": f"{class_style(one.class_id - 1)};--ink-on:{ink};{at}"}
 
 
 def _uri(data: bytes, kind: str) -> str:
