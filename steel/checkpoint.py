@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -96,7 +96,7 @@ def content_of(checkpoint: Checkpoint, tensors_sha256: str) -> dict[str, Any]:
         "class_names": list(checkpoint.class_names),
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),
-        "decision": checkpoint.decision and checkpoint.decision.to_dict(),
+        "decision": _plain_decision(checkpoint),
         "folds": checkpoint.folds,
         "provenance": checkpoint.provenance,
         "input_size": checkpoint.input_size and list(checkpoint.input_size),
@@ -207,11 +207,44 @@ def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None
         provenance={
             "data_digest": digests.pop() if len(digests) == 1 else None,
             "members": [
-                {"name": name, "folds": c.folds, "provenance": c.provenance}
+                {"name": name, "folds": c.folds, "provenance": {**c.provenance, "decision": _plain_decision(c)}}
                 for c, name in zip(checkpoints, names, strict=True)
             ],
         },
     )
+
+
+def unstack_members(checkpoint: Checkpoint) -> list[tuple[str, Checkpoint]]:
+    """Each member by its name, as a checkpoint of its own with the decision, folds and provenance that it came with.
+
+    What the file does not say, as one of before it was kept, is None or empty.
+    """
+    entries = list(_member_entries(checkpoint.provenance))
+    if len(entries) != checkpoint.members:
+        entries = [{"name": f"member {i}", "folds": {}, "provenance": {}} for i in range(1, checkpoint.members + 1)]
+    members = []
+    for i, entry in enumerate(entries):
+        decision = entry["provenance"].get("decision")
+        member = dataclasses.replace(
+            checkpoint,
+            tensors={name: tensor[i : i + 1] for name, tensor in checkpoint.tensors.items()},
+            decision=None if decision is None else Decision.from_dict(decision),
+            folds=entry["folds"],
+            provenance=entry["provenance"],
+        )
+        members.append((entry["name"], member))
+    return members
+
+
+def _member_entries(provenance: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a provenance says of each network, those of ensembles within an ensemble one by one."""
+    for entry in provenance.get("members", ()):
+        within = list(_member_entries(entry["provenance"]))
+        yield from within or [entry]
+
+
+def _plain_decision(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    return None if checkpoint.decision is None else checkpoint.decision.to_dict()
 
 
 def _brief(value: Any) -> str:

@@ -177,6 +177,7 @@ def _check_content(content: dict[str, Any]) -> None:
 def _check_provenance(provenance: dict[str, Any]) -> None:
     """Raises InputError unless the parts of a provenance that are acted on can be; the others are for the record."""
     from_plain(dict[str, Decision], provenance.get("gates", {}), "provenance.gates")
+    from_plain(Decision | None, provenance.get("decision"), "provenance.decision")
     from_plain(dict[str, Any] | None, provenance.get("encoder_weights"), "provenance.encoder_weights")
     for member in from_plain(list[_Member], provenance.get("members", []), "provenance.members"):
         _check_provenance(member.provenance)

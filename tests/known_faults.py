@@ -103,11 +103,18 @@ def judge(
     return statistics, kept
 
 
-def write_report(out: Path, reader: ShardReader, statistics: EvaluationStatistics, kept: Kept) -> dict[str, Any]:
+def write_report(
+    out: Path,
+    reader: ShardReader,
+    statistics: EvaluationStatistics,
+    kept: Kept,
+    ensemble: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Write all files of the evaluation to `out`, a new folder; returns what stands in `metrics.json`."""
     out.mkdir()
     return write_evaluation(
         out, statistics, DECISION, reader, kept, folds=[0, 1], role="test", tta=(),
         gates={"none": DECISION, "class": Decision(DECISION.classes, "class")},
         speed={"images_per_second": 12.5, "device": "a <fast> one"}, provenance={"data": "abc", "seed": 0},
+        ensemble=ensemble,
     )  # fmt: skip

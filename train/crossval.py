@@ -32,9 +32,9 @@ from steel.storage import write_text
 from steel.thresholds.nested import nested_outcome
 from steel.thresholds.tuning import tune_thresholds
 from train.arguments import FitArguments, parse_fit, share_recipe
+from train.engine.evaluation_origin import provenance_of
 from train.engine.fold_pictures import keep_of_folds
 from train.engine.run_folder import RunFolder
-from train.evaluate import provenance_of
 from train.fit import train_in_folder
 from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
@@ -134,7 +134,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
                 on_progress=on_progress,
             )
     # Every image was seen by some member, and had a say in the shipped decision by its out-of-fold prediction alone.
-    joined = stack_members([*members.values()])
+    joined = stack_members([*members.values()], [f"fold {fold}" for fold in members])
     packed = replace(
         joined,
         provenance=joined.provenance

@@ -10,16 +10,15 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from steel import storage
-from steel.checkpoint import Checkpoint, digest_tensors, load_checkpoint, save_checkpoint
+from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from steel.commands.common import Parser
 from steel.decision import Decision, default_decision
 from steel.distributed.runtime import Runtime, start
@@ -29,16 +28,19 @@ from steel.images.contact_sheet import save_contact_sheet
 from steel.inference.predictor import Predictor
 from steel.machine import parse_workers
 from steel.metrics.expected import expected_figures
+from steel.metrics.scores import Outcome, decide
 from steel.metrics.statistics import EvaluationStatistics
-from steel.reports.describe import flat_scalars
 from steel.reports.evaluation import format_table
 from steel.reports.evaluation_report import write_evaluation
 from steel.reports.gallery import RANDOM, TYPICAL, GalleryKeeper
 from steel.reports.gates import format_gates, gate_table
+from steel.reports.members import Judged
 from steel.shards.reader import ShardReader
 from steel.shards.selection import check_same_task, folds_of, rows_in
 from steel.thresholds.tuning import Tuning, tune_thresholds
 from steel.views import parse_tta
+from train.engine.evaluation_origin import provenance_of, speed_of
+from train.engine.member_scores import judge_members
 from train.engine.run_inference import collect_statistics, gather_kept
 from train.engine.split_roles import role_of
 from train.engine.visualise import NUM_EXAMPLES, choose_examples, choose_random, draw_examples, predict_examples
@@ -60,6 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tune-thresholds", action="store_true", help="decide anew on these folds: OUT/model.safetensors"
+    )
+    parser.add_argument(
+        "--members", action="store_true", help="judge each member of an ensemble, too: a pass over the images for each"
     )
     parser.add_argument(
         "--pixels-per-pass", type=int, metavar="N", help="pixels in a forward pass; by default what suits the device"
@@ -89,6 +94,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class _Images:
+    """What is judged, and with what."""
+
+    arguments: argparse.Namespace
+    checkpoint: Checkpoint
+    reader: ShardReader
+    rows: np.ndarray
+    runtime: Runtime
+    live: LiveLine
+
+    def predictor(self, checkpoint: Checkpoint, decision: Decision) -> Predictor:
+        """The checkpoint's, with the views that the user or else the decision asks for."""
+        return Predictor.from_checkpoint(
+            checkpoint,
+            device=self.runtime.device,
+            tta=decision.tta if self.arguments.tta is None else parse_tta(self.arguments.tta),
+            pixels_per_pass=self.arguments.pixels_per_pass,
+            precision=self.arguments.precision,
+        )
+
+    def collect(
+        self, predictor: Predictor, decision: Decision | None = None, keeper: GalleryKeeper | None = None
+    ) -> EvaluationStatistics:
+        """See `collect_statistics`."""
+        with self.live.stage("evaluation", unit="images") as on_progress:
+            return collect_statistics(
+                *(predictor, self.reader, self.rows, self.runtime),
+                decision=decision,
+                workers=self.arguments.workers,
+                on_progress=on_progress,
+                keeper=keeper,
+            )
+
+    def tune(self, statistics: EvaluationStatistics, tta: tuple[str, ...]) -> Tuning:
+        """Another decision, found on `statistics`; the same on every rank."""
+        areas = self.reader.index.areas[training_rows(self.checkpoint, self.reader, statistics.rows)]
+        with self.live.stage("threshold tuning") as on_progress:
+            return self.runtime.on_main(
+                lambda: tune_thresholds(
+                    statistics,
+                    training_areas=areas,
+                    groups=self.reader.index.group[statistics.rows],
+                    tta=tta,
+                    class_names=self.reader.manifest.class_names,
+                    on_progress=on_progress,
+                )
+            )
+
+    def judge(self, member: Checkpoint, otherwise: Decision) -> tuple[EvaluationStatistics, Outcome]:
+        """A member's answers as the ensemble's come about: by its own decision, or cross-fitted by one found here."""
+        decision = member.decision or otherwise
+        predictor = self.predictor(member, decision)
+        statistics = self.collect(predictor)
+        if self.arguments.tune_thresholds:
+            return statistics, self.tune(statistics, predictor.tta).cross_fitted
+        return statistics, decide(statistics, decision)
+
+
 def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -> None:
     checkpoint, reader = _open(arguments)
     folds = parse_folds(arguments.folds, reader)
@@ -99,31 +163,27 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     runtime.on_main(lambda: _make_way(arguments))
 
     decision = checkpoint.decision or default_decision(len(checkpoint.class_names))
-    predictor = _predictor(arguments, decision, runtime)
-
-    def collect(decision: Decision | None, keeper: GalleryKeeper | None = None) -> EvaluationStatistics:
-        with live.stage("evaluation", unit="images") as on_progress:
-            return collect_statistics(
-                *(predictor, reader, rows, runtime),
-                decision=decision,
-                workers=arguments.workers,
-                on_progress=on_progress,
-                keeper=keeper,
-            )
-
+    images = _Images(arguments, checkpoint, reader, rows, runtime, live)
+    predictor = images.predictor(checkpoint, decision)
     found = None
     if arguments.tune_thresholds:
-        statistics = collect(None)
-        found = _tune(checkpoint, reader, statistics, predictor.tta, runtime, live)
+        statistics = images.collect(predictor)
+        found = images.tune(statistics, predictor.tta)
         decision, role = found.decision, role if role == "train" else "tuning"
         checkpoint = retuned(checkpoint, found, folds, reader.manifest.digest, statistics)
     examples = choose_examples(reader, rows, NUM_EXAMPLES)
     wanted = {TYPICAL: examples, RANDOM: choose_random(rows, NUM_EXAMPLES)}
     keeper = GalleryKeeper(decision, reader.manifest.ignore_bit, frozenset(chain(*wanted.values())))
     begun = time.perf_counter()
-    statistics = collect(decision, keeper)
+    statistics = images.collect(predictor, decision, keeper)
     seconds = time.perf_counter() - begun
     kept = gather_kept(keeper, runtime, wanted)
+    ensemble = None
+    if arguments.members:
+        answers = decide(statistics, decision) if found is None else found.cross_fitted
+        judged = Judged("ensemble", statistics, answers, has_decision=checkpoint.decision is not None)
+        judge = partial(images.judge, otherwise=decision)
+        ensemble = judge_members(checkpoint, judge, judged, folds, reader.manifest.digest)
     if not runtime.is_main:
         return
 
@@ -138,8 +198,9 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
             gates=gates,
             speed=speed_of(len(rows), seconds, predictor, runtime),
             provenance=provenance_of(checkpoint, reader.manifest.digest),
+            ensemble=ensemble,
         )
-    logger.info("%s", metrics["verdict"]["sentence"])
+    logger.info("%s", "\n".join([metrics["verdict"]["sentence"], *([ensemble["sentence"]] if ensemble else [])]))
     if found is not None:
         save_checkpoint(arguments.out / "model.safetensors", checkpoint)
         logger.info("%s", "\n".join(found.explanation))
@@ -162,18 +223,9 @@ def _open(arguments: argparse.Namespace) -> tuple[Checkpoint, ShardReader]:
     reader = ShardReader(arguments.data, cache_dir=arguments.cache_dir)
     name, channels = f"--checkpoint {arguments.checkpoint}", checkpoint.network.in_channels
     check_same_task(name, checkpoint.class_names, channels, reader.manifest)
+    if arguments.members and checkpoint.members == 1:
+        raise InputError(f"--members: {arguments.checkpoint} holds one network; `steel ensemble` packs several")
     return checkpoint, reader
-
-
-def _predictor(arguments: argparse.Namespace, decision: Decision, runtime: Runtime) -> Predictor:
-    """The checkpoint's, with the views that the user or else the decision asks for."""
-    return Predictor.from_checkpoint(
-        arguments.checkpoint,
-        device=runtime.device,
-        tta=decision.tta if arguments.tta is None else parse_tta(arguments.tta),
-        pixels_per_pass=arguments.pixels_per_pass,
-        precision=arguments.precision,
-    )
 
 
 def _make_way(arguments: argparse.Namespace) -> None:
@@ -181,29 +233,6 @@ def _make_way(arguments: argparse.Namespace) -> None:
     tuned = str(arguments.out / "model.safetensors") if arguments.tune_thresholds else None
     storage.check_apart([arguments.checkpoint], [tuned])
     storage.make_folder(arguments.out)
-
-
-def _tune(
-    checkpoint: Checkpoint,
-    reader: ShardReader,
-    statistics: EvaluationStatistics,
-    tta: tuple[str, ...],
-    runtime: Runtime,
-    live: LiveLine,
-) -> Tuning:
-    """Another decision for the checkpoint, found on `statistics`; the same on every rank."""
-    areas = reader.index.areas[training_rows(checkpoint, reader, statistics.rows)]
-    with live.stage("threshold tuning") as on_progress:
-        return runtime.on_main(
-            lambda: tune_thresholds(
-                statistics,
-                training_areas=areas,
-                groups=reader.index.group[statistics.rows],
-                tta=tta,
-                class_names=reader.manifest.class_names,
-                on_progress=on_progress,
-            )
-        )
 
 
 def gates_of(checkpoint: Checkpoint) -> dict[str, Decision]:
@@ -234,37 +263,6 @@ def training_rows(checkpoint: Checkpoint, reader: ShardReader, otherwise: np.nda
     if reader.manifest.digest != checkpoint.provenance.get("data_digest"):
         return otherwise
     return rows_in(reader, checkpoint.folds["train"], "train")
-
-
-def speed_of(images: int, seconds: float, predictor: Predictor, runtime: Runtime) -> dict[str, Any]:
-    """How fast the images were evaluated, and on what; these values differ from run to run."""
-    return {
-        "images_per_second": round(images / seconds, 2),
-        "seconds": round(seconds, 2),
-        "views_per_image": 1 + len(predictor.tta),
-        "device": device_name(runtime.device),
-        "processes": runtime.world,
-        "precision": predictor.precision,
-        "pixels_per_pass": predictor.pixels_per_pass,
-    }
-
-
-def device_name(device: torch.device) -> str:
-    """What a person calls it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-
-
-def provenance_of(checkpoint: Checkpoint, data_digest: str) -> dict[str, Any]:
-    """What was evaluated on what, as short plain values."""
-    folds = {f"{role}_folds": ", ".join(map(str, folds)) or "none" for role, folds in checkpoint.folds.items()}
-    return {
-        "checkpoint_weights_sha256": digest_tensors(checkpoint.tensors),
-        "network": f"{checkpoint.network.architecture} on {checkpoint.network.encoder}",
-        "members": checkpoint.members,
-        **folds,
-        "evaluated_data": data_digest,
-        **{name: value for name, value in flat_scalars(checkpoint.provenance) if not name.startswith("gates.")},
-    }
 
 
 def retuned(

@@ -62,7 +62,7 @@ def read_evaluated(paths: Sequence[str]) -> list[Evaluated]:
         InputError: nothing that could be compared is there, or it is damaged.
     """
     files = [_metrics_file(Path(path)) for path in paths]
-    return [_read(name, file) for name, file in zip(_short_names(paths), files, strict=True)]
+    return [_read(name, file) for name, file in zip(short_names(paths), files, strict=True)]
 
 
 def _metrics_file(path: Path) -> Path:
@@ -78,7 +78,7 @@ def _metrics_file(path: Path) -> Path:
     return found
 
 
-def _short_names(paths: Sequence[str]) -> list[str]:
+def short_names(paths: Sequence[str]) -> list[str]:
     """The last parts of the paths that differ, as many as tell them apart; a number behind what is given twice."""
     parts = [Path(os.path.abspath(path)).parts for path in paths]
     while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 2:

@@ -11,6 +11,7 @@ from steel.reports.per_image import ImageRow
 from steel.reports.sections.curves import calibration_section, curves_section
 from steel.reports.sections.folds import folds_section, is_crossval
 from steel.reports.sections.gallery import gallery_section
+from steel.reports.sections.members import members_section
 from steel.reports.sections.origin import labels_section, origin_section
 from steel.reports.sections.scores import confusion_section, scores_section
 from steel.reports.sections.sizes import sizes_section
@@ -44,6 +45,7 @@ def evaluation_page(
         Section("strips", "Defective strips found, clean strips stopped", strips_section(page)),
         Section("scores", "Scores beside the floor", scores_section(page)),
         *([Section("folds", "Folds beside each other", folds_section(page))] if is_crossval(page) else []),
+        *([Section("members", "Members beside each other", members_section(page))] if "ensemble" in metrics else []),
         Section("confusion", "What is taken for what", confusion_section(page)),
         Section("curves", "Curves over all thresholds", curves_section(page)),
         Section("thresholds", "Thresholds and gates", thresholds_section(page)),

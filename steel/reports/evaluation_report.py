@@ -38,6 +38,7 @@ def write_evaluation(
     gates: Mapping[str, Decision] | None = None,
     speed: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    ensemble: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write what an evaluation found into the folder `out`.
 
@@ -54,6 +55,7 @@ def write_evaluation(
         gates: other decisions to hold beside each other, by their gates.
         speed: plain values for the record.
         provenance: likewise.
+        ensemble: what `member_metrics` returned, of an ensemble whose members were judged, too.
 
     Returns:
         What stands in `metrics.json`.
@@ -72,6 +74,7 @@ def write_evaluation(
         gates=gates or {},
         doubts=doubts,
     )
+    metrics |= {} if ensemble is None else {"ensemble": dict(ensemble)}
     metrics |= {"speed": dict(speed or {}), "provenance": dict(provenance or {})}
     write_files(out, metrics, statistics, outcome, reader, kept, doubts)
     return metrics

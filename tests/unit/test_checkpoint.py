@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from steel import checkpoint as checkpoint_module
-from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint, stack_members
+from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint, stack_members, unstack_members
 from steel.config import NetworkConfig, TilingConfig
-from steel.decision import default_decision
+from steel.decision import ClassDecision, Decision, default_decision
 from steel.errors import InputError
 from steel.images.pixel_format import Depth
 
@@ -266,6 +266,22 @@ def test_stacked_members_keep_their_weights(tmp_path):
         assert all(torch.equal(state[name], tensor[0]) for name, tensor in member.tensors.items())
     assert loaded.decision == members[0].decision
     assert loaded.network == NETWORK
+
+
+def test_members_come_apart_as_they_went_in(tmp_path):
+    """Also those of an ensemble in an ensemble; each has its own decision, which the average has not."""
+    halves = [Decision((ClassDecision(60 + 10 * k),) * NETWORK.num_classes) for k in range(3)]
+    members = [make(k, decision=halves[k], folds={"train": [k], "tuning": [], "test": []}) for k in range(3)]
+    save_checkpoint(tmp_path / "all", stack_members([stack_members(members[:2], ["a", "b"]), members[2]], ["ab", "c"]))
+    apart = unstack_members(load_checkpoint(tmp_path / "all"))
+    assert [name for name, _ in apart] == ["a", "b", "c"]
+    for (_, found), member in zip(apart, members, strict=True):
+        assert (found.members, found.decision, found.folds) == (1, member.decision, member.folds)
+        assert all(torch.equal(found.tensors[name], tensor) for name, tensor in member.tensors.items())
+    silent = dataclasses.replace(stack_members(members), provenance={})  # of a file that says nothing of its members
+    assert [(name, member.decision) for name, member in unstack_members(silent)] == [
+        (f"member {k}", None) for k in (1, 2, 3)
+    ]
 
 
 def test_stacking_is_careful_about_folds_and_decisions():

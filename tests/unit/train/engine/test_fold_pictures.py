@@ -5,35 +5,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from steel.checkpoint import Checkpoint
-from steel.config import NetworkConfig
 from steel.decision import ClassDecision, Decision, apply_decision
 from steel.distributed.runtime import start
 from steel.images.bitmask import pack_masks
 from steel.inference.predictor import Predictor
 from steel.metrics.scores import Outcome
-from steel.model.network import UnifiedModel
 from steel.reports.crossval_report import ToSee
 from steel.reports.gallery import MISSES, RANDOM, TYPICAL
 from steel.shards.reader import ShardReader
 from steel.thresholds.nested import Nested
+from tests.random_members import make_member
 from tests.shard_folder import defect_mask, make_shards
 from train.engine.fold_pictures import keep_of_folds
 
 NUM_IMAGES = 60
-
-
-def make_member(seed: int) -> Checkpoint:
-    """Random weights that find something in noise."""
-    torch.manual_seed(seed)
-    network = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=1, decoder_channels=(8, 8))
-    model = UnifiedModel(network)
-    with torch.no_grad():
-        model.segmentation_head[0].weight.mul_(20)
-    tensors = {name: tensor.detach()[None] for name, tensor in model.state_dict().items()}
-    return Checkpoint(network, ("spot", "trace"), (0.4,), (0.2,), tensors)
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

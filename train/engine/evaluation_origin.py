@@ -1,0 +1,41 @@
+"""What a report says of how it came about: what was evaluated on what, and how fast."""
+
+from typing import Any
+
+import torch
+
+from steel.checkpoint import Checkpoint, digest_tensors
+from steel.distributed.runtime import Runtime
+from steel.inference.predictor import Predictor
+from steel.reports.describe import flat_scalars
+
+
+def speed_of(images: int, seconds: float, predictor: Predictor, runtime: Runtime) -> dict[str, Any]:
+    """How fast the images were evaluated, and on what; these values differ from run to run."""
+    return {
+        "images_per_second": round(images / seconds, 2),
+        "seconds": round(seconds, 2),
+        "views_per_image": 1 + len(predictor.tta),
+        "device": device_name(runtime.device),
+        "processes": runtime.world,
+        "precision": predictor.precision,
+        "pixels_per_pass": predictor.pixels_per_pass,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def provenance_of(checkpoint: Checkpoint, data_digest: str) -> dict[str, Any]:
+    """What was evaluated on what, as short plain values."""
+    folds = {f"{role}_folds": ", ".join(map(str, folds)) or "none" for role, folds in checkpoint.folds.items()}
+    return {
+        "checkpoint_weights_sha256": digest_tensors(checkpoint.tensors),
+        "network": f"{checkpoint.network.architecture} on {checkpoint.network.encoder}",
+        "members": checkpoint.members,
+        **folds,
+        "evaluated_data": data_digest,
+        **{name: value for name, value in flat_scalars(checkpoint.provenance) if not name.startswith("gates.")},
+    }

@@ -1,0 +1,36 @@
+"""The members of an ensemble, judged one by one on the images that judge the ensemble."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from steel.checkpoint import Checkpoint, unstack_members
+from steel.metrics.scores import Outcome
+from steel.metrics.statistics import EvaluationStatistics
+from steel.reports.members import Judged, member_metrics
+from train.engine.split_roles import role_of
+
+Judge = Callable[[Checkpoint], tuple[EvaluationStatistics, Outcome]]
+"""Predicts all images by a checkpoint, and answers them."""
+
+
+def judge_members(
+    checkpoint: Checkpoint,
+    judge: Judge,
+    ensemble: Judged,
+    folds: Sequence[int],
+    data_digest: str,
+) -> dict[str, Any]:
+    """Each member of `checkpoint` beside it; see `member_metrics`.
+
+    Args:
+        checkpoint: an ensemble.
+        judge: of one member; a pass over all images each.
+        ensemble: what they say of the average.
+        folds: the judged ones.
+        data_digest: of their shards.
+    """
+    members = []
+    for name, member in unstack_members(checkpoint):
+        role = role_of(folds, data_digest, member.folds, member.provenance)
+        members.append(Judged(name, *judge(member), role, has_decision=member.decision is not None))
+    return member_metrics(ensemble, members, checkpoint.class_names)
