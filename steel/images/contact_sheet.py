@@ -109,7 +109,8 @@ def _scaled(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """The whole of a text in lines of at most `width` pixels, broken at spaces, or within a word that is longer."""
+    """The whole of a text in lines of at most `width` pixels, broken at spaces; a word that is longer at what joins its
+    parts, or anywhere."""
     font = load_font(_FONT)
     lines, line = [], ""
     for word in text.split():
@@ -119,6 +120,7 @@ def wrap(text: str, width: int) -> list[str]:
         line = f"{line} {word}".lstrip()
         while font.getlength(line) > width - 6 and len(line) > 1:
             fits = next((n for n in range(len(line) - 1, 1, -1) if font.getlength(line[:n]) <= width - 6), 1)
+            fits = 1 + max(line.rfind(joint, 0, fits) for joint in "_-/") or fits
             lines.append(line[:fits])
             line = line[fits:]
     return [*lines, line] if line else lines

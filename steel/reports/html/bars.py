@@ -4,24 +4,26 @@ from collections.abc import Sequence
 
 from steel.reports.html.charts import HEIGHT, PLOT_BOX, WIDTH, class_style
 from steel.reports.html.markup import Markup, tag, void
+from steel.reports.html.row_labels import LEFT, row_label
 
-_ROW = 26
+_ROW, _BAR = 26, 18
 
 
 def bar_list(title: str, rows: Sequence[tuple[str, int, int | None]]) -> Markup:
     """Counts under names, a bar each from the left: (name, count, class index)."""
-    left, right, top = 132, WIDTH - 52, 6
+    left, right, y = LEFT, WIDTH - 52, 6
     most = max((count for _, count, _ in rows), default=0) or 1
     parts = []
-    for number, (name, count, class_index) in enumerate(rows):
-        y = top + _ROW * number
-        short = name if len(name) <= 19 else name[:18] + "…"
-        end = left + (right - left) * count / most
-        parts.append(tag("text", tag("title", name), short, class_="label", x=left - 8, y=y + 15, text_anchor="end"))
-        bar = {"x": left, "y": y + 3, "width": round(end - left, 1), "height": _ROW - 8}
+    for name, count, class_index in rows:
+        label = row_label(name)
+        tall = max(_ROW, label.height + 6)
+        middle, end = y + tall / 2, left + (right - left) * count / most
+        bar = {"x": left, "y": middle - _BAR / 2, "width": round(end - left, 1), "height": _BAR}
+        parts.append(label.draw(middle))
         parts.append(void("rect", class_="heat", style=class_style(class_index), **bar))
-        parts.append(tag("text", f"{count:,}", class_="label", x=round(end + 6, 1), y=y + 15))
-    return _figure(title, parts, top + _ROW * len(rows) + 6)
+        parts.append(tag("text", f"{count:,}", class_="label", x=round(end + 6, 1), y=middle + 4))
+        y += tall
+    return _figure(title, parts, y + 6)
 
 
 def histogram(title: str, label: str, bins: Sequence[tuple[str, int]], class_index: int | None) -> Markup:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from steel.images.class_colours import hex_colour
 from steel.reports.html.markup import Markup, tag, void
+from steel.reports.html.row_labels import LEFT, row_label
 
 WIDTH, HEIGHT = 360, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 10, 38
@@ -75,10 +76,12 @@ def interval_chart(
     title: str, rows: Sequence[tuple[str, float | None, tuple[float, float] | None, float | None, int | None]]
 ) -> Markup:
     """Scores from 0 to 1, a row each: (name, value, interval, floor, class index); the floor is a hollow mark."""
-    step, top = 30, 8
-    height = top + step * len(rows) + 30
+    top, y = 8, 8.0
+    labels = [row_label(name) for name, *_ in rows]
+    steps = [max(30, label.height + 8) for label in labels]
+    height = top + sum(steps) + 30
     axis = Axis("", UNIT)
-    left, right = 132, WIDTH - 14
+    left, right = LEFT, WIDTH - 14
 
     def at(value: float) -> float:
         return round(axis.place(value, left, right), 1)
@@ -87,10 +90,9 @@ def interval_chart(
     for value, text in UNIT:
         parts.append(void("line", class_="grid", x1=at(value), x2=at(value), y1=top, y2=height - 26))
         parts.append(tag("text", text, class_="tick", x=at(value), y=height - 10, text_anchor="middle"))
-    for number, (name, score, span, floor, class_index) in enumerate(rows):
-        y = top + step * number + step / 2
-        short = name if len(name) <= 18 else name[:17] + "…"
-        parts.append(tag("text", tag("title", name), short, class_="label", x=left - 8, y=y + 4, text_anchor="end"))
+    for label, step, (_, score, span, floor, class_index) in zip(labels, steps, rows, strict=True):
+        y += step / 2
+        parts.append(label.draw(y))
         style = class_style(class_index)
         if span is not None:
             parts.append(void("line", class_="whisker", style=style, x1=at(span[0]), x2=at(span[1]), y1=y, y2=y))
@@ -98,6 +100,7 @@ def interval_chart(
             parts.append(void("path", class_="floor", d=f"M{at(floor)} {y - 9}V{y + 9}"))
         if score is not None:
             parts.append(void("circle", class_="dot", style=style, cx=at(score), cy=y, r=5))
+        y += step / 2
     return _panel(title, _svg(title, *parts, height=height))
 
 
