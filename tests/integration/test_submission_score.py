@@ -1,5 +1,6 @@
 """The score of a written submission is `metrics.json`, to the last digit: prediction and evaluation see the same."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +20,13 @@ from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
 from steel.model.network import UnifiedModel
 from steel.shards.format import Manifest
+from steel.shards.reader import ShardReader
+from steel.thresholds.tuning import Tuning, tune_thresholds
 from tests.distributed.launching import run
 from tests.integration.plain_score import decode, read_masks, score
+from tests.numerics.quick import COARSE, quicken
 from train.evaluate import main as evaluate
+from train.fit import main as fit
 
 NUM_CLASSES = 2
 SIZES = [(40, 64), (37, 50), (64, 33), (23, 90), (40, 64), (61, 47), (9, 30), (40, 63), (70, 70), (37, 50), (15, 14)]
@@ -31,6 +36,19 @@ DECISION = Decision(
     gate="soft",
     tta=FLIPS,
 )
+TRAINING = (
+    "--preset smoke --phases.0.epochs 0.5 --phases.1.epochs 0.1 --tiling.budget 3000 --tiling.tile 32 "
+    "--tiling.overlap 8 --tracking.tracker none --runtime.workers 0 --runtime.precision no --validation.tta hflip "
+    "--optim.ema-decay 0 --model.encoder tu-test_resnet --model.decoder-channels 8 8"
+).split()
+FINDS_SOMETHING = Decision(tuple(ClassDecision(pixel_threshold=t, min_area=25) for t in (67, 70)), tta=("hflip",))
+"""Of a network that has hardly learnt: its probabilities are near the share of defective pixels."""
+
+
+def tune_to_find(*arguments: Any, **options: Any) -> Tuning:
+    """As in a training, but for the decision."""
+    tuning = tune_thresholds(*arguments, **options | {"gates": ("none",), "space": COARSE})
+    return dataclasses.replace(tuning, decision=FINDS_SOMETHING)
 
 
 def encode(mask: np.ndarray) -> str:
@@ -51,6 +69,7 @@ class Plant:
         resize: str = "",
         kind: str = "png",
         tile: str = "",
+        folds: int = 1,
     ) -> None:
         self.root = root
         self.truth, self.shards, self.checkpoint = root / "truth.csv", root / "shards", root / "model.safetensors"
@@ -67,7 +86,7 @@ class Plant:
                     mask = cv2.GaussianBlur(rng.random((height, width)), (9, 9), 3.0) > 0.5
                     rows.append(f"{name},{k},{encode(mask)}")
         self.truth.write_text("\n".join(rows) + "\n")
-        options = ["--images", root / "images", "--labels", self.truth, "--out", self.shards, "--folds", 1]
+        options = ["--images", root / "images", "--labels", self.truth, "--out", self.shards, "--folds", folds]
         more = ["--workers", 1, *(["--resize", resize] if resize else []), *(["--tile", tile] if tile else [])]
         assert data_prep([str(o) for o in (*options, *more)]) == 0
 
@@ -119,11 +138,15 @@ class Plant:
         return score(submission, self.truth, self.sizes, NUM_CLASSES)
 
 
+def plain(figure: Any) -> Any:
+    """A figure, or those of the classes in their order."""
+    return list(figure.values()) if isinstance(figure, dict) else figure
+
+
 def assert_equal(metrics: dict[str, Any], expected: dict[str, Any]) -> None:
     """To the last digit."""
     for name, value in expected.items():
-        found = metrics[name]
-        assert (list(found.values()) if isinstance(found, dict) else found) == value, name
+        assert plain(metrics[name]) == value, name
     assert 0.1 < metrics["mean_dice_positive"] < 0.9
 
 
@@ -165,6 +188,31 @@ def test_images_that_the_shards_hold_in_tiles(tmp_path: Path) -> None:
     assert found[0] == found[1]
     tiled.checkpoint = tiled.root / "evaluated-1" / "model.safetensors"
     assert_equal(metrics, tiled.score(tiled.predict()))
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_from_shards_in_tiles_to_a_trained_network_and_its_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the run says of its validation fold, and the evaluation of all, are the score of the original images."""
+    torch.set_num_threads(1)
+    quicken(monkeypatch)
+    monkeypatch.setattr("train.engine.validation.tune_thresholds", tune_to_find)
+    plant = Plant(tmp_path, [(64, 160), (130, 90), (40, 64)] * 3, channels=3, kind="jpg", tile="64x64", folds=3)
+    reader, run_folder = ShardReader(plant.shards), tmp_path / "run"
+    assert len(reader.samples) > 3 * len(reader)
+    assert fit([*TRAINING, "--data", str(plant.shards), "--out", str(run_folder)]) == 0
+    plant.checkpoint = run_folder / "model.safetensors"
+    trained = load_checkpoint(plant.checkpoint)
+    assert trained.tiling == TilingConfig(budget=3000, tile=32, overlap=8)
+    assert trained.folds["tuning"] == [0]
+    submission = plant.predict("--precision", "no")
+    assert_equal(plant.evaluate("--precision", "no"), plant.score(submission))
+    fold = {reader.index.image_id(row) for row in reader.index.rows([0])}
+    assert len(fold) == 3
+    validation = json.loads((run_folder / "validation.json").read_text())
+    found = score(submission, plant.truth, {name: plant.sizes[name] for name in fold}, NUM_CLASSES)
+    assert {name: plain(validation[name]) for name in found} == found
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
