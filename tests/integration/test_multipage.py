@@ -1,19 +1,23 @@
 """TIFFs of several pages: refused by a line that names the option, or an image a page, from labels to predictions."""
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from data_prep.__main__ import main as data_prep
 from data_prep.verify import main as verify
+from steel import load_predictor
 from steel.cli import main as steel
-from steel.images.tiff_pages import count_pages
+from steel.errors import InputError
+from steel.images.tiff_pages import count_pages, page_of
 from steel.shards.reader import ShardReader
 from tests.integration.plain_score import read_masks
 from tests.integration.test_submission_score import Plant
+from tests.serving import serving
 
 PAGES = [cv2.GaussianBlur(np.random.default_rng(n).integers(0, 256, (40, 64), np.uint8), (5, 5), 1.5) for n in range(5)]
 NAMES = ["line/stack_p1.tif", "line/stack_p2.tif", "line/stack_p3.tif", "other.png"]
@@ -99,3 +103,30 @@ def test_pages_are_predicted_as_the_same_pictures_in_files_of_their_own(
     assert predict("alone/line/stack.tif", "--tiff-pages", "split") == 0
     alone = read_masks(tmp_path / "of-alone" / "submission.csv")
     assert alone == {(n.removeprefix("line/"), k): runs for (n, k), runs in expected.items() if n.startswith("line/")}
+
+
+def test_a_predictor_and_a_service_refuse_them_in_one_line(tmp_path: Path) -> None:
+    """As neither can tell which page is meant; pages as arrays, or as files of one page, they take."""
+    for package in ("starlette", "uvicorn", "prometheus_client"):
+        pytest.importorskip(package)
+    checkpoint = Plant(tmp_path / "plant", [(40, 64), (40, 64)]).make_checkpoint()
+    write_images(tmp_path / "images")
+    stack = tmp_path / "images" / "line" / "stack.tif"
+    refused = (
+        "a TIFF of 3 pages; save each page as a file of its own, or have each taken for an image by --tiff-pages split"
+    )
+    predictor = load_predictor(checkpoint, device="cpu", precision="no")
+    for source in (stack, stack.parent, [tmp_path / "images" / "other.png", stack]):
+        with pytest.raises(InputError, match=rf"^\S*stack\.tif: {refused} \(data_prep, steel predict\)$"):
+            predictor.predict(source)
+    expected = predictor.predict(np.stack(PAGES[:3]))
+    with Image.open(stack) as file:
+        pages = [np.array(page) for page in ImageSequence.Iterator(file)]
+    assert [p.to_dict() for p in predictor.predict(pages)] == [p.to_dict() for p in expected]
+    with serving(checkpoint, "--precision", "no") as server:
+        reply = server.ask("/predict", stack.read_bytes())
+        assert (reply.status, reply.json) == (400, {"error": f"{refused} (data_prep, steel predict)"})
+        for number, prediction in enumerate(expected, 1):
+            page = server.ask(f"/predict?name={number - 1}", page_of(stack.read_bytes(), number))
+            assert page.json == json.loads(json.dumps(prediction.to_dict()))
+        assert server.stop() == 0

@@ -26,6 +26,7 @@ from steel.model.network import SEGMENTATION, UnifiedModel
 from steel.shards.reader import ShardReader
 from tests.integration.plain_score import score
 from tests.paths import ROOT
+from tests.serving import serving
 from tests.shard_folder import make_shards
 
 onnx = pytest.importorskip("onnx")
@@ -209,6 +210,31 @@ def test_it_predicts_like_any_graph(plant: Plant, told: str, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert told.partition("\n")[2] in said
     assert "ranges from 8 images of folds 1; scored on 12 of folds 0" in said
+
+
+def test_predict_and_serve_say_what_its_predictor_says(plant: Plant, told: str) -> None:
+    """Images of other sizes than it was calibrated on, too; the last one goes in tiles."""
+    for package in ("starlette", "uvicorn", "prometheus_client"):
+        pytest.importorskip(package)
+    graph, folder, out = plant.root / "int8.onnx", plant.root / "other", plant.root / "of-other"
+    folder.mkdir()
+    for number, size in enumerate([SIZE, (31, 33), (5, 70), SIZE, (70, 199)]):
+        image = np.random.default_rng(number).integers(90, 150, size, dtype=np.uint8)
+        image[size[0] // 2 :, size[1] // 2 :] = 230
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    expected = {found.image_id: found for found in load_predictor(graph).predict(folder)}
+    assert sum(bool(found.class_ids) for found in expected.values()) >= 3
+    assert main(["predict", str(graph), str(folder), "--out", str(out), "--format", "jsonl,labelmaps"]) == 0
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert lines == [json.loads(json.dumps(expected[f"{number}.png"].to_dict())) for number in range(5)]
+    with serving(graph) as server:
+        for line in lines:
+            name, file = line["image"], (folder / line["image"]).read_bytes()
+            assert server.ask(f"/predict?name={name}", file).json == line
+            labels = server.ask("/predict?format=labelmap", file).body
+            assert labels == (out / "labelmaps" / name).read_bytes()
+            assert np.array_equal(cv2.imdecode(np.frombuffer(labels, np.uint8), -1), expected[name].label_map())
+        assert server.stop() == 0
 
 
 def test_too_great_a_loss_is_refused(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
