@@ -1,8 +1,9 @@
 """`--preset auto`: a recipe from what the shards say of themselves and what the machine can hold, each choice with its
 reason.
 
-The rules carry the default preset over to images of other sizes and sets of other lengths; on Severstal's images and a
-large GPU they give it back, but for how often it validates.
+The rules carry the preset for Severstal over to images of other sizes and sets of other lengths; on Severstal's images
+and a large GPU they give back its crops, passes, batches and rates. What the first phase minimises, how its rate rises
+and what changes the gray levels are those that were best on pretrained weights (`bench.quality auto-choice`).
 """
 
 import math
@@ -10,14 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from steel.config import Config, ModelConfig, PhaseConfig, TransformConfig, ValidationConfig
+from steel.config import Config, LossConfig, ModelConfig, TransformConfig, ValidationConfig
 from steel.errors import InputError
 from steel.plain import to_dict
 from train.presets import AUGMENT, SEVERSTAL
 
 _CROPS, _FULL = SEVERSTAL.phases
+_LOSS = LossConfig({"bce": 1.0, "batch_dice": 1.0, "classification": 0.02}, absent=0.0)
+"""Of the first phase."""
+_WARMUP = 0.3
+"""Of the first phase: share of the steps in which the rate rises."""
 _CROP_PIXELS = {"gpu": 256 * 512, "cpu": 128 * 256}
-"""Of a crop of the first phase: the default preset's, and a quarter of it where each costs a CPU seconds."""
+"""Of a crop of the first phase: Severstal's, and a quarter of it where each costs a CPU seconds."""
 _FULL_PIXELS = 1 << 20
 """Larger images than that are cut in the second phase, too."""
 _SHORT_SIDE = 384
@@ -28,7 +33,7 @@ EfficientNet-Lite0), and as much again for what that pass makes."""
 _USED_MEMORY = 0.5
 """Share of the memory that a micro-batch may take."""
 _REFERENCE_IMAGES, _REFERENCE_PASSES = 9000, 30
-"""Training images and passes of the default preset's first phase, where it was meant for Severstal."""
+"""Training images and passes of the first phase of Severstal's preset."""
 _MOST_PASSES = 100
 _LEAST_STEPS = 1500
 """Of the first phase; a smaller batch makes more of few images."""
@@ -95,18 +100,18 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
     crop, full = _crops(facts, machine, reasons)
     passes, batch = _length(facts, budget, reasons)
     micro = [_micro_batch(k, part, facts.largest, batch, machine, reasons) for k, part in enumerate((crop, full))]
-    lr = _CROPS.lr * math.sqrt(batch / _CROPS.batch_size)
-    reasons["phases.0.lr"] = f"{lr:.2g}, the default preset's {_CROPS.lr:g} by the square root of the batch"
-    sampling = replace(_CROPS.sampling, order=_order(facts, reasons), defect_crop=_defect_crop(facts, crop, reasons))
-    first = replace(_CROPS, epochs=passes, crop=crop, batch_size=batch, micro_batch=micro[0], lr=lr, sampling=sampling)
-    second = replace(
-        _FULL, epochs=_last_passes(passes, reasons), crop=full, batch_size=batch, micro_batch=micro[1], lr=lr / 10
+    reasons["phases.0.lr"] = (
+        f"{_CROPS.lr:g}, rising for {_WARMUP:.0%} of the steps, whatever the batch: lower rates left short trainings "
+        "on pretrained weights unfinished"
     )
+    sampling = replace(_CROPS.sampling, order=_order(facts, reasons), defect_crop=_defect_crop(facts, crop, reasons))
+    first = replace(_CROPS, epochs=passes, crop=crop, batch_size=batch, micro_batch=micro[0], sampling=sampling)
+    second = replace(_FULL, epochs=_last_passes(passes, reasons), crop=full, batch_size=batch, micro_batch=micro[1])
     return replace(
         SEVERSTAL,
         preset="auto",
         model=_model(machine, reasons),
-        phases=(_weighted(first, facts, reasons), second),
+        phases=(replace(first, warmup=_WARMUP, loss=_loss(facts, reasons)), second),
         augment=_augment(facts, crop, reasons),
         validation=_validation(passes, reasons),
         reasons={"machine": f"{machine}: the encoder, crops and micro-batches depend on that", **reasons},
@@ -190,7 +195,7 @@ def _length(facts: DataFacts, budget: float | None, reasons: dict[str, str]) -> 
 
 def _last_passes(passes: float, reasons: dict[str, str]) -> float:
     last = round(passes * _FULL.epochs / _CROPS.epochs, 1 if passes >= 10 else 2)
-    reasons["phases.1.epochs"] = f"{last:g}, in the default preset's proportion"
+    reasons["phases.1.epochs"] = f"{last:g}, 8 for 30 as in Severstal's preset"
     return last
 
 
@@ -226,21 +231,24 @@ def _order(facts: DataFacts, reasons: dict[str, str]) -> Literal["natural", "bal
 
 def _defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> float:
     share = math.prod(crop) / math.prod(facts.size)
-    chosen = 0.0 if share >= 1 else 0.5 if share > 0.1 else 0.8
+    chosen = 0.0 if share > 0.5 else 0.5 if share > 0.1 else 0.8
     why = "the crop is the image" if share >= 1 else f"a crop is {share:.0%} of an image"
     reasons["phases.0.sampling.defect-crop"] = f"{chosen:g}: {why}"
     return chosen
 
 
-def _weighted(phase: PhaseConfig, facts: DataFacts, reasons: dict[str, str]) -> PhaseConfig:
-    """Class weights and what absent classes count: as in the default preset, whatever the set."""
+def _loss(facts: DataFacts, reasons: dict[str, str]) -> LossConfig:
+    """Of the first phase: the same whatever the set."""
     reasons["phases.0.loss.class-weights"] = "equal: no other choice has been shown to be better"
+    reasons["phases.0.loss.batch-dice"] = (
+        "1, beside cross-entropy of 1: Dice over the micro-batch was better on pretrained weights than of each image"
+    )
     clean = facts.clean / facts.images
     reasons["phases.0.loss.absent"] = (
-        f"{phase.loss.absent:g}, as in the default preset ({clean:.0%} of the images are clean): where a class is "
-        "absent, each pixel's own term alone teaches it"
+        f"{_LOSS.absent:g} ({clean:.0%} of the images are clean): where a class is absent from a micro-batch, each "
+        "pixel's own term alone teaches it"
     )
-    return phase
+    return _LOSS
 
 
 def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> Mapping[str, TransformConfig]:
@@ -248,12 +256,14 @@ def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -
     reasons["augment.rotate90"] = (
         "on: crops are square, and images nearly so" if turns else "off: images or crops are not square"
     )
-    return {**AUGMENT, "rotate90": TransformConfig(0.5)} if turns else dict(AUGMENT)
+    reasons["augment.brightness-contrast"] = "on: part of what was best on pretrained weights"
+    chosen = {**AUGMENT, "brightness_contrast": TransformConfig(0.5)}
+    return {**chosen, "rotate90": TransformConfig(0.5)} if turns else chosen
 
 
 def _model(machine: MachineClass, reasons: dict[str, str]) -> ModelConfig:
     if machine.kind == "gpu":
-        reasons["model.encoder"] = "resnet34, the default preset's"
+        reasons["model.encoder"] = "resnet34, as in Severstal's preset"
         return SEVERSTAL.model
     reasons["model.encoder"] = "EfficientNet-Lite0 with a narrow decoder, which a CPU trains several times as fast"
     return ModelConfig(encoder="tu-tf_efficientnet_lite0", decoder_channels=(64, 48, 32, 24, 16))

@@ -12,34 +12,28 @@ from bench.quality.pretrained import AUTO, PLAIN, RATES, SETS, Sides
 from bench.quality.seeds import gain, mean_dice, miou, spread, values
 from bench.quality.trial import both_phases, folder_name, raw, tuned
 
-BCE_AND_DICE = ("--phases.1.loss.lovasz", "0", "--phases.1.loss.bce", "0.75", "--phases.1.loss.dice", "0.25")
-THRICE_THE_RATES = ("--phases.0.lr", "1e-3", "--phases.1.lr", "1e-4")
-BATCH_DICE = ("--phases.0.loss.dice", "0", "--phases.0.loss.batch-dice")
-LIKE_THE_PLAIN_LOOP = (
-    *(*THRICE_THE_RATES, "--phases.0.warmup", "0.3", "--phases.0.loss.bce", "1", *BATCH_DICE, "1"),
-    *("--phases.0.sampling.defect-crop", "0", "--augment.brightness-contrast.p", "0.5"),
-)
+IMAGE_DICE = ("--phases.0.loss.batch-dice", "0", "--phases.0.loss.dice")
+LOW_RATES = ("--phases.0.lr", "3.5e-4", "--phases.1.lr", "3.5e-5")
 VARIANTS: Mapping[str, Sequence[str]] = {
+    "as the preset for Severstal trains": (
+        *(*LOW_RATES, "--phases.0.warmup", "0.05", "--phases.0.loss.bce", "0.75", *IMAGE_DICE, "0.25"),
+        *("--phases.0.sampling.defect-crop", "0.5", "--augment.brightness-contrast.p", "0"),
+    ),
+    "a third of the rates": LOW_RATES,
+    "twice the rates": ("--phases.0.lr", "2e-3", "--phases.1.lr", "2e-4"),
+    "Dice of each image": (*IMAGE_DICE, "1"),
     "absent classes judged": both_phases("loss.absent", "1"),
-    "twice the rates": ("--phases.0.lr", "7e-4", "--phases.1.lr", "7e-5"),
-    "three times the rates": THRICE_THE_RATES,
-    "Dice over the micro-batch": (*BATCH_DICE, "0.25"),
-    "crops as the plain loop trains": LIKE_THE_PLAIN_LOOP,
-    "crops as the plain loop trains, absent classes judged last": (*LIKE_THE_PLAIN_LOOP, "--phases.1.loss.absent", "1"),
-    "crops as the plain loop trains, hardly a last phase": (
-        *(*LIKE_THE_PLAIN_LOOP, "--phases.0.epochs", "7.9", "--phases.1.epochs", "0.1"),
-    ),
-    "the rate rises for 0.3 of the steps": both_phases("warmup", "0.3"),
-    "BCE and Dice last, no Lovász": BCE_AND_DICE,
-    "BCE and Dice weigh the same": ("--phases.0.loss.bce", "0.5", "--phases.0.loss.dice", "0.5"),
-    "brightness and contrast": ("--augment.brightness-contrast.p", "0.5"),
+    "absent classes judged last": ("--phases.1.loss.absent", "1"),
+    "the rate rises for 0.05 of the steps": ("--phases.0.warmup", "0.05"),
+    "half of the crops moved onto a defect": ("--phases.0.sampling.defect-crop", "0.5"),
+    "no brightness and contrast": ("--augment.brightness-contrast.p", "0"),
     "no classification loss": both_phases("loss.classification", "0"),
-    "absent classes judged, twice the rates, brightness and contrast": (
-        *both_phases("loss.absent", "1"),
-        *("--phases.0.lr", "7e-4", "--phases.1.lr", "7e-5", "--augment.brightness-contrast.p", "0.5"),
+    "BCE and Dice last, no Lovász": (
+        *("--phases.1.loss.lovasz", "0", "--phases.1.loss.bce", "1", "--phases.1.loss.batch-dice", "1"),
     ),
+    "hardly a last phase": ("--phases.0.epochs", "7.9", "--phases.1.epochs", "0.1"),
 }
-"""Options on top of `--preset auto`, whose rates are 3.5e-4 and 3.5e-5 at this length."""
+"""Options on top of `--preset auto`."""
 
 
 def run(

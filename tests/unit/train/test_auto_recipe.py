@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steel.config import Config, TransformConfig
+from steel.config import Config, LossConfig, TransformConfig
 from steel.errors import InputError
 from steel.plain import to_dict
 from steel.shards.reader import ShardReader
@@ -41,9 +41,15 @@ def changed(facts: DataFacts, **values: Any) -> DataFacts:
     return replace(facts, **values)
 
 
-def test_severstal_on_a_large_gpu_is_the_default_preset() -> None:
+def test_severstal_on_a_large_gpu_has_its_presets_crops_passes_batches_and_rates() -> None:
+    """Its loss, warm-up and gray levels are those of pretrained weights."""
     found = auto_recipe(STRIPS, LARGE)
-    assert replace(found, preset="severstal", reasons={}, validation=SEVERSTAL.validation) == SEVERSTAL
+    crops, full = SEVERSTAL.phases
+    loss = LossConfig({"bce": 1, "batch_dice": 1, "classification": 0.02}, absent=0)
+    assert found.phases == (replace(crops, warmup=0.3, loss=loss), full)
+    assert found.augment == {**SEVERSTAL.augment, "brightness_contrast": TransformConfig(0.5)}
+    rest = {"preset": "severstal", "reasons": {}, "phases": SEVERSTAL.phases, "augment": SEVERSTAL.augment}
+    assert replace(found, **rest, validation=SEVERSTAL.validation) == SEVERSTAL
     assert found.validation == replace(SEVERSTAL.validation, every_epochs=2)
 
 
@@ -54,7 +60,7 @@ def test_small_square_images_are_taken_whole_and_turned() -> None:
     assert found.augment["rotate90"] == TransformConfig(0.5)
     # 30 passes times the root of 9000 / 700 are 108; and 70,000 images in batches of 64 are 1,094 steps, of 32 2,188.
     assert (found.phases[0].epochs, found.phases[0].batch_size) == (100, 32)
-    assert found.phases[0].lr == pytest.approx(1e-3 / math.sqrt(2))
+    assert [phase.lr for phase in found.phases] == [1e-3, 1e-4]
     assert "rotate90" not in auto_recipe(STRIPS, LARGE).augment
 
 
