@@ -16,7 +16,7 @@ from steel.extensions import VARIABLE, load_extensions
 from train.auto_recipe import explain_changes
 from train.budget import Budget, parse_budget
 from train.fitting import fit_preset
-from train.options import build_registry, check_names
+from train.options import build_registry, check_names, parse_fields
 from train.presets import AUTO, PRESETS, get_preset
 
 
@@ -130,15 +130,7 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
     lengths = [word for word in rest if re.match(r"--phases\.\d+\.epochs\b", word)]
     if known.budget is not None and lengths:
         raise InputError(f"--budget and {lengths[0]} both say how long a phase is; leave one of them out")
-    config = tyro.cli(
-        Config,
-        default=preset,
-        args=rest,
-        prog=program,
-        console_outputs=launcher_rank() == 0,
-        registry=build_registry(),
-    )
-    config = explain_changes(preset, config)
+    config = explain_changes(preset, parse_fields(program, preset, rest))
     check_names(config)
     test_folds_given = any(part.partition("=")[0] == "--folds.test" for part in rest)
     return FitArguments(known.data, known.out, known.resume, known.init_from, config, test_folds_given, budget, words)

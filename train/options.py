@@ -4,13 +4,19 @@ tyro makes options of dataclasses; the rule here tells it of the fields whose en
 """
 
 import ast
+import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
+import io
+import itertools
+import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+import tyro
 from tyro import MISSING
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
@@ -65,6 +71,9 @@ _NO_OPTIONS = ((Config, "extensions"), (Config, "reasons"))
 """Fields that the program fills."""
 
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
 def build_registry() -> ConstructorRegistry:
     """tyro's rules, with ours before them."""
     clashes = sorted(LOSS_TERMS.keys() & {field.name for field in dataclasses.fields(LossConfig)})
@@ -73,6 +82,66 @@ def build_registry() -> ConstructorRegistry:
     registry = ConstructorRegistry()
     registry.struct_rule(_by_name)
     return registry
+
+
+def parse_fields(program: str, default: Config, words: Sequence[str]) -> Config:
+    """`default` with the fields that `words` name.
+
+    Args:
+        program: its name.
+        default: what is not named stays.
+        words: of the command line.
+
+    Raises:
+        InputError: an unknown name, with those that are nearest, or a value that its field refuses.
+    """
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            config, unknown = tyro.cli(
+                Config, default=default, args=words, prog=program, return_unknown_args=True, registry=build_registry()
+            )
+    except SystemExit as error:
+        if not error.code:
+            raise
+        raise InputError(f"{_line_of(told.getvalue())}; --help lists the options") from error
+    if unknown:
+        raise InputError(f"{_say_unknown(unknown[0], list(option_names(default)))}; --help lists the options")
+    return config
+
+
+def option_names(value: Any, prefix: str = "--") -> Iterator[str]:
+    """Every option of a part of the configuration, under the prefix of that part."""
+    if isinstance(value, tuple) and value and all(map(dataclasses.is_dataclass, value)):
+        parts = {str(number): item for number, item in enumerate(value)}
+    elif isinstance(value, _Augment):
+        parts = {spec.name: spec.default for spec in _entries(ENTRIES[_Augment], value)}
+    elif dataclasses.is_dataclass(value):
+        parts = {spec.name: spec.default for spec in _options(type(value), value)}
+    else:
+        yield prefix.removesuffix(".")
+        return
+    for name, part in parts.items():
+        yield from option_names(part, f"{prefix}{name.replace('_', '-')}.")
+
+
+def _say_unknown(word: str, names: Sequence[str]) -> str:
+    """That there is no such option, and which come nearest: by their letters, else by their group."""
+    if not word.startswith("-"):
+        return f"{word}: belongs to no option"
+    wanted = word.partition("=")[0].replace("_", "-")
+    group = wanted.rpartition(".")[0] + "."
+    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.8) or [n for n in names if n.startswith(group)]
+    near = near or difflib.get_close_matches(wanted, names, n=3)
+    return f"{word}: no such option" + (f"; the nearest: {', '.join(near)}" if near else "")
+
+
+def _line_of(box: str) -> str:
+    """What tyro says in its box, between the title and the next rule or gap, as a line."""
+    rows = [_COLOUR.sub("", row).strip("│ ") for row in box.splitlines()]
+    rules = [number for number, row in enumerate(rows) if re.search("[─-]{3}", row)]
+    said = " ".join(itertools.takewhile(bool, rows[rules[0] + 1 : rules[1]])) if len(rules) > 1 else " ".join(rows)
+    return said.removeprefix("Error parsing ").removesuffix(".").strip()
 
 
 def check_names(config: Config) -> None:
