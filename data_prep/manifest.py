@@ -126,7 +126,7 @@ def write_manifest(
     dealt = np.repeat(folds, num_tiles), np.repeat(groups, num_tiles)
     index_size, index_sha256 = _write_index(out, table, *dealt, draft.index_schema, staging)
     channels, mean, std = _normalisation(images)
-    lines += _remarks_on_flat(std)
+    lines += [*_remarks_on_flat(std), *_remarks_on_absent(draft, classes)]
     fold_sizes = np.bincount(folds, minlength=2)
     manifest = replace(
         draft,
@@ -218,6 +218,18 @@ def _remarks_on_flat(std: Sequence[float]) -> list[str]:
         return []
     which = "the images hardly vary" if len(std) == 1 else f"the channels {', '.join(flat)} hardly vary"
     return [f"warning: {which}; they are normalised with a deviation of one gray level, 1/255"]
+
+
+def _remarks_on_absent(draft: Manifest, classes: np.ndarray) -> list[str]:
+    """A line where classes (N, C) are in no image."""
+    absent = [name for name, there in zip(draft.class_names, classes.any(0), strict=True) if not there]
+    if not absent:
+        return []
+    if len(absent) < draft.num_classes:
+        return [f"warning: no image has {', '.join(absent)}"]
+    threshold = draft.options.get("mask_threshold")
+    below = "" if threshold is None else f": no value of any mask reaches --mask-threshold {threshold:g}"
+    return [f"warning: every image is clean{below}"]
 
 
 def _figures(values: Sequence[float]) -> str:

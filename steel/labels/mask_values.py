@@ -3,8 +3,9 @@
 A label map holds 0 for the background and a number a class; with a single class 255 will do for 1. In a file of one
 class 0 is outside and one other value, whichever it is, inside. Any further value is refused by name: it may be a soft
 edge, or a class that was not foreseen. Where a threshold is given, files are of one class each, every value from it up
-is inside and every other outside; values need not be whole numbers then, and JPEG will do. In coloured masks each class
-has a colour, and black is the background unless a class has it.
+is inside and every other outside; values need not be whole numbers then, JPEG will do, and single bits and palettes
+are the grays that a viewer shows. In coloured masks each class has a colour, and black is the background unless a class
+has it.
 """
 
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class MaskCode:
 
     def _unknown_values(self, url: str, values: list[int], expected: str) -> ValidationErrors:
         some = ", ".join(map(self._shown, values[:5])) + (", ..." if len(values) > 5 else "")
-        return ValidationErrors([Issue("masks with unknown values", f"{url} (values {some}; {expected})")])
+        return ValidationErrors([Issue(f"masks with unknown values ({expected})", f"{url} (values {some})")])
 
 
 def read_values(url: str) -> np.ndarray:
@@ -116,11 +117,7 @@ def read_values(url: str) -> np.ndarray:
         pixels = decode_values(storage.read_bytes(url))
     except (OSError, ValueError) as error:
         raise _unreadable(url, error) from error
-    if pixels.ndim == 3:
-        if pixels.shape[2] != 3 or (pixels != pixels[:, :, :1]).any():
-            raise ValidationErrors([Issue("masks in true colours or with transparency", f"{url} ({COLOUR_HINT})")])
-        pixels = pixels[:, :, 0]
-    return pixels
+    return _gray_of(pixels, url)
 
 
 def read_colours(url: str) -> np.ndarray:
@@ -146,13 +143,34 @@ def read_grays(url: str) -> np.ndarray:
     Raises:
         ValidationErrors: unreadable, or in true colours.
     """
-    if not url.lower().endswith(LOSSY_SUFFIXES):
-        return read_values(url)
+    is_lossy = url.lower().endswith(LOSSY_SUFFIXES)
     try:
-        pixels = decode_pixels(storage.read_bytes(url))
+        data = storage.read_bytes(url)
+        pixels = decode_pixels(data) if is_lossy else decode_values(data)
+        if pixels.ndim == 2 and pixels.dtype in (np.uint8, bool):
+            pixels = decode_pixels(data)  # single bits and indices of a palette are no grays
     except (OSError, ValueError) as error:
         raise _unreadable(url, error) from error
-    return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if is_lossy and pixels.ndim == 3 else _gray_of(pixels, url)
+
+
+def _gray_of(pixels: np.ndarray, url: str) -> np.ndarray:
+    """The one value (H, W) of each pixel (H, W) or (H, W, channels): what has colours may be gray, opaque everywhere.
+
+    Raises:
+        ValidationErrors: in true colours, or transparent somewhere.
+    """
+    if pixels.ndim == 2:
+        return pixels
+    if (
+        pixels.shape[2] in (2, 4)
+        and pixels.dtype.kind == "u"
+        and (pixels[:, :, -1] == np.iinfo(pixels.dtype).max).all()
+    ):
+        pixels = pixels[:, :, :-1]
+    if pixels.shape[2] not in (1, 3) or (pixels != pixels[:, :, :1]).any():
+        raise ValidationErrors([Issue(f"masks in true colours or with transparency ({COLOUR_HINT})", url)])
+    return pixels[:, :, 0]
 
 
 def labels_of(values: np.ndarray, url: str) -> np.ndarray:
@@ -164,7 +182,7 @@ def labels_of(values: np.ndarray, url: str) -> np.ndarray:
     try:
         return to_labels(values)
     except ValueError as error:
-        issue = Issue("masks with unusable values", f"{url} ({error}; for one class, {THRESHOLD_HINT})")
+        issue = Issue(f"masks with unusable values (for one class, {THRESHOLD_HINT})", f"{url} ({error})")
         raise ValidationErrors([issue]) from error
 
 

@@ -248,16 +248,27 @@ def test_soft_masks_are_told_and_taken_by_a_threshold(tmp_path: Path, capsys: py
     line = [str(part) for part in (*line, "--folds", 2, "--workers", 1, "--executor", "thread")]
     assert main(line) == 2
     message = last_line(capsys)
-    assert f"4 masks with unusable values: {tmp_path}/masks/0.tif ({9 * HEIGHT} values that are not whole" in message
+    assert f"as inside): {tmp_path}/masks/0.tif ({9 * HEIGHT} values that are not whole" in message
     assert "--mask-threshold T takes values from T up as inside" in message
     assert main([*line, "--mask-threshold", "0"]) == 2
     assert "--mask-threshold 0: must be above 0" in last_line(capsys)
+    assert main([*line, "--mask-threshold", "128", "--out", str(tmp_path / "of-255")]) == 0
+    assert "warning: every image is clean: no value of any mask reaches --mask-threshold 128\n" in (
+        capsys.readouterr().out
+    )
     assert main([*line, "--mask-threshold", "0.5"]) == 0
+    assert "warning: every" not in capsys.readouterr().out
     reader = ShardReader(tmp_path / "out")
     assert reader.index.areas.tolist() == [[6 * HEIGHT]] * 4
     assert reader.manifest.options["mask_threshold"] == 0.5
     assert main([*line, "--mask-threshold", "0.1"]) == 2
     assert "made with another mask_threshold" in last_line(capsys)
+
+
+def test_classes_of_no_image_are_told(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = "pit,scratch,patch,scale,crack"
+    assert main(arguments(own_folder, own_folder / "out", class_names=names)) == 0
+    assert "warning: no image has crack\n" in capsys.readouterr().out
 
 
 # --- folds and duplicates --------------------------------------------------------------------------------------------

@@ -310,8 +310,11 @@ def test_a_missing_mask_can_mean_clean(tmp_path):
     ("rows", "kind"),
     [
         ([[0, 1, 0], [0, 0, 0]], "masks of another size than their image (--resize-masks brings them to it)"),
-        ([[0, 3, 9]], "masks with unknown values"),
-        ([[[9, 0, 0], [0, 0, 0], [0, 0, 0]]], "masks in true colours or with transparency"),
+        ([[0, 3, 9]], "masks with unknown values (known are 0, 1, 2; --class-names)"),
+        (
+            [[[9, 0, 0], [0, 0, 0], [0, 0, 0]]],
+            "masks in true colours or with transparency (--class-names '#ff0000=NAME,...' says what each colour means)",
+        ),
     ],
 )
 def test_masks_that_cannot_be_used_show_when_they_are_read(tmp_path, rows, kind):

@@ -55,13 +55,13 @@ def problem_of(images: Path, **options: object) -> str:
 def test_values_that_are_no_labels_are_refused_by_name(images, values, kind, found, names) -> None:
     path = write(images.parent / "masks/a.tif", values, kind)
     message = problem_of(images, class_names=names)
-    assert message.startswith(f"masks with unusable values: {path} ({found};")
-    assert "--mask-threshold T" in message
+    hint = "for one class, --mask-threshold T takes values from T up as inside"
+    assert message == f"masks with unusable values ({hint}): {path} ({found})"
 
 
 def test_values_that_are_no_labels_are_refused_in_a_folder_a_class(images: Path) -> None:
     path = write(images.parent / "masks/pit/a.tif", [[0, 0.99, 1, 1, 0]], np.float32)
-    assert problem_of(images).startswith(f"masks with unusable values: {path} (1 values")
+    assert f"as inside): {path} (1 values" in problem_of(images)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int32, np.uint16, np.uint8])
@@ -89,8 +89,8 @@ def test_single_bits_and_palettes_are_labels(images: Path) -> None:
 def test_soft_edges_are_refused_and_the_option_is_named(images: Path, names, folder: str) -> None:
     path = write(images.parent / f"masks/{folder}a.png", SOFT, np.uint8)
     message = problem_of(images, class_names=names)
-    assert message.startswith(f"masks with unknown values: {path} (values 3, 127, 128")
-    assert "--mask-threshold T takes values from T up as inside" in message
+    assert message.startswith("masks with unknown values (")
+    assert f"--mask-threshold T takes values from T up as inside): {path} (values 3, 127, 128" in message
 
 
 @pytest.mark.parametrize("values", [SOFT, [[7 * k for k in range(36)]]])
@@ -121,6 +121,34 @@ def test_a_threshold_says_what_is_inside(images: Path, values, kind, threshold, 
     found = load_labels(images, images.parent / "masks", LabelOptions(mask_threshold=threshold))
     assert found.class_names == (("pit",) if folder else ("defect",))
     assert bitmask(found) == inside
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp"])
+def test_single_bits_and_palettes_under_a_threshold_are_the_grays_that_are_seen(images: Path, name: str) -> None:
+    """Stored they are 0 and 1, which no threshold of grays reaches."""
+    (images.parent / "masks").mkdir()
+    gray = Image.fromarray(np.array([[0, 0, 255, 200, 0]], np.uint8))
+    indices = Image.fromarray(np.array([[0, 0, 1, 2, 0]], np.uint8), "P")
+    indices.putpalette([0, 0, 0, 255, 255, 255, 200, 200, 200] + [9] * 759)
+    for image in (gray.convert("1", dither=Image.Dither.NONE), indices):
+        image.save(images.parent / "masks" / name)
+        found = load_labels(images, images.parent / "masks", LabelOptions(mask_threshold=128))
+        assert bitmask(found) == [[0, 0, 1, 1, 0]], image.mode
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_alpha_of_masks_says_nothing_where_all_is_opaque_and_is_refused_elsewhere(images: Path, mode: str) -> None:
+    path = images.parent / "masks" / "a.png"
+    path.parent.mkdir()
+    image = Image.fromarray(np.array([[0, 0, 255, 200, 0]], np.uint8)).convert(mode)
+    image.save(path)
+    assert bitmask(load_labels(images, path.parent, LabelOptions(mask_threshold=128))) == [[0, 0, 1, 1, 0]]
+    options = LabelOptions(class_names=["200=pit", "255=dent"])
+    assert bitmask(load_labels(images, path.parent, options)) == [[0, 0, 2, 1, 0]]
+    image.putpixel((0, 0), (0,) * (len(mode) - 1) + (90,))
+    image.save(path)
+    for given in ({"mask_threshold": 128}, {"class_names": ["200=pit", "255=dent"]}):
+        assert problem_of(images, **given).startswith("masks in true colours or with transparency (--class-names '#f")
 
 
 def test_a_threshold_leaves_ignored_pixels_out_and_keeps_classes_apart(images: Path) -> None:
