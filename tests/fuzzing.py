@@ -177,13 +177,13 @@ def _guarded(folder: Path) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     reserved = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (reserved + _MORE_MEMORY, hard))
-    begun = time.monotonic()
+    begun = time.process_time()  # not the clock's: others work on this machine
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         _listeners.remove(opened)
-    assert time.monotonic() - begun < _SECONDS, "took too long"
+    assert time.process_time() - begun < _SECONDS, "took too long"
     beside = [path for path in opened if _lies_beside(path, folder)]
     assert not beside, f"opened {beside[0]}"
 

@@ -69,7 +69,8 @@ class Ellipse:
         turn = np.deg2rad(self.degrees)
         along = (dx * np.cos(turn) + dy * np.sin(turn)) / self.radius_x
         across = (dy * np.cos(turn) - dx * np.sin(turn)) / self.radius_y
-        inside = along**2 + across**2 < 1
+        with np.errstate(over="ignore"):  # what is so far outside need not be a number
+            inside = along**2 + across**2 < 1
         plane[rows, columns] |= inside.view(np.uint8)
         return int(np.count_nonzero(inside))
 

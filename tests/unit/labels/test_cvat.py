@@ -14,6 +14,7 @@ from steel.labels.cvat import write_cvat
 from steel.labels.labels import Labels, labelled_images
 from steel.labels.load import load_labels
 from steel.labels.options import LabelOptions
+from steel.labels.shapes import Ellipse
 
 HEIGHT, WIDTH = 40, 60
 TASK = """<?xml version="1.0" encoding="utf-8"?>
@@ -84,6 +85,13 @@ def oval(degrees: float) -> np.ndarray:
 
 
 ROWS = [[0, 1, 1, 0], [0, 1, 1, 1], [1, 0, 0, 0]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_ellipse_smaller_than_any_number_of_pixels_covers_the_centre_that_it_is_on() -> None:
+    plane = np.zeros((4, 6), np.uint8)
+    assert Ellipse(2.5, 1.5, 1e-200, 1e-200).draw(plane) == 1
+    assert np.argwhere(plane).tolist() == [[1, 2]]
 
 
 @pytest.mark.parametrize(
