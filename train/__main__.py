@@ -1,4 +1,4 @@
-"""Train on this machine:  python -m train --preset NAME --data SHARDS --out RUN [--processes N] [--cpu] [...]
+"""Train on this machine:  python -m train --data SHARDS --out RUN [--preset NAME] [--processes N] [--cpu] [...]
 or predict on it:       python -m train predict FILE IMAGES --out DIR [--processes N] [--cpu] [...]
 
 The same arguments as train.fit or train.predict. A rank on each GPU, or one process on the CPU, without a launcher's
@@ -40,25 +40,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     processes = choose_processes(own.processes, gpus)
-    start = partial(_start_ranks, processes=processes, gpus=gpus)
-    return _predict(rest[1:], processes, start) if rest[:1] == ["predict"] else _fit(rest, processes, start)
+    start = partial(_start_ranks, gpus=gpus)
+    if rest[:1] == ["predict"]:
+        return _predict(rest[1:], processes, start)
+    return _fit(rest, processes, start, is_given=own.processes is not None)
 
 
-def _fit(words: list[str], processes: int, start: Callable[[str, list[str]], int | signal.Signals]) -> int:
+_Start = Callable[[str, list[str], int], int | signal.Signals]
+"""Starts so many ranks of a module with its words; see `_start_ranks`."""
+
+
+def _fit(words: list[str], processes: int, start: _Start, *, is_given: bool) -> int:
     from train.arguments import parse_fit
     from train.fit import fit
 
     arguments = parse_fit("train", words, more=OPTIONS)  # mistakes are found before any rank is started
+    if not is_given:
+        processes = busy_processes(processes, [phase.micro_batches for phase in arguments.config.phases])
     if processes == 1:
         return fit(arguments)
     before = _status(arguments.out)
-    ended = start("train.fit", words)
+    ended = start("train.fit", words, processes)
     if isinstance(ended, signal.Signals):
         return exit_code_after(ended, before, _status(arguments.out))
     return ended
 
 
-def _predict(words: list[str], processes: int, start: Callable[[str, list[str]], int | signal.Signals]) -> int:
+def _predict(words: list[str], processes: int, start: _Start) -> int:
     from train.predict import build_parser, predict
 
     parser = build_parser("train predict")
@@ -68,13 +76,13 @@ def _predict(words: list[str], processes: int, start: Callable[[str, list[str]],
     arguments = parser.parse_args(words)
     if processes == 1:
         return predict(arguments)
-    ended = start("train.predict", words)
+    ended = start("train.predict", words, processes)
     if isinstance(ended, signal.Signals):
         return exit_code_after(ended, {}, {})
     return ended
 
 
-def _start_ranks(module: str, words: list[str], *, processes: int, gpus: int) -> int | signal.Signals:
+def _start_ranks(module: str, words: list[str], processes: int, *, gpus: int) -> int | signal.Signals:
     from steel.distributed.launcher import launch_ranks
 
     return launch_ranks(
@@ -98,6 +106,23 @@ def choose_processes(wanted: int | None, gpus: int) -> int:
     if 0 < gpus < wanted:
         raise InputError(f"--processes {wanted}: the GPUs here take {gpus}, a rank each; or add --cpu")
     return wanted
+
+
+def busy_processes(gpus: int, micro_batches: Sequence[int]) -> int:
+    """How many of the GPUs get a rank when nobody says: a rank for each, but no more than a step has micro-batches.
+
+    Args:
+        gpus: at least 1.
+        micro_batches: of a step of each phase.
+    """
+    most = min(micro_batches)
+    if most >= gpus:
+        return gpus
+    sys.stderr.write(
+        f"{most} of {gpus} GPUs are used, as a step has no more than {most} micro-batch{'es' if most > 1 else ''}; "
+        "a larger --phases.N.batch-size has more\n"
+    )
+    return most
 
 
 def exit_code_after(received: signal.Signals, before: dict[str, Any], after: dict[str, Any]) -> int:

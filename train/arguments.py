@@ -84,14 +84,14 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
     parser = Parser(
         prog=program,
         add_help=False,
-        usage=f"{program} --preset NAME --data SHARDS --out RUN [--budget TIME] [--resume auto|never] "
+        usage=f"{program} --data SHARDS --out RUN [--preset NAME] [--budget TIME] [--resume auto|never] "
         "[--init-from FILE] [--GROUP.FIELD VALUE ...]",
     )
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        default="severstal",
-        help=f"one of {', '.join(PRESETS)}; or auto, which looks at the shards",
+        default=AUTO,
+        help=f"one of {', '.join(PRESETS)}; auto, if none is given, makes the recipe of the shards",
     )
     parser.add_argument("--data", metavar="SHARDS", help="folder or URL of the shards")
     parser.add_argument("--out", metavar="RUN", help="run folder; the same command on it resumes an interrupted run")

@@ -129,5 +129,5 @@ def get_preset(name: str) -> Config:
         InputError: there is none; lists those there are.
     """
     if name not in PRESETS:
-        raise InputError(f"--preset {name}: unknown; there are {', '.join(PRESETS)}")
+        raise InputError(f"--preset {name}: unknown; there are {', '.join((AUTO, *PRESETS))}")
     return PRESETS[name]

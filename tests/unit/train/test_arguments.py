@@ -44,7 +44,7 @@ def test_naming_test_folds_is_noticed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "nope", "--data", "d", "--out", "o"], "there are severstal"),
+        (["--preset", "nope", "--data", "d", "--out", "o"], "there are auto, severstal"),
         (["--preset", "smoke", "--out", "o"], "--data is missing"),
         (["--preset", "smoke", "--data", "d"], "--out is missing"),
     ],
@@ -106,7 +106,7 @@ def test_help_says_what_each_loss_term_and_each_transform_is(capsys: pytest.Capt
         parse_fit("fit", ["--help"])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for name, term in LOSS_TERMS.items():
-        assert f"--phases.1.loss.{name} FLOAT {term.meaning} (default" in shown
+        assert f"--phases.1.loss.{name.replace('_', '-')} FLOAT {term.meaning} (default" in shown
     for name, transform in TRANSFORMS.items():
         assert f"augment.{name.replace('_', '-')} options" in shown and transform.meaning in shown
 
