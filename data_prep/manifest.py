@@ -222,7 +222,7 @@ def _remarks_on_flat(std: Sequence[float]) -> list[str]:
 
 def _remarks_on_absent(draft: Manifest, classes: np.ndarray) -> list[str]:
     """A line where classes (N, C) are in no image."""
-    absent = [name for name, there in zip(draft.class_names, classes.any(axis=0).tolist(), strict=True) if not there]
+    absent = [name for k, name in enumerate(draft.class_names) if not classes[:, k].any()]
     if not absent:
         return []
     if len(absent) < draft.num_classes:
