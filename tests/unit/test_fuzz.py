@@ -34,6 +34,7 @@ def test_edited_files_at_length(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_edited_histories_are_drawn(tmp_path: Path) -> None:
     attack(Format(make_history, draw_history, (edit_json_line,), names="history.jsonl"), tmp_path, range(60))
 

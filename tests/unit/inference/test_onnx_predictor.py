@@ -182,6 +182,7 @@ def test_nothing_of_training_is_imported(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_in_an_environment_with_the_extra_alone(folder: Path, tmp_path: Path) -> None:
     """A second environment in which pip has installed `steel-defects[onnx]` and nothing else."""
     make_wheel(tmp_path, tmp_path / "wheels")
