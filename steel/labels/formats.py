@@ -28,6 +28,8 @@ class LabelFormat:
     """What is written is a folder, not a file."""
     is_pixels: bool = False
     """Labels are mask images: they may lie among the images, and have values to ignore or to compare."""
+    suffixes: tuple[str, ...] = ()
+    """Of the files that it is read from, one of which must be there; empty for any."""
 
 
 FORMATS: dict[str, LabelFormat] = {
@@ -42,6 +44,7 @@ FORMATS: dict[str, LabelFormat] = {
         lambda place, images: place.json_keys() & coco.KEYS != set(),
         lambda place, images, options: coco.read_coco(place.ending(".json"), place.url, images, options),
         coco.write_coco,
+        suffixes=(".json",),
     ),
     "labelme": LabelFormat(
         "LabelMe's JSON, a file per image: polygons, rectangles, circles, masks",
@@ -49,12 +52,14 @@ FORMATS: dict[str, LabelFormat] = {
         labelme.read_labelme,
         labelme.write_labelme,
         writes_folder=True,
+        suffixes=(".json",),
     ),
     "cvat": LabelFormat(
         "CVAT's XML for images: polygons, boxes, ellipses, masks, tags",
         lambda place, images: bool(place.ending(".xml")),
         lambda place, images, options: cvat.read_cvat(place.ending(".xml"), place.url, images, options),
         cvat.write_cvat,
+        suffixes=(".xml",),
     ),
     "yolo": LabelFormat(
         "YOLO's segmentation text, a file per image, with its data.yaml",
@@ -62,6 +67,7 @@ FORMATS: dict[str, LabelFormat] = {
         yolo.read_yolo,
         yolo.write_yolo,
         writes_folder=True,
+        suffixes=(".txt", ".yaml", ".yml"),
     ),
     "class-folders": LabelFormat(
         "images in a folder per class, each with a mask of one class (MVTec AD)",

@@ -50,7 +50,8 @@ class ImageIndex:
         near = self._folded.get(stem.casefold())
         if near is None or options.any_case:
             return Matched(near)
-        return Matched(near, Issue(f"{what} named in other capitals than their image", f"{shown} (for {near})"))
+        kind = f"{what} named in other capitals than their image (--any-case takes them)"
+        return Matched(near, Issue(kind, f"{shown} (for {near})"))
 
     def of_file_name(self, name: str, options: LabelOptions, what: str) -> Matched:
         """The image that a label file means by a file name, which may be a path on the machine where it was made.

@@ -65,11 +65,15 @@ def _choose_format(wanted: str, place: Place, images: ImageIndex) -> str:
 
 
 def _refuse_unfit(name: str, place: Place, options: LabelOptions) -> None:
-    """Raises InputError for a file where masks lie in folders, and for options that mean nothing but for masks."""
+    """Raises InputError for a file where masks lie in folders, for a place without any file of the format, and for
+    options that mean nothing but for masks."""
     if FORMATS[name].is_pixels:
         if place.is_file:
             raise InputError(f"{place.url}: a file; --labels-format {name} needs a folder")
         return
+    suffixes = FORMATS[name].suffixes
+    if suffixes and not place.ending(*suffixes):
+        raise InputError(f"{place.url}: --labels-format {name} needs a file that ends in {' or '.join(suffixes)}")
     given = {
         "--ignore-value": options.ignore_value is not None,
         "--mask-threshold": options.mask_threshold is not None,

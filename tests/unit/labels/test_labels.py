@@ -429,3 +429,14 @@ def test_problems_cross_process_boundaries():
     error = pickle.loads(pickle.dumps(ValidationErrors([Issue("odd things", "a"), Issue("odd things", "b")], "here")))
     assert error.issues == (Issue("odd things", "a"), Issue("odd things", "b"))
     assert str(error) == "2 odd things: a, b (here)"
+
+
+@pytest.mark.parametrize(("name", "ending"), [("coco", ".json"), ("labelme", ".json"), ("cvat", ".xml")])
+def test_a_format_that_is_named_needs_a_file_of_it(tmp_path: Path, name: str, ending: str) -> None:
+    """Nothing was read of another file, and its images were taken for clean."""
+    images = write_images(tmp_path / "images", "a.jpg")
+    (tmp_path / "train.csv").write_text("ImageId,ClassId,EncodedPixels\na.jpg,1,1 1\n")
+    options = LabelOptions(format=name, class_names=["pit"], missing_mask="clean")
+    for place in (tmp_path / "train.csv", images):
+        with pytest.raises(InputError, match=rf"{place}: --labels-format {name} needs a file that ends in \{ending}$"):
+            load_labels(images, place, options)

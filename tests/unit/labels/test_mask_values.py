@@ -195,6 +195,8 @@ def test_files_that_are_no_masks_are_named(images: Path, content: bytes, message
 def test_a_name_in_other_capitals_is_told_as_such(images: Path, folder: str, missing: str) -> None:
     write(images.parent / f"masks/{folder}A.PNG", [[0, 0, 1, 1, 0]], np.uint8)
     message = problem_of(images, missing_mask=missing)
-    assert message == f"masks named in other capitals than their image: {folder}A.PNG (for a.jpg)"
+    assert (
+        message == f"masks named in other capitals than their image (--any-case takes them): {folder}A.PNG (for a.jpg)"
+    )
     (images.parent / f"masks/{folder}A.PNG").rename(images.parent / f"masks/{folder}a.PNG")
     assert bitmask(load_labels(images, images.parent / "masks")) == [[0, 0, 1, 1, 0]]
