@@ -88,7 +88,7 @@ def _shard(images: Path, masks: Path, out: Path, *options: str) -> None:
 
 
 def recipe(passes: int, seed: int) -> list[str]:
-    """The default preset's two phases in its own proportion (30 : 8 epochs), for images of 200x200."""
+    """The two phases of the preset for Severstal in its own proportion (30 : 8 epochs), for images of 200x200."""
     full = round(passes * 8 / 38)
     return [
         *("--seed", str(seed), "--model.encoder", ENCODER, "--model.weights", "none"),
@@ -126,7 +126,7 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int]) -> str:
     lines = [
         f"{num[2]} images train, {num[VALIDATION]} validate, {num[TEST]} test; U-Net with {ENCODER} from scratch and a "
         f"decoder of {'-'.join(map(str, DECODER))} channels; {passes} passes in batches of 16, crops of {CROP}x{CROP} "
-        f"(ours: the default preset, with whole images in its last phase); seeds {', '.join(map(str, seeds))}. IoU in "
+        f"(ours: the preset severstal, with whole images in its last phase); seeds {', '.join(map(str, seeds))}. IoU in "
         "percent.",
         "",
         "| | mean IoU of three classes (each seed) | seconds to train (each seed) |",

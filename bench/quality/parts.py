@@ -151,7 +151,7 @@ def verdict(added: Gain) -> str:
 
 
 def unit_options(seed: int) -> list[str]:
-    """The recipe at this size, on top of the default preset."""
+    """The recipe at this size, on top of the preset for Severstal."""
     return [
         *(*recipe(PASSES, seed), *BASE),
         *("--phases.0.batch-size", str(BATCH), "--phases.1.batch-size", str(BATCH)),

@@ -1,5 +1,5 @@
 """Where users start: `--preset auto` on a pretrained encoder against the plain loop on the same one, and against the
-default preset as a user would carry it over.
+preset for Severstal as a user would carry it over.
 
 All sides have the same network, training images and passes; each set's folds keep together what shows one thing.
 """
@@ -22,7 +22,7 @@ ENCODER, DECODER = "tu-tf_efficientnet_lite0", (64, 48, 32, 24, 16)
 RATES = (5e-4, 1e-3, 2e-3)
 """The plain loop's; the best of them on the validation images, with the first seed, is its own with all."""
 MEASURES: Mapping[str, Measure] = {"mean IoU": miou, "mean Dice": mean_dice, "positive Dice": mean_dice_positive}
-AUTO, PLAIN, DEFAULT = "auto", "plain loop", "default preset"
+AUTO, PLAIN, SEVERSTAL = "auto", "plain loop", "preset severstal"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DataSet:
     passes: int
     """Times each training image is seen: a training costs some five minutes of a core."""
     crop: tuple[int, int]
-    """The plain loop's, and the default preset's in its first phase: what a user would choose for such images."""
+    """The plain loop's, and the preset's for Severstal in its first phase: what a user would choose for such images."""
     batch_size: int
     """Of both."""
     measure: str
@@ -63,8 +63,8 @@ class Sides:
         """`--preset auto`, whatever it chooses, with the network and the passes of the others."""
         return self._ours("auto", seed, name, ["--budget", f"{self.passes}passes", *options])
 
-    def default(self, seed: int) -> Trial:
-        """The default preset, with its two phases in their proportion on these images."""
+    def severstal(self, seed: int) -> Trial:
+        """The preset for Severstal, with its two phases in their proportion on these images."""
         full = round(self.passes * 8 / 38)
         options = [
             *("--phases.0.epochs", str(self.passes - full), "--phases.1.epochs", str(full)),
@@ -72,7 +72,7 @@ class Sides:
             *("--phases.0.batch-size", str(self.of_set.batch_size)),
             *("--phases.1.batch-size", str(self.of_set.batch_size)),
         ]
-        return self._ours("severstal", seed, "default", options)
+        return self._ours("severstal", seed, "severstal", options)
 
     def plain(self, seed: int, lr: float) -> Trial:
         """The plain loop at one of `RATES`."""
@@ -125,7 +125,7 @@ def run(name: str, source: Path, weights: Path, work: Path, *, passes: int | Non
     trials = {
         AUTO: [sides.auto(seed) for seed in seeds],
         PLAIN: [sides.plain(seed, best) for seed in seeds],
-        DEFAULT: [sides.default(seed) for seed in seeds],
+        SEVERSTAL: [sides.severstal(seed) for seed in seeds],
     }
     judged = {
         "threshold 0.5": {side: [raw(t, data) for t in those] for side, those in trials.items()},
@@ -161,8 +161,8 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
     return (
         f"{num[2:].sum()} images of {height}x{width} train, {num[VALIDATION]} validate, {num[TEST]} test; U-Net with "
         f"{ENCODER} from ImageNet weights and a decoder of {'-'.join(map(str, DECODER))} channels; {sides.passes} "
-        f"passes. The plain loop has crops of {crop} in batches of {sides.of_set.batch_size}; the default preset the "
-        f"same, then whole images; auto what it chooses. Seeds {', '.join(map(str, seeds))}"
+        f"passes. The plain loop has crops of {crop} in batches of {sides.of_set.batch_size}; the preset severstal "
+        f"the same, then whole images; auto what it chooses. Seeds {', '.join(map(str, seeds))}"
         + (f"; missing of three: {', '.join(map(str, missing))}" if missing else "")
         + ". Scores in percent, of the test images; processor seconds are of one thread."
     )
@@ -188,7 +188,7 @@ def _scores(trials: Mapping[str, Sequence[Trial]], judged: Judged) -> list[str]:
 def _gains(judged: Judged) -> list[str]:
     lines = ["| auto over | measure | points | 95 % over seeds | 95 % over test images |", "|---|---|---|---|---|"]
     for how, sides in judged.items():
-        for side in (PLAIN, DEFAULT):
+        for side in (PLAIN, SEVERSTAL):
             for name, measure in MEASURES.items():
                 lines.append(f"| {side}, {how} | {name} | {gain(sides[AUTO], sides[side], measure).text()} |")
     return lines

@@ -88,7 +88,7 @@ def test_all_sides_are_trained_from_the_same_weights_and_judged(
     sides = [
         f"{side}, {how}"
         for how in ("threshold 0.5", "threshold tuning and TTA")
-        for side in ("auto", "plain loop", "default preset")
+        for side in ("auto", "plain loop", "preset severstal")
     ]
     assert [row[0] for row in rows[2:8]] == sides
     assert all(cell.count(",") == 1 for row in rows[2:8] for cell in row[1:])  # two seeds
