@@ -126,7 +126,7 @@ def run(source: Path, work: Path, *, passes: int, seeds: Sequence[int]) -> str:
     lines = [
         f"{num[2]} images train, {num[VALIDATION]} validate, {num[TEST]} test; U-Net with {ENCODER} from scratch and a "
         f"decoder of {'-'.join(map(str, DECODER))} channels; {passes} passes in batches of 16, crops of {CROP}x{CROP} "
-        f"(ours: the preset severstal, with whole images in its last phase); seeds {', '.join(map(str, seeds))}. IoU in "
+        f"(ours: preset severstal, with whole images in its last phase); seeds {', '.join(map(str, seeds))}. IoU in "
         "percent.",
         "",
         "| | mean IoU of three classes (each seed) | seconds to train (each seed) |",
