@@ -147,7 +147,7 @@ def _places(data: ExploredData, survey: PixelSurvey) -> Markup:
     for k, name in enumerate(data.class_names):
         most = float(survey.heat[k].max())
         if most > 0:
-            picture = void("img", src=_uri(_heat(survey.heat[k], k + 1)), alt=f"places of {name}")
+            picture = _image(_heat(survey.heat[k], k + 1), f"places of {name}")
             words = f" black: never; white: {most:.0%} of its masks"
             figures.append(tag("figure", picture, tag("figcaption", tag("b", name), words), class_="shot"))
     return tag("div", *figures, class_="gallery") if figures else Markup("")
@@ -302,10 +302,7 @@ def _shot(data: ExploredData, row: int) -> Markup:
             alone[mask] = class_colour(class_id)
         pictures.append(alone)
     name, pixels = data.image_ids[row], int(data.sizes[row].prod())
-    images = [
-        void("img", src=_uri(picture), alt=f"{name}{what}", loading="lazy", decoding="async")
-        for picture, what in zip(pictures, ("", ", masks alone"), strict=False)
-    ]
+    images = [_image(picture, f"{name}{what}") for picture, what in zip(pictures, ("", ", masks alone"), strict=False)]
     words = "; ".join(f"{said} {area:,} pixels, {area / pixels:.2%}" for said, area in found) or "clean"
     fold = "" if data.fold is None else f", fold {data.fold[row]}"
     caption = tag("figcaption", tag("b", name), f" {words}{fold}")
@@ -314,6 +311,9 @@ def _shot(data: ExploredData, row: int) -> Markup:
     return tag("figure", tag("div", *images, class_=f"pictures{beside}"), caption, class_="shot")
 
 
-def _uri(picture: np.ndarray) -> str:
-    data = encode_picture(picture, ".jpg", quality=92)
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+def _image(picture: np.ndarray, words: str) -> Markup:
+    """A picture whose room is kept until it is loaded, so that nothing moves under a reader's eyes or hands."""
+    data = base64.b64encode(encode_picture(picture, ".jpg", quality=92)).decode()
+    height, width = picture.shape[:2]
+    source = f"data:image/jpeg;base64,{data}"
+    return void("img", src=source, alt=words, loading="lazy", decoding="async", width=width, height=height)

@@ -62,7 +62,8 @@ BLANK = "[...document.querySelectorAll('section, .chart, table, .tile b')].filte
 def opened(browser: Any, path: Path, view: tuple[int, str]) -> Iterator[Any]:
     """A page, opened as a file; at the end nothing was complained of and nobody was asked."""
     width, scheme = view
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    # Without motion, so that what is scrolled to is there at once.
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
     wrong: list[str] = []
     page.on("console", lambda message: wrong.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
@@ -76,3 +77,54 @@ def opened(browser: Any, path: Path, view: tuple[int, str]) -> Iterator[Any]:
 def fits(page: Any) -> bool:
     """Whether there is nothing to scroll sideways."""
     return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+CONTROLS = """
+() => {
+  const wanted = "a[href], button, input, select, textarea, summary, [tabindex='0']";
+  const controls = [...document.querySelectorAll(wanted)].filter((e) => !e.disabled && e.checkVisibility());
+  controls.forEach((control, number) => { control.dataset.control = number; });
+  return controls.map((e) => e.id || e.getAttribute("href") || e.getAttribute("aria-label") || e.innerText);
+}
+"""
+"""What can be used, in the order of the page, each in words; marks it with its number."""
+FOCUS = """
+() => {
+  const lined = (e) => getComputedStyle(e).outlineStyle !== "none" && parseFloat(getComputedStyle(e).outlineWidth) >= 2;
+  const element = document.activeElement, box = element.getBoundingClientRect();
+  return {
+    number: Number(element.dataset.control ?? -1),
+    lined: lined(element) || [...document.querySelectorAll("label:focus-within")].some(lined),
+    inside: box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth,
+  };
+}
+"""
+POINTED = """
+() => [...document.querySelectorAll("main *")].filter((e) => e.checkVisibility()
+    && ["pointer", "zoom-in"].includes(getComputedStyle(e).cursor)
+    && !e.closest("a[href], button, input, select, summary, label"))
+  .map((e) => e.outerHTML.slice(0, 80))
+"""
+"""What looks as if it could be clicked, and is no control."""
+
+TO_TOP = "() => { document.body.tabIndex = -1; document.body.focus(); }"
+"""From where the next Tab leads to the first control."""
+
+
+def check_keyboard(page: Any) -> None:
+    """Fail unless Tab reaches every control in the order of the page, each in view and with an outline around it."""
+    controls = page.evaluate(CONTROLS)
+    assert controls
+    page.evaluate(TO_TOP)
+    for number, name in enumerate(controls):
+        page.keyboard.press("Tab")
+        focus = page.evaluate(FOCUS)
+        assert focus == {"number": number, "lined": True, "inside": True}, name
+    assert page.evaluate(POINTED) == []
+
+
+def focused(page: Any, control: str) -> Any:
+    """The first control of that selector, where the next key goes; `check_keyboard` says that Tab leads there."""
+    found = page.locator(control).first
+    found.focus()
+    return found

@@ -1,4 +1,4 @@
-"""The pages of `steel compare`, `steel explore` and `train.crossval` in a headless Chromium."""
+"""The pages of `steel compare`, `steel explore`, `train.crossval` and an ensemble in a headless Chromium."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,20 @@ import pytest
 from steel.cli import main
 from steel.reports.explore import explore
 from steel.reports.explore_data import data_of_shards
-from tests.browser.looking import BLANK, LOADED, LUMINANCE, MARKS, VIEW_NAMES, VIEWS, fits, opened
+from tests.browser.looking import (
+    BLANK,
+    LOADED,
+    LUMINANCE,
+    MARKS,
+    VIEW_NAMES,
+    VIEWS,
+    check_keyboard,
+    fits,
+    focused,
+    opened,
+)
 from tests.crossval_page import write_crossval_page
+from tests.ensemble_page import write_ensemble_page
 from tests.known_faults import evaluate_known_faults
 from tests.shard_folder import make_shards
 
@@ -34,22 +46,94 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     shards = make_shards(folder / "shards", [np.full(size, 90 + n, np.uint8) for n, size in enumerate(sizes)], masks)
     explore(data_of_shards(shards), folder / "data")
     write_crossval_page(folder / "crossval")
+    write_ensemble_page(folder / "ensemble")
     return {
         "compare": folder / "compare.html",
         "explore": folder / "data" / "index.html",
         "crossval": folder / "crossval" / "report" / "report.html",
+        "ensemble": folder / "ensemble" / "report" / "report.html",
     }
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=VIEW_NAMES)
-@pytest.mark.parametrize("name", ["compare", "explore", "crossval"])
+@pytest.mark.parametrize("name", ["compare", "explore", "crossval", "ensemble"])
 def test_it_fits_every_picture_loads_and_text_can_be_read(
     name: str, view: tuple[int, str], pages: dict[str, Path], browser: Any
 ) -> None:
     with opened(browser, pages[name], view) as page:
         assert fits(page)
         widths = page.evaluate(LOADED)
-        assert len(widths) >= {"compare": 1, "explore": 20, "crossval": 0}[name] and min(widths, default=1) > 0
+        assert len(widths) >= {"compare": 1, "explore": 20, "crossval": 40, "ensemble": 40}[name] and min(widths) > 0
         page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
         assert page.evaluate(LUMINANCE) == []
         assert page.evaluate(BLANK) == 0
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=VIEW_NAMES)
+@pytest.mark.parametrize("name", ["compare", "explore", "crossval", "ensemble"])
+def test_every_control_is_reached_and_seen_by_keyboard(
+    name: str, view: tuple[int, str], pages: dict[str, Path], browser: Any
+) -> None:
+    with opened(browser, pages[name], view) as page:
+        check_keyboard(page)
+        for number in range(page.locator("summary").count()):
+            focused(page, f"[data-control='{page.locator('summary').nth(number).get_attribute('data-control')}']")
+            page.keyboard.press("Enter")
+        assert page.locator("details:not([open])").count() == 0
+        check_keyboard(page)
+
+
+@pytest.mark.parametrize("name", ["compare", "explore", "crossval", "ensemble"])
+def test_each_part_is_gone_to_by_keyboard(name: str, pages: dict[str, Path], browser: Any) -> None:
+    with opened(browser, pages[name], (400, "light")) as page:
+        for target in page.eval_on_selector_all("nav a", "links => links.map((link) => link.getAttribute('href'))"):
+            focused(page, f"nav a[href='{target}']")
+            page.keyboard.press("Enter")
+            page.wait_for_function(
+                "(id) => Math.abs(document.querySelector(id).getBoundingClientRect().top) < innerHeight", arg=target
+            )
+            assert page.evaluate("location.hash") == target
+
+
+@pytest.mark.parametrize("name", ["compare", "explore", "crossval", "ensemble"])
+def test_tables_that_are_too_wide_are_moved_by_keyboard(name: str, pages: dict[str, Path], browser: Any) -> None:
+    with opened(browser, pages[name], (400, "light")) as page:
+        wide = page.eval_on_selector_all(
+            ".wide", "all => all.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.getAttribute('aria-label'))"
+        )
+        assert wide
+        for label in wide[:3]:
+            table = focused(page, f".wide[aria-label='{label}']")
+            page.keyboard.press("ArrowRight")
+            page.wait_for_function("document.activeElement.scrollLeft > 0")
+            assert table.evaluate("e => e.scrollLeft") > 0
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=VIEW_NAMES)
+def test_controls_of_a_cross_validation_work_by_keyboard(
+    view: tuple[int, str], pages: dict[str, Path], browser: Any
+) -> None:
+    with opened(browser, pages["crossval"], view) as page:
+        slider = focused(page, "#threshold")
+        shipped = slider.input_value()
+        page.keyboard.press("End")
+        assert slider.input_value() == "255" != shipped
+        focused(page, "#operating-reset")
+        page.keyboard.press("Enter")
+        assert page.locator("#threshold").input_value() == shipped
+        everything = page.locator(".shot:visible").count()
+        focused(page, "#gallery-kind")
+        page.keyboard.type("misses")
+        assert 0 < page.locator(".shot:visible").count() < everything
+        for layer in ("truth", "prediction", "probability", "names"):
+            button = focused(page, f"#layer-{layer}")
+            before = button.get_attribute("aria-pressed")
+            page.keyboard.press("Space")
+            assert {before, button.get_attribute("aria-pressed")} == {"true", "false"}
+        button = focused(page, ".enlarge")
+        page.keyboard.press("Enter")
+        assert button.get_attribute("aria-expanded") == "true"
+        focused(page, "#labels a")
+        page.keyboard.press("Enter")
+        target = page.evaluate("location.hash")
+        assert target.startswith("#image-") and page.locator(target).is_visible()

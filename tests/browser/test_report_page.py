@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.looking import BLANK, LOADED, LUMINANCE, MARKS, VIEW_NAMES, VIEWS, fits, opened
+from tests.browser.looking import BLANK, LOADED, LUMINANCE, MARKS, VIEW_NAMES, VIEWS, check_keyboard, fits, opened
 from tests.known_faults import KnownFaults, evaluate_known_faults
 
 pytestmark = MARKS
@@ -153,6 +153,10 @@ def test_filters_and_orders_do_what_they_say(page: Any, faults: KnownFaults) -> 
         page.select_option("#gallery-order", order)
         values = [float(rows[name][column]) for name in visible_shots(page)]
         assert values == sorted(values, reverse=falls), order
+
+
+def test_every_control_is_reached_and_seen_by_keyboard(page: Any) -> None:
+    check_keyboard(page)
 
 
 def test_all_can_be_reached_by_keyboard(page: Any, faults: KnownFaults) -> None:
