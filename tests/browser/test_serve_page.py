@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import steel
-from tests.browser.looking import LUMINANCE, MARKS, VIEW_NAMES, VIEWS, fits
+from tests.browser.looking import LUMINANCE, MARKS, VIEW_NAMES, VIEWS, check_keyboard, fits, focused
 from tests.serving import Server, save_tiny_model, serving
 
 pytestmark = MARKS
@@ -89,3 +89,22 @@ def test_what_is_no_image_is_told_in_one_line(page: Any) -> None:
     assert page.locator("#result").is_hidden()
     assert fits(page)
     assert page.evaluate(LUMINANCE) == []
+
+
+def test_it_works_by_keyboard_alone(page: Any, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 64), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    check_keyboard(page)  # where an image is chosen
+    focused(page, "#file")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Space")
+    chooser.value.set_files(tmp_path / "a.png")
+    page.wait_for_selector("#result:not([hidden])")
+    check_keyboard(page)  # what is told of it
+    focused(page, "#shown")
+    page.keyboard.press("Space")
+    assert page.locator("#masks").evaluate("(e) => getComputedStyle(e).visibility") == "hidden"
+    focused(page, "[aria-label=Regions]")
+    if page.viewport_size["width"] == 400:
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("() => document.activeElement.scrollLeft > 0")
