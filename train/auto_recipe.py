@@ -100,13 +100,12 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
     crop, full = _crops(facts, machine, reasons)
     passes, batch = _length(facts, budget, reasons)
     micro = [_micro_batch(k, part, facts.largest, batch, machine, reasons) for k, part in enumerate((crop, full))]
-    reasons["phases.0.lr"] = (
-        f"{_CROPS.lr:g}, rising for {_WARMUP:.0%} of the steps, whatever the batch: lower rates left short trainings "
-        "on pretrained weights unfinished"
-    )
+    lr = _rate(machine, reasons)
     sampling = replace(_CROPS.sampling, order=_order(facts, reasons), defect_crop=_defect_crop(facts, crop, reasons))
-    first = replace(_CROPS, epochs=passes, crop=crop, batch_size=batch, micro_batch=micro[0], sampling=sampling)
-    second = replace(_FULL, epochs=_last_passes(passes, reasons), crop=full, batch_size=batch, micro_batch=micro[1])
+    first = replace(_CROPS, epochs=passes, crop=crop, batch_size=batch, micro_batch=micro[0], lr=lr, sampling=sampling)
+    second = replace(
+        _FULL, epochs=_last_passes(passes, reasons), crop=full, batch_size=batch, micro_batch=micro[1], lr=lr / 10
+    )
     return replace(
         SEVERSTAL,
         preset="auto",
@@ -191,6 +190,16 @@ def _length(facts: DataFacts, budget: float | None, reasons: dict[str, str]) -> 
         f"{batch}: {passes * facts.images / batch:,.0f} steps, where at least {_LEAST_STEPS:,} are wanted"
     )
     return passes, batch
+
+
+def _rate(machine: MachineClass, reasons: dict[str, str]) -> float:
+    """The first phase's, whatever the batch; it belongs to the encoder."""
+    rises = f"rising for {_WARMUP:.0%} of the steps, whatever the batch"
+    if machine.kind == "gpu":
+        reasons["phases.0.lr"] = f"{_CROPS.lr:g}, as in Severstal's preset, {rises}"
+        return _CROPS.lr
+    reasons["phases.0.lr"] = f"2e-3, {rises}: lower rates left short trainings of this encoder's weights unfinished"
+    return 2e-3
 
 
 def _last_passes(passes: float, reasons: dict[str, str]) -> float:

@@ -92,6 +92,7 @@ def test_the_machine_changes_what_its_memory_asks_for_alone() -> None:
     same = tuple(replace(p, micro_batch=q.micro_batch) for p, q in zip(small.phases, large.phases, strict=True))
     assert replace(small, phases=same, reasons=large.reasons) == large
     cpu = auto_recipe(STRIPS, MachineClass("cpu", 16))
+    assert [phase.lr for phase in cpu.phases] == [2e-3, 2e-4]  # this encoder's
     assert cpu.model.encoder == "tu-tf_efficientnet_lite0" and math.prod(cpu.phases[0].crop) <= 128 * 256
     assert (cpu.phases[0].epochs, cpu.phases[0].batch_size) == (large.phases[0].epochs, large.phases[0].batch_size)
 
