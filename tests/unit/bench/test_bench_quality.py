@@ -65,7 +65,7 @@ def test_a_verdict_names_the_intervals_that_exclude_no_difference(mean, seeds, i
 
 
 def test_every_part_changes_the_preset_it_is_measured_on() -> None:
-    recipe = ["--data", "d", "--out", "o", *unit_options(0)]
+    recipe = ["--preset", "severstal", "--data", "d", "--out", "o", *unit_options(0)]
     default = parse_fit("fit", recipe).config
     variants = {name: parse_fit("fit", [*recipe, *options]).config for name, options in PARTS.items()}
     assert all(config != default for config in variants.values())
