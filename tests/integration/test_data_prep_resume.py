@@ -45,6 +45,7 @@ def run_killed_at(line: list[str], number: int) -> bool:
     child = os.fork()
     if child == 0:
         cv2.setNumThreads(0)  # the parent's threads are not there to be waited for
+        tqdm.set_lock(threading.RLock())  # the one it shares with the parent could die locked
         signal.alarm(100)  # sooner than the test's own limit
         calls = 0
 
