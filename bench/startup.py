@@ -55,9 +55,14 @@ def rows_of(folder: Path) -> list[Row]:
         Row("`from steel import Predictor`", ["-c", "from steel import Predictor"]),
         Row("`import train.fit`", ["-c", "import train.fit"]),
         Row("`steel predict` of one image", [*predict, "--out", str(folder / "predicted")], 4),
-        Row("`train.fit` to its first line", training, 3, True, lambda folder: (folder / "said").stat().st_size > 0),
+        Row("`train.fit` to its first line", training, 3, True, _has_spoken),
+        Row("`python -m train` to its first line", ["-m", "train", *training[2:]], 3, False, _has_spoken),
         Row("`train.fit` to its first step", training, 15, True, _has_stepped),
     ]
+
+
+def _has_spoken(folder: Path) -> bool:
+    return (folder / "said").stat().st_size > 0
 
 
 def _has_stepped(folder: Path) -> bool:

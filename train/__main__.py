@@ -17,6 +17,7 @@ from typing import Any
 
 from steel.commands.common import Parser
 from steel.errors import InputError, run_program
+from steel.shards.format import Manifest
 
 CONFIGURATIONS = Path(__file__).parents[1] / "launch" / "accelerate"
 OPTIONS = {
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("`python -m train` starts the ranks itself; under a launcher start `-m train.fit`")
     if own.cpu:
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    if rest[:1] != ["predict"]:
+        announce(rest)
     # Only now: what is imported here takes seconds, and looks for GPUs.
     import torch
 
@@ -44,6 +47,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest[:1] == ["predict"]:
         return _predict(rest[1:], processes, start)
     return _fit(rest, processes, start, is_given=own.processes is not None)
+
+
+def announce(words: Sequence[str]) -> None:
+    """The first line, before seconds of imports: what will be trained on what.
+
+    What is missing or wrong is told later, by what looks at everything.
+    """
+    parser = Parser(add_help=False)
+    for option in ("--data", "--out", "--preset"):
+        parser.add_argument(option)
+    known, _ = parser.parse_known_args(words)
+    if known.data is None or known.out is None:
+        return
+    with contextlib.suppress(InputError, OSError):
+        manifest = Manifest.load(known.data)
+        recipe = "the recipe made of them" if known.preset in (None, "auto") else f"preset {known.preset}"
+        sys.stderr.write(
+            f"{known.data}: {manifest.held()} of {', '.join(manifest.class_names)}; {recipe}; {known.out}\n"
+        )
+        sys.stderr.flush()
 
 
 _Start = Callable[[str, list[str], int], int | signal.Signals]

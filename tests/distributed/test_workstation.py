@@ -12,7 +12,7 @@ import pytest
 from steel.errors import InputError
 from tests.distributed.launching import TINY, Job, is_alive, run
 from tests.watching import status
-from train.__main__ import busy_processes, choose_processes, exit_code_after, main
+from train.__main__ import announce, busy_processes, choose_processes, exit_code_after, main
 
 LONG = [*TINY, "--phases.0.epochs", "25", "--validation.every-epochs", "25", "--runtime.save-every", "3"]
 NOISE = ("Traceback", "torch.distributed", "ChildFailedError", "SignalException", "W1", "E1")
@@ -91,6 +91,21 @@ def test_how_many_ranks(wanted, gpus, processes):
 def test_no_two_ranks_on_a_gpu():
     with pytest.raises(InputError, match=r"--processes 3: the GPUs here take 2.*--cpu"):
         choose_processes(3, 2)
+
+
+def test_the_first_line_says_what_is_trained_on_what(
+    tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    announce(["--data", str(tiny_shards), "--out", out, "--phases.0.epochs", "3"])
+    announce(["--data", str(tiny_shards), "--out", out, "--preset", "smoke"])
+    announce(["--data", str(tmp_path), "--out", out])  # told later, with all else that is wrong
+    announce(["--help"])
+    first = f"{tiny_shards}: 27 images of class 1, class 2, class 3, class 4; "
+    assert capsys.readouterr().err.splitlines() == [
+        f"{first}the recipe made of them; {out}",
+        f"{first}preset smoke; {out}",
+    ]
 
 
 @pytest.mark.parametrize(

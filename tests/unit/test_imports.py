@@ -53,6 +53,7 @@ TORCH_FREE = (
     "steel.commands.predictions",
     "data_prep.__main__",
     "data_prep.write",
+    "train.__main__",
 )
 
 
