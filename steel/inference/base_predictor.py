@@ -38,6 +38,8 @@ class BasePredictor(ABC):
     tiling: TilingConfig
     """Which images go through the network in tiles, and in which."""
     pixels_per_pass: int
+    passes_at_once: int = 1
+    """Forward passes that run beside each other, given images enough."""
     device: Any
     """What the network runs on; `str` names it."""
     precision: str

@@ -24,7 +24,7 @@ from steel.inference.tiles import is_tiled, tile_size
 from steel.model.folding import fold_batch_norms
 from steel.model.host_copy import HostCopy
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
-from steel.model.passes import Passes, default_pixels_per_pass, open_passes
+from steel.model.passes import Passes, count_passes, default_pixels_per_pass, open_passes
 from steel.model.tta import average_probs, view_probs
 from steel.precision import choose_precision
 from steel.views import check_tta, flips_of
@@ -95,6 +95,7 @@ class Predictor(BasePredictor):
         if pixels_per_pass is not None and pixels_per_pass < 1:
             raise InputError(f"pixels-per-pass: {pixels_per_pass} is not at least 1")
         self.pixels_per_pass = pixels_per_pass or default_pixels_per_pass(self.device.type)
+        self.passes_at_once = count_passes(self.device)
         self.precision = choose_precision(precision, self.device.type)
 
     @classmethod

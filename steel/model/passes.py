@@ -53,11 +53,16 @@ class Passes:
         return intra_op_threads(1) if self.pool is not None and pixels < _LARGE_PASS else nullcontext()
 
 
+def count_passes(device: torch.device) -> int:
+    """How many run at once: on a CPU as many as torch may use threads here (`OMP_NUM_THREADS`), else one."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
 @contextmanager
 def open_passes(device: torch.device) -> Iterator[Passes]:
-    """Passes on `device`; on a CPU as many at once as torch may use threads here (`OMP_NUM_THREADS`)."""
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
+    """Passes on `device`, `count_passes` of them at once."""
+    threads = count_passes(device)
+    if threads == 1:
         yield Passes(None, ahead=int(device.type == "cuda"))  # a GPU has the next batch to do while this one is read
         return
     pool = ThreadPoolExecutor(threads, "forward-pass", initializer=partial(torch.set_num_threads, 1))

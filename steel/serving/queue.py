@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
@@ -26,8 +26,8 @@ class PredictionQueue:
     """One thread that predicts, in batches of those images that have come meanwhile.
 
     A batch begins when its images fill a forward pass, or when the first has waited `wait_s`: where one image fills a
-    pass alone, nobody waits. How many images a forward pass has depends on their size alone, so a prediction is the
-    same in any company.
+    pass alone, nobody waits. It takes as many as are there, up to all passes that the predictor runs at once. How many
+    images a forward pass has depends on their size alone, so a prediction is the same in any company.
     """
 
     def __init__(self, predictor: BasePredictor, wait_s: float, on_batch: Callable[[int], None]) -> None:
@@ -95,18 +95,19 @@ class PredictionQueue:
                 self._changed.wait()
             if self._jobs:
                 end = self._jobs[0].since + self._wait_s
-                while not self._closed and not self._is_full(self._jobs) and (left := end - time.monotonic()) > 0:
+                while not self._closed and not self._fill(self._jobs, 1) and (left := end - time.monotonic()) > 0:
                     self._changed.wait(left)
             batch: list[_Job] = []
-            while self._jobs and not self._is_full(batch):
+            while self._jobs and not self._fill(batch, self._predictor.passes_at_once):
                 batch.append(self._jobs.popleft())
             return batch
 
-    def _is_full(self, jobs: Sequence[_Job]) -> bool:
-        """Whether one more would not fit into a forward pass with them."""
+    def _fill(self, jobs: Collection[_Job], passes: int) -> bool:
+        """Whether one more would not fit into so many forward passes with them; a large image has one to itself."""
         height, width = self._predictor.input_size or (0, 0)
-        pixels = sum(height * width or job.image.shape[0] * job.image.shape[1] for job in jobs)
-        return pixels + (pixels // max(1, len(jobs))) > self._predictor.pixels_per_pass if jobs else False
+        most = self._predictor.pixels_per_pass
+        pixels = sum(min(most, height * width or job.image.shape[0] * job.image.shape[1]) for job in jobs)
+        return bool(jobs) and pixels + pixels // len(jobs) > passes * most
 
     def _predict(self, jobs: Sequence[_Job]) -> None:
         """Give each job its prediction; where a batch fails, its images go alone, so that one fails alone."""

@@ -72,6 +72,29 @@ def test_images_that_come_while_a_pass_runs_share_the_next() -> None:
     assert counts == [1, 4, 2]
 
 
+@pytest.mark.parametrize(
+    ("side", "counts"),
+    [
+        pytest.param(8, [1, 8, 2], id="four images fill a pass, so that two passes take eight"),
+        pytest.param(32, [1, 2, 2, 2, 2, 2], id="each image is more than a pass"),
+    ],
+)
+def test_a_batch_fills_the_passes_that_run_at_once(side: int, counts: list[int]) -> None:
+    predictor = Recording()
+    predictor.passes_at_once = 2
+    predictor.may_go_on.clear()
+    queue, seen = started(predictor)
+    first = queue.put("1", image(1, (side, side)))
+    while not predictor.batches:
+        time.sleep(0.001)
+    others = [queue.put(str(k), image(k, (side, side))) for k in range(2, 12)]
+    predictor.may_go_on.set()
+    found = [future.result(10) for future in (first, *others)]
+    assert [int(p.label_probs[0]) for p in found] == list(range(1, 12))
+    queue.close()
+    assert seen == counts
+
+
 def test_an_image_waits_for_others_up_to_the_bound_and_no_longer() -> None:
     predictor = Recording()
     queue, _ = started(predictor, wait_s=0.3)
