@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from steel.labels.rle import encode_rle
 
@@ -55,3 +56,10 @@ def tree_digest(folder: Path) -> dict[str, str]:
     """Every file in a folder, hidden ones too, and its sha256."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The line of an error, which must be the only one beside the progress bar."""
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, lines
+    return lines[0]

@@ -1,10 +1,8 @@
-"""From a folder of images to shards that our reader and webdataset read, and everything that can be asked for."""
+"""From a folder of images to shards that our reader and webdataset read, of images and masks of every kind."""
 
 import json
 import os
 import re
-import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from tests.image_folder import (
     WIDTH,
     arguments,
     image_name,
+    last_line,
     masks_of,
     texture,
     tree_digest,
@@ -51,21 +50,10 @@ def shards(folder: Path) -> Path:
 
 
 @pytest.fixture
-def own_folder(folder: Path, tmp_path: Path) -> Path:
+def own_folder(tmp_path: Path) -> Path:
     """Input that the test may change."""
-    shutil.copytree(folder / "images", tmp_path / "images")
-    shutil.copy(folder / "train.csv", tmp_path)
+    write_images(tmp_path, NUM_IMAGES)
     return tmp_path
-
-
-def last_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The line of an error, which must be the only one beside the progress bar."""
-    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("error:")]
-    assert len(lines) == 1, lines
-    return lines[0]
-
-
-# --- what is written -------------------------------------------------------------------------------------------------
 
 
 def test_samples_are_the_files_and_masks_that_went_in(folder: Path, shards: Path) -> None:
@@ -269,170 +257,3 @@ def test_classes_of_no_image_are_told(own_folder: Path, capsys: pytest.CaptureFi
     names = "pit,scratch,patch,scale,crack"
     assert main(arguments(own_folder, own_folder / "out", class_names=names)) == 0
     assert "warning: no image has crack\n" in capsys.readouterr().out
-
-
-# --- folds and duplicates --------------------------------------------------------------------------------------------
-
-
-def test_duplicates_share_a_group_and_a_fold(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in range(4):
-        strip = cv2.resize(texture(200 + number), (4 * WIDTH, 4 * HEIGHT), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(own_folder / "images" / f"twin{number}a.png"), strip)
-        cv2.imwrite(str(own_folder / "images" / f"twin{number}b.png"), np.flipud(np.rot90(strip)))
-    assert main(arguments(own_folder, own_folder / "out")) == 0
-    assert "4 groups of duplicates hold 8 images" in capsys.readouterr().out
-    report = json.loads((own_folder / "out" / "duplicates.json").read_text())
-    assert sorted(map(sorted, report["groups"])) == [[f"twin{n}a.png", f"twin{n}b.png"] for n in range(4)]
-    index = ShardReader(own_folder / "out").index
-    place = {index.image_id(row): (index.group[row], index.fold[row]) for row in range(len(index))}
-    assert all(place[f"twin{n}a.png"] == place[f"twin{n}b.png"] for n in range(4))
-    assert Manifest.load(str(own_folder / "out")).num_groups == NUM_IMAGES + 4
-
-
-def test_duplicates_are_not_looked_for_when_not_asked(folder: Path, tmp_path: Path) -> None:
-    assert main([*arguments(folder, tmp_path / "out"), "--no-group-duplicates"]) == 0
-    assert not (tmp_path / "out" / "duplicates.json").exists()
-    assert ShardReader(tmp_path / "out").index.group.tolist() == list(range(NUM_IMAGES))
-
-
-def test_a_split_file_is_followed_and_leaks_are_told(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    strip = cv2.resize(texture(300), (4 * WIDTH, 4 * HEIGHT), interpolation=cv2.INTER_CUBIC)
-    for name in ("twin_a.png", "twin_b.png"):
-        cv2.imwrite(str(own_folder / "images" / name), strip)
-    folds = {**{name: number % 4 for name, number in NUMBERS.items()}, "twin_a.png": 0, "twin_b.png": 1}
-    split = own_folder / "split.csv"
-    split.write_text("image,fold\n" + "".join(f"{name},{fold}\n" for name, fold in folds.items()))
-    assert main(arguments(own_folder, own_folder / "out", split_file=split)) == 0
-    assert "warning: 1 groups of duplicates lie in more than one fold" in capsys.readouterr().out
-    index = ShardReader(own_folder / "out").index
-    assert {index.image_id(row): int(index.fold[row]) for row in range(len(index))} == folds
-    assert Manifest.load(str(own_folder / "out")).folds == 4
-
-
-def test_a_split_that_cannot_be_is_refused_before_the_work(
-    own_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    split = own_folder / "split.csv"
-    split.write_text("image,fold\ncoil0/strip.000.jpg,0\n")
-    for options in ({"split_file": split}, {"split": "severstal-classic"}, {"folds": 18}):
-        assert main(arguments(own_folder, own_folder / "out", **options)) == 2
-        last_line(capsys)
-        assert not (own_folder / "out").exists()
-
-
-# --- mistakes --------------------------------------------------------------------------------------------------------
-
-
-def test_all_unusable_images_are_told_at_once(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second, third = (own_folder / "images" / image_name(number) for number in (0, 3, 6))
-    first.write_bytes(first.read_bytes()[:-40])
-    second.write_bytes(b"no image at all")
-    third.write_bytes(b"")
-    with open(own_folder / "train.csv", "a") as file:
-        file.write(f"{image_name(9)},1,{HEIGHT * WIDTH} 2\n")
-    assert main(arguments(own_folder, own_folder / "out")) == 2
-    line = last_line(capsys)
-    for number in (0, 3, 6, 9):
-        assert image_name(number) in line
-    assert not list((own_folder / "out").glob("*.json"))
-
-
-def test_mended_input_starts_over(
-    own_folder: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    broken = own_folder / "images" / image_name(3)
-    broken.write_bytes(b"no image at all")
-    write_images(tmp_path / "more", NUM_IMAGES + 9)
-    out = tmp_path / "out"
-    assert main(arguments(tmp_path / "more", out, part="1/2")) == 0
-    assert main(arguments(own_folder, out, part="1/2")) == 2
-    assert "unfinished job with other images or labels" in last_line(capsys)
-    assert main(arguments(own_folder, out, seed=3)) == 2
-    assert "unfinished job with another seed" in last_line(capsys)
-    assert main(arguments(own_folder, out)) == 2
-    assert image_name(3) in last_line(capsys)
-    write_images(own_folder, NUM_IMAGES)
-    assert main(arguments(own_folder, out)) == 0
-    assert "started over" in capsys.readouterr().out
-    assert tree_digest(out) == tree_digest(shards)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"shard_size": 0}, "--shard-size 0"),
-        ({"folds": 0}, "--folds 0"),
-        ({"prefix": "a/b"}, "--prefix"),
-        ({"images": "nowhere"}, "nowhere: no such folder"),
-        ({"resize": "0x5"}, "--resize 0x5"),
-    ],
-)
-def test_bad_options_are_one_line(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, object], message: str
-) -> None:
-    assert main(arguments(folder, tmp_path / "out", **options)) == 2
-    assert message in last_line(capsys)
-
-
-@pytest.mark.parametrize("option", ["--resize=12", "--part=3/2", "--executor=none", "--workers=0", "--folds=x"])
-def test_malformed_options_are_refused_by_the_parser(folder: Path, tmp_path: Path, option: str) -> None:
-    with pytest.raises(SystemExit) as error:
-        main([*arguments(folder, tmp_path / "out"), option])
-    assert error.value.code == 2
-
-
-def test_a_folder_with_other_files_is_left_alone(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "precious.txt").write_text("mine")
-    assert main(arguments(folder, tmp_path)) == 2
-    assert "is not empty (precious.txt)" in last_line(capsys)
-    assert os.listdir(tmp_path) == ["precious.txt"]
-
-
-# --- doing it again, and in other ways -------------------------------------------------------------------------------
-
-
-def test_a_finished_folder_is_left_as_it_is(folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    times = {path: path.stat().st_mtime_ns for path in shards.iterdir()}
-    assert main(arguments(folder, shards)) == 0
-    assert "already finished, nothing to do" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in shards.iterdir()} == times
-    assert main(arguments(folder, shards, seed=1)) == 2
-    assert "made with another seed" in last_line(capsys)
-
-
-@pytest.mark.parametrize("options", [{"workers": 3, "executor": "thread"}, {"workers": 2, "executor": "process"}])
-def test_workers_do_not_change_a_byte(folder: Path, shards: Path, tmp_path: Path, options: dict[str, object]) -> None:
-    assert main(arguments(folder, tmp_path / "out", **options)) == 0
-    assert tree_digest(tmp_path / "out") == tree_digest(shards)
-
-
-def test_any_executor_can_be_handed_in(folder: Path, shards: Path, tmp_path: Path) -> None:
-    class Counting(ThreadPoolExecutor):
-        tasks = 0
-
-        def submit(self, *task, **options):  # type: ignore[no-untyped-def]
-            self.tasks += 1
-            return super().submit(*task, **options)
-
-    with Counting(2) as executor:
-        assert main(arguments(folder, tmp_path / "out"), executor) == 0
-    assert executor.tasks == 4
-    assert tree_digest(tmp_path / "out") == tree_digest(shards)
-
-
-def test_parts_are_joined_to_the_same_bytes(
-    folder: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    for part in ("3/3", "1/3"):
-        assert main(arguments(folder, out, part=part)) == 0
-    assert not (out / "manifest.json").exists()
-    assert main(arguments(folder, out, join=3)) == 2
-    assert "run --part 2/3 again, then --join 3" in last_line(capsys)
-    assert main(arguments(folder, out, part="2/3")) == 0
-    assert main(arguments(folder, out, join=3)) == 0
-    assert tree_digest(out) == tree_digest(shards)
-    assert main(arguments(folder, out, join=3)) == 0
-    assert "already finished" in capsys.readouterr().out

@@ -1,0 +1,151 @@
+"""Sharding as a job: mistakes are told in one line, and workers, parts and doing it again do not change a byte."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from data_prep.__main__ import main
+from tests.image_folder import HEIGHT, WIDTH, arguments, image_name, last_line, tree_digest, write_images
+
+NUM_IMAGES = 17
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("input")
+    write_images(folder, NUM_IMAGES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(folder: Path) -> Path:
+    out = folder / "shards"
+    assert main(arguments(folder, out)) == 0
+    return out
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path) -> Path:
+    """Input that the test may change."""
+    write_images(tmp_path, NUM_IMAGES)
+    return tmp_path
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_all_unusable_images_are_told_at_once(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, third = (own_folder / "images" / image_name(number) for number in (0, 3, 6))
+    first.write_bytes(first.read_bytes()[:-40])
+    second.write_bytes(b"no image at all")
+    third.write_bytes(b"")
+    with open(own_folder / "train.csv", "a") as file:
+        file.write(f"{image_name(9)},1,{HEIGHT * WIDTH} 2\n")
+    assert main(arguments(own_folder, own_folder / "out")) == 2
+    line = last_line(capsys)
+    for number in (0, 3, 6, 9):
+        assert image_name(number) in line
+    assert not list((own_folder / "out").glob("*.json"))
+
+
+def test_mended_input_starts_over(
+    own_folder: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = own_folder / "images" / image_name(3)
+    broken.write_bytes(b"no image at all")
+    write_images(tmp_path / "more", NUM_IMAGES + 9)
+    out = tmp_path / "out"
+    assert main(arguments(tmp_path / "more", out, part="1/2")) == 0
+    assert main(arguments(own_folder, out, part="1/2")) == 2
+    assert "unfinished job with other images or labels" in last_line(capsys)
+    assert main(arguments(own_folder, out, seed=3)) == 2
+    assert "unfinished job with another seed" in last_line(capsys)
+    assert main(arguments(own_folder, out)) == 2
+    assert image_name(3) in last_line(capsys)
+    write_images(own_folder, NUM_IMAGES)
+    assert main(arguments(own_folder, out)) == 0
+    assert "started over" in capsys.readouterr().out
+    assert tree_digest(out) == tree_digest(shards)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shard_size": 0}, "--shard-size 0"),
+        ({"folds": 0}, "--folds 0"),
+        ({"prefix": "a/b"}, "--prefix"),
+        ({"images": "nowhere"}, "nowhere: no such folder"),
+        ({"resize": "0x5"}, "--resize 0x5"),
+    ],
+)
+def test_bad_options_are_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, object], message: str
+) -> None:
+    assert main(arguments(folder, tmp_path / "out", **options)) == 2
+    assert message in last_line(capsys)
+
+
+@pytest.mark.parametrize("option", ["--resize=12", "--part=3/2", "--executor=none", "--workers=0", "--folds=x"])
+def test_malformed_options_are_refused_by_the_parser(folder: Path, tmp_path: Path, option: str) -> None:
+    with pytest.raises(SystemExit) as error:
+        main([*arguments(folder, tmp_path / "out"), option])
+    assert error.value.code == 2
+
+
+def test_a_folder_with_other_files_is_left_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    assert main(arguments(folder, tmp_path)) == 2
+    assert "is not empty (precious.txt)" in last_line(capsys)
+    assert os.listdir(tmp_path) == ["precious.txt"]
+
+
+# --- doing it again, and in other ways -------------------------------------------------------------------------------
+
+
+def test_a_finished_folder_is_left_as_it_is(folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    times = {path: path.stat().st_mtime_ns for path in shards.iterdir()}
+    assert main(arguments(folder, shards)) == 0
+    assert "already finished, nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in shards.iterdir()} == times
+    assert main(arguments(folder, shards, seed=1)) == 2
+    assert "made with another seed" in last_line(capsys)
+
+
+@pytest.mark.parametrize("options", [{"workers": 3, "executor": "thread"}, {"workers": 2, "executor": "process"}])
+def test_workers_do_not_change_a_byte(folder: Path, shards: Path, tmp_path: Path, options: dict[str, object]) -> None:
+    assert main(arguments(folder, tmp_path / "out", **options)) == 0
+    assert tree_digest(tmp_path / "out") == tree_digest(shards)
+
+
+def test_any_executor_can_be_handed_in(folder: Path, shards: Path, tmp_path: Path) -> None:
+    class Counting(ThreadPoolExecutor):
+        tasks = 0
+
+        def submit(self, *task, **options):  # type: ignore[no-untyped-def]
+            self.tasks += 1
+            return super().submit(*task, **options)
+
+    with Counting(2) as executor:
+        assert main(arguments(folder, tmp_path / "out"), executor) == 0
+    assert executor.tasks == 4
+    assert tree_digest(tmp_path / "out") == tree_digest(shards)
+
+
+def test_parts_are_joined_to_the_same_bytes(
+    folder: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    for part in ("3/3", "1/3"):
+        assert main(arguments(folder, out, part=part)) == 0
+    assert not (out / "manifest.json").exists()
+    assert main(arguments(folder, out, join=3)) == 2
+    assert "run --part 2/3 again, then --join 3" in last_line(capsys)
+    assert main(arguments(folder, out, part="2/3")) == 0
+    assert main(arguments(folder, out, join=3)) == 0
+    assert tree_digest(out) == tree_digest(shards)
+    assert main(arguments(folder, out, join=3)) == 0
+    assert "already finished" in capsys.readouterr().out

@@ -1,0 +1,171 @@
+"""Remote shards: read like local ones, each fetched once, whatever the store and the disk do."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from steel import storage
+from steel.errors import InputError
+from steel.shards import cache as caches
+from steel.shards.cache import FetchError, ShardCache
+from steel.shards.format import Manifest
+from steel.shards.reader import BadSampleError, ShardReader
+from tests.shard_folder import steel_image
+
+
+@pytest.fixture
+def remote(shards: Path) -> str:
+    """The same folder in fsspec's store in memory."""
+    store, url = fsspec.filesystem("memory"), f"memory://{time.time_ns()}"
+    for file in shards.iterdir():
+        store.pipe_file(f"{url}/{file.name}", file.read_bytes())
+    return url
+
+
+def count_downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    names: list[str] = []
+    download = caches.storage.download
+
+    def counted(url: str, path: Path) -> None:
+        names.append(url.rsplit("/", 1)[1])
+        time.sleep(0.02)
+        download(url, path)
+
+    monkeypatch.setattr(caches.storage, "download", counted)
+    return names
+
+
+def test_remote_shards_read_like_local_ones_and_are_fetched_once(
+    remote: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = count_downloads(monkeypatch)
+    local = ShardReader(shards)
+    for _ in range(2):
+        reader = ShardReader(remote, cache_dir=tmp_path)
+        for row in (3, 13, 0, 7, 4):
+            for a, b in zip(reader.read(row), local.read(row), strict=True):
+                assert np.array_equal(a, b)
+    assert sorted(names) == ["index.arrow", "shard-000000.tar", "shard-000001.tar", "shard-000003.tar"]
+    assert not list(tmp_path.rglob("*partial*"))
+
+
+def test_many_readers_at_once_fetch_each_shard_once(
+    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = count_downloads(monkeypatch)
+
+    def read_all() -> None:
+        reader = ShardReader(remote, cache_dir=tmp_path)
+        for row in range(14):
+            assert np.array_equal(reader.read(row).image, steel_image(row))
+
+    threads = [threading.Thread(target=read_all) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(names) == ["index.arrow", *(f"shard-{n:06d}.tar" for n in range(4))]
+
+
+def test_prefetch_takes_what_no_other_process_is_at(
+    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = count_downloads(monkeypatch)
+    reader = ShardReader(remote, cache_dir=tmp_path)
+    assert reader.cache is not None
+    with reader.cache._locked("shard-000001.tar"):
+        reader.prefetch(part=2, num_parts=4)
+    assert names[1:] == ["shard-000002.tar", "shard-000003.tar", "shard-000000.tar"]
+
+
+def test_a_process_alone_fetches_several_shards_at_a_time(
+    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ShardReader(remote, cache_dir=tmp_path)
+    together, download = threading.Barrier(4, timeout=20), storage.download
+
+    def download_together(url: str, path: Path) -> None:
+        together.wait()  # passes when four are there
+        download(url, path)
+
+    monkeypatch.setattr(storage, "download", download_together)
+    reader.prefetch()
+    assert len(list(tmp_path.rglob("*.tar"))) == 4
+    assert np.array_equal(reader.read(13).image, steel_image(13))
+
+
+def test_a_full_cache_lets_go_of_what_was_used_longest_ago(remote: str, shards: Path, tmp_path: Path) -> None:
+    sizes = [info.size for info in Manifest.load(str(shards)).shards]
+    reader = ShardReader(remote, cache_dir=tmp_path, cache_bytes=sizes[0] + sizes[1] + sizes[2])
+    for row in (0, 4, 8, 12, 1, 5, 9, 13):
+        assert np.array_equal(reader.read(row).image, steel_image(row))
+        kept = list(tmp_path.rglob("*.tar"))
+        assert sum(p.stat().st_size for p in kept) <= sum(sizes[:3])
+    held = [os.fstat(handle).st_nlink for handle in reader._handles.values()]
+    assert held.count(0) <= 1  # removed copies do not stay on the disk through open handles
+
+
+def test_a_remote_shard_that_is_missing_cut_or_changed_is_named(
+    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caches, "_PAUSES", (0.0,))
+    store = fsspec.filesystem("memory")
+    store.rm(f"{remote}/shard-000000.tar")
+    store.pipe_file(f"{remote}/shard-000001.tar", b"x" * 100)
+    data = bytearray(store.cat_file(f"{remote}/shard-000002.tar"))
+    data[600] ^= 1
+    store.pipe_file(f"{remote}/shard-000002.tar", bytes(data))
+    reader = ShardReader(remote, cache_dir=tmp_path)
+    for row, reason in ((0, "shard-000000.tar is missing"), (4, "100 bytes came"), (8, "sha256 is not the manifest's")):
+        with pytest.raises(BadSampleError, match=reason):
+            reader.read(row)
+    assert not [p for p in tmp_path.rglob("*.tar*") if not p.name.startswith(".")]
+    assert np.array_equal(reader.read(13).image, steel_image(13))
+
+
+def test_a_passing_fault_is_tried_again(remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches, "_PAUSES", (0.0, 0.0))
+    download, failures = caches.storage.download, iter([ConnectionError("reset"), TimeoutError("slow")])
+
+    def flaky(url: str, path: Path) -> None:
+        error = next(failures, None) if url.endswith(".tar") else None
+        if error is not None:
+            Path(path).write_bytes(b"half")
+            raise error
+        download(url, path)
+
+    monkeypatch.setattr(caches.storage, "download", flaky)
+    assert np.array_equal(ShardReader(remote, cache_dir=tmp_path).read(2).image, steel_image(2))
+
+
+def test_a_full_disk_stays_a_full_disk(remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = ShardReader(remote, cache_dir=tmp_path, on_bad_sample="skip")
+
+    def full(url: str, path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(caches.storage, "download", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        reader.read(0)
+    assert not isinstance(caught.value, InputError)
+
+
+def test_a_fetch_that_was_killed_leaves_nothing_in_the_way(remote: str, shards: Path, tmp_path: Path) -> None:
+    digest = Manifest.load(str(shards)).digest
+    cache = ShardCache(remote, digest, folder=tmp_path)
+    (cache.folder / ".shard-000000.tar.partial").write_bytes(b"half of it")
+    (cache.folder / ".shard-000000.tar.lock").touch()
+    (cache.folder / "shard-000000.tar").write_bytes(b"")  # as a crash of the machine may leave it
+    assert np.array_equal(ShardReader(remote, cache_dir=tmp_path).read(0).image, steel_image(0))
+
+
+def test_unknown_stores_give_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nosuch"):
+        ShardReader("nosuch://bucket/folder", cache_dir=tmp_path)
+    with pytest.raises(FetchError):
+        ShardCache("memory://nothing", "0" * 64, folder=tmp_path).local_file("index.arrow", 1, "")
