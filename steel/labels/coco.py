@@ -1,8 +1,8 @@
 """COCO's JSON: polygons and run lengths, compressed or not.
 
-A segmentation is a list of polygons, whose pixels are added up as the COCO tools do, or run lengths. `iscrowd` says how
-a region was drawn, not what it shows: such regions are masks as any other. An image that is listed without annotations
-is clean; one that is not listed has no labels.
+A segmentation is a list of polygons, whose pixels are added up as the COCO tools do, or run lengths; where there is
+none, the box is what was drawn. `iscrowd` says how a region was drawn, not what it shows: such regions are masks as any
+other. An image that is listed without annotations is clean; one that is not listed has no labels.
 """
 
 import io
@@ -74,7 +74,7 @@ class _Part:
 
     def __init__(self, url: str) -> None:
         self.categories: dict[int | str, tuple[str, str]] = {}
-        self._name = url.rpartition("/")[2]
+        self._url, self._name = url, url.rpartition("/")[2]
         self._images: dict[int | str, tuple[str, tuple[int, int] | None]] = {}
         self._shapes: dict[int | str, list[tuple[int | str, Shape]]] = {}
         self._issues: list[tuple[str, str]] = []
@@ -107,7 +107,7 @@ class _Part:
             return
         shapes = self._shapes.setdefault(image, [])
         try:
-            found = list(_shapes_of(entry.get("segmentation")))
+            found = list(_shapes_of(entry.get("segmentation"), entry.get("bbox")))
         except InputError as error:
             self._issues.append((_MALFORMED, f"{shown} ({error})"))
             return
@@ -120,7 +120,7 @@ class _Part:
         for kind, name in self._issues:
             collector.fail(kind, name)
         for number, (file_name, size) in self._images.items():
-            image_id = collector.open_image(file_name, size, file_name)
+            image_id = collector.open_image(file_name, size, file_name, self._url)
             for category, shape in self._shapes.pop(number, []):
                 if image_id is not None:
                     name, _ = self.categories.get(category, (f"category {category}, which is not listed", ""))
@@ -129,12 +129,15 @@ class _Part:
             collector.fail(NO_IMAGE, f"image id {number}, which is not listed in {self._name} ({len(shapes)} shapes)")
 
 
-def _shapes_of(segmentation: Any) -> Iterable[Shape]:
-    """The shapes of one annotation; none where it has no outline.
+def _shapes_of(segmentation: Any, box: Any) -> Iterable[Shape]:
+    """The shapes of one annotation, its box where there is no segmentation; none where it has no outline.
 
     Raises:
-        InputError: neither polygons nor run lengths.
+        InputError: neither polygons nor run lengths, or a malformed box.
     """
+    if segmentation in (None, []) and box:
+        yield _box_of(box)
+        return
     if isinstance(segmentation, dict):
         yield _runs_of(segmentation)
         return
@@ -144,6 +147,15 @@ def _shapes_of(segmentation: Any) -> Iterable[Shape]:
         numbers = _numbers(ring)
         if len(numbers) > 4 or len(numbers) % 2:  # a point or a line is no outline
             yield polygon_of(numbers)
+
+
+def _box_of(box: Any) -> Shape:
+    numbers = _numbers(box)
+    if len(numbers) != 4:
+        raise InputError(f"a box of {_shown(box)}")
+    left, top, width, height = numbers
+    right, bottom = left + width, top + height
+    return polygon_of(np.array([left, top, right, top, right, bottom, left, bottom]))
 
 
 def _runs_of(segmentation: dict[str, Any]) -> Runs:

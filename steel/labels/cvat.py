@@ -50,7 +50,7 @@ def read_cvat(urls: Sequence[str], where: str, images: ImageIndex, options: Labe
                     if element.tag == "label":
                         names |= dict.fromkeys(_class_of(element))
                     else:
-                        _collect(element, url.rpartition("/")[2], collector, tags)
+                        _collect(element, url, collector, tags)
         except InputError as error:
             raise InputError(f"{url}: {error}") from error
     used = collector.used_classes()
@@ -95,13 +95,14 @@ def _class_of(label: ET.Element) -> list[str]:
     return [name] if name and is_class else []
 
 
-def _collect(image: ET.Element, file: str, collector: ShapeCollector, tags: dict[str, frozenset[str]]) -> None:
+def _collect(image: ET.Element, url: str, collector: ShapeCollector, tags: dict[str, frozenset[str]]) -> None:
     """Add one image's shapes and tags."""
     name = image.get("name") or ""
     sides = [image.get(side, "") for side in ("height", "width")]
     is_size = all(side.isascii() and side.isdigit() and 0 < len(side) < 10 for side in sides)
     size = (int(sides[0]), int(sides[1])) if is_size else None
-    image_id = collector.open_image(name, size if size and min(size) else None, name or f"an image in {file}")
+    shown = name or f"an image in {url.rpartition('/')[2]}"
+    image_id = collector.open_image(name, size if size and min(size) else None, shown, url)
     if image_id is not None:
         tags[image_id] = frozenset(tag.get("label") or "" for tag in image.iter("tag"))
     for number, element in enumerate((e for e in image if e.tag not in ("tag", "attribute")), 1):

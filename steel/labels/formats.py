@@ -32,6 +32,12 @@ class LabelFormat:
     """Of the files that it is read from, one of which must be there; empty for any."""
 
 
+def _is_coco(place: Place, images: ImageIndex) -> bool:
+    """By its keys; but beside the text files of YOLO, Label Studio leaves a `notes.json` with `categories` alone."""
+    keys = place.json_keys() & coco.KEYS
+    return bool(keys) and not (keys == {"categories"} and yolo.looks_like_yolo(place, images))
+
+
 FORMATS: dict[str, LabelFormat] = {
     "kaggle": LabelFormat(
         "a CSV file of run lengths: ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels",
@@ -40,8 +46,8 @@ FORMATS: dict[str, LabelFormat] = {
         kaggle_labels.write_kaggle_labels,
     ),
     "coco": LabelFormat(
-        "COCO's JSON: polygons, and run lengths compressed or not",
-        lambda place, images: place.json_keys() & coco.KEYS != set(),
+        "COCO's JSON: polygons, boxes, and run lengths compressed or not",
+        _is_coco,
         lambda place, images, options: coco.read_coco(place.ending(".json"), place.url, images, options),
         coco.write_coco,
         suffixes=(".json",),

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from steel.errors import list_some
 from steel.images.listing import image_stem
 from steel.labels.options import LabelOptions
 from steel.validation_errors import Issue
@@ -28,6 +29,9 @@ class ImageIndex:
         self._of_stem = {image_stem(image_id): image_id for image_id in image_ids}
         names = Counter(PurePosixPath(image_id).name for image_id in image_ids)
         self._of_name = {name: i for i in image_ids if names[name := PurePosixPath(i).name] == 1}
+        self._namesakes: dict[str, list[str]] = {}
+        for image_id in image_ids:
+            self._namesakes.setdefault(PurePosixPath(image_id).stem, []).append(image_id)
         self._folded = {stem.casefold(): image_id for stem, image_id in self._of_stem.items()}
 
     def __contains__(self, image_id: str) -> bool:
@@ -53,25 +57,40 @@ class ImageIndex:
         kind = f"{what} named in other capitals than their image (--any-case takes them)"
         return Matched(near, Issue(kind, f"{shown} (for {near})"))
 
-    def of_file_name(self, name: str, options: LabelOptions, what: str) -> Matched:
+    def of_file_name(self, name: str, options: LabelOptions, what: str, folder: str = "") -> Matched:
         """The image that a label file means by a file name, which may be a path on the machine where it was made.
 
         Tried in turn: the whole path, the path without its first folders, the name alone where only one image has it;
-        then the same without extensions, for images that were converted since.
+        then the paths without extensions, for images that were converted since.
+
+        Args:
+            name: As it stands in the label file.
+            options: Whether capitals count.
+            what: The kind of labels, in the plural.
+            folder: Of the label file, below the place of all labels; stands before the path: labels of several folders
+                may name images alike.
         """
-        path = name.replace("\\", "/").strip()
-        tails = list(_tails(path))
+        own = list(_tails(name))
+        if not own:
+            return Matched(None)
+        tails = list(_tails(f"{folder}/{own[0]}"))
         for tail in tails:
             if tail in self._of_path:
                 return Matched(tail)
-        if tails and tails[-1] in self._of_name:
+        if tails[-1] in self._of_name:
             return Matched(self._of_name[tails[-1]])
         stems = [image_stem(tail) for tail in tails]
         for stem in stems:
             if stem in self._of_stem:
                 return Matched(self._of_stem[stem])
         near = [matched for stem in stems if (matched := self.of_stem(stem, options, name, what)).image_id is not None]
-        return near[0] if near else Matched(None)
+        if near:
+            return near[0]
+        namesakes = self._namesakes.get(image_stem(own[0]), [])  # of a path none: its image is not there
+        if len(namesakes) < 2:
+            return Matched(None)
+        kind = f"{what} named as several images are (a folder before the name, or around the labels, says which)"
+        return Matched(None, Issue(kind, f"{name} ({list_some(namesakes, 2)})"))
 
     def has_stem(self, stem: str) -> bool:
         """Whether an image has this relative path without extension, in any capitals."""
@@ -80,6 +99,6 @@ class ImageIndex:
 
 def _tails(path: str) -> Iterator[str]:
     """A path, and what is left of it as its first folders go."""
-    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+    parts = [part for part in path.replace("\\", "/").strip().split("/") if part not in ("", ".", "..")]
     for start in range(len(parts)):
         yield "/".join(parts[start:])

@@ -29,18 +29,20 @@ class ShapeCollector:
         """Remember a mistake."""
         self.issues.append(Issue(kind, name))
 
-    def open_image(self, file_name: str, size: tuple[int, int] | None, shown: str) -> str | None:
+    def open_image(self, file_name: str, size: tuple[int, int] | None, shown: str, source: str = "") -> str | None:
         """An image that the labels speak of, as a file name or path from wherever they were made.
 
         Args:
             file_name: As it stands there.
             size: Height and width that the labels are for, where they say so.
             shown: What to name in a message.
+            source: The file that speaks of it, where there may be several: of images of one name it means the one below
+                the same folders.
 
         Returns:
             Its id; None when there is no such image or it was spoken of before, which is remembered as a mistake.
         """
-        image_id, issue = self._images.of_file_name(file_name, self._options, "labels")
+        image_id, issue = self._images.of_file_name(file_name, self._options, "labels", self._folder_of(source))
         if issue is not None:
             self.issues.append(issue)
             if image_id is not None:
@@ -55,6 +57,11 @@ class ShapeCollector:
                 self._sizes[image_id] = size
             return image_id
         return None
+
+    def _folder_of(self, source: str) -> str:
+        """The folders between the place of the labels and one of its files; "" where that file is the place."""
+        inside = source.removeprefix(f"{self._where.rstrip('/')}/")
+        return "" if inside == source else inside.rpartition("/")[0]
 
     def add(self, image_id: str, class_name: str, shape: Shape) -> None:
         """A shape of an image that was opened."""

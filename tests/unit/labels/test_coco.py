@@ -164,6 +164,44 @@ def test_files_in_a_folder_are_parts_of_the_labels(tmp_path: Path) -> None:
         load_labels(images, tmp_path / "labels")
 
 
+def test_a_box_stands_for_an_outline_that_is_not_there(tmp_path: Path) -> None:
+    """As Label Studio, CVAT and Roboflow write boxes; a line, or a box beside an outline, is none."""
+    images = write_images(tmp_path / "images", "a.jpg")
+    shapes = [
+        annotation(1, 1, 1, [], bbox=[4.2, 6.2, 15.9, 2.8]),
+        {"id": 2, "image_id": 1, "category_id": 2, "bbox": [30, 20, 8, 6], "area": 48},
+        annotation(3, 1, 1, [SQUARE], bbox=[0, 0, WIDTH, HEIGHT]),
+    ]
+    path = write(tmp_path / "labels.json", [image_entry(1, "a.jpg")], shapes)
+    bits = load_labels(images, path).bitmask("a.jpg", HEIGHT, WIDTH)
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[2:8, 2:8] = expected[6:9, 4:20] = 1
+    expected[20:26, 30:38] = 2
+    assert np.array_equal(bits, expected)
+    shapes = [annotation(1, 1, 1, [[1, 1, 9, 9]], bbox=[1, 1, 8, 8]), annotation(2, 1, 1, [], bbox=[1, 2])]
+    write(path, [image_entry(1, "a.jpg")], shapes)
+    with pytest.raises(
+        InputError, match=r"malformed entries: annotation 2 in labels\.json \(a box of \[1, 2\]\)"
+    ) as caught:
+        load_labels(images, path)
+    assert "1 shapes that cover no pixel: annotation 1 in labels.json (no outline)" in str(caught.value)
+
+
+def test_files_of_several_folders_may_name_images_alike(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", "line1/a.jpg", "line2/a.jpg")
+    for k, line in enumerate(("line1", "line2"), 1):
+        (tmp_path / "labels" / line).mkdir(parents=True)
+        write(tmp_path / f"labels/{line}/coco.json", [image_entry(1, "a.jpg")], [annotation(1, 1, k, [SQUARE])])
+    found = load_labels(images, tmp_path / "labels")
+    assert (found.class_ids("line1/a.jpg"), found.class_ids("line2/a.jpg")) == ({1}, {2})
+    options = LabelOptions(missing_mask="clean", stray_labels="skip")
+    with pytest.raises(InputError, match=r"named as several images are .*: a\.jpg \(line1/a\.jpg, line2/a\.jpg"):
+        load_labels(images, tmp_path / "labels/line1/coco.json", options)
+    write(tmp_path / "labels/line1/coco.json", [image_entry(1, "line3/a.jpg")], [annotation(1, 1, 1, [SQUARE])])
+    found = load_labels(images, tmp_path / "labels/line1/coco.json", options)
+    assert found.left_out == ("left out: 1 labels without an image",)
+
+
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", "a.jpg", "unlisted.jpg")
     entries = [image_entry(1, "a.jpg"), image_entry(2, "lost.jpg"), {"id": 3}]

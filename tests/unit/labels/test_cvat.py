@@ -132,6 +132,17 @@ def test_classes_are_the_labels_of_the_task_that_shapes_can_have(tmp_path: Path)
     assert load(tmp_path, image("a.jpg"), image("b.jpg")).class_names == ("scratch", "pit", "good")
 
 
+def test_tasks_may_name_images_alike(tmp_path: Path) -> None:
+    for k, line in enumerate(("line1", "line2")):
+        (tmp_path / "images" / line).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "images" / line / "a.jpg"), np.full((HEIGHT, WIDTH), 90, np.uint8))
+        (tmp_path / "labels" / line).mkdir(parents=True)
+        shapes = image("a.jpg", polygon(("scratch", "pit")[k]))
+        (tmp_path / "labels" / line / "annotations.xml").write_text(f"{TASK}{shapes}</annotations>\n")
+    found = load_labels(tmp_path / "images", tmp_path / "labels")
+    assert (found.class_ids("line1/a.jpg"), found.class_ids("line2/a.jpg")) == ({1}, {2})
+
+
 def test_where_some_images_are_tagged_clean_the_others_are_not(tmp_path: Path) -> None:
     entries = image("a.jpg", '<tag label="good" source="manual"></tag>'), image("b.jpg")
     with pytest.raises(

@@ -1,5 +1,6 @@
 """YOLO's segmentation text in the layouts of Ultralytics, Roboflow and Label Studio."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -77,6 +78,17 @@ def test_layouts(tmp_path: Path, images: str, labels: str, given: str, table: st
         (record,) = found.images
         assert found.class_names == ("pit", "dent")
         assert np.array_equal(found.bitmask(record.image_id, HEIGHT, WIDTH) >> 1, by_coco(RING))
+
+
+def test_label_studio_puts_its_categories_beside(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", "a.jpg")
+    write(tmp_path / "labels/a.txt", line(1, RING))
+    write(tmp_path / "classes.txt", "pit\ndent\n")
+    notes = {"categories": [{"id": 0, "name": "pit"}, {"id": 1, "name": "dent"}], "info": {"version": "1.0"}}
+    write(tmp_path / "notes.json", json.dumps(notes))
+    found = load_labels(tmp_path / "images", tmp_path)
+    assert found.class_names == ("pit", "dent")
+    assert np.array_equal(found.bitmask("a.jpg", HEIGHT, WIDTH) >> 1, by_coco(RING))
 
 
 def test_a_table_stands_for_the_folder_that_it_lies_in(tmp_path: Path) -> None:
