@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -70,9 +71,20 @@ def tile_bar() -> Iterator[Callable[[int, int], None]]:
         yield on_tile
 
 
+def number(text: str) -> float:
+    """The value of an option that takes a number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return value
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """The value of an option that takes `1,2,3`."""
-    return tuple(float(part) for part in text.split(","))
+    return tuple(number(part) for part in text.split(","))
 
 
 def fold_numbers(text: str) -> tuple[int, ...]:

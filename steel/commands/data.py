@@ -2,7 +2,7 @@
 
 import argparse
 
-from steel.commands.common import image_bar, make_way, numbers
+from steel.commands.common import image_bar, make_way, number, numbers
 from steel.extensions import load_extensions
 
 
@@ -33,7 +33,7 @@ def add_synth(commands: argparse._SubParsersAction) -> None:
         help="share of images that hold each class; departs from the real frequencies (0.07,0.02,0.41,0.06), "
         "so that small sets have enough of the rare classes",
     )
-    add("--defect-share", type=float, metavar="X", help="share of images with any defect (real: 0.53)")
+    add("--defect-share", type=number, metavar="X", help="share of images with any defect (real: 0.53)")
     add("--workers", type=int, metavar="N", help="processes; all CPUs when not given")
     add("--height", type=int, metavar="PIXELS", default=256, help="of an image")
     add("--width", type=int, metavar="PIXELS", default=1600, help="of an image")

@@ -5,7 +5,7 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from steel.commands.common import fold_numbers, image_bar, make_way, positive, require_torch, tile_bar
+from steel.commands.common import fold_numbers, image_bar, make_way, number, positive, require_torch, tile_bar
 from steel.commands.predictions import add_predict_arguments, job_from, make_way_for, report_predictions
 from steel.inference.int8_report import MAX_LOSS, NUM_IMAGES
 from steel.views import parse_tta
@@ -105,7 +105,7 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--int8-max-loss",
-        type=float,
+        type=number,
         default=MAX_LOSS,
         metavar="DICE",
         help="write nothing if mean or positive Dice falls by more",

@@ -4,7 +4,7 @@ import argparse
 import ipaddress
 import sys
 
-from steel.commands.common import add_inference, positive, require_torch, whole
+from steel.commands.common import add_inference, number, positive, require_torch, whole
 from steel.errors import InputError
 from steel.serving.limits import Limits
 from steel.views import parse_tta
@@ -93,7 +93,7 @@ def _port(text: str) -> int:
 
 
 def _milliseconds(text: str) -> float:
-    value = float(text)
+    value = number(text)
     if not 0 <= value <= 10_000:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 10000")
     return value

@@ -56,6 +56,13 @@ def _add_reading_arguments(group: argparse._ActionsContainer, *, required: bool 
     )
 
 
+def _mask_value(text: str) -> int:
+    try:
+        return parse_value(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor a colour #rrggbb") from error
+
+
 def add_class_arguments(group: argparse._ActionsContainer) -> None:
     """What masks mean, for every program that reads them."""
     group.add_argument(
@@ -67,7 +74,7 @@ def add_class_arguments(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument(
         "--ignore-value",
-        type=parse_value,
+        type=_mask_value,
         metavar="V",
         help="value of mask pixels whose truth is not known (a number, or a colour #rrggbb)",
     )

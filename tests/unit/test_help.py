@@ -72,6 +72,13 @@ def test_texts_of_fields_are_wrapped_as_paragraphs(
         (steel, ["serve", "model.onnx", "--port", "abc"], "argument --port: 'abc' is no whole number"),
         (steel, ["export", "a", "--onnx", "b", "--int8-folds", "2,x", "0"], "--int8-folds: 'x' is no whole number"),
         (steel, ["convert", "a", "--images", "b", "--to", "pascal", "--out", "c"], "--to: invalid choice: 'pascal'"),
+        (steel, ["serve", "model.onnx", "--batch-wait", "soon"], "argument --batch-wait: 'soon' is no number"),
+        (steel, ["export", "a", "--onnx", "b", "--int8-max-loss", "nan"], "--int8-max-loss: 'nan' is no number"),
+        (steel, ["synth", "a", "--class-share", "0.1,x"], "argument --class-share: 'x' is no number"),
+        (
+            *(shard, ["--images", "a", "--labels", "b", "--out", "c", "--ignore-value", "white"]),
+            "argument --ignore-value: 'white' is neither a whole number nor a colour #rrggbb",
+        ),
         (steel, ["nonsense"], "invalid choice: 'nonsense'"),
         (shard, ["--images", "a", "--labels", "b", "--out", "c", "--workers", "0"], "--workers: 0 is not at least 1"),
         (evaluate, [], "required: --checkpoint, --data, --out"),
