@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from bench.pictures import SECTIONS
+from steel import __version__
 from tests.paths import ROOT
 
 FOLDERS = ("docs", "launch", "bench")
@@ -56,6 +57,13 @@ def test_the_site_asks_nobody_for_anything_and_refuses_broken_links() -> None:
     assert SITE["strict"] is True
     assert SITE["theme"]["font"] is False and "offline" in SITE["plugins"]
     assert "/site/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_the_wheel_is_installed_by_its_path() -> None:
+    """By its name alone an index might be asked for it, where anybody can have put something newer under that name."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert set(re.findall(r"pip install '(.*?whl)\[", text)) == {f"wheels/steel_defects-{__version__}-py3-none-any.whl"}
+    assert not re.findall(r"pip install[^\n`]* '?steel-defects.*", text)
 
 
 def test_pictures_are_small_and_shown() -> None:
