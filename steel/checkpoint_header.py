@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steel.config import NetworkConfig, TilingConfig
-from steel.decision import Decision
+from steel.decision import Decision, check_covers
 from steel.errors import InputError
 from steel.extensions import say_missing
 from steel.images.pixel_format import EIGHT_BITS, Depth
@@ -164,8 +164,8 @@ def _check_content(content: dict[str, Any]) -> None:
     num_classes, decision, size = found["network"].num_classes, found["decision"], found["input_size"]
     if len(found["class_names"]) != num_classes:
         raise InputError(f"{len(found['class_names'])} class names for {num_classes} classes")
-    if decision is not None and len(decision.classes) != num_classes:
-        raise InputError(f"a decision for {len(decision.classes)} classes, a network for {num_classes}")
+    if decision is not None:
+        check_covers(decision, num_classes)
     if size is not None and not all(1 <= side < 1 << 15 for side in size):
         raise InputError(f"images of {size[0]}x{size[1]} pixels")
     _check_provenance(found["provenance"])

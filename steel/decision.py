@@ -99,6 +99,12 @@ class Decision:
         return from_dict(cls, values)
 
 
+def check_covers(decision: Decision, num_classes: int) -> None:
+    """Raises InputError unless a decision is for so many classes."""
+    if len(decision.classes) != num_classes:
+        raise InputError(f"a decision for {len(decision.classes)} classes, a network for {num_classes}")
+
+
 def default_decision(num_classes: int, tta: tuple[str, ...] = ()) -> Decision:
     """All thresholds at one half, no limits on areas, no gate: what an untuned model answers."""
     return Decision(classes=(ClassDecision(),) * num_classes, tta=tta)

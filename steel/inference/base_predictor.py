@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from steel.config import TilingConfig
-from steel.decision import Decision, clears
+from steel.decision import Decision, check_covers, clears
+from steel.errors import InputError
 from steel.gates import GATES
 from steel.images.pixel_format import Depth
 from steel.inference.batching import Cleared, ImageProbs, Prepared, group_by_size, make_batch, prepare
@@ -45,7 +46,11 @@ class BasePredictor(ABC):
     precision: str
     """`no`, `bf16`, `fp16` or `int8`."""
 
-    def __init__(self) -> None:
+    def __init__(self, pixels_per_pass: int | None, default: int) -> None:
+        """Take so many pixels in a pass, `default` when None."""
+        if pixels_per_pass is not None and pixels_per_pass < 1:
+            raise InputError(f"pixels-per-pass: {pixels_per_pass} is not at least 1")
+        self.pixels_per_pass = pixels_per_pass or default
         self.on_tile: Callable[[int, int], None] = lambda done, total: None
         """Called, while a large image is taken in tiles, with the tiles done and in all."""
 
@@ -61,7 +66,7 @@ class BasePredictor(ABC):
             One for each image, in their order.
 
         Raises:
-            InputError: an image of another shape or type, or that cannot be read.
+            InputError: an image of another shape or type, or that cannot be read; a decision for other classes.
             OutOfMemoryError: says what needs less.
         """
         return list(self.predict_stream(images, decision))
@@ -78,6 +83,7 @@ class BasePredictor(ABC):
                 that the gate clears may be 0, and its decoder need not run.
         """
         decision = decision or self.decision
+        check_covers(decision, len(self.class_names))
         cleared = partial(clears, decision) if masks_only and GATES[decision.gate].asks_any else None
         begun: deque[list[Prepared]] = deque()
         done: dict[int, Prediction] = {}

@@ -43,7 +43,7 @@ class OnnxPredictor(BasePredictor):
             pixels_per_pass: as many images of one padded size share a pass as have no more pixels than that, but at
                 least one; what is fast when None.
         """
-        super().__init__()
+        super().__init__(pixels_per_pass, PIXELS_PER_PASS)
         self._session = session
         self.class_names = tuple(header["class_names"])
         self.is_tuned = header["decision"] is not None
@@ -56,7 +56,6 @@ class OnnxPredictor(BasePredictor):
         self.input_size = None if size is None else (int(size[0]), int(size[1]))
         self.depth = from_dict(Depth, header["depth"])
         self.tiling = from_dict(TilingConfig, header["tiling"])
-        self.pixels_per_pass = pixels_per_pass or PIXELS_PER_PASS
         self.device = device
         self.precision = "int8" if "int8" in header else "no"
 

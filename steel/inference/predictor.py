@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steel.checkpoint import Checkpoint, load_checkpoint
 from steel.config import TilingConfig
-from steel.decision import Decision, default_decision
+from steel.decision import Decision, check_covers, default_decision
 from steel.errors import InputError, out_of_memory_as
 from steel.extensions import require_extensions
 from steel.images.pixel_format import EIGHT_BITS, Depth
@@ -75,8 +75,8 @@ class Predictor(BasePredictor):
         Raises:
             InputError: a device that is not there, an unknown view or precision, or a decision for other classes.
         """
-        super().__init__()
         self.device = choose_device(device)
+        super().__init__(pixels_per_pass, default_pixels_per_pass(self.device.type))
         self.models = [fold_batch_norms(model).to(self.device) for model in models]
         network = self.models[0].network
         self.num_classes = network.num_classes
@@ -86,15 +86,11 @@ class Predictor(BasePredictor):
         self.class_names = tuple(class_names or (f"class {k}" for k in range(1, self.num_classes + 1)))
         self.is_tuned = decision is not None
         self.decision = decision or default_decision(self.num_classes)
-        if len(self.decision.classes) != self.num_classes:
-            raise InputError(f"a decision for {len(self.decision.classes)} classes, a network for {self.num_classes}")
+        check_covers(self.decision, self.num_classes)
         self.tta = check_tta(self.decision.tta if tta is None else tta)
         self.input_size = input_size
         self.depth = depth
         self.tiling = tiling or TilingConfig()
-        if pixels_per_pass is not None and pixels_per_pass < 1:
-            raise InputError(f"pixels-per-pass: {pixels_per_pass} is not at least 1")
-        self.pixels_per_pass = pixels_per_pass or default_pixels_per_pass(self.device.type)
         self.passes_at_once = count_passes(self.device)
         self.precision = choose_precision(precision, self.device.type)
 

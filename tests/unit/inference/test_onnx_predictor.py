@@ -233,3 +233,7 @@ def test_what_a_graph_cannot_do_is_refused_in_one_line(folder: Path, tmp_path: P
 def test_a_decision_can_be_given(folder: Path, graph: OnnxPredictor) -> None:
     nothing = dataclasses.replace(DECISION, classes=(ClassDecision(max_area=0),) * 2)
     assert not any(prediction.class_ids for prediction in graph.predict(folder / "images", nothing))
+    with pytest.raises(InputError, match="a decision for 1 classes, a network for 2"):
+        graph.predict(folder / "images", Decision(classes=(ClassDecision(),)))
+    with pytest.raises(InputError, match="pixels-per-pass: 0 is not at least 1"):
+        OnnxPredictor.from_file(folder / "model.onnx", pixels_per_pass=0)

@@ -349,6 +349,8 @@ def test_mistakes(checkpoint, tmp_path):
     one_class = Decision(classes=(ClassDecision(),))
     with pytest.raises(InputError, match="decision for 1 classes"):
         Predictor.from_checkpoint(dataclasses.replace(checkpoint, decision=one_class), device="cpu")
+    with pytest.raises(InputError, match="decision for 1 classes"):
+        Predictor.from_checkpoint(checkpoint, device="cpu").predict(images((32, 40)), one_class)
     network = dataclasses.replace(checkpoint.network, decoder_channels=(8, 4))
     path = tmp_path / "odd.safetensors"
     save_checkpoint(path, dataclasses.replace(checkpoint, network=network))

@@ -24,11 +24,11 @@ class Recording(BasePredictor):
 
     class_names = ("spot",)
     decision = default_decision(1)
-    in_channels, stride, input_size, depth, pixels_per_pass = 1, 1, None, EIGHT_BITS, PASS
+    in_channels, stride, input_size, depth = 1, 1, None, EIGHT_BITS
     tiling = TilingConfig()
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(PASS, default=PASS)
         self.batches: list[list[int]] = []
         self.may_go_on = threading.Event()
         self.may_go_on.set()
