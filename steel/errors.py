@@ -65,6 +65,11 @@ def list_some(names: Sequence[str], limit: int = 5) -> str:
     return f"{shown} and {hidden} more" if hidden > 0 else shown
 
 
+def counted(number: float, word: str) -> str:
+    """`1 image`, `2 images`, `0.5 epochs`."""
+    return f"{number:,g} {word}{'' if number == 1 else 's'}" if number < 1e6 else f"{number:,.0f} {word}s"
+
+
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|allocate memory|insufficient memory|ALLOC(ATION)?_FAILED|bad_alloc", re.IGNORECASE
 )

@@ -53,9 +53,9 @@ def _predict(arguments: argparse.Namespace, runtime: Runtime) -> int:
     def plan() -> Plan:
         return plan_folder(job, predictor.class_names, describe_predictor(predictor, arguments.checkpoint))
 
-    records, missing = runtime.on_main(plan)
-    total, before, begun = len(records), len(records) - len(missing), time.perf_counter()
-    mine = missing[runtime.rank :: runtime.world]
+    planned, begun = runtime.on_main(plan), time.perf_counter()
+    total, before = len(planned.records), len(planned.records) - len(planned.missing)
+    mine = planned.missing[runtime.rank :: runtime.world]
     if runtime.is_main:
         with image_bar("predict") as on_image:  # as if all ranks were equally fast
             found = predict_images(
@@ -64,7 +64,7 @@ def _predict(arguments: argparse.Namespace, runtime: Runtime) -> int:
     else:
         found = predict_images(predictor, job, mine)
     unreadable = {image_id: reason for part in runtime.all_gather(found) for image_id, reason in part.items()}
-    summary = runtime.on_main(lambda: finish_folder(job, predictor.class_names, records, unreadable))
+    summary = runtime.on_main(lambda: finish_folder(job, predictor.class_names, planned, unreadable))
     if not runtime.is_main:
         return 0
     return report_predictions(job, predictor, summary, time.perf_counter() - begun)

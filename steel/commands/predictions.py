@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from steel.commands.common import add_inference, positive
-from steel.errors import list_some
+from steel.errors import counted, list_some
 from steel.extensions import load_extensions
 
 if TYPE_CHECKING:
@@ -69,34 +69,39 @@ def job_from(arguments: argparse.Namespace) -> "FolderJob":
 
 
 def make_way_for(arguments: argparse.Namespace) -> None:
-    """See, before the model is loaded, that the files can be written and replace no input."""
+    """See, before the model is loaded, that the job can be done as far as that can be told, and replaces no input."""
     from steel import storage
+    from steel.inference.folder_job import check_job
     from steel.inference.writers import WRITERS
 
     places = {WRITERS[name].place for name in arguments.format if name in WRITERS}
     outputs = [storage.join(arguments.out, place) for place in places]
     storage.check_apart([arguments.checkpoint, arguments.images, arguments.template], [*outputs, arguments.out])
+    check_job(job_from(arguments))
 
 
 def report_predictions(job: "FolderJob", predictor: "BasePredictor", summary: "FolderSummary", seconds: float) -> int:
-    """Say what was predicted; returns the exit code."""
+    """Say what was predicted, by this attempt in so many seconds; returns the exit code."""
     from steel.inference.writers import WRITERS
 
     classes = ", ".join(
         f"{number} {name}" for name, number in zip(predictor.class_names, summary.per_class, strict=True)
     )
-    left_out = f", of which {summary.not_in_sample} are not in the sample" if summary.not_in_sample else ""
+    earlier = summary.images - summary.new
+    images = (
+        counted(summary.images, "image")
+        + (f", {earlier} of them by an earlier attempt" if earlier else "")
+        + (f", {summary.not_in_sample} of them not in the sample" if summary.not_in_sample else "")
+    )
     print(  # noqa: T201
-        f"{job.out}: {', '.join(WRITERS[name].place for name in job.formats)}; {summary.images} images{left_out}; "
-        f"{summary.defective} defective ({classes}); {summary.images / seconds:.1f} images/s on {predictor.device}, "
-        f"{1 + len(predictor.tta)} views per image"
+        f"{job.out}: {', '.join(WRITERS[name].place for name in job.formats)}; {images}; "
+        f"{summary.defective} defective ({classes}); {summary.new / seconds:.1f} images/s on {predictor.device}, "
+        f"{counted(1 + len(predictor.tta), 'view')} per image"
         + ("" if predictor.is_tuned else "; never tuned, so all thresholds are one half")
     )
     if not summary.unreadable:
         return 0
     named = list_some([f"{image_id} ({reason})" for image_id, reason in sorted(summary.unreadable.items())])
-    print(  # noqa: T201
-        f"warning: {len(summary.unreadable)} unreadable images were left out: {named}",
-        file=sys.stderr,
-    )
+    left_out = counted(len(summary.unreadable), "unreadable image")
+    print(f"warning: left out {left_out}: {named}", file=sys.stderr)  # noqa: T201
     return UNREADABLE

@@ -47,6 +47,20 @@ class Plan(NamedTuple):
     """Those that are still to be predicted."""
 
 
+def check_job(job: FolderJob) -> None:
+    """Check what can be told of a job before its model is loaded and its images are listed.
+
+    Raises:
+        InputError: formats or places that cannot be, or files of an earlier job in the way.
+    """
+    _check_formats(job)
+    if not storage.is_remote(job.source) and not storage.local_path(job.source).exists():
+        raise InputError(f"{job.source}: no such file or folder")
+    _check_places(job)
+    if not Journal(job.out).is_begun():
+        _check_empty(job)
+
+
 def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[str, Any]) -> Plan:
     """Check that a job can be done, and begin its journal or go on with it.
 
@@ -58,15 +72,12 @@ def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[
     Raises:
         InputError: no images, formats or places that cannot be, or unfinished predictions of another job.
     """
-    _check_formats(job)
+    check_job(job)
     records = find_images(job.source, job.tiff_pages)
-    _check_places(job)
     for name in job.formats:
         WRITERS[name].check(job.task(class_names, records))
     storage.make_folder(job.out)
     journal = Journal(job.out)
-    if not journal.is_begun():
-        _check_empty(job)
     template = None if job.template is None else digest_file(job.template)
     how = {"format": sorted(job.formats), "columns": job.columns, "template": template, "version": __version__}
     how["tiff_pages"] = job.tiff_pages
@@ -84,10 +95,8 @@ def find_images(source: str, tiff_pages: TiffPages = "refuse") -> tuple[ImageRec
     """The images of a folder, or the one file that `source` names.
 
     Raises:
-        InputError: no such folder or file, or no image there.
+        InputError: no image there.
     """
-    if not storage.is_remote(source) and not storage.local_path(source).exists():
-        raise InputError(f"{source}: no such file or folder")
     if not _is_file(source):
         return list_images(source, tiff_pages=tiff_pages)
     record = ImageRecord(source.rpartition("/")[2], source)

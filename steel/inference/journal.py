@@ -125,6 +125,22 @@ class Journal:
     def _parts(self) -> list[str]:
         return [storage.join(self.folder, file.path) for file in storage.list_files(self.folder, (".jsonl",))]
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Say so where the folder goes while it is used: whatever fails then fails for that.
+
+        Raises:
+            InputError: it is gone.
+        """
+        try:
+            yield
+        except (FileNotFoundError, InputError) as error:
+            if self.is_begun():
+                raise
+            raise InputError(
+                f"{self.folder}: gone meanwhile; another command for {self.out} has finished, or somebody removed it"
+            ) from error
+
     def remove(self) -> None:
         """The outputs are complete."""
         storage.remove(self.folder)

@@ -17,7 +17,7 @@ from steel.errors import out_of_memory_as
 from steel.images.decode import decode_image
 from steel.images.listing import ImageRecord
 from steel.inference.base_predictor import BasePredictor
-from steel.inference.folder_job import FolderJob, digest_file, plan_folder
+from steel.inference.folder_job import FolderJob, Plan, digest_file, plan_folder
 from steel.inference.journal import Journal, Lines, line_of
 from steel.inference.prediction import Prediction
 from steel.inference.sources import NamedImage
@@ -38,6 +38,8 @@ class FolderSummary:
 
     images: int
     """That have predictions."""
+    new: int
+    """Of them by this attempt."""
     defective: int
     """Images with any mask."""
     per_class: tuple[int, ...]
@@ -66,10 +68,10 @@ def predict_folder(
         InputError: no images, formats or places that cannot be, or unfinished predictions of another job.
         OutOfMemoryError: says what needs less.
     """
-    records, missing = plan_folder(job, predictor.class_names, depends_on)
-    before, total = len(records) - len(missing), len(records)
-    unreadable = predict_images(predictor, job, missing, lambda done: on_image(before + done, total))
-    return finish_folder(job, predictor.class_names, records, unreadable)
+    plan = plan_folder(job, predictor.class_names, depends_on)
+    before, total = len(plan.records) - len(plan.missing), len(plan.records)
+    unreadable = predict_images(predictor, job, plan.missing, lambda done: on_image(before + done, total))
+    return finish_folder(job, predictor.class_names, plan, unreadable)
 
 
 def describe_predictor(predictor: BasePredictor, checkpoint: str) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def predict_images(
     """
     journal, unreadable = Journal(job.out), dict[str, str]()
     ahead = _Ahead(job.threads)
-    with out_of_memory_as("fewer --threads need less"), ThreadPoolExecutor(job.threads) as pool:
+    with journal.watched(), out_of_memory_as("fewer --threads need less"), ThreadPoolExecutor(job.threads) as pool:
 
         def images() -> Iterator[NamedImage]:
             decoded = ahead.map(pool, lambda record: _decode(record, predictor), records)
@@ -127,11 +129,11 @@ def predict_images(
 
 
 def finish_folder(
-    job: FolderJob, class_names: Sequence[str], records: Sequence[ImageRecord], unreadable: Mapping[str, str]
+    job: FolderJob, class_names: Sequence[str], plan: Plan, unreadable: Mapping[str, str]
 ) -> FolderSummary:
     """Write the files of all images from the journal, then remove it."""
-    journal, task = Journal(job.out), job.task(class_names, records)
-    with journal.local_lines(task.image_ids) as lines:
+    journal, task = Journal(job.out), job.task(class_names, plan.records)
+    with journal.watched(), journal.local_lines(task.image_ids) as lines:
         for name in job.formats:
             writer = WRITERS[name]
             if isinstance(writer, FileWriter):
@@ -141,6 +143,7 @@ def finish_folder(
     journal.remove()
     return FolderSummary(
         images=len(found),
+        new=len(plan.missing) - len(unreadable),
         defective=sum(map(bool, found)),
         per_class=tuple(sum(k in classes for classes in found) for k in range(1, len(class_names) + 1)),
         unreadable=unreadable,

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from steel.errors import counted
 from steel.reports.explore_data import ExploredData
 from steel.reports.explore_figures import PixelSurvey
 from steel.reports.model_card import FEW_IMAGES
@@ -61,7 +62,7 @@ def _duplicates(data: ExploredData) -> Iterator[Finding]:
         rows = tuple(row for group in differing for row in _one_of_each(data, group))
         yield Finding(
             "bad",
-            f"{_count(len(differing), 'group')} of duplicates labelled differently",
+            f"{counted(len(differing), 'group')} of duplicates labelled differently",
             "The same picture has other classes in another copy of it: one of the labels is wrong. Correct them, or "
             "keep one image of each group; until then no model can be right on both.",
             rows,
@@ -71,7 +72,7 @@ def _duplicates(data: ExploredData) -> Iterator[Finding]:
         if astride:
             yield Finding(
                 "bad",
-                f"{_count(len(astride), 'group')} of duplicates in several folds",
+                f"{counted(len(astride), 'group')} of duplicates in several folds",
                 "A model is judged on images that it has seen: shard again, so that groups stay together.",
                 tuple(row for group in astride for row in group.tolist()),
             )
@@ -99,7 +100,7 @@ def _rare_classes(data: ExploredData) -> Iterator[Finding]:
         elif number < FEW_IMAGES:
             yield Finding(
                 "warn",
-                f"{name} is too rare to measure: {_count(number, 'image')}",
+                f"{name} is too rare to measure: {counted(number, 'image')}",
                 f"With fewer than {FEW_IMAGES}, spread over folds, scores say little: collect more, or merge classes.",
                 tuple(np.flatnonzero(data.has[:, k]).tolist()),
             )
@@ -141,7 +142,7 @@ def _masks(data: ExploredData, survey: PixelSurvey) -> Iterator[Finding]:
         single = int((data.areas == 1).sum())
         yield Finding(
             "warn",
-            f"{_count(int(tiny.sum()), 'mask')} of at most {TINY_PIXELS} pixels"
+            f"{counted(int(tiny.sum()), 'mask')} of at most {TINY_PIXELS} pixels"
             + (f", {single:,} of a single one" if single else ""),
             "Slips of the pen, or labels that were made smaller: Dice treats each as a whole defect. Remove them.",
             _by_area(data, tiny),
@@ -150,7 +151,7 @@ def _masks(data: ExploredData, survey: PixelSurvey) -> Iterator[Finding]:
     if specks.any():
         yield Finding(
             "warn",
-            f"{_count(int(specks.any(axis=1).sum()), 'image')} with specks of 1 or 2 pixels beside larger regions",
+            f"{counted(int(specks.any(axis=1).sum()), 'image')} with specks of 1 or 2 pixels beside larger regions",
             "Labels from a resize or a threshold look like this: close holes and drop specks before training.",
             tuple(survey.rows[specks.any(axis=1)].tolist()),
         )
@@ -158,7 +159,7 @@ def _masks(data: ExploredData, survey: PixelSurvey) -> Iterator[Finding]:
     if whole.any():
         yield Finding(
             "warn",
-            f"{_count(int(whole.any(axis=1).sum()), 'image')} covered wholly by one class",
+            f"{counted(int(whole.any(axis=1).sum()), 'image')} covered wholly by one class",
             "A background that became a class, or inverted masks, look like this.",
             tuple(np.flatnonzero(whole.any(axis=1)).tolist()),
         )
@@ -178,7 +179,7 @@ def _sizes(data: ExploredData) -> Iterator[Finding]:
         odd = np.flatnonzero((data.sizes != usual).any(axis=1))
         yield Finding(
             "warn",
-            f"{_count(len(odd), 'image')} of another size than {usual[0]}x{usual[1]}",
+            f"{counted(len(odd), 'image')} of another size than {usual[0]}x{usual[1]}",
             "Cropped, rotated or of another camera: see whether they belong here.",
             tuple(odd.tolist()),
         )
@@ -189,7 +190,7 @@ def _brightness(survey: PixelSurvey) -> Iterator[Finding]:
     if black.any():
         yield Finding(
             "warn",
-            f"{_count(int(black.sum()), 'image')} almost wholly black",
+            f"{counted(int(black.sum()), 'image')} almost wholly black",
             "Nothing is to be seen on them: leave them out, or call them clean.",
             tuple(survey.rows[black].tolist()),
         )
@@ -202,14 +203,10 @@ def _brightness(survey: PixelSurvey) -> Iterator[Finding]:
             order = np.argsort(-np.abs(values - middle), kind="stable")
             yield Finding(
                 "warn",
-                f"{_count(int(odd.sum()), 'image')} of odd {words}",
+                f"{counted(int(odd.sum()), 'image')} of odd {words}",
                 f"Far from the usual {middle:.0f} of 255: lights, exposure or another camera.",
                 tuple(survey.rows[i] for i in order.tolist() if odd[i]),
             )
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def to_plain(data: ExploredData, findings: Sequence[Finding]) -> list[dict[str, object]]:

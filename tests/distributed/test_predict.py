@@ -64,7 +64,7 @@ def test_two_ranks_write_what_one_writes_each_image_once(folder: Path, capsys: p
     done = run(1, "train", "predict", *line, *out, "--processes", "2", check=False, **variables)
     assert done.returncode == 3, done.stderr
     assert done.stderr.splitlines()[-1] == said
-    assert "warning: 1 unreadable images were left out: 06.png (damaged PNG" in said
+    assert "warning: left out 1 unreadable image: 06.png (damaged PNG" in said
     assert "10 images; " in done.stdout
     assert tree_digest(folder / "two") == tree_digest(folder / "one")
     traces = list((folder / "traces").iterdir())

@@ -14,7 +14,7 @@ import pytest
 
 from data_prep.__main__ import main as shard
 from steel.distributed.runtime import start
-from steel.errors import InputError, printable, run_program
+from steel.errors import InputError, counted, printable, run_program
 from steel.labels.submission import write_submission
 from tests.image_folder import arguments, write_images
 from tests.paths import ROOT
@@ -27,6 +27,12 @@ def ascii_console() -> Iterator[io.BytesIO]:
     out, err = (io.TextIOWrapper(said, encoding="ascii", errors="strict", write_through=True) for _ in range(2))
     with redirect_stdout(out), redirect_stderr(err):
         yield said
+
+
+def test_counts_in_words() -> None:
+    said = [counted(1, "epoch"), counted(0.5, "epoch"), counted(4242, "step"), counted(0, "image")]
+    assert said == ["1 epoch", "0.5 epochs", "4,242 steps", "0 images"]
+    assert counted(12_345_678, "image") == "12,345,678 images"
 
 
 def test_a_character_that_the_console_lacks_is_escaped() -> None:

@@ -5,6 +5,8 @@ import dataclasses
 import json
 import os
 import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -133,9 +135,27 @@ def test_predict_in_the_rows_of_a_sample(work, steel):
         "--device", "cpu",
     )  # fmt: skip
     assert code == 0
-    assert "4 images, of which 2 are not in the sample" in out
-    assert "1 views" in out
+    assert "4 images, 2 of them not in the sample" in out
+    assert ", 1 view per image" in out
     assert read_submission(work / "template/submission.csv").image_ids == ("d.jpg", "a.jpg")
+
+
+def test_the_pace_is_that_of_this_attempt(work, steel, monkeypatch):
+    line = ("predict", "one.safetensors", "images", "--out", "paced", "--device", "cpu")
+
+    def stop_after_three(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("steel.commands.models.image_bar", lambda name: nullcontext(stop_after_three))
+        assert steel(*line)[0] == 130
+    clock = SimpleNamespace(perf_counter=iter((10.0, 14.0)).__next__)
+    monkeypatch.setattr("steel.commands.models.time", clock)
+    code, out, _ = steel(*line)
+    assert code == 0
+    assert "paced: submission.csv; 4 images, 3 of them by an earlier attempt; " in out
+    assert "; 0.2 images/s on cpu" in out  # one in four seconds
 
 
 def test_one_image_is_answered_as_among_others(work, steel):
@@ -192,6 +212,19 @@ def test_predict_tells_mistakes_in_one_line_and_writes_nothing(work, steel, tmp_
     assert sorted(p for p in tmp_path.rglob("*")) == before
 
 
+def test_predict_tells_what_needs_no_model_before_it_is_loaded(work, steel, tmp_path, monkeypatch):
+    monkeypatch.setattr("steel.inference.load.load_predictor", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks/old.png").write_text("of another folder")
+    for images, *more in (
+        ("images", "--format", "coco,dicom"),
+        ("images", "--template", "x.csv", "--format", "coco"),
+        ("images", "--format", "masks"),
+        ("nowhere",),
+    ):
+        assert steel("predict", "one.safetensors", images, "--out", str(tmp_path), *more)[0] == 2
+
+
 def test_predict_leaves_out_the_files_that_sharding_refuses(work, steel, tmp_path):
     pixels = cv2.GaussianBlur(np.random.default_rng(4).integers(0, 256, (80, 120), np.uint8), (3, 3), 1)
     whole = cv2.imencode(".jpg", pixels)[1].tobytes()
@@ -204,9 +237,9 @@ def test_predict_leaves_out_the_files_that_sharding_refuses(work, steel, tmp_pat
     cv2.imwrite(str(tmp_path / "real.tif"), pixels.astype(np.float32))
     code, out, err = steel("predict", "one.safetensors", str(tmp_path), "--out", "refused", "--device", "cpu")
     assert (code, err.count("\n")) == (3, 1)
-    assert "refused: submission.csv; 1 images; " in out
+    assert "refused: submission.csv; 1 image; " in out
     for refusal in (
-        "warning: 5 unreadable images were left out: ",
+        "warning: left out 5 unreadable images: ",
         "zeros.jpg (damaged JPEG",
         "hole.jpg (damaged JPEG",
         "empty.jpg (an empty file",

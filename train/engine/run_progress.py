@@ -8,6 +8,7 @@ import torch
 
 from steel.config import Config
 from steel.distributed.runtime import Runtime
+from steel.errors import counted
 from steel.shards.reader import ShardReader
 from train.engine.batch_plan import PhasePlan
 from train.engine.data import FoldRows, explain_crop, resolve_crop
@@ -42,9 +43,9 @@ def announce_phases(context: RunContext, state: LoopState) -> None:
         height, width = resolve_crop(context.reader, context.rows.train, plan.phase.crop, context.config.tiling)
         logger.info(
             "phase %d of %d, %s: %s, %s of %d images of %dx%d, %s",
-            *(plan.number + 1, len(context.plans), plan.phase.name, count(plan.phase.epochs, "epoch")),
-            *(count(plan.steps, "step"), plan.phase.batch_size, height, width),
-            count(plan.validations_after(0), "validation"),
+            *(plan.number + 1, len(context.plans), plan.phase.name, counted(plan.phase.epochs, "epoch")),
+            *(counted(plan.steps, "step"), plan.phase.batch_size, height, width),
+            counted(plan.validations_after(0), "validation"),
         )
         told = explain_crop(context.reader, context.rows.train, plan.phase.crop, context.config.tiling)
         if told is not None:
@@ -53,11 +54,6 @@ def announce_phases(context: RunContext, state: LoopState) -> None:
         logger.info("auto: %s: %s", option, reason)
     if (state.phase, state.step) != (0, 0):
         logger.info("resuming at phase %s, step %d", context.plans[state.phase].phase.name, state.step)
-
-
-def count(number: float, word: str) -> str:
-    """`1 step`, `2 steps`."""
-    return f"{number:,g} {word}{'' if number == 1 else 's'}" if number < 1e6 else f"{number:,.0f} {word}s"
 
 
 def work_of(context: RunContext) -> Work:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,7 +168,7 @@ def test_what_was_stopped_goes_on_and_ends_with_the_same_bytes(
         assert not [path for path in (tmp_path / "out").iterdir() if path.is_file()]
     done: list[int] = []
     summary = predict_folder(predictor, job, {}, lambda now, total: done.append(now))
-    assert summary.images == 5
+    assert (summary.images, summary.new) == (5, 5 - stops[-1])
     assert done == list(range(stops[-1] + 1, 6))  # nothing is predicted twice
     assert tree_digest(tmp_path / "out") == tree_digest(undisturbed)
 
@@ -231,6 +232,17 @@ def test_the_unfinished_job_of_another_command_is_refused(folder: Path, predicto
     predict_folder(other, job, other_how)  # a finished one is nobody's
 
 
+def test_a_journal_that_goes_meanwhile_is_told(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands for one folder: the first to be done removes it."""
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"))
+    monkeypatch.setattr("steel.inference.journal._LINES_PER_PART", 1)
+    for last in (2, 5):
+        with pytest.raises(InputError, match=r"out/\.unfinished: gone meanwhile; another command for .*out has"):
+            predict_folder(predictor, job, {}, lambda done, _, last=last: done == last and shutil.rmtree(job.out))
+
+
 def test_unreadable_images_are_told_and_tried_again(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
@@ -245,7 +257,7 @@ def test_unreadable_images_are_told_and_tried_again(folder: Path, predictor: Pre
         predict_folder(predictor, job, {}, lambda done, total: interrupt(done == total))
     (images / "cut.png").write_bytes(whole)
     summary = predict_folder(predictor, job, {})
-    assert (summary.images, summary.not_in_sample, list(summary.unreadable)) == (3, 2, ["text.jpg"])
+    assert (summary.images, summary.new, summary.not_in_sample, list(summary.unreadable)) == (3, 1, 2, ["text.jpg"])
     rows = read_submission(tmp_path / "out/submission.csv").rows
     assert [(row.image_id, row.rle) for row in rows if row.image_id == "text.jpg"] == [("text.jpg", "")]
     lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]

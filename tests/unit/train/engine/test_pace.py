@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from train.engine.batch_plan import plan_phases
 from train.engine.pace import Pace, TimedStep, TimeLeft, Work
-from train.engine.run_progress import count, describe_pace
+from train.engine.run_progress import describe_pace
 from train.presets import SMOKE
 
 PLANS = plan_phases(
@@ -67,7 +67,3 @@ def test_the_pace_in_words() -> None:
         "1:03:00 to go at the pace of the first 20 steps (84.2 images/s): "
         "training 1:00:00, validations 2:00, choosing the model 1:00; ends about "
     )
-
-
-def test_counts_in_words() -> None:
-    assert [count(1, "epoch"), count(0.5, "epoch"), count(4242, "step")] == ["1 epoch", "0.5 epochs", "4,242 steps"]
