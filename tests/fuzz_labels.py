@@ -56,6 +56,7 @@ COCO = {
         {"id": 1, "image_id": 0, "category_id": 1, "segmentation": [SQUARE, [0, 0, 9, 8, 0, 8]], "iscrowd": 0},
         {"id": 2, "image_id": 1, "category_id": 2, "segmentation": {"size": [8, 9], "counts": [10, 5, 57]}},
         {"id": 3, "image_id": 1, "category_id": 1, "segmentation": {"size": [8, 9], "counts": ":5i1"}, "iscrowd": 1},
+        {"id": 4, "image_id": 2, "category_id": 1, "segmentation": [], "bbox": [1, 1, 3.5, 2]},
     ],
 }
 
