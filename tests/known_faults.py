@@ -115,6 +115,7 @@ def write_report(
     return write_evaluation(
         out, statistics, DECISION, reader, kept, folds=[0, 1], role="test", tta=(),
         gates={"none": DECISION, "class": Decision(DECISION.classes, "class")},
-        speed={"images_per_second": 12.5, "device": "a <fast> one"}, provenance={"data": "abc", "seed": 0},
+        speed={"images_per_second": 12.5, "device": "a <fast> one"},
+        provenance={"checkpoint": "runs/first/model.safetensors", "data": "shards", "seed": 0},
         ensemble=ensemble,
     )  # fmt: skip

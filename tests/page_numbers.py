@@ -88,11 +88,13 @@ def check_numbers(
             value = rows[attributes["data-row"] or ""][attributes["data-column"] or ""]
         else:
             value = lines[int(attributes["data-line"] or "")][attributes["data-column"] or ""]
+        if attributes.get("data-of"):
+            value = value / float(attributes["data-of"] or "")
         if isinstance(value, str) and re.fullmatch(r"-?[\d.]+", value):
             value = float(value)
         assert shown_as(text, value), (attributes, text, value)
     # What is left has no number but class and file names, and the confidence of intervals.
-    words = {*known, *metrics["dice_per_class"], *rows, "95 %", "probability of 0.7", "70 of 100", "of 255", "head F1"}
+    words = {*known, *metrics["dice_per_class"], *rows, "95 %", "probability of 0.7", "70 of 100", "head F1"}
     for text in numbers.texts:
         rest = text
         for word in sorted(words, key=len, reverse=True):

@@ -146,7 +146,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
         folds={"train": list(folds), "tuning": list(folds), "test": list(test)},
     )
     save_checkpoint(out / "model.safetensors", packed)
-    provenance = provenance_of(packed, reader.manifest.digest)
+    provenance = provenance_of(packed, out / "model.safetensors", reader)
     metrics = write_crossval(out, statistics, nested, found, reader, kept, tta=tta, provenance=provenance)
     report = _format_report(metrics, len(folds), found.explanation)
     write_text(out / "report.txt", report + "\n")

@@ -197,7 +197,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
             cross_fitted=None if found is None else found.cross_fitted,
             gates=gates,
             speed=speed_of(len(rows), seconds, predictor, runtime),
-            provenance=provenance_of(checkpoint, reader.manifest.digest),
+            provenance=provenance_of(checkpoint, arguments.checkpoint, reader),
             ensemble=ensemble,
         )
     logger.info("%s", "\n".join([metrics["verdict"]["sentence"], *([ensemble["sentence"]] if ensemble else [])]))

@@ -1,10 +1,13 @@
 """`compare.html`: a comparison as a page in the look of `report.html`; its numbers are those of `compare.json`."""
 
 import base64
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from steel.metrics.table import headings
 from steel.reports.comparison import RESULTS
@@ -198,21 +201,36 @@ def _changed(page: Figures, number: int, first: str, second: str) -> Markup:
 def _pictures(pair: Mapping[str, Any], first: str, second: str) -> Iterator[Markup]:
     """The overlays of images that changed, where an evaluation has drawn them."""
     figures: list[Markup] = []
+    num_wide = 0
     for line in pair["changed"]:
-        shown = [(name, Path(path)) for name, path in zip((first, second), line["overlays"], strict=True) if path]
-        shown = [(name, path) for name, path in shown if path.is_file()]
-        if not shown or len(figures) == PICTURED:
+        if len(figures) == PICTURED:
+            break
+        both = zip((first, second), line["overlays"], strict=True)
+        shown = [(name, drawn) for name, path in both if path and (drawn := _overlay(path)) is not None]
+        if not shown:
             continue
         parts: list[Markup] = []
-        for name, path in shown:
-            source = f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
-            parts += [tag("p", name, class_="note"), void("img", src=source, alt=f"{line['image_id']} by {name}")]
+        for name, (data, (width, height)) in shown:
+            source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+            words = f"{line['image_id']} by {name}"
+            parts += [tag("p", name, class_="note"), void("img", src=source, alt=words, width=width, height=height)]
+        num_wide += width >= 1.5 * height
         dice, result = ([line[f"{which}_{what}"] for which in ("first", "second")] for what in ("dice", "result"))
         words = f" Dice {dice[0]:.4f} → {dice[1]:.4f}, {result[0]} → {result[1]}"
         figures.append(tag("figure", *parts, tag("figcaption", tag("b", line["image_id"]), words), class_="shot"))
     if figures:
         yield tag("h3", "Truth above prediction, of images that changed")
-        yield tag("div", *figures, class_="gallery")
+        yield tag("div", *figures, class_="gallery strips" if 2 * num_wide > len(figures) else "gallery")
+
+
+def _overlay(path: str) -> tuple[bytes, tuple[int, int]] | None:
+    """The file of a picture, its width and its height; None where there is none any more."""
+    try:
+        data = Path(path).read_bytes()
+        with Image.open(io.BytesIO(data)) as picture:
+            return data, picture.size
+    except OSError:
+        return None
 
 
 def _settings(page: Figures) -> Markup:

@@ -86,11 +86,11 @@ def standing_per_class(
         elif name in verdict["never_answered"]:
             state, words = "never answered", "is never answered: the model finds none of it"
         elif low > 0:
-            state, words = "works", "works: better than never answering it, beyond the interval"
+            state, words = "works", "works: better than never answering it, beyond what chance gives"
         elif high < 0:
             state, words = "harmful", "does harm: it would score more if it were never answered"
         else:
-            state, words = "not shown", "is not shown to work: no better than never answering it, beyond noise"
+            state, words = "not shown", "is not shown to work: what it gains over never answering it may be chance"
         result[name] = {"state": state, "words": words, "images": images, "few": 0 < images < FEW_IMAGES}
     return result
 

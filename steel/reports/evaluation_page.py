@@ -60,10 +60,14 @@ def evaluation_page(
 
 
 def _subtitle(page: Figures) -> Markup:
-    parts: list[object] = [page.show("images"), " images, folds ", page.texts("folds")]
+    provenance = page.metrics.get("provenance", {})
+    parts: list[object] = []
+    if "checkpoint" in provenance:
+        parts += [page.show("provenance", "checkpoint"), " on ", page.show("provenance", "data"), ": "]
+    parts += [page.show("images"), " images, folds ", page.texts("folds")]
     parts += [f" ({ROLE_WORDS[page.metrics['role']]}), flips averaged: ", page.texts("tta")]
     if is_crossval(page):
         parts.append("; each image judged by the member that has not seen it, with the decision of the other folds")
-    elif page.metrics.get("provenance", {}).get("members", 1) > 1:
+    elif provenance.get("members", 1) > 1:
         parts += ["; an ensemble: the probabilities of ", page.show("provenance", "members"), " members, averaged"]
     return join(parts)

@@ -1,8 +1,10 @@
 """A model card in Markdown: what a checkpoint is for, what it was made of, what it scores and where it fails."""
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
+from steel.metrics.sizes import SizeBin
 from steel.reports.describe import count_parameters, describe_decision, describe_first_weights
 from steel.reports.tables import format_columns
 
@@ -10,15 +12,16 @@ FEW_IMAGES = 20
 """A score that rests on fewer images with a class says little about it."""
 
 
-def model_card(header: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+def model_card(header: Mapping[str, Any], metrics: Mapping[str, Any], sizes: Sequence[SizeBin]) -> str:
     """The card of a checkpoint.
 
     Args:
         header: what `steel.checkpoint.read_header` returned.
         metrics: `metrics.json` of the folds it was judged on (`steel.reports.evaluation.build_metrics`).
+        sizes: the same by size of the defect, of all classes, the smallest first.
 
     Returns:
-        Markdown; every number is one of `header` or `metrics`.
+        Markdown; every number is one of `header`, `metrics` or `sizes`.
     """
     names = header["class_names"]
     parts = [
@@ -38,7 +41,7 @@ def model_card(header: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         + (": scores as tuned flatter, those cross-fitted do not." if metrics.get("cross_fitted") else "."),
         _scores(names, metrics),
         "## Known failures",
-        *_bullets(_failures(names, metrics)),
+        *_bullets(_failures(names, metrics, sizes)),
         "## Decision",
         "```\n" + "\n".join(describe_decision(names, header["decision"])) + "\n```",
     ]
@@ -81,15 +84,28 @@ def _scores(names: Sequence[str], metrics: Mapping[str, Any]) -> str:
     return format_columns(rows, markdown=True)
 
 
-def _failures(names: Sequence[str], metrics: Mapping[str, Any]) -> list[str]:
+def _failures(names: Sequence[str], metrics: Mapping[str, Any], sizes: Sequence[SizeBin]) -> list[str]:
     verdict, true = metrics["verdict"], metrics["true_images_per_class"]
     found = [] if verdict["better_than_nothing"] else ["over all classes no better than predicting nothing"]
     found += [f"{name} is never predicted, though {_have(true[name])} it" for name in verdict["never_answered"]]
     found += [f"{name} would score more if it were never predicted" for name in verdict["worse_than_nothing"]]
+    found += _missed_sizes(sizes)
     found += [
         f"{name}: its scores say little, as only {_have(true[name])} it" for name in names if true[name] < FEW_IMAGES
     ]
     return found or ["none that these images show"]
+
+
+def _missed_sizes(sizes: Sequence[SizeBin]) -> list[str]:
+    """The sizes, from the smallest on, of which fewer than half are found."""
+    small = list(takewhile(lambda one: 2 * one.found < one.defects, sizes))
+    if not small:
+        return []
+    found, defects = sum(one.found for one in small), sum(one.defects for one in small)
+    return [
+        f"small defects are missed: of {defects:,} with fewer than {small[-1].end_area:,} pixels (all that an image "
+        f"has of a class) {found:,} were found"
+    ]
 
 
 def _bullets(lines: Sequence[str]) -> list[str]:

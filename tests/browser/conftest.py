@@ -1,4 +1,4 @@
-"""The browser that the tests of pages share."""
+"""The browser that the tests of pages share, and how wide and in which colours they look at them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,3 +15,9 @@ def browser() -> Iterator[Any]:
         browser = running.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield browser
         browser.close()
+
+
+@pytest.fixture(params=[(1280, "light"), (400, "dark")], ids=["wide-light", "narrow-dark"])
+def view(request: pytest.FixtureRequest) -> tuple[int, str]:
+    """Width and colour scheme."""
+    return request.param

@@ -42,9 +42,6 @@ LUMINANCE = """
   return poor;
 }
 """
-VIEWS = [(1280, "light"), (400, "dark")]
-"""Width and colour scheme."""
-VIEW_NAMES = ["wide-light", "narrow-dark"]
 MARKS = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")]
 LOADED = """
 async () => {

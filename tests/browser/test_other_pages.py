@@ -14,8 +14,6 @@ from tests.browser.looking import (
     LOADED,
     LUMINANCE,
     MARKS,
-    VIEW_NAMES,
-    VIEWS,
     check_keyboard,
     fits,
     focused,
@@ -27,6 +25,8 @@ from tests.known_faults import evaluate_known_faults
 from tests.shard_folder import make_shards
 
 pytestmark = MARKS
+
+EVERY_PAGE = pytest.mark.parametrize("name", ["compare", "explore", "crossval", "ensemble"])
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize("view", VIEWS, ids=VIEW_NAMES)
-@pytest.mark.parametrize("name", ["compare", "explore", "crossval", "ensemble"])
+@EVERY_PAGE
 def test_it_fits_every_picture_loads_and_text_can_be_read(
     name: str, view: tuple[int, str], pages: dict[str, Path], browser: Any
 ) -> None:
@@ -69,8 +68,7 @@ def test_it_fits_every_picture_loads_and_text_can_be_read(
         assert page.evaluate(BLANK) == 0
 
 
-@pytest.mark.parametrize("view", VIEWS, ids=VIEW_NAMES)
-@pytest.mark.parametrize("name", ["compare", "explore", "crossval", "ensemble"])
+@EVERY_PAGE
 def test_every_control_is_reached_and_seen_by_keyboard(
     name: str, view: tuple[int, str], pages: dict[str, Path], browser: Any
 ) -> None:
@@ -83,7 +81,7 @@ def test_every_control_is_reached_and_seen_by_keyboard(
         check_keyboard(page)
 
 
-@pytest.mark.parametrize("name", ["compare", "explore", "crossval", "ensemble"])
+@EVERY_PAGE
 def test_each_part_is_gone_to_by_keyboard(name: str, pages: dict[str, Path], browser: Any) -> None:
     with opened(browser, pages[name], (400, "light")) as page:
         for target in page.eval_on_selector_all("nav a", "links => links.map((link) => link.getAttribute('href'))"):
@@ -95,7 +93,7 @@ def test_each_part_is_gone_to_by_keyboard(name: str, pages: dict[str, Path], bro
             assert page.evaluate("location.hash") == target
 
 
-@pytest.mark.parametrize("name", ["compare", "explore", "crossval", "ensemble"])
+@EVERY_PAGE
 def test_tables_that_are_too_wide_are_moved_by_keyboard(name: str, pages: dict[str, Path], browser: Any) -> None:
     with opened(browser, pages[name], (400, "light")) as page:
         wide = page.eval_on_selector_all(
@@ -109,7 +107,6 @@ def test_tables_that_are_too_wide_are_moved_by_keyboard(name: str, pages: dict[s
             assert table.evaluate("e => e.scrollLeft") > 0
 
 
-@pytest.mark.parametrize("view", VIEWS, ids=VIEW_NAMES)
 def test_controls_of_a_cross_validation_work_by_keyboard(
     view: tuple[int, str], pages: dict[str, Path], browser: Any
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.looking import BLANK, LOADED, LUMINANCE, MARKS, VIEW_NAMES, VIEWS, check_keyboard, fits, opened
+from tests.browser.looking import BLANK, LOADED, LUMINANCE, MARKS, check_keyboard, fits, opened
 from tests.known_faults import KnownFaults, evaluate_known_faults
 
 pytestmark = MARKS
@@ -21,10 +21,10 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> KnownFaults:
     return evaluate_known_faults(tmp_path_factory.mktemp("faults"))
 
 
-@pytest.fixture(params=VIEWS, ids=VIEW_NAMES)
-def page(request: pytest.FixtureRequest, browser: Any, faults: KnownFaults) -> Iterator[Any]:
+@pytest.fixture
+def page(view: tuple[int, str], browser: Any, faults: KnownFaults) -> Iterator[Any]:
     """The report."""
-    with opened(browser, faults.out / "report.html", request.param) as page:
+    with opened(browser, faults.out / "report.html", view) as page:
         yield page
 
 
@@ -43,6 +43,24 @@ def test_it_fits_every_picture_loads_and_text_can_be_read(page: Any) -> None:
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert page.evaluate(LUMINANCE) == []
     assert page.evaluate(BLANK) == 0
+
+
+def test_the_slider_begins_at_the_decision_which_the_cross_marks(page: Any, faults: KnownFaults) -> None:
+    def at(mark: str) -> tuple[float, float]:
+        box = page.locator(f"#operating-plot #{mark}").bounding_box()
+        return round(box["x"] + box["width"] / 2), round(box["y"] + box["height"] / 2)
+
+    for name in ("any", "class 1"):
+        page.select_option("#operating-class", name)
+        strips = faults.metrics["strips"][name]
+        assert (number(page, "at-found"), number(page, "at-stopped")) == (strips["found"], strips["stopped"])
+        assert (page.input_value("#operating-rule"), page.input_value("#threshold")) == ("head_and_mask", "0")
+        assert at("dot") == at("shipped")
+    page.select_option("#operating-rule", "head")
+    assert page.input_value("#threshold") == "128"  # of the decision
+    page.locator("#threshold").fill("7")
+    page.click("#operating-reset")
+    assert page.input_value("#threshold") == "128"
 
 
 def test_the_slider_tells_the_counts_of_metrics_json(page: Any, faults: KnownFaults) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import steel
-from tests.browser.looking import LUMINANCE, MARKS, VIEW_NAMES, VIEWS, check_keyboard, fits, focused
+from tests.browser.looking import LUMINANCE, MARKS, check_keyboard, fits, focused
 from tests.serving import Server, save_tiny_model, serving
 
 pytestmark = MARKS
@@ -40,10 +40,10 @@ def server(model: Path) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(params=VIEWS, ids=VIEW_NAMES)
-def page(request: pytest.FixtureRequest, browser: Any, server: Server) -> Iterator[Any]:
+@pytest.fixture
+def page(view: tuple[int, str], browser: Any, server: Server) -> Iterator[Any]:
     """The page; at the end nothing was complained of, and nobody but the server was asked."""
-    width, scheme = request.param
+    width, scheme = view
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     origin, wrong = f"http://127.0.0.1:{server.port}/", []
     page.on("console", lambda message: wrong.append(f"console: {message.text}"))

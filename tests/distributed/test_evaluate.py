@@ -41,6 +41,8 @@ def test_two_ranks_count_what_one_counts(checkpoint: Path, tiny_shards: Path, tm
         pictures.append(sorted(path.read_bytes() for path in (out / "overlays").iterdir()))
         assert "<h2>Verdict</h2>" in (out / "report.html").read_text()
     assert found[0]["images"] == 27
+    told = found[0]["provenance"]
+    assert (told["checkpoint"], told["data"]) == (str(checkpoint), str(tiny_shards))
     assert found[0] == found[1]
     assert pages[0] == pages[1]
     assert pictures[0] and pictures[0] == pictures[1]

@@ -68,6 +68,7 @@ def test_members_one_by_one_and_joined(shards: Path, tmp_path: Path, monkeypatch
     assert "fold-2" in (tmp_path / "compare.html").read_text()
     page = (tmp_path / "report.html").read_text()
     assert 'data-from="/per_fold/2/mean_dice"' in page and 'data-from="/provenance/members">3<' in page
+    assert f'data-from="/provenance/checkpoint">{tmp_path}/model.safetensors<' in page
     lines = (tmp_path / "per_image.csv").read_text().splitlines()
     assert len(lines) == 1 + 18
 

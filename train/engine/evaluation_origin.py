@@ -1,5 +1,6 @@
 """What a report says of how it came about: what was evaluated on what, and how fast."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from steel.checkpoint import Checkpoint, digest_tensors
 from steel.distributed.runtime import Runtime
 from steel.inference.predictor import Predictor
 from steel.reports.describe import flat_scalars
+from steel.shards.reader import ShardReader
 
 
 def speed_of(images: int, seconds: float, predictor: Predictor, runtime: Runtime) -> dict[str, Any]:
@@ -28,14 +30,22 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
-def provenance_of(checkpoint: Checkpoint, data_digest: str) -> dict[str, Any]:
-    """What was evaluated on what, as short plain values."""
+def provenance_of(checkpoint: Checkpoint, path: str | Path, reader: ShardReader) -> dict[str, Any]:
+    """What was evaluated on what, as short plain values.
+
+    Args:
+        checkpoint: that was evaluated.
+        path: its file, as the user named it.
+        reader: of the shards.
+    """
     folds = {f"{role}_folds": ", ".join(map(str, folds)) or "none" for role, folds in checkpoint.folds.items()}
     return {
+        "checkpoint": str(path),
+        "data": str(reader.root),
         "checkpoint_weights_sha256": digest_tensors(checkpoint.tensors),
         "network": f"{checkpoint.network.architecture} on {checkpoint.network.encoder}",
         "members": checkpoint.members,
         **folds,
-        "evaluated_data": data_digest,
+        "evaluated_data": reader.manifest.digest,
         **{name: value for name, value in flat_scalars(checkpoint.provenance) if not name.startswith("gates.")},
     }

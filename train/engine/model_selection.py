@@ -14,6 +14,7 @@ from steel.checkpoint import Checkpoint, read_header, save_checkpoint
 from steel.config import NetworkConfig
 from steel.metrics.expected import expected_figures
 from steel.metrics.scores import decide
+from steel.metrics.sizes import scores_by_size
 from steel.model.optimizer import average_state_dicts
 from steel.plain import to_dict
 from steel.reports.evaluation import format_table, write_metrics
@@ -111,7 +112,8 @@ def _write_results(
     lines = summarise_run(context, state, scores, best.name, best.result.tuning)
     report = "\n".join([metrics["verdict"]["sentence"], *lines, "", format_table(metrics)])
     write_text(folder.report, report + "\n")
-    write_text(folder.model_card, model_card(read_header(folder.checkpoint), metrics))
+    card = model_card(read_header(folder.checkpoint), metrics, scores_by_size(outcome.counts))
+    write_text(folder.model_card, card)
     shipped = next(line for line in lines if line.startswith("shipped: "))
     logger.info("%s", short_summary(context, folder, metrics, shipped, time.monotonic() - context.live.begun))
     return best, metrics

@@ -9,7 +9,7 @@ from steel.reports.html.markup import Markup, tag, void
 from steel.reports.html.row_labels import LEFT, row_label
 
 WIDTH, HEIGHT = 360, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 10, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 18, 10, 38  # right of the axis there is room for half of its last tick
 PLOT_BOX = (_LEFT, WIDTH - _RIGHT, _TOP, HEIGHT - _BOTTOM)
 """Left, right, top and bottom of the area inside a line chart's axes."""
 _DASHES = ("", "7 3", "2 3", "9 3 2 3")

@@ -49,6 +49,11 @@ class Figures:
         text = value if isinstance(value, str) else format(value, form).replace("%", " %")
         return tag("data", text, value=value, data_from=pointer(*keys))
 
+    def probability(self, *keys: Any) -> Markup:
+        """A probability that the file has in 255ths, as every other page and program shows it: from 0 to 1."""
+        value = self.value(*keys)
+        return tag("data", f"{value / 255:.3f}", value=value, data_from=pointer(*keys), data_of=255)
+
     def span(self, *keys: Any, form: str = ".3f") -> Markup:
         """An interval, `low to high`; a dash where there is none."""
         if self.value(*keys) is None:

@@ -38,24 +38,29 @@
         strips.defective ? "" : "No strip here has this defect: nothing can be said of what is found.",
         strips.clean ? "" : "No strip here is without this defect: nothing can be said of what is falsely stopped.",
       ].join(" ").trim();
-      draw(curve, strips, at);
+      draw(operating.curves[name], strips, at);
     };
     const box = byId("operating-plot").dataset;
     const across = (v) => Number(box.left) + v * (Number(box.right) - Number(box.left));
     const up = (v) => Number(box.bottom) + v * (Number(box.top) - Number(box.bottom));
     const ratio = (part, whole) => whole ? part / whole : 0;
-    const draw = (curve, strips, at) => {
-      const points = curve.found.map((f, i) =>
+    const draw = (curves, strips, at) => {
+      const place = (curve) => curve.found.map((f, i) =>
         [across(ratio(curve.stopped[i], strips.clean)), up(ratio(f, strips.defective))]);
-      byId("operating-line").setAttribute("d", "M" + points.map((p) => p.map((v) => v.toFixed(1)).join(" ")).join("L"));
+      const line = (id, points) =>
+        byId(id).setAttribute("d", "M" + points.map((p) => p.map((v) => v.toFixed(1)).join(" ")).join("L"));
+      const points = place(curves[rule.value]);
+      line("operating-line", points);
+      line("operating-other", place(curves[rule.value === "head" ? "head_and_mask" : "head"]));
       byId("dot").setAttribute("cx", points[at][0]);
       byId("dot").setAttribute("cy", points[at][1]);
       byId("shipped").setAttribute("transform",
         `translate(${across(ratio(strips.stopped, strips.clean))} ${up(ratio(strips.found, strips.defective))})`);
     };
-    const reset = () => { slider.value = operating.shipped[who.value]; update(); };
+    // The masks alone are the decision; the head alone has a threshold of its own.
+    const reset = () => { slider.value = rule.value === "head" ? operating.own[who.value] : 0; update(); };
     who.addEventListener("change", reset);
-    rule.addEventListener("change", update);
+    rule.addEventListener("change", reset);
     slider.addEventListener("input", update);
     byId("operating-reset").addEventListener("click", reset);
     reset();

@@ -52,7 +52,7 @@ def operating_data(page: Figures) -> dict[str, Any]:
     return {
         "strips": page.metrics["strips"],
         "curves": page.metrics["operating_curves"],
-        "shipped": dict(zip(page.all_names, own, strict=True)),
+        "own": dict(zip(page.all_names, own, strict=True)),
     }
 
 
@@ -63,8 +63,8 @@ def _whose(page: Figures) -> str:
 def _operating_controls(names: Sequence[str], whose: str) -> Markup:
     """The slider with its counts and its plot; the script fills them in."""
     rules = {
-        "head": "the head's probability reaches the threshold",
-        "head_and_mask": "and a mask is predicted, too",
+        "head_and_mask": "a mask is predicted and the head agrees",
+        "head": "the head alone says so",
     }
     threshold = tag("output", id="at-threshold", for_="threshold")
     slider = void("input", type="range", id="threshold", min=0, max=255, step=1, value=128)
@@ -75,8 +75,8 @@ def _operating_controls(names: Sequence[str], whose: str) -> Markup:
             "a strip is stopped where",
             tag("select", *(tag("option", words, value=rule) for rule, words in rules.items()), id="operating-rule"),
         ),
-        tag("label", tag("span", "threshold: probability ", threshold), slider),
-        tag("button", "back to the head's own threshold", type="button", id="operating-reset"),
+        tag("label", tag("span", "threshold of the head's probability: ", threshold), slider),
+        tag("button", "reset", type="button", id="operating-reset"),
     ]
     tiles = [
         _live("defective strips found", "found", "defective"),
@@ -86,11 +86,12 @@ def _operating_controls(names: Sequence[str], whose: str) -> Markup:
     ]
     x, y = Axis("share of clean strips that are stopped"), Axis("share of defective strips found")
     marks = [
+        void("path", id="operating-other", class_="guide"),
         void("path", id="operating-line", class_="line", style="--c:var(--accent)"),
+        void("circle", id="dot", r=8),  # large enough for the cross, above it, to be seen inside
         tag("g", void("path", class_="chosen", d="M-6 -6L6 6M-6 6L6 -6"), id="shipped"),
-        void("circle", id="dot", r=6),
     ]
-    title = f"All operating points; × is the decision {whose}"
+    title = f"All operating points, dotted those of the other rule; × is the decision {whose}"
     plot = line_chart(title, x, y, [Series("", [(0.0, 0.0)])], extra=join(marks))
     left, right, top, bottom = PLOT_BOX
     return join(

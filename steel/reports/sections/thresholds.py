@@ -1,5 +1,6 @@
 """The decision, the ground around it, and other gates."""
 
+from steel.gates import GATES
 from steel.reports.html.charts import Axis, heat_chart
 from steel.reports.html.figures import Figures
 from steel.reports.html.markup import Markup, definitions, join, table, tag
@@ -10,17 +11,22 @@ _SHIPPED = (
     "This is the decision that is shipped, found on all folds; it and the gates are judged here by the images that "
     "they were found on, which flatters. All other scores of this page are of images that had no say in their answer."
 )
+_UNASKED = (
+    "Thresholds that the gate does not ask for are of the classification head by itself, and count in its own scores "
+    "alone."
+)
 
 
 def thresholds_section(page: Figures) -> Markup:
     """The decision, each class's Dice over other thresholds, and the classic pipelines as gates."""
     show = page.show
     decision = page.metrics["decision"]
+    gate = GATES[decision["gate"]]
     lines = [
         [
             class_name(name, k),
-            show("decision", "classes", k, "pixel_threshold"),
-            show("decision", "classes", k, "label_threshold"),
+            page.probability("decision", "classes", k, "pixel_threshold"),
+            page.probability("decision", "classes", k, "label_threshold"),
             show("decision", "classes", k, "min_area"),
             show("decision", "classes", k, "max_area"),
         ]
@@ -38,24 +44,25 @@ def thresholds_section(page: Figures) -> Markup:
         grounds.append(heat_chart(title, x, areas, "least area, pixels", ground["dice"], place, k))
     gates = [
         [
-            gate,
-            show("gates", gate, "mean_dice", form=SCORE),
-            page.span("gates", gate, "interval", form=SCORE),
-            page.span("gates", gate, "gain_interval", form="+.4f"),
-            show("gates", gate, "mean_dice_positive", form=SCORE),
+            name,
+            show("gates", name, "mean_dice", form=SCORE),
+            page.span("gates", name, "interval", form=SCORE),
+            page.span("gates", name, "gain_interval", form="+.4f"),
+            show("gates", name, "mean_dice_positive", form=SCORE),
         ]
-        for gate in page.metrics["gates"]
+        for name in page.metrics["gates"]
     ]
-    header = ["", "pixel threshold, of 255", "label threshold, of 255", "least area", "largest area"]
+    header = ["", "pixel threshold", "label threshold", "least area", "largest area"]
     return join(
         [
             definitions(
                 {
-                    "gate": show("decision", "gate"),
-                    "threshold for any defect, of 255": show("decision", "binary_threshold"),
+                    "gate": join([show("decision", "gate"), ": ", gate.meaning.format(any="its threshold")]),
+                    "threshold for any defect": page.probability("decision", "binary_threshold"),
                 }
             ),
             table(header, lines, caption="As decided"),
+            "" if gate.asks_any and gate.asks_class else tag("p", _UNASKED, class_="note"),
             tag("p", _SHIPPED, class_="note") if is_crossval(page) else "",
             tag("div", *grounds, class_="charts"),
             table(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -209,3 +210,19 @@ def test_what_cannot_be_compared_is_one_clear_line(tmp_path: Path, damage: str) 
         compare([one] if damage == "alone" else [one, two])
     assert "\n" not in str(error.value)
     assert damage == "alone" or str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(("height", "of_gallery"), [(516, "gallery strips"), (1650, "gallery")])
+def test_overlays_of_strips_have_room_and_lost_ones_are_left_out(tmp_path: Path, height: int, of_gallery: str) -> None:
+    paths = [write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)]
+    for path in paths:
+        table = Path(path) / "per_image.csv"
+        table.write_text(re.sub(r"(?m)^([ad]),([\w ]+),,", r"\1,\2,\1.jpg,", table.read_text()))
+        cv2.imwrite(f"{path}/a.jpg", np.zeros((height, 1600), np.uint8))
+    (Path(paths[1]) / "d.jpg").write_bytes(b"half of a pict")
+    pictures = comparison_page(compare(paths)).split("Truth above prediction")[1]
+    assert re.findall(r'<div class="(gallery[ \w]*)">', pictures) == [of_gallery]
+    assert re.findall(r'alt="(\w by \w+)" width="(\d+)" height="(\d+)"', pictures) == [
+        ("a by one", "1600", str(height)),
+        ("a by two", "1600", str(height)),
+    ]

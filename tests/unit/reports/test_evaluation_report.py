@@ -134,6 +134,19 @@ def test_every_number_of_the_page_is_one_of_the_files(faults: KnownFaults, page:
     assert check_numbers(page, metrics, rows=rows, lines=lines, known={"up to 3 regions", *keys}) > 500
 
 
+def test_the_page_says_first_what_was_evaluated_on_what(page: str) -> None:
+    header = html.unescape(re.sub("<[^>]*>", "", page.split("<header>")[1].split("<nav")[0]))
+    assert "runs/first/model.safetensors on shards: 150 images, folds 0, 1 (held out)" in header
+
+
+def test_thresholds_are_probabilities_and_the_gate_is_told_in_words(page: str) -> None:
+    """128 of 255, to three digits; that the slider and the landscape are of."""
+    thresholds = page.split('<section id="thresholds">')[1].split("</section>")[0]
+    assert re.findall(r"_threshold\" data-of=\"255\">([^<]*)<", thresholds) == ["0.502"] * 7
+    assert "none</data>: the segmentation alone decides</dd>" in thresholds
+    assert "Thresholds that the gate does not ask for are of the classification head by itself" in thresholds
+
+
 def test_the_page_asks_nobody_for_anything(page: str) -> None:
     addresses = re.findall(r"""(?:src|href)=["']([^"']*)""", page)
     assert addresses

@@ -1,6 +1,7 @@
 """The model card says of known numbers what they mean, and every number in it is one of the metrics'."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from steel.checkpoint import Checkpoint, read_header, save_checkpoint
 from steel.config import NetworkConfig
 from steel.decision import default_decision
+from steel.metrics.sizes import SizeBin
 from steel.metrics.statistics import EvaluationStatistics
 from steel.reports.evaluation import build_metrics
 from steel.reports.model_card import model_card
@@ -38,7 +40,7 @@ PUBLISHED = {
 }
 
 
-def card(tmp_path: Path, weights: dict[str, Any] | None = None) -> str:
+def card(tmp_path: Path, weights: dict[str, Any] | None = None, sizes: Sequence[SizeBin] = ()) -> str:
     network = NetworkConfig("Unet", "resnet18", 2, 1)
     provenance = {"data_digest": "ab12", "steel": "0.1.0", "encoder_weights": weights}
     tensors = {"weight": torch.zeros(1, 4, 3), "running_mean": torch.zeros(1, 4)}
@@ -47,7 +49,17 @@ def card(tmp_path: Path, weights: dict[str, Any] | None = None) -> str:
     checkpoint = Checkpoint(network, NAMES, (0.5,), (0.2,), tensors, default_decision(2), folds, provenance)
     save_checkpoint(path, checkpoint)
     metrics = build_metrics(statistics(), default_decision(2), folds=[1], role="test", class_names=NAMES)
-    return model_card(read_header(path), metrics)
+    return model_card(read_header(path), metrics, sizes)
+
+
+def test_sizes_that_are_mostly_missed_are_named(tmp_path: Path) -> None:
+    found = {8: (4, 0), 16: (3, 1), 64: (5, 4), 128: (5, 0)}  # by least area: defects, found; none of 32 to 63 pixels
+    sizes = [SizeBin(area, 2 * area, *counts, dice=0.0, pixel_recall=0.0) for area, counts in found.items()]
+    line = (
+        "- small defects are missed: of 7 with fewer than 32 pixels (all that an image has of a class) 1 were found\n"
+    )
+    assert line in card(tmp_path, sizes=sizes)
+    assert "small defects" not in card(tmp_path, sizes=sizes[2:])
 
 
 def test_what_fails_is_named(tmp_path: Path) -> None:
