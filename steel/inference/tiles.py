@@ -81,7 +81,8 @@ def make_spans(length: int, size: int, overlap: int, stride: int) -> list[Span]:
     num = 1 if size == length else int(count_tiles(np.array(length), size, overlap))
     starts = (tile_starts(np.arange(num), np.array(num), np.array(length), np.array(size)) // stride * stride).tolist()
     seams = [(later + earlier + size) / 2 for earlier, later in pairwise(starts)]
-    edges = [0, *(round(seam / stride) * stride for seam in seams), length]
+    # Halves up: `round` takes them to even numbers, which leaves small tiles nothing of their own.
+    edges = [0, *(int(seam / stride + 0.5) * stride for seam in seams), length]
     spans = []
     for i, start in enumerate(starts):
         pixels = np.arange(start, start + size) + 0.5

@@ -31,6 +31,7 @@ def test_tiles_cover_a_side_and_add_up_to_one(size: int, overlap: int, stride: i
         total, owners = np.zeros(length), np.zeros(length, int)
         for span in spans:
             assert (span.start % stride, span.stop % stride, span.own_start % stride) == (0, 0, 0)
+            assert span.own_start < span.own_stop
             assert span.weights.dtype == np.float32
             assert span.weights.min() >= 0
             total[span.start : span.stop] += span.weights
