@@ -71,3 +71,15 @@ def test_the_commit_hooks_are_what_make_check_runs() -> None:
     (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert [hook["entry"].removeprefix(".venv/bin/") for hook in repository["hooks"]] == checks
     assert len(checks) == 4
+
+
+def test_tests_take_all_cores_and_numbers_are_tested_under_two_instruction_sets(venv: Path) -> None:
+    line = ["make", "-n", f"VENV={venv}", f"PYTHON={sys.executable}", "test"]
+    recipe = subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    whole, numbers = (command for command in recipe.splitlines() if "-m pytest" in command)
+    assert "-n auto" in whole and "tests/" not in whole
+    assert numbers.startswith("ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 ")
+    assert numbers.endswith(" tests/numerics")
+    told, fetched = (recipe.index(words) for words in ("== Fetching train,onnx,serve", "-e '.[train,onnx,serve]'"))
+    assert told < fetched
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
