@@ -186,7 +186,7 @@ from steel.inference.predict_folder import predict_folder
 from steel.inference.predictor import Predictor
 from steel.inference.writers import WRITERS
 
-journal._LINES_PER_PART = 2
+journal._LINES_PER_PART, journal._SECONDS_PER_PART = 2, 1e9  # however slow the machine
 model, images, out = sys.argv[1:]
 predictor = Predictor.from_checkpoint(model, device="cpu", pixels_per_pass=4000)
 on_image = lambda done, total: done == 3 and os.kill(os.getpid(), signal.SIGKILL)
