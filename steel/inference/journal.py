@@ -1,14 +1,16 @@
 """What has been predicted of a folder so far: kept in small files, so that a job that was stopped goes on.
 
-Below the output folder lies a hidden one with the description of the job and parts: files of JSON lines, one for each
-image with what every output needs of it. A part appears whole or not at all; several ranks write parts side by side.
-When the outputs are complete the folder is removed.
+Below the output folder lies a hidden one with the description of the job and parts: files of lines, one for each image
+with what every output needs of it, as a checksum and JSON. A part appears whole or not at all; a line that was damaged
+since is none, and its image is predicted again. Several ranks write parts side by side. When the outputs are complete
+the folder is removed.
 """
 
 import json
 import tempfile
 import time
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,16 +18,19 @@ from typing import Any, NamedTuple
 
 from steel import storage
 from steel.errors import InputError
+from steel.plain import parse_json
 
 _FOLDER = ".unfinished"
 _DESCRIPTION = "job.json"
 _LINES_PER_PART = 512
 _SECONDS_PER_PART = 3.0
 """A part is written after so many images or seconds: no more of the work is lost with a process that is killed."""
+_JSON_AT = 9
+"""In a line: behind the checksum's eight digits and a blank."""
 
 
 class _Place(NamedTuple):
-    """Where an image's line is."""
+    """Where the JSON of an image's line is."""
 
     url: str
     offset: int
@@ -75,14 +80,14 @@ class Journal:
             job: all that its outputs depend on, as plain JSON values.
 
         Raises:
-            InputError: what is there belongs to another job.
+            InputError: what is there belongs to another job, or is damaged.
         """
         storage.make_folder(self.folder)
         url = storage.join(self.folder, _DESCRIPTION)
         if not self.is_begun():
             storage.write_text(url, json.dumps(job, indent=1))
             return
-        before, now = json.loads(storage.read_bytes(url)), json.loads(json.dumps(job))
+        before, now = _read_job(url, self.folder), json.loads(json.dumps(job))
         other = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         if other:
             raise InputError(
@@ -100,12 +105,14 @@ class Journal:
             recorder.flush()
 
     def lines(self, image_ids: Sequence[str]) -> Lines:
-        """What was taken down of these images."""
+        """What was taken down of these images, and is as it was."""
         places: dict[str, _Place] = {}
         for url in self._parts():
             offset = 0
             for line in storage.read_bytes(url).splitlines(keepends=True):
-                places[json.loads(line)["image"]] = _Place(url, offset, len(line))
+                text = line[_JSON_AT:]
+                if line[:_JSON_AT] == _checksum(text):
+                    places[json.loads(text)["image"]] = _Place(url, offset + _JSON_AT, len(text))
                 offset += len(line)
         return Lines({image_id: places[image_id] for image_id in image_ids if image_id in places})
 
@@ -175,4 +182,20 @@ class Recorder:
 
 def line_of(image_id: str, values: Mapping[str, Any]) -> bytes:
     """The line of an image."""
-    return f"{json.dumps({'image': image_id, **values})}\n".encode()
+    text = f"{json.dumps({'image': image_id, **values})}\n".encode()
+    return _checksum(text) + text
+
+
+def _checksum(text: bytes) -> bytes:
+    """What stands before the JSON of a line, its end included."""
+    return b"%08x " % zlib.crc32(text)
+
+
+def _read_job(url: str, folder: str) -> dict[str, Any]:
+    try:
+        job = parse_json(storage.read_bytes(url))
+        if not isinstance(job, dict):
+            raise InputError("not the description of a job")
+    except InputError as error:
+        raise InputError(f"{url}: cannot be read ({error}); remove {folder}, or give another --out") from error
+    return job

@@ -10,12 +10,20 @@ from typing import Any
 import numpy as np
 
 from steel.errors import InputError
-from steel.plain import parse_json
+from steel.metrics.table import METRICS
+from steel.plain import from_plain, parse_json
 from steel.reports.describe import flat_scalars
 
 METRICS_FILES = ("metrics.json", "validation.json")
 """Of an evaluation or a cross-validation; of a run."""
-_NEEDED = {"images": int, "mean_dice": float, "dice_per_class": dict, "verdict": dict, "intervals": dict}
+_PerClass = dict[str, float | None]
+_NEEDED: Mapping[str, Any] = {
+    "images": int,
+    "mean_dice": float,
+    "dice_per_class": _PerClass,
+    "verdict": dict[str, Any],
+    "intervals": dict[str, Any],
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +70,18 @@ def read_evaluated(paths: Sequence[str]) -> list[Evaluated]:
         InputError: nothing that could be compared is there, or it is damaged.
     """
     files = [_metrics_file(Path(path)) for path in paths]
-    return [_read(name, file) for name, file in zip(short_names(paths), files, strict=True)]
+    found = [_read(name, file) for name, file in zip(short_names(paths), files, strict=True)]
+    for name in METRICS:
+        _check_alike(name, [source for source in found if source.metrics.get(name) is not None])
+    return found
+
+
+def _check_alike(name: str, sources: Sequence[Evaluated]) -> None:
+    """A metric is one number in all of them, or has a value for each class in all."""
+    per_class = [source for source in sources if isinstance(source.metrics[name], Mapping)]
+    if per_class and len(per_class) < len(sources):
+        other = next(source for source in sources if source not in per_class)
+        raise InputError(f"{per_class[0].path}: {name} has a value for each class, but is one number in {other.path}")
 
 
 def _metrics_file(path: Path) -> Path:
@@ -91,18 +110,35 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def _read(name: str, path: Path) -> Evaluated:
+    metrics = _parse(path)
     try:
-        metrics = parse_json(path.read_bytes())
-    except (OSError, InputError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    for key, kind in _NEEDED.items():
-        if not isinstance(metrics, Mapping) or not isinstance(metrics.get(key), kind):
-            raise InputError(f"{path}: not the scores of an evaluation (no {key})")
+        _check_metrics(metrics)
+    except InputError as error:
+        raise InputError(f"{path}: not the scores of an evaluation ({error})") from error
     table = path.parent / "per_image.csv"
     rows = _read_table(table, list(metrics["dice_per_class"])) if table.is_file() else None
     if rows is not None and len(rows.image_ids) != metrics["images"]:
         raise InputError(f"{table}: {len(rows.image_ids)} images, but {path.name} is of {metrics['images']}")
     return Evaluated(name, str(path), dict(metrics), rows, _settings(path, metrics))
+
+
+def _parse(path: Path) -> Any:
+    try:
+        return parse_json(path.read_bytes())
+    except (OSError, InputError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def _check_metrics(metrics: Any) -> None:
+    """Raises InputError unless everything that a comparison shows is there and of its type."""
+    for name, kind in _NEEDED.items():
+        if not isinstance(metrics, Mapping) or name not in metrics:
+            raise InputError(f"no {name}")
+        from_plain(kind, metrics[name], name)
+    for name, metric in METRICS.items():
+        if metric.heading:
+            from_plain(float | _PerClass | None, metrics.get(name), name)
+    from_plain(tuple[float, float] | None, metrics["intervals"].get("mean_dice"), "intervals.mean_dice")
 
 
 def _settings(path: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -113,7 +149,7 @@ def _settings(path: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
     config = path.parent / "config.json"
     if not config.is_file():
         return {}
-    values = parse_json(config.read_bytes())
+    values = _parse(config)
     return dict(_flat(values)) if isinstance(values, Mapping) else {}
 
 

@@ -13,13 +13,13 @@ import pytest
 from data_prep.__main__ import main as shard
 from steel.errors import InputError, printable
 from steel.labels.classes import parse_class_names
-from tests import fuzz_labels, fuzz_runs, fuzz_shards, fuzz_tables
+from tests import fuzz_labels, fuzz_outputs, fuzz_runs, fuzz_shards, fuzz_tables
 from tests.fuzz_runs import draw_history, make_history
 from tests.fuzz_shards import CLAIM, MARK, edit_rows, half_a_job
 from tests.fuzzing import Format, attack, edit_bytes, edit_csv, edit_json, edit_json_line, restored
 from tests.image_folder import arguments, tree_digest
 
-FORMATS = fuzz_shards.FORMATS | fuzz_runs.FORMATS | fuzz_tables.FORMATS | fuzz_labels.FORMATS
+FORMATS = fuzz_shards.FORMATS | fuzz_runs.FORMATS | fuzz_tables.FORMATS | fuzz_labels.FORMATS | fuzz_outputs.FORMATS
 
 
 @pytest.mark.parametrize("name", FORMATS)

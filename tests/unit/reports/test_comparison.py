@@ -1,9 +1,7 @@
 """Evaluations side by side, on tables written and worked by hand."""
 
-import csv
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +13,7 @@ from steel.cli import main
 from steel.errors import InputError
 from steel.reports.comparison import compare, format_comparison
 from steel.reports.comparison_page import comparison_page
-
-Image = tuple[str, str, tuple[float, float], tuple[int, int]]
-"""Id, result, Dice and true pixels of two classes."""
-
-
-def write_report(folder: Path, images: Sequence[Image], names: Sequence[str] = ("spot", "scratch"), **more: Any) -> str:
-    """What `train.evaluate` leaves of some images, as far as a comparison reads it."""
-    folder.mkdir(parents=True)
-    rows = [
-        {
-            "image_id": image_id,
-            "result": result,
-            "overlay": "",
-            **{f"dice {name}": dice[k] for k, name in enumerate(names)},
-            **{f"true pixels {name}": true[k] for k, name in enumerate(names)},
-        }
-        for image_id, result, dice, true in images
-    ]
-    with (folder / "per_image.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    mean = float(np.mean([dice for _, _, dice, _ in images]))
-    metrics = {
-        "images": len(images),
-        "mean_dice": mean,
-        "mean_dice_all_empty": 0.5,
-        "mean_dice_positive": 0.25,
-        "miou": None,
-        "dice_per_class": dict.fromkeys(names, mean),
-        "dice_positive_per_class": dict.fromkeys(names),
-        "verdict": {"sentence": "better than answering nothing", "better_than_nothing": True},
-        "intervals": {"mean_dice": [mean - 0.1, mean + 0.1]},
-        **more,
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    return str(folder)
-
-
-FIRST: list[Image] = [
-    ("a", "found", (0.5, 1.0), (10, 0)),
-    ("b", "miss", (0.0, 1.0), (5, 0)),
-    ("c", "clean", (1.0, 1.0), (0, 0)),
-    ("d", "false alarm", (0.0, 1.0), (0, 0)),
-]
-SECOND: list[Image] = [
-    ("d", "clean", (1.0, 1.0), (0, 0)),
-    ("a", "found", (0.75, 1.0), (10, 0)),
-    ("b", "found", (0.5, 1.0), (5, 0)),
-    ("c", "clean", (1.0, 1.0), (0, 0)),
-    ("e", "clean", (1.0, 1.0), (0, 0)),
-]
+from tests.evaluated_images import FIRST, SECOND, Image, write_report
 
 
 def test_differences_are_those_of_the_images_that_both_have(tmp_path: Path) -> None:
