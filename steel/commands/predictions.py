@@ -87,7 +87,7 @@ def report_predictions(job: "FolderJob", predictor: "BasePredictor", summary: "F
     classes = ", ".join(
         f"{number} {name}" for name, number in zip(predictor.class_names, summary.per_class, strict=True)
     )
-    earlier = summary.images - summary.new
+    earlier, rate = summary.images - summary.new, summary.new / seconds
     images = (
         counted(summary.images, "image")
         + (f", {earlier} of them by an earlier attempt" if earlier else "")
@@ -95,7 +95,7 @@ def report_predictions(job: "FolderJob", predictor: "BasePredictor", summary: "F
     )
     print(  # noqa: T201
         f"{job.out}: {', '.join(WRITERS[name].place for name in job.formats)}; {images}; "
-        f"{summary.defective} defective ({classes}); {summary.new / seconds:.1f} images/s on {predictor.device}, "
+        f"{summary.defective} defective ({classes}); {rate:.{1 if rate >= 1 else 3}f} images/s on {predictor.device}, "
         f"{counted(1 + len(predictor.tta), 'view')} per image"
         + ("" if predictor.is_tuned else "; never tuned, so all thresholds are one half")
     )

@@ -155,7 +155,7 @@ def test_the_pace_is_that_of_this_attempt(work, steel, monkeypatch):
     code, out, _ = steel(*line)
     assert code == 0
     assert "paced: submission.csv; 4 images, 3 of them by an earlier attempt; " in out
-    assert "; 0.2 images/s on cpu" in out  # one in four seconds
+    assert "; 0.250 images/s on cpu" in out  # one in four seconds
 
 
 def test_one_image_is_answered_as_among_others(work, steel):
