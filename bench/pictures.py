@@ -98,7 +98,7 @@ def section_pictures(run: Path, browser: Any) -> dict[str, bytes]:
     for name in SECTIONS:
         section = page.locator(f"section#{name}")
         section.scroll_into_view_if_needed()
-        page.wait_for_timeout(500)  # pictures are loaded as they come into view
+        page.wait_for_timeout(2000)  # pictures are loaded and decoded as they come into view
         box = section.bounding_box()
         assert box is not None, f"{run / 'report.html'} has no part {name}"
         top = box["y"] + page.evaluate("window.scrollY")
