@@ -63,12 +63,12 @@ def raw_copy(shards: str, mapped: bool, seconds: float) -> Measure:
         return time_passes(lambda: (os.pread(*reads[row]) for row in _shuffled(reader)), seconds=seconds)
 
 
-def raw_cold(shards: str) -> Measure:
+def raw_cold(shards: str, verify: bool) -> Measure:
     """Stored bytes of shuffled samples, from the disk, shards read ahead as in a loader."""
 
     def measure() -> Measure:
         drop_folder(shards)
-        return time_whole(lambda: _read_ahead(ShardReader(shards)))
+        return time_whole(lambda: _read_ahead(ShardReader(shards), verify))
 
     return in_child(measure)
 
@@ -81,13 +81,13 @@ def raw_remote(url: str, endpoint: str) -> Measure:
 
     fsspec.config.conf["s3"] = {"endpoint_url": endpoint, "key": "bench", "secret": "bench"}
     with tempfile.TemporaryDirectory() as folder:
-        return in_child(lambda: time_whole(lambda: _read_ahead(ShardReader(url, cache_dir=folder))))
+        return in_child(lambda: time_whole(lambda: _read_ahead(ShardReader(url, cache_dir=folder), verify=True)))
 
 
-def _read_ahead(reader: ShardReader) -> Iterator[Any]:
+def _read_ahead(reader: ShardReader, verify: bool) -> Iterator[Any]:
     """All samples in random order, while a thread fetches whole shards."""
     threading.Thread(target=reader.prefetch, daemon=True).start()
-    return (reader.read_bytes(row) for row in _shuffled(reader))
+    return (reader.read_bytes(row, verify=verify) for row in _shuffled(reader))
 
 
 def decode(shards: str, seconds: float) -> Measure:

@@ -281,8 +281,8 @@ class ShardReader:
             return
         fit = sum(info.size for info in shards) <= _SHARE_OF_MEMORY * available_memory()
         if fit and (self.decoded is None or not self.decoded.held_bytes):
-            for info in shards[part::num_parts]:
-                read_ahead(storage.local_path(storage.join(self.root, info.name)))
+            names = [storage.join(self.root, info.name) for info in shards[part::num_parts]]
+            read_ahead([storage.local_path(name) for name in names])
 
     def _bytes(self, shard: int, offset: int, length: int) -> bytes:
         """Bytes of a shard.

@@ -1,4 +1,4 @@
-"""Reading ahead: the whole file is in the system's memory afterwards."""
+"""Reading ahead: whole files are in the system's memory afterwards."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,8 @@ import pytest
 
 from steel.shards.page_cache import read_ahead
 
-SIZE = 5 << 20
+SIZES = 20 << 20, (5 << 20) + 1
+"""Of two files: more than is asked for at a time, and one byte beyond a request."""
 
 
 def resident(path: Path, offset: int) -> bool:
@@ -21,21 +22,19 @@ def resident(path: Path, offset: int) -> bool:
         os.close(handle)
 
 
-def test_a_file_is_in_memory_to_its_end(tmp_path: Path) -> None:
-    path = tmp_path / "shard.tar"
-    path.write_bytes(bytes(SIZE))
-    handle = os.open(path, os.O_RDONLY)
-    os.fsync(handle)
-    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(handle)
+def test_files_are_in_memory_to_their_ends_and_a_missing_one_is_left_out(tmp_path: Path) -> None:
+    paths = [tmp_path / f"shard-{number}.tar" for number in range(len(SIZES))]
+    for path, size in zip(paths, SIZES, strict=True):
+        path.write_bytes(bytes(size))
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
     try:
-        if resident(path, SIZE // 2):
+        if resident(paths[0], SIZES[0] // 2):
             pytest.skip("this file system keeps its files in memory")
     except OSError as error:
         pytest.skip(f"this file system cannot tell: {error.strerror}")
-    read_ahead(path)
-    assert all(resident(path, offset) for offset in range(0, SIZE, 4096))
-
-
-def test_a_missing_file_is_left_to_whoever_needs_it(tmp_path: Path) -> None:
-    read_ahead(tmp_path / "none.tar")
+    read_ahead([str(paths[0]), str(tmp_path / "none.tar"), str(paths[1])])
+    for path, size in zip(paths, SIZES, strict=True):
+        assert all(resident(path, offset) for offset in (*range(0, size, 4096), size - 1)), path

@@ -82,7 +82,7 @@ def test_few_shards_stay_open(shards: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_local_shards_are_read_ahead_each_by_one_process(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr(shard_reader, "read_ahead", lambda path: read.append(Path(path).name))
+    monkeypatch.setattr(shard_reader, "read_ahead", lambda paths: read.extend(Path(path).name for path in paths))
     reader = ShardReader(shards)
     reader.prefetch(part=1, num_parts=2)
     assert read == ["shard-000001.tar", "shard-000003.tar"]
@@ -93,7 +93,7 @@ def test_local_shards_are_read_ahead_each_by_one_process(shards: Path, monkeypat
 def test_shards_that_fill_the_memory_are_not_read_ahead(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = sum(info.size for info in Manifest.load(str(shards)).shards)
     monkeypatch.setattr(shard_reader, "available_memory", lambda: 2 * size - 1)
-    monkeypatch.setattr(shard_reader, "read_ahead", lambda path: pytest.fail(f"{path} is read ahead"))
+    monkeypatch.setattr(shard_reader, "read_ahead", lambda paths: pytest.fail(f"{paths} are read ahead"))
     ShardReader(shards).prefetch()
 
 
@@ -101,7 +101,7 @@ def test_shards_are_not_read_ahead_once_their_samples_are_held_decoded(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, read = ShardReader(shards), list[str]()
-    monkeypatch.setattr(shard_reader, "read_ahead", lambda path: read.append(path))
+    monkeypatch.setattr(shard_reader, "read_ahead", read.extend)
     reader.keep_decoded(tmp_path)
     reader.prefetch()
     assert len(read) == 4  # as nothing is held yet
