@@ -24,6 +24,7 @@ from steel.decision import Decision, default_decision
 from steel.distributed.runtime import Runtime, start
 from steel.errors import InputError, run_program
 from steel.extensions import load_extensions, require_extensions
+from steel.gates import GATES
 from steel.images.contact_sheet import save_contact_sheet
 from steel.inference.predictor import Predictor
 from steel.machine import parse_workers
@@ -62,6 +63,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tune-thresholds", action="store_true", help="decide anew on these folds: OUT/model.safetensors"
+    )
+    parser.add_argument(
+        "--gates",
+        metavar="GATE,...",
+        type=lambda text: text.split(","),
+        help="those among which --tune-thresholds chooses, such as none or binary,class; by default all",
     )
     parser.add_argument(
         "--members", action="store_true", help="judge each member of an ensemble, too: a pass over the images for each"
@@ -135,6 +142,7 @@ class _Images:
             return self.runtime.on_main(
                 lambda: tune_thresholds(
                     statistics,
+                    gates=self.arguments.gates,
                     training_areas=areas,
                     groups=self.reader.index.group[statistics.rows],
                     tta=tta,
@@ -223,9 +231,20 @@ def _open(arguments: argparse.Namespace) -> tuple[Checkpoint, ShardReader]:
     reader = ShardReader(arguments.data, cache_dir=arguments.cache_dir)
     name, channels = f"--checkpoint {arguments.checkpoint}", checkpoint.network.in_channels
     check_same_task(name, checkpoint.class_names, channels, reader.manifest)
+    if arguments.gates is not None:
+        _check_gates(arguments.gates, arguments.tune_thresholds)
     if arguments.members and checkpoint.members == 1:
         raise InputError(f"--members: {arguments.checkpoint} holds one network; `steel ensemble` packs several")
     return checkpoint, reader
+
+
+def _check_gates(gates: Sequence[str], is_tuned: bool) -> None:
+    given = f"--gates {','.join(gates)}"
+    if not is_tuned:
+        raise InputError(f"{given}: a gate is chosen by --tune-thresholds; give that too")
+    unknown = [gate for gate in gates if gate not in GATES]
+    if unknown:
+        raise InputError(f"{given}: there is no gate {unknown[0]!r}; choose among {', '.join(GATES)}")
 
 
 def _make_way(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from steel.checkpoint import save_checkpoint
+from steel.checkpoint import read_header, save_checkpoint
 from steel.cli import main as steel
 from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
@@ -82,13 +82,13 @@ def test_each_member_is_what_its_own_file_is(work: Path) -> None:
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_decisions_found_here_are_compared_cross_fitted(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    coarse = functools.partial(tune_thresholds, gates=("none",), space=COARSE)
-    monkeypatch.setattr("train.evaluate.tune_thresholds", coarse)
-    metrics = judged(work, "all", "--members", "--tune-thresholds")
+    monkeypatch.setattr("train.evaluate.tune_thresholds", functools.partial(tune_thresholds, space=COARSE))
+    tuning = ("--tune-thresholds", "--gates", "none")
+    metrics = judged(work, "all", "--members", *tuning)
     assert metrics["ensemble"]["mean_dice"] == metrics["cross_fitted"]["mean_dice"]
     for k, member in enumerate(metrics["ensemble"]["members"]):
-        assert member["mean_dice"] == judged(work, f"m{k}", "--tune-thresholds")["cross_fitted"]["mean_dice"]
-    page = html.unescape((work / "all--members--tune-thresholds" / "report.html").read_text())
+        assert member["mean_dice"] == judged(work, f"m{k}", *tuning)["cross_fitted"]["mean_dice"]
+    page = html.unescape((work / "all--members--tune-thresholds--gatesnone" / "report.html").read_text())
     assert "what is compared is cross-fitted" in page
 
 
@@ -97,3 +97,17 @@ def test_one_network_has_no_members(work: Path) -> None:
     with pytest.raises(InputError, match=r"--members: .*m0.safetensors holds one network; `steel ensemble` packs"):
         judged(work, "m0", "--members")
     assert not (work / "m0--members").exists()
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_tuning_chooses_among_the_gates_that_are_named(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setattr("train.evaluate.tune_thresholds", functools.partial(tune_thresholds, space=COARSE))
+    judged(work, "m0", "--tune-thresholds", "--gates", "class,soft")
+    header = read_header(work / "m0--tune-thresholds--gatesclass,soft" / "model.safetensors")
+    assert header["decision"]["gate"] in ("class", "soft")
+    assert set(header["provenance"]["gates"]) == {"class", "soft"}
+    with pytest.raises(InputError, match=r"--gates foo: there is no gate 'foo'; choose among none, binary, class,"):
+        judged(work, "m0", "--tune-thresholds", "--gates", "foo")
+    with pytest.raises(InputError, match=r"--gates none: a gate is chosen by --tune-thresholds; give that too"):
+        judged(work, "m0", "--gates", "none")

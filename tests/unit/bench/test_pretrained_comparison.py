@@ -87,12 +87,12 @@ def test_all_sides_are_trained_from_the_same_weights_and_judged(
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     sides = [
         f"{side}, {how}"
-        for how in ("threshold 0.5", "threshold tuning and TTA")
+        for how in ("threshold 0.5", "threshold tuning and TTA", "threshold tuning and TTA, no gate")
         for side in ("auto", "plain loop", "preset severstal")
     ]
-    assert [row[0] for row in rows[2:8]] == sides
-    assert all(cell.count(",") == 1 for row in rows[2:8] for cell in row[1:])  # two seeds
-    assert len(rows[10:]) == 2 * 2 * 3
+    assert [row[0] for row in rows[2:11]] == sides
+    assert all(cell.count(",") == 1 for row in rows[2:11] for cell in row[1:])  # two seeds
+    assert len(rows[13:]) == 3 * 2 * 3
     done = sorted((tmp_path / "work").glob("*/trial.json"))
     assert len(done) == 2 + 2 + len(RATES) + 1  # the plain loop's rate is chosen with the first seed alone
     before = [path.stat().st_mtime_ns for path in done]
