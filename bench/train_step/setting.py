@@ -39,11 +39,11 @@ class Setting:
     encoder: str = "resnet18"
     height: int = 192
     width: int = 192
-    batch: int = 16
+    batch: int = 8
     """Images a step."""
-    micro: int = 16
+    micro: int = 8
     """Images a forward pass."""
-    steps: int = 2
+    steps: int = 1
     """Timed ones of a repeat, after one that is not."""
     threads: int = 2
     """Of torch, on a CPU."""
