@@ -125,9 +125,9 @@ def _fingerprint(options: Options, labels: Labels, sizes: dict[str, int]) -> str
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(url: str) -> str | list[storage.FileInfo]:
+def _digest(url: str) -> str | list[tuple[str, int]]:
     """What tells whether labels have changed: of a file its hash, of a folder the names and sizes of its files."""
     if storage.is_folder(url):
-        return storage.list_files(url)
+        return [(file.path, file.size) for file in storage.list_files(url)]
     with storage.local_copy(url) as path, open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -28,6 +28,9 @@ class FileInfo(NamedTuple):
     """Relative to the folder that was listed, with forward slashes."""
     size: int
     """Bytes."""
+    version: str = ""
+    """Another one whenever the file is written again, as far as its store tells: by its size and time. To be compared only
+    with what the same function gives, `list_files` or `file_info`."""
 
 
 def is_remote(url: str | os.PathLike[str]) -> bool:
@@ -98,16 +101,23 @@ def is_folder(url: str | os.PathLike[str]) -> bool:
     return bool(fs.isdir(path))
 
 
-def file_size(url: str | os.PathLike[str]) -> int | None:
-    """Size of a file in bytes; None when there is none."""
+def file_info(url: str | os.PathLike[str]) -> FileInfo | None:
+    """Of one file, under its own name; None when there is none."""
+    name = os.fspath(url).rpartition("/")[2]
     try:
         if not is_remote(url):
-            return local_path(url).stat().st_size
+            return _info_local(name, local_path(url).stat())
         fs, path = filesystem(os.fspath(url))
         fs.invalidate_cache()
-        return int(fs.size(path))
+        return _info_remote(name, fs.info(path))
     except FileNotFoundError:
         return None
+
+
+def file_size(url: str | os.PathLike[str]) -> int | None:
+    """Size of a file in bytes; None when there is none."""
+    info = file_info(url)
+    return None if info is None else info.size
 
 
 def list_files(url: str | os.PathLike[str], suffixes: tuple[str, ...] | None = None) -> list[FileInfo]:
@@ -174,7 +184,8 @@ def _list_local(root: Path) -> Iterator[FileInfo | Issue]:
             if stat.S_ISDIR(status.st_mode):
                 pending.append((f"{path}/", entry.path, above | {identity}))
             else:
-                yield FileInfo(path, status.st_size if stat.S_ISREG(status.st_mode) else _NO_FILE)
+                is_file = stat.S_ISREG(status.st_mode)
+                yield _info_local(path, status) if is_file else FileInfo(path, _NO_FILE)
 
 
 def _list_remote(url: str) -> Iterator[FileInfo]:
@@ -190,7 +201,20 @@ def _list_remote(url: str) -> Iterator[FileInfo]:
     for path, info in found.items():
         relative = path[start:]
         if relative and not any(part.startswith(".") for part in relative.split("/")):
-            yield FileInfo(relative, int(info["size"] or 0))
+            yield _info_remote(relative, info)
+
+
+_TIMES = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "modified", "created")
+"""What stores call the hash of a file, or the time when it was written."""
+
+
+def _info_local(path: str, status: os.stat_result) -> FileInfo:
+    return FileInfo(path, status.st_size, f"{status.st_size} {status.st_mtime_ns}")
+
+
+def _info_remote(path: str, info: dict[str, Any]) -> FileInfo:
+    size = int(info["size"] or 0)
+    return FileInfo(path, size, f"{size} {next((info[name] for name in _TIMES if info.get(name)), None)}")
 
 
 def read_bytes(url: str | os.PathLike[str]) -> bytes:

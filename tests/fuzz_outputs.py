@@ -14,6 +14,7 @@ from tests.fuzzing import JSON_EDITS, TABLE_EDITS, Format, edit_bytes
 
 JOB = {"images": "/data/images/", "format": ["kaggle"], "template": None, "tta": ["hflip"], "pixels-per-pass": 4000}
 LINES = {f"{name}.jpg": {"classes": [1], "entries": {"kaggle": [f"{n} 2", ""]}} for n, name in enumerate("abc", 1)}
+VERSION = "4096 1700000000"
 
 
 def make_journal(folder: Path) -> str:
@@ -21,7 +22,7 @@ def make_journal(folder: Path) -> str:
     journal.begin(JOB)
     with journal.recorder() as recorder:
         for image_id, values in LINES.items():
-            recorder.add(line_of(image_id, values))
+            recorder.add(line_of(image_id, VERSION, values))
     return ".unfinished/job.json"
 
 
@@ -35,8 +36,8 @@ def go_on(folder: Path) -> Any:
     """As predicting does: what is missing is predicted again."""
     journal = Journal(str(folder))
     journal.begin(JOB)
-    lines = journal.lines(list(LINES))
-    return [lines.get(name, {"image": name, **values}) for name, values in LINES.items()]
+    lines = journal.lines(dict.fromkeys(LINES, VERSION))
+    return [lines.get(name, {"image": name, "version": VERSION, **values}) for name, values in LINES.items()]
 
 
 # --- evaluations ---

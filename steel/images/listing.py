@@ -35,6 +35,8 @@ class ImageRecord:
     """Where to read it: a path or fsspec URL."""
     page: int | None = None
     """Of a TIFF that has several, from 1; None for a file that is one image."""
+    version: str = ""
+    """Of its file: see `steel.storage.FileInfo`."""
 
     def read(self) -> bytes:
         """The image's file; of a page of a TIFF, a TIFF of that page alone.
@@ -64,8 +66,11 @@ def list_images(
         ValidationErrors: see `split_pages`.
     """
     inner = "" if without is None else _inside(folder, without)
-    names = [file.path for file in storage.list_files(folder, IMAGE_SUFFIXES)]
-    records = tuple(ImageRecord(n, storage.join(folder, n)) for n in names if not (inner and n.startswith(inner)))
+    records = tuple(
+        ImageRecord(file.path, storage.join(folder, file.path), version=file.version)
+        for file in storage.list_files(folder, IMAGE_SUFFIXES)
+        if not (inner and file.path.startswith(inner))
+    )
     if not records:
         raise InputError(f"{folder}: no images there (looked for {', '.join(IMAGE_SUFFIXES)})")
     return records if tiff_pages == "refuse" else split_pages(records)
@@ -95,7 +100,7 @@ def _pages_of(record: ImageRecord) -> Iterator[ImageRecord]:
         yield record
         return
     for number in range(1, pages + 1):
-        yield ImageRecord(f"{stem}_p{number}{dot}{suffix}", record.url, number)
+        yield ImageRecord(f"{stem}_p{number}{dot}{suffix}", record.url, number, record.version)
 
 
 def read_image(url: str | os.PathLike[str], channels: int, depth: Depth) -> np.ndarray:

@@ -82,8 +82,13 @@ def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[
     how = {"format": sorted(job.formats), "columns": job.columns, "template": template, "version": __version__}
     how["tiff_pages"] = job.tiff_pages
     journal.begin({"images": storage.full_path(job.source), **how, **depends_on})
-    done = journal.lines([record.image_id for record in records])
+    done = journal.lines(versions_of(records))
     return Plan(records, tuple(record for record in records if record.image_id not in done))
+
+
+def versions_of(records: Sequence[ImageRecord]) -> dict[str, str]:
+    """Image id -> version of its file: what was predicted of another one does not count."""
+    return {record.image_id: record.version for record in records}
 
 
 def digest_file(url: str) -> str:
@@ -99,7 +104,8 @@ def find_images(source: str, tiff_pages: TiffPages = "refuse") -> tuple[ImageRec
     """
     if not _is_file(source):
         return list_images(source, tiff_pages=tiff_pages)
-    record = ImageRecord(source.rpartition("/")[2], source)
+    name, info = source.rpartition("/")[2], storage.file_info(source)
+    record = ImageRecord(name, source, version="" if info is None else info.version)
     raise_issues(storage.name_issues([record.image_id]), "rename it")
     return (record,) if tiff_pages == "refuse" else split_pages([record])
 

@@ -2,8 +2,8 @@
 
 Below the output folder lies a hidden one with the description of the job and parts: files of lines, one for each image
 with what every output needs of it, as a checksum and JSON. A part appears whole or not at all; a line that was damaged
-since is none, and its image is predicted again. Several ranks write parts side by side. When the outputs are complete
-the folder is removed.
+since is none, nor is one of another version of the image: it is predicted again. Several ranks write parts side by
+side. When the outputs are complete the folder is removed.
 """
 
 import json
@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,30 +104,32 @@ class Journal:
         finally:
             recorder.flush()
 
-    def lines(self, image_ids: Sequence[str]) -> Lines:
-        """What was taken down of these images, and is as it was."""
+    def lines(self, versions: Mapping[str, str]) -> Lines:
+        """What was taken down of these images, given with the versions of their files, and is as it was."""
         places: dict[str, _Place] = {}
         for url in self._parts():
             offset = 0
             for line in storage.read_bytes(url).splitlines(keepends=True):
                 text = line[_JSON_AT:]
                 if line[:_JSON_AT] == _checksum(text):
-                    places[json.loads(text)["image"]] = _Place(url, offset + _JSON_AT, len(text))
+                    image_id, version = map(json.loads(text).get, ("image", "version"))
+                    if versions.get(image_id) == version:
+                        places[image_id] = _Place(url, offset + _JSON_AT, len(text))
                 offset += len(line)
-        return Lines({image_id: places[image_id] for image_id in image_ids if image_id in places})
+        return Lines({image_id: places[image_id] for image_id in versions if image_id in places})
 
     @contextmanager
-    def local_lines(self, image_ids: Sequence[str]) -> Iterator[Lines]:
+    def local_lines(self, versions: Mapping[str, str]) -> Iterator[Lines]:
         """As `lines`, to be read again and again: of a remote folder, a local copy is made first."""
         if self.staging is not None:
-            yield self.lines(image_ids)
+            yield self.lines(versions)
             return
         with tempfile.TemporaryDirectory(prefix="steel-") as folder:
             copy = Journal(folder)
             storage.make_folder(copy.folder)
             for number, url in enumerate(self._parts()):
                 storage.download(url, Path(copy.folder, f"{number}.jsonl"))
-            yield copy.lines(image_ids)
+            yield copy.lines(versions)
 
     def _parts(self) -> list[str]:
         return [storage.join(self.folder, file.path) for file in storage.list_files(self.folder, (".jsonl",))]
@@ -180,9 +182,9 @@ class Recorder:
         self._since = time.monotonic()
 
 
-def line_of(image_id: str, values: Mapping[str, Any]) -> bytes:
-    """The line of an image."""
-    text = f"{json.dumps({'image': image_id, **values})}\n".encode()
+def line_of(image_id: str, version: str, values: Mapping[str, Any]) -> bytes:
+    """The line of an image whose file has this version."""
+    text = f"{json.dumps({'image': image_id, 'version': version, **values})}\n".encode()
     return _checksum(text) + text
 
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from steel.errors import out_of_memory_as
 from steel.images.decode import decode_image
 from steel.images.listing import ImageRecord
 from steel.inference.base_predictor import BasePredictor
-from steel.inference.folder_job import FolderJob, Plan, digest_file, plan_folder
+from steel.inference.folder_job import FolderJob, Plan, digest_file, plan_folder, versions_of
 from steel.inference.journal import Journal, Lines, line_of
 from steel.inference.prediction import Prediction
 from steel.inference.sources import NamedImage
@@ -105,7 +106,7 @@ def predict_images(
     Raises:
         OutOfMemoryError: says what needs less.
     """
-    journal, unreadable = Journal(job.out), dict[str, str]()
+    journal, unreadable, versions = Journal(job.out), dict[str, str](), versions_of(records)
     ahead = _Ahead(job.threads)
     with journal.watched(), out_of_memory_as("fewer --threads need less"), ThreadPoolExecutor(job.threads) as pool:
 
@@ -120,8 +121,8 @@ def predict_images(
 
         with journal.recorder() as recorder:
             masks_only = not any(WRITERS[name].tells_labels for name in job.formats)
-            predictions = predictor.predict_stream(images(), masks_only=masks_only)
-            lines = ahead.map(pool, lambda prediction: _encode(prediction, job, journal), predictions)
+            encode = partial(_encode, versions=versions, job=job, journal=journal)
+            lines = ahead.map(pool, encode, predictor.predict_stream(images(), masks_only=masks_only))
             for done, line in enumerate(lines, 1):
                 recorder.add(line)
                 on_image(done + len(unreadable))
@@ -133,7 +134,7 @@ def finish_folder(
 ) -> FolderSummary:
     """Write the files of all images from the journal, then remove it."""
     journal, task = Journal(job.out), job.task(class_names, plan.records)
-    with journal.watched(), journal.local_lines(task.image_ids) as lines:
+    with journal.watched(), journal.local_lines(versions_of(plan.records)) as lines:
         for name in job.formats:
             writer = WRITERS[name]
             if isinstance(writer, FileWriter):
@@ -178,7 +179,7 @@ def _decode(record: ImageRecord, predictor: BasePredictor) -> np.ndarray | str:
         return str(error)
 
 
-def _encode(prediction: Prediction, job: FolderJob, journal: Journal) -> bytes:
+def _encode(prediction: Prediction, versions: Mapping[str, str], job: FolderJob, journal: Journal) -> bytes:
     """The journal's line on a prediction, once the files that belong to it alone are written."""
     entries: dict[str, Any] = {}
     for name in job.formats:
@@ -190,7 +191,8 @@ def _encode(prediction: Prediction, job: FolderJob, journal: Journal) -> bytes:
             url = storage.join(job.out, writer.place, path)
             storage.make_folder(url.rpartition("/")[0])
             storage.write_bytes(url, data, staging=journal.staging)
-    return line_of(prediction.image_id, {"classes": prediction.class_ids, "entries": entries})
+    image_id = prediction.image_id
+    return line_of(image_id, versions[image_id], {"classes": prediction.class_ids, "entries": entries})
 
 
 class _Ahead:

@@ -52,10 +52,10 @@ def look_at(url: str, images: str) -> Place:
         InputError: nothing is there.
     """
     if not storage.is_folder(url):
-        size = storage.file_size(url)
-        if size is None:
+        info = storage.file_info(url)
+        if info is None:
             raise InputError(f"{url}: no such file or folder")
-        return Place(url, (FileInfo(url.rpartition("/")[2], size),), (), is_file=True, has_images=False)
+        return Place(url, (info,), (), is_file=True, has_images=False)
     files = storage.list_files(url)
     pictures = [file for file in files if file.path.lower().endswith(IMAGE_SUFFIXES)]
     is_same = lies_in(url, images) and lies_in(images, url)

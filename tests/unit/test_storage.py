@@ -28,7 +28,7 @@ def fill(root: str) -> None:
 
 def test_files_are_listed_below_a_folder(root: str) -> None:
     fill(root)
-    assert storage.list_files(root) == [("a/c.PNG", 7), ("a/d.txt", 7), ("b.jpg", 5)]
+    assert [file[:2] for file in storage.list_files(root)] == [("a/c.PNG", 7), ("a/d.txt", 7), ("b.jpg", 5)]
     assert [file.path for file in storage.list_files(root, (".jpg", ".png"))] == ["a/c.PNG", "b.jpg"]
 
 
@@ -48,6 +48,22 @@ def test_existence_and_size(root: str) -> None:
     storage.write_bytes(url, b"123")
     assert storage.exists(url)
     assert storage.file_size(url) == 3
+
+
+def test_a_file_that_is_written_again_has_another_version(root: str) -> None:
+    """Also one of the same size."""
+    url = storage.join(root, "x")
+    assert storage.file_info(url) is None
+    versions = []
+    for second, data in enumerate((b"123", b"456")):
+        storage.write_bytes(url, data)
+        if not storage.is_remote(url):
+            os.utime(storage.local_path(url), (second, second))
+        infos = [storage.file_info(url), *storage.list_files(root)]
+        assert infos == [storage.file_info(url), *storage.list_files(root)]
+        assert [info and info[:2] for info in infos] == [("x", 3)] * 2
+        versions.append([info and info.version for info in infos])
+    assert all(first != second for first, second in zip(*versions, strict=True))
 
 
 def test_missing_things_are_told(root: str) -> None:

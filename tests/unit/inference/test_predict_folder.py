@@ -217,6 +217,31 @@ def test_images_that_come_meanwhile_are_predicted_too(folder: Path, predictor: P
     assert read_submission(tmp_path / "out/submission.csv").image_ids == ("0.png", "0a.png", "1.png", "2.png")
 
 
+@pytest.mark.parametrize("place", ["images", "memory://replaced-images"])
+def test_an_image_that_is_replaced_meanwhile_is_predicted_anew(
+    predictor: Predictor, tmp_path: Path, place: str
+) -> None:
+    """By one of the same name and size, in a folder and in a store."""
+    images = place if storage.is_remote(place) else str(tmp_path / place)
+    storage.make_folder(images)
+
+    def write(number: int, seed: int) -> None:
+        noise = cv2.GaussianBlur(np.random.default_rng(seed).integers(0, 256, (20, 30), np.uint8), (5, 5), 1.5)
+        storage.write_bytes(f"{images}/{number}.bmp", cv2.imencode(".bmp", noise)[1].tobytes())
+
+    for number in range(3):
+        write(number, number)
+    job = FolderJob(images, str(tmp_path / "out"), ALL)
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, {}, lambda done, total: interrupt(done == 2))
+    write(0, 9)
+    done: list[int] = []
+    predict_folder(predictor, job, {}, lambda now, total: done.append(now))
+    assert done == [2, 3]
+    predict_folder(predictor, dataclasses.replace(job, out=str(tmp_path / "undisturbed")), {})
+    assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "undisturbed")
+
+
 def test_the_unfinished_job_of_another_command_is_refused(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
     job = FolderJob(str(folder / "images"), str(tmp_path / "out"))
     how = describe_predictor(predictor, str(folder / "model.safetensors"))
