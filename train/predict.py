@@ -9,8 +9,14 @@ import sys
 import time
 from collections.abc import Sequence
 
-from steel.commands.common import Parser, image_bar
-from steel.commands.predictions import add_predict_arguments, job_from, make_way_for, report_predictions
+from steel.commands.common import Parser
+from steel.commands.predictions import (
+    add_predict_arguments,
+    job_from,
+    make_way_for,
+    prediction_bars,
+    report_predictions,
+)
 from steel.distributed.runtime import Runtime, start
 from steel.errors import run_program
 from steel.inference.folder_job import Plan, plan_folder
@@ -57,7 +63,7 @@ def _predict(arguments: argparse.Namespace, runtime: Runtime) -> int:
     total, before = len(planned.records), len(planned.records) - len(planned.missing)
     mine = planned.missing[runtime.rank :: runtime.world]
     if runtime.is_main:
-        with image_bar("predict") as on_image:  # as if all ranks were equally fast
+        with prediction_bars(predictor) as on_image:  # as if all ranks were equally fast
             found = predict_images(
                 predictor, job, mine, lambda done: on_image(min(total, before + done * runtime.world), total)
             )

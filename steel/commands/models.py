@@ -5,8 +5,14 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from steel.commands.common import fold_numbers, image_bar, make_way, number, positive, require_torch, tile_bar
-from steel.commands.predictions import add_predict_arguments, job_from, make_way_for, report_predictions
+from steel.commands.common import fold_numbers, image_bar, make_way, number, positive, require_torch
+from steel.commands.predictions import (
+    add_predict_arguments,
+    job_from,
+    make_way_for,
+    prediction_bars,
+    report_predictions,
+)
 from steel.inference.int8_report import MAX_LOSS, NUM_IMAGES
 from steel.views import parse_tta
 
@@ -47,7 +53,7 @@ def _run_predict(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         pixels_per_pass=arguments.pixels_per_pass,
     )
-    with image_bar("predict") as on_image, tile_bar() as predictor.on_tile:
+    with prediction_bars(predictor) as on_image:
         begun = time.perf_counter()
         summary = predict_folder(predictor, job, describe_predictor(predictor, arguments.checkpoint), on_image)
         seconds = time.perf_counter() - begun

@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from steel.commands.common import add_inference, positive
+from steel.commands.common import add_inference, image_bar, positive, tile_bar
 from steel.errors import counted, list_some
 from steel.extensions import load_extensions
 
@@ -78,6 +80,13 @@ def make_way_for(arguments: argparse.Namespace) -> None:
     outputs = [storage.join(arguments.out, place) for place in places]
     storage.check_apart([arguments.checkpoint, arguments.images, arguments.template], [*outputs, arguments.out])
     check_job(job_from(arguments))
+
+
+@contextmanager
+def prediction_bars(predictor: "BasePredictor") -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of images, as `image_bar`, and below it one of the tiles of a large image under way."""
+    with image_bar("predict") as on_image, tile_bar() as predictor.on_tile:
+        yield on_image
 
 
 def report_predictions(job: "FolderJob", predictor: "BasePredictor", summary: "FolderSummary", seconds: float) -> int:

@@ -1,5 +1,7 @@
 """`train.predict` launched as a user does: every image once, and the bytes of `steel predict`."""
 
+import dataclasses
+import sys
 from pathlib import Path
 
 import cv2
@@ -7,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from steel.checkpoint import Checkpoint, save_checkpoint
+from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from steel.cli import main as steel
-from steel.config import NetworkConfig
+from steel.config import NetworkConfig, TilingConfig
 from steel.model.network import UnifiedModel
 from tests.distributed.launching import run
 from tests.image_folder import tree_digest
@@ -95,3 +97,19 @@ def test_it_takes_an_exported_graph_too(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert train_predict([*line, "--out", str(folder / "other")]) == 3
     assert tree_digest(folder / "one") == tree_digest(folder / "other")
+
+
+def test_progress_over_the_tiles_of_a_large_image_is_shown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 64x90 pixels, tiles of 64x64 that share 16 are 2; by either program, on a terminal."""
+    whole = load_checkpoint(folder / "model.safetensors")
+    tiling = TilingConfig(budget=64 * 64, tile=64, overlap=16)
+    save_checkpoint(folder / "tiled.safetensors", dataclasses.replace(whole, tiling=tiling))
+    cv2.imwrite(str(folder / "large.png"), np.zeros((64, 90), np.uint8))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    line = [str(folder / "tiled.safetensors"), str(folder / "large.png"), "--out"]
+    for name, program in (("one", lambda arguments: steel(["predict", *arguments])), ("other", train_predict)):
+        assert program([*line, str(folder / name)]) == 0
+        assert "large image:   0%|          | 0/2 [" in capsys.readouterr().err, name

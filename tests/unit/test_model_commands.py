@@ -148,7 +148,7 @@ def test_the_pace_is_that_of_this_attempt(work, steel, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("steel.commands.models.image_bar", lambda name: nullcontext(stop_after_three))
+        patched.setattr("steel.commands.models.prediction_bars", lambda predictor: nullcontext(stop_after_three))
         assert steel(*line)[0] == 130
     clock = SimpleNamespace(perf_counter=iter((10.0, 14.0)).__next__)
     monkeypatch.setattr("steel.commands.models.time", clock)
