@@ -31,6 +31,7 @@ pytest.importorskip("onnxscript")
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 SIZES = [(64, 96), (9, 128), (31, 33), (130, 200), (1, 1), (63, 32), (40, 48)]
 """Around the 48x64 that some are resized to: smaller, larger, of other shapes, no whole strides."""
+UNREAD = "not a readable image, or of 16 bits a pixel where the network was trained on 8"
 NO_LIMITS = {"pixel_threshold": 128, "label_threshold": 0, "min_area": 0, "max_area": None}
 
 
@@ -207,11 +208,15 @@ def test_what_the_program_does_not_do_is_said_in_one_line(plant: Plant, tmp_path
     (tmp_path / "text.png").write_text("no image")
     for file, said in (
         (plant.images / "3.png", "more pixels than the network was evaluated on at once; use tiles or `steel predict`"),
-        (plant.deep / "0.png", "16 bits a pixel; the network was trained on 8"),
-        (tmp_path / "text.png", "not a readable image"),
+        (plant.deep / "0.png", UNREAD),
+        (tmp_path / "text.png", UNREAD),
     ):
         done = run_program(tmp_path, model, [file])
         assert (done.returncode, done.stderr.splitlines()[-1]) == (1, f"{file}: {said}")
+
+
+def test_the_program_is_short() -> None:
+    assert PROGRAM.count("\n") <= 60 and max(map(len, PROGRAM.splitlines())) <= 120
 
 
 def test_the_tables_are_those_of_the_graph(plant: Plant) -> None:
