@@ -10,6 +10,7 @@ import numpy as np
 from steel.errors import counted
 from steel.reports.explore_data import ExploredData
 from steel.reports.explore_figures import PixelSurvey
+from steel.reports.html.figures import percent
 from steel.reports.model_card import FEW_IMAGES
 
 Tone = Literal["bad", "warn"]
@@ -131,7 +132,7 @@ def _folds(data: ExploredData) -> Iterator[Finding]:
             elif abs(inside.mean() - share) > _SIGMAS * error > 0:
                 yield Finding(
                     "warn",
-                    f"fold {number} differs: {inside.mean():.1%} {name}, {share:.1%} of all",
+                    f"fold {number} differs: {percent(inside.mean(), 1)} {name}, {percent(share, 1)} of all",
                     "Scores on it say less of the others. Large groups of duplicates do this; so does dealing by hand.",
                 )
 

@@ -16,7 +16,7 @@ from steel.reports.explore_findings import Finding
 from steel.reports.html.bars import bar_list, histogram
 from steel.reports.html.charts import Axis, Series, line_chart, octave_text
 from steel.reports.html.document import Section, document
-from steel.reports.html.figures import Figures
+from steel.reports.html.figures import Figures, percent
 from steel.reports.html.markup import Markup, definitions, escape, join, table, tag, void
 from steel.reports.sections.common import PERCENT, class_name
 
@@ -148,7 +148,7 @@ def _places(data: ExploredData, survey: PixelSurvey) -> Markup:
         most = float(survey.heat[k].max())
         if most > 0:
             picture = _image(_heat(survey.heat[k], k + 1), f"places of {name}")
-            words = f" black: never; white: {most:.0%} of its masks"
+            words = f" black: never; white: {percent(most)} of its masks"
             figures.append(tag("figure", picture, tag("figcaption", tag("b", name), words), class_="shot"))
     return tag("div", *figures, class_="gallery") if figures else Markup("")
 
@@ -206,7 +206,7 @@ def _distribution(
             middles = (edges[:-1] + edges[1:]) / 2
             series.append(Series(name, list(zip(middles.tolist(), shares.tolist(), strict=True)), k))
     ticks = [(value, f"{value:.3g}") for value in np.linspace(low, high, 5).tolist()]
-    shares_axis = Axis("share of images", [(most * i / 4, f"{most * i / 4:.0%}") for i in range(5)], 0.0, most or 1.0)
+    shares_axis = Axis("share of images", [(most * i / 4, percent(most * i / 4)) for i in range(5)], 0.0, most or 1.0)
     return line_chart(title, Axis(label, ticks, low, high), shares_axis, series)
 
 
@@ -303,7 +303,7 @@ def _shot(data: ExploredData, row: int) -> Markup:
         pictures.append(alone)
     name, pixels = data.image_ids[row], int(data.sizes[row].prod())
     images = [_image(picture, f"{name}{what}") for picture, what in zip(pictures, ("", ", masks alone"), strict=False)]
-    words = "; ".join(f"{said} {area:,} pixels, {area / pixels:.2%}" for said, area in found) or "clean"
+    words = "; ".join(f"{said} {area:,} pixels, {percent(area / pixels, 2)}" for said, area in found) or "clean"
     fold = "" if data.fold is None else f", fold {data.fold[row]}"
     caption = tag("figcaption", tag("b", name), f" {words}{fold}")
     height, width = size

@@ -13,6 +13,11 @@ from steel.reports.html.markup import Markup, tag
 MISSING = "–"
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """A share as every page has it: `10.6 %`."""
+    return f"{share:.{digits}%}".replace("%", " %")
+
+
 def pointer(*keys: object) -> str:
     """A JSON pointer (RFC 6901) from its keys."""
     return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in keys)

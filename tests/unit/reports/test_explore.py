@@ -94,7 +94,7 @@ def test_page_carries_its_pictures_and_escapes_names(explored) -> None:
     assert "&lt;shards&gt;" in page
     assert "<shards>" not in page
     text = HTMLParserText.of(page)
-    assert "images/0001.png class 1 40 pixels, 5.00%, fold 1" in text  # captions are text, and whole
+    assert "images/0001.png class 1 40 pixels, 5.00 %, fold 1" in text  # captions are text, and whole
     for heading in ("Findings", "Classes", "Gray levels", "several classes", "Folds", "Duplicates"):
         assert heading in text
 
@@ -243,7 +243,7 @@ def test_a_fold_that_differs_is_named(tmp_path: Path) -> None:
     found = titles(
         explore(data_of_shards(make_shards(tmp_path / "s", images, masks, num_classes=1, folds=4)), tmp_path / "out")
     )
-    assert "fold 0 differs: 100.0% class 1, 25.0% of all" in found
+    assert "fold 0 differs: 100.0 % class 1, 25.0 % of all" in found
     assert "fold 0 has no clean image" in found
     assert [title for title in found if title.endswith("no class 1 image")] == [
         f"fold {k} has no class 1 image" for k in (1, 2, 3)
