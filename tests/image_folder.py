@@ -10,6 +10,8 @@ import pytest
 from steel.labels.rle import encode_rle
 
 HEIGHT, WIDTH, NUM_CLASSES = 32, 48, 4
+NUM_IMAGES = 17
+"""Of the folder that the tests of sharding share: three shards of five and one of two."""
 
 
 def image_name(number: int) -> str:

@@ -20,6 +20,7 @@ from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from tests.image_folder import (
     HEIGHT,
+    NUM_IMAGES,
     WIDTH,
     arguments,
     image_name,
@@ -27,33 +28,10 @@ from tests.image_folder import (
     masks_of,
     texture,
     tree_digest,
-    write_images,
 )
 from tests.paths import ROOT
 
-NUM_IMAGES = 17
 NUMBERS = {image_name(number): number for number in range(NUM_IMAGES)}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("input")
-    write_images(folder, NUM_IMAGES)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shards(folder: Path) -> Path:
-    out = folder / "shards"
-    assert main(arguments(folder, out)) == 0
-    return out
-
-
-@pytest.fixture
-def own_folder(tmp_path: Path) -> Path:
-    """Input that the test may change."""
-    write_images(tmp_path, NUM_IMAGES)
-    return tmp_path
 
 
 def test_samples_are_the_files_and_masks_that_went_in(folder: Path, shards: Path) -> None:

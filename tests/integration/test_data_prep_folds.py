@@ -10,16 +10,7 @@ import pytest
 from data_prep.__main__ import main
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
-from tests.image_folder import HEIGHT, WIDTH, arguments, image_name, last_line, texture, write_images
-
-NUM_IMAGES = 17
-
-
-@pytest.fixture
-def own_folder(tmp_path: Path) -> Path:
-    """Input that the test may change."""
-    write_images(tmp_path, NUM_IMAGES)
-    return tmp_path
+from tests.image_folder import HEIGHT, NUM_IMAGES, WIDTH, arguments, image_name, last_line, texture
 
 
 def test_duplicates_share_a_group_and_a_fold(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

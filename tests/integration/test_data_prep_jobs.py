@@ -7,31 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.__main__ import main
-from tests.image_folder import HEIGHT, WIDTH, arguments, image_name, last_line, tree_digest, write_images
-
-NUM_IMAGES = 17
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("input")
-    write_images(folder, NUM_IMAGES)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shards(folder: Path) -> Path:
-    out = folder / "shards"
-    assert main(arguments(folder, out)) == 0
-    return out
-
-
-@pytest.fixture
-def own_folder(tmp_path: Path) -> Path:
-    """Input that the test may change."""
-    write_images(tmp_path, NUM_IMAGES)
-    return tmp_path
-
+from tests.image_folder import HEIGHT, NUM_IMAGES, WIDTH, arguments, image_name, last_line, tree_digest, write_images
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
