@@ -11,7 +11,7 @@ _IN_FLIGHT = 32
 """Requests that are not waited for: disks are fastest with many, but what others read queues up behind them."""
 
 
-def read_ahead(paths: Sequence[str]) -> None:
+def read_ahead(paths: Sequence[Path]) -> None:
     """Bring files into the system's memory, one after another and front to back, as disks are fastest.
 
     They are asked for and not read, which leaves the processor to others; some file systems take no notice. Returns
@@ -26,18 +26,18 @@ def read_ahead(paths: Sequence[str]) -> None:
         _wait_for(*piece)
 
 
-def _size(path: str) -> int:
+def _size(path: Path) -> int:
     with contextlib.suppress(OSError):
-        return Path(path).stat().st_size
+        return path.stat().st_size
     return 0
 
 
-def _ask_for(path: str, offset: int) -> None:
+def _ask_for(path: Path, offset: int) -> None:
     with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), offset, _REQUEST, os.POSIX_FADV_WILLNEED)
 
 
-def _wait_for(path: str, offset: int) -> None:
+def _wait_for(path: Path, offset: int) -> None:
     """Until its last bytes are there; the others were read before them."""
     with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
         file.seek(min(offset + _REQUEST, _size(path)) - 1)

@@ -35,6 +35,6 @@ def test_files_are_in_memory_to_their_ends_and_a_missing_one_is_left_out(tmp_pat
             pytest.skip("this file system keeps its files in memory")
     except OSError as error:
         pytest.skip(f"this file system cannot tell: {error.strerror}")
-    read_ahead([str(paths[0]), str(tmp_path / "none.tar"), str(paths[1])])
+    read_ahead([paths[0], tmp_path / "none.tar", paths[1]])
     for path, size in zip(paths, SIZES, strict=True):
         assert all(resident(path, offset) for offset in (*range(0, size, 4096), size - 1)), path
