@@ -29,8 +29,8 @@ class FileInfo(NamedTuple):
     size: int
     """Bytes."""
     version: str = ""
-    """Another one whenever the file is written again, as far as its store tells: by its size and time. To be compared only
-    with what the same function gives, `list_files` or `file_info`."""
+    """Another one whenever the file is written again, as far as its store tells: by its size and time. To be compared
+    only with what the same function gives, `list_files` or `file_info`."""
 
 
 def is_remote(url: str | os.PathLike[str]) -> bool:
