@@ -65,8 +65,9 @@ def check_apart(inputs: Iterable[str | None], outputs: Iterable[str | None]) -> 
 
 
 def join(url: str | os.PathLike[str], *names: str) -> str:
-    """`url/name/...` for paths and URLs alike."""
-    return "/".join([os.fspath(url).rstrip("/"), *names])
+    """`url/name/...` for paths and URLs alike; "" is the current folder, as in `pathlib`."""
+    base = os.fspath(url)
+    return "/".join([base.rstrip("/"), *names] if base else names)
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -280,6 +281,8 @@ def make_folder(url: str | os.PathLike[str]) -> None:
     except (FileExistsError, NotADirectoryError):
         blocker = next((p for p in (path, *path.parents) if os.path.lexists(p)), path)
         raise InputError(f"{url}: cannot be made, for {blocker} is no folder; give another place") from None
+    except FileNotFoundError:
+        raise InputError(f"{url}: cannot be made; give another place") from None
 
 
 def free_bytes(url: str | os.PathLike[str]) -> int | None:

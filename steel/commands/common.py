@@ -24,6 +24,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": Help, **kwargs})
 
+    def parse_known_args(self, args=None, namespace=None):
+        """As the base class; an empty value is refused: it is what a shell makes of a variable that is not set."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(parsed, action.dest, None)
+            if value == "" or (isinstance(value, list) and "" in value):
+                self.error(str(argparse.ArgumentError(action, "an empty value")))
+        return parsed, unknown
+
     def error(self, message: str) -> NoReturn:
         """End the program with exit code 2."""
         self.exit(2, f"error: {message}; --help lists the options\n")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 
@@ -80,6 +81,10 @@ def test_texts_of_fields_are_wrapped_as_paragraphs(
             "argument --ignore-value: 'white' is neither a whole number nor a colour #rrggbb",
         ),
         (steel, ["nonsense"], "invalid choice: 'nonsense'"),
+        (steel, ["predict", "model.onnx", "", "--out", "c"], "argument IMAGES: an empty value"),
+        (steel, ["ensemble", "a", "", "--out", "c"], "argument FILE: an empty value"),
+        (shard, ["--images", "a", "--labels", "b", "--out="], "argument --out: an empty value"),
+        (partial(parse_fit, "fit"), ["--data", "", "--out", "run"], "argument --data: an empty value"),
         (shard, ["--images", "a", "--labels", "b", "--out", "c", "--workers", "0"], "--workers: 0 is not at least 1"),
         (evaluate, [], "required: --checkpoint, --data, --out"),
     ],

@@ -66,6 +66,12 @@ def test_a_file_that_is_written_again_has_another_version(root: str) -> None:
     assert all(first != second for first, second in zip(*versions, strict=True))
 
 
+def test_places_in_the_current_folder_and_in_the_root() -> None:
+    assert storage.join("", "a", "b") == "a/b"
+    assert storage.join("/", "a") == "/a"
+    assert storage.join("c/", "a") == "c/a"
+
+
 def test_missing_things_are_told(root: str) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(storage.join(root, "nothing"))

@@ -201,6 +201,12 @@ def test_a_link_that_leads_nowhere_is_in_the_way_too(tmp_path: Path) -> None:
         make_folder(tmp_path / "link")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc, where nobody can make a folder")
+def test_a_place_where_there_are_no_folders_is_told() -> None:
+    with pytest.raises(InputError, match="/proc/steel: cannot be made; give another place"):
+        make_folder("/proc/steel")
+
+
 def test_exploring_to_a_place_below_a_file_is_refused_before_any_image_is_read(
     tiny_shards: Path, tmp_path: Path
 ) -> None:
