@@ -4,6 +4,7 @@ A location is a local path or any fsspec URL (`s3://bucket/folder`). Nothing hal
 name: local files are written beside it, flushed to disk and renamed; remote stores show an object once it is complete.
 """
 
+import errno
 import mmap
 import os
 import shutil
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -84,22 +85,42 @@ def filesystem(url: str) -> tuple[Any, str]:
         raise InputError(f"{url}: {error}") from error
 
 
+@contextmanager
+def _store_of(url: str | os.PathLike[str]) -> Iterator[tuple[Any, str]]:
+    """What `filesystem` gives; whatever its library raises in the block comes out as an OSError that names the place.
+
+    Raises:
+        InputError: as `filesystem`.
+        OSError: no rights, no network, or whatever else the store's library has to say.
+    """
+    location = os.fspath(url)
+    try:
+        yield filesystem(location)
+    except (FileNotFoundError, InputError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        number = errno.EACCES if isinstance(error, PermissionError) else errno.EIO
+        raise OSError(number, str(error).strip().partition("\n")[0] or type(error).__name__, location) from error
+
+
 def exists(url: str | os.PathLike[str]) -> bool:
     """Whether a file or folder is there."""
     if not is_remote(url):
         return local_path(url).exists()
-    fs, path = filesystem(os.fspath(url))
-    fs.invalidate_cache()
-    return bool(fs.exists(path))
+    with _store_of(url) as (fs, path):
+        fs.invalidate_cache()
+        return bool(fs.exists(path))
 
 
 def is_folder(url: str | os.PathLike[str]) -> bool:
     """Whether a folder is there; in a store, whether anything lies below that name."""
     if not is_remote(url):
         return local_path(url).is_dir()
-    fs, path = filesystem(os.fspath(url))
-    fs.invalidate_cache()
-    return bool(fs.isdir(path))
+    with _store_of(url) as (fs, path):
+        fs.invalidate_cache()
+        return bool(fs.isdir(path))
 
 
 def file_info(url: str | os.PathLike[str]) -> FileInfo | None:
@@ -108,9 +129,9 @@ def file_info(url: str | os.PathLike[str]) -> FileInfo | None:
     try:
         if not is_remote(url):
             return _info_local(name, local_path(url).stat())
-        fs, path = filesystem(os.fspath(url))
-        fs.invalidate_cache()
-        return _info_remote(name, fs.info(path))
+        with _store_of(url) as (fs, path):
+            fs.invalidate_cache()
+            return _info_remote(name, fs.info(path))
     except FileNotFoundError:
         return None
 
@@ -190,12 +211,10 @@ def _list_local(root: Path) -> Iterator[FileInfo | Issue]:
 
 
 def _list_remote(url: str) -> Iterator[FileInfo]:
-    fs, root = filesystem(url)
-    fs.invalidate_cache()
-    try:
-        found: dict[str, dict[str, Any]] = fs.find(root, detail=True)
-    except FileNotFoundError:
-        found = {}
+    found: dict[str, dict[str, Any]] = {}
+    with suppress(FileNotFoundError), _store_of(url) as (fs, root):
+        fs.invalidate_cache()
+        found = fs.find(root, detail=True)
     if not found:
         raise InputError(f"{url}: no such folder, or it is empty")
     start = len(root.rstrip("/")) + 1
@@ -226,8 +245,8 @@ def read_bytes(url: str | os.PathLike[str]) -> bytes:
     """
     if not is_remote(url):
         return local_path(url).read_bytes()
-    fs, path = filesystem(os.fspath(url))
-    return cast(bytes, fs.cat_file(path))
+    with _store_of(url) as (fs, path):
+        return cast(bytes, fs.cat_file(path))
 
 
 def read_range(url: str | os.PathLike[str], offset: int, length: int) -> bytes:
@@ -235,14 +254,14 @@ def read_range(url: str | os.PathLike[str], offset: int, length: int) -> bytes:
     if not is_remote(url):
         with open(local_path(url), "rb") as file:
             return os.pread(file.fileno(), length, offset)
-    fs, path = filesystem(os.fspath(url))
-    return cast(bytes, fs.cat_file(path, start=offset, end=offset + length))
+    with _store_of(url) as (fs, path):
+        return cast(bytes, fs.cat_file(path, start=offset, end=offset + length))
 
 
 def download(url: str, path: Path) -> None:
     """Copy a remote file to a local `path`; the caller makes that atomic where it matters."""
-    fs, remote = filesystem(url)
-    fs.get_file(remote, os.fspath(path))
+    with _store_of(url) as (fs, remote):
+        fs.get_file(remote, os.fspath(path))
 
 
 @contextmanager
@@ -316,8 +335,8 @@ def open_write(
             if not remote:
                 os.fsync(file.fileno())
         if remote:
-            fs, path = filesystem(os.fspath(url))
-            fs.put_file(temporary, path)
+            with _store_of(url) as (fs, path):
+                fs.put_file(temporary, path)
         else:
             os.replace(temporary, local_path(url))
             sync_to_disk(local_path(url).parent)
@@ -347,10 +366,10 @@ def write_bytes(url: str | os.PathLike[str], data: bytes, *, staging: str | os.P
 def remove(url: str | os.PathLike[str]) -> None:
     """Remove a file or a folder with all in it; nothing happens when it is not there."""
     if is_remote(url):
-        fs, path = filesystem(os.fspath(url))
-        fs.invalidate_cache()
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
+        with _store_of(url) as (fs, path):
+            fs.invalidate_cache()
+            if fs.exists(path):
+                fs.rm(path, recursive=True)
         return
     target = local_path(url)
     if target.is_dir() and not target.is_symlink():

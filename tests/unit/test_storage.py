@@ -3,11 +3,14 @@
 import errno
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from steel import storage
+from steel.cli import main
 from steel.errors import InputError
 
 
@@ -134,3 +137,36 @@ def test_an_unknown_protocol_is_one_line() -> None:
 def test_free_space_is_asked_where_the_folder_will_be(tmp_path: Path) -> None:
     assert storage.free_bytes(tmp_path / "not" / "yet") == pytest.approx(storage.free_bytes(tmp_path), rel=0.1)
     assert storage.free_bytes("memory://a") is None
+
+
+class Shut(MemoryFileSystem):
+    """A store that nobody has the rights for."""
+
+    protocol = "shut"
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise RuntimeError("Unable to locate credentials\nand more")
+
+    info = exists = isdir = find = cat_file = get_file = put_file = rm = _refuse
+
+
+def test_what_a_store_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Libraries have exceptions of their own for missing rights and networks."""
+    fsspec.register_implementation("shut", Shut, clobber=True)
+    url = "shut://bucket/x"
+    for ask in (
+        storage.exists,
+        storage.is_folder,
+        storage.file_info,
+        storage.list_files,
+        storage.read_bytes,
+        storage.remove,
+        lambda url: storage.read_range(url, 0, 1),
+        lambda url: storage.download(url, tmp_path / "x"),
+        lambda url: storage.write_bytes(url, b"1"),
+    ):
+        with pytest.raises(OSError, match=f"Unable to locate credentials: '{url}'") as refused:
+            ask(url)
+        assert refused.value.errno == errno.EIO
+    assert main(["info", url]) == 1
+    assert capsys.readouterr().err == f"error: Unable to locate credentials: {url}\n"
