@@ -1,4 +1,4 @@
-"""Integer counts of pixels and the scores that follow from them. A leaf: numpy and OpenCV, no other part of `steel`.
+"""Integer counts of pixels and the scores that follow from them. A leaf: numpy and Pillow, no other part of `steel`.
 
 Two kinds of counts, both additive over images, so that ranks can add them up in any way and agree bit for bit:
 
@@ -10,8 +10,10 @@ Ignored pixels (the bitmask's ignore bit) are in neither. All areas are in pixel
 keep at the image's original size.
 """
 
-import cv2
+from functools import reduce
+
 import numpy as np
+from PIL import Image
 
 NUM_BINS = 256
 """Probabilities are quantised once to `round(255 * p)`."""
@@ -20,9 +22,10 @@ OUTSIDE, INSIDE = 0, 1
 INTERSECTION, PREDICTED, TRUE = 0, 1, 2
 """Positions on the last axis of pair counts."""
 
-_EXACT_PIXELS = 2**24
-"""OpenCV returns histograms as float32, whose integers are exact up to here."""
-_IN_EACH_BYTE = np.uint64(0x0101010101010101)
+_MANY = 1 << 14
+"""Values that Pillow counts sooner than numpy, which has less to do beforehand."""
+_SAMPLE = 32
+"""Eights of an image that tell whether most are alike."""
 
 
 def valid_mask(bitmask: np.ndarray, ignore_bit: int | None) -> np.ndarray | None:
@@ -46,53 +49,57 @@ def histograms(
     """
     assert mask_probs.dtype == np.uint8, mask_probs.dtype
     assert mask_probs.shape == (num_classes, *bitmask.shape), (mask_probs.shape, num_classes, bitmask.shape)
-    valid = valid_mask(bitmask, ignore_bit)
-    counted = None if valid is None or valid.all() else valid.view(np.uint8)
+    padding = -bitmask.size % 8
+    bits, *planes = (_in_eights(values, padding) for values in (bitmask, *mask_probs))
     result = np.zeros((num_classes, 2, NUM_BINS), np.int64)
-    marked = int(np.bitwise_or.reduce(bitmask, axis=None))
-    for k, probs in enumerate(mask_probs):
-        # Most classes are absent from most images: one pass over the image is then enough.
-        if marked >> k & 1:
-            inside = ((bitmask >> k) & 1).astype(np.uint8)
-            result[k, INSIDE] = _histogram(probs, inside if counted is None else inside & counted)
-        result[k, OUTSIDE] = _histogram(probs, counted) - result[k, INSIDE]
+    result[:, OUTSIDE] = [_count_eights(plane) for plane in planes]
+    result[:, OUTSIDE, 0] -= padding
+    # Most images have no class and nothing ignored, and in others most places: only the rest is looked at once more.
+    marked = reduce(np.bitwise_or, bits.view(np.uint64).T) != 0
+    bits = bits.compress(marked, axis=0).ravel()
+    present, ignored = int(np.bitwise_or.reduce(bits)), 0 if ignore_bit is None else 1 << ignore_bit
+    for k, plane in enumerate(planes):
+        if present & (1 << k | ignored):
+            values = plane.compress(marked, axis=0).ravel()
+            result[k, INSIDE] = _count(values.compress(bits & (1 << k | ignored) == 1 << k))
+            result[k, OUTSIDE] -= result[k, INSIDE] + _count(values.compress(bits & ignored != 0))
     return result
 
 
-def _histogram(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """(256,) int64 counts of (H, W) uint8 values where `mask` (uint8) is not 0.
+def _in_eights(values: np.ndarray, padding: int) -> np.ndarray:
+    """(n, 8): neighbours of (H, W), and zeros behind the last ones."""
+    flat = values.ravel()
+    return (np.pad(flat, (0, padding)) if padding else flat).reshape(-1, 8)
 
-    Eight neighbours at a time are looked at first: those that all have the commonest value, or lie outside of the mask,
-    need no counting one by one, and on steel they are most.
+
+def _count_eights(eights: np.ndarray) -> np.ndarray:
+    """(256,) int64 counts of (n, 8) uint8 values.
+
+    Most are the same eight values on steel, and need no counting one by one; where they are not, as of a network that
+    is unsure of every pixel, it is not worth looking for them.
     """
-    flat = np.ascontiguousarray(values).ravel()
-    whole = flat.size // 8 * 8
-    words, total = flat[:whole].view(np.uint64), np.zeros(NUM_BINS, np.int64)
-    if mask is None:
-        commonest = int(np.bincount(flat[::61], minlength=NUM_BINS).argmax())  # of a few; any value would be right
-        counted = words != np.uint64(commonest) * _IN_EACH_BYTE
-        marks = None
-        total[commonest] = whole - 8 * np.count_nonzero(counted)
-    else:
-        marks = np.ascontiguousarray(mask).ravel()
-        counted = marks[:whole].view(np.uint64) != 0
-    total += _count(words[counted].view(np.uint8), _bytes_of(marks, whole, counted))
-    return total + _count(flat[whole:], None if marks is None else marks[whole:])
+    words = eights.view(np.uint64).ravel()
+    sample = np.sort(words[:: max(1, len(words) // _SAMPLE)])
+    middle = len(sample) // 2
+    usual = sample[middle : middle + 1]  # the one that is more than half of them, if there is such a one
+    if 2 * np.count_nonzero(sample == usual) <= len(sample):
+        return _count(eights.ravel())
+    others = words.compress(words != usual)
+    return _count(others.view(np.uint8)) + (len(words) - len(others)) * _count(usual.view(np.uint8))
 
 
-def _bytes_of(marks: np.ndarray | None, whole: int, counted: np.ndarray) -> np.ndarray | None:
-    return None if marks is None else marks[:whole].view(np.uint64)[counted].view(np.uint8)
+def _count(values: np.ndarray) -> np.ndarray:
+    """(256,) int64 counts of (n,) uint8 values.
 
-
-def _count(values: np.ndarray, marks: np.ndarray | None) -> np.ndarray:
-    """(256,) int64 counts of (n,) uint8 values where `marks` is not 0; OpenCV is three times as fast as np.bincount."""
-    total = np.zeros(NUM_BINS, np.int64)
-    for start in range(0, len(values), _EXACT_PIXELS):
-        part = slice(start, start + _EXACT_PIXELS)
-        chosen = None if marks is None else marks[None, part]
-        counts = cv2.calcHist([values[None, part]], [0], chosen, [NUM_BINS], [0, NUM_BINS])
-        total += counts.ravel().astype(np.int64)  # (256, 1) before OpenCV 5, (256,) from there on
-    return total
+    Many are given to Pillow as pixels of four colours, each of which it counts in a table of its own. In one table, as
+    of `cv2.calcHist`, values wait for their neighbours, which are about as large: that takes twice as long.
+    """
+    if len(values) < _MANY:
+        return np.bincount(values, minlength=NUM_BINS)
+    whole = len(values) // 4 * 4
+    pixels = Image.frombuffer("RGBX", (whole // 4, 1), values[:whole], "raw", "RGBX", 0, 1)
+    total = np.fromiter(pixels.histogram(), np.int64, 4 * NUM_BINS).reshape(4, NUM_BINS).sum(axis=0)
+    return total + _count(values[whole:]) if len(values) % 4 else total
 
 
 def counts_from(histograms: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

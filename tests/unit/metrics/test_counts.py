@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steel.metrics.confusion import pixel_confusion
-from steel.metrics.counts import _EXACT_PIXELS, counts_from, cross_entropy, dice, histograms
+from steel.metrics.counts import counts_from, cross_entropy, dice, histograms
 from tests.plain_counts import pair_counts
 
 
@@ -70,10 +70,34 @@ def test_histograms_of_images_that_are_mostly_one_value(commonest: int, width: i
             assert np.array_equal(counts[k, inside], np.bincount(chosen, minlength=256))
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.sampled_from([(1, 1), (3, 7), (129, 130), (200, 333)]),
+    spread=st.sampled_from([0, 1, 3, 60]),
+    bits=st.sampled_from([(np.uint8, None), (np.uint8, 7), (np.uint16, 15)]),
+)
+def test_histograms_agree_with_numpys_whatever_the_network_is_sure_of(
+    seed: int, size: tuple[int, int], spread: int, bits: tuple[type, int | None]
+) -> None:
+    """From one value in most pixels to all values; of few pixels and of many, which are not counted in one way."""
+    rng = np.random.default_rng(seed)
+    dtype, ignore_bit = bits
+    probs = np.minimum(rng.integers(0, 250) + np.abs(rng.normal(0, spread, (3, *size))), 255).astype(np.uint8)
+    bitmask = rng.integers(0, np.iinfo(dtype).max + 1, size).astype(dtype)
+    bitmask[rng.random(size) < rng.random()] = 0
+    valid = np.ones(size, bool) if ignore_bit is None else bitmask >> ignore_bit & 1 == 0
+    counts = histograms(probs, bitmask, 3, ignore_bit)
+    for k in range(3):
+        for inside in range(2):
+            chosen = probs[k][valid & ((bitmask >> k & 1) == inside)]
+            assert np.array_equal(counts[k, inside], np.bincount(chosen, minlength=256))
+
+
 def test_histograms_are_exact_beyond_the_integers_of_float32() -> None:
-    shape = (3, _EXACT_PIXELS // 3 + 2)  # an odd number of pixels, more than float32 can tell apart
+    shape = (3, 2**24 // 3 + 2)  # an odd number of pixels, more than float32 can tell apart
     probs = np.zeros((1, *shape), np.uint8)
-    assert histograms(probs, np.zeros(shape, np.uint8), 1)[0, 0, 0] == _EXACT_PIXELS + 5
+    assert histograms(probs, np.zeros(shape, np.uint8), 1)[0, 0, 0] == 2**24 + 5
 
 
 @settings(max_examples=50, deadline=None)
