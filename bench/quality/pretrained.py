@@ -14,7 +14,7 @@ import torch
 from bench.quality import bsdata, neu
 from bench.quality.baseline import train_plain
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
-from bench.quality.trial import TEST, VALIDATION, Trial, at_one_half, raw, train, tuned
+from bench.quality.trial import TEST, VALIDATION, Trial, at_one_half, both_phases, raw, train, tuned
 from steel.metrics.scores import Outcome
 from steel.shards.reader import ShardReader
 
@@ -65,12 +65,12 @@ class Sides:
 
     def severstal(self, seed: int) -> Trial:
         """The preset for Severstal, with its two phases in their proportion on these images."""
-        full = round(self.passes * 8 / 38)
+        full = max(1, round(self.passes * 8 / 38))
         options = [
             *("--phases.0.epochs", str(self.passes - full), "--phases.1.epochs", str(full)),
             *("--phases.0.crop", *map(str, self.of_set.crop), "--validation.every-epochs", "2"),
-            *("--phases.0.batch-size", str(self.of_set.batch_size)),
-            *("--phases.1.batch-size", str(self.of_set.batch_size)),
+            *both_phases("batch-size", str(self.of_set.batch_size)),
+            *both_phases("micro-batch", str(min(8, self.of_set.batch_size))),
         ]
         return self._ours("severstal", seed, "severstal", options)
 
