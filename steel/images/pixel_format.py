@@ -74,10 +74,14 @@ EIGHT_BITS = Depth()
 """The rule of most sets."""
 
 
+class TooManyPixels(InputError):
+    """An image too large to be decoded."""
+
+
 def check_size(width: int, height: int) -> None:
-    """Raises InputError where an image has too many pixels to be decoded."""
+    """Raises TooManyPixels where an image has too many to be decoded."""
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise InputError(f"{height}x{width} pixels: at most {MAX_PIXELS:,} are read; cut it into tiles")
+        raise TooManyPixels(f"{height}x{width} pixels: at most {MAX_PIXELS:,} are read; cut it into tiles")
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:

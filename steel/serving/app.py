@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from steel.errors import OutOfMemoryError
 from steel.images.decode import count_pixels, decode_image
+from steel.images.pixel_format import TooManyPixels
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.prediction import Prediction
 from steel.serving.body import read_body
@@ -155,6 +156,8 @@ def _pixels_within(data: bytes, limit: int) -> int:
         raise Refusal(400, "an empty body; send the image's bytes: curl --data-binary @image.jpg")
     try:
         pixels = count_pixels(data)
+    except TooManyPixels as error:
+        raise Refusal(413, str(error)) from error
     except ValueError as error:
         is_image = "not a readable image" not in str(error)
         raise Refusal(400 if is_image else 415, str(error)) from error
@@ -184,6 +187,8 @@ async def _on_refusal(request: Request, refusal: Refusal) -> Response:
 
 async def _on_http(request: Request, error: HTTPException) -> Response:
     lines = {404: "no such address; there are /, /predict, /health, /info and /metrics"}
+    if allowed := (error.headers or {}).get("Allow"):
+        lines[405] = f"{request.method} is not for {request.url.path}; it takes {allowed}"
     return _error(error.status_code, lines.get(error.status_code, error.detail), error.headers or {})
 
 

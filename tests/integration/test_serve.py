@@ -3,9 +3,11 @@
 import json
 import re
 import socket
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -94,6 +96,14 @@ def test_other_files(server: Server, ending: str) -> None:
     assert (reply.json["height"], reply.json["width"]) == (33, 47)
 
 
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that is whole as far as its chunks go, of a size that it has no pixels for."""
+    chunks = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), b"IDAT" + zlib.compress(b"0"), b"IEND"
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+    )
+
+
 WHOLE = png(noise(20, 30))
 BAD = {
     "empty": (b"", {}, 400, "an empty body"),
@@ -105,6 +115,7 @@ BAD = {
     "bytes": (b"x" * 1_000_001, {}, 413, "the body is larger than 1,000,000 bytes"),
     "pixels": (png(np.zeros((2000, 1001), np.uint8)), {}, 413, "2,002,000 pixels; this server takes up to 2,000,000"),
     "bomb": (png(np.zeros((30_000, 3000), np.uint8)), {}, 413, "90,000,000 pixels"),
+    "header of a bomb": (png_header(100_000, 100_000), {}, 413, "100000x100000 pixels: at most 1,073,741,824 are read"),
     "16 bits": (png(noise(8, 8).astype(np.uint16) << 8), {}, 400, "16 bits a pixel"),
     "form": (WHOLE, {"Content-Type": "multipart/form-data; boundary=x"}, 415, "not a form"),
     "packed": (WHOLE, {"Content-Encoding": "gzip"}, 415, "Content-Encoding gzip"),
@@ -127,6 +138,7 @@ def test_other_addresses_and_methods(server: Server) -> None:
     assert server.ask("/../../etc/passwd").status == 404
     refused = server.ask("/predict")
     assert (refused.status, refused.headers["allow"]) == (405, "POST")
+    assert refused.json["error"] == "GET is not for /predict; it takes POST"
     assert server.ask("/predict?format=tiff", WHOLE).json["error"].endswith("choose from json, labelmap, overlay")
 
 
