@@ -195,7 +195,8 @@ def test_in_an_environment_with_the_extra_alone(folder: Path, tmp_path: Path) ->
     assert main(["predict", *line, str(tmp_path / "first"), "--format", FORMATS]) == 0
     assert tree_digest(tmp_path / "second") == tree_digest(tmp_path / "first")
     code = "import importlib.util as u, steel; print(u.find_spec('torch'), steel.__file__)"
-    done = subprocess.run(["python", "-c", code], check=True, env=environment, capture_output=True, text=True)
+    line = ["python", "-c", code]
+    done = subprocess.run(line, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.startswith(f"None {tmp_path / 'env'}")
 
 
