@@ -19,7 +19,7 @@ from data_prep.arguments import (
 from data_prep.executors import open_executor
 from data_prep.job import Result, join_job, run_job
 from data_prep.options import Options
-from steel.commands.common import Parser
+from steel.commands.common import Parser, whole
 from steel.errors import run_program
 from steel.extensions import load_extensions
 from steel.labels.arguments import add_label_arguments, label_options_from
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     target = parser.add_argument_group("output")
     target.add_argument("--out", required=True, metavar="DIR", help="folder of the shards; new, or an unfinished job")
     target.add_argument("--prefix", default=Options.prefix, help="start of the shards' file names")
-    target.add_argument("--shard-size", type=int, default=Options.shard_size, metavar="N", help="images per shard")
+    target.add_argument("--shard-size", type=whole, default=Options.shard_size, metavar="N", help="images per shard")
     target.add_argument(
         "--resize",
         type=parse_size,
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="K/N",
         help="write only the K-th of N parts, as 1/8, for jobs that run at the same time; then --join N",
     )
-    parts.add_argument("--join", type=int, metavar="N", help="the last step after all N parts: index and manifest")
+    parts.add_argument("--join", type=whole, metavar="N", help="the last step after all N parts: index and manifest")
     return parser
 
 

@@ -7,7 +7,7 @@ import re
 from data_prep.depth import Percentiles, parse_depth
 from data_prep.executors import EXECUTOR_KINDS
 from data_prep.options import SplitOptions
-from steel.commands.common import positive
+from steel.commands.common import positive, whole
 from steel.errors import InputError
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.shards.tiles import TileGrid
@@ -28,9 +28,9 @@ def _num_cores() -> int:
 
 def add_split_arguments(group: argparse._ActionsContainer) -> None:
     """How images are dealt to folds, for every program that writes an index."""
-    group.add_argument("--folds", type=int, default=SplitOptions.folds, metavar="K", help="number of folds")
+    group.add_argument("--folds", type=whole, default=SplitOptions.folds, metavar="K", help="number of folds")
     group.add_argument(
-        "--seed", type=int, metavar="S", default=SplitOptions.seed, help="of folds and of the order in shards"
+        "--seed", type=whole, metavar="S", default=SplitOptions.seed, help="of folds and of the order in shards"
     )
     group.add_argument(
         "--split",
@@ -87,7 +87,7 @@ def add_tile_arguments(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument(
         "--tile-overlap",
-        type=int,
+        type=whole,
         metavar="N",
         help="pixels that neighbouring tiles share at least; a quarter of a tile's shorter side by default",
     )

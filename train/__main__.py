@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steel.commands.common import Parser
+from steel.commands.common import Parser, whole
 from steel.errors import InputError, run_program
 from steel.shards.format import Manifest
 
@@ -29,7 +29,7 @@ OPTIONS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Train or predict; returns the exit code of `train.fit` or `train.predict`."""
     parser = Parser(prog="train", add_help=False, allow_abbrev=False)
-    parser.add_argument("--processes", type=int)
+    parser.add_argument("--processes", type=whole)
     parser.add_argument("--cpu", action="store_true")
     own, rest = parser.parse_known_args(argv)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

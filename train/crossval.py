@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
-from steel.commands.common import Parser
+from steel.commands.common import Parser, whole
 from steel.config import FoldsConfig
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
@@ -45,7 +45,7 @@ logger = logging.getLogger("train.crossval")
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the members that are missing and join them; returns the exit code."""
     parser = Parser(prog="train.crossval", add_help=False, allow_abbrev=False)
-    parser.add_argument("--fold", type=int)
+    parser.add_argument("--fold", type=whole)
     parser.add_argument("--join", action="store_true")
     own, rest = parser.parse_known_args(argv)
     arguments = parse_fit(

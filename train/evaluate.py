@@ -19,7 +19,7 @@ import numpy as np
 
 from steel import storage
 from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from steel.commands.common import Parser
+from steel.commands.common import Parser, positive
 from steel.decision import Decision, default_decision
 from steel.distributed.runtime import Runtime, start
 from steel.errors import InputError, run_program
@@ -74,7 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--members", action="store_true", help="judge each member of an ensemble, too: a pass over the images for each"
     )
     parser.add_argument(
-        "--pixels-per-pass", type=int, metavar="N", help="pixels in a forward pass; by default what suits the device"
+        "--pixels-per-pass",
+        type=positive,
+        metavar="N",
+        help="pixels in a forward pass; by default what suits the device",
     )
     parser.add_argument(
         "--workers",

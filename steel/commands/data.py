@@ -2,7 +2,7 @@
 
 import argparse
 
-from steel.commands.common import image_bar, make_way, number, numbers
+from steel.commands.common import image_bar, make_way, number, numbers, whole
 from steel.extensions import load_extensions
 
 
@@ -18,12 +18,12 @@ def add_synth(commands: argparse._SubParsersAction) -> None:
     add("out", metavar="OUT", help="folder to make")
     add(
         "--num-train",
-        type=int,
+        type=whole,
         metavar="N",
         help="training images; with --annotations a random part of those annotated",
     )
-    add("--num-test", type=int, metavar="M", default=0, help="test images")
-    add("--seed", type=int, metavar="S", default=0, help="the same seed and options make the same files")
+    add("--num-test", type=whole, metavar="M", default=0, help="test images")
+    add("--seed", type=whole, metavar="S", default=0, help="the same seed and options make the same files")
     add("--annotations", metavar="CSV", help="render training images for these masks instead of drawing masks")
     add("--image-ids", metavar="FILE", help="ids to render, one a line; those without a row in --annotations are clean")
     add(
@@ -34,9 +34,9 @@ def add_synth(commands: argparse._SubParsersAction) -> None:
         "so that small sets have enough of the rare classes",
     )
     add("--defect-share", type=number, metavar="X", help="share of images with any defect (real: 0.53)")
-    add("--workers", type=int, metavar="N", help="processes; all CPUs when not given")
-    add("--height", type=int, metavar="PIXELS", default=256, help="of an image")
-    add("--width", type=int, metavar="PIXELS", default=1600, help="of an image")
+    add("--workers", type=whole, metavar="N", help="processes; all CPUs when not given")
+    add("--height", type=whole, metavar="PIXELS", default=256, help="of an image")
+    add("--width", type=whole, metavar="PIXELS", default=1600, help="of an image")
     parser.set_defaults(run=_run_synth)
 
 
@@ -60,8 +60,10 @@ def add_explore(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("shards", metavar="SHARDS", nargs="?", help="folder or URL that data_prep wrote")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument("--max-images", type=int, metavar="N", default=2000, help="random images whose pixels are read")
-    parser.add_argument("--seed", type=int, metavar="S", default=0, help="of that choice")
+    parser.add_argument(
+        "--max-images", type=whole, metavar="N", default=2000, help="random images whose pixels are read"
+    )
+    parser.add_argument("--seed", type=whole, metavar="S", default=0, help="of that choice")
     parser.add_late = _add_explore_labels
     parser.set_defaults(run=_run_explore)
 

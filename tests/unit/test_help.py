@@ -75,6 +75,7 @@ def test_texts_of_fields_are_wrapped_as_paragraphs(
         (steel, ["convert", "a", "--images", "b", "--to", "pascal", "--out", "c"], "--to: invalid choice: 'pascal'"),
         (steel, ["serve", "model.onnx", "--batch-wait", "soon"], "argument --batch-wait: 'soon' is no number"),
         (steel, ["export", "a", "--onnx", "b", "--int8-max-loss", "nan"], "--int8-max-loss: 'nan' is no number"),
+        (steel, ["explore", "a", "--out", "b", "--max-images", "many"], "--max-images: 'many' is no whole number"),
         (steel, ["synth", "a", "--class-share", "0.1,x"], "argument --class-share: 'x' is no number"),
         (
             *(shard, ["--images", "a", "--labels", "b", "--out", "c", "--ignore-value", "white"]),
