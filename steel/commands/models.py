@@ -13,6 +13,7 @@ from steel.commands.predictions import (
     prediction_bars,
     report_predictions,
 )
+from steel.errors import InputError
 from steel.inference.int8_report import MAX_LOSS, NUM_IMAGES
 from steel.views import parse_tta
 
@@ -123,7 +124,12 @@ def add_export(commands: argparse._SubParsersAction) -> None:
 def _run_export(arguments: argparse.Namespace) -> None:
     require_torch()
     from steel.checkpoint import load_checkpoint
+    from steel.inference.load import is_onnx
 
+    if not is_onnx(arguments.onnx):
+        raise InputError(f"--onnx {arguments.onnx}: give a name that ends in .onnx, as graphs are told by it")
+    if arguments.int8 is None and (arguments.force or arguments.int8_folds is not None):
+        raise InputError("--int8-folds and --force go with --int8 SHARDS alone; add that, or leave them out")
     make_way([arguments.checkpoint, arguments.int8], [arguments.onnx])
     checkpoint = load_checkpoint(arguments.checkpoint)
     if arguments.int8 is not None:
