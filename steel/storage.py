@@ -324,8 +324,13 @@ def open_write(
         url: The final name. Its folder must exist when local.
         staging: Local folder for the unfinished file; must be on the same file system as a local `url`. The folder of
             `url` when None (the system's temporary folder for remote stores).
+
+    Raises:
+        InputError: a folder is there.
     """
     remote = is_remote(url)
+    if not remote and local_path(url).is_dir():
+        raise InputError(f"{os.fspath(url)}: a folder; give the name of the file to write")
     folder = staging if staging is not None else (tempfile.gettempdir() if remote else local_path(url).parent)
     temporary = os.path.join(folder, f".unfinished-{uuid.uuid4().hex}")
     try:

@@ -91,6 +91,8 @@ class _Scanner:
                     self._refuse(error.msg, error.pos)
                 self._fill()
                 continue
+            except InputError:
+                raise
             except ValueError as error:  # a number of thousands of digits
                 raise InputError(f"not JSON: {error}") from error
             if end < len(self._text) or self._ended:  # else a number might go on

@@ -75,6 +75,13 @@ def test_places_in_the_current_folder_and_in_the_root() -> None:
     assert storage.join("c/", "a") == "c/a"
 
 
+def test_a_folder_is_no_place_for_a_file(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(InputError, match="labels: a folder; give the name of the file to write"):
+        storage.write_text(tmp_path / "labels", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["labels"]
+
+
 def test_missing_things_are_told(root: str) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(storage.join(root, "nothing"))

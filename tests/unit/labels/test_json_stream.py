@@ -52,7 +52,7 @@ def test_an_empty_object(tmp_path: Path) -> None:
         ('{"a": 3}', "`a` is no list"),
         ('{"a": [1], "a": [2]}', "'a' where a new key should be"),
         ('{"a": [1], 3: 4}', "'3' where a new key should be"),
-        ('{"a": [NaN]}', "not JSON: NaN"),
+        ('{"a": [NaN]}', "^not JSON: NaN"),
         ('{"a": ["unterminated}', "Unterminated string"),
         ('{"a": [tru]}', "Expecting value, at character 7"),
         ("{" + '"b":' + "[" * 100_000, "nested too deeply|Expecting value"),
