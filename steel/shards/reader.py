@@ -1,13 +1,12 @@
 """Random access to the samples of a shard folder, local or remote, by byte offset; every byte read is checked."""
 
 import errno
-import hashlib
 import logging
 import os
 import zlib
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,14 +14,13 @@ from steel import storage
 from steel.errors import InputError, list_some, printable
 from steel.images.decode import decode_image
 from steel.images.geometry import resize_bitmask
-from steel.machine import available_memory
 from steel.shards.cache import ShardCache
 from steel.shards.checks import rows_fault, totals
 from steel.shards.decoded_cache import DecodedCache
 from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
 from steel.shards.index import Images, Index, Place
 from steel.shards.mask_codec import decode_stored_mask
-from steel.shards.page_cache import read_ahead
+from steel.shards.shard_files import ShardFiles
 from steel.shards.tiled_images import TiledImages
 
 logger = logging.getLogger(__name__)
@@ -31,14 +29,6 @@ Data = TypeVar("Data", bytes, bytes | memoryview)
 
 _TOGETHER = 64 << 10
 """A sample is read in one go if its members follow each other, with at most so many bytes beyond the image."""
-_MAX_OPEN = 256
-"""Shards that a process keeps open."""
-_SHARE_OF_MEMORY = 0.5
-"""Of the memory that is available, what shards that are read ahead may take."""
-_DOWNLOADS = 4
-"""Shards that the processes of a rank fetch ahead at a time, or one each."""
-_HASH_LIMIT = 64 << 20
-"""Bytes up to which the index is hashed when it is opened; a larger one is left to `data_prep.verify`."""
 
 
 class BadSampleError(InputError):
@@ -112,29 +102,21 @@ class ShardReader:
         self.cache = None
         if storage.is_remote(self.root):
             self.cache = ShardCache(self.root, self.manifest.digest, folder=cache_dir, max_bytes=cache_bytes)
-        self.samples = Index(self._local_index(), self.manifest.num_classes, tiled=self.manifest.tile is not None)
+        self._files = ShardFiles(self.root, self.manifest, self.cache)
+        self.samples = Index(self._files.index(), self.manifest.num_classes, tiled=self.manifest.tile is not None)
         self._check_index()
         self.index: Images = self.samples if self.manifest.tile is None else TiledImages(self.samples)
         if self.cache is None and on_bad_sample == "fail":
-            self._check_sizes()
-        self._handles: dict[int, int] = {}
+            self._files.check_sizes()
         self.mask_kind = decode_stored_mask(self.manifest, b"", 1, 1).dtype
         self.decoded: DecodedCache | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_handles": {}}
 
     def __len__(self) -> int:
         return len(self.index)
 
     def close(self) -> None:
         """Close all shards; the next read opens them again."""
-        while self._handles:
-            os.close(self._handles.popitem()[1])
-
-    def __del__(self) -> None:
-        if hasattr(self, "_handles"):
-            self.close()
+        self._files.close()
 
     def read(self, row: int, *, original_mask: bool = False) -> Sample:
         """Read, check and decode one image; where it is stored in tiles, put it together.
@@ -209,7 +191,7 @@ class ShardReader:
         return image, bitmask
 
     def _decode_image(self, at: Place) -> np.ndarray:
-        data = _check(self._bytes(at.shard, at.image_offset, at.image_length), at.image_crc)
+        data = _check(self._files.read(at.shard, at.image_offset, at.image_length), at.image_crc)
         image = decode_image(data, self.manifest.channels, self.manifest.depth)
         if image.shape[:2] != (at.height, at.width):
             raise ValueError(f"the image is {image.shape[0]}x{image.shape[1]}, the index says {at.height}x{at.width}")
@@ -218,7 +200,7 @@ class ShardReader:
     def _decode_mask(self, at: Place) -> np.ndarray | None:
         if not at.num_marked:
             return None
-        data = _check(self._bytes(at.shard, at.mask_offset, at.mask_length), at.mask_crc)
+        data = _check(self._files.read(at.shard, at.mask_offset, at.mask_length), at.mask_crc)
         bitmask = decode_stored_mask(self.manifest, data, at.original_height, at.original_width)
         return bitmask.astype(self.mask_kind, copy=False)
 
@@ -232,16 +214,16 @@ class ShardReader:
         start, end = at.image_offset, at.json_offset + at.json_length
         try:
             if start < at.mask_offset < at.json_offset and end - start < at.image_length + _TOGETHER:
-                whole = memoryview(self._bytes(at.shard, start, end - start))
+                whole = memoryview(self._files.read(at.shard, start, end - start))
                 mask, meta = at.mask_offset - start, at.json_offset - start
                 raw = RawSample(
                     whole[: at.image_length], bytes(whole[mask : mask + at.mask_length]), bytes(whole[meta:])
                 )
             else:
                 raw = RawSample(
-                    self._bytes(at.shard, at.image_offset, at.image_length),
-                    self._bytes(at.shard, at.mask_offset, at.mask_length),
-                    self._bytes(at.shard, at.json_offset, at.json_length),
+                    self._files.read(at.shard, at.image_offset, at.image_length),
+                    self._files.read(at.shard, at.mask_offset, at.mask_length),
+                    self._files.read(at.shard, at.json_offset, at.json_length),
                 )
             if verify:
                 for data, crc in zip(raw, (at.image_crc, at.mask_crc, at.json_crc), strict=True):
@@ -271,51 +253,10 @@ class ShardReader:
         """Fetch shards ahead of their use: remote ones into the cache, local ones into the system's memory.
 
         Each of `num_parts` processes begins with shards of its own. Does nothing when they would not all fit, or where
-        decoded samples are held in their place.
+        decoded samples are held in place of local ones.
         """
-        shards = self.manifest.shards
-        if self.cache is not None:
-            if self.cache.max_bytes is None:
-                first = part * len(shards) // num_parts
-                self.cache.prefetch((*shards[first:], *shards[:first]), at_once=max(1, _DOWNLOADS // num_parts))
-            return
-        fit = sum(info.size for info in shards) <= _SHARE_OF_MEMORY * available_memory()
-        if fit and (self.decoded is None or not self.decoded.held_bytes):
-            names = [storage.join(self.root, info.name) for info in shards[part::num_parts]]
-            read_ahead([storage.local_path(name) for name in names])
-
-    def _bytes(self, shard: int, offset: int, length: int) -> bytes:
-        """Bytes of a shard.
-
-        Raises:
-            ValueError, OSError: there are not so many, or they cannot be read.
-        """
-        if length == 0:
-            return b""
-        handle = self._handles.get(shard)
-        data = os.pread(self._open(shard) if handle is None else handle, length, offset)
-        if len(data) != length:
-            raise ValueError("the shard is cut short")
-        return data
-
-    def _open(self, shard: int) -> int:
-        """Open a shard and keep it open."""
-        self._let_go()
-        info = self.manifest.shards[shard]
-        if self.cache is not None:
-            handle = self.cache.open_shard(info)
-        else:
-            handle = os.open(storage.local_path(storage.join(self.root, info.name)), os.O_RDONLY | os.O_CLOEXEC)
-        self._handles[shard] = handle
-        return handle
-
-    def _let_go(self) -> None:
-        """Close what keeps removed copies on the disk, and the shard opened first when many are open."""
-        if self.cache is not None and self.cache.max_bytes is not None:
-            for shard in [s for s, handle in self._handles.items() if os.fstat(handle).st_nlink == 0]:
-                os.close(self._handles.pop(shard))
-        if len(self._handles) >= _MAX_OPEN:
-            os.close(self._handles.pop(next(iter(self._handles))))
+        if self.cache is not None or self.decoded is None or not self.decoded.held_bytes:
+            self._files.prefetch(part, num_parts)
 
     def _bad(self, row: int, error: Exception) -> Exception:
         """`error` as the one line that a user can act on; a full disk stays what it is."""
@@ -328,21 +269,6 @@ class ShardReader:
             "`python -m data_prep.verify` finds all such samples, `--runtime.on-bad-sample skip` trains without them",
             row,
         )
-
-    def _local_index(self) -> str:
-        """Path of the index, or of its local copy."""
-        manifest = self.manifest
-        if self.cache is not None:
-            return str(self.cache.local_file(INDEX_NAME, manifest.index_size, manifest.index_sha256))
-        path = storage.local_path(storage.join(self.root, INDEX_NAME))
-        if not path.is_file():
-            raise InputError(f"{path}: missing; run `python -m data_prep` again")
-        size = path.stat().st_size
-        if size == manifest.index_size and size > _HASH_LIMIT:
-            return str(path)
-        if size != manifest.index_size or hashlib.sha256(path.read_bytes()).hexdigest() != manifest.index_sha256:
-            raise InputError(f"{path}: not the index that {MANIFEST_NAME} describes; run `python -m data_prep` again")
-        return str(path)
 
     def _check_index(self) -> None:
         """Raises InputError when the index contradicts itself or the manifest."""
@@ -359,20 +285,6 @@ class ShardReader:
         if fault is not None:
             raise InputError(
                 f"{storage.join(self.root, INDEX_NAME)}: {fault}; damaged, or of another set: make the shards again"
-            )
-
-    def _check_sizes(self) -> None:
-        """Raises InputError for shards of a local folder that are missing or of a wrong size, all at once."""
-        found = [(s.name, storage.file_size(storage.join(self.root, s.name)), s.size) for s in self.manifest.shards]
-        wrong = [
-            f"{name} ({'missing' if size is None else f'{size} of {whole} bytes'})"
-            for name, size, whole in found
-            if size != whole
-        ]
-        if wrong:
-            raise InputError(
-                f"{self.root}: {len(wrong)} of {len(found)} shards are missing or damaged: "
-                f"{list_some(wrong)}; run `python -m data_prep.verify`"
             )
 
 

@@ -106,7 +106,7 @@ def test_a_full_cache_lets_go_of_what_was_used_longest_ago(remote: str, shards: 
         assert np.array_equal(reader.read(row).image, steel_image(row))
         kept = list(tmp_path.rglob("*.tar"))
         assert sum(p.stat().st_size for p in kept) <= sum(sizes[:3])
-    held = [os.fstat(handle).st_nlink for handle in reader._handles.values()]
+    held = [os.fstat(handle).st_nlink for handle in reader._files._handles.values()]
     assert held.count(0) <= 1  # removed copies do not stay on the disk through open handles
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steel.shards import reader as shard_reader
+from steel.shards import shard_files
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from tests.shard_folder import defect_mask, make_shards, steel_image
@@ -69,7 +69,7 @@ def test_a_reader_travels_to_other_processes(shards: Path) -> None:
 
 
 def test_few_shards_stay_open(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steel.shards.reader._MAX_OPEN", 2)
+    monkeypatch.setattr("steel.shards.shard_files._MAX_OPEN", 2)
     reader = ShardReader(shards)
     before = len(os.listdir("/proc/self/fd"))
     for row in (0, 4, 8, 12, 0, 4, 8, 12):
@@ -82,7 +82,7 @@ def test_few_shards_stay_open(shards: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_local_shards_are_read_ahead_each_by_one_process(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr(shard_reader, "read_ahead", lambda paths: read.extend(Path(path).name for path in paths))
+    monkeypatch.setattr(shard_files, "read_ahead", lambda paths: read.extend(path.name for path in paths))
     reader = ShardReader(shards)
     reader.prefetch(part=1, num_parts=2)
     assert read == ["shard-000001.tar", "shard-000003.tar"]
@@ -92,8 +92,8 @@ def test_local_shards_are_read_ahead_each_by_one_process(shards: Path, monkeypat
 
 def test_shards_that_fill_the_memory_are_not_read_ahead(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = sum(info.size for info in Manifest.load(str(shards)).shards)
-    monkeypatch.setattr(shard_reader, "available_memory", lambda: 2 * size - 1)
-    monkeypatch.setattr(shard_reader, "read_ahead", lambda paths: pytest.fail(f"{paths} are read ahead"))
+    monkeypatch.setattr(shard_files, "available_memory", lambda: 2 * size - 1)
+    monkeypatch.setattr(shard_files, "read_ahead", lambda paths: pytest.fail(f"{paths} are read ahead"))
     ShardReader(shards).prefetch()
 
 
@@ -101,7 +101,7 @@ def test_shards_are_not_read_ahead_once_their_samples_are_held_decoded(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, read = ShardReader(shards), list[str]()
-    monkeypatch.setattr(shard_reader, "read_ahead", read.extend)
+    monkeypatch.setattr(shard_files, "read_ahead", read.extend)
     reader.keep_decoded(tmp_path)
     reader.prefetch()
     assert len(read) == 4  # as nothing is held yet

@@ -1,0 +1,129 @@
+"""The files of a finished shard folder, local or remote: which there are, their bytes by offset, reading them ahead."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from steel import storage
+from steel.errors import InputError, list_some
+from steel.machine import available_memory
+from steel.shards.cache import ShardCache
+from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
+from steel.shards.page_cache import read_ahead
+
+_MAX_OPEN = 256
+"""Shards that a process keeps open."""
+_SHARE_OF_MEMORY = 0.5
+"""Of the memory that is available, what shards that are read ahead may take."""
+_DOWNLOADS = 4
+"""Shards that the processes of a rank fetch ahead at a time, or one each."""
+_HASH_LIMIT = 64 << 20
+"""Bytes up to which the index is hashed when it is opened; a larger one is left to `data_prep.verify`."""
+
+
+class ShardFiles:
+    """Opens shards where they are first read, and hands out their bytes. Safe to hand to worker processes."""
+
+    def __init__(self, root: str, manifest: Manifest, cache: ShardCache | None) -> None:
+        """Args:
+        root: path or URL of the folder.
+        manifest: of the set.
+        cache: where copies of remote shards are kept; None of a local folder.
+        """
+        self._root, self._manifest, self._cache = root, manifest, cache
+        self._handles: dict[int, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_handles": {}}
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handles"):
+            self.close()
+
+    def close(self) -> None:
+        """Close all shards; the next read opens them again."""
+        while self._handles:
+            os.close(self._handles.popitem()[1])
+
+    def read(self, shard: int, offset: int, length: int) -> bytes:
+        """Bytes of a shard, by its number.
+
+        Raises:
+            ValueError, OSError: there are not so many, or they cannot be read.
+        """
+        if length == 0:
+            return b""
+        handle = self._handles.get(shard)
+        data = os.pread(self._open(shard) if handle is None else handle, length, offset)
+        if len(data) != length:
+            raise ValueError("the shard is cut short")
+        return data
+
+    def prefetch(self, part: int, num_parts: int) -> None:
+        """Fetch shards ahead of their use: remote ones into the cache, local ones into the system's memory.
+
+        Each of `num_parts` processes begins with shards of its own. Does nothing when they would not all fit.
+        """
+        shards = self._manifest.shards
+        if self._cache is not None:
+            if self._cache.max_bytes is None:
+                first = part * len(shards) // num_parts
+                self._cache.prefetch((*shards[first:], *shards[:first]), at_once=max(1, _DOWNLOADS // num_parts))
+        elif sum(info.size for info in shards) <= _SHARE_OF_MEMORY * available_memory():
+            read_ahead([self._local(info.name) for info in shards[part::num_parts]])
+
+    def index(self) -> Path:
+        """The index, or its local copy.
+
+        Raises:
+            InputError: missing, or not the one that the manifest describes.
+        """
+        manifest = self._manifest
+        if self._cache is not None:
+            return self._cache.local_file(INDEX_NAME, manifest.index_size, manifest.index_sha256)
+        path = self._local(INDEX_NAME)
+        if not path.is_file():
+            raise InputError(f"{path}: missing; run `python -m data_prep` again")
+        size = path.stat().st_size
+        if size == manifest.index_size and size > _HASH_LIMIT:
+            return path
+        if size != manifest.index_size or hashlib.sha256(path.read_bytes()).hexdigest() != manifest.index_sha256:
+            raise InputError(f"{path}: not the index that {MANIFEST_NAME} describes; run `python -m data_prep` again")
+        return path
+
+    def check_sizes(self) -> None:
+        """Raises InputError for shards of a local folder that are missing or of a wrong size, all at once."""
+        found = [(s.name, storage.file_size(storage.join(self._root, s.name)), s.size) for s in self._manifest.shards]
+        wrong = [
+            f"{name} ({'missing' if size is None else f'{size} of {whole} bytes'})"
+            for name, size, whole in found
+            if size != whole
+        ]
+        if wrong:
+            raise InputError(
+                f"{self._root}: {len(wrong)} of {len(found)} shards are missing or damaged: "
+                f"{list_some(wrong)}; run `python -m data_prep.verify`"
+            )
+
+    def _open(self, shard: int) -> int:
+        """Open a shard and keep it open."""
+        self._let_go()
+        info = self._manifest.shards[shard]
+        if self._cache is not None:
+            handle = self._cache.open_shard(info)
+        else:
+            handle = os.open(self._local(info.name), os.O_RDONLY | os.O_CLOEXEC)
+        self._handles[shard] = handle
+        return handle
+
+    def _let_go(self) -> None:
+        """Close what keeps removed copies on the disk, and the shard opened first when many are open."""
+        if self._cache is not None and self._cache.max_bytes is not None:
+            for shard in [s for s, handle in self._handles.items() if os.fstat(handle).st_nlink == 0]:
+                os.close(self._handles.pop(shard))
+        if len(self._handles) >= _MAX_OPEN:
+            os.close(self._handles.pop(next(iter(self._handles))))
+
+    def _local(self, name: str) -> Path:
+        return storage.local_path(storage.join(self._root, name))
