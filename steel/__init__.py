@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from steel.startup import uncollected
+
 if TYPE_CHECKING:
     from steel.decision import ClassDecision, Decision
     from steel.errors import InputError
@@ -38,5 +40,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Import what is public on first use: the base install, and everything that only reads or scores, has no torch."""
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        with uncollected():
+            return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'steel' has no attribute {name!r}")

@@ -7,6 +7,7 @@ from typing import Any
 from steel.checkpoint import read_header
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.onnx_predictor import OnnxPredictor, read_onnx_header
+from steel.startup import uncollected
 
 
 def is_onnx(source: str | os.PathLike[str]) -> bool:
@@ -38,11 +39,12 @@ def load_predictor(
         return OnnxPredictor.from_file(
             source, device=device, tta=tta, pixels_per_pass=pixels_per_pass, precision=precision
         )
-    from steel.inference.predictor import Predictor
+    with uncollected():
+        from steel.inference.predictor import Predictor
 
-    return Predictor.from_checkpoint(
-        source, device=device, tta=tta, pixels_per_pass=pixels_per_pass, precision=precision
-    )
+        return Predictor.from_checkpoint(
+            source, device=device, tta=tta, pixels_per_pass=pixels_per_pass, precision=precision
+        )
 
 
 def read_any_header(source: str | os.PathLike[str]) -> dict[str, Any]:

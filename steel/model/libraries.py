@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from steel.startup import uncollected
+
 _COMPILER = "torch._dynamo"
 
 
@@ -52,7 +54,7 @@ def _utils() -> ModuleType:
     return module
 
 
-with _stood_in():
+with uncollected(), _stood_in():
     import segmentation_models_pytorch as smp
     import timm
 

@@ -13,18 +13,17 @@ from tests.paths import ROOT
 LEAVES = {
     "steel.config": {"steel.errors", "steel.plain"},
     "steel.plain": {"steel.errors"},
-    "steel.errors": set(),
+    "steel.errors": {"steel.startup"},
     "steel.gates": set(),
+    "steel.startup": set(),
     "steel.labels.rle": {"steel.errors"},
     "steel.metrics.counts": {"steel.errors"},
 }
 LAYERS = (
-    "errors", "machine", "extensions", "plain", "validation_errors", "storage", "arrow_file", "precision", "config",
-    "folds", "views", "images", "labels", "synthetic", "shards", "loading", "model", "gates", "decision", "metrics",
-    "thresholds", "checkpoint_header", "checkpoint", "pretrained", "inference", "reports", "tracking", "distributed",
-    "serving",
-    "commands",
-    "cli",
+    "startup", "errors", "machine", "extensions", "plain", "validation_errors", "storage", "arrow_file", "precision",
+    "config", "folds", "views", "images", "labels", "synthetic", "shards", "loading", "model", "gates", "decision",
+    "metrics", "thresholds", "checkpoint_header", "checkpoint", "pretrained", "inference", "reports", "tracking",
+    "distributed", "serving", "commands", "cli",
 )  # fmt: skip
 """The modules and packages of steel, from the bottom up: each imports itself and what stands before it."""
 TORCH_FREE = (

@@ -1,10 +1,12 @@
 """What programs import before they are needed decides how long they take to start: pinned by module, not by time."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
 
+from steel.startup import uncollected
 from tests.paths import ROOT
 
 LISTED = """
@@ -68,3 +70,52 @@ def test_predicting_and_training_do_not_import(code: str, spared: set[str]) -> N
     found = packages_after(code + compilers)
     assert "torch" in found
     assert not found & spared
+
+
+COUNTED = """
+import gc
+begun = []
+gc.callbacks.append(lambda phase, info: begun.append(phase))
+from steel import Predictor
+assert gc.isenabled()
+print("@", begun.count("start"))
+"""
+
+
+def test_imports_are_not_stopped_for_collections() -> None:
+    """They would be 610 times."""
+    done = subprocess.run([sys.executable, "-c", COUNTED], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.rpartition("@")[2]) <= 40
+
+
+def test_collections_go_on_after_imports_as_before() -> None:
+    try:
+        for is_enabled in (True, False):
+            (gc.enable if is_enabled else gc.disable)()
+            with uncollected():
+                assert not gc.isenabled()
+                made = [[]]
+            assert gc.isenabled() == is_enabled
+            assert any(each is made for each in gc.get_objects(generation=2))
+    finally:
+        gc.enable()
+
+
+ENDED = """
+from steel.errors import run_program
+
+class Loop:
+    def __del__(self):
+        print("collected")
+
+loop = Loop()
+loop.own = loop
+{code}
+"""
+
+
+@pytest.mark.parametrize(("code", "said"), [("", "collected"), ("run_program(lambda: 0)", "")])
+def test_a_program_collects_nothing_when_it_ends(code: str, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDED.format(code=code)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, said)
