@@ -1,4 +1,4 @@
-"""launch/Dockerfile: what it names is there; in a fresh environment, its steps end in a program that serves or trains."""
+"""launch/Dockerfile: what it names is there; its steps, run anew, end in a program that serves or trains."""
 
 import os
 import re
