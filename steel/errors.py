@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
-from steel.startup import end_uncollected
-
 
 def printable(text: str) -> str:
     """`text` as one line of valid UTF-8: line ends, control characters and bytes of a file name that are no text come
@@ -119,7 +117,6 @@ def run_program(main: Callable[[], int | None]) -> int:
         Ctrl-C, 141 where nobody reads the output any more, else what `main` returned.
         Anything else is a defect of ours and keeps its traceback.
     """
-    end_uncollected()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

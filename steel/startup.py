@@ -1,6 +1,5 @@
-"""Programs that start and end sooner: what Python's garbage collector need not look at."""
+"""Programs that start sooner: what Python's garbage collector need not look at."""
 
-import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +21,3 @@ def uncollected() -> Iterator[None]:
         gc.unfreeze()  # which puts what was frozen among the oldest
         if was_enabled:
             gc.enable()
-
-
-def end_uncollected() -> None:
-    """At the interpreter's end collect nothing: the operating system takes it all back at once."""
-    atexit.unregister(gc.freeze)
-    atexit.register(gc.freeze)

@@ -13,7 +13,7 @@ from tests.paths import ROOT
 LEAVES = {
     "steel.config": {"steel.errors", "steel.plain"},
     "steel.plain": {"steel.errors"},
-    "steel.errors": {"steel.startup"},
+    "steel.errors": set(),
     "steel.gates": set(),
     "steel.startup": set(),
     "steel.labels.rle": {"steel.errors"},

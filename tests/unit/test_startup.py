@@ -100,22 +100,3 @@ def test_collections_go_on_after_imports_as_before() -> None:
             assert any(each is made for each in gc.get_objects(generation=2))
     finally:
         gc.enable()
-
-
-ENDED = """
-from steel.errors import run_program
-
-class Loop:
-    def __del__(self):
-        print("collected")
-
-loop = Loop()
-loop.own = loop
-{code}
-"""
-
-
-@pytest.mark.parametrize(("code", "said"), [("", "collected"), ("run_program(lambda: 0)", "")])
-def test_a_program_collects_nothing_when_it_ends(code: str, said: str) -> None:
-    done = subprocess.run([sys.executable, "-c", ENDED.format(code=code)], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.strip()) == (0, said)
