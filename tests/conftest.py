@@ -37,6 +37,12 @@ def fresh_accelerate() -> None:
 
 
 @pytest.fixture
+def emulated_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor whose bfloat16 is no faster than float32, whatever runs the test: `auto` is float32."""
+    monkeypatch.setattr("steel.precision.has_native_bf16", lambda device_type: False)
+
+
+@pytest.fixture
 def no_wandb_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user who never logged in, whose home is the test's folder."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_SERVICE"):

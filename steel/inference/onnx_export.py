@@ -17,11 +17,17 @@ from torch import Tensor, nn
 
 from steel import storage
 from steel.checkpoint import Checkpoint, content_of, digest_tensors
-from steel.checkpoint_header import METADATA_KEY, make_metadata
+from steel.checkpoint_header import METADATA_KEY, make_metadata, parse_metadata
+from steel.config import TilingConfig
 from steel.errors import InputError
+from steel.images.pixel_format import EIGHT_BITS
+from steel.inference.label_head import encode_head
+from steel.inference.onnx_predictor import OnnxPredictor
 from steel.inference.predictor import Predictor, build_models
+from steel.model.heads import ClassificationHead, pool
 from steel.model.network import UnifiedModel, reflect_to_stride, scale_and_shift
-from steel.model.tta import average_probs, view_probs
+from steel.model.tta import average_probs, view_parts
+from steel.plain import to_dict
 from steel.views import check_tta, flips_of
 
 _OPSET = 18
@@ -42,17 +48,27 @@ class OnnxModel(nn.Module):
         self.register_buffer("scale", scale.clone())
         self.register_buffer("shift", shift.clone())
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, c, H, W) uint8 -> mask_probs (n, C, H, W) and label_probs (n, 1 + C), uint8."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What is said of images (n, c, H, W) uint8.
+
+        Returns:
+            mask_probs (n, C, H, W) and label_probs (n, 1 + C), uint8. Of each of V views and members the encoder's last
+            feature, (n, V, F, h', w'), and the masks' largest logits in squares of one stride, (n, V, C, h'', w''),
+            both float32 and in the images' orientation: what labels of an image are told from that is seen in tiles.
+        """
         inputs = torch.addcmul(self.shift, images.float(), self.scale)
         padded = reflect_to_stride(inputs, self.stride)
-        mask_probs, label_probs = average_probs(
-            view_probs(member.forward_padded, padded, axes)  # type: ignore[arg-type]
-            for member in self.members
-            for axes in self.flips
-        )
+        probs, features, peaks = [], [], []
+        for member in self.members:
+            for axes in self.flips:
+                masks, encoded = view_parts(member.segment, padded, axes)  # type: ignore[arg-type]
+                labels = member.classification_head.classify(pool(encoded), masks.amax(dim=(2, 3)))  # type: ignore
+                probs.append((torch.sigmoid(masks), torch.sigmoid(labels)))
+                features.append(encoded)
+                peaks.append(nn.functional.max_pool2d(masks, self.stride))
+        mask_probs, label_probs = average_probs(probs)
         height, width = images.shape[-2:]
-        return mask_probs[..., :height, :width], label_probs
+        return mask_probs[..., :height, :width], label_probs, torch.stack(features, 1), torch.stack(peaks, 1)
 
 
 def export_onnx(checkpoint: Checkpoint, path: str | os.PathLike[str], tta: Sequence[str] | None = None) -> int:
@@ -100,6 +116,7 @@ def make_onnx(checkpoint: Checkpoint, tta: Sequence[str] | None = None) -> tuple
     sizes = _sizes_to_check(stride)
     for size in sizes:
         _check(session, predictor, size, name)
+    _check_in_tiles(session, predictor, (5 * stride + 1, 7 * stride - 2), name)
     return data, len(sizes)
 
 
@@ -110,7 +127,7 @@ def _export(model: OnnxModel, checkpoint: Checkpoint, size: tuple[int, int], vie
             model,
             (example,),
             input_names=["images"],
-            output_names=["mask_probs", "label_probs"],
+            output_names=["mask_probs", "label_probs", "features", "mask_peaks"],
             dynamic_shapes={"images": {0: "batch", 2: "height", 3: "width"}},
             opset_version=_OPSET,
             dynamo=True,
@@ -118,18 +135,24 @@ def _export(model: OnnxModel, checkpoint: Checkpoint, size: tuple[int, int], vie
         )
     assert program is not None
     proto = program.model_proto
-    proto.metadata_props.add(key=METADATA_KEY, value=_metadata(checkpoint, views, model.stride))
+    proto.metadata_props.add(key=METADATA_KEY, value=_metadata(checkpoint, views, model))
     return proto.SerializeToString()
 
 
-def _metadata(checkpoint: Checkpoint, views: Sequence[str], stride: int) -> str:
-    """What the checkpoint says of itself, and of the graph: its views and its stride."""
+def _metadata(checkpoint: Checkpoint, views: Sequence[str], model: OnnxModel) -> str:
+    """What the checkpoint says of itself, and of the graph: its views, its stride and its classification heads."""
     content = content_of(checkpoint, digest_tensors(checkpoint.tensors))
     tensors = {
         name: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
         for name, tensor in checkpoint.tensors.items()
     }
-    return make_metadata(content | {"tensors": tensors, "tta": list(views), "stride": stride})
+    heads = [_encode_head(member.classification_head) for member in model.members]  # type: ignore[arg-type]
+    own = {"tta": list(views), "stride": model.stride, "label_heads": heads}
+    return make_metadata(content | {"tensors": tensors} | own)
+
+
+def _encode_head(head: ClassificationHead) -> str:
+    return encode_head(*(each.detach().numpy() for each in (head.linear.weight, head.linear.bias, head.reliance)))
 
 
 def _sizes_to_check(stride: int) -> list[tuple[int, int]]:
@@ -146,20 +169,46 @@ def _sizes_to_check(stride: int) -> list[tuple[int, int]]:
 
 def _check(session: Any, predictor: Predictor, size: tuple[int, int], name: str) -> None:
     """Compare one random image; a graph that was specialised to its example's size fails here or before."""
-    shape = size if predictor.in_channels == 1 else (*size, predictor.in_channels)
-    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    image = _random_image(size, predictor.in_channels)
     (expected,) = predictor.predict([image])
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     try:
-        mask_probs, label_probs = session.run(None, {"images": planes[None]})
+        mask_probs, label_probs = session.run(["mask_probs", "label_probs"], {"images": planes[None]})
     except Exception as error:  # the runtime's own type is not public
         raise InputError(f"{name} cannot be exported as ONNX for any size: its graph fails at {size}") from error
-    for found, own in ((mask_probs[0], expected.mask_probs), (label_probs[0], expected.label_probs)):
-        # The last bits of a probability differ between runtimes, and with them now and then the rounding.
-        if found.shape != own.shape or np.abs(found.astype(int) - own).max() > 1:
-            raise InputError(
-                f"{name} cannot be exported as ONNX for any size: its graph predicts differently at {size}"
-            )
+    if not (_agree(mask_probs[0], expected.mask_probs) and _agree(label_probs[0], expected.label_probs)):
+        raise InputError(f"{name} cannot be exported as ONNX for any size: its graph predicts differently at {size}")
+
+
+def _check_in_tiles(session: Any, predictor: Predictor, size: tuple[int, int], name: str) -> None:
+    """Compare what the graph and the networks say of one random image in small tiles, and of its labels above all."""
+    image, stride = _random_image(size, predictor.in_channels), predictor.stride
+    tiling = TilingConfig(budget=1, tile=4 * stride, overlap=stride)
+    in_tiles = Predictor(
+        predictor.models,
+        mean=predictor.mean,
+        std=predictor.std,
+        tta=predictor.tta,
+        tiling=tiling,
+        device="cpu",
+        precision="no",
+    )
+    content = parse_metadata(name, session.get_modelmeta().custom_metadata_map[METADATA_KEY])[1]
+    as_they_come = {"input_size": None, "depth": to_dict(EIGHT_BITS), "tiling": to_dict(tiling)}
+    (found,) = OnnxPredictor(session, content | as_they_come, device="cpu").predict([image])
+    (expected,) = in_tiles.predict([image])
+    if not (_agree(found.mask_probs, expected.mask_probs) and _agree(found.label_probs, expected.label_probs)):
+        raise InputError(f"{name} cannot be exported as ONNX: its graph predicts differently in tiles")
+
+
+def _random_image(size: tuple[int, int], in_channels: int) -> np.ndarray:
+    shape = size if in_channels == 1 else (*size, in_channels)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _agree(found: np.ndarray, expected: np.ndarray) -> bool:
+    """Within a rounding: the last bits of a probability differ between runtimes, and with them now and then that."""
+    return found.shape == expected.shape and int(np.abs(found.astype(int) - expected).max()) <= 1
 
 
 @contextmanager

@@ -19,12 +19,16 @@ from steel.images.pixel_format import Depth
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.batching import Cleared, ImageProbs
 from steel.inference.int8_report import Int8Report
+from steel.inference.label_head import LabelPool, decode_head
 from steel.inference.tiles import Blender, is_tiled, make_tiles
 from steel.machine import usable_cores
 from steel.plain import from_dict, from_plain
+from steel.views import flips_of
 
 PIXELS_PER_PASS = 1 << 16
 """As for torch on a CPU: larger batches are not faster there, see `steel.model.passes`."""
+_OF_A_BATCH = ["mask_probs", "label_probs"]
+_OF_A_TILE = ["mask_probs", "features", "mask_peaks"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -56,6 +60,8 @@ class OnnxPredictor(BasePredictor):
         self.input_size = None if size is None else (int(size[0]), int(size[1]))
         self.depth = from_dict(Depth, header["depth"])
         self.tiling = from_dict(TilingConfig, header["tiling"])
+        heads = [decode_head(text, len(self.class_names)) for text in header["label_heads"]]
+        self._heads = [head for head in heads for _ in flips_of(self.tta)]
         self.device = device
         self.precision = "int8" if "int8" in header else "no"
 
@@ -104,31 +110,31 @@ class OnnxPredictor(BasePredictor):
             with out_of_memory_as(
                 f"in a pass of {count} images of {height}x{width}; fewer --pixels-per-pass need less"
             ):
-                yield ImageProbs(*self._session.run(["mask_probs", "label_probs"], {"images": batch}))
+                yield ImageProbs(*self._session.run(_OF_A_BATCH, {"images": batch}))
 
     def _in_tiles(self, batch: np.ndarray) -> ImageProbs:
         """Probabilities of one image beyond the budget, (1, c, H, W) of whole strides.
 
-        Masks are those of `Predictor` within 1 of 255. The graph has no way to tell labels of the whole from its tiles:
-        they are the largest of the tiles' own.
+        They are those of `Predictor` within 1 of 255.
         """
         height, width = batch.shape[-2:]
         tiles = make_tiles(height, width, self.tiling, self.stride)
         blender = Blender(len(self.class_names), height, width)
-        label_probs = np.zeros((1, 1 + len(self.class_names)), np.uint8)
+        labels = LabelPool(self._heads)
         for done, tile in enumerate(tiles, start=1):
             part = batch[..., tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
             with out_of_memory_as(f"in a pass of a tile of {part.shape[-2]}x{part.shape[-1]}, the graph's size"):
-                masks, labels = self._session.run(["mask_probs", "label_probs"], {"images": np.ascontiguousarray(part)})
+                masks, *told_from = self._session.run(_OF_A_TILE, {"images": np.ascontiguousarray(part)})
             blender.add(tile, masks[0] / np.float32(255))
-            label_probs = np.maximum(label_probs, labels)
+            labels.add(tile, *(planes[0] for planes in told_from))
             self.on_tile(done, len(tiles))
-        return ImageProbs(blender.finish()[None], label_probs)
+        return ImageProbs(blender.finish()[None], labels.label_probs()[None])
 
 
 def read_onnx_header(source: str | os.PathLike[str]) -> dict[str, Any]:
     """What an exported graph says of the checkpoint it was made of, as `steel.checkpoint.read_header`, and of itself:
-    `tta`, the views in it, `stride`, and `int8`, where it is quantised: how, and what that cost.
+    `tta`, the views in it, `stride`, `label_heads` (see `steel.inference.label_head`), and `int8`, where it is
+    quantised: how, and what that cost.
 
     Raises:
         InputError: no such file, or not a graph of `steel export`.
@@ -184,6 +190,8 @@ def _header_of(session: Any, source: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         from_plain(tuple[str, ...], content.get("tta"), "tta")
         from_plain(int, content.get("stride"), "stride")
+        for text in from_plain(tuple[str, ...], content.get("label_heads"), "label_heads"):
+            decode_head(text, len(content["class_names"]))
         from_plain(Int8Report | None, content.get("int8"), "int8")
     except InputError as error:
         raise InputError(f"{os.fspath(source)}: not a graph that this program can use ({error})") from error

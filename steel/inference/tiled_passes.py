@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steel.config import TilingConfig
-from steel.inference.tiles import Blender, Tile, make_tiles
+from steel.inference.tiles import Blender, make_tiles, own_cells
 from steel.model.heads import FeaturePool
 from steel.model.network import UnifiedModel
 from steel.model.passes import Passes
@@ -58,7 +58,7 @@ def pass_in_tiles(
                 masks, encoded = result()
                 mask_probs = torch.sigmoid(masks)
                 total = mask_probs if total is None else total + mask_probs
-                pool.add(_own_part(encoded, tile), _own_part(masks, tile))
+                pool.add(*(planes[:, :, *own_cells(tile, *planes.shape[2:])] for planes in (encoded, masks)))
             assert total is not None
             blender.add(tile, (total[0] / len(views)).cpu().numpy())
         on_tile(done, len(tiles))
@@ -76,12 +76,3 @@ def _pass(
     """One view by one member; see `view_parts`."""
     with modes():  # again, as it may be in a thread of its own
         return view_parts(model.segment, tile, axes)
-
-
-def _own_part(planes: Tensor, tile: Tile) -> Tensor:
-    """Of what is said of a tile, (1, n, h', w') at any scale, that which no other tile counts."""
-    for dim, span in ((2, tile.rows), (3, tile.columns)):
-        cells, size = planes.shape[dim], span.stop - span.start
-        first, last = ((edge - span.start) * cells // size for edge in (span.own_start, span.own_stop))
-        planes = planes.narrow(dim, first, last - first)
-    return planes

@@ -99,6 +99,15 @@ def _behind(seam: float, overlap: int, pixels: np.ndarray) -> np.ndarray:
     return np.clip((pixels - seam) / (overlap / 2) + 0.5, 0, 1)
 
 
+def own_cells(tile: Tile, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns that no other tile counts, of planes of `height` times `width` cells that lie over a tile."""
+    rows, columns = (
+        slice(*((edge - span.start) * cells // (span.stop - span.start) for edge in (span.own_start, span.own_stop)))
+        for span, cells in zip(tile, (height, width), strict=True)
+    )
+    return rows, columns
+
+
 class Blender:
     """Adds tiles up to one image of quantised probabilities; in floating point it holds one row of tiles, no more.
 

@@ -30,6 +30,8 @@ pytest.importorskip("onnxscript")
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 SIZES = [(64, 96), (9, 128), (31, 33), (130, 200), (1, 1), (63, 32), (40, 48)]
+PROBS = ["mask_probs", "label_probs"]
+TENSORS = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 """Around the 48x64 that some are resized to: smaller, larger, of other shapes, no whole strides."""
 UNREAD = "not a readable image, or of 16 bits a pixel where the network was trained on 8"
 NO_LIMITS = {"pixel_threshold": 128, "label_threshold": 0, "min_area": 0, "max_area": None}
@@ -176,8 +178,8 @@ def test_openvino_gives_the_same_probabilities(plant: Plant, tmp_path: Path, cha
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for number, size in enumerate(SIZES):
         images = np.random.default_rng(number).integers(0, 256, (1 + number % 3, channels, *size), dtype=np.uint8)
-        found, expected = compiled({"images": images}), session.run(None, {"images": images})
-        for name, theirs in zip(("mask_probs", "label_probs"), expected, strict=True):
+        found, expected = compiled({"images": images}), session.run(PROBS, {"images": images})
+        for name, theirs in zip(PROBS, expected, strict=True):
             assert found[name].dtype == np.uint8 and found[name].shape == theirs.shape
             assert np.abs(found[name].astype(int) - theirs).max() <= 1, (name, images.shape)
 
@@ -225,7 +227,7 @@ def test_the_tables_are_those_of_the_graph(plant: Plant) -> None:
     sides = {"input": session.get_inputs(), "output": session.get_outputs()}
     put = {(side, one.name, one.type) for side, tensors in sides.items() for one in tensors}
     rows = re.findall(r"^\| (input|output) \| `(\w+)` \| (\w+) \| \(", PAGE, re.MULTILINE)
-    assert put == {(kind, name, f"tensor({type_})") for kind, name, type_ in rows}
+    assert put == {(kind, name, TENSORS[type_]) for kind, name, type_ in rows}
     assert [entry.version for entry in model.opset_import if not entry.domain] == [18] and "Operator set 18" in PAGE
     rows = re.findall(
         r"^\| (`.*?`) \| ", PAGE[PAGE.index("| in `content`") : PAGE.index("## The decision")], re.MULTILINE

@@ -282,7 +282,7 @@ def test_the_exported_graph(tmp_path: Path) -> None:
     said, rows, near, other = read_masks(submission), ["ImageId_ClassId,EncodedPixels"], 0, 0
     for name, size in plant.sizes.items():
         image = cv2.imread(str(tmp_path / "images" / name), cv2.IMREAD_GRAYSCALE)
-        mask_probs, _ = session.run(None, {"images": image[None, None]})
+        (mask_probs,) = session.run(["mask_probs"], {"images": image[None, None]})
         for k, threshold in enumerate(thresholds):
             probs = mask_probs[0, k].astype(int)
             is_near = np.abs(probs - threshold + 0.5) < 1  # just below it, or at it

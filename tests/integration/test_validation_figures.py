@@ -91,7 +91,7 @@ def test_from_an_interrupted_training_to_metrics(
     assert read_header(run / "last.safetensors")["provenance"]["validation"] == expected_of(run / "last.safetensors", 0)
 
     tuned = ["--checkpoint", str(run / "model.safetensors"), "--data", str(tiny_shards), "--folds", "1"]
-    evaluate([*tuned, "--tune-thresholds", "--out", str(tmp_path / "tuned"), "--workers", "0"])
+    evaluate([*tuned, "--tune-thresholds", "--precision", "no", "--out", str(tmp_path / "tuned"), "--workers", "0"])
     tuned_on_another = read_header(tmp_path / "tuned" / "model.safetensors")["provenance"]["validation"]
     assert tuned_on_another == expected_of(tmp_path / "tuned" / "model.safetensors", 1) != validation
 

@@ -64,13 +64,11 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
 
 def in_this_process(module: str, *words: str) -> None:
     program = {"train": train.__main__.main, "train.evaluate": train.evaluate.main}[module]
-    extra = (
-        ["--cpu", "--runtime.workers", "0", "--runtime.precision", "no"] if module == "train" else ["--workers", "0"]
-    )
+    extra = ["--cpu", "--runtime.workers", "0"] if module == "train" else ["--workers", "0"]
     assert program([*words, *extra]) == 0
 
 
-@pytest.mark.usefixtures("fresh_accelerate")
+@pytest.mark.usefixtures("fresh_accelerate", "emulated_bf16")
 def test_strips_are_sharded_trained_and_judged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,8 @@ import torch
 from steel.checkpoint import Checkpoint, stack_members
 from steel.config import NetworkConfig, TilingConfig
 from steel.errors import InputError
+from steel.inference import onnx_export
+from steel.inference.label_head import LabelPool, decode_head, encode_head
 from steel.inference.onnx_export import OnnxModel, export_onnx
 from steel.inference.predictor import Predictor
 from steel.inference.tiles import Blender, Tile, is_tiled, make_tiles
@@ -88,13 +90,17 @@ def compare_in_tiles(session, checkpoint, views):
     assert is_tiled(*image.shape, tiling, stride)
     padded = np.pad(image, [(0, -side % stride) for side in image.shape], mode="reflect")
     blender = Blender(2, *padded.shape)
+    heads = [decode_head(text, 2) for text in said["label_heads"] for _ in range(1 + len(views))]
+    labels = LabelPool(heads)
     for rows, columns in make_tiles(*padded.shape, tiling, stride):
         part = padded[None, None, rows.start : rows.stop, columns.start : columns.stop]
-        (mask_probs,) = session.run(["mask_probs"], {"images": part})
+        mask_probs, features, mask_peaks = session.run(["mask_probs", "features", "mask_peaks"], {"images": part})
         blender.add(Tile(rows, columns), mask_probs[0] / np.float32(255))
+        labels.add(Tile(rows, columns), features[0], mask_peaks[0])
     found = blender.finish()[:, :70, :199]
     assert np.ptp(found) > 20
     assert np.abs(found.astype(int) - expected.mask_probs).max() <= 1
+    assert np.abs(labels.label_probs().astype(int) - expected.label_probs).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -122,9 +128,20 @@ def test_a_graph_that_answers_differently_at_some_size_is_refused(tmp_path, monk
 
     def flip_then_pad(self, images):
         inputs = torch.addcmul(self.shift, images.float(), self.scale)
-        return average_probs(view_probs(self.members[0], inputs, axes) for axes in ((), (-1,)))
+        mask_probs, label_probs = average_probs(view_probs(self.members[0], inputs, axes) for axes in ((), (-1,)))
+        return mask_probs, label_probs, inputs[:, None], inputs[:, None]
 
     monkeypatch.setattr(OnnxModel, "forward", flip_then_pad)
     with pytest.raises(InputError, match=r"its graph predicts differently at \(13, 3\)"):
+        export_onnx(make_checkpoint(0), tmp_path / "model.onnx", ("hflip",))
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_graph_whose_labels_differ_in_tiles_is_refused(tmp_path, monkeypatch):
+    """Such as one whose head in the metadata is another one than that in the graph."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(onnx_export, "encode_head", lambda weight, *rest: encode_head(weight * 2, *rest))
+    with pytest.raises(InputError, match=r"cannot be exported as ONNX: its graph predicts differently in tiles"):
         export_onnx(make_checkpoint(0), tmp_path / "model.onnx", ("hflip",))
     assert not (tmp_path / "model.onnx").exists()

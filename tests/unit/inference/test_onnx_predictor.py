@@ -47,7 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=1, decoder_channels=(8, 8))
     model = UnifiedModel(network)
     with torch.no_grad():
-        model.segmentation_head[0].weight.mul_(20)  # so that masks are not all of one value
+        model.segmentation_head[0].weight.mul_(20)  # so that masks are not all of one value, nor labels
+        model.classification_head.linear.weight.mul_(6)
+        model.classification_head.reliance.copy_(torch.tensor([0.1, -0.05]))
     tensors = {name: tensor.detach()[None] for name, tensor in model.state_dict().items()}
     checkpoint = Checkpoint(network, ("spot", "trace"), (0.4,), (0.2,), tensors, DECISION)
     save_checkpoint(root / "model.safetensors", checkpoint)
@@ -98,7 +100,7 @@ TILED = [(64, 96), (130, 61), (70, 199), (50, 50), (33, 400), (300, 34), (90, 45
 def test_large_images_are_taken_in_tiles(
     folder: Path, graph: OnnxPredictor, monkeypatch: pytest.MonkeyPatch, input_size: tuple[int, int] | None
 ) -> None:
-    """Masks are the checkpoint's. Labels are not: they are the largest that the graph says of a tile."""
+    """Masks and labels are the checkpoint's; these are told once, of the whole, which no tile's own labels are."""
     predictor = Predictor.from_checkpoint(folder / "model.safetensors", device="cpu", precision="no")
     tiling, steps = TilingConfig(budget=2000, tile=48, overlap=16), list[tuple[int, int]]()
     for one in (predictor, graph):
@@ -106,9 +108,10 @@ def test_large_images_are_taken_in_tiles(
         monkeypatch.setattr(one, "input_size", input_size)
     monkeypatch.setattr(graph, "on_tile", lambda done, total: steps.append((done, total)))
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    differs = False
+    all_labels, differs = [], False
     for number, size in enumerate(TILED):
         image = np.random.default_rng(number).integers(0, 256, size, dtype=np.uint8)
+        image[: size[0] // 2] //= 1 + number  # so that not all tiles look alike
         steps.clear()
         (found,), (expected,) = graph.predict([image]), predictor.predict([image])
         assert found.mask_probs.shape == (2, *size) and np.ptp(found.mask_probs) > 20
@@ -116,16 +119,41 @@ def test_large_images_are_taken_in_tiles(
         off = np.abs(found.mask_probs.astype(int) - expected.mask_probs)
         # Back at the image's size they are rounded once more.
         assert off.max() <= (1 if input_size is None else 2) and (off > 1).mean() < 0.0005, size
+        assert np.abs(found.label_probs.astype(int) - expected.label_probs).max() <= 1, size
+        all_labels.append(found.label_probs)
 
         shown = image if input_size is None else resize_image(image, input_size)
         padded = np.pad(shown, [(0, -side % graph.stride) for side in shown.shape], mode="reflect")
         tiles = make_tiles(*padded.shape, tiling, graph.stride)
         parts = [padded[rows.start : rows.stop, columns.start : columns.stop] for rows, columns in tiles]
-        labels = [session.run(["label_probs"], {"images": part[None, None]})[0][0] for part in parts]
-        np.testing.assert_array_equal(found.label_probs, np.max(labels, axis=0))
-        differs |= bool(np.abs(found.label_probs.astype(int) - expected.label_probs).max() > 1)
+        of_tiles = np.stack([session.run(["label_probs"], {"images": part[None, None]})[0][0] for part in parts])
+        for summary in (of_tiles.max(axis=0), of_tiles.mean(axis=0)):
+            differs |= bool(np.abs(summary - expected.label_probs.astype(float)).max() > 2)
         assert len(parts) > 1 and steps == [(done, len(parts)) for done in range(1, len(parts) + 1)]
-    assert differs
+    assert differs and np.ptp(all_labels, axis=0).max() > 2, all_labels
+
+
+def test_gates_decide_of_images_in_tiles_what_they_decide_with_torch(
+    folder: Path, graph: OnnxPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thresholds in the midst of what the head says of these images."""
+    predictor = Predictor.from_checkpoint(folder / "model.safetensors", device="cpu", precision="no")
+    for one in (predictor, graph):
+        monkeypatch.setattr(one, "tiling", TilingConfig(budget=2000, tile=48, overlap=16))
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 1 + rng.integers(1, 256), size, dtype=np.uint8) for size in TILED * 3]
+    probs = np.stack([one.label_probs for one in predictor.predict(images)]).astype(int)
+    anything, *own = np.median(probs, axis=0).astype(int).tolist()
+    classes = tuple(ClassDecision(pixel_threshold=1, label_threshold=threshold) for threshold in own)
+    is_near = (np.abs(probs - [anything, *own]) <= 1).any(axis=1)
+    for gate in ("binary", "class", "binary+class"):
+        decision = Decision(classes, gate=gate, binary_threshold=anything)
+        found, expected = (
+            np.stack([one.masks.any(axis=(1, 2)) for one in each.predict(images, decision)])
+            for each in (graph, predictor)
+        )
+        assert 0 < expected[~is_near].sum() < expected[~is_near].size > 10, gate
+        np.testing.assert_array_equal(found[~is_near], expected[~is_near], gate)
 
 
 def test_the_command_writes_what_torch_writes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -172,7 +172,7 @@ def test_resized_networks_answer_at_the_original_size(checkpoint):
 def test_members_are_averaged(checkpoint):
     other = make_checkpoint(5)
     batch = torch.from_numpy(np.stack(images((32, 32), (32, 32)))[:, None])
-    both = Predictor.from_checkpoint(stack_members([checkpoint, other]), device="cpu", tta=())
+    both = Predictor.from_checkpoint(stack_members([checkpoint, other]), device="cpu", tta=(), precision="no")
     assert len(both.models) == 2
     inputs = normalise(batch, checkpoint.mean, checkpoint.std)
     with torch.no_grad():

@@ -92,6 +92,7 @@ def test_the_number_of_pairs_does_not_make_another_graph(runtime: Runtime, graph
     assert len(graphs) == 1
 
 
+@pytest.mark.usefixtures("emulated_bf16")
 def test_a_run_of_two_phases_makes_two_graphs(
     runtime: Runtime, graphs: list[Any], tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
