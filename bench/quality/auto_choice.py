@@ -33,6 +33,14 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "BCE and Dice last, no Lovász": (
         *("--phases.1.loss.lovasz", "0", "--phases.1.loss.bce", "1", "--phases.1.loss.batch-dice", "1"),
     ),
+    "7.5 of 8 passes on crops": ("--phases.0.epochs", "7.5", "--phases.1.epochs", "0.5"),
+    "a moving average of 0.99 of the weights": ("--optim.ema-decay", "0.99"),
+    "the average of the 3 best validations": ("--optim.average-top-k", "3"),
+    "half of the rates for the encoder": ("--optim.encoder-lr-scale", "0.5"),
+    "the encoder frozen for one pass": ("--optim.freeze-encoder-epochs", "1"),
+    "a weight decay of 0.05": ("--optim.weight-decay", "0.05"),
+    "rotation, shear and scale": ("--augment.affine.p", "0.5"),
+    "micro-batches of 16, batches of 16": (*both_phases("batch-size", "16"), *both_phases("micro-batch", "16")),
 }
 """Options on top of `--preset auto`."""
 
