@@ -15,6 +15,12 @@ from bench.quality.trial import both_phases, folder_name, raw, tuned
 IMAGE_DICE = ("--phases.0.loss.batch-dice", "0", "--phases.0.loss.dice")
 LOW_RATES = ("--phases.0.lr", "3.5e-4", "--phases.1.lr", "3.5e-5")
 """At a batch of 8 by the square root from Severstal's 64."""
+
+
+def _batches(micro: int, batch: int) -> tuple[str, ...]:
+    return (*both_phases("batch-size", str(batch)), *both_phases("micro-batch", str(micro)))
+
+
 VARIANTS: Mapping[str, Sequence[str]] = {
     "as the preset for Severstal trains": (
         *(*LOW_RATES, "--phases.0.warmup", "0.05", "--phases.0.loss.bce", "0.75", *IMAGE_DICE, "0.25"),
@@ -40,7 +46,9 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "the encoder frozen for one pass": ("--optim.freeze-encoder-epochs", "1"),
     "a weight decay of 0.05": ("--optim.weight-decay", "0.05"),
     "rotation, shear and scale": ("--augment.affine.p", "0.5"),
-    "micro-batches of 16, batches of 16": (*both_phases("batch-size", "16"), *both_phases("micro-batch", "16")),
+    "micro-batches of 16, batches of 16": _batches(16, 16),
+    "micro-batches of 8, batches of 32": _batches(8, 32),
+    "micro-batches of 32, batches of 32": _batches(32, 32),
 }
 """Options on top of `--preset auto`."""
 
