@@ -15,6 +15,7 @@ from steel.commands.predictions import (
 )
 from steel.errors import InputError
 from steel.inference.int8_report import MAX_LOSS, NUM_IMAGES
+from steel.machine import keep_freed_memory
 from steel.views import parse_tta
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def _run_predict(arguments: argparse.Namespace) -> int:
 
     if not is_onnx(arguments.checkpoint):
         require_torch()
+        keep_freed_memory()  # onnxruntime does so by itself
     job = job_from(arguments)
     make_way_for(arguments)
     predictor = load_predictor(

@@ -6,6 +6,7 @@ import sys
 
 from steel.commands.common import add_inference, number, positive, require_torch, whole
 from steel.errors import InputError
+from steel.machine import keep_freed_memory
 from steel.serving.limits import Limits
 from steel.views import parse_tta
 
@@ -54,6 +55,7 @@ def _run_serve(arguments: argparse.Namespace) -> None:
         raise InputError(f"serving needs the package {error.name}: pip install 'steel-defects[serve]'") from error
     if not is_onnx(arguments.checkpoint):
         require_torch()
+        keep_freed_memory()  # onnxruntime does so by itself
     limits = _limits(arguments)
     with listen(arguments.host, arguments.port, limits) as listener:
         predictor = load_predictor(

@@ -33,6 +33,7 @@ from steel.distributed.joining import (
     start_heartbeat,
 )
 from steel.errors import InputError, LostRankError, SharedError, exit_code
+from steel.machine import keep_freed_memory
 from steel.precision import choose_precision
 
 T = TypeVar("T")
@@ -216,6 +217,8 @@ def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
         cpu = True
         # Several processes on CPUs only join into one group when Accelerate is told that there is no GPU to share.
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    if cpu:
+        keep_freed_memory()
     meet_in_one_network()
     # Running statistics are joined after each step (steel.model.batch_norm), not overwritten with rank 0's.
     # Gradients stay in the buckets that are summed: put there once a step, by their division, never copied back.

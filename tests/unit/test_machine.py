@@ -1,6 +1,9 @@
 """Cores, memory and ranks, from files as the kernel writes them."""
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +98,41 @@ def test_workers_as_an_option() -> None:
     for text in ("-1", "many"):
         with pytest.raises(ValueError):
             parse_workers(text)
+
+
+FAULTS = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from steel.machine import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    print(keep_freed_memory())
+
+SIZE = 64_000_000  # 16,000 pages, and no constant to fold
+
+def fill() -> int:
+    b"x" * SIZE
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"x" * SIZE
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with ThreadPoolExecutor(1) as pool:
+    print(fill() > 5000, pool.submit(fill).result() > 5000)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+@pytest.mark.parametrize(
+    ("how", "given", "said"),
+    [
+        ("by itself", {}, "True True"),
+        ("keep", {}, "True\nFalse False"),
+        ("keep", {"MALLOC_TOP_PAD_": "131072"}, "False\nTrue True"),
+    ],
+)
+def test_freed_memory_is_kept_in_every_thread(how: str, given: dict[str, str], said: str) -> None:
+    """Unless the environment says how memory is to be had."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | given
+    line = [sys.executable, "-c", FAULTS, how]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == said, done.stderr
