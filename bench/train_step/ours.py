@@ -55,7 +55,8 @@ def ranks(*, world: int, **setting: object) -> tuple[int, float]:
     command += ["-m", "bench.train_step.ours", json.dumps({**setting, "threads": 1})]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
-        raise RuntimeError(done.stderr.strip().rpartition("\n")[2])
+        sys.stderr.write(done.stderr)  # the launcher frames what its ranks say of themselves
+        raise RuntimeError(f"exit code {done.returncode}")
     images, seconds, figures = json.loads(done.stdout.strip().rpartition("\n")[2])
     meter = Meter(Setting(**setting))  # type: ignore[arg-type]
     meter.figures = lambda: figures  # type: ignore[method-assign]
