@@ -122,7 +122,8 @@ def parse_checkpoint(data: bytes, path: str | os.PathLike[str]) -> Checkpoint:
     import safetensors
     import safetensors.torch
 
-    header = parse_header(path, data[:8], data[8:], len(data))
+    head = data[:8]
+    header = parse_header(path, head, data[8 : 8 + header_length(head)], len(data))
     try:
         tensors = safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:  # also of types unknown to torch

@@ -284,8 +284,9 @@ class RuntimeConfig:
     """Pixels in a forward pass of validation, in images of one padded size, at least one of them; what
     is fast on the device when None. Fewer need less memory. Another number may move the last bits of probabilities."""
     channels_last: bool = True
-    """Images and weights of training in the order that tensor cores and CPU kernels like better: on two CPU cores a
-    plain loop is a quarter faster with it than without (`bench/train_step.md`); not measured on a GPU."""
+    """Images and weights of training in the order that tensor cores and CPU kernels like better. On two CPU cores it
+    gains a few percent at most, less than a measurement there tells apart (`bench/train_step.md`); not measured on a
+    GPU."""
     cudnn_benchmark: bool = False
     """Let cuDNN time its kernels for each new shape of a training batch and keep the fastest. A phase has one shape, so
     that it searches once a phase; validation, of many sizes, never does. Off by default: two searches may end

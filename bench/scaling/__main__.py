@@ -2,8 +2,7 @@
 
 Gradients are counted on the presets' networks and summed here over two processes; on links of GPUs the sum's time is
 the arithmetic of rings over nominal rates. Steps come from `bench/train_step.json` where it was made on a GPU, the
-loader's pace from `bench/speed.json` and `bench/speed-decoded.json`. Indexes are made up and opened; the largest is
-extrapolated.
+loader's pace from `bench/speed.json`. Indexes are made up and opened; the largest is extrapolated.
 """
 
 import argparse
@@ -97,15 +96,11 @@ def measured_steps(path: Path) -> dict[str, float]:
     return found
 
 
-def loader_rows(folder: Path) -> Iterator[list[str]]:
-    """The third table: cores that feed one GPU."""
-    for file, row_name, words in (
-        ("speed.json", "batches", "decoding each image"),
-        ("speed-decoded.json", "decoded-batches", "from the decoded cache"),
-    ):
-        rows = json.loads((folder / file).read_text(encoding="utf-8"))["rows"]
-        (row,) = (row for row in rows if row["name"] == row_name)
-        per_core = statistics.median(row["sides"][0]["rates"]) / 2  # of two workers
+def loader_rows(table: Path) -> Iterator[list[str]]:
+    """The third table, from that of `bench.speed`: cores that feed one GPU."""
+    rows = {row["name"]: row for row in json.loads(table.read_text(encoding="utf-8"))["rows"]}
+    for name, words in (("batches", "decoding each image"), ("decoded-batches", "from the decoded cache")):
+        per_core = statistics.median(rows[name]["sides"][0]["rates"]) / 2  # of two workers
         yield [words, f"{per_core:.0f}", *(f"{need / per_core:.1f}" for need in NEEDS)]
 
 
@@ -175,10 +170,10 @@ def write_page(path: Path, repeats: int, sizes: Sequence[int], facts: dict[str, 
         ),
         (
             "Host cores per GPU",
-            "Crops of 256x512 per second of one loader process, from the tables of `bench.speed`, and the processes "
-            "that feed a GPU which takes so many images per second. The machine that made a table stands in it.",
+            "Crops of 256x512 per second of one loader process, from the table of `bench.speed`, and the processes "
+            "that feed a GPU which takes so many images per second. The machine that made it stands there.",
             ("batches", "images/s a core", *(f"{need:,} images/s" for need in NEEDS)),
-            list(loader_rows(ROOT / "bench")),
+            list(loader_rows(ROOT / "bench" / "speed.json")),
         ),
         (
             "Index and start",

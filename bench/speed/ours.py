@@ -16,7 +16,12 @@ import cv2
 import numpy as np
 
 from bench.speed.page_cache import drop_folder
-from bench.speed.probabilities import statistics, statistics_bincount, statistics_masked  # noqa: F401 - tasks
+from bench.speed.probabilities import (  # noqa: F401 - tasks
+    statistics,
+    statistics_bincount,
+    statistics_device,
+    statistics_masked,
+)
 from bench.speed.strings import HEIGHT, WIDTH, load_strings
 from bench.speed.timing import Measure, in_child, time_passes, time_stretch, time_whole
 from steel.config import SamplingConfig, TransformConfig

@@ -1,5 +1,6 @@
 """What evaluation keeps of an image's probabilities, and the usual ways to count them; tasks of our side."""
 
+import time
 from collections.abc import Callable
 from functools import cache
 
@@ -12,6 +13,8 @@ from steel.metrics.counts import NUM_BINS
 from steel.metrics.statistics import image_statistics
 
 NUM_CLASSES, NUM_IMAGES = 4, 24
+BATCH = 5
+"""Images of a forward pass on a GPU."""
 BIAS = {"sure": -12.0, "unsure": -9.0, "untrained": -5.0}
 """Mean logit away from defects. Pixels above a probability of half a percent: 1, 14 and 70 of 100."""
 
@@ -37,6 +40,31 @@ def statistics(kind: str, seconds: float) -> Measure:
     """As evaluation does."""
     labels = np.zeros(1 + NUM_CLASSES, np.uint8)
     return _time(kind, seconds, lambda probs, truth: image_statistics(0, probs, labels, truth))
+
+
+def statistics_device(kind: str, seconds: float) -> Measure:
+    """As evaluation does on a GPU, if there is one: the truth goes where the probabilities are, counts come back."""
+    import torch
+
+    from steel.inference.device_histograms import counting_targets, histograms_on_device
+
+    device, images = torch.device("cuda" if torch.cuda.is_available() else "cpu"), _images(kind)
+    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+    there = [torch.from_numpy(np.stack([probs for probs, _ in batch])).to(device) for batch in batches]
+
+    def count() -> int:
+        counted = 0
+        for batch, probs in zip(batches, there, strict=True):
+            truths = [truth for _, truth in batch]
+            targets = counting_targets(truths, (len(batch), *truths[0].shape), NUM_CLASSES, None)
+            counted += len(histograms_on_device(probs, targets.to(device)).cpu().numpy())
+        return counted
+
+    count()  # kernels and memory
+    items, begun = 0, time.perf_counter()
+    while (spent := time.perf_counter() - begun) < seconds or not items:
+        items += count()
+    return Measure(items, spent)
 
 
 def statistics_masked(kind: str, seconds: float) -> Measure:

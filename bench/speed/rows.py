@@ -352,6 +352,13 @@ def _statistics() -> list[Row]:
                 Side("image_statistics", "ours", "statistics", how),
                 Side("cv2.calcHist, all pixels and those of the class", "ours", "statistics_masked", how, 1.0),
                 Side("np.bincount of probability and truth", "ours", "statistics_bincount", how, 1.0),
+                Side(
+                    "histograms_on_device",
+                    "ours",
+                    "statistics_device",
+                    how,
+                    remark="what is taken where the network is on a GPU; without one it runs on the CPU here",
+                ),
             ),
         )
         for kind, words in kinds.items()

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from steel.checkpoint import read_header
+from steel.checkpoint_header import digest_content
 from steel.inference.base_predictor import BasePredictor
+from steel.inference.folder_job import digest_file
 from steel.inference.onnx_predictor import OnnxPredictor, read_onnx_header
 from steel.startup import uncollected
 
@@ -50,3 +52,12 @@ def load_predictor(
 def read_any_header(source: str | os.PathLike[str]) -> dict[str, Any]:
     """What a file of either kind says of itself; needs no torch."""
     return read_onnx_header(source) if is_onnx(source) else read_header(source)
+
+
+def digest_source(source: str | os.PathLike[str]) -> str:
+    """What tells a file of either kind from all others.
+
+    A checkpoint's header has a checksum of all that follows it, which loading has compared: the weights, of which a
+    store would have to send every byte once more, are not read again.
+    """
+    return digest_file(os.fspath(source)) if is_onnx(source) else digest_content(read_header(source))

@@ -18,8 +18,9 @@ from steel.errors import out_of_memory_as
 from steel.images.decode import decode_image
 from steel.images.listing import ImageRecord
 from steel.inference.base_predictor import BasePredictor
-from steel.inference.folder_job import FolderJob, Plan, digest_file, plan_folder, versions_of
+from steel.inference.folder_job import FolderJob, Plan, plan_folder, versions_of
 from steel.inference.journal import Journal, Lines, line_of
+from steel.inference.load import digest_source
 from steel.inference.prediction import Prediction
 from steel.inference.sources import NamedImage
 from steel.inference.writers import WRITERS, FileWriter, Predicted
@@ -78,7 +79,7 @@ def predict_folder(
 def describe_predictor(predictor: BasePredictor, checkpoint: str) -> dict[str, Any]:
     """What predictions depend on, as plain JSON values."""
     return {
-        "checkpoint": digest_file(checkpoint),
+        "checkpoint": digest_source(checkpoint),
         "tta": list(predictor.tta),
         "device": str(predictor.device).partition(":")[0],
         "precision": predictor.precision,

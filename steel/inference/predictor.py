@@ -24,7 +24,7 @@ from steel.inference.tiles import is_tiled, tile_size
 from steel.model.folding import fold_batch_norms
 from steel.model.host_copy import HostCopy
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
-from steel.model.passes import Passes, count_passes, default_pixels_per_pass, open_passes
+from steel.model.passes import Passes, count_passes, default_pixels_per_pass, intra_op_threads, open_passes
 from steel.model.tta import average_probs, view_probs
 from steel.precision import choose_precision
 from steel.views import check_tta, flips_of
@@ -217,7 +217,8 @@ class Predictor(BasePredictor):
         return self._launch(finish)
 
     def _launch(self, finish: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor, ...]]:
-        """On a GPU `finish` is called now, which waits for nothing, and what it gives is copied to the host."""
+        """On a GPU `finish` is called now, and what it gives is copied to the host. It waits for nothing, but where
+        decoders run for some images alone: for what the encoders say, and so for the batches before."""
         if not self._on_gpu:
             return finish
         copies = [HostCopy(each) for each in finish()]
@@ -278,19 +279,21 @@ def build_models(checkpoint: Checkpoint) -> list[UnifiedModel]:
     """
     if checkpoint.network.heads:
         require_extensions(checkpoint.provenance, f"its heads {', '.join(checkpoint.network.heads)}")
-    models = []
-    for member in range(checkpoint.members):
-        model = UnifiedModel(checkpoint.network).to(memory_format=torch.channels_last)
-        try:
-            model.load_state_dict(checkpoint.member_state(member))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"its weights do not fit {checkpoint.network.architecture} on {checkpoint.network.encoder} as the "
-                f"installed segmentation-models-pytorch and timm build it ({reason})"
-            ) from error
-        models.append(model.eval())
-    return models
+    with intra_op_threads(1):
+        return [_build_member(checkpoint, member) for member in range(checkpoint.members)]
+
+
+def _build_member(checkpoint: Checkpoint, member: int) -> UnifiedModel:
+    model = UnifiedModel(checkpoint.network, draw_weights=False).to(memory_format=torch.channels_last)
+    try:
+        model.load_state_dict(checkpoint.member_state(member))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"its weights do not fit {checkpoint.network.architecture} on {checkpoint.network.encoder} as the "
+            f"installed segmentation-models-pytorch and timm build it ({reason})"
+        ) from error
+    return model.eval()
 
 
 def choose_device(device: str | torch.device) -> torch.device:

@@ -5,7 +5,7 @@ import inspect
 import warnings
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from steel.config import NetworkConfig
@@ -57,15 +57,15 @@ def _check_encoder(name: str) -> None:
     raise InputError(f"model.encoder: {name!r} is unknown; {choice}, or tu-NAME for any timm model NAME")
 
 
-def build_parts(network: NetworkConfig) -> Any:
-    """The smp model, with random weights."""
+def build_parts(network: NetworkConfig, *, draw_weights: bool = True) -> Any:
+    """The smp model, with random weights, or with what memory happened to hold where none are drawn."""
     kind = ARCHITECTURES[network.architecture]
     options: dict[str, Any] = {}
     if network.decoder_channels is not None:
         options = {"decoder_channels": network.decoder_channels, "encoder_depth": len(network.decoder_channels)}
     if network.architecture == "DPT":
         options["dynamic_img_size"] = True  # vision transformers are built for one size otherwise
-    with warnings.catch_warnings(), _WithoutData():
+    with warnings.catch_warnings(), _SparedDraws(parameters=not draw_weights):
         warnings.simplefilter("ignore")  # smp deprecates some encoder names that are the user's to choose
         return kind(
             encoder_name=network.encoder,
@@ -76,18 +76,34 @@ def build_parts(network: NetworkConfig) -> Any:
         )
 
 
-class _WithoutData(TorchFunctionMode):
-    """What would change the values of a tensor that has none does nothing.
+_DRAWS = {"uniform_", "normal_", "kaiming_uniform_", "erfinv_"}
+"""What fills a tensor with random numbers, alone or as a step of it: Tensor's own methods, which all of `nn.init` and
+timm end in, and what of `nn.init` torch hands to a mode."""
 
-    smp builds timm's encoders on the meta device first, to see their strides. Random numbers for weights that are not
-    there are torch's compiler's business, which takes longer to import than all that a prediction needs.
+
+class _SparedDraws(TorchFunctionMode):
+    """Random numbers that nobody would see are not drawn.
+
+    smp builds timm's encoders on the meta device first, to see their strides: what would change the values of a tensor
+    that has none does nothing. Random numbers for weights that are not there are torch's compiler's business, which
+    takes longer to import than all that a prediction needs.
     """
+
+    def __init__(self, *, parameters: bool) -> None:
+        """`parameters`: nor are those of parameters, all of which will be loaded. Buffers, which a file need not have,
+        get theirs."""
+        super().__init__()
+        self._parameters = parameters
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         first = next((each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)), None)
-        in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
-        return first if in_place and first is not None and first.is_meta else func(*args, **kwargs)
+        is_in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        if first is not None and is_in_place:
+            is_loaded = self._parameters and func.__name__ in _DRAWS and isinstance(first, nn.Parameter)
+            if first.is_meta or is_loaded:
+                return first
+        return func(*args, **kwargs)
 
 
 def misfit(network: NetworkConfig, error: Exception) -> InputError:

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from steel.model.network import UnifiedModel
+from steel.model.passes import intra_op_threads
 
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
@@ -26,12 +27,12 @@ def fold_batch_norms(model: UnifiedModel) -> UnifiedModel:
     A BatchNorm stays where other operations, too, read what its convolution makes, where either of the two runs more
     than once in a pass, and where the convolution makes its weights of others first or is a transposed one.
     """
-    folded = copy.deepcopy(model).eval()
-    for conv, norm in _pairs(folded):
-        _fold(conv, norm)
-        _replace(
-            folded, norm, nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
-        )
+    with intra_op_threads(1):
+        folded = copy.deepcopy(model).eval()
+        for conv, norm in _pairs(folded):
+            _fold(conv, norm)
+            rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+            _replace(folded, norm, rest)
     return folded
 
 

@@ -11,6 +11,7 @@ from steel.config import NetworkConfig
 from steel.errors import InputError
 from steel.model.architectures import EXTRA_STRIDE, MISFIT_ERRORS, build_parts, check_architecture, misfit
 from steel.model.heads import CLASSIFICATION, HEADS, SEGMENTATION, ClassificationHead, Features, HeadShape
+from steel.model.passes import intra_op_threads
 
 Outputs = dict[str, Tensor]
 """What the network says of a batch of n images: logits, to be read through a sigmoid, by the name of their head.
@@ -36,8 +37,13 @@ class UnifiedModel(nn.Module):
     strip, and smeared edge pixels like the straight traces that some defects are. It depends on the image alone.
     """
 
-    def __init__(self, network: NetworkConfig) -> None:
+    def __init__(self, network: NetworkConfig, *, draw_weights: bool = True) -> None:
         """Build the network with random weights.
+
+        Args:
+            network: which one.
+            draw_weights: False saves the time of drawing them for whoever loads all of them next; until then they are
+                what memory happened to hold.
 
         Raises:
             InputError: an unknown or impossible combination.
@@ -46,7 +52,7 @@ class UnifiedModel(nn.Module):
         check_architecture(network)
         _check_heads(network.heads)
         try:
-            parts = build_parts(network)
+            parts = build_parts(network, draw_weights=draw_weights)
         except MISFIT_ERRORS as error:
             raise misfit(network, error) from error
         self.network = network
@@ -118,15 +124,17 @@ class UnifiedModel(nn.Module):
         images = self.small_images()
         self.eval()
         try:
-            with torch.enable_grad():
+            with intra_op_threads(1), torch.enable_grad():
                 masks, features = self.segment(images)
-                parameters = list(self.parameters())
-                gradients = torch.autograd.grad(masks.sum() + features.encoded.sum(), parameters, allow_unused=True)
+            reached = _reached(masks, features.encoded)
+            fixed = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+            if fixed:  # it would be taken for one that reaches no output
+                raise ValueError(f"its {fixed[0]} is not to be trained")
         except MISFIT_ERRORS as error:
             raise misfit(config, error) from error
         if masks.shape != (1, config.num_classes, *images.shape[-2:]):
             raise misfit(config, ValueError(f"masks come out as {tuple(masks.shape)} for {tuple(images.shape)}"))
-        _remove_unreached(self, {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None})
+        _remove_unreached(self, reached)
         self.train()
         decoded, encoded = (int(feature.shape[1]) for feature in (features.decoded, features.encoded))
         return HeadShape(config.num_classes, decoded, encoded, config.dropout)
@@ -144,6 +152,18 @@ class _Removed(nn.Module):
 
     def forward(self, feature: Tensor, *_: Any) -> Tensor:
         return feature
+
+
+def _reached(*outputs: Tensor) -> set[int]:
+    """The ids of the parameters that `outputs` depend on, read off autograd's graph: no gradient need be computed."""
+    todo: list[Any] = [output.grad_fn for output in outputs]
+    seen: set[Any] = set()
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [after for after, _ in node.next_functions]
+    return {id(node.variable) for node in seen if hasattr(node, "variable")}
 
 
 def _remove_unreached(module: nn.Module, reached: set[int]) -> None:

@@ -75,7 +75,10 @@ def open_passes(device: torch.device) -> Iterator[Passes]:
 
 @contextmanager
 def intra_op_threads(number: int) -> Iterator[None]:
-    """Let torch use so many threads for an operation of this thread inside the block."""
+    """Let torch use so many threads for an operation of this thread inside the block.
+
+    One is best for many small operations: beside other work on the machine, threads wait for each other at each.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -1,4 +1,5 @@
-"""What bounds a preset on this machine: its training batches by number of workers, its step by micro-batch."""
+"""What bounds a preset on this machine: its training batches by number of workers, its step by micro-batch, and on a
+GPU what compiling it gains."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -9,14 +10,16 @@ import torch
 
 from steel.config import Config, PhaseConfig
 from steel.distributed.runtime import Runtime, seed_everything
-from steel.errors import is_out_of_memory
+from steel.errors import SharedError, is_out_of_memory
 from steel.loading.augment import Augmenter
+from steel.loading.train_loader import MicroBatch
 from steel.machine import count_workers
 from steel.model.network import UnifiedModel
 from steel.shards.reader import ShardReader
 from train.doctor.benchmarks import batch_rate
 from train.doctor.checks import GIB, Finding
 from train.engine.batch_plan import PhasePlan, micro_batch_share
+from train.engine.compilation import LEAST_GAIN, choose_compilation
 from train.engine.data import resolve_crop
 from train.engine.made_up_batch import made_up_batch
 from train.engine.step import TrainingState
@@ -54,6 +57,8 @@ def probe_preset(runtime: Runtime, config: Config, reader: ShardReader) -> Itera
         told = ", ".join(_shown(micro, cost) for micro, cost in costs.items())
         yield Finding("step", f"phase {phase.name}: by micro-batch: {told}")
         yield from bound(phase, rates, costs)
+        if runtime.device.type == "cuda" and costs[phase.micro_batch] is not None:  # on a CPU there is little to gain
+            yield compile_gain(runtime, config, reader, phase, crop)
 
 
 def bound(phase: PhaseConfig, rates: Mapping[int, float], costs: Mapping[int, StepCost | None]) -> Iterator[Finding]:
@@ -103,16 +108,12 @@ def step_cost(
     runtime: Runtime, config: Config, reader: ShardReader, phase: PhaseConfig, crop: tuple[int, int], micro: int
 ) -> StepCost | None:
     """The median step of all ranks with a micro-batch each, the sum of gradients included; None when memory ran out."""
-    manifest, device = reader.manifest, runtime.device
-    phase = replace(phase, batch_size=micro * runtime.world, micro_batch=micro)
-    share = micro_batch_share(phase, runtime.rank, runtime.world)
-    plan = PhasePlan(0, phase, len(reader), len(reader), 0, share)
+    device = runtime.device
     on_gpu = device.type == "cuda"
-    batch = made_up_batch(*(manifest.channels, manifest.num_classes, micro, crop), pin_memory=on_gpu, index=share[0])
-    seed_everything(0)
+    plan = _one_micro_batch_each(runtime, reader, phase, micro)
+    batch = _batch(runtime, reader, plan, crop)
     try:
-        model = UnifiedModel(network_for(config, manifest))
-        training = TrainingState(runtime, config, model, manifest.mean, manifest.std, freeze_steps=0)
+        training = _training(runtime, config, reader)
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
         times: list[float] = []
@@ -127,6 +128,43 @@ def step_cost(
             raise
         return None
     return StepCost(float(np.median(times[1:])), torch.cuda.max_memory_allocated(device) if on_gpu else 0)
+
+
+def compile_gain(
+    runtime: Runtime, config: Config, reader: ShardReader, phase: PhaseConfig, crop: tuple[int, int]
+) -> Finding:
+    """How many times as fast a micro-batch of a phase is compiled, measured as a run does it."""
+    config = replace(config, runtime=replace(config.runtime, compile="on"))
+    plan = _one_micro_batch_each(runtime, reader, phase, phase.micro_batch)
+    training = _training(runtime, config, reader)
+    try:
+        choice = choose_compilation(training, plan, 0, lambda: _batch(runtime, reader, plan, crop), None)
+    except SharedError as error:
+        return Finding("compile", str(error), "warning")
+    finally:
+        training.micro_batch_losses.compute_eagerly()
+    assert choice.gain is not None, "measured"
+    advice = "--runtime.compile auto takes it" if choice.gain >= LEAST_GAIN else "--runtime.compile off is as good"
+    return Finding("compile", f"phase {phase.name}: compiled, a micro-batch is {choice.gain:.2f}x as fast; {advice}")
+
+
+def _training(runtime: Runtime, config: Config, reader: ShardReader) -> TrainingState:
+    manifest = reader.manifest
+    seed_everything(0)
+    model = UnifiedModel(network_for(config, manifest))
+    return TrainingState(runtime, config, model, manifest.mean, manifest.std, freeze_steps=0)
+
+
+def _one_micro_batch_each(runtime: Runtime, reader: ShardReader, phase: PhaseConfig, micro: int) -> PhasePlan:
+    """The phase in steps of one micro-batch a rank."""
+    phase = replace(phase, batch_size=micro * runtime.world, micro_batch=micro)
+    return PhasePlan(0, phase, len(reader), len(reader), 0, micro_batch_share(phase, runtime.rank, runtime.world))
+
+
+def _batch(runtime: Runtime, reader: ShardReader, plan: PhasePlan, crop: tuple[int, int]) -> MicroBatch:
+    manifest, on_gpu = reader.manifest, runtime.device.type == "cuda"
+    sizes = (manifest.channels, manifest.num_classes, plan.phase.micro_batch, crop)
+    return made_up_batch(*sizes, pin_memory=on_gpu, index=plan.share[0])
 
 
 def _worker_counts() -> list[int]:

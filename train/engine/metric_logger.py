@@ -1,6 +1,7 @@
 """Where a run's figures go: history.jsonl, curves.png, the tracker and the screen; on rank 0 alone."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,9 @@ from train.engine.step_metrics import FinishedStep, Speed
 
 logger = logging.getLogger("train.fit")
 
+CURVES_SHARE = 50
+"""Curves take a second and more to draw, and all ranks wait: they are for at most one part in so many of the time."""
+
 
 class MetricLogger(Protocol):
     """What a run reports its figures to."""
@@ -32,6 +36,9 @@ class MetricLogger(Protocol):
 
     def show(self, item: Item) -> None:
         """Hand the tracker what is more than a figure; its place is that of the last record."""
+
+    def draw(self) -> None:
+        """Draw the curves of all that has been logged."""
 
     def wait_until_open(self) -> None:
         """Wait, a bounded time, until the tracker is up or given up: to be called before any process is forked."""
@@ -51,6 +58,9 @@ class NullMetricLogger:
     def show(self, item: Item) -> None:
         """Nothing."""
 
+    def draw(self) -> None:
+        """Nothing."""
+
     def wait_until_open(self) -> None:
         """Nothing."""
 
@@ -67,24 +77,30 @@ class MainMetricLogger:
         self._curves = curves
         self._plans = plans
         self._finished = False
+        self._next_drawing = 0.0
         self._global_step = 0
         """Of the last record."""
 
     def log(self, record: dict[str, Any]) -> None:
-        """Keep a record in the history, the tracker and the log; draw the curves after a validation."""
+        """Keep a record in the history, the tracker and the log; draw the curves after a validation, if it is time."""
         self._history.append(record)
         self._global_step = record["global_step"]
         epochs_before = sum(plan.phase.epochs for plan in self._plans[: record["phase"]])
         self._tracker.log(tracked_figures(record, epochs_before), self._global_step)
         if record["kind"] == "validation":  # the live line has the losses
             logger.info("%s", self._line(record))
-            self._draw()
+            if time.monotonic() >= self._next_drawing:
+                self.draw()
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
+        """Draw the curves of all that has been logged."""
+        begun = time.monotonic()
         try:
             plot_history(self._history.records(), self._curves)
         except OSError as error:  # a picture is not worth a run, nor the reason why it ends
             logger.warning("%s not drawn: %s", self._curves, error)
+        ended = time.monotonic()
+        self._next_drawing = ended + CURVES_SHARE * (ended - begun)
 
     def _line(self, record: dict[str, Any]) -> str:
         plan, positive = self._plans[record["phase"]], record["mean_dice_positive"]
@@ -113,7 +129,7 @@ class MainMetricLogger:
         """Draw the curves and close the tracker; later calls do nothing."""
         if not self._finished:
             self._finished = True
-            self._draw()
+            self.draw()
             self._tracker.finish(status)
 
 

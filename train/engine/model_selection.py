@@ -68,6 +68,7 @@ def select_model(
         with context.live.stage("saving", "writing the checkpoint and the report"):
             best, metrics = _write_results(context, training.model.network, state, candidates, folder)
         if metric_logger.is_watched:
+            metric_logger.draw()
             scratch.load_state_dict(best.weights)
             for item in tracked_results(context, scratch, best.result, metrics, folder):
                 metric_logger.show(item)

@@ -8,7 +8,7 @@ import torch
 
 from steel.loading.augment import Augmenter
 from steel.loading.sampler import build_sampler
-from steel.loading.train_loader import train_batches
+from steel.loading.train_loader import MicroBatch, train_batches
 from steel.machine import count_workers
 from steel.model.network import UnifiedModel
 from train.engine.batch_plan import MicroBatchRange, PhasePlan
@@ -39,9 +39,10 @@ def validation_loss(
     sums: dict[str, torch.Tensor] = {}
     model.eval()
     with context.live.stage(PREDICTING, "validation loss"), torch.no_grad(), runtime.accelerator.autocast():
-        for images, targets in _crops(context, plan, rows, num):
-            images, targets = images.to(runtime.device), targets.to(runtime.device)
-            losses = training.micro_batch_losses.of(model, images, targets, plan.phase.loss)
+        for batch in _crops(context, plan, rows, num):
+            assert batch.pairs is not None, "the loader knows what is present"
+            images, targets, pairs = (t.to(runtime.device) for t in (batch.images, batch.targets, batch.pairs))
+            losses = training.micro_batch_losses.of(model, images, targets, plan.phase.loss, pairs)
             for head, loss in losses.items():
                 sums[head] = sums.get(head, torch.zeros((), device=loss.device)) + loss.mean(1).double().sum()
     mine = {head: total.item() / num for head, total in sums.items()}
@@ -49,10 +50,8 @@ def validation_loss(
     return {head: sum(each.get(head, 0.0) for each in everybodys) for head in max(everybodys, key=len)}
 
 
-def _crops(
-    context: RunContext, plan: PhasePlan, rows: np.ndarray, num: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """This rank's images and targets, of `num` of the samples `rows`, in micro-batches of the phase's size."""
+def _crops(context: RunContext, plan: PhasePlan, rows: np.ndarray, num: int) -> Iterator[MicroBatch]:
+    """This rank's crops, of `num` of the samples `rows`, in micro-batches of the phase's size."""
     config, reader, runtime = context.config, context.reader, context.runtime
     sampling = replace(plan.phase.sampling, order="natural", window_shards=0, defective_only=False)
     size = plan.phase.micro_batch
@@ -62,6 +61,4 @@ def _crops(
     places = [MicroBatchRange(0, 0, range(start, min(start + size, num))) for start in starts]
     augmenter = Augmenter({}, crop, sampling, reader.manifest.num_classes, reader.manifest.ignore_bit)
     workers = count_workers(config.runtime.workers)
-    batches = train_batches(reader, sampler, augmenter, places, seed=config.seed, phase=plan.number, workers=workers)
-    for batch in batches:
-        yield batch.images, batch.targets
+    return train_batches(reader, sampler, augmenter, places, seed=config.seed, phase=plan.number, workers=workers)

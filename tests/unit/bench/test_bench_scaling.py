@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.scaling.__main__ import index_rows, measured_steps
+from bench.scaling.__main__ import index_rows, loader_rows, measured_steps
 from bench.scaling.index_size import make_folder, measure_opening
 from bench.scaling.links import BETWEEN_NODES, NVLINK, Link, measure_gloo, reduce_seconds, ring_seconds
 from steel.shards.reader import ShardReader
@@ -54,3 +54,16 @@ def test_steps_come_from_a_gpu(facts: dict, steps: dict, tmp_path: Path) -> None
     other = {"name": "made-up Unet resnet34, 256x512, batch 64", "sides": [{"rates": [9.0]}]}
     (tmp_path / "step.json").write_text(json.dumps({"facts": facts, "rows": [other, row]}))
     assert measured_steps(tmp_path / "step.json") == steps
+
+
+def test_cores_for_a_gpu_come_from_one_table_of_one_machine(tmp_path: Path) -> None:
+    """Of two workers' images per second, the median of three repeats."""
+    rows = [
+        {"name": name, "sides": [{"rates": rates}, {"rates": [1.0]}]}
+        for name, rates in (("batches", [800.0, 900.0, 1000.0]), ("decoded-batches", [3800.0, 3000.0, 3900.0]))
+    ]
+    (tmp_path / "speed.json").write_text(json.dumps({"rows": rows}))
+    assert list(loader_rows(tmp_path / "speed.json")) == [
+        ["decoding each image", "450", "1.0", "1.3", "4.2", "5.3"],
+        ["from the decoded cache", "1900", "0.2", "0.3", "1.0", "1.3"],
+    ]

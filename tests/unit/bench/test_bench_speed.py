@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
+from bench.speed import ours, probabilities
 from bench.speed.report import write_report
-from bench.speed.rows import Row, Side
+from bench.speed.rows import Row, Side, _statistics
 from bench.speed.run import RowResult, SideResult, Workers, measure_row
 from bench.speed.timing import Measure, in_child, time_passes, time_stretch
 from tests.paths import ROOT
@@ -115,3 +116,18 @@ def test_the_store_serves_ranges_late(tmp_path: Path) -> None:
 def test_the_side_of_ours_is_no_peer() -> None:
     ours = SideResult(Side("a", "ours", "a", target=2.0), (1.0,), ())
     assert RowResult(Row("row", "title", "u", (ours.side,)), (ours,)).reached(ours) is None
+
+
+def test_every_way_to_count_runs_and_counts_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a GPU on whatever there is."""
+    for name, small in (("NUM_IMAGES", 7), ("HEIGHT", 96), ("WIDTH", 200)):
+        monkeypatch.setattr(probabilities, name, small)
+    probabilities._images.cache_clear()
+    try:
+        for side in _statistics()[0].sides:
+            items, seconds = getattr(ours, side.task)(**{**side.options, "seconds": 1e-9})
+            # Passes that are timed from their first image count the others.
+            assert items == (7 if side.task == "statistics_device" else 6)
+            assert seconds > 0
+    finally:
+        probabilities._images.cache_clear()

@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from skimage import measure
 
 from steel import storage
-from steel.checkpoint import Checkpoint, save_checkpoint
+from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from steel.cli import build_parser
 from steel.config import NetworkConfig
 from steel.decision import ClassDecision, Decision
@@ -255,6 +255,30 @@ def test_the_unfinished_job_of_another_command_is_refused(folder: Path, predicto
     predict_folder(predictor, job, how)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["submission.csv"]
     predict_folder(other, job, other_how)  # a finished one is nobody's
+
+
+def test_a_job_knows_its_checkpoint_by_the_header_alone(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever differs: weights, or the decision."""
+    plain = load_checkpoint(folder / "model.safetensors")
+    first = next(iter(plain.tensors))
+    others = [
+        dataclasses.replace(plain, tensors=plain.tensors | {first: plain.tensors[first] + 1}),
+        dataclasses.replace(plain, decision=None),
+        plain,
+    ]
+    for number, checkpoint in enumerate(others):
+        save_checkpoint(tmp_path / f"{number}.safetensors", checkpoint)
+
+    def refuse(*_: object) -> bytes:
+        raise AssertionError("the whole file was read")
+
+    monkeypatch.setattr(storage, "read_bytes", refuse)
+    paths = [folder / "model.safetensors", *(tmp_path / f"{number}.safetensors" for number in range(3))]
+    own, weights, decision, same = (describe_predictor(predictor, str(path))["checkpoint"] for path in paths)
+    assert own == same
+    assert len({own, weights, decision}) == 3
 
 
 def test_a_journal_that_goes_meanwhile_is_told(

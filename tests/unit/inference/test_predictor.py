@@ -78,6 +78,19 @@ def test_answers_do_not_depend_on_company_or_threads(checkpoint, pixels_per_pass
             assert_same(answer, alone[i])
 
 
+def test_a_network_is_made_ready_by_one_thread(checkpoint):
+    """Beside other work on the machine, several wait for each other at each of its small operations."""
+    seen = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    try:
+        with intra_op_threads(3):
+            predictor = Predictor.from_checkpoint(checkpoint, device="cpu")
+            assert torch.get_num_threads() == predictor.passes_at_once == 3
+    finally:
+        hook.remove()
+    assert set(seen) == {1}
+
+
 def test_a_forward_pass_holds_as_many_images_as_its_pixels_allow(checkpoint, monkeypatch):
     (model,) = build_models(checkpoint)
     predictor = Predictor([model], mean=(0.4,), std=(0.2,), device="cpu")

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from steel.config import NetworkConfig
 from steel.errors import InputError
-from steel.model.architectures import ARCHITECTURES
+from steel.model.architectures import ARCHITECTURES, build_parts
 from steel.model.heads import HEADS, ClassificationHead, Features, HeadKind, HeadShape
 from steel.model.network import (
     UnifiedModel,
+    _reached,
     drop_gradients,
     normalise,
     reflect_to_stride,
@@ -54,6 +55,65 @@ def test_stages_that_reach_no_output_are_removed(encoder):
     deep = UnifiedModel(NetworkConfig("Unet", encoder, 1, 1, decoder_channels=(8, 8, 8, 8, 8)))
     size = [sum(p.numel() for p in m.encoder.parameters()) for m in (shallow, deep)]
     assert size[0] < 0.6 * size[1]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_parameters_that_reach_an_output_are_those_with_a_gradient(architecture):
+    """Told from autograd's graph alone."""
+    encoder = "tu-test_vit" if architecture == "DPT" else "tu-test_resnet"
+    parts = build_parts(NetworkConfig(architecture, encoder, num_classes=2, in_channels=1)).eval()
+    encoded = parts.encoder(torch.zeros(1, 1, 128, 160))
+    features, *tokens = encoded if isinstance(encoded, tuple) else (encoded,)
+    masks, parameters = parts.segmentation_head(parts.decoder(features, *tokens)), list(parts.parameters())
+    reached = _reached(masks, features[-1])
+    gradients = torch.autograd.grad(masks.sum() + features[-1].sum(), parameters, allow_unused=True)
+    assert reached == {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+
+
+def test_a_parameter_that_is_not_to_be_trained_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None could be told from one that reaches no output."""
+
+    def build(network: NetworkConfig, **options: bool) -> torch.nn.Module:
+        parts = build_parts(network, **options)
+        parts.segmentation_head[0].bias.requires_grad_(False)
+        return parts
+
+    monkeypatch.setattr("steel.model.network.build_parts", build)
+    with pytest.raises(InputError, match=r"segmentation_head\.0\.bias is not to be trained"):
+        UnifiedModel(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [
+        ("Unet", "resnet18"),
+        ("Unet", "efficientnet-b0"),
+        ("FPN", "mit_b0"),
+        ("DPT", "tu-test_vit"),
+        ("PAN", "tu-test_resnet"),
+    ],
+)
+def test_weights_that_will_be_loaded_are_not_drawn(architecture: str, encoder: str) -> None:
+    """With those of another network, nothing is left that its twin of random weights does not have."""
+    network = NetworkConfig(architecture, encoder, num_classes=2, in_channels=1)
+    torch.manual_seed(0)
+    drawn = UnifiedModel(network)
+    torch.manual_seed(0)
+    loaded = UnifiedModel(network, draw_weights=False)
+    loaded.load_state_dict(drawn.state_dict())
+    for kind in ("named_parameters", "named_buffers"):
+        ours, theirs = (dict(getattr(model, kind)()) for model in (loaded, drawn))
+        assert list(ours) == list(theirs)
+        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in drawn.parameters()]
+
+
+def test_of_a_resnet_no_random_number_is_drawn_that_will_be_loaded() -> None:
+    before = torch.get_rng_state()
+    build_parts(SMALL, draw_weights=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    build_parts(SMALL)
+    assert not torch.equal(torch.get_rng_state(), before)
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,15 +2,21 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from steel.config import Config
 from steel.distributed.runtime import start
+from steel.errors import SharedError
 from steel.shards.reader import ShardReader
 from tests.shard_folder import small_shards
 from train.doctor import benchmarks, preset_benchmarks
 from train.doctor.checks import Finding
-from train.doctor.preset_benchmarks import StepCost, bound, probe_preset
+from train.doctor.preset_benchmarks import StepCost, bound, compile_gain, probe_preset
+from train.engine import compilation
+from train.engine.compilation import CompileChoice
 from train.presets import SMOKE
 
 PHASE = replace(SMOKE.phases[0], name="crops", batch_size=16, micro_batch=8)
@@ -46,12 +52,55 @@ def test_too_little_memory_is_a_problem_and_names_what_fits() -> None:
     assert "micro-batch 8 does not fit; a smaller phases.N.micro-batch does, 4 here" in finding.text
 
 
-def test_a_preset_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small() -> Config:
+    """One phase of a network that takes no time."""
+    network = replace(SMOKE.model, encoder="tu-test_resnet", decoder_channels=(8, 8))
+    return replace(SMOKE, phases=SMOKE.phases[:1], model=network)
+
+
+def test_a_preset_is_measured(small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmarks, "PROBE_SECONDS", 0.05)
     monkeypatch.setattr(preset_benchmarks, "STEP_SECONDS", 0.0)
-    small = replace(SMOKE.model, encoder="tu-test_resnet", decoder_channels=(8, 8))
-    config = replace(SMOKE, phases=SMOKE.phases[:1], model=small)
-    found = list(probe_preset(start("no", cpu=True), config, ShardReader(small_shards(tmp_path / "shards"))))
-    assert [finding.subject for finding in found][:3] == ["loader", "step", "bound"]
+    found = list(probe_preset(start("no", cpu=True), small, ShardReader(small_shards(tmp_path / "shards"))))
+    assert [finding.subject for finding in found] == ["loader", "step", "bound"] + ["bound"] * (len(found) - 3)
     assert "by micro-batch: 2 in " in found[1].text and ", 4 in " in found[1].text
     assert {finding.level for finding in found} <= {"fine", "warning"}
+
+
+def test_compiling_is_measured_as_a_run_does_it(small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
+    monkeypatch.setattr(compilation, "REPEATS", 1)
+    reader = ShardReader(small_shards(tmp_path / "shards"))
+    finding = compile_gain(start("no", cpu=True), small, reader, small.phases[0], (32, 64))
+    assert len(compiled) == 1
+    assert (finding.subject, finding.level) == ("compile", "fine")
+    assert finding.text.startswith("phase crops: compiled, a micro-batch is ")
+
+
+FASTER = "phase crops: compiled, a micro-batch is"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "text", "level"),
+    [
+        (CompileChoice(True, 1.251), f"{FASTER} 1.25x as fast; --runtime.compile auto takes it", "fine"),
+        (CompileChoice(True, 1.02), f"{FASTER} 1.02x as fast; --runtime.compile off is as good", "fine"),
+        (SharedError("phase crops: torch cannot"), "phase crops: torch cannot", "warning"),
+    ],
+)
+def test_what_compiling_gains_is_said(
+    outcome: Any, text: str, level: Any, small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(training: Any, *_: Any) -> CompileChoice:
+        assert training.config.runtime.compile == "on"
+        if isinstance(outcome, SharedError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(preset_benchmarks, "choose_compilation", choose)
+    reader = ShardReader(small_shards(tmp_path / "shards"))
+    assert compile_gain(start("no", cpu=True), small, reader, small.phases[0], (32, 64)) == Finding(
+        "compile", text, level
+    )

@@ -68,7 +68,8 @@ def micro_batches() -> Iterator[MicroBatch]:
     for index in range(2):
         images = torch.empty(3, 1, 32, 64, dtype=torch.uint8, pin_memory=True)
         targets = torch.empty(3, 32, 64, dtype=torch.uint8, pin_memory=True)
-        yield MicroBatch(images, targets, torch.arange(3), torch.arange(3), index, 0)
+        pairs = torch.empty(3, dtype=torch.int64, pin_memory=True)
+        yield MicroBatch(images, targets, torch.arange(3), torch.arange(3), index, 0, pairs)
 
 
 def take_steps(training: TrainingState, noted: HostWaits, steps: int) -> list[list[str]]:
@@ -94,6 +95,7 @@ def test_no_step_waits_for_the_device(network: UnifiedModel, gpu: HostWaits) -> 
     *steps, flushed = take_steps(training, gpu, 2)
     assert gpu.waits == []
     assert {"convolution_backward", "native_batch_norm_backward", "_fused_adamw_"} <= set(gpu.operations)
+    assert {"sort", "index_copy"} <= set(gpu.operations)  # the Lovász loss, of the pairs that are present
     # A step records its end, then the arrival of its figures; record 0 is of the start.
     assert steps == [
         ["record 1", "record 2"],

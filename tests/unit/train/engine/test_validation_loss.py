@@ -9,7 +9,7 @@ import torch
 
 from steel.config import NetworkConfig, SamplingConfig
 from steel.distributed.runtime import start
-from steel.model.losses import head_losses
+from steel.model.losses import LOSS_TERMS, head_losses, lovasz_hinge
 from steel.model.network import UnifiedModel
 from steel.pretrained.stem import Normalisation
 from steel.shards.reader import ShardReader
@@ -40,14 +40,26 @@ class OfTwo:
         return list(self.said)
 
 
-def test_the_loss_is_the_mean_over_images_whatever_the_number_of_ranks(tmp_path: Path, fresh_accelerate: None) -> None:
-    """Crops as large as the images: nothing is drawn, so a plain loop sees the same pixels."""
+def test_the_loss_is_the_mean_over_images_whatever_the_number_of_ranks(
+    tmp_path: Path, fresh_accelerate: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crops as large as the images: nothing is drawn, so a plain loop sees the same pixels. The Lovász loss is told
+    which classes are present, and need not sort the others.
+    """
     images = [steel_image(n, *SIZE) for n in range(2 * NUM)]
     masks = [defect_mask(n // 3, *SIZE, 2) for n in range(2 * NUM)]
     reader = ShardReader(str(make_shards(tmp_path / "shards", images, masks, num_classes=2, folds=2)))
     phase = replace(
         SMOKE.phases[0], crop=(0, 0), batch_size=8, micro_batch=2, sampling=SamplingConfig(defective_only=True)
     )
+    phase = replace(phase, loss=replace(phase.loss, weights={**phase.loss.weights, "lovasz": 0.5}))
+    sorted_pairs: list[int] = []
+
+    def noting(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+        sorted_pairs.append(len(pairs))
+        return lovasz_hinge(logits, masks, valid, pairs)
+
+    monkeypatch.setitem(LOSS_TERMS, "lovasz", replace(LOSS_TERMS["lovasz"], of_pairs=noting))
     config = replace(SMOKE, phases=(phase,), folds=replace(SMOKE.folds, validation=(0,), test=()))
     config = replace(config, runtime=replace(config.runtime, workers=0))
     runtime, rows = start("no", cpu=True), split_rows(reader, config.folds)
@@ -58,6 +70,7 @@ def test_the_loss_is_the_mean_over_images_whatever_the_number_of_ranks(tmp_path:
     first = FirstWeights(None, Normalisation((0.5,), (0.2,)))
     context = RunContext(runtime, config, reader, rows, plans, first, LiveLine(shown=False))
     found = validation_loss(context, training, model, plans[0])
+    assert len(sorted_pairs) == 3 and sum(sorted_pairs) < 2 * NUM  # of three micro-batches
 
     expected: dict[str, float] = {}
     with torch.no_grad():
