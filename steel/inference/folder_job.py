@@ -82,7 +82,7 @@ def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[
     how = {"format": sorted(job.formats), "columns": job.columns, "template": template, "version": __version__}
     how["tiff_pages"] = job.tiff_pages
     journal.begin({"images": storage.full_path(job.source), **how, **depends_on})
-    done = journal.lines(versions_of(records))
+    done = journal.go_on(versions_of(records))
     return Plan(records, tuple(record for record in records if record.image_id not in done))
 
 
