@@ -36,10 +36,8 @@ def go_on(folder: Path) -> Any:
     """As predicting does: what is missing is predicted again."""
     journal = Journal(str(folder))
     journal.begin(JOB)
-    lines = journal.go_on(dict.fromkeys(LINES, VERSION))
-    return [
-        lines.get(name, {"image": name, "version": VERSION, "files": [], **values}) for name, values in LINES.items()
-    ]
+    lines = journal.lines(dict.fromkeys(LINES, VERSION))
+    return [lines.get(name, {"image": name, "version": VERSION, **values}) for name, values in LINES.items()]
 
 
 # --- evaluations ---

@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,6 @@ _DESCRIPTION = "job.json"
 _LINES_PER_PART = 512
 _SECONDS_PER_PART = 3.0
 """A part is written after so many images or seconds: no more of the work is lost with a process that is killed."""
-_FILES = "files"
 _JSON_AT = 9
 """In a line: behind the checksum's eight digits and a blank."""
 
@@ -107,35 +106,23 @@ class Journal:
 
     def lines(self, versions: Mapping[str, str]) -> Lines:
         """What was taken down of these images, given with the versions of their files, and is as it was."""
-        return self._read(versions)[0]
+        return self.read(versions)[0]
 
-    def go_on(self, versions: Mapping[str, str]) -> Lines:
-        """As `lines`, once the files of images that are gone or replaced since are removed.
-
-        They would stay where such an image cannot be read any more.
-        """
-        lines, stale = self._read(versions)
-        if stale:
-            stale -= {path for line in lines.values() for path in line[_FILES]}
-        for path in sorted(stale):
-            storage.remove(storage.join(self.out, path))
-        return lines
-
-    def _read(self, versions: Mapping[str, str]) -> tuple[Lines, set[str]]:
-        """The lines of these images as they are now, and the files of all others."""
-        places, stale = dict[str, _Place](), set[str]()
+    def read(self, versions: Mapping[str, str]) -> tuple[Lines, set[str]]:
+        """As `lines`, and the ids of images that something was taken down of as they are no more: replaced, or gone."""
+        places, others = dict[str, _Place](), set[str]()
         for url in self._parts():
             offset = 0
-            for raw in storage.read_bytes(url).splitlines(keepends=True):
-                text = raw[_JSON_AT:]
-                if raw[:_JSON_AT] == _checksum(text):
-                    line = json.loads(text)
-                    if versions.get(line["image"]) == line["version"]:
-                        places[line["image"]] = _Place(url, offset + _JSON_AT, len(text))
+            for line in storage.read_bytes(url).splitlines(keepends=True):
+                text = line[_JSON_AT:]
+                if line[:_JSON_AT] == _checksum(text):
+                    image_id, version = map(json.loads(text).get, ("image", "version"))
+                    if versions.get(image_id) == version:
+                        places[image_id] = _Place(url, offset + _JSON_AT, len(text))
                     else:
-                        stale.update(line[_FILES])
-                offset += len(raw)
-        return Lines({image_id: places[image_id] for image_id in versions if image_id in places}), stale
+                        others.add(image_id)
+                offset += len(line)
+        return Lines({image_id: places[image_id] for image_id in versions if image_id in places}), others
 
     @contextmanager
     def local_lines(self, versions: Mapping[str, str]) -> Iterator[Lines]:
@@ -201,17 +188,9 @@ class Recorder:
         self._since = time.monotonic()
 
 
-def line_of(image_id: str, version: str, values: Mapping[str, Any], files: Sequence[str] = ()) -> bytes:
-    """The line of an image.
-
-    Args:
-        image_id: of the image.
-        version: of its file.
-        values: what the line says of it, as plain JSON values.
-        files: that were written for it alone, as paths in the output folder.
-    """
-    line = {"image": image_id, "version": version, _FILES: list(files), **values}
-    text = f"{json.dumps(line)}\n".encode()
+def line_of(image_id: str, version: str, values: Mapping[str, Any]) -> bytes:
+    """The line of an image whose file has this version."""
+    text = f"{json.dumps({'image': image_id, 'version': version, **values})}\n".encode()
     return _checksum(text) + text
 
 

@@ -182,19 +182,17 @@ def _decode(record: ImageRecord, predictor: BasePredictor) -> np.ndarray | str:
 def _encode(prediction: Prediction, versions: Mapping[str, str], job: FolderJob, journal: Journal) -> bytes:
     """The journal's line on a prediction, once the files that belong to it alone are written."""
     entries: dict[str, Any] = {}
-    files: list[str] = []
     for name in job.formats:
         writer = WRITERS[name]
         if isinstance(writer, FileWriter):
             entries[name] = writer.encode(prediction)
             continue
         for path, data in writer.files(prediction):
-            files.append(storage.join(writer.place, path))
-            url = storage.join(job.out, files[-1])
+            url = storage.join(job.out, writer.place, path)
             storage.make_folder(url.rpartition("/")[0])
             storage.write_bytes(url, data, staging=journal.staging)
     image_id = prediction.image_id
-    return line_of(image_id, versions[image_id], {"classes": prediction.class_ids, "entries": entries}, files)
+    return line_of(image_id, versions[image_id], {"classes": prediction.class_ids, "entries": entries})
 
 
 class _Ahead:

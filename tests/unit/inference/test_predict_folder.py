@@ -247,7 +247,7 @@ def test_an_image_that_is_replaced_meanwhile_is_predicted_anew(
 def test_pictures_of_images_that_are_gone_or_unreadable_meanwhile_do_not_stay(
     folder: Path, predictor: Predictor, tmp_path: Path, place: str
 ) -> None:
-    """Nor are those removed that another image has now."""
+    """Of those, too, that were written just before the stop and not yet taken down; what another image has stays."""
     images = tmp_path / "images"
     shutil.copytree(folder / "images", images)
     (images / "0.jpg").write_bytes((images / "a.jpg").read_bytes())
@@ -258,6 +258,10 @@ def test_pictures_of_images_that_are_gone_or_unreadable_meanwhile_do_not_stay(
     (images / "0.jpg").rename(images / "0.png")  # the same label map
     (images / "a.jpg").write_bytes(b"no image")
     (images / "b.png").unlink()
+    for file in ("overlays/Öl, 1.png.jpg", "labelmaps/Öl, 1.png", "masks/spot/Öl, 1.png"):
+        storage.make_folder(f"{out}/{file}".rpartition("/")[0])
+        storage.write_bytes(f"{out}/{file}", b"of the image as it was")
+    (images / "Öl, 1.png").write_bytes(b"no image")
     for stop in (1, 0):
         with contextlib.suppress(KeyboardInterrupt):
             predict_folder(predictor, job, {}, lambda done, total, stop=stop: interrupt(done == 4 + stop))
