@@ -81,12 +81,11 @@ def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[
     template = None if job.template is None else digest_file(job.template)
     how = {"format": sorted(job.formats), "columns": job.columns, "template": template, "version": __version__}
     how["tiff_pages"] = job.tiff_pages
-    goes_on = journal.is_begun()
     journal.begin({"images": storage.full_path(job.source), **how, **depends_on})
-    done, others = journal.read(versions_of(records))
+    gone = journal.take_down_images([record.image_id for record in records])
+    done = journal.lines(versions_of(records))
     missing = tuple(record for record in records if record.image_id not in done)
-    if goes_on:
-        _remove_pictures(job, class_names, others.union(record.image_id for record in missing), done)
+    _remove_pictures(job, class_names, gone.union(record.image_id for record in missing), done)
     return Plan(records, missing)
 
 
@@ -148,11 +147,12 @@ def _remove_pictures(job: FolderJob, class_names: Sequence[str], of: Collection[
     """
     for writer in _folder_writers(job):
         folder = storage.join(job.out, writer.place)
-        if not storage.is_folder(folder):
+        files = storage.list_files(folder) if storage.is_folder(folder) else []
+        if not files:
             continue
         names = {name for image_id in of for name in writer.names(class_names, image_id)}
         names.difference_update(name for image_id in kept for name in writer.names(class_names, image_id))
-        for file in storage.list_files(folder):
+        for file in files:
             if file.path in names:
                 storage.remove(storage.join(folder, file.path))
 

@@ -250,7 +250,8 @@ def test_pictures_of_images_that_are_gone_or_unreadable_meanwhile_do_not_stay(
     """Of those, too, that were written just before the stop and not yet taken down; what another image has stays."""
     images = tmp_path / "images"
     shutil.copytree(folder / "images", images)
-    (images / "0.jpg").write_bytes((images / "a.jpg").read_bytes())
+    for name in ("0.jpg", "z.png"):
+        (images / name).write_bytes((images / "a.jpg").read_bytes())
     out = place if storage.is_remote(place) else str(tmp_path / place)
     job = FolderJob(str(images), out, ALL)
     with pytest.raises(KeyboardInterrupt):
@@ -258,10 +259,12 @@ def test_pictures_of_images_that_are_gone_or_unreadable_meanwhile_do_not_stay(
     (images / "0.jpg").rename(images / "0.png")  # the same label map
     (images / "a.jpg").write_bytes(b"no image")
     (images / "b.png").unlink()
-    for file in ("overlays/Öl, 1.png.jpg", "labelmaps/Öl, 1.png", "masks/spot/Öl, 1.png"):
-        storage.make_folder(f"{out}/{file}".rpartition("/")[0])
-        storage.write_bytes(f"{out}/{file}", b"of the image as it was")
+    for name in ("Öl, 1.png", "z.png"):
+        for file in (f"overlays/{name}.jpg", f"labelmaps/{name}", f"masks/spot/{name}"):
+            storage.make_folder(f"{out}/{file}".rpartition("/")[0])
+            storage.write_bytes(f"{out}/{file}", b"of the image as it was")
     (images / "Öl, 1.png").write_bytes(b"no image")
+    (images / "z.png").unlink()
     for stop in (1, 0):
         with contextlib.suppress(KeyboardInterrupt):
             predict_folder(predictor, job, {}, lambda done, total, stop=stop: interrupt(done == 4 + stop))
