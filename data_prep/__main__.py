@@ -23,7 +23,7 @@ from steel.commands.common import Parser
 from steel.errors import run_program
 from steel.extensions import load_extensions
 from steel.labels.arguments import add_label_arguments, label_options_from
-from steel.option_values import whole
+from steel.option_values import positive, whole
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="K/N",
         help="write only the K-th of N parts, as 1/8, for jobs that run at the same time; then --join N",
     )
-    parts.add_argument("--join", type=whole, metavar="N", help="the last step after all N parts: index and manifest")
+    parts.add_argument("--join", type=positive, metavar="N", help="the last step after all N parts: index and manifest")
     return parser
 
 

@@ -91,6 +91,7 @@ def test_texts_of_fields_are_wrapped_as_paragraphs(
         (shard, ["--images", "a", "--labels", "b", "--out="], "argument --out: an empty value"),
         (partial(parse_fit, "fit"), ["--data", "", "--out", "run"], "argument --data: an empty value"),
         (shard, ["--images", "a", "--labels", "b", "--out", "c", "--workers", "0"], "--workers: 0 is not at least 1"),
+        (shard, ["--images", "a", "--labels", "b", "--out", "c", "--join", "0"], "--join: 0 is not at least 1"),
         (evaluate, [], "required: --checkpoint, --data, --out"),
     ],
 )
