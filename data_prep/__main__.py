@@ -103,7 +103,8 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
 
 def _tell(arguments: argparse.Namespace, result: Result) -> None:
     if result.already_finished:
-        lines = [f"{arguments.out}: already finished, nothing to do"]
+        told = "already finished, nothing to do; where images or labels have changed since, give another --out"
+        lines = [f"{arguments.out}: {told}"]
     elif result.summary is None:
         k, n = arguments.part
         lines = [f"{arguments.out}: part {k} of {n} is complete; when all are, run --join {n}"]

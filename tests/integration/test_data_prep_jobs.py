@@ -127,7 +127,7 @@ def test_a_folder_with_other_files_is_left_alone(
 def test_a_finished_folder_is_left_as_it_is(folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     times = {path: path.stat().st_mtime_ns for path in shards.iterdir()}
     assert main(arguments(folder, shards)) == 0
-    assert "already finished, nothing to do" in capsys.readouterr().out
+    assert "already finished, nothing to do; where images or labels have changed since, give" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in shards.iterdir()} == times
     assert main(arguments(folder, shards, seed=1)) == 2
     assert "made with another seed" in last_line(capsys)

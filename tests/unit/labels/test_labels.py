@@ -114,7 +114,7 @@ def test_folders_and_options_that_cannot_be(tmp_path):
     with pytest.raises(InputError, match="no images there"):
         load_labels(tmp_path, csv)
     images = write_images(tmp_path / "images", "a.png", "b.png", "b.jpg")
-    with pytest.raises(ValidationErrors, match=r"differ in their extension alone: b\.jpg, b\.png"):
+    with pytest.raises(ValidationErrors, match=r"differ in their extension alone: b\.jpg, b\.png \(rename"):
         load_labels(images, csv)
     (images / "b.jpg").unlink()
     with pytest.raises(InputError, match=r"gone\.csv: no such file"):
