@@ -19,10 +19,11 @@ from data_prep.arguments import (
 from data_prep.executors import open_executor
 from data_prep.job import Result, join_job, run_job
 from data_prep.options import Options
-from steel.commands.common import Parser, whole
+from steel.commands.common import Parser
 from steel.errors import run_program
 from steel.extensions import load_extensions
 from steel.labels.arguments import add_label_arguments, label_options_from
+from steel.option_values import positive, whole
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="K/N",
         help="write only the K-th of N parts, as 1/8, for jobs that run at the same time; then --join N",
     )
-    parts.add_argument("--join", type=whole, metavar="N", help="the last step after all N parts: index and manifest")
+    parts.add_argument("--join", type=positive, metavar="N", help="the last step after all N parts: index and manifest")
     return parser
 
 
@@ -102,7 +103,8 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
 
 def _tell(arguments: argparse.Namespace, result: Result) -> None:
     if result.already_finished:
-        lines = [f"{arguments.out}: already finished, nothing to do"]
+        told = "already finished, nothing to do; where images or labels have changed since, give another --out"
+        lines = [f"{arguments.out}: {told}"]
     elif result.summary is None:
         k, n = arguments.part
         lines = [f"{arguments.out}: part {k} of {n} is complete; when all are, run --join {n}"]

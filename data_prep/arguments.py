@@ -7,9 +7,9 @@ import re
 from data_prep.depth import Percentiles, parse_depth
 from data_prep.executors import EXECUTOR_KINDS
 from data_prep.options import SplitOptions
-from steel.commands.common import positive, whole
 from steel.errors import InputError
 from steel.images.pixel_format import EIGHT_BITS, Depth
+from steel.option_values import positive, whole
 from steel.shards.tiles import TileGrid
 
 

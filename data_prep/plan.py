@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +22,12 @@ _SAMPLE_OVERHEAD = 8192
 """Bytes that a sample takes beside its image: mask, description, tar headers and padding, generously."""
 _LOSSLESS = 2
 """How many times as large as a JPEG a PNG of the same pixels is, at least."""
+_TABLES = (".yaml", ".yml")
+"""Of YOLO's classes: stands for the folder that it lies in."""
+_READS = 16
+"""Label files that are read at once: on a disk of the network each waits."""
+_READS_AHEAD = 4096
+"""And how many are asked for."""
 
 
 @dataclass(frozen=True)
@@ -115,19 +122,44 @@ def _shuffle_key(seed: int, image_id: str) -> bytes:
 
 
 def _fingerprint(options: Options, labels: Labels, sizes: dict[str, int]) -> str:
+    split_file = options.split_options.split_file
+    class_ids = [labels.class_ids(record.image_id) for record in labels.images]
     content = {
         "options": options.recorded(),
         "class_names": labels.class_names,
         "images": [(record.image_id, sizes[record.image_id]) for record in labels.images],
-        "labels": _digest(options.labels),
-        "split_file": None if options.split_options.split_file is None else _digest(options.split_options.split_file),
+        "labels": _digest_labels(options, labels),
+        "classes": [None if ids is None else sorted(ids) for ids in class_ids],
+        "split_file": None if split_file is None else _digest(split_file),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(url: str) -> str | list[tuple[str, int]]:
-    """What tells whether labels have changed: of a file its hash, of a folder the names and sizes of its files."""
-    if storage.is_folder(url):
-        return [(file.path, file.size) for file in storage.list_files(url)]
+def _digest_labels(options: Options, labels: Labels) -> str | list[tuple[str, str]]:
+    """What tells whether labels have changed: a file's hash; of a folder each file but the images, with its hash.
+
+    Not with its size, which a corrected digit leaves as it is, nor with its time: copies of a folder, on the machines
+    that write parts of a job, make the same shards. Masks are small, and other labels have just been read. Of files in
+    a store it is what the store says of their versions, as each hash would be a request.
+    """
+    url = options.labels
+    if not storage.is_folder(url):
+        if not url.lower().endswith(_TABLES):
+            return _digest(url)
+        url = url.rpartition("/")[0] or "."
+    start, root = len(storage.join(options.images, "")), storage.full_path(options.images)
+    images, folder = {root + record.url[start:] for record in labels.images}, storage.full_path(url)
+    files = [file for file in storage.list_files(url) if folder + file.path not in images]
+    if storage.is_remote(url):
+        return [(file.path, file.version) for file in files]
+    urls, digests = [storage.join(url, file.path) for file in files], list[str]()
+    with ThreadPoolExecutor(_READS) as pool:
+        for i in range(0, len(urls), _READS_AHEAD):
+            digests += pool.map(_digest, urls[i : i + _READS_AHEAD])
+    return [(file.path, digest) for file, digest in zip(files, digests, strict=True)]
+
+
+def _digest(url: str) -> str:
+    """The hash of a file."""
     with storage.local_copy(url) as path, open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

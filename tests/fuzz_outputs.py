@@ -20,6 +20,7 @@ VERSION = "4096 1700000000"
 def make_journal(folder: Path) -> str:
     journal = Journal(str(folder))
     journal.begin(JOB)
+    journal.take_down_images(LINES)
     with journal.recorder() as recorder:
         for image_id, values in LINES.items():
             recorder.add(line_of(image_id, VERSION, values))
@@ -32,10 +33,17 @@ def make_journal_part(folder: Path) -> str:
     return f".unfinished/{part.name}"
 
 
+def make_journal_images(folder: Path) -> str:
+    make_journal(folder)
+    (images,) = (folder / ".unfinished").glob("*.images")
+    return f".unfinished/{images.name}"
+
+
 def go_on(folder: Path) -> Any:
     """As predicting does: what is missing is predicted again."""
     journal = Journal(str(folder))
     journal.begin(JOB)
+    journal.take_down_images(LINES)
     lines = journal.lines(dict.fromkeys(LINES, VERSION))
     return [lines.get(name, {"image": name, "version": VERSION, **values}) for name, values in LINES.items()]
 
@@ -60,6 +68,7 @@ def compare_both(folder: Path) -> Any:
 
 FORMATS: dict[str, Format] = {
     "unfinished predictions": Format(make_journal, go_on, JSON_EDITS, names="folder"),
+    "images of unfinished predictions": Format(make_journal_images, go_on, JSON_EDITS, names="folder"),
     "part of unfinished predictions": Format(make_journal_part, go_on, (edit_bytes,), is_hashed=True),
     "scores of an evaluation": Format(evaluated("metrics.json"), compare_both, JSON_EDITS),
     "images of an evaluation": Format(evaluated("per_image.csv"), compare_both, TABLE_EDITS, names="folder"),

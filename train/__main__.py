@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steel.commands.common import Parser, whole
+from steel.commands.common import Parser
 from steel.errors import InputError, run_program
+from steel.option_values import whole
 from steel.shards.format import Manifest
 
 CONFIGURATIONS = Path(__file__).parents[1] / "launch" / "accelerate"

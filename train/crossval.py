@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
-from steel.commands.common import Parser, whole
+from steel.commands.common import Parser
 from steel.config import FoldsConfig
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
 from steel.errors import InputError, run_program
 from steel.metrics.expected import expected_figures
 from steel.metrics.statistics import EvaluationStatistics
+from steel.option_values import whole
 from steel.reports.comparison import compare
 from steel.reports.comparison_page import write_comparison
 from steel.reports.crossval_report import images_to_see, write_crossval

@@ -19,7 +19,7 @@ import numpy as np
 
 from steel import storage
 from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from steel.commands.common import Parser, positive
+from steel.commands.common import Parser
 from steel.decision import Decision, default_decision
 from steel.distributed.runtime import Runtime, start
 from steel.errors import InputError, run_program
@@ -31,6 +31,7 @@ from steel.machine import parse_workers
 from steel.metrics.expected import expected_figures
 from steel.metrics.scores import Outcome, decide
 from steel.metrics.statistics import EvaluationStatistics
+from steel.option_values import positive
 from steel.reports.evaluation import format_table
 from steel.reports.evaluation_report import write_evaluation
 from steel.reports.gallery import RANDOM, TYPICAL, GalleryKeeper

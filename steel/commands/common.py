@@ -2,12 +2,12 @@
 
 import argparse
 import importlib.util
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from steel.errors import InputError
+from steel.option_values import positive
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -80,27 +80,6 @@ def tile_bar() -> Iterator[Callable[[int, int], None]]:
         yield on_tile
 
 
-def number(text: str) -> float:
-    """The value of an option that takes a number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
-    return value
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """The value of an option that takes `1,2,3`."""
-    return tuple(number(part) for part in text.split(","))
-
-
-def fold_numbers(text: str) -> tuple[int, ...]:
-    """The value of an option that takes folds, as `0,2`."""
-    return tuple(sorted({whole(part) for part in text.split(",")}))
-
-
 def add_inference(parser: argparse.ArgumentParser) -> None:
     """Options of every command that runs a model."""
     parser.add_argument(
@@ -112,22 +91,6 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pixels in a forward pass, in images of one padded size, at least one; by default what suits the device",
     )
-
-
-def whole(text: str) -> int:
-    """The value of an option that takes a whole number."""
-    try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
-
-
-def positive(text: str) -> int:
-    """The value of an option that takes a number of at least 1."""
-    value = whole(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
 
 
 def require_torch() -> None:

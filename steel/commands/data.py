@@ -2,8 +2,9 @@
 
 import argparse
 
-from steel.commands.common import image_bar, make_way, number, numbers, whole
+from steel.commands.common import image_bar, make_way
 from steel.extensions import load_extensions
+from steel.option_values import number, numbers, whole
 
 
 def add_synth(commands: argparse._SubParsersAction) -> None:

@@ -5,7 +5,7 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from steel.commands.common import fold_numbers, image_bar, make_way, number, positive, require_torch
+from steel.commands.common import image_bar, make_way, require_torch
 from steel.commands.predictions import (
     add_predict_arguments,
     job_from,
@@ -16,6 +16,7 @@ from steel.commands.predictions import (
 from steel.errors import InputError
 from steel.inference.int8_report import MAX_LOSS, NUM_IMAGES
 from steel.machine import keep_freed_memory
+from steel.option_values import fold_numbers, number, positive
 from steel.views import parse_tta
 
 if TYPE_CHECKING:

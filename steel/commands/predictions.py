@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from steel.commands.common import add_inference, image_bar, positive, tile_bar
+from steel.commands.common import add_inference, image_bar, tile_bar
 from steel.errors import counted, list_some
 from steel.extensions import load_extensions
+from steel.option_values import positive
 
 if TYPE_CHECKING:
     from steel.inference.base_predictor import BasePredictor

@@ -4,9 +4,10 @@ import argparse
 import ipaddress
 import sys
 
-from steel.commands.common import add_inference, number, positive, require_torch, whole
+from steel.commands.common import add_inference, require_torch
 from steel.errors import InputError
 from steel.machine import keep_freed_memory
+from steel.option_values import number, positive, whole
 from steel.serving.limits import Limits
 from steel.views import parse_tta
 

@@ -5,7 +5,7 @@ one whose damage its format can show: all of PNG (checksums); all of TIFF with d
 JPEG with a hole of zeros, or where the damaged code no longer fits, which libjpeg only warns of and simplejpeg takes
 for an error. Not to be seen, because nothing in the file contradicts it: a JPEG whose changed bytes decode to just as
 many blocks (there are no checksums; the fewer they are, the likelier), and changed bytes inside BMP, WebP and
-uncompressed TIFF.
+uncompressed TIFF. Refused, too, is a file of several images: TIFFs of several pages, animated PNG and WebP.
 
 EXIF rotation is ignored on purpose: masks and run-length codes are about pixels as they are stored.
 """
@@ -22,6 +22,7 @@ from steel.images.pillow_reader import read_by_pillow, size_by_pillow
 from steel.images.pixel_format import EIGHT_BITS, MAX_PIXELS, Depth, check_size, to_channels
 from steel.images.png import SIGNATURE, PngHeader, check_png, decode_unfiltered
 from steel.images.tiff import TiffHeader, check_tiff
+from steel.images.webp import check_webp
 
 _Kind = Literal["JPEG", "PNG", "TIFF", "BMP", "WebP"]
 _STARTS: dict[bytes, _Kind] = {
@@ -174,8 +175,10 @@ def _check_frame(data: bytes, kind: _Kind) -> PngHeader | TiffHeader | None:
     """The header of a PNG or TIFF that is whole; of other formats, decoders notice themselves when they are cut.
 
     Raises:
-        ValueError: damaged or too large.
+        ValueError: damaged, too large, or several images.
     """
+    if kind == "WebP":
+        check_webp(data)
     checks: dict[_Kind, Callable[[bytes], PngHeader | TiffHeader]] = {"PNG": check_png, "TIFF": check_tiff}
     return checks[kind](data) if kind in checks else None
 

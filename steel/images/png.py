@@ -54,9 +54,9 @@ def check_png(data: bytes) -> PngHeader:
     Decoders differ in what they let pass: Pillow fills what is missing with black, and reads files without an end.
 
     Raises:
-        ValueError: cut short, damaged or too large.
+        ValueError: cut short, damaged, too large, or an animation, of which decoders give the first frame alone.
     """
-    view, end, name = memoryview(data), len(SIGNATURE), b""
+    view, end, name, frames = memoryview(data), len(SIGNATURE), b"", 1
     try:
         length, name, width, height, depth, colour_type = struct.unpack_from(">I4sIIBB", view, end)
         if (length, name) != (13, b"IHDR"):
@@ -67,9 +67,13 @@ def check_png(data: bytes) -> PngHeader:
             end = start + 12 + length
             if zlib.crc32(view[start + 4 : end - 4]) != struct.unpack_from(">I", view, end - 4)[0]:
                 raise ValueError("damaged PNG: wrong checksum")
+            if name == b"acTL":
+                frames = struct.unpack_from(">I", view, start + 8)[0]
     except struct.error as error:
         raise ValueError("damaged PNG: cut short") from error
     check_size(width, height)
+    if frames > 1:
+        raise ValueError(f"an animated PNG of {frames} frames; save each frame as a file of its own")
     return PngHeader(width, height, depth, colour_type)
 
 

@@ -1,7 +1,7 @@
 """What is to be predicted of a folder and written where: checked before anything is predicted."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -82,8 +82,11 @@ def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[
     how = {"format": sorted(job.formats), "columns": job.columns, "template": template, "version": __version__}
     how["tiff_pages"] = job.tiff_pages
     journal.begin({"images": storage.full_path(job.source), **how, **depends_on})
+    gone = journal.take_down_images([record.image_id for record in records])
     done = journal.lines(versions_of(records))
-    return Plan(records, tuple(record for record in records if record.image_id not in done))
+    missing = tuple(record for record in records if record.image_id not in done)
+    _remove_pictures(job, class_names, gone.union(record.image_id for record in missing), done)
+    return Plan(records, missing)
 
 
 def versions_of(records: Sequence[ImageRecord]) -> dict[str, str]:
@@ -127,10 +130,31 @@ def _check_formats(job: FolderJob) -> None:
         raise InputError("--columns: only the format kaggle has them; add that to --format")
 
 
+def _folder_writers(job: FolderJob) -> list[FolderWriter]:
+    return [writer for name in job.formats if isinstance(writer := WRITERS[name], FolderWriter)]
+
+
 def _image_folders(job: FolderJob) -> list[str]:
     """Where image files will be written."""
-    writers = (WRITERS[name] for name in job.formats)
-    return [storage.join(job.out, writer.place) for writer in writers if isinstance(writer, FolderWriter)]
+    return [storage.join(job.out, writer.place) for writer in _folder_writers(job)]
+
+
+def _remove_pictures(job: FolderJob, class_names: Sequence[str], of: Collection[str], kept: Collection[str]) -> None:
+    """Remove what earlier attempts have written for images that are gone since, or are to be predicted again.
+
+    It would stay where such an image cannot be read any more. What an image that is `kept` has is left, as `a.png` may
+    have come in place of `a.jpg`.
+    """
+    for writer in _folder_writers(job):
+        folder = storage.join(job.out, writer.place)
+        files = storage.list_files(folder) if storage.is_folder(folder) else []
+        if not files:
+            continue
+        names = {name for image_id in of for name in writer.names(class_names, image_id)}
+        names.difference_update(name for image_id in kept for name in writer.names(class_names, image_id))
+        for file in files:
+            if file.path in names:
+                storage.remove(storage.join(folder, file.path))
 
 
 def _check_places(job: FolderJob) -> None:

@@ -1,9 +1,9 @@
 """What has been predicted of a folder so far: kept in small files, so that a job that was stopped goes on.
 
-Below the output folder lies a hidden one with the description of the job and parts: files of lines, one for each image
-with what every output needs of it, as a checksum and JSON. A part appears whole or not at all; a line that was damaged
-since is none, nor is one of another version of the image: it is predicted again. Several ranks write parts side by
-side. When the outputs are complete the folder is removed.
+Below the output folder lies a hidden one with the description of the job, the names of its images and parts: files of
+lines, one for each image with what every output needs of it, as a checksum and JSON. A part appears whole or not at
+all; a line that was damaged since is none, nor is one of another version of the image: it is predicted again. Several
+ranks write parts side by side. When the outputs are complete the folder is removed.
 """
 
 import json
@@ -11,17 +11,18 @@ import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from steel import storage
 from steel.errors import InputError
-from steel.plain import parse_json
+from steel.plain import from_plain, parse_json
 
 _FOLDER = ".unfinished"
 _DESCRIPTION = "job.json"
+_IMAGES = ".images"
 _LINES_PER_PART = 512
 _SECONDS_PER_PART = 3.0
 """A part is written after so many images or seconds: no more of the work is lost with a process that is killed."""
@@ -94,6 +95,21 @@ class Journal:
                 f"{self.out}: unfinished predictions of another command are there (it differs in {', '.join(other)}); "
                 f"finish those, remove {self.folder}, or give another --out"
             )
+
+    def take_down_images(self, image_ids: Collection[str]) -> set[str]:
+        """Take down which images this attempt is about; those of earlier ones that are gone since are returned.
+
+        Raises:
+            InputError: what is there is damaged.
+        """
+        before = set[str]()
+        for file in storage.list_files(self.folder, (_IMAGES,)):
+            before.update(_read_images(storage.join(self.folder, file.path), self.folder))
+        now = set(image_ids)
+        if new := sorted(now - before):
+            url = storage.join(self.folder, f"{uuid.uuid4().hex}{_IMAGES}")
+            storage.write_bytes(url, json.dumps(new).encode(), staging=self.staging)
+        return before - now
 
     @contextmanager
     def recorder(self) -> Iterator["Recorder"]:
@@ -194,10 +210,22 @@ def _checksum(text: bytes) -> bytes:
 
 
 def _read_job(url: str, folder: str) -> dict[str, Any]:
-    try:
+    with _damage_told(url, folder):
         job = parse_json(storage.read_bytes(url))
         if not isinstance(job, dict):
             raise InputError("not the description of a job")
+        return job
+
+
+def _read_images(url: str, folder: str) -> tuple[str, ...]:
+    with _damage_told(url, folder):
+        image_ids: tuple[str, ...] = from_plain(tuple[str, ...], parse_json(storage.read_bytes(url)), "images")
+        return image_ids
+
+
+@contextmanager
+def _damage_told(url: str, folder: str) -> Iterator[None]:
+    try:
+        yield
     except InputError as error:
         raise InputError(f"{url}: cannot be read ({error}); remove {folder}, or give another --out") from error
-    return job

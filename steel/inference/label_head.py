@@ -43,9 +43,10 @@ class LabelPool:
     def __init__(self, heads: Sequence[np.ndarray]) -> None:
         """Gather for one head a view, in the order of the graph's output; see `decode_head`."""
         self._heads = heads
-        self._totals: list[np.ndarray] = []
-        self._peaks: list[np.ndarray] = []
-        self._mask_peaks: list[np.ndarray] = []
+        num_classes, num_features = heads[0].shape[0] - 1, (heads[0].shape[1] - 2) // 2
+        self._total = np.zeros((len(heads), num_features))
+        self._peak = np.full((len(heads), num_features), -np.inf, np.float32)
+        self._mask_peak = np.full((len(heads), num_classes), -np.inf, np.float32)
         self._num_cells = 0
 
     def add(self, tile: Tile, features: np.ndarray, mask_peaks: np.ndarray) -> None:
@@ -57,18 +58,17 @@ class LabelPool:
             mask_peaks: (V, C, h'', w'') float32, the largest logits in squares of one stride.
         """
         own, own_peaks = (planes[:, :, *own_cells(tile, *planes.shape[2:])] for planes in (features, mask_peaks))
-        self._totals.append(own.sum(axis=(2, 3), dtype=np.float64))
-        self._peaks.append(own.max(axis=(2, 3)))
-        self._mask_peaks.append(own_peaks.max(axis=(2, 3)))
+        self._total += own.sum(axis=(2, 3), dtype=np.float64)
+        self._peak = np.maximum(self._peak, own.max(axis=(2, 3)))
+        self._mask_peak = np.maximum(self._mask_peak, own_peaks.max(axis=(2, 3)))
         self._num_cells += own.shape[2] * own.shape[3]
 
     def label_probs(self) -> np.ndarray:
         """(1 + C,) uint8, averaged over views and rounded once."""
-        means = np.sum(self._totals, axis=0) / self._num_cells
-        peaks, mask_peaks = (np.max(each, axis=0) for each in (self._peaks, self._mask_peaks))
+        pooled = np.concatenate([self._total / self._num_cells, self._peak], axis=1)
         logits = [
-            rows[:, :-2] @ pooled + rows[:, -2] * np.concatenate([[0], mask_peak]) + rows[:, -1]
-            for rows, pooled, mask_peak in zip(self._heads, np.hstack([means, peaks]), mask_peaks, strict=True)
+            rows[:, :-2] @ view + rows[:, -2] * np.concatenate([[0], mask_peak]) + rows[:, -1]
+            for rows, view, mask_peak in zip(self._heads, pooled, self._mask_peak, strict=True)
         ]
         probs = np.mean([1 / (1 + np.exp(-each)) for each in logits], axis=0)
         return np.rint(255 * probs).astype(np.uint8)

@@ -194,5 +194,7 @@ def _header_of(session: Any, source: str | os.PathLike[str]) -> dict[str, Any]:
             decode_head(text, len(content["class_names"]))
         from_plain(Int8Report | None, content.get("int8"), "int8")
     except InputError as error:
-        raise InputError(f"{os.fspath(source)}: not a graph that this program can use ({error})") from error
+        raise InputError(
+            f"{os.fspath(source)}: a graph of another version of this program; export the checkpoint again ({error})"
+        ) from error
     return {"version": version, **content}

@@ -49,6 +49,10 @@ def _no_check(task: Task) -> None:
     pass
 
 
+def _no_names(class_names: Sequence[str], image_id: str) -> list[str]:
+    return []
+
+
 @dataclass(frozen=True)
 class FileWriter:
     """A format that is one file for all images."""
@@ -79,6 +83,9 @@ class FolderWriter:
     check: Callable[[Task], None] = _no_check
     tells_labels: bool = True
     """As of `FileWriter`."""
+    names: Callable[[Sequence[str], str], list[str]] = _no_names
+    """The paths of an image's files, by the names of the classes and its id: a job that goes on removes those of images
+    that are gone or unreadable since."""
 
 
 def _check_sample(task: Task) -> None:
@@ -173,12 +180,21 @@ def _write_table(url: str, predicted: Predicted) -> None:
 
 
 def _label_map(prediction: Prediction) -> Iterator[tuple[str, bytes]]:
-    yield f"{image_stem(prediction.image_id)}.png", encode_png(prediction.label_map())
+    yield _label_map_name(prediction.image_id), encode_png(prediction.label_map())
+
+
+def _label_map_name(image_id: str) -> str:
+    return f"{image_stem(image_id)}.png"
 
 
 def _class_masks(prediction: Prediction) -> Iterator[tuple[str, bytes]]:
-    for name, mask in zip(prediction.class_names, prediction.masks, strict=True):
-        yield f"{name}/{image_stem(prediction.image_id)}.png", encode_png(mask.view(np.uint8) * np.uint8(INSIDE))
+    names = _class_mask_names(prediction.class_names, prediction.image_id)
+    for name, mask in zip(names, prediction.masks, strict=True):
+        yield name, encode_png(mask.view(np.uint8) * np.uint8(INSIDE))
+
+
+def _class_mask_names(class_names: Sequence[str], image_id: str) -> list[str]:
+    return [f"{name}/{image_stem(image_id)}.png" for name in class_names]
 
 
 def _overlay(prediction: Prediction) -> Iterator[tuple[str, bytes]]:
@@ -244,6 +260,7 @@ WRITERS: dict[str, FileWriter | FolderWriter] = {
         _label_map,
         _check_stems,
         tells_labels=False,
+        names=lambda class_names, image_id: [_label_map_name(image_id)],
     ),
     "masks": FolderWriter(
         "a PNG of 0 and 255 per class and image, in a folder per class",
@@ -251,6 +268,7 @@ WRITERS: dict[str, FileWriter | FolderWriter] = {
         _class_masks,
         _check_class_folders,
         tells_labels=False,
+        names=_class_mask_names,
     ),
     "overlays": FolderWriter(
         "JPEG pictures with masks, class names and mean probabilities drawn in",
@@ -258,6 +276,7 @@ WRITERS: dict[str, FileWriter | FolderWriter] = {
         _overlay,
         _check_overlays,
         tells_labels=False,
+        names=lambda class_names, image_id: [_overlay_name(image_id)],
     ),
 }
 """By name. Extensions add to it."""

@@ -8,6 +8,7 @@ from steel.labels.classes import parse_value
 from steel.labels.convert import writable
 from steel.labels.formats import FORMATS
 from steel.labels.options import AUTO, LabelOptions
+from steel.option_values import number
 
 
 def add_convert_arguments(group: argparse._ActionsContainer) -> None:
@@ -39,7 +40,7 @@ def _add_reading_arguments(group: argparse._ActionsContainer, *, required: bool 
     add_class_arguments(group)
     group.add_argument(
         "--mask-threshold",
-        type=float,
+        type=number,
         metavar="T",
         help="mask pixels of at least this value are inside, whatever it is: for masks of one class with soft edges or "
         "probabilities, in one folder or in a subfolder per class",

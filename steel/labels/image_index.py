@@ -1,7 +1,8 @@
 """The images of a folder by the names that labels have for them."""
 
+import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -21,24 +22,28 @@ class Matched(NamedTuple):
 
 
 class ImageIndex:
-    """Finds images by relative path, with or without their extension, in the same or in other capitals."""
+    """Finds images by relative path, with or without their extension, in the same or in other capitals.
+
+    However their accents are written: of `ü` some systems make one character, and some two, which look the same.
+    """
 
     def __init__(self, image_ids: Collection[str]) -> None:
         self.image_ids = tuple(image_ids)
-        self._of_path = {image_id: image_id for image_id in image_ids}
-        self._of_stem = {image_stem(image_id): image_id for image_id in image_ids}
-        names = Counter(PurePosixPath(image_id).name for image_id in image_ids)
-        self._of_name = {name: i for i in image_ids if names[name := PurePosixPath(i).name] == 1}
+        self._of_path = _by_name((image_id, image_id) for image_id in image_ids)
+        self._of_stem = _by_name((image_stem(image_id), image_id) for image_id in image_ids)
+        names = Counter(_composed(PurePosixPath(image_id).name) for image_id in image_ids)
+        self._of_name = {name: i for i in image_ids if names[name := _composed(PurePosixPath(i).name)] == 1}
         self._namesakes: dict[str, list[str]] = {}
         for image_id in image_ids:
-            self._namesakes.setdefault(PurePosixPath(image_id).stem, []).append(image_id)
-        self._folded = {stem.casefold(): image_id for stem, image_id in self._of_stem.items()}
-
-    def __contains__(self, image_id: str) -> bool:
-        return image_id in self._of_path
+            self._namesakes.setdefault(_composed(PurePosixPath(image_id).stem), []).append(image_id)
+        self._folded = {_composed(stem).casefold(): image_id for stem, image_id in self._of_stem.items()}
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def of_path(self, path: str) -> str | None:
+        """The image of this relative path; None when there is none."""
+        return self._of_path.get(path) or self._of_path.get(_composed(path))
 
     def of_stem(self, stem: str, options: LabelOptions, shown: str, what: str = "masks") -> Matched:
         """The image whose relative path without extension this is.
@@ -49,9 +54,10 @@ class ImageIndex:
             shown: What to name in an issue.
             what: The kind of labels, in the plural.
         """
-        if stem in self._of_stem:
-            return Matched(self._of_stem[stem])
-        near = self._folded.get(stem.casefold())
+        found = self._plain_of_stem(stem)
+        if found is not None:
+            return Matched(found)
+        near = self._folded.get(_composed(stem).casefold())
         if near is None or options.any_case:
             return Matched(near)
         kind = f"{what} named in other capitals than their image (--any-case takes them)"
@@ -75,18 +81,18 @@ class ImageIndex:
             return Matched(None)
         tails = list(_tails(f"{folder}/{own[0]}"))
         for tail in tails:
-            if tail in self._of_path:
-                return Matched(tail)
-        if tails[-1] in self._of_name:
-            return Matched(self._of_name[tails[-1]])
+            if (found := self.of_path(tail)) is not None:
+                return Matched(found)
+        if (name_alone := _composed(tails[-1])) in self._of_name:
+            return Matched(self._of_name[name_alone])
         stems = [image_stem(tail) for tail in tails]
         for stem in stems:
-            if stem in self._of_stem:
-                return Matched(self._of_stem[stem])
+            if (found := self._plain_of_stem(stem)) is not None:
+                return Matched(found)
         near = [matched for stem in stems if (matched := self.of_stem(stem, options, name, what)).image_id is not None]
         if near:
             return near[0]
-        namesakes = self._namesakes.get(image_stem(own[0]), [])  # of a path none: its image is not there
+        namesakes = self._namesakes.get(_composed(image_stem(own[0])), [])  # of a path none: its image is not there
         if len(namesakes) < 2:
             return Matched(None)
         kind = f"{what} named as several images are (a folder before the name, or around the labels, says which)"
@@ -94,7 +100,20 @@ class ImageIndex:
 
     def has_stem(self, stem: str) -> bool:
         """Whether an image has this relative path without extension, in any capitals."""
-        return stem.casefold() in self._folded
+        return _composed(stem).casefold() in self._folded
+
+    def _plain_of_stem(self, stem: str) -> str | None:
+        return self._of_stem.get(stem) or self._of_stem.get(_composed(stem))
+
+
+def _by_name(images: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Images by name, as it is and with its accents composed; one that is called so exactly comes first."""
+    exact = dict(images)
+    return {_composed(name): image_id for name, image_id in exact.items()} | exact
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _tails(path: str) -> Iterator[str]:

@@ -80,14 +80,15 @@ def read_kaggle_labels(url: str, images: ImageIndex, options: LabelOptions) -> F
         if class_id is None and row.class_id is not None:
             issues.append(Issue(UNKNOWN_CLASS, f"{row.name} (line {row.line})"))
             continue
-        if row.image_id not in images:
+        image_id = images.of_path(row.image_id)
+        if image_id is None:
             unmatched[row.image_id] = None
-        first = seen.setdefault((row.image_id, class_id), row.line)
+        first = seen.setdefault((image_id or row.image_id, class_id), row.line)
         if first != row.line:
             issues.append(Issue("duplicate rows", f"{row.name} (lines {first} and {row.line})"))
-        elif row.rle and class_id is not None and row.image_id in images:
-            rles.setdefault(row.image_id, {})[class_id] = row
-    issues += [Issue(NO_IMAGE, image_id) for image_id in unmatched]
+        elif row.rle and class_id is not None and image_id is not None:
+            rles.setdefault(image_id, {})[class_id] = row
+    issues += [Issue(NO_IMAGE, name) for name in unmatched]
     where = f"in {url}"
     if unmatched and len(unmatched) == len({row.image_id for row in found.rows}):
         raise_issues(issues, f"{where}; no id matches an image: is this the right image folder?")

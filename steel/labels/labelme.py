@@ -7,6 +7,7 @@ those of `steel.labels.polygon`: of a border that passes through a pixel, the si
 
 import base64
 import binascii
+import codecs
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,7 +50,7 @@ def read_labelme(place: Place, images: ImageIndex, options: LabelOptions) -> Fou
         try:
             if isinstance(data, OSError):
                 raise data
-            content = parse_json(data)
+            content = parse_json(data.removeprefix(codecs.BOM_UTF8))
             if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
                 raise InputError("not LabelMe's: `shapes` is missing")
         except (InputError, OSError) as error:

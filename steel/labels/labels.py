@@ -113,4 +113,5 @@ def refuse_same_stems(records: Collection[ImageRecord], stem_of: Callable[[str],
     seen: dict[str, int] = {}
     for image_id in ids:
         seen[stem_of(image_id)] = seen.get(stem_of(image_id), 0) + 1
-    raise_issues(Issue("images that differ in their extension alone", i) for i in ids if seen[stem_of(i)] > 1)
+    issues = [Issue("images that differ in their extension alone", i) for i in ids if seen[stem_of(i)] > 1]
+    raise_issues(issues, "rename all but one")

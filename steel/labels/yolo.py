@@ -68,7 +68,7 @@ def read_yolo(place: Place, images: ImageIndex, options: LabelOptions) -> FoundL
         if isinstance(data, OSError):
             collector.fail("files that cannot be read", f"{path} ({data})")
             continue
-        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+        for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
             if not line.strip():
                 continue
             try:

@@ -16,6 +16,8 @@ from steel.reports.describe import flat_scalars
 
 METRICS_FILES = ("metrics.json", "validation.json")
 """Of an evaluation or a cross-validation; of a run."""
+REPORT_NAME = "report.html"
+"""The page of an evaluation, beside its scores."""
 _PerClass = dict[str, float | None]
 _NEEDED: Mapping[str, Any] = {
     "images": int,
@@ -87,6 +89,11 @@ def _check_alike(name: str, sources: Sequence[Evaluated]) -> None:
 def _metrics_file(path: Path) -> Path:
     if path.is_file() and path.suffix == ".json":
         return path
+    if path.is_file() and path.name != REPORT_NAME:
+        raise InputError(
+            f"{path}: no scores; give the folder of a finished run, a folder that train.evaluate wrote or its "
+            f"{REPORT_NAME}, or a metrics.json"
+        )
     folder = path.parent if path.is_file() else path
     found = next((folder / name for name in METRICS_FILES if (folder / name).is_file()), None)
     if found is None:

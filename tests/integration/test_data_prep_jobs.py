@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.__main__ import main
+from steel.shards.reader import ShardReader
 from tests.image_folder import HEIGHT, NUM_IMAGES, WIDTH, arguments, image_name, last_line, tree_digest, write_images
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
@@ -44,6 +45,47 @@ def test_mended_input_starts_over(
     assert main(arguments(own_folder, out)) == 0
     assert "started over" in capsys.readouterr().out
     assert tree_digest(out) == tree_digest(shards)
+
+
+@pytest.mark.parametrize("place", ["images", "images/data.yaml"])
+def test_a_label_that_was_corrected_in_place_starts_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    """By a file of as many bytes and the same time; labels lie beside the images."""
+    write_images(tmp_path, NUM_IMAGES)
+    (tmp_path / "train.csv").unlink()
+    images = sorted((tmp_path / "images").rglob("*.jpg"))
+    labels = [image.with_suffix(".txt") for image in images]
+    for label in labels:
+        label.write_text("0 0.1 0.1 0.6 0.1 0.6 0.6\n")
+    (tmp_path / "images" / "data.yaml").write_text("names: [pit, dent]\n")
+    out = tmp_path / "out"
+    line = arguments(tmp_path, out, labels=tmp_path / place)
+    assert main([*line, "--part", "1/2"]) == 0
+    times = labels[0].stat()
+    labels[0].write_text("1 0.1 0.1 0.6 0.1 0.6 0.6\n")
+    os.utime(labels[0], ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert main([*line, "--part", "2/2"]) == 2
+    assert "unfinished job with other images or labels" in last_line(capsys)
+    assert main(line) == 0
+    assert "started over" in capsys.readouterr().out
+    index = ShardReader(out).index
+    dented = [index.image_id(row) for row, (_, dents) in enumerate(index.areas.tolist()) if dents]
+    assert dented == [images[0].relative_to(tmp_path / "images").as_posix()]
+
+
+def test_copies_of_a_folder_of_labels_make_the_same_shards(tmp_path: Path) -> None:
+    """As on machines that write the parts of a job; only what they hold counts, not when it was written."""
+    for name in ("one", "two"):
+        write_images(tmp_path / name, NUM_IMAGES)
+        for image in (tmp_path / name / "images").rglob("*.jpg"):
+            image.with_suffix(".txt").write_text("0 0.1 0.1 0.6 0.1 0.6 0.6\n")
+    lines = [
+        arguments(tmp_path / name, tmp_path / "out", labels=tmp_path / name / "images", class_names="pit")
+        for name in ("one", "two")
+    ]
+    assert main([*lines[0], "--part", "1/2"]) == main([*lines[1], "--part", "2/2"]) == 0
+    assert main([*lines[1], "--join", "2"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -85,7 +127,7 @@ def test_a_folder_with_other_files_is_left_alone(
 def test_a_finished_folder_is_left_as_it_is(folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     times = {path: path.stat().st_mtime_ns for path in shards.iterdir()}
     assert main(arguments(folder, shards)) == 0
-    assert "already finished, nothing to do" in capsys.readouterr().out
+    assert "already finished, nothing to do; where images or labels have changed since, give" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in shards.iterdir()} == times
     assert main(arguments(folder, shards, seed=1)) == 2
     assert "made with another seed" in last_line(capsys)

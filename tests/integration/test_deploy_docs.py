@@ -29,9 +29,9 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
-SIZES = [(64, 96), (9, 128), (31, 33), (130, 200), (1, 1), (63, 32), (40, 48)]
 PROBS = ["mask_probs", "label_probs"]
 TENSORS = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+SIZES = [(64, 96), (9, 128), (31, 33), (130, 200), (1, 1), (63, 32), (40, 48)]
 """Around the 48x64 that some are resized to: smaller, larger, of other shapes, no whole strides."""
 UNREAD = "not a readable image, or of 16 bits a pixel where the network was trained on 8"
 NO_LIMITS = {"pixel_threshold": 128, "label_threshold": 0, "min_area": 0, "max_area": None}

@@ -78,6 +78,10 @@ def test_texts_of_fields_are_wrapped_as_paragraphs(
         (steel, ["explore", "a", "--out", "b", "--max-images", "many"], "--max-images: 'many' is no whole number"),
         (steel, ["synth", "a", "--class-share", "0.1,x"], "argument --class-share: 'x' is no number"),
         (
+            *(shard, ["--images", "a", "--labels", "b", "--out", "c", "--mask-threshold", "half"]),
+            "argument --mask-threshold: 'half' is no number",
+        ),
+        (
             *(shard, ["--images", "a", "--labels", "b", "--out", "c", "--ignore-value", "white"]),
             "argument --ignore-value: 'white' is neither a whole number nor a colour #rrggbb",
         ),
@@ -87,6 +91,7 @@ def test_texts_of_fields_are_wrapped_as_paragraphs(
         (shard, ["--images", "a", "--labels", "b", "--out="], "argument --out: an empty value"),
         (partial(parse_fit, "fit"), ["--data", "", "--out", "run"], "argument --data: an empty value"),
         (shard, ["--images", "a", "--labels", "b", "--out", "c", "--workers", "0"], "--workers: 0 is not at least 1"),
+        (shard, ["--images", "a", "--labels", "b", "--out", "c", "--join", "0"], "--join: 0 is not at least 1"),
         (evaluate, [], "required: --checkpoint, --data, --out"),
     ],
 )

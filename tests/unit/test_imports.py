@@ -20,10 +20,10 @@ LEAVES = {
     "steel.metrics.counts": {"steel.errors"},
 }
 LAYERS = (
-    "startup", "errors", "machine", "extensions", "plain", "validation_errors", "storage", "arrow_file", "precision",
-    "config", "folds", "views", "images", "labels", "synthetic", "shards", "loading", "model", "gates", "decision",
-    "metrics", "thresholds", "checkpoint_header", "checkpoint", "pretrained", "inference", "reports", "tracking",
-    "distributed", "serving", "commands", "cli",
+    "startup", "errors", "option_values", "machine", "extensions", "plain", "validation_errors", "storage",
+    "arrow_file", "precision", "config", "folds", "views", "images", "labels", "synthetic", "shards", "loading",
+    "model", "gates", "decision", "metrics", "thresholds", "checkpoint_header", "checkpoint", "pretrained",
+    "inference", "reports", "tracking", "distributed", "serving", "commands", "cli",
 )  # fmt: skip
 """The modules and packages of steel, from the bottom up: each imports itself and what stands before it."""
 TORCH_FREE = (

@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from steel.images.decode import decode_image, decode_pixels
+from steel.images.decode import decode_image, decode_labels, decode_pixels
 from tests.image_files import GRAY, JPEGS, RGB, by_pillow, tiff
 
 
@@ -138,6 +138,24 @@ def test_a_file_that_is_cut_anywhere_is_refused_without_a_word_of_the_library(
             assert np.array_equal(decode_pixels(data[:length]), pixels)
     assert np.array_equal(decode_pixels(data + b"appended"), pixels)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize("options", [{}, {"lossless": True}], ids=["lossy", "lossless"])
+def test_an_animation_is_refused_and_a_single_frame_is_an_image(kind: str, options: dict[str, bool]) -> None:
+    """Decoders give the first frame, and nobody would hear of the others."""
+    first, *others = [Image.fromarray(np.roll(RGB, 30 * number, axis=1)) for number in range(3)]
+    animated = by_pillow(first, kind, save_all=True, append_images=others, **options)
+    for decode in (lambda data: decode_image(data, 1), decode_pixels, *([decode_labels] if kind == "PNG" else [])):
+        with pytest.raises(ValueError, match=r"animated (PNG|WebP) of 3 frames; save each frame as a file"):
+            decode(animated)
+    single = by_pillow(first, kind, save_all=True, append_images=[], **options)
+    extended = by_pillow(first, kind, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0", icc_profile=b"any", **options)
+    for data in (single, extended):
+        assert np.array_equal(decode_pixels(data), decode_pixels(by_pillow(first, kind, **options)))
+    for length in range(0, len(animated), len(animated) // 40):
+        with pytest.raises(ValueError, match=r"image|empty|damaged|animated"):
+            decode_pixels(animated[:length])
 
 
 def test_a_compressed_tiff_with_changed_strips_is_refused() -> None:

@@ -13,6 +13,7 @@ import torch
 
 import steel
 from steel.checkpoint import Checkpoint, save_checkpoint
+from steel.checkpoint_header import make_metadata, parse_metadata
 from steel.cli import main
 from steel.config import NetworkConfig, TilingConfig
 from steel.decision import ClassDecision, Decision
@@ -239,11 +240,17 @@ def test_what_a_graph_cannot_do_is_refused_in_one_line(folder: Path, tmp_path: P
     stored["content"]["decision"]["classes"][0]["pixel_threshold"] = 99
     damaged.metadata_props[0].value = json.dumps(stored)
     (tmp_path / "damaged.onnx").write_bytes(damaged.SerializeToString())
+    old = onnx.load_model_from_string(data)
+    _, content = parse_metadata("model.onnx", old.metadata_props[0].value)
+    del content["label_heads"]
+    old.metadata_props[0].value = make_metadata(content)
+    (tmp_path / "old.onnx").write_bytes(old.SerializeToString())
     for name, said in (
         ("cut.onnx", "not an ONNX graph that can be run, or damaged"),
         ("text.onnx", "not an ONNX graph that can be run, or damaged"),
         ("bare.onnx", "an ONNX graph of another program; give one that `steel export` wrote"),
         ("damaged.onnx", "its header does not match its checksum"),
+        ("old.onnx", "a graph of another version of this program; export the checkpoint again"),
         ("absent.onnx", "no such file"),
     ):
         for read in (steel.load_predictor, OnnxPredictor.from_file):

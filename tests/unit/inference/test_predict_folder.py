@@ -1,5 +1,6 @@
 """Predictions of a folder in every format, stopped and gone on with, beside other programs' reading of them."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -240,6 +241,38 @@ def test_an_image_that_is_replaced_meanwhile_is_predicted_anew(
     assert done == [2, 3]
     predict_folder(predictor, dataclasses.replace(job, out=str(tmp_path / "undisturbed")), {})
     assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("place", ["out", "memory://stale-predictions"])
+def test_pictures_of_images_that_are_gone_or_unreadable_meanwhile_do_not_stay(
+    folder: Path, predictor: Predictor, tmp_path: Path, place: str
+) -> None:
+    """Of those, too, that were written just before the stop and not yet taken down; what another image has stays."""
+    images = tmp_path / "images"
+    shutil.copytree(folder / "images", images)
+    for name in ("0.jpg", "z.png"):
+        (images / name).write_bytes((images / "a.jpg").read_bytes())
+    out = place if storage.is_remote(place) else str(tmp_path / place)
+    job = FolderJob(str(images), out, ALL)
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, {}, lambda done, total: interrupt(done == 5))
+    (images / "0.jpg").rename(images / "0.png")  # the same label map
+    (images / "a.jpg").write_bytes(b"no image")
+    (images / "b.png").unlink()
+    for name in ("Öl, 1.png", "z.png"):
+        for file in (f"overlays/{name}.jpg", f"labelmaps/{name}", f"masks/spot/{name}"):
+            storage.make_folder(f"{out}/{file}".rpartition("/")[0])
+            storage.write_bytes(f"{out}/{file}", b"of the image as it was")
+    (images / "Öl, 1.png").write_bytes(b"no image")
+    (images / "z.png").unlink()
+    for stop in (1, 0):
+        with contextlib.suppress(KeyboardInterrupt):
+            predict_folder(predictor, job, {}, lambda done, total, stop=stop: interrupt(done == 4 + stop))
+    predict_folder(predictor, dataclasses.replace(job, out=str(tmp_path / "undisturbed")), {})
+    written = {file.path: storage.read_bytes(f"{out}/{file.path}") for file in storage.list_files(out)}
+    fresh = tmp_path / "undisturbed"
+    assert written == {file.path: (fresh / file.path).read_bytes() for file in storage.list_files(str(fresh))}
+    assert {"overlays/0.png.jpg", "labelmaps/0.png"} < written.keys()
 
 
 def test_the_unfinished_job_of_another_command_is_refused(folder: Path, predictor: Predictor, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import unicodedata
 import uuid
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from steel.errors import InputError
+from steel.labels.formats import FORMATS
+from steel.labels.labels import LabelledImage
 from steel.labels.load import load_labels
 from steel.labels.options import LabelOptions
 from steel.validation_errors import Issue, ValidationErrors
@@ -32,6 +35,53 @@ REAL_DATA = os.environ.get("STEEL_REAL_DATA")
 def test_class_names_that_cannot_be(tmp_path, names, message):
     with pytest.raises(InputError, match=message):
         load_labels(tmp_path, "train.csv", LabelOptions(class_names=names))
+
+
+def write_labels_of(form, folder, planes):
+    """Labels of images of 40x60 in a format, by its own writer; returns where they are."""
+    folder.mkdir()
+    ending = {"coco": ".json", "cvat": ".xml", "kaggle": ".csv"}
+    out = folder / f"all{ending[form]}" if form in ending else folder
+    FORMATS[form].write(str(out), ("pit",), [LabelledImage(name, 40, 60, found) for name, found in planes.items()])
+    return out
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD")])
+@pytest.mark.parametrize("form", ["coco", "labelme", "cvat", "yolo", "kaggle", "masks"])
+def test_accents_are_the_same_however_they_are_written(tmp_path, form, forms):
+    """macOS writes the u and the dots of an umlaut as two characters in the names of files."""
+    there, named = (unicodedata.normalize(one, "Prüf/Öl, 1") for one in forms)
+    images = write_images(tmp_path / "images", f"{there}.png", "b.png", shape=(40, 60))
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:20, 10:30] = 1
+    labels = tmp_path / "labels"
+    if form == "masks":
+        for stem, rows in ((named, mask), ("b", 0 * mask)):
+            write_mask(labels / f"{stem}.png", rows.tolist())
+    else:
+        labels = write_labels_of(form, labels, {f"{named}.png": {1: mask}, "b.png": {}})
+    found = load_labels(images, labels)
+    np.testing.assert_array_equal(found.bitmask(f"{there}.png", 40, 60), mask)
+
+
+@pytest.mark.parametrize("form", ["coco", "labelme", "cvat", "yolo", "kaggle"])
+def test_marks_of_the_order_of_bytes_are_no_text(tmp_path, form):
+    """Editors on Windows put them before texts."""
+    images = write_images(tmp_path / "images", "a.png", "b.png", shape=(40, 60))
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:20, 10:30] = 1
+    labels = write_labels_of(form, tmp_path / "labels", {"a.png": {1: mask}, "b.png": {}})
+    for file in (path for path in (tmp_path / "labels").rglob("*") if path.is_file()):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    np.testing.assert_array_equal(load_labels(images, labels).bitmask("a.png", 40, 60), mask)
+
+
+def test_two_images_whose_names_look_the_same_are_told_apart(tmp_path):
+    names = [unicodedata.normalize(form, "Öl.png") for form in ("NFC", "NFD")]
+    images = write_images(tmp_path, *names, shape=(1, 3))
+    write_text(tmp_path / "train.csv", f"ImageId,ClassId,EncodedPixels\n{names[0]},1,1 1\n{names[1]},1,2 1\n")
+    found = load_labels(images, tmp_path / "train.csv")
+    assert [found.bitmask(name, 1, 3).tolist() for name in names] == [[[1, 0, 0]], [[0, 1, 0]]]
 
 
 def test_masks_among_the_images_are_no_images(tmp_path):
@@ -64,7 +114,7 @@ def test_folders_and_options_that_cannot_be(tmp_path):
     with pytest.raises(InputError, match="no images there"):
         load_labels(tmp_path, csv)
     images = write_images(tmp_path / "images", "a.png", "b.png", "b.jpg")
-    with pytest.raises(ValidationErrors, match=r"differ in their extension alone: b\.jpg, b\.png"):
+    with pytest.raises(ValidationErrors, match=r"differ in their extension alone: b\.jpg, b\.png \(rename"):
         load_labels(images, csv)
     (images / "b.jpg").unlink()
     with pytest.raises(InputError, match=r"gone\.csv: no such file"):

@@ -139,6 +139,17 @@ def test_every_number_of_the_page_is_one_of_its_json(tmp_path: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_a_file_that_lies_beside_scores_is_not_taken_for_them(tmp_path: Path) -> None:
+    """Two checkpoints of one run would seem to be alike to the last digit."""
+    one, two = write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)
+    (Path(two) / "report.html").write_text("a page")
+    assert len(compare([one, f"{two}/report.html"])["pairs"]) == 1
+    for name in ("model.safetensors", "compare.html", "per_image.csv"):
+        (Path(two) / name).touch()
+        with pytest.raises(InputError, match=f"two/{name}: no scores; give the folder of a finished run, a folder "):
+            compare([one, f"{two}/{name}"])
+
+
 @pytest.mark.parametrize("damage", ["no folder", "no scores", "not JSON", "no number", "another count", "alone"])
 def test_what_cannot_be_compared_is_one_clear_line(tmp_path: Path, damage: str) -> None:
     one, two = write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)
