@@ -95,6 +95,8 @@ def parse_header(path: str | os.PathLike[str], head: bytes, rest: bytes, size: i
         rest: what follows, the header at least.
         size: of the whole file.
     """
+    if os.fspath(path).lower().endswith(".onnx"):
+        raise InputError(f"{path}: an exported graph, by its name; give the model.safetensors that it was made of")
     length = header_length(head)
     if length == 0 or length > min(len(rest), MAX_HEADER_BYTES):
         raise InputError(f"{path}: not a checkpoint of this program, or its beginning is damaged or cut off")

@@ -197,6 +197,14 @@ def test_damaged_or_foreign_files_are_told(path, tmp_path):
         assert re.search(message, readers_say(bad)), (number, readers_say(bad))
 
 
+@pytest.mark.parametrize("read", [load_checkpoint, read_header])
+def test_an_exported_graph_is_told_apart(tmp_path, read):
+    graph = tmp_path / "model.ONNX"
+    graph.write_bytes(b"\x08\x0a\x12\x07pytorch" * 9)
+    with pytest.raises(InputError, match=r"model\.ONNX: an exported graph, by its name; give the model\.safetensors"):
+        read(graph)
+
+
 def test_missing_files_and_folders(tmp_path):
     assert "no such file" in readers_say(tmp_path / "absent")
     assert "a folder" in readers_say(tmp_path)
