@@ -41,6 +41,7 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     ),
     "7.5 of 8 passes on crops": ("--phases.0.epochs", "7.5", "--phases.1.epochs", "0.5"),
     "a moving average of 0.99 of the weights": ("--optim.ema-decay", "0.99"),
+    "that average, and absent classes judged last": (*("--optim.ema-decay", "0.99"), *("--phases.1.loss.absent", "1")),
     "the average of the 3 best validations": ("--optim.average-top-k", "3"),
     "half of the rates for the encoder": ("--optim.encoder-lr-scale", "0.5"),
     "the encoder frozen for one pass": ("--optim.freeze-encoder-epochs", "1"),
