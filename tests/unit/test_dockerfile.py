@@ -107,8 +107,10 @@ def lend_packages(venv: Path, folder: Path) -> None:
         for entry in Path(path).iterdir():
             if not re.match(r"pip\b|steel_defects|__editable__|.*\.pth$", entry.name):
                 (folder / entry.name).symlink_to(entry)
-    own = sysconfig.get_path("purelib", vars={"base": str(venv)})
-    Path(own, "lent.pth").write_text(f"{folder}\n")
+    own = Path(sysconfig.get_path("purelib", vars={"base": str(venv)}))
+    for old in own.glob("setuptools*"):  # the one that Python 3.11 brings would come first
+        shutil.rmtree(old)
+    (own / "lent.pth").write_text(f"{folder}\n")
 
 
 @pytest.mark.slow
