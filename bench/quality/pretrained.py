@@ -16,6 +16,7 @@ from bench.quality.baseline import train_plain
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
 from bench.quality.trial import TEST, VALIDATION, Trial, at_one_half, both_phases, raw, train, tuned
 from steel.metrics.scores import Outcome
+from steel.precision import choose_precision
 from steel.shards.reader import ShardReader
 
 ENCODER, DECODER = "tu-tf_efficientnet_lite0", (64, 48, 32, 24, 16)
@@ -167,11 +168,17 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
         f"{num[2:].sum()} images of {height}x{width} train, {num[VALIDATION]} validate, {num[TEST]} test; U-Net with "
         f"{ENCODER} from ImageNet weights and a decoder of {'-'.join(map(str, DECODER))} channels; {sides.passes} "
         f"passes. The plain loop has crops of {crop} in batches of {sides.of_set.batch_size}; the preset severstal "
-        f"the same, then whole images, with the first seed alone; auto what it chooses. "
+        f"the same, then whole images, with the first seed alone; auto what it chooses. All in {_precision()}. "
         f"Seeds {', '.join(map(str, seeds))}"
         + (f"; missing of three: {', '.join(map(str, missing))}" if missing else "")
         + ". Scores in percent, of the test images; processor seconds are of one thread."
     )
+
+
+def _precision() -> str:
+    """What `auto` is where this runs, for all sides."""
+    chosen = choose_precision("auto", "cuda" if torch.cuda.is_available() else "cpu")
+    return "float32" if chosen == "no" else chosen
 
 
 Judged = Mapping[str, Mapping[str, Sequence[Outcome]]]
