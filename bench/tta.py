@@ -1,7 +1,8 @@
 """What test-time augmentation costs beyond its forward passes: `python -m bench.tta [--device cuda]`.
 
 Each figure is of one image of a batch: bare forward passes of the network with their probabilities, one for each view,
-against the predictor with all views, from uint8 images to quantised probabilities on the host.
+against the predictor with all views, from uint8 images to quantised probabilities on the host. On a GPU views share
+passes, and fewer images come together.
 """
 
 import argparse
@@ -50,7 +51,8 @@ def _line(model: UnifiedModel, size: tuple[int, int], device: torch.device, repe
         Predictor([model], mean=MEAN, std=STD, tta=views, device=device, precision="auto")
         for views in ((), tuple(VIEWS))
     ]
-    num = images_per_pass(*size, predictors[0].pixels_per_pass)
+    nums = [images_per_pass(*size, each.pixels_per_pass, views=each.views_at_once) for each in predictors]
+    num = nums[0]  # of one view, as of a bare pass
     images = torch.randint(0, 256, (num, 1, *size), dtype=torch.uint8)
     inputs = normalise(images.to(device), MEAN, STD).contiguous(memory_format=torch.channels_last)
 
@@ -62,10 +64,11 @@ def _line(model: UnifiedModel, size: tuple[int, int], device: torch.device, repe
             for output in model(inputs).values():
                 torch.sigmoid(output.float())
 
-    def predict(predictor: Predictor) -> Callable[[], None]:
-        return lambda: sum(1 for _ in predictor.stream_probabilities([images] * 4)) and None
+    def predict(predictor: Predictor, together: int) -> Callable[[], None]:
+        batches = list(torch.cat([images] * 4).split(together))
+        return lambda: sum(1 for _ in predictor.stream_probabilities(batches)) and None
 
-    runs = [lambda: [bare() for _ in range(4)], *map(predict, predictors)]
+    runs = [lambda: [bare() for _ in range(4)], *map(predict, predictors, nums)]
     times: list[list[float]] = [[] for _ in runs]
     for turn in range(repeats + 1):
         for number, run in enumerate(runs):

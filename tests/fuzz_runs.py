@@ -146,12 +146,12 @@ def mend_state(folder: Path) -> None:
 
 
 def make_top_checkpoint(folder: Path) -> str:
-    TopCheckpoints(folder, 1, is_writer=True).offer(KEPT, {"w": torch.arange(12.0).reshape(3, 4)})
+    TopCheckpoints(folder, 1).write(KEPT, {"w": torch.arange(12.0).reshape(3, 4)})
     return KEPT.file
 
 
 def read_top_checkpoint(folder: Path) -> Any:
-    return {n: t.tolist() for n, t in TopCheckpoints(folder, 1, is_writer=False).read(KEPT).items()}
+    return {n: t.tolist() for n, t in TopCheckpoints(folder, 1).read(KEPT).items()}
 
 
 def make_history(folder: Path) -> str:

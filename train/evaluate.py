@@ -143,17 +143,17 @@ class _Images:
         """Another decision, found on `statistics`; the same on every rank."""
         areas = self.reader.index.areas[training_rows(self.checkpoint, self.reader, statistics.rows)]
         with self.live.stage("threshold tuning") as on_progress:
-            return self.runtime.on_main(
-                lambda: tune_thresholds(
-                    statistics,
-                    gates=self.arguments.gates,
-                    training_areas=areas,
-                    groups=self.reader.index.group[statistics.rows],
-                    tta=tta,
-                    class_names=self.reader.manifest.class_names,
-                    on_progress=on_progress,
-                )
+            tuning = tune_thresholds(
+                statistics,
+                gates=self.arguments.gates,
+                training_areas=areas,
+                groups=self.reader.index.group[statistics.rows],
+                tta=tta,
+                class_names=self.reader.manifest.class_names,
+                share=self.runtime.share_out,
+                on_progress=on_progress,
             )
+        return self.runtime.broadcast(tuning)
 
     def judge(self, member: Checkpoint, otherwise: Decision) -> tuple[EvaluationStatistics, Outcome]:
         """A member's answers as the ensemble's come about: by its own decision, or cross-fitted by one found here."""

@@ -137,7 +137,7 @@ def run_attempt(
 
 def _open_top_checkpoints(context: RunContext, folder: RunFolder, saved: SavedState | None) -> TopCheckpoints:
     keep, ranked = max(1, context.config.optim.average_top_k), () if saved is None else saved.top_checkpoints
-    return TopCheckpoints(folder.top_checkpoints, keep, ranked, is_writer=context.runtime.is_main)
+    return TopCheckpoints(folder.top_checkpoints, keep, ranked)
 
 
 def _open_writer(

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from bench.speed.dataset import SHARD_SIZE, Dataset, make_dataset, make_peers_formats
@@ -48,7 +49,12 @@ def main() -> None:
         assert store.stdout is not None
         endpoint = f"http://127.0.0.1:{store.stdout.readline().strip()}"
         rows = table(
-            data, endpoint=endpoint, bucket=data.root.name, rle_csv=rle_csv, num_samples=min(options.num_images, 960)
+            data,
+            endpoint=endpoint,
+            bucket=data.root.name,
+            rle_csv=rle_csv,
+            num_samples=min(options.num_images, 960),
+            has_gpu=torch.cuda.is_available(),
         )
         rows = [row for row in rows if not options.rows or row.name in options.rows]
         of_peers: dict[str, Any] = {}
@@ -64,6 +70,7 @@ def main() -> None:
         store.wait()
     facts: dict[str, Any] = {
         "machine": machine(),
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end (alone, a run makes 1 to 2)",
         "repeats": options.repeats,
         "wall time": f"{time.perf_counter() - started:.0f} s",

@@ -28,7 +28,8 @@ def _record(result: RowResult) -> dict[str, Any]:
     """Plain values; without the sides' options, which are places on this machine."""
     row = result.row
     sides = [
-        {"label": side.side.label, "target": side.side.target, "remark": side.side.remark}
+        {"label": side.side.label, "target": side.side.target, "most_ms": side.side.most_ms}
+        | {"remark": side.side.remark}
         | {"rates": side.rates, "ratios": side.ratios, "reached": result.reached(side), "error": side.error}
         for side in result.sides
     ]
@@ -44,9 +45,12 @@ def _line(result: RowResult, side: SideResult, *, first: bool) -> str:
     ratio = target = ""
     if side.ratios:
         ratio = f"{side.ratio:.2f}x ({min(side.ratios):.2f} to {max(side.ratios):.2f})"
+    verdict = "reached" if result.reached(side) else "**missed**"
     if side.side.target is not None:
         bound = "at most" if row.at_most else "at least"
-        target = f"{bound} {side.side.target:g}x: {'reached' if result.reached(side) else '**missed**'}"
+        target = f"{bound} {side.side.target:g}x: {verdict}"
+    elif side.side.most_ms is not None:
+        target = f"{side.milliseconds:.2f} ms, at most {side.side.most_ms:g}: {verdict}"
     return f"| {title} | {side.side.label} | {_figure(side.rate)} {row.unit} | {ratio} | {target} | {remark} |"
 
 

@@ -30,6 +30,11 @@ class SideResult:
         return statistics.median(self.rates)
 
     @property
+    def milliseconds(self) -> float:
+        """Median of the repeats, an item."""
+        return 1000 / self.rate
+
+    @property
     def ratio(self) -> float:
         """Median of the repeats."""
         return statistics.median(self.ratios)
@@ -44,6 +49,8 @@ class RowResult:
 
     def reached(self, side: SideResult) -> bool | None:
         """Whether a side's target is reached; None when it has none or could not run."""
+        if side.side.most_ms is not None and side.rates:
+            return side.milliseconds <= side.side.most_ms
         if side.side.target is None or not side.ratios:
             return None
         return side.ratio <= side.side.target if self.row.at_most else side.ratio >= side.side.target

@@ -136,6 +136,15 @@ class Runtime:
             raise SharedError(problem, code)
         return value
 
+    def share_out(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
+        """Deal `tasks`, which are the same on every rank, to the ranks; every rank gets all of their picklable results.
+
+        Returns:
+            In the order of `tasks`; what they are does not depend on how many ranks there are.
+        """
+        parts = self.all_gather([task() for task in tasks[self.rank :: self.world]])
+        return [parts[number % self.world][number // self.world] for number in range(len(tasks))]
+
     @contextlib.contextmanager
     def running(self) -> Iterator["Runtime"]:
         """Everything a program does in its job: under the guard, and left together with the other ranks at the end.

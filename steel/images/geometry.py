@@ -14,10 +14,16 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 
-def images_per_pass(height: int, width: int, pixels_per_pass: int, budget: int | None = None) -> int:
+_EMPTY_SHARE = 0.05
+"""Of a pass that may stay empty so that views can share it."""
+
+
+def images_per_pass(height: int, width: int, pixels_per_pass: int, budget: int | None = None, views: int = 1) -> int:
     """How many images of one padded size share a forward pass: as many as `pixels_per_pass` holds, but at least one.
 
-    Images of more pixels than `budget`, which are taken in tiles, come one by one.
+    Images of more pixels than `budget`, which are taken in tiles, come one by one. Where `views` of an image may share
+    a pass, there are fewer images and as many more views of each, see `views_per_pass`, so that a pass has no more
+    pixels and an image that comes alone leaves fewer places empty; but only so many that the passes stay full.
 
     The last bits of a network's answer depend on the shape of its batch. Everywhere that shape is this function of the
     padded size, with black images in the places that are left, so an image's answer depends on nothing but the image,
@@ -25,7 +31,21 @@ def images_per_pass(height: int, width: int, pixels_per_pass: int, budget: int |
     """
     if budget is not None and height * width > budget:
         return 1
-    return max(1, pixels_per_pass // (height * width))
+    places = max(1, pixels_per_pass // (height * width))
+    for shared in _divisors(views):
+        if (images := places // shared) * shared >= max(1, (1 - _EMPTY_SHARE) * places):
+            return images
+    return places
+
+
+def views_per_pass(pixels: int, pixels_per_pass: int, views: int) -> int:
+    """How many of the views of a batch of so many pixels share a forward pass; all of its passes have as many."""
+    return next((shared for shared in _divisors(views) if shared * pixels <= pixels_per_pass), 1)
+
+
+def _divisors(number: int) -> list[int]:
+    """From the greatest to 1."""
+    return [some for some in range(number, 0, -1) if number % some == 0]
 
 
 def pad_to_stride(image: np.ndarray, stride: int) -> np.ndarray:

@@ -21,8 +21,9 @@ from steel.inference.sources import Source, named_images
 class BasePredictor(ABC):
     """A model, or several whose probabilities are averaged, ready to predict.
 
-    How many images share a forward pass depends on their padded size alone (`images_per_pass`), and the last ones are
-    black if need be: an image's prediction is the same, to the last bit, whatever it is predicted together with.
+    How many images and views share a forward pass depends on their padded size and the predictor's options alone
+    (`images_per_pass`), and the last ones are black if need be: an image's prediction is the same, to the last bit,
+    whatever it is predicted together with.
     """
 
     class_names: tuple[str, ...]
@@ -90,9 +91,10 @@ class BasePredictor(ABC):
         next_number = 0
 
         def batches() -> Iterator[np.ndarray]:
-            for group in group_by_size(self._prepare(images), self.pixels_per_pass, self.tiling.budget):
+            shape = (self.pixels_per_pass, self.tiling.budget, self.views_at_once)
+            for group in group_by_size(self._prepare(images), *shape):
                 begun.append(group)
-                yield make_batch(group, self.pixels_per_pass, self.tiling.budget)
+                yield make_batch(group, *shape)
 
         for probs in self._stream(batches(), cleared):
             for place, prepared in enumerate(begun.popleft()):
@@ -100,6 +102,11 @@ class BasePredictor(ABC):
             while next_number in done:
                 yield done.pop(next_number)
                 next_number += 1
+
+    @property
+    def views_at_once(self) -> int:
+        """Views of an image that may share a forward pass."""
+        return 1
 
     @abstractmethod
     def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:

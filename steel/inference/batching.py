@@ -68,7 +68,7 @@ class _Group(NamedTuple):
 
 
 def group_by_size(
-    images: Iterable[Prepared], pixels_per_pass: int, budget: int | None = None
+    images: Iterable[Prepared], pixels_per_pass: int, budget: int | None = None, views: int = 1
 ) -> Iterator[list[Prepared]]:
     """Images of one padded size in groups that fill a forward pass, or have waited long enough for more to come: a rare
     size must not hold up all that follows. Images are taken only as far as needed."""
@@ -76,7 +76,7 @@ def group_by_size(
     pixels = 0
     for image in images:
         shape = image.pixels.shape
-        places = images_per_pass(shape[1], shape[2], pixels_per_pass, budget)
+        places = images_per_pass(shape[1], shape[2], pixels_per_pass, budget, views)
         group = waiting.setdefault(shape, _Group(pixels, []))
         group.members.append(image)
         pixels += image.image.shape[0] * image.image.shape[1]
@@ -91,10 +91,12 @@ def group_by_size(
         yield group.members
 
 
-def make_batch(group: Sequence[Prepared], pixels_per_pass: int, budget: int | None = None) -> np.ndarray:
+def make_batch(
+    group: Sequence[Prepared], pixels_per_pass: int, budget: int | None = None, views: int = 1
+) -> np.ndarray:
     """The batch (B, c, H, W) uint8 for a forward pass over images of one padded size; what is left over is black."""
     channels, height, width = group[0].pixels.shape
-    places = images_per_pass(height, width, pixels_per_pass, budget)
+    places = images_per_pass(height, width, pixels_per_pass, budget, views)
     batch = np.zeros((places, channels, height, width), np.uint8)
     for place, image in zip(batch, group, strict=False):
         place[:] = image.pixels

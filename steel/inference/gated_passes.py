@@ -7,6 +7,7 @@ averages are those of a whole pass, so what comes out is the same to the last bi
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -14,22 +15,22 @@ from torch import Tensor
 from steel.inference.batching import Cleared
 from steel.model.network import Encoded, UnifiedModel
 from steel.model.passes import Passes
-from steel.model.tta import average, average_probs
+from steel.model.tta import Axes, average, average_probs, flip_views, probs_of_views
 
 MOST_PIXELS = 1 << 22
 """Pixels of all views of a batch whose features are held between the halves: about 100 bytes each for a ResNet."""
 _Modes = Callable[[], AbstractContextManager[None]]
-_View = tuple[UnifiedModel, tuple[int, ...]]
+_Views = tuple[UnifiedModel, Sequence[Axes]]
 
 
 def begin_gated(
-    images: Tensor, views: Sequence[_View], passes: Passes, cleared: Cleared, *, modes: _Modes
+    images: Tensor, views: Sequence[_Views], passes: Passes, cleared: Cleared, *, modes: _Modes
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     """Begin the first half of the passes over a batch; what is returned waits for it and does the second.
 
     Args:
         images: (B, c, H, W), normalised, of whole strides.
-        views: members, each with the axes to flip.
+        views: members, each with the axes to flip for the views that share a pass.
         passes: where passes run.
         cleared: by P(any defect), which images have no masks.
         modes: a context for every computation, in whatever thread it runs.
@@ -39,34 +40,37 @@ def begin_gated(
         where all of the batch is cleared, 0 but for any defect.
     """
     pixels = len(images) * images.shape[-2] * images.shape[-1]
-    begun = [passes.begin(partial(_encode, model, axes, images, modes), pixels) for model, axes in views]
+    begun = [passes.begin(partial(_encode, model, flips, images, modes), pixels) for model, flips in views]
 
     def finish() -> tuple[Tensor, Tensor]:
         halves = [result() for result in begun]
-        any_probs = average(probs for _, probs in halves)
+        any_probs = average(chain.from_iterable(probs for _, probs in halves))
         if cleared(any_probs[:, 0].cpu().numpy()).all():
             num_classes = views[0][0].network.num_classes
             masks = any_probs.new_zeros(len(images), num_classes, *images.shape[-2:])
             return masks, torch.nn.functional.pad(any_probs, (0, num_classes))
         results = [
-            passes.begin(partial(_decode, model, axes, encoded, modes), pixels)
-            for (model, axes), (encoded, _) in zip(views, halves, strict=True)
+            passes.begin(partial(_decode, model, flips, encoded, modes), pixels)
+            for (model, flips), (encoded, _) in zip(views, halves, strict=True)
         ]
-        return average_probs(result() for result in results)
+        return average_probs(chain.from_iterable(result() for result in results))
 
     return finish
 
 
-def _encode(model: UnifiedModel, axes: tuple[int, ...], images: Tensor, modes: _Modes) -> tuple[Encoded, Tensor]:
-    """The first half of `view_probs`: features, and P(any defect) (B, 1) float32."""
+def _encode(
+    model: UnifiedModel, flips: Sequence[Axes], images: Tensor, modes: _Modes
+) -> tuple[Encoded, Sequence[Tensor]]:
+    """The first half of `view_probs`: features of all views, and P(any defect) (B, 1) float32 of each."""
     with modes():  # again, as it may be in a thread of its own
-        encoded = model.encode(images.flip(axes) if axes else images)
-        return encoded, torch.sigmoid(model.classification_head.any_defect(encoded.features[-1]).float())
+        encoded = model.encode(flip_views(images, flips))
+        any_probs = torch.sigmoid(model.classification_head.any_defect(encoded.features[-1]).float())
+        return encoded, any_probs.chunk(len(flips))
 
 
-def _decode(model: UnifiedModel, axes: tuple[int, ...], encoded: Encoded, modes: _Modes) -> tuple[Tensor, Tensor]:
-    """The second half: mask_probs (B, C, H, W) in the images' orientation and label_probs (B, 1 + C), both float32."""
+def _decode(model: UnifiedModel, flips: Sequence[Axes], encoded: Encoded, modes: _Modes) -> list[tuple[Tensor, Tensor]]:
+    """The second half: of each view mask_probs (B, C, H, W) in the images' orientation and label_probs (B, 1 + C), both
+    float32."""
     with modes():
         masks, features = model.decode(encoded)
-        labels = model.classification_head(features)
-        return torch.sigmoid((masks.flip(axes) if axes else masks).float()), torch.sigmoid(labels.float())
+        return probs_of_views(masks, model.classification_head(features), flips)

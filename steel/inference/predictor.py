@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from steel.config import TilingConfig
 from steel.decision import Decision, check_covers, default_decision
 from steel.errors import InputError, out_of_memory_as
 from steel.extensions import require_extensions
+from steel.images.geometry import views_per_pass
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.batching import Cleared, ImageProbs
@@ -25,7 +27,7 @@ from steel.model.folding import fold_batch_norms
 from steel.model.host_copy import HostCopy
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.passes import Passes, count_passes, default_pixels_per_pass, intra_op_threads, open_passes
-from steel.model.tta import average_probs, view_probs
+from steel.model.tta import Axes, average_probs, view_probs
 from steel.precision import choose_precision
 from steel.views import check_tta, flips_of
 
@@ -67,8 +69,8 @@ class Predictor(BasePredictor):
             input_size: height and width that images are resized to; as they are when None.
             depth: how images of 16 bits become images of 8.
             tiling: which images go through the network in tiles, and in which; the usual one when None.
-            pixels_per_pass: as many images of one padded size share a forward pass as have no more pixels than that,
-                but at least one; what is fast on the device when None.
+            pixels_per_pass: as many images of one padded size, on a GPU also as many of their views, share a forward
+                pass as have no more pixels than that, but at least one; what is fast on the device when None.
             device: `auto` takes a GPU if there is one.
             precision: `no`, `bf16`, `fp16`; `auto` takes bf16 where the device is fast at it.
 
@@ -185,6 +187,11 @@ class Predictor(BasePredictor):
         return self.stream_probabilities((torch.from_numpy(batch) for batch in batches), cleared)
 
     @property
+    def views_at_once(self) -> int:
+        """All of them on a GPU; a CPU gives each a thread of its own instead, which is faster."""
+        return 1 + len(self.tta) if self._on_gpu else 1
+
+    @property
     def _on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
@@ -197,17 +204,18 @@ class Predictor(BasePredictor):
         if is_tiled(height, width, self.tiling, self.stride):
             return self._launch(lambda: reduce(*map(torch.from_numpy, self._in_tiles(images, passes))))
         pixels = len(images) * height * width
-        advice = self._less_memory(len(images), height, width)
+        groups = self._shared_flips(pixels)
+        advice = self._less_memory(len(groups[0]) * len(images), height, width)
         with out_of_memory_as(advice), passes.own_work(pixels), self._modes():
             if self._on_gpu and not images.is_pinned():
                 images = images.pin_memory()  # a copy from other memory would wait for the batch before
             padded = self._inputs(images)
-            views = [(model, axes) for model in self.models for axes in flips_of(self.tta)]
-            if cleared is not None and len(views) * pixels <= MOST_PIXELS:
+            views = [(model, flips) for model in self.models for flips in groups]
+            if cleared is not None and len(self.models) * (1 + len(self.tta)) * pixels <= MOST_PIXELS:
                 average = begin_gated(padded, views, passes, cleared, modes=self._modes)
             else:
-                results = [passes.begin(partial(self._pass, model, padded, axes), pixels) for model, axes in views]
-                average = partial(average_probs, (result() for result in results))
+                results = [passes.begin(partial(self._pass, model, padded, flips), pixels) for model, flips in views]
+                average = partial(average_probs, chain.from_iterable(result() for result in results))
 
         def finish() -> tuple[Tensor, ...]:
             with out_of_memory_as(advice), passes.own_work(pixels), self._modes():
@@ -247,10 +255,16 @@ class Predictor(BasePredictor):
         inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
         return reflect_to_stride(inputs, self.stride).contiguous(memory_format=torch.channels_last)
 
-    def _pass(self, model: UnifiedModel, inputs: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """One view by one member; see `view_probs`."""
+    def _shared_flips(self, pixels: int) -> list[list[Axes]]:
+        """The views of a batch of so many pixels, in groups that share a pass."""
+        flips = flips_of(self.tta)
+        shared = views_per_pass(pixels, self.pixels_per_pass, self.views_at_once)
+        return [flips[start : start + shared] for start in range(0, len(flips), shared)]
+
+    def _pass(self, model: UnifiedModel, inputs: Tensor, flips: Sequence[Axes]) -> list[tuple[Tensor, Tensor]]:
+        """Views by one member; see `view_probs`."""
         with self._modes():  # again, as it may be in a thread of its own
-            return view_probs(model.forward_padded, inputs, axes)
+            return view_probs(model.forward_padded, inputs, flips)
 
     @contextmanager
     def _modes(self) -> Iterator[None]:

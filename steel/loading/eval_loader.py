@@ -36,6 +36,7 @@ def eval_batches(
     *,
     pixels_per_pass: int,
     budget: int | None = None,
+    views: int = 1,
     stride: int,
     rank: int = 0,
     world: int = 1,
@@ -53,6 +54,7 @@ def eval_batches(
         rows: (n,) index rows.
         pixels_per_pass: what B follows from, see `images_per_pass`.
         budget: likewise.
+        views: likewise.
         stride: padded sizes are multiples of it.
         rank: of this process.
         world: number of processes.
@@ -63,7 +65,9 @@ def eval_batches(
     Raises:
         BadSampleError: a damaged sample, unless the reader skips; or too many of them.
     """
-    items = plan_eval_batches(reader, rows, pixels_per_pass=pixels_per_pass, budget=budget, stride=stride)[rank::world]
+    items = plan_eval_batches(reader, rows, pixels_per_pass=pixels_per_pass, budget=budget, views=views, stride=stride)[
+        rank::world
+    ]
     work = _EvalWork(reader)
     for buffer, made in ordered_batches(
         work,
@@ -88,7 +92,13 @@ class EvalItem(NamedTuple):
 
 
 def plan_eval_batches(
-    reader: ShardReader, rows: np.ndarray, *, pixels_per_pass: int, budget: int | None = None, stride: int
+    reader: ShardReader,
+    rows: np.ndarray,
+    *,
+    pixels_per_pass: int,
+    budget: int | None = None,
+    views: int = 1,
+    stride: int,
 ) -> list[EvalItem]:
     """All batches of an evaluation, in the one order that every world size shares."""
     sizes = -(-np.stack([reader.index.height[rows], reader.index.width[rows]], axis=1) // stride) * stride
@@ -96,7 +106,7 @@ def plan_eval_batches(
     order = np.lexsort((np.arange(len(rows)), sizes[:, 1], sizes[:, 0]))
     for (height, width), group in groupby(order.tolist(), key=lambda i: (int(sizes[i, 0]), int(sizes[i, 1]))):
         members = [int(rows[i]) for i in group]
-        places = images_per_pass(height, width, pixels_per_pass, budget)
+        places = images_per_pass(height, width, pixels_per_pass, budget, views)
         starts = range(0, len(members), places)
         items += [EvalItem(tuple(members[start : start + places]), height, width, places) for start in starts]
     return items

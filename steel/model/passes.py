@@ -5,6 +5,9 @@ busier the machine, the longer. So a CPU gives each pass one thread and runs as 
 what comes out then does not depend on their number either. An image that comes alone has one thread for each view.
 Passes of a megapixel and more take all threads, one after another: there is enough to share, and several at once would
 need as many times the memory.
+
+On a GPU the views of an image share a pass where the passes stay full (`steel.images.geometry.images_per_pass`): an
+image that comes alone then takes fewer of them, and images in plenty take no more than without.
 """
 
 from collections.abc import Callable, Iterator

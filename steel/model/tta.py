@@ -1,6 +1,6 @@
 """Test-time augmentation by flips, and the one rounding that turns probabilities into integers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -8,9 +8,14 @@ from torch import Tensor
 from steel.model.heads import CLASSIFICATION, SEGMENTATION, Features
 from steel.model.network import Outputs
 
+Axes = tuple[int, ...]
+"""To flip; none for the plain view."""
 
-def view_probs(model: Callable[[Tensor], Outputs], images: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Probabilities of one view of normalised images (n, c, H, W), whose sizes are whole strides.
+
+def view_probs(
+    model: Callable[[Tensor], Outputs], images: Tensor, flips: Sequence[Axes]
+) -> list[tuple[Tensor, Tensor]]:
+    """Probabilities of views of normalised images (n, c, H, W), whose sizes are whole strides, in one forward pass.
 
     Images are padded first and flipped then, everywhere: a view flipped first would be padded at another edge and see
     other pixels there, and in a batch of images of several sizes there is no other order.
@@ -18,19 +23,31 @@ def view_probs(model: Callable[[Tensor], Outputs], images: Tensor, axes: tuple[i
     Args:
         model: logits of images of whole strides, such as `UnifiedModel.forward_padded`.
         images: as the plain view has them.
-        axes: to flip.
+        flips: the views.
 
     Returns:
-        mask_probs (n, C, H, W) and label_probs (n, 1 + C), both float32 and in the images' orientation.
+        Of each view mask_probs (n, C, H, W) and label_probs (n, 1 + C), both float32 and in the images' orientation.
     """
-    outputs = model(images.flip(axes) if axes else images)
-    masks, labels = outputs[SEGMENTATION], outputs[CLASSIFICATION]
-    return torch.sigmoid((masks.flip(axes) if axes else masks).float()), torch.sigmoid(labels.float())
+    outputs = model(flip_views(images, flips))
+    return probs_of_views(outputs[SEGMENTATION], outputs[CLASSIFICATION], flips)
 
 
-def view_parts(
-    segment: Callable[[Tensor], tuple[Tensor, Features]], tile: Tensor, axes: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
+def flip_views(images: Tensor, flips: Sequence[Axes]) -> Tensor:
+    """Views of images (n, c, H, W), one after another along the batch: (views * n, c, H, W)."""
+    views = [images.flip(axes) if axes else images for axes in flips]
+    return views[0] if len(views) == 1 else torch.cat(views)
+
+
+def probs_of_views(masks: Tensor, labels: Tensor, flips: Sequence[Axes]) -> list[tuple[Tensor, Tensor]]:
+    """What `view_probs` gives, from logits (views * n, C, H, W) and (views * n, 1 + C)."""
+    parts = zip(flips, masks.chunk(len(flips)), labels.chunk(len(flips)), strict=True)
+    return [
+        (torch.sigmoid((mask.flip(axes) if axes else mask).float()), torch.sigmoid(label.float()))
+        for axes, mask, label in parts
+    ]
+
+
+def view_parts(segment: Callable[[Tensor], tuple[Tensor, Features]], tile: Tensor, axes: Axes) -> tuple[Tensor, Tensor]:
     """As `view_probs` of a tile of an image, of which the labels cannot be told: what they are told from instead.
 
     Args:

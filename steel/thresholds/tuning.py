@@ -7,8 +7,9 @@ that it was not tuned on. All of that is cross-fitted once more, each fold answe
 is the score to believe, and a decision that is not shown by it to beat thresholds of one half is not taken either.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -22,6 +23,16 @@ from steel.thresholds.explanation import explain
 from steel.thresholds.gate_search import GateFit, GateSearch
 from steel.thresholds.search import DICE_UNIT, gather_evidence
 from steel.thresholds.search_space import SearchSpace, class_grid
+
+Task = Callable[[], list[GateFit]]
+"""Fits one gate."""
+Share = Callable[[Sequence[Task]], list[list[GateFit]]]
+"""Does tasks, here or in other processes that have the same ones, and gives their results in their order."""
+
+
+def do_all(tasks: Sequence[Task]) -> list[list[GateFit]]:
+    """Do them here, one after another."""
+    return [task() for task in tasks]
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ def tune_thresholds(
     tta: tuple[str, ...] = (),
     space: SearchSpace | None = None,
     class_names: Sequence[str] | None = None,
+    share: Share = do_all,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuning:
     """Find the decision with the best mean Dice, averaged over adjacent settings, that the images support.
@@ -70,6 +82,7 @@ def tune_thresholds(
         tta: the flipped views behind the statistics, to be recorded.
         space: the settings to try.
         class_names: for the explanation; class 1, class 2, ... when None.
+        share: deals the gates to processes that all call this with the same arguments; all are fitted here by default.
         on_progress: is told how much of how much is done.
 
     Raises:
@@ -77,7 +90,11 @@ def tune_thresholds(
     """
     if len(statistics) == 0:
         raise InputError("threshold tuning: there are no images in these folds; choose others")
-    tuner = Tuner(statistics, gates or tuple(GATES), training_areas, groups, tta, space or SearchSpace(), on_progress)
+    tuner = Tuner(
+        *(statistics, gates or tuple(GATES), training_areas, groups, tta, space or SearchSpace()),
+        share=share,
+        on_progress=on_progress,
+    )
     found = tuner.tune()
     fixed = tuner.complete(default_decision(statistics.num_classes))
     of_found, of_fixed = tuner.cross_fitted(), decide(statistics, fixed)
@@ -115,7 +132,8 @@ class Tuned:
 
 
 class Tuner:
-    """Tunes the decision on any of the folds of some images, from sums of tables that are made once."""
+    """Tunes the decision on some images: on all of their folds, and on all but each. Every gate is fitted to them once,
+    from sums of tables that are made once."""
 
     def __init__(
         self,
@@ -125,6 +143,8 @@ class Tuner:
         groups: np.ndarray | None,
         tta: tuple[str, ...],
         space: SearchSpace,
+        *,
+        share: Share = do_all,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.statistics, self.tta, self.space = statistics, tta, space
@@ -133,28 +153,41 @@ class Tuner:
         assert areas.shape[1:] == (statistics.num_classes,), (areas.shape, statistics.num_classes)
         self.present = np.greater(true_areas, 0)
         self.folds = deal_folds(statistics.rows, self.present, groups)
-        grids = [class_grid(space, a, bool(p.any())) for a, p in zip(areas.T, self.present.T, strict=True)]
-        evidence = [
+        self._grids = [class_grid(space, a, bool(p.any())) for a, p in zip(areas.T, self.present.T, strict=True)]
+        self._evidence = [
             gather_evidence(statistics.histograms[:, k], class_probs[k], any_probs, grid.pixel_thresholds)
-            for k, grid in enumerate(grids)
+            for k, grid in enumerate(self._grids)
         ]
         self._on_progress, self._done = on_progress, 0
         self._total = len(gates) * (1 + 1 + self.folds.num)
         """The tables of every gate, its fit to all folds, and to all but each."""
-        self.searches = []
-        for gate in gates:
-            self.searches.append(GateSearch(gate, evidence, grids, space, self.folds))
-            self._advance()
+        self._fits = dict(zip(gates, share([partial(self._fit, gate) for gate in gates]), strict=True))
+        """Of each gate: to all folds, then to all but each."""
+        on_progress(self._total, self._total)
 
-    def tune(self, without: Collection[int] = ()) -> Tuned:
-        """Fit every gate to all folds but some, and choose one: the best of those that beat all simpler ones."""
-        fits = {}
-        for search in self.searches:
-            fits[search.gate] = search.fit(without)
+    def search(self, gate: str) -> GateSearch:
+        """The tables of a gate."""
+        return GateSearch(gate, self._evidence, self._grids, self.space, self.folds)
+
+    def _fit(self, gate: str) -> list[GateFit]:
+        search = self.search(gate)
+        self._advance()
+        fits = []
+        for without in ((), *((fold,) for fold in range(self.folds.num))):
+            fits.append(search.fit(without))
             self._advance()
+        return fits
+
+    def tune(self, without: int | None = None) -> Tuned:
+        """Choose among the gates that were fitted to all folds, or all but one: the best that beats all simpler ones.
+
+        Args:
+            without: this fold.
+        """
+        fits = {gate: found[0 if without is None else 1 + without] for gate, found in self._fits.items()}
 
         def gain(richer: str, simpler: str) -> Gain:
-            known = ~np.isin(self.folds.fold_of, list(without))
+            known = self._known(without)
             differences = (fits[richer].gains - fits[simpler].gains)[known]
             return Gain.of(differences / (DICE_UNIT * self.statistics.num_classes), self.folds.unit_of[known])
 
@@ -170,23 +203,27 @@ class Tuner:
         first, *others = fits
         return Tuned(by_gate[gate], by_gate, fits, {name: gain(name, first) for name in others})
 
+    def _known(self, without: int | None) -> np.ndarray:
+        """(N,) bool: images of other folds."""
+        return self.folds.fold_of != (-1 if without is None else without)
+
     def _advance(self) -> None:
         self._done += 1
-        self._on_progress(min(self._done, self._total), self._total)
+        self._on_progress(self._done, self._total)
 
     def cross_fitted(self) -> Outcome:
         """Each fold answered by what all others say."""
         folds = self.folds
         return Outcome.concat(
             [
-                decide(self.statistics.select(folds.fold_of == fold), self.tune(without=(fold,)).decision)
+                decide(self.statistics.select(folds.fold_of == fold), self.tune(without=fold).decision)
                 for fold in range(folds.num)
             ]
         )
 
-    def complete(self, decision: Decision, without: Collection[int] = ()) -> Decision:
+    def complete(self, decision: Decision, without: int | None = None) -> Decision:
         """The decision with the label thresholds that its gate leaves open, and with the views."""
-        known = ~np.isin(self.folds.fold_of, list(without))
+        known = self._known(without)
         label_probs, present = self.statistics.label_probs[known], self.present[known]
         classes, binary, thresholds = decision.classes, decision.binary_threshold, self.space.label_thresholds
         if not GATES[decision.gate].asks_class:

@@ -14,12 +14,17 @@ from steel.loading.sampler import build_sampler
 from steel.loading.train_loader import train_batches
 from steel.shards.reader import ShardReader
 from train.doctor.checks import Finding
+from train.doctor.link import Link, find_link
 from train.engine.batch_plan import MicroBatchRange
 from train.presets import AUGMENT
 
 PROBE_SECONDS = 2.0
 GRADIENT_BYTES = 100 * 2**20
 """What a step sums over the ranks for a network of 25 million parameters."""
+LEAST_SHARE = 0.25
+"""Of what a link gives by its name: a generous bound, so that what is below it has another reason than protocols."""
+LEAST_ON_GPUS = 1.0
+"""GB/s each way that sums of GPUs should have where the link is unknown."""
 SAMPLE_SIZE = 64
 MICRO_BATCH = 8
 
@@ -31,6 +36,7 @@ def probe_sum(runtime: Runtime) -> Iterator[Finding]:
     if runtime.world == 1:
         yield Finding("all-reduce", "one rank, nothing to sum")
         return
+    link = find_link(runtime)
     numbers = torch.ones(GRADIENT_BYTES // 4, device=runtime.device)
 
     def add_up(times: int) -> tuple[float, float]:
@@ -49,15 +55,33 @@ def probe_sum(runtime: Runtime) -> Iterator[Finding]:
         )
     if not runtime.is_main:
         return
+    yield from judge_sum(seconds, runtime.world, link, on_gpus=runtime.device.type == "cuda")
+
+
+def judge_sum(seconds: float, world: int, link: Link, *, on_gpus: bool) -> Iterator[Finding]:
+    """What a sum of `GRADIENT_BYTES` over so many ranks took, against what their link should give.
+
+    In a ring, which moves the least, each rank sends and receives 2 (n - 1) / n times the bytes.
+    """
     speed = GRADIENT_BYTES / seconds / 1e9
-    yield Finding("all-reduce", f"{runtime.world} ranks sum 100 MiB in {seconds * 1e3:.0f} ms ({speed:.2f} GB/s)")
-    if runtime.device.type == "cuda" and speed < 1:
+    moved = 2 * (world - 1) / world * speed
+    took = f"{world} ranks sum 100 MiB in {seconds * 1e3:.0f} ms ({speed:.2f} GB/s)"
+    if link.gb_per_s is None:
+        yield Finding("all-reduce", f"{took}; {link.name}: what it should give cannot be told")
+    else:
+        share = moved / link.gb_per_s
         yield Finding(
-            "all-reduce",
-            "that is slow for GPUs: NCCL may talk through the wrong network card; name the right one with "
-            "NCCL_SOCKET_IFNAME and look at the output with NCCL_DEBUG=INFO",
-            "warning",
+            "all-reduce", f"{took}, {moved:.2f} GB/s each way: {share:.0%} of {link.gb_per_s:.3g} GB/s ({link.name})"
         )
+    if link.is_bound and moved < (LEAST_SHARE * link.gb_per_s if link.gb_per_s else on_gpus * LEAST_ON_GPUS):
+        where = (
+            "NCCL may talk through the wrong network card; name the right one with NCCL_SOCKET_IFNAME and look at the "
+            "output with NCCL_DEBUG=INFO"
+            if on_gpus
+            else "gloo may talk through the wrong network card, or others use it too; name the right one with "
+            "GLOO_SOCKET_IFNAME"
+        )
+        yield Finding("all-reduce", f"that is slow for this link: {where}", "warning")
 
 
 def check_shards(reader: ShardReader, rank: int) -> Iterator[Finding]:

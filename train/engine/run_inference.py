@@ -98,6 +98,7 @@ def _batches(
         rows,
         pixels_per_pass=predictor.pixels_per_pass,
         budget=predictor.tiling.budget,
+        views=predictor.views_at_once,
         stride=predictor.stride,
         rank=rank,
         world=world,

@@ -31,7 +31,7 @@ from steel.model.host_copy import HostCopies
 from steel.plain import from_dict, parse_json, to_dict
 from steel.storage import sync_to_disk
 from train.engine.loop_state import LoopState
-from train.engine.top_checkpoints import TopCheckpoint
+from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
 
 logger = logging.getLogger("train.fit")
 
@@ -205,9 +205,11 @@ def resume_state(runtime: Runtime, folder: Path) -> SavedState | None:
 
 
 class StateWriter:
-    """Writes states on a thread of its own, one at a time, so that a save stalls training by its host copy alone.
+    """Writes states and the best weights on a thread of its own, one after another, so that training waits for their
+    host copy alone.
 
-    The first one also waits for the memory that all of them are copied to.
+    The first of each kind also waits for the memory that all of them are copied to. Files come to the disk in the order
+    in which they were submitted: a state is there no sooner than the weights that it ranks.
     """
 
     def __init__(self, folder: Path, keep: int, interval: float = math.inf) -> None:
@@ -220,29 +222,54 @@ class StateWriter:
         self._keep = keep
         self._interval = interval
         self._since = time.monotonic()
-        self._copies = HostCopies()
+        self._copies, self._best_copies = HostCopies(), HostCopies()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="state-writer")
         self._pending: Future[None] | None = None
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for another state, and the one before it is written."""
+        """Whether it is time for another state, and what was submitted before is written."""
         is_busy = self._pending is not None and not self._pending.done()
         return not is_busy and time.monotonic() - self._since >= self._interval
 
     def submit(
         self, loop: LoopState, top_checkpoints: Sequence[TopCheckpoint], tensors: Mapping[str, torch.Tensor]
     ) -> None:
-        """Copy a state of this moment and start writing it; waits for the one before it.
+        """Copy a state of this moment and start writing it; waits for what was submitted before.
 
         Raises:
-            StateWriteError: the one before it could not be written.
+            InputError: that could not be written; `StateWriteError` if it was a state.
         """
         start = time.monotonic()
         self.wait()
         waited, self._since = time.monotonic() - start, time.monotonic()
         self._copies.begin(tensors)
         self._pending = self._pool.submit(self._write, copy.deepcopy(loop), tuple(top_checkpoints), waited)
+
+    def submit_best(
+        self, store: TopCheckpoints, offered: TopCheckpoint, weights: Mapping[str, torch.Tensor] | None
+    ) -> None:
+        """Copy the weights of a validation and start writing them; then the files that nothing needs any more go.
+
+        Waits, and raises, as `submit` does.
+
+        Args:
+            store: that has ranked them.
+            offered: whose weights they are.
+            weights: None where they are not among the best: files go alone.
+        """
+        self.wait()
+        if weights is not None:
+            self._best_copies.begin(weights)
+        self._pending = self._pool.submit(self._write_best, store, offered, store.ranked, weights is not None)
+
+    def _write_best(
+        self, store: TopCheckpoints, offered: TopCheckpoint, ranked: tuple[TopCheckpoint, ...], is_kept: bool
+    ) -> None:
+        if is_kept:
+            weights, _ = self._best_copies.wait()
+            store.write(offered, weights)
+        store.prune(ranked, top_checkpoint_files(self._folder))
 
     def _write(self, loop: LoopState, top_checkpoints: tuple[TopCheckpoint, ...], waited: float) -> None:
         start = time.monotonic()
@@ -262,10 +289,6 @@ class StateWriter:
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
-
-    def top_checkpoint_files(self) -> set[str]:
-        """The files of the weights that any state written so far could still ship."""
-        return top_checkpoint_files(self._folder)
 
     def close(self) -> None:
         """Let a write under way finish, without raising: the run is already ending."""

@@ -43,42 +43,50 @@ class TopCheckpoint:
 
 
 class TopCheckpoints:
-    """The best weights so far, ranked alike on every rank; one of them writes `top_checkpoints/` of the run folder."""
+    """The best weights so far, ranked alike on every rank; rank 0's `StateWriter` writes and removes their files."""
 
-    def __init__(self, folder: Path, keep: int, ranked: Sequence[TopCheckpoint] = (), *, is_writer: bool) -> None:
+    def __init__(self, folder: Path, keep: int, ranked: Sequence[TopCheckpoint] = ()) -> None:
         """Go on from those that an earlier attempt has `ranked`.
 
         Args:
-            folder: holds one safetensors file for each; made when it is needed.
+            folder: `top_checkpoints/` of the run folder, with one safetensors file for each; made when it is needed.
             keep: how many at most.
             ranked: best first.
-            is_writer: this rank writes and removes the files.
         """
         self._folder = folder
         self._keep = keep
         self._ranked = tuple(ranked)
-        self._is_writer = is_writer
 
     @property
     def ranked(self) -> tuple[TopCheckpoint, ...]:
         """Best first."""
         return self._ranked
 
-    def offer(self, offered: TopCheckpoint, weights: Mapping[str, torch.Tensor]) -> bool:
-        """Keep `weights` if they are among the best so far; whether they are.
-
-        Raises:
-            InputError: their file could not be written.
-        """
+    def offer(self, offered: TopCheckpoint) -> bool:
+        """Rank the weights of a validation; whether they are among the best so far, and so must be written."""
         others = [kept for kept in self._ranked if kept.file != offered.file]
         # An equal score later in training wins: it has seen more.
         best = sorted([offered, *others], key=lambda each: (-each.score, -each.phase, -each.epoch))[: self._keep]
         if offered not in best:
             return False
-        if self._is_writer:
-            self._write(offered.file, weights)
         self._ranked = tuple(best)
         return True
+
+    def write(self, kept: TopCheckpoint, weights: Mapping[str, torch.Tensor]) -> None:
+        """Write the file of these weights.
+
+        Raises:
+            InputError: it could not be written.
+        """
+        held = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        data = save(held, metadata={_DIGEST: digest_tensors(held)})
+        try:
+            self._folder.mkdir(exist_ok=True)
+            write_bytes(self._folder / kept.file, data)
+        except OSError as error:
+            raise InputError(
+                f"could not keep {self._folder / kept.file}: {error}; free space or mend the folder, then resume"
+            ) from error
 
     def read(self, kept: TopCheckpoint) -> dict[str, torch.Tensor]:
         """The weights.
@@ -109,23 +117,12 @@ class TopCheckpoints:
                 found.append(kept)
         return found
 
-    def prune(self, spared: Collection[str]) -> None:
-        """Remove all files but those ranked and those `spared`, which saved states may still ship."""
-        if not self._is_writer or not self._folder.is_dir():
+    def prune(self, ranked: Collection[TopCheckpoint], spared: Collection[str]) -> None:
+        """Remove all files but those of `ranked` and those `spared`, which saved states may still ship."""
+        if not self._folder.is_dir():
             return
-        needed = {kept.file for kept in self._ranked} | set(spared)
+        needed = {kept.file for kept in ranked} | set(spared)
         for path in self._folder.iterdir():
             if path.name not in needed:
                 with contextlib.suppress(OSError):  # the next time, then
                     path.unlink()
-
-    def _write(self, name: str, weights: Mapping[str, torch.Tensor]) -> None:
-        held = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        data = save(held, metadata={_DIGEST: digest_tensors(held)})
-        try:
-            self._folder.mkdir(exist_ok=True)
-            write_bytes(self._folder / name, data)
-        except OSError as error:
-            raise InputError(
-                f"could not keep {self._folder / name}: {error}; free space or mend the folder, then resume"
-            ) from error

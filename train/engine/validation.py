@@ -33,6 +33,10 @@ def validate(
 ) -> ValidationResult:
     """Predict the validation folds and tune the decision on them; depends on weights and data alone.
 
+    All ranks work on both: each predicts its share of the images, and fits its share of the gates. One gate, and what
+    every rank does itself, bound what that saves: of 0.40 s of CPU for 2,500 images of four classes, 0.32 s are left
+    with two ranks and 0.25 s with five or more.
+
     Args:
         context: of the run; all ranks take part, and each has the same result.
         model: rank 0's weights count; the other ranks are given them.
@@ -52,17 +56,17 @@ def validate(
         )
     index = context.reader.index
     with context.live.stage(TUNING) as on_progress:
-        tuning = context.runtime.on_main(
-            lambda: tune_thresholds(
-                statistics,
-                training_areas=index.areas[context.rows.train],
-                groups=index.group[statistics.rows],
-                tta=tta,
-                class_names=context.reader.manifest.class_names,
-                on_progress=on_progress,
-            )
+        tuning = tune_thresholds(
+            statistics,
+            training_areas=index.areas[context.rows.train],
+            groups=index.group[statistics.rows],
+            tta=tta,
+            class_names=context.reader.manifest.class_names,
+            share=context.runtime.share_out,
+            on_progress=on_progress,
         )
-    return ValidationResult(statistics, tuning)
+    # Hosts whose processors round differently must not part over the score's last bit.
+    return ValidationResult(statistics, context.runtime.broadcast(tuning))
 
 
 def validation_scores(context: RunContext, result: ValidationResult) -> dict[str, Any]:

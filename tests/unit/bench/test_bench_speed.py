@@ -67,6 +67,24 @@ def test_a_side_that_fails_is_reported_with_its_reason(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "speed.json").read_text())["rows"][0]["sides"][2]["rates"] == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("rate", "said"), [(800.0, "1.25 ms, at most 1.4: reached"), (500.0, "2.00 ms, at most 1.4: **missed**")]
+)
+def test_a_limit_of_milliseconds_is_a_target_of_our_side_too(tmp_path: Path, rate: float, said: str) -> None:
+    row = Row("row", "title", "images/s", (Side("a", "ours", "a", most_ms=1.4), Side("b", "peers", "b")))
+    result = measure_row(row, 1, FakeWorkers({"a": [1.0, rate], "b": [None]}), tqdm(disable=True))
+    assert result.reached(result.sides[0]) is (rate == 800)
+    assert result.reached(result.sides[1]) is None
+    write_report(tmp_path / "speed.md", [result], {"repeats": 1}, ["note"])
+    assert said in (tmp_path / "speed.md").read_text()
+
+
+def test_the_limit_of_a_gpu_is_not_held_against_a_cpu() -> None:
+    for has_gpu in (True, False):
+        limits = {side.task: side.most_ms for row in _statistics(has_gpu=has_gpu) for side in row.sides}
+        assert (limits["statistics"], limits["statistics_device"]) == (1.4, 0.4 if has_gpu else None)
+
+
 def test_passes_leave_out_what_comes_before_the_first_item() -> None:
     def slow_start():
         time.sleep(1)
@@ -124,7 +142,7 @@ def test_every_way_to_count_runs_and_counts_images(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(probabilities, name, small)
     probabilities._images.cache_clear()
     try:
-        for side in _statistics()[0].sides:
+        for side in _statistics(has_gpu=False)[0].sides:
             items, seconds = getattr(ours, side.task)(**{**side.options, "seconds": 1e-9})
             # Passes that are timed from their first image count the others.
             assert items == (7 if side.task == "statistics_device" else 6)

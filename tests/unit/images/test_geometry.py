@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from steel.errors import InputError
-from steel.images.geometry import pad_to_stride, resize_bitmask, resize_image, restore_size
+from steel.images.geometry import (
+    images_per_pass,
+    pad_to_stride,
+    resize_bitmask,
+    resize_image,
+    restore_size,
+    views_per_pass,
+)
 from steel.images.pixel_format import to_channels
 from steel.model.network import reflect_to_stride
 
@@ -68,3 +75,30 @@ def test_masks_are_reduced_by_majority() -> None:
     assert resize_bitmask(np.zeros((4, 4), np.uint16), (2, 2)).dtype == np.uint16
     high = np.full((4, 4), 1 << 15, np.uint16)
     assert resize_bitmask(high, (2, 2)).tolist() == [[1 << 15] * 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("places", "views", "images", "together"),
+    [
+        *[(1, 4, 1, 1), (2, 4, 1, 2), (5, 4, 5, 1), (5, 2, 5, 1), (10, 4, 5, 2), (16, 4, 4, 4), (31, 2, 15, 2)],
+        *[(3, 3, 1, 3), (4, 3, 4, 1), (8, 1, 8, 1), (0, 4, 1, 1)],
+    ],
+)
+def test_views_share_a_pass_where_it_stays_full(places: int, views: int, images: int, together: int) -> None:
+    pixels_per_pass = places * 32 * 40 + 7
+    assert images_per_pass(32, 40, pixels_per_pass, None, views) == images
+    assert views_per_pass(images * 32 * 40, pixels_per_pass, views) == together
+
+
+def test_no_pass_is_larger_for_its_views_and_images_need_no_more_of_them() -> None:
+    for places in range(1, 200):
+        for views in range(1, 9):
+            images = images_per_pass(1, 1, places, None, views)
+            together = views_per_pass(images, places, views)
+            assert images * together <= places
+            assert views % together == 0
+            assert views / together / images <= 1.06 * views / places
+
+
+def test_images_in_tiles_come_one_by_one_whatever_their_views() -> None:
+    assert images_per_pass(100, 100, 1 << 20, 9_999, 4) == 1

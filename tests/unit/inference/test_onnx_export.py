@@ -16,7 +16,7 @@ from steel.inference.onnx_export import OnnxModel, export_onnx
 from steel.inference.predictor import Predictor
 from steel.inference.tiles import Blender, Tile, is_tiled, make_tiles
 from steel.model.network import UnifiedModel
-from steel.model.tta import average_probs, view_probs
+from steel.model.tta import average_probs
 from steel.views import VIEWS
 
 SIZES = [
@@ -128,7 +128,11 @@ def test_a_graph_that_answers_differently_at_some_size_is_refused(tmp_path, monk
 
     def flip_then_pad(self, images):
         inputs = torch.addcmul(self.shift, images.float(), self.scale)
-        mask_probs, label_probs = average_probs(view_probs(self.members[0], inputs, axes) for axes in ((), (-1,)))
+        plain, flipped = self.members[0](inputs), self.members[0](inputs.flip(-1))
+        mask_probs, label_probs = average_probs(
+            (torch.sigmoid(masks), torch.sigmoid(outputs["classification"]))
+            for outputs, masks in ((plain, plain["segmentation"]), (flipped, flipped["segmentation"].flip(-1)))
+        )
         return mask_probs, label_probs, inputs[:, None], inputs[:, None]
 
     monkeypatch.setattr(OnnxModel, "forward", flip_then_pad)

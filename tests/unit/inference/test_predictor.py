@@ -149,6 +149,66 @@ def test_an_answer_is_the_models_own(checkpoint):
     assert answer.masks.dtype == bool
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Views share passes, as on a GPU."""
+    monkeypatch.setattr(Predictor, "views_at_once", property(lambda self: 1 + len(self.tta)))
+
+
+@pytest.mark.parametrize(
+    ("places", "views", "images_at_once", "pass_shapes"),
+    [
+        (16, ("hflip", "vflip", "hvflip"), 4, [16]),
+        (8, ("hflip",), 4, [8]),
+        (10, ("hflip", "vflip", "hvflip"), 5, [10, 10]),
+        (5, ("hflip", "vflip", "hvflip"), 5, [5, 5, 5, 5]),  # four of five places would be left to views
+        (2, ("hflip", "vflip", "hvflip"), 1, [2, 2]),
+        (1, ("hflip",), 1, [1, 1]),
+    ],
+)
+def test_on_a_gpu_views_share_passes_that_are_no_larger(
+    checkpoint, as_on_a_gpu, monkeypatch, places, views, images_at_once, pass_shapes
+):
+    options = {"device": "cpu", "precision": "no", "tta": views, "pixels_per_pass": places * 32 * 40}
+    predictor = Predictor.from_checkpoint(checkpoint, **options)
+    shapes = []
+    (model,) = predictor.models
+    forward = model.forward_padded
+    monkeypatch.setattr(model, "forward_padded", lambda x: shapes.append(len(x)) or forward(x))
+    pictures = images(*[(32, 40)] * images_at_once, (30, 37))
+    with intra_op_threads(1):
+        answers = predictor.predict(pictures)
+        assert shapes == pass_shapes * 2
+        alone = [predictor.predict([picture])[0] for picture in pictures]
+    for answer, other in zip(answers, alone, strict=True):
+        assert_same(answer, other)
+    monkeypatch.undo()
+    for answer, other in zip(answers, Predictor.from_checkpoint(checkpoint, **options).predict(pictures), strict=True):
+        for name in ("mask_probs", "label_probs"):
+            difference = getattr(answer, name).astype(int) - getattr(other, name)
+            assert np.abs(difference).max() <= 1, name
+
+
+def test_views_share_passes_on_gpus_alone(checkpoint, monkeypatch):
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu", tta=("hflip", "vflip"))
+    assert predictor.views_at_once == 1
+    monkeypatch.setattr(predictor, "device", torch.device("cuda"))
+    assert predictor.views_at_once == 3
+
+
+def test_gated_views_that_share_passes_answer_alike(checkpoint, as_on_a_gpu):
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu", tta=("hflip",), pixels_per_pass=4 * 32 * 40)
+    pair = images((32, 40)) * 2  # black ones in their places would be decoded for, too
+    whole, _ = predictor.predict(pair)
+    any_prob = int(whole.label_probs[0])
+    for threshold in (any_prob, any_prob + 1):
+        decision = Decision((ClassDecision(),) * 2, gate="binary", binary_threshold=threshold)
+        gated, _ = predictor.predict_stream(pair, decision, masks_only=True)
+        assert gated.label_probs[0] == any_prob
+        expected = whole.mask_probs if threshold == any_prob else np.zeros_like(whole.mask_probs)
+        np.testing.assert_array_equal(gated.mask_probs, expected)
+
+
 def test_decision_and_views_can_be_given(checkpoint, predictor):
     assert predictor.tta == ("hflip",)
     plain = Predictor.from_checkpoint(checkpoint, device="cpu", tta=())

@@ -22,7 +22,7 @@ def positional(images):
 
 def test_views_by_hand():
     image = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
-    (plain, label), (flipped, other_label) = (view_probs(positional, image, axes) for axes in flips_of(("hflip",)))
+    (plain, label), (flipped, other_label) = view_probs(positional, image, flips_of(("hflip",)))
     # Plain: image + (0, 1); flipped: the image comes back in place, with the columns the other way round.
     torch.testing.assert_close(plain, torch.sigmoid(image + torch.tensor([0.0, 1.0])))
     torch.testing.assert_close(flipped, torch.sigmoid(image + torch.tensor([1.0, 0.0])))
@@ -40,8 +40,7 @@ def test_the_mean_of_views_is_rounded_once():
 @pytest.mark.parametrize("views", [(), ("hflip",), ("vflip",), ("hvflip",), tuple(VIEWS)])
 def test_a_model_without_a_sense_of_place_is_unmoved(views):
     images = torch.randn(2, 3, 5, 7)
-    for axes in flips_of(views):
-        masks, labels = view_probs(lambda x: outputs(2 * x, x.mean(dim=(2, 3))), images, axes)
+    for masks, labels in view_probs(lambda x: outputs(2 * x, x.mean(dim=(2, 3))), images, flips_of(views)):
         torch.testing.assert_close(masks, torch.sigmoid(2 * images))
         torch.testing.assert_close(labels, torch.sigmoid(images.mean(dim=(2, 3))))
 
@@ -53,13 +52,27 @@ def test_each_view_is_seen_once():
         seen.append(images.flatten().tolist())
         return outputs(images, images[:, 0, 0])
 
+    image, expected = torch.arange(4.0).reshape(1, 1, 2, 2), [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]
     for axes in flips_of(tuple(VIEWS)):
-        view_probs(model, torch.arange(4.0).reshape(1, 1, 2, 2), axes)
-    assert seen == [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]
+        view_probs(model, image, [axes])
+    assert seen == expected
+    seen.clear()
+    view_probs(model, image, flips_of(tuple(VIEWS)))
+    assert seen == [[*range(4), 1, 0, 3, 2, 2, 3, 0, 1, 3, 2, 1, 0]]
+
+
+def test_views_that_share_a_pass_are_those_that_have_one_each():
+    images, flips = torch.randn(3, 1, 2, 4), flips_of(tuple(VIEWS))
+    together = view_probs(positional, images, flips)
+    alone = [view_probs(positional, images, [axes])[0] for axes in flips]
+    for found, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_half_precision_outputs_are_averaged_in_float32():
-    masks, labels = view_probs(lambda x: outputs(x.bfloat16(), x[:, 0, 0].bfloat16()), torch.randn(1, 1, 2, 2), (-1,))
+    ((masks, labels),) = view_probs(
+        lambda x: outputs(x.bfloat16(), x[:, 0, 0].bfloat16()), torch.randn(1, 1, 2, 2), [(-1,)]
+    )
     assert masks.dtype == labels.dtype == torch.float32
 
 

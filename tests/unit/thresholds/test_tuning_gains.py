@@ -76,8 +76,7 @@ def test_plateaus_win_over_peaks() -> None:
         t: float(score(decide(statistics, Decision((ClassDecision(t),)))).mean_dice) for t in space.pixel_thresholds
     }
     assert by_threshold[200] == by_threshold[100] == by_threshold[80] == pytest.approx(2 / 3)
-    (search,) = Tuner(statistics, ("none",), None, None, (), space).searches
-    thresholds = search.families[0]["thresholds"]
+    thresholds = Tuner(statistics, ("none",), None, None, (), space).search("none").families[0]["thresholds"]
     ((best,), _) = thresholds.best(())
     assert thresholds.decision(best, space.pixel_thresholds).pixel_threshold == 80
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from steel.errors import InputError
 from train.engine import state as states
 from train.engine.loop_state import LoopState, Window
 from train.engine.state import (
@@ -23,7 +24,7 @@ from train.engine.state import (
     top_checkpoint_files,
     write_state,
 )
-from train.engine.top_checkpoints import TopCheckpoint
+from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
 
 
 def state(step: int, value: float = 1.0) -> Any:
@@ -165,3 +166,49 @@ def test_a_state_is_due_by_the_clock_once_the_one_before_it_is_written(
     assert writer.is_due
     assert "state of phase 0, step 3 saved in 70.00 s; training waited 0.00" in caplog.text
     writer.close()
+
+
+def test_the_best_weights_are_written_beside_training_and_before_the_state_that_ranks_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go, order = threading.Event(), []
+    real_write, real_state = TopCheckpoints.write, states.write_state
+
+    def slow(store: TopCheckpoints, kept: TopCheckpoint, weights: Any) -> None:
+        let_go.wait(10)
+        real_write(store, kept, weights)
+        order.append(kept.file)
+
+    def noted(folder: Path, saved: SavedState, keep: int) -> Path:
+        order.append("state")
+        return real_state(folder, saved, keep)
+
+    monkeypatch.setattr(TopCheckpoints, "write", slow)
+    monkeypatch.setattr(states, "write_state", noted)
+    store, writer = TopCheckpoints(tmp_path / "best", keep=1), StateWriter(tmp_path / "states", keep=1)
+    weight = torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    best, worse = TopCheckpoint(0.5, 0, 1, 1.0), TopCheckpoint(0.4, 0, 2, 2.0)
+    assert store.offer(best)
+    writer.submit_best(store, best, {"w": weight})  # comes back while the write hangs
+    weight += 1  # training goes on
+    assert not (tmp_path / "best").exists()
+    threading.Timer(0.1, let_go.set).start()
+    writer.submit(LoopState(step=1), store.ranked, {"w": weight})
+    (tmp_path / "best" / "left over").touch()
+    assert not store.offer(worse)
+    writer.submit_best(store, worse, None)
+    writer.wait()
+    assert order == [best.file, "state"]
+    assert [path.name for path in (tmp_path / "best").iterdir()] == [best.file]
+    assert store.read(best)["w"].equal(torch.ones(2, 3, 4, 4))
+    writer.close()
+
+
+def test_weights_that_cannot_be_written_are_told_at_the_next_step(tmp_path: Path) -> None:
+    blocked = tmp_path / "best"
+    blocked.write_text("a file where the folder should be")
+    store, writer = TopCheckpoints(blocked, keep=1), StateWriter(tmp_path / "states", keep=1)
+    writer.submit_best(store, TopCheckpoint(0.5, 0, 1, 1.0), {"w": torch.zeros(1)})
+    writer.close()
+    with pytest.raises(InputError, match=r"could not keep .*free space or mend the folder"):
+        writer.check()

@@ -12,7 +12,12 @@ from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
 
 
 def offer(store: TopCheckpoints, step: int, score: float) -> bool:
-    return store.offer(TopCheckpoint(score, 0, step, float(step)), {"w": torch.tensor([float(step)])})
+    """As the loop and its writer do."""
+    offered = TopCheckpoint(score, 0, step, float(step))
+    is_kept = store.offer(offered)
+    if is_kept:
+        store.write(offered, {"w": torch.tensor([float(step)])})
+    return is_kept
 
 
 def names_in(folder: Path) -> list[str]:
@@ -20,7 +25,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def test_the_best_are_kept_in_order(tmp_path: Path) -> None:
-    store = TopCheckpoints(tmp_path, keep=2, is_writer=True)
+    store = TopCheckpoints(tmp_path, keep=2)
     assert offer(store, 1, 0.5)
     assert offer(store, 2, 0.7)
     assert not offer(store, 3, 0.4)
@@ -30,7 +35,7 @@ def test_the_best_are_kept_in_order(tmp_path: Path) -> None:
 
 
 def test_of_equal_scores_the_later_is_better(tmp_path: Path) -> None:
-    store = TopCheckpoints(tmp_path, keep=1, is_writer=True)
+    store = TopCheckpoints(tmp_path, keep=1)
     offer(store, 1, 0.5)
     offer(store, 2, 0.5)
     assert store.read(store.ranked[0])["w"].item() == 2
@@ -38,38 +43,32 @@ def test_of_equal_scores_the_later_is_better(tmp_path: Path) -> None:
 
 def test_a_validation_made_anew_takes_the_place_of_itself(tmp_path: Path) -> None:
     """As after a kill between a validation and the next state."""
-    store = TopCheckpoints(tmp_path, keep=2, ranked=[TopCheckpoint(0.5, 0, 1, 1.0)], is_writer=True)
+    store = TopCheckpoints(tmp_path, keep=2, ranked=[TopCheckpoint(0.5, 0, 1, 1.0)])
     assert offer(store, 1, 0.5)
     assert [kept.step for kept in store.ranked] == [1]
 
 
 def test_pruning_spares_what_a_saved_state_could_still_ship(tmp_path: Path) -> None:
     folder, states = tmp_path / "top_checkpoints", tmp_path / "states"
-    store = TopCheckpoints(folder, keep=1, is_writer=True)
+    store = TopCheckpoints(folder, keep=1)
     offer(store, 1, 0.5)
     write_state(states, SavedState(LoopState(step=1), store.ranked, {"w": torch.zeros(1)}), keep=2)
     offer(store, 2, 0.6)
     offer(store, 3, 0.7)
-    store.prune(top_checkpoint_files(states))
+    store.prune(store.ranked, top_checkpoint_files(states))
     assert names_in(folder) == ["000000-00000001.safetensors", "000000-00000003.safetensors"]
 
 
-def test_other_ranks_keep_the_same_books_and_write_nothing(tmp_path: Path) -> None:
-    mine = TopCheckpoints(tmp_path / "a", keep=1, is_writer=True)
-    theirs = TopCheckpoints(tmp_path / "a", keep=1, is_writer=False)
-    for store in (mine, theirs):
-        offer(store, 1, 0.5)
-    before = (tmp_path / "a" / "000000-00000001.safetensors").stat().st_mtime_ns
-    for step in (2, 3):
-        offer(theirs, step, 0.5 + step)
-    theirs.prune(())
-    assert names_in(tmp_path / "a") == ["000000-00000001.safetensors"]
-    assert (tmp_path / "a" / "000000-00000001.safetensors").stat().st_mtime_ns == before
-    assert [kept.step for kept in theirs.ranked] == [3]
+def test_ranking_writes_nothing(tmp_path: Path) -> None:
+    """All ranks keep the same books; one writes."""
+    store = TopCheckpoints(tmp_path / "a", keep=1)
+    assert store.offer(TopCheckpoint(0.5, 0, 1, 1.0)) and store.offer(TopCheckpoint(0.6, 0, 2, 2.0))
+    assert [kept.step for kept in store.ranked] == [2]
+    assert not (tmp_path / "a").exists()
 
 
 def test_what_cannot_be_read_any_more_is_left_out_with_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = TopCheckpoints(tmp_path, keep=3, is_writer=True)
+    store = TopCheckpoints(tmp_path, keep=3)
     for step, score in ((1, 0.5), (2, 0.7), (3, 0.6)):
         offer(store, step, score)
     path = tmp_path / "000000-00000002.safetensors"
