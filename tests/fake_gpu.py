@@ -35,6 +35,10 @@ class HostWaits(TorchDispatchMode):
         self.events: list[str] = []
         self.operations: list[str] = []
         """On the device."""
+        self.copies: list[str] = []
+        """Between host and device, with the stream that they are on."""
+        self.stream = "stream"
+        """The current one."""
         self._pinned: list[torch.UntypedStorage] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -63,6 +67,7 @@ class HostWaits(TorchDispatchMode):
     def _note_copy(self, source: torch.Tensor, target: torch.device, is_pinned: bool, non_blocking: bool) -> None:
         if source.device.type == target.type:
             return
+        self.copies.append(f"{source.device.type} to {target.type} on {self.stream}")
         if source.device.type == "cpu":
             is_pinned = self._is_pinned(source)
         if not (non_blocking and is_pinned):
@@ -115,15 +120,28 @@ def fake_gpu() -> Iterator[HostWaits]:
         def synchronize(self) -> None:
             noted.events.append(f"wait for {self.number}")
 
+        def query(self) -> bool:
+            return True
+
         def elapsed_time(self, end: "Event") -> float:
             return 1.0
+
+    @contextlib.contextmanager
+    def on(stream: Stream) -> Iterator[None]:
+        before, noted.stream = noted.stream, stream.name
+        yield
+        noted.stream = before
+
+    def record_stream(tensor: torch.Tensor, stream: Stream) -> None:
+        noted.events.append(f"{stream.name} uses a {tensor.dtype}")
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(torch.cuda, "Event", Event))
         stack.enter_context(patch.object(torch.cuda, "Stream", Stream))
-        stack.enter_context(patch.object(torch.cuda, "stream", lambda stream: contextlib.nullcontext()))
+        stack.enter_context(patch.object(torch.cuda, "stream", on))
         stack.enter_context(patch.object(torch.cuda, "current_stream", lambda device=None: current))
         stack.enter_context(patch.object(torch.cuda, "synchronize", lambda device=None: noted.waits.append("cuda")))
+        stack.enter_context(patch.object(torch.Tensor, "record_stream", record_stream))
         stack.enter_context(patch.object(torch.Tensor, "backward", backward))
         stack.enter_context(patch.object(nn.Module, "to", _to))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

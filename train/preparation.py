@@ -95,7 +95,7 @@ def build_training(
 def load_micro_batches(
     context: RunContext, samplers: Sequence[Sampler], plan: PhasePlan, step: int
 ) -> Generator[MicroBatch, None, None]:
-    """This rank's micro-batches of a phase, from `step` on."""
+    """This rank's micro-batches of a phase, from `step` on; each is held until it is on the device."""
     config, reader = context.config, context.reader
     augmenter = Augmenter(
         config.augment,
@@ -113,6 +113,7 @@ def load_micro_batches(
         phase=plan.number,
         workers=count_workers(config.runtime.workers),
         pin_memory=context.runtime.device.type == "cuda",
+        pin_in_place=True,
     )
 
 

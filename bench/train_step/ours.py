@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import count
 from types import MappingProxyType
 from typing import Any
@@ -29,6 +29,7 @@ from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
 from steel.loading.train_loader import MicroBatch
 from train.engine.batch_plan import PhasePlan, micro_batch_share
+from train.engine.device_batches import device_batches
 from train.engine.step import TrainingState
 from train.engine.step_metrics import StepMetrics
 from train.engine.stopwatch import TimedIterator
@@ -90,7 +91,7 @@ class Loop:
         phase = config.phases[0]
         share = micro_batch_share(phase, runtime.rank, runtime.world)
         self._plan = PhasePlan(0, phase, setting.batch, 10**9, 0, share)
-        self._batches: Iterator[MicroBatch] = micro_batches(setting, share)
+        self._batches = device_batches(micro_batches(setting, share, pin_in_place=True), runtime.device)
         self._metrics = StepMetrics(runtime, StopSignals(), fp16=False)
         self._numbers = count()
         self._setting = setting

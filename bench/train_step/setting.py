@@ -8,7 +8,7 @@ import itertools
 import resource
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import torch
@@ -73,8 +73,10 @@ def phase_of(setting: Setting) -> PhaseConfig:
     )
 
 
-def micro_batches(setting: Setting, share: range | None = None) -> Iterator[MicroBatch]:
-    """Without end: those of `share` of each step, all of them when None."""
+def micro_batches(
+    setting: Setting, share: range | None = None, *, pin_in_place: bool = False
+) -> Generator[MicroBatch, None, None]:
+    """Without end: those of `share` of each step, all of them when None. For `pin_in_place` see `train_batches`."""
     share = share or range(setting.batch // setting.micro)
     crop, on_gpu = (setting.height, setting.width), setting.device == "cuda"
     if setting.shards is None:
@@ -87,7 +89,8 @@ def micro_batches(setting: Setting, share: range | None = None) -> Iterator[Micr
     numbers = ((step, index) for step in itertools.count() for index in share)
     firsts = ((step, index, step * setting.batch + index * setting.micro) for step, index in numbers)
     places = (MicroBatchRange(step, index, range(first, first + setting.micro)) for step, index, first in firsts)
-    yield from train_batches(reader, sampler, augmenter, places, seed=0, phase=0, workers=WORKERS, pin_memory=on_gpu)
+    pinned = {"pin_memory": on_gpu, "pin_in_place": pin_in_place}
+    yield from train_batches(reader, sampler, augmenter, places, seed=0, phase=0, workers=WORKERS, **pinned)
 
 
 @functools.cache

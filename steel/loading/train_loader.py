@@ -66,6 +66,7 @@ def train_batches(
     phase: int,
     workers: int,
     pin_memory: bool = False,
+    pin_in_place: bool = False,
     start_method: StartMethod = DEFAULT_START,
 ) -> Generator[MicroBatch, None, None]:
     """Training micro-batches in the order of `micro_batches`.
@@ -79,6 +80,8 @@ def train_batches(
         phase: number of the phase.
         workers: processes that read and augment; 0 does so in this one, with the same result.
         pin_memory: hand over pinned memory, for copies to the GPU beside computation.
+        pin_in_place: images and targets without a copy on the host, for who holds each micro-batch until it is on the
+            GPU; see `ordered_batches`.
         start_method: of the workers.
 
     Raises:
@@ -93,6 +96,7 @@ def train_batches(
         buffer_bytes=max((work.num_bytes(len(place.positions)) for place in first), default=0),
         workers=workers,
         pin_memory=pin_memory,
+        pin_in_place=pin_in_place,
         on_start=reader.prefetch,
         start_method=start_method,
     ):
@@ -101,7 +105,7 @@ def train_batches(
         rows, positions = torch.from_numpy(made.item.rows), torch.from_numpy(made.item.positions)
         pairs = torch.from_numpy(made.pairs)
         if buffer.is_pinned():
-            pairs = pairs.pin_memory()
+            pairs = pairs.pin_memory()  # some numbers
         yield MicroBatch(images.permute(0, 3, 1, 2), targets, rows, positions, made.item.number, len(made.bad), pairs)
 
 

@@ -1,5 +1,6 @@
 """Batches in pinned memory: copied to the GPU beside computation, with the bytes that the workers made."""
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +23,28 @@ class Place(NamedTuple):
     positions: range
 
 
-def load(reader: ShardReader, workers: int, pin_memory: bool) -> list[MicroBatch]:
+def train_generator(
+    reader: ShardReader, workers: int, *, pin_memory: bool = True, pin_in_place: bool = False
+) -> Generator[MicroBatch, None, None]:
+    """Always the same 40 micro-batches."""
     order = build_sampler(np.arange(len(reader)), reader.index.areas, SamplingConfig(), seed=0, phase=0)
     cut = Augmenter({"hflip": TransformConfig(), "affine": TransformConfig()}, (24, 32), SamplingConfig(), 3, None)
     places = [Place(0, range(start, start + 4)) for start in range(0, 160, 4)]
-    options = {"seed": 0, "phase": 0, "workers": workers, "pin_memory": pin_memory}
-    return list(train_batches(reader, order, cut, places, **options))  # type: ignore[arg-type]
+    return train_batches(
+        reader,
+        order,
+        cut,
+        places,
+        seed=0,
+        phase=0,
+        workers=workers,
+        pin_memory=pin_memory,
+        pin_in_place=pin_in_place,
+    )
+
+
+def load(reader: ShardReader, workers: int, pin_memory: bool) -> list[MicroBatch]:
+    return list(train_generator(reader, workers, pin_memory=pin_memory))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

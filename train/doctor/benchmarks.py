@@ -146,6 +146,7 @@ def batch_rate(
         phase=0,
         workers=workers,
         pin_memory=runtime.device.type == "cuda",
+        pin_in_place=True,
     )
     try:
         next(batches)

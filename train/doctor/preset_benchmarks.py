@@ -1,6 +1,7 @@
 """What bounds a preset on this machine: its training batches by number of workers, its step by micro-batch, and on a
 GPU what compiling it gains."""
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from train.doctor.checks import GIB, Finding
 from train.engine.batch_plan import PhasePlan, micro_batch_share
 from train.engine.compilation import LEAST_GAIN, choose_compilation
 from train.engine.data import resolve_crop
+from train.engine.device_batches import device_batches
 from train.engine.made_up_batch import made_up_batch
 from train.engine.step import TrainingState
 from train.preparation import network_for
@@ -112,6 +114,7 @@ def step_cost(
     on_gpu = device.type == "cuda"
     plan = _one_micro_batch_each(runtime, reader, phase, micro)
     batch = _batch(runtime, reader, plan, crop)
+    batches = device_batches((batch for _ in itertools.count()), device)
     try:
         training = _training(runtime, config, reader)
         if on_gpu:
@@ -119,7 +122,7 @@ def step_cost(
         times: list[float] = []
         while len(times) < 3 or (len(times) < 20 and sum(times) < STEP_SECONDS):
             start = time.perf_counter()
-            training.step(plan, len(times), phase.lr, iter([batch]))
+            training.step(plan, len(times), phase.lr, batches)
             if on_gpu:
                 torch.cuda.synchronize(device)
             times.append(runtime.broadcast(time.perf_counter() - start))  # all ranks stop after the same step

@@ -12,6 +12,7 @@ from steel.model.network import UnifiedModel
 from train.engine.batch_plan import PhasePlan
 from train.engine.compilation import choose_compilation
 from train.engine.data import resolve_crop
+from train.engine.device_batches import device_batches
 from train.engine.loop_state import LoopState, Window
 from train.engine.made_up_batch import made_up_batch
 from train.engine.metric_logger import MetricLogger, train_record
@@ -76,7 +77,9 @@ class Loop:
             self._choose_compilation(plan)
         self.step_metrics.restart_clock()
         self.progress.start_phase()
-        load, guard = self.load(plan, self.state.step), self.context.runtime.guard()
+        runtime = self.context.runtime
+        # What is on the device ahead of its step counts for nothing: a state has the number of the step alone.
+        load, guard = device_batches(self.load(plan, self.state.step), runtime.device), runtime.guard()
         with contextlib.closing(load), guard, out_of_memory_as(LESS_MEMORY):
             batches = TimedIterator(load)
             while self.state.step < plan.steps and not self._is_out_of_patience():

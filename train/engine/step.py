@@ -87,6 +87,8 @@ class TrainingState:
     def step(self, plan: PhasePlan, step: int, lr: float, batches: Iterator[MicroBatch]) -> StepSums:
         """Take one optimizer step at rate `lr` on this rank's micro-batches of `step`, drawn from `batches`.
 
+        These are on the device; see `train.engine.device_batches`.
+
         A step with a non-finite gradient changes nothing (weights, average, optimizer state, running statistics), but
         its positions are consumed and the learning-rate schedule goes on.
         """
@@ -125,15 +127,11 @@ class TrainingState:
 
     def _micro_step(self, plan: PhasePlan, step: int, batch: MicroBatch, *, last: bool) -> StepSums:
         """Forward and backward of one micro-batch; the gradients are summed over ranks with the rank's last one."""
-        runtime, device = self.runtime, self.runtime.device
-        images = batch.images.to(device, non_blocking=True)
-        targets = batch.targets.to(device, non_blocking=True)
-        pairs = None if batch.pairs is None else batch.pairs.to(device, non_blocking=True)
-
+        runtime = self.runtime
         seed_micro_batch(self.config.seed, plan.number, step, batch.index)
         gathering = runtime.accelerator.no_sync(self.wrapped)
         with contextlib.nullcontext() if last else gathering:
-            losses: dict[str, torch.Tensor] = self.wrapped(images, targets, plan.phase.loss, pairs)
+            losses: dict[str, torch.Tensor] = self.wrapped(batch.images, batch.targets, plan.phase.loss, batch.pairs)
             # Shares of the step's mean: sums over the constant number of terms in a global batch.
             shares = {head: loss.sum(1) / (plan.phase.batch_size * loss.shape[1]) for head, loss in losses.items()}
             sample_losses = functools.reduce(torch.add, shares.values())
@@ -143,7 +141,7 @@ class TrainingState:
             runtime.accelerator.backward(loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan))
         return StepSums(
             losses={head: share.detach().double().sum() for head, share in shares.items()},
-            skipped=torch.zeros((), device=device),
+            skipped=torch.zeros((), device=runtime.device),
             sample_losses=sample_losses.detach(),
             rows=batch.rows,
             bad_samples=batch.bad_samples,

@@ -1,11 +1,13 @@
 """Buffers that travel between processes: never written again while somebody still looks at them."""
 
+import logging
 import multiprocessing
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+from steel.loading import buffers
 from steel.loading.buffers import Allocate, BufferPool, ordered_batches
 from steel.loading.workers import PREFETCH
 
@@ -26,7 +28,7 @@ def check(buffer: torch.Tensor, number: int) -> None:
     assert buffer.unique().tolist() == [number % 251]
 
 
-def batches(num: int, workers: int, **options: str) -> Iterator[tuple[torch.Tensor, int]]:
+def batches(num: int, workers: int, **options: str | bool) -> Iterator[tuple[torch.Tensor, int]]:
     return ordered_batches(filled, range(num), buffer_bytes=SIZE, workers=workers, **options)  # type: ignore[arg-type]
 
 
@@ -95,3 +97,89 @@ def test_leaving_early_leaves_nobody() -> None:
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert not multiprocessing.active_children()
+
+
+class CUDA:
+    """What is asked of CUDA, which is not there."""
+
+    def __init__(self, error: int = 0) -> None:
+        self.error = error
+        self.registered: dict[int, int] = {}
+        """Sizes by address."""
+        self.calls: list[str] = []
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
+        self.calls.append("register")
+        if not self.error:
+            self.registered[address] = size
+        return self.error
+
+    def cudaHostUnregister(self, address: int) -> int:
+        self.calls.append("unregister")
+        del self.registered[address]
+        return 0
+
+    def knows(self, buffer: torch.Tensor) -> bool:
+        first, last = buffer.data_ptr(), buffer.data_ptr() + buffer.numel()
+        return any(start <= first and last <= start + size for start, size in self.registered.items())
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> CUDA:
+    cuda = CUDA()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cuda)
+    monkeypatch.setattr(buffers, "_unused", [])
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        cuda.calls.append("copy")
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    return cuda
+
+
+def test_buffers_are_pinned_once_and_not_copied(cuda: CUDA) -> None:
+    """But for batches that are larger than usual, every fifth."""
+    for buffer, number in batches(60, 2, pin_memory=True, pin_in_place=True):
+        check(buffer, number)
+        assert cuda.knows(buffer) == (number % 5 != 4)
+    assert cuda.calls == ["register", *["copy"] * 12]
+
+
+def test_a_batch_that_finds_all_buffers_in_use_is_copied(cuda: CUDA) -> None:
+    held = [buffer for buffer, _ in batches(40, 1, pin_memory=True, pin_in_place=True)]
+    assert len({buffer.data_ptr() for buffer in held}) == 40
+    assert [number for number, buffer in enumerate(held) if cuda.knows(buffer)][:3] == [0, 1, 2]
+    assert 8 < cuda.calls.count("copy") < 40
+
+
+def test_memory_stays_pinned_while_it_is_looked_at_and_until_the_next_pool_is_pinned(cuda: CUDA) -> None:
+    """Giving it up may wait for the device, and does so in no other place."""
+    results = batches(60, 2, pin_memory=True, pin_in_place=True)
+    held, _ = next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert len(list(batches(4, 1, pin_memory=True, pin_in_place=True))) == 4
+    assert cuda.knows(held)
+    del held
+    assert cuda.calls == ["register", "register"]
+    next(batches(4, 1, pin_memory=True, pin_in_place=True))
+    assert cuda.calls == ["register", "register", "unregister", "unregister", "register"]
+    assert len(cuda.registered) == 1
+
+
+def test_without_leave_to_pin_batches_are_copied(cuda: CUDA, caplog: pytest.LogCaptureFixture) -> None:
+    cuda.error = 801
+    with caplog.at_level(logging.WARNING):
+        for buffer, number in batches(10, 2, pin_memory=True, pin_in_place=True):
+            check(buffer, number)
+    assert cuda.calls == ["register", *["copy"] * 10]
+    (message,) = caplog.messages
+    assert "error 801" in message
+
+
+@pytest.mark.parametrize(("options", "copies"), [({}, 0), ({"pin_in_place": True}, 0), ({"pin_memory": True}, 10)])
+def test_only_who_asks_for_it_has_buffers_pinned(options: dict[str, bool], copies: int, cuda: CUDA) -> None:
+    for buffer, number in batches(10, 1, **options):
+        check(buffer, number)
+    assert cuda.calls == ["copy"] * copies

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from steel.model.host_copy import HostCopies
 from steel.model.network import UnifiedModel, scale_and_shift
 from tests.fake_gpu import GPU, HostWaits, backward, fake_gpu
 from tests.numerics.one_step import NUM_CLASSES, config_of, plan_of
+from train.engine.device_batches import device_batches
 from train.engine.micro_batch_losses import MicroBatchLosses
 from train.engine.step import TrainingState
 from train.engine.step_metrics import StepMetrics
@@ -63,9 +64,9 @@ def training_on_gpu(network: UnifiedModel, gpu: HostWaits, freeze_steps: int = 0
     return training
 
 
-def micro_batches() -> Iterator[MicroBatch]:
+def micro_batches(steps: int) -> Generator[MicroBatch, None, None]:
     """As the loader has them, in pinned memory."""
-    for index in range(2):
+    for index in [0, 1] * steps:
         images = torch.empty(3, 1, 32, 64, dtype=torch.uint8, pin_memory=True)
         targets = torch.empty(3, 32, 64, dtype=torch.uint8, pin_memory=True)
         pairs = torch.empty(3, dtype=torch.int64, pin_memory=True)
@@ -76,9 +77,10 @@ def take_steps(training: TrainingState, noted: HostWaits, steps: int) -> list[li
     """What became of events in each of some steps, and in the flush after the last one."""
     metrics = StepMetrics(training.runtime, StopSignals(), fp16=False)
     plan, found = plan_of(training.config), []
+    batches = device_batches(micro_batches(steps), GPU)
     for step in range(steps):
         noted.events.clear()
-        metrics.push(plan, step, LR, training.step(plan, step, LR, micro_batches()))
+        metrics.push(plan, step, LR, training.step(plan, step, LR, batches))
         found.append(list(noted.events))
     noted.events.clear()
     metrics.flush()
@@ -96,12 +98,22 @@ def test_no_step_waits_for_the_device(network: UnifiedModel, gpu: HostWaits) -> 
     assert gpu.waits == []
     assert {"convolution_backward", "native_batch_norm_backward", "_fused_adamw_"} <= set(gpu.operations)
     assert {"sort", "index_copy"} <= set(gpu.operations)  # the Lovász loss, of the pairs that are present
-    # A step records its end, then the arrival of its figures; record 0 is of the start.
+    # A micro-batch records its arrival, which is waited for when the next one has recorded its own; a step records its
+    # end, then the arrival of its figures; record 0 is of the start.
+    use = ["stream uses a torch.uint8", "stream uses a torch.uint8", "stream uses a torch.int64"]
     assert steps == [
-        ["record 1", "record 2"],
-        ["record 3", "record 4", "wait for 2"],
+        [
+            *("record 1", "record 2", "stream waits for 1", *use),
+            *("record 3", "stream waits for 2", *use),
+            *("record 4", "record 5"),
+        ],
+        [
+            *("record 6", "stream waits for 3", *use),
+            *("stream waits for 6", *use),
+            *("record 7", "record 8", "wait for 5"),
+        ],
     ]
-    assert flushed == ["wait for 4"]
+    assert flushed == ["wait for 8"]
 
 
 def test_a_save_holds_up_the_device_and_not_the_host(network: UnifiedModel, gpu: HostWaits) -> None:
@@ -109,7 +121,7 @@ def test_a_save_holds_up_the_device_and_not_the_host(network: UnifiedModel, gpu:
     training = training_on_gpu(network, gpu)
     take_steps(training, gpu, 1)
     copies = HostCopies()
-    for first in (3, 5):  # the second save uses the memory of the first
+    for first in (5, 7):  # the second save uses the memory of the first
         gpu.events.clear()
         copies.begin(training.tensors())
         assert gpu.waits == []
@@ -124,7 +136,7 @@ def test_a_save_holds_up_the_device_and_not_the_host(network: UnifiedModel, gpu:
         assert gpu.events == [*waits, f"wait for {first + 1}"]
         assert buffers.keys() == training.tensors().keys()
         assert {buffer.device.type for buffer in buffers.values()} == {"cpu"}
-        if first == 3:
+        if first == 5:
             memory = {name: id(buffer) for name, buffer in buffers.items()}
     assert {name: id(buffer) for name, buffer in buffers.items()} == memory
 
@@ -154,7 +166,7 @@ def test_a_wait_in_a_step_is_found(
 ) -> None:
     put(wait, monkeypatch)
     training = training_on_gpu(network, gpu)
-    training.step(plan_of(training.config), 0, LR, micro_batches())
+    training.step(plan_of(training.config), 0, LR, device_batches(micro_batches(1), GPU))
     assert gpu.waits == [name] * 2  # once a micro-batch
 
 
