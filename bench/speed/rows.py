@@ -26,9 +26,9 @@ class Side:
     options: dict[str, Any] = field(default_factory=dict)
     target: float | None = None
     """The least ratio to our side; with `at_most` of the row, the largest."""
+    remark: str = ""
     most_ms: float | None = None
     """The most milliseconds an item may take, where that is the target instead."""
-    remark: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import pytest
 from tqdm import tqdm
 
 from bench.speed import ours, probabilities
+from bench.speed.dataset import Dataset
 from bench.speed.report import write_report
-from bench.speed.rows import Row, Side, _statistics
+from bench.speed.rows import Row, Side, _statistics, table
 from bench.speed.run import RowResult, SideResult, Workers, measure_row
 from bench.speed.timing import Measure, in_child, time_passes, time_stretch
 from tests.paths import ROOT
@@ -83,6 +84,18 @@ def test_the_limit_of_a_gpu_is_not_held_against_a_cpu() -> None:
     for has_gpu in (True, False):
         limits = {side.task: side.most_ms for row in _statistics(has_gpu=has_gpu) for side in row.sides}
         assert (limits["statistics"], limits["statistics_device"]) == (1.4, 0.4 if has_gpu else None)
+
+
+def test_every_row_can_be_reported(tmp_path: Path) -> None:
+    """As the whole run does at its end; here each side does one item a second."""
+    rows = table(Dataset(tmp_path), endpoint="", bucket="b", rle_csv="masks.csv", num_samples=8, has_gpu=False)
+    results = []
+    for row in rows:
+        rates: dict[str, list[float | None]] = {side.task: [1.0] * 2 * len(row.sides) for side in row.sides}
+        results.append(measure_row(row, 1, FakeWorkers(rates), tqdm(disable=True)))
+    write_report(tmp_path / "speed.md", results, {"repeats": 1}, ["note"])
+    text = (tmp_path / "speed.md").read_text()
+    assert all(row.title in text and all(side.remark in text for side in row.sides) for row in rows)
 
 
 def test_passes_leave_out_what_comes_before_the_first_item() -> None:
