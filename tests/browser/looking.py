@@ -125,3 +125,12 @@ def focused(page: Any, control: str) -> Any:
     found = page.locator(control).first
     found.focus()
     return found
+
+
+def scrolled_right(page: Any) -> None:
+    """Wait until what has the focus has been scrolled; asked from here, where no policy of the page refuses it."""
+    for _ in range(100):
+        if page.evaluate("() => document.activeElement.scrollLeft") > 0:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("nothing was scrolled")

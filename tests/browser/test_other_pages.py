@@ -18,6 +18,7 @@ from tests.browser.looking import (
     fits,
     focused,
     opened,
+    scrolled_right,
 )
 from tests.crossval_page import write_crossval_page
 from tests.ensemble_page import write_ensemble_page
@@ -103,7 +104,7 @@ def test_tables_that_are_too_wide_are_moved_by_keyboard(name: str, pages: dict[s
         for label in wide[:3]:
             table = focused(page, f".wide[aria-label='{label}']")
             page.keyboard.press("ArrowRight")
-            page.wait_for_function("document.activeElement.scrollLeft > 0")
+            scrolled_right(page)
             assert table.evaluate("e => e.scrollLeft") > 0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import steel
-from tests.browser.looking import LUMINANCE, MARKS, check_keyboard, fits, focused
+from tests.browser.looking import LUMINANCE, MARKS, check_keyboard, fits, focused, scrolled_right
 from tests.serving import Server, save_tiny_model, serving
 
 pytestmark = MARKS
@@ -51,7 +51,7 @@ def page(view: tuple[int, str], browser: Any, server: Server) -> Iterator[Any]:
     allowed = (origin, "data:", f"blob:{origin}")
     page.on("request", lambda r: None if r.url.startswith(allowed) else wrong.append(f"request: {r.url}"))
     page.goto(origin)
-    page.wait_for_function("document.querySelector('#model').innerText.includes('spot, trace')")
+    page.locator("#model", has_text="spot, trace").wait_for()  # no script: the page's own policy refuses those
     yield page
     page.close()
     refusals = [line for line in wrong if "status of 415" in line]  # the browser's own word on a refused request
@@ -107,4 +107,4 @@ def test_it_works_by_keyboard_alone(page: Any, tmp_path: Path) -> None:
     focused(page, "[aria-label=Regions]")
     if page.viewport_size["width"] == 400:
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("() => document.activeElement.scrollLeft > 0")
+        scrolled_right(page)
