@@ -94,6 +94,7 @@ def test_what_is_no_image_is_told_in_one_line(page: Any) -> None:
 def test_it_works_by_keyboard_alone(page: Any, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 64), np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), image)
+    page.on("filechooser", lambda _: None)  # from now on they are caught; asked for below, it may come too late
     check_keyboard(page)  # where an image is chosen
     focused(page, "#file")
     with page.expect_file_chooser() as chooser:
