@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -132,6 +133,13 @@ def fake_gpu() -> Iterator[HostWaits]:
         yield
         noted.stream = before
 
+    real_numpy = torch.Tensor.numpy
+
+    def numpy(tensor: torch.Tensor) -> np.ndarray:
+        """Zeros for values that are not there."""
+        assert tensor.device.type == "cpu", "numpy cannot see the device's memory"
+        return np.zeros(tensor.shape, str(tensor.dtype)[6:]) if isinstance(tensor, FakeTensor) else real_numpy(tensor)
+
     def record_stream(tensor: torch.Tensor, stream: Stream) -> None:
         noted.events.append(f"{stream.name} uses a {tensor.dtype}")
 
@@ -143,6 +151,7 @@ def fake_gpu() -> Iterator[HostWaits]:
         stack.enter_context(patch.object(torch.cuda, "synchronize", lambda device=None: noted.waits.append("cuda")))
         stack.enter_context(patch.object(torch.Tensor, "record_stream", record_stream))
         stack.enter_context(patch.object(torch.Tensor, "backward", backward))
+        stack.enter_context(patch.object(torch.Tensor, "numpy", numpy))
         stack.enter_context(patch.object(nn.Module, "to", _to))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield stack.enter_context(noted)

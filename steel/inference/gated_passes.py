@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steel.inference.batching import Cleared
+from steel.model.host_copy import HostCopy
 from steel.model.network import Encoded, UnifiedModel
 from steel.model.passes import Passes
 from steel.model.tta import Axes, average, average_probs, flip_views, probs_of_views
@@ -25,8 +26,8 @@ _Views = tuple[UnifiedModel, Sequence[Axes]]
 
 def begin_gated(
     images: Tensor, views: Sequence[_Views], passes: Passes, cleared: Cleared, *, modes: _Modes
-) -> Callable[[], tuple[Tensor, Tensor]]:
-    """Begin the first half of the passes over a batch; what is returned waits for it and does the second.
+) -> Callable[[], Callable[[], tuple[Tensor, Tensor]]]:
+    """Begin the first half of the passes over a batch.
 
     Args:
         images: (B, c, H, W), normalised, of whole strides.
@@ -36,26 +37,32 @@ def begin_gated(
         modes: a context for every computation, in whatever thread it runs.
 
     Returns:
-        From nothing to mask_probs (B, C, H, W) and label_probs (B, 1 + C), both uint8, as `average_probs` gives them;
-        where all of the batch is cleared, 0 but for any defect.
+        What sees to it that all of the first half is under way, and gives what waits for P(any defect), and for nothing
+        that was launched after it, and does the second half: to mask_probs (B, C, H, W) and label_probs (B, 1 + C),
+        both uint8, as `average_probs` gives them; where all of the batch is cleared, 0 but for any defect.
     """
     pixels = len(images) * images.shape[-2] * images.shape[-1]
     begun = [passes.begin(partial(_encode, model, flips, images, modes), pixels) for model, flips in views]
 
-    def finish() -> tuple[Tensor, Tensor]:
+    def ask() -> Callable[[], tuple[Tensor, Tensor]]:
         halves = [result() for result in begun]
         any_probs = average(chain.from_iterable(probs for _, probs in halves))
-        if cleared(any_probs[:, 0].cpu().numpy()).all():
-            num_classes = views[0][0].network.num_classes
-            masks = any_probs.new_zeros(len(images), num_classes, *images.shape[-2:])
-            return masks, torch.nn.functional.pad(any_probs, (0, num_classes))
-        results = [
-            passes.begin(partial(_decode, model, flips, encoded, modes), pixels)
-            for (model, flips), (encoded, _) in zip(views, halves, strict=True)
-        ]
-        return average_probs(chain.from_iterable(result() for result in results))
+        on_host = HostCopy(any_probs[:, 0])
 
-    return finish
+        def finish() -> tuple[Tensor, Tensor]:
+            if cleared(on_host.tensor().numpy()).all():
+                num_classes = views[0][0].network.num_classes
+                masks = any_probs.new_zeros(len(images), num_classes, *images.shape[-2:])
+                return masks, torch.nn.functional.pad(any_probs, (0, num_classes))
+            results = [
+                passes.begin(partial(_decode, model, flips, encoded, modes), pixels)
+                for (model, flips), (encoded, _) in zip(views, halves, strict=True)
+            ]
+            return average_probs(chain.from_iterable(result() for result in results))
+
+        return finish
+
+    return ask
 
 
 def _encode(

@@ -4,12 +4,11 @@ What each image needs is made on threads while the network runs, and kept in a j
 the end, in the order of the images. So they have the same bytes whatever was stopped, and on however many ranks.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from steel import storage
 from steel.errors import out_of_memory_as
 from steel.images.decode import decode_image
 from steel.images.listing import ImageRecord
+from steel.inference.ahead import Ahead
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.folder_job import FolderJob, Plan, plan_folder, versions_of
 from steel.inference.journal import Journal, Lines, line_of
@@ -25,13 +25,6 @@ from steel.inference.prediction import Prediction
 from steel.inference.sources import NamedImage
 from steel.inference.writers import WRITERS, FileWriter, Predicted
 from steel.labels.submission import read_submission
-
-T = TypeVar("T")
-R = TypeVar("R")
-_TASKS_AHEAD = 8
-"""Images that are decoded or encoded ahead of their use, a thread."""
-_PIXELS_AHEAD = 1 << 26
-"""And pixels: of large images, fewer at once."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +101,7 @@ def predict_images(
         OutOfMemoryError: says what needs less.
     """
     journal, unreadable, versions = Journal(job.out), dict[str, str](), versions_of(records)
-    ahead = _Ahead(job.threads)
+    ahead = Ahead(job.threads)
     with journal.watched(), out_of_memory_as("fewer --threads need less"), ThreadPoolExecutor(job.threads) as pool:
 
         def images() -> Iterator[NamedImage]:
@@ -194,29 +187,3 @@ def _encode(prediction: Prediction, versions: Mapping[str, str], job: FolderJob,
             storage.write_bytes(url, data, staging=journal.staging)
     image_id = prediction.image_id
     return line_of(image_id, versions[image_id], {"classes": prediction.class_ids, "entries": entries})
-
-
-class _Ahead:
-    """How much is done ahead of its use."""
-
-    def __init__(self, threads: int) -> None:
-        self._most = _TASKS_AHEAD * threads
-        self._largest = 1
-
-    def saw(self, image: np.ndarray) -> None:
-        """An image has come: more of its size may follow."""
-        self._largest = max(self._largest, image.shape[0] * image.shape[1])
-
-    def map(self, pool: Executor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """As `pool.map`, in order, but never more than a few results ahead of their use."""
-        tasks: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                tasks.append(pool.submit(function, item))
-                while len(tasks) > max(1, min(self._most, _PIXELS_AHEAD // self._largest)):
-                    yield tasks.popleft().result()
-            while tasks:
-                yield tasks.popleft().result()
-        finally:
-            for task in tasks:
-                task.cancel()

@@ -34,6 +34,8 @@ from steel.views import check_tta, flips_of
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+_Result = Callable[[], tuple[Tensor, ...]]
+"""Waits for what is on its way to the host."""
 Reduce = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 """Makes of a batch's quantised probabilities what is wanted on the host."""
 
@@ -163,7 +165,7 @@ class Predictor(BasePredictor):
     ) -> Iterator[tuple[Tensor, ...]]:
         """What `reduce` makes of the quantised probabilities of one batch after another, on the host.
 
-        On a GPU the next batch is launched before the host waits for the one before it.
+        On a GPU the next batches are launched before the host waits for the one before them.
 
         Args:
             batches: (B, c, H, W) uint8 each, taken as they are.
@@ -174,14 +176,19 @@ class Predictor(BasePredictor):
         Raises:
             OutOfMemoryError: says what needs less.
         """
-        begun: deque[Callable[[], tuple[Tensor, ...]]] = deque()
+        begun: deque[Callable[[], _Result]] = deque()
+        launched: deque[_Result] = deque()
         with open_passes(self.device) as passes:
             for images in batches:
                 begun.append(self._begin(images, passes, reduce, cleared))
                 if len(begun) > passes.ahead:
-                    yield begun.popleft()()
-            while begun:
-                yield begun.popleft()()
+                    launched.append(begun.popleft()())
+                if len(launched) > passes.unread:
+                    yield launched.popleft()()
+            while begun or launched:
+                if begun:
+                    launched.append(begun.popleft()())
+                yield launched.popleft()()
 
     def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
         return self.stream_probabilities((torch.from_numpy(batch) for batch in batches), cleared)
@@ -191,28 +198,30 @@ class Predictor(BasePredictor):
         """All of them on a GPU; a CPU gives each a thread of its own instead, which is faster."""
         return 1 + len(self.tta) if self._on_gpu else 1
 
+    def takes_tiles(self, height: int, width: int) -> bool:
+        """Whether images of this size go through the network tile by tile."""
+        return is_tiled(height, width, self.tiling, self.stride)
+
     @property
     def _on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
-    def _begin(
-        self, images: Tensor, passes: Passes, reduce: Reduce, cleared: Cleared | None
-    ) -> Callable[[], tuple[Tensor, ...]]:
-        """Begin the passes of all members and views over a batch; what is returned waits for what comes out."""
+    def _begin(self, images: Tensor, passes: Passes, reduce: Reduce, cleared: Cleared | None) -> Callable[[], _Result]:
+        """Begin the passes of all members and views over a batch; what is returned launches what is left of them."""
         assert images.dtype == torch.uint8, images.dtype
         height, width = images.shape[-2:]
-        if is_tiled(height, width, self.tiling, self.stride):
-            return self._launch(lambda: reduce(*map(torch.from_numpy, self._in_tiles(images, passes))))
+        if self.takes_tiles(height, width):
+            return partial(self._launch, lambda: reduce(*map(torch.from_numpy, self._in_tiles(images, passes))))
         pixels = len(images) * height * width
         groups = self._shared_flips(pixels)
         advice = self._less_memory(len(groups[0]) * len(images), height, width)
         with out_of_memory_as(advice), passes.own_work(pixels), self._modes():
-            if self._on_gpu and not images.is_pinned():
-                images = images.pin_memory()  # a copy from other memory would wait for the batch before
             padded = self._inputs(images)
             views = [(model, flips) for model in self.models for flips in groups]
-            if cleared is not None and len(self.models) * (1 + len(self.tta)) * pixels <= MOST_PIXELS:
-                average = begin_gated(padded, views, passes, cleared, modes=self._modes)
+            in_halves = cleared is not None and len(self.models) * (1 + len(self.tta)) * pixels <= MOST_PIXELS
+            if cleared is not None and in_halves:
+                ask = begin_gated(padded, views, passes, cleared, modes=self._modes)
+                average = ask() if self._on_gpu else lambda: ask()()
             else:
                 results = [passes.begin(partial(self._pass, model, padded, flips), pixels) for model, flips in views]
                 average = partial(average_probs, chain.from_iterable(result() for result in results))
@@ -222,11 +231,13 @@ class Predictor(BasePredictor):
                 mask_probs, label_probs = average()
                 return reduce(mask_probs[..., :height, :width], label_probs)
 
-        return self._launch(finish)
+        if in_halves:
+            return partial(self._launch, finish)  # on a GPU when the next batch's encoders have been launched
+        result = self._launch(finish)
+        return lambda: result
 
-    def _launch(self, finish: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor, ...]]:
-        """On a GPU `finish` is called now, and what it gives is copied to the host. It waits for nothing, but where
-        decoders run for some images alone: for what the encoders say, and so for the batches before."""
+    def _launch(self, finish: _Result) -> _Result:
+        """On a GPU `finish` is called now, and what it gives is copied to the host."""
         if not self._on_gpu:
             return finish
         copies = [HostCopy(each) for each in finish()]
@@ -252,6 +263,8 @@ class Predictor(BasePredictor):
 
     def _inputs(self, images: Tensor) -> Tensor:
         """Images (B, c, h, w) uint8 as the network takes them, on the device."""
+        if self._on_gpu and not images.is_pinned():
+            images = images.pin_memory()  # a copy from other memory would wait for what was launched before
         inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
         return reflect_to_stride(inputs, self.stride).contiguous(memory_format=torch.channels_last)
 

@@ -1,5 +1,6 @@
 """The forward passes over one image of many pixels: tile by tile, through all members and views."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from steel.config import TilingConfig
-from steel.inference.tiles import Blender, make_tiles, own_cells
+from steel.inference.tiles import Blender, Tile, make_tiles, own_cells
 from steel.model.heads import FeaturePool
+from steel.model.host_copy import HostCopy
 from steel.model.network import UnifiedModel
 from steel.model.passes import Passes
 from steel.model.tta import quantise, view_parts
@@ -47,6 +49,12 @@ def pass_in_tiles(
     tiles = make_tiles(height, width, tiling, first.stride)
     blender = Blender(first.network.num_classes, height, width)
     pools = [FeaturePool() for _ in views]
+    waiting: deque[tuple[Tile, HostCopy]] = deque()  # a tile is blended while a GPU has the next one to do
+
+    def blend() -> None:
+        tile, copy = waiting.popleft()
+        blender.add(tile, copy.tensor().numpy())
+
     for done, tile in enumerate(tiles, start=1):
         part = image[None, :, tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
         pixels = part.shape[-2] * part.shape[-1]
@@ -60,8 +68,11 @@ def pass_in_tiles(
                 total = mask_probs if total is None else total + mask_probs
                 pool.add(*(planes[:, :, *own_cells(tile, *planes.shape[2:])] for planes in (encoded, masks)))
             assert total is not None
-            blender.add(tile, (total[0] / len(views)).cpu().numpy())
+            waiting.append((tile, HostCopy(total[0] / len(views))))
+        if len(waiting) > 1:
+            blend()
         on_tile(done, len(tiles))
+    blend()
     with modes():
         logits = [
             model.classification_head.classify(*pool.pooled()) for (model, _), pool in zip(views, pools, strict=True)

@@ -80,10 +80,15 @@ class ScoreSums:
         """Apply `function` to each array (a sum over the leading axis, say)."""
         return ScoreSums(*(function(getattr(self, f.name)) for f in fields(self)))
 
-    @classmethod
-    def concat(cls, parts: "Sequence[ScoreSums]") -> "ScoreSums":
-        """Join along the leading axis."""
-        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+    def table(self) -> np.ndarray:
+        """(N, K) all sums of single images, side by side."""
+        return np.hstack([getattr(self, f.name).reshape(len(self.images), -1) for f in fields(self)])
+
+    def with_table(self, table: np.ndarray) -> "ScoreSums":
+        """The sums that a table (R, K) holds, each in the shape that it has here but for the leading axis."""
+        shapes = [getattr(self, f.name).shape[1:] for f in fields(self)]
+        columns = np.split(table, np.cumsum([math.prod(shape) for shape in shapes])[:-1], axis=1)
+        return ScoreSums(*(part.reshape(-1, *shape) for part, shape in zip(columns, shapes, strict=True)))
 
     def total(self) -> "ScoreSums":
         """The sums over all images, each rounded once: whoever adds up the same numbers as exactly, in whatever order,

@@ -44,6 +44,7 @@ def image_statistics(
     *,
     ignore_bit: int | None = None,
     decision: Decision | None = None,
+    counted: np.ndarray | None = None,
 ) -> ImageStatistics:
     """Reduce one image's probabilities and truth to its statistics.
 
@@ -54,14 +55,16 @@ def image_statistics(
         bitmask: (H, W) uint8 or uint16 at the original size.
         ignore_bit: the bitmask's bit of ignored pixels, if any.
         decision: count the background and the confusion under it; without, `miou_with_background` cannot be given.
+        counted: the histograms, where they have been made elsewhere.
     """
     num_classes = len(mask_probs)
     background = confusion = None
     if decision is not None:
         masks = apply_decision(decision, mask_probs, label_probs, valid_mask(bitmask, ignore_bit))
         confusion, background = pixel_confusion(masks, bitmask, ignore_bit)
-    counts = histograms(mask_probs, bitmask, num_classes, ignore_bit)
-    return ImageStatistics(row, counts.astype(np.uint32), label_probs, background, confusion)
+    if counted is None:
+        counted = histograms(mask_probs, bitmask, num_classes, ignore_bit)
+    return ImageStatistics(row, counted.astype(np.uint32), label_probs, background, confusion)
 
 
 @dataclass(frozen=True, eq=False)

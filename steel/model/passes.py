@@ -45,7 +45,9 @@ class Passes:
     pool: Executor | None
     """Threads of a CPU; None runs a pass where and when its result is asked for."""
     ahead: int
-    """Batches to begin before the result of the first is asked for."""
+    """Batches to begin before what is left to launch of the first is launched."""
+    unread: int = 0
+    """Batches to launch before the result of the first is asked for."""
 
     def begin(self, task: Callable[[], R], pixels: int) -> Callable[[], R]:
         """Begin a pass over so many pixels; the function that is returned waits for its result."""
@@ -66,7 +68,8 @@ def open_passes(device: torch.device) -> Iterator[Passes]:
     """Passes on `device`, `count_passes` of them at once."""
     threads = count_passes(device)
     if threads == 1:
-        yield Passes(None, ahead=int(device.type == "cuda"))  # a GPU has the next batch to do while this one is read
+        behind = int(device.type == "cuda")  # a GPU has the next batch to do while one is waited for
+        yield Passes(None, ahead=behind, unread=behind)
         return
     pool = ThreadPoolExecutor(threads, "forward-pass", initializer=partial(torch.set_num_threads, 1))
     try:

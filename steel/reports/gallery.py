@@ -1,12 +1,13 @@
 """Which images the report shows, chosen while they are evaluated: no image is predicted a second time.
 
-A keeper sees every image once, in any order, and keeps what is drawn of the few that are, so far, the first of their
-kind. Its memory is bounded by their number. Keepers of several ranks agree in `choose`.
+A keeper sees every image once, in any order and on any thread, and keeps what is drawn of the few that are, so far, the
+first of their kind. Its memory is bounded by their number. Keepers of several ranks agree in `choose`.
 """
 
 import heapq
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import NamedTuple
 
 import cv2
@@ -62,9 +63,10 @@ class GalleryKeeper:
     _layers: dict[int, Layers] = field(default_factory=dict)
     _users: dict[int, int] = field(default_factory=dict)
     """How many heaps hold a row."""
+    _lock: Lock = field(default_factory=Lock)
 
     def offer(self, image: ImageStatistics, mask_probs: np.ndarray, bitmask: np.ndarray) -> None:
-        """Look at one image.
+        """Look at one image; threads may do so side by side.
 
         Args:
             image: its statistics.
@@ -74,18 +76,19 @@ class GalleryKeeper:
         found = disagreeing_regions(
             image.row, image.histograms, mask_probs, image.label_probs, bitmask, self.ignore_bit
         )
-        self.regions += found
         orders = _orders(self.decision, image, found)
-        kinds = [kind for kind, order in orders.items() if self._enters(kind, order, image.row)]
-        if kinds or image.row in self.wanted:
-            self._layers[image.row] = self._draw(image, mask_probs, bitmask)
-            self._users[image.row] = int(image.row in self.wanted)
-        for kind in kinds:
-            heap = self._heaps[kind]
-            heapq.heappush(heap, (orders[kind], -image.row))
-            self._users[image.row] += 1
-            if len(heap) > PER_KIND[kind]:
-                self._leave(-heapq.heappop(heap)[1])
+        with self._lock:
+            self.regions += found
+            kinds = [kind for kind, order in orders.items() if self._enters(kind, order, image.row)]
+            if kinds or image.row in self.wanted:
+                self._layers[image.row] = self._draw(image, mask_probs, bitmask)
+                self._users[image.row] = int(image.row in self.wanted)
+            for kind in kinds:
+                heap = self._heaps[kind]
+                heapq.heappush(heap, (orders[kind], -image.row))
+                self._users[image.row] += 1
+                if len(heap) > PER_KIND[kind]:
+                    self._leave(-heapq.heappop(heap)[1])
 
     def ranking(self) -> Ranking:
         """What was kept of each kind, for `choose`."""

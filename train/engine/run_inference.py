@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from steel.decision import Decision
 from steel.distributed.runtime import Runtime
 from steel.images.geometry import restore_size
+from steel.inference.ahead import Ahead
 from steel.inference.device_histograms import counting_targets, histograms_on_device
 from steel.inference.predictor import Predictor
 from steel.loading.eval_loader import EvalBatch, eval_batches
@@ -18,6 +20,9 @@ from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, imag
 from steel.reports.gallery import GalleryKeeper, Kept, choose
 from steel.shards.reader import ShardReader
 
+_THREADS = 4
+"""That decide and count while the network runs."""
+
 
 class _Truth(NamedTuple):
     """Of the images of a batch that is under way."""
@@ -25,8 +30,8 @@ class _Truth(NamedTuple):
     rows: list[int]
     sizes: list[list[int]]
     """Height and width of each as it is stored."""
-    bitmasks: list[np.ndarray]
-    """Of each, at its original size."""
+    bitmasks: list[np.ndarray] | None
+    """Of each, at its original size; None where maps are not needed."""
     targets: Tensor | None
     """See `counting_targets`; None where the host counts."""
 
@@ -114,34 +119,82 @@ def _image_statistics(
     ignore_bit: int | None,
     keeper: GalleryKeeper | None,
 ) -> Iterator[ImageStatistics]:
-    """Those of the images of `batches`."""
-    counts_there = decision is None and keeper is None and _counts_on_device(predictor)
+    """Those of the images of `batches`; decided, counted and looked at on threads while the network runs."""
+    needs_maps = decision is not None or keeper is not None
+    ahead = Ahead(_THREADS)
+
+    def weigh(passed: _Passed) -> ImageStatistics:
+        row, label_probs, counted, maps = passed
+        if maps is None:
+            assert counted is not None
+            return ImageStatistics(row, counted, label_probs)
+        mask_probs = restore_size(maps.mask_probs, *maps.bitmask.shape)
+        image = image_statistics(
+            row, mask_probs, label_probs, maps.bitmask, ignore_bit=ignore_bit, decision=decision, counted=counted
+        )
+        if keeper is not None:
+            keeper.offer(image, mask_probs, maps.bitmask)
+        return image
+
+    def passed_images() -> Iterator[_Passed]:
+        for passed in _passed_images(predictor, batches, ignore_bit, needs_maps=needs_maps):
+            if passed.maps is not None:
+                ahead.saw(passed.maps.bitmask)
+            yield passed
+
+    with ThreadPoolExecutor(_THREADS, "evaluated-image") as pool:
+        yield from ahead.map(pool, weigh, passed_images())
+
+
+class _Maps(NamedTuple):
+    """Of an image."""
+
+    mask_probs: np.ndarray
+    """(C, h, w) uint8 at the stored size."""
+    bitmask: np.ndarray
+    """(H, W), the truth at the original size."""
+
+
+class _Passed(NamedTuple):
+    """An image that the network has seen."""
+
+    row: int
+    label_probs: np.ndarray
+    """(1 + C,) uint8."""
+    counted: np.ndarray | None
+    """(C, 2, 256) uint32 histograms, where they were made on the device."""
+    maps: _Maps | None
+    """Where they are needed."""
+
+
+def _passed_images(
+    predictor: Predictor, batches: Iterator[EvalBatch], ignore_bit: int | None, *, needs_maps: bool
+) -> Iterator[_Passed]:
+    """The images of `batches` with what the network says of them.
+
+    Histograms are counted on the device where they can be, and then the maps travel only where they are needed.
+    """
     waiting: deque[_Truth] = deque()  # of the batches that are with the predictor, in order
     begun: deque[_Truth] = deque()  # of those whose passes are launched
 
-    def reduce(mask_probs: Tensor, label_probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Histograms where they can be made on the device, else the probabilities."""
+    def reduce(mask_probs: Tensor, label_probs: Tensor) -> tuple[Tensor, ...]:
+        """Label probabilities, then maps and histograms where there are such."""
         truth = waiting.popleft()
         begun.append(truth)
         if truth.targets is None:
-            return mask_probs, label_probs
-        targets = truth.targets.to(mask_probs.device, non_blocking=True)
-        return histograms_on_device(mask_probs, targets), label_probs
+            return label_probs, mask_probs
+        counts = histograms_on_device(mask_probs, truth.targets.to(mask_probs.device, non_blocking=True))
+        return (label_probs, mask_probs, counts) if needs_maps else (label_probs, counts)
 
-    images = _images_of(batches, waiting, predictor.num_classes if counts_there else None, ignore_bit)
-    for found, label_probs in predictor.stream(images, reduce):
+    counts_there = _counts_on_device(predictor)
+    images = _images_of(batches, waiting, predictor, ignore_bit, counts_there=counts_there, needs_maps=needs_maps)
+    for found in predictor.stream(images, reduce):
         truth = begun.popleft()
-        for i, row in enumerate(truth.rows):
-            labels = label_probs[i].numpy().copy()
-            if truth.targets is not None:
-                yield ImageStatistics(row, found[i].numpy().astype(np.uint32), labels)
-                continue
-            (height, width), bitmask = truth.sizes[i], truth.bitmasks[i]
-            mask_probs = restore_size(found[i, :, :height, :width].numpy(), *bitmask.shape)
-            image = image_statistics(row, mask_probs, labels, bitmask, ignore_bit=ignore_bit, decision=decision)
-            if keeper is not None:
-                keeper.offer(image, mask_probs, bitmask)
-            yield image
+        label_probs = found[0].numpy().copy()
+        counts = None if truth.targets is None else found[-1].numpy().astype(np.uint32)
+        for i, (row, (height, width)) in enumerate(zip(truth.rows, truth.sizes, strict=True)):
+            maps = None if truth.bitmasks is None else _Maps(found[1][i, :, :height, :width].numpy(), truth.bitmasks[i])
+            yield _Passed(row, label_probs[i], None if counts is None else counts[i], maps)
 
 
 def _counts_on_device(predictor: Predictor) -> bool:
@@ -150,26 +203,35 @@ def _counts_on_device(predictor: Predictor) -> bool:
 
 
 def _images_of(
-    batches: Iterator[EvalBatch], waiting: deque[_Truth], num_classes: int | None, ignore_bit: int | None
+    batches: Iterator[EvalBatch],
+    waiting: deque[_Truth],
+    predictor: Predictor,
+    ignore_bit: int | None,
+    *,
+    counts_there: bool,
+    needs_maps: bool,
 ) -> Iterator[Tensor]:
     """The images of each batch; what else is known of them is put into `waiting`.
 
     Args:
         batches: of the loader.
         waiting: see above.
-        num_classes: C, to count on the device what is stored at its original size; None counts nothing there.
+        predictor: that is to see them.
         ignore_bit: of the bitmasks.
+        counts_there: make the targets with which the device counts, of what is stored at its original size and seen
+            whole: tiles come together on the host.
+        needs_maps: keep the bitmasks even then.
     """
     for batch in batches:
         sizes = batch.sizes.tolist()
+        num, _, height, width = batch.images.shape
         targets = None
         is_original = all([*mask.shape] == size for mask, size in zip(batch.bitmasks, sizes, strict=True))
-        if num_classes is not None and is_original:
-            num, _, height, width = batch.images.shape
-            targets = counting_targets(batch.bitmasks, (num, height, width), num_classes, ignore_bit)
+        if counts_there and is_original and not predictor.takes_tiles(height, width):
+            targets = counting_targets(batch.bitmasks, (num, height, width), predictor.num_classes, ignore_bit)
             targets = targets.pin_memory() if batch.images.is_pinned() else targets
         # Copies, so that the loader has its buffer back while this batch is under way.
-        bitmasks = [mask.copy() for mask in batch.bitmasks] if targets is None else []
+        bitmasks = [mask.copy() for mask in batch.bitmasks] if needs_maps or targets is None else None
         waiting.append(_Truth(batch.rows.tolist(), sizes, bitmasks, targets))
         yield batch.images
 

@@ -1,17 +1,20 @@
 """Histograms made on the device are those that the host makes, and the host waits for none of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from steel.config import NetworkConfig
+from steel.config import NetworkConfig, TilingConfig
+from steel.decision import default_decision
 from steel.distributed.runtime import start
 from steel.inference.device_histograms import counting_targets, histograms_on_device
-from steel.inference.predictor import Predictor
+from steel.inference.predictor import Predictor, Reduce
+from steel.inference.tiles import Blender
 from steel.model.network import UnifiedModel, scale_and_shift
 from steel.shards.reader import ShardReader
 from tests.fake_gpu import GPU, fake_gpu
@@ -50,32 +53,50 @@ def network() -> UnifiedModel:
     return UnifiedModel(NetworkConfig("Unet", "tu-test_resnet", num_classes=3, in_channels=1, decoder_channels=(8, 8)))
 
 
+@pytest.mark.parametrize("decided", [False, True])
 def test_an_evaluation_is_the_same_either_way(
-    network: UnifiedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: UnifiedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decided: bool
 ) -> None:
-    """Of images of several sizes, one of them stored at half its size, whose maps the host enlarges."""
+    """Of images of several sizes, one of them stored at half its size, whose maps the host enlarges, and one seen in
+    tiles; with a decision the maps travel, too."""
     sizes = [(32, 64), (30, 60), (16, 33)]
-    bitmasks = [defect_mask(n, *sizes[n % 3]) for n in range(9)] + [defect_mask(10, 64, 128)]
-    root = make_shards(tmp_path / "shards", [steel_image(n, *sizes[n % 3]) for n in range(10)], bitmasks)
+    sizes = [*sizes, *sizes, *sizes, (32, 64), (64, 128)]
+    bitmasks = [defect_mask(n, *((64, 128) if n == 9 else size)) for n, size in enumerate(sizes)]
+    root = make_shards(tmp_path / "shards", [steel_image(n, *size) for n, size in enumerate(sizes)], bitmasks)
     reader, runtime = ShardReader(root), start("no", cpu=True)
-    predictor = Predictor([network], mean=(0.4,), std=(0.2,), device="cpu", pixels_per_pass=2 * 32 * 64)
-    counted = []
+    tiling = TilingConfig(tile=64, overlap=16, budget=64 * 64)
+    predictor = Predictor([network], mean=(0.4,), std=(0.2,), device="cpu", pixels_per_pass=2 * 32 * 64, tiling=tiling)
+    decision = default_decision(3) if decided else None
+    counted, travelled = [], []
+    begin = predictor.stream
+
+    def stream(batches: Iterator[Tensor], reduce: Reduce) -> Iterator[tuple[Tensor, ...]]:
+        for found in begin(batches, reduce):
+            travelled.append(sum(each.ndim == 4 and each.dtype == torch.uint8 for each in found))
+            yield found
 
     def spy(mask_probs: Tensor, targets: Tensor) -> Tensor:
         counted.append(len(mask_probs))
         return histograms_on_device(mask_probs, targets)
 
     monkeypatch.setattr(run_inference, "histograms_on_device", spy)
+    monkeypatch.setattr(predictor, "stream", stream)
     found = []
     for there in (False, True):
+        travelled.clear()
         monkeypatch.setattr(run_inference, "_counts_on_device", lambda _, there=there: there)
-        found.append(collect_statistics(predictor, reader, np.arange(10), runtime, decision=None, workers=0))
-        assert bool(counted) == there
+        found.append(collect_statistics(predictor, reader, np.arange(11), runtime, decision=decision, workers=0))
+        assert len(counted) == (4 if there else 0)  # of six batches; two hold the enlarged and the tiled image
+        assert sum(travelled) == (2 if there and not decided else 6)
     host, device = found
     assert np.array_equal(host.histograms, device.histograms)
     assert host.histograms.dtype == device.histograms.dtype
     assert np.array_equal(host.label_probs, device.label_probs)
     assert np.array_equal(host.rows, device.rows)
+    assert (host.confusion is None) == (not decided)
+    if decided:
+        assert np.array_equal(host.confusion, device.confusion)
+        assert np.array_equal(host.background, device.background)
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
@@ -107,7 +128,78 @@ def test_a_gpu_has_its_next_batch_before_the_host_waits_for_the_last(network: Un
     assert order == ["cpu"] * 3
     assert noted.events == [
         *("batch 0", "record 0", "record 1"),
-        *("batch 1", "record 2", "record 3", "wait for 0", "wait for 1"),
-        *("batch 2", "record 4", "record 5", "wait for 2", "wait for 3"),
-        *("wait for 4", "wait for 5"),
+        *("batch 1", "record 2", "record 3"),
+        *("batch 2", "record 4", "record 5", "wait for 0", "wait for 1"),
+        *("wait for 2", "wait for 3", "wait for 4", "wait for 5"),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_a_gpu_has_its_next_encoders_before_the_host_asks_what_the_last_ones_say(
+    network: UnifiedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four batches every second one is cleared; the network runs where a batch is launched, each a record."""
+    scale_and_shift.cache_clear()
+    asked: list[bool] = []
+    predictor = Predictor([network], mean=(0.4,), std=(0.2,), device="cpu")
+    (model,) = predictor.models
+    with fake_gpu() as noted:
+        predictor.device = GPU
+        model.to(GPU)
+        scale_and_shift((0.4,), (0.2,), GPU)
+        noted.waits.clear()
+        for name in ("encode", "decode"):
+            run = getattr(model, name)
+
+            def note(*args: Any, name: str = name, run: Callable[..., Any] = run) -> Any:
+                noted.events.append(name)
+                return run(*args)
+
+            monkeypatch.setattr(model, name, note)
+
+        def batches() -> Iterator[Tensor]:
+            for number in range(4):
+                noted.events.append(f"batch {number}")
+                yield torch.zeros(2, 1, 32, 64, dtype=torch.uint8)
+
+        def cleared(any_probs: np.ndarray) -> np.ndarray:
+            asked.append(len(asked) % 2 == 1)
+            return np.full(any_probs.shape, asked[-1])
+
+        for mask_probs, label_probs in predictor.stream(batches(), lambda *probs: probs, cleared):
+            assert (mask_probs.shape, label_probs.shape) == ((2, 3, 32, 64), (2, 4))
+        assert noted.waits == []
+    scale_and_shift.cache_clear()
+    assert asked == [False, True] * 2
+    assert noted.events == [
+        *("batch 0", "encode", "record 0"),
+        *("batch 1", "encode", "record 1", "wait for 0", "decode", "record 2", "record 3"),
+        *("batch 2", "encode", "record 4", "wait for 1", "record 5", "record 6", "wait for 2", "wait for 3"),
+        *("batch 3", "encode", "record 7", "wait for 4", "decode", "record 8", "record 9", "wait for 5", "wait for 6"),
+        *("wait for 7", "record 10", "record 11", "wait for 8", "wait for 9", "wait for 10", "wait for 11"),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_a_gpu_has_its_next_tile_before_the_host_blends_the_last(
+    network: UnifiedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three tiles of one image, each a record; two more are of its labels and of what the whole image is copied for."""
+    scale_and_shift.cache_clear()
+    tiling = TilingConfig(tile=64, overlap=16, budget=64 * 64)
+    predictor = Predictor([network], mean=(0.4,), std=(0.2,), device="cpu", tiling=tiling)
+    monkeypatch.setattr(Blender, "add", lambda self, tile, probs: None)  # which have no values
+    with fake_gpu() as noted:
+        predictor.device = GPU
+        predictor.models[0].to(GPU)
+        scale_and_shift((0.4,), (0.2,), GPU)
+        noted.waits.clear()
+        predictor.on_tile = lambda done, total: noted.events.append(f"tile {done} of {total}")
+        ((mask_probs, label_probs),) = predictor.stream([torch.zeros(1, 1, 64, 160, dtype=torch.uint8)], lambda *p: p)
+        assert noted.waits == []
+    scale_and_shift.cache_clear()
+    assert (mask_probs.shape, label_probs.shape) == ((1, 3, 64, 160), (1, 4))
+    assert noted.events[:8] == [
+        *("record 0", "tile 1 of 3", "record 1", "wait for 0", "tile 2 of 3"),
+        *("record 2", "wait for 1", "tile 3 of 3"),
     ]

@@ -26,6 +26,7 @@ from steel.config import NetworkConfig
 from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
 from steel.images.decode import decode_image
+from steel.inference import ahead
 from steel.inference import predict_folder as module
 from steel.inference.folder_job import FolderJob
 from steel.inference.predict_folder import describe_predictor, predict_folder
@@ -367,7 +368,7 @@ def test_a_long_folder_is_never_held(predictor: Predictor, tmp_path: Path, monke
     predict_folder(predictor, FolderJob(str(tmp_path), str(tmp_path / "../out150"), threads=1), {})
     assert len(decoded) == 150
     assert most < 50
-    monkeypatch.setattr(module, "_PIXELS_AHEAD", 24 * 24)
+    monkeypatch.setattr(ahead, "_PIXELS", 24 * 24)
     decoded.clear()
     most = 0
     predict_folder(predictor, FolderJob(str(tmp_path), str(tmp_path / "../out150"), threads=1), {})

@@ -4,13 +4,14 @@ import csv
 import html
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from steel.decision import default_decision
-from steel.metrics.statistics import EvaluationStatistics, image_statistics
+from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, image_statistics
 from steel.reports.evaluation_report import write_evaluation
 from steel.reports.gallery import KINDS, PER_KIND, RANDOM, TYPICAL, GalleryKeeper, Kept, choose, ranking_of
 from steel.reports.html.figures import Figures, pointer
@@ -165,21 +166,25 @@ def test_text_of_users_is_escaped(page: str) -> None:
     assert "<fast>" not in page
 
 
-def test_kept_images_do_not_depend_on_order_or_ranks(faults: KnownFaults) -> None:
-    def keepers(parts: list[list[int]]) -> list[GalleryKeeper]:
+def test_kept_images_do_not_depend_on_order_or_ranks_or_threads(faults: KnownFaults) -> None:
+    def offered(row: int) -> tuple[ImageStatistics, np.ndarray, np.ndarray]:
+        bitmask = faults.reader.read(row, original_mask=True).bitmask
+        probs, labels = predicted_probabilities(true_defects(int(faults.reader.index.image_id(row)[7:11])))
+        return image_statistics(row, probs, labels, bitmask), probs, bitmask
+
+    images = [offered(row) for row in range(NUM_IMAGES)]
+
+    def keepers(parts: list[list[int]], threads: int) -> list[GalleryKeeper]:
         made = []
         for part in parts:
             keeper = GalleryKeeper(DECISION, wanted={5})
-            for row in part:
-                bitmask = faults.reader.read(row, original_mask=True).bitmask
-                number = int(faults.reader.index.image_id(row)[7:11])
-                probs, labels = predicted_probabilities(true_defects(number))
-                keeper.offer(image_statistics(row, probs, labels, bitmask), probs, bitmask)
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda row, keeper=keeper: keeper.offer(*images[row]), part))
             made.append(keeper)
         return made
 
-    one = keepers([list(range(NUM_IMAGES))])
-    three = keepers([list(range(r, NUM_IMAGES, 3))[::-1] for r in (2, 0, 1)])
+    one = keepers([list(range(NUM_IMAGES))], threads=1)
+    three = keepers([list(range(r, NUM_IMAGES, 3))[::-1] for r in (2, 0, 1)], threads=8)
     chosen = choose([keeper.ranking() for keeper in one])
     assert chosen == choose([keeper.ranking() for keeper in three])
     assert sorted(one[0].regions) == sorted(region for keeper in three for region in keeper.regions)
