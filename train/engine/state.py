@@ -15,7 +15,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,8 @@ logger = logging.getLogger("train.fit")
 FORMAT_VERSION = 3
 TENSORS = "tensors.safetensors"
 RECORD = "state.json"
+_STATE, _WEIGHTS = "state", "weights"
+"""What is written beside training."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ class StateWriter:
     host copy alone.
 
     The first of each kind also waits for the memory that all of them are copied to. Files come to the disk in the order
-    in which they were submitted: a state is there no sooner than the weights that it ranks.
+    in which they were submitted: a state is there no sooner than the weights that it ranks, and never without them.
     """
 
     def __init__(self, folder: Path, keep: int, interval: float = math.inf) -> None:
@@ -224,44 +226,65 @@ class StateWriter:
         self._since = time.monotonic()
         self._copies, self._best_copies = HostCopies(), HostCopies()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="state-writer")
-        self._pending: Future[None] | None = None
+        self._pending: dict[str, Future[None]] = {}
+        """The last write of each kind, until somebody has asked what became of it."""
+        self._has_failed = False
 
     @property
     def is_due(self) -> bool:
         """Whether it is time for another state, and what was submitted before is written."""
-        is_busy = self._pending is not None and not self._pending.done()
+        is_busy = any(not pending.done() for pending in self._pending.values())
         return not is_busy and time.monotonic() - self._since >= self._interval
 
     def submit(
         self, loop: LoopState, top_checkpoints: Sequence[TopCheckpoint], tensors: Mapping[str, torch.Tensor]
     ) -> None:
-        """Copy a state of this moment and start writing it; waits for what was submitted before.
+        """Copy a state of this moment and start writing it; waits for the one before, whose memory it takes.
 
         Raises:
-            InputError: that could not be written; `StateWriteError` if it was a state.
+            StateWriteError: that could not be written.
         """
         start = time.monotonic()
-        self.wait()
+        self._wait_for(_STATE)
         waited, self._since = time.monotonic() - start, time.monotonic()
         self._copies.begin(tensors)
-        self._pending = self._pool.submit(self._write, copy.deepcopy(loop), tuple(top_checkpoints), waited)
+        self._pending[_STATE] = self._begin(self._write, copy.deepcopy(loop), tuple(top_checkpoints), waited)
 
     def submit_best(
         self, store: TopCheckpoints, offered: TopCheckpoint, weights: Mapping[str, torch.Tensor] | None
     ) -> None:
         """Copy the weights of a validation and start writing them; then the files that nothing needs any more go.
 
-        Waits, and raises, as `submit` does.
+        Waits for the weights before, whose memory they take, and not for the state under way: the validation that gave
+        them may have been shorter than its writing.
 
         Args:
             store: that has ranked them.
             offered: whose weights they are.
             weights: None where they are not among the best: files go alone.
+
+        Raises:
+            InputError: the weights before could not be written.
         """
-        self.wait()
+        self._wait_for(_WEIGHTS)
         if weights is not None:
             self._best_copies.begin(weights)
-        self._pending = self._pool.submit(self._write_best, store, offered, store.ranked, weights is not None)
+        is_kept = weights is not None
+        self._pending[_WEIGHTS] = self._begin(self._write_best, store, offered, store.ranked, is_kept)
+
+    def _begin(self, write: Callable[..., None], *args: Any) -> Future[None]:
+        """`write(*args)` on the thread, unless something before it could not be written."""
+
+        def run() -> None:
+            if self._has_failed:
+                return
+            try:
+                write(*args)
+            except BaseException:
+                self._has_failed = True
+                raise
+
+        return self._pool.submit(run)
 
     def _write_best(
         self, store: TopCheckpoints, offered: TopCheckpoint, ranked: tuple[TopCheckpoint, ...], is_kept: bool
@@ -281,13 +304,22 @@ class StateWriter:
 
     def check(self) -> None:
         """Raise the error of a write that has already failed; never waits."""
-        if self._pending is not None and self._pending.done():
-            self.wait()
+        for kind, pending in list(self._pending.items()):
+            if pending.done():
+                self._wait_for(kind)
 
     def wait(self) -> None:
-        """Wait until nothing is being written; raises as `submit` does."""
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
+        """Wait until nothing is being written.
+
+        Raises:
+            InputError: something could not be; `StateWriteError` if it was a state.
+        """
+        for kind in list(self._pending):
+            self._wait_for(kind)
+
+    def _wait_for(self, kind: str) -> None:
+        pending = self._pending.pop(kind, None)
+        if pending is not None:
             pending.result()
 
     def close(self) -> None:

@@ -171,6 +171,7 @@ def test_a_state_is_due_by_the_clock_once_the_one_before_it_is_written(
 def test_the_best_weights_are_written_beside_training_and_before_the_state_that_ranks_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither waits for the other: here the weights come while a state hangs, and another state while they do."""
     let_go, order = threading.Event(), []
     real_write, real_state = TopCheckpoints.write, states.write_state
 
@@ -180,7 +181,8 @@ def test_the_best_weights_are_written_beside_training_and_before_the_state_that_
         order.append(kept.file)
 
     def noted(folder: Path, saved: SavedState, keep: int) -> Path:
-        order.append("state")
+        let_go.wait(10)
+        order.append(f"state {saved.loop.step}")
         return real_state(folder, saved, keep)
 
     monkeypatch.setattr(TopCheckpoints, "write", slow)
@@ -188,17 +190,19 @@ def test_the_best_weights_are_written_beside_training_and_before_the_state_that_
     store, writer = TopCheckpoints(tmp_path / "best", keep=1), StateWriter(tmp_path / "states", keep=1)
     weight = torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last)
     best, worse = TopCheckpoint(0.5, 0, 1, 1.0), TopCheckpoint(0.4, 0, 2, 2.0)
+    writer.submit(LoopState(step=1), (), {"w": weight})
     assert store.offer(best)
-    writer.submit_best(store, best, {"w": weight})  # comes back while the write hangs
+    writer.submit_best(store, best, {"w": weight})
     weight += 1  # training goes on
     assert not (tmp_path / "best").exists()
     threading.Timer(0.1, let_go.set).start()
-    writer.submit(LoopState(step=1), store.ranked, {"w": weight})
+    writer.submit(LoopState(step=2), store.ranked, {"w": weight})  # waits for the first state alone
+    writer.wait()
     (tmp_path / "best" / "left over").touch()
     assert not store.offer(worse)
     writer.submit_best(store, worse, None)
     writer.wait()
-    assert order == [best.file, "state"]
+    assert order == ["state 1", best.file, "state 2"]
     assert [path.name for path in (tmp_path / "best").iterdir()] == [best.file]
     assert store.read(best)["w"].equal(torch.ones(2, 3, 4, 4))
     writer.close()
@@ -209,6 +213,8 @@ def test_weights_that_cannot_be_written_are_told_at_the_next_step(tmp_path: Path
     blocked.write_text("a file where the folder should be")
     store, writer = TopCheckpoints(blocked, keep=1), StateWriter(tmp_path / "states", keep=1)
     writer.submit_best(store, TopCheckpoint(0.5, 0, 1, 1.0), {"w": torch.zeros(1)})
+    writer.submit(LoopState(step=1), (TopCheckpoint(0.5, 0, 1, 1.0),), {"w": torch.zeros(1)})
     writer.close()
+    assert not (tmp_path / "states").exists()  # a state that ranks weights which are not there
     with pytest.raises(InputError, match=r"could not keep .*free space or mend the folder"):
         writer.check()
