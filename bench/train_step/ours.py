@@ -99,10 +99,11 @@ class Loop:
         _METERS.append(self.meter)
 
     def repeat(self) -> tuple[int, float]:
-        """One step that is not timed, then those that are."""
+        """One step for the host's time, then a stretch of them."""
         batches = TimedIterator(self._batches)
+        self.meter.launch()
         self._steps(batches, 1)
-        batches.take_seconds()
+        self.meter.launched(waited=batches.take_seconds())
         self.meter.start()
         self._steps(batches, self._setting.steps)
         return self.meter.stop(waited=batches.take_seconds())

@@ -84,10 +84,14 @@ def _lightning(setting: Setting) -> Any:
 
     class Clock(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
+            if index == 0:
+                meter.launch()
             if index == micro_steps:
                 meter.start()
 
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+            if index == micro_steps - 1:
+                meter.launched()
             if index == (1 + setting.steps) * micro_steps - 1:
                 self.result = meter.stop()
 
@@ -158,7 +162,13 @@ def _monai(setting: Setting) -> Any:
             IterationEvents.BACKWARD_COMPLETED,
             lambda: torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM),
         )
-        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=1), lambda: meter.start())
+        trainer.add_event_handler(Events.ITERATION_STARTED(once=1), lambda: meter.launch())
+
+        def after_one(_: Any) -> None:
+            meter.launched()
+            meter.start()
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=1), after_one)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: results.append(meter.stop()))
         trainer.run()
         return results[0]

@@ -42,12 +42,13 @@ class Loop:
         _METERS.append(self.meter)
 
     def repeat(self) -> tuple[int, float]:
-        """One step that is not timed, then those that are."""
+        """One step for the host's time, then a stretch of them."""
         batches = TimedIterator(self._batches)
+        self.meter.launch()
         loss = self._step(batches)
+        self.meter.launched(waited=batches.take_seconds())
         if self.meter.first_loss is None:
             self.meter.first_loss = loss.item()
-        batches.take_seconds()
         self.meter.start()
         for _ in range(self._setting.steps):
             self._step(batches)

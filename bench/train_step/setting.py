@@ -129,7 +129,8 @@ def build_plain_optimizer(network: torch.nn.Module, device: str) -> torch.optim.
 
 
 class Meter:
-    """Times stretches of steps, each from a moment at which the device has nothing to do to the next such."""
+    """Times stretches of steps, each from a moment at which the device has nothing to do to the next such; before each,
+    what the host does for a step while the device keeps it waiting for nothing."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
@@ -137,6 +138,15 @@ class Meter:
         self._host: list[float] = []
         self._waits: list[float] = []
         self.first_loss: float | None = None
+
+    def launch(self) -> None:
+        """The next step begins on an idle device; it is of no stretch."""
+        self._synchronise()
+        self._begun = time.perf_counter()
+
+    def launched(self, *, waited: float = 0.0) -> None:
+        """All of that step has been launched; `waited` seconds for data."""
+        self._host.append(time.perf_counter() - self._begun - waited)
 
     def start(self) -> None:
         """The next step is the first of a stretch."""
@@ -149,11 +159,9 @@ class Meter:
         Args:
             waited: seconds of them in which the host waited for data.
         """
-        launched = time.perf_counter() - self._begun
         self._synchronise()
         seconds = time.perf_counter() - self._begun
         self._steps.append(seconds / self._setting.steps)
-        self._host.append(launched / self._setting.steps)
         if waited is not None:
             self._waits.append(waited / seconds)
         return self._setting.steps * self._setting.batch, seconds
@@ -163,7 +171,7 @@ class Meter:
             torch.cuda.synchronize()
 
     def figures(self) -> dict[str, float]:
-        """Medians, the first stretch left out; host time only where it is another than the device's."""
+        """Medians, the first of each left out; host time only where it is another than the device's."""
         on_gpu = self._setting.device == "cuda"
         most_held = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         memory = torch.cuda.max_memory_allocated() if on_gpu else most_held

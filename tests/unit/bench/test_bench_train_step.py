@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.train_step import ours, plain
+from bench.train_step import ours, plain, setting
 from bench.train_step.rows import DEFAULT, KINDS, not_measured, rows_of
 from bench.train_step.setting import Setting
 
@@ -35,6 +35,27 @@ def test_ours_and_the_plain_loop_lose_the_same_in_the_first_step() -> None:
     assert losses[0] > 0.1
     assert losses[1:] == pytest.approx([losses[0]] * 3, rel=1e-5)
     assert all({"step_ms", "memory_gib"} <= each.keys() and "host_ms" not in each for each in found)
+
+
+def test_the_time_of_the_host_is_of_steps_that_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the device has to do before and after."""
+    now = [0.0]
+
+    def pass_time(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(setting.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: pass_time(100))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1 << 30)
+    meter = setting.Meter(Setting(device="cuda", steps=2))
+    for host in (9.0, 0.3, 0.2, 0.4):  # the first is left out: kernels are chosen, memory is asked for
+        meter.launch()
+        pass_time(host + 0.5)
+        meter.launched(waited=0.5)
+        meter.start()
+        pass_time(2)
+        meter.stop()
+    assert meter.figures() == {"step_ms": 51_000, "memory_gib": 1, "host_ms": pytest.approx(300)}
 
 
 def test_every_kind_of_row_has_ours_first_and_its_targets() -> None:
