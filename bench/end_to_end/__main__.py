@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from bench.end_to_end.gpu_samples import parse_cards, sampled
 from bench.end_to_end.page import NUM_IMAGES, SIZE, Row, tables
@@ -26,7 +27,6 @@ from data_prep.arguments import parse_size
 from steel.commands.common import Parser
 from steel.errors import InputError, run_program
 from steel.option_values import positive
-from train.live_line import format_duration
 from train.presets import AUTO
 
 OURS = ("--data", "--out", "--preset", "--runtime.compile", "--model.weights")
@@ -73,9 +73,8 @@ def make_data(options: argparse.Namespace) -> dict[str, float]:
     lines["data_prep"] += ["--out", str(shards)]
     options.work.mkdir(parents=True, exist_ok=True)
     noted = options.work / "seconds.json"
-    made = {"seconds": dict.fromkeys(lines, 0.0), "done": []} | (
-        json.loads(noted.read_text()) if noted.exists() else {}
-    )
+    fresh: dict[str, Any] = {"seconds": dict.fromkeys(lines, 0.0), "done": []}
+    made = json.loads(noted.read_text()) if noted.exists() else fresh
     for name, line in lines.items():
         if name in made["done"]:
             continue
@@ -99,14 +98,14 @@ def train(options: argparse.Namespace, compile: str) -> Row:
         FailedError: it failed; its last lines have been shown.
     """
     out, caches, log = (options.work / f"{name}-{compile}" for name in ("train", "caches", "log"))
-    for folder in (out, caches):  # decoded samples too: the first training would make them for the second
+    for folder in (out, caches):  # decoded samples and compiled code, too: a training would find those of another
         shutil.rmtree(folder, ignore_errors=True)
     words = [*training_words(options, compile), "--data", str(options.work / "shards"), "--out", str(out)]
     words += ["--runtime.cache-dir", str(caches), *options.training]
     print(f"training, compile {compile}: what it says is in {log}", file=sys.stderr, flush=True)
     samples = options.work / f"gpu-{compile}.csv"
     with sampled(samples):
-        ended = run([sys.executable, "-m", "train", *words], log)
+        ended = run([sys.executable, "-m", "train", *words], log, TORCHINDUCTOR_CACHE_DIR=str(caches / "compiled"))
     said = log.read_text(errors="replace")
     shutil.rmtree(caches, ignore_errors=True)
     if ended.code == 0:
@@ -128,9 +127,8 @@ def training_words(options: argparse.Namespace, compile: str) -> list[str]:
 def head(options: argparse.Namespace, rows: Sequence[Row], making: dict[str, float], load: float) -> list[str]:
     """What was done on what, as lines of Markdown."""
     shards = sum(path.stat().st_size for path in (options.work / "shards").glob("*.tar"))
-    given = shlex.join(
-        Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]
-    )  # nobody has these paths
+    words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]  # nobody else has these paths
+    given = shlex.join(words)
     first = rows[0].record
     return [
         "# A whole training",
@@ -140,8 +138,8 @@ def head(options: argparse.Namespace, rows: Sequence[Row], making: dict[str, flo
         f"- machine: {machine()}, nice {os.nice(0)}, load average {load:.1f} at the start",
         f"- versions: Python {sys.version.split()[0]}, torch {version('torch')}",
         f"- data: {options.images:,} strips of {options.size[0]}x{options.size[1]}, made by `steel synth` in "
-        f"{format_duration(making['steel synth'])}; {shards / 1e6:,.0f} MB of shards, made of them by `data_prep` in "
-        f"{format_duration(making['data_prep'])}",
+        f"{making['steel synth']:,.1f} s; {shards / 1e6:,.0f} MB of shards, made of them by `data_prep` in "
+        f"{making['data_prep']:,.1f} s",
         f"- training: preset {options.preset}, {first.about}; {first.processes} process(es) on {first.device}, mixed "
         f"precision: {first.precision}",
         "",

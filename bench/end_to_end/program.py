@@ -4,8 +4,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,25 +26,28 @@ class Ended(NamedTuple):
     """Of the host's memory, of its largest process."""
 
 
-def run(line: Sequence[str], log: Path | None = None) -> Ended:
+def run(line: Sequence[str], log: Path | None = None, **environment: str) -> Ended:
     """Run `line` in the checkout; what interrupts this process ends it, and all that it has started, too.
 
     Args:
         line: of the command.
         log: takes all that it says, anew; standard error when None.
+        environment: variables besides those of this process.
     """
     begun = time.perf_counter()
-    with _started(line, log) as process:
+    with _started(line, log, os.environ | environment) as process:
         _, status, usage = os.wait4(process.pid, 0)  # and not `wait`, which does not tell what was used
         process.returncode = os.waitstatus_to_exitcode(status)
     return Ended(process.returncode, time.perf_counter() - begun, 1024 * usage.ru_maxrss)
 
 
 @contextmanager
-def _started(line: Sequence[str], log: Path | None) -> Iterator[subprocess.Popen[bytes]]:
+def _started(
+    line: Sequence[str], log: Path | None, environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     # In a session of its own the terminal's Ctrl-C is passed on once, by us, and no process is left behind.
     with open(2 if log is None else log, "wb", closefd=log is not None) as said:
-        process = subprocess.Popen(line, cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
+        process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True)
         try:
             yield process
         finally:
@@ -55,7 +58,9 @@ def _started(line: Sequence[str], log: Path | None) -> Iterator[subprocess.Popen
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGINT)
     try:
-        process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+    finally:  # a second Ctrl-C waits no longer
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
