@@ -135,7 +135,8 @@ def head(options: argparse.Namespace, rows: Sequence[Row], making: dict[str, flo
         "",
         f"Made by `python -m bench.end_to_end{' ' * bool(given)}{given}`; see [README.md](README.md) for how.",
         "",
-        f"- machine: {machine()}, nice {os.nice(0)}, load average {load:.1f} at the start",
+        f"- machine: {machine()}, nice {os.nice(0)}, load average {load:.1f} at the start, "
+        f"{os.getloadavg()[0]:.1f} at the end",
         f"- versions: Python {sys.version.split()[0]}, torch {version('torch')}",
         f"- data: {options.images:,} strips of {options.size[0]}x{options.size[1]}, made by `steel synth` in "
         f"{making['steel synth']:,.1f} s; {shards / 1e6:,.0f} MB of shards, made of them by `data_prep` in "

@@ -76,7 +76,7 @@ def tables(rows: Sequence[Row], images: int, size: tuple[int, int]) -> list[str]
 
 
 def _phase(phase: PhaseRecord) -> str:
-    rate = f"{phase.images_per_second:,.{0 if phase.images_per_second >= 100 else 1}f}"
+    rate = f"{phase.images_per_second:,.0f}" if phase.images_per_second >= 100 else f"{phase.images_per_second:.3g}"
     return f"{rate} images/s for {format_duration(phase.seconds)}, {phase.data_wait:.1%} data wait"
 
 
