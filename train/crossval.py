@@ -6,7 +6,6 @@ array); with --join the trained members are joined.
 """
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
 from steel.commands.common import Parser
 from steel.config import FoldsConfig
+from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
 from steel.errors import InputError, run_program
@@ -190,4 +190,4 @@ def _read_part(reader: ShardReader, path: Path, fold: int) -> EvaluationStatisti
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    end_program(run_program(main))

@@ -7,7 +7,6 @@ train.evaluate ...
 
 import argparse
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from steel import storage
 from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from steel.commands.common import Parser
 from steel.decision import Decision, default_decision
+from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, start
 from steel.errors import InputError, run_program
 from steel.extensions import load_extensions, require_extensions
@@ -306,4 +306,4 @@ def retuned(
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    end_program(run_program(main))

@@ -8,12 +8,12 @@ import functools
 import json
 import logging
 import math
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 
 from steel.config import Config
+from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, seed_everything, start
 from steel.distributed.signals import StopSignals
 from steel.errors import out_of_memory_as, run_program
@@ -224,4 +224,4 @@ def _write_suspects(context: RunContext, folder: RunFolder, rows: list[int]) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    end_program(run_program(main))

@@ -5,7 +5,6 @@ ranks. All ranks must see OUT. Stopped and started again, on any number of ranks
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from steel.commands.predictions import (
     prediction_bars,
     report_predictions,
 )
+from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, start
 from steel.errors import run_program
 from steel.inference.folder_job import Plan, plan_folder
@@ -77,4 +77,4 @@ def _predict(arguments: argparse.Namespace, runtime: Runtime) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    end_program(run_program(main))

@@ -25,6 +25,7 @@ from bench.train_step.setting import (
     phase_of,
 )
 from steel.config import Config, OptimConfig, RuntimeConfig
+from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
 from steel.loading.train_loader import MicroBatch
@@ -143,3 +144,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_program(0)

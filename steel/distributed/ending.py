@@ -4,6 +4,7 @@ Nothing that waits for other ranks comes before: they sit in a collective, and w
 particular the process group of a failed job is not destroyed: for NCCL that waits until the peers come out of theirs.
 """
 
+import atexit
 import contextlib
 import os
 import sys
@@ -104,6 +105,22 @@ class Ending:
     def _note(self, reason: str) -> None:
         with contextlib.suppress(Exception):  # what cannot be recorded must still be told
             self._record(reason)
+
+
+def end_program(code: int) -> NoReturn:
+    """`sys.exit(code)`; where this process was one of several ranks, without taking the interpreter apart first.
+
+    Threads of gloo outlive the process group once DDP has wrapped a network. One that lets go of a tensor of Python's
+    while the interpreter is being taken apart aborts the process (`terminate called without an active exception`), and
+    with it a job that was done. What others have registered with `atexit` is done as ever.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        sys.exit(code)
+    atexit._run_exitfuncs()  # what multiprocessing does in its children, which end in the same way
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _reason(error: BaseException, *, is_defect: bool) -> str:

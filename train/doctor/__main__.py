@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steel.commands.common import Parser
+from steel.distributed.ending import end_program
 from steel.errors import run_program
 from steel.machine import count_workers, parse_workers
 from train.doctor.checks import (
@@ -175,4 +176,4 @@ def _report(findings_of_rank: dict[int, list[Finding]]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    end_program(run_program(main))

@@ -164,8 +164,8 @@ class Loop:
         """Score the weights, keep them if they are among the best, and see whether the phase still gets better.
 
         All ranks predict and tune; the best weights are written beside training. What rank 0 does alone, the others
-        wait for: the line of the history, whose warning resamples the images (0.44 s of CPU for 2,500 images of four
-        classes, as much as tuning takes in one process), curves for a fiftieth of the time, and a tracker's pictures.
+        wait for: the line of the history, whose warning resamples the images (some hundredths of a second for 2,500
+        images of four classes), curves for less, and a tracker's pictures.
         """
         model, spent = self.training.scored_model, self.context.live.spent
         before = spent.copy()

@@ -2,12 +2,16 @@
 
 import errno
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from steel.distributed.ending import Ending
 from steel.errors import InputError, LostRankError, OutOfMemoryError, SharedError, report, run_program
+from tests.paths import ROOT
 from train.engine.loop import LESS_MEMORY
 from train.fit import main
 
@@ -96,3 +100,39 @@ def test_a_failing_run_says_why_before_it_closes_anything(
     (finished,) = order
     assert finished.startswith(f"tracker failed after 'error: {reason}\\n'")
     assert '"state": "failed"' in finished and f'"reason": "rank 0: {reason}"' in finished
+
+
+END = """
+import atexit, sys
+from steel.distributed.ending import end_program
+
+class Held:
+    def __del__(self):
+        print("taken apart")
+
+held = Held()
+atexit.register(print, "as registered")
+print("last words")
+sys.stdout.write("without a line's end ")
+end_program(3)
+"""
+
+
+@pytest.mark.parametrize(("world", "is_taken_apart"), [(None, True), ("1", True), ("2", False)])
+def test_one_of_several_ranks_ends_without_taking_the_interpreter_apart(
+    world: str | None, is_taken_apart: bool
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
+    environment |= {} if world is None else {"WORLD_SIZE": world}
+    done = subprocess.run([sys.executable, "-c", END], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "")
+    words = "last words\nwithout a line's end as registered\n"
+    assert done.stdout == words + ("taken apart\n" if is_taken_apart else "")
+
+
+def test_every_program_of_several_ranks_ends_so() -> None:
+    """Whatever joins a job under a launcher."""
+    programs = [path for path in (ROOT / "train").rglob("*.py") if ".running()" in path.read_text()]
+    assert len(programs) >= 5
+    for path in programs:
+        assert "    end_program(run_program(main))\n" in path.read_text(), path
