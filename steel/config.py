@@ -232,6 +232,22 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """Learning from the answers of a model that there is already, such as an ensemble, besides the labels."""
+
+    teacher: str = ""
+    """Path or URL of a checkpoint for the same classes, of one network or of several; none when empty."""
+    share: float = 0.5
+    """Of the loss that is told from the teacher's probabilities, at every pixel, those without a truth included; the
+    rest is told from the labels."""
+    identity: str = ""
+    """What tells the teacher's file from others."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.share <= 1, f"distill.share: {self.share} is not above 0 and at most 1")
+
+
+@dataclass(frozen=True)
 class TilingConfig:
     """How images of many pixels are evaluated and predicted: in overlapping tiles, which are blended. It is part of
     what a checkpoint's thresholds were tuned with, and travels in it."""
@@ -352,6 +368,7 @@ class Config:
     augment: Mapping[str, TransformConfig] = field(default_factory=dict)
     """By the names of `steel.loading.augment.TRANSFORMS`, which has their order too; what is off is left out."""
     optim: OptimConfig = OptimConfig()
+    distill: DistillConfig = DistillConfig()
     validation: ValidationConfig = ValidationConfig()
     tiling: TilingConfig = TilingConfig()
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

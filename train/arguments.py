@@ -8,6 +8,8 @@ from typing import Literal
 
 import tyro
 
+from steel.checkpoint import read_header
+from steel.checkpoint_header import digest_content
 from steel.commands.common import Parser
 from steel.config import Config
 from steel.distributed.runtime import Runtime, launcher_rank
@@ -38,7 +40,7 @@ class FitArguments:
     def at_passes(self, passes: float) -> Config:
         """The configuration of the same command line, but for a budget of so many passes."""
         config = _parse_fit("train.fit", [*self.words, "--budget", f"{passes:g}passes"], None).config
-        return replace(config, extensions=self.config.extensions)
+        return replace(_with_identity(config), extensions=self.config.extensions)
 
     def wants_time_fitted(self, *, has_begun: bool) -> bool:
         """Whether the length of the run is still to be fitted to a time.
@@ -71,13 +73,21 @@ def parse_fit(program: str, argv: Sequence[str] | None = None, more: Mapping[str
     extensions = load_extensions()  # before the options, to which they add
     try:
         parsed = _parse_fit(program, argv, more)
-        return replace(parsed, config=replace(parsed.config, extensions=extensions))
+        return replace(parsed, config=replace(_with_identity(parsed.config), extensions=extensions))
     except InputError as error:
         raise SharedError(str(error)) from error
     except SystemExit as error:
         if launcher_rank() == 0:
             raise
         raise SharedError("see the message of rank 0") from error
+
+
+def _with_identity(config: Config) -> Config:
+    """With what tells the teacher's file from others, so that a run does not go on with another one."""
+    if not config.distill.teacher:
+        return config
+    identity = digest_content(read_header(config.distill.teacher))
+    return replace(config, distill=replace(config.distill, identity=identity))
 
 
 def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str] | None) -> FitArguments:

@@ -20,7 +20,7 @@ import tyro
 from tyro import MISSING
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from steel.config import Config, LossConfig, PhaseConfig, TrackingConfig, TransformConfig
+from steel.config import Config, DistillConfig, LossConfig, PhaseConfig, TrackingConfig, TransformConfig
 from steel.errors import InputError
 from steel.loading.augment import TRANSFORMS, check_transforms
 from steel.model.heads import CLASSIFICATION, SEGMENTATION
@@ -67,7 +67,7 @@ CHOICES: Mapping[tuple[type, str], Mapping[str, Named]] = {
 """Fields of the configuration whose value is a name of a table."""
 
 
-_NO_OPTIONS = ((Config, "extensions"), (Config, "reasons"))
+_NO_OPTIONS = ((Config, "extensions"), (Config, "reasons"), (DistillConfig, "identity"))
 """Fields that the program fills."""
 
 

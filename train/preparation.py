@@ -18,6 +18,7 @@ from train.engine.data import FoldRows, resolve_crop
 from train.engine.run_context import RunContext
 from train.engine.state import SavedState
 from train.engine.step import TrainingState
+from train.engine.teacher import load_teacher
 from train.engine.weight_initialisation import FirstWeights
 from train.live_line import LiveLine
 
@@ -81,7 +82,8 @@ def build_training(
     config, inputs = context.config, context.first_weights.inputs
     first = context.plans[0]
     freeze_steps = round(config.optim.freeze_encoder_epochs * first.epoch_length / first.phase.batch_size)
-    training = TrainingState(context.runtime, config, model, inputs.mean, inputs.std, freeze_steps)
+    teacher = load_teacher(context)
+    training = TrainingState(context.runtime, config, model, inputs.mean, inputs.std, freeze_steps, teacher)
     if saved is not None:
         try:
             training.load_tensors(saved.tensors)

@@ -258,7 +258,12 @@ def _head_loss(
         present = (masks * valid).flatten(2).amax(dim=-1)
         overlaps = [overlap * (present + config.absent * (1 - present)) for overlap in overlaps]
     loss = torch.stack([*pixels, *overlaps]).sum(dim=0)
-    if head != SEGMENTATION or config.class_weights is None:
+    return loss if head != SEGMENTATION else weigh_classes(loss, config)
+
+
+def weigh_classes(loss: Tensor, config: LossConfig) -> Tensor:
+    """The segmentation's (n, C) with the configuration's weight for each class."""
+    if config.class_weights is None:
         return loss
     assert len(config.class_weights) == loss.shape[1], "one class weight a class"
     # Column by column: a tensor of the weights would have to be moved to the device.

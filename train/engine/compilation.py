@@ -177,9 +177,10 @@ def there_and_back(
     device = runtime.device
     images, targets = batch.images.to(device), batch.targets.to(device)
     pairs = None if batch.pairs is None else batch.pairs.to(device)
+    soft = training.ask_teacher(images)
     # Through DDP, which the compiler must see around the graph.
     with runtime.accelerator.no_sync(wrapped):
-        losses = wrapped(images, targets, plan.phase.loss, pairs)
+        losses = wrapped(images, targets, plan.phase.loss, pairs, soft)
         total = torch.stack([loss.sum() for loss in losses.values()]).sum()
         torch.autograd.grad(total, parameters, allow_unused=True)
     if device.type == "cuda":

@@ -93,7 +93,7 @@ def _there_and_back(training: TrainingState, plan: PhasePlan, crop: tuple[int, i
     room = [torch.empty_like(parameter) for parameter in parameters for _ in range(sets)]
     images = torch.zeros(num, model.network.in_channels, *crop, dtype=torch.uint8, device=device)
     targets = torch.from_numpy(np.zeros((num, *crop), target_dtype(model.network.num_classes))).to(device)
-    losses = training.micro_batch_losses(images, targets, plan.phase.loss, None)
+    losses = training.micro_batch_losses(images, targets, plan.phase.loss, None, training.ask_teacher(images))
     total = torch.stack([loss.sum() for loss in losses.values()]).sum()
     torch.autograd.grad(total, parameters, allow_unused=True)
     del room

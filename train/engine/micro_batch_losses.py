@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from steel.config import LossConfig
 from steel.loading.train_loader import unpack_targets
+from steel.model.distillation import SoftTargets, blend_with_teacher
 from steel.model.losses import head_losses
 from steel.model.network import UnifiedModel, scale_and_shift, scale_pixels
 
@@ -20,13 +21,20 @@ class MicroBatchLosses(nn.Module):
     shift: Tensor
 
     def __init__(
-        self, network: UnifiedModel, mean: tuple[float, ...], std: tuple[float, ...], *, channels_last: bool
+        self,
+        network: UnifiedModel,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        *,
+        channels_last: bool,
+        teacher_share: float = 0.0,
     ) -> None:
         """Args:
         network: on its device.
         mean: that it expects, one per channel.
         std: likewise.
         channels_last: the order of memory in which it takes images.
+        teacher_share: of the loss, where a teacher is asked; see `blend_with_teacher`.
         """
         super().__init__()
         self.network = network
@@ -36,17 +44,32 @@ class MicroBatchLosses(nn.Module):
         self.register_buffer("shift", shift, persistent=False)
         self.num_classes = network.network.num_classes
         self._channels_last = channels_last
+        self._teacher_share = teacher_share
         self._compute = self.eager
         self.replays = False
         """Whether backward passes are CUDA graphs, which write where the last one wrote; see `hold_gradients`."""
 
-    def forward(self, images: Tensor, targets: Tensor, loss: LossConfig, pairs: Tensor | None) -> dict[str, Tensor]:
+    def forward(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        loss: LossConfig,
+        pairs: Tensor | None = None,
+        soft: SoftTargets | None = None,
+    ) -> dict[str, Tensor]:
         """What each head of the network loses, by its graph where there is one; see `of`."""
-        return self._compute(images, targets, loss, pairs)
+        return self._compute(images, targets, loss, pairs, soft)
 
-    def eager(self, images: Tensor, targets: Tensor, loss: LossConfig, pairs: Tensor | None) -> dict[str, Tensor]:
+    def eager(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        loss: LossConfig,
+        pairs: Tensor | None = None,
+        soft: SoftTargets | None = None,
+    ) -> dict[str, Tensor]:
         """As `forward`, operation by operation."""
-        return self.of(self.network, images, targets, loss, pairs)
+        return self.of(self.network, images, targets, loss, pairs, soft)
 
     def of(
         self,
@@ -55,8 +78,9 @@ class MicroBatchLosses(nn.Module):
         targets: Tensor,
         loss: LossConfig,
         pairs: Tensor | None = None,
+        soft: SoftTargets | None = None,
     ) -> dict[str, Tensor]:
-        """What each head of `network` loses, as `head_losses`.
+        """What each head of `network` loses, as `head_losses`, and by a teacher where there is one.
 
         Args:
             network: such as the moving average.
@@ -64,6 +88,7 @@ class MicroBatchLosses(nn.Module):
             targets: (m, h, w), packed as `MicroBatch.targets` are, there too.
             loss: of the phase.
             pairs: see `PairFunction`; None when it is not known what is present.
+            soft: what the teacher says of the images.
         """
         masks, valid = unpack_targets(targets, self.num_classes)
         inputs = scale_pixels(images, self.scale, self.shift)
@@ -73,7 +98,8 @@ class MicroBatchLosses(nn.Module):
         # Half precision is for the network; a loss, an extension's too, is given float32 and computes in it.
         with torch.autocast(images.device.type, enabled=False):
             precise = {head: out.to(torch.promote_types(out.dtype, torch.float32)) for head, out in outputs.items()}
-            return head_losses(precise, masks, valid, loss, pairs)
+            losses = head_losses(precise, masks, valid, loss, pairs)
+            return losses if soft is None else blend_with_teacher(losses, precise, soft, loss, self._teacher_share)
 
     @property
     def is_compiled(self) -> bool:
@@ -102,12 +128,18 @@ class MicroBatchLosses(nn.Module):
             options={"fallback_random": True, "triton.cudagraphs": cuda_graphs},
         )
 
-        def compute(images: Tensor, targets: Tensor, loss: LossConfig, pairs: Tensor | None) -> dict[str, Tensor]:
+        def compute(
+            images: Tensor,
+            targets: Tensor,
+            loss: LossConfig,
+            pairs: Tensor | None = None,
+            soft: SoftTargets | None = None,
+        ) -> dict[str, Tensor]:
             if pairs is not None and len(pairs) > 1:
                 torch._dynamo.mark_dynamic(pairs, 0)
             if cuda_graphs:
                 torch.compiler.cudagraph_mark_step_begin()  # what the last replay gave has been used
-            return compiled(images, targets, loss, pairs)
+            return compiled(images, targets, loss, pairs, soft)
 
         self._compute = compute
 

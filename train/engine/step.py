@@ -12,6 +12,7 @@ from steel.config import Config
 from steel.distributed.runtime import Runtime, seed_micro_batch
 from steel.loading.train_loader import MicroBatch
 from steel.model.batch_norm import RunningStatistics
+from steel.model.distillation import SoftTargets
 from steel.model.network import UnifiedModel, drop_gradients, set_encoder_trainable
 from steel.model.optimizer import (
     AveragedTensors,
@@ -24,6 +25,7 @@ from steel.model.optimizer import (
 from train.engine.batch_plan import PhasePlan
 from train.engine.kernels import training_kernels
 from train.engine.micro_batch_losses import MicroBatchLosses, hold_gradients
+from train.engine.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class TrainingState:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         freeze_steps: int,
+        teacher: Teacher | None = None,
     ) -> None:
         self.runtime = runtime
         self.config = config
@@ -65,7 +68,9 @@ class TrainingState:
         self.statistics = RunningStatistics(model)
         decay = config.optim.ema_decay
         self.average = ExponentialAverage(model, decay) if decay > 0 else None
-        self.micro_batch_losses = MicroBatchLosses(model, mean, std, channels_last=config.runtime.channels_last)
+        self.micro_batch_losses = MicroBatchLosses(
+            *(model, mean, std), channels_last=config.runtime.channels_last, teacher_share=config.distill.share
+        )
         """By the network: bare, for its own weights' or another's losses; `wrapped`, for its gradients'."""
         self.optimizer = build_optimizer(model, config.optim)
         # Moved above already; accelerate would give `cpu:0` new buffers.
@@ -78,11 +83,16 @@ class TrainingState:
         self._latest = AveragedTensors.of(model)
         self.scaler: torch.amp.GradScaler | None = runtime.accelerator.scaler
         """Of fp16 training alone."""
+        self._teacher = teacher
 
     @property
     def scored_model(self) -> UnifiedModel:
         """The weights that are validated: the moving average where there is one."""
         return self.model if self.average is None else cast(UnifiedModel, self.average.model)
+
+    def ask_teacher(self, images: torch.Tensor) -> SoftTargets | None:
+        """What the teacher says of (m, c, h, w) uint8 on the device; None without one."""
+        return None if self._teacher is None else self._teacher(images)
 
     def step(self, plan: PhasePlan, step: int, lr: float, batches: Iterator[MicroBatch]) -> StepSums:
         """Take one optimizer step at rate `lr` on this rank's micro-batches of `step`, drawn from `batches`.
@@ -130,8 +140,11 @@ class TrainingState:
         runtime = self.runtime
         seed_micro_batch(self.config.seed, plan.number, step, batch.index)
         gathering = runtime.accelerator.no_sync(self.wrapped)
+        soft = self.ask_teacher(batch.images)
         with contextlib.nullcontext() if last else gathering:
-            losses: dict[str, torch.Tensor] = self.wrapped(batch.images, batch.targets, plan.phase.loss, batch.pairs)
+            losses: dict[str, torch.Tensor] = self.wrapped(
+                batch.images, batch.targets, plan.phase.loss, batch.pairs, soft
+            )
             # Shares of the step's mean: sums over the constant number of terms in a global batch.
             shares = {head: loss.sum(1) / (plan.phase.batch_size * loss.shape[1]) for head, loss in losses.items()}
             sample_losses = functools.reduce(torch.add, shares.values())

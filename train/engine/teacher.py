@@ -1,0 +1,72 @@
+"""The model that a training learns from, besides its labels."""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from steel.checkpoint import Checkpoint, load_checkpoint
+from steel.config import DistillConfig
+from steel.distributed.runtime import Runtime
+from steel.extensions import require_extensions
+from steel.inference.predictor import build_models
+from steel.model.distillation import SoftTargets
+from steel.model.folding import fold_batch_norms
+from steel.model.heads import CLASSIFICATION, SEGMENTATION
+from steel.model.network import scale_and_shift, scale_pixels
+from steel.shards.selection import check_same_task
+from train.engine.run_context import RunContext
+from train.engine.split_roles import role_of
+
+logger = logging.getLogger("train.fit")
+
+
+class Teacher:
+    """Says what it sees in the crops that the network is trained on, as they were augmented; never trained itself."""
+
+    def __init__(self, checkpoint: Checkpoint, runtime: Runtime, *, channels_last: bool) -> None:
+        """Args:
+        checkpoint: one network, or several whose probabilities are averaged.
+        runtime: whose device and precision it takes.
+        channels_last: the order of memory in which it takes images.
+        """
+        self._runtime = runtime
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        models = [fold_batch_norms(model) for model in build_models(checkpoint)]
+        self._models = [model.to(runtime.device).to(memory_format=self._layout) for model in models]
+        self._scale, self._shift = scale_and_shift(checkpoint.mean, checkpoint.std, runtime.device)
+
+    def __call__(self, images: Tensor) -> SoftTargets:
+        """Its probabilities for (m, c, h, w) uint8 on the device; waits for nothing."""
+        with torch.no_grad(), self._runtime.accelerator.autocast():
+            inputs = scale_pixels(images, self._scale, self._shift).contiguous(memory_format=self._layout)
+            outputs = [model(inputs) for model in self._models]
+        return SoftTargets(*(_average([each[head] for each in outputs]) for head in (SEGMENTATION, CLASSIFICATION)))
+
+
+def _average(logits: list[Tensor]) -> Tensor:
+    return torch.stack([torch.sigmoid(one.float()) for one in logits]).mean(dim=0)
+
+
+def load_teacher(context: RunContext) -> Teacher | None:
+    """The configuration's teacher on this rank's device; None without one.
+
+    Raises:
+        InputError: not a usable checkpoint, or one for other classes or channels than the data's.
+    """
+    config, reader = context.config, context.reader
+    if not config.distill.teacher:
+        return None
+    checkpoint, name = load_checkpoint(config.distill.teacher), _name(config.distill)
+    require_extensions(checkpoint.provenance, name)
+    check_same_task(name, checkpoint.class_names, checkpoint.network.in_channels, reader.manifest)
+    for role, folds in (("validation", config.folds.validation), ("test", config.folds.test)):
+        if folds and role_of(folds, reader.manifest.digest, checkpoint.folds, checkpoint.provenance) == "train":
+            logger.warning("WARNING: %s was trained on %s folds of this run, whose scores it flatters", name, role)
+    members = "1 network" if checkpoint.members == 1 else f"{checkpoint.members} networks"
+    logger.info("learning from %s (%s), %.0f %% of the loss", name, members, 100 * config.distill.share)
+    return Teacher(checkpoint, context.runtime, channels_last=config.runtime.channels_last)
+
+
+def _name(config: DistillConfig) -> str:
+    return f"--distill.teacher {config.teacher}"
