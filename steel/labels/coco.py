@@ -85,6 +85,8 @@ class _Part:
         number, name = _identity(entry, "id"), _field(entry, "name", str)
         if number is None or name is None:
             self._issues.append((_MALFORMED, f"a category in {self._name} ({_shown(entry)})"))
+        elif (other := self.categories.get(number, (name,))[0]) != name:
+            self._issues.append(("categories with the same id", f"{name} and {other} in {self._name}"))
         else:
             self.categories[number] = name, _field(entry, "supercategory", str) or ""
 

@@ -251,6 +251,16 @@ def test_stray_labels_and_missing_images_are_taken_by_their_options(tmp_path: Pa
     )
 
 
+def test_two_categories_of_one_id_are_told(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", "a.jpg")
+    entries, shapes = [image_entry(1, "a.jpg")], [annotation(1, 1, 1, [SQUARE])]
+    same = [{"id": 1, "name": "pit"}] * 2
+    assert load_labels(images, write(tmp_path / "same.json", entries, shapes, same)).class_names == ("pit",)
+    path = write(tmp_path / "labels.json", entries, shapes, [*same, {"id": 1, "name": "dent"}])
+    with pytest.raises(InputError, match=r"1 categories with the same id: dent and pit in labels\.json"):
+        load_labels(images, path)
+
+
 @pytest.mark.parametrize("points", [[1, 1, 1.1, 1, 1.1, 1.1], [-9, -9, -3, -9, -3, -3], [5, 5, 9, 9, 5, 5]])
 def test_shapes_without_a_pixel_are_told_when_they_are_drawn(tmp_path: Path, points: list[float]) -> None:
     images = write_images(tmp_path / "images", "a.jpg")
