@@ -141,7 +141,13 @@ def test_a_category_that_only_groups_others_is_no_class(tmp_path: Path) -> None:
     assert load_labels(images, path).class_names == ("pit", "never seen")
 
 
-@pytest.mark.parametrize("name", ["D:\\line 3\\images\\a.jpg", "/data/images/a.jpg", "./a.jpg", "a.png"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("D:\\line 3\\images\\a.jpg", "/data/images/a.jpg", "./a.jpg", "a.png"),
+        *("/data/local-files/?d=a.jpg", "/data/local-files/?d=line%203/a.jpg"),
+    ],
+)
 def test_file_names_are_paths_of_another_machine(tmp_path: Path, name: str) -> None:
     images = write_images(tmp_path / "images", "coil/a.jpg", "coil/b.jpg")
     entries = [image_entry(1, name), image_entry(2, "coil/b.jpg")]

@@ -91,6 +91,15 @@ def test_label_studio_puts_its_categories_beside(tmp_path: Path) -> None:
     assert np.array_equal(found.bitmask("a.jpg", HEIGHT, WIDTH) >> 1, by_coco(RING))
 
 
+def test_label_studio_names_files_as_its_local_storage_does(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", "coil 1.jpg", "b.jpg")
+    write(tmp_path / "labels/?d=coil%201.txt", line(1, RING))
+    write(tmp_path / "labels/?d=b.txt", "")
+    write(tmp_path / "classes.txt", "pit\ndent\n")
+    found = load_labels(tmp_path / "images", tmp_path)
+    assert (found.class_ids("coil 1.jpg"), found.class_ids("b.jpg")) == ({2}, frozenset())
+
+
 def test_roboflow_puts_a_word_of_its_own_beside(tmp_path: Path) -> None:
     """A folder for each split, and two texts that are no labels; of other texts, what they say is nobody's matter."""
     for split in ("train", "valid", "test"):
