@@ -321,6 +321,29 @@ def test_thousands_of_shapes_in_one_image(tmp_path: Path) -> None:
     assert_equal(load_labels(images, path, LabelOptions(stray_labels="skip")), path, "a.jpg")
 
 
+SMALL = {
+    "polygons": {"segmentation": [[1.01, 2.02, 21.53, 2.13, 21.54, 22.17, 1.36, 22.41]]},
+    "boxes": {"segmentation": []},
+    "run lengths": {"segmentation": {"size": [4096, 4096], "counts": "".join(["PPYo0"] * 7)}},
+}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_many_small_shapes_take_less_than_twice_the_file(tmp_path: Path, kind: str) -> None:
+    """As of 2 GB less than 4: of such shapes Python's own objects weigh more than their numbers."""
+    images = write_images(tmp_path / "images", *(f"{k}.jpg" for k in range(50)), size=(4, 4))
+    more = {"bbox": [1.01, 2.02, 20.53, 20.39], "area": 400.0, "iscrowd": 0}
+    entries = [{"id": k, "image_id": k % 50, "category_id": 1, **SMALL[kind], **more} for k in range(10000)]
+    path = write(tmp_path / "labels.json", [image_entry(k, f"{k}.jpg") for k in range(50)], entries)
+    code = (
+        "import sys, tracemalloc; from steel.labels.load import load_labels\n"
+        "tracemalloc.start(); labels = load_labels(sys.argv[1], sys.argv[2]); print(tracemalloc.get_traced_memory()[0])"
+    )
+    line = [sys.executable, "-c", code, str(images), str(path)]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1.75 * path.stat().st_size
+
+
 def test_a_large_file_takes_less_memory_than_its_size(tmp_path: Path) -> None:
     """9 MB of polygons with two decimals, read, matched and held in less memory than the file has bytes."""
     images = write_images(tmp_path / "images", *(f"{k}.jpg" for k in range(100)), size=(4, 4))
