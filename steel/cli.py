@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the `steel` console command; returns the exit code."""
+    """What `steel.__main__` starts; returns the exit code."""
 
     def run() -> int | None:
         arguments = build_parser().parse_args(argv)

@@ -77,11 +77,12 @@ def _add_explore_labels(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_explore(arguments: argparse.Namespace) -> None:
+    from steel import storage
     from steel.errors import InputError
     from steel.labels.arguments import label_options_from
     from steel.labels.load import load_labels
     from steel.labels.options import AS_FOUND
-    from steel.reports.explore import explore
+    from steel.reports.explore import EXPLORED, explore
     from steel.reports.explore_data import data_of_labels, data_of_shards
 
     has_labels = arguments.images is not None and arguments.labels is not None
@@ -89,6 +90,8 @@ def _run_explore(arguments: argparse.Namespace) -> None:
     reads_labels = arguments.images is not None or arguments.labels is not None or options != AS_FOUND
     if (arguments.shards is None) != has_labels or (arguments.shards is not None and reads_labels):
         raise InputError("explore: give either SHARDS, or --images and --labels")
+    written = [arguments.out, *(storage.join(arguments.out, name) for name in EXPLORED)]
+    storage.check_apart([arguments.shards, arguments.images, arguments.labels], written)
     if has_labels:
         with image_bar("labels") as on_image:
             where = f"{arguments.images}, labels {arguments.labels}"
@@ -100,7 +103,7 @@ def _run_explore(arguments: argparse.Namespace) -> None:
         found = explore(data, arguments.out, max_images=arguments.max_images, seed=arguments.seed, on_image=on_image)
     for finding in found["findings"]:
         print(finding["title"])  # noqa: T201
-    print(f"wrote {arguments.out}/index.html, figures.json and images.csv")  # noqa: T201
+    print(f"wrote {arguments.out}/{', '.join(EXPLORED[:-1])} and {EXPLORED[-1]}")  # noqa: T201
 
 
 def add_compare(commands: argparse._SubParsersAction) -> None:

@@ -79,9 +79,12 @@ def _draw_masks(image: np.ndarray, masks: np.ndarray, *, fill: bool) -> np.ndarr
         if not mask.any():
             continue
         colour = class_colour(class_id)
-        if fill:
-            picture[mask] = ((1 - _FILL) * picture[mask] + _FILL * np.array(colour)).astype(np.uint8)
-        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        if fill:  # by a table and a channel at a time: an image may have as many pixels as memory holds twice
+            for channel, level in enumerate(colour):
+                table = ((1 - _FILL) * np.arange(256) + _FILL * level).astype(np.uint8)
+                plane = np.ascontiguousarray(picture[:, :, channel])
+                np.copyto(picture[:, :, channel], cv2.LUT(plane, table), where=mask)
+        outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, colour, thickness)
     return picture
 

@@ -111,8 +111,12 @@ class Prediction:
 
     def label_map(self) -> np.ndarray:
         """(H, W) uint8: the class of each pixel, from 1, and 0 for none; where classes overlap, the likelier one."""
-        probs = np.where(self.masks, self.mask_probs, 0)
-        return np.where(self.masks.any(axis=0), 1 + probs.argmax(axis=0), 0).astype(np.uint8)
+        label_map, best = (np.zeros(self.image.shape[:2], np.uint8) for _ in range(2))
+        for class_id, (mask, probs) in enumerate(zip(self.masks, self.mask_probs, strict=True), 1):
+            likelier = mask & (probs > best)  # a mask has no probability of 0; of equal ones the first class has it
+            np.copyto(label_map, np.uint8(class_id), where=likelier)
+            np.copyto(best, probs, where=likelier)
+        return label_map
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but pixels as plain JSON values: a line of `predictions.jsonl`."""

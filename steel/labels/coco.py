@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,6 +86,8 @@ class _Part:
         number, name = _identity(entry, "id"), _field(entry, "name", str)
         if number is None or name is None:
             self._issues.append((_MALFORMED, f"a category in {self._name} ({_shown(entry)})"))
+        elif (other := self.categories.get(number, (name,))[0]) != name:
+            self._issues.append(("categories with the same id", f"{name} and {other} in {self._name}"))
         else:
             self.categories[number] = name, _field(entry, "supercategory", str) or ""
 
@@ -162,13 +165,19 @@ def _runs_of(segmentation: dict[str, Any]) -> Runs:
     counts, size = segmentation.get("counts"), _numbers(segmentation.get("size"))
     if len(size) != 2 or not (size == np.floor(size)).all() or not ((size > 0) & (size < 1 << 30)).all():
         raise InputError(f"run lengths of the size {_shown(segmentation.get('size'))}")
-    height, width = (int(side) for side in size)
+    height_width = _same_size(*map(int, size))
     if isinstance(counts, str):
-        return Runs(counts, size=(height, width))
+        return Runs(counts, size=height_width)
     lengths = _numbers(counts)
     if not (lengths == np.floor(lengths)).all() or not (np.abs(lengths) < 1 << 40).all():
         raise InputError("run lengths that are no whole numbers")
-    return Runs(shrink(lengths.astype(np.int64)), size=(height, width))
+    return Runs(shrink(lengths.astype(np.int64)), size=height_width)
+
+
+@lru_cache
+def _same_size(height: int, width: int) -> tuple[int, int]:
+    """The one pair for all run lengths of a size: there may be millions."""
+    return height, width
 
 
 def _numbers(values: Any) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from steel.errors import list_some
 from steel.images.listing import image_stem
@@ -76,7 +77,7 @@ class ImageIndex:
             folder: Of the label file, below the place of all labels; stands before the path: labels of several folders
                 may name images alike.
         """
-        own = list(_tails(name))
+        own = list(_tails(_in_storage(name)))
         if not own:
             return Matched(None)
         tails = list(_tails(f"{folder}/{own[0]}"))
@@ -114,6 +115,12 @@ def _by_name(images: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
+
+
+def _in_storage(name: str) -> str:
+    """Label Studio calls a file of its local storage `/data/local-files/?d=coil%201/a.jpg`; other names as they are."""
+    _, mark, path = name.rpartition("?d=")
+    return unquote(path) if mark else name
 
 
 def _tails(path: str) -> Iterator[str]:

@@ -70,7 +70,7 @@ def read_kaggle_labels(url: str, images: ImageIndex, options: LabelOptions) -> F
     issues = list(found.issues)
     classes = options.classes
     if classes is None:
-        classes = _number_ids(url, {row.class_id for row in found.rows if row.class_id}, issues)
+        classes = _number_ids(url, {row.class_id for row in found.rows if row.class_id is not None}, issues)
     class_of: dict[int | None, int] = {value: k for k, value in enumerate(classes.values, 1)}
     rles: dict[str, dict[int, KaggleRow]] = {}
     seen: dict[tuple[str, int | None], int] = {}
@@ -105,10 +105,12 @@ def _number_ids(url: str, ids: set[int], issues: list[Issue]) -> ClassTable:
             f"{url}: class ids go up to {max(ids)}, but at most {MAX_CLASSES} classes are possible; "
             f"say what each id means (--class-names {max(ids)}=...)"
         )
-    if not ids:
+    if not ids - {0}:
         raise_issues(issues, f"in {url}")
+        if ids:
+            raise InputError(f"{url}: all class ids are 0, and classes count from 1; name it with --class-names 0=...")
         raise InputError(f"{url}: no classes: nothing is marked as defective; name the classes with --class-names")
-    return number_classes(ids)
+    return number_classes(ids - {0})
 
 
 def write_kaggle_labels(url: str, class_names: tuple[str, ...], images: Iterable[LabelledImage]) -> None:

@@ -34,14 +34,17 @@ class Shape(Protocol):
 class Polygon:
     """An outline, see `steel.labels.polygon`."""
 
-    points: np.ndarray
-    """(n, 2) x and y, of the smallest type that holds them: there may be millions."""
+    coordinates: bytes
+    """x, y, x, y, ... in the smallest type that holds them. There may be millions of polygons, and an array has a
+    hundred bytes beside its numbers."""
+    kind: str
+    """Of the numbers, as numpy's `dtype.char`."""
     is_relative: bool = False
     """Coordinates are shares of the image's width and height."""
 
     def draw(self, plane: np.ndarray) -> int:
         """As in `Shape`; see `steel.labels.polygon` for which pixels are inside."""
-        points = self.points.astype(np.float64)
+        points = np.frombuffer(self.coordinates, self.kind).astype(np.float64).reshape(-1, 2)
         return fill_polygon(points * plane.shape[::-1] if self.is_relative else points, plane)
 
 
@@ -135,7 +138,8 @@ def polygon_of(numbers: np.ndarray, *, is_relative: bool = False) -> Polygon:
         raise InputError(f"{len(numbers)} coordinates, where a polygon has pairs, and 3 or more")
     if not (np.abs(numbers) <= LARGEST).all():
         raise InputError(f"a coordinate of {numbers[~(np.abs(numbers) <= LARGEST)][0]:g}")
-    return Polygon(shrink(numbers).reshape(-1, 2), is_relative)
+    small = shrink(numbers)
+    return Polygon(small.tobytes(), small.dtype.char, is_relative)
 
 
 def shrink(numbers: np.ndarray) -> np.ndarray:

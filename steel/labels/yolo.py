@@ -25,7 +25,7 @@ from steel.labels.shape_collector import ShapeCollector
 from steel.labels.shapes import Polygon, polygon_of
 
 _TABLES = (".yaml", ".yml")
-_LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")
+_LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt", "README.dataset.txt", "README.roboflow.txt")
 """Text files of such data sets that are no labels."""
 _SLACK = 0.5
 """How far outside of its image a shape may reach, in image sizes, before its numbers are taken for pixels."""
@@ -67,6 +67,8 @@ def read_yolo(place: Place, images: ImageIndex, options: LabelOptions) -> FoundL
         image_id = collector.open_image(image_of.get(stem, path), None, path)
         if isinstance(data, OSError):
             collector.fail("files that cannot be read", f"{path} ({data})")
+            continue
+        if image_id is None and options.stray_labels == "skip":  # left out: its lines may be anything
             continue
         for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
             if not line.strip():

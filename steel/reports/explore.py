@@ -21,6 +21,9 @@ from steel.reports.explore_page import explore_page
 from steel.reports.per_image import to_csv
 from steel.storage import make_folder, write_text
 
+EXPLORED = ("index.html", "figures.json", "images.csv")
+"""The files that are written."""
+
 
 def explore(
     data: ExploredData,

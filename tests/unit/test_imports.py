@@ -23,7 +23,7 @@ LAYERS = (
     "startup", "errors", "option_values", "machine", "extensions", "plain", "validation_errors", "storage",
     "arrow_file", "precision", "config", "folds", "views", "images", "labels", "synthetic", "shards", "loading",
     "model", "gates", "decision", "metrics", "thresholds", "checkpoint_header", "checkpoint", "pretrained",
-    "inference", "reports", "tracking", "distributed", "serving", "commands", "cli",
+    "inference", "reports", "tracking", "distributed", "serving", "commands", "cli", "__main__",
 )  # fmt: skip
 """The modules and packages of steel, from the bottom up: each imports itself and what stands before it."""
 TORCH_FREE = (
@@ -131,5 +131,5 @@ def test_the_wheel_holds_steel_alone(tmp_path: Path) -> None:
         tops = {name.split("/")[0] for name in archive.namelist()}
         assert "steel/labels/rle.py" in archive.namelist()
         entry = next(n for n in archive.namelist() if n.endswith("entry_points.txt"))
-        assert "steel = steel.cli:main" in archive.read(entry).decode()
+        assert "steel = steel.__main__:main" in archive.read(entry).decode()
     assert {top for top in tops if not top.endswith(".dist-info")} == {"steel"}

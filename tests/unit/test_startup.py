@@ -1,12 +1,13 @@
 """What programs import before they are needed decides how long they take to start: pinned by module, not by time."""
 
 import gc
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from steel.startup import uncollected
+from steel.startup import imports_end_at_once, uncollected
 from tests.paths import ROOT
 
 LISTED = """
@@ -100,3 +101,39 @@ def test_collections_go_on_after_imports_as_before() -> None:
             assert any(each is made for each in gc.get_objects(generation=2))
     finally:
         gc.enable()
+
+
+INTERRUPTED = """
+import os, signal, sys
+
+class Dropped:
+    def __del__(self):  # what is raised here is lost
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(100))
+
+class Finder:
+    place = sys.argv.pop(1)
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.place:
+            Dropped()
+
+sys.meta_path.insert(0, Finder())
+from steel.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("module", ["steel.cli", "steel.commands.models", "steel.inference.load"])
+def test_ctrl_c_in_an_import_ends_the_command_in_one_line(module: str) -> None:
+    """Also where Python would lose it, as in what it calls when it drops the lock of a module."""
+    line = [sys.executable, "-c", INTERRUPTED, module, "info", "missing.safetensors"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_anywhere_else_is_an_exception_as_ever() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), imports_end_at_once():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

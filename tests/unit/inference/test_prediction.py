@@ -1,6 +1,7 @@
 """One prediction: its regions, label map, pictures and files, by values worked out by hand."""
 
 import json
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -48,6 +49,32 @@ def test_the_likelier_class_has_the_pixel_of_both():
         [0, 0, 2, 2, 0, 0],
         [0, 0, 0, 0, 0, 0],
     ]
+
+
+def test_of_equally_likely_classes_the_first_has_the_pixel():
+    probs = np.array([[[100, 100, 0]], [[100, 101, 100]]], np.uint8)
+    decision = Decision((ClassDecision(pixel_threshold=100),) * 2)
+    image, label_probs = np.zeros((1, 3), np.uint8), np.zeros(3, np.uint8)
+    prediction = Prediction("a.png", image, ("pit", "dent"), decision, probs, label_probs)
+    assert prediction.label_map().tolist() == [[1, 2, 2]]
+
+
+@pytest.mark.parametrize(("picture", "most"), [(Prediction.label_map, 10), (Prediction.overlay, 16)])
+def test_pictures_of_a_large_image_take_a_few_bytes_a_pixel(picture, most):
+    """Where all of it is defective, too: four classes' masks, one class's numbered parts, and the picture itself."""
+    side, names = 1024, ("pit", "dent", "rust", "scratch")
+    probs = np.full((4, side, side), 200, np.uint8)
+    decision = Decision((ClassDecision(),) * 4)
+    image = np.full((side, side), 90, np.uint8)
+    prediction = Prediction("a.png", image, names, decision, probs, np.full(5, 255, np.uint8))
+    make().overlay()  # loads the font
+    tracemalloc.start()
+    try:
+        picture(prediction)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < most * side * side, peak / side**2
 
 
 def test_labels_and_classes_go_by_the_decision():

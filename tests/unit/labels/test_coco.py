@@ -141,7 +141,13 @@ def test_a_category_that_only_groups_others_is_no_class(tmp_path: Path) -> None:
     assert load_labels(images, path).class_names == ("pit", "never seen")
 
 
-@pytest.mark.parametrize("name", ["D:\\line 3\\images\\a.jpg", "/data/images/a.jpg", "./a.jpg", "a.png"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("D:\\line 3\\images\\a.jpg", "/data/images/a.jpg", "./a.jpg", "a.png"),
+        *("/data/local-files/?d=a.jpg", "/data/local-files/?d=line%203/a.jpg"),
+    ],
+)
 def test_file_names_are_paths_of_another_machine(tmp_path: Path, name: str) -> None:
     images = write_images(tmp_path / "images", "coil/a.jpg", "coil/b.jpg")
     entries = [image_entry(1, name), image_entry(2, "coil/b.jpg")]
@@ -251,6 +257,16 @@ def test_stray_labels_and_missing_images_are_taken_by_their_options(tmp_path: Pa
     )
 
 
+def test_two_categories_of_one_id_are_told(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", "a.jpg")
+    entries, shapes = [image_entry(1, "a.jpg")], [annotation(1, 1, 1, [SQUARE])]
+    same = [{"id": 1, "name": "pit"}] * 2
+    assert load_labels(images, write(tmp_path / "same.json", entries, shapes, same)).class_names == ("pit",)
+    path = write(tmp_path / "labels.json", entries, shapes, [*same, {"id": 1, "name": "dent"}])
+    with pytest.raises(InputError, match=r"1 categories with the same id: dent and pit in labels\.json"):
+        load_labels(images, path)
+
+
 @pytest.mark.parametrize("points", [[1, 1, 1.1, 1, 1.1, 1.1], [-9, -9, -3, -9, -3, -3], [5, 5, 9, 9, 5, 5]])
 def test_shapes_without_a_pixel_are_told_when_they_are_drawn(tmp_path: Path, points: list[float]) -> None:
     images = write_images(tmp_path / "images", "a.jpg")
@@ -303,6 +319,29 @@ def test_thousands_of_shapes_in_one_image(tmp_path: Path) -> None:
     shapes = [annotation(k, 1, 1 + k % 2, [ring.tolist()]) for k, ring in enumerate(rings)]
     path = write(tmp_path / "labels.json", [image_entry(1, "a.jpg")], shapes)
     assert_equal(load_labels(images, path, LabelOptions(stray_labels="skip")), path, "a.jpg")
+
+
+SMALL = {
+    "polygons": {"segmentation": [[1.01, 2.02, 21.53, 2.13, 21.54, 22.17, 1.36, 22.41]]},
+    "boxes": {"segmentation": []},
+    "run lengths": {"segmentation": {"size": [4096, 4096], "counts": "".join(["PPYo0"] * 7)}},
+}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_many_small_shapes_take_less_than_twice_the_file(tmp_path: Path, kind: str) -> None:
+    """As of 2 GB less than 4: of such shapes Python's own objects weigh more than their numbers."""
+    images = write_images(tmp_path / "images", *(f"{k}.jpg" for k in range(50)), size=(4, 4))
+    more = {"bbox": [1.01, 2.02, 20.53, 20.39], "area": 400.0, "iscrowd": 0}
+    entries = [{"id": k, "image_id": k % 50, "category_id": 1, **SMALL[kind], **more} for k in range(10000)]
+    path = write(tmp_path / "labels.json", [image_entry(k, f"{k}.jpg") for k in range(50)], entries)
+    code = (
+        "import sys, tracemalloc; from steel.labels.load import load_labels\n"
+        "tracemalloc.start(); labels = load_labels(sys.argv[1], sys.argv[2]); print(tracemalloc.get_traced_memory()[0])"
+    )
+    line = [sys.executable, "-c", code, str(images), str(path)]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1.75 * path.stat().st_size
 
 
 def test_a_large_file_takes_less_memory_than_its_size(tmp_path: Path) -> None:

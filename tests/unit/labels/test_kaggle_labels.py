@@ -80,7 +80,7 @@ def test_masks_that_do_not_fit_their_image_are_told_together(tmp_path):
         ("", "the header is ``"),
         (ROWS, "no classes"),
         (ROWS + "a.png,17,1 1\n", "class ids go up to 17, but at most 16"),
-        (ROWS + "a.png,0,1 1\n", "no classes"),
+        (ROWS + "a.png,0,1 1\n", r"all class ids are 0, .* --class-names 0=\.\.\."),
         (ROWS + "a.png,0,1 1\na.png,1,1 1\n", r"labels of an unknown class: a\.png class 0 \(line 2\)"),
         (ROWS + "a.png,-1,1 1\na.png,1,1 1\n", r"no whole number from 0 on: line 2 \('-1' for a\.png\)"),
         (ROWS + "b.jpg,1,1 1\n", "1 labels without an image: b.jpg .*is this the right image folder"),

@@ -11,9 +11,16 @@ supervision/ by supervision 0.31.2: `DetectionDataset(classes, images, annotatio
 annotations_directory_path=..., data_yaml_path=...)` of the two masks of `traced_masks`, of a box without a mask, and of
 nothing.
 
+label_studio/ by label-studio-sdk 2.1.2: tasks.json by `label-studio-converter import coco` of what `write_coco` makes
+of the two masks of `traced_masks` and of nothing; result.json by `Converter.convert_to_coco` of these tasks, their
+rectangles taken out by the lines of docs/predictions.md.
+
 pycocotools writes test_coco.py's files as they are needed.
 """
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +33,7 @@ from steel.labels.labels import Labels
 from steel.labels.load import load_labels
 from steel.labels.options import LabelOptions
 from tests.label_files import write_images
+from tests.paths import ROOT
 
 FILES = Path(__file__).with_name("files")
 HEIGHT, WIDTH = 40, 60
@@ -95,6 +103,27 @@ def test_cvat(tmp_path: Path) -> None:
     assert_planes(found, "a.png", {"scratch": by_coco(TRIANGLE), "Riß": boxed(), "pit": stamped()})
     assert_planes(found, "coil/b.png", {"pit": boxed()})
     assert_planes(found, "clean.png", {})
+
+
+def test_label_studio_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes in as COCO comes out to the pixel, under the names of its local storage."""
+    found = load_labels(
+        write_images(tmp_path / "images", "a.png", "clean.png", shape=(HEIGHT, WIDTH)),
+        FILES / "label_studio/result.json",
+    )
+    assert_planes(found, "a.png", traced_masks())
+    assert_planes(found, "clean.png", {})
+    page = (ROOT / "docs/predictions.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shutil.copy(FILES / "label_studio/tasks.json", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    kinds = [
+        [shape["type"] for annotation in task["annotations"] for shape in annotation["result"]]
+        for name in ("tasks.json", "polygons.json")
+        for task in json.loads((tmp_path / name).read_text())
+    ]
+    assert kinds == [["rectanglelabels", "polygonlabels"] * 4, [], ["polygonlabels"] * 4, []]
 
 
 def test_yolo(tmp_path: Path) -> None:

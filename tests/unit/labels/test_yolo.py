@@ -91,6 +91,32 @@ def test_label_studio_puts_its_categories_beside(tmp_path: Path) -> None:
     assert np.array_equal(found.bitmask("a.jpg", HEIGHT, WIDTH) >> 1, by_coco(RING))
 
 
+def test_label_studio_names_files_as_its_local_storage_does(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", "coil 1.jpg", "b.jpg")
+    write(tmp_path / "labels/?d=coil%201.txt", line(1, RING))
+    write(tmp_path / "labels/?d=b.txt", "")
+    write(tmp_path / "classes.txt", "pit\ndent\n")
+    found = load_labels(tmp_path / "images", tmp_path)
+    assert (found.class_ids("coil 1.jpg"), found.class_ids("b.jpg")) == ({2}, frozenset())
+
+
+def test_roboflow_puts_a_word_of_its_own_beside(tmp_path: Path) -> None:
+    """A folder for each split, and two texts that are no labels; of other texts, what they say is nobody's matter."""
+    for split in ("train", "valid", "test"):
+        write_images(tmp_path / split / "images", f"{split}_jpg.rf.0c1f.jpg")
+        write(tmp_path / split / f"labels/{split}_jpg.rf.0c1f.txt", line(1, RING))
+    write(tmp_path / "data.yaml", "train: ../train/images\nval: ../valid/images\n\nnc: 2\nnames: ['pit', 'dent']\n")
+    write(tmp_path / "README.roboflow.txt", "\nsteel - v1\n==============\n")
+    write(tmp_path / "README.dataset.txt", "# steel > 2024\n")
+    found = load_labels(tmp_path, tmp_path)
+    assert [found.class_ids(record.image_id) for record in found.images] == [{2}] * 3
+    write(tmp_path / "notes.txt", "what was done\n")
+    with pytest.raises(InputError, match=r"1 labels without an image: notes\.txt"):
+        load_labels(tmp_path, tmp_path)
+    found = load_labels(tmp_path, tmp_path, LabelOptions(stray_labels="skip"))
+    assert found.left_out == ("left out: 1 labels without an image",)
+
+
 def test_a_table_stands_for_the_folder_that_it_lies_in(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images/train", "coil/a.jpg")
     write(tmp_path / "labels/train/coil/a.txt", line(1, RING))

@@ -360,3 +360,18 @@ def test_command_refuses_what_it_cannot_read(handmade, tmp_path, capsys, options
     assert main(["explore", shards, "--out", str(tmp_path / "out"), *arguments]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_read_is_not_written_into(handmade, tmp_path, capsys) -> None:
+    before = sorted(path.name for path in Path(handmade).iterdir())
+    (tmp_path / "images").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/images.csv").write_text("ImageId,ClassId,EncodedPixels\n")
+    for arguments, out in (
+        ([str(handmade)], f"{handmade}/"),
+        (["--images", f"{tmp_path}/images", "--labels", f"{tmp_path}/train.csv"], f"{tmp_path}/images"),
+        (["--images", f"{tmp_path}/images", "--labels", f"{tmp_path}/out/images.csv"], f"{tmp_path}/out"),
+    ):
+        assert main(["explore", *arguments, "--out", out]) == 2
+        assert re.fullmatch(r"error: \S+: read by the same command; give .* another name\n", capsys.readouterr().err)
+    assert sorted(path.name for path in Path(handmade).iterdir()) == before
