@@ -74,7 +74,7 @@ def pseudo_label(
 ) -> PseudoLabel | None:
     """The decided masks of an image less what is unsure; None where the image as a whole is.
 
-    That is so where P(any defect) is unsure and says otherwise than the masks, those before the gate, or where every
+    That is so where the classification head and the masks contradict each other, see `_heads_disagree`, or where every
     pixel is ignored.
 
     Args:
@@ -84,9 +84,9 @@ def pseudo_label(
         band: what is unsure.
     """
     found = mask_probs >= decision.pixel_thresholds.astype(np.uint8)[:, None, None]
-    if _heads_disagree(decision, found, label_probs, band):
-        return None
     masks = apply_decision(decision, mask_probs, label_probs)
+    if _heads_disagree(decision, found, masks, label_probs, band):
+        return None
     ignored = np.zeros(masks.shape[1:], bool)
     for probs, of_class, raw, mask in zip(mask_probs, decision.classes, found, masks, strict=True):
         ignored |= band.holds(probs, of_class.pixel_threshold)
@@ -97,13 +97,25 @@ def pseudo_label(
     return PseudoLabel(masks & ~ignored, ignored)
 
 
-def _heads_disagree(decision: Decision, found: np.ndarray, label_probs: np.ndarray, band: UnsureBand) -> bool:
-    """Whether the classification head is unsure of any defect, and what it says is not what the masks (C, H, W) say.
+def _heads_disagree(
+    decision: Decision, found: np.ndarray, masks: np.ndarray, label_probs: np.ndarray, band: UnsureBand
+) -> bool:
+    """Whether the classification head contradicts the masks of an image.
 
-    The masks are asked without the gate, by which no mask is left where the head says clean.
+    It does where it calls the image defective and no mask is left: the image would be learnt as clean. It does, too,
+    where it calls it clean, is unsure of that, and the segmentation by itself has masks: those before the gate, which
+    leaves none where the head says clean. Where it is sure, that is for the gate to judge.
+
+    Args:
+        decision: of C classes.
+        found: (C, H, W) bool, pixels that reach their threshold.
+        masks: (C, H, W) bool, decided.
+        label_probs: (1 + C,) uint8.
+        band: what is unsure.
     """
+    if labels(decision, label_probs)[0]:
+        return not masks.any()
     if not band.holds(label_probs[0], decision.binary_threshold):
         return False
     areas = np.array([np.count_nonzero(mask) for mask in found])
-    has_masks = kept(replace(decision, gate="none"), areas, label_probs) & (areas > 0)
-    return bool(labels(decision, label_probs)[0] != has_masks.any())
+    return bool((kept(replace(decision, gate="none"), areas, label_probs) & (areas > 0)).any())

@@ -83,23 +83,24 @@ def test_what_the_gate_drops_is_ignored() -> None:
 
 def test_what_an_area_rule_drops_is_ignored() -> None:
     limited = Decision((ClassDecision(128, min_area=2, max_area=3),))
-    assert told(limited, rows([255, 0, 0, 0, 0]), heads(SURE_ANY, 255)) == "? . . . ."
-    assert told(limited, rows([255, 255, 0, 0, 0]), heads(SURE_ANY, 255)) == "1 1 . . ."
-    assert told(limited, rows([255, 255, 255, 255, 0]), heads(SURE_ANY, 255)) == "? ? ? ? ."
+    assert told(limited, rows([255, 0, 0, 0, 0]), heads(SURE_NONE, 255)) == "? . . . ."
+    assert told(limited, rows([255, 255, 0, 0, 0]), heads(SURE_NONE, 255)) == "1 1 . . ."
+    assert told(limited, rows([255, 255, 255, 255, 0]), heads(SURE_NONE, 255)) == "? ? ? ? ."
+    assert told(limited, rows([255, 0, 0, 0, 0]), heads(SURE_ANY, 255)) == "left out"
 
 
 @pytest.mark.parametrize(
     ("any_defect", "probs", "expected"),
     [
-        (120, [255, 0], "left out"),  # unsure, clean by the head, defective by the masks
-        (150, [0, 0], "left out"),  # the other way round
-        (150, [255, 0], "1 ."),  # they agree
-        (120, [0, 0], ". ."),
+        (120, [255, 0], "left out"),  # clean by the head, which is unsure, defective by the masks
+        (120, [0, 0], ". ."),  # they agree
         (51, [255, 0], "1 ."),  # the head is sure, and has no say without a gate
-        (205, [0, 0], ". ."),
+        (150, [0, 0], "left out"),  # defective by the head, clean by the masks
+        (205, [0, 0], "left out"),  # all the more
+        (150, [255, 0], "1 ."),
     ],
 )
-def test_an_image_is_left_out_where_an_unsure_head_says_otherwise(
+def test_an_image_is_left_out_where_the_head_contradicts_the_masks(
     any_defect: int, probs: list[int], expected: str
 ) -> None:
     assert told(Decision((ClassDecision(),)), rows(probs), heads(any_defect, 255)) == expected
