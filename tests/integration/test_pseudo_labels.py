@@ -1,5 +1,6 @@
 """Images without labels become a further fold of a set: what goes in, what stays out, and that programs take it."""
 
+import errno
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ import pytest
 
 from data_prep.__main__ import main as shard
 from data_prep.verify import main as verify
-from steel.checkpoint import Checkpoint, save_checkpoint
+from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
 from steel.cli import main as steel
 from steel.decision import ClassDecision, Decision
 from steel.errors import InputError, run_program
@@ -206,6 +207,28 @@ def test_training_evaluation_and_explore_take_it(
     assert steel(["explore", str(more), "--out", str(tmp_path / "page")]) == 0
     with pytest.raises(InputError, match="--fold 3: not a fold to train a member for; there are 0, 1, 2"):
         crossval([*words, str(tmp_path / "crossval"), "--fold", "3"])
+
+
+def test_an_ensemble_labels_by_its_average_and_shards_are_copied_where_links_cannot_be(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", no_links)
+    both = stack_members([make_member(seed, decision=DECISION) for seed in (1, 2)])
+    checkpoint, out = save(tmp_path / "both.safetensors", both), tmp_path / "out"
+    assert run(*line(work, out, checkpoint=checkpoint)) == 3
+    for tar in (work / "set" / "shards").glob("*.tar"):
+        assert (out / tar.name).read_bytes() == tar.read_bytes()
+    reader = ShardReader(str(out))
+    row = int(reader.index.rows([3])[0])
+    name = reader.index.image_id(row).removeprefix("fold-3/")
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu", precision="no")
+    (prediction,) = predictor.predict(str(work / "unlabelled" / name))
+    label = pseudo_label(DECISION, prediction.mask_probs, prediction.label_probs, UnsureBand())
+    assert label is not None
+    np.testing.assert_array_equal(reader.read(row).bitmask >> 7, label.ignored)
 
 
 def test_a_second_round_is_another_fold(work: Path, more: Path, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ TORCH_FREE = (
     "data_prep.__main__",
     "data_prep.write",
     "train.__main__",
+    "train.pseudo_labels.__main__",
 )
 
 

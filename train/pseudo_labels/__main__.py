@@ -19,22 +19,22 @@ from data_prep.folder import refuse_others
 from data_prep.further_fold import FurtherFold
 from data_prep.whole_folder import appearing_whole, check_free
 from steel import storage
-from steel.commands.common import Parser, add_inference
+from steel.commands.common import Parser, add_inference, require_torch
 from steel.commands.predictions import prediction_bars, report_unreadable
 from steel.errors import InputError, run_program
 from steel.extensions import load_extensions
 from steel.images.arguments import add_tiff_pages
 from steel.images.listing import list_images
 from steel.inference.base_predictor import BasePredictor
-from steel.inference.load import digest_source, load_predictor
+from steel.inference.load import digest_source, is_onnx, load_predictor
 from steel.inference.pseudo_label import UnsureBand
 from steel.labels.labels import refuse_same_stems
+from steel.machine import keep_freed_memory
 from steel.option_values import number, positive
 from steel.shards.format import MANIFEST_NAME, Manifest, sample_key
 from steel.shards.reader import ShardReader
 from steel.shards.selection import PSEUDO_LABELS, check_same_task, pseudo_rounds
 from steel.views import parse_tta
-from train.logging_setup import set_up_logging
 from train.pseudo_labels.labelling import Labelling
 
 
@@ -82,7 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Label images; returns the process's exit code."""
     load_extensions()
     arguments = build_parser().parse_args(argv)
-    set_up_logging()
     _check_places(arguments)
     fold = FurtherFold.of(ShardReader(arguments.data))
     made_with = _describe(arguments, fold.manifest)
@@ -90,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say([f"{arguments.out}: already finished, nothing to do; where images have changed since, give another --out"])
         return 0
     check_free(arguments.out)
+    if not is_onnx(arguments.checkpoint):
+        require_torch()
+        keep_freed_memory()
     predictor = load_predictor(
         arguments.checkpoint,
         device=arguments.device,
