@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +32,15 @@ def is_finished(options: Options) -> bool:
     """
     if not storage.exists(storage.join(options.out, MANIFEST_NAME)):
         return False
-    made_with, wanted = Manifest.load(options.out).options, options.recorded()
+    refuse_others(options.out, Manifest.load(options.out).options, options.recorded())
+    return True
+
+
+def refuse_others(out: str, made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises InputError where what the finished shards of a folder were made with differs in anything wanted."""
     differing = [name for name in wanted if made_with.get(name) != wanted[name]]
     if differing:
-        raise InputError(
-            f"{options.out}: already holds shards made with another {list_some(differing)}; choose another --out"
-        )
-    return True
+        raise InputError(f"{out}: already holds shards made with another {list_some(differing)}; choose another --out")
 
 
 def refuse_foreign(options: Options) -> None:

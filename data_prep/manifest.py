@@ -117,7 +117,7 @@ def write_manifest(
     groups = np.arange(images.num_rows, dtype=np.int32)
     lines: list[str] = []
     if split_options.group_duplicates:
-        groups, lines = _group(images["signature"].to_pylist(), image_ids, out, staging)
+        groups, lines = group_images(images["signature"].to_pylist(), image_ids, out, staging)
     folds = _deal(image_ids, groups, classes, split_options)
     leaking = straddling_groups(groups, folds)
     if len(leaking):
@@ -147,10 +147,15 @@ def write_manifest(
         index_size=index_size,
         index_sha256=index_sha256,
     )
+    save_manifest(out, manifest, staging)
+    return Summary(manifest, tuple(fold_sizes.tolist()), tuple(lines))
+
+
+def save_manifest(out: str, manifest: Manifest, staging: Path | None) -> None:
+    """Write the manifest of a set of which all else is written: with that, it is finished."""
     fault = manifest_fault(manifest)
     assert fault is None, fault
     storage.write_bytes(storage.join(out, MANIFEST_NAME), manifest.to_json().encode(), staging=staging)
-    return Summary(manifest, tuple(fold_sizes.tolist()), tuple(lines))
 
 
 def _images_of(table: pa.Table, *, is_tiled: bool) -> tuple[pa.Table, np.ndarray]:
@@ -164,7 +169,7 @@ def _images_of(table: pa.Table, *, is_tiled: bool) -> tuple[pa.Table, np.ndarray
     return images, np.diff(starts, append=table.num_rows)
 
 
-def _group(
+def group_images(
     signatures: Sequence[bytes], image_ids: Sequence[str], out: str, staging: Path | None
 ) -> tuple[np.ndarray, list[str]]:
     """The group of each image, (N,) int32, and what to say of duplicates; all of it goes to `duplicates.json`."""
@@ -183,8 +188,13 @@ def _write_index(
     for name, column in (("fold", folds), ("group", groups)):
         field = schema.field(name)
         table = table.append_column(field, pa.array(column, field.type))
+    return save_index(out, table.select(schema.names), staging)
+
+
+def save_index(out: str, table: pa.Table, staging: Path | None) -> tuple[int, str]:
+    """Write the rows of a set as its index; returns its size in bytes and its sha256."""
     with storage.open_write(storage.join(out, INDEX_NAME), staging=staging) as file:
-        write_index(table.select(schema.names), file)
+        write_index(table, file)
         size = file.tell()
         file.seek(0)
         return size, hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -73,7 +73,7 @@ def make_plan(options: Options) -> Plan:
     labels = load_labels(options.images, options.labels, options.label_options)
     _check_split(options.split_options, labels)
     sizes = _file_sizes(options.images, labels.images)
-    records = sorted(labels.images, key=lambda record: _shuffle_key(options.split_options.seed, record.image_id))
+    records = shuffled(labels.images, options.split_options.seed)
     chunks = [records[i : i + options.shard_size] for i in range(0, len(records), options.shard_size)]
     shards = tuple(
         ShardPlan(
@@ -115,6 +115,11 @@ def _check_split(split_options: SplitOptions, labels: Labels) -> None:
             severstal_classic(image_ids, np.array([[k in (ids or ()) for k in columns] for ids in class_ids]))
     elif len(image_ids) < split_options.folds:
         raise InputError(f"{len(image_ids)} images cannot fill {split_options.folds} folds; give a smaller --folds")
+
+
+def shuffled(records: Iterable[ImageRecord], seed: int) -> list[ImageRecord]:
+    """Images in the order in which they go into shards."""
+    return sorted(records, key=lambda record: _shuffle_key(seed, record.image_id))
 
 
 def _shuffle_key(seed: int, image_id: str) -> bytes:

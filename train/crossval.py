@@ -1,8 +1,8 @@
 """Cross-validate:  accelerate launch -m train.crossval --preset NAME --data SHARDS --out DIR [--GROUP.FIELD VALUE ...]
 
 Trains one member a fold, each validated on its own fold, then joins them: out-of-fold scores with thresholds found on
-the other folds, and one checkpoint file that holds all members. With --fold K only that member is trained (for a job
-array); with --join the trained members are joined.
+the other folds, and one checkpoint file that holds all members. A fold of pseudo-labels trains all of them. With --fold
+K only that member is trained (for a job array); with --join the trained members are joined.
 """
 
 import logging
@@ -28,7 +28,7 @@ from steel.reports.comparison_page import write_comparison
 from steel.reports.crossval_report import images_to_see, write_crossval
 from steel.reports.evaluation import format_table
 from steel.shards.reader import ShardReader
-from steel.shards.selection import folds_of
+from steel.shards.selection import folds_of, pseudo_folds
 from steel.storage import write_text
 from steel.thresholds.nested import nested_outcome
 from steel.thresholds.tuning import tune_thresholds
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: int | None, join: bool) -> None:
     test = arguments.config.folds.test if arguments.test_folds_given else ()
-    folds = [f for f in runtime.on_main(lambda: folds_of(ShardReader(arguments.data))) if f not in test]
+    folds = [f for f in runtime.on_main(lambda: _labelled_folds(arguments.data)) if f not in test]
     if only is not None and only not in folds:
         raise InputError(f"--fold {only}: not a fold to train a member for; there are {', '.join(map(str, folds))}")
     if len(folds) < 2:
@@ -90,6 +90,13 @@ def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: 
 def member_folder(out: str, fold: int) -> Path:
     """Where the member validated on `fold` is trained."""
     return Path(out) / f"fold-{fold}"
+
+
+def _labelled_folds(data: str) -> list[int]:
+    """Those that people have labelled; what a checkpoint has labelled is trained on by all members."""
+    reader = ShardReader(data)
+    pseudo = pseudo_folds(reader.manifest)
+    return [fold for fold in folds_of(reader) if fold not in pseudo]
 
 
 def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[int], runtime: Runtime) -> None:

@@ -1,6 +1,6 @@
 """Quality of trained models, measured:  python -m bench.quality QUESTION
 
-severstal | pretrained-neu | pretrained-bsdata | auto-choice | small | rare
+severstal | pretrained-neu | pretrained-bsdata | auto-choice | small | pseudo-labels | rare
 neu | choice | cascade | parts | ablation | thresholds | demo
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
@@ -27,6 +27,7 @@ from bench.quality import (
     neu,
     parts,
     pretrained,
+    pseudo,
     rare,
     severstal,
     small,
@@ -43,6 +44,7 @@ SECTIONS = {
     "pretrained-bsdata": "With pretrained weights: better than the plain loop on small pits?",
     "auto-choice": "What could `--preset auto` do better on pretrained weights?",
     "small": "With few images: what pretrained weights and the recipe are worth",
+    "pseudo-labels": "What are images without labels worth?",
     "rare": "Is a class found that 8 of 1,000 images have?",
     "neu": "Better than the plain loop?",
     "choice": "How was that recipe chosen?",
@@ -79,6 +81,8 @@ def main() -> int:
         )
     elif options.what == "small":
         text = small.run(options.source, options.weights, work, seeds=options.seeds)
+    elif options.what == "pseudo-labels":
+        text = pseudo.run(options.source, options.weights, work, seeds=options.seeds, passes=options.passes)
     elif options.what == "rare":
         text = rare.run(options.weights, work, seeds=options.seeds)
     elif options.what == "neu":
@@ -140,7 +144,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("what", choices=tuple(SECTIONS))
     parser.add_argument("--source", type=Path, help="folder of NEU-Seg with images/ and masks/; of BSData")
     parser.add_argument(
-        "--weights", type=Path, help="pretrained-*, small, rare, severstal: file with an encoder's weights"
+        "--weights",
+        type=Path,
+        help="pretrained-*, small, pseudo-labels, rare, severstal: file with an encoder's weights",
     )
     parser.add_argument("--data", type=Path, help="severstal: Kaggle's folder with train.csv and train_images/")
     parser.add_argument("--preset", default="severstal", help="severstal: what is trained")
@@ -159,9 +165,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")
     options = parser.parse_args()
     options.seeds = options.seeds or list({"demo": demo.SEEDS, "rare": range(5)}.get(options.what, (0, 1, 2)))
-    if options.what in ("neu", "choice", "parts", "auto-choice", "small", *pretrained.SETS) and options.source is None:
+    of_neu = ("neu", "choice", "parts", "auto-choice", "small", "pseudo-labels")
+    if options.what in (*of_neu, *pretrained.SETS) and options.source is None:
         parser.error(f"{options.what} needs --source, the folder of its images")
-    if options.what in ("auto-choice", "small", "rare", *pretrained.SETS) and options.weights is None:
+    pretrained_too = ("auto-choice", "small", "pseudo-labels", "rare", *pretrained.SETS)
+    if options.what in pretrained_too and options.weights is None:
         parser.error(f"{options.what} needs --weights, a file for {pretrained.ENCODER}")
     if options.what == "severstal" and options.data is None:
         parser.error("severstal needs --data, Kaggle's folder with train.csv and train_images/")

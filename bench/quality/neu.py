@@ -48,18 +48,7 @@ def make_shards(
         out = work / f"train-{num_train}"
     if (out / "manifest.json").exists():
         return out
-    if not (work / "all" / "manifest.json").exists():
-        _shard(source / "images", source / "masks", work / "all")
-    index = ShardReader(str(work / "all")).index
-    rng = np.random.default_rng(seed)
-    groups: dict[int, list[str]] = {}
-    for row, group in enumerate(np.asarray(index.group).tolist()):
-        groups.setdefault(group, []).append(index.image_id(row))
-    chosen = [str(rng.choice(sorted(groups[group]))) for group in sorted(groups)]
-    rng.shuffle(chosen)
-    fifth = len(chosen) // 5
-    test, rest = chosen[:fifth], chosen[fifth:]
-    validation, train_names = rest[: len(rest) // 10], rest[len(rest) // 10 :]
+    test, validation, train_names = _deal(source, work, seed)
     if development:
         num_test, num_train = development
         test, train_names = train_names[:num_test], train_names[num_test : num_test + num_train]
@@ -79,6 +68,34 @@ def make_shards(
         csv.writer(file).writerows([("image", "fold"), *sorted(fold_of.items())])
     _shard(images, masks, out, "--split-file", str(split))
     return out
+
+
+def copy_unlabelled(source: Path, work: Path, *, num_train: int, seed: int = 0) -> Path:
+    """A folder of the training images that `make_shards` of so many leaves out, and of no others."""
+    out = work / f"unlabelled-{num_train}"
+    if not out.exists():
+        partial = out.with_name(f"{out.name}-partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        for name in _deal(source, work, seed)[2][num_train:]:
+            shutil.copy(source / "images" / name, partial / name)
+        partial.rename(out)
+    return out
+
+
+def _deal(source: Path, work: Path, seed: int) -> tuple[list[str], list[str], list[str]]:
+    """One image of each group of duplicates: those that test, validate and train."""
+    if not (work / "all" / "manifest.json").exists():
+        _shard(source / "images", source / "masks", work / "all")
+    index = ShardReader(str(work / "all")).index
+    rng = np.random.default_rng(seed)
+    groups: dict[int, list[str]] = {}
+    for row, group in enumerate(np.asarray(index.group).tolist()):
+        groups.setdefault(group, []).append(index.image_id(row))
+    chosen = [str(rng.choice(sorted(groups[group]))) for group in sorted(groups)]
+    rng.shuffle(chosen)
+    fifth = len(chosen) // 5
+    test, rest = chosen[:fifth], chosen[fifth:]
+    return test, rest[: len(rest) // 10], rest[len(rest) // 10 :]
 
 
 def _shard(images: Path, masks: Path, out: Path, *options: str) -> None:

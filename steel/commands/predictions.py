@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -109,9 +109,13 @@ def report_predictions(job: "FolderJob", predictor: "BasePredictor", summary: "F
         f"{counted(1 + len(predictor.tta), 'view')} per image"
         + ("" if predictor.is_tuned else "; never tuned, so all thresholds are one half")
     )
-    if not summary.unreadable:
+    return report_unreadable(summary.unreadable)
+
+
+def report_unreadable(unreadable: Mapping[str, str]) -> int:
+    """Warn of images that could not be read, by their reasons; returns the exit code."""
+    if not unreadable:
         return 0
-    named = list_some([f"{image_id} ({reason})" for image_id, reason in sorted(summary.unreadable.items())])
-    left_out = counted(len(summary.unreadable), "unreadable image")
-    print(f"warning: left out {left_out}: {named}", file=sys.stderr)  # noqa: T201
+    named = list_some([f"{image_id} ({reason})" for image_id, reason in sorted(unreadable.items())])
+    print(f"warning: left out {counted(len(unreadable), 'unreadable image')}: {named}", file=sys.stderr)  # noqa: T201
     return UNREADABLE

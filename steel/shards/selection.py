@@ -1,12 +1,27 @@
 """Which rows of the shards are meant, and whether they are of a model's task."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from steel.errors import InputError
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
+
+PSEUDO_LABELS = "pseudo_labels"
+"""In a manifest's options: a list of the rounds in which a checkpoint has labelled images, each with its `fold`."""
+
+
+def pseudo_rounds(manifest: Manifest) -> list[dict[str, Any]]:
+    """What a set says of the rounds in which a checkpoint has labelled images for it, the last one last."""
+    rounds = manifest.options.get(PSEUDO_LABELS)
+    return [one for one in rounds if isinstance(one, dict)] if isinstance(rounds, list) else []
+
+
+def pseudo_folds(manifest: Manifest) -> list[int]:
+    """The folds whose labels are a checkpoint's: they are there to train on, and say nothing as a yardstick."""
+    return [one["fold"] for one in pseudo_rounds(manifest) if type(one.get("fold")) is int]
 
 
 def folds_of(reader: ShardReader) -> list[int]:

@@ -14,8 +14,9 @@ from steel.cli import main as steel
 from train.arguments import parse_fit
 from train.doctor.__main__ import main as doctor
 from train.evaluate import main as evaluate
+from train.pseudo_labels.__main__ import main as pseudo_labels
 
-PROGRAMS = (shard, index, verify, evaluate, doctor)
+PROGRAMS = (shard, index, verify, evaluate, doctor, pseudo_labels)
 
 
 def help_of(program: Callable[[Sequence[str]], object], capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -93,6 +94,8 @@ def test_texts_of_fields_are_wrapped_as_paragraphs(
         (shard, ["--images", "a", "--labels", "b", "--out", "c", "--workers", "0"], "--workers: 0 is not at least 1"),
         (shard, ["--images", "a", "--labels", "b", "--out", "c", "--join", "0"], "--join: 0 is not at least 1"),
         (evaluate, [], "required: --checkpoint, --data, --out"),
+        (pseudo_labels, ["--unsure", "0.6,0.8"], "--unsure 0.6,0.8: give two probabilities around one half"),
+        (pseudo_labels, ["--unsure", "1,2,3"], "'1,2,3' is neither LOW,HIGH nor a width"),
     ],
 )
 def test_a_mistake_in_the_options_is_one_line(

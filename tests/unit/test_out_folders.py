@@ -13,6 +13,7 @@ from steel.config import NetworkConfig
 from steel.errors import run_program
 from steel.model.network import UnifiedModel
 from train import crossval, evaluate, fit
+from train.pseudo_labels.__main__ import main as pseudo_labels
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -51,6 +52,14 @@ PROGRAMS: dict[str, Program] = {
     ),
     "train.evaluate": lambda data, shards, model, out: run_program(
         lambda: evaluate.main(["--checkpoint", str(model), "--data", str(shards), "--out", out])
+    ),
+    "train.pseudo_labels": lambda data, shards, model, out: run_program(
+        lambda: pseudo_labels(
+            [
+                *("--checkpoint", str(model), "--data", str(shards)),
+                *("--images", str(data / "test_images"), "--out", out),
+            ]
+        )
     ),
 }
 

@@ -1,0 +1,324 @@
+"""Images without labels become a further fold of a set: what goes in, what stays out, and that programs take it."""
+
+import errno
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data_prep.__main__ import main as shard
+from data_prep.verify import main as verify
+from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
+from steel.cli import main as steel
+from steel.decision import ClassDecision, Decision
+from steel.errors import InputError, run_program
+from steel.images.pixel_format import Depth
+from steel.inference.predictor import Predictor
+from steel.inference.pseudo_label import UnsureBand, pseudo_label
+from steel.shards.format import Manifest
+from steel.shards.reader import ShardReader
+from tests.image_folder import tree_digest
+from tests.numerics.quick import quicken
+from tests.random_members import make_member
+from train.crossval import main as crossval
+from train.evaluate import main as evaluate
+from train.fit import main as fit
+from train.pseudo_labels.__main__ import main as program
+
+DECISION = Decision((ClassDecision(128), ClassDecision(120)), binary_threshold=1)
+"""The head calls every image defective, so that it agrees with masks."""
+SIZE = (64, 96)
+NUM_LABELLED, NUM_NEW = 12, 6
+
+OPTIONS = (
+    "--preset smoke --phases.0.epochs 0.5 --phases.1.epochs 0.5 --phases.0.batch-size 4 --phases.1.batch-size 4 "
+    "--tracking.tracker none --runtime.workers 0 --runtime.precision no --validation.tta --model.weights none "
+    "--model.encoder tu-test_resnet --model.decoder-channels 8 8"
+).split()
+
+
+def picture(number: int) -> np.ndarray:
+    noise = np.random.default_rng(number).integers(0, 256, SIZE, np.uint8)
+    return cv2.GaussianBlur(noise, (3, 3), 0.8)
+
+
+def label_map(number: int) -> np.ndarray:
+    labels = np.zeros(SIZE, np.uint8)
+    if number % 3:
+        labels[8 : 20 + number, 10:30] = 1 + number % 2
+    return labels
+
+
+def make_set(folder: Path, *options: str) -> Path:
+    """Shards of twelve images in three folds."""
+    for kind, make in (("images", picture), ("masks", label_map)):
+        (folder / kind).mkdir(parents=True)
+        for number in range(NUM_LABELLED):
+            cv2.imwrite(str(folder / kind / f"{number}.png"), make(number))
+    line = ["--images", folder / "images", "--labels", folder / "masks", "--out", folder / "shards"]
+    line += ["--class-names", "class 1,class 2", "--folds", 3, "--shard-size", 5, "--workers", 1]
+    assert shard([*map(str, line), *options]) == 0
+    return folder / "shards"
+
+
+def make_unlabelled(folder: Path) -> Path:
+    """Six new images, two of them alike; the set's fifth turned, its sixth as it was; one cut short."""
+    (folder / "line").mkdir(parents=True)
+    for number in range(NUM_NEW - 1):
+        cv2.imwrite(str(folder / "line" / f"{number}.png"), picture(100 + number))
+    cv2.imwrite(str(folder / "again.png"), picture(100)[:, ::-1])
+    cv2.imwrite(str(folder / "turned.png"), picture(5)[::-1, ::-1])
+    cv2.imwrite(str(folder / "6.png"), picture(6))
+    (folder / "cut.png").write_bytes((folder / "6.png").read_bytes()[:700])
+    return folder
+
+
+def save(path: Path, *members: Checkpoint) -> str:
+    save_checkpoint(path, members[0])
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set, images without labels, a checkpoint, and what the program makes of them in `more`; all is only read."""
+    folder = tmp_path_factory.mktemp("pseudo")
+    make_set(folder / "set")
+    make_unlabelled(folder / "unlabelled")
+    save(folder / "model.safetensors", make_member(1, decision=DECISION))
+    return folder
+
+
+def line(work: Path, place: Path, **changes: object) -> list[str]:
+    given = {
+        "checkpoint": work / "model.safetensors",
+        "data": work / "set" / "shards",
+        "images": work / "unlabelled",
+        "out": place,
+        "precision": "no",
+        **changes,
+    }
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+
+def run(*words: str) -> int:
+    return run_program(lambda: program(words))
+
+
+@pytest.fixture(scope="module")
+def more(work: Path) -> Path:
+    assert run(*line(work, work / "more")) == 3
+    return work / "more"
+
+
+def test_the_set_is_kept_and_the_new_images_are_a_fold_of_their_own(work: Path, more: Path) -> None:
+    before, after = ShardReader(str(work / "set" / "shards")), ShardReader(str(more))
+    assert len(after) == len(before) + NUM_NEW
+    for row in range(len(before)):
+        assert after.index.image_id(row) == before.index.image_id(row)
+        assert after.read_bytes(row) == before.read_bytes(row)
+        assert after.index.fold[row] == before.index.fold[row]
+        assert after.index.group[row] == before.index.group[row]
+    new = range(len(before), len(after))
+    assert {int(after.index.fold[row]) for row in new} == {3}
+    names = {after.index.image_id(row): int(after.index.group[row]) for row in new}
+    assert names.keys() == {"fold-3/again.png", *(f"fold-3/line/{n}.png" for n in range(NUM_NEW - 1))}
+    assert names["fold-3/again.png"] == names["fold-3/line/0.png"]
+    assert len(set(names.values())) == NUM_NEW - 1 and min(names.values()) == before.manifest.num_groups
+    for tar in (work / "set" / "shards").glob("*.tar"):
+        assert (more / tar.name).stat().st_ino == tar.stat().st_ino  # takes no room
+    assert verify([str(more), "--workers", "1"]) == 0
+
+
+def test_masks_are_those_that_the_checkpoint_decides_where_it_is_sure(work: Path, more: Path) -> None:
+    reader = ShardReader(str(more))
+    predictor = Predictor.from_checkpoint(work / "model.safetensors", device="cpu", precision="no")
+    ignored = 0
+    for row in reader.index.rows([3]):
+        sample = reader.read(int(row))
+        name = reader.index.image_id(int(row)).removeprefix("fold-3/")
+        (prediction,) = predictor.predict(str(work / "unlabelled" / name))
+        label = pseudo_label(DECISION, prediction.mask_probs, prediction.label_probs, UnsureBand())
+        assert label is not None
+        expected = label.masks[0] + 2 * label.masks[1] + 128 * label.ignored
+        np.testing.assert_array_equal(sample.bitmask, expected)
+        np.testing.assert_array_equal(sample.image, prediction.image)
+        ignored += int(label.ignored.sum())
+        assert reader.index.ignored[row] == label.ignored.sum()
+    assert ignored > 0 and reader.index.areas[reader.index.rows([3])].sum() > 0
+
+
+def test_the_manifest_says_where_the_labels_are_from(work: Path, more: Path) -> None:
+    before, after = Manifest.load(str(work / "set" / "shards")), Manifest.load(str(more))
+    assert (after.ignore_bit, after.folds) == (7, 4)
+    assert (after.mean, after.std, after.class_names) == (before.mean, before.std, before.class_names)
+    assert after.options["input_sha256"] == before.options["input_sha256"]
+    (said,) = after.options["pseudo_labels"]
+    assert re.fullmatch("[0-9a-f]{64}", said.pop("checkpoint_sha256"))
+    positive = (np.array(after.num_positive) - before.num_positive).tolist()
+    assert said == {
+        "fold": 3,
+        "data_digest": before.digest,
+        "unsure": [0.2, 0.8],
+        "tta": None,
+        "images": NUM_NEW,
+        "clean": after.num_clean - before.num_clean,
+        "per_class": positive,
+        "unsure_images": 0,
+        "duplicates": 2,
+        "unreadable": 1,
+    }
+
+
+def test_what_was_done_is_told_and_a_second_run_does_nothing(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*line(work, tmp_path / "out")) == 3
+    told = capsys.readouterr()
+    assert re.search(rf"^labelled {NUM_NEW} images, in fold 3: \d clean, \d class 1, \d class 2; ", told.out)
+    assert "left out: 0 unsure, 2 duplicates of images in the shards, 1 unreadable" in told.out
+    assert "warning: left out 1 unreadable image: cut.png (" in told.err
+    before = tree_digest(tmp_path)
+    assert run(*line(work, tmp_path / "out")) == 0
+    assert "already finished, nothing to do" in capsys.readouterr().out
+    assert run(*line(work, tmp_path / "out", unsure=0.2)) == 2
+    assert "already holds shards made with another unsure" in capsys.readouterr().err
+    assert tree_digest(tmp_path) == before
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_training_evaluation_and_explore_take_it(
+    more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both phases of the smallest preset train on the pseudo-labels, and no program judges by them unasked."""
+    quicken(monkeypatch)
+    words = [*OPTIONS, "--data", str(more), "--out"]
+    assert fit([*words, str(tmp_path / "run")]) == 0
+    assert "on 10 images of 2 classes; 4 images validate, 4 are kept for a test" in capsys.readouterr().err
+    model = tmp_path / "run" / "model.safetensors"
+    judge = ["--checkpoint", str(model), "--data", str(more), "--workers", "0", "--precision", "no"]
+    for fold, role in ((1, "test"), (3, "train")):
+        assert evaluate([*judge, "--folds", str(fold), "--out", str(tmp_path / role)]) == 0
+        assert json.loads((tmp_path / role / "metrics.json").read_text())["role"] == role
+    assert steel(["explore", str(more), "--out", str(tmp_path / "page")]) == 0
+    with pytest.raises(InputError, match="--fold 3: not a fold to train a member for; there are 0, 1, 2"):
+        crossval([*words, str(tmp_path / "crossval"), "--fold", "3"])
+
+
+def test_an_ensemble_labels_by_its_average_and_shards_are_copied_where_links_cannot_be(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", no_links)
+    both = stack_members([make_member(seed, decision=DECISION) for seed in (1, 2)])
+    checkpoint, out = save(tmp_path / "both.safetensors", both), tmp_path / "out"
+    assert run(*line(work, out, checkpoint=checkpoint)) == 3
+    for tar in (work / "set" / "shards").glob("*.tar"):
+        assert (out / tar.name).read_bytes() == tar.read_bytes()
+    reader = ShardReader(str(out))
+    row = int(reader.index.rows([3])[0])
+    name = reader.index.image_id(row).removeprefix("fold-3/")
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu", precision="no")
+    (prediction,) = predictor.predict(str(work / "unlabelled" / name))
+    label = pseudo_label(DECISION, prediction.mask_probs, prediction.label_probs, UnsureBand())
+    assert label is not None
+    np.testing.assert_array_equal(reader.read(row).bitmask >> 7, label.ignored)
+
+
+def test_a_second_round_is_another_fold(work: Path, more: Path, tmp_path: Path) -> None:
+    """What the first round has taken is known, too: only the images that came since are new."""
+    shutil.copytree(work / "unlabelled", tmp_path / "unlabelled")
+    (tmp_path / "unlabelled" / "cut.png").unlink()
+    cv2.imwrite(str(tmp_path / "unlabelled" / "line" / "new.png"), picture(200))
+    images, out = tmp_path / "unlabelled", tmp_path / "out"
+    assert run(*line(work, out, data=more, images=images)) == 0
+    manifest = Manifest.load(str(out))
+    assert [said["fold"] for said in manifest.options["pseudo_labels"]] == [3, 4]
+    reader = ShardReader(str(out))
+    assert [reader.index.image_id(int(row)) for row in reader.index.rows([4])] == ["fold-4/line/new.png"]
+    assert verify([str(out), "--workers", "1"]) == 0
+
+
+@pytest.mark.parametrize("options", [("--tile", "32x48", "--tile-overlap", "8"), ("--resize", "32x48")])
+def test_new_images_are_stored_as_those_of_the_set(
+    work: Path, more: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    data, out = make_set(tmp_path / "set", *options), tmp_path / "out"
+    assert run(*line(work, out, data=data)) == 3
+    assert verify([str(out), "--workers", "1"]) == 0
+    index, whole = ShardReader(str(out)).index, ShardReader(str(more)).index
+    rows = index.rows([3])
+    size = (32, 48) if "--resize" in options else SIZE
+    assert {(int(index.height[row]), int(index.width[row])) for row in rows} == {size}
+    assert {(int(index.original_height[row]), int(index.original_width[row])) for row in rows} == {SIZE}
+    np.testing.assert_array_equal(index.areas[rows], whole.areas[whole.rows([3])])  # of masks at the images' own size
+
+
+def changed(work: Path, path: Path, **changes: object) -> str:
+    return save(path, replace(make_member(1, decision=DECISION), **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ("class 1", "rust")}, "its classes are class 1, rust, those of the shards class 1, class 2"),
+        ({"class_names": ("class 2", "class 1")}, "its classes are class 2, class 1"),
+        ({"depth": Depth("high-byte")}, "it reads images of 16 bits by high-byte, the shards theirs by 8-bit"),
+    ],
+)
+def test_a_checkpoint_of_another_task_is_refused(
+    work: Path, tmp_path: Path, changes: dict, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = changed(work, tmp_path / "model.safetensors", **changes)
+    assert run(*line(work, tmp_path / "out", checkpoint=checkpoint)) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: --checkpoint ") and message in error
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_unsure_images_are_left_out_and_nothing_is_left_behind_where_none_is_sure(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A head that calls no image defective, and is unsure of it, beside masks that find something in all."""
+    checkpoint = changed(work, tmp_path / "model.safetensors", decision=replace(DECISION, binary_threshold=255))
+    assert run(*line(work, tmp_path / "out", checkpoint=checkpoint)) == 2
+    assert "no image could be labelled: 6 unsure, 2 duplicates" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "s3://bucket/shards"}, "--data s3://bucket/shards: give a folder of this machine"),
+        ({"out": "memory://shards"}, "--out memory://shards: give a folder of this machine"),
+        ({"images": "nowhere"}, "nowhere: no such folder"),
+        ({"data": "nowhere"}, "nowhere: no manifest.json"),
+        ({"checkpoint": "nowhere.safetensors"}, "nowhere.safetensors: no such file"),
+        ({"tta": "upside"}, "upside"),
+    ],
+)
+def test_wrong_inputs_are_one_line(
+    work: Path, tmp_path: Path, changes: dict, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*line(work, tmp_path / "out", **changes)) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_it_leaves_nothing_and_says_so_in_one_line(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data_prep.further_fold.save_index", interrupt)
+    assert run(*line(work, tmp_path / "out")) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,167 @@
+"""Label images with a checkpoint, for a second round of training:
+
+python -m train.pseudo_labels --checkpoint RUN/model.safetensors --data SHARDS --images DIR --out SHARDS2 [...]
+
+SHARDS2 holds all of SHARDS in the same folds and the images of DIR in one further fold, with the masks that the
+checkpoint's decision finds in them. Pixels of which it is unsure are ignored, images of which it is unsure left out,
+and so are near-duplicates of images in SHARDS. `python -m train --data SHARDS2` then trains on them, and validates and
+tests on what people have labelled. Exit code 3: some images could not be read and were left out. A run that is stopped
+starts over; nothing is seen of it under the name SHARDS2.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+from data_prep.folder import refuse_others
+from data_prep.further_fold import FurtherFold
+from data_prep.whole_folder import appearing_whole, check_free
+from steel import storage
+from steel.commands.common import Parser, add_inference, require_torch
+from steel.commands.predictions import prediction_bars, report_unreadable
+from steel.errors import InputError, run_program
+from steel.extensions import load_extensions
+from steel.images.arguments import add_tiff_pages
+from steel.images.listing import list_images
+from steel.inference.base_predictor import BasePredictor
+from steel.inference.load import digest_source, is_onnx, load_predictor
+from steel.inference.pseudo_label import UnsureBand
+from steel.labels.labels import refuse_same_stems
+from steel.machine import keep_freed_memory
+from steel.option_values import number, positive
+from steel.shards.format import MANIFEST_NAME, Manifest, sample_key
+from steel.shards.reader import ShardReader
+from steel.shards.selection import PSEUDO_LABELS, check_same_task, pseudo_rounds
+from steel.views import parse_tta
+from train.pseudo_labels.labelling import Labelling
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = Parser(prog="train.pseudo_labels", description=__doc__)
+    add = parser.add_argument
+    add("--checkpoint", metavar="FILE", required=True, help="model.safetensors, or model.onnx; a path or URL")
+    add("--data", metavar="SHARDS", required=True, help="folder of the shards that the checkpoint's task is of")
+    add("--images", metavar="DIR", required=True, help="folder or URL of images without labels")
+    add_tiff_pages(parser)
+    add("--out", metavar="SHARDS2", required=True, help="folder to make")
+    add(
+        "--unsure",
+        type=parse_unsure,
+        metavar="LOW,HIGH",
+        default="0.2,0.8",
+        help="the probabilities between which an answer is unsure, where the threshold is one half: elsewhere the band "
+        "moves with the threshold; or one number, its width, as 0.6",
+    )
+    add("--tta", metavar="VIEWS", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's")
+    add_inference(parser)
+    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    add("--threads", type=positive, metavar="N", default=4, help="that decode and compare images")
+    return parser
+
+
+def parse_unsure(text: str) -> UnsureBand:
+    """`LOW,HIGH`, or a width around one half.
+
+    Raises:
+        argparse.ArgumentTypeError: neither.
+    """
+    values = [number(part) for part in text.split(",")]
+    if len(values) > 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither LOW,HIGH nor a width")
+    low, high = values if len(values) == 2 else (0.5 - values[0] / 2, 0.5 + values[0] / 2)
+    try:
+        return UnsureBand(low, high)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Label images; returns the process's exit code."""
+    load_extensions()
+    arguments = build_parser().parse_args(argv)
+    _check_places(arguments)
+    fold = FurtherFold.of(ShardReader(arguments.data))
+    made_with = _describe(arguments, fold.manifest)
+    if _is_finished(arguments.out, made_with):
+        _say([f"{arguments.out}: already finished, nothing to do; where images have changed since, give another --out"])
+        return 0
+    check_free(arguments.out)
+    if not is_onnx(arguments.checkpoint):
+        require_torch()
+        keep_freed_memory()
+    predictor = load_predictor(
+        arguments.checkpoint,
+        device=arguments.device,
+        tta=None if arguments.tta is None else parse_tta(arguments.tta),
+        pixels_per_pass=arguments.pixels_per_pass,
+        precision=arguments.precision,
+    )
+    _check_task(arguments.checkpoint, predictor, fold.manifest)
+    records = list_images(arguments.images, tiff_pages=arguments.tiff_pages)
+    refuse_same_stems(records, sample_key)
+    with appearing_whole(arguments.out) as unfinished:
+        labelling = Labelling(fold, predictor, arguments.unsure, arguments.threads)
+
+        def provenance() -> dict[str, Any]:
+            this = {"fold": fold.number, **made_with, **labelling.recorded()}
+            return {PSEUDO_LABELS: [*pseudo_rounds(fold.manifest), this]}
+
+        known, new = labelling.screen(records)
+        with prediction_bars(predictor) as on_image, closing(labelling.label(new, on_image)) as images:
+            summary = fold.write(unfinished.path, known, images, provenance)
+    _say([*labelling.lines(summary), *(["an earlier run was stopped: started over"] if unfinished.is_restart else [])])
+    return report_unreadable(labelling.unreadable)
+
+
+def _check_places(arguments: argparse.Namespace) -> None:
+    for option in ("data", "out"):
+        if storage.is_remote(getattr(arguments, option)):
+            raise InputError(
+                f"--{option} {getattr(arguments, option)}: give a folder of this machine; shards are copied to and "
+                "from a store by its own tools"
+            )
+    storage.check_apart([arguments.checkpoint, arguments.data, arguments.images], [arguments.out])
+
+
+def _describe(arguments: argparse.Namespace, manifest: Manifest) -> dict[str, Any]:
+    """What the pseudo-labels depend on beside the images, as plain JSON values."""
+    return {
+        "checkpoint_sha256": digest_source(arguments.checkpoint),
+        "data_digest": manifest.digest,
+        "unsure": [arguments.unsure.low, arguments.unsure.high],
+        "tta": None if arguments.tta is None else list(parse_tta(arguments.tta)),
+    }
+
+
+def _is_finished(out: str, made_with: Mapping[str, Any]) -> bool:
+    """Whether OUT holds the result of the same checkpoint, shards and options.
+
+    Raises:
+        InputError: it holds other shards.
+    """
+    if not storage.exists(storage.join(out, MANIFEST_NAME)):
+        return False
+    rounds = pseudo_rounds(Manifest.load(out))
+    refuse_others(out, rounds[-1] if rounds else {}, made_with)
+    return True
+
+
+def _check_task(checkpoint: str, predictor: BasePredictor, manifest: Manifest) -> None:
+    name = f"--checkpoint {checkpoint}"
+    check_same_task(name, predictor.class_names, predictor.in_channels, manifest)
+    if predictor.depth != manifest.depth:
+        raise InputError(
+            f"{name}: it reads images of 16 bits by {predictor.depth}, the shards theirs by {manifest.depth}; take "
+            "shards like those it was trained on"
+        )
+
+
+def _say(lines: Sequence[str]) -> None:
+    print("\n".join(lines))  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
