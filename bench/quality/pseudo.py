@@ -1,7 +1,7 @@
 """Images without labels: what a second round on pseudo-labels is worth, on NEU-Seg with few labelled images.
 
-A teacher is trained on the labelled images and labels the other training images (`train.pseudo_labels`). The student,
-from the same first weights and by the same recipe, is trained on both. So that a longer training is not taken for what
+A teacher is trained on the labelled images and labels the other training images (`data_prep.pseudo_labels`). The
+student, from the same first weights and by the same recipe, is trained on both. So that a longer training is not taken for what
 the images are worth, a control is trained on the labelled images alone for as many steps as the student.
 """
 
@@ -17,10 +17,10 @@ from bench.quality.pretrained import DECODER, ENCODER, MEASURES, SETS, Sides
 from bench.quality.seeds import gain, spread, values
 from bench.quality.small import passes_of
 from bench.quality.trial import TEST, VALIDATION, Trial, raw, tuned
+from data_prep.pseudo_labels.__main__ import main as label
 from steel.metrics.scores import Outcome
 from steel.shards.reader import ShardReader
 from steel.shards.selection import pseudo_rounds
-from train.pseudo_labels.__main__ import main as label
 
 SIZE = 100
 """Images with labels."""

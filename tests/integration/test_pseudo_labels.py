@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main as shard
+from data_prep.pseudo_labels.__main__ import main as program
 from data_prep.verify import main as verify
 from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
 from steel.cli import main as steel
@@ -28,7 +29,6 @@ from tests.random_members import make_member
 from train.crossval import main as crossval
 from train.evaluate import main as evaluate
 from train.fit import main as fit
-from train.pseudo_labels.__main__ import main as program
 
 DECISION = Decision((ClassDecision(128), ClassDecision(120)), binary_threshold=1)
 """The head calls every image defective, so that it agrees with masks."""

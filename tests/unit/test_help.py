@@ -8,13 +8,13 @@ import pytest
 
 from data_prep.__main__ import main as shard
 from data_prep.index import main as index
+from data_prep.pseudo_labels.__main__ import main as pseudo_labels
 from data_prep.verify import main as verify
 from steel.cli import COMMANDS
 from steel.cli import main as steel
 from train.arguments import parse_fit
 from train.doctor.__main__ import main as doctor
 from train.evaluate import main as evaluate
-from train.pseudo_labels.__main__ import main as pseudo_labels
 
 PROGRAMS = (shard, index, verify, evaluate, doctor, pseudo_labels)
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from data_prep.__main__ import main as shard
+from data_prep.pseudo_labels.__main__ import main as pseudo_labels
 from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.cli import main as steel
 from steel.config import NetworkConfig
 from steel.errors import run_program
 from steel.model.network import UnifiedModel
 from train import crossval, evaluate, fit
-from train.pseudo_labels.__main__ import main as pseudo_labels
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -53,7 +53,7 @@ PROGRAMS: dict[str, Program] = {
     "train.evaluate": lambda data, shards, model, out: run_program(
         lambda: evaluate.main(["--checkpoint", str(model), "--data", str(shards), "--out", out])
     ),
-    "train.pseudo_labels": lambda data, shards, model, out: run_program(
+    "data_prep.pseudo_labels": lambda data, shards, model, out: run_program(
         lambda: pseudo_labels(
             [
                 *("--checkpoint", str(model), "--data", str(shards)),

@@ -1,6 +1,6 @@
 """Label images with a checkpoint, for a second round of training:
 
-python -m train.pseudo_labels --checkpoint RUN/model.safetensors --data SHARDS --images DIR --out SHARDS2 [...]
+python -m data_prep.pseudo_labels --checkpoint RUN/model.safetensors --data SHARDS --images DIR --out SHARDS2 [...]
 
 SHARDS2 holds all of SHARDS in the same folds and the images of DIR in one further fold, with the masks that the
 checkpoint's decision finds in them. Pixels of which it is unsure are ignored, images of which it is unsure left out,
@@ -17,6 +17,7 @@ from typing import Any
 
 from data_prep.folder import refuse_others
 from data_prep.further_fold import FurtherFold
+from data_prep.pseudo_labels.labelling import Labelling
 from data_prep.whole_folder import appearing_whole, check_free
 from steel import storage
 from steel.commands.common import Parser, add_inference, require_torch
@@ -35,12 +36,11 @@ from steel.shards.format import MANIFEST_NAME, Manifest, sample_key
 from steel.shards.reader import ShardReader
 from steel.shards.selection import PSEUDO_LABELS, check_same_task, pseudo_rounds
 from steel.views import parse_tta
-from train.pseudo_labels.labelling import Labelling
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = Parser(prog="train.pseudo_labels", description=__doc__)
+    parser = Parser(prog="data_prep.pseudo_labels", description=__doc__)
     add = parser.add_argument
     add("--checkpoint", metavar="FILE", required=True, help="model.safetensors, or model.onnx; a path or URL")
     add("--data", metavar="SHARDS", required=True, help="folder of the shards that the checkpoint's task is of")

@@ -1,1 +1,0 @@
-"""Images without labels for a second round of training: `python -m train.pseudo_labels --help`."""
