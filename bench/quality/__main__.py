@@ -1,6 +1,6 @@
 """Quality of trained models, measured:  python -m bench.quality QUESTION
 
-severstal | pretrained-neu | pretrained-bsdata | auto-choice | small | pseudo-labels | rare
+severstal | pretrained-neu | pretrained-bsdata | auto-choice | small | pseudo-labels | distill | rare
 neu | choice | cascade | parts | ablation | thresholds | demo
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
@@ -24,6 +24,7 @@ from bench.quality import (
     cascade,
     choice,
     demo,
+    distill,
     neu,
     parts,
     pretrained,
@@ -45,6 +46,7 @@ SECTIONS = {
     "auto-choice": "What could `--preset auto` do better on pretrained weights?",
     "small": "With few images: what pretrained weights and the recipe are worth",
     "pseudo-labels": "What are images without labels worth?",
+    "distill": "What does one network learn from an ensemble?",
     "rare": "Is a class found that 8 of 1,000 images have?",
     "neu": "Better than the plain loop?",
     "choice": "How was that recipe chosen?",
@@ -83,6 +85,8 @@ def main() -> int:
         text = small.run(options.source, options.weights, work, seeds=options.seeds)
     elif options.what == "pseudo-labels":
         text = pseudo.run(options.source, options.weights, work, seeds=options.seeds, passes=options.passes)
+    elif options.what == "distill":
+        text = distill.run(options.source, options.weights, work, passes=options.passes, seeds=options.seeds)
     elif options.what == "rare":
         text = rare.run(options.weights, work, seeds=options.seeds)
     elif options.what == "neu":
@@ -146,7 +150,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--weights",
         type=Path,
-        help="pretrained-*, small, pseudo-labels, rare, severstal: file with an encoder's weights",
+        help="pretrained-*, small, pseudo-labels, distill, rare, severstal: file with an encoder's weights",
     )
     parser.add_argument("--data", type=Path, help="severstal: Kaggle's folder with train.csv and train_images/")
     parser.add_argument("--preset", default="severstal", help="severstal: what is trained")
@@ -165,10 +169,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")
     options = parser.parse_args()
     options.seeds = options.seeds or list({"demo": demo.SEEDS, "rare": range(5)}.get(options.what, (0, 1, 2)))
-    of_neu = ("neu", "choice", "parts", "auto-choice", "small", "pseudo-labels")
+    of_neu = ("neu", "choice", "parts", "auto-choice", "small", "pseudo-labels", "distill")
     if options.what in (*of_neu, *pretrained.SETS) and options.source is None:
         parser.error(f"{options.what} needs --source, the folder of its images")
-    pretrained_too = ("auto-choice", "small", "pseudo-labels", "rare", *pretrained.SETS)
+    pretrained_too = ("auto-choice", "small", "pseudo-labels", "distill", "rare", *pretrained.SETS)
     if options.what in pretrained_too and options.weights is None:
         parser.error(f"{options.what} needs --weights, a file for {pretrained.ENCODER}")
     if options.what == "severstal" and options.data is None:

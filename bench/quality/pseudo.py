@@ -1,8 +1,8 @@
 """Images without labels: what a second round on pseudo-labels is worth, on NEU-Seg with few labelled images.
 
 A teacher is trained on the labelled images and labels the other training images (`data_prep.pseudo_labels`). The
-student, from the same first weights and by the same recipe, is trained on both. So that a longer training is not taken for what
-the images are worth, a control is trained on the labelled images alone for as many steps as the student.
+student, from the same first weights and by the same recipe, is trained on both. So that a longer training is not taken
+for what the images are worth, a control is trained on the labelled images alone for as many steps as the student.
 """
 
 import sys

@@ -1,0 +1,91 @@
+"""Distillation: one network that learned from an ensemble's answers besides the labels, on hot-rolled steel.
+
+The ensemble is of the networks that were trained alone, one for each seed. A student starts as the network of its seed
+did and sees the same images in the same order: what differs is the teacher.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.quality.pretrained import AUTO, DECODER, ENCODER, MEASURES, SETS, Judged, Sides
+from bench.quality.seeds import gain, spread, values
+from bench.quality.trial import Trial, raw, tuned
+from steel.cli import main as steel
+
+OF_SET = SETS["pretrained-neu"]
+ENSEMBLE, STUDENT = "ensemble", "student"
+RULES = {
+    "threshold 0.5": lambda trial, data: raw(trial, data),
+    "threshold tuning and TTA": lambda trial, data: tuned(trial, data),
+    "threshold tuning and TTA, no gate": lambda trial, data: tuned(trial, data, ("none",)),
+}
+
+
+def run(source: Path, weights: Path, work: Path, *, passes: int | None, seeds: Sequence[int]) -> str:
+    """Train all sides; the section of the report as Markdown.
+
+    Args:
+        source: NEU-Seg.
+        weights: file of the encoder's pretrained weights.
+        work: where data and runs go.
+        passes: times each training image is seen; as with `pretrained-neu` when None.
+        seeds: of the trainings, two at least.
+    """
+    data = OF_SET.make_shards(source, work)
+    sides = Sides(data, work, str(weights.absolute()), passes or OF_SET.passes, OF_SET)
+    alone = [sides.auto(seed) for seed in seeds]
+    ensemble = _pack(alone, work / f"ensemble-{sides.passes}-{'-'.join(map(str, seeds))}")
+    teacher = ("--distill.teacher", str(ensemble.checkpoint))
+    students = [sides.auto(seed, STUDENT, teacher) for seed in seeds]
+    trials = {AUTO: alone, STUDENT: students, ENSEMBLE: [ensemble]}
+    judged = {
+        how: {side: [rule(trial, data) for trial in those] for side, those in trials.items()}
+        for how, rule in RULES.items()
+    }
+    return "\n".join([_about(sides, seeds), "", *_scores(trials, judged), "", *_gains(judged, len(seeds))])
+
+
+def _pack(members: Sequence[Trial], folder: Path) -> Trial:
+    """The members in one file; once."""
+    trial = Trial(folder)
+    if not trial.is_done:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [str(member.checkpoint) for member in members]
+        if steel(["ensemble", *files, "--out", str(trial.checkpoint)]) != 0:
+            sys.exit(1)
+        trial.finish(0, sum(member.processor_seconds for member in members))
+    return trial
+
+
+def _about(sides: Sides, seeds: Sequence[int]) -> str:
+    return (
+        f"Images and folds as on hot-rolled steel above, {sides.passes} passes; U-Net with {ENCODER} from ImageNet "
+        f"weights and a decoder of {'-'.join(map(str, DECODER))} channels, `--preset auto`. The ensemble has "
+        f"{len(seeds)} networks, those trained alone; a student has one, and half of its loss is told from the "
+        f"ensemble. Seeds {', '.join(map(str, seeds))}. Scores in percent, of the test images; processor seconds are "
+        "of one thread."
+    )
+
+
+def _scores(trials: Mapping[str, Sequence[Trial]], judged: Judged) -> list[str]:
+    lines = [
+        f"| | {' | '.join(f'{name} (each seed)' for name in MEASURES)} | processor seconds to train |",
+        f"|---|{'---|' * len(MEASURES)}---|",
+    ]
+    for how, sides in judged.items():
+        for side, outcomes in sides.items():
+            cells = [spread(values(outcomes, measure)) for measure in MEASURES.values()]
+            seconds = ", ".join(f"{trial.processor_seconds:.0f}" for trial in trials[side])
+            lines.append(f"| {side}, {how} | {' | '.join(cells)} | {seconds} |")
+    return lines
+
+
+def _gains(judged: Judged, num: int) -> list[str]:
+    lines = ["| student over | measure | points | 95 % over seeds | 95 % over test images |", "|---|---|---|---|---|"]
+    for how, sides in judged.items():
+        against = {AUTO: sides[AUTO], ENSEMBLE: list(sides[ENSEMBLE]) * num}
+        for side, outcomes in against.items():
+            for name, measure in MEASURES.items():
+                lines.append(f"| {side}, {how} | {name} | {gain(sides[STUDENT], outcomes, measure).text()} |")
+    return lines
