@@ -17,8 +17,10 @@ LOW_RATES = ("--phases.0.lr", "3.5e-4", "--phases.1.lr", "3.5e-5")
 """At a batch of 8 by the square root from Severstal's 64."""
 
 
-def _batches(micro: int, batch: int) -> tuple[str, ...]:
-    return (*both_phases("batch-size", str(batch)), *both_phases("micro-batch", str(micro)))
+def _batches(micro: int, batch: int, rates: float = 1.0) -> tuple[str, ...]:
+    """The rates, of 2e-3 and 2e-4 on a CPU, times `rates`."""
+    sizes = (*both_phases("batch-size", str(batch)), *both_phases("micro-batch", str(micro)))
+    return (*sizes, "--phases.0.lr", f"{2e-3 * rates:g}", "--phases.1.lr", f"{2e-4 * rates:g}")
 
 
 VARIANTS: Mapping[str, Sequence[str]] = {
@@ -49,6 +51,8 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "micro-batches of 16, batches of 16": _batches(16, 16),
     "micro-batches of 8, batches of 32": _batches(8, 32),
     "micro-batches of 32, batches of 32": _batches(32, 32),
+    "micro-batches of 16, batches of 16, 1.4 times the rates": _batches(16, 16, 1.4),
+    "micro-batches of 32, batches of 32, twice the rates": _batches(32, 32, 2),
 }
 """Options on top of `--preset auto`."""
 
