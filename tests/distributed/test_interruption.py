@@ -174,7 +174,8 @@ def test_ranks_die_with_their_launcher(
     while time.monotonic() < deadline and any(map(is_alive, family)):
         time.sleep(0.2)
     assert not any(map(is_alive, family)), "ranks outlived their launcher"
-    assert status(out)["state"] == "running"  # nobody was left to say otherwise
+    ended = status(out)  # a rank that saw another go before its own turn came may have said so
+    assert ended["state"] == "running" or "its launcher is gone" in ended["reason"], ended
     run(2, "train.fit", *options(tiny_shards, out))
     assert status(out)["state"] == "finished"
     if processes == 2:
