@@ -83,10 +83,17 @@ def parse_fit(program: str, argv: Sequence[str] | None = None, more: Mapping[str
 
 
 def _with_identity(config: Config) -> Config:
-    """With what tells the teacher's file from others, so that a run does not go on with another one."""
+    """With what tells the teacher's file from others, so that a run does not go on with another one.
+
+    Raises:
+        InputError: no checkpoint there.
+    """
     if not config.distill.teacher:
         return config
-    identity = digest_content(read_header(config.distill.teacher))
+    try:
+        identity = digest_content(read_header(config.distill.teacher))
+    except InputError as error:
+        raise InputError(f"--distill.teacher {error}") from error
     return replace(config, distill=replace(config.distill, identity=identity))
 
 

@@ -212,7 +212,7 @@ def _try_phases_to_come(context: RunContext, training: TrainingState, state: Loo
     to_come = [plan for plan in context.plans if (plan.number, plan.steps) > (state.phase, state.step)]
     tiling, reader, rows = context.config.tiling, context.reader, context.rows.train
     crops = [resolve_crop(reader, rows, plan.phase.crop, tiling) for plan in to_come]
-    try_phases(context.runtime, training, to_come, crops)
+    try_phases(context.runtime, training, to_come, crops, reader.manifest.channels)
 
 
 def _write_suspects(context: RunContext, folder: RunFolder, rows: list[int]) -> None:

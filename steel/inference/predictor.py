@@ -180,10 +180,11 @@ class Predictor(BasePredictor):
         launched: deque[_Result] = deque()
         with open_passes(self.device) as passes:
             for images in batches:
-                begun.append(self._begin(images, passes, reduce, cleared))
-                if len(begun) > passes.ahead:
+                launch, at_once = self._begin(images, passes, reduce, cleared)
+                begun.append(launch)
+                while begun and (at_once or len(begun) > passes.ahead):
                     launched.append(begun.popleft()())
-                if len(launched) > passes.unread:
+                while launched and len(begun) + len(launched) > passes.ahead + passes.unread:
                     yield launched.popleft()()
             while begun or launched:
                 if begun:
@@ -206,12 +207,20 @@ class Predictor(BasePredictor):
     def _on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
-    def _begin(self, images: Tensor, passes: Passes, reduce: Reduce, cleared: Cleared | None) -> Callable[[], _Result]:
-        """Begin the passes of all members and views over a batch; what is returned launches what is left of them."""
+    def _begin(
+        self, images: Tensor, passes: Passes, reduce: Reduce, cleared: Cleared | None
+    ) -> tuple[Callable[[], _Result], bool]:
+        """Begin the passes of all members and views over a batch.
+
+        Returns:
+            What launches what is left of them, and whether that need not wait until the next batch has begun. Batches
+            are launched in their order all the same, or `reduce` would take one for another.
+        """
         assert images.dtype == torch.uint8, images.dtype
         height, width = images.shape[-2:]
         if self.takes_tiles(height, width):
-            return partial(self._launch, lambda: reduce(*map(torch.from_numpy, self._in_tiles(images, passes))))
+            tiled = partial(self._launch, lambda: reduce(*map(torch.from_numpy, self._in_tiles(images, passes))))
+            return tiled, self._on_gpu
         pixels = len(images) * height * width
         groups = self._shared_flips(pixels)
         advice = self._less_memory(len(groups[0]) * len(images), height, width)
@@ -231,10 +240,7 @@ class Predictor(BasePredictor):
                 mask_probs, label_probs = average()
                 return reduce(mask_probs[..., :height, :width], label_probs)
 
-        if in_halves:
-            return partial(self._launch, finish)  # on a GPU when the next batch's encoders have been launched
-        result = self._launch(finish)
-        return lambda: result
+        return partial(self._launch, finish), self._on_gpu and not in_halves
 
     def _launch(self, finish: _Result) -> _Result:
         """On a GPU `finish` is called now, and what it gives is copied to the host."""

@@ -45,9 +45,9 @@ class Passes:
     pool: Executor | None
     """Threads of a CPU; None runs a pass where and when its result is asked for."""
     ahead: int
-    """Batches to begin before what is left to launch of the first is launched."""
+    """Batches to begin before what is left to launch of the first is launched, where that has to wait for anything."""
     unread: int = 0
-    """Batches to launch before the result of the first is asked for."""
+    """Batches that may be under way beside these before the result of the first is asked for."""
 
     def begin(self, task: Callable[[], R], pixels: int) -> Callable[[], R]:
         """Begin a pass over so many pixels; the function that is returned waits for its result."""

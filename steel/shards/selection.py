@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from steel.errors import InputError
+from steel.images.pixel_format import Depth
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 
@@ -55,4 +56,13 @@ def check_same_task(name: str, class_names: Sequence[str], in_channels: int, man
         raise InputError(
             f"{name}: it takes {kinds[in_channels]} images, the shards hold {kinds[manifest.channels]} ones; take "
             "images of the kind it was trained on"
+        )
+
+
+def check_same_depth(name: str, depth: Depth, manifest: Manifest) -> None:
+    """Raises InputError, which begins with `name`, unless a model was trained on gray levels like the shards'."""
+    if depth != manifest.depth:
+        raise InputError(
+            f"{name}: it reads images of 16 bits by {depth}, the shards theirs by {manifest.depth}; take shards like "
+            "those it was trained on"
         )

@@ -27,7 +27,11 @@ _REFUSALS = (RuntimeError, ValueError, MemoryError, IndexError, AssertionError)
 
 
 def try_phases(
-    runtime: Runtime, training: TrainingState, plans: Sequence[PhasePlan], crops: Sequence[tuple[int, int]]
+    runtime: Runtime,
+    training: TrainingState,
+    plans: Sequence[PhasePlan],
+    crops: Sequence[tuple[int, int]],
+    channels: int,
 ) -> None:
     """Run a micro-batch of each phase through the bare network and back, once for each distinct one; nothing of
     `training` changes, nor do the generators of random numbers.
@@ -37,6 +41,7 @@ def try_phases(
         training: at the first step or at a resumed one.
         plans: the phases to come.
         crops: height and width of each.
+        channels: of the images that the loader gives; the network may take a gray one for three equal channels.
 
     Raises:
         SharedError: on every rank alike, where any rank met an error; names the phase and the option.
@@ -48,14 +53,16 @@ def try_phases(
         demand = (crop, plan.phase.micro_batch, plan.phase.loss, is_frozen)
         if problem is None and demand not in tried:
             tried.append(demand)
-            problem = _problem_of(training, plan, crop, is_frozen)
+            problem = _problem_of(training, plan, crop, channels, is_frozen)
     problems = runtime.all_gather(problem)
     told = [f"rank {rank}: {said}" for rank, said in enumerate(problems) if said is not None]
     if told:
         raise SharedError(problem if problem is not None and problems.count(problem) == len(problems) else told[0])
 
 
-def _problem_of(training: TrainingState, plan: PhasePlan, crop: tuple[int, int], is_frozen: bool) -> str | None:
+def _problem_of(
+    training: TrainingState, plan: PhasePlan, crop: tuple[int, int], channels: int, is_frozen: bool
+) -> str | None:
     """What stands against the phase, in a line; None when nothing does."""
     size, option = f"{crop[0]}x{crop[1]}", f"phases.{plan.number}.micro-batch {plan.phase.micro_batch}"
     network = f"{training.model.network.architecture} with {training.model.network.encoder}"
@@ -64,7 +71,7 @@ def _problem_of(training: TrainingState, plan: PhasePlan, crop: tuple[int, int],
         with untouched(training) as before:
             training.model.train()
             set_encoder_trainable(training.model, not is_frozen)
-            _there_and_back(training, plan, crop)
+            _there_and_back(training, plan, crop, channels)
             _check_buffers(training, before)
     except InputError as error:
         return str(error)
@@ -84,14 +91,14 @@ def _problem_of(training: TrainingState, plan: PhasePlan, crop: tuple[int, int],
     return None
 
 
-def _there_and_back(training: TrainingState, plan: PhasePlan, crop: tuple[int, int]) -> None:
+def _there_and_back(training: TrainingState, plan: PhasePlan, crop: tuple[int, int], channels: int) -> None:
     """The forward and backward pass of a black micro-batch of the phase's size; gradients go nowhere."""
     model, device, num = training.model, training.runtime.device, plan.phase.micro_batch
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # A step also holds gradients, whose room DDP has taken already, and AdamW's two moments, made in the first step.
     sets = (training.runtime.world == 1) + 2 * (not training.optimizer.state)
     room = [torch.empty_like(parameter) for parameter in parameters for _ in range(sets)]
-    images = torch.zeros(num, model.network.in_channels, *crop, dtype=torch.uint8, device=device)
+    images = torch.zeros(num, channels, *crop, dtype=torch.uint8, device=device)
     targets = torch.from_numpy(np.zeros((num, *crop), target_dtype(model.network.num_classes))).to(device)
     losses = training.micro_batch_losses(images, targets, plan.phase.loss, None, training.ask_teacher(images))
     total = torch.stack([loss.sum() for loss in losses.values()]).sum()

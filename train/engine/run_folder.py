@@ -158,7 +158,7 @@ class RunFolder:
             raise InputError(
                 f"--out {self.root}: was started on another data set, or the shards have changed; choose another folder"
             )
-        differing = _differences(recipe_of(former["config"]), config.recipe())
+        differing = _differences(_by_content(recipe_of(former["config"])), _by_content(config.recipe()))
         if differing:
             raise InputError(
                 f"--out {self.root}: was started with another configuration ({'; '.join(differing[:3])}); "
@@ -247,6 +247,14 @@ class RunFolder:
             old_size = file.seek(0, os.SEEK_END)
             file.seek(0)
             file.write((json.dumps(value) + "\n").encode().rjust(old_size))
+
+
+def _by_content(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe with its teacher told by what the file holds, wherever that may lie."""
+    distill = recipe.get("distill")
+    if not isinstance(distill, dict) or not distill.get("identity"):
+        return recipe
+    return {**recipe, "distill": {"share": distill.get("share"), "teacher": f"checkpoint {distill['identity']:.12}"}}
 
 
 def _differences(former: Any, now: Any, path: str = "") -> list[str]:

@@ -14,7 +14,7 @@ from steel.model.distillation import SoftTargets
 from steel.model.folding import fold_batch_norms
 from steel.model.heads import CLASSIFICATION, SEGMENTATION
 from steel.model.network import scale_and_shift, scale_pixels
-from steel.shards.selection import check_same_task
+from steel.shards.selection import check_same_depth, check_same_task
 from train.engine.run_context import RunContext
 from train.engine.split_roles import role_of
 
@@ -52,7 +52,7 @@ def load_teacher(context: RunContext) -> Teacher | None:
     """The configuration's teacher on this rank's device; None without one.
 
     Raises:
-        InputError: not a usable checkpoint, or one for other classes or channels than the data's.
+        InputError: not a usable checkpoint, or one for other classes, channels or depth than the data's.
     """
     config, reader = context.config, context.reader
     if not config.distill.teacher:
@@ -60,6 +60,7 @@ def load_teacher(context: RunContext) -> Teacher | None:
     checkpoint, name = load_checkpoint(config.distill.teacher), _name(config.distill)
     require_extensions(checkpoint.provenance, name)
     check_same_task(name, checkpoint.class_names, checkpoint.network.in_channels, reader.manifest)
+    check_same_depth(name, checkpoint.depth, reader.manifest)
     for role, folds in (("validation", config.folds.validation), ("test", config.folds.test)):
         if folds and role_of(folds, reader.manifest.digest, checkpoint.folds, checkpoint.provenance) == "train":
             logger.warning("WARNING: %s was trained on %s folds of this run, whose scores it flatters", name, role)

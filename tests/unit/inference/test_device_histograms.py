@@ -181,6 +181,36 @@ def test_a_gpu_has_its_next_encoders_before_the_host_asks_what_the_last_ones_say
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_gpu_reduces_batches_in_their_order_whether_whole_in_halves_or_in_tiles(
+    network: UnifiedModel, monkeypatch: pytest.MonkeyPatch, gated: bool
+) -> None:
+    """Where a batch's truth waits in a queue, another's would be taken for it; only small batches come in halves."""
+    scale_and_shift.cache_clear()
+    tiling = TilingConfig(tile=64, overlap=16, budget=64 * 64)
+    predictor = Predictor([network], mean=(0.4,), std=(0.2,), device="cpu", tiling=tiling)
+    monkeypatch.setattr(Blender, "add", lambda self, tile, probs: None)  # which have no values
+    monkeypatch.setattr("steel.inference.predictor.MOST_PIXELS", 32 * 64)
+    sizes = [(64, 160), (64, 64), (32, 64), (64, 192), (32, 64), (64, 64), (32, 32)]
+    reduced = []
+
+    def reduce(mask_probs: Tensor, label_probs: Tensor) -> tuple[Tensor, Tensor]:
+        reduced.append(tuple(mask_probs.shape[-2:]))
+        return mask_probs, label_probs
+
+    cleared = (lambda any_probs: np.zeros(any_probs.shape, bool)) if gated else None
+    with fake_gpu():
+        predictor.device = GPU
+        predictor.models[0].to(GPU)
+        scale_and_shift((0.4,), (0.2,), GPU)
+        batches = (torch.zeros(1, 1, *size, dtype=torch.uint8) for size in sizes)
+        found = [tuple(masks.shape[-2:]) for masks, _ in predictor.stream(batches, reduce, cleared)]
+    scale_and_shift.cache_clear()
+    assert reduced == sizes
+    assert found == sizes
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_a_gpu_has_its_next_tile_before_the_host_blends_the_last(
     network: UnifiedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,7 @@ def test_nothing_is_touched(runtime: Runtime, training: TrainingState, steps: in
     for step in range(steps):
         step_at(training, step)
     before = look(training)
-    try_phases(runtime, training, plans_of(config, {}, {"micro_batch": 3}), [(32, 64), (48, 32)])
+    try_phases(runtime, training, plans_of(config, {}, {"micro_batch": 3}), [(32, 64), (48, 32)], 1)
     assert all(a.equal(b) for a, b in zip(look(training), before, strict=True))
     assert all(parameter.grad is None for parameter in training.model.parameters())
 
@@ -72,18 +72,16 @@ def test_each_demand_is_tried_once(runtime: Runtime, training: TrainingState, mo
     seen = []
     compute = MicroBatchLosses.of
 
-    def noting(
-        self: MicroBatchLosses, network: Any, images: torch.Tensor, targets: Any, loss: Any, pairs: Any = None
-    ) -> Any:
+    def noting(self: MicroBatchLosses, network: Any, images: torch.Tensor, targets: Any, loss: Any, *rest: Any) -> Any:
         seen.append((tuple(images.shape), network.training, network.encoder.training, loss.weights.get("lovasz")))
-        return compute(self, network, images, targets, loss, pairs)
+        return compute(self, network, images, targets, loss, *rest)
 
     monkeypatch.setattr(MicroBatchLosses, "of", noting)
     training.freeze_steps = 4  # the first phase's steps, all of them
     loss = training.config.phases[0].loss
     other_loss = replace(loss, weights={**loss.weights, "lovasz": 0.0})
     plans = plans_of(training.config, {}, {}, {"lr": 1.0}, {"loss": other_loss}, {"micro_batch": 4})
-    try_phases(runtime, training, plans, [(32, 64)] * 4 + [(48, 32)])
+    try_phases(runtime, training, plans, [(32, 64)] * 4 + [(48, 32)], 1)
     assert seen == [
         ((2, 1, 32, 64), True, False, 0.3),
         ((2, 1, 32, 64), True, True, 0.3),
@@ -95,7 +93,7 @@ def test_each_demand_is_tried_once(runtime: Runtime, training: TrainingState, mo
 def problem(runtime: Runtime, training: TrainingState, plans: list[PhasePlan], crops: list[tuple[int, int]]) -> str:
     before = look(training)
     with pytest.raises(SharedError) as raised:
-        try_phases(runtime, training, plans, crops)
+        try_phases(runtime, training, plans, crops, 1)
     assert all(a.equal(b) for a, b in zip(look(training), before, strict=True)), "touched although it failed"
     assert "\n" not in str(raised.value)
     return str(raised.value)
@@ -111,7 +109,7 @@ def test_one_value_a_channel(runtime: Runtime) -> None:
         f"phase {plans[1].phase.name}: phases.1.micro-batch 1 leaves a BatchNorm layer of DeepLabV3Plus with "
         "tu-test_resnet one value per channel to normalise; use 2 or more"
     )
-    try_phases(runtime, training, plans[:1], [(32, 64)])
+    try_phases(runtime, training, plans[:1], [(32, 64)], 1)
 
 
 def test_out_of_memory(runtime: Runtime, training: TrainingState) -> None:
@@ -155,6 +153,6 @@ def test_every_rank_hears_of_one_ranks_problem(training: TrainingState) -> None:
             return [value, self.other]
 
     plans = plans_of(training.config, {})
-    try_phases(OneOfTwo(None), training, plans, [(32, 64)])  # type: ignore[arg-type]
+    try_phases(OneOfTwo(None), training, plans, [(32, 64)], 1)  # type: ignore[arg-type]
     with pytest.raises(SharedError, match=r"^rank 1: phase crops: out of memory$"):
-        try_phases(OneOfTwo("phase crops: out of memory"), training, plans, [(32, 64)])  # type: ignore[arg-type]
+        try_phases(OneOfTwo("phase crops: out of memory"), training, plans, [(32, 64)], 1)  # type: ignore[arg-type]

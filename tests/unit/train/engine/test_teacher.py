@@ -10,14 +10,19 @@ import pytest
 import torch
 
 from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
-from steel.config import Config, DistillConfig
+from steel.config import Config, DistillConfig, NetworkConfig
 from steel.distributed.runtime import Runtime, start
 from steel.errors import InputError
+from steel.images.pixel_format import Depth
 from steel.inference.predictor import Predictor
 from steel.model.losses import LossConfig
+from steel.model.network import UnifiedModel
 from tests.numerics.one_step import build_training, config_of, micro_batches, plan_of, samples
 from tests.random_members import make_member
 from tests.shard_folder import make_shards, steel_image
+from train.arguments import parse_fit
+from train.engine.dry_run import try_phases
+from train.engine.run_folder import RunFolder
 from train.engine.step import TrainingState
 from train.engine.teacher import Teacher, load_teacher
 
@@ -132,3 +137,47 @@ def test_a_teacher_for_other_classes_is_refused(context: Any, tmp_path: Any) -> 
     save_checkpoint(tmp_path / "teacher.safetensors", replace(make_member(0), class_names=("pit", "dent")))
     with pytest.raises(InputError, match=r"--distill.teacher .*its classes are pit, dent"):
         load_teacher(context)
+
+
+def test_a_teacher_of_another_depth_is_refused(context: Any, tmp_path: Any) -> None:
+    """Gray levels that it was never trained on would be asked of it."""
+    checkpoint = replace(make_member(0), class_names=("class 1", "class 2"), depth=Depth("high-byte"))
+    save_checkpoint(tmp_path / "teacher.safetensors", checkpoint)
+    with pytest.raises(InputError, match=r"--distill.teacher .*it reads images of 16 bits by high-byte"):
+        load_teacher(context)
+
+
+def test_a_gray_teacher_is_tried_with_what_a_colour_network_is_given(ensemble: Checkpoint, runtime: Runtime) -> None:
+    """Shards of gray images, and a network that takes them for three equal channels."""
+    config, gray = config_of(), Teacher(ensemble, runtime, channels_last=True)
+    network = UnifiedModel(NetworkConfig("Unet", "tu-test_resnet", 2, in_channels=3, decoder_channels=(8, 8)))
+    training = TrainingState(runtime, config, network, (0.5,) * 3, (0.2,) * 3, freeze_steps=0, teacher=gray)
+    plan = plan_of(config)
+    loss = replace(plan.phase.loss, class_weights=None)  # they are of three classes
+    try_phases(runtime, training, [replace(plan, phase=replace(plan.phase, loss=loss))], [(32, 64)], 1)
+
+
+def with_teacher(path: Any) -> Config:
+    words = ["--preset", "smoke", "--data", "shards", "--out", "run", "--distill.teacher", str(path)]
+    return parse_fit("fit", words).config
+
+
+def test_a_run_goes_on_with_the_same_teacher_wherever_it_lies(ensemble: Checkpoint, tmp_path: Any) -> None:
+    save_checkpoint(tmp_path / "a.safetensors", ensemble)
+    folder = RunFolder(tmp_path / "run")
+    folder.open(with_teacher(tmp_path / "a.safetensors"), "data", "auto")
+    (folder.states / "000000-00000001").mkdir(parents=True)
+    folder.end("interrupted")
+    folder.release()
+    (tmp_path / "a.safetensors").rename(tmp_path / "b.safetensors")
+    again = RunFolder(tmp_path / "run")
+    assert again.open(with_teacher(tmp_path / "b.safetensors"), "data", "auto")
+    again.release()
+    save_checkpoint(tmp_path / "b.safetensors", make_member(5))
+    with pytest.raises(InputError, match=r"\(distill.teacher was checkpoint \w{12}, now checkpoint \w{12}\)"):
+        RunFolder(tmp_path / "run").open(with_teacher(tmp_path / "b.safetensors"), "data", "auto")
+
+
+def test_a_teacher_that_is_not_there_is_told_with_its_option(tmp_path: Any) -> None:
+    with pytest.raises(InputError, match=r"^--distill.teacher .*nowhere.safetensors: no such file$"):
+        with_teacher(tmp_path / "nowhere.safetensors")
