@@ -5,11 +5,11 @@ did and sees the same images in the same order: what differs is the teacher.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench.quality.pretrained import AUTO, DECODER, ENCODER, MEASURES, SETS, Judged, Sides
-from bench.quality.seeds import gain, spread, values
+from bench.quality.pretrained import AUTO, DECODER, ENCODER, MEASURES, SETS, Judged, Sides, score_rows
+from bench.quality.seeds import gain
 from bench.quality.trial import Trial, raw, tuned
 from steel.cli import main as steel
 
@@ -43,7 +43,7 @@ def run(source: Path, weights: Path, work: Path, *, passes: int | None, seeds: S
         how: {side: [rule(trial, data) for trial in those] for side, those in trials.items()}
         for how, rule in RULES.items()
     }
-    return "\n".join([_about(sides, seeds), "", *_scores(trials, judged), "", *_gains(judged, len(seeds))])
+    return "\n".join([_about(sides, seeds), "", *score_rows(trials, judged), "", *_gains(judged, len(seeds))])
 
 
 def _pack(members: Sequence[Trial], folder: Path) -> Trial:
@@ -66,19 +66,6 @@ def _about(sides: Sides, seeds: Sequence[int]) -> str:
         f"ensemble. Seeds {', '.join(map(str, seeds))}. Scores in percent, of the test images; processor seconds are "
         "of one thread."
     )
-
-
-def _scores(trials: Mapping[str, Sequence[Trial]], judged: Judged) -> list[str]:
-    lines = [
-        f"| | {' | '.join(f'{name} (each seed)' for name in MEASURES)} | processor seconds to train |",
-        f"|---|{'---|' * len(MEASURES)}---|",
-    ]
-    for how, sides in judged.items():
-        for side, outcomes in sides.items():
-            cells = [spread(values(outcomes, measure)) for measure in MEASURES.values()]
-            seconds = ", ".join(f"{trial.processor_seconds:.0f}" for trial in trials[side])
-            lines.append(f"| {side}, {how} | {' | '.join(cells)} | {seconds} |")
-    return lines
 
 
 def _gains(judged: Judged, num: int) -> list[str]:

@@ -146,7 +146,7 @@ def run(name: str, source: Path, weights: Path, work: Path, *, passes: int | Non
             f"The plain loop's learning rate is the best of three in {of_set.measure} of the validation images at "
             f"threshold 0.5, with the first seed: {rates}.",
             "",
-            *_scores(trials, judged),
+            *score_rows(trials, judged),
             "",
             f"The aim was {of_set.aim:g} points of {of_set.measure} over the plain loop, on each kind of thresholds, "
             "with an interval over seeds above 0: " + _verdict(of_set, judged) + ". Tuning looks for the best mean "
@@ -185,7 +185,8 @@ Judged = Mapping[str, Mapping[str, Sequence[Outcome]]]
 """Outcomes by the kind of thresholds, then by the side, one for each of its seeds."""
 
 
-def _scores(trials: Mapping[str, Sequence[Trial]], judged: Judged) -> list[str]:
+def score_rows(trials: Mapping[str, Sequence[Trial]], judged: Judged) -> list[str]:
+    """A table of each side's scores by each kind of thresholds, and of what its trainings took."""
     lines = [
         f"| | {' | '.join(f'{name} (each seed)' for name in MEASURES)} | processor seconds to train |",
         f"|---|{'---|' * len(MEASURES)}---|",

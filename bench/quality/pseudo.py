@@ -6,19 +6,18 @@ for what the images are worth, a control is trained on the labelled images alone
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from bench.quality.neu import copy_unlabelled, make_shards
-from bench.quality.pretrained import DECODER, ENCODER, MEASURES, SETS, Sides
-from bench.quality.seeds import gain, spread, values
+from bench.quality.pretrained import DECODER, ENCODER, MEASURES, SETS, Judged, Sides, score_rows
+from bench.quality.seeds import gain
 from bench.quality.small import passes_of
 from bench.quality.trial import TEST, VALIDATION, Trial, raw, tuned
 from data_prep.pseudo_labels.__main__ import main as label
-from steel.metrics.scores import Outcome
 from steel.shards.reader import ShardReader
 from steel.shards.selection import pseudo_rounds
 
@@ -59,7 +58,9 @@ def run(
         how: {side: [rule(trial, data) for trial in those] for side, those in trials.items()}
         for how, rule in RULES.items()
     }
-    return "\n".join([_about(data, others, passes, seeds), "", *told, "", *_scores(judged), "", *_gains(judged)])
+    return "\n".join(
+        [_about(data, others, passes, seeds), "", *told, "", *score_rows(trials, judged), "", *_gains(judged)]
+    )
 
 
 def _label(teacher: Trial, data: Path, others: Path, out: Path) -> Path:
@@ -99,19 +100,6 @@ def _about(data: Path, others: Path, passes: int, seeds: Sequence[int]) -> str:
         f"times; control and student take {LONGER} times its steps, from the same first weights. Seeds "
         f"{', '.join(map(str, seeds))}. Scores in percent, of the test images."
     )
-
-
-Judged = Mapping[str, Mapping[str, Sequence[Outcome]]]
-"""Outcomes by the kind of thresholds, then by the side, one for each of its seeds."""
-
-
-def _scores(judged: Judged) -> list[str]:
-    lines = [f"| | {' | '.join(f'{name} (each seed)' for name in MEASURES)} |", f"|---|{'---|' * len(MEASURES)}"]
-    for how, sides in judged.items():
-        for side, outcomes in sides.items():
-            cells = [spread(values(outcomes, measure)) for measure in MEASURES.values()]
-            lines.append(f"| {side}, {how} | {' | '.join(cells)} |")
-    return lines
 
 
 def _gains(judged: Judged) -> list[str]:
