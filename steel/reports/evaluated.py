@@ -18,6 +18,8 @@ METRICS_FILES = ("metrics.json", "validation.json")
 """Of an evaluation or a cross-validation; of a run."""
 REPORT_NAME = "report.html"
 """The page of an evaluation, beside its scores."""
+_MOST_PIXELS = 1 << 40
+"""More than any image has."""
 _PerClass = dict[str, float | None]
 _NEEDED: Mapping[str, Any] = {
     "images": int,
@@ -123,7 +125,7 @@ def _read(name: str, path: Path) -> Evaluated:
     except InputError as error:
         raise InputError(f"{path}: not the scores of an evaluation ({error})") from error
     table = path.parent / "per_image.csv"
-    rows = _read_table(table, list(metrics["dice_per_class"])) if table.is_file() else None
+    rows = _read_table(table, list(metrics["dice_per_class"]), path.name) if table.is_file() else None
     if rows is not None and len(rows.image_ids) != metrics["images"]:
         raise InputError(f"{table}: {len(rows.image_ids)} images, but {path.name} is of {metrics['images']}")
     return Evaluated(name, str(path), dict(metrics), rows, _settings(path, metrics))
@@ -168,8 +170,12 @@ def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
     return [pair for key, value in values.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))]
 
 
-def _read_table(path: Path, class_names: Sequence[str]) -> ImageTable:
-    """Raises InputError for a column that is missing, or a cell that is no number."""
+def _read_table(path: Path, class_names: Sequence[str], beside: str) -> ImageTable:
+    """The table of the classes that the file `beside` it names.
+
+    Raises:
+        InputError: a column that is missing, or a cell that is no number.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -178,10 +184,20 @@ def _read_table(path: Path, class_names: Sequence[str]) -> ImageTable:
             results=[row["result"] for row in rows],
             overlays=[str(path.parent / row["overlay"]) if row["overlay"] else "" for row in rows],
             dice=_numbers(rows, [f"dice {name}" for name in class_names]).astype(np.float64),
-            true_pixels=_numbers(rows, [f"true pixels {name}" for name in class_names]).astype(np.int64),
+            true_pixels=_areas(rows, [f"true pixels {name}" for name in class_names]),
         )
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+    except KeyError as error:
+        raise InputError(f"{path}: has no column {error}, which {beside} beside it asks for; evaluate again") from error
+    except (OSError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: not the table of an evaluation ({error!r}); evaluate again") from error
+
+
+def _areas(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> np.ndarray:
+    """(n, columns) int64."""
+    values = _numbers(rows, columns)
+    if ((values < 0) | (values > _MOST_PIXELS)).any():
+        raise ValueError("pixels that no image has")
+    return values.astype(np.int64)
 
 
 def _numbers(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> np.ndarray:

@@ -63,6 +63,7 @@ def test_validations_that_never_answer_the_rare_class_are_counted() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_accelerate")
 def test_all_sides_are_trained_from_the_same_weights_and_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ def thick(number: int) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_accelerate")
 def test_teacher_control_and_student_are_trained_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, decoder = "tu-test_resnet", (8, 8, 8, 8, 8)
     monkeypatch.setattr(pretrained, "ENCODER", encoder)

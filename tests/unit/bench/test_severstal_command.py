@@ -91,6 +91,7 @@ def test_strips_are_sharded_trained_and_judged_once(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.skipif(REAL_DATA is None, reason="STEEL_REAL_DATA is not set")
 def test_real_strips_at_smoke_size(tmp_path: Path) -> None:
     assert REAL_DATA is not None

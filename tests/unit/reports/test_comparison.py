@@ -170,6 +170,22 @@ def test_what_cannot_be_compared_is_one_clear_line(tmp_path: Path, damage: str) 
     assert damage == "alone" or str(tmp_path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("true pixels", "true pixel", "has no column 'true pixels .*', which metrics.json beside it asks for"),
+        (",10,", ",1e300,", "pixels that no image has"),
+    ],
+)
+def test_a_table_that_does_not_fit_its_scores_names_both(tmp_path: Path, old: str, new: str, said: str) -> None:
+    paths = [write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)]
+    table = Path(paths[1]) / "per_image.csv"
+    assert old in table.read_text()
+    table.write_text(table.read_text().replace(old, new))
+    with pytest.raises(InputError, match=f"two.per_image.csv: .*{said}"):
+        compare(paths)
+
+
 @pytest.mark.parametrize(("height", "of_gallery"), [(516, "gallery strips"), (1650, "gallery")])
 def test_overlays_of_strips_have_room_and_lost_ones_are_left_out(tmp_path: Path, height: int, of_gallery: str) -> None:
     paths = [write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)]
