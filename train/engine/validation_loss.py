@@ -42,7 +42,8 @@ def validation_loss(
         for batch in _crops(context, plan, rows, num):
             assert batch.pairs is not None, "the loader knows what is present"
             images, targets, pairs = (t.to(runtime.device) for t in (batch.images, batch.targets, batch.pairs))
-            losses = training.micro_batch_losses.of(model, images, targets, plan.phase.loss, pairs)
+            soft = training.ask_teacher(images)  # else the two curves would be of different losses
+            losses = training.micro_batch_losses.of(model, images, targets, plan.phase.loss, pairs, soft)
             for head, loss in losses.items():
                 sums[head] = sums.get(head, torch.zeros((), device=loss.device)) + loss.mean(1).double().sum()
     mine = {head: total.item() / num for head, total in sums.items()}

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from steel.config import NetworkConfig, SamplingConfig
+from steel.config import DistillConfig, NetworkConfig, SamplingConfig
 from steel.distributed.runtime import start
+from steel.model.distillation import SoftTargets
 from steel.model.losses import LOSS_TERMS, head_losses, lovasz_hinge
 from steel.model.network import UnifiedModel
 from steel.pretrained.stem import Normalisation
@@ -89,3 +90,32 @@ def test_the_loss_is_the_mean_over_images_whatever_the_number_of_ranks(
         of_two = replace(context, runtime=OfTwo(rank, runtime.accelerator, said))  # type: ignore[arg-type]
         together = validation_loss(of_two, training, model, plans[0])
     assert together == pytest.approx(expected, rel=1e-5)
+
+
+def test_where_a_teacher_is_learned_from_it_is_asked_of_these_images_too(
+    tmp_path: Path, fresh_accelerate: None
+) -> None:
+    """As in training, beside whose loss this one is drawn: all of it is the teacher's, who sees defects everywhere."""
+    images, masks = [steel_image(n, *SIZE) for n in range(4)], [defect_mask(0, *SIZE, 2)] * 4
+    reader = ShardReader(str(make_shards(tmp_path / "shards", images, masks, num_classes=2, folds=2)))
+    phase = replace(SMOKE.phases[0], crop=(0, 0), batch_size=2, micro_batch=2)
+    phase = replace(phase, loss=replace(phase.loss, weights={"bce": 1.0, "classification": 1.0}))
+    config = replace(SMOKE, phases=(phase,), folds=replace(SMOKE.folds, validation=(0,), test=()))
+    config = replace(config, runtime=replace(config.runtime, workers=0), distill=DistillConfig(share=1.0))
+    runtime, rows = start("no", cpu=True), split_rows(reader, config.folds)
+    plans = plan_phases(config.phases, [2], 1.0, rank=0, world=1)
+    model = UnifiedModel(NetworkConfig("Unet", "tu-test_resnet", 2, 1, decoder_channels=(8, 8)))
+
+    def everything(images: torch.Tensor) -> SoftTargets:
+        return SoftTargets(torch.ones(len(images), 2, *SIZE), torch.ones(len(images), 3))
+
+    training = TrainingState(runtime, config, model, (0.5,), (0.2,), 0, everything)  # type: ignore[arg-type]
+    first = FirstWeights(None, Normalisation((0.5,), (0.2,)))
+    context = RunContext(runtime, config, reader, rows, plans, first, LiveLine(shown=False))
+    found = validation_loss(context, training, model, plans[0])
+    with torch.no_grad():
+        batch = torch.stack([torch.from_numpy(reader.read(row).image)[None] for row in rows.validation.tolist()])
+        outputs = model((batch / 255 - 0.5) / 0.2)
+    assert list(found) == ["segmentation", "classification"]
+    for head, loss in found.items():
+        assert loss == pytest.approx(torch.nn.functional.softplus(-outputs[head]).mean().item(), rel=1e-4)
