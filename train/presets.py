@@ -46,7 +46,11 @@ SEVERSTAL = Config(
         ),
     ),
 )
-"""The default recipe, for the full data set on a GPU."""
+"""The default recipe, for the full data set on a GPU.
+
+Micro-batches of 8 leave a step's batch of 64 to up to eight GPUs. Twice as many images each, at the rates that go with
+them, were as good on real steel (`bench/quality.md`, micro-batches of 16) and want half as many GPUs or twice the batch.
+"""
 
 _CROPS, _FULL = SEVERSTAL.phases
 

@@ -1,7 +1,6 @@
 """Learning from another model's probabilities: knowledge distillation (Hinton et al. 2015), for masks and labels.
 
-Labels say where a defect is; a teacher also says how sure it is, and says it of pixels and images without a label. One
-network that learns from an ensemble comes close to it at the cost of one.
+Labels say where a defect is; a teacher also says how sure it is, and says it of pixels and images without a label.
 """
 
 from collections.abc import Mapping
