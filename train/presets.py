@@ -48,8 +48,8 @@ SEVERSTAL = Config(
 )
 """The default recipe, for the full data set on a GPU.
 
-Micro-batches of 8 leave a step's batch of 64 to up to eight GPUs. Twice as many images each, at the rates that go with
-them, were as good on real steel (`bench/quality.md`, micro-batches of 16) and want half as many GPUs or twice the batch.
+Micro-batches of 8 leave a step's batch of 64 to up to eight GPUs. On real steel micro-batches of 16 were as good, at the
+rates that go with them (`bench/quality.md`, one seed); they would want half as many GPUs, or twice the batch.
 """
 
 _CROPS, _FULL = SEVERSTAL.phases
