@@ -61,7 +61,7 @@ def read_checkpoint(folder: Path) -> Any:
     path = folder / "model.safetensors"
     lines = describe_checkpoint(read_header(path))
     checkpoint = load_checkpoint(path)
-    role = role_of([1], "d", checkpoint.folds, checkpoint.provenance)
+    role = role_of([1], ["d"], checkpoint.folds, checkpoint.provenance)
     gates = [Decision.from_dict(gate) for gate in checkpoint.provenance.get("gates", {}).values()]
     tensors = {name: tensor.tolist() for name, tensor in checkpoint.tensors.items()}
     return lines, role, gates, checkpoint.decision, tensors, checkpoint.members, checkpoint.input_size

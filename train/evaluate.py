@@ -38,7 +38,7 @@ from steel.reports.gallery import RANDOM, TYPICAL, GalleryKeeper
 from steel.reports.gates import format_gates, gate_table
 from steel.reports.members import Judged
 from steel.shards.reader import ShardReader
-from steel.shards.selection import check_same_task, folds_of, rows_in
+from steel.shards.selection import check_same_task, data_digests, folds_of, rows_in
 from steel.thresholds.tuning import Tuning, tune_thresholds
 from steel.views import parse_tta
 from train.engine.evaluation_origin import provenance_of, speed_of
@@ -169,7 +169,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     checkpoint, reader = _open(arguments)
     folds = parse_folds(arguments.folds, reader)
     rows = rows_in(reader, folds, "--folds")
-    role = role_of(folds, reader.manifest.digest, checkpoint.folds, checkpoint.provenance)
+    role = role_of(folds, data_digests(reader.manifest), checkpoint.folds, checkpoint.provenance)
     if role != "test":
         logger.warning("WARNING: the checkpoint has seen folds %s (%s): these scores flatter it", folds, role)
     runtime.on_main(lambda: _make_way(arguments))
@@ -195,7 +195,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
         answers = decide(statistics, decision) if found is None else found.cross_fitted
         judged = Judged("ensemble", statistics, answers, has_decision=checkpoint.decision is not None)
         judge = partial(images.judge, otherwise=decision)
-        ensemble = judge_members(checkpoint, judge, judged, folds, reader.manifest.digest)
+        ensemble = judge_members(checkpoint, judge, judged, folds, data_digests(reader.manifest))
     if not runtime.is_main:
         return
 

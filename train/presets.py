@@ -48,7 +48,7 @@ SEVERSTAL = Config(
 )
 """The default recipe, for the full data set on a GPU.
 
-Micro-batches of 8 leave a step's batch of 64 to up to eight GPUs. On real steel micro-batches of 16 were as good, at the
+Micro-batches of 8 leave a step's batch of 64 to up to eight GPUs. On real steel those of 16 were as good, at the
 rates that go with them (`bench/quality.md`, one seed); they would want half as many GPUs, or twice the batch.
 """
 

@@ -25,6 +25,12 @@ def pseudo_folds(manifest: Manifest) -> list[int]:
     return [one["fold"] for one in pseudo_rounds(manifest) if type(one.get("fold")) is int]
 
 
+def data_digests(manifest: Manifest) -> frozenset[str]:
+    """What a set is known by where folds are told: its own digest, and those of the sets whose folds it has kept."""
+    before = (one.get("data_digest") for one in pseudo_rounds(manifest))
+    return frozenset([manifest.digest, *(digest for digest in before if isinstance(digest, str))])
+
+
 def folds_of(reader: ShardReader) -> list[int]:
     """The folds that the shards have."""
     return sorted({int(fold) for fold in np.unique(reader.index.fold)})

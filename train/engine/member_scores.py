@@ -1,6 +1,6 @@
 """The members of an ensemble, judged one by one on the images that judge the ensemble."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from steel.checkpoint import Checkpoint, unstack_members
@@ -18,7 +18,7 @@ def judge_members(
     judge: Judge,
     ensemble: Judged,
     folds: Sequence[int],
-    data_digest: str,
+    digests: Collection[str],
 ) -> dict[str, Any]:
     """Each member of `checkpoint` beside it; see `member_metrics`.
 
@@ -27,10 +27,10 @@ def judge_members(
         judge: of one member; a pass over all images each.
         ensemble: what they say of the average.
         folds: the judged ones.
-        data_digest: of their shards.
+        digests: `data_digests` of their shards.
     """
     members = []
     for name, member in unstack_members(checkpoint):
-        role = role_of(folds, data_digest, member.folds, member.provenance)
+        role = role_of(folds, digests, member.folds, member.provenance)
         members.append(Judged(name, *judge(member), role, has_decision=member.decision is not None))
     return member_metrics(ensemble, members, checkpoint.class_names)

@@ -1,17 +1,17 @@
 """What a set of folds was to a checkpoint: scores on folds it was trained or tuned on flatter it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 
 def role_of(
-    folds: Sequence[int], data_digest: str, used: Mapping[str, Sequence[int]], provenance: Mapping[str, Any]
+    folds: Sequence[int], digests: Collection[str], used: Mapping[str, Sequence[int]], provenance: Mapping[str, Any]
 ) -> str:
     """`train`, `tuning` or `test`: the first of these that any of the folds was.
 
     Args:
-        folds: of the shards `data_digest`.
-        data_digest: identity of the shards evaluated on; fold numbers mean nothing across them.
+        folds: of the shards evaluated on.
+        digests: `data_digests` of these shards; fold numbers mean nothing across others.
         used: the checkpoint's folds by role.
         provenance: the checkpoint's; `data_digest` of the shards it was trained on, and `tuning_digest` of those
             its decision was found on where they are others; an ensemble's `members`, each with its own folds and
@@ -19,11 +19,11 @@ def role_of(
     """
     trained_on = provenance.get("data_digest")
     tuned_on = provenance.get("tuning_digest", trained_on)
-    if data_digest == trained_on and set(folds) & set(used.get("train", ())):
+    if trained_on in digests and set(folds) & set(used.get("train", ())):
         return "train"
     for member in provenance.get("members", ()):
-        if role_of(folds, data_digest, member["folds"], member["provenance"]) == "train":
+        if role_of(folds, digests, member["folds"], member["provenance"]) == "train":
             return "train"
-    if data_digest == tuned_on and set(folds) & set(used.get("tuning", ())):
+    if tuned_on in digests and set(folds) & set(used.get("tuning", ())):
         return "tuning"
     return "test"

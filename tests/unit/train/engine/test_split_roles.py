@@ -1,7 +1,14 @@
 """What folds were to a checkpoint."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from steel.shards.format import Manifest
+from steel.shards.selection import data_digests
+from tests.shard_folder import make_shards, steel_image
 from train.engine.split_roles import role_of
 
 USED = {"train": [2, 3], "tuning": [0], "test": [1]}
@@ -25,4 +32,16 @@ MEMBER_OF_B = {"name": "one", "folds": {"train": [3]}, "provenance": {"data_dige
     ],
 )
 def test_the_worst_role_counts(folds: list[int], digest: str, provenance: dict[str, object], role: str) -> None:
-    assert role_of(folds, digest, USED, provenance) == role
+    assert role_of(folds, [digest], USED, provenance) == role
+
+
+def test_folds_that_a_set_has_kept_are_those_of_the_set_before(tmp_path: Path) -> None:
+    """Pseudo-labels add a fold to a set: the checkpoint that made them has been trained on the others."""
+    root = make_shards(tmp_path, [steel_image(n) for n in range(4)], [np.zeros((32, 64), np.uint8)] * 4)
+    manifest = Manifest.load(str(root))
+    assert data_digests(manifest) == {manifest.digest}
+    rounds = [{"fold": 4, "data_digest": "a"}, {"fold": 5, "data_digest": "b"}, {"fold": 6}]
+    second = replace(manifest, options={**manifest.options, "pseudo_labels": rounds})
+    assert data_digests(second) == {second.digest, "a", "b"}
+    assert role_of([3], data_digests(second), USED, {"data_digest": "a"}) == "train"
+    assert role_of([3], data_digests(second), USED, {"data_digest": "c"}) == "test"
