@@ -37,7 +37,7 @@ def test_the_worst_role_counts(folds: list[int], digest: str, provenance: dict[s
 
 def test_folds_that_a_set_has_kept_are_those_of_the_set_before(tmp_path: Path) -> None:
     """Pseudo-labels add a fold to a set: the checkpoint that made them has been trained on the others."""
-    root = make_shards(tmp_path, [steel_image(n) for n in range(4)], [np.zeros((32, 64), np.uint8)] * 4)
+    root = make_shards(tmp_path / "shards", [steel_image(n) for n in range(4)], [np.zeros((32, 64), np.uint8)] * 4)
     manifest = Manifest.load(str(root))
     assert data_digests(manifest) == {manifest.digest}
     rounds = [{"fold": 4, "data_digest": "a"}, {"fold": 5, "data_digest": "b"}, {"fold": 6}]
