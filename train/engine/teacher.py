@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from steel.checkpoint import Checkpoint, load_checkpoint
-from steel.config import DistillConfig
 from steel.distributed.runtime import Runtime
 from steel.extensions import require_extensions
 from steel.inference.predictor import build_models
@@ -57,7 +56,7 @@ def load_teacher(context: RunContext) -> Teacher | None:
     config, reader = context.config, context.reader
     if not config.distill.teacher:
         return None
-    checkpoint, name = load_checkpoint(config.distill.teacher), _name(config.distill)
+    checkpoint, name = load_checkpoint(config.distill.teacher), f"--distill.teacher {config.distill.teacher}"
     require_extensions(checkpoint.provenance, name)
     check_same_task(name, checkpoint.class_names, checkpoint.network.in_channels, reader.manifest)
     check_same_depth(name, checkpoint.depth, reader.manifest)
@@ -67,7 +66,3 @@ def load_teacher(context: RunContext) -> Teacher | None:
     members = "1 network" if checkpoint.members == 1 else f"{checkpoint.members} networks"
     logger.info("learning from %s (%s), %.0f %% of the loss", name, members, 100 * config.distill.share)
     return Teacher(checkpoint, context.runtime, channels_last=config.runtime.channels_last)
-
-
-def _name(config: DistillConfig) -> str:
-    return f"--distill.teacher {config.teacher}"
