@@ -27,8 +27,8 @@ class UnsureBand:
     `p / t / 2`, one from t up at `1 - (1 - p) / (1 - t) / 2`. So the band of a tuned threshold holds that threshold,
     whatever it is, and leaves the same shares of what is below and above it for sure.
 
-    By default that is 0.2 to 0.8, by reasoning, not by measurement: the band is to hold the outlines, which people draw a
-    pixel or two apart, and the regions in doubt. A narrower one trusts the network more, a wider one leaves less to
+    By default that is 0.2 to 0.8, by reasoning, not by measurement: the band is to hold the outlines, which people draw
+    a pixel or two apart, and the regions in doubt. A narrower one trusts the network more, a wider one leaves less to
     learn from.
     """
 
