@@ -136,12 +136,16 @@ class SamplingConfig:
     """Draw defective images only."""
     defect_crop: float = 0.5
     """Probability that a crop of a defective image is moved so that it holds some defect."""
+    paste: float = 0.0
+    """Probability that a defect of some training image is pasted into a crop, each class as likely: a rare class is
+    then seen on the steel of all images."""
     max_black: float = 0.8
     """A crop with a larger share of black pixels (off the strip) is drawn again, a few times."""
 
     def __post_init__(self) -> None:
         _require(self.window_shards >= 0, f"sampling.window-shards: {self.window_shards} is negative")
         _require(0 <= self.defect_crop <= 1, f"sampling.defect-crop: {self.defect_crop} is not in [0, 1]")
+        _require(0 <= self.paste <= 1, f"sampling.paste: {self.paste} is not in [0, 1]")
         _require(0 < self.max_black <= 1, f"sampling.max-black: {self.max_black} is not in (0, 1]")
 
 

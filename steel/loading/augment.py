@@ -19,6 +19,7 @@ import numpy as np
 from steel.config import SamplingConfig, TransformConfig
 from steel.errors import InputError
 from steel.loading.crop import cut, cut_distorted, draw_distortion, place_window, to_target
+from steel.loading.paste import Donor, paste_defect
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer version
 
@@ -71,7 +72,13 @@ class Augmenter:
         self._compose = self._build()
 
     def __call__(
-        self, image: np.ndarray, bitmask: np.ndarray, *, seed: int, target_class: int = 0
+        self,
+        image: np.ndarray,
+        bitmask: np.ndarray,
+        *,
+        seed: int,
+        target_class: int = 0,
+        donor: Donor | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Crop and augment one sample.
 
@@ -80,6 +87,7 @@ class Augmenter:
             bitmask: (H, W) uint8 or uint16, bit k = class k + 1.
             seed: 64 bits; see `steel.loading.sampler.sample_seeds`.
             target_class: 1-based; the crop holds pixels of it if the image does (but for a blackout). 0 = any crop.
+            donor: of a defect that is pasted into the crop; see `paste_defect`.
 
         Returns:
             The crop (h, w[, 3]) uint8 and its target (h, w): bits 0..C-1 = classes, bit C = invalid; uint8 for up to
@@ -93,6 +101,8 @@ class Augmenter:
         else:
             distortion = draw_distortion(rng, self._affine.strength, window, self.crop)
             image, target = cut_distorted(image, target, window, distortion, self.crop, self.invalid)
+        if donor is not None:
+            image, target = paste_defect(rng, image, target, donor)
         self._compose.set_random_state(np.random.default_rng(seed), rng)
         result = self._compose(image=image, mask=target)
         return result["image"], result["mask"]

@@ -95,6 +95,12 @@ def place_window(
     return best
 
 
+def pick_pixel(rng: Random, target: np.ndarray, class_id: int) -> tuple[int, int] | None:
+    """A pixel (row, column) of a class (1-based), each as likely; None where there is none."""
+    counts = _class_rows(target, class_id)
+    return _pick_pixel(rng, target, class_id, counts) if counts[-1] else None
+
+
 def draw_distortion(rng: Random, strength: float, window: Window, size: tuple[int, int]) -> Distortion:
     """Up to 5 degrees of rotation and of shear, 10 % of scale and 5 % of shift, each times `strength`.
 

@@ -5,6 +5,7 @@ index range, evaluated where it is asked for, so the stream can be entered at an
 start each epoch with a new key.
 """
 
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from steel.errors import InputError
 from steel.loading.permutation import below, hash_words, permute, uniform
 
 # What a hash is for; keeps the streams drawn from one (seed, phase, position) independent of each other.
-_SHUFFLE, _SLOT, _TARGETED, _TARGET_CLASS, _AUGMENT, _SHARD = range(1, 7)
+_SHUFFLE, _SLOT, _TARGETED, _TARGET_CLASS, _AUGMENT, _SHARD, _PASTED, _PASTED_CLASS, _DONOR = range(1, 10)
 
 
 class Samples(NamedTuple):
@@ -36,6 +37,10 @@ class Sampler(Protocol):
     def samples_at(self, positions: np.ndarray) -> Samples:
         """The samples at several positions, (n,) non-negative integers."""
 
+    def donors_at(self, positions: np.ndarray) -> Samples:
+        """Whose defects are pasted into the samples at several positions: their rows and the classes of the defects;
+        class 0 where nothing is."""
+
 
 def sample_seeds(seed: int, phase: int, positions: np.ndarray) -> np.ndarray:
     """The uint64 seeds (n,) of everything random about the samples at some positions: crop and augmentation."""
@@ -48,14 +53,14 @@ class _Stream:
     Args:
         rows: (n,) index rows of the samples, ascending.
         areas: (N, C) pixels per class of *all* index rows; may be memory-mapped.
-        defect_crop: probability that the crop of a defective image must show a defect.
+        sampling: of the phase.
         seed: of the run.
         phase: number of the phase; each has its own stream.
     """
 
-    def __init__(self, rows: np.ndarray, areas: np.ndarray, defect_crop: float, seed: int, phase: int) -> None:
+    def __init__(self, rows: np.ndarray, areas: np.ndarray, sampling: SamplingConfig, seed: int, phase: int) -> None:
         assert len(rows) > 0
-        self.rows, self.areas, self.defect_crop = rows, areas, defect_crop
+        self.rows, self.areas, self.sampling = rows, areas, sampling
         self.seed, self.phase = seed, phase
 
     @property
@@ -68,6 +73,26 @@ class _Stream:
         rows = self._rows_at(positions)
         return Samples(rows, self._choose_classes(rows, positions))
 
+    def donors_at(self, positions: np.ndarray) -> Samples:
+        """Of `sampling.paste` of the positions: one of the classes that are there, each as likely, and a sample that
+        has it, likewise."""
+        rows, classes = np.zeros(len(positions), np.int64), np.zeros(len(positions), np.int64)
+        if not self.sampling.paste or not self._donors:
+            return Samples(rows, classes)
+        pasted = uniform(self._hash(_PASTED, positions)) < self.sampling.paste
+        chosen = below(self._hash(_PASTED_CLASS, positions), len(self._donors))
+        words = self._hash(_DONOR, positions)
+        for number, (class_id, members) in enumerate(self._donors):
+            here = pasted & (chosen == number)
+            rows[here], classes[here] = members[below(words[here], len(members))], class_id
+        return Samples(rows, classes)
+
+    @cached_property
+    def _donors(self) -> tuple[tuple[int, np.ndarray], ...]:
+        """(class, rows that have it) of each class that is there."""
+        present = _presence(self.rows, self.areas)
+        return tuple((k, self.rows[has]) for k, has in enumerate(present.T, start=1) if has.any())
+
     def _rows_at(self, positions: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
@@ -76,7 +101,7 @@ class _Stream:
 
     def _is_targeted(self, positions: np.ndarray) -> np.ndarray:
         """(n,) bool: the crop at this position must show a defect, if its image has one."""
-        return uniform(self._hash(_TARGETED, positions)) < self.defect_crop
+        return uniform(self._hash(_TARGETED, positions)) < self.sampling.defect_crop
 
     def _choose_classes(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Target one of the classes present, each as likely; (n,) int64."""
@@ -98,28 +123,26 @@ class NaturalSampler(_Stream):
 class WindowedSampler(_Stream):
     """Every sample exactly once an epoch, from a few shards at a time, for data larger than the local disk.
 
-    Each epoch shuffles the shards, cuts them into windows of `window_shards`, and shuffles the samples of each window.
+    Each epoch shuffles the shards, cuts them into windows of `sampling.window_shards`, and shuffles the samples of each
+    window.
 
     Args:
         shards: (n,) the shard of each of `rows`, ascending.
-        window_shards: shards a window, at least 1.
     """
 
     def __init__(
         self,
         rows: np.ndarray,
         areas: np.ndarray,
-        defect_crop: float,
+        sampling: SamplingConfig,
         seed: int,
         phase: int,
         *,
         shards: np.ndarray,
-        window_shards: int,
     ) -> None:
-        super().__init__(rows, areas, defect_crop, seed, phase)
-        assert window_shards > 0
+        super().__init__(rows, areas, sampling, seed, phase)
+        assert sampling.window_shards > 0
         assert np.all(np.diff(shards) >= 0), "rows are sorted by shard"
-        self.window_shards = window_shards
         self._starts = np.flatnonzero(np.diff(shards, prepend=-1))
         self._sizes = np.diff(self._starts, append=len(rows))
 
@@ -135,7 +158,7 @@ class WindowedSampler(_Stream):
         num_shards = len(self._sizes)
         shuffled = permute(np.arange(num_shards), num_shards, self._hash(_SHARD, epoch))
         edges = np.concatenate([[0], np.cumsum(self._sizes[shuffled])])  # of the shards, in this epoch's order
-        window_edges = np.append(edges[: -1 : self.window_shards], edges[-1])
+        window_edges = np.append(edges[: -1 : self.sampling.window_shards], edges[-1])
         windows = np.searchsorted(window_edges, indices, side="right") - 1
         places = np.empty_like(indices)
         for window in np.unique(windows):
@@ -156,8 +179,8 @@ class BalancedSampler(_Stream):
         strata: (class, rows) for each stratum that has samples; class 0 is clean.
     """
 
-    def __init__(self, rows: np.ndarray, areas: np.ndarray, defect_crop: float, seed: int, phase: int) -> None:
-        super().__init__(rows, areas, defect_crop, seed, phase)
+    def __init__(self, rows: np.ndarray, areas: np.ndarray, sampling: SamplingConfig, seed: int, phase: int) -> None:
+        super().__init__(rows, areas, sampling, seed, phase)
         present = _presence(rows, areas)
         members = [~present.any(axis=1), *present.T]
         self.strata = tuple((number, rows[inside]) for number, inside in enumerate(members) if inside.any())
@@ -211,10 +234,8 @@ def build_sampler(
     if sampling.order == "balanced":
         if sampling.window_shards:
             raise InputError("sampling: the balanced order draws from all shards at once; windows need order natural")
-        return BalancedSampler(rows, areas, sampling.defect_crop, seed, phase)
+        return BalancedSampler(rows, areas, sampling, seed, phase)
     if sampling.window_shards:
         assert shards is not None
-        return WindowedSampler(
-            rows, areas, sampling.defect_crop, seed, phase, shards=shards[rows], window_shards=sampling.window_shards
-        )
-    return NaturalSampler(rows, areas, sampling.defect_crop, seed, phase)
+        return WindowedSampler(rows, areas, sampling, seed, phase, shards=shards[rows])
+    return NaturalSampler(rows, areas, sampling, seed, phase)

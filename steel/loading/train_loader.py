@@ -14,10 +14,11 @@ import torch
 
 from steel.loading.augment import Augmenter
 from steel.loading.buffers import Allocate, ordered_batches
-from steel.loading.crop import target_dtype
+from steel.loading.crop import target_dtype, to_target
+from steel.loading.paste import Donor
 from steel.loading.sampler import Sampler, sample_seeds
 from steel.loading.workers import DEFAULT_START, StartMethod
-from steel.shards.reader import BadSampleError, ShardReader
+from steel.shards.reader import BadSampleError, Sample, ShardReader
 
 _LOOKAHEAD = 32
 """Micro-batches whose samples are drawn in one go."""
@@ -38,7 +39,8 @@ class MicroBatch:
     index: int
     """Which micro-batch of its step this is."""
     bad_samples: int
-    """Samples that could not be read: each shows its neighbour's image, and its target is wholly invalid."""
+    """Samples that could not be read: each shows its neighbour's image, and its target is wholly invalid; or nothing
+    of it was pasted."""
     pairs: torch.Tensor | None = None
     """(K,) int64 numbers `sample * C + class`, all classes that are present among them; see `present_pairs`. None when
     that is not known."""
@@ -116,6 +118,8 @@ class _TrainItem(NamedTuple):
     positions: np.ndarray
     rows: np.ndarray
     target_classes: np.ndarray
+    donors: np.ndarray
+    donor_classes: np.ndarray
 
 
 class _TrainMade(NamedTuple):
@@ -131,7 +135,7 @@ def _train_items(sampler: Sampler, micro_batches: Iterable[MicroBatchPlace]) -> 
         positions = np.concatenate([np.asarray(place.positions) for place in chunk])
         rows, target_classes = sampler.samples_at(positions)
         ends = np.cumsum([len(place.positions) for place in chunk])[:-1]
-        parts = (np.split(values, ends) for values in (positions, rows, target_classes))
+        parts = (np.split(values, ends) for values in (positions, rows, target_classes, *sampler.donors_at(positions)))
         for place, *draws in zip(chunk, *parts, strict=True):
             yield _TrainItem(place.index, *draws)
 
@@ -162,24 +166,41 @@ class _TrainWork:
         buffer = allocate(self.num_bytes(num))
         targets, images = (view.numpy() for view in _train_views(buffer, num, self.augmenter, self.reader))
         seeds = sample_seeds(self.seed, self.phase, item.positions)
-        bad: dict[int, BadSampleError] = {}
-        for i, (row, target_class) in enumerate(zip(item.rows.tolist(), item.target_classes.tolist(), strict=True)):
-            try:
-                sample = self.reader.read_sample(row)
-            except BadSampleError as error:
-                if self.reader.on_bad_sample == "fail":
-                    raise
-                bad[i] = error
+        failed: list[BadSampleError] = []
+        bad: list[int] = []
+        draws = zip(item.rows, item.target_classes, item.donors, item.donor_classes, seeds, strict=True)
+        for i, (row, target_class, donor_row, donor_class, seed) in enumerate(draws):
+            sample = self._read(int(row), failed)
+            if sample is None:
+                bad.append(i)
                 continue
+            donor = self._donor(int(donor_row), int(donor_class), failed) if donor_class else None
             image, targets[i] = self.augmenter(
-                sample.image, sample.bitmask, seed=int(seeds[i]), target_class=target_class
+                sample.image, sample.bitmask, seed=int(seed), target_class=int(target_class), donor=donor
             )
             images[i] = image.reshape(images.shape[1:])
         for i in bad:
             good = next((j % num for j in range(i + 1, i + num) if j % num not in bad), None)
             images[i] = 0 if good is None else images[good]
             targets[i] = self.augmenter.invalid
-        return buffer, _TrainMade(item, tuple(bad.values()), present_pairs(targets, self.augmenter.num_classes))
+        return buffer, _TrainMade(item, tuple(failed), present_pairs(targets, self.augmenter.num_classes))
+
+    def _read(self, row: int, failed: list[BadSampleError]) -> Sample | None:
+        """A sample; None, with the reason in `failed`, of a damaged one that may be skipped."""
+        try:
+            return self.reader.read_sample(row)
+        except BadSampleError as error:
+            if self.reader.on_bad_sample == "fail":
+                raise
+            failed.append(error)
+            return None
+
+    def _donor(self, row: int, class_id: int, failed: list[BadSampleError]) -> Donor | None:
+        sample = self._read(row, failed)
+        if sample is None:
+            return None
+        target = to_target(sample.bitmask, self.augmenter.num_classes, self.augmenter.ignore_bit)
+        return Donor(sample.image, target, class_id)
 
 
 def present_pairs(targets: np.ndarray, num_classes: int) -> np.ndarray:

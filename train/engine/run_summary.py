@@ -117,4 +117,6 @@ def explain_sampling(sampling: SamplingConfig) -> str:
         which += ", defective images only"
     if sampling.defect_crop > 0:
         which += f"; {sampling.defect_crop:.0%} of the crops of defective images were moved onto a defect"
+    if sampling.paste > 0:
+        which += f"; into {sampling.paste:.0%} of the crops a defect of some image was pasted"
     return which

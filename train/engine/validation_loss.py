@@ -54,7 +54,7 @@ def validation_loss(
 def _crops(context: RunContext, plan: PhasePlan, rows: np.ndarray, num: int) -> Iterator[MicroBatch]:
     """This rank's crops, of `num` of the samples `rows`, in micro-batches of the phase's size."""
     config, reader, runtime = context.config, context.reader, context.runtime
-    sampling = replace(plan.phase.sampling, order="natural", window_shards=0, defective_only=False)
+    sampling = replace(plan.phase.sampling, order="natural", window_shards=0, defective_only=False, paste=0.0)
     size = plan.phase.micro_batch
     sampler = build_sampler(rows, reader.samples.areas, sampling, seed=config.seed, phase=plan.number)
     crop = resolve_crop(reader, context.rows.train, plan.phase.crop, config.tiling)
