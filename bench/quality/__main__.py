@@ -47,7 +47,7 @@ SECTIONS = {
     "small": "With few images: what pretrained weights and the recipe are worth",
     "pseudo-labels": "What are images without labels worth?",
     "distill": "What does one network learn from an ensemble?",
-    "rare": "Is a class found that 8 of 1,000 images have?",
+    "rare": "Is a class found of which 8 images train?",
     "neu": "Better than the plain loop?",
     "choice": "How was that recipe chosen?",
     "cascade": "Better than six networks?",
@@ -88,7 +88,10 @@ def main() -> int:
     elif options.what == "distill":
         text = distill.run(options.source, options.weights, work, passes=options.passes, seeds=options.seeds)
     elif options.what == "rare":
-        text = rare.run(options.weights, work, seeds=options.seeds)
+        variants = options.variants or list(rare.VARIANTS)
+        text = rare.run(
+            *(options.source, options.weights, work), seeds=options.seeds, variants=variants, sets=options.sets
+        )
     elif options.what == "neu":
         text = neu.run(options.source, work, passes=options.passes or 16, seeds=options.seeds)
     elif options.what == "choice":
@@ -162,14 +165,19 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--per-class", type=int, default=240, help="cascade: of them, at least so many of each class")
     parser.add_argument("--seconds", type=float, default=90, help="cascade: training time of the unified network")
     parser.add_argument("--resamples", type=int, default=20, help="thresholds: sets of images for each network")
-    parser.add_argument("--variants", nargs="+", help="choice, auto-choice, parts, ablation, severstal: only these")
+    parser.add_argument(
+        "--variants", nargs="+", help="choice, auto-choice, rare, parts, ablation, severstal: only these"
+    )
+    parser.add_argument(
+        "--sets", nargs="+", choices=(rare.STEEL, rare.STRIPS), default=[rare.STEEL, rare.STRIPS], help="rare: these"
+    )
     parser.add_argument(
         "--seeds", type=int, nargs="+", help="of the trainings (0 1 2; rare: 0 to 4), of the demo's data (11 12 13)"
     )
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")
     options = parser.parse_args()
     options.seeds = options.seeds or list({"demo": demo.SEEDS, "rare": range(5)}.get(options.what, (0, 1, 2)))
-    of_neu = ("neu", "choice", "parts", "auto-choice", "small", "pseudo-labels", "distill")
+    of_neu = ("neu", "choice", "parts", "auto-choice", "small", "pseudo-labels", "distill", "rare")
     if options.what in (*of_neu, *pretrained.SETS) and options.source is None:
         parser.error(f"{options.what} needs --source, the folder of its images")
     pretrained_too = ("auto-choice", "small", "pseudo-labels", "distill", "rare", *pretrained.SETS)
@@ -184,6 +192,7 @@ def _parse() -> argparse.Namespace:
         "parts": parts.PARTS,
         "severstal": severstal.SPLITS,
         "auto-choice": auto_choice.VARIANTS,
+        "rare": rare.VARIANTS,
     }
     known: Collection[str] = tables.get(options.what, ablation.VARIANTS)
     unknown = set(options.variants or ()) - set(known)

@@ -30,6 +30,7 @@ def make_shards(
     *,
     development: tuple[int, int] | None = None,
     num_train: int | None = None,
+    few: tuple[int, int, int] | None = None,
     seed: int = 0,
 ) -> Path:
     """Shards of one image a group of duplicates: fold 0 validates, fold 1 tests, the others train.
@@ -41,14 +42,22 @@ def make_shards(
             train, so that a recipe can be chosen without a look at the test.
         num_train: let so many train, the first of those that a larger number has too, and a quarter of that number
             validate, eight at least; the test images stay. All when None.
+        few: number of a class, from 0; of the images that have it let only so many train, and so many validate.
         seed: of the split.
     """
     out = work / ("-".join(map(str, ("development", *development))) if development else "shards")
     if num_train is not None:
         out = work / f"train-{num_train}"
+    if few is not None:
+        out = work / "-".join(map(str, ("few", *few)))
     if (out / "manifest.json").exists():
         return out
     test, validation, train_names = _deal(source, work, seed)
+    if few is not None:
+        with_class = _names_with(work, few[0])
+        train_names, validation = (
+            _thinned(names, with_class, most) for names, most in zip((train_names, validation), few[1:], strict=True)
+        )
     if development:
         num_test, num_train = development
         test, train_names = train_names[:num_test], train_names[num_test : num_test + num_train]
@@ -96,6 +105,18 @@ def _deal(source: Path, work: Path, seed: int) -> tuple[list[str], list[str], li
     fifth = len(chosen) // 5
     test, rest = chosen[:fifth], chosen[fifth:]
     return test, rest[: len(rest) // 10], rest[len(rest) // 10 :]
+
+
+def _names_with(work: Path, number: int) -> set[str]:
+    """The images that have a class (from 0)."""
+    index = ShardReader(str(work / "all")).index
+    return {index.image_id(row) for row in np.flatnonzero(np.asarray(index.areas)[:, number]).tolist()}
+
+
+def _thinned(names: Sequence[str], with_class: set[str], most: int) -> list[str]:
+    """Those without the class, and the first few with it, in their order."""
+    dropped = set([name for name in names if name in with_class][most:])
+    return [name for name in names if name not in dropped]
 
 
 def _shard(images: Path, masks: Path, out: Path, *options: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.quality import auto_choice, pretrained, rare, small
+from bench.quality import auto_choice, neu, pretrained, rare, small
 from bench.quality.bsdata import deal
 from bench.quality.pretrained import RATES, SETS
 from steel.checkpoint import load_checkpoint
@@ -59,7 +59,22 @@ def test_validations_that_never_answer_the_rare_class_are_counted() -> None:
         "crops 18/18  validation: mean Dice 0.9; never answered: class 4\n"
         "full 1/1  validation: mean Dice 0.9\nWARNING: class 2 is never answered, though 2 images have it\n"
     )
-    assert rare.silent_validations(log) == (1, 3)
+    assert rare.silent_validations(log, "class 2") == (1, 3)
+    more = "crops 9/9  validation: never answered: class 1, class 22; worse than never answered: class 2\n"
+    assert rare.silent_validations(log + more, "class 2") == (1, 4)
+
+
+def test_every_variant_of_a_rare_class_changes_how_images_are_drawn(tiny_shards: Path, tmp_path: Path) -> None:
+    words = ["--preset", "auto", "--data", str(tiny_shards), "--out", str(tmp_path), "--budget", "8passes"]
+    variants = [parse_fit("fit", [*words, *options]).config for options in rare.VARIANTS.values()]
+    drawn = {(config.phases[0].sampling.order, config.phases[0].sampling.paste) for config in variants[1:]}
+    assert drawn == {(order, paste) for order in ("natural", "balanced") for paste in (0.0, 0.5)}
+
+
+def test_a_class_is_made_rare_by_leaving_out_images_that_have_it() -> None:
+    names = ["a", "b", "c", "d", "e", "f"]
+    assert neu._thinned(names, {"b", "c", "e"}, 2) == ["a", "b", "c", "d", "f"]
+    assert neu._thinned(names, {"b", "c", "e"}, 0) == ["a", "d", "f"]
 
 
 @pytest.mark.slow
