@@ -137,8 +137,8 @@ class SamplingConfig:
     defect_crop: float = 0.5
     """Probability that a crop of a defective image is moved so that it holds some defect."""
     paste: float = 0.0
-    """Probability that a defect of some training image is pasted into a crop, each class as likely: a rare class is
-    then seen on the steel of all images."""
+    """Probability that a defect of some training image is pasted into a crop. A class is chosen in inverse proportion
+    to the images that have it, so that a rare one is seen often, and on the steel of all images."""
     max_black: float = 0.8
     """A crop with a larger share of black pixels (off the strip) is drawn again, a few times."""
 

@@ -74,13 +74,14 @@ class _Stream:
         return Samples(rows, self._choose_classes(rows, positions))
 
     def donors_at(self, positions: np.ndarray) -> Samples:
-        """Of `sampling.paste` of the positions: one of the classes that are there, each as likely, and a sample that
-        has it, likewise."""
+        """For a share of `sampling.paste` of the positions: a class, the likelier the fewer samples have it (in inverse
+        proportion), and a sample that has it, each as likely."""
         rows, classes = np.zeros(len(positions), np.int64), np.zeros(len(positions), np.int64)
         if not self.sampling.paste or not self._donors:
             return Samples(rows, classes)
         pasted = uniform(self._hash(_PASTED, positions)) < self.sampling.paste
-        chosen = below(self._hash(_PASTED_CLASS, positions), len(self._donors))
+        odds = np.cumsum([1 / len(members) for _, members in self._donors])
+        chosen = np.searchsorted(odds, odds[-1] * uniform(self._hash(_PASTED_CLASS, positions)), side="right")
         words = self._hash(_DONOR, positions)
         for number, (class_id, members) in enumerate(self._donors):
             here = pasted & (chosen == number)
