@@ -39,8 +39,10 @@ _LEAST_STEPS = 1500
 """Of the first phase; a smaller batch makes more of few images."""
 _VALIDATIONS = 15
 """Of the first phase."""
-_RARE = 0.01
-"""Share of the images below which a class is drawn more often than it occurs."""
+_RARE, _FEW = 0.01, (30, 0.03)
+"""A class is rare in less than that share of the images; or in fewer than so many of them, if less than that share."""
+_PASTE = 0.5
+"""Of the crops, where a class is rare."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
     passes, batch = _length(facts, budget, reasons)
     micro = [_micro_batch(k, part, facts.largest, batch, machine, reasons) for k, part in enumerate((crop, full))]
     lr = _rate(machine, reasons)
-    sampling = replace(_CROPS.sampling, order=_order(facts, reasons), defect_crop=_defect_crop(facts, crop, reasons))
+    order, paste = _draws(facts, reasons)
+    sampling = replace(_CROPS.sampling, order=order, paste=paste, defect_crop=_defect_crop(facts, crop, reasons))
     first = replace(_CROPS, epochs=passes, crop=crop, batch_size=batch, micro_batch=micro[0], lr=lr, sampling=sampling)
     second = replace(
         _FULL, epochs=_last_passes(passes, reasons), crop=full, batch_size=batch, micro_batch=micro[1], lr=lr / 10
@@ -228,14 +231,18 @@ def _micro_batch(
     return micro
 
 
-def _order(facts: DataFacts, reasons: dict[str, str]) -> Literal["natural", "balanced"]:
+def _draws(facts: DataFacts, reasons: dict[str, str]) -> tuple[Literal["natural", "balanced"], float]:
+    """Which images are drawn, and into how many crops a defect is pasted."""
     there = [(n, name) for n, name in zip(facts.images_per_class, facts.class_names, strict=True) if n > 0]
-    if not there or min(there)[0] >= _RARE * facts.images:
-        reasons["phases.0.sampling.order"] = f"natural: no class is in fewer than {_RARE:.0%} of the images"
-        return "natural"
-    fewest, name = min(there)
-    reasons["phases.0.sampling.order"] = f"balanced: {name} is in {fewest} of {facts.images:,} images only"
-    return "balanced"
+    fewest, name = min(there, default=(facts.images, ""))
+    if fewest >= max(_RARE * facts.images, min(_FEW[0], _FEW[1] * facts.images)):
+        rare = f"no class is in fewer than {_RARE:.0%} of the images, or in {_FEW[0]} and {_FEW[1]:.0%}"
+        reasons["phases.0.sampling.order"], reasons["phases.0.sampling.paste"] = f"natural: {rare}", f"0: {rare}"
+        return "natural", 0.0
+    rare = f"{name} is in {fewest} of {facts.images:,} images only"
+    reasons["phases.0.sampling.order"] = f"balanced: {rare}"
+    reasons["phases.0.sampling.paste"] = f"{_PASTE:g}: {rare}; its defects are pasted onto the steel of others"
+    return "balanced", _PASTE
 
 
 def _defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> float:

@@ -42,7 +42,8 @@ def make_shards(
             train, so that a recipe can be chosen without a look at the test.
         num_train: let so many train, the first of those that a larger number has too, and a quarter of that number
             validate, eight at least; the test images stay. All when None.
-        few: number of a class, from 0; of the images that have it let only so many train, and so many validate.
+        few: number of a class, from 0; of the images that have it let only so many train, and so many validate. The
+            test images are left out.
         seed: of the split.
     """
     out = work / ("-".join(map(str, ("development", *development))) if development else "shards")
@@ -58,6 +59,7 @@ def make_shards(
         train_names, validation = (
             _thinned(names, with_class, most) for names, most in zip((train_names, validation), few[1:], strict=True)
         )
+        test = []
     if development:
         num_test, num_train = development
         test, train_names = train_names[:num_test], train_names[num_test : num_test + num_train]

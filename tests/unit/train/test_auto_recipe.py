@@ -77,12 +77,20 @@ def test_images_of_many_sizes_are_not_padded_to_the_largest() -> None:
     assert [phase.crop for phase in found.phases] == [(250, 350), (250, 350)]
 
 
-def test_a_rare_class_is_drawn_more_often() -> None:
-    rare = changed(TILES, images_per_class=(6, 690))
-    assert auto_recipe(rare, LARGE).phases[0].sampling.order == "balanced"
-    assert "a is in 6 of 700" in auto_recipe(rare, LARGE).reasons["phases.0.sampling.order"]
-    assert auto_recipe(changed(TILES, images_per_class=(7, 690)), LARGE).phases[0].sampling.order == "natural"
-    # A class that no image has cannot be drawn.
+@pytest.mark.parametrize(
+    ("images", "fewest", "is_rare"),
+    [(700, 20, True), (700, 21, False), (2000, 29, True), (2000, 30, False), (10_000, 99, True), (10_000, 100, False)],
+)
+def test_a_rare_class_is_drawn_and_pasted_more_often(images: int, fewest: int, is_rare: bool) -> None:
+    found = auto_recipe(changed(TILES, images=images, images_per_class=(fewest, 690)), LARGE)
+    sampling = found.phases[0].sampling
+    assert (sampling.order, sampling.paste) == (("balanced", 0.5) if is_rare else ("natural", 0.0))
+    assert found.phases[1].sampling.paste == 0
+    said = [found.reasons[f"phases.0.sampling.{option}"] for option in ("order", "paste")]
+    assert all((f"a is in {fewest} of {images:,} images" in reason) == is_rare for reason in said)
+
+
+def test_a_class_that_no_image_has_is_not_rare() -> None:
     assert auto_recipe(changed(TILES, images_per_class=(0, 690)), LARGE).phases[0].sampling.order == "natural"
 
 
