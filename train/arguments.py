@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 import tyro
@@ -144,6 +145,9 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
     for name in ("data", "out"):
         if getattr(known, name) is None:
             raise InputError(f"--{name} is missing; usage: {parser.usage}")
+    empty = next((name for name, value in pairwise(rest) if value == "" and name.startswith("--")), None)
+    if empty is not None:
+        raise InputError(f"argument {empty}: an empty value")
     lengths = [word for word in rest if re.match(r"--phases\.\d+\.epochs\b", word)]
     if known.budget is not None and lengths:
         raise InputError(f"--budget and {lengths[0]} both say how long a phase is; leave one of them out")

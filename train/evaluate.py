@@ -234,7 +234,7 @@ def _open(arguments: argparse.Namespace) -> tuple[Checkpoint, ShardReader]:
     require_extensions(checkpoint.provenance, f"--checkpoint {arguments.checkpoint}")
     reader = ShardReader(arguments.data, cache_dir=arguments.cache_dir)
     name, channels = f"--checkpoint {arguments.checkpoint}", checkpoint.network.in_channels
-    check_same_task(name, checkpoint.class_names, channels, reader.manifest)
+    check_same_task(name, checkpoint.class_names, channels, checkpoint.depth, reader.manifest)
     if arguments.gates is not None:
         _check_gates(arguments.gates, arguments.tune_thresholds)
     if arguments.members and checkpoint.members == 1:

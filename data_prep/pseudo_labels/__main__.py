@@ -34,7 +34,7 @@ from steel.machine import keep_freed_memory
 from steel.option_values import number, positive
 from steel.shards.format import MANIFEST_NAME, Manifest, sample_key
 from steel.shards.reader import ShardReader
-from steel.shards.selection import PSEUDO_LABELS, check_same_depth, check_same_task, pseudo_rounds
+from steel.shards.selection import PSEUDO_LABELS, check_same_task, pseudo_rounds
 from steel.views import parse_tta
 
 
@@ -151,8 +151,7 @@ def _is_finished(out: str, made_with: Mapping[str, Any]) -> bool:
 
 def _check_task(checkpoint: str, predictor: BasePredictor, manifest: Manifest) -> None:
     name = f"--checkpoint {checkpoint}"
-    check_same_task(name, predictor.class_names, predictor.in_channels, manifest)
-    check_same_depth(name, predictor.depth, manifest)
+    check_same_task(name, predictor.class_names, predictor.in_channels, predictor.depth, manifest)
 
 
 def _say(lines: Sequence[str]) -> None:

@@ -71,7 +71,8 @@ def export_int8(
     Raises:
         InputError: as for `make_onnx`; shards of another task, or without these folds; or more is lost.
     """
-    check_same_task("the checkpoint", checkpoint.class_names, checkpoint.network.in_channels, reader.manifest)
+    in_channels, depth = checkpoint.network.in_channels, checkpoint.depth
+    check_same_task("the checkpoint", checkpoint.class_names, in_channels, depth, reader.manifest)
     calibration, scored = folds or _own_folds(checkpoint, reader)
     if set(calibration) & set(scored):
         raise InputError("folds for int8: those that are scored must not give the ranges")

@@ -50,8 +50,9 @@ def rows_in(reader: ShardReader, folds: Sequence[int], role: str) -> np.ndarray:
     return reader.index.rows(list(folds))
 
 
-def check_same_task(name: str, class_names: Sequence[str], in_channels: int, manifest: Manifest) -> None:
-    """Raises InputError, which begins with `name`, unless a model is for the classes and channels of the shards."""
+def check_same_task(name: str, class_names: Sequence[str], in_channels: int, depth: Depth, manifest: Manifest) -> None:
+    """Raises InputError, which begins with `name`, unless a model is for the classes, the channels and the gray levels
+    of the shards."""
     if tuple(class_names) != manifest.class_names:
         raise InputError(
             f"{name}: its classes are {', '.join(class_names)}, those of the shards "
@@ -63,10 +64,6 @@ def check_same_task(name: str, class_names: Sequence[str], in_channels: int, man
             f"{name}: it takes {kinds[in_channels]} images, the shards hold {kinds[manifest.channels]} ones; take "
             "images of the kind it was trained on"
         )
-
-
-def check_same_depth(name: str, depth: Depth, manifest: Manifest) -> None:
-    """Raises InputError, which begins with `name`, unless a model was trained on gray levels like the shards'."""
     if depth != manifest.depth:
         raise InputError(
             f"{name}: it reads images of 16 bits by {depth}, the shards theirs by {manifest.depth}; take shards like "

@@ -13,7 +13,7 @@ from steel.model.distillation import SoftTargets
 from steel.model.folding import fold_batch_norms
 from steel.model.heads import CLASSIFICATION, SEGMENTATION
 from steel.model.network import scale_and_shift, scale_pixels
-from steel.shards.selection import check_same_depth, check_same_task, data_digests
+from steel.shards.selection import check_same_task, data_digests
 from train.engine.run_context import RunContext
 from train.engine.split_roles import role_of
 
@@ -58,8 +58,8 @@ def load_teacher(context: RunContext) -> Teacher | None:
         return None
     checkpoint, name = load_checkpoint(config.distill.teacher), f"--distill.teacher {config.distill.teacher}"
     require_extensions(checkpoint.provenance, name)
-    check_same_task(name, checkpoint.class_names, checkpoint.network.in_channels, reader.manifest)
-    check_same_depth(name, checkpoint.depth, reader.manifest)
+    network = checkpoint.network
+    check_same_task(name, checkpoint.class_names, network.in_channels, checkpoint.depth, reader.manifest)
     for role, folds in (("validation", config.folds.validation), ("test", config.folds.test)):
         if folds and role_of(folds, data_digests(reader.manifest), checkpoint.folds, checkpoint.provenance) == "train":
             logger.warning("WARNING: %s was trained on %s folds of this run, whose scores it flatters", name, role)

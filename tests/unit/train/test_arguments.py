@@ -37,6 +37,15 @@ def test_workers_are_auto_or_a_number(text: str, workers: int | str) -> None:
     assert from_dict(RuntimeConfig, to_dict(config.runtime)) == config.runtime
 
 
+@pytest.mark.parametrize("option", ["--distill.teacher", "--init-from", "--model.weights"])
+def test_an_empty_value_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is what a shell makes of a variable that is not set."""
+    with pytest.raises((InputError, SystemExit)) as refused:
+        parse_fit("fit", [*NEEDED, option, "", "--optim.ema-decay", "0"])
+    said = f"{refused.value}{capsys.readouterr().err}"
+    assert f"argument {option}: an empty value" in said
+
+
 def test_naming_test_folds_is_noticed() -> None:
     assert parse_fit("fit", [*NEEDED, "--folds.test", "3"]).test_folds_given
 

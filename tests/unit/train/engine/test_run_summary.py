@@ -28,3 +28,7 @@ def test_sampling_is_put_into_words() -> None:
     assert "equal shares" in words
     assert "defective images only" in words
     assert "50% of the crops" in words
+    assert "pasted" not in words
+    assert explain_sampling(SamplingConfig(paste=0.25)).endswith(
+        "into 25% of the crops a defect of some image was pasted"
+    )
