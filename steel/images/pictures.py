@@ -14,7 +14,11 @@ _LINE = (24, 26, 30)
 _FILL = 0.28
 """Opacity of a predicted region's fill."""
 _LEAST_WIDTH = 320
-"""Of truth above prediction: smaller images are enlarged, so that there is room for words."""
+"""Of truth above prediction: smaller images are enlarged, so that there is room for words ..."""
+_MOST_HEIGHT = 16_000
+"""... up to this height."""
+_JPEG_SIDE = 65_500
+"""A JPEG file's side has at most so many pixels."""
 
 
 def draw_overlay(image: np.ndarray, masks: np.ndarray, tags: Sequence[Tag] = ()) -> np.ndarray:
@@ -51,7 +55,7 @@ def draw_comparison(
     Returns:
         (2 * H and a thin line, W, 3) uint8 RGB; several times as large where the image is narrow.
     """
-    factor = -(-_LEAST_WIDTH // image.shape[1])
+    factor = min(-(-_LEAST_WIDTH // image.shape[1]), max(1, _MOST_HEIGHT // image.shape[0]))
     large, predicted_masks, true_masks = (_enlarge(plane, factor) for plane in (image, masks, truth))
     height, width = large.shape[:2]
     line = np.full((max(2, height // 64), width, 3), _LINE, np.uint8)
@@ -74,7 +78,7 @@ def draw_outlines(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
 def _draw_masks(image: np.ndarray, masks: np.ndarray, *, fill: bool) -> np.ndarray:
     assert masks.shape[1:] == image.shape[:2], f"masks {masks.shape} on an image {image.shape}"
     picture = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image.copy()
-    thickness = max(1, round(max(image.shape[:2]) / 500))  # so that it is seen where the picture is made to fit a page
+    thickness = line_thickness(image.shape, 500)
     for class_id, mask in enumerate(masks, start=1):
         if not mask.any():
             continue
@@ -89,10 +93,22 @@ def _draw_masks(image: np.ndarray, masks: np.ndarray, *, fill: bool) -> np.ndarr
     return picture
 
 
+def line_thickness(shape: Sequence[int], parts: int) -> int:
+    """Of outlines, in pixels: one of so many parts of the longer side, so that it is seen where the picture is made to
+    fit a page, and no bar across the shorter one."""
+    return max(1, min(round(max(shape[:2]) / parts), min(shape[:2]) // 32))
+
+
 def encode_picture(picture: np.ndarray, extension: str = ".png", *, quality: int = 95) -> bytes:
-    """(H, W, 3) uint8 RGB or (H, W) gray as a file's bytes; JPEG files with a quality up to 100."""
+    """(H, W, 3) uint8 RGB or (H, W) gray as a file's bytes; JPEG files with a quality up to 100, and smaller where a
+    side is longer than JPEG has it."""
     pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if extension in (".jpg", ".jpeg") else []
+    is_jpeg = extension in (".jpg", ".jpeg")
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if is_jpeg else []
+    if is_jpeg and max(pixels.shape[:2]) > _JPEG_SIDE:
+        scale = _JPEG_SIDE / max(pixels.shape[:2])
+        height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     done, data = cv2.imencode(extension, pixels, options)
     assert done, f"OpenCV writes no {extension} files"
     return bytes(data)
@@ -100,7 +116,7 @@ def encode_picture(picture: np.ndarray, extension: str = ".png", *, quality: int
 
 def _label(picture: np.ndarray, text: str) -> np.ndarray:
     """The picture with a word in its upper left corner."""
-    size = max(8, picture.shape[0] // 14)
+    size = max(8, min(picture.shape[0] // 14, picture.shape[1] // 12))
     canvas = Image.fromarray(picture)
     ImageDraw.Draw(canvas).text(
         (size // 3, size // 4), text, fill="white", stroke_width=max(1, size // 10), stroke_fill="black",

@@ -30,7 +30,8 @@ def draw_tags(picture: np.ndarray, tags: Sequence[Tag]) -> np.ndarray:
     if not tags:
         return picture
     height, width = picture.shape[:2]
-    font = load_font(max(10, min(24, height // 20, width // 20), width // 80))
+    wanted = max(min(24, height // 20, width // 20), width // 80)
+    font = load_font(max(10, min(wanted, height // 3)))
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas)
     taken: list[_Box] = []

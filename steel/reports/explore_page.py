@@ -303,12 +303,13 @@ def _shot(data: ExploredData, row: int) -> Markup:
         pictures.append(alone)
     name, pixels = data.image_ids[row], int(data.sizes[row].prod())
     images = [_image(picture, f"{name}{what}") for picture, what in zip(pictures, ("", ", masks alone"), strict=False)]
-    words = "; ".join(f"{said} {area:,} pixels, {percent(area / pixels, 2)}" for said, area in found) or "clean"
+    words = "; ".join(f"{said}: {area:,} pixels, {percent(area / pixels, 2)}" for said, area in found) or "clean"
     fold = "" if data.fold is None else f", fold {data.fold[row]}"
     caption = tag("figcaption", tag("b", name), f" {words}{fold}")
     height, width = size
     beside = " beside" if len(images) > 1 and width < 2 * height else ""
-    return tag("figure", tag("div", *images, class_=f"pictures{beside}"), caption, class_="shot")
+    upright = " upright" if height > width else ""
+    return tag("figure", tag("div", *images, class_=f"pictures{beside}{upright}"), caption, class_="shot")
 
 
 def _image(picture: np.ndarray, words: str) -> Markup:

@@ -27,8 +27,8 @@ TYPICAL, RANDOM = "typical", "random"
 KINDS = (WORST, FALSE_ALARMS, MISSES, BOUNDARY, TYPICAL, RANDOM, LABELS)
 PER_KIND = {WORST: 24, FALSE_ALARMS: 16, MISSES: 16, BOUNDARY: 12, LABELS: 24}
 """So many are kept at most of each kind that is found on the way."""
-MAX_PIXELS = 420_000
-"""Larger images are drawn smaller."""
+MAX_PIXELS, _MAX_SIDE = 420_000, 16_000
+"""Larger and longer images are drawn smaller."""
 
 Order = tuple[float, float]
 """The place of an image in its kind: the largest come first."""
@@ -165,7 +165,7 @@ def _first(entry: tuple[Order, int]) -> tuple[float, float, int]:
 def drawn_size(shape: Sequence[int]) -> tuple[int, int]:
     """Height and width at which an image of `shape` is drawn."""
     height, width = shape[:2]
-    scale = min(1.0, (MAX_PIXELS / (height * width)) ** 0.5)
+    scale = min(1.0, (MAX_PIXELS / (height * width)) ** 0.5, _MAX_SIDE / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 

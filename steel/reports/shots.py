@@ -12,7 +12,7 @@ from PIL import Image
 from steel.images.bitmask import unpack_masks
 from steel.images.class_colours import class_colour
 from steel.images.geometry import resize_bitmask, resize_image
-from steel.images.pictures import draw_comparison, encode_picture
+from steel.images.pictures import draw_comparison, encode_picture, line_thickness
 from steel.images.tags import Tag
 from steel.inference.region_tags import mark_regions, tags_of
 from steel.reports.gallery import Layers, drawn_size
@@ -99,7 +99,7 @@ def _jpeg(picture: np.ndarray) -> bytes:
 def _mask_layer(masks: np.ndarray, *, outline: bool) -> bytes:
     """(C, H, W) bool in class colours; where classes overlap, the last one shows."""
     codes = np.zeros(masks.shape[1:], np.uint8)
-    thickness = max(1, round(max(codes.shape) / 400))
+    thickness = line_thickness(codes.shape, 400)
     for class_id, mask in enumerate(masks, start=1):
         if not mask.any():
             continue

@@ -14,7 +14,7 @@ def class_name(name: str, class_index: int) -> Markup:
     """A name with the colour of its class; -1 for what is none."""
     if class_index < 0:
         return escape(name)
-    return join([tag("span", class_="swatch", style=class_style(class_index), aria_hidden="true"), " ", name])
+    return join([tag("span", class_="swatch", style=class_style(class_index), aria_hidden="true"), "\u00a0", name])
 
 
 def tile(what: str, value: object, note: object = "") -> Markup:

@@ -171,6 +171,7 @@ def _shot(
         button,
         caption,
         class_="shot tall" if height > 1.2 * width else "shot",
+        style=f"--aspect:{width / height:.6g}",
         id=f"image-{shot.row}",
         data_kinds="|".join(places),
         data_places=json.dumps(places),

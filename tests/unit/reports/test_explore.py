@@ -94,7 +94,7 @@ def test_page_carries_its_pictures_and_escapes_names(explored) -> None:
     assert "&lt;shards&gt;" in page
     assert "<shards>" not in page
     text = HTMLParserText.of(page)
-    assert "images/0001.png class 1 40 pixels, 5.00 %, fold 1" in text  # captions are text, and whole
+    assert "images/0001.png class 1: 40 pixels, 5.00 %, fold 1" in text  # captions are text, and whole
     for heading in ("Findings", "Classes", "Gray levels", "several classes", "Folds", "Duplicates"):
         assert heading in text
 

@@ -1,6 +1,7 @@
 """Overlays, contact sheets and curves, looked at pixel by pixel."""
 
 import functools
+import io
 import itertools
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from steel.images.class_colours import class_colour
-from steel.images.pictures import draw_comparison, draw_overlay
+from steel.images.pictures import draw_comparison, draw_overlay, encode_picture
 from steel.images.tags import Tag
 from steel.reports.plots import draw_history, plot_history
 
@@ -56,6 +57,27 @@ def test_outlines_of_a_long_strip_are_seen_and_those_of_a_square_are_no_bars() -
         masks[0, 30:90, 100:700] = True
         column = draw_overlay(np.zeros((height, width), np.uint8), masks)[:60, 400]
         assert 2 <= (column == class_colour(1)).all(axis=1).sum() <= 5
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 20_000), (20_000, 64), (37, 11_456), (11_456, 37)])
+def test_pictures_of_very_long_images_are_no_bars_and_letters(height: int, width: int) -> None:
+    masks = np.zeros((1, height, width), bool)
+    masks[0, height // 4 : height // 2, width // 4 : width // 2] = True
+    tags = [Tag(width // 4, height // 4, "dent 0.93", 1)]
+    overlay = draw_overlay(np.zeros((height, width), np.uint8), masks, tags)
+    assert (overlay == class_colour(1)).all(axis=2).mean() < 0.25  # a sixteenth is the mask
+    assert (overlay[: height // 4] == 0).mean() > 0.9
+
+    picture = draw_comparison(np.zeros((height, width), np.uint8), masks, masks, tags=tags)
+    assert max(picture.shape) <= max(2 * 16_000 + 500, 2 * height + height // 64, width)
+    assert (picture == 255).all(axis=2).mean() < 0.05  # the words "true" and "predicted"
+
+
+@pytest.mark.parametrize("shape", [(70_000, 4), (2, 140_000, 3)])
+def test_a_picture_longer_than_jpeg_has_it_is_made_smaller(shape: tuple[int, ...]) -> None:
+    picture = Image.open(io.BytesIO(encode_picture(np.full(shape, 90, np.uint8), ".jpg")))
+    assert max(picture.size) == 65_500
+    assert min(picture.size) == (4 if shape[0] == 70_000 else 1)
 
 
 def test_overlay_draws_holes() -> None:
