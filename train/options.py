@@ -141,7 +141,8 @@ def _line_of(box: str) -> str:
     rows = [_COLOUR.sub("", row).strip("│ ") for row in box.splitlines()]
     rules = [number for number, row in enumerate(rows) if re.search("[─-]{3}", row)]
     said = " ".join(itertools.takewhile(bool, rows[rules[0] + 1 : rules[1]])) if len(rules) > 1 else " ".join(rows)
-    return said.removeprefix("Error parsing ").removesuffix(".").strip()
+    said = said.removeprefix("Error parsing ").removesuffix(".").strip()
+    return re.sub(r"^([\w.-]*?)([\w-]+): \2\.", r"\1\2.", said)  # `distill: distill.share: ...` names one option
 
 
 def check_names(config: Config) -> None:

@@ -40,8 +40,7 @@ class UnsureBand:
     def __post_init__(self) -> None:
         if not 0 < self.low <= 0.5 <= self.high <= 1:
             raise InputError(
-                f"--unsure {self.low:g},{self.high:g}: give two probabilities around one half, as 0.2,0.8; the lower "
-                "one above 0"
+                f"{self.low:g},{self.high:g}: give two probabilities around one half, as 0.2,0.8; the lower one above 0"
             )
 
     def limits(self, threshold: int) -> tuple[int, int]:

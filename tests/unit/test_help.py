@@ -94,7 +94,7 @@ def test_texts_of_fields_are_wrapped_as_paragraphs(
         (shard, ["--images", "a", "--labels", "b", "--out", "c", "--workers", "0"], "--workers: 0 is not at least 1"),
         (shard, ["--images", "a", "--labels", "b", "--out", "c", "--join", "0"], "--join: 0 is not at least 1"),
         (evaluate, [], "required: --checkpoint, --data, --out"),
-        (pseudo_labels, ["--unsure", "0.6,0.8"], "--unsure 0.6,0.8: give two probabilities around one half"),
+        (pseudo_labels, ["--unsure", "0.6,0.8"], "argument --unsure: 0.6,0.8: give two probabilities around one half"),
         (pseudo_labels, ["--unsure", "1,2,3"], "'1,2,3' is neither LOW,HIGH nor a width"),
     ],
 )

@@ -68,6 +68,8 @@ def test_what_is_missing_or_unknown_is_said(arguments: list[str], message: str) 
     [
         ("--phases.0.batch-size 7", "phases.0: phase crops: batch-size 7 is not"),
         ("--seed x", "--seed: invalid literal for int() with base 10: 'x'; --help lists the options"),
+        ("--phases.1.sampling.paste 2", "phases.1.sampling.paste: 2.0 is not in [0, 1]; --help lists the options"),
+        ("--distill.share 0", "distill.share: 0.0 is not above 0 and at most 1; --help lists the options"),
         ("--phases.0.loss.bce -1", "phases.0.loss: "),
         ("--phases.0.epochs", "Missing value for argument '--phases.0.epochs'. Expected 1 values; --help lists"),
         (
