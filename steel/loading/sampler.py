@@ -225,13 +225,15 @@ def build_sampler(
         shards: (N,) shard of all index rows; needed for windows of shards.
 
     Raises:
-        InputError: nothing to draw from, or windows asked of a balanced order.
+        InputError: nothing to draw from, or windows asked of a balanced order or with pasted defects.
     """
     if sampling.defective_only:
         rows = rows[_presence(rows, areas).any(axis=1)]
     if len(rows) == 0:
         kind = "defective images" if sampling.defective_only else "images"
         raise InputError(f"sampling: the training folds hold no {kind}; choose other folds or other data")
+    if sampling.window_shards and sampling.paste:
+        raise InputError("sampling: pasted defects come from all shards at once; windows need paste 0")
     if sampling.order == "balanced":
         if sampling.window_shards:
             raise InputError("sampling: the balanced order draws from all shards at once; windows need order natural")

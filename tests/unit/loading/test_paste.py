@@ -166,6 +166,12 @@ def test_nothing_is_pasted_unless_asked_for_or_without_any_defect() -> None:
         assert not sampler.donors_at(places).target_classes.any()
 
 
+def test_windows_of_shards_have_no_defects_of_others() -> None:
+    sampling = SamplingConfig(paste=0.5, window_shards=2)
+    with pytest.raises(InputError, match="windows need paste 0"):
+        build_sampler(np.arange(1000), areas(), sampling, seed=1, phase=0, shards=np.arange(1000) // 100)
+
+
 def test_a_probability_is_one() -> None:
     with pytest.raises(InputError, match=r"sampling.paste: 1.5 is not in \[0, 1\]"):
         SamplingConfig(paste=1.5)
