@@ -80,6 +80,17 @@ def test_a_picture_longer_than_jpeg_has_it_is_made_smaller(shape: tuple[int, ...
     assert min(picture.size) == (4 if shape[0] == 70_000 else 1)
 
 
+@pytest.mark.parametrize("name", ["Riß", "Überwalzung", "rayure détectée", "škrábanec", "царапина"])
+def test_every_letter_of_a_name_is_drawn(name: str) -> None:
+    def drawn(text: str) -> bytes:
+        nothing = np.zeros((60, 400), np.uint8)
+        return draw_overlay(nothing, nothing[None] > 0, [Tag(5, 40, text, 1)]).tobytes()
+
+    letters = {letter for letter in name if not letter.isascii()}
+    boxed = {drawn(name.replace(letter, "\uffff")) for letter in letters}  # what no font has
+    assert drawn(name) not in boxed and len(boxed) == len(letters)
+
+
 def test_overlay_draws_holes() -> None:
     masks = np.zeros((1, 60, 100), bool)
     masks[0, 10:50, 10:90] = True
