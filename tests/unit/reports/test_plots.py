@@ -12,7 +12,7 @@ from PIL import Image
 from steel.images.class_colours import class_colour
 from steel.images.pictures import draw_comparison, draw_overlay, encode_picture
 from steel.images.tags import Tag
-from steel.reports.plots import draw_history, plot_history
+from steel.reports.plots import draw_history, encode_figure, plot_history
 
 
 def _masks(height: int = 60, width: int = 100) -> np.ndarray:
@@ -244,6 +244,23 @@ def test_the_legend_hides_no_curve() -> None:
     assert len(legends) == 4
     for panel, legend in legends:
         assert legend.get_window_extent().y1 < panel.xaxis.label.get_window_extent().y0 + 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_whatever_the_classes_are_named_the_panels_keep_their_size() -> None:
+    names = ["longer than a panel is wide " * 6, "_hidden", "5 $ & 3 $ ^^ _{", "划痕", *map(str, range(8))]
+    records = history()
+    for record in records:
+        if record["kind"] == "validation":
+            record["dice_positive_per_class"] = dict.fromkeys(names, 0.5)
+    figure = draw_history(records)
+    encode_figure(figure)
+    (panel,) = [axes for axes in figure.axes if axes.get_title() == "Positive Dice by class"]
+    assert panel.get_window_extent().width > 0.4 * figure.bbox.width
+    legend = panel.get_legend()
+    assert len(legend.get_texts()) == len(names)
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
 
 
 def test_no_panel_is_empty() -> None:
