@@ -16,6 +16,10 @@ WIDTH = 1280
 _GAP = 6
 _HIGHEST = 1 / 3
 """Of a picture, as a share of the sheet's width."""
+_LEAST_WIDTH = 0.12
+"""Of a caption, as a share of the sheet's width."""
+_LONGEST = 40.0
+"""Width by height of the place of a picture: one that is longer is stretched."""
 _BACKGROUND, _TEXT = (24, 26, 30), (225, 228, 232)
 _FONT, _LINE_HEIGHT = 15, 20
 
@@ -41,9 +45,12 @@ def contact_sheet(
     assert images, "a contact sheet of nothing"
     assert captions is None or len(captions) == len(images)
     parts = [_legend(class_names, width)] if class_names else []
-    for row, height in rows_of([image.shape[1] / image.shape[0] for image in images], width):
+    least = width * _LEAST_WIDTH if captions is not None else 0.0
+    aspects = [min(_LONGEST, max(least / (width * _HIGHEST), image.shape[1] / image.shape[0])) for image in images]
+    for row, height in rows_of(aspects, width, least):
         texts = [captions[i] for i in row] if captions is not None else None
-        parts.append(_draw_row([images[i] for i in row], texts, height, width))
+        widths = [height * aspects[i] for i in row]
+        parts.append(_draw_row([images[i] for i in row], texts, widths, height, width))
     bar = np.full((_GAP, width, 3), _BACKGROUND, np.uint8)
     return np.concatenate([bar, *(piece for part in parts for piece in (part, bar))])
 
@@ -60,12 +67,13 @@ def save_contact_sheet(
     write_bytes(path, encode_picture(sheet, os.path.splitext(path)[1]))
 
 
-def rows_of(aspects: Sequence[float], width: int) -> list[tuple[list[int], float]]:
+def rows_of(aspects: Sequence[float], width: int, least_width: float = 0.0) -> list[tuple[list[int], float]]:
     """Pictures in rows, in their order.
 
     Args:
         aspects: width by height of each.
         width: of the sheet.
+        least_width: of a picture: one that would make another of its row narrower begins the next row, or is made so.
 
     Returns:
         The pictures of each row, and their height: as many as make the row fill the sheet and no higher than a third
@@ -75,30 +83,43 @@ def rows_of(aspects: Sequence[float], width: int) -> list[tuple[list[int], float
     rows: list[tuple[list[int], float]] = []
     row: list[int] = []
     for i in range(len(aspects)):
+        if row and _fill([*row, i], aspects, width) * min(aspects[j] for j in (*row, i)) < least_width:
+            rows.append((row, highest))
+            row = []
         row.append(i)
-        height = (width - _GAP * (len(row) + 1)) / sum(aspects[j] for j in row)
+        height = _fill(row, aspects, width)
         if height <= highest:
             rows.append((row, height))
             row = []
     if row:
-        rows.append((row, rows[-1][1] if rows else highest))
+        before = rows[-1][1] if rows else highest
+        rows.append((row, before if before * min(aspects[i] for i in row) >= least_width else highest))
     return rows
 
 
-def _draw_row(images: Sequence[np.ndarray], captions: Sequence[str] | None, height: float, width: int) -> np.ndarray:
-    """(h, width, 3): pictures of one height side by side under their captions."""
-    rights = np.cumsum([_GAP + height * image.shape[1] / image.shape[0] for image in images])
+def _fill(row: Sequence[int], aspects: Sequence[float], width: int) -> float:
+    """The height at which the pictures of a row are as wide as the sheet."""
+    return (width - _GAP * (len(row) + 1)) / sum(aspects[i] for i in row)
+
+
+def _draw_row(
+    images: Sequence[np.ndarray], captions: Sequence[str] | None, places: Sequence[float], height: float, width: int
+) -> np.ndarray:
+    """(h, width, 3): pictures of one height side by side under their captions, each in a place so many pixels wide."""
+    rights = np.cumsum([_GAP + place for place in places])
     lefts = [_GAP, *(round(right) + _GAP for right in rights[:-1])]
     widths = [max(1, round(right) - left) for left, right in zip(lefts, rights, strict=True)]
     lines = [] if captions is None else [wrap(text, w) for text, w in zip(captions, widths, strict=True)]
+    font = load_font(_FONT, "".join(captions or ()))
     top = _LINE_HEIGHT * max(map(len, lines), default=0) + 4 * bool(lines)
     tall = max(1, round(height))
     canvas = Image.new("RGB", (width, top + tall), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for i, image in enumerate(images):
-        canvas.paste(Image.fromarray(_scaled(image, widths[i], tall)), (lefts[i], top))
+        wide = min(widths[i], max(1, round(height * image.shape[1] / image.shape[0])))
+        canvas.paste(Image.fromarray(_scaled(image, wide, tall)), (lefts[i], top))
         for number, line in enumerate(lines[i] if lines else ()):
-            draw.text((lefts[i] + 3, 3 + number * _LINE_HEIGHT), line, fill=_TEXT, font=load_font(_FONT))
+            draw.text((lefts[i] + 3, 3 + number * _LINE_HEIGHT), line, fill=_TEXT, font=font)
     return np.asarray(canvas)
 
 
@@ -111,7 +132,7 @@ def _scaled(image: np.ndarray, width: int, height: int) -> np.ndarray:
 def wrap(text: str, width: int) -> list[str]:
     """The whole of a text in lines of at most `width` pixels, broken at spaces; a word that is longer at what joins its
     parts, or anywhere."""
-    font = load_font(_FONT)
+    font = load_font(_FONT, text)
     lines, line = [], ""
     for word in text.split():
         if line and font.getlength(f"{line} {word}") > width - 6:
@@ -128,7 +149,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 def _legend(class_names: Sequence[str], width: int) -> np.ndarray:
     """(h, width, 3): a square of each class's colour, and its name, in as many lines as it takes."""
-    font, square = load_font(_FONT), 14
+    font, square = load_font(_FONT, "".join(class_names)), 14
     places, x, y = [], _GAP, 0
     for name in class_names:
         needs = square + 6 + round(font.getlength(name)) + 16

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +33,7 @@ def draw_tags(picture: np.ndarray, tags: Sequence[Tag]) -> np.ndarray:
         return picture
     height, width = picture.shape[:2]
     wanted = max(min(24, height // 20, width // 20), width // 80)
-    font = load_font(max(10, min(wanted, height // 3)))
+    font = load_font(max(10, min(wanted, height // 3)), "".join(tag.text for tag in tags))
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas)
     taken: list[_Box] = []
@@ -81,7 +83,22 @@ def _free_place(wanted: _Box, taken: list[_Box], height: int) -> tuple[float, fl
     return place.left, place.top
 
 
+def load_font(size: int, text: str = "") -> Any:
+    """Pillow's own font, so many pixels high; for a text with letters beyond ASCII, which it lacks, matplotlib's."""
+    return _own_font(size) if text.isascii() else _font_of_many_letters(size)
+
+
 @lru_cache
-def load_font(size: int) -> Any:
-    """Pillow's own font, so many pixels high."""
+def _own_font(size: int) -> Any:
     return ImageFont.load_default(size)
+
+
+@lru_cache
+def _font_of_many_letters(size: int) -> Any:
+    """DejaVu Sans, of matplotlib's files, as high as Pillow's; that one where they are not there."""
+    spec = find_spec("matplotlib")  # without the import, which takes a while
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
+        if path.is_file():
+            return ImageFont.truetype(path, max(1, round(0.92 * size)))
+    return _own_font(size)

@@ -40,6 +40,7 @@ def evaluation_page(
     page = Figures(metrics)
     by_row = {line.row: line for line in rows}
     shown = {str(by_row[shot.row].values["image_id"]): shot.row for shot in shots}
+    gallery = gallery_section(page.names, by_row, shots, kinds, doubts, by_fold=is_crossval(page))
     sections = [
         Section("verdict", "Verdict", verdict_section(page)),
         Section("strips", "Defective strips found, clean strips stopped", strips_section(page)),
@@ -51,7 +52,7 @@ def evaluation_page(
         Section("thresholds", "Thresholds and gates", thresholds_section(page)),
         Section("calibration", "Can the probabilities be believed?", calibration_section(page)),
         Section("sizes", "Small and large defects", sizes_section(page)),
-        Section("gallery", "Gallery", gallery_section(page.names, by_row, shots, kinds, by_fold=is_crossval(page))),
+        Section("gallery", "Gallery", gallery),
         Section("labels", "Labels that may be wrong", labels_section(page, doubts, shown)),
         Section("origin", "Speed and origin", origin_section(page)),
     ]

@@ -1,5 +1,6 @@
 """A model card in Markdown: what a checkpoint is for, what it was made of, what it scores and where it fails."""
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
@@ -26,12 +27,12 @@ def model_card(header: Mapping[str, Any], metrics: Mapping[str, Any], sizes: Seq
     names = header["class_names"]
     parts = [
         "# Model card: defects in images of steel",
-        f"**{metrics['verdict']['sentence']}**",
+        f"**{_escaped(metrics['verdict']['sentence'])}**",
         "## Use",
-        f"Says of an image whether it is defective, with which of {len(names)} classes ({', '.join(names)}), and which "
-        "pixels are. For images of the plant, camera and surface that it was trained on; other images need an "
-        "evaluation of their own first. It is no measurement of size or depth, and a strip without a finding is "
-        "not proven sound.",
+        f"Says of an image whether it is defective, with which of {len(names)} classes "
+        f"({', '.join(map(_escaped, names))}), and which pixels are. For images of the plant, camera and surface that "
+        "it was trained on; other images need an evaluation of their own first. It is no measurement of size or depth, "
+        "and a strip without a finding is not proven sound.",
         "## Network",
         *_bullets(_network(header)),
         "## Data",
@@ -74,7 +75,7 @@ def _scores(names: Sequence[str], metrics: Mapping[str, Any]) -> str:
     true, predicted = metrics["true_images_per_class"], metrics["predicted_images_per_class"]
     for name in names:
         found = [metrics[key][name] for key in ("dice_per_class", "dice_positive_per_class", "iou_per_class")]
-        rows.append([name, str(true[name]), str(predicted[name]), *map(_number, found)])
+        rows.append([_escaped(name), str(true[name]), str(predicted[name]), *map(_number, found)])
     overall = [metrics[key] for key in ("mean_dice", "mean_dice_positive", "miou")]
     rows.append(["mean", "", "", *map(_number, overall)])
     rows.append(["predicting nothing", "", "", _number(metrics["mean_dice_all_empty"]), "0.0000", ""])
@@ -87,11 +88,15 @@ def _scores(names: Sequence[str], metrics: Mapping[str, Any]) -> str:
 def _failures(names: Sequence[str], metrics: Mapping[str, Any], sizes: Sequence[SizeBin]) -> list[str]:
     verdict, true = metrics["verdict"], metrics["true_images_per_class"]
     found = [] if verdict["better_than_nothing"] else ["over all classes no better than predicting nothing"]
-    found += [f"{name} is never predicted, though {_have(true[name])} it" for name in verdict["never_answered"]]
-    found += [f"{name} would score more if it were never predicted" for name in verdict["worse_than_nothing"]]
+    found += [
+        f"{_escaped(name)} is never predicted, though {_have(true[name])} it" for name in verdict["never_answered"]
+    ]
+    found += [f"{_escaped(name)} would score more if it were never predicted" for name in verdict["worse_than_nothing"]]
     found += _missed_sizes(sizes)
     found += [
-        f"{name}: its scores say little, as only {_have(true[name])} it" for name in names if true[name] < FEW_IMAGES
+        f"{_escaped(name)}: its scores say little, as {_have(true[name], few=True)} it"
+        for name in names
+        if true[name] < FEW_IMAGES
     ]
     return found or ["none that these images show"]
 
@@ -116,8 +121,15 @@ def _listed(folds: Sequence[int]) -> str:
     return ", ".join(map(str, folds)) or "none"
 
 
-def _have(images: int) -> str:
-    return "1 image has" if images == 1 else f"{images} images have"
+def _have(images: int, *, few: bool = False) -> str:
+    if images == 0:
+        return "no image has"
+    return ("only " if few else "") + ("1 image has" if images == 1 else f"{images} images have")
+
+
+def _escaped(text: str) -> str:
+    """A text whose characters mean nothing in Markdown, HTML tags and columns of tables among them."""
+    return re.sub(r"([\\`*\[\]<>|]|&(?=#?\w+;)|\b_|_\b)", r"\\\1", text)
 
 
 def _number(value: float | None) -> str:

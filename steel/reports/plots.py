@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from steel.images.class_colours import hex_colour
@@ -18,6 +19,8 @@ _MARGIN = 0.02
 """Room beyond the last epoch, and below and above the values, as a share of what is drawn: for markers at the edge."""
 _NAME_GAP = 3.0
 """Pixels between the names of two phases."""
+_LONGEST_NAME = 24
+"""Letters of a class in a legend, which has three columns."""
 
 
 def plot_history(records: Sequence[Record], path: str | os.PathLike[str]) -> None:
@@ -244,12 +247,28 @@ def _paint_classes(name: str, title: str) -> Callable[[Sequence[_Phase], Any], b
             for class_id, key in enumerate(classes, start="any" not in classes)
         ]
         drawn = [
-            _draw(panel, phases, "validation", name, key, label=key, marker="o", markersize=4, **style)
+            _draw(panel, phases, "validation", name, key, label=_legend_name(key), marker="o", markersize=4, **style)
             for key, style in zip(classes, styles, strict=True)
         ]
         return any(drawn)
 
     return paint
+
+
+def _legend_name(name: str) -> str:
+    """A class's name as a legend has room for, without what matplotlib takes for a formula or cannot draw."""
+    known = _drawn_letters()
+    short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1].rstrip() + "…"
+    text = "".join(letter if letter in known else "□" for letter in short).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text  # one that begins so is in no legend
+
+
+@lru_cache
+def _drawn_letters() -> frozenset[str]:
+    """Those that matplotlib's font has."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(map(chr, get_font(findfont("DejaVu Sans")).get_charmap()))
 
 
 def _paint_rate(phases: Sequence[_Phase], panel: Any) -> bool:

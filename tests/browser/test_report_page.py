@@ -149,6 +149,28 @@ def test_names_of_regions_stay_in_the_picture_and_cover_no_other(page: Any, faul
     assert page.locator("#layer-names").get_attribute("aria-pressed") == "false"
 
 
+def test_a_box_is_around_what_is_in_doubt(page: Any, faults: KnownFaults) -> None:
+    with open(faults.out / "label_doubts.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    image = lines[0]["image_id"]
+    shot = page.locator(".shot", has_text=image)
+    claims = "in doubt: " + ", ".join(f"{line['class']} {line['claim']}" for line in lines if line["image_id"] == image)
+    assert claims in shot.inner_text()
+    picture, box = (shot.locator(what).first.bounding_box() for what in ("img", ".doubt"))
+    scale = picture["width"] / 96
+    for side, start in (("left", "x"), ("top", "y")):
+        assert abs(box[start] - picture[start] - (scale * int(lines[0][side]) - 4)) < 1
+    for side in ("width", "height"):
+        assert abs(box[side] - (scale * int(lines[0][side]) + 8)) < 1
+    assert page.locator(".doubt:visible").count() == len(lines)
+    page.keyboard.press("6")
+    assert page.locator(".doubt:visible").count() == 0
+    page.locator("#layer-doubts").click()
+    assert page.locator(".doubt:visible").count() == len(lines)
+    page.keyboard.press("1")
+    assert page.locator(".doubt:visible").count() == 0
+
+
 def test_filters_and_orders_do_what_they_say(page: Any, faults: KnownFaults) -> None:
     with open(faults.out / "per_image.csv", newline="") as file:
         rows = {row["image_id"]: row for row in csv.DictReader(file)}
@@ -185,7 +207,7 @@ def test_all_can_be_reached_by_keyboard(page: Any, faults: KnownFaults) -> None:
     wanted = [
         "operating-class", "operating-rule", "threshold", "operating-reset", "gallery-kind", "gallery-class",
         "gallery-order", "layer-image", "layer-truth", "layer-prediction", "layer-probability", "layer-names",
-        "enlarge",
+        "layer-doubts", "enlarge",
     ]  # fmt: skip
     assert [name for name in reached if name in wanted][: len(wanted)] == wanted
     button = page.locator(".enlarge").first

@@ -12,6 +12,8 @@ WIDTH, HEIGHT = 360, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 18, 10, 38  # right of the axis there is room for half of its last tick
 PLOT_BOX = (_LEFT, WIDTH - _RIGHT, _TOP, HEIGHT - _BOTTOM)
 """Left, right, top and bottom of the area inside a line chart's axes."""
+_PALEST, _RANGE = 0.06, 0.9
+"""Opacity of the least value of a grid, and what the most has beyond it."""
 _DASHES = ("", "7 3", "2 3", "9 3 2 3")
 
 UNIT = tuple((value / 4, f"{value / 4:g}") for value in range(5))
@@ -112,6 +114,7 @@ def heat_chart(
     values: Sequence[Sequence[float]],
     chosen: tuple[int, int],
     class_index: int,
+    scale: object,
 ) -> Markup:
     """A grid of (row, column) values from pale (the least) to strong (the most), rows from the bottom up.
 
@@ -123,6 +126,7 @@ def heat_chart(
         values: by [row][column].
         chosen: (row, column) to mark.
         class_index: gives the colour.
+        scale: what stands below: which values the palest and the strongest are.
     """
     low, high = min(map(min, values)), max(map(max, values))
     columns, rows = len(values[0]), len(values)
@@ -144,7 +148,7 @@ def heat_chart(
                     y=round(y, 1),
                     width=round(wide, 1),
                     height=round(tall, 1),
-                    style=f"{class_style(class_index)};fill-opacity:{0.06 + 0.9 * share:.2f}",
+                    style=f"{class_style(class_index)};fill-opacity:{_PALEST + _RANGE * share:.2f}",
                 )
             )
     for column, text in x.ticks:
@@ -162,7 +166,14 @@ def heat_chart(
         )
     )
     parts += _labels(x.label, y_label, left, right)
-    return _panel(title, _svg(title, *parts))
+    return _panel(title, _svg(title, *parts), tag("p", scale, class_="scale"))
+
+
+def heat_sample(class_index: int, share: float) -> Markup:
+    """The colour of a value in a grid, from 0, the least, to 1."""
+    style = f"{class_style(class_index)};fill-opacity:{_PALEST + _RANGE * share:.2f}"
+    cell = void("rect", class_="heat", style=style, width=22, height=11)
+    return tag("svg", cell, viewBox="0 0 22 11", width=22, height=11, aria_hidden="true")
 
 
 def legend_entry(name: str, class_index: int | None, *values: object) -> Markup:

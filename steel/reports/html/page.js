@@ -69,7 +69,7 @@
   // The gallery: layers by key, filters, order.
   const gallery = byId("shots");
   if (gallery) {
-    const shots = [...gallery.children], layers = ["truth", "prediction", "probability", "names"];
+    const shots = [...gallery.children], layers = ["truth", "prediction", "probability", "names", "doubts"].filter((layer) => byId(`layer-${layer}`));
     const kind = byId("gallery-kind"), one = byId("gallery-class"), order = byId("gallery-order");
     const isOn = (layer) => gallery.classList.contains(`show-${layer}`);
     const set = (layer, on) => {
@@ -94,7 +94,7 @@
       covered.forEach((name) => name.classList.add("covered"));
     };
     const toggle = (layer) => { set(layer, !isOn(layer)); uncover(); };
-    const bare = () => { layers.slice(0, 3).forEach((layer) => set(layer, false)); uncover(); };
+    const bare = () => { layers.filter((layer) => layer !== "names").forEach((layer) => set(layer, false)); uncover(); };
     layers.forEach((layer) => byId(`layer-${layer}`).addEventListener("click", () => toggle(layer)));
     byId("layer-image").addEventListener("click", bare);
     document.addEventListener("keydown", (event) => {

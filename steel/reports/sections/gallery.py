@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 from steel.images.class_colours import class_colour
 from steel.images.tags import Tag, ink_on
@@ -14,7 +15,11 @@ from steel.reports.html.figures import cell
 from steel.reports.html.markup import Markup, join, tag, void
 from steel.reports.per_image import ImageRow
 from steel.reports.sections.common import SCORE, class_name
+from steel.reports.sections.origin import PER_IMAGE
 from steel.reports.shots import Shot
+
+_SHOWN = "show-truth show-prediction show-names show-doubts"
+"""What lies over the images at first."""
 
 
 def gallery_section(
@@ -22,6 +27,7 @@ def gallery_section(
     by_row: Mapping[int, ImageRow],
     shots: Sequence[Shot],
     kinds: Mapping[str, Sequence[int]],
+    doubts: Sequence[Mapping[str, Any]],
     *,
     by_fold: bool,
 ) -> Markup:
@@ -32,20 +38,29 @@ def gallery_section(
         by_row: the images' lines.
         shots: their pictures, in order.
         kinds: each with its rows, in order.
+        doubts: the lines of `label_doubts.csv`.
         by_fold: whether each fold has a member of its own, which is then named.
     """
     if not shots:
         return tag("p", "No image was kept for the gallery.", class_="note")
-    controls = _controls(names, [kind for kind in KINDS if kinds.get(kind)])
+    controls = _controls(names, [kind for kind in KINDS if kinds.get(kind)], has_doubts=bool(doubts))
     legend = tag("ul", *(tag("li", class_name(name, k)) for k, name in enumerate(names)), class_="legend")
-    figures = [_shot(place, shot, by_row[shot.row], names, kinds, by_fold) for place, shot in enumerate(shots)]
+    doubted: dict[str, list[Mapping[str, Any]]] = {}
+    for doubt in doubts:
+        doubted.setdefault(doubt["image_id"], []).append(doubt)
+    figures = [
+        _shot(place, shot, line, names, kinds, doubted.get(line.values["image_id"], ())[:PER_IMAGE], by_fold)
+        for place, shot in enumerate(shots)
+        for line in [by_row[shot.row]]
+    ]
     return join(
         [
             tag(
                 "p",
                 "Every image is a row of per_image.csv, which is sorted worst first. Click one to enlarge it. A "
                 "predicted region has its name and mean probability on its colour, a true one its name in a frame; a "
-                "name that would cover that of a larger region is left out until there is room.",
+                "name that would cover that of a larger region is left out until there is room."
+                + (" A dashed box is around a region whose label is in doubt." if doubts else ""),
                 _left_out(shots, kinds),
                 class_="note",
             ),
@@ -56,7 +71,7 @@ def gallery_section(
             tag(
                 "div",
                 *figures,
-                class_=f"gallery show-truth show-prediction show-names{' strips' if _are_strips(shots) else ''}",
+                class_=f"gallery {_SHOWN}{' strips' if _are_strips(shots) else ''}",
                 id="shots",
             ),
         ]
@@ -69,7 +84,7 @@ def _left_out(shots: Sequence[Shot], kinds: Mapping[str, Sequence[int]]) -> str:
     return f" The last of each kind, {more} in all, are left out to keep this page small." if more else ""
 
 
-def _controls(names: Sequence[str], there: Sequence[str]) -> Markup:
+def _controls(names: Sequence[str], there: Sequence[str], *, has_doubts: bool) -> Markup:
     """What chooses and sorts the images, of classes and of kinds that are there, and turns layers on and off."""
     options = [tag("option", "all kinds", value=""), *(tag("option", kind) for kind in there)]
     classes = [tag("option", "all classes", value=""), *(tag("option", name) for name in names)]
@@ -98,6 +113,7 @@ def _controls(names: Sequence[str], there: Sequence[str]) -> Markup:
             ("3", "prediction", "prediction: tint"),
             ("4", "probability", "probability"),
             ("5", "names", "names of regions"),
+            *([("6", "doubts", "labels in doubt")] if has_doubts else []),
         )
     ]
     return tag(
@@ -123,6 +139,7 @@ def _shot(
     line: ImageRow,
     names: Sequence[str],
     kinds: Mapping[str, Sequence[int]],
+    doubts: Sequence[Mapping[str, Any]],
     by_fold: bool,
 ) -> Markup:
     values = line.values
@@ -140,9 +157,10 @@ def _shot(
             ("truth", shot.truth),
         )
     ]
+    boxes = [_box(doubt, values) for doubt in doubts]
     button = tag(
         "button",
-        tag("span", image, *layers, *_names(shot, values["image_id"]), class_="layers"),
+        tag("span", image, *layers, *boxes, *_names(shot, values["image_id"]), class_="layers"),
         type="button",
         class_="enlarge",
         aria_label=f"Enlarge {values['image_id']}",
@@ -163,6 +181,7 @@ def _shot(
         "; predicted: ",
         values["predicted"] or "clean",
         *((", by the member of fold ", cell(values, "fold")) if by_fold else ()),
+        *_told(doubts),
         " ",
         tag("span", f"({', '.join(places)})", class_="kinds"),
     )
@@ -181,6 +200,19 @@ def _shot(
         data_p=values[f"p {ANY}"],
         data_wrong=values["wrong_pixels"],
     )
+
+
+def _box(doubt: Mapping[str, Any], size: Mapping[str, Any]) -> Markup:
+    """What is around a region whose label is in doubt, in an image of that height and width."""
+    sides = (("left", "width"), ("top", "height"), ("width", "width"), ("height", "height"))
+    places = ";".join(f"--{side}:{100 * doubt[side] / size[whole]:.2f}%" for side, whole in sides)
+    return tag("span", class_="doubt", style=places)
+
+
+def _told(doubts: Sequence[Mapping[str, Any]]) -> list[object]:
+    """The claims against an image's label in words."""
+    claims = dict.fromkeys(f"{doubt['class']} {doubt['claim']}" for doubt in doubts)
+    return ["; in doubt: ", ", ".join(claims)] if claims else []
 
 
 def _names(shot: Shot, image_id: str) -> Iterator[Markup]:

@@ -7,7 +7,9 @@ from typing import Any
 from steel.reports.html.figures import Figures
 from steel.reports.html.markup import Markup, definitions, escape, join, table, tag
 
-_IMAGES_LISTED, _PER_IMAGE = 25, 3
+_IMAGES_LISTED = 25
+PER_IMAGE = 3
+"""Regions of an image that are listed, and marked in its picture."""
 
 
 def labels_section(page: Figures, doubts: Sequence[Mapping[str, Any]], shown: Mapping[str, int]) -> Markup:
@@ -34,8 +36,8 @@ def labels_section(page: Figures, doubts: Sequence[Mapping[str, Any]], shown: Ma
         warning = "This model is not shown to be better than answering nothing: what it doubts says little."
         intro = join([intro, tag("p", warning, class_="warn")])
     lines = [_doubt(number, line, shown) for number, line in _strongest(doubts)]
-    header = ["image", "class", "claim against the label", "doubt", "confidence", "pixels"]
-    caption = f"Most doubtful first, up to {_PER_IMAGE} regions of an image"
+    header = ["image", "class", "claim against the label", "doubt: image", "region", "confidence", "pixels"]
+    caption = f"The most doubtful image first, up to {PER_IMAGE} regions of each"
     return join([intro, table([*header, "left, top; width × height"], lines, caption=caption, class_="texts")])
 
 
@@ -45,7 +47,7 @@ def _strongest(doubts: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[s
     of_image: Counter[str] = Counter()
     for number, line in enumerate(doubts):
         of_image[line["image_id"]] += 1
-        if of_image[line["image_id"]] <= _PER_IMAGE and len(of_image) <= _IMAGES_LISTED:
+        if of_image[line["image_id"]] <= PER_IMAGE and len(of_image) <= _IMAGES_LISTED:
             listed.append((number, line))
     return listed
 
@@ -57,7 +59,8 @@ def _doubt(number: int, line: Mapping[str, Any], shown: Mapping[str, int]) -> li
     name = line["image_id"]
     link = tag("a", name, href=f"#image-{shown[name]}") if name in shown else escape(name)
     place = join([own("left"), ", ", own("top"), "; ", own("width"), " × ", own("height")])
-    numbers = [own("region_doubt", ".2f"), own("confidence", ".2f"), own("pixels", ",")]
+    doubts = [own("image_doubt", ".2f"), own("region_doubt", ".2f")]
+    numbers = [*doubts, own("confidence", ".2f"), own("pixels", ",")]
     return [link, own("class"), own("claim"), *numbers, place]
 
 

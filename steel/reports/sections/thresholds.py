@@ -1,7 +1,7 @@
 """The decision, the ground around it, and other gates."""
 
 from steel.gates import GATES
-from steel.reports.html.charts import Axis, heat_chart
+from steel.reports.html.charts import Axis, heat_chart, heat_sample
 from steel.reports.html.figures import Figures
 from steel.reports.html.markup import Markup, definitions, join, table, tag
 from steel.reports.sections.common import SCORE, class_name
@@ -41,7 +41,8 @@ def thresholds_section(page: Figures) -> Markup:
         areas = [_short_area(area) for area in ground["min_areas"]]
         x = Axis("pixel threshold (probability)", ticks)
         title = f"{name}: Dice over thresholds; the frame is the chosen one"
-        grounds.append(heat_chart(title, x, areas, "least area, pixels", ground["dice"], place, k))
+        scale = _scale(page, name, place, k)
+        grounds.append(heat_chart(title, x, areas, "least area, pixels", ground["dice"], place, k, scale))
     gates = [
         [
             name,
@@ -74,6 +75,21 @@ def thresholds_section(page: Figures) -> Markup:
             else tag("p", "The checkpoint holds no other gates: it was never tuned.", class_="note"),
         ]
     )
+
+
+def _scale(page: Figures, name: str, chosen: tuple[int, int], class_index: int) -> Markup:
+    """The least and the most Dice of a class's ground, each with its colour, and the chosen one."""
+    dice = page.metrics["landscape"][name]["dice"]
+    places = [(value, i, j) for i, row in enumerate(dice) for j, value in enumerate(row)]
+    (low, *least), (high, *most) = min(places), max(places)
+
+    def at(i: int, j: int) -> Markup:
+        return page.show("landscape", name, "dice", i, j, form=SCORE)
+
+    if low == high:
+        return join([heat_sample(class_index, 0.5), " ", at(*chosen), " everywhere"])
+    ends = [heat_sample(class_index, 0), " ", at(*least), " to ", heat_sample(class_index, 1), " ", at(*most)]
+    return join([*ends, "; chosen: ", at(*chosen)])
 
 
 def _short_area(area: int) -> str:

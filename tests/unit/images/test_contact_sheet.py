@@ -46,6 +46,16 @@ def test_captions_are_whole_and_no_wider_than_their_picture() -> None:
     assert wrap("short", 120) == ["short"] and wrap("", 120) == []
 
 
+def test_captions_beside_very_long_pictures_have_room() -> None:
+    sizes = [(23_000, 37), (4, 1600), (400, 64), (400, 64), (16, 11_000), (9000, 30), (30, 40)]
+    pictures = [np.full(size, 255, np.uint8) for size in sizes]
+    captions = ["Bild 22 with a long name.png  true: Schale/Schuppe, Riß, Pore - predicted: clean"] * len(sizes)
+    sheet = contact_sheet(pictures, captions)
+    assert len(sheet) < 1280 * 4 / 3 + 7 * 20 * 10  # four rows of uprights, captions of at most ten lines
+    assert len(contact_sheet(pictures[4:], captions[4:])) < 1280 + 3 * 20 * 10  # the last row is not as low as a strip
+    assert len(contact_sheet(pictures[1:2] + pictures[4:5])) > 60  # no lines of a few pixels
+
+
 def test_a_legend_names_each_class_beside_its_colour() -> None:
     picture = np.full((20, 100), 90, np.uint8)
     bare, sheet = (contact_sheet([picture], class_names=names) for names in ((), ("pit", "dent")))

@@ -131,7 +131,7 @@ def test_every_number_of_the_page_is_one_of_the_files(faults: KnownFaults, page:
     metrics = json.loads((faults.out / "metrics.json").read_text())
     rows = {row["image_id"]: row for row in read_csv(faults.out / "per_image.csv")}
     lines = read_csv(faults.out / "label_doubts.csv")
-    keys = {"1", "2", "3", "4", "5"}
+    keys = {"1", "2", "3", "4", "5", "6"}
     assert check_numbers(page, metrics, rows=rows, lines=lines, known={"up to 3 regions", *keys}) > 500
 
 
@@ -146,6 +146,20 @@ def test_thresholds_are_probabilities_and_the_gate_is_told_in_words(page: str) -
     assert re.findall(r"_threshold\" data-of=\"255\">([^<]*)<", thresholds) == ["0.502"] * 7
     assert "none</data>: the segmentation alone decides</dd>" in thresholds
     assert "Thresholds that the gate does not ask for are of the classification head by itself" in thresholds
+
+
+def test_the_colours_of_a_landscape_have_a_scale(faults: KnownFaults, page: str) -> None:
+    for name, ground in faults.metrics["landscape"].items():
+        dice = np.array(ground["dice"])
+        scales = [text for text in re.findall(r'<p class="scale">(.*?)</p>', page) if f"/landscape/{name}/" in text]
+        shown = [float(value) for value in re.findall(r">(\d\.\d{4})<", scales[0])]
+        assert len(scales) == 1
+        if dice.min() == dice.max():
+            assert shown == [pytest.approx(dice.min(), abs=5e-5)] and "everywhere" in scales[0]
+        else:
+            assert shown[:2] == pytest.approx([dice.min(), dice.max()], abs=5e-5)
+            place = ground["min_areas"].index(0), ground["pixel_thresholds"].index(128)  # of DECISION
+            assert shown[2] == pytest.approx(dice[place], abs=5e-5)
 
 
 def test_the_page_asks_nobody_for_anything(page: str) -> None:

@@ -40,15 +40,20 @@ PUBLISHED = {
 }
 
 
-def card(tmp_path: Path, weights: dict[str, Any] | None = None, sizes: Sequence[SizeBin] = ()) -> str:
+def card(
+    tmp_path: Path,
+    weights: dict[str, Any] | None = None,
+    sizes: Sequence[SizeBin] = (),
+    names: tuple[str, str] = NAMES,
+) -> str:
     network = NetworkConfig("Unet", "resnet18", 2, 1)
     provenance = {"data_digest": "ab12", "steel": "0.1.0", "encoder_weights": weights}
     tensors = {"weight": torch.zeros(1, 4, 3), "running_mean": torch.zeros(1, 4)}
     folds = {"train": [2, 3], "tuning": [0], "test": [1]}
     path = tmp_path / "model.safetensors"
-    checkpoint = Checkpoint(network, NAMES, (0.5,), (0.2,), tensors, default_decision(2), folds, provenance)
+    checkpoint = Checkpoint(network, names, (0.5,), (0.2,), tensors, default_decision(2), folds, provenance)
     save_checkpoint(path, checkpoint)
-    metrics = build_metrics(statistics(), default_decision(2), folds=[1], role="test", class_names=NAMES)
+    metrics = build_metrics(statistics(), default_decision(2), folds=[1], role="test", class_names=names)
     return model_card(read_header(path), metrics, sizes)
 
 
@@ -74,6 +79,16 @@ def test_what_fails_is_named(tmp_path: Path) -> None:
     assert rows[3] == ["scratch", "3", "0", "0.9500", "0.0000", "0.0000"]  # 57 of 60 images are rightly left empty
     assert "- folds by use: train: 2, 3; tuning: 0; test: 1" in text and "ab12" in text
     assert "12 parameters" in text  # running statistics are not trained
+
+
+def test_names_are_no_markup(tmp_path: Path) -> None:
+    text = card(tmp_path, names=("a|b_c", "<b>*x*</b> &lt; [_y_](z)"))
+    told = r"\<b\>\*x\*\</b\> \&lt; \[\_y\_\](z)"
+    assert f"- {told} is never predicted, though 3 images have it" in text
+    assert rf"2 classes (a\|b_c, {told})" in text and text.splitlines()[2].count(told) == 1
+    rows = [re.split(r"(?<!\\)\|", line) for line in text.splitlines() if line.startswith("|")]
+    assert {len(row) for row in rows} == {8}
+    assert [row[1].strip() for row in rows[2:4]] == [r"a\|b_c", told]
 
 
 def test_where_the_weights_are_from(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from steel.images.class_colours import class_colour
 from steel.images.pictures import draw_comparison, draw_overlay, encode_picture
 from steel.images.tags import Tag
-from steel.reports.plots import draw_history, plot_history
+from steel.reports.plots import draw_history, encode_figure, plot_history
 
 
 def _masks(height: int = 60, width: int = 100) -> np.ndarray:
@@ -78,6 +78,17 @@ def test_a_picture_longer_than_jpeg_has_it_is_made_smaller(shape: tuple[int, ...
     picture = Image.open(io.BytesIO(encode_picture(np.full(shape, 90, np.uint8), ".jpg")))
     assert max(picture.size) == 65_500
     assert min(picture.size) == (4 if shape[0] == 70_000 else 1)
+
+
+@pytest.mark.parametrize("name", ["Riß", "Überwalzung", "rayure détectée", "škrábanec", "царапина"])
+def test_every_letter_of_a_name_is_drawn(name: str) -> None:
+    def drawn(text: str) -> bytes:
+        nothing = np.zeros((60, 400), np.uint8)
+        return draw_overlay(nothing, nothing[None] > 0, [Tag(5, 40, text, 1)]).tobytes()
+
+    letters = {letter for letter in name if not letter.isascii()}
+    boxed = {drawn(name.replace(letter, "\uffff")) for letter in letters}  # what no font has
+    assert drawn(name) not in boxed and len(boxed) == len(letters)
 
 
 def test_overlay_draws_holes() -> None:
@@ -233,6 +244,23 @@ def test_the_legend_hides_no_curve() -> None:
     assert len(legends) == 4
     for panel, legend in legends:
         assert legend.get_window_extent().y1 < panel.xaxis.label.get_window_extent().y0 + 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_whatever_the_classes_are_named_the_panels_keep_their_size() -> None:
+    names = ["longer than a panel is wide " * 6, "_hidden", "5 $ & 3 $ ^^ _{", "划痕", *map(str, range(8))]
+    records = history()
+    for record in records:
+        if record["kind"] == "validation":
+            record["dice_positive_per_class"] = dict.fromkeys(names, 0.5)
+    figure = draw_history(records)
+    encode_figure(figure)
+    (panel,) = [axes for axes in figure.axes if axes.get_title() == "Positive Dice by class"]
+    assert panel.get_window_extent().width > 0.4 * figure.bbox.width
+    legend = panel.get_legend()
+    assert len(legend.get_texts()) == len(names)
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
 
 
 def test_no_panel_is_empty() -> None:
