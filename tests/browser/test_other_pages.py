@@ -135,3 +135,26 @@ def test_controls_of_a_cross_validation_work_by_keyboard(
         page.keyboard.press("Enter")
         target = page.evaluate("location.hash")
         assert target.startswith("#image-") and page.locator(target).is_visible()
+
+
+@EVERY_PAGE
+def test_short_headings_of_tables_have_one_line(
+    name: str, view: tuple[int, str], pages: dict[str, Path], browser: Any
+) -> None:
+    with opened(browser, pages[name], view) as page:
+        heads = page.eval_on_selector_all(
+            "tbody th", "all => all.map((e) => [e.innerText, e.getBoundingClientRect().height])"
+        )
+        short = [height for text, height in heads if 0 < len(text) <= 9]
+        assert short and min(short) > 20
+        lines = page.eval_on_selector_all(
+            "tbody .head", "all => all.map((e) => [e.innerText, e.getBoundingClientRect().height])"
+        )
+        assert all(height < 26 for text, height in lines if len(text) <= 9)
+
+
+def test_the_comparison_leaves_names_as_they_are(pages: dict[str, Path], browser: Any) -> None:
+    with opened(browser, pages["compare"], (400, "light")) as page:
+        verdict = page.locator("p.verdict").first
+        assert verdict.evaluate("e => getComputedStyle(e, '::first-letter').textTransform") == "none"
+        assert "all others unchanged" not in page.locator("main").inner_text()
