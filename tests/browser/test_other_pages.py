@@ -158,3 +158,21 @@ def test_the_comparison_leaves_names_as_they_are(pages: dict[str, Path], browser
         verdict = page.locator("p.verdict").first
         assert verdict.evaluate("e => getComputedStyle(e, '::first-letter').textTransform") == "none"
         assert "all others unchanged" not in page.locator("main").inner_text()
+
+
+@EVERY_PAGE
+def test_it_is_printed_dark_on_white_and_whole(name: str, pages: dict[str, Path], browser: Any) -> None:
+    with opened(browser, pages[name], (720, "dark")) as page:  # as wide as what is printed of A4 upright
+        page.emulate_media(media="print", color_scheme="dark")
+        page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        ink = page.evaluate("getComputedStyle(document.querySelector('h1')).color")
+        assert max(map(int, ink[4:-1].split(","))) < 64
+        cut = page.eval_on_selector_all(
+            ".wide", "all => all.filter((e) => e.querySelector('table').offsetWidth > e.clientWidth)"
+            ".map((e) => e.innerText.slice(0, 40))"
+        )  # fmt: skip
+        assert cut == []
+        swatches = page.eval_on_selector_all(
+            ".swatch, .name", "all => all.map((e) => getComputedStyle(e).printColorAdjust)"
+        )
+        assert set(swatches) <= {"exact"}
