@@ -57,7 +57,7 @@ def _verdicts(page: Figures) -> Markup:
         if pair["why_not"]:
             continue
         tone = {"better": "good", "worse": "bad"}.get(pair["differences"]["mean Dice"]["so"], "warn")
-        parts.append(tag("p", page.show("pairs", number, "sentence"), class_=f"verdict {tone}"))
+        parts.append(tag("p", page.show("pairs", number, "sentence"), class_=f"verdict named {tone}"))
     unpaired = {
         page.metrics["pairs"][n]["why_not"]: n for n in range(len(sources) - 1) if page.metrics["pairs"][n]["why_not"]
     }
@@ -137,7 +137,7 @@ def _pair(page: Figures, number: int) -> Markup:
     counts = tag(
         "p",
         *("On the same ", page.show(*at, "images"), " images: ", page.show(*at, "better_images"), " better, "),
-        *(page.show(*at, "worse_images"), " worse, all others unchanged. "),
+        *(page.show(*at, "worse_images"), " worse, of all others the Dice is the same. "),
         *(
             (page.show(*at, "relabelled"), " images are labelled differently and left out.")
             if pair["relabelled"]
@@ -240,4 +240,6 @@ def _settings(page: Figures) -> Markup:
         for i in range(len(page.metrics["settings"]))
     ]
     columns: Sequence[object] = ["", *(source["name"] for source in sources)]
-    return table(columns, rows, caption="Of the configuration or the provenance, what is not the same in all")
+    return table(
+        columns, rows, caption="Of the configuration or the provenance, what is not the same in all", class_="free"
+    )

@@ -82,7 +82,7 @@ def standing_per_class(
     for name, images in zip(class_names, np.count_nonzero(outcome.counts[..., TRUE], axis=0).tolist(), strict=True):
         low, high = verdict["gain_interval_per_class"][name]
         if images == 0:
-            state, words = "absent", "no image has it: nothing can be said"
+            state, words = "absent", "no image has it: nothing can be said of finding it"
         elif name in verdict["never_answered"]:
             state, words = "never answered", "is never answered: the model finds none of it"
         elif low > 0:

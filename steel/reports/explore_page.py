@@ -1,6 +1,7 @@
 """`index.html` of a data set: findings first, then what there is, in the look of the evaluation's report."""
 
 import base64
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from steel.reports.explore_data import ExploredData
 from steel.reports.explore_figures import MOST_REGIONS, PixelSurvey, choose_examples, spread_over
 from steel.reports.explore_findings import Finding
 from steel.reports.html.bars import bar_list, histogram
-from steel.reports.html.charts import Axis, Series, line_chart, octave_text
+from steel.reports.html.charts import Axis, Series, line_chart, octave_text, round_step, round_ticks
 from steel.reports.html.document import Section, document
 from steel.reports.html.figures import Figures, percent
 from steel.reports.html.markup import Markup, definitions, escape, join, table, tag, void
@@ -205,8 +206,10 @@ def _distribution(
             most = max(most, float(shares.max()))
             middles = (edges[:-1] + edges[1:]) / 2
             series.append(Series(name, list(zip(middles.tolist(), shares.tolist(), strict=True)), k))
-    ticks = [(value, f"{value:.3g}") for value in np.linspace(low, high, 5).tolist()]
-    shares_axis = Axis("share of images", [(most * i / 4, percent(most * i / 4)) for i in range(5)], 0.0, most or 1.0)
+    ticks = [(value, f"{value:g}") for value in round_ticks(low, high)]
+    step = round_step(most / 4) if most else 1.0
+    shares = [step * i for i in range(math.ceil(most / step - 1e-9) + 1)]
+    shares_axis = Axis("share of images", [(share, f"{100 * share:.3g} %") for share in shares], 0.0, shares[-1] or 1.0)
     return line_chart(title, Axis(label, ticks, low, high), shares_axis, series)
 
 

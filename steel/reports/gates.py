@@ -57,7 +57,7 @@ def format_gates(results: Sequence[GateResult], *, markdown: bool = False) -> st
             f"{result.scores.mean_dice:.4f}",
             _span(result.mean_dice_interval, "{:.4f}"),
             _span(result.gain_interval, "{:+.4f}"),
-            f"{result.scores.mean_dice_positive:.4f}",
+            "-" if np.isnan(result.scores.mean_dice_positive) else f"{result.scores.mean_dice_positive:.4f}",
         ]
         for result in results
     ]

@@ -135,3 +135,44 @@ def test_controls_of_a_cross_validation_work_by_keyboard(
         page.keyboard.press("Enter")
         target = page.evaluate("location.hash")
         assert target.startswith("#image-") and page.locator(target).is_visible()
+
+
+@EVERY_PAGE
+def test_short_headings_of_tables_have_one_line(
+    name: str, view: tuple[int, str], pages: dict[str, Path], browser: Any
+) -> None:
+    with opened(browser, pages[name], view) as page:
+        heads = page.eval_on_selector_all(
+            "tbody th", "all => all.map((e) => [e.innerText, e.getBoundingClientRect().height])"
+        )
+        short = [height for text, height in heads if 0 < len(text) <= 9]
+        assert short and min(short) > 20
+        lines = page.eval_on_selector_all(
+            "tbody .head", "all => all.map((e) => [e.innerText, e.getBoundingClientRect().height])"
+        )
+        assert all(height < 26 for text, height in lines if len(text) <= 9)
+
+
+def test_the_comparison_leaves_names_as_they_are(pages: dict[str, Path], browser: Any) -> None:
+    with opened(browser, pages["compare"], (400, "light")) as page:
+        verdict = page.locator("p.verdict").first
+        assert verdict.evaluate("e => getComputedStyle(e, '::first-letter').textTransform") == "none"
+        assert "all others unchanged" not in page.locator("main").inner_text()
+
+
+@EVERY_PAGE
+def test_it_is_printed_dark_on_white_and_whole(name: str, pages: dict[str, Path], browser: Any) -> None:
+    with opened(browser, pages[name], (720, "dark")) as page:  # as wide as what is printed of A4 upright
+        page.emulate_media(media="print", color_scheme="dark")
+        page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        ink = page.evaluate("getComputedStyle(document.querySelector('h1')).color")
+        assert max(map(int, ink[4:-1].split(","))) < 64
+        cut = page.eval_on_selector_all(
+            ".wide", "all => all.filter((e) => e.querySelector('table').offsetWidth > e.clientWidth)"
+            ".map((e) => e.innerText.slice(0, 40))"
+        )  # fmt: skip
+        assert cut == []
+        swatches = page.eval_on_selector_all(
+            ".swatch, .name", "all => all.map((e) => getComputedStyle(e).printColorAdjust)"
+        )
+        assert set(swatches) <= {"exact"}

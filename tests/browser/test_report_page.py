@@ -219,3 +219,13 @@ def test_all_can_be_reached_by_keyboard(page: Any, faults: KnownFaults) -> None:
     link.click()
     target = page.locator(link.get_attribute("href") or "")
     assert target.is_visible() and target.locator("b").inner_text() in faults.swapped
+
+
+def test_without_a_script_nothing_is_dead_or_empty(browser: Any, faults: KnownFaults) -> None:
+    page = browser.new_page(java_script_enabled=False)
+    page.goto((faults.out / "report.html").as_uri())
+    assert "The slider needs JavaScript" in page.locator("#strips").inner_text()
+    for what in (".controls", ".operating", ".name.true", "#operating-plot"):
+        assert not page.locator(what).first.is_visible()
+    assert page.locator(".shot").first.is_visible() and page.locator(".name.predicted").first.is_visible()
+    page.close()

@@ -211,6 +211,18 @@ def octave_ticks(octaves: Sequence[int], most: int = 7) -> list[tuple[float, str
     return [(octave, octave_text(octave)) for octave in octaves[::step]]
 
 
+def round_step(least: float) -> float:
+    """The next larger one of 1, 2, 2.5, 5, 10, 20, 25, ... or of their tenths, hundredths, ...: a step of an axis."""
+    unit = 10.0 ** math.floor(math.log10(least))
+    return next(unit * step for step in (1, 2, 2.5, 5, 10) if unit * step >= least * (1 - 1e-9))
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Round numbers at equal steps between two, up to six."""
+    step = round_step((high - low) / 5)
+    return [step * i for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
 def _panel(title: str, *content: object) -> Markup:
     return tag("figure", tag("figcaption", title), *content, class_="chart")
 

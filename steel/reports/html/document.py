@@ -8,6 +8,9 @@ from typing import Any
 
 from steel.reports.html.markup import Markup, escape, tag
 
+_WITHOUT_SCRIPT = ".controls, .operating, .name.true { display: none; }"
+"""What would be dead or empty, and names that would cover others, where a browser runs no script."""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -39,6 +42,7 @@ def document(title: str, subtitle: Markup, sections: Sequence[Section], data: Ma
     head = (
         f'<meta charset="utf-8"><title>{escape(title)}</title><meta name="viewport" content="width=device-width">'
         f'<link rel="icon" href="data:,"><style>{_asset("page.css")}</style>'
+        f"<noscript><style>{_WITHOUT_SCRIPT}</style></noscript>"
     )
     main = tag("main", tag("header", tag("h1", title), tag("p", subtitle, class_="where"), contents), *body)
     return (

@@ -34,10 +34,15 @@ def void(name: str, **attributes: object) -> Markup:
 
 def table(header: Sequence[object], rows: Sequence[Sequence[object]], *, caption: str, **attributes: object) -> Markup:
     """A table that scrolls inside its own box where it is wider than the page; first column left, the others right."""
-    head = tag("tr", *(tag("th", cell, scope="col") for cell in header))
-    body = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows]
+    head = tag("tr", *(heading(cell, "col") for cell in header))
+    body = [tag("tr", heading(row[0], "row"), *(tag("td", cell) for cell in row[1:])) for row in rows]
     inner = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body), **attributes)
     return tag("div", inner, class_="wide", tabindex=0, role="region", aria_label=caption)
+
+
+def heading(content: object, scope: str) -> Markup:
+    """The heading of a table's row or column; the page's style gives it lines, where it is long."""
+    return tag("th", tag("span", content, class_="head"), scope=scope)
 
 
 def definitions(pairs: Mapping[str, object]) -> Markup:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from steel.reports.html.charts import class_style
 from steel.reports.html.figures import Figures
-from steel.reports.html.markup import Markup, escape, join, tag
+from steel.reports.html.markup import Markup, escape, heading, join, tag
 
 PERCENT = ".1%"
 SCORE = ".4f"
@@ -47,7 +47,7 @@ def tinted_table(
             tag("td", page.show(*keys, i, j), style=f"--share:{share:.3f}", class_=None if share else "zero")
             for j, share in enumerate(row)
         ]
-        lines.append(tag("tr", tag("th", names[i], scope="row"), *cells))
-    head = tag("tr", *(tag("th", name, scope="col") for name in heads))
+        lines.append(tag("tr", heading(names[i], "row"), *cells))
+    head = tag("tr", *(heading(name, "col") for name in heads))
     inner = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *lines), class_="matrix")
     return tag("div", inner, class_="wide", tabindex=0, role="region", aria_label=caption)

@@ -240,3 +240,13 @@ def test_columns_line_up() -> None:
     rows = [["class", "Dice"], ["a", "0.5"], ["longer", "1"]]
     assert format_columns(rows) == "class   Dice\na        0.5\nlonger     1"
     assert format_columns(rows, markdown=True).splitlines()[1] == "| ------ | ---: |"
+
+
+def test_gates_on_images_without_any_defect_have_a_dash_where_there_is_no_score() -> None:
+    clean = make_statistics(seed=3)
+    histograms = clean.histograms.copy()
+    histograms[:, :, 0] += histograms[:, :, 1]
+    histograms[:, :, 1] = 0
+    judged = EvaluationStatistics(clean.rows, histograms, clean.label_probs)
+    results = gate_table({"none": default_decision(histograms.shape[1])}, judged)
+    assert "nan" not in format_gates(results) and format_gates(results).splitlines()[1].endswith(" -")
