@@ -109,3 +109,24 @@ def test_it_works_by_keyboard_alone(page: Any, tmp_path: Path) -> None:
     if page.viewport_size["width"] == 400:
         page.keyboard.press("ArrowRight")
         scrolled_right(page)
+
+
+@pytest.mark.parametrize("size", [(4000, 16), (16, 4000)])
+def test_a_very_long_image_is_looked_along(page: Any, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    page.evaluate(DROP, ["long.png", list(cv2.imencode(".png", image)[1].tobytes())])
+    page.wait_for_selector("#result:not([hidden])")
+    view, picture = (page.locator(what).bounding_box() for what in ("#view", "#picture"))
+    assert view["height"] <= 0.86 * 900 and min(picture["width"], picture["height"]) >= 48
+    assert fits(page)
+    focused(page, "#view")
+    page.keyboard.press("ArrowDown" if size[0] > size[1] else "ArrowRight")
+    page.wait_for_function("() => Math.max(...['#view'].map((id) => document.querySelector(id).scrollTop || "
+                           "document.querySelector(id).scrollLeft)) > 0")  # fmt: skip
+
+
+def test_without_a_script_it_says_what_to_do(browser: Any, server: Server) -> None:
+    page = browser.new_page(java_script_enabled=False)
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    assert "POST the image file to /predict" in page.locator("main").inner_text()
+    page.close()
