@@ -4,6 +4,7 @@ Two sets: real steel (NEU-Seg, of whose inclusions 8 images train and 2 validate
 1,000 training images have class 2.
 """
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from data_prep.__main__ import main as shard
 from steel.checkpoint import load_checkpoint
 from steel.metrics.counts import PREDICTED, TRUE
 from steel.metrics.scores import Outcome, decide, score
+from steel.metrics.statistics import EvaluationStatistics
 from steel.shards.reader import ShardReader
 from steel.synthetic.dataset import synthesize
 
@@ -52,6 +54,8 @@ class RareSet:
     rare: int
     """The class, from 0."""
     passes: int
+    seeds_of: Mapping[str, int]
+    """With how many seeds a variant other than auto is trained; one where it is not named."""
 
 
 def run(
@@ -63,7 +67,7 @@ def run(
         source: NEU-Seg.
         weights: file of the encoder's pretrained weights.
         work: where data and runs go.
-        seeds: of the trainings; of other variants than auto the first alone.
+        seeds: of the trainings; other variants than auto have the first of them.
         variants: of `VARIANTS`.
         sets: `STEEL`, `STRIPS` or both.
     """
@@ -83,7 +87,7 @@ def run(
 def make_steel(source: Path, work: Path) -> RareSet:
     """NEU-Seg with few inclusions; all of its test images."""
     data = neu.make_shards(source, work / "steel", few=(0, TRAINED, VALIDATED))
-    return RareSet(STEEL, data, (neu.make_shards(source, work / "steel"), TEST), 0, 13)
+    return RareSet(STEEL, data, (neu.make_shards(source, work / "steel"), TEST), 0, 13, {})
 
 
 def make_strips(work: Path) -> RareSet:
@@ -96,7 +100,7 @@ def make_strips(work: Path) -> RareSet:
             given = ("--images", str(made / "train_images"), "--labels", str(made / "train.csv"))
             if shard([*given, "--out", str(work / name), "--folds", folds, "--resize", SIZE]) != 0:
                 sys.exit(1)
-    return RareSet(STRIPS, work / "train", (work / "test", 0), 1, 8)
+    return RareSet(STRIPS, work / "train", (work / "test", 0), 1, 8, {"balanced order": 3})
 
 
 def _about(of_set: RareSet) -> list[str]:
@@ -118,12 +122,12 @@ def _table(of_set: RareSet, weights: Path, work: Path, seeds: Sequence[int], var
     others = ", ".join(name for number, name in enumerate(names) if number != of_set.rare)
     lines = [
         f"| | seed | recall of {names[of_set.rare]} | at one half | alarms | at one half | recall of {others} | "
-        "mean Dice | silent validations |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "mean Dice | separation by mask, by head | silent validations |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     aims = []
     for variant in variants:
-        mine = seeds if variant == AUTO else seeds[:1]
+        mine = seeds if variant == AUTO else seeds[: of_set.seeds_of.get(variant, 1)]
         rows = [_row(of_set, _train(of_set, weights, work, variant, seed), variant, seed) for seed in mine]
         lines += [row for row, _ in rows]
         aims.append(f"{variant}: {sum(is_found for _, is_found in rows)} of {len(rows)} seeds")
@@ -143,9 +147,29 @@ def _row(of_set: RareSet, trial: Trial, variant: str, seed: int) -> tuple[str, b
     cells = [
         *(variant, str(seed), f"{100 * recalls[of_set.rare]:.0f}", f"{100 * recall(half, of_set.rare):.0f}"),
         *(str(alarms(shipped, of_set.rare)), str(alarms(half, of_set.rare)), others),
-        *(f"{100 * float(score(shipped).mean_dice):.2f}", f"{said} of {validations}"),
+        *(f"{100 * float(score(shipped).mean_dice):.2f}", _separations(statistics, of_set.rare)),
+        f"{said} of {validations}",
     ]
     return f"| {' | '.join(cells)} |", recalls[of_set.rare] > 0
+
+
+def _separations(statistics: EvaluationStatistics, number: int) -> str:
+    """By the most probable pixel and by the head, in percent."""
+    has = statistics.true_areas[:, number] > 0
+    pixels = statistics.histograms[:, number].sum(axis=1)
+    strongest = pixels.shape[1] - 1 - (pixels[:, ::-1] > 0).argmax(axis=1)
+    return ", ".join(f"{100 * separation(p, has):.0f}" for p in (strongest, statistics.label_probs[:, 1 + number]))
+
+
+def separation(probs: np.ndarray, has: np.ndarray) -> float:
+    """How often one of those that have a class is more probable than one that has not; equal ones count half.
+
+    Args:
+        probs: (n,) quantised probabilities.
+        has: (n,) bool, some of them set and some not.
+    """
+    difference = probs[has].astype(int)[:, None] - probs[~has].astype(int)[None, :]
+    return float((np.sign(difference) + 1).mean() / 2)
 
 
 def recall(outcome: Outcome, number: int) -> float:
@@ -163,8 +187,8 @@ def alarms(outcome: Outcome, number: int) -> int:
 def silent_validations(log: str, name: str) -> tuple[int, int]:
     """Validations of a log that name the rare class among those never answered, and all of them."""
     lines = [line for line in log.splitlines() if " validation: " in line]
-    silent = [line for line in lines if name in line.partition("never answered: ")[2].partition(";")[0].split(", ")]
-    return len(silent), len(lines)
+    named = [re.search(r"(?<!than )never answered: ([^;]*)", line) for line in lines]
+    return sum(found is not None and name in found[1].split(", ") for found in named), len(lines)
 
 
 def _train(of_set: RareSet, weights: Path, work: Path, variant: str, seed: int) -> Trial:

@@ -53,6 +53,13 @@ def test_recall_counts_images_that_are_answered_with_a_class_they_have() -> None
     assert rare.alarms(outcome, 0) == 1
 
 
+def test_separation_is_the_area_under_the_roc_curve() -> None:
+    has = np.array([True, True, False, False])
+    assert rare.separation(np.array([200, 255, 3, 199], np.uint8), has) == 1
+    assert rare.separation(np.array([5, 5, 5, 5], np.uint8), has) == 0.5
+    assert rare.separation(np.array([10, 200, 100, 10], np.uint8), has) == pytest.approx(2.5 / 4)
+
+
 def test_validations_that_never_answer_the_rare_class_are_counted() -> None:
     log = (
         "crops 9/9  validation: mean Dice 0.8; no better than answering nothing; never answered: class 1, class 2\n"
@@ -62,6 +69,7 @@ def test_validations_that_never_answer_the_rare_class_are_counted() -> None:
     assert rare.silent_validations(log, "class 2") == (1, 3)
     more = "crops 9/9  validation: never answered: class 1, class 22; worse than never answered: class 2\n"
     assert rare.silent_validations(log + more, "class 2") == (1, 4)
+    assert rare.silent_validations("full 1/1  validation: worse than never answered: class 2", "class 2") == (0, 1)
 
 
 def test_every_variant_of_a_rare_class_changes_how_images_are_drawn(tiny_shards: Path, tmp_path: Path) -> None:
