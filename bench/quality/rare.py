@@ -76,7 +76,9 @@ def run(
         "channels; the decision that was shipped, with its gate, and thresholds of one half; all flips. Recall is the "
         "share of the test images with a class that are answered with it, alarms are test images without the rare "
         "class that are answered with it. Silent validations: those whose line in the log said that the rare class is "
-        f"never answered. Seeds {', '.join(map(str, seeds))}.",
+        "never answered. Separation: how often an image with the rare class has more of it than one without (the area "
+        "under the ROC curve, in percent), by its most probable pixel and by the classification head. "
+        f"Seeds {', '.join(map(str, seeds))}; other variants than auto with the first ones.",
     ]
     for name in sets:
         of_set = make_steel(source, work) if name == STEEL else make_strips(work)
