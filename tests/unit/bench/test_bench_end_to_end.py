@@ -208,6 +208,7 @@ def test_ctrl_c_ends_what_is_running(hears: str, patience: float, tmp_path: Path
     sleeper = f"import os, signal, time; {hears}print(os.getpid(), flush=True); time.sleep(60)"
     line, log = [sys.executable, "-c", sleeper], tmp_path / "log"
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background job has none
         "from pathlib import Path; from bench.end_to_end import program; "
         f"program.PATIENCE = {patience}; program.run({line!r}, Path({str(log)!r}))"
     )
