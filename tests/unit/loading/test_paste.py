@@ -216,13 +216,13 @@ def test_training_sees_pasted_defects_the_same_for_any_workers_and_ranks(tmp_pat
     without = batches(reader, 0.0)
     gained = [int((a.targets > 0).sum() - (b.targets > 0).sum()) for a, b in zip(alone, without, strict=True)]
     assert min(gained) >= 0 and sum(gain > 0 for gain in gained) > len(gained) / 2
+    shared = {}
     for rank in (0, 1):
-        share = batches(reader, 1.0, workers=rank, rank=rank, world=2)
-        mine = {tuple(b.positions.tolist()): b for b in share}
-        for batch in alone:
-            if (same := mine.get(tuple(batch.positions.tolist()))) is not None:
-                assert torch.equal(same.images, batch.images) and torch.equal(same.targets, batch.targets)
-        assert len(mine) == len(share) > 0
+        shared |= {tuple(b.positions.tolist()): b for b in batches(reader, 1.0, workers=rank, rank=rank, world=2)}
+    assert len(shared) == len(alone)
+    for batch in alone:
+        same = shared[tuple(batch.positions.tolist())]
+        assert torch.equal(same.images, batch.images) and torch.equal(same.targets, batch.targets)
 
 
 def test_a_damaged_donor_ends_the_run_or_is_counted(tmp_path: Path) -> None:
