@@ -15,7 +15,6 @@ import numpy as np
 from bench.quality.neu import copy_unlabelled, make_shards
 from bench.quality.pretrained import DECODER, ENCODER, MEASURES, SETS, Judged, Sides, score_rows
 from bench.quality.seeds import gain
-from bench.quality.small import passes_of
 from bench.quality.trial import TEST, VALIDATION, Trial, raw, tuned
 from data_prep.pseudo_labels.__main__ import main as label
 from steel.shards.reader import ShardReader
@@ -23,6 +22,8 @@ from steel.shards.selection import pseudo_rounds
 
 SIZE = 100
 """Images with labels."""
+PASSES = 50
+"""Of the teacher over them."""
 LONGER = 2
 """Steps of the student and of the control, in those of the teacher."""
 TEACHER, CONTROL, STUDENT = "teacher", "control", "student"
@@ -39,11 +40,11 @@ def run(
         weights: file of the encoder's pretrained weights.
         work: where data and runs go.
         seeds: of the trainings.
-        passes: of the teacher over the labelled images; as with few images when None.
+        passes: of the teacher over the labelled images; `PASSES` when None.
         size: labelled images.
     """
     data, others = make_shards(source, work, num_train=size), copy_unlabelled(source, work, num_train=size)
-    passes = passes or passes_of(size)
+    passes = passes or PASSES
     sides = Sides(data, work, str(weights.absolute()), passes, SETS["pretrained-neu"])
     trials: dict[str, list[Trial]] = {TEACHER: [], CONTROL: [], STUDENT: []}
     told = ["| seed | labelled | unsure, left out | duplicates, left out | pixels ignored |", "|---|---|---|---|---|"]
