@@ -2,8 +2,9 @@
 
 Given a binary threshold the classes have nothing to do with each other: each climbs its ladder (see
 `steel.thresholds.search.ladder`) from thresholds of one half, and a rung is taken when it gains, cross-fitted, more
-than noise over the last one taken. That happens at every binary threshold; then the one that is best for all classes
-together is chosen.
+than noise over the last one taken, or when only with it the class is found as often as it must be (see
+`steel.thresholds.search_space.MIN_FOUND_SHARE`). That happens at every binary threshold; then the one that is best for
+all classes together is chosen, among those at which all are found.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from steel.decision import HALF, ClassDecision
 from steel.gates import GATES
 from steel.thresholds.crossfit import CrossFolds, Gain, paired_gain
-from steel.thresholds.search import DICE_UNIT, Evidence, Family, gain_tables, nearest_half
+from steel.thresholds.search import DICE_UNIT, Evidence, Family, found_tables, gain_tables, nearest_half
 from steel.thresholds.search_space import ClassGrid, SearchSpace, ladder
 
 
@@ -40,6 +41,8 @@ class GateFit:
     gains: np.ndarray
     """(N,) int64: each image's gain over answering nothing under what was found without its fold, summed over classes,
     in 1 / DICE_UNIT; 0 for images of other folds."""
+    finds_all: bool
+    """Whether every class is found as often as it must be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,8 @@ class _Climb:
     """(N, B) int64, cross-fitted."""
     values: np.ndarray
     """(F + 1, B) int64 smoothed gains of what is best without each of the F folds, then with all of them."""
+    finds: np.ndarray
+    """(F + 1, B) bool: whether that finds the class as often as it must be."""
     trials: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
     """Of each rung above the first: its gain over the last one taken, the gain's noise, and whether it is taken."""
 
@@ -74,8 +79,11 @@ class GateSearch:
         self.families: list[dict[str, Family]] = []
         for e, grid in zip(self.evidence, grids, strict=True):
             whole = grid if rule.asks_class else replace(grid, label_thresholds=(0,))
-            tables = gain_tables(e, whole, self.binary_thresholds, folds.fold_of, folds.num)
-            self.families.append({name: Family.of(tables, whole, part) for name, part in ladder(whole).items()})
+            cells = e, whole, self.binary_thresholds, folds.fold_of, folds.num
+            gains, found, at_half = gain_tables(*cells), found_tables(*cells), self._found_at_half(e, whole)
+            self.families.append(
+                {name: Family.of(gains, found, at_half, whole, part) for name, part in ladder(whole).items()}
+            )
 
     def fit(self, without: Collection[int] = ()) -> GateFit:
         """The best decision on all folds but some.
@@ -86,7 +94,9 @@ class GateSearch:
         climbs = [self._climb(k, folds, without) for k in range(len(self.families))]
         order = nearest_half(self.binary_thresholds)
         totals = np.sum([climb.values for climb in climbs], axis=0)[:, order]
-        *by_fold, chosen = order[np.argmax(totals, axis=1)].tolist()
+        finds = np.all([climb.finds for climb in climbs], axis=0)[:, order]
+        among = np.where(finds | ~finds.any(axis=1, keepdims=True), totals, np.iinfo(np.int64).min)
+        *by_fold, chosen = order[np.argmax(among, axis=1)].tolist()
         gains = np.zeros(len(self.folds.fold_of), np.int64)
         for fold, binary in zip(folds, by_fold, strict=True):
             mine = self.folds.fold_of == fold
@@ -96,42 +106,50 @@ class GateSearch:
             binary_threshold=self.binary_thresholds[chosen] or HALF,
             rungs=tuple(self._rungs(k, climb, chosen) for k, climb in enumerate(climbs)),
             gains=gains,
+            finds_all=all(bool(climb.finds[-1, chosen]) for climb in climbs),
         )
+
+    def _found_at_half(self, evidence: Evidence, grid: ClassGrid) -> np.ndarray:
+        """(K,) int64: the images with the class in each fold that a pixel threshold of one half finds."""
+        found = np.greater(evidence.gains[:, grid.pixel_thresholds.index(HALF)], 0)
+        return np.bincount(self.folds.fold_of[evidence.images[found]], minlength=self.folds.num)
 
     def _climb(self, k: int, folds: Sequence[int], without: Collection[int]) -> _Climb:
         first, *others = self.families[k].values()
-        gains, values = self._crossfit(k, first, folds, without)
+        gains, values, finds = self._crossfit(k, first, folds, without)
         rung = np.zeros(len(self.binary_thresholds), np.int64)
         known = np.isin(self.folds.fold_of, folds)
         trials = []
         for number, family in enumerate(others if len(folds) > 1 else [], start=1):
-            richer_gains, richer_values = self._crossfit(k, family, folds, without)
+            richer_gains, richer_values, richer_finds = self._crossfit(k, family, folds, without)
             value, noise = paired_gain((richer_gains - gains)[known], self.folds.unit_of[known])
-            taken = value > self.space.noise_factor * noise
-            gains, values = np.where(taken, richer_gains, gains), np.where(taken, richer_values, values)
+            taken = (value > self.space.noise_factor * noise) | (richer_finds[-1] & ~finds[-1])
+            gains, values, finds = (
+                np.where(taken, richer, simpler)
+                for richer, simpler in ((richer_gains, gains), (richer_values, values), (richer_finds, finds))
+            )
             rung[taken] = number
             trials.append((value / DICE_UNIT, noise / DICE_UNIT, taken))
-        return _Climb(rung, gains, values, trials)
+        return _Climb(rung, gains, values, finds, trials)
 
     def _crossfit(
         self, k: int, family: Family, folds: Sequence[int], without: Collection[int]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(N, B) gains of each image under what is best without its fold, (F + 1, B) values of the best settings."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(N, B) gains of each image under what is best without its fold; (F + 1, B) values of the best settings, and
+        whether they find the class."""
         evidence = self.evidence[k]
         fold_of = self.folds.fold_of[evidence.images]
         gains = np.zeros((len(self.folds.fold_of), len(self.binary_thresholds)), np.int64)
-        values = []
-        for fold in folds:
-            chosen, value = family.best((*without, fold))
+        best = [family.best((*without, fold)) for fold in folds]
+        for fold, found in zip(folds, best, strict=True):
             at = np.flatnonzero(fold_of == fold)
-            gains[evidence.images[at]] = family.gains(chosen, evidence, at, self.binary_thresholds)
-            values.append(value)
-        values.append(family.best(without)[1])
-        return gains, np.stack(values)
+            gains[evidence.images[at]] = family.gains(found.settings, evidence, at, self.binary_thresholds)
+        best.append(family.best(without))
+        return gains, np.stack([found.values for found in best]), np.stack([found.finds for found in best])
 
     def _decision(self, k: int, rung: int, binary: int, without: Collection[int]) -> ClassDecision:
         family = list(self.families[k].values())[rung]
-        return family.decision(int(family.best(without)[0][binary]), self.grids[k].pixel_thresholds)
+        return family.decision(int(family.best(without).settings[binary]), self.grids[k].pixel_thresholds)
 
     def _rungs(self, k: int, climb: _Climb, binary: int) -> tuple[Rung, ...]:
         names = list(self.families[k])[1:]

@@ -5,7 +5,8 @@ maximum area (an axis that the gate does not use has one cell). Dropping a pair'
 class is not there and to 0 when it is; what keeping them *gains* over that is known for each image and pixel threshold
 from its histograms. A cell's score is the sum of the gains of the images that pass its other four limits: one
 histogram of gains over the limits each image reaches, cumulated along each axis, gives all cells at once. There is one
-such table for each fold of the images, so that what is best without some of them takes sums of tables alone.
+such table for each fold of the images, so that what is best without some of them takes sums of tables alone. Another
+such table counts the images with the class that a cell finds: cells that find hardly any are none to choose.
 
 Cells are compared by the mean over the cell and its neighbours one step away on every axis (up to 3^5 cells, fewer at
 the grid's border; a neighbour whose window of areas is not allowed is no setting to choose, but counts with the answers
@@ -16,13 +17,14 @@ them exact: equal cells are equal, and the result does not depend on the order o
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from steel.decision import HALF, ClassDecision
 from steel.gates import NO_LIMIT, Gate
 from steel.metrics.counts import INSIDE, dice
-from steel.thresholds.search_space import ClassGrid
+from steel.thresholds.search_space import MIN_FOUND_SHARE, ClassGrid
 
 DICE_UNIT = 2**26
 """Dice is rounded to multiples of 1 / DICE_UNIT (7e-9); with it sums over 8 million images fit 64 bits."""
@@ -41,7 +43,8 @@ class Evidence:
     minima: np.ndarray
     """(A, T) int64 the largest minimum area that they pass: the areas as the gate weighs them."""
     gains: np.ndarray
-    """(A, T) int64: Dice when the pixels are kept less Dice when they are dropped, in 1 / DICE_UNIT."""
+    """(A, T) int64: Dice when the pixels are kept less Dice when they are dropped, in 1 / DICE_UNIT. Above 0 where a
+    defect is found, below 0 where there is none."""
     class_probs: np.ndarray
     """(A,) int64, 0 to 255: the head's probability of the class."""
     any_probs: np.ndarray
@@ -91,7 +94,27 @@ def gain_tables(
     Returns:
         (K, B, T, L, M, X) int64, in 1 / DICE_UNIT.
     """
-    at, pixel = np.nonzero(evidence.gains)
+    return _sum_in_cells(evidence.gains, evidence, grid, binary_thresholds, fold_of, num_folds)
+
+
+def found_tables(
+    evidence: Evidence, grid: ClassGrid, binary_thresholds: Sequence[int], fold_of: np.ndarray, num_folds: int
+) -> np.ndarray:
+    """How many images with the class each cell finds in each fold: arguments and shape are those of `gain_tables`."""
+    found = np.greater(evidence.gains, 0)
+    return _sum_in_cells(found, evidence, grid, binary_thresholds, fold_of, num_folds)
+
+
+def _sum_in_cells(
+    values: np.ndarray,
+    evidence: Evidence,
+    grid: ClassGrid,
+    binary_thresholds: Sequence[int],
+    fold_of: np.ndarray,
+    num_folds: int,
+) -> np.ndarray:
+    """(K, B, T, L, M, X) int64 sums of (A, T) whole numbers over the images whose pixels a cell keeps."""
+    at, pixel = np.nonzero(values)
     # How many of an axis's (ascending) lower limits each pair passes: it is kept in the cells before that number.
     binary = np.searchsorted(binary_thresholds, evidence.any_probs, side="right")[at]
     label = np.searchsorted(grid.label_thresholds, evidence.class_probs, side="right")[at]
@@ -101,7 +124,7 @@ def gain_tables(
     passes = (binary > 0) & (label > 0) & (minimum > 0)
     last = np.stack([fold_of[evidence.images[at]], binary - 1, pixel, label - 1, minimum - 1, maximum])[:, passes]
     cells = np.ravel_multi_index(tuple(last), shape)
-    sums = np.bincount(cells, weights=evidence.gains[at, pixel][passes], minlength=math.prod(shape))
+    sums = np.bincount(cells, weights=values[at, pixel][passes], minlength=math.prod(shape))
     tables = sums.astype(np.int64).reshape(shape)
     for axis in (1, 3, 4):
         tables = np.flip(np.cumsum(np.flip(tables, axis), axis=axis), axis)
@@ -128,6 +151,17 @@ def _smooth_axis(table: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(result, 0, axis)
 
 
+class Best(NamedTuple):
+    """The best setting of a family at each of B binary thresholds."""
+
+    settings: np.ndarray
+    """(B,) their positions."""
+    values: np.ndarray
+    """(B,) int64 smoothed gains."""
+    finds: np.ndarray
+    """(B,) bool: the class is found as often as it must be. Where it is not, no setting of the family does."""
+
+
 @dataclass(frozen=True, eq=False)
 class Family:
     """The S allowed settings of one rung of a class's ladder, those to prefer among equals first."""
@@ -136,11 +170,17 @@ class Family:
     """(K, B, S) int64 smoothed gains in each fold and at each binary threshold."""
     total: np.ndarray
     """(B, S) their sums over the folds."""
+    found: np.ndarray
+    """(K, B, S) int64 images with the class that a setting finds."""
+    found_at_half: np.ndarray
+    """(K,) int64 images with the class that a threshold of one half finds without a gate."""
     settings: np.ndarray
     """(S, 4) int64: position of the pixel threshold in the whole grid, label threshold, minimum and maximum area."""
 
     @classmethod
-    def of(cls, tables: np.ndarray, whole: ClassGrid, part: ClassGrid) -> "Family":
+    def of(
+        cls, gains: np.ndarray, found: np.ndarray, found_at_half: np.ndarray, whole: ClassGrid, part: ClassGrid
+    ) -> "Family":
         """Cut the settings of `part` out of the tables of the `whole` grid.
 
         Among equal cells the one with the pixel threshold, then the label threshold nearest one half comes first, then
@@ -148,7 +188,7 @@ class Family:
         """
         names = ("pixel_thresholds", "label_thresholds", "min_areas", "max_areas")
         places = [np.searchsorted(getattr(whole, name), getattr(part, name)) for name in names]
-        smoothed = smooth(tables[np.ix_(*map(np.arange, tables.shape[:2]), *places)])
+        cells = np.ix_(*map(np.arange, gains.shape[:2]), *places)
         order = np.ix_(
             nearest_half(part.pixel_thresholds),
             nearest_half(part.label_thresholds),
@@ -158,15 +198,24 @@ class Family:
         preferred = np.arange(math.prod(part.shape)).reshape(part.shape)[order].ravel()
         allowed = np.broadcast_to(part.allowed_windows(), part.shape).ravel()
         chosen = preferred[allowed[preferred]]
-        values = smoothed.reshape(*tables.shape[:2], -1)[:, :, chosen]
+        values, counts = (
+            table.reshape(*gains.shape[:2], -1)[:, :, chosen] for table in (smooth(gains[cells]), found[cells])
+        )
         axes = np.meshgrid(places[0], part.label_thresholds, part.min_areas, part.max_areas, indexing="ij")
-        return cls(values, values.sum(axis=0), np.stack([axis.ravel()[chosen] for axis in axes], axis=1))
+        settings = np.stack([axis.ravel()[chosen] for axis in axes], axis=1)
+        return cls(values, values.sum(axis=0), counts, found_at_half, settings)
 
-    def best(self, without: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The best setting at each binary threshold on all folds but some: positions (B,) and smoothed gains (B,)."""
-        values = self.total - sum(self.values[fold] for fold in without)
-        chosen = np.argmax(values, axis=1)
-        return chosen, values[np.arange(len(chosen)), chosen]
+    def best(self, without: Iterable[int]) -> Best:
+        """The best setting at each binary threshold on all folds but some, of those that find the class if any does."""
+        left_out = list(without)
+        known = np.setdiff1d(np.arange(len(self.values)), left_out)
+        values = self.total - self.values[left_out].sum(axis=0)
+        at_half = self.found_at_half[known].sum()
+        finds = self.found[known].sum(axis=0) >= min(at_half, max(1, MIN_FOUND_SHARE * at_half))
+        among = np.where(finds | ~finds.any(axis=1, keepdims=True), values, np.iinfo(np.int64).min)
+        chosen = np.argmax(among, axis=1)
+        at = np.arange(len(chosen)), chosen
+        return Best(chosen, values[at], finds[at])
 
     def gains(
         self, chosen: np.ndarray, evidence: Evidence, at: np.ndarray, binary_thresholds: Sequence[int]

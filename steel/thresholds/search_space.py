@@ -11,6 +11,9 @@ MIN_WINDOW_AREAS = 5
 """A window of areas holds at least so many of the class's training areas, ..."""
 MIN_WINDOW_SHARE = 0.1
 """... and at least this share of them: what drops nearly every defect is no window but a way to answer nothing."""
+MIN_FOUND_SHARE = 0.1
+"""Settings find at least this share of the images with the class that a threshold of one half finds, and one of them.
+Where few images have a class, mean Dice is best when it is never answered; but then nobody looks for it any more."""
 
 
 @dataclass(frozen=True)

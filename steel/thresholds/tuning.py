@@ -195,7 +195,7 @@ class Tuner:
             simpler = [other for other in GATES[gate].simpler if other in fits]
             return all(gain(gate, other).exceeds(self.space.noise_factor) for other in simpler)
 
-        gate = max(filter(is_shown, fits), key=lambda name: int(fits[name].gains.sum()))
+        gate = max(filter(is_shown, fits), key=lambda name: (fits[name].finds_all, int(fits[name].gains.sum())))
         by_gate = {
             name: self.complete(Decision(fit.classes, name, fit.binary_threshold, self.tta), without)
             for name, fit in fits.items()

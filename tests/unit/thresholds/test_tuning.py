@@ -34,7 +34,9 @@ class BruteForce:
         self.gate = gate
         self.areas = [self._area_axis(training_areas[:, k]) for k in range(NUM_CLASSES)]
         self.allowed = [self._windows(training_areas[:, k], self.areas[k]) for k in range(NUM_CLASSES)]
-        self.dice = [self._table(images, k) for k in range(NUM_CLASSES)]
+        self.dice, self.found, self.found_at_half = zip(
+            *(self._tables(images, k) for k in range(NUM_CLASSES)), strict=True
+        )
 
     @staticmethod
     def _area_axis(areas: np.ndarray) -> list[int]:
@@ -52,8 +54,9 @@ class BruteForce:
 
         return np.array([[allowed(low, high) for high in (*axis, NO_LIMIT)] for low in (0, *axis)])
 
-    def _table(self, images: Images, k: int) -> np.ndarray:
-        """(N, binary, pixel, label, minimum, maximum) Dice of class k, counted in the pixels."""
+    def _tables(self, images: Images, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Dice of class k, counted in the pixels, and whether it is found, both (N, binary, pixel, label, minimum,
+        maximum); and (N,) whether one half finds it."""
         true = (images.bitmasks >> k) & 1 == 1
         masks = images.mask_probs[:, k, None] >= np.reshape(SPACE.pixel_thresholds, (-1, 1, 1))
         areas, common = masks.sum(axis=(2, 3)), (masks & true[:, None]).sum(axis=(2, 3))
@@ -61,6 +64,7 @@ class BruteForce:
         answered, dropped = np.where(sizes == 0, 1, 2 * common / np.maximum(sizes, 1)), ~true.any(axis=(1, 2))
         any_prob, class_prob = (images.label_probs[:, i, None].astype(int) for i in (0, 1 + k))
         table = np.zeros((self.num, len(self.binaries), *areas.shape[1:], len(self.labels), *self.allowed[k].shape))
+        found = np.zeros(table.shape, bool)
         for cell in itertools.product(*map(range, table.shape[3:]), range(len(self.binaries))):
             label, low, high, binary = self.labels[cell[0]], (0, *self.areas[k])[cell[1]], cell[2], cell[3]
             keep = areas * class_prob >= low * (255 - class_prob) if self.gate == "soft" else areas >= low
@@ -68,10 +72,12 @@ class BruteForce:
             keep &= (any_prob >= self.binaries[binary]) | (self.gate not in ASK_ANY)
             keep &= (class_prob >= label) | (self.gate not in ASK_CLASS)
             table[:, binary, :, cell[0], cell[1], high] = np.where(keep, answered, dropped[:, None])
-        return table
+            found[:, binary, :, cell[0], cell[1], high] = keep & (common > 0)
+        return table, found, common[:, SPACE.pixel_thresholds.index(HALF)] > 0
 
-    def best_cell(self, k: int, rung: int, binary: int, images: np.ndarray) -> tuple[float, tuple[int, ...]]:
-        """The best mean over adjacent cells of a rung, on some images: (value, cell of the whole grid)."""
+    def best_cell(self, k: int, rung: int, binary: int, images: np.ndarray) -> tuple[float, tuple[int, ...], bool]:
+        """The best mean over adjacent cells of a rung, on some images: value, cell of the whole grid, and whether it
+        finds a tenth of what one half finds, and one image. One that does comes before all that do not."""
         half = SPACE.pixel_thresholds.index(HALF), self.labels.index(HALF)
         shape = self.dice[k].shape[1:]
         cut = [
@@ -81,7 +87,8 @@ class BruteForce:
             range(1) if rung < 2 else range(shape[3]),
             range(shape[4] - 1, shape[4]) if rung < 3 else range(shape[4]),
         ]
-        mean = self.dice[k][images].mean(axis=0)
+        mean, found = self.dice[k][images].mean(axis=0), self.found[k][images].sum(axis=0)
+        at_half = self.found_at_half[k][images].sum()
         values = []
         for cell in itertools.product(*cut[1:]):
             if self.allowed[k][cell[2:]]:
@@ -90,46 +97,51 @@ class BruteForce:
                 ]
                 nearest = abs(SPACE.pixel_thresholds[cell[0]] - HALF), abs(self.labels[cell[1]] - HALF)
                 preferred = (-nearest[0], -nearest[1], -cell[2], cell[3])
-                values.append((round(float(mean[np.ix_(*near)].mean()), 9), preferred, cell))
-        value, _, cell = max(values)
-        return value, (binary, *cell)
+                finds = found[(binary, *cell)] >= min(at_half, max(1, at_half / 10))
+                values.append((finds, round(float(mean[np.ix_(*near)].mean()), 9), preferred, cell))
+        finds, value, _, cell = max(values)
+        return value, (binary, *cell), finds
 
     def fit(self, folds: np.ndarray, among: list[int]) -> tuple[np.ndarray, Decision]:
         """(N,) cross-fitted Dice summed over classes, and the decision, on the images of some folds."""
         known = np.flatnonzero(np.isin(folds, among))
-        held, totals, decisions = {}, {}, {}
+        held, totals, finds, decisions = {}, {}, {}, {}
         for binary in range(len(self.binaries)):
             held[binary], totals[binary], classes = np.zeros(self.num), {None: 0.0} | dict.fromkeys(among, 0.0), []
+            finds[binary] = dict.fromkeys((None, *among), True)
             for k in range(NUM_CLASSES):
                 rung, mine = 0, self._crossfit(k, 0, binary, folds, among)
                 for richer in (1, 2, 3):
                     other = self._crossfit(k, richer, binary, folds, among)
                     difference = (other[0] - mine[0])[known]
-                    if difference.mean() > 1.1 * difference.std(ddof=1) / np.sqrt(len(known)):
+                    is_shown = difference.mean() > 1.1 * difference.std(ddof=1) / np.sqrt(len(known))
+                    if is_shown or (other[2][None] and not mine[2][None]):
                         rung, mine = richer, other
                 held[binary] += mine[0]
-                value, cell = self.best_cell(k, rung, binary, known)
-                for fold in among:
+                for fold in (None, *among):
                     totals[binary][fold] += mine[1][fold]
-                totals[binary][None] += value
-                classes.append(self._class_decision(k, cell))
+                    finds[binary][fold] &= mine[2][fold]
+                classes.append(self._class_decision(k, self.best_cell(k, rung, binary, known)[1]))
             decisions[binary] = Decision(tuple(classes), self.gate, self.binaries[binary])
 
         def best(fold: int | None) -> int:
-            return max(held, key=lambda b: (round(totals[b][fold], 8), -abs(self.binaries[b] - HALF)))
+            return max(held, key=lambda b: (finds[b][fold], round(totals[b][fold], 8), -abs(self.binaries[b] - HALF)))
 
         answered = np.zeros(self.num)
         for fold in among:
             answered[folds == fold] = held[best(fold)][folds == fold]
         return answered, decisions[best(None)]
 
-    def _crossfit(self, k, rung, binary, folds, among) -> tuple[np.ndarray, dict[int, float]]:
-        held, values = np.zeros(self.num), {}
-        for fold in among:
+    def _crossfit(self, k, rung, binary, folds, among) -> tuple[np.ndarray, dict[int, float], dict[int, bool]]:
+        """(N,) Dice of each image; by fold, None for all together, the value of what is best without it, and whether
+        that finds the class."""
+        held, values, finds = np.zeros(self.num), {}, {}
+        for fold in (None, *among):
             rest = np.flatnonzero(np.isin(folds, [f for f in among if f != fold]))
-            values[fold], cell = self.best_cell(k, rung, binary, rest)
-            held[folds == fold] = self.dice[k][(folds == fold, *cell)]
-        return held, values
+            values[fold], cell, finds[fold] = self.best_cell(k, rung, binary, rest)
+            if fold is not None:
+                held[folds == fold] = self.dice[k][(folds == fold, *cell)]
+        return held, values, finds
 
     def _class_decision(self, k: int, cell: tuple[int, ...]) -> ClassDecision:
         maximum = (*self.areas[k], None)[cell[4]]

@@ -5,6 +5,8 @@ import pytest
 
 from bench.quality.thresholds import NETWORKS, resample
 from steel.decision import HALF, ClassDecision, Decision, default_decision
+from steel.gates import GATES
+from steel.metrics.counts import INTERSECTION, PREDICTED
 from steel.metrics.scores import decide, score
 from steel.metrics.statistics import EvaluationStatistics
 from steel.thresholds.search_space import SearchSpace
@@ -77,7 +79,7 @@ def test_plateaus_win_over_peaks() -> None:
     }
     assert by_threshold[200] == by_threshold[100] == by_threshold[80] == pytest.approx(2 / 3)
     thresholds = Tuner(statistics, ("none",), None, None, (), space).search("none").families[0]["thresholds"]
-    ((best,), _) = thresholds.best(())
+    (best,) = thresholds.best(()).settings
     assert thresholds.decision(best, space.pixel_thresholds).pixel_threshold == 80
 
 
@@ -111,3 +113,46 @@ def test_a_decision_tuned_on_few_positives_is_never_worse_than_one_half(name: st
     claimed, true = (np.mean([getattr(r, what) for r in those]) for what in ("claimed", "gain"))
     assert claimed < true + 0.01  # an honest claim; scores on the tuned images themselves are higher
     assert claimed <= np.mean([r.in_sample for r in those]) + 1e-9
+
+
+def rarely_seen(num_clean: int, alarms: int, *, label_prob: int = 0) -> EvaluationStatistics:
+    """Clean images, of which some have an alarm of 40 pixels at 180; and two of 400 pixels of a defect, of which 60 are
+    seen: at 150 in one, and at 200 in the other. The head calls none of them defective."""
+    histograms = np.zeros((num_clean + 2, 1, 2, 256), np.uint32)
+    histograms[:, 0, 0, 0] = 1000
+    histograms[:alarms, 0, 0, 180] = 40
+    histograms[-2:, 0, 1, 0] = 340
+    histograms[-2, 0, 1, 150], histograms[-1, 0, 1, 200] = 60, 60
+    label_probs = np.zeros((num_clean + 2, 2), np.uint8)
+    label_probs[-2:] = label_prob
+    return EvaluationStatistics(np.arange(num_clean + 2), histograms, label_probs)
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("label_prob", [0, 60])
+def test_a_rare_class_is_answered_still(gate: str, label_prob: int) -> None:
+    """Dropping all eight alarms gains 8, and each defect found 2 * 60 / 460 = 0.26: above 180 one of both is found, and
+    from 208 on none, which no other gate may bring about either."""
+    statistics = rarely_seen(98, 8, label_prob=label_prob)
+    found = tune_thresholds(statistics, gates=("none", gate))
+    assert found.decision.classes[0].pixel_threshold in (192, HALF)
+    counts = decide(statistics, found.decision).counts[:, 0]
+    assert (counts[-2:, INTERSECTION] > 0).any()
+    assert not counts[:-2, PREDICTED].any()
+    assert found.score == pytest.approx((98 + (counts[-2:, INTERSECTION] > 0).sum() * 120 / 460) / 100)
+
+
+def test_of_a_class_seen_often_a_tenth_stays() -> None:
+    """40 defects are seen at 150, as are 160 alarms; three of them at 200, and one at 230. From 224 on ten more alarms,
+    at 215, are gone, and one defect is left."""
+    histograms = np.zeros((400, 1, 2, 256), np.uint32)
+    histograms[:, 0, 0, 0] = 1000
+    histograms[:40, 0, 1, 0] = 1000
+    histograms[:36, 0, 1, 150], histograms[36:39, 0, 1, 200], histograms[39, 0, 1, 230] = 1, 1, 1
+    histograms[40:200, 0, 0, 150] = 1
+    histograms[200:210, 0, 0, 215] = 1
+    statistics = EvaluationStatistics(np.arange(400), histograms, np.zeros((400, 2), np.uint8))
+    family = Tuner(statistics, ("none",), None, None, (), SearchSpace()).search("none").families[0]["thresholds"]
+    found, best = family.found.sum(axis=0)[0], family.best(())
+    assert found[np.argmax(family.total[0])] < 4, "mean Dice alone would be best with fewer"
+    assert (found[best.settings[0]], bool(best.finds[0])) == (4, True)
