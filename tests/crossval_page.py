@@ -48,7 +48,7 @@ def write_crossval_page(folder: Path) -> dict[str, Any]:
     kinds = {**to_see.kinds, TYPICAL: [1, 2], RANDOM: [0, 3]}
     keepers = [GalleryKeeper(nested.decisions[k], wanted=to_see.rows | {0, 1, 2, 3}) for k in range(FOLDS)]
     for row in to_see.rows | {0, 1, 2, 3}:
-        keepers[row % FOLDS].offer(images[row], member_says(row)[0], masks[row])
+        keepers[row % FOLDS].offer(images[row], masks[row], lambda row=row: member_says(row)[0])
     kinds[LABELS] = choose([keeper.ranking() for keeper in keepers])[LABELS]
     layers = {row: seen for keeper in keepers for row, seen in keeper.layers(range(NUM_IMAGES)).items()}
     kept = Kept(kinds, layers, sorted(region for keeper in keepers for region in keeper.regions))

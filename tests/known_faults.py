@@ -96,7 +96,7 @@ def judge(
     for row, (mask_probs, label_probs) in enumerate(predictions):
         bitmask = reader.read(row, original_mask=True).bitmask
         images.append(image_statistics(row, mask_probs, label_probs, bitmask, decision=DECISION))
-        keeper.offer(images[-1], mask_probs, bitmask)
+        keeper.offer(images[-1], bitmask, lambda probs=mask_probs: probs)
     statistics = EvaluationStatistics.from_images(images, NUM_CLASSES, DECISION)
     rows = {**choose([keeper.ranking()]), **wanted}
     kept = Kept(rows, keeper.layers({row for some in rows.values() for row in some}), sorted(keeper.regions))

@@ -46,7 +46,7 @@ def statistics_device(kind: str, seconds: float) -> Measure:
     """As evaluation does on a GPU, if there is one: the truth goes where the probabilities are, counts come back."""
     import torch
 
-    from steel.inference.device_histograms import counting_targets, histograms_on_device
+    from steel.inference.device_counts import counting_targets, histograms_on_device
 
     device, images = torch.device("cuda" if torch.cuda.is_available() else "cpu"), _images(kind)
     batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]

@@ -14,6 +14,9 @@ import numpy as np
 
 from steel.metrics.counts import valid_mask
 
+MOST_ANSWERED = 8
+"""Classes up to which `answers_confusion` is fed: there are 2**C sets of them."""
+
 
 class PixelConfusion(NamedTuple):
     """Of one image."""
@@ -52,6 +55,24 @@ def pixel_confusion(masks: np.ndarray, bitmask: np.ndarray, ignore_bit: int | No
     num_there, num_said = cv2.countNonZero(any_there), cv2.countNonZero(any_said)
     result[0, 0] = num_valid - (num_there + num_said - _overlap(any_there, any_said))
     return PixelConfusion(result, np.array([result[0, 0], num_valid - num_said, num_valid - num_there], np.int64))
+
+
+def answers_confusion(answers: np.ndarray, kept: np.ndarray) -> PixelConfusion:
+    """What `pixel_confusion` counts, from counts that do not know yet which classes are kept.
+
+    Args:
+        answers: (C + 2, 2**C) valid pixels by [what is there: nothing, each class, anything at all; the set of classes
+            that reach their thresholds, as a binary number].
+        kept: (C,) bool, the classes whose pixels the decision keeps.
+    """
+    num_classes = len(kept)
+    assert answers.shape == (num_classes + 2, 1 << num_classes), answers.shape
+    sets = np.arange(1 << num_classes)[:, None] >> np.arange(num_classes) & 1 == 1
+    said = sets & kept
+    columns = np.concatenate([~said.any(axis=1, keepdims=True), said], axis=1).astype(np.int64)
+    by_column = answers.astype(np.int64) @ columns
+    confusion, num_unsaid = by_column[:-1], by_column[-1, 0]
+    return PixelConfusion(confusion, np.array([confusion[0, 0], num_unsaid, answers[0].sum()], np.int64))
 
 
 def image_confusion(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:

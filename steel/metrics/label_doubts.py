@@ -118,18 +118,19 @@ def disagreeing_regions(
 
     Args:
         row: the image's.
-        histograms: (C, 2, 256) of it; they tell without a look at the pixels that most images have no such region.
+        histograms: (C, 2, 256) of it.
         mask_probs: (C, H, W) uint8.
         label_probs: (1 + C,) uint8.
         bitmask: (H, W), the label.
         ignore_bit: the bit of pixels without a truth, if any.
     """
-    least = max(_MIN_AREA, round(_MIN_SHARE * bitmask.size))
+    least = _least_area(bitmask.size)
+    sure_pixels, unseen_pixels = _claimed_pixels(histograms)
     valid = valid_mask(bitmask, ignore_bit)
     found: list[Region] = []
     for k, probs in enumerate(mask_probs):
         of_head = float(label_probs[1 + k]) / (NUM_BINS - 1)
-        if histograms[k, OUTSIDE, SURE:].sum() >= least:
+        if sure_pixels[k] >= least:
             sure = probs >= SURE if valid is None else (probs >= SURE) & valid
             for (left, top, width, height), inside in _components(sure, least):
                 part = np.s_[top : top + height, left : left + width]
@@ -137,7 +138,7 @@ def disagreeing_regions(
                 if labelled <= _TOUCHING:
                     place = (left, top, width, height, int(inside.sum()))
                     found.append(Region(row, k, NOT_LABELLED, *place, _mean(probs[part][inside]), of_head))
-        if histograms[k, INSIDE, : ABSENT + 1].sum() >= least:
+        if unseen_pixels[k] >= least:
             for (left, top, width, height), inside in _components(bitmask >> k & 1 == 1, least):
                 part = np.s_[top : top + height, left : left + width]
                 seen = _mean(probs[part][inside])
@@ -145,6 +146,16 @@ def disagreeing_regions(
                     place = (left, top, width, height, int(inside.sum()))
                     found.append(Region(row, k, NOT_SEEN, *place, 1 - seen, 1 - of_head))
     return found
+
+
+def may_disagree(histograms: np.ndarray, num_pixels: int) -> bool:
+    """Whether `disagreeing_regions` may find any: most images are told to have none without a look at their pixels.
+
+    Args:
+        histograms: (C, 2, 256) of the image.
+        num_pixels: of the image.
+    """
+    return any((pixels >= _least_area(num_pixels)).any() for pixels in _claimed_pixels(histograms))
 
 
 def may_be_doubted(histograms: np.ndarray, label_probs: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -158,9 +169,9 @@ def may_be_doubted(histograms: np.ndarray, label_probs: np.ndarray, counts: np.n
         counts: as of `rank_doubts`.
     """
     record = _Record.read(histograms, counts)
-    least = np.maximum(_MIN_AREA, np.round(_MIN_SHARE * histograms[:, 0].sum(axis=(1, 2))))[:, None]
+    least = np.array([_least_area(num_pixels) for num_pixels in histograms[:, 0].sum(axis=(1, 2)).tolist()])[:, None]
     of_head = label_probs[:, 1:] / (NUM_BINS - 1)
-    sure, unseen = histograms[:, :, OUTSIDE, SURE:].sum(axis=2), histograms[:, :, INSIDE, : ABSENT + 1].sum(axis=2)
+    sure, unseen = _claimed_pixels(histograms)
     claims = [
         (np.where(pixels >= least, agreement, 0) * record.most(kind)).max(axis=1)
         for kind, pixels, agreement in ((NOT_LABELLED, sure, of_head), (NOT_SEEN, unseen, 1 - of_head))
@@ -193,6 +204,15 @@ def rank_doubts(regions: Sequence[Region], histograms: np.ndarray, counts: np.nd
     return sorted(
         (doubt for doubt in doubts if doubt.doubt >= LEAST_DOUBT), key=lambda doubt: (-doubt.doubt, doubt.row)
     )
+
+
+def _claimed_pixels(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(..., C) pixels each of the classes that the model is sure of outside the label, and does not see inside it."""
+    return histograms[..., OUTSIDE, SURE:].sum(axis=-1), histograms[..., INSIDE, : ABSENT + 1].sum(axis=-1)
+
+
+def _least_area(num_pixels: int) -> int:
+    return max(_MIN_AREA, round(_MIN_SHARE * num_pixels))
 
 
 def _components(mask: np.ndarray, least: int) -> list[tuple[tuple[int, int, int, int], np.ndarray]]:

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from steel.decision import Decision, apply_decision
+from steel.decision import Decision, apply_decision, kept
 from steel.errors import InputError
 from steel.labels.classes import MAX_CLASSES
-from steel.metrics.confusion import pixel_confusion
-from steel.metrics.counts import INSIDE, NUM_BINS, histograms, valid_mask
+from steel.metrics.confusion import answers_confusion, pixel_confusion
+from steel.metrics.counts import INSIDE, NUM_BINS, PREDICTED, counts_from, histograms, valid_mask
 from steel.storage import open_write
 
 _SAVED = ("rows", "histograms", "label_probs")
@@ -44,7 +44,6 @@ def image_statistics(
     *,
     ignore_bit: int | None = None,
     decision: Decision | None = None,
-    counted: np.ndarray | None = None,
 ) -> ImageStatistics:
     """Reduce one image's probabilities and truth to its statistics.
 
@@ -55,16 +54,34 @@ def image_statistics(
         bitmask: (H, W) uint8 or uint16 at the original size.
         ignore_bit: the bitmask's bit of ignored pixels, if any.
         decision: count the background and the confusion under it; without, `miou_with_background` cannot be given.
-        counted: the histograms, where they have been made elsewhere.
     """
     num_classes = len(mask_probs)
     background = confusion = None
     if decision is not None:
         masks = apply_decision(decision, mask_probs, label_probs, valid_mask(bitmask, ignore_bit))
         confusion, background = pixel_confusion(masks, bitmask, ignore_bit)
-    if counted is None:
-        counted = histograms(mask_probs, bitmask, num_classes, ignore_bit)
+    counted = histograms(mask_probs, bitmask, num_classes, ignore_bit)
     return ImageStatistics(row, counted.astype(np.uint32), label_probs, background, confusion)
+
+
+def counted_statistics(
+    row: int, counted: np.ndarray, label_probs: np.ndarray, answers: np.ndarray | None, decision: Decision | None
+) -> ImageStatistics:
+    """What `image_statistics` gives of an image whose pixels have been counted elsewhere.
+
+    Args:
+        row: the image's row in the index.
+        counted: (C, 2, 256) histograms.
+        label_probs: (1 + C,) uint8.
+        answers: (C + 2, 2**C) at the decision's pixel thresholds, see `answers_confusion`; None without a decision.
+        decision: under which the background and the confusion are told, if any.
+    """
+    background = confusion = None
+    if decision is not None:
+        assert answers is not None, f"row {row}: counted without the decision"
+        areas = counts_from(counted, decision.pixel_thresholds)[:, PREDICTED]
+        confusion, background = answers_confusion(answers, kept(decision, areas, label_probs))
+    return ImageStatistics(row, counted, label_probs, background, confusion)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,12 @@
 """Which images the report shows, chosen while they are evaluated: no image is predicted a second time.
 
-A keeper sees every image once, in any order and on any thread, and keeps what is drawn of the few that are, so far, the
-first of their kind. Its memory is bounded by their number. Keepers of several ranks agree in `choose`.
+A keeper is told of every image once, in any order and on any thread, and keeps what is drawn of the few that are, so
+far, the first of their kind. It looks at the pixels of those alone, and of images whose label may be wrong. Its memory
+is bounded by their number. Keepers of several ranks agree in `choose`.
 """
 
 import heapq
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from steel.images.bitmask import pack_masks
 from steel.images.geometry import resize_bitmask
 from steel.inference.region_tags import Mark, mark_regions
 from steel.metrics.counts import INTERSECTION, PREDICTED, TRUE, dice, valid_mask
-from steel.metrics.label_doubts import Region, combined, disagreeing_regions
+from steel.metrics.label_doubts import Region, combined, disagreeing_regions, may_disagree
 from steel.metrics.scores import decided_counts
 from steel.metrics.statistics import EvaluationStatistics, ImageStatistics
 
@@ -65,18 +66,24 @@ class GalleryKeeper:
     """How many heaps hold a row."""
     _lock: Lock = field(default_factory=Lock)
 
-    def offer(self, image: ImageStatistics, mask_probs: np.ndarray, bitmask: np.ndarray) -> None:
-        """Look at one image; threads may do so side by side.
+    def offer(self, image: ImageStatistics, bitmask: np.ndarray, get_mask_probs: Callable[[], np.ndarray]) -> None:
+        """Be told of one image; threads may do so side by side.
 
         Args:
             image: its statistics.
-            mask_probs: (C, H, W) uint8 at the original size.
             bitmask: (H, W), its truth.
+            get_mask_probs: gives (C, H, W) uint8 at the original size, asked for where they are looked at.
         """
+        orders = _orders(self.decision, image)
+        if not self._looks_at(image, orders, bitmask.size):
+            return
+        mask_probs = get_mask_probs()
         found = disagreeing_regions(
             image.row, image.histograms, mask_probs, image.label_probs, bitmask, self.ignore_bit
         )
-        orders = _orders(self.decision, image, found)
+        if found:
+            _, wrong = orders[BOUNDARY]
+            orders[LABELS] = (combined([(region.kind, region.strength) for region in found]), wrong)
         with self._lock:
             self.regions += found
             kinds = [kind for kind, order in orders.items() if self._enters(kind, order, image.row)]
@@ -99,6 +106,13 @@ class GalleryKeeper:
     def layers(self, rows: Collection[int]) -> dict[int, Layers]:
         """What is drawn over those of `rows` that this keeper has seen."""
         return {row: layers for row, layers in self._layers.items() if row in rows}
+
+    def _looks_at(self, image: ImageStatistics, orders: Mapping[str, Order], num_pixels: int) -> bool:
+        """Whether an image's pixels matter: what would not enter now would not later, either."""
+        if image.row in self.wanted or may_disagree(image.histograms, num_pixels):
+            return True
+        with self._lock:
+            return any(self._enters(kind, order, image.row) for kind, order in orders.items())
 
     def _enters(self, kind: str, order: Order, row: int) -> bool:
         heap = self._heaps[kind]
@@ -131,8 +145,8 @@ def ranking_of(statistics: EvaluationStatistics, decision: Decision) -> Ranking:
     return {kind: heapq.nsmallest(most, entries[kind], key=_first) for kind, most in PER_KIND.items()}
 
 
-def _orders(decision: Decision, image: ImageStatistics, regions: Sequence[Region] = ()) -> dict[str, Order]:
-    """The kinds that an image may be of, with its place in each."""
+def _orders(decision: Decision, image: ImageStatistics) -> dict[str, Order]:
+    """The kinds that an image may be of by its statistics alone, with its place in each."""
     counts = decided_counts(decision, image.histograms[None], image.label_probs[None])[0]
     wrong = float((counts[:, PREDICTED] + counts[:, TRUE] - 2 * counts[:, INTERSECTION]).sum())
     p_any = float(image.label_probs[0])
@@ -144,8 +158,6 @@ def _orders(decision: Decision, image: ImageStatistics, regions: Sequence[Region
         orders[FALSE_ALARMS] = (p_any, wrong)
     if areas[TRUE] > 0 and areas[PREDICTED] == 0:
         orders[MISSES] = (float(areas[TRUE]), -p_any)
-    if regions:
-        orders[LABELS] = (combined([(region.kind, region.strength) for region in regions]), wrong)
     return orders
 
 

@@ -57,7 +57,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         labels = np.where([seen.any(), *seen.any(axis=(1, 2))], 230, 20).astype(np.uint8)
         probs = np.where(seen, 240, 4).astype(np.uint8)
         judged.append(image_statistics(row, probs, labels, bitmask, decision=DECISION))
-        keeper.offer(judged[-1], probs, bitmask)
+        keeper.offer(judged[-1], bitmask, lambda probs=probs: probs)
     statistics = EvaluationStatistics.from_images(judged, 12, DECISION)
     rows = {**choose([keeper.ranking()]), TYPICAL: list(range(6)), RANDOM: list(range(6, 12))}
     kept = Kept(rows, keeper.layers({row for some in rows.values() for row in some}), sorted(keeper.regions))

@@ -3,20 +3,24 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from steel.decision import Decision
 from steel.distributed.runtime import Runtime
 from steel.images.geometry import restore_size
 from steel.inference.ahead import Ahead
-from steel.inference.device_histograms import counting_targets, histograms_on_device
+from steel.inference.device_counts import answers_on_device, counting_targets, histograms_on_device
 from steel.inference.predictor import Predictor
 from steel.loading.eval_loader import EvalBatch, eval_batches
 from steel.machine import Workers, count_evaluation_workers
-from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, image_statistics
+from steel.metrics.confusion import MOST_ANSWERED
+from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, counted_statistics, image_statistics
+from steel.model.host_copy import HostCopy
 from steel.reports.gallery import GalleryKeeper, Kept, choose
 from steel.shards.reader import ShardReader
 
@@ -31,7 +35,7 @@ class _Truth(NamedTuple):
     sizes: list[list[int]]
     """Height and width of each as it is stored."""
     bitmasks: list[np.ndarray] | None
-    """Of each, at its original size; None where maps are not needed."""
+    """Of each, at its original size; None where only the device looks at them."""
     targets: Tensor | None
     """See `counting_targets`; None where the host counts."""
 
@@ -120,39 +124,39 @@ def _image_statistics(
     keeper: GalleryKeeper | None,
 ) -> Iterator[ImageStatistics]:
     """Those of the images of `batches`; decided, counted and looked at on threads while the network runs."""
-    needs_maps = decision is not None or keeper is not None
     ahead = Ahead(_THREADS)
 
     def weigh(passed: _Passed) -> ImageStatistics:
-        row, label_probs, counted, maps = passed
-        if maps is None:
-            assert counted is not None
-            return ImageStatistics(row, counted, label_probs)
-        mask_probs = restore_size(maps.mask_probs, *maps.bitmask.shape)
-        image = image_statistics(
-            row, mask_probs, label_probs, maps.bitmask, ignore_bit=ignore_bit, decision=decision, counted=counted
-        )
+        row, label_probs, bitmask, get_mask_probs, counts = passed
+        if counts is None:
+            assert bitmask is not None, f"row {row}: counted nowhere"
+            mask_probs = restore_size(get_mask_probs(), *bitmask.shape)
+            get_mask_probs = partial(np.asarray, mask_probs)
+            image = image_statistics(row, mask_probs, label_probs, bitmask, ignore_bit=ignore_bit, decision=decision)
+        else:
+            image = counted_statistics(row, counts.histograms, label_probs, counts.answers, decision)
         if keeper is not None:
-            keeper.offer(image, mask_probs, maps.bitmask)
+            assert bitmask is not None, f"row {row}: its truth was let go"
+            keeper.offer(image, bitmask, get_mask_probs)
         return image
 
     def passed_images() -> Iterator[_Passed]:
-        for passed in _passed_images(predictor, batches, ignore_bit, needs_maps=needs_maps):
-            if passed.maps is not None:
-                ahead.saw(passed.maps.bitmask)
+        for passed in _passed_images(predictor, batches, decision, ignore_bit, shows=keeper is not None):
+            if passed.bitmask is not None:
+                ahead.saw(passed.bitmask)
             yield passed
 
     with ThreadPoolExecutor(_THREADS, "evaluated-image") as pool:
         yield from ahead.map(pool, weigh, passed_images())
 
 
-class _Maps(NamedTuple):
-    """Of an image."""
+class _Counts(NamedTuple):
+    """What the device counted of an image."""
 
-    mask_probs: np.ndarray
-    """(C, h, w) uint8 at the stored size."""
-    bitmask: np.ndarray
-    """(H, W), the truth at the original size."""
+    histograms: np.ndarray
+    """(C, 2, 256) uint32."""
+    answers: np.ndarray | None
+    """(C + 2, 2**C) under a decision; see `answers_confusion`."""
 
 
 class _Passed(NamedTuple):
@@ -161,40 +165,72 @@ class _Passed(NamedTuple):
     row: int
     label_probs: np.ndarray
     """(1 + C,) uint8."""
-    counted: np.ndarray | None
-    """(C, 2, 256) uint32 histograms, where they were made on the device."""
-    maps: _Maps | None
-    """Where they are needed."""
+    bitmask: np.ndarray | None
+    """(H, W), the truth at the original size; None where only the device looked at it."""
+    get_mask_probs: Callable[[], np.ndarray]
+    """Gives (C, h, w) uint8 at the stored size; from a GPU they travel then, if the keeper was said to show any."""
+    counts: _Counts | None
+    """None where the host counts."""
 
 
 def _passed_images(
-    predictor: Predictor, batches: Iterator[EvalBatch], ignore_bit: int | None, *, needs_maps: bool
+    predictor: Predictor,
+    batches: Iterator[EvalBatch],
+    decision: Decision | None,
+    ignore_bit: int | None,
+    *,
+    shows: bool,
 ) -> Iterator[_Passed]:
     """The images of `batches` with what the network says of them.
 
-    Histograms are counted on the device where they can be, and then the maps travel only where they are needed.
+    Pixels are counted on the device where they can be. Then the maps stay there, but those that somebody looks at.
     """
     waiting: deque[_Truth] = deque()  # of the batches that are with the predictor, in order
-    begun: deque[_Truth] = deque()  # of those whose passes are launched
+    begun: deque[tuple[_Truth, Tensor | None]] = deque()  # of those whose passes are launched, with maps that stay
 
     def reduce(mask_probs: Tensor, label_probs: Tensor) -> tuple[Tensor, ...]:
-        """Label probabilities, then maps and histograms where there are such."""
+        """Label probabilities, then maps, or what the device counts in their place."""
         truth = waiting.popleft()
-        begun.append(truth)
         if truth.targets is None:
+            begun.append((truth, None))
             return label_probs, mask_probs
-        counts = histograms_on_device(mask_probs, truth.targets.to(mask_probs.device, non_blocking=True))
-        return (label_probs, mask_probs, counts) if needs_maps else (label_probs, counts)
+        begun.append((truth, mask_probs if shows else None))
+        targets = truth.targets.to(mask_probs.device, non_blocking=True)
+        counts = histograms_on_device(mask_probs, targets)
+        if decision is None:
+            return label_probs, counts
+        return label_probs, counts, answers_on_device(mask_probs, targets, decision.pixel_thresholds.tolist())
 
-    counts_there = _counts_on_device(predictor)
-    images = _images_of(batches, waiting, predictor, ignore_bit, counts_there=counts_there, needs_maps=needs_maps)
+    counts_there = _counts_on_device(predictor) and (decision is None or predictor.num_classes <= MOST_ANSWERED)
+    images = _images_of(batches, waiting, predictor, ignore_bit, counts_there=counts_there, shows=shows)
+    fetch = _fetcher(predictor.device)
     for found in predictor.stream(images, reduce):
-        truth = begun.popleft()
+        truth, maps = begun.popleft()
         label_probs = found[0].numpy().copy()
-        counts = None if truth.targets is None else found[-1].numpy().astype(np.uint32)
+        histograms = answers = None
+        if truth.targets is None:
+            maps = found[1]
+        else:
+            histograms = found[1].numpy().astype(np.uint32)
+            answers = None if decision is None else found[2].numpy().copy()
         for i, (row, (height, width)) in enumerate(zip(truth.rows, truth.sizes, strict=True)):
-            maps = None if truth.bitmasks is None else _Maps(found[1][i, :, :height, :width].numpy(), truth.bitmasks[i])
-            yield _Passed(row, label_probs[i], None if counts is None else counts[i], maps)
+            counts = None if histograms is None else _Counts(histograms[i], None if answers is None else answers[i])
+            bitmask = None if truth.bitmasks is None else truth.bitmasks[i]
+            yield _Passed(row, label_probs[i], bitmask, partial(fetch, maps, np.s_[i, :, :height, :width]), counts)
+
+
+def _fetcher(device: torch.device) -> Callable[[Tensor | None, tuple[int | slice, ...]], np.ndarray]:
+    """Gives a part of maps that are made; from a GPU beside what it is making meanwhile, not behind it."""
+    aside = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def fetch(maps: Tensor | None, part: tuple[int | slice, ...]) -> np.ndarray:
+        assert maps is not None, "maps were let go"
+        if maps.device.type == "cpu":
+            return maps[part].numpy()
+        with torch.cuda.stream(aside):
+            return HostCopy(maps[part]).tensor().numpy()
+
+    return fetch
 
 
 def _counts_on_device(predictor: Predictor) -> bool:
@@ -209,7 +245,7 @@ def _images_of(
     ignore_bit: int | None,
     *,
     counts_there: bool,
-    needs_maps: bool,
+    shows: bool,
 ) -> Iterator[Tensor]:
     """The images of each batch; what else is known of them is put into `waiting`.
 
@@ -220,7 +256,7 @@ def _images_of(
         ignore_bit: of the bitmasks.
         counts_there: make the targets with which the device counts, of what is stored at its original size and seen
             whole: tiles come together on the host.
-        needs_maps: keep the bitmasks even then.
+        shows: keep the bitmasks even then.
     """
     for batch in batches:
         sizes = batch.sizes.tolist()
@@ -231,7 +267,7 @@ def _images_of(
             targets = counting_targets(batch.bitmasks, (num, height, width), predictor.num_classes, ignore_bit)
             targets = targets.pin_memory() if batch.images.is_pinned() else targets
         # Copies, so that the loader has its buffer back while this batch is under way.
-        bitmasks = [mask.copy() for mask in batch.bitmasks] if needs_maps or targets is None else None
+        bitmasks = [mask.copy() for mask in batch.bitmasks] if shows or targets is None else None
         waiting.append(_Truth(batch.rows.tolist(), sizes, bitmasks, targets))
         yield batch.images
 

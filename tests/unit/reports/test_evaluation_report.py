@@ -4,6 +4,7 @@ import csv
 import html
 import json
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -181,10 +182,10 @@ def test_text_of_users_is_escaped(page: str) -> None:
 
 
 def test_kept_images_do_not_depend_on_order_or_ranks_or_threads(faults: KnownFaults) -> None:
-    def offered(row: int) -> tuple[ImageStatistics, np.ndarray, np.ndarray]:
+    def offered(row: int) -> tuple[ImageStatistics, np.ndarray, Callable[[], np.ndarray]]:
         bitmask = faults.reader.read(row, original_mask=True).bitmask
         probs, labels = predicted_probabilities(true_defects(int(faults.reader.index.image_id(row)[7:11])))
-        return image_statistics(row, probs, labels, bitmask), probs, bitmask
+        return image_statistics(row, probs, labels, bitmask), bitmask, lambda: probs
 
     images = [offered(row) for row in range(NUM_IMAGES)]
 
@@ -218,11 +219,29 @@ def test_statistics_tell_what_a_keeper_would_choose(faults: KnownFaults) -> None
     for row in range(NUM_IMAGES):
         bitmask = faults.reader.read(row, original_mask=True).bitmask
         probs, labels = predicted_probabilities(true_defects(int(faults.reader.index.image_id(row)[7:11])))
-        keeper.offer(image_statistics(row, probs, labels, bitmask), probs, bitmask)
+        keeper.offer(image_statistics(row, probs, labels, bitmask), bitmask, lambda probs=probs: probs)
     told, seen = ranking_of(faults.statistics, DECISION), keeper.ranking()
     seen.pop("labels in doubt")
     assert told.pop("labels in doubt") == []
     assert told == seen
+
+
+def test_a_keeper_looks_at_few_pixels(faults: KnownFaults) -> None:
+    """At those of images that enter a kind, are wanted, or may be labelled wrongly; the same are kept in the end."""
+    asked: list[int] = []
+    keeper, eager = GalleryKeeper(DECISION, wanted={5}), GalleryKeeper(DECISION, wanted=range(1000))
+    order = np.random.default_rng(0).permutation(NUM_IMAGES).tolist() * 12  # of 12 times as many
+    for number, row in enumerate(order):
+        bitmask = faults.reader.read(row, original_mask=True).bitmask
+        probs, labels = predicted_probabilities(true_defects(int(faults.reader.index.image_id(row)[7:11])))
+        image = image_statistics(row, probs, labels, bitmask)._replace(row=number)
+        keeper.offer(image, bitmask, lambda number=number, probs=probs: asked.append(number) or probs)
+        eager.offer(image, bitmask, lambda probs=probs: probs)
+    assert keeper.ranking() == eager.ranking()
+    assert sorted(keeper.regions) == sorted(eager.regions)
+    assert {region.row for region in keeper.regions} | {5} <= set(asked) < set(range(len(order)))
+    first, last = (sum(number // NUM_IMAGES == part for number in asked) for part in (0, 11))
+    assert last < first
 
 
 def test_nothing_at_all_is_said_in_words(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Histograms made on the device are those that the host makes, and the host waits for none of them."""
+"""What is counted on the device is what the host counts, and the host waits for none of it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from steel.config import NetworkConfig, TilingConfig
-from steel.decision import default_decision
+from steel.decision import ClassDecision, Decision, apply_decision, default_decision, kept
 from steel.distributed.runtime import start
-from steel.inference.device_histograms import counting_targets, histograms_on_device
+from steel.inference.device_counts import answers_on_device, counting_targets, histograms_on_device
 from steel.inference.predictor import Predictor, Reduce
 from steel.inference.tiles import Blender
+from steel.loading.eval_loader import EvalBatch
+from steel.metrics.confusion import MOST_ANSWERED, answers_confusion, pixel_confusion
+from steel.metrics.counts import valid_mask
+from steel.metrics.statistics import ImageStatistics
 from steel.model.network import UnifiedModel, scale_and_shift
 from steel.shards.reader import ShardReader
 from tests.fake_gpu import GPU, fake_gpu
@@ -47,6 +51,41 @@ def test_against_counting_each_image(num_classes: int, kind: type, ignore_bit: i
     assert found[3].sum() == 0
 
 
+@pytest.mark.parametrize(
+    ("num_classes", "kind", "ignore_bit"), [(1, np.uint8, None), (4, np.uint8, 7), (MOST_ANSWERED, np.uint16, 15)]
+)
+@pytest.mark.parametrize("gate", ["none", "class", "soft"])
+def test_answers_against_applying_the_decision(num_classes: int, kind: type, ignore_bit: int | None, gate: str) -> None:
+    """To the pixels of three images, whose classes overlap in truth and prediction, and some are dropped."""
+    rng = np.random.default_rng(1)
+    probs = rng.integers(0, 256, (4, num_classes, 13, 20), np.uint8)
+    probs[0, :, 5:] = 0
+    bitmasks = [rng.integers(0, 1 << num_classes, size).astype(kind) for size in ((13, 20), (11, 20), (5, 7))]
+    bitmasks[2][:] = 0
+    if ignore_bit is not None:
+        bitmasks[1][2:4] |= kind(1 << ignore_bit)
+    settings = zip(rng.integers(100, 200, num_classes).tolist(), rng.integers(0, 90, num_classes).tolist(), strict=True)
+    decision = Decision(tuple(ClassDecision(threshold, 128, area) for threshold, area in settings), gate)
+    label_probs = rng.integers(0, 256, (3, 1 + num_classes), np.uint8)
+    targets = counting_targets(bitmasks, (4, 13, 20), num_classes, ignore_bit)
+    found = answers_on_device(torch.from_numpy(probs), targets, decision.pixel_thresholds.tolist())
+    assert (found.dtype, found.shape) == (torch.int32, (4, num_classes + 2, 1 << num_classes))
+    dropped = 0
+    for image, bitmask in enumerate(bitmasks):
+        part, valid = probs[image, :, : bitmask.shape[0], : bitmask.shape[1]], valid_mask(bitmask, ignore_bit)
+        masks = apply_decision(decision, part, label_probs[image], valid)
+        reached = part >= decision.pixel_thresholds[:, None, None]
+        areas = (reached if valid is None else reached & valid).sum(axis=(1, 2))
+        keep = kept(decision, areas, label_probs[image])
+        dropped += np.count_nonzero(~keep)
+        expected = pixel_confusion(masks, bitmask, ignore_bit)
+        told = answers_confusion(found[image].numpy(), keep)
+        assert np.array_equal(told.confusion, expected.confusion)
+        assert np.array_equal(told.background, expected.background)
+    assert dropped > 0 or (num_classes, gate) == (1, "none")
+    assert found[3].sum() == 0
+
+
 @pytest.fixture(scope="module")
 def network() -> UnifiedModel:
     torch.manual_seed(0)
@@ -58,7 +97,7 @@ def test_an_evaluation_is_the_same_either_way(
     network: UnifiedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decided: bool
 ) -> None:
     """Of images of several sizes, one of them stored at half its size, whose maps the host enlarges, and one seen in
-    tiles; with a decision the maps travel, too."""
+    tiles: those maps travel, and no others."""
     sizes = [(32, 64), (30, 60), (16, 33)]
     sizes = [*sizes, *sizes, *sizes, (32, 64), (64, 128)]
     bitmasks = [defect_mask(n, *((64, 128) if n == 9 else size)) for n, size in enumerate(sizes)]
@@ -67,12 +106,13 @@ def test_an_evaluation_is_the_same_either_way(
     tiling = TilingConfig(tile=64, overlap=16, budget=64 * 64)
     predictor = Predictor([network], mean=(0.4,), std=(0.2,), device="cpu", pixels_per_pass=2 * 32 * 64, tiling=tiling)
     decision = default_decision(3) if decided else None
-    counted, travelled = [], []
+    counted: list[int] = []
+    travelled: list[bool] = []
     begin = predictor.stream
 
     def stream(batches: Iterator[Tensor], reduce: Reduce) -> Iterator[tuple[Tensor, ...]]:
         for found in begin(batches, reduce):
-            travelled.append(sum(each.ndim == 4 and each.dtype == torch.uint8 for each in found))
+            travelled.append(any(each.ndim == 4 and each.dtype == torch.uint8 for each in found))
             yield found
 
     def spy(mask_probs: Tensor, targets: Tensor) -> Tensor:
@@ -87,7 +127,7 @@ def test_an_evaluation_is_the_same_either_way(
         monkeypatch.setattr(run_inference, "_counts_on_device", lambda _, there=there: there)
         found.append(collect_statistics(predictor, reader, np.arange(11), runtime, decision=decision, workers=0))
         assert len(counted) == (4 if there else 0)  # of six batches; two hold the enlarged and the tiled image
-        assert sum(travelled) == (2 if there and not decided else 6)
+        assert sum(travelled) == (2 if there else 6)
     host, device = found
     assert np.array_equal(host.histograms, device.histograms)
     assert host.histograms.dtype == device.histograms.dtype
@@ -132,6 +172,39 @@ def test_a_gpu_has_its_next_batch_before_the_host_waits_for_the_last(network: Un
         *("batch 2", "record 4", "record 5", "wait for 0", "wait for 1"),
         *("wait for 2", "wait for 3", "wait for 4", "wait for 5"),
     ]
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_maps_travel_from_a_gpu_when_somebody_looks_at_them(network: UnifiedModel) -> None:
+    """Three batches of two images: of each, label probabilities and two kinds of counts are copied behind the network's
+    work; the maps of the one image that is looked at, beside it."""
+    scale_and_shift.cache_clear()
+    predictor = Predictor([network], mean=(0.4,), std=(0.2,), device="cpu")
+    looks: dict[int, Callable[[], np.ndarray]] = {}
+
+    class Keeper:
+        def offer(self, image: ImageStatistics, bitmask: np.ndarray, get_mask_probs: Callable[[], np.ndarray]) -> None:
+            looks[image.row] = get_mask_probs
+
+    sizes, rows = torch.tensor([[32, 64], [30, 61]]), [torch.arange(first, first + 2) for first in (0, 2, 4)]
+    masks = [np.zeros(tuple(size), np.uint8) for size in sizes.tolist()]
+    with fake_gpu() as noted:
+        predictor.device = GPU
+        predictor.models[0].to(GPU)
+        scale_and_shift((0.4,), (0.2,), GPU)
+        noted.waits.clear()
+        noted.copies.clear()
+
+        pinned = torch.zeros(2, 1, 32, 64, dtype=torch.uint8).pin_memory()
+        batches = (EvalBatch(pinned, two, masks, sizes, 0) for two in rows)
+        found = run_inference._image_statistics(predictor, batches, default_decision(3), None, Keeper())  # type: ignore[arg-type]
+        assert [image.row for image in found] == list(range(6))
+        usual = noted.copies.copy()
+        assert looks[3]().shape == (3, 30, 61)
+    scale_and_shift.cache_clear()
+    assert [copy for copy in usual if copy.startswith("cuda")] == ["cuda to cpu on stream"] * 3 * 3
+    assert noted.copies[len(usual) :] == ["cuda to cpu on side stream"]
+    assert noted.waits == []
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")

@@ -1,0 +1,53 @@
+"""An evaluation on a GPU: what it counts there, and the maps that are looked at, are those of an evaluation whose maps
+travel to a host that counts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from steel.config import NetworkConfig
+from steel.decision import ClassDecision, Decision
+from steel.distributed.runtime import start
+from steel.inference.predictor import Predictor
+from steel.model.network import UnifiedModel
+from steel.reports.gallery import GalleryKeeper
+from steel.shards.reader import ShardReader
+from tests.shard_folder import defect_mask, make_shards, steel_image
+from train.engine import run_inference
+from train.engine.run_inference import collect_statistics
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
+
+
+def test_counting_there_finds_what_counting_here_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(32, 64), (30, 60), (16, 33)] * 20
+    bitmasks = [defect_mask(n, *size) for n, size in enumerate(sizes)]
+    root = make_shards(tmp_path / "shards", [steel_image(n, *size) for n, size in enumerate(sizes)], bitmasks)
+    reader, runtime = ShardReader(root), start("no")
+    torch.manual_seed(0)
+    network = UnifiedModel(
+        NetworkConfig("Unet", "tu-test_resnet", num_classes=3, in_channels=1, decoder_channels=(8, 8))
+    )
+    predictor = Predictor([network], mean=(0.4,), std=(0.2,), tta=("hflip",), device="cuda", precision="no")
+    decision = Decision((ClassDecision(120), ClassDecision(128, min_area=40), ClassDecision(140)), "soft")
+    found, keepers = [], []
+    for there in (True, False):
+        monkeypatch.setattr(run_inference, "_counts_on_device", lambda _, there=there: there)
+        keepers.append(GalleryKeeper(decision, wanted=range(0, 60, 7)))
+        rows = np.arange(len(sizes))
+        found.append(
+            collect_statistics(predictor, reader, rows, runtime, decision=decision, workers=0, keeper=keepers[-1])
+        )
+    device, host = found
+    for name in ("rows", "histograms", "label_probs", "background", "confusion"):
+        assert np.array_equal(getattr(device, name), getattr(host, name)), name
+    assert keepers[0].ranking() == keepers[1].ranking()
+    assert sorted(keepers[0].regions) == sorted(keepers[1].regions)
+    ours, theirs = (keeper.layers(range(60)) for keeper in keepers)
+    assert ours.keys() == theirs.keys()
+    for row, layers in ours.items():
+        assert np.array_equal(layers.predicted, theirs[row].predicted)
+        assert np.array_equal(layers.probability, theirs[row].probability)
+        assert layers.marks == theirs[row].marks
