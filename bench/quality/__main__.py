@@ -1,7 +1,7 @@
 """Quality of trained models, measured:  python -m bench.quality QUESTION
 
-severstal | pretrained-neu | pretrained-bsdata | auto-choice | small | pseudo-labels | distill | rare
-neu | choice | cascade | parts | ablation | thresholds | demo
+severstal | pretrained-neu | pretrained-bsdata | pretrained-strips | auto-choice | small | pseudo-labels | distill
+rare | neu | choice | cascade-pretrained | cascade | parts | ablation | thresholds | demo
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
@@ -21,6 +21,7 @@ from pathlib import Path
 from bench.quality import (
     ablation,
     auto_choice,
+    bsdata,
     cascade,
     choice,
     demo,
@@ -30,6 +31,7 @@ from bench.quality import (
     pretrained,
     pseudo,
     rare,
+    recipes,
     severstal,
     small,
     thresholds,
@@ -43,6 +45,7 @@ SECTIONS = {
     "severstal": "The full Severstal set, beside what was published",
     "pretrained-neu": "With pretrained weights: better than the plain loop on hot-rolled steel?",
     "pretrained-bsdata": "With pretrained weights: better than the plain loop on small pits?",
+    "pretrained-strips": "With pretrained weights: better than the plain loop on Severstal's geometry?",
     "auto-choice": "What could `--preset auto` do better on pretrained weights?",
     "small": "With few images: what pretrained weights and the recipe are worth",
     "pseudo-labels": "What are images without labels worth?",
@@ -50,12 +53,15 @@ SECTIONS = {
     "rare": "Is a class found of which 8 images train?",
     "neu": "Better than the plain loop?",
     "choice": "How was that recipe chosen?",
+    "cascade-pretrained": "Better than six networks, with pretrained weights?",
     "cascade": "Better than six networks?",
     "parts": "Which parts matter on real steel?",
     "ablation": "Which parts matter on synthetic strips?",
     "thresholds": "Does tuning thresholds on few images ever harm?",
     "demo": "Does the demo reach its bounds on data that nothing was chosen on?",
 }
+RENDERED = ("pretrained-strips", "cascade-pretrained", "cascade")
+"""Of strips rendered for real masks."""
 
 
 def main() -> int:
@@ -64,7 +70,7 @@ def main() -> int:
     work = options.work.absolute() / options.what
     work.mkdir(parents=True, exist_ok=True)
     if options.what in pretrained.SETS:
-        given = options.what, options.source, options.weights, work
+        given = options.what, _shards(options, work), options.weights, work
         text = pretrained.run(*given, passes=options.passes, seeds=options.seeds)
     elif options.what == "severstal":
         recipe = severstal.Recipe(options.preset, _given_weights(options.weights), options.size)
@@ -98,8 +104,13 @@ def main() -> int:
         variants = options.variants or list(choice.VARIANTS)
         text = choice.run(options.source, work, passes=options.passes or 16, seeds=options.seeds, variants=variants)
     elif options.what == "cascade":
-        data = cascade.make_shards(work, options.annotations, options.image_ids, options.num_images, options.per_class)
-        text = cascade.run(data, work, seconds=options.seconds, seeds=options.seeds)
+        text = cascade.run(
+            *(_shards(options, work), work, recipes.FROM_SCRATCH), seconds=options.seconds, seeds=options.seeds
+        )
+    elif options.what == "cascade-pretrained":
+        data = _shards(options, work)
+        recipe, names = recipes.on_pretrained(data, options.weights), (*cascade.SIDES, cascade.LONG)
+        text = cascade.run(data, work, recipe, seconds=options.seconds, seeds=options.seeds, names=names)
     elif options.what == "parts":
         text = parts.run(options.source, work, seeds=options.seeds, parts=options.variants or list(parts.PARTS))
     elif options.what == "thresholds":
@@ -112,6 +123,14 @@ def main() -> int:
     HERE.with_suffix(".md").write_text(report())
     print(text)
     return 0
+
+
+def _shards(options: argparse.Namespace, work: Path) -> Path:
+    """Of a question that is asked of one data set, made once under `work`."""
+    if options.what in RENDERED:
+        return cascade.make_shards(work, options.annotations, options.image_ids, options.num_images, options.per_class)
+    make = bsdata.make_shards if options.what == "pretrained-bsdata" else neu.make_shards
+    return make(options.source, work)
 
 
 def _given_weights(weights: Path | None) -> str | None:
@@ -153,17 +172,26 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--weights",
         type=Path,
-        help="pretrained-*, small, pseudo-labels, distill, rare, severstal: file with an encoder's weights",
+        help="*pretrained*, small, pseudo-labels, distill, rare, severstal: file with an encoder's weights",
     )
     parser.add_argument("--data", type=Path, help="severstal: Kaggle's folder with train.csv and train_images/")
     parser.add_argument("--preset", default="severstal", help="severstal: what is trained")
     parser.add_argument("--size", metavar="HxW", help="severstal: store images at this size, for a rehearsal")
     parser.add_argument("--passes", type=int, help="times each training image is seen (neu, choice: 16)")
-    parser.add_argument("--annotations", type=Path, help="cascade: run-length masks to render images for")
-    parser.add_argument("--image-ids", type=Path, help="cascade: ids to render, as `steel synth` takes them")
-    parser.add_argument("--num-images", type=int, default=1800, help="cascade: images to render")
-    parser.add_argument("--per-class", type=int, default=240, help="cascade: of them, at least so many of each class")
-    parser.add_argument("--seconds", type=float, default=90, help="cascade: training time of the unified network")
+    parser.add_argument(
+        "--annotations", type=Path, help="cascade*, pretrained-strips: run-length masks to render images for"
+    )
+    parser.add_argument(
+        "--image-ids", type=Path, help="cascade*, pretrained-strips: ids to render, as `steel synth` takes them"
+    )
+    parser.add_argument("--num-images", type=int, default=1800, help="cascade*, pretrained-strips: images to render")
+    parser.add_argument(
+        "--per-class",
+        type=int,
+        default=240,
+        help="cascade*, pretrained-strips: of them, at least so many of each class",
+    )
+    parser.add_argument("--seconds", type=float, default=90, help="cascade*: training time of the unified network")
     parser.add_argument("--resamples", type=int, default=20, help="thresholds: sets of images for each network")
     parser.add_argument(
         "--variants", nargs="+", help="choice, auto-choice, rare, parts, ablation, severstal: only these"
@@ -178,15 +206,23 @@ def _parse() -> argparse.Namespace:
     options = parser.parse_args()
     options.seeds = options.seeds or list({"demo": demo.SEEDS, "rare": range(5)}.get(options.what, (0, 1, 2)))
     of_neu = ("neu", "choice", "parts", "auto-choice", "small", "pseudo-labels", "distill", "rare")
-    if options.what in (*of_neu, *pretrained.SETS) and options.source is None:
+    if options.what in (*of_neu, *pretrained.SETS) and options.what not in RENDERED and options.source is None:
         parser.error(f"{options.what} needs --source, the folder of its images")
-    pretrained_too = ("auto-choice", "small", "pseudo-labels", "distill", "rare", *pretrained.SETS)
+    pretrained_too = (
+        "auto-choice",
+        "small",
+        "pseudo-labels",
+        "distill",
+        "rare",
+        "cascade-pretrained",
+        *pretrained.SETS,
+    )
     if options.what in pretrained_too and options.weights is None:
         parser.error(f"{options.what} needs --weights, a file for {pretrained.ENCODER}")
     if options.what == "severstal" and options.data is None:
         parser.error("severstal needs --data, Kaggle's folder with train.csv and train_images/")
-    if options.what == "cascade" and options.annotations is None:
-        parser.error("cascade needs --annotations, a CSV of run-length masks")
+    if options.what in RENDERED and options.annotations is None:
+        parser.error(f"{options.what} needs --annotations, a CSV of run-length masks")
     tables = {
         "choice": choice.VARIANTS,
         "parts": parts.PARTS,

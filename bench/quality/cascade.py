@@ -1,6 +1,7 @@
 """One unified network against the six it replaces: a binary and a multi-label classifier and a U-Net a class.
 
-The six get the time of the unified network together, and again that time each. `networks.py` says how all are built.
+The six get the time of the unified network together, and again that time each. `networks.py` says how all are built,
+`recipes.py` how they are trained.
 """
 
 import json
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.quality.networks import RECIPE, Network, Task, evaluate, tasks
+from bench.quality.networks import Network, Task, evaluate, tasks
+from bench.quality.recipes import Recipe
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, spread, values
 from bench.quality.trial import TEST, VALIDATION, folder_name
 from data_prep.__main__ import main as shard
@@ -28,6 +30,9 @@ from steel.thresholds.tuning import tune_thresholds
 PACE_STEPS = 45
 """Steps by which a network's pace is taken before its budget is turned into a number of steps."""
 UNIFIED, TOGETHER, EACH = "one unified network", "six, the same time together", "six, the same time each"
+LONG = "one unified network, six times as long"
+"""As long as six with that time each."""
+SIDES = (UNIFIED, TOGETHER, EACH)
 
 
 def make_shards(work: Path, annotations: Path, image_ids: Path | None, num_images: int, per_class: int) -> Path:
@@ -101,13 +106,13 @@ class Side:
 
 
 def train_side(
-    folder: Path, parts: Sequence[tuple[Task, int]], reader: ShardReader, rows: np.ndarray, seed: int
+    folder: Path, parts: Sequence[tuple[Task, int]], recipe: Recipe, reader: ShardReader, rows: np.ndarray, seed: int
 ) -> Side:
     """Train each task for its number of steps and judge them together; what was finished before is not done again."""
     if (folder / "side.json").exists():
         return Side.load(folder)
     begun = time.perf_counter()
-    networks = [Network(task, reader, rows, seed) for task, _ in parts]
+    networks = [Network(task, recipe, reader, rows, seed) for task, _ in parts]
     for network, (_, steps) in zip(networks, parts, strict=True):
         network.train(reader, steps, seed)
     seconds = time.perf_counter() - begun
@@ -124,37 +129,46 @@ def train_side(
     return side
 
 
-def run(data: Path, work: Path, *, seconds: float, seeds: Sequence[int]) -> str:
+def run(
+    data: Path, work: Path, recipe: Recipe, *, seconds: float, seeds: Sequence[int], names: Sequence[str] = SIDES
+) -> str:
     """Train and judge the unified network and both cascades; the section of the report as Markdown.
 
     Args:
         data: shards with a validation and a test fold.
         work: where finished sides are kept.
+        recipe: of all networks.
         seconds: of training for the unified network.
         seeds: of the trainings.
+        names: the sides; `LONG` may join `SIDES`.
     """
     reader = ShardReader(str(data))
     rows = rows_in(reader, [f for f in folds_of(reader) if f not in (VALIDATION, TEST)], "train")
     one, six = tasks(reader.manifest.num_classes)
-    sides: dict[str, list[Side]] = {UNIFIED: [], TOGETHER: [], EACH: []}
-    steps = _steps(work / f"steps-{seconds:g}.json", (one, *six), reader, rows, seconds)
-    shares = {UNIFIED: ((one,), 1.0), TOGETHER: (six, 1 / len(six)), EACH: (six, 1.0)}
+    sides: dict[str, list[Side]] = {name: [] for name in names}
+    steps = _steps(work / f"steps-{seconds:g}.json", (one, *six), recipe, reader, rows, seconds)
+    shares = {UNIFIED: ((one,), 1.0), TOGETHER: (six, 1 / len(six)), EACH: (six, 1.0), LONG: ((one,), float(len(six)))}
     for seed in seeds:
-        for name, (networks, share) in shares.items():
+        for name, trained in sides.items():
+            networks, share = shares[name]
             parts = [(task, max(10, round(share * steps[task.name]))) for task in networks]
-            sides[name].append(train_side(work / f"{folder_name(name)}-{seconds:g}-{seed}", parts, reader, rows, seed))
+            folder = work / f"{folder_name(name)}-{seconds:g}-{seed}"
+            trained.append(train_side(folder, parts, recipe, reader, rows, seed))
     outcomes = {name: [_tuned(side, reader, rows) for side in those] for name, those in sides.items()}
-    return _report(reader, rows, seconds, sides, outcomes)
+    return _report(reader, rows, recipe, seconds, sides, outcomes)
 
 
-def _steps(path: Path, tasks: Sequence[Task], reader: ShardReader, rows: np.ndarray, seconds: float) -> dict[str, int]:
+def _steps(
+    path: Path, tasks: Sequence[Task], recipe: Recipe, reader: ShardReader, rows: np.ndarray, seconds: float
+) -> dict[str, int]:
     """How many steps of each network take `seconds`; measured once, so that all seeds have the same.
 
     The faster of two rounds counts: other work on the machine only ever slows a network down.
     """
     if not path.exists():
         rounds = [
-            {task.name: Network(task, reader, rows, 0).train(reader, PACE_STEPS, 0) for task in tasks} for _ in range(2)
+            {task.name: Network(task, recipe, reader, rows, 0).train(reader, PACE_STEPS, 0) for task in tasks}
+            for _ in range(2)
         ]
         pace = {name: min(one[name] for one in rounds) for name in rounds[0]}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,6 +186,7 @@ def _tuned(side: Side, reader: ShardReader, rows: np.ndarray) -> Outcome:
 def _report(
     reader: ShardReader,
     rows: np.ndarray,
+    recipe: Recipe,
     seconds: float,
     sides: Mapping[str, Sequence[Side]],
     outcomes: Mapping[str, Sequence[Outcome]],
@@ -184,10 +199,9 @@ def _report(
     lines = [
         f"{len(rows)} images train, {held[0]} validate, {held[1]} test (with each class: "
         f"{', '.join(map(str, with_class.tolist()))}), at {index.height[0]}x{index.width[0]}; no test-time "
-        f"augmentation; {seconds:g} s of training for the unified network, in steps of {RECIPE.batch_size} crops "
-        f"(classifiers: whole images). Every side has class weights, brightness and contrast and a moving average, "
-        "which the demo's recipe has lost since, and is tuned alike, with the gate that suits it best. Answering "
-        f"nothing gets {100 * floor:.2f}.",
+        f"augmentation; {seconds:g} s of training for the unified network, in steps of {recipe.phase.batch_size} crops "
+        f"(classifiers: whole images). Every side has {recipe.told} and is tuned alike, with the gate that suits it "
+        f"best. Answering nothing gets {100 * floor:.2f}.",
         "",
         "| | mean Dice (each seed) | positive Dice (each seed) | of each class |",
         "|---|---|---|---|",
@@ -198,12 +212,10 @@ def _report(
             f"| {name} | {spread(values(those, mean_dice))} | {spread(values(those, mean_dice_positive))} | "
             f"{', '.join(f'{100 * value:.2f}' for value in classes)} |"
         )
-    lines += ["", "| the unified network over | measure | points | 95 % over seeds | 95 % over test images |"]
-    lines += ["|---|---|---|---|---|"]
-    measures: Mapping[str, Measure] = {"mean Dice": mean_dice, "positive Dice": mean_dice_positive}
-    for name in (TOGETHER, EACH):
-        for measure_name, measure in measures.items():
-            lines.append(f"| {name} | {measure_name} | {gain(outcomes[UNIFIED], outcomes[name], measure).text()} |")
+    lines += _gains("the unified network", outcomes[UNIFIED], {name: outcomes[name] for name in (TOGETHER, EACH)})
+    if LONG in outcomes:
+        shorter = {name: outcomes[name] for name in (UNIFIED, EACH)}
+        lines += _gains("the unified network, six times as long,", outcomes[LONG], shorter)
     lines += ["", "| | parameters | seconds to train | steps | images/s | files |", "|---|---|---|---|---|---|"]
     for name, trained in sides.items():
         first = trained[0]
@@ -212,6 +224,16 @@ def _report(
             f"{_list(first.steps)} | {_list(side.images_per_second for side in trained)} | {first.num_networks} |"
         )
     return "\n".join(lines)
+
+
+def _gains(ours_name: str, ours: Sequence[Outcome], others: Mapping[str, Sequence[Outcome]]) -> list[str]:
+    lines = ["", f"| {ours_name} over | measure | points | 95 % over seeds | 95 % over test images |"]
+    lines.append("|---|---|---|---|---|")
+    measures: Mapping[str, Measure] = {"mean Dice": mean_dice, "positive Dice": mean_dice_positive}
+    for name, theirs in others.items():
+        for measure_name, measure in measures.items():
+            lines.append(f"| {name} | {measure_name} | {gain(ours, theirs, measure).text()} |")
+    return lines
 
 
 def _list(numbers: Iterable[float]) -> str:

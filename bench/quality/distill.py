@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.quality.neu import make_shards
 from bench.quality.pretrained import AUTO, DECODER, ENCODER, MEASURES, SETS, Judged, Sides, score_rows
 from bench.quality.seeds import gain
 from bench.quality.trial import Trial, raw, tuned
@@ -32,7 +33,7 @@ def run(source: Path, weights: Path, work: Path, *, passes: int | None, seeds: S
         passes: times each training image is seen; as with `pretrained-neu` when None.
         seeds: of the trainings, two at least.
     """
-    data = OF_SET.make_shards(source, work)
+    data = make_shards(source, work)
     sides = Sides(data, work, str(weights.absolute()), passes or OF_SET.passes, OF_SET)
     alone = [sides.auto(seed) for seed in seeds]
     ensemble = _pack(alone, work / f"ensemble-{sides.passes}-{'-'.join(map(str, seeds))}")

@@ -1,8 +1,8 @@
 """Networks for a part of the work: the unified one's, a classifier's, one class's U-Net.
 
-All are built of the same encoder, decoder, head, losses, augmentation and optimizer and trained by the same short loop,
-so that only the division of labour differs. As in the cascades, classifiers see whole images, and a U-Net sees images
-that have its class.
+All are built of the same encoder, decoder, head, losses, augmentation and optimizer (a `Recipe`) and trained by the
+same short loop, so that only the division of labour differs. As in the cascades, classifiers see whole images, and a
+U-Net sees images that have its class.
 """
 
 import time
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steel.config import NetworkConfig, OptimConfig, PhaseConfig, SamplingConfig, TilingConfig, TransformConfig
+from bench.quality.recipes import Recipe
+from steel.config import NetworkConfig, PhaseConfig, SamplingConfig, TilingConfig
 from steel.images.geometry import restore_size
 from steel.loading.augment import Augmenter
 from steel.loading.eval_loader import eval_batches
@@ -31,13 +32,7 @@ from steel.precision import choose_precision
 from steel.shards.reader import ShardReader
 from steel.shards.selection import rows_in
 from train.engine.data import resolve_crop
-from train.presets import DEMO
-
-CROPS = DEMO.phases[0]
-RECIPE = replace(CROPS, loss=replace(CROPS.loss, class_weights=(3.0, 2.0, 2.0, 1.0)))
-AUGMENT = {**DEMO.augment, "brightness_contrast": TransformConfig(0.5)}
-EMA_DECAY = 0.97
-"""The demo's crops, with what it once had: class weights, brightness and contrast, a moving average."""
+from train.engine.weight_initialisation import find_first_weights
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
@@ -55,15 +50,13 @@ class Task:
     labels: tuple[int, ...]
     """It classifies: 0 for any defect, then the classes from 1."""
 
-    @property
-    def phase(self) -> PhaseConfig:
+    def phase(self, recipe: Recipe) -> PhaseConfig:
         """How it is trained, but for the number of steps."""
-        weights = RECIPE.loss.class_weights
-        loss = replace(RECIPE.loss, class_weights=weights and tuple(weights[k] for k in self.classes))
+        weights = recipe.phase.loss.class_weights
+        loss = replace(recipe.phase.loss, class_weights=weights and tuple(weights[k] for k in self.classes))
         if self.classes:
-            return replace(RECIPE, micro_batch=RECIPE.batch_size, loss=loss)
-        whole = SamplingConfig(defect_crop=0.0)
-        return replace(RECIPE, micro_batch=RECIPE.batch_size, crop=(0, 0), sampling=whole, loss=loss)
+            return replace(recipe.phase, loss=loss)
+        return replace(recipe.phase, crop=(0, 0), sampling=SamplingConfig(defect_crop=0.0), loss=loss)
 
 
 def tasks(num_classes: int) -> tuple[Task, tuple[Task, ...]]:
@@ -78,19 +71,21 @@ def tasks(num_classes: int) -> tuple[Task, tuple[Task, ...]]:
 class Network:
     """A network for one task, with only those parts that the task needs."""
 
-    def __init__(self, task: Task, reader: ShardReader, rows: np.ndarray, seed: int) -> None:
+    def __init__(self, task: Task, recipe: Recipe, reader: ShardReader, rows: np.ndarray, seed: int) -> None:
         torch.manual_seed(seed)
-        self.task, self.manifest = task, reader.manifest
+        self.task, self.recipe, self.manifest = task, recipe, reader.manifest
+        self.phase = task.phase(recipe)
         config = NetworkConfig(
-            DEMO.model.architecture,
-            DEMO.model.encoder,
+            recipe.model.architecture,
+            recipe.model.encoder,
             max(1, len(task.classes)),
             self.manifest.channels,
-            DEMO.model.decoder_channels,
-            DEMO.model.dropout,
+            recipe.model.decoder_channels,
+            recipe.model.dropout,
         )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = UnifiedModel(config)
+        self.inputs = find_first_weights(self.model, recipe.model, None, self.manifest).inputs
         head = self.model.classification_head.linear
         self.model.classification_head.linear = torch.nn.Linear(head.in_features, max(1, len(task.labels)))
         self.rows = rows
@@ -126,7 +121,7 @@ class Network:
 
     def __call__(self, images: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """uint8 images -> mask logits (n, classes, H, W) and label logits (n, labels), None where not asked for."""
-        pixels = normalise(images.to(self.device), self.manifest.mean, self.manifest.std)
+        pixels = normalise(images.to(self.device), self.inputs.mean, self.inputs.std)
         height, width = pixels.shape[-2:]
         padded = reflect_to_stride(pixels, self.model.stride).contiguous(memory_format=torch.channels_last)
         with mixed_precision(self.device):
@@ -144,29 +139,31 @@ class Network:
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Of a batch: segmentation and classification as the recipe weighs them; a classifier alone has weight 1."""
-        phase = self.task.phase
         truth, valid = unpack_targets(targets.to(self.device), self.manifest.num_classes)
         masks, labels = self(images)
         loss = torch.zeros((), device=self.device)
         if masks is not None:
             wanted = truth[:, list(self.task.classes)]
-            loss = loss + head_losses({SEGMENTATION: masks}, wanted, valid, phase.loss)[SEGMENTATION].mean()
+            loss = loss + head_losses({SEGMENTATION: masks}, wanted, valid, self.phase.loss)[SEGMENTATION].mean()
         if labels is not None:
             wanted = labels_from_targets(truth, valid)[:, list(self.task.labels)]
-            weight = phase.loss.weights.get("classification", 0.0) if masks is not None else 1.0
+            weight = self.phase.loss.weights.get("classification", 0.0) if masks is not None else 1.0
             loss = loss + weight * classification_loss(labels, wanted).mean()
         return loss
 
     def train(self, reader: ShardReader, steps: int, seed: int) -> float:
-        """Train for so many steps; the seconds a step took, the first ones left out. The average is kept."""
-        phase = self.task.phase
+        """Train for so many steps; the seconds a step took, the first ones left out. A moving average is kept."""
+        phase = self.phase
         sampler = build_sampler(self.rows, np.asarray(reader.index.areas), phase.sampling, seed=seed, phase=0)
         crop = resolve_crop(reader, self.rows, phase.crop, TilingConfig())
-        augmenter = Augmenter(AUGMENT, crop, phase.sampling, self.manifest.num_classes, self.manifest.ignore_bit)
+        augmenter = Augmenter(
+            self.recipe.augment, crop, phase.sampling, self.manifest.num_classes, self.manifest.ignore_bit
+        )
         size = phase.batch_size
         places = (_Place(0, range(step * size, (step + 1) * size)) for step in range(steps))
-        optimizer = build_optimizer(self.model, OptimConfig())
-        average = ExponentialAverage(self.model, EMA_DECAY)
+        optimizer = build_optimizer(self.model, self.recipe.optim)
+        decay = self.recipe.optim.ema_decay
+        average = ExponentialAverage(self.model, decay) if decay else None
         latest = AveragedTensors.of(self.model)
         self.model.train()
         warm, begun = min(5, steps - 1), time.perf_counter()
@@ -175,11 +172,13 @@ class Network:
                 begun = time.perf_counter()
             set_lr(optimizer, lr_at(step, steps, phase))
             self.loss(batch.images, batch.targets).backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), DEMO.optim.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            average.update(latest)
-        self.model.load_state_dict(average.model.state_dict())
+            if average is not None:
+                average.update(latest)
+        if average is not None:
+            self.model.load_state_dict(average.model.state_dict())
         return (time.perf_counter() - begun) / (steps - warm)
 
 
