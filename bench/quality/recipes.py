@@ -53,8 +53,8 @@ def on_pretrained(data: Path, weights: Path) -> Recipe:
     loss = ", ".join(f"{name} {weight:g}" for name, weight in phase.loss.weights.items())
     told = (
         f"{config.model.encoder} from ImageNet weights with a decoder of {decoder} channels, the first phase of "
-        f"`--preset auto` on {PASSES} passes and a CPU (losses {loss}, absent {phase.loss.absent:g}; rate {phase.lr:g}, "
-        f"rising for {phase.warmup:.0%} of the steps; {', '.join(config.augment)}; no moving average, equal class "
+        f"`--preset auto` on {PASSES} passes and a CPU (losses {loss}, absent {phase.loss.absent:g}; rate {phase.lr:g}"
+        f", rising for {phase.warmup:.0%} of the steps; {', '.join(config.augment)}; no moving average, equal class "
         "weights)"
     )
     return Recipe(

@@ -1,16 +1,24 @@
 """Figures over seeds, worked by hand."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bench.quality import cascade
 from bench.quality.demo import OURS, config_of, work_of
-from bench.quality.networks import tasks
+from bench.quality.networks import Network, tasks
 from bench.quality.parts import PARTS, unit_options, verdict
+from bench.quality.pretrained import DECODER, ENCODER
+from bench.quality.recipes import FROM_SCRATCH, on_pretrained
 from bench.quality.seeds import Gain, gain, mean_dice, miou, spread, values
+from steel.config import ModelConfig, NetworkConfig
 from steel.metrics.scores import Outcome
+from steel.model.network import UnifiedModel
+from steel.shards.reader import ShardReader
 from tests.shard_folder import defect_mask, make_shards, steel_image
 from train.arguments import parse_fit
 
@@ -80,6 +88,37 @@ def test_six_networks_cover_what_one_does() -> None:
     assert sorted(k for task in six for k in task.labels) == list(one.labels)
 
 
+def test_todays_recipe_is_the_first_phase_of_auto_on_a_cpu(tiny_shards: Path, tmp_path: Path) -> None:
+    recipe = on_pretrained(tiny_shards, tmp_path / "lite0.safetensors")
+    assert (recipe.model.encoder, recipe.model.decoder_channels) == (ENCODER, DECODER)
+    assert recipe.model.weights == str(tmp_path / "lite0.safetensors")
+    assert recipe.phase.loss.weights == {"bce": 1, "batch_dice": 1, "classification": 0.02}
+    assert recipe.phase.loss.class_weights is None and recipe.optim.ema_decay == 0
+    assert (recipe.phase.batch_size, recipe.phase.micro_batch, recipe.phase.lr) == (8, 8, 2e-3)
+    assert set(recipe.augment) == {"hflip", "vflip", "brightness_contrast"}
+    assert "losses bce 1, batch_dice 1, classification 0.02, absent 0; rate 0.002, rising for 30%" in recipe.told
+
+
+def test_a_network_starts_from_the_recipes_weights_and_sees_images_as_they_expect(tmp_path: Path) -> None:
+    channels = (48, 32, 16, 8)
+    first = UnifiedModel(NetworkConfig("Unet", "tu-test_resnet", 4, 1, channels)).encoder.state_dict()
+    torch.save(first, tmp_path / "weights.pth")
+    model = ModelConfig("Unet", "tu-test_resnet", channels, 0.1, weights=str(tmp_path / "weights.pth"))
+    masks = [defect_mask(n, num_classes=4) for n in range(9)]
+    data = make_shards(tmp_path / "shards", [steel_image(n) for n in range(9)], masks, num_classes=4)
+    reader, (one, six) = ShardReader(str(data)), tasks(4)
+    for task in (one, six[0]):
+        network = Network(task, replace(FROM_SCRATCH, model=model), reader, np.arange(9), seed=0)
+        for name, tensor in network.model.encoder.state_dict().items():
+            torch.testing.assert_close(tensor.cpu(), first[name])
+        assert network.inputs != Network(task, FROM_SCRATCH, reader, np.arange(9), seed=0).inputs
+        seen: list[torch.Tensor] = []
+        network.model.encoder.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
+        network(torch.full((2, 1, 32, 64), 255, dtype=torch.uint8))
+        expected = (1 - network.inputs.mean[0]) / network.inputs.std[0]
+        torch.testing.assert_close(seen[0][:, 0].cpu(), torch.full((2, 32, 64), expected))
+
+
 def test_rare_classes_are_taken_first_and_clean_images_fill_up(tmp_path) -> None:
     annotations, ids = tmp_path / "train.csv", tmp_path / "ids.txt"
     common = [f"{n}.jpg,3,1 5" for n in range(10)]
@@ -100,7 +139,7 @@ def test_one_and_six_are_trained_and_judged_alike(tmp_path, monkeypatch) -> None
     images = [steel_image(n, 64, 128) for n in range(36)]
     masks = [defect_mask(n, 64, 128, num_classes=4) for n in range(36)]
     data = make_shards(tmp_path / "shards", images, masks, num_classes=4, folds=3)
-    text = cascade.run(data, tmp_path / "work", seconds=0.01, seeds=(0, 1))
+    text = cascade.run(data, tmp_path / "work", FROM_SCRATCH, seconds=0.01, seeds=(0, 1))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     names = [cascade.UNIFIED, cascade.TOGETHER, cascade.EACH]
     scores, gains, costs = rows[2:5], rows[7:11], rows[13:16]
@@ -113,8 +152,17 @@ def test_one_and_six_are_trained_and_judged_alike(tmp_path, monkeypatch) -> None
     trained = sorted((tmp_path / "work").glob("*/side.json"))
     assert len(trained) == 6
     before = [path.stat().st_mtime_ns for path in trained]
-    assert cascade.run(data, tmp_path / "work", seconds=0.01, seeds=(0, 1)) == text
+    assert cascade.run(data, tmp_path / "work", FROM_SCRATCH, seconds=0.01, seeds=(0, 1)) == text
     assert [path.stat().st_mtime_ns for path in trained] == before  # nothing was trained twice
+    longer = cascade.run(
+        data, tmp_path / "work", FROM_SCRATCH, seconds=0.01, seeds=(0, 1), names=(*cascade.SIDES, cascade.LONG)
+    )
+    told = [[cell.strip() for cell in line.split("|")[1:-1]] for line in longer.splitlines() if line.startswith("|")]
+    assert told[2:5] == scores and told[8:12] == gains and told[5][0] == cascade.LONG
+    assert told[12][0] == "the unified network, six times as long, over"
+    over = [cascade.UNIFIED, cascade.EACH]
+    assert [row[:2] for row in told[14:18]] == [[name, m] for name in over for m in ("mean Dice", "positive Dice")]
+    assert told[20][1] == told[23][1] and told[23][5] == "1"  # one network of the same size
 
 
 def test_the_demos_work_counts_crops_and_whole_images_by_their_pixels() -> None:
