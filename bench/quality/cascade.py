@@ -197,9 +197,9 @@ def _report(
     with_class = np.count_nonzero(np.asarray(index.areas)[folds == TEST], axis=0)
     floor = float(score(outcomes[UNIFIED][0]).mean_dice_all_empty)
     lines = [
-        f"{len(rows)} images train, {held[0]} validate, {held[1]} test (with each class: "
-        f"{', '.join(map(str, with_class.tolist()))}), at {index.height[0]}x{index.width[0]}; no test-time "
-        f"augmentation; {seconds:g} s of training for the unified network, in steps of {recipe.phase.batch_size} crops "
+        f"Synthetic strips, rendered for real masks: {len(rows)} images train, {held[0]} validate, {held[1]} test "
+        f"(with each class: {', '.join(map(str, with_class.tolist()))}), at {index.height[0]}x{index.width[0]}; no "
+        f"test-time augmentation; {seconds:g} s of training for the unified network, in steps of {recipe.phase.batch_size} crops "
         f"(classifiers: whole images). Every side has {recipe.told} and is tuned alike, with the gate that suits it "
         f"best. Answering nothing gets {100 * floor:.2f}.",
         "",

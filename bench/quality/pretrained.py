@@ -14,6 +14,7 @@ import torch
 from bench.quality.baseline import train_plain
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
 from bench.quality.trial import TEST, VALIDATION, Trial, at_one_half, both_phases, raw, train, tuned
+from steel.checkpoint import load_checkpoint
 from steel.metrics.scores import Outcome
 from steel.precision import choose_precision
 from steel.shards.reader import ShardReader
@@ -147,7 +148,7 @@ def run(name: str, data: Path, weights: Path, work: Path, *, passes: int | None,
             _about(data, sides, seeds),
             "",
             f"The plain loop's learning rate is the best of three in {of_set.measure} of the validation images at "
-            f"threshold 0.5, with the first seed: {rates}.",
+            f"threshold 0.5, with the first seed: {rates}. {_chosen(trials[AUTO][0])}",
             "",
             *score_rows(trials, judged),
             "",
@@ -181,6 +182,13 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
         + (f"; missing of three: {', '.join(map(str, missing))}" if missing else "")
         + ". Scores in percent, of the test images; processor seconds are of one thread."
     )
+
+
+def _chosen(trial: Trial) -> str:
+    """What auto made of the set: a pass of larger crops shows more of an image."""
+    phase = load_checkpoint(trial.checkpoint).provenance["config"]["phases"][0]
+    height, width = phase["crop"]
+    return f"For its first phase auto chose crops of {height}x{width} in batches of {phase['batch_size']}."
 
 
 def _precision() -> str:

@@ -148,6 +148,7 @@ def test_all_sides_are_trained_from_the_same_weights_and_judged(
 
     text = run()
     assert "Seeds 0, 2; missing of three: 1." in text
+    assert "For its first phase auto chose crops of 64x64 in batches of 8." in text
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     sides = [
         f"{side}, {how}"
