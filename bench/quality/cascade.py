@@ -199,9 +199,9 @@ def _report(
     lines = [
         f"Synthetic strips, rendered for real masks: {len(rows)} images train, {held[0]} validate, {held[1]} test "
         f"(with each class: {', '.join(map(str, with_class.tolist()))}), at {index.height[0]}x{index.width[0]}; no "
-        f"test-time augmentation; {seconds:g} s of training for the unified network, in steps of {recipe.phase.batch_size} crops "
-        f"(classifiers: whole images). Every side has {recipe.told} and is tuned alike, with the gate that suits it "
-        f"best. Answering nothing gets {100 * floor:.2f}.",
+        f"test-time augmentation; {seconds:g} s of training for the unified network, in steps of "
+        f"{recipe.phase.batch_size} crops (classifiers: whole images). Every side has {recipe.told} and is tuned "
+        f"alike, with the gate that suits it best. Answering nothing gets {100 * floor:.2f}.",
         "",
         "| | mean Dice (each seed) | positive Dice (each seed) | of each class |",
         "|---|---|---|---|",
