@@ -171,7 +171,9 @@ class Family:
     total: np.ndarray
     """(B, S) their sums over the folds."""
     found: np.ndarray
-    """(K, B, S) int64 images with the class that a setting finds."""
+    """(K, B, S) int32 images with the class that a setting finds."""
+    total_found: np.ndarray
+    """(B, S) their sums over the folds."""
     found_at_half: np.ndarray
     """(K,) int64 images with the class that a threshold of one half finds without a gate."""
     settings: np.ndarray
@@ -199,19 +201,25 @@ class Family:
         allowed = np.broadcast_to(part.allowed_windows(), part.shape).ravel()
         chosen = preferred[allowed[preferred]]
         values, counts = (
-            table.reshape(*gains.shape[:2], -1)[:, :, chosen] for table in (smooth(gains[cells]), found[cells])
+            table.reshape(*gains.shape[:2], -1)[:, :, chosen]
+            for table in (smooth(gains[cells]), found[cells].astype(np.int32))
         )
         axes = np.meshgrid(places[0], part.label_thresholds, part.min_areas, part.max_areas, indexing="ij")
         settings = np.stack([axis.ravel()[chosen] for axis in axes], axis=1)
-        return cls(values, values.sum(axis=0), counts, found_at_half, settings)
+        return cls(values, values.sum(axis=0), counts, counts.sum(axis=0), found_at_half, settings)
 
     def best(self, without: Iterable[int]) -> Best:
         """The best setting at each binary threshold on all folds but some, of those that find the class if any does."""
         left_out = list(without)
-        known = np.setdiff1d(np.arange(len(self.values)), left_out)
-        values = self.total - self.values[left_out].sum(axis=0)
-        at_half = self.found_at_half[known].sum()
-        finds = self.found[known].sum(axis=0) >= min(at_half, max(1, MIN_FOUND_SHARE * at_half))
+        values, found, at_half = (
+            total - sum(part[fold] for fold in left_out)
+            for total, part in (
+                (self.total, self.values),
+                (self.total_found, self.found),
+                (self.found_at_half.sum(), self.found_at_half),
+            )
+        )
+        finds = found >= min(at_half, max(1, MIN_FOUND_SHARE * at_half))
         among = np.where(finds | ~finds.any(axis=1, keepdims=True), values, np.iinfo(np.int64).min)
         chosen = np.argmax(among, axis=1)
         at = np.arange(len(chosen)), chosen
