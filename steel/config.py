@@ -219,6 +219,10 @@ class OptimConfig:
     weight_decay: float = 0.01
     encoder_lr_scale: float = 1.0
     """The encoder's rate as a share of the phase's."""
+    layer_decay: float = 1.0
+    """Below 1, each stage of the encoder has so many times the rate of the one after it, and the last one the
+    encoder's: what published weights know of edges and textures is changed less than what they know of objects. A stage
+    ends where the decoder is given a feature. 1, all at one rate, by default: no figure says that another pays."""
     freeze_encoder_epochs: float = 0.0
     """Keep the encoder as it is for the first epochs of the first phase."""
     clip_norm: float = 1.0
@@ -231,6 +235,7 @@ class OptimConfig:
     """Stop after so many steps in a row with a non-finite loss or gradient."""
 
     def __post_init__(self) -> None:
+        _require(0 < self.layer_decay <= 1, f"optim.layer-decay: {self.layer_decay} is not in (0, 1]")
         _require(0 <= self.ema_decay < 1, f"optim.ema-decay: {self.ema_decay} is not in [0, 1)")
         _require(self.clip_norm > 0, "optim.clip-norm must be above 0")
 

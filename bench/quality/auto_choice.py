@@ -45,6 +45,7 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "that average, and absent classes judged last": (*("--optim.ema-decay", "0.99"), *("--phases.1.loss.absent", "1")),
     "the average of the 3 best validations": ("--optim.average-top-k", "3"),
     "half of the rates for the encoder": ("--optim.encoder-lr-scale", "0.5"),
+    "layer decay of 0.75": ("--optim.layer-decay", "0.75"),
     "the encoder frozen for one pass": ("--optim.freeze-encoder-epochs", "1"),
     "a weight decay of 0.05": ("--optim.weight-decay", "0.05"),
     "rotation, shear and scale": ("--augment.affine.p", "0.5"),

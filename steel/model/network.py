@@ -107,6 +107,26 @@ class UnifiedModel(nn.Module):
         masks = self.segmentation_head(decoded)
         return masks, Features(encoded.size, decoded, encoded.features[-1], masks)
 
+    def encoder_stages(self) -> list[list[nn.Parameter]]:
+        """The encoder's parameters in training, from the input on: what each of its features needs that none before
+        it did.
+
+        Read off the features of a small empty image, so that it holds for any encoder, whatever its modules are called;
+        one that hands out a single feature, or whose first feature needs all, has one stage.
+        """
+        was_training = self.encoder.training
+        self.encoder.eval()
+        with torch.enable_grad():
+            features = self.encode(self.small_images()).features
+        self.encoder.train(was_training)
+        left = {id(parameter): parameter for parameter in self.encoder.parameters() if parameter.requires_grad}
+        stages: list[list[nn.Parameter]] = []
+        for feature in features:
+            reached = _reached(feature)
+            stages.append([left.pop(each) for each in list(left) if each in reached])
+        assert not left, "what reaches no feature has been removed"
+        return [stage for stage in stages if stage]
+
     def small_images(self) -> Tensor:
         """One black image (1, c, H, W) of whole strides, large enough for every architecture."""
         height = -(-128 // self.stride) * self.stride

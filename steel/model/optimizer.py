@@ -11,30 +11,47 @@ import torch
 from torch import Tensor, nn
 
 from steel.config import OptimConfig
+from steel.errors import InputError
 from steel.model.network import UnifiedModel
 
 
 def parameter_groups(model: UnifiedModel, config: OptimConfig) -> list[dict[str, Any]]:
     """Encoder and the rest, each with and without weight decay; `lr_scale` says which share of the rate a group gets.
 
-    Biases, normalisation layers and other vectors are not decayed: pulling them to 0 regularises nothing.
+    With `layer_decay` the encoder's are two for each of its stages, from the input on. Biases, normalisation layers and
+    other vectors are not decayed: pulling them to 0 regularises nothing.
+
+    Raises:
+        InputError: the rate is to decay over an encoder that has one stage.
     """
     encoder = {id(p) for p in model.encoder.parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
-        (in_encoder, decayed): [] for in_encoder in (True, False) for decayed in (True, False)
-    }
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups[id(parameter) in encoder, parameter.ndim > 1].append(parameter)
-    return [
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in encoder]
+    groups = [
         {
-            "name": ("encoder" if in_encoder else "decoder") + ("" if decayed else " (no decay)"),
-            "params": parameters,
-            "lr_scale": config.encoder_lr_scale if in_encoder else 1.0,
+            "name": name if decayed else f"{name} (no decay)",
+            "params": [p for p in parameters if p.requires_grad and (p.ndim > 1) == decayed],
+            "lr_scale": lr_scale,
             "weight_decay": config.weight_decay if decayed else 0.0,
         }
-        for (in_encoder, decayed), parameters in groups.items()
-        if parameters
+        for name, lr_scale, parameters in (*_encoder_parts(model, config), ("decoder", 1.0, rest))
+        for decayed in (True, False)
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _encoder_parts(model: UnifiedModel, config: OptimConfig) -> list[tuple[str, float, list[nn.Parameter]]]:
+    """Name, share of the rate and parameters of all that has one rate in the encoder."""
+    if config.layer_decay == 1:
+        return [("encoder", config.encoder_lr_scale, list(model.encoder.parameters()))]
+    stages = model.encoder_stages()
+    if len(stages) < 2:
+        raise InputError(
+            f"optim.layer-decay {config.layer_decay:g}: the encoder {model.network.encoder} has one stage alone, whose "
+            "rate optim.encoder-lr-scale sets; leave layer-decay at 1 or choose another encoder"
+        )
+    return [
+        (f"encoder stage {number}", config.encoder_lr_scale * config.layer_decay ** (len(stages) - number), stage)
+        for number, stage in enumerate(stages, start=1)
     ]
 
 

@@ -70,6 +70,43 @@ def test_parameters_that_reach_an_output_are_those_with_a_gradient(architecture)
     assert reached == {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 
 
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "first", "last"),
+    [
+        ("Unet", "resnet18", {"conv1", "bn1"}, {"layer4"}),
+        ("Unet", "efficientnet-b0", {"_conv_stem", "_bn0"}, {f"_blocks.{n}" for n in range(9, 16)}),
+        ("Unet", "mobilenet_v2", {"features.0", "features.1"}, {f"features.{n}" for n in range(14, 19)}),
+        ("Segformer", "mit_b0", {"patch_embed1", "block1", "norm1"}, {"patch_embed4", "block4", "norm4"}),
+        ("Unet", "tu-tf_efficientnet_lite0", {"model.conv_stem", "model.bn1", "model.blocks.0"},
+         {"model.blocks.5", "model.blocks.6"}),
+        ("Unet", "tu-convnext_atto", {"model.stem_0", "model.stem_1", "model.stages_0"}, {"model.stages_3"}),
+        ("DPT", "tu-test_vit", {"model.cls_token", "model.pos_embed", "model.patch_embed", "model.blocks.0"},
+         {"model.blocks.4", "model.blocks.5"}),
+    ],
+)  # fmt: skip
+def test_stages_of_an_encoder(architecture: str, encoder: str, first: set[str], last: set[str]) -> None:
+    """Of smp's and timm's encoders: all that is trained, once each, from the input on; nothing else is changed."""
+    model = UnifiedModel(NetworkConfig(architecture, encoder, num_classes=2, in_channels=1))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    stages = model.encoder_stages()
+    names = {id(p): f"{name}." for name, p in model.encoder.named_parameters() if p.requires_grad}
+    told = [[names[id(p)] for p in stage] for stage in stages]
+    assert sorted(name for stage in told for name in stage) == sorted(names.values())
+    assert len(stages) == (4 if encoder in ("mit_b0", "tu-convnext_atto", "tu-test_vit") else 5)
+    for stage, parts in ((told[0], first), (told[-1], last)):
+        assert all(any(name.startswith(f"{part}.") for name in stage) for part in parts), (stage, parts)
+        assert all(any(name.startswith(f"{part}.") for part in parts) for name in stage), (stage, parts)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert model.encoder.training
+
+
+def test_a_frozen_encoder_tells_its_stages_and_stays_frozen(small_model: UnifiedModel) -> None:
+    model = copy.deepcopy(small_model).train()
+    set_encoder_trainable(model, False)
+    assert [len(stage) for stage in model.encoder_stages()] == [3, 12, 15]
+    assert model.training and not model.encoder.training
+
+
 def test_a_parameter_that_is_not_to_be_trained_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """None could be told from one that reaches no output."""
 

@@ -2,11 +2,13 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from steel.config import NetworkConfig, OptimConfig
+from steel.errors import InputError
 from steel.model.batch_norm import RunningStatistics
 from steel.model.network import UnifiedModel
 from steel.model.optimizer import (
@@ -74,6 +76,45 @@ def test_groups_cover_each_parameter_once(model):
     for name, group in by_name.items():
         assert group["lr_scale"] == (0.25 if name.startswith("encoder") else 1.0)
         assert group["weight_decay"] == (0.0 if "no decay" in name else 0.1)
+
+
+def test_the_rate_decays_over_the_encoders_stages(model):
+    """By hand: two stages, for a decoder of two widths reads two features; the last one has the encoder's rate."""
+    groups = parameter_groups(model, replace(CONFIG, layer_decay=0.5))
+    assert [(group["name"], group["lr_scale"], group["weight_decay"]) for group in groups] == [
+        ("encoder stage 1", 0.125, 0.1),
+        ("encoder stage 1 (no decay)", 0.125, 0.0),
+        ("encoder stage 2", 0.25, 0.1),
+        ("encoder stage 2 (no decay)", 0.25, 0.0),
+        ("decoder", 1.0, 0.1),
+        ("decoder (no decay)", 1.0, 0.0),
+    ]
+    ids = [id(p) for group in groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    names = {id(parameter): name for name, parameter in model.encoder.named_parameters()}
+    parts = [{names[id(p)].split(".")[1] for p in group["params"]} for group in groups[:4]]
+    assert parts == [{"conv1"}, {"conv1", "bn1"}, {"layer1"}, {"layer1"}]
+
+
+def test_a_step_at_a_decaying_rate_moves_each_stage_by_its_share(model):
+    """AdamW's first step moves a weight by the rate, whatever its gradient."""
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):  # timm starts the last one of a block at 0
+            torch.nn.init.ones_(layer.weight)
+    optimizer = build_optimizer(model, OptimConfig(weight_decay=0.0, layer_decay=0.5))
+    set_lr(optimizer, 0.01)
+    before = [[p.detach().clone() for p in group["params"]] for group in optimizer.param_groups]
+    train(model, optimizer, [0])
+    for group, were in zip(optimizer.param_groups, before, strict=True):
+        moved = max((p.detach() - was).abs().max().item() for p, was in zip(group["params"], were, strict=True))
+        assert moved == pytest.approx(0.01 * group["lr_scale"], rel=1e-3)
+
+
+def test_one_stage_has_no_rate_that_could_decay():
+    shallow = UnifiedModel(NetworkConfig("Unet", "tu-test_resnet", 2, 1, decoder_channels=(8,)))
+    assert len(parameter_groups(shallow, CONFIG)) == 4
+    with pytest.raises(InputError, match=r"^optim\.layer-decay 0\.5: the encoder tu-test_resnet has one stage alone"):
+        parameter_groups(shallow, replace(CONFIG, layer_decay=0.5))
 
 
 def test_set_rate_scales_the_encoder(model):

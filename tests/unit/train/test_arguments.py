@@ -138,6 +138,19 @@ def test_losses_that_teach_nothing_are_refused(options: list[str], message: str)
 
 
 @pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--optim.layer-decay", "0", r"optim\.layer-decay: 0\.0 is not in \(0, 1\]"),
+        ("--optim.layer-decay", "1.01", r"optim\.layer-decay: 1\.01 is not in \(0, 1\]"),
+        ("--optim.layer-decay", "nan", r"optim\.layer-decay: nan is not in \(0, 1\]"),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused_in_a_line(option: str, value: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}; --help lists the options$"):
+        parse_fit("fit", [*NEEDED, option, value])
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"augment": {"blurr": TransformConfig(0.1)}}, r"augment\.blurr: unknown; there are hflip"),

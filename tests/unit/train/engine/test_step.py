@@ -13,9 +13,10 @@ from tests.numerics.one_step import build_training, config_of, step_at
 from train.engine.step import TrainingState
 
 
-def training_of(decay: float) -> TrainingState:
+def training_of(decay: float, layer_decay: float = 1.0) -> TrainingState:
     config = config_of(batch_size=6, micro_batch=3)
-    return build_training(start("no", cpu=True), replace(config, optim=replace(config.optim, ema_decay=decay)))
+    optim = replace(config.optim, ema_decay=decay, layer_decay=layer_decay)
+    return build_training(start("no", cpu=True), replace(config, optim=optim))
 
 
 def take_steps(training: TrainingState, first: int, last: int) -> None:
@@ -34,14 +35,14 @@ def test_without_a_moving_average_there_is_no_second_model(monkeypatch: pytest.M
     assert [name for name in training.tensors() if name.startswith("average")] == []
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.9])
-def test_a_state_goes_on_bit_for_bit(decay: float) -> None:
+@pytest.mark.parametrize(("decay", "layer_decay"), [(0.0, 1.0), (0.9, 1.0), (0.0, 0.5)])
+def test_a_state_goes_on_bit_for_bit(decay: float, layer_decay: float) -> None:
     """With a moving average and without one; also where the state holds an average that the run has no use for."""
-    training = training_of(decay)
+    training = training_of(decay, layer_decay)
     take_steps(training, 0, 2)
     tensors = {name: tensor.clone() for name, tensor in training.tensors().items()}
     assert any(name.startswith("average.") for name in tensors) == (decay > 0)
-    resumed = training_of(decay)
+    resumed = training_of(decay, layer_decay)
     resumed.load_tensors(
         tensors if decay else tensors | {"average.x": torch.ones(1), "average_updates": torch.ones(())}
     )
@@ -54,8 +55,8 @@ def test_a_state_goes_on_bit_for_bit(decay: float) -> None:
 
 @pytest.mark.parametrize("freeze_steps", [0, 10])
 def test_a_step_walks_over_no_modules(freeze_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first; a frozen encoder changes nothing about that."""
-    training = training_of(0.9)
+    """After the first; neither a frozen encoder nor a rate that decays over its stages changes anything about that."""
+    training = training_of(0.9, layer_decay=0.5)
     training.freeze_steps = freeze_steps
     take_steps(training, 0, 1)
     walked: list[str] = []
