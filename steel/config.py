@@ -110,15 +110,19 @@ class LossConfig:
     """How much less the focal loss thinks of pixels that are nearly right; 0 makes it cross-entropy."""
     tversky_alpha: float = 0.3
     """Weight of false positives; false negatives weigh `1 - tversky_alpha`."""
+    boundary_width: int = 3
+    """Pixels on either side of a class's true border that the boundary loss judges. Its weight is 0 by default: no
+    figure says that it pays."""
     absent: float = 1.0
-    """Weight of the overlap terms (Dice, Tversky, Lovász) where the class is absent. 1 judges an absent class as the
-    Kaggle metric does; but most classes are absent from most images, so a network that knows nothing yet is best off
-    answering nothing. 0 leaves absent classes to the pixel terms (BCE, focal) until it does."""
+    """Weight of the overlap terms (Dice, Tversky, Lovász) and of the boundary loss where the class is absent. 1 judges
+    an absent class as the Kaggle metric does; but most classes are absent from most images, so a network that knows
+    nothing yet is best off answering nothing. 0 leaves absent classes to the pixel terms (BCE, focal) until it does."""
     class_weights: tuple[float, ...] | None = None
     """One weight a class for the segmentation terms; equal when None."""
 
     def __post_init__(self) -> None:
         _require(min((self.absent, *self.weights.values())) >= 0, "loss: weights are not negative")
+        _require(self.boundary_width > 0, f"loss.boundary-width: {self.boundary_width} is not above 0")
         settings = sorted(self.weights.keys() & {setting.name for setting in fields(self)})
         _require(not settings, f"loss: {', '.join(settings)} is a setting, and no name for a term")
         object.__setattr__(self, "weights", {name: float(weight) for name, weight in self.weights.items() if weight})

@@ -41,6 +41,7 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "BCE and Dice last, no Lovász": (
         *("--phases.1.loss.lovasz", "0", "--phases.1.loss.bce", "1", "--phases.1.loss.batch-dice", "1"),
     ),
+    "a boundary term of 0.5": both_phases("loss.boundary", "0.5"),
     "a moving average of 0.99 of the weights": ("--optim.ema-decay", "0.99"),
     "that average, and absent classes judged last": (*("--optim.ema-decay", "0.99"), *("--phases.1.loss.absent", "1")),
     "the average of the 3 best validations": ("--optim.average-top-k", "3"),

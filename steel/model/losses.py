@@ -124,6 +124,36 @@ def _jaccard_steps(sorted_true: Tensor) -> Tensor:
     return steps
 
 
+def boundary(logits: Tensor, masks: Tensor, valid: Tensor, width: int) -> Tensor:
+    """Mean cross-entropy over the valid pixels near the class's true border: those with both a pixel of the class and
+    one that is not of it at most `width` pixels away in rows and columns.
+
+    Cross-entropy that counts the pixels at borders for more is U-Net's (Ronneberger et al. 2015); the band of a width
+    is that of Boundary IoU (Cheng et al. 2021), and with it a small defect counts as much as a large one. Pixels are
+    pooled of the truth alone, so that every pixel of the band has its slope and nothing goes back through a pooling. A
+    loss of the predicted border (Bokhovkin & Burnaev 2019) pools the prediction: then only the largest pixel of each
+    window has a slope, none where a prediction is flat, and the sums of its backward pass depend on their order on a
+    GPU. Losses of the distance to the border (Kervadec et al. 2019) need transforms on the host.
+
+    A pixel that is not valid is neither of the class nor beside it: where truth ends, no border is.
+
+    Absent class, or one that is everywhere: it has no border, and all valid pixels count, as in `binary_cross_entropy`.
+    """
+    true = masks.float()
+    near = _dilated(true * valid.float(), width) * _dilated((1 - true) * valid.float(), width) * valid.float()
+    has_border = near.amax(dim=(2, 3), keepdim=True) > 0
+    return _mean(_pixel_cross_entropy(logits, masks), torch.where(has_border, near, valid.float()))
+
+
+def _dilated(planes: Tensor, width: int) -> Tensor:
+    """(n, C, h, w) without a gradient -> the same, each pixel the largest of those at most `width` away.
+
+    Line by line, and then column by column: in one dimension a CPU has a fast kernel.
+    """
+    lines = F.max_pool1d(planes.flatten(0, 1), 2 * width + 1, stride=1, padding=width)
+    return F.max_pool1d(lines.transpose(1, 2), 2 * width + 1, stride=1, padding=width).transpose(1, 2).view_as(planes)
+
+
 def classification_loss(label_logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each label, (n, 1 + C) logits and 0/1 labels -> (n, 1 + C) float32."""
     return _pixel_cross_entropy(label_logits, labels)
@@ -193,6 +223,11 @@ LOSS_TERMS: dict[str, LossTerm] = {
         lambda logits, masks, valid, _: lovasz_hinge(logits, masks, valid),
         is_overlap=True,
         of_pairs=lovasz_hinge,
+    ),
+    "boundary": LossTerm(
+        "cross-entropy of the pixels near each class's true border",
+        lambda logits, masks, valid, config: boundary(logits, masks, valid, config.boundary_width),
+        is_overlap=True,
     ),
     "classification": LossTerm("the head's cross-entropy over `any` and each class", _classification, CLASSIFICATION),
 }

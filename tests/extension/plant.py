@@ -32,7 +32,7 @@ def restraint(logits: Tensor, masks: Tensor, valid: Tensor, config: LossConfig) 
     return (logits.float().square() * valid).sum(dim=(2, 3)) / valid.sum(dim=(2, 3)).clamp(min=1)
 
 
-class BoundaryHead(nn.Module):
+class OutlineHead(nn.Module):
     """A second decoder head: where a class begins or ends."""
 
     def __init__(self, shape: HeadShape) -> None:
@@ -44,7 +44,7 @@ class BoundaryHead(nn.Module):
         return F.interpolate(self.conv(features.decoded), features.size, mode="bilinear", align_corners=False)
 
 
-def boundary(logits: Tensor, masks: Tensor, valid: Tensor, config: LossConfig) -> Tensor:
+def outline(logits: Tensor, masks: Tensor, valid: Tensor, config: LossConfig) -> Tensor:
     """Its loss: cross-entropy against the pixels of a class that have one without it beside them."""
     inside = -F.max_pool2d(-masks.float(), kernel_size=3, stride=1, padding=1)
     losses = F.binary_cross_entropy_with_logits(logits.float(), masks.float() - inside, reduction="none")
@@ -96,8 +96,8 @@ class Lines:
 
 
 register(LOSS_TERMS, "restraint", LossTerm("keeps the logits small", restraint))
-register(HEADS, "boundary", HeadKind("where a class begins or ends", BoundaryHead))
-register(LOSS_TERMS, "boundary", LossTerm("cross-entropy of the boundary head", boundary, head="boundary"))
+register(HEADS, "outline", HeadKind("where a class begins or ends", OutlineHead))
+register(LOSS_TERMS, "outline", LossTerm("cross-entropy of the outline head", outline, head="outline"))
 register(
     METRICS,
     "found_share",

@@ -31,7 +31,7 @@ TRAIN = (
 ).split()
 """Two steps of the first phase, one of the second: 4 of 12 images train."""
 PLANTS_OWN = (
-    "--model.heads boundary --phases.0.loss.boundary 0.5 --phases.1.loss.boundary 0.25 --phases.0.loss.restraint 0.01 "
+    "--model.heads outline --phases.0.loss.outline 0.5 --phases.1.loss.outline 0.25 --phases.0.loss.restraint 0.01 "
     "--augment.invert.p 0.5 --phases.0.schedule stairs --tracking.tracker lines --tracking.project plant"
 ).split()
 
@@ -106,18 +106,18 @@ def test_its_losses_schedule_and_metric_are_in_the_history_and_in_the_curves(don
     steps, validations = done.history("run", "train"), done.history("run", "validation")
     assert len(steps) == 3
     for step in steps:
-        parts = [step[f"loss_{head}"] for head in ("segmentation", "classification", "boundary")]
+        parts = [step[f"loss_{head}"] for head in ("segmentation", "classification", "outline")]
         assert min(parts) > 0 and step["loss"] == pytest.approx(sum(parts))
     assert [step["lr"] for step in steps[:2]] == [3e-3, 3e-3 / 4]
     shares = [record["found_share"] for record in validations]
     assert len(shares) == 2 and all(0 <= share <= 1 for share in shares)
     curves = {line.get_label(): list(line.get_ydata()) for panel in draw_history(steps).axes for line in panel.lines}
-    assert curves["boundary"] == [step["loss_boundary"] for step in steps if step["phase"] == 0]
+    assert curves["outline"] == [step["loss_outline"] for step in steps if step["phase"] == 0]
 
 
 def test_its_tracker_was_told_all_of_it(done: Done) -> None:
     lines = [json.loads(line) for line in (done.root / "run" / "plant-1.jsonl").read_text().splitlines()]
-    for name, kind, space in (("loss_boundary", "train", "train"), ("found_share", "validation", "val")):
+    for name, kind, space in (("loss_outline", "train", "train"), ("found_share", "validation", "val")):
         expected = [record[name] for record in done.history("run", kind)]
         assert [line[f"{space}/{name}"] for line in lines if f"{space}/{name}" in line] == expected
     assert lines[-2:] == [{"checkpoint": "model.safetensors"}, {"status": "finished"}]
@@ -126,10 +126,10 @@ def test_its_tracker_was_told_all_of_it(done: Done) -> None:
 def test_its_names_are_in_the_runs_files(done: Done) -> None:
     config = json.loads((done.root / "run" / "config.json").read_text())["config"]
     assert list(config["extensions"]) == ["plant"]
-    assert config["model"]["heads"] == ["boundary"]
+    assert config["model"]["heads"] == ["outline"]
     assert config["augment"]["invert"] == {"p": 0.5, "strength": 1.0}
     assert [phase["schedule"] for phase in config["phases"]] == ["stairs", "cosine"]
-    assert [phase["loss"]["boundary"] for phase in config["phases"]] == [0.5, 0.25]
+    assert [phase["loss"]["outline"] for phase in config["phases"]] == [0.5, 0.25]
     assert config["phases"][0]["loss"]["restraint"] == 0.01
     assert ", found 0." in (done.root / "run" / "report.txt").read_text()
 
@@ -140,7 +140,7 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights(done: Done) -> None:
     for kind in ("train", "validation"):
         assert done.history("stopped", kind) == done.history("run", kind)
     ours, theirs = (load_file(done.root / out / "model.safetensors") for out in ("stopped", "run"))
-    assert ours.keys() == theirs.keys() and "boundary_head.conv.weight" in ours
+    assert ours.keys() == theirs.keys() and "outline_head.conv.weight" in ours
     assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
@@ -152,7 +152,7 @@ def test_its_metric_and_its_gate_are_in_the_evaluation(done: Done) -> None:
 
 
 def test_help_lists_what_it_adds(done: Done) -> None:
-    for name in ("loss.restraint", "loss.boundary", "augment.invert.p", "stairs", "lines"):
+    for name in ("loss.restraint", "loss.outline", "augment.invert.p", "stairs", "lines"):
         assert name in done.said("help"), name
 
 

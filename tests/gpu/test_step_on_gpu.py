@@ -20,7 +20,8 @@ from steel.model.optimizer import (
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 EVERY_LOSS = LossConfig(
-    {"bce": 1, "dice": 1, "focal": 1, "tversky": 1, "lovasz": 1, "classification": 1}, class_weights=(1, 2)
+    {"bce": 1, "dice": 1, "focal": 1, "tversky": 1, "lovasz": 1, "boundary": 1, "classification": 1},
+    class_weights=(1, 2),
 )
 
 

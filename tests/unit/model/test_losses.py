@@ -19,6 +19,7 @@ ALL = {
     "batch_dice": lambda *a: losses.batch_dice(*a, absent=1.0),
     "tversky": lambda *a: losses.tversky(*a, alpha=0.3),
     "lovasz": losses.lovasz_hinge,
+    "boundary": lambda *a: losses.boundary(*a, width=2),
 }
 
 
@@ -67,6 +68,45 @@ def test_batch_dice_worked_by_hand():
     loss = losses.batch_dice(logits, masks, torch.ones(2, 1, 1, 4), absent=0.25)
     expected = [1 - (2 * 1.7 + 1) / (4.4 + 2 + 1), 0.25 * (1 - 1 / (4.4 + 1))]
     torch.testing.assert_close(loss, torch.tensor([expected, expected]))
+
+
+@pytest.mark.parametrize(
+    ("true", "valid", "width", "near"),
+    [
+        ((1, 1, 0, 0), (1, 1, 1, 1), 1, (1, 2)),
+        ((1, 1, 0, 0), (1, 1, 1, 1), 2, (0, 1, 2, 3)),
+        ((1, 0, 0, 0), (1, 1, 1, 1), 1, (0, 1)),  # the image's edge is no border
+        ((1, 1, 1, 0), (1, 1, 0, 1), 1, (0, 1, 3)),  # nobody knows where it is: no pixel is beside one that differs
+        ((1, 1, 1, 0), (1, 1, 0, 1), 2, (1, 3)),  # it is between these
+        ((1, 1, 1, 0), (1, 1, 1, 0), 3, (0, 1, 2)),  # where the truth ends is no border, and all counts
+        ((1, 1, 1, 1), (1, 1, 1, 1), 1, (0, 1, 2, 3)),
+        ((0, 0, 0, 0), (1, 1, 1, 1), 1, (0, 1, 2, 3)),
+    ],
+)
+def test_boundary_worked_by_hand(true, valid, width, near):
+    found = losses.boundary(LOGITS, row(*true), row(*valid), width)
+    probs = (0.9, 0.8, 0.4, 0.1)
+    cross_entropy = [-math.log(p if is_true else 1 - p) for p, is_true in zip(probs, true, strict=True)]
+    assert found.shape == (1, 1) and found.dtype == torch.float32
+    assert found.item() == pytest.approx(sum(cross_entropy[n] for n in near) / len(near), rel=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 11), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_boundary_is_the_mean_over_pixels_that_see_both_kinds(height, width, reach, share, seed):
+    """Each pixel looked around from, one by one."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (height, width))
+    true, valid = rng.random((2, height, width)) < np.array([share, 0.8]).reshape(2, 1, 1)
+    near = np.zeros_like(valid)
+    for y, x in np.argwhere(valid):
+        around = np.s_[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
+        near[y, x] = len(set(true[around][valid[around]])) == 2
+    cross_entropy = np.logaddexp(0, np.where(true, -logits, logits))
+    judged = near if near.any() else valid
+    planes = [torch.from_numpy(np.asarray(plane, np.float64))[None, None] for plane in (logits, true, valid)]
+    expected = cross_entropy[judged].mean() if judged.any() else 0.0
+    assert losses.boundary(*planes, reach).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_lovasz_worked_by_hand():
@@ -283,7 +323,7 @@ def test_overlap_terms_can_leave_absent_classes_to_the_pixel_terms() -> None:
     masks = torch.zeros(1, 2, 4, 4)
     masks[:, 0, :2] = 1
     valid = torch.ones(1, 1, 4, 4)
-    for term in ("dice", "tversky", "lovasz"):
+    for term in ("dice", "tversky", "lovasz", "boundary"):
         full = segmentation_loss(logits, masks, valid, _only(term, 1.0))
         half = segmentation_loss(logits, masks, valid, _only(term, 0.5))
         none = segmentation_loss(logits, masks, valid, _only(term, 0.0))
@@ -293,6 +333,16 @@ def test_overlap_terms_can_leave_absent_classes_to_the_pixel_terms() -> None:
         assert none[0, 1] == 0
     bce = LossConfig({"bce": 1}, absent=0)
     assert segmentation_loss(logits, masks, valid, bce)[0, 1] > 0
+
+
+def test_the_width_of_the_boundary_is_the_configurations() -> None:
+    case = random_case(11, height=20, width=24)
+    case[1][:, 1:] = 0
+    case[1][:, 1:, 5:, 7:] = 1
+    found = [segmentation_loss(*case, LossConfig({"boundary": 0.5}, boundary_width=width)) for width in (1, 4)]
+    for loss, width in zip(found, (1, 4), strict=True):
+        torch.testing.assert_close(loss, 0.5 * losses.boundary(*case, width))
+    assert (found[0] != found[1])[:, 1:].all()
 
 
 def _only(term: str, absent: float) -> LossConfig:

@@ -142,6 +142,7 @@ def test_losses_that_teach_nothing_are_refused(options: list[str], message: str)
     [
         ("--optim.layer-decay", "0", r"optim\.layer-decay: 0\.0 is not in \(0, 1\]"),
         ("--optim.layer-decay", "1.01", r"optim\.layer-decay: 1\.01 is not in \(0, 1\]"),
+        ("--phases.1.loss.boundary-width", "0", r"phases\.1\.loss\.boundary-width: 0 is not above 0"),
         ("--optim.layer-decay", "nan", r"optim\.layer-decay: nan is not in \(0, 1\]"),
     ],
 )

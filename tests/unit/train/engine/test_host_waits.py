@@ -3,17 +3,19 @@
 import contextlib
 import copy
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
-from steel.config import NetworkConfig
+from steel.config import LossConfig, NetworkConfig
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
 from steel.loading.train_loader import MicroBatch
 from steel.model.host_copy import HostCopies
+from steel.model.losses import LOSS_TERMS
 from steel.model.network import UnifiedModel, scale_and_shift
 from tests.fake_gpu import GPU, HostWaits, backward, fake_gpu
 from tests.numerics.one_step import NUM_CLASSES, config_of, plan_of
@@ -85,6 +87,17 @@ def take_steps(training: TrainingState, noted: HostWaits, steps: int) -> list[li
     noted.events.clear()
     metrics.flush()
     return [*found, list(noted.events)]
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # by deepcopy, to tell copies apart
+def test_no_term_of_the_loss_waits_for_the_device(network: UnifiedModel, gpu: HostWaits) -> None:
+    training = training_on_gpu(network, gpu)
+    loss = LossConfig(dict.fromkeys(LOSS_TERMS, 0.5), absent=0.3, class_weights=(1.0, 2.0, 3.0))
+    phase = replace(training.config.phases[0], loss=loss)
+    plan = replace(plan_of(training.config), phase=phase)
+    training.step(plan, 0, LR, device_batches(micro_batches(1), GPU))
+    assert gpu.waits == []
+    assert "max_pool2d_with_indices" in gpu.operations
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # by deepcopy, to tell copies apart
