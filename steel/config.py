@@ -233,6 +233,9 @@ class OptimConfig:
     """Gradients are scaled down to at most this norm."""
     ema_decay: float = 0.0
     """Decay a step of the exponential moving average of the weights; 0 turns it off."""
+    swa: bool = False
+    """Average the weights after each step of the last phase, all alike (stochastic weight averaging). That average is
+    validated in the last phase, and one more candidate to ship. Off by default: no figure says that it pays."""
     average_top_k: int = 0
     """Average the weights of the k best epochs as one more candidate to ship; 0 turns it off."""
     nonfinite_limit: int = 20
@@ -241,6 +244,11 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _require(0 < self.layer_decay <= 1, f"optim.layer-decay: {self.layer_decay} is not in (0, 1]")
         _require(0 <= self.ema_decay < 1, f"optim.ema-decay: {self.ema_decay} is not in [0, 1)")
+        _require(
+            not (self.swa and self.ema_decay > 0),
+            f"optim.swa: a run has one average of its weights, and optim.ema-decay {self.ema_decay:g} asks for "
+            "another; set that to 0 or leave swa out",
+        )
         _require(self.clip_norm > 0, "optim.clip-norm must be above 0")
 
 

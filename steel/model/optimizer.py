@@ -3,9 +3,10 @@
 Nothing here waits for the device: whether a step counts is a tensor (`found_inf`, `skip`: 0 or 1) that stays there.
 """
 
+import abc
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -115,17 +116,18 @@ class AveragedTensors(NamedTuple):
         return cls([*model.parameters(), *floats], [buffer for buffer in buffers if not buffer.is_floating_point()])
 
 
-class ExponentialAverage:
-    """A moving average of the weights and of the normalisation statistics that go with them, on the model's device.
+class WeightAverage(abc.ABC):
+    """An average of the weights and of the normalisation statistics that go with them, on the model's device.
 
     Statistics are averaged as the weights are, because they describe the activations of the weights of their time: a
-    copy of the latest would belong to weights that the average lags behind. Counters are copied. Early on the average
-    moves faster, by 9 / (10 + updates so far), so that the first, random weights are soon forgotten.
+    copy of the latest would belong to weights that the average lags behind. Counters are copied.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        """Start from `model` as it is; `decay` in (0, 1) is what the average keeps in each update."""
-        self.decay = decay
+    name: ClassVar[str]
+    """Of what it is at the end of a run, as a candidate to ship."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Start from `model` as it is."""
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         """The average itself, ready to be evaluated."""
         self._tensors = AveragedTensors.of(self.model)
@@ -133,18 +135,23 @@ class ExponentialAverage:
 
     @torch.no_grad()
     def update(self, latest: AveragedTensors, skip: Tensor | None = None) -> None:
-        """Move towards the network of `latest`; not at all where `skip` (0-d, on the device) is 1.
+        """Take in the network of `latest`, unless `skip` (0-d, on the device) is 1.
 
         It must be finite also then, as it is after `step_if_finite` and `RunningStatistics` refused a step.
         """
-        counts = 1.0 if skip is None else 1 - skip
-        weight = (9 / (10 + self._num_updates)).clamp(min=1 - self.decay) * counts
+        counts = torch.ones_like(self._num_updates) if skip is None else 1 - skip
+        weight = self._weight(self._num_updates, counts)
         self._num_updates += counts
         steps = torch._foreach_sub(latest.floats, self._tensors.floats)
         torch._foreach_mul_(steps, weight)
         torch._foreach_add_(self._tensors.floats, steps)
         if latest.counters:
             torch._foreach_copy_(self._tensors.counters, latest.counters)
+
+    @abc.abstractmethod
+    def _weight(self, num_updates: Tensor, counts: Tensor) -> Tensor:
+        """How far the average moves towards the latest weights, 0-d in 0..1: after so many updates, where this one
+        counts (1) or is skipped (0)."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything an exact resume needs."""
@@ -154,6 +161,45 @@ class ExponentialAverage:
         """The inverse of `state_dict`."""
         self.model.load_state_dict(state["model"])
         self._num_updates.copy_(state["num_updates"])
+
+
+class ExponentialAverage(WeightAverage):
+    """A moving average, which forgets the past.
+
+    Early on it moves faster, by 9 / (10 + updates so far), so that the first, random weights are soon forgotten.
+    """
+
+    name = "moving average at the end"
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """Start from `model` as it is; `decay` in (0, 1) is what the average keeps in each update."""
+        super().__init__(model)
+        self.decay = decay
+
+    def _weight(self, num_updates: Tensor, counts: Tensor) -> Tensor:
+        return (9 / (10 + num_updates)).clamp(min=1 - self.decay) * counts
+
+
+class EqualAverage(WeightAverage):
+    """Stochastic weight averaging (Izmailov et al. 2018): the mean of the weights after each update.
+
+    Their authors compute the normalisation statistics of the mean anew, in one more pass over the data; here they are
+    the mean of those that the weights had, as in any average: near the end of a run the weights lie close together, and
+    what a run does stays a matter of its steps. The model that it started from is forgotten with the first update, be
+    that a skipped one: until one counts, the average is the latest weights.
+    """
+
+    name = "equal average of the last phase"
+
+    def _weight(self, num_updates: Tensor, counts: Tensor) -> Tensor:
+        return torch.where(num_updates == 0, 1.0, counts) / (num_updates + 1)
+
+
+def build_average(model: nn.Module, config: OptimConfig) -> WeightAverage | None:
+    """The average that `config` asks for, at `model` as it is; None where it asks for none."""
+    if config.swa:
+        return EqualAverage(model)
+    return ExponentialAverage(model, config.ema_decay) if config.ema_decay > 0 else None
 
 
 def average_state_dicts(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -94,3 +94,15 @@ def test_the_report(tiny_data: Path, tiny_shards: Path, tmp_path: Path, capsys: 
     assert shipped.startswith(f"shipped: weights at the end, cross-fitted mean Dice {best:.4f} on the validation folds")
     names = {path.name for path in (tmp_path / "top_checkpoints").iterdir()}
     assert names >= {"000001-00000001.safetensors", "000000-00000003.safetensors"}  # of equal ones, the latest
+
+
+def test_an_equal_average_is_one_of_the_weights_that_may_be_shipped(tiny_shards: Path, tmp_path: Path) -> None:
+    """And the last ones, where there is one; each phase has one validation here."""
+    options = ["--phases.0.epochs", "1", "--phases.1.epochs", "1", "--optim.swa"]
+    assert main([*OPTIONS, *options, "--data", str(tiny_shards), "--out", str(tmp_path)]) == 0
+    last = load_checkpoint(tmp_path / "last.safetensors")
+    candidates = list(last.provenance["candidates"])
+    assert candidates[:2] == ["equal average of the last phase", "weights at the end"]
+    assert last.provenance["weights"] == candidates[0]
+    report = (tmp_path / "report.txt").read_text()
+    assert candidates[0] in report

@@ -91,9 +91,9 @@ def plan_of(config: Config, rank: int = 0, world: int = 1) -> PhasePlan:
     )
 
 
-def step_at(training: TrainingState, step: int) -> StepSums:
-    """Take a step of the made-up phase, always on the same micro-batches."""
-    plan = plan_of(training.config, training.runtime.rank, training.runtime.world)
+def step_at(training: TrainingState, step: int, phase: int = 0) -> StepSums:
+    """Take a step of the made-up phase, as phase number `phase`, always on the same micro-batches."""
+    plan = replace(plan_of(training.config, training.runtime.rank, training.runtime.world), number=phase)
     return training.step(plan, step, lr_at(step, plan.steps, plan.phase), micro_batches(plan))
 
 

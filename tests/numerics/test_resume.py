@@ -18,3 +18,10 @@ def test_stops_within_an_epoch_at_its_end_and_twice(tiny_shards: Path, tmp_path:
 def test_stops_after_every_step(tiny_shards: Path, tmp_path: Path) -> None:
     told = run_script(2, SCRIPT, tiny_shards, tmp_path).stdout
     assert told.count("the same") == 6 + 2
+
+
+@pytest.mark.slow
+def test_stops_in_either_phase_with_an_equal_average_and_a_rate_that_decays(tiny_shards: Path, tmp_path: Path) -> None:
+    options = ("--optim.ema-decay", "0", "--optim.swa", "--optim.layer-decay", "0.5")
+    told = run_script(2, SCRIPT, tiny_shards, tmp_path, "2", "4", "5", "3-2", *options).stdout
+    assert told.count("the same") == 4

@@ -167,7 +167,7 @@ class Loop:
         wait for: the line of the history, whose warning resamples the images (some hundredths of a second for 2,500
         images of four classes), curves for less, and a tracker's pictures.
         """
-        model, spent = self.training.scored_model, self.context.live.spent
+        model, spent = self.training.scored_model(plan.number), self.context.live.spent
         before = spent.copy()
         result = validate(self.context, model, tta=())
         losses = validation_loss(self.context, self.training, model, plan)

@@ -56,7 +56,7 @@ def select_model(
     stopped: Callable[[], bool],
 ) -> bool:
     """Choose, tune and write the checkpoint; False when a stop signal came first (resuming starts this anew)."""
-    scratch = copy.deepcopy(training.scored_model)
+    scratch = copy.deepcopy(training.scored_model(state.phase))
     candidates: list[Candidate] = []
     for name, weights in weights_to_score(context, training, state, top_checkpoints):
         if any(context.runtime.all_gather(stopped())):
@@ -81,7 +81,7 @@ def weights_to_score(
     """What may be shipped: the last weights, averaged over steps and raw, the best epoch, the k best averaged."""
     ranked = context.runtime.on_main(top_checkpoints.readable)
     if training.average is not None:
-        yield "moving average at the end", training.average.model.state_dict()
+        yield training.average.name, training.average.model.state_dict()
     yield "weights at the end", training.model.state_dict()
     if ranked and (ranked[0].phase, ranked[0].step) != (state.phase, state.step):
         yield f"best epoch ({ranked[0].epoch:g} of phase {ranked[0].phase + 1})", top_checkpoints.read(ranked[0])

@@ -74,7 +74,8 @@ def work_of(context: RunContext) -> Work:
 def _num_candidates(config: Config, plans: tuple[PhasePlan, ...]) -> int:
     """At most so many weights are scored at the end; see `train.engine.model_selection.weights_to_score`."""
     is_chosen = sum(plan.validations_after(0) for plan in plans) > 1
-    return 1 + (config.optim.ema_decay > 0) + is_chosen + (is_chosen and config.optim.average_top_k > 1)
+    is_averaged = config.optim.swa or config.optim.ema_decay > 0
+    return 1 + is_averaged + is_chosen + (is_chosen and config.optim.average_top_k > 1)
 
 
 class RunProgress:

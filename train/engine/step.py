@@ -1,4 +1,4 @@
-"""What training changes - the network, its moving average, the optimizer - and one optimizer step on it."""
+"""What training changes - the network, the average of its weights, the optimizer - and one optimizer step on it."""
 
 import contextlib
 import functools
@@ -16,7 +16,8 @@ from steel.model.distillation import SoftTargets
 from steel.model.network import UnifiedModel, drop_gradients, set_encoder_trainable
 from steel.model.optimizer import (
     AveragedTensors,
-    ExponentialAverage,
+    WeightAverage,
+    build_average,
     build_optimizer,
     load_optimizer_state,
     set_lr,
@@ -45,7 +46,7 @@ class StepSums:
 
 
 class TrainingState:
-    """What each optimizer step changes: the network, its running statistics and moving average, the optimizer."""
+    """What each optimizer step changes: the network, its running statistics, their average, the optimizer."""
 
     def __init__(
         self,
@@ -66,8 +67,9 @@ class TrainingState:
         runtime.broadcast_tensors(model)  # rank 0 alone has looked for first weights
         self.model = model
         self.statistics = RunningStatistics(model)
-        decay = config.optim.ema_decay
-        self.average = ExponentialAverage(model, decay) if decay > 0 else None
+        self.average = build_average(model, config.optim)
+        self._first_averaged = len(config.phases) - 1 if config.optim.swa else 0
+        """The phase from which on weights are averaged."""
         self.micro_batch_losses = MicroBatchLosses(
             *(model, mean, std), channels_last=config.runtime.channels_last, teacher_share=config.distill.share
         )
@@ -85,10 +87,14 @@ class TrainingState:
         """Of fp16 training alone."""
         self._teacher = teacher
 
-    @property
-    def scored_model(self) -> UnifiedModel:
-        """The weights that are validated: the moving average where there is one."""
-        return self.model if self.average is None else cast(UnifiedModel, self.average.model)
+    def scored_model(self, phase: int) -> UnifiedModel:
+        """The weights that are validated after a step of phase number `phase`: their average where there is one."""
+        average = self._average_in(phase)
+        return self.model if average is None else cast(UnifiedModel, average.model)
+
+    def _average_in(self, phase: int) -> WeightAverage | None:
+        """The average that steps of phase number `phase` are taken into."""
+        return self.average if phase >= self._first_averaged else None
 
     def ask_teacher(self, images: torch.Tensor) -> SoftTargets | None:
         """What the teacher says of (m, c, h, w) uint8 on the device; None without one."""
@@ -125,8 +131,9 @@ class TrainingState:
             self.scaler.update()
         self.optimizer.zero_grad(set_to_none=not self.micro_batch_losses.replays)
         self.statistics.settle(before, skipped, plan.share, plan.phase.micro_batches, self.runtime.all_reduce)
-        if self.average is not None:
-            self.average.update(self._latest, skip=skipped)
+        average = self._average_in(plan.number)
+        if average is not None:
+            average.update(self._latest, skip=skipped)
         return StepSums(
             losses={head: torch.stack([s.losses[head] for s in seen]).sum() for head in seen[0].losses},
             skipped=skipped,

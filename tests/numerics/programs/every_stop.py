@@ -1,11 +1,12 @@
 """Stops a run at chosen steps and resumes it; it must end as the undisturbed run. Started under torchrun.
 
-torchrun --nproc-per-node 2 tests/numerics/programs/every_stop.py SHARDS WORK [PLAN ...]
+torchrun --nproc-per-node 2 tests/numerics/programs/every_stop.py SHARDS WORK [PLAN ...] [--GROUP.FIELD VALUE ...]
 
 A plan such as 2-3 stops the first attempt after 2 steps, the second after 3 more. Without plans: every step in turn,
-and two stops in one run.
+and two stops in one run. Options are those of training.
 """
 
+import itertools
 import json
 import shutil
 import sys
@@ -45,8 +46,8 @@ class StopAfter(StopSignals):
         return self.left <= 0
 
 
-def attempt(runtime: Runtime, data: str, out: Path, stop_after: int | None) -> None:
-    arguments = parse_fit("every_stop", [*OPTIONS, "--data", data, "--out", str(out)])
+def attempt(runtime: Runtime, data: str, out: Path, options: list[str], stop_after: int | None) -> None:
+    arguments = parse_fit("every_stop", [*OPTIONS, *options, "--data", data, "--out", str(out)])
     train_in_folder(arguments, runtime, StopAfter(stop_after, runtime.rank))
     runtime.accelerator.free_memory()
     runtime.barrier()
@@ -72,15 +73,15 @@ def stop_plans(history: list[dict[str, int]]) -> list[tuple[int, ...]]:
     return [(k,) for k in range(1, steps + 1)] + [(2, 3), (1, 1)]
 
 
-def main(data: str, work: Path, plans: list[tuple[int, ...]]) -> None:
+def main(data: str, work: Path, plans: list[tuple[int, ...]], options: list[str]) -> None:
     quicken(pytest.MonkeyPatch())
     runtime = start("no")
-    attempt(runtime, data, work / "undisturbed", None)
+    attempt(runtime, data, work / "undisturbed", options, None)
     expected = outcome(work / "undisturbed")
     for plan in plans or stop_plans(expected["history"]):  # type: ignore[arg-type]
         out = work / "-".join(map(str, plan))
         for stop_after in (*plan, None):
-            attempt(runtime, data, out, stop_after)
+            attempt(runtime, data, out, options, stop_after)
         if runtime.is_main:
             found = outcome(out)
             for name, value in expected.items():
@@ -93,4 +94,7 @@ def main(data: str, work: Path, plans: list[tuple[int, ...]]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), [tuple(map(int, plan.split("-"))) for plan in sys.argv[3:]])
+    words = sys.argv[3:]
+    plans = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
+    stops: list[tuple[int, ...]] = [tuple(map(int, plan.split("-"))) for plan in plans]
+    main(sys.argv[1], Path(sys.argv[2]), stops, words[len(plans) :])

@@ -13,6 +13,7 @@ from steel.model.batch_norm import RunningStatistics
 from steel.model.network import UnifiedModel
 from steel.model.optimizer import (
     AveragedTensors,
+    EqualAverage,
     ExponentialAverage,
     average_state_dicts,
     build_optimizer,
@@ -259,8 +260,41 @@ def test_average_by_hand():
     assert average.model[0].weight.item() == pytest.approx(0.5 * before + 0.5)
 
 
-def test_average_of_a_constant_model_is_that_model(model):
-    average = ExponentialAverage(model, 0.99)
+def test_equal_average_by_hand():
+    """The weights that it starts from and those after a refused step do not count."""
+    average = EqualAverage(linear(100.0))
+
+    def look():
+        return [average.model[0].weight.item(), average.model[1].running_mean.item() / 10]
+
+    average.update(AveragedTensors.of(linear(2.0)), skip=REFUSE)
+    assert look() == pytest.approx([2.0, 2.0]), "until one counts it is the latest"
+    for weight, skip, expected in (
+        (5.0, ACCEPT, 5.0),
+        (2.0, None, 3.5),
+        (7.0, REFUSE, 3.5),
+        (0.5, ACCEPT, (5 + 2 + 0.5) / 3),
+        (-1.5, ACCEPT, (5 + 2 + 0.5 - 1.5) / 4),
+    ):
+        average.update(AveragedTensors.of(linear(weight, batches=7)), skip=skip)
+        assert look() == pytest.approx([expected] * 2)
+    assert average.model[1].num_batches_tracked.item() == 7
+    assert average.state_dict()["num_updates"].item() == 4
+
+
+def test_equal_average_of_a_thousand_steps_is_their_mean():
+    """To a few units of float32's last place, though each step is a thousandth of a difference at the end."""
+    torch.manual_seed(0)
+    weights = (1 + 0.01 * torch.randn(1000)).tolist()
+    average = EqualAverage(linear(0.0))
+    for weight in weights:
+        average.update(AveragedTensors.of(linear(weight)), skip=ACCEPT)
+    assert average.model[0].weight.item() == pytest.approx(sum(weights) / 1000, rel=2e-6)
+
+
+@pytest.mark.parametrize("build", [lambda model: ExponentialAverage(model, 0.99), EqualAverage])
+def test_average_of_a_constant_model_is_that_model(model, build):
+    average = build(model)
     for _ in range(3):
         average.update(AveragedTensors.of(model))
     for (name, mean), live in zip(average.model.state_dict().items(), model.state_dict().values(), strict=True):

@@ -137,6 +137,12 @@ def test_losses_that_teach_nothing_are_refused(options: list[str], message: str)
         parse_fit("fit", [*NEEDED, *options])
 
 
+def test_an_equal_average_beside_a_moving_one_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^optim\.swa: a run has one average .* optim\.ema-decay 0\.97 asks"):
+        parse_fit("fit", [*NEEDED, "--optim.swa"])
+    assert parse_fit("fit", [*NEEDED, "--optim.swa", "--optim.ema-decay", "0"]).config.optim.swa
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [

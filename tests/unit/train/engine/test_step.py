@@ -8,57 +8,93 @@ import torch
 from torch import nn
 
 from steel.distributed.runtime import start
-from steel.model.optimizer import ExponentialAverage
+from steel.model.optimizer import WeightAverage
 from tests.numerics.one_step import build_training, config_of, step_at
 from train.engine.step import TrainingState
 
 
-def training_of(decay: float, layer_decay: float = 1.0) -> TrainingState:
+def training_of(**optim: Any) -> TrainingState:
+    """Of two phases, without a moving average unless told otherwise."""
     config = config_of(batch_size=6, micro_batch=3)
-    optim = replace(config.optim, ema_decay=decay, layer_decay=layer_decay)
-    return build_training(start("no", cpu=True), replace(config, optim=optim))
+    changed = replace(config.optim, **{"ema_decay": 0.0, **optim})
+    return build_training(start("no", cpu=True), replace(config, phases=config.phases * 2, optim=changed))
 
 
-def take_steps(training: TrainingState, first: int, last: int) -> None:
+def take_steps(training: TrainingState, first: int, last: int, phase: int = 0) -> None:
     for step in range(first, last):
-        step_at(training, step)
+        step_at(training, step, phase)
 
 
-def test_without_a_moving_average_there_is_no_second_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def copies(training: TrainingState) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in training.tensors().items()}
+
+
+def test_without_an_average_there_is_no_second_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def copied(*arguments: Any) -> None:
-        raise AssertionError("a moving average was made")
+        raise AssertionError("an average was made")
 
-    monkeypatch.setattr(ExponentialAverage, "__init__", copied)
-    training = training_of(0.0)
+    monkeypatch.setattr(WeightAverage, "__init__", copied)
+    training = training_of()
     take_steps(training, 0, 1)
-    assert training.average is None and training.scored_model is training.model
+    assert training.average is None and training.scored_model(0) is training.model
     assert [name for name in training.tensors() if name.startswith("average")] == []
 
 
-@pytest.mark.parametrize(("decay", "layer_decay"), [(0.0, 1.0), (0.9, 1.0), (0.0, 0.5)])
-def test_a_state_goes_on_bit_for_bit(decay: float, layer_decay: float) -> None:
-    """With a moving average and without one; also where the state holds an average that the run has no use for."""
-    training = training_of(decay, layer_decay)
-    take_steps(training, 0, 2)
-    tensors = {name: tensor.clone() for name, tensor in training.tensors().items()}
-    assert any(name.startswith("average.") for name in tensors) == (decay > 0)
-    resumed = training_of(decay, layer_decay)
+@pytest.mark.parametrize("optim", [{}, {"ema_decay": 0.9}, {"layer_decay": 0.5}, {"swa": True}])
+@pytest.mark.parametrize("phase", [0, 1])
+def test_a_state_goes_on_bit_for_bit(optim: dict[str, Any], phase: int) -> None:
+    """With an average and without one; also where the state holds an average that the run has no use for."""
+    training = training_of(**optim)
+    take_steps(training, 0, 2, phase)
+    tensors = copies(training)
+    has_average = training.average is not None
+    assert any(name.startswith("average.") for name in tensors) == has_average
+    resumed = training_of(**optim)
     resumed.load_tensors(
-        tensors if decay else tensors | {"average.x": torch.ones(1), "average_updates": torch.ones(())}
+        tensors if has_average else tensors | {"average.x": torch.ones(1), "average_updates": torch.ones(())}
     )
-    take_steps(training, 2, 4)
-    take_steps(resumed, 2, 4)
+    take_steps(training, 2, 4, phase)
+    take_steps(resumed, 2, 4, phase)
     expected, found = training.tensors(), resumed.tensors()
     assert found.keys() == expected.keys()
     assert [name for name in expected if not found[name].equal(expected[name])] == []
 
 
-@pytest.mark.parametrize("freeze_steps", [0, 10])
-def test_a_step_walks_over_no_modules(freeze_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first; neither a frozen encoder nor a rate that decays over its stages changes anything about that."""
-    training = training_of(0.9, layer_decay=0.5)
-    training.freeze_steps = freeze_steps
+def test_an_equal_average_is_of_the_last_phase_alone() -> None:
+    """The mean of weights and running statistics after each of its steps; before it the network itself is scored."""
+    training = training_of(swa=True)
+    assert training.average is not None
+    take_steps(training, 0, 2)
+    assert training.scored_model(0) is training.model
+    assert training.tensors()["average_updates"].item() == 0
+    seen = []
+    for step in range(3):
+        take_steps(training, step, step + 1, phase=1)
+        seen.append({name: tensor.clone() for name, tensor in training.model.state_dict().items()})
+    average = training.scored_model(1)
+    assert average is training.average.model
+    for name, tensor in average.state_dict().items():
+        mean = sum(state[name].double() for state in seen) / 3 if tensor.is_floating_point() else seen[-1][name]
+        torch.testing.assert_close(tensor.double(), torch.as_tensor(mean).double(), rtol=1e-6, atol=1e-7)
+
+
+def test_a_moving_average_is_of_all_phases() -> None:
+    training = training_of(ema_decay=0.9)
     take_steps(training, 0, 1)
+    take_steps(training, 0, 1, phase=1)
+    assert training.tensors()["average_updates"].item() == 2
+    assert training.scored_model(0) is training.scored_model(1) is not training.model
+
+
+@pytest.mark.parametrize("freeze_steps", [0, 10])
+@pytest.mark.parametrize("average", [{"ema_decay": 0.9}, {"swa": True}])
+def test_a_step_walks_over_no_modules(
+    freeze_steps: int, average: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first; neither a frozen encoder nor a rate that decays over its stages changes anything about that."""
+    training = training_of(layer_decay=0.5, **average)
+    training.freeze_steps = freeze_steps
+    take_steps(training, 0, 1, phase=1)
     walked: list[str] = []
     for name in (*("modules", "named_modules", "children", "parameters", "named_parameters"), *("buffers", "train")):
         walk = getattr(nn.Module, name)
@@ -68,17 +104,17 @@ def test_a_step_walks_over_no_modules(freeze_steps: int, monkeypatch: pytest.Mon
             return walk(*args, **kwargs)
 
         monkeypatch.setattr(nn.Module, name, noting)
-    take_steps(training, 1, 3)
+    take_steps(training, 1, 3, phase=1)
     assert walked == []
 
 
 @pytest.mark.parametrize("freeze_steps", [0, 10])
 def test_a_validation_of_the_network_itself_leaves_no_layer_in_evaluation(freeze_steps: int) -> None:
     """But the frozen encoder."""
-    training = training_of(0.0)
+    training = training_of()
     training.freeze_steps = freeze_steps
     take_steps(training, 0, 1)
-    training.scored_model.eval()
+    training.scored_model(0).eval()
     take_steps(training, 1, 2)
     assert all(module.training for module in training.model.decoder.modules())
     assert {module.training for module in training.model.encoder.modules()} == {freeze_steps == 0}
