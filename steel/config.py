@@ -122,7 +122,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         _require(min((self.absent, *self.weights.values())) >= 0, "loss: weights are not negative")
-        _require(self.boundary_width > 0, f"loss.boundary-width: {self.boundary_width} is not above 0")
+        _require(1 <= self.boundary_width <= 1024, f"loss.boundary-width: {self.boundary_width} is not in 1 to 1024")
         settings = sorted(self.weights.keys() & {setting.name for setting in fields(self)})
         _require(not settings, f"loss: {', '.join(settings)} is a setting, and no name for a term")
         object.__setattr__(self, "weights", {name: float(weight) for name, weight in self.weights.items() if weight})

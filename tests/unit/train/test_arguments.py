@@ -148,7 +148,8 @@ def test_an_equal_average_beside_a_moving_one_is_refused() -> None:
     [
         ("--optim.layer-decay", "0", r"optim\.layer-decay: 0\.0 is not in \(0, 1\]"),
         ("--optim.layer-decay", "1.01", r"optim\.layer-decay: 1\.01 is not in \(0, 1\]"),
-        ("--phases.1.loss.boundary-width", "0", r"phases\.1\.loss\.boundary-width: 0 is not above 0"),
+        ("--phases.1.loss.boundary-width", "0", r"phases\.1\.loss\.boundary-width: 0 is not in 1 to 1024"),
+        ("--phases.1.loss.boundary-width", "1025", r"phases\.1\.loss\.boundary-width: 1025 is not in 1 to 1024"),
         ("--optim.layer-decay", "nan", r"optim\.layer-decay: nan is not in \(0, 1\]"),
     ],
 )
