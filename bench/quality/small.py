@@ -17,6 +17,8 @@ from steel.metrics.scores import Outcome
 SIZES = (25, 50, 100, 200)
 SEEN = 3000
 """Images that a training sees in all."""
+BATCH_SIZE = 8
+"""The plain loop's, and what `auto` takes here: a larger one makes too few steps of them."""
 SCRATCH = "auto from scratch"
 SIDES = (AUTO, PLAIN, SCRATCH)
 
@@ -48,7 +50,8 @@ def run(source: Path, weights: Path, work: Path, *, seeds: Sequence[int], sizes:
         [
             f"U-Net with {ENCODER} and a decoder of {'-'.join(map(str, DECODER))} channels, from ImageNet weights but "
             f"for the last side; {SEEN:,} images seen, each as often. A quarter as many images validate, eight at "
-            "least; the plain loop's learning rate is the best of three on them, with the first seed. "
+            f"least; the plain loop has batches of {BATCH_SIZE}, as auto chooses, and the learning rate that is the best "
+            "of three on them, with the first seed. "
             f"Seeds {', '.join(map(str, seeds))}. Mean IoU of three classes in percent, of the test images.",
             "",
             f"| images | passes | | {' | '.join(f'{side} (each seed)' for side in SIDES)} |",
@@ -68,7 +71,7 @@ def passes_of(size: int) -> int:
 
 
 def _train(data: Path, work: Path, weights: str, size: int, seeds: Sequence[int]) -> dict[str, list[Trial]]:
-    sides = Sides(data, work, weights, passes_of(size), replace(SETS["pretrained-neu"], batch_size=min(16, size // 3)))
+    sides = Sides(data, work, weights, passes_of(size), replace(SETS["pretrained-neu"], batch_size=BATCH_SIZE))
     scores = sides.rate_scores(seeds[0])
     best = max(RATES, key=scores.__getitem__)
     scratch = replace(sides, weights="none")
