@@ -57,3 +57,16 @@ def constant_statistics(mask_prob: int, label_prob: int, *, num: int = 20, area:
     label_probs = np.zeros((num, 2), np.uint8)
     label_probs[::2] = label_prob
     return EvaluationStatistics(np.arange(num), histograms, label_probs)
+
+
+def rarely_seen(num_clean: int, alarms: int, *, label_prob: int = 0) -> EvaluationStatistics:
+    """Clean images, of which some have an alarm of 40 pixels at 180; and two of 400 pixels of a defect, of which 60 are
+    seen: at 150 in one, and at 200 in the other. The head calls none of them defective."""
+    histograms = np.zeros((num_clean + 2, 1, 2, 256), np.uint32)
+    histograms[:, 0, 0, 0] = 1000
+    histograms[:alarms, 0, 0, 180] = 40
+    histograms[-2:, 0, 1, 0] = 340
+    histograms[-2, 0, 1, 150], histograms[-1, 0, 1, 200] = 60, 60
+    label_probs = np.zeros((num_clean + 2, 2), np.uint8)
+    label_probs[-2:] = label_prob
+    return EvaluationStatistics(np.arange(num_clean + 2), histograms, label_probs)

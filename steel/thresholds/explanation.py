@@ -22,6 +22,7 @@ def explain(
     cross_fitted: Outcome,
     gain: Gain,
     gate_gains: Mapping[str, Gain],
+    missed: Mapping[str, Sequence[int]],
     rungs: Sequence[Sequence[Rung]],
 ) -> tuple[str, ...]:
     """One line on the gain, one on the gate and one per class.
@@ -33,6 +34,7 @@ def explain(
         cross_fitted: the answers of what is tuned on other images.
         gain: of those over thresholds of one half.
         gate_gains: cross-fitted, of each gate over the simplest one.
+        missed: the classes, from 0, that each gate hardly finds; see `GateFit.missed`.
         rungs: what each class tried under the decision's gate; nothing when thresholds of one half stay.
     """
     half, tuned, honest = (
@@ -52,7 +54,8 @@ def explain(
     lines = [
         f"tuned on {num_images:,} images: mean Dice {half.mean_dice:.4f} with every threshold at one half, "
         f"{gained}; answering nothing gets {half.mean_dice_all_empty:.4f}",
-        f"gate {decision.gate}: {_gate_words(decision)}{_comparison(gate_gains)}",
+        f"gate {decision.gate}: {_gate_words(decision)}{_missed_words(missed.get(decision.gate, ()), class_names)}"
+        f"{_comparison(gate_gains, missed, class_names)}",
     ]
     for k, (name, chosen) in enumerate(zip(class_names, decision.classes, strict=True)):
         if num_true[k] == 0:
@@ -73,15 +76,38 @@ def _gate_words(decision: Decision) -> str:
     return GATES[decision.gate].meaning.format(any=_prob(decision.binary_threshold))
 
 
-def _comparison(gains: Mapping[str, Gain]) -> str:
+def _missed_words(missed: Sequence[int], class_names: Sequence[str]) -> str:
+    """Of the gate that is shipped: a user may have left out those that miss nothing."""
+    if not missed:
+        return ""
+    listed = _listed(missed, class_names)
+    return f"; it hardly finds {listed}, which thresholds of one half find; no gate that was tried finds more classes"
+
+
+def _comparison(gains: Mapping[str, Gain], missed: Mapping[str, Sequence[int]], class_names: Sequence[str]) -> str:
     if not gains:
         return ""
-    return f" (cross-fitted gains over the simplest: {', '.join(f'{gate} {gain}' for gate, gain in gains.items())})"
+    told = [
+        f"{gate} {gain}"
+        + (f", hardly finding {_listed(missed[gate], class_names)}" if missed[gate] and gain.value > 0 else "")
+        for gate, gain in gains.items()
+    ]
+    return f" (cross-fitted gains over the simplest: {'; '.join(told)})"
+
+
+def _listed(classes: Sequence[int], class_names: Sequence[str]) -> str:
+    return " and ".join(class_names[k] for k in classes)
 
 
 def _ladder_words(rungs: Sequence[Rung]) -> str:
-    tried = [f"{rung.name} {rung.gain} {'taken' if rung.is_taken else 'left out'}" for rung in rungs]
+    tried = [f"{rung.name} {rung.gain} {_fate(rung)}" for rung in rungs]
     return f"; cross-fitted: {', '.join(tried)}" if tried else ""
+
+
+def _fate(rung: Rung) -> str:
+    if rung.is_needed:
+        return "taken all the same (the class is hardly found without)"
+    return "taken" if rung.is_taken else "left out"
 
 
 def _class_words(chosen: ClassDecision, gate: str) -> str:

@@ -4,7 +4,7 @@ Given a binary threshold the classes have nothing to do with each other: each cl
 `steel.thresholds.search.ladder`) from thresholds of one half, and a rung is taken when it gains, cross-fitted, more
 than noise over the last one taken, or when only with it the class is found as often as it must be (see
 `steel.thresholds.search_space.MIN_FOUND_SHARE`). That happens at every binary threshold; then the one that is best for
-all classes together is chosen, among those at which all are found.
+all classes together is chosen, among those at which the most of them are found.
 """
 
 from collections.abc import Collection, Sequence
@@ -27,6 +27,8 @@ class Rung:
     gain: Gain
     """Cross-fitted, over the last rung taken before it, in the class's Dice."""
     is_taken: bool
+    is_needed: bool = False
+    """Taken though it gains no more than noise: only with it the class is found as often as it must be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +43,8 @@ class GateFit:
     gains: np.ndarray
     """(N,) int64: each image's gain over answering nothing under what was found without its fold, summed over classes,
     in 1 / DICE_UNIT; 0 for images of other folds."""
-    finds_all: bool
-    """Whether every class is found as often as it must be."""
+    missed: tuple[int, ...]
+    """Classes, from 0, that are not found as often as they must be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +59,9 @@ class _Climb:
     """(F + 1, B) int64 smoothed gains of what is best without each of the F folds, then with all of them."""
     finds: np.ndarray
     """(F + 1, B) bool: whether that finds the class as often as it must be."""
-    trials: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
-    """Of each rung above the first: its gain over the last one taken, the gain's noise, and whether it is taken."""
+    trials: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+    """Of each rung above the first: its gain over the last one taken, the gain's noise, whether that is enough, and
+    whether the class needs it."""
 
 
 class GateSearch:
@@ -71,18 +74,30 @@ class GateSearch:
         grids: Sequence[ClassGrid],
         space: SearchSpace,
         folds: CrossFolds,
+        present: np.ndarray,
     ) -> None:
+        """Make the tables.
+
+        Args:
+            gate: its name.
+            evidence: of each class.
+            grids: of each class.
+            space: of the search.
+            folds: of the N images.
+            present: (N, C) bool, whether an image has some pixel of each class.
+        """
         self.gate, self.folds, self.grids, self.space = gate, folds, grids, space
         rule = GATES[gate]
         self.binary_thresholds = space.label_thresholds if rule.asks_any else (0,)
         self.evidence = [e.under(rule) for e in evidence]
         self.families: list[dict[str, Family]] = []
-        for e, grid in zip(self.evidence, grids, strict=True):
+        for e, grid, has in zip(self.evidence, grids, present.T, strict=True):
             whole = grid if rule.asks_class else replace(grid, label_thresholds=(0,))
             cells = e, whole, self.binary_thresholds, folds.fold_of, folds.num
-            gains, found, at_half = gain_tables(*cells), found_tables(*cells), self._found_at_half(e, whole)
+            gains, found = gain_tables(*cells), found_tables(*cells)
+            held = self._per_fold(np.flatnonzero(has)), self._per_fold(_found_at_half(e, whole))
             self.families.append(
-                {name: Family.of(gains, found, at_half, whole, part) for name, part in ladder(whole).items()}
+                {name: Family.of(gains, found, *held, whole, part) for name, part in ladder(whole).items()}
             )
 
     def fit(self, without: Collection[int] = ()) -> GateFit:
@@ -94,8 +109,8 @@ class GateSearch:
         climbs = [self._climb(k, folds, without) for k in range(len(self.families))]
         order = nearest_half(self.binary_thresholds)
         totals = np.sum([climb.values for climb in climbs], axis=0)[:, order]
-        finds = np.all([climb.finds for climb in climbs], axis=0)[:, order]
-        among = np.where(finds | ~finds.any(axis=1, keepdims=True), totals, np.iinfo(np.int64).min)
+        num_found = np.sum([climb.finds for climb in climbs], axis=0)[:, order]
+        among = np.where(num_found == num_found.max(axis=1, keepdims=True), totals, np.iinfo(np.int64).min)
         *by_fold, chosen = order[np.argmax(among, axis=1)].tolist()
         gains = np.zeros(len(self.folds.fold_of), np.int64)
         for fold, binary in zip(folds, by_fold, strict=True):
@@ -106,13 +121,12 @@ class GateSearch:
             binary_threshold=self.binary_thresholds[chosen] or HALF,
             rungs=tuple(self._rungs(k, climb, chosen) for k, climb in enumerate(climbs)),
             gains=gains,
-            finds_all=all(bool(climb.finds[-1, chosen]) for climb in climbs),
+            missed=tuple(k for k, climb in enumerate(climbs) if not climb.finds[-1, chosen]),
         )
 
-    def _found_at_half(self, evidence: Evidence, grid: ClassGrid) -> np.ndarray:
-        """(K,) int64: the images with the class in each fold that a pixel threshold of one half finds."""
-        found = np.greater(evidence.gains[:, grid.pixel_thresholds.index(HALF)], 0)
-        return np.bincount(self.folds.fold_of[evidence.images[found]], minlength=self.folds.num)
+    def _per_fold(self, images: np.ndarray) -> np.ndarray:
+        """(K,) int64: how many of some images, by their positions, are in each fold."""
+        return np.bincount(self.folds.fold_of[images], minlength=self.folds.num)
 
     def _climb(self, k: int, folds: Sequence[int], without: Collection[int]) -> _Climb:
         first, *others = self.families[k].values()
@@ -123,13 +137,14 @@ class GateSearch:
         for number, family in enumerate(others if len(folds) > 1 else [], start=1):
             richer_gains, richer_values, richer_finds = self._crossfit(k, family, folds, without)
             value, noise = paired_gain((richer_gains - gains)[known], self.folds.unit_of[known])
-            taken = (value > self.space.noise_factor * noise) | (richer_finds[-1] & ~finds[-1])
+            enough, needed = value > self.space.noise_factor * noise, richer_finds[-1] & ~finds[-1]
+            taken = enough | needed
             gains, values, finds = (
                 np.where(taken, richer, simpler)
                 for richer, simpler in ((richer_gains, gains), (richer_values, values), (richer_finds, finds))
             )
             rung[taken] = number
-            trials.append((value / DICE_UNIT, noise / DICE_UNIT, taken))
+            trials.append((value / DICE_UNIT, noise / DICE_UNIT, enough, needed))
         return _Climb(rung, gains, values, finds, trials)
 
     def _crossfit(
@@ -153,7 +168,13 @@ class GateSearch:
 
     def _rungs(self, k: int, climb: _Climb, binary: int) -> tuple[Rung, ...]:
         names = list(self.families[k])[1:]
-        return tuple(
-            Rung(name, Gain(float(value[binary]), float(noise[binary])), bool(taken[binary]))
-            for name, (value, noise, taken) in zip(names, climb.trials, strict=False)
-        )
+        rungs = []
+        for name, trial in zip(names, climb.trials, strict=False):
+            value, noise, enough, needed = (of_binary[binary].item() for of_binary in trial)
+            rungs.append(Rung(name, Gain(value, noise), enough or needed, needed and not enough))
+        return tuple(rungs)
+
+
+def _found_at_half(evidence: Evidence, grid: ClassGrid) -> np.ndarray:
+    """Positions of the images with the class that a pixel threshold of one half finds."""
+    return evidence.images[evidence.gains[:, grid.pixel_thresholds.index(HALF)] > 0]

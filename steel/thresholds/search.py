@@ -159,12 +159,12 @@ class Best(NamedTuple):
     values: np.ndarray
     """(B,) int64 smoothed gains."""
     finds: np.ndarray
-    """(B,) bool: the class is found as often as it must be. Where it is not, no setting of the family does."""
+    """(B,) bool: the class is found as often as it must be. Where it is not, no setting of the family does that."""
 
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """The S allowed settings of one rung of a class's ladder, those to prefer among equals first."""
+    """The S allowed settings of one rung of a class's ladder, those to prefer among equals first: one half leads."""
 
     values: np.ndarray
     """(K, B, S) int64 smoothed gains in each fold and at each binary threshold."""
@@ -174,14 +174,22 @@ class Family:
     """(K, B, S) int32 images with the class that a setting finds."""
     total_found: np.ndarray
     """(B, S) their sums over the folds."""
+    present: np.ndarray
+    """(K,) int64 images with the class."""
     found_at_half: np.ndarray
-    """(K,) int64 images with the class that a threshold of one half finds without a gate."""
+    """(K,) int64 those of them that a threshold of one half finds without a gate."""
     settings: np.ndarray
     """(S, 4) int64: position of the pixel threshold in the whole grid, label threshold, minimum and maximum area."""
 
     @classmethod
     def of(
-        cls, gains: np.ndarray, found: np.ndarray, found_at_half: np.ndarray, whole: ClassGrid, part: ClassGrid
+        cls,
+        gains: np.ndarray,
+        found: np.ndarray,
+        present: np.ndarray,
+        found_at_half: np.ndarray,
+        whole: ClassGrid,
+        part: ClassGrid,
     ) -> "Family":
         """Cut the settings of `part` out of the tables of the `whole` grid.
 
@@ -206,22 +214,26 @@ class Family:
         )
         axes = np.meshgrid(places[0], part.label_thresholds, part.min_areas, part.max_areas, indexing="ij")
         settings = np.stack([axis.ravel()[chosen] for axis in axes], axis=1)
-        return cls(values, values.sum(axis=0), counts, counts.sum(axis=0), found_at_half, settings)
+        return cls(values, values.sum(axis=0), counts, counts.sum(axis=0), present, found_at_half, settings)
 
     def best(self, without: Iterable[int]) -> Best:
-        """The best setting at each binary threshold on all folds but some, of those that find the class if any does."""
+        """The best setting at each binary threshold on all folds but some, of those that find the class if any does.
+
+        One half where no image of these folds has the class: the others would say that it is best never answered.
+        """
         left_out = list(without)
-        values, found, at_half = (
+        values, found, present, at_half = (
             total - sum(part[fold] for fold in left_out)
             for total, part in (
                 (self.total, self.values),
                 (self.total_found, self.found),
+                (self.present.sum(), self.present),
                 (self.found_at_half.sum(), self.found_at_half),
             )
         )
         finds = found >= min(at_half, max(1, MIN_FOUND_SHARE * at_half))
         among = np.where(finds | ~finds.any(axis=1, keepdims=True), values, np.iinfo(np.int64).min)
-        chosen = np.argmax(among, axis=1)
+        chosen = np.argmax(among, axis=1) if present else np.zeros(len(among), np.int64)
         at = np.arange(len(chosen)), chosen
         return Best(chosen, values[at], finds[at])
 

@@ -12,8 +12,8 @@ MIN_WINDOW_AREAS = 5
 MIN_WINDOW_SHARE = 0.1
 """... and at least this share of them: what drops nearly every defect is no window but a way to answer nothing."""
 MIN_FOUND_SHARE = 0.1
-"""Settings find at least this share of the images with the class that a threshold of one half finds, and one of them.
-Where few images have a class, mean Dice is best when it is never answered; but then nobody looks for it any more."""
+"""Settings find a class in at least this share of as many images as a threshold of one half does, and in one. Where few
+images have a class, mean Dice is often best when it is never answered; but then nobody looks for it any more."""
 
 
 @dataclass(frozen=True)

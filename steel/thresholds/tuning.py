@@ -114,6 +114,7 @@ def tune_thresholds(
             of_found,
             gain,
             found.gate_gains,
+            {name: fit.missed for name, fit in found.fits.items()},
             found.fits[decision.gate].rungs if is_shown else (),
         ),
     )
@@ -167,7 +168,7 @@ class Tuner:
 
     def search(self, gate: str) -> GateSearch:
         """The tables of a gate."""
-        return GateSearch(gate, self._evidence, self._grids, self.space, self.folds)
+        return GateSearch(gate, self._evidence, self._grids, self.space, self.folds, self.present)
 
     def _fit(self, gate: str) -> list[GateFit]:
         search = self.search(gate)
@@ -179,7 +180,8 @@ class Tuner:
         return fits
 
     def tune(self, without: int | None = None) -> Tuned:
-        """Choose among the gates that were fitted to all folds, or all but one: the best that beats all simpler ones.
+        """Choose among the gates that were fitted to all folds, or all but one: of those that beat all simpler ones the
+        best of those that miss the fewest classes.
 
         Args:
             without: this fold.
@@ -195,7 +197,7 @@ class Tuner:
             simpler = [other for other in GATES[gate].simpler if other in fits]
             return all(gain(gate, other).exceeds(self.space.noise_factor) for other in simpler)
 
-        gate = max(filter(is_shown, fits), key=lambda name: (fits[name].finds_all, int(fits[name].gains.sum())))
+        gate = max(filter(is_shown, fits), key=lambda name: (-len(fits[name].missed), int(fits[name].gains.sum())))
         by_gate = {
             name: self.complete(Decision(fit.classes, name, fit.binary_threshold, self.tta), without)
             for name, fit in fits.items()

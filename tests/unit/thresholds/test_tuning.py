@@ -108,7 +108,7 @@ class BruteForce:
         held, totals, finds, decisions = {}, {}, {}, {}
         for binary in range(len(self.binaries)):
             held[binary], totals[binary], classes = np.zeros(self.num), {None: 0.0} | dict.fromkeys(among, 0.0), []
-            finds[binary] = dict.fromkeys((None, *among), True)
+            finds[binary] = dict.fromkeys((None, *among), 0)
             for k in range(NUM_CLASSES):
                 rung, mine = 0, self._crossfit(k, 0, binary, folds, among)
                 for richer in (1, 2, 3):
@@ -120,7 +120,7 @@ class BruteForce:
                 held[binary] += mine[0]
                 for fold in (None, *among):
                     totals[binary][fold] += mine[1][fold]
-                    finds[binary][fold] &= mine[2][fold]
+                    finds[binary][fold] += mine[2][fold]
                 classes.append(self._class_decision(k, self.best_cell(k, rung, binary, known)[1]))
             decisions[binary] = Decision(tuple(classes), self.gate, self.binaries[binary])
 

@@ -11,12 +11,17 @@ from steel.metrics.scores import decide, score
 from steel.metrics.statistics import EvaluationStatistics
 from steel.thresholds.search_space import SearchSpace
 from steel.thresholds.tuning import Tuner, Tuning, tune_thresholds
-from tests.tuning_images import NUM_CLASSES, SPACE, Images, constant_statistics
+from tests.tuning_images import NUM_CLASSES, SPACE, Images, constant_statistics, rarely_seen
 
 
 def answers(found: Tuning) -> list[tuple]:
     """What decides on the masks."""
-    return [(c.pixel_threshold, c.min_area, c.max_area) for c in found.decision.classes]
+    return [answers_of(chosen) for chosen in found.decision.classes]
+
+
+def answers_of(chosen: ClassDecision) -> tuple:
+    """The same of one class."""
+    return (chosen.pixel_threshold, chosen.min_area, chosen.max_area)
 
 
 def test_what_nothing_beats_stays() -> None:
@@ -115,19 +120,6 @@ def test_a_decision_tuned_on_few_positives_is_never_worse_than_one_half(name: st
     assert claimed <= np.mean([r.in_sample for r in those]) + 1e-9
 
 
-def rarely_seen(num_clean: int, alarms: int, *, label_prob: int = 0) -> EvaluationStatistics:
-    """Clean images, of which some have an alarm of 40 pixels at 180; and two of 400 pixels of a defect, of which 60 are
-    seen: at 150 in one, and at 200 in the other. The head calls none of them defective."""
-    histograms = np.zeros((num_clean + 2, 1, 2, 256), np.uint32)
-    histograms[:, 0, 0, 0] = 1000
-    histograms[:alarms, 0, 0, 180] = 40
-    histograms[-2:, 0, 1, 0] = 340
-    histograms[-2, 0, 1, 150], histograms[-1, 0, 1, 200] = 60, 60
-    label_probs = np.zeros((num_clean + 2, 2), np.uint8)
-    label_probs[-2:] = label_prob
-    return EvaluationStatistics(np.arange(num_clean + 2), histograms, label_probs)
-
-
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("label_prob", [0, 60])
 def test_a_rare_class_is_answered_still(gate: str, label_prob: int) -> None:
@@ -140,6 +132,50 @@ def test_a_rare_class_is_answered_still(gate: str, label_prob: int) -> None:
     assert (counts[-2:, INTERSECTION] > 0).any()
     assert not counts[:-2, PREDICTED].any()
     assert found.score == pytest.approx((98 + (counts[-2:, INTERSECTION] > 0).sum() * 120 / 460) / 100)
+
+
+def with_a_class_beside(rare: EvaluationStatistics) -> EvaluationStatistics:
+    """A class before it of which one image has 60 pixels, seen at 250; the head calls that image clean."""
+    histograms, label_probs = rare.histograms.repeat(2, axis=1), rare.label_probs[:, [0, 0, 1]]
+    histograms[:, 0] = 0
+    histograms[:, 0, 0, 0], histograms[0, 0, 1, 250], label_probs[0] = 1000, 60, 0
+    return EvaluationStatistics(rare.rows, histograms, label_probs)
+
+
+@pytest.mark.parametrize("gates", [("binary",), ("class",), ("binary", "class")])
+def test_a_class_that_a_gate_cannot_find_is_no_excuse_for_another(gates: tuple[str, ...]) -> None:
+    """No threshold of these gates finds the first class. Low ones find the other; higher ones, which stop all of it and
+    the alarms, score more."""
+    statistics = with_a_class_beside(rarely_seen(98, 8, label_prob=60))
+    statistics.label_probs[1:8] = 70
+    found = tune_thresholds(statistics, gates=gates)
+    assert (decide(statistics, found.decision).counts[..., INTERSECTION] > 0).sum(axis=0).tolist() == [0, 1]
+    words = "it hardly finds class 1, which thresholds of one half find; no gate that was tried finds more classes"
+    assert words in found.explanation[1]
+
+
+def test_a_gate_that_finds_more_classes_comes_before_one_that_scores_more() -> None:
+    """Neither finds the first class; the head calls all images clean, but names the other one where it is, and in three
+    images whose alarms are as sure as can be."""
+    statistics = with_a_class_beside(rarely_seen(98, 8))
+    statistics.histograms[1:4, 1, 0, 250] = 40
+    statistics.label_probs[1:4, 2], statistics.label_probs[-2:, 2] = 200, 200
+    found = tune_thresholds(statistics, gates=("binary", "class"))
+    scores = {gate: score(decide(statistics, decision)).mean_dice for gate, decision in found.by_gate.items()}
+    assert (found.decision.gate, scores["class"] < scores["binary"]) == ("class", True)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_without_its_only_image_a_class_stays_at_one_half(gate: str) -> None:
+    """As it does where no image at all has it: on clean images alone its alarms would be worth any threshold."""
+    statistics = rarely_seen(98, 30, label_prob=200)
+    statistics.histograms[-2] = statistics.histograms[-3]
+    statistics.label_probs[:30] = 200
+    tuner = Tuner(statistics, (gate,), None, None, (), SearchSpace())
+    (alone,) = tuner.folds.fold_of[-1:].tolist()
+    for fold in range(tuner.folds.num):
+        (chosen,) = tuner.tune(without=fold).by_gate[gate].classes
+        assert (answers_of(chosen) == (HALF, 0, None)) == (fold == alone)
 
 
 def test_of_a_class_seen_often_a_tenth_stays() -> None:
