@@ -4,6 +4,7 @@ Every field can be overridden on the command line (`--optim.weight-decay 0.05`, 
 `runtime` and `tracking` say how a run is carried out and may change when it resumes; all others say what is computed.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -121,7 +122,8 @@ class LossConfig:
     """One weight a class for the segmentation terms; equal when None."""
 
     def __post_init__(self) -> None:
-        _require(min((self.absent, *self.weights.values())) >= 0, "loss: weights are not negative")
+        weights = (self.absent, *self.weights.values(), *(self.class_weights or ()))
+        _require(all(0 <= weight < math.inf for weight in weights), "loss: weights are finite and not negative")
         _require(1 <= self.boundary_width <= 1024, f"loss.boundary-width: {self.boundary_width} is not in 1 to 1024")
         settings = sorted(self.weights.keys() & {setting.name for setting in fields(self)})
         _require(not settings, f"loss: {', '.join(settings)} is a setting, and no name for a term")
@@ -242,6 +244,10 @@ class OptimConfig:
     """Stop after so many steps in a row with a non-finite loss or gradient."""
 
     def __post_init__(self) -> None:
+        for name in ("weight_decay", "encoder_lr_scale", "freeze_encoder_epochs", "average_top_k"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"optim.{name.replace('_', '-')}: {value} is not 0 or a number above it")
+        _require(self.nonfinite_limit > 0, f"optim.nonfinite-limit: {self.nonfinite_limit} is not above 0")
         _require(0 < self.layer_decay <= 1, f"optim.layer-decay: {self.layer_decay} is not in (0, 1]")
         _require(0 <= self.ema_decay < 1, f"optim.ema-decay: {self.ema_decay} is not in [0, 1)")
         _require(

@@ -151,6 +151,14 @@ def test_an_equal_average_beside_a_moving_one_is_refused() -> None:
         ("--phases.1.loss.boundary-width", "0", r"phases\.1\.loss\.boundary-width: 0 is not in 1 to 1024"),
         ("--phases.1.loss.boundary-width", "1025", r"phases\.1\.loss\.boundary-width: 1025 is not in 1 to 1024"),
         ("--optim.layer-decay", "nan", r"optim\.layer-decay: nan is not in \(0, 1\]"),
+        ("--optim.encoder-lr-scale", "-1", r"optim\.encoder-lr-scale: -1\.0 is not 0 or a number above it"),
+        ("--optim.freeze-encoder-epochs", "inf", r"optim\.freeze-encoder-epochs: inf is not 0 or a number above it"),
+        ("--optim.weight-decay", "nan", r"optim\.weight-decay: nan is not 0 or a number above it"),
+        ("--optim.average-top-k", "-1", r"optim\.average-top-k: -1 is not 0 or a number above it"),
+        ("--optim.nonfinite-limit", "0", r"optim\.nonfinite-limit: 0 is not above 0"),
+        ("--phases.0.loss.boundary", "nan", r"phases\.0\.loss: loss: weights are finite and not negative"),
+        ("--phases.0.loss.boundary", "inf", r"phases\.0\.loss: loss: weights are finite and not negative"),
+        ("--phases.0.loss.absent", "inf", r"phases\.0\.loss: loss: weights are finite and not negative"),
     ],
 )
 def test_a_value_out_of_its_range_is_refused_in_a_line(option: str, value: str, message: str) -> None:
