@@ -219,6 +219,8 @@ def _parse() -> argparse.Namespace:
     )
     if options.what in pretrained_too and options.weights is None:
         parser.error(f"{options.what} needs --weights, a file for {pretrained.ENCODER}")
+    if options.what in pretrained_too and not options.weights.is_file():
+        parser.error(f"--weights {options.weights}: there is no such file")
     if options.what == "severstal" and options.data is None:
         parser.error("severstal needs --data, Kaggle's folder with train.csv and train_images/")
     if options.what in RENDERED and options.annotations is None:

@@ -18,6 +18,7 @@ from bench.quality.recipes import Recipe
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, spread, values
 from bench.quality.trial import TEST, VALIDATION, folder_name
 from data_prep.__main__ import main as shard
+from steel.errors import InputError
 from steel.labels.csv_file import read_names
 from steel.labels.kaggle_csv import read_kaggle_csv
 from steel.metrics.scores import Outcome, decide, score
@@ -36,16 +37,21 @@ SIDES = (UNIFIED, TOGETHER, EACH)
 
 
 def make_shards(work: Path, annotations: Path, image_ids: Path | None, num_images: int, per_class: int) -> Path:
-    """Strips rendered for real masks: `steel synth --annotations`, at a quarter of their height and width."""
-    out = work / "shards"
+    """Strips rendered for real masks: `steel synth --annotations`, at a quarter of their height and width; once.
+
+    Raises:
+        InputError: those that were made before are of other masks.
+    """
+    out, wanted = work / "shards", work / "image_ids.txt"
+    chosen = "\n".join(choose_images(annotations, image_ids, num_images, per_class)) + "\n"
     if not (out / "manifest.json").exists():
-        chosen = choose_images(annotations, image_ids, num_images, per_class)
-        wanted = work / "image_ids.txt"
-        wanted.write_text("\n".join(chosen) + "\n")
+        wanted.write_text(chosen)
         synthesize(work / "data", annotations=annotations, image_ids=wanted)
         images = ("--images", str(work / "data" / "train_images"), "--labels", str(work / "data" / "train.csv"))
         if shard([*images, "--out", str(out), "--folds", "5", "--resize", "64x400"]) != 0:
             sys.exit(1)
+    elif wanted.exists() and wanted.read_text() != chosen:
+        raise InputError(f"{out}: strips of other masks than are asked for; choose another --work, or remove {work}")
     return out
 
 

@@ -16,6 +16,7 @@ from bench.quality.pretrained import DECODER, ENCODER
 from bench.quality.recipes import FROM_SCRATCH, on_pretrained
 from bench.quality.seeds import Gain, gain, mean_dice, miou, spread, values
 from steel.config import ModelConfig, NetworkConfig
+from steel.errors import InputError
 from steel.metrics.scores import Outcome
 from steel.model.network import UnifiedModel
 from steel.shards.reader import ShardReader
@@ -131,6 +132,29 @@ def test_rare_classes_are_taken_first_and_clean_images_fill_up(tmp_path) -> None
     assert len({name for name in chosen if name[0].isdigit()}) == 4  # 0.jpg counts for class 3, too
     assert len({"b.jpg", "c.jpg", "d.jpg"} & set(chosen)) == 2
     assert len(chosen) == len(set(chosen)) == 7
+
+
+def test_strips_that_were_rendered_of_other_masks_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shard(words: list[str]) -> int:
+        made.append(words)
+        (tmp_path / "shards").mkdir()
+        (tmp_path / "shards" / "manifest.json").touch()
+        return 0
+
+    made: list[list[str]] = []
+    monkeypatch.setattr(cascade, "synthesize", lambda *_, **__: None)
+    monkeypatch.setattr(cascade, "shard", shard)
+    annotations = tmp_path / "train.csv"
+    annotations.write_text(
+        "\n".join(["ImageId,ClassId,EncodedPixels", *(f"{n}.jpg,{n % 4 + 1},1 5" for n in range(9))])
+    )
+    for _ in range(2):
+        assert cascade.make_shards(tmp_path, annotations, None, num_images=4, per_class=1) == tmp_path / "shards"
+    assert len(made) == 1
+    with pytest.raises(InputError, match="strips of other masks than are asked for"):
+        cascade.make_shards(tmp_path, annotations, None, num_images=8, per_class=2)
 
 
 @pytest.mark.slow

@@ -115,11 +115,14 @@ def test_severstals_preset_takes_the_crop_of_the_strips(tmp_path: Path, monkeypa
 def test_strips_are_rendered_from_annotations(
     question: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["quality", question, "--weights", "w", "--num-images", "7", "--per-class", "2"]
+    weights = tmp_path / "w"
+    command = ["quality", question, "--weights", str(weights), "--num-images", "7", "--per-class", "2"]
     monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit):
-        program._parse()
-    assert f"{question} needs --annotations" in capsys.readouterr().err
+    for message in (f"--weights {weights}: there is no such file", f"{question} needs --annotations"):
+        with pytest.raises(SystemExit):
+            program._parse()
+        assert message in capsys.readouterr().err
+        weights.touch()
     monkeypatch.setattr(cascade, "make_shards", lambda *given: given)
     monkeypatch.setattr(sys, "argv", [*command, "--annotations", "masks.csv"])
     assert program._shards(program._parse(), tmp_path) == (tmp_path, Path("masks.csv"), None, 7, 2)
