@@ -12,6 +12,9 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import torch
+from segmentation_models_pytorch.encoders.efficientnet import EfficientNetEncoder
+from timm.layers import DropPath
+from torch.nn.modules.dropout import _DropoutNd
 
 from steel.config import NetworkConfig, PhaseConfig
 from steel.loading.augment import Augmenter
@@ -62,7 +65,15 @@ def build_network(setting: Setting) -> UnifiedModel:
     """The same weights on every side; nothing is dropped, so that losses can be compared."""
     torch.set_num_threads(setting.threads)
     torch.manual_seed(0)
-    return UnifiedModel(NetworkConfig(setting.architecture, setting.encoder, NUM_CLASSES, 1, dropout=0.0))
+    model = UnifiedModel(NetworkConfig(setting.architecture, setting.encoder, NUM_CLASSES, 1, dropout=0.0))
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
+        elif isinstance(module, DropPath):
+            module.drop_prob = 0.0
+        elif isinstance(module, EfficientNetEncoder):  # which drops whole blocks by itself
+            module._drop_connect_rate = 0.0
+    return model
 
 
 def phase_of(setting: Setting) -> PhaseConfig:

@@ -20,7 +20,11 @@ def threads() -> Any:
     torch.set_num_threads(before)
 
 
-def test_ours_and_the_plain_loop_lose_the_same_in_the_first_step() -> None:
+@pytest.mark.parametrize(
+    ("architecture", "encoder"), [("Unet", "tu-test_resnet"), ("FPN", "tu-test_resnet"), ("Unet", "efficientnet-b0")]
+)
+def test_ours_and_the_plain_loop_lose_the_same_in_the_first_step(architecture: str, encoder: str) -> None:
+    """Also where smp's network would drop channels or whole blocks by chance."""
     found = []
     for module, options in (
         (ours, {}),
@@ -28,7 +32,7 @@ def test_ours_and_the_plain_loop_lose_the_same_in_the_first_step() -> None:
         (plain, {"channels_last": True}),
         (plain, {"channels_last": False}),
     ):
-        images, seconds = module.step(**TINY, **options)
+        images, seconds = module.step(**TINY | {"architecture": architecture, "encoder": encoder}, **options)
         assert images == 4 and seconds > 0
         found.append(module.figures())
     losses = [each["first_loss"] for each in found]
