@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from steel.images.class_colours import class_colour
+from steel.images.fonts import load_font
 from steel.images.pictures import encode_picture
-from steel.images.tags import load_font
 from steel.storage import write_bytes
 
 WIDTH = 1280

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from steel.images.class_colours import class_colour
-from steel.images.tags import Tag, draw_tags, load_font
+from steel.images.fonts import load_font
+from steel.images.tags import Tag, draw_tags
 
 _LINE = (24, 26, 30)
 """Colour of what is between truth and prediction."""

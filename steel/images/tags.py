@@ -1,15 +1,13 @@
 """Short texts in a picture, each on the colour of its class."""
 
 from collections.abc import Sequence
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from steel.images.class_colours import class_colour
+from steel.images.fonts import load_font
 
 
 class Tag(NamedTuple):
@@ -81,24 +79,3 @@ def _free_place(wanted: _Box, taken: list[_Box], height: int) -> tuple[float, fl
     place = min(free, key=lambda place: abs(place.top - wanted.top), default=wanted)
     taken.append(place)
     return place.left, place.top
-
-
-def load_font(size: int, text: str = "") -> Any:
-    """Pillow's own font, so many pixels high; for a text with letters beyond ASCII, which it lacks, matplotlib's."""
-    return _own_font(size) if text.isascii() else _font_of_many_letters(size)
-
-
-@lru_cache
-def _own_font(size: int) -> Any:
-    return ImageFont.load_default(size)
-
-
-@lru_cache
-def _font_of_many_letters(size: int) -> Any:
-    """DejaVu Sans, of matplotlib's files, as high as Pillow's; that one where they are not there."""
-    spec = find_spec("matplotlib")  # without the import, which takes a while
-    for folder in (spec and spec.submodule_search_locations) or ():
-        path = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
-        if path.is_file():
-            return ImageFont.truetype(path, max(1, round(0.92 * size)))
-    return _own_font(size)

@@ -6,10 +6,10 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from steel.images.class_colours import hex_colour
+from steel.images.fonts import font_file, letters_of
 from steel.metrics.table import METRICS
 from steel.storage import write_bytes
 
@@ -122,7 +122,9 @@ def _finish_panel(panel: Any, end: float) -> None:
     panel.grid(alpha=0.25)
     if lines := panel.get_legend_handles_labels()[0]:
         columns = 4 if len(lines) <= 4 else 3
-        panel.legend(fontsize=8, ncols=columns, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+        legend = panel.legend(fontsize=8, ncols=columns, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+        for text in legend.get_texts():
+            text.set(font=font_file(text.get_text()), fontsize=8)
 
 
 def _mark_phases(panel: Any, phases: Sequence[_Phase]) -> None:
@@ -257,18 +259,11 @@ def _paint_classes(name: str, title: str) -> Callable[[Sequence[_Phase], Any], b
 
 def _legend_name(name: str) -> str:
     """A class's name as a legend has room for, without what matplotlib takes for a formula or cannot draw."""
-    known = _drawn_letters()
+    path = font_file(name)
+    known = set(name) if path is None else letters_of(path)
     short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1].rstrip() + "…"
     text = "".join(letter if letter in known else "□" for letter in short).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text  # one that begins so is in no legend
-
-
-@lru_cache
-def _drawn_letters() -> frozenset[str]:
-    """Those that matplotlib's font has."""
-    from matplotlib.font_manager import findfont, get_font
-
-    return frozenset(map(chr, get_font(findfont("DejaVu Sans")).get_charmap()))
 
 
 def _paint_rate(phases: Sequence[_Phase], panel: Any) -> bool:

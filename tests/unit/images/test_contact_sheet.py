@@ -8,7 +8,7 @@ from PIL import Image
 
 from steel.images.class_colours import class_colour
 from steel.images.contact_sheet import contact_sheet, rows_of, save_contact_sheet, wrap
-from steel.images.tags import load_font
+from steel.images.fonts import load_font
 
 BACKGROUND = (24, 26, 30)
 
