@@ -96,22 +96,39 @@ def _store_of(url: str | os.PathLike[str]) -> Iterator[tuple[Any, str]]:
     location = os.fspath(url)
     try:
         yield filesystem(location)
-    except (FileNotFoundError, InputError):
+    except InputError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        wrong = _what_was_wrong(error)
+        if isinstance(wrong, FileNotFoundError) or (isinstance(wrong, OSError) and wrong.errno == errno.ENOSPC):
             raise
-        number = errno.EACCES if isinstance(error, PermissionError) else errno.EIO
-        raise OSError(number, str(error).strip().partition("\n")[0] or type(error).__name__, location) from error
+        number = errno.EACCES if isinstance(wrong, PermissionError) else errno.EIO
+        raise OSError(number, str(wrong).strip().partition("\n")[0] or type(wrong).__name__, location) from error
+
+
+_ABSENT = 404, 410
+"""What a server answers of something that is not there."""
+
+
+def _what_was_wrong(error: Exception) -> BaseException:
+    """`error`, or what it was raised from where that says more: HTTP's library takes a host that cannot be reached, and
+    one that refuses, for one without the file."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or cause is None:
+        return error
+    status = getattr(cause, "status", None)
+    return cause if isinstance(cause, OSError) or (isinstance(status, int) and status not in _ABSENT) else error
 
 
 def exists(url: str | os.PathLike[str]) -> bool:
     """Whether a file or folder is there."""
     if not is_remote(url):
         return local_path(url).exists()
-    with _store_of(url) as (fs, path):
+    with suppress(FileNotFoundError), _store_of(url) as (fs, path):
         fs.invalidate_cache()
-        return bool(fs.exists(path))
+        fs.info(path)  # its own `exists` takes a host that cannot be reached for one without the file
+        return True
+    return False
 
 
 def is_folder(url: str | os.PathLike[str]) -> bool:
@@ -215,6 +232,8 @@ def _list_remote(url: str) -> Iterator[FileInfo]:
     with suppress(FileNotFoundError), _store_of(url) as (fs, root):
         fs.invalidate_cache()
         found = fs.find(root, detail=True)
+        if not found:
+            fs.info(root)  # raises what `find` keeps to itself
     if not found:
         raise InputError(f"{url}: no such folder, or it is empty")
     start = len(root.rstrip("/")) + 1

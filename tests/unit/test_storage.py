@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 from pathlib import Path
 from typing import NoReturn
 
@@ -177,3 +178,48 @@ def test_what_a_store_refuses_is_one_line(tmp_path: Path, capsys: pytest.Capture
         assert refused.value.errno == errno.EIO
     assert main(["info", url]) == 1
     assert capsys.readouterr().err == f"error: Unable to locate credentials: {url}\n"
+
+
+class Answer(Exception):
+    """As HTTP's library raises for an answer that is not what was asked for."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_absent"),
+    [
+        *((None, True), (KeyError("a"), True), (Answer(404), True), (Answer(410), True)),
+        *((Answer(403), False), (Answer(503), False), (TimeoutError("slow"), False)),
+        (ConnectionRefusedError("refused"), False),
+    ],
+)
+@pytest.mark.parametrize("ask", [storage.exists, storage.file_size, storage.list_files, storage.read_bytes])
+def test_a_store_out_of_reach_is_not_taken_for_one_without_the_file(ask, cause, is_absent, monkeypatch) -> None:
+    """Some libraries say `FileNotFoundError` of both."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise FileNotFoundError("memory://bucket/x") from cause
+
+    monkeypatch.setattr(MemoryFileSystem, "info", fail)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", fail)
+    if not is_absent:
+        with pytest.raises(OSError, match=str(cause)) as caught:
+            ask("memory://bucket/x")
+        assert caught.value.filename == "memory://bucket/x"
+        assert not isinstance(caught.value, FileNotFoundError)
+    elif ask in (storage.exists, storage.file_size):
+        assert not ask("memory://bucket/x")
+    else:
+        with pytest.raises(InputError if ask is storage.list_files else FileNotFoundError):
+            ask("memory://bucket/x")
+
+
+def test_a_dead_host_is_told(capsys) -> None:
+    pytest.importorskip("aiohttp")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        host = f"http://127.0.0.1:{free.getsockname()[1]}"  # closed below, and nobody listens
+    assert main(["info", f"{host}/model.safetensors"]) == 1
+    assert "Cannot connect" in capsys.readouterr().err
