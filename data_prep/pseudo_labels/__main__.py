@@ -133,6 +133,8 @@ def _describe(arguments: argparse.Namespace, manifest: Manifest) -> dict[str, An
         "data_digest": manifest.digest,
         "unsure": [arguments.unsure.low, arguments.unsure.high],
         "tta": None if arguments.tta is None else list(parse_tta(arguments.tta)),
+        "precision": arguments.precision,
+        "tiff_pages": arguments.tiff_pages,
     }
 
 

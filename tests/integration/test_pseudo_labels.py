@@ -165,6 +165,8 @@ def test_the_manifest_says_where_the_labels_are_from(work: Path, more: Path) -> 
         "data_digest": before.digest,
         "unsure": [0.2, 0.8],
         "tta": None,
+        "precision": "no",
+        "tiff_pages": "refuse",
         "images": NUM_NEW,
         "clean": after.num_clean - before.num_clean,
         "per_class": positive,
@@ -185,8 +187,9 @@ def test_what_was_done_is_told_and_a_second_run_does_nothing(
     before = tree_digest(tmp_path)
     assert run(*line(work, tmp_path / "out")) == 0
     assert "already finished, nothing to do" in capsys.readouterr().out
-    assert run(*line(work, tmp_path / "out", unsure=0.2)) == 2
-    assert "already holds shards made with another unsure" in capsys.readouterr().err
+    for option, value in {"unsure": 0.2, "precision": "auto", "tiff-pages": "split"}.items():
+        assert run(*line(work, tmp_path / "out", **{option: value})) == 2
+        assert f"already holds shards made with another {option.replace('-', '_')}" in capsys.readouterr().err
     assert tree_digest(tmp_path) == before
 
 
