@@ -89,10 +89,14 @@ class ModelConfig:
     """Likewise the standard deviation."""
     heads: tuple[str, ...] = ()
     """Heads beside the segmentation's and the classification's, by name; an extension registers them."""
+    deep_supervision: int = 0
+    """So many of the decoder's stages before its finest, each half as fine as the next, are judged by the terms of the
+    segmentation as well, through layers that are of training alone. 0 by default: no figure says that it pays."""
 
     def __post_init__(self) -> None:
         _check_heads(self.heads)
         _require(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1)")
+        _require(self.deep_supervision >= 0, f"model.deep-supervision: {self.deep_supervision} is negative")
         _require(self.weights != "", "model.weights: give hub, none, a path or a URL")
         given = [len(values) for values in (self.mean, self.std) if values is not None]
         _require(given in ([], [1, 1], [3, 3]), "model.mean, model.std: give both, with 1 or 3 values each, or neither")

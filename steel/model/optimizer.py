@@ -5,7 +5,7 @@ Nothing here waits for the device: whether a step counts is a tensor (`found_inf
 
 import abc
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -16,17 +16,24 @@ from steel.errors import InputError
 from steel.model.network import UnifiedModel
 
 
-def parameter_groups(model: UnifiedModel, config: OptimConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: UnifiedModel, config: OptimConfig, further: Iterable[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
     """Encoder and the rest, each with and without weight decay; `lr_scale` says which share of the rate a group gets.
 
     With `layer_decay` the encoder's are two for each of its stages, from the input on. Biases, normalisation layers and
     other vectors are not decayed: pulling them to 0 regularises nothing.
 
+    Args:
+        model: whose parameters they are.
+        config: rates and decay.
+        further: trained as the decoder is, but no part of `model`.
+
     Raises:
         InputError: the rate is to decay over an encoder that has one stage.
     """
     encoder = {id(p) for p in model.encoder.parameters()}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in encoder]
+    rest = [parameter for parameter in (*model.parameters(), *further) if id(parameter) not in encoder]
     groups = [
         {
             "name": name if decayed else f"{name} (no decay)",
@@ -56,9 +63,11 @@ def _encoder_parts(model: UnifiedModel, config: OptimConfig) -> list[tuple[str, 
     ]
 
 
-def build_optimizer(model: UnifiedModel, config: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(
+    model: UnifiedModel, config: OptimConfig, further: Iterable[nn.Parameter] = ()
+) -> torch.optim.AdamW:
     """Fused AdamW over `parameter_groups`, at rate 0 until `set_lr`."""
-    return torch.optim.AdamW(parameter_groups(model, config), lr=0.0, fused=True)
+    return torch.optim.AdamW(parameter_groups(model, config, further), lr=0.0, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, rate: float) -> None:

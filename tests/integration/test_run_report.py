@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from steel.checkpoint import load_checkpoint
+from steel.checkpoint import load_checkpoint, read_header
+from steel.model.network import UnifiedModel
 from steel.shards.reader import ShardReader
 from tests.numerics.quick import quicken
 from train.fit import main
@@ -106,3 +108,32 @@ def test_an_equal_average_is_one_of_the_weights_that_may_be_shipped(tiny_shards:
     assert last.provenance["weights"] == candidates[0]
     report = (tmp_path / "report.txt").read_text()
     assert candidates[0] in report
+
+
+def test_what_deep_supervision_needs_is_not_shipped(tiny_shards: Path, tmp_path: Path) -> None:
+    """The files have the tensors of a run without it, and answer with the weights that were trained."""
+    options = ["--phases.0.epochs", "1", "--phases.1.epochs", "0.1", "--phases.0.lr", "1e-3"]
+    for out, stages in (("plain", "0"), ("deep", "1")):
+        more = [*options, "--model.deep-supervision", stages]
+        assert main([*OPTIONS, *more, "--data", str(tiny_shards), "--out", str(tmp_path / out)]) == 0
+    plain, deep = (load_checkpoint(tmp_path / out / "model.safetensors") for out in ("plain", "deep"))
+    assert deep.network == plain.network
+    for name in ("model", "last"):
+        headers = [read_header(tmp_path / out / f"{name}.safetensors") for out in ("plain", "deep")]
+        assert list(headers[0]["tensors"].items()) == list(headers[1]["tensors"].items())
+    state = load_file(max((tmp_path / "deep" / "states").iterdir()) / "tensors.safetensors")
+    assert any(key.startswith("stage_heads.") for key in state)
+    shipped, trained = UnifiedModel(deep.network).eval(), UnifiedModel(deep.network).eval()
+    shipped.load_state_dict(deep.member_state(0))
+    trained.load_state_dict({key.removeprefix("model."): t for key, t in state.items() if key.startswith("model.")})
+    images = torch.randn(1, deep.network.in_channels, 40, 56)
+    with torch.no_grad():
+        for found, expected in zip(shipped(images).values(), trained(images).values(), strict=True):
+            assert found.equal(expected)
+    records = [json.loads(line) for line in (tmp_path / "deep" / "history.jsonl").read_text().splitlines()]
+    for record in records:
+        parts = {name for name in record if name.startswith("loss_")}
+        assert parts == {"loss_segmentation", "loss_classification"} | (
+            {"loss_deep_supervision"} if record["kind"] == "train" else set()
+        )
+        assert record["loss"] == pytest.approx(sum(record[name] for name in parts))

@@ -20,7 +20,13 @@ EXACT = 1e-10
 """What float64 leaves of a gradient: sums of up to 25,000 pixels, each rounded by 2**-53, that partly cancel."""
 
 
-def config_of(batch_size: int = 12, micro_batch: int = 2, dropout: float = 0.1, classification: float = 0.2) -> Config:
+def config_of(
+    batch_size: int = 12,
+    micro_batch: int = 2,
+    dropout: float = 0.1,
+    classification: float = 0.2,
+    deep_supervision: int = 0,
+) -> Config:
     """The smoke recipe without clipping, so that Adam's first moment is the gradient itself."""
     loss = SMOKE.phases[0].loss
     weights = {**loss.weights, "lovasz": 0.3, "classification": classification}
@@ -29,7 +35,7 @@ def config_of(batch_size: int = 12, micro_batch: int = 2, dropout: float = 0.1, 
     return replace(
         SMOKE,
         phases=(phase,),
-        model=replace(SMOKE.model, dropout=dropout),
+        model=replace(SMOKE.model, dropout=dropout, deep_supervision=deep_supervision),
         optim=OptimConfig(ema_decay=0.9, clip_norm=1e9),
         runtime=replace(SMOKE.runtime, precision="no", workers=0),
     )
@@ -100,7 +106,8 @@ def step_at(training: TrainingState, step: int, phase: int = 0) -> StepSums:
 def gradients_of(training: TrainingState) -> dict[str, torch.Tensor]:
     """The gradient of each parameter in the first step, from Adam's first moment."""
     beta = training.optimizer.param_groups[0]["betas"][0]
-    names = {parameter: name for name, parameter in training.model.named_parameters()}
+    trained = (*training.model.named_parameters(), *training.stage_heads.named_parameters())
+    names = {parameter: name for name, parameter in trained}
     return {names[p]: values["exp_avg"].clone() / (1 - beta) for p, values in training.optimizer.state.items()}
 
 

@@ -25,3 +25,9 @@ def test_stops_in_either_phase_with_an_equal_average_and_a_rate_that_decays(tiny
     options = ("--optim.ema-decay", "0", "--optim.swa", "--optim.layer-decay", "0.5")
     told = run_script(2, SCRIPT, tiny_shards, tmp_path, "2", "4", "5", "3-2", *options).stdout
     assert told.count("the same") == 4
+
+
+@pytest.mark.slow
+def test_stops_in_either_phase_with_layers_that_are_of_training_alone(tiny_shards: Path, tmp_path: Path) -> None:
+    told = run_script(2, SCRIPT, tiny_shards, tmp_path, "2", "3-2", "--model.deep-supervision", "2").stdout
+    assert told.count("the same") == 2

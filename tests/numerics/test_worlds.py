@@ -30,9 +30,10 @@ def outcomes(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_gradients(outcomes: Path) -> None:
-    """With BatchNorm and dropout on, shares of 6, 3, 2 and (unequal) 1 or 2 micro-batches a rank."""
+    """With BatchNorm, dropout and deep supervision on, shares of 6, 3, 2 and (unequal) 1 or 2 micro-batches a rank."""
     alone, loss, _ = torch.load(outcomes / "1-0.pt")
     assert sum(float(gradient.norm()) for gradient in alone.values()) > 0.1
+    assert min(float(alone[f"convolutions.{stage}.weight"].norm()) for stage in (0, 1)) > 0.01
     for world in WORLDS:
         for rank in range(world):
             gradients, total, _ = torch.load(outcomes / f"{world}-{rank}.pt")

@@ -129,7 +129,7 @@ class _Trial:
         self._training = training
         self._plan = plan
         self._batch = batch
-        self._parameters: list[nn.Parameter] = [p for p in training.model.parameters() if p.requires_grad]
+        self._parameters: list[nn.Parameter] = [p for p in training.parameters if p.requires_grad]
 
     def seconds(self, repeats: int) -> float:
         """The median of a few."""

@@ -94,7 +94,7 @@ def _problem_of(
 def _there_and_back(training: TrainingState, plan: PhasePlan, crop: tuple[int, int], channels: int) -> None:
     """The forward and backward pass of a black micro-batch of the phase's size; gradients go nowhere."""
     model, device, num = training.model, training.runtime.device, plan.phase.micro_batch
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in training.parameters if parameter.requires_grad]
     # A step also holds gradients, whose room DDP has taken already, and AdamW's two moments, made in the first step.
     sets = (training.runtime.world == 1) + 2 * (not training.optimizer.state)
     room = [torch.empty_like(parameter) for parameter in parameters for _ in range(sets)]

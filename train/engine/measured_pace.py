@@ -66,12 +66,11 @@ def _seconds_per_image(
     """From one image of the global batch to the next, at this rank's speed."""
     set_encoder_trainable(training.model, True)
     training.wrapped.train()
-    parameters = list(training.model.parameters())
     times: list[float] = []
     with contextlib.closing(load(plan)) as batches:
         before = time.perf_counter()
         for batch in batches:
-            there_and_back(training, plan, batch, parameters)
+            there_and_back(training, plan, batch, training.parameters)
             now = time.perf_counter()
             times.append(now - before)
             before = now

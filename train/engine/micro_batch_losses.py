@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from steel.config import LossConfig
 from steel.loading.train_loader import unpack_targets
+from steel.model.deep_supervision import DEEP_SUPERVISION, StageHeads
 from steel.model.distillation import SoftTargets, blend_with_teacher
+from steel.model.heads import SEGMENTATION
 from steel.model.losses import head_losses
 from steel.model.network import UnifiedModel, scale_and_shift, scale_pixels
 
@@ -28,6 +30,7 @@ class MicroBatchLosses(nn.Module):
         *,
         channels_last: bool,
         teacher_share: float = 0.0,
+        judged_stages: int = 0,
     ) -> None:
         """Args:
         network: on its device.
@@ -35,9 +38,16 @@ class MicroBatchLosses(nn.Module):
         std: likewise.
         channels_last: the order of memory in which it takes images.
         teacher_share: of the loss, where a teacher is asked; see `blend_with_teacher`.
+        judged_stages: of the decoder's coarser ones, so many have layers of their own; see `StageHeads`.
+
+        Raises:
+            InputError: the decoder has not so many.
         """
         super().__init__()
         self.network = network
+        self.stage_heads = StageHeads(network, judged_stages)
+        if channels_last:
+            self.stage_heads.to(memory_format=torch.channels_last)
         scale, shift = scale_and_shift(mean, std, next(network.parameters()).device)
         # As buffers they are inputs of a graph; constants of it would be moved to the device in each run.
         self.register_buffer("scale", scale, persistent=False)
@@ -69,7 +79,7 @@ class MicroBatchLosses(nn.Module):
         soft: SoftTargets | None = None,
     ) -> dict[str, Tensor]:
         """As `forward`, operation by operation."""
-        return self.of(self.network, images, targets, loss, pairs, soft)
+        return self.of(self.network, images, targets, loss, pairs, soft, self.stage_heads)
 
     def of(
         self,
@@ -79,8 +89,11 @@ class MicroBatchLosses(nn.Module):
         loss: LossConfig,
         pairs: Tensor | None = None,
         soft: SoftTargets | None = None,
+        stage_heads: StageHeads | None = None,
     ) -> dict[str, Tensor]:
         """What each head of `network` loses, as `head_losses`, and by a teacher where there is one.
+
+        Where coarser stages are judged too, what that adds stands beside the heads as `DEEP_SUPERVISION`.
 
         Args:
             network: such as the moving average.
@@ -88,18 +101,24 @@ class MicroBatchLosses(nn.Module):
             targets: (m, h, w), packed as `MicroBatch.targets` are, there too.
             loss: of the phase.
             pairs: see `PairFunction`; None when it is not known what is present.
-            soft: what the teacher says of the images.
+            soft: what the teacher says of the images; the coarser stages go by the labels alone.
+            stage_heads: those of `network`, for its gradients; None for its own losses alone.
         """
         masks, valid = unpack_targets(targets, self.num_classes)
         inputs = scale_pixels(images, self.scale, self.shift)
         if self._channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         outputs = network(inputs)
+        stages = [] if stage_heads is None else stage_heads.logits()
         # Half precision is for the network; a loss, an extension's too, is given float32 and computes in it.
         with torch.autocast(images.device.type, enabled=False):
             precise = {head: out.to(torch.promote_types(out.dtype, torch.float32)) for head, out in outputs.items()}
             losses = head_losses(precise, masks, valid, loss, pairs)
-            return losses if soft is None else blend_with_teacher(losses, precise, soft, loss, self._teacher_share)
+            if soft is not None:
+                losses = blend_with_teacher(losses, precise, soft, loss, self._teacher_share)
+            if stage_heads is not None and stages:
+                losses[DEEP_SUPERVISION] = stage_heads.loss(stages, losses[SEGMENTATION], masks, valid, loss, pairs)
+            return losses
 
     @property
     def is_compiled(self) -> bool:

@@ -71,16 +71,22 @@ class TrainingState:
         self._first_averaged = len(config.phases) - 1 if config.optim.swa else 0
         """The phase from which on weights are averaged."""
         self.micro_batch_losses = MicroBatchLosses(
-            *(model, mean, std), channels_last=config.runtime.channels_last, teacher_share=config.distill.share
+            *(model, mean, std),
+            channels_last=config.runtime.channels_last,
+            teacher_share=config.distill.share,
+            judged_stages=config.model.deep_supervision,
         )
         """By the network: bare, for its own weights' or another's losses; `wrapped`, for its gradients'."""
-        self.optimizer = build_optimizer(model, config.optim)
+        self.stage_heads = self.micro_batch_losses.stage_heads
+        runtime.broadcast_tensors(self.stage_heads)
+        self.optimizer = build_optimizer(model, config.optim, self.stage_heads.parameters())
         # Moved above already; accelerate would give `cpu:0` new buffers.
         self.wrapped, _ = runtime.accelerator.prepare(
             self.micro_batch_losses, self.optimizer, device_placement=[False, False]
         )
         # Found once: a walk over the modules costs a step more than many of its launches.
-        self._parameters = list(model.parameters())
+        self.parameters = list(self.micro_batch_losses.parameters())
+        """All that is trained: the network's, and those of layers that are of training alone."""
         self._encoder_parameters = list(model.encoder.parameters())
         self._latest = AveragedTensors.of(model)
         self.scaler: torch.amp.GradScaler | None = runtime.accelerator.scaler
@@ -119,12 +125,12 @@ class TrainingState:
         set_lr(self.optimizer, lr)
         before = self.statistics.take()
         if self.micro_batch_losses.replays:
-            hold_gradients(self._parameters)
+            hold_gradients(self.parameters)
         seen = [self._micro_step(plan, step, next(batches), last=index == plan.share[-1]) for index in plan.share]
         if frozen:
             drop_gradients(self._encoder_parameters)
 
-        norm = self.runtime.accelerator.clip_grad_norm_(self._parameters, self.config.optim.clip_norm)
+        norm = self.runtime.accelerator.clip_grad_norm_(self.parameters, self.config.optim.clip_norm)
         skipped = (~torch.isfinite(norm)).float()
         step_if_finite(self.optimizer, skipped)
         if self.scaler is not None:
@@ -170,6 +176,7 @@ class TrainingState:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor that a resumed run needs, under flat names."""
         named = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        named |= {f"stage_heads.{name}": tensor for name, tensor in self.stage_heads.state_dict().items()}
         if self.average is not None:
             average = self.average.state_dict()
             named |= {f"average.{name}": tensor for name, tensor in average["model"].items()}
@@ -187,6 +194,7 @@ class TrainingState:
             return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
         self.model.load_state_dict(group("model."))
+        self.stage_heads.load_state_dict(group("stage_heads."))
         if self.average is not None:
             self.average.load_state_dict({"model": group("average."), "num_updates": tensors["average_updates"]})
         states: dict[int, dict[str, torch.Tensor]] = {}

@@ -25,7 +25,8 @@ from train.fit import train_in_folder
 OPTIONS = (
     "--preset smoke --phases.0.batch-size 10 --phases.1.batch-size 10 --phases.0.epochs 5 --phases.1.epochs 2 "
     "--phases.0.lr 2e-4 --phases.1.lr 1e-4 --optim.freeze-encoder-epochs 2.2 --validation.every-epochs 100 "
-    "--validation.tta --tracking.tracker none --tracking.log-every 1 --runtime.workers 0 --runtime.precision no"
+    "--validation.tta --tracking.tracker none --tracking.log-every 1 --runtime.workers 0 --runtime.precision no "
+    "--model.deep-supervision 2"
 ).split()
 """Steps of 5 micro-batches, which 2, 3 and 4 ranks share unevenly: 5 steps of the first phase and 2 of the second. The
 encoder is frozen for 2 steps, and step 3 is skipped (see `poisoned_fit`)."""
@@ -40,7 +41,7 @@ def run_rank(shards: str, folder: Path, rank: int, world: int) -> None:
         torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     runtime = start("no")
     assert (runtime.rank, runtime.world) == (rank, world)
-    gradients, loss = take_step(runtime, config_of())
+    gradients, loss = take_step(runtime, config_of(deep_supervision=2))
     digests = run_to_the_end(runtime, shards, folder / str(world))
     torch.save((gradients, loss, digests), folder / f"{world}-{rank}.pt")
     runtime.close()

@@ -79,6 +79,14 @@ def test_groups_cover_each_parameter_once(model):
         assert group["weight_decay"] == (0.0 if "no decay" in name else 0.1)
 
 
+def test_further_parameters_are_trained_as_the_decoder_is(model):
+    layer = torch.nn.Conv2d(8, 2, 1)
+    plain, groups = parameter_groups(model, CONFIG), parameter_groups(model, CONFIG, layer.parameters())
+    assert [group["name"] for group in groups] == [group["name"] for group in plain]
+    for group, without, last in zip(groups, plain, (None, None, layer.weight, layer.bias), strict=True):
+        assert [id(p) for p in group["params"]] == [id(p) for p in (*without["params"], last) if p is not None]
+
+
 def test_the_rate_decays_over_the_encoders_stages(model):
     """By hand: two stages, for a decoder of two widths reads two features; the last one has the encoder's rate."""
     groups = parameter_groups(model, replace(CONFIG, layer_decay=0.5))

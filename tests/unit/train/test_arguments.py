@@ -156,6 +156,7 @@ def test_an_equal_average_beside_a_moving_one_is_refused() -> None:
         ("--optim.weight-decay", "nan", r"optim\.weight-decay: nan is not 0 or a number above it"),
         ("--optim.average-top-k", "-1", r"optim\.average-top-k: -1 is not 0 or a number above it"),
         ("--optim.nonfinite-limit", "0", r"optim\.nonfinite-limit: 0 is not above 0"),
+        ("--model.deep-supervision", "-1", r"model\.deep-supervision: -1 is negative"),
         ("--phases.0.loss.boundary", "nan", r"phases\.0\.loss: loss: weights are finite and not negative"),
         ("--phases.0.loss.boundary", "inf", r"phases\.0\.loss: loss: weights are finite and not negative"),
         ("--phases.0.loss.absent", "inf", r"phases\.0\.loss: loss: weights are finite and not negative"),

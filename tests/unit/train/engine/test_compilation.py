@@ -71,24 +71,33 @@ def batch_of(num: int) -> Any:
 # --- the graph -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("judged_stages", [0, 2])
 @pytest.mark.parametrize("pairs", [None, torch.tensor([0, 3])])
-def test_a_micro_batch_is_one_graph_without_a_break(runtime: Runtime, pairs: torch.Tensor | None) -> None:
+def test_a_micro_batch_is_one_graph_without_a_break(
+    runtime: Runtime, pairs: torch.Tensor | None, judged_stages: int
+) -> None:
     """With every term of the loss."""
-    training = build_training(runtime, config_of())
+    training = build_training(runtime, config_of(deep_supervision=judged_stages))
     loss = LossConfig(dict.fromkeys(LOSS_TERMS, 0.5), absent=0.3, class_weights=(1.0, 2.0, 3.0))
     batch = batch_of(2)
     found = torch._dynamo.explain(training.micro_batch_losses.eager)(batch.images, batch.targets, loss, pairs)
     assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
 
 
-def test_the_number_of_pairs_does_not_make_another_graph(runtime: Runtime, graphs: list[Any]) -> None:
-    training = build_training(runtime, configured(micro_batch=2))
+@pytest.mark.parametrize("judged_stages", [0, 2])
+def test_the_number_of_pairs_does_not_make_another_graph(
+    runtime: Runtime, graphs: list[Any], judged_stages: int
+) -> None:
+    training = build_training(runtime, configured(micro_batch=2, deep_supervision=judged_stages))
     losses, batch, loss = training.micro_batch_losses, batch_of(2), training.config.phases[0].loss
     losses.compile_anew(cuda_graphs=False)
     for pairs in ([0, 3], [0, 1, 3, 4], [0, 1, 2, 3, 4, 5], [1, 4]):
         found = losses(batch.images, batch.targets, loss, torch.tensor(pairs))
         expected = losses.eager(batch.images, batch.targets, loss, torch.tensor(pairs))
-        torch.testing.assert_close(found["segmentation"], expected["segmentation"])
+        assert found.keys() == expected.keys() and ("deep_supervision" in found) == (judged_stages > 0)
+        for head in found:
+            if head != "classification":  # which drops other features in each call
+                torch.testing.assert_close(found[head], expected[head])
     assert len(graphs) == 1
 
 

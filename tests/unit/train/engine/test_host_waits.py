@@ -56,10 +56,12 @@ def gpu(network: UnifiedModel) -> Iterator[HostWaits]:
     scale_and_shift.cache_clear()  # of tensors without values
 
 
-def training_on_gpu(network: UnifiedModel, gpu: HostWaits, freeze_steps: int = 0) -> TrainingState:
+def training_on_gpu(
+    network: UnifiedModel, gpu: HostWaits, freeze_steps: int = 0, judged_stages: int = 0
+) -> TrainingState:
     """After all that is moved to the GPU once."""
     runtime = OnGPU(start("no", cpu=True).accelerator)
-    config = config_of(batch_size=6, micro_batch=3)
+    config = config_of(batch_size=6, micro_batch=3, deep_supervision=judged_stages)
     training = TrainingState(runtime, config, network, mean=(0.5,), std=(0.2,), freeze_steps=freeze_steps)
     gpu.waits.clear()
     gpu.operations.clear()
@@ -90,14 +92,17 @@ def take_steps(training: TrainingState, noted: HostWaits, steps: int) -> list[li
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # by deepcopy, to tell copies apart
-def test_no_term_of_the_loss_waits_for_the_device(network: UnifiedModel, gpu: HostWaits) -> None:
-    training = training_on_gpu(network, gpu)
+@pytest.mark.parametrize("judged_stages", [0, 2])
+def test_no_term_of_the_loss_waits_for_the_device(network: UnifiedModel, gpu: HostWaits, judged_stages: int) -> None:
+    training = training_on_gpu(network, gpu, judged_stages=judged_stages)
     loss = LossConfig(dict.fromkeys(LOSS_TERMS, 0.5), absent=0.3, class_weights=(1.0, 2.0, 3.0))
     phase = replace(training.config.phases[0], loss=loss)
     plan = replace(plan_of(training.config), phase=phase)
     training.step(plan, 0, LR, device_batches(micro_batches(1), GPU))
     assert gpu.waits == []
     assert "max_pool2d_with_indices" in gpu.operations
+    # That of the encoder, in each of two micro-batches: no loss goes back through a pooling.
+    assert gpu.operations.count("max_pool2d_with_indices_backward") == 2
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # by deepcopy, to tell copies apart

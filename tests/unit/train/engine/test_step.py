@@ -13,9 +13,9 @@ from tests.numerics.one_step import build_training, config_of, step_at
 from train.engine.step import TrainingState
 
 
-def training_of(**optim: Any) -> TrainingState:
+def training_of(*, judged_stages: int = 0, **optim: Any) -> TrainingState:
     """Of two phases, without a moving average unless told otherwise."""
-    config = config_of(batch_size=6, micro_batch=3)
+    config = config_of(batch_size=6, micro_batch=3, deep_supervision=judged_stages)
     changed = replace(config.optim, **{"ema_decay": 0.0, **optim})
     return build_training(start("no", cpu=True), replace(config, phases=config.phases * 2, optim=changed))
 
@@ -40,7 +40,9 @@ def test_without_an_average_there_is_no_second_model(monkeypatch: pytest.MonkeyP
     assert [name for name in training.tensors() if name.startswith("average")] == []
 
 
-@pytest.mark.parametrize("optim", [{}, {"ema_decay": 0.9}, {"layer_decay": 0.5}, {"swa": True}])
+@pytest.mark.parametrize(
+    "optim", [{}, {"ema_decay": 0.9}, {"layer_decay": 0.5}, {"swa": True}, {"judged_stages": 2, "ema_decay": 0.9}]
+)
 @pytest.mark.parametrize("phase", [0, 1])
 def test_a_state_goes_on_bit_for_bit(optim: dict[str, Any], phase: int) -> None:
     """With an average and without one; also where the state holds an average that the run has no use for."""
@@ -86,8 +88,32 @@ def test_a_moving_average_is_of_all_phases() -> None:
     assert training.scored_model(0) is training.scored_model(1) is not training.model
 
 
+def test_layers_of_the_decoders_stages_learn_and_are_nobodys_to_ship() -> None:
+    """They are in the resumable state, beside the network and its average, whose tensors are those without them."""
+    plain, deep = training_of(ema_decay=0.9), training_of(judged_stages=2, ema_decay=0.9)
+    before = copies(deep)
+    assert [name for name in before if name not in plain.tensors()] == [
+        f"stage_heads.convolutions.{stage}.{name}" for stage in (0, 1) for name in ("weight", "bias")
+    ]
+    take_steps(deep, 0, 1)
+    after = deep.tensors()
+    assert all((after[name] != before[name]).any() for name in before if name.startswith("stage_heads."))
+    assert deep.model.state_dict().keys() == plain.model.state_dict().keys()
+    assert deep.scored_model(0).state_dict().keys() == plain.model.state_dict().keys()
+
+
+def test_what_the_finest_resolution_loses_stays_the_number_that_it_is() -> None:
+    """In the first step, where both have the same weights and drop the same features."""
+    plain, deep = (step_at(training_of(judged_stages=stages), 0) for stages in (0, 2))
+    assert list(plain.losses) == ["segmentation", "classification"]
+    assert list(deep.losses) == ["segmentation", "classification", "deep_supervision"]
+    assert [deep.losses[head] for head in plain.losses] == list(plain.losses.values())
+    assert deep.losses["deep_supervision"] != 0
+    torch.testing.assert_close(deep.sample_losses.sum(), torch.stack(list(deep.losses.values())).sum())
+
+
 @pytest.mark.parametrize("freeze_steps", [0, 10])
-@pytest.mark.parametrize("average", [{"ema_decay": 0.9}, {"swa": True}])
+@pytest.mark.parametrize("average", [{"ema_decay": 0.9}, {"swa": True, "judged_stages": 2}])
 def test_a_step_walks_over_no_modules(
     freeze_steps: int, average: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,18 @@ def test_a_step_with_a_teacher_is_one_graph(runtime: Runtime) -> None:
     assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
 
 
+def test_coarser_stages_go_by_the_labels_alone(runtime: Runtime) -> None:
+    """Without a valid pixel they lose nothing: all that counts is what the teacher says of the finest, 4/7 of it."""
+    config = replace(config_of(deep_supervision=2), distill=DistillConfig(share=1.0))
+    training = taught(runtime, config, Fixed())
+    images, targets = samples(6)
+    soft = training.ask_teacher(images)
+    nothing = torch.full_like(targets, 1 << 3)
+    losses = training.micro_batch_losses(images, nothing, config.phases[0].loss, None, soft)
+    assert losses["segmentation"].min() > 0
+    torch.testing.assert_close(losses["segmentation"] + losses["deep_supervision"], 4 / 7 * losses["segmentation"])
+
+
 @pytest.fixture
 def context(tmp_path: Any, ensemble: Checkpoint, runtime: Runtime) -> Any:
     """What `load_teacher` looks at: shards of two classes, and a teacher that was trained on their fold 0."""
