@@ -149,6 +149,9 @@ class SamplingConfig:
     paste: float = 0.0
     """Probability that a defect of some training image is pasted into a crop. A class is chosen in inverse proportion
     to the images that have it, so that a rare one is seen often, and on the steel of all images."""
+    hard: float = 0.0
+    """Share of the positions that are given to clean images and to each class by how badly the last validation before
+    the phase answered them. Not in the first phase. Off by default: no figure says that it pays."""
     max_black: float = 0.8
     """A crop with a larger share of black pixels (off the strip) is drawn again, a few times."""
 
@@ -156,6 +159,7 @@ class SamplingConfig:
         _require(self.window_shards >= 0, f"sampling.window-shards: {self.window_shards} is negative")
         _require(0 <= self.defect_crop <= 1, f"sampling.defect-crop: {self.defect_crop} is not in [0, 1]")
         _require(0 <= self.paste <= 1, f"sampling.paste: {self.paste} is not in [0, 1]")
+        _require(0 <= self.hard <= 1, f"sampling.hard: {self.hard} is not in [0, 1]")
         _require(0 < self.max_black <= 1, f"sampling.max-black: {self.max_black} is not in (0, 1]")
 
 
@@ -411,6 +415,11 @@ class Config:
 
     def __post_init__(self) -> None:
         _require(len(self.phases) > 0, "phases: a run needs at least one phase")
+        _require(
+            self.phases[0].sampling.hard == 0,
+            f"phases.0.sampling.hard: {self.phases[0].sampling.hard:g}, but no validation comes before the first phase "
+            "that could say what is hard; leave it at 0 there and set it for a later phase",
+        )
         _require(0 <= self.seed < 2**63, f"seed: {self.seed} is not in [0, 2**63)")
         object.__setattr__(self, "augment", {name: given for name, given in self.augment.items() if given.p > 0})
 

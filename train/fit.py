@@ -17,7 +17,7 @@ from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, seed_everything, start
 from steel.distributed.signals import StopSignals
 from steel.errors import out_of_memory_as, run_program
-from steel.loading.sampler import Sampler
+from steel.loading.sampler import Stream
 from steel.model.network import UnifiedModel
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
@@ -192,7 +192,7 @@ def _start(
 
 
 def _fit_length(
-    arguments: FitArguments, context: RunContext, samplers: list[Sampler], model: UnifiedModel, folder: RunFolder
+    arguments: FitArguments, context: RunContext, samplers: list[Stream], model: UnifiedModel, folder: RunFolder
 ) -> FitArguments:
     """`arguments` with phases that take the time asked for; the run folder keeps them."""
     trial = build_training(arguments, context, model, None)

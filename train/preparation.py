@@ -6,7 +6,8 @@ from steel.config import Config, NetworkConfig
 from steel.distributed.runtime import Runtime
 from steel.errors import InputError
 from steel.loading.augment import Augmenter
-from steel.loading.sampler import Sampler, build_sampler
+from steel.loading.hard_sampler import favour_missed
+from steel.loading.sampler import Stream, build_sampler
 from steel.loading.train_loader import MicroBatch, train_batches
 from steel.machine import count_workers
 from steel.model.network import UnifiedModel
@@ -16,6 +17,7 @@ from train.arguments import FitArguments
 from train.engine.batch_plan import PhasePlan, plan_phases
 from train.engine.data import FoldRows, resolve_crop
 from train.engine.run_context import RunContext
+from train.engine.run_progress import announce_hard
 from train.engine.state import SavedState
 from train.engine.step import TrainingState
 from train.engine.teacher import load_teacher
@@ -35,7 +37,7 @@ def open_reader(arguments: FitArguments) -> ShardReader:
     )
 
 
-def _build_samplers(config: Config, reader: ShardReader, rows: FoldRows) -> list[Sampler]:
+def _build_samplers(config: Config, reader: ShardReader, rows: FoldRows) -> list[Stream]:
     """Which training sample stands at which position, for each phase."""
     return [
         build_sampler(
@@ -95,10 +97,20 @@ def build_training(
 
 
 def load_micro_batches(
-    context: RunContext, samplers: Sequence[Sampler], plan: PhasePlan, step: int
+    context: RunContext, samplers: Sequence[Stream], plan: PhasePlan, step: int, missed: Sequence[float | None] = ()
 ) -> Generator[MicroBatch, None, None]:
-    """This rank's micro-batches of a phase, from `step` on; each is held until it is on the device."""
+    """This rank's micro-batches of a phase, from `step` on; each is held until it is on the device.
+
+    Args:
+        context: of the run.
+        samplers: the order of each phase.
+        plan: of the phase.
+        step: the first.
+        missed: by the last validation before the phase; see `steel.loading.hard_sampler`.
+    """
     config, reader = context.config, context.reader
+    sampler = favour_missed(samplers[plan.number], missed)
+    announce_hard(plan, sampler, missed, reader.manifest.class_names)
     augmenter = Augmenter(
         config.augment,
         resolve_crop(reader, context.rows.train, plan.phase.crop, config.tiling),
@@ -108,7 +120,7 @@ def load_micro_batches(
     )
     return train_batches(
         reader,
-        samplers[plan.number],
+        sampler,
         augmenter,
         plan.micro_batches(step),
         seed=config.seed,
@@ -121,7 +133,7 @@ def load_micro_batches(
 
 def plan_run(
     config: Config, runtime: Runtime, reader: ShardReader, rows: FoldRows, first: FirstWeights, live: LiveLine
-) -> tuple[RunContext, list[Sampler]]:
+) -> tuple[RunContext, list[Stream]]:
     """The run's surroundings, and which training sample stands at which position in each of its phases."""
     samplers = _build_samplers(config, reader, rows)
     plans = plan_phases(

@@ -16,6 +16,7 @@ from steel.loading.permutation import below, hash_words, permute, uniform
 
 # What a hash is for; keeps the streams drawn from one (seed, phase, position) independent of each other.
 _SHUFFLE, _SLOT, _TARGETED, _TARGET_CLASS, _AUGMENT, _SHARD, _PASTED, _PASTED_CLASS, _DONOR = range(1, 10)
+HARD_SHUFFLE, HARD_TARGETED = 10, 11
 
 
 class Samples(NamedTuple):
@@ -47,7 +48,16 @@ def sample_seeds(seed: int, phase: int, positions: np.ndarray) -> np.ndarray:
     return hash_words(seed, phase, _AUGMENT, positions)
 
 
-class _Stream:
+class Stratum(NamedTuple):
+    """The clean samples, or those that have a class; a sample with two classes belongs to both."""
+
+    class_id: int
+    """0 is clean."""
+    rows: np.ndarray
+    """(n,) index rows, ascending; at least one."""
+
+
+class Stream:
     """What all samplers share: the samples drawn from, their class areas, and the key.
 
     Args:
@@ -100,9 +110,15 @@ class _Stream:
     def _hash(self, purpose: int, *parts: int | np.ndarray) -> np.ndarray:
         return hash_words(self.seed, self.phase, purpose, *parts)
 
-    def _is_targeted(self, positions: np.ndarray) -> np.ndarray:
+    def _is_targeted(self, positions: np.ndarray, purpose: int = _TARGETED) -> np.ndarray:
         """(n,) bool: the crop at this position must show a defect, if its image has one."""
-        return uniform(self._hash(_TARGETED, positions)) < self.sampling.defect_crop
+        return uniform(self._hash(purpose, positions)) < self.sampling.defect_crop
+
+    def _draw(self, stratum: Stratum, numbers: np.ndarray, purpose: int) -> np.ndarray:
+        """(n,) rows: what the draws of these numbers from a stratum give, each sample once before any again."""
+        rounds, indices = np.divmod(numbers, len(stratum.rows))
+        keys = self._hash(purpose, stratum.class_id, rounds)
+        return stratum.rows[permute(indices, len(stratum.rows), keys)]
 
     def _choose_classes(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Target one of the classes present, each as likely; (n,) int64."""
@@ -113,7 +129,7 @@ class _Stream:
         return np.where(self._is_targeted(positions) & (num_present > 0), chosen, 0)
 
 
-class NaturalSampler(_Stream):
+class NaturalSampler(Stream):
     """Every sample exactly once an epoch, in an order that is new each epoch."""
 
     def _rows_at(self, positions: np.ndarray) -> np.ndarray:
@@ -121,7 +137,7 @@ class NaturalSampler(_Stream):
         return self.rows[permute(indices, self.epoch_length, self._hash(_SHUFFLE, epochs))].astype(np.int64)
 
 
-class WindowedSampler(_Stream):
+class WindowedSampler(Stream):
     """Every sample exactly once an epoch, from a few shards at a time, for data larger than the local disk.
 
     Each epoch shuffles the shards, cuts them into windows of `sampling.window_shards`, and shuffles the samples of each
@@ -170,33 +186,36 @@ class WindowedSampler(_Stream):
         return self.rows[self._starts[shuffled[shards]] + places - edges[shards]].astype(np.int64)
 
 
-class BalancedSampler(_Stream):
+class BalancedSampler(Stream):
     """Fixed quotas: every block of S positions holds one sample of each of S strata (clean, and each class present).
 
-    A sample with two classes belongs to both strata. Inside its stratum every sample is drawn once before any is drawn
-    again, in an order that is new each time. Targeted crops show the class of the stratum.
+    Inside its stratum every sample is drawn once before any is drawn again, in an order that is new each time. Targeted
+    crops show the class of the stratum.
 
     Attributes:
-        strata: (class, rows) for each stratum that has samples; class 0 is clean.
+        strata: those that have samples.
     """
 
     def __init__(self, rows: np.ndarray, areas: np.ndarray, sampling: SamplingConfig, seed: int, phase: int) -> None:
         super().__init__(rows, areas, sampling, seed, phase)
-        present = _presence(rows, areas)
-        members = [~present.any(axis=1), *present.T]
-        self.strata = tuple((number, rows[inside]) for number, inside in enumerate(members) if inside.any())
+        self.strata = stratify(rows, areas)
 
     def samples_at(self, positions: np.ndarray) -> Samples:
         """As in `Sampler`: a stratum for each position, a sample of it, and its class as the target."""
         blocks, slots = np.divmod(positions, len(self.strata))
         chosen = permute(slots, len(self.strata), self._hash(_SLOT, blocks))
         rows, target_classes = np.empty(len(positions), np.int64), np.empty(len(positions), np.int64)
-        for number, (class_id, members) in enumerate(self.strata):
+        for number, stratum in enumerate(self.strata):
             here = chosen == number
-            rounds, indices = np.divmod(blocks[here], len(members))
-            keys = self._hash(_SHUFFLE, class_id, rounds)
-            rows[here], target_classes[here] = members[permute(indices, len(members), keys)], class_id
+            rows[here], target_classes[here] = self._draw(stratum, blocks[here], _SHUFFLE), stratum.class_id
         return Samples(rows, np.where(self._is_targeted(positions), target_classes, 0))
+
+
+def stratify(rows: np.ndarray, areas: np.ndarray) -> tuple[Stratum, ...]:
+    """The strata that have any of `rows`, clean first; see `Stream`."""
+    present = _presence(rows, areas)
+    members = [~present.any(axis=1), *present.T]
+    return tuple(Stratum(class_id, rows[inside]) for class_id, inside in enumerate(members) if inside.any())
 
 
 def _presence(rows: np.ndarray, areas: np.ndarray, chunk: int = 1 << 20) -> np.ndarray:
@@ -213,8 +232,8 @@ def build_sampler(
     seed: int,
     phase: int,
     shards: np.ndarray | None = None,
-) -> Sampler:
-    """The sampler that a phase's sampling asks for.
+) -> Stream:
+    """The order that a phase's sampling asks for; what `sampling.hard` adds to it is in `steel.loading.hard_sampler`.
 
     Args:
         rows: (n,) index rows to draw from, ascending: those of the training folds.
@@ -225,7 +244,7 @@ def build_sampler(
         shards: (N,) shard of all index rows; needed for windows of shards.
 
     Raises:
-        InputError: nothing to draw from, or windows asked of a balanced order or with pasted defects.
+        InputError: nothing to draw from, or windows asked of a balanced order, with pasted defects or hard examples.
     """
     if sampling.defective_only:
         rows = rows[_presence(rows, areas).any(axis=1)]
@@ -234,6 +253,8 @@ def build_sampler(
         raise InputError(f"sampling: the training folds hold no {kind}; choose other folds or other data")
     if sampling.window_shards and sampling.paste:
         raise InputError("sampling: pasted defects come from all shards at once; windows need paste 0")
+    if sampling.window_shards and sampling.hard:
+        raise InputError("sampling: hard examples come from all shards at once; windows need hard 0")
     if sampling.order == "balanced":
         if sampling.window_shards:
             raise InputError("sampling: the balanced order draws from all shards at once; windows need order natural")

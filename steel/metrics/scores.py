@@ -168,6 +168,17 @@ def score(outcome: Outcome) -> Scores:
     return ratios(score_sums(outcome).total())
 
 
+def missed(outcome: Outcome) -> list[float | None]:
+    """How badly clean images and then each class are answered, (1 + C) shares of 1; None where there is no such image.
+
+    Of clean images those of which anything is answered; of a class 1 less its positive Dice. Each is a ratio of exact
+    sums: the same on any machine.
+    """
+    clean, is_answered = ~outcome.true_labels[:, 0], np.any(outcome.counts[..., PREDICTED] > 0, axis=1)
+    shares = (is_answered[clean].mean() if clean.any() else math.nan, *(1 - score(outcome).dice_positive_per_class))
+    return [None if math.isnan(share) else float(share) for share in shares]
+
+
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """`part / whole`, NaN where the whole is 0 or unknown."""
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from steel.errors import SharedError, out_of_memory_as
@@ -42,8 +42,8 @@ class Loop:
     top_checkpoints: TopCheckpoints
     writer: StateWriter | None
     """Rank 0's; the other ranks write nothing."""
-    load: Callable[[PhasePlan, int], Generator[MicroBatch, None, None]]
-    """This rank's micro-batches of a phase, from a step on."""
+    load: Callable[[PhasePlan, int, Sequence[float | None]], Generator[MicroBatch, None, None]]
+    """This rank's micro-batches of a phase, from a step on, by what was missed before the phase."""
     name_suspects: Callable[[list[int]], None]
     """Write down the samples behind non-finite losses: those of these rows, and the other ranks'."""
     _told_to_stop: bool = False
@@ -78,8 +78,9 @@ class Loop:
         self.step_metrics.restart_clock()
         self.progress.start_phase()
         runtime = self.context.runtime
+        loaded = self.load(plan, self.state.step, self.state.missed_before)
         # What is on the device ahead of its step counts for nothing: a state has the number of the step alone.
-        load, guard = device_batches(self.load(plan, self.state.step), runtime.device), runtime.guard()
+        load, guard = device_batches(loaded, runtime.device), runtime.guard()
         with contextlib.closing(load), guard, out_of_memory_as(LESS_MEMORY):
             batches = TimedIterator(load)
             while self.state.step < plan.steps and not self._is_out_of_patience():
@@ -179,7 +180,7 @@ class Loop:
         is_kept = self.top_checkpoints.offer(offered)
         if self.writer is not None:
             self.writer.submit_best(self.top_checkpoints, offered, model.state_dict() if is_kept else None)
-        if not self.state.count_validation(result.score):
+        if not self.state.count_validation(result.score, result.missed):
             self._note_early_stop(plan)
         self.step_metrics.restart_clock()
         self.progress.restart_clock()

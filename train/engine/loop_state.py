@@ -48,16 +48,26 @@ class LoopState:
     """Samples replaced because their bytes did not match their checksum."""
     stopped_early: list[str] = field(default_factory=list)
     """One sentence for each phase that ended early."""
+    missed: list[float | None] = field(default_factory=list)
+    """How badly the last validation answered clean images and each class; see `ValidationResult.missed`. Empty before
+    the first."""
+    missed_before: list[float | None] = field(default_factory=list)
+    """The same of the last validation before the current phase: part of what its samples depend on."""
     compilation: CompileChoice | None = None
     """Whether the current phase's micro-batches are compiled; None before its first step."""
     window: Window = field(default_factory=Window)
 
     def __post_init__(self) -> None:
         _check_counts(self)
+        for name in ("missed", "missed_before"):
+            for share in getattr(self, name):
+                if share is not None and not 0 <= share <= 1:
+                    raise InputError(f"LoopState.{name}: {share} is not in [0, 1]")
 
     def start_phase(self, number: int) -> None:
         """Move to the beginning of phase `number`."""
         self.phase, self.step, self.stale, self.phase_best = number, 0, 0, None
+        self.missed_before = self.missed
         self.compilation, self.window = None, Window()
 
     def count_step(self, done: FinishedStep) -> bool:
@@ -77,9 +87,9 @@ class LoopState:
         self.nonfinite_streak += 1
         return True
 
-    def count_validation(self, score: float) -> bool:
-        """Take in the score of the validation that was due; whether it is the phase's best so far."""
-        self.validation_due = False
+    def count_validation(self, score: float, missed: list[float | None]) -> bool:
+        """Take in the validation that was due, its score and what it missed; whether it is the phase's best so far."""
+        self.validation_due, self.missed = False, missed
         is_best = self.phase_best is None or score > self.phase_best
         self.phase_best, self.stale = (score, 0) if is_best else (self.phase_best, self.stale + 1)
         return is_best

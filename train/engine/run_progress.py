@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 
 import psutil
 import torch
@@ -9,6 +10,8 @@ import torch
 from steel.config import Config
 from steel.distributed.runtime import Runtime
 from steel.errors import counted
+from steel.loading.hard_sampler import HardSampler
+from steel.loading.sampler import Sampler
 from steel.shards.reader import ShardReader
 from train.engine.batch_plan import PhasePlan
 from train.engine.data import FoldRows, explain_crop, resolve_crop
@@ -54,6 +57,36 @@ def announce_phases(context: RunContext, state: LoopState) -> None:
         logger.info("auto: %s: %s", option, reason)
     if (state.phase, state.step) != (0, 0):
         logger.info("resuming at phase %s, step %d", context.plans[state.phase].phase.name, state.step)
+
+
+def announce_hard(
+    plan: PhasePlan, sampler: Sampler, missed: Sequence[float | None], class_names: Sequence[str]
+) -> None:
+    """Say which share of a phase's hard positions each class is given, and why.
+
+    Args:
+        plan: of the phase.
+        sampler: of the phase.
+        missed: of clean images and of each class, by the last validation before the phase; empty: nothing is said.
+        class_names: of the data.
+    """
+    where = f"phase {plan.number + 1}, {plan.phase.name}"
+    names = ("clean", *class_names)
+    if isinstance(sampler, HardSampler):
+        given = [
+            f"{names[stratum.class_id]} {share}% ({_explain_missed(stratum.class_id, missed[stratum.class_id])})"
+            for stratum, share in zip(sampler.strata, sampler.shares, strict=True)
+        ]
+        hard = f"{plan.phase.sampling.hard:.0%}"
+        logger.info("%s: %s of the samples go to what the last validation missed: %s", where, hard, ", ".join(given))
+    elif plan.phase.sampling.hard and missed:
+        logger.info("%s: the last validation missed nothing, so that no sample is drawn for that", where)
+
+
+def _explain_missed(class_id: int, missed: float | None) -> str:
+    if missed is None:
+        return "no such image validates: the mean of the others"
+    return f"positive Dice {1 - missed:.2f}" if class_id else f"false alarms on {missed:.0%}"
 
 
 def work_of(context: RunContext) -> Work:

@@ -119,4 +119,6 @@ def explain_sampling(sampling: SamplingConfig) -> str:
         which += f"; {sampling.defect_crop:.0%} of the crops of defective images were moved onto a defect"
     if sampling.paste > 0:
         which += f"; into {sampling.paste:.0%} of the crops a defect of some image was pasted"
+    if sampling.hard > 0:
+        which += f"; {sampling.hard:.0%} of the samples went to what the last validation before the phase missed"
     return which

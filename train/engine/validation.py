@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steel.inference.predictor import Predictor
+from steel.metrics.scores import missed
 from steel.metrics.statistics import EvaluationStatistics
 from steel.model.network import UnifiedModel
 from steel.reports.evaluation import build_metrics, build_validation_scores
@@ -26,6 +27,11 @@ class ValidationResult:
     def score(self) -> float:
         """Cross-fitted mean Dice: each image is answered by a decision found on others, none on itself."""
         return self.tuning.cross_fitted_score
+
+    @property
+    def missed(self) -> list[float | None]:
+        """What the same answers missed of clean images and of each class; see `steel.metrics.scores.missed`."""
+        return missed(self.tuning.cross_fitted)
 
 
 def validate(

@@ -25,11 +25,11 @@ from train.fit import train_in_folder
 OPTIONS = (
     "--preset smoke --phases.0.batch-size 10 --phases.1.batch-size 10 --phases.0.epochs 5 --phases.1.epochs 2 "
     "--phases.0.lr 2e-4 --phases.1.lr 1e-4 --optim.freeze-encoder-epochs 2.2 --validation.every-epochs 100 "
-    "--validation.tta --tracking.tracker none --tracking.log-every 1 --runtime.workers 0 --runtime.precision no "
-    "--model.deep-supervision 2"
+    "--validation.tta --phases.1.sampling.hard 0.5 --model.deep-supervision 2 --tracking.tracker none "
+    "--tracking.log-every 1 --runtime.workers 0 --runtime.precision no"
 ).split()
 """Steps of 5 micro-batches, which 2, 3 and 4 ranks share unevenly: 5 steps of the first phase and 2 of the second. The
-encoder is frozen for 2 steps, and step 3 is skipped (see `poisoned_fit`)."""
+encoder is frozen for 2 steps, step 3 is skipped (see `poisoned_fit`), half of the second phase are hard examples."""
 
 
 def run_rank(shards: str, folder: Path, rank: int, world: int) -> None:

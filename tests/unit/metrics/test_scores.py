@@ -9,7 +9,7 @@ import pytest
 from steel.decision import ClassDecision, Decision, default_decision
 from steel.errors import InputError
 from steel.metrics.bootstrap import bootstrap, bootstrap_difference, interval, resampled_sums
-from steel.metrics.scores import Outcome, decide, label_scores, ratios, score, score_sums
+from steel.metrics.scores import Outcome, decide, label_scores, missed, ratios, score, score_sums
 from steel.metrics.statistics import EvaluationStatistics, image_statistics
 
 WORKED = Outcome(
@@ -34,6 +34,16 @@ def test_segmentation_scores_of_a_worked_outcome() -> None:
     assert scores.miou == pytest.approx(2 / 17)
     background = (80 + 98 + 95) / (95 + 100 + 100)
     assert scores.miou_with_background == pytest.approx((4 / 17 + 0 + background) / 3)
+
+
+def test_what_is_missed_of_a_worked_outcome() -> None:
+    """Something is answered of the one clean image, positive Dice of the first class is 0.25, no image has the second.
+    Where no image is clean, that is unknown."""
+    assert missed(WORKED) == [1.0, 0.75, None]
+    silent = Outcome(WORKED.rows, WORKED.counts * [1, 0, 1], WORKED.labels)  # nothing is answered
+    assert missed(silent)[0] == 0.0
+    defective = Outcome(WORKED.rows[:1], WORKED.counts[:1], WORKED.labels[:1])
+    assert missed(defective) == [None, 0.5, None]
 
 
 def test_means_are_rounded_once() -> None:

@@ -143,6 +143,12 @@ def test_an_equal_average_beside_a_moving_one_is_refused() -> None:
     assert parse_fit("fit", [*NEEDED, "--optim.swa", "--optim.ema-decay", "0"]).config.optim.swa
 
 
+def test_hard_examples_before_any_validation_are_refused() -> None:
+    with pytest.raises(InputError, match=r"phases\.0\.sampling\.hard: 0\.5, but no validation comes before the first"):
+        parse_fit("fit", [*NEEDED, "--phases.0.sampling.hard", "0.5"])
+    assert parse_fit("fit", [*NEEDED, "--phases.1.sampling.hard", "0.5"]).config.phases[1].sampling.hard == 0.5
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
@@ -157,6 +163,8 @@ def test_an_equal_average_beside_a_moving_one_is_refused() -> None:
         ("--optim.average-top-k", "-1", r"optim\.average-top-k: -1 is not 0 or a number above it"),
         ("--optim.nonfinite-limit", "0", r"optim\.nonfinite-limit: 0 is not above 0"),
         ("--model.deep-supervision", "-1", r"model\.deep-supervision: -1 is negative"),
+        ("--phases.1.sampling.hard", "1.5", r"phases\.1\.sampling\.hard: 1\.5 is not in \[0, 1\]"),
+        ("--phases.1.sampling.hard", "nan", r"phases\.1\.sampling\.hard: nan is not in \[0, 1\]"),
         ("--phases.0.loss.boundary", "nan", r"phases\.0\.loss: loss: weights are finite and not negative"),
         ("--phases.0.loss.boundary", "inf", r"phases\.0\.loss: loss: weights are finite and not negative"),
         ("--phases.0.loss.absent", "inf", r"phases\.0\.loss: loss: weights are finite and not negative"),

@@ -80,7 +80,8 @@ def test_endless_overflows_are_not_endured() -> None:
 
 def test_only_a_better_score_keeps_a_phase_fresh() -> None:
     state = LoopState(validation_due=True)
-    found = [(state.count_validation(score), state.phase_best, state.stale) for score in (-0.5, -0.5, -0.75, 0.25)]
+    scores = (-0.5, -0.5, -0.75, 0.25)
+    found = [(state.count_validation(score, []), state.phase_best, state.stale) for score in scores]
     assert found == [(True, -0.5, 0), (False, -0.5, 1), (False, -0.5, 2), (True, 0.25, 0)]
     assert not state.validation_due
 
@@ -89,6 +90,22 @@ def test_a_phase_begins_without_what_the_one_before_it_left() -> None:
     state = LoopState(0, 9, phase_best=0.5, stale=2, nonfinite_steps=3, window=Window(1, {"segmentation": 1.0}))
     state.start_phase(1)
     assert state == LoopState(1, 0, nonfinite_steps=3)
+
+
+def test_a_phase_keeps_to_what_was_missed_before_it() -> None:
+    state = LoopState()
+    state.count_validation(0.5, [0.0, None, 0.25])
+    assert (state.missed, state.missed_before) == ([0.0, None, 0.25], [])
+    state.start_phase(1)
+    state.count_validation(0.75, [0.0, None, 0.125])
+    assert (state.missed, state.missed_before) == ([0.0, None, 0.125], [0.0, None, 0.25])
+
+
+@pytest.mark.parametrize("field", ["missed", "missed_before"])
+@pytest.mark.parametrize("value", [-0.25, 1.5])
+def test_shares_that_cannot_be_are_refused(field: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"LoopState\.{field}: {value} is not in \[0, 1\]"):
+        LoopState(**{field: [None, value]})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("changes", [{"step": -1}, {"bad_samples": 1 << 53}])

@@ -54,6 +54,8 @@ def test_loop_state_and_best_weights_come_back_to_the_last_digit(tmp_path: Path)
         step=7,
         phase_best=0.1 + 0.2,
         stopped_early=["x"],
+        missed=[1.0, None, 1 / 3],
+        missed_before=[0.1 + 0.2, None, 0.0],
         window=Window(3, {"segmentation": 0.1 + 0.2, "boundary": 1 / 3}),
     )
     best = (TopCheckpoint(0.1 + 0.2, 1, 5, 1.5), TopCheckpoint(0.25, 0, 4, 1.0))
