@@ -150,8 +150,10 @@ class SamplingConfig:
     """Probability that a defect of some training image is pasted into a crop. A class is chosen in inverse proportion
     to the images that have it, so that a rare one is seen often, and on the steel of all images."""
     hard: float = 0.0
-    """Share of the positions that are given to clean images and to each class by how badly the last validation before
-    the phase answered them. Not in the first phase. Off by default: no figure says that it pays."""
+    """Share of the positions that go to clean images and to each class by how badly the last validation before the
+    phase answered them: clean ones by the share of them with a false alarm, a class by 1 less its positive Dice, and
+    what it had no image of by the mean of the others. Each epoch then has that much less of the order. Not in the first
+    phase. Off by default: no figure says that it pays."""
     max_black: float = 0.8
     """A crop with a larger share of black pixels (off the strip) is drawn again, a few times."""
 

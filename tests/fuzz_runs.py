@@ -108,7 +108,9 @@ KEPT = TopCheckpoint(0.5, 0, 5, 1.5)
 
 def make_state(folder: Path) -> str:
     write_state(folder, SavedState(LoopState(0, 5), (), {"model.w": torch.ones(6)}), keep=2)
-    saved = SavedState(LoopState(1, 7, stopped_early=["early"]), (KEPT,), {"model.w": torch.arange(6.0)})
+    saved = SavedState(
+        LoopState(1, 7, stopped_early=["early"], missed_before=[0.5, None]), (KEPT,), {"model.w": torch.arange(6.0)}
+    )
     write_state(folder, saved, keep=2)
     return f"000001-00000007/{RECORD}"
 

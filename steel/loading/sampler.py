@@ -212,7 +212,7 @@ class BalancedSampler(Stream):
 
 
 def stratify(rows: np.ndarray, areas: np.ndarray) -> tuple[Stratum, ...]:
-    """The strata that have any of `rows`, clean first; see `Stream`."""
+    """The strata that have any of `rows`, clean first."""
     present = _presence(rows, areas)
     members = [~present.any(axis=1), *present.T]
     return tuple(Stratum(class_id, rows[inside]) for class_id, inside in enumerate(members) if inside.any())

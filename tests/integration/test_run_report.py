@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -138,23 +137,3 @@ def test_what_deep_supervision_needs_is_not_shipped(tiny_shards: Path, tmp_path:
             {"loss_deep_supervision"} if record["kind"] == "train" else set()
         )
         assert record["loss"] == pytest.approx(sum(record[name] for name in parts))
-
-
-def test_hard_examples_are_those_that_the_last_validation_missed(
-    tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """All samples of the second phase, for what was missed in the first: the log has the shares and their reasons."""
-    options = ["--phases.0.epochs", "1", "--phases.1.epochs", "2", "--phases.1.sampling.hard", "1"]
-    assert main([*OPTIONS, *options, "--data", str(tiny_shards), "--out", str(tmp_path)]) == 0
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "validation missed" in line]
-    begin = "phase 2, full: 100% of the samples go to what the last validation missed: clean "
-    assert line.startswith(begin)
-    (state,) = [json.loads(path.read_text()) for path in (tmp_path / "states").glob("000001-00000003/state.json")]
-    missed = state["loop"]["missed_before"]
-    given = re.findall(r"([\w ]+) (\d+)% \(", line.removeprefix(begin.removesuffix("clean ")))
-    reasons = re.findall(r"\((.*?)\)", line)
-    assert sum(int(share) for _, share in given) == 100
-    assert reasons[0] == f"false alarms on {missed[0]:.0%}"
-    told = [reason for reason, value in zip(reasons[1:], missed[1:], strict=True) if value is not None]
-    assert told == [f"positive Dice {1 - value:.2f}" for value in missed[1:] if value is not None]
-    assert "100% of the samples went to what the last validation" in (tmp_path / "report.txt").read_text()
