@@ -22,9 +22,11 @@ def test_stops_after_every_step(tiny_shards: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_stops_in_either_phase_with_what_is_off_by_default(tiny_shards: Path, tmp_path: Path) -> None:
-    """An equal average of the weights, a rate that decays over the stages, and hard examples."""
-    options = ("--optim.ema-decay", "0", "--optim.swa", "--optim.layer-decay", "0.5", "--phases.1.sampling.hard", "0.5")
-    told = run_script(2, SCRIPT, tiny_shards, tmp_path, "2", "4", "5", "3-2", *options).stdout
+    """An equal average of the weights, a rate that decays over the stages, and hard examples; 4 steps a phase."""
+    options = (
+        "--phases.1.epochs 1.4 --phases.1.sampling.hard 0.5 --optim.ema-decay 0 --optim.swa --optim.layer-decay 0.5"
+    ).split()
+    told = run_script(2, SCRIPT, tiny_shards, tmp_path, "2", "4", "6", "3-2", *options).stdout
     assert told.count("the same") == 4
 
 
