@@ -56,9 +56,10 @@ def test_runs(outcomes: Path) -> None:
 
 @pytest.mark.slow
 def test_runs_launched_as_users_do(tiny_shards: Path, tmp_path: Path) -> None:
-    """By Python, `accelerate launch` and torchrun; in float32, where kernels decide near-ties by the processor."""
+    """By Python, `accelerate launch` and torchrun; in float32, where kernels decide near-ties by the processor, and
+    without deep supervision: of the order of its sums Adam makes some 1e-3 by the end of the run."""
     for world in (1, *WORLDS):
-        options = [*OPTIONS, "--data", tiny_shards, "--out", tmp_path / str(world)]
+        options = [*OPTIONS, "--model.deep-supervision", 0, "--data", tiny_shards, "--out", tmp_path / str(world)]
         run(world, "tests.distributed.programs.poisoned_fit", *options)
     check_runs({world: tmp_path / str(world) for world in (1, *WORLDS)}, rtol=1e-3, atol=1e-4)
 
