@@ -116,8 +116,7 @@ class LossConfig:
     tversky_alpha: float = 0.3
     """Weight of false positives; false negatives weigh `1 - tversky_alpha`."""
     boundary_width: int = 3
-    """Pixels on either side of a class's true border that the boundary loss judges. Its weight is 0 by default: no
-    figure says that it pays."""
+    """Pixels on either side of a class's true border that the boundary loss judges."""
     absent: float = 1.0
     """Weight of the overlap terms (Dice, Tversky, Lovász) and of the boundary loss where the class is absent. 1 judges
     an absent class as the Kaggle metric does; but most classes are absent from most images, so a network that knows

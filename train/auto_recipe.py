@@ -18,7 +18,9 @@ from train.presets import AUGMENT, SEVERSTAL
 
 _CROPS, _FULL = SEVERSTAL.phases
 _LOSS = LossConfig({"bce": 1.0, "batch_dice": 1.0, "classification": 0.02}, absent=0.0)
-"""Of the first phase."""
+"""Of the first phase, but for the boundary term."""
+_BOUNDARY, _FEW_CLEAN = 0.5, 0.1
+"""Weight of the boundary term in both phases, where less than that share of the images is clean."""
 _WARMUP = 0.3
 """Of the first phase: share of the steps in which the rate rises."""
 _CROP_PIXELS = {"gpu": 256 * 512, "cpu": 128 * 256}
@@ -106,14 +108,14 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
     order, paste = _draws(facts, reasons)
     sampling = replace(_CROPS.sampling, order=order, paste=paste, defect_crop=_defect_crop(facts, crop, reasons))
     first = replace(_CROPS, epochs=passes, crop=crop, batch_size=batch, micro_batch=micro[0], lr=lr, sampling=sampling)
-    second = replace(
-        _FULL, epochs=_last_passes(passes, reasons), crop=full, batch_size=batch, micro_batch=micro[1], lr=lr / 10
-    )
+    first_loss, last_loss = _losses(facts, reasons)
+    last = _last_passes(passes, reasons)
+    second = replace(_FULL, epochs=last, crop=full, batch_size=batch, micro_batch=micro[1], lr=lr / 10, loss=last_loss)
     return replace(
         SEVERSTAL,
         preset="auto",
         model=_model(machine, reasons),
-        phases=(replace(first, warmup=_WARMUP, loss=_loss(facts, reasons)), second),
+        phases=(replace(first, warmup=_WARMUP, loss=first_loss), second),
         augment=_augment(facts, crop, reasons),
         validation=_validation(passes, reasons),
         reasons={"machine": f"{machine}: the encoder, crops and micro-batches depend on that", **reasons},
@@ -253,18 +255,25 @@ def _defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str
     return chosen
 
 
-def _loss(facts: DataFacts, reasons: dict[str, str]) -> LossConfig:
-    """Of the first phase: the same whatever the set."""
+def _losses(facts: DataFacts, reasons: dict[str, str]) -> tuple[LossConfig, LossConfig]:
+    """Of both phases."""
+    clean = facts.clean / facts.images
+    boundary = _BOUNDARY if clean < _FEW_CLEAN else 0.0
+    reasons["phases.0.loss.boundary"] = f"{boundary:g} in both phases, for {clean:.0%} of the images are clean: " + (
+        "pixels near a border count for more, so that outlines and small defects do"
+        if boundary
+        else "it makes false alarms at thresholds of one half"
+    )
     reasons["phases.0.loss.class-weights"] = "equal: no other choice has been shown to be better"
     reasons["phases.0.loss.batch-dice"] = (
         "1, beside cross-entropy of 1: Dice over the micro-batch was better on pretrained weights than of each image"
     )
-    clean = facts.clean / facts.images
     reasons["phases.0.loss.absent"] = (
         f"{_LOSS.absent:g} ({clean:.0%} of the images are clean): where a class is absent from a micro-batch, each "
         "pixel's own term alone teaches it"
     )
-    return _LOSS
+    first, last = (replace(loss, weights={**loss.weights, "boundary": boundary}) for loss in (_LOSS, _FULL.loss))
+    return first, last
 
 
 def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> Mapping[str, TransformConfig]:

@@ -42,7 +42,7 @@ VARIANTS: Mapping[str, Sequence[str]] = {
         *("--phases.1.loss.lovasz", "0", "--phases.1.loss.bce", "1", "--phases.1.loss.batch-dice", "1"),
     ),
     "half of the last phase by what the last validation missed": ("--phases.1.sampling.hard", "0.5"),
-    "a boundary term of 0.5": both_phases("loss.boundary", "0.5"),
+    "no boundary term": both_phases("loss.boundary", "0"),
     "deep supervision of 3 stages": ("--model.deep-supervision", "3"),
     "a moving average of 0.99 of the weights": ("--optim.ema-decay", "0.99"),
     "that average, and absent classes judged last": (*("--optim.ema-decay", "0.99"), *("--phases.1.loss.absent", "1")),

@@ -64,6 +64,18 @@ def test_small_square_images_are_taken_whole_and_turned() -> None:
     assert "rotate90" not in auto_recipe(STRIPS, LARGE).augment
 
 
+@pytest.mark.parametrize(("clean", "weight"), [(0, 0.5), (69, 0.5), (70, 0), (700, 0)])
+def test_borders_count_for_more_where_few_images_are_clean(clean: int, weight: float) -> None:
+    found = auto_recipe(changed(TILES, clean=clean), LARGE)
+    losses = [phase.loss.weights for phase in found.phases]
+    assert [loss.get("boundary", 0) for loss in losses] == [weight, weight]
+    assert [{name: w for name, w in loss.items() if name != "boundary"} for loss in losses] == [
+        {"bce": 1, "batch_dice": 1, "classification": 0.02},
+        {"bce": 0.5, "lovasz": 0.5, "classification": 0.02},
+    ]
+    assert found.reasons["phases.0.loss.boundary"].startswith(f"{weight:g} in both phases, for {clean / 700:.0%} of")
+
+
 def test_crops_of_nearly_square_images_are_square_and_turned() -> None:
     found = auto_recipe(TILES, MachineClass("cpu", 16))  # 200x200 is more than a CPU's 32,768 pixels; 181x181 is not
     assert found.phases[0].crop == (160, 160) and found.augment["rotate90"] == TransformConfig(0.5)
