@@ -39,8 +39,11 @@ def test_every_number_of_images_is_seen_as_often_in_all() -> None:
     assert [small.passes_of(size) for size in (25, 50, 100, 200)] == [120, 60, 30, 15]
 
 
-def test_every_variant_of_auto_changes_it_in_its_own_way(tiny_shards: Path, tmp_path: Path) -> None:
-    words = ["--preset", "auto", "--data", str(tiny_shards), "--out", str(tmp_path), "--budget", "8passes"]
+def test_every_variant_of_auto_changes_it_in_its_own_way(tmp_path: Path) -> None:
+    """On a set as theirs, without clean images."""
+    masks = [mask for mask in map(defect_mask, range(20)) if mask.any()][:6]
+    data = make_shards(tmp_path / "shards", [steel_image(n) for n in range(6)], masks)
+    words = ["--preset", "auto", "--data", str(data), "--out", str(tmp_path / "run"), "--budget", "8passes"]
     plain = parse_fit("fit", words).config
     variants = [parse_fit("fit", [*words, *options]).config for options in auto_choice.VARIANTS.values()]
     assert all(config != plain for config in variants)
