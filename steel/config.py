@@ -149,10 +149,11 @@ class SamplingConfig:
     """Probability that a defect of some training image is pasted into a crop. A class is chosen in inverse proportion
     to the images that have it, so that a rare one is seen often, and on the steel of all images."""
     hard: float = 0.0
-    """Share of the positions that go to clean images and to each class by how badly the last validation before the
-    phase answered them: clean ones by the share of them with a false alarm, a class by 1 less its positive Dice, and
-    what it had no image of by the mean of the others. Each epoch then has that much less of the order. Not in the first
-    phase. Off by default: no figure says that it pays."""
+    """Share of the positions that go to what the last validation before the phase missed, as 0.3: to each class by 1
+    less its positive Dice, to clean images by the share of them with a false alarm; tuned thresholds leave few of them,
+    so that clean images are seen less. What has no validation image counts as the mean of the classes. The order has
+    the rest of the positions; an epoch is no longer for it. Not in the first phase. Off by default: no figure says that
+    it pays."""
     max_black: float = 0.8
     """A crop with a larger share of black pixels (off the strip) is drawn again, a few times."""
 
@@ -275,7 +276,7 @@ class DistillConfig:
     """Path or URL of a checkpoint for the same classes, of one network or of several; none when empty."""
     share: float = 0.5
     """Of the loss that is told from the teacher's probabilities, at every pixel, those without a truth included; the
-    rest is told from the labels."""
+    rest is told from the labels, and so is all of the coarser stages (`model.deep_supervision`)."""
     identity: str = ""
     """What tells the teacher's file from others."""
 

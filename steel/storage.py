@@ -111,13 +111,13 @@ _ABSENT = 404, 410
 
 
 def _what_was_wrong(error: Exception) -> BaseException:
-    """`error`, or what it was raised from where that says more: HTTP's library takes a host that cannot be reached, and
-    one that refuses, for one without the file."""
+    """`error`, or what it was raised from where that says more: over HTTP fsspec takes a host that cannot be reached,
+    and one that refuses, for one without the file."""
     cause = error.__cause__
     if not isinstance(error, FileNotFoundError) or cause is None:
         return error
-    status = getattr(cause, "status", None)
-    return cause if isinstance(cause, OSError) or (isinstance(status, int) and status not in _ABSENT) else error
+    is_of_network = isinstance(cause, OSError) or type(cause).__module__.partition(".")[0] == "aiohttp"
+    return cause if is_of_network and getattr(cause, "status", None) not in _ABSENT else error
 
 
 def exists(url: str | os.PathLike[str]) -> bool:

@@ -1,6 +1,5 @@
 """Fonts that have the letters of a text: Pillow's own, then DejaVu Sans of matplotlib's files, then the system's."""
 
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
@@ -23,41 +22,53 @@ def font_file(text: str) -> Path | None:
     """A font with the letters of a text: DejaVu Sans has those of most alphabets; of those that the system has, as for
     Chinese, the one with most of the letters is taken. None where matplotlib's files are not there."""
     ours = _dejavu()
-    return None if ours is None else _file_with(frozenset(text), ours)
+    if ours is None:
+        return None
+    foreign = frozenset(text) - letters_of(ours, text)
+    return _file_with(foreign, ours) if foreign else ours
 
 
-@lru_cache(maxsize=4)
-def letters_of(path: Path) -> frozenset[str]:
-    """Those that a font has; none where it cannot be read, or is of fixed sizes."""
+def letters_of(path: Path, text: str) -> frozenset[str]:
+    """Those of a text that a font has; none where it cannot be read, or is of fixed sizes."""
+    return frozenset(letter for letter in text if ord(letter) in _code_points(path))
+
+
+@lru_cache
+def _file_with(foreign: frozenset[str], first: Path) -> Path:
+    """The first of the system's fonts with all these letters and those of ASCII; if none has, the one with the most of
+    these and then of those; `first` if none has any."""
+    letters = "".join(sorted(foreign))
+    best, most = first, (0, len(_ASCII))
+    for path in _system_fonts():
+        has = len(letters_of(path, letters)), len(letters_of(path, _ASCII))
+        if has > most:
+            best, most = path, has
+        if most == (len(foreign), len(_ASCII)):
+            break
+    return best
+
+
+_ASCII = "".join(map(chr, range(0x20, 0x7F)))
+
+
+@lru_cache
+def _code_points(path: Path) -> frozenset[int]:
     from matplotlib.ft2font import FT2Font  # here, as the import takes a while
 
     with suppress(OSError, RuntimeError):
         font = FT2Font(str(path))
         if font.scalable:
-            return frozenset(map(chr, font.get_charmap()))
+            return frozenset(font.get_charmap())
     return frozenset()
 
 
 @lru_cache
-def _file_with(letters: frozenset[str], first: Path) -> Path:
-    """The first font, `first` before the system's, that has all these letters; if none has, the one with the most."""
-    best, most = first, -1
-    for path in _fonts(first):
-        has = len(letters & letters_of(path))
-        if has > most:
-            best, most = path, has
-        if most == len(letters):
-            break
-    return best
-
-
-def _fonts(first: Path) -> Iterator[Path]:
-    """`first`, then the system's, bold and slanted ones last; these are looked for when they are asked for."""
-    yield first
+def _system_fonts() -> tuple[Path, ...]:
+    """Files, bold and slanted ones last."""
     from matplotlib.font_manager import findSystemFonts
 
     paths = map(Path, findSystemFonts())
-    yield from sorted(paths, key=lambda path: (any(kind in path.stem for kind in _STYLES), path.stem))
+    return tuple(sorted(paths, key=lambda path: (any(kind in path.stem for kind in _STYLES), path.stem)))
 
 
 _STYLES = ("Bold", "Black", "Heavy", "Light", "Thin", "Italic", "Oblique")

@@ -68,7 +68,7 @@ def favour_missed(order: Stream, missed: Sequence[float | None]) -> Stream:
         return order
     assert len(missed) == 1 + order.areas.shape[1], missed
     strata = stratify(order.rows, order.areas)
-    known = [value for value in missed if value is not None]
+    known = [value for value in missed[1:] if value is not None] or [value for value in missed if value is not None]
     mean = math.fsum(known) / len(known)
     odds = [mean if value is None else value for value in (missed[stratum.class_id] for stratum in strata)]
     return HardSampler(order, strata, whole_percents(odds)) if any(odds) else order

@@ -122,12 +122,13 @@ def coarsen(masks: Tensor, valid: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     """Masks (n, C, h, w) and valid pixels (n, 1, h, w), float 0/1, in cells of `stride` x `stride` pixels, those at the
     bottom and right of what is left.
 
-    A cell is of a class where any of its pixels is: the mean would lose the small defects, or leave fractions, which
-    the overlap terms are not made for. It is valid where all of its pixels are: of one that is not known all through
-    nobody can say that a class is absent, and at the finest resolution its known pixels are judged all the same.
+    A cell is of a class where any known pixel of it is: the mean would lose the small defects, or leave fractions,
+    which the overlap terms are not made for. It is valid where all of its pixels are, and where one of them is known to
+    be of some class, as beside the ignored bands of pseudo-labels: of the others nobody can say that none is there.
     """
+    known = F.max_pool2d(masks * valid, stride, ceil_mode=True)
     unknown = F.max_pool2d(1 - valid, stride, ceil_mode=True)
-    return F.max_pool2d(masks, stride, ceil_mode=True), 1 - unknown
+    return known, torch.maximum(1 - unknown, known.amax(dim=1, keepdim=True))
 
 
 def _coarser_stages(network: UnifiedModel, num: int) -> list[nn.Module]:

@@ -192,7 +192,7 @@ def _paint_losses(phases: Sequence[_Phase], panel: Any) -> bool:
     drawn = []
     for name in ("loss", *(heads if len(heads) > 1 else ())):
         colour = _LOSS_COLOURS.get(name) or next(others)
-        words = "all" if name == "loss" else name.removeprefix("loss_")
+        words = "all" if name == "loss" else name.removeprefix("loss_").replace("_", " ")
         width = 1.8 if name == "loss" else 1.1
         drawn.append(_draw(panel, phases, "train", name, label=words, color=colour, linewidth=width))
         drawn.append(
@@ -260,7 +260,7 @@ def _paint_classes(name: str, title: str) -> Callable[[Sequence[_Phase], Any], b
 def _legend_name(name: str) -> str:
     """A class's name as a legend has room for, without what matplotlib takes for a formula or cannot draw."""
     path = font_file(name)
-    known = set(name) if path is None else letters_of(path)
+    known = set(name) if path is None else letters_of(path, name)
     short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1].rstrip() + "…"
     text = "".join(letter if letter in known else "□" for letter in short).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text  # one that begins so is in no legend

@@ -181,18 +181,21 @@ def test_what_a_store_refuses_is_one_line(tmp_path: Path, capsys: pytest.Capture
 
 
 class Answer(Exception):
-    """As HTTP's library raises for an answer that is not what was asked for."""
+    """As HTTP's library raises for an answer that is not what was asked for, and with no status where none came."""
 
-    def __init__(self, status: int) -> None:
+    __module__ = "aiohttp.client_exceptions"
+
+    def __init__(self, status: int | None) -> None:
         super().__init__(f"status {status}")
-        self.status = status
+        if status is not None:
+            self.status = status
 
 
 @pytest.mark.parametrize(
     ("cause", "is_absent"),
     [
         *((None, True), (KeyError("a"), True), (Answer(404), True), (Answer(410), True)),
-        *((Answer(403), False), (Answer(503), False), (TimeoutError("slow"), False)),
+        *((Answer(403), False), (Answer(503), False), (Answer(None), False), (TimeoutError("slow"), False)),
         (ConnectionRefusedError("refused"), False),
     ],
 )

@@ -77,15 +77,15 @@ def announce_hard(
             f"{names[stratum.class_id]} {share}% ({_explain_missed(stratum.class_id, missed[stratum.class_id])})"
             for stratum, share in zip(sampler.strata, sampler.shares, strict=True)
         ]
-        hard = f"{plan.phase.sampling.hard:.0%}"
+        hard = f"{100 * plan.phase.sampling.hard:.3g}%"
         logger.info("%s: %s of the samples go to what the last validation missed: %s", where, hard, ", ".join(given))
     elif plan.phase.sampling.hard and missed:
-        logger.info("%s: the last validation missed nothing, so that no sample is drawn for that", where)
+        logger.info("%s: the last validation missed nothing that could be drawn; the order has all samples", where)
 
 
 def _explain_missed(class_id: int, missed: float | None) -> str:
     if missed is None:
-        return "no such image validates: the mean of the others"
+        return "no such image validates: the mean of the classes"
     return f"positive Dice {1 - missed:.2f}" if class_id else f"false alarms on {missed:.0%}"
 
 

@@ -120,5 +120,6 @@ def explain_sampling(sampling: SamplingConfig) -> str:
     if sampling.paste > 0:
         which += f"; into {sampling.paste:.0%} of the crops a defect of some image was pasted"
     if sampling.hard > 0:
-        which += f"; {sampling.hard:.0%} of the samples went to what the last validation before the phase missed"
+        hard = f"up to {100 * sampling.hard:.3g}% of the samples for what the last validation before it missed"
+        which = f"{hard}; of the others {which}"
     return which

@@ -18,12 +18,20 @@ SCRATCH, PIT = "划痕", "点蚀"
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", list)
-    for remembered in (fonts._file_with, letters_of):
-        remembered.cache_clear()
+    have(monkeypatch)
     yield
-    for remembered in (fonts._file_with, letters_of):
+    forget()
+
+
+def forget() -> None:
+    for remembered in (fonts._file_with, fonts._code_points, fonts._system_fonts):
         remembered.cache_clear()
+
+
+def have(monkeypatch, *paths: Path) -> None:
+    """Let these be the system's fonts."""
+    forget()
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [str(path) for path in paths])
 
 
 def make_font(path: Path, letters: str) -> Path:
@@ -48,11 +56,6 @@ def make_font(path: Path, letters: str) -> Path:
     return path
 
 
-def have(monkeypatch, *paths: Path) -> None:
-    """Let these be the system's fonts."""
-    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [str(path) for path in paths])
-
-
 def ink(text: str) -> float:
     """The share of a square of 100 pixels that a letter of its height covers, all letters together."""
     return sum(load_font(100, text).getmask(text)) / (255 * 92 * 92)
@@ -75,7 +78,6 @@ def test_other_letters_come_from_the_first_regular_font_that_has_all(tmp_path, m
     assert font_file(SCRATCH) == some
     assert font_file(SCRATCH + PIT) == good
     have(monkeypatch, bold)
-    fonts._file_with.cache_clear()
     assert font_file(PIT) == bold  # better than none
 
 
@@ -84,6 +86,15 @@ def test_where_no_font_has_all_letters_that_with_the_most_is_taken(tmp_path, mon
     have(monkeypatch, some)
     assert font_file(SCRATCH[0] + PIT) == some
     assert font_file(SCRATCH).name == "DejaVuSans.ttf"  # which has neither: a box for each
+
+
+def test_a_font_that_has_ascii_too_is_better_and_each_is_opened_once(tmp_path, monkeypatch):
+    ascii_letters = "".join(map(chr, range(33, 127)))
+    bare, whole = make_font(tmp_path / "A.ttf", PIT), make_font(tmp_path / "B.ttf", PIT + " " + ascii_letters)
+    have(monkeypatch, bare, whole)
+    assert font_file(f"{PIT} 0.93") == font_file(f"{PIT} 0.94") == whole
+    assert letters_of(bare, f"{PIT}x") == set(PIT)
+    assert (fonts._file_with.cache_info().misses, fonts._code_points.cache_info().misses) == (1, 3)
 
 
 def test_what_is_drawn_is_the_letter(tmp_path, monkeypatch):
@@ -98,7 +109,6 @@ def test_curves_name_a_class_in_its_own_letters(tmp_path, monkeypatch):
 
     boxes = legend()
     have(monkeypatch, make_font(tmp_path / "A.ttf", f"{SCRATCH} xlp"))
-    fonts._file_with.cache_clear()
     letters = legend()
     dark = [(picture[..., :3] < 100).all(axis=2).sum() for picture in (boxes, letters)]
     assert dark[1] - dark[0] > 2 * 100  # full squares of 11 pixels

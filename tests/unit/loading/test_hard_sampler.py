@@ -35,9 +35,10 @@ def hard_of(hard: float, missed: list[float | None], **of_order: object) -> Hard
 
 
 def test_shares_worked_by_hand() -> None:
-    """Class 2 is unknown and takes the mean of the others, (0.1 + 0.2 + 0.6) / 3: of 100, 0.1, 0.2, 0.3 and 0.6 of 1.2
-    are 8.33, 16.67, 25 and 50, and the one that is left goes where 0.67 was cut off."""
-    assert hard_of(0.5, [0.1, 0.2, None, 0.6]).shares == (8, 17, 25, 50)
+    """Class 2 is unknown and takes the mean of the other classes, (0.2 + 0.6) / 2: of 100, 0.1, 0.2, 0.4 and 0.6 of 1.3
+    are 7.69, 15.38, 30.77 and 46.15, and the two that are left go where 0.77 and 0.69 were cut off."""
+    assert hard_of(0.5, [0.1, 0.2, None, 0.6]).shares == (8, 15, 31, 46)
+    assert hard_of(0.5, [0.2, None, None, None]).shares == (25, 25, 25, 25)  # clean images are all that is known
     assert hard_of(0.5, [0.0, 0.5, 0.5, 1.0]).shares == (0, 25, 25, 50)
     assert whole_percents([1.0, 1.0, 1.0]) == [34, 33, 33]
 

@@ -60,6 +60,15 @@ def test_cells_worked_by_hand() -> None:
     assert coarse_valid.equal(plane((1, 0, 1), (1, 1, 0)))
 
 
+def test_a_known_defect_counts_beside_pixels_that_are_not_known() -> None:
+    """As in pseudo-labels, whose defects lie in ignored bands; what is said of an ignored pixel itself is not heard."""
+    masks = plane((1, 0, 0, 0, 1, 1), (0, 0, 0, 0, 1, 1))
+    valid = plane((1, 0, 1, 0, 0, 0), (0, 0, 1, 1, 0, 0))
+    coarse_masks, coarse_valid = coarsen(masks, valid, 2)
+    assert coarse_masks.equal(plane((1, 0, 0)))
+    assert coarse_valid.equal(plane((1, 0, 0)))
+
+
 def test_stages_start_from_how_often_a_class_occurs(small_model: UnifiedModel) -> None:
     """As the masks' head does by then, which is given the frequencies."""
     start_heads_at_frequencies(small_model, np.array([[20, 0], [0, 1]]), pixels=100)

@@ -29,9 +29,9 @@ def test_sampling_is_put_into_words() -> None:
     assert "defective images only" in words
     assert "50% of the crops" in words
     assert "pasted" not in words
-    assert explain_sampling(SamplingConfig(hard=0.25, defect_crop=0)).endswith(
-        "; 25% of the samples went to what the last validation before the phase missed"
-    )
+    missed = "up to 25% of the samples for what the last validation before it missed"
+    words = explain_sampling(SamplingConfig(hard=0.25, defect_crop=0))
+    assert words == f"{missed}; of the others every image once an epoch"
     assert explain_sampling(SamplingConfig(paste=0.25)).endswith(
         "into 25% of the crops a defect of some image was pasted"
     )
