@@ -91,7 +91,7 @@ class ModelConfig:
     """Heads beside the segmentation's and the classification's, by name; an extension registers them."""
     deep_supervision: int = 0
     """So many of the decoder's stages before its finest, each half as fine as the next, are judged by the terms of the
-    segmentation as well, through layers that are of training alone. 0 by default: no figure says that it pays."""
+    segmentation as well, through layers that are of training alone. 0 by default: one seed's gain may be chance."""
 
     def __post_init__(self) -> None:
         _check_heads(self.heads)
@@ -152,8 +152,8 @@ class SamplingConfig:
     """Share of the positions that go to what the last validation before the phase missed, as 0.3: to each class by 1
     less its positive Dice, to clean images by the share of them with a false alarm; tuned thresholds leave few of them,
     so that clean images are seen less. What has no validation image counts as the mean of the classes. The order has
-    the rest of the positions; an epoch is no longer for it. Not in the first phase. Off by default: no figure says that
-    it pays."""
+    the rest of the positions; an epoch is no longer for it. Not in the first phase. Off by default: one seed's gain
+    may be chance."""
     max_black: float = 0.8
     """A crop with a larger share of black pixels (off the strip) is drawn again, a few times."""
 
