@@ -29,6 +29,7 @@ from steel.labels.rle import decode_rle, encode_rle
 from steel.loading.augment import Augmenter
 from steel.loading.sampler import build_sampler
 from steel.loading.train_loader import train_batches
+from steel.loading.upcoming import with_upcoming
 from steel.shards.reader import ShardReader
 
 cv2.setNumThreads(1)
@@ -69,7 +70,7 @@ def raw_copy(shards: str, mapped: bool, seconds: float) -> Measure:
 
 
 def raw_cold(shards: str, verify: bool) -> Measure:
-    """Stored bytes of shuffled samples, from the disk, shards read ahead as in a loader."""
+    """Stored bytes of shuffled samples, from the disk, asked for ahead as in a loader."""
 
     def measure() -> Measure:
         drop_folder(shards)
@@ -90,9 +91,11 @@ def raw_remote(url: str, endpoint: str) -> Measure:
 
 
 def _read_ahead(reader: ShardReader, verify: bool) -> Iterator[Any]:
-    """All samples in random order, while a thread fetches whole shards."""
+    """All samples in random order, those to come asked for, while a thread fetches whole shards of a store."""
     threading.Thread(target=reader.prefetch, daemon=True).start()
-    return (reader.read_bytes(row, verify=verify) for row in _shuffled(reader))
+    for row, coming in with_upcoming(_shuffled(reader), reader.num_ahead()):
+        reader.ask_for(coming)
+        yield reader.read_bytes(row, verify=verify)
 
 
 def decode(shards: str, seconds: float) -> Measure:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
+from steel.loading.upcoming import with_upcoming
 from steel.loading.workers import DEFAULT_START, PREFETCH, StartMethod, ordered_map
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ def ordered_batches(
     workers: int,
     pin_memory: bool = False,
     pin_in_place: bool = False,
+    prepare: Callable[[Item], None] | None = None,
+    ahead: int = 0,
     on_start: Callable[[int, int], None] | None = None,
     start_method: StartMethod = DEFAULT_START,
 ) -> Generator[tuple[torch.Tensor, Rest], None, None]:
@@ -105,6 +108,8 @@ def ordered_batches(
         pin_memory: hand over buffers in pinned memory, if there is CUDA: a copy of what the workers made.
         pin_in_place: without that copy: the shared buffers are pinned themselves, once, where CUDA lets them be. Who
             copies from them without waiting must hold a batch until its copy is done: a worker then fills it again.
+        prepare: called with an item some time before `work` is, in whichever process: to ask a disk for what it needs.
+        ahead: how many items before, beside those that workers have begun.
         on_start: see `ordered_map`.
         start_method: see `ordered_map`.
     """
@@ -112,9 +117,17 @@ def ordered_batches(
     pooled = workers > 0 and start_method == "fork"
     prefetch = max(1, min(PREFETCH, _BYTES_AHEAD // max(1, workers * buffer_bytes)))
     pool = BufferPool(workers * prefetch + _HELD, buffer_bytes) if pooled else None
-    asked = ((None if pool is None else pool.take(), item) for item in items)
+    asked = (
+        (None if pool is None else pool.take(), item, coming)
+        for item, coming in with_upcoming(items, max(1, workers) + ahead)
+    )
     for sent, rest in ordered_map(
-        _PooledWork(work, pool), asked, workers=workers, prefetch=prefetch, on_start=on_start, start_method=start_method
+        _PooledWork(work, prepare, pool),
+        asked,
+        workers=workers,
+        prefetch=prefetch,
+        on_start=on_start,
+        start_method=start_method,
     ):
         buffer, pinned = sent.fresh, False
         if pool is not None and sent.number is not None:
@@ -140,12 +153,15 @@ class _Sent(NamedTuple):
 class _PooledWork(Generic[Item, Rest]):
     """Gives `work` the pooled buffer that came with the item, or a fresh one if that is too small or missing."""
 
-    def __init__(self, work: Work[Item, Rest], pool: BufferPool | None) -> None:
-        self.work, self.pool = work, pool
+    def __init__(self, work: Work[Item, Rest], prepare: Callable[[Item], None] | None, pool: BufferPool | None) -> None:
+        self.work, self.prepare, self.pool = work, prepare, pool
 
-    def __call__(self, asked: tuple[int | None, Item]) -> tuple[_Sent, Rest]:
-        number, item = asked
+    def __call__(self, asked: tuple[int | None, Item, tuple[Item, ...]]) -> tuple[_Sent, Rest]:
+        number, item, coming = asked
         pool = self.pool
+        if self.prepare is not None:
+            for other in coming:
+                self.prepare(other)
 
         def allocate(num_bytes: int) -> torch.Tensor:
             if pool is None or number is None or num_bytes > pool.num_bytes:

@@ -1,5 +1,6 @@
 """Evaluation batches: every image whole and exactly once, in batches that are the same for every number of ranks."""
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import groupby
@@ -69,12 +70,15 @@ def eval_batches(
         rank::world
     ]
     work = _EvalWork(reader)
+    samples_per_item = max((len(item.rows) for item in items), default=1) * len(reader.samples) / len(reader.index)
     for buffer, made in ordered_batches(
         work,
         items,
         buffer_bytes=max(map(work.num_bytes, items), default=0),
         workers=workers,
         pin_memory=pin_memory,
+        prepare=work.ask_for,
+        ahead=math.ceil(reader.num_ahead() / samples_per_item),
         on_start=reader.prefetch,
         start_method=start_method,
     ):
@@ -146,6 +150,11 @@ class _EvalWork:
         pixels = np.multiply(index.original_height[rows], index.original_width[rows], dtype=np.int64).sum()
         truth_bytes = int(pixels) * self.reader.mask_kind.itemsize
         return item.places * item.height * item.width * self.reader.manifest.channels + truth_bytes
+
+    def ask_for(self, item: EvalItem) -> None:
+        """Have the images of a batch brought into memory."""
+        for row in item.rows:
+            self.reader.ask_for(self.reader.index.tiles(row))
 
     def __call__(self, item: EvalItem, allocate: Allocate) -> tuple[torch.Tensor, _EvalMade]:
         samples: list[Sample] = []

@@ -4,6 +4,7 @@ What a batch holds depends on the data, the order and the seed alone: not on the
 training was resumed. A worker hands over one flat buffer of bytes per batch; the tensors are views of it.
 """
 
+import math
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -92,13 +93,16 @@ def train_batches(
     work = _TrainWork(reader, augmenter, seed, phase)
     places = iter(micro_batches)
     first = list(islice(places, 1))
+    size = max((len(place.positions) for place in first), default=1)
     for buffer, made in ordered_batches(
         work,
         _train_items(sampler, chain(first, places)),
-        buffer_bytes=max((work.num_bytes(len(place.positions)) for place in first), default=0),
+        buffer_bytes=work.num_bytes(size),
         workers=workers,
         pin_memory=pin_memory,
         pin_in_place=pin_in_place,
+        prepare=work.ask_for,
+        ahead=math.ceil(reader.num_ahead() / size),
         on_start=reader.prefetch,
         start_method=start_method,
     ):
@@ -160,6 +164,10 @@ class _TrainWork:
         """Size of the buffer of a micro-batch of `num` samples."""
         target_size = target_dtype(self.augmenter.num_classes).itemsize
         return num * self.augmenter.crop[0] * self.augmenter.crop[1] * (target_size + self.reader.manifest.channels)
+
+    def ask_for(self, item: _TrainItem) -> None:
+        """Have what a micro-batch needs brought into memory."""
+        self.reader.ask_for([*item.rows.tolist(), *item.donors[item.donor_classes > 0].tolist()])
 
     def __call__(self, item: _TrainItem, allocate: Allocate) -> tuple[torch.Tensor, _TrainMade]:
         num = len(item.rows)

@@ -67,6 +67,13 @@ class ShardCache:
             os.utime(handle)
         return handle
 
+    def holds(self, shard: ShardInfo) -> bool:
+        """Whether there is a whole local copy now."""
+        try:
+            return (self.folder / shard.name).stat().st_size == shard.size
+        except OSError:
+            return False
+
     def local_file(self, name: str, size: int, sha256: str) -> Path:
         """The local copy of a file that is never removed (the index), fetched first if need be.
 

@@ -32,6 +32,7 @@ from steel.shards.decoded_room import disk_bytes, hold, make_room, room_for
 from steel.shards.format import Manifest
 from steel.shards.index import Index, Place
 from steel.shards.mask_codec import decode_stored_mask
+from steel.shards.page_cache import ask_for
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,15 @@ class Held(NamedTuple):
     """(H, W) or (H, W, 3) uint8, in mapped memory, read-only."""
     bitmask: np.ndarray | None
     """(H, W) at the original size; None where nothing is marked, or where it is not held."""
+
+
+class _Record(NamedTuple):
+    """What stands beside a sample."""
+
+    image_crc: int
+    mask_length: int
+    """In bytes, packed; 0 where nothing is marked, or where it is not held."""
+    mask_crc: int
 
 
 class DecodedCache:
@@ -129,9 +139,10 @@ class DecodedCache:
         if file is None:
             return None
         number = row - int(self._starts[at.shard])
-        image_crc, mask_length, mask_crc, check = _RECORD.unpack(os.pread(file.handle, _RECORD.size, number * 16))
-        if check != _check(row, image_crc, mask_length, mask_crc):
+        record = self._record(file, row, number)
+        if record is None:
             return None
+        image_crc, mask_length, mask_crc = record
         start, mask_start = file.image_starts[number], file.mask_starts[number]
         pixels = file.map[start : start + at.height * at.width * self._channels]
         if not self._state[1 + row]:
@@ -146,6 +157,36 @@ class DecodedCache:
             bitmask = self._unpack(packed, at)
         shape = (at.height, at.width) if self._channels == 1 else (at.height, at.width, self._channels)
         return Held(pixels.reshape(shape), bitmask)
+
+    def ask_for(self, row: int, at: Place) -> bool:
+        """Have a sample brought into the system's memory, if it is held; whether it is, its record says.
+
+        One that has been read before is not asked for again. Errors are left to who reads it.
+
+        Args:
+            row: of the index.
+            at: what the index says of it.
+        """
+        if self._state[1 + row]:
+            return True
+        with contextlib.suppress(OSError):
+            file = self._file(at.shard)
+            if file is None:
+                return False
+            number = row - int(self._starts[at.shard])
+            record = self._record(file, row, number)
+            if record is None:
+                return False
+            start = int(file.image_starts[number])
+            ask_for(file.handle, start, int(file.mask_starts[number]) + record.mask_length - start)
+            return True
+        return False
+
+    def _record(self, file: "_ShardFile", row: int, number: int) -> "_Record | None":
+        """What the file says of its sample of this number; None when it is not held."""
+        *sums, check = _RECORD.unpack(os.pread(file.handle, _RECORD.size, number * _RECORD.size))
+        record = _Record(*sums)
+        return record if check == _check(row, *record) else None
 
     def write(self, row: int, at: Place, image: np.ndarray, bitmask: np.ndarray | None) -> None:
         """Hold a sample that was decoded.
@@ -169,8 +210,8 @@ class DecodedCache:
             image = np.ascontiguousarray(image)
             _write(file.handle, image.data.cast("B"), int(file.image_starts[number]))
             _write(file.handle, packed, int(file.mask_starts[number]))
-            sums = zlib.crc32(image.data), len(packed), zlib.crc32(packed)
-            _write(file.handle, _RECORD.pack(*sums, _check(row, *sums)), number * _RECORD.size)
+            record = _Record(zlib.crc32(image.data), len(packed), zlib.crc32(packed))
+            _write(file.handle, _RECORD.pack(*record, _check(row, *record)), number * _RECORD.size)
         except OSError as error:
             self._end(error)
 

@@ -27,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 Data = TypeVar("Data", bytes, bytes | memoryview)
 
+_SAMPLES_AHEAD = 64
+"""Samples that are asked for before they are read: disks are fastest with many requests at once."""
+_BYTES_AHEAD = 32 << 20
+"""What they may take: they must still be there when they are read."""
 _TOGETHER = 64 << 10
 """A sample is read in one go if its members follow each other, with at most so many bytes beyond the image."""
 
@@ -211,20 +215,16 @@ class ShardReader:
             BadSampleError: its bytes are not what was written.
         """
         at = self.samples.place(row)
-        start, end = at.image_offset, at.json_offset + at.json_length
+        spans = _spans(at)
         try:
-            if start < at.mask_offset < at.json_offset and end - start < at.image_length + _TOGETHER:
-                whole = memoryview(self._files.read(at.shard, start, end - start))
-                mask, meta = at.mask_offset - start, at.json_offset - start
+            if len(spans) == 1:
+                whole = memoryview(self._files.read(at.shard, *spans[0]))
+                mask, meta = at.mask_offset - at.image_offset, at.json_offset - at.image_offset
                 raw = RawSample(
                     whole[: at.image_length], bytes(whole[mask : mask + at.mask_length]), bytes(whole[meta:])
                 )
             else:
-                raw = RawSample(
-                    self._files.read(at.shard, at.image_offset, at.image_length),
-                    self._files.read(at.shard, at.mask_offset, at.mask_length),
-                    self._files.read(at.shard, at.json_offset, at.json_length),
-                )
+                raw = RawSample(*(self._files.read(at.shard, *span) for span in spans))
             if verify:
                 for data, crc in zip(raw, (at.image_crc, at.mask_crc, at.json_crc), strict=True):
                     _check(data, crc)
@@ -249,14 +249,31 @@ class ShardReader:
                     error.row,
                 )
 
-    def prefetch(self, part: int = 0, num_parts: int = 1) -> None:
-        """Fetch shards ahead of their use: remote ones into the cache, local ones into the system's memory.
+    def ask_for(self, rows: Iterable[int]) -> None:
+        """Have samples that will be read soon brought into this node's memory, without waiting for them.
 
-        Each of `num_parts` processes begins with shards of its own. Does nothing when they would not all fit, or where
-        decoded samples are held in place of local ones.
+        Does nothing for remote shards that are not on this node. Errors are left to whoever reads them.
+
+        Args:
+            rows: of the samples.
         """
-        if self.cache is not None or self.decoded is None or not self.decoded.held_bytes:
-            self._files.prefetch(part, num_parts)
+        for row in rows:
+            at = self.samples.place(row)
+            if self.decoded is None or not self.decoded.ask_for(row, at):
+                for offset, length in _spans(at):
+                    self._files.ask_for(at.shard, offset, length)
+
+    def num_ahead(self) -> int:
+        """How many samples are worth asking for ahead: enough to keep a disk busy, of a few tens of MB."""
+        num_bytes = sum(shard.size for shard in self.manifest.shards) // max(1, len(self.samples))
+        return max(1, min(_SAMPLES_AHEAD, _BYTES_AHEAD // max(1, num_bytes)))
+
+    def prefetch(self, part: int = 0, num_parts: int = 1) -> None:
+        """Fetch remote shards into the cache ahead of their use.
+
+        Each of `num_parts` processes begins with shards of its own. Does nothing when they would not all fit.
+        """
+        self._files.prefetch(part, num_parts)
 
     def _bad(self, row: int, error: Exception) -> Exception:
         """`error` as the one line that a user can act on; a full disk stays what it is."""
@@ -286,6 +303,14 @@ class ShardReader:
             raise InputError(
                 f"{storage.join(self.root, INDEX_NAME)}: {fault}; damaged, or of another set: make the shards again"
             )
+
+
+def _spans(at: Place) -> list[tuple[int, int]]:
+    """Offset and length of all that a sample is: one span where its members follow each other; image, mask, meta."""
+    start, end = at.image_offset, at.json_offset + at.json_length
+    if start < at.mask_offset < at.json_offset and end - start < at.image_length + _TOGETHER:
+        return [(start, end - start)]
+    return [(start, at.image_length), (at.mask_offset, at.mask_length), (at.json_offset, at.json_length)]
 
 
 def _listed(numbers: list[int]) -> str:

@@ -1,5 +1,6 @@
-"""The files of a finished shard folder, local or remote: which there are, their bytes by offset, reading them ahead."""
+"""The files of a finished shard folder, local or remote: which there are, their bytes by offset, ahead of time too."""
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -7,15 +8,12 @@ from typing import Any
 
 from steel import storage
 from steel.errors import InputError, list_some
-from steel.machine import available_memory
 from steel.shards.cache import ShardCache
 from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
-from steel.shards.page_cache import read_ahead
+from steel.shards.page_cache import ask_for
 
 _MAX_OPEN = 256
 """Shards that a process keeps open."""
-_SHARE_OF_MEMORY = 0.5
-"""Of the memory that is available, what shards that are read ahead may take."""
 _DOWNLOADS = 4
 """Shards that the processes of a rank fetch ahead at a time, or one each."""
 _HASH_LIMIT = 64 << 20
@@ -60,18 +58,28 @@ class ShardFiles:
             raise ValueError("the shard is cut short")
         return data
 
+    def ask_for(self, shard: int, offset: int, length: int) -> None:
+        """Have bytes that will be read soon brought into the system's memory, without waiting for them.
+
+        Does nothing for a remote shard that is not on this node. Errors are left to whoever reads them.
+        """
+        with contextlib.suppress(OSError):
+            handle = self._handles.get(shard)
+            if handle is None:
+                if self._cache is not None and not self._cache.holds(self._manifest.shards[shard]):
+                    return
+                handle = self._open(shard)
+            ask_for(handle, offset, length)
+
     def prefetch(self, part: int, num_parts: int) -> None:
-        """Fetch shards ahead of their use: remote ones into the cache, local ones into the system's memory.
+        """Fetch remote shards into the cache ahead of their use.
 
         Each of `num_parts` processes begins with shards of its own. Does nothing when they would not all fit.
         """
-        shards = self._manifest.shards
-        if self._cache is not None:
-            if self._cache.max_bytes is None:
-                first = part * len(shards) // num_parts
-                self._cache.prefetch((*shards[first:], *shards[:first]), at_once=max(1, _DOWNLOADS // num_parts))
-        elif sum(info.size for info in shards) <= _SHARE_OF_MEMORY * available_memory():
-            read_ahead([self._local(info.name) for info in shards[part::num_parts]])
+        if self._cache is not None and self._cache.max_bytes is None:
+            shards = self._manifest.shards
+            first = part * len(shards) // num_parts
+            self._cache.prefetch((*shards[first:], *shards[:first]), at_once=max(1, _DOWNLOADS // num_parts))
 
     def index(self) -> Path:
         """The index, or its local copy.

@@ -47,6 +47,14 @@ def test_evaluation_sees_every_image_once_and_whole(mixed_shards: Path) -> None:
         assert not batch.images[len(batch.rows) :].any()
 
 
+def test_images_are_asked_for_in_the_order_of_the_batches(mixed_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(ShardReader, "ask_for", lambda _, rows: asked.extend(rows))
+    monkeypatch.setattr(ShardReader, "num_ahead", lambda _: 1)
+    rows = [batch.rows.tolist() for batch in collect(ShardReader(mixed_shards))]
+    assert asked == [row for batch in rows[1:] for row in batch]
+
+
 def test_padding_mirrors_the_image() -> None:
     image = np.arange(6, dtype=np.uint8).reshape(2, 3)
     assert pad_image(image, 3, 5).tolist() == [[0, 1, 2, 1, 0], [3, 4, 5, 4, 3], [0, 1, 2, 1, 0]]

@@ -11,7 +11,7 @@ from steel.config import SamplingConfig
 from steel.loading.sampler import build_sampler, sample_seeds
 from steel.loading.train_loader import present_pairs, train_batches, unpack_targets
 from steel.shards.format import Manifest
-from steel.shards.reader import BadSampleError, ShardReader
+from steel.shards.reader import BadSampleError, Sample, ShardReader
 from tests.shard_folder import defect_mask, make_shards, small_shards, steel_image
 from tests.training_batches import MICRO, NUM, TRANSFORMS, Place, assert_same, augmenter, damaged_shards, load, plan
 
@@ -64,6 +64,34 @@ def test_workers_and_worlds_change_nothing(shards: Path) -> None:
             together = sorted((b for rank in ranks for b in rank), key=lambda b: int(b.positions[0]))
             assert_same(together, alone)
             assert len({len(rank) for rank in ranks}) == 1
+
+
+def test_samples_are_asked_for_before_they_are_read(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    late: list[int] = []
+    ask_for, read_sample = ShardReader.ask_for, ShardReader.read_sample
+
+    def ask(reader: ShardReader, rows: list[int]) -> None:
+        asked.extend(rows)
+        ask_for(reader, rows)
+
+    def read(reader: ShardReader, row: int) -> Sample:
+        if row in asked:
+            asked.remove(row)
+        else:
+            late.append(row)
+        return read_sample(reader, row)
+
+    monkeypatch.setattr(ShardReader, "ask_for", ask)
+    monkeypatch.setattr(ShardReader, "read_sample", read)
+    monkeypatch.setattr(ShardReader, "num_ahead", lambda _: 2 * MICRO)
+    batches = load(ShardReader(shards))
+    first = next(batches)
+    assert late == first.rows.tolist()
+    assert len(asked) == 3 * MICRO  # the one to come and so many beyond it
+    assert len(list(batches)) == 23
+    assert len(late) == MICRO
+    assert asked == []
 
 
 def test_entering_at_a_later_step_gives_the_rest(shards: Path) -> None:

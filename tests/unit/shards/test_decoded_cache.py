@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steel.shards import decoded_cache
+from steel.shards import decoded_cache, shard_files
 from steel.shards import reader as readers
 from steel.shards.reader import BadSampleError, Sample, ShardReader
 from tests.shard_folder import defect_mask, make_shards, small_shards, steel_image
@@ -297,3 +297,32 @@ def test_another_decoder_has_a_set_of_its_own(shards: Path, monkeypatch: pytest.
     monkeypatch.setattr(decoded_cache.cv2, "__version__", "another")
     open_reader(shards).read(0)
     assert len(data_files(shards)) == 2
+
+
+def test_what_is_held_is_asked_for_there_until_it_has_been_read(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_reader(shards)
+    for row in (0, 1, 5):
+        first.read(row)
+    asked: list[tuple[str, int]] = []
+
+    def note(handle: int, offset: int, length: int) -> None:
+        asked.append((Path(os.readlink(f"/proc/self/fd/{handle}")).name, length))
+
+    monkeypatch.setattr(decoded_cache, "ask_for", note)
+    monkeypatch.setattr(shard_files, "ask_for", note)
+    second = open_reader(shards)
+    second.ask_for([0, 2, 5, 9])
+    height, width = steel_image(0).shape
+    names = ["shard-000000.tar.decoded", "shard-000000.tar", "shard-000001.tar.decoded", "shard-000002.tar"]
+    assert [name for name, _ in asked] == names
+    for _, length in asked[::2]:
+        assert height * width <= length < height * width + 4096 + height * width // 8
+    second.read(0)
+    second.ask_for([0])
+    assert len(asked) == 4  # in memory already
+    (record_of_5,) = (file for file in data_files(shards) if file.name == "shard-000001.tar.decoded")
+    with record_of_5.open("r+b") as file:
+        file.seek(16)
+        file.write(bytes(16))
+    second.ask_for([5])
+    assert asked[-1][0] == "shard-000001.tar"  # damaged counts as not held

@@ -1,40 +1,62 @@
-"""Reading ahead: whole files are in the system's memory afterwards."""
+"""Asking for bytes: they are in the system's memory soon after, and others are not."""
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from steel.shards.page_cache import read_ahead
+from steel.shards.page_cache import ask_for
 
-SIZES = 20 << 20, (5 << 20) + 1
-"""Of two files: more than is asked for at a time, and one byte beyond a request."""
+SIZE = 20 << 20
 
 
-def resident(path: Path, offset: int) -> bool:
+def resident(handle: int, offset: int) -> bool:
     """Whether a byte can be read without waiting for the disk."""
-    handle = os.open(path, os.O_RDONLY)
     try:
         return os.preadv(handle, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
     except BlockingIOError:
         return False
+
+
+@pytest.fixture
+def cold(tmp_path: Path) -> Iterator[int]:
+    """A file that is on the disk alone."""
+    path = tmp_path / "shard.tar"
+    path.write_bytes(bytes(SIZE))
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        if resident(handle, SIZE // 2):
+            pytest.skip("this file system keeps its files in memory")
+        yield handle
+    except OSError as error:
+        pytest.skip(f"this file system cannot tell: {error.strerror}")
     finally:
         os.close(handle)
 
 
-def test_files_are_in_memory_to_their_ends_and_a_missing_one_is_left_out(tmp_path: Path) -> None:
-    paths = [tmp_path / f"shard-{number}.tar" for number in range(len(SIZES))]
-    for path, size in zip(paths, SIZES, strict=True):
-        path.write_bytes(bytes(size))
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(handle)
-    try:
-        if resident(paths[0], SIZES[0] // 2):
-            pytest.skip("this file system keeps its files in memory")
-    except OSError as error:
-        pytest.skip(f"this file system cannot tell: {error.strerror}")
-    read_ahead([paths[0], tmp_path / "none.tar", paths[1]])
-    for path, size in zip(paths, SIZES, strict=True):
-        assert all(resident(path, offset) for offset in (*range(0, size, 4096), size - 1)), path
+def test_all_that_is_asked_for_comes_however_long(cold: int) -> None:
+    start, length = 3 << 20, (5 << 20) + 1
+    ask_for(cold, start, length)
+    wanted = {*range(start, start + length, 4096), start + length - 1}
+    for _ in range(1000):
+        wanted = {offset for offset in wanted if not resident(cold, offset)}
+        if not wanted:
+            break
+        time.sleep(0.01)
+    assert not wanted
+    assert not resident(cold, SIZE - 1)
+
+
+def test_nothing_is_asked_for_by_no_bytes(cold: int) -> None:
+    ask_for(cold, 0, 0)
+    time.sleep(0.1)
+    assert not resident(cold, 0)
+
+
+def test_a_closed_file_is_an_error() -> None:
+    with pytest.raises(OSError, match="descriptor"):
+        ask_for(-1, 0, 1)

@@ -12,6 +12,7 @@ import pytest
 from steel import storage
 from steel.errors import InputError
 from steel.shards import cache as caches
+from steel.shards import shard_files
 from steel.shards.cache import FetchError, ShardCache
 from steel.shards.format import Manifest
 from steel.shards.reader import BadSampleError, ShardReader
@@ -97,6 +98,23 @@ def test_a_process_alone_fetches_several_shards_at_a_time(
     reader.prefetch()
     assert len(list(tmp_path.rglob("*.tar"))) == 4
     assert np.array_equal(reader.read(13).image, steel_image(13))
+
+
+def test_shards_are_asked_for_once_they_are_on_this_node(
+    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        shard_files, "ask_for", lambda handle, *_: asked.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+    )
+    names = count_downloads(monkeypatch)
+    reader = ShardReader(remote, cache_dir=tmp_path)
+    reader.ask_for(range(14))
+    assert (names, asked) == (["index.arrow"], [])
+    ShardReader(remote, cache_dir=tmp_path).read(5)  # another process fetches one
+    reader.ask_for(range(14))
+    assert asked == ["shard-000001.tar"] * 4
+    assert names == ["index.arrow", "shard-000001.tar"]
 
 
 def test_a_full_cache_lets_go_of_what_was_used_longest_ago(remote: str, shards: Path, tmp_path: Path) -> None:

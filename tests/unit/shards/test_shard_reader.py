@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from steel.shards import shard_files
-from steel.shards.format import Manifest
-from steel.shards.reader import ShardReader
+from steel.shards.reader import BadSampleError, ShardReader
 from tests.shard_folder import defect_mask, make_shards, steel_image
 
 
@@ -80,31 +79,54 @@ def test_few_shards_stay_open(shards: Path, monkeypatch: pytest.MonkeyPatch) -> 
     reader.read(0)
 
 
-def test_local_shards_are_read_ahead_each_by_one_process(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-    monkeypatch.setattr(shard_files, "read_ahead", lambda paths: read.extend(path.name for path in paths))
+def test_what_is_asked_for_is_what_reading_takes(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(
+        shard_files,
+        "ask_for",
+        lambda handle, offset, length: asked.append((os.readlink(f"/proc/self/fd/{handle}"), offset, length)),
+    )
     reader = ShardReader(shards)
-    reader.prefetch(part=1, num_parts=2)
-    assert read == ["shard-000001.tar", "shard-000003.tar"]
-    reader.prefetch(part=0, num_parts=2)
-    assert sorted(read) == [f"shard-{n:06d}.tar" for n in range(4)]
+    reader.ask_for([5, 13])
+    names = "shard-000001.tar", "shard-000003.tar"
+    assert [path for path, _, _ in asked] == [str((shards / name).resolve()) for name in names]
+    for row, (path, offset, length) in zip((5, 13), asked, strict=True):
+        at, data = reader.samples.place(row), Path(path).read_bytes()
+        assert offset == at.image_offset
+        assert data[offset : offset + length].endswith(data[at.json_offset : at.json_offset + at.json_length])
+        assert length < at.image_length + (64 << 10)
 
 
-def test_shards_that_fill_the_memory_are_not_read_ahead(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = sum(info.size for info in Manifest.load(str(shards)).shards)
-    monkeypatch.setattr(shard_files, "available_memory", lambda: 2 * size - 1)
-    monkeypatch.setattr(shard_files, "read_ahead", lambda paths: pytest.fail(f"{paths} are read ahead"))
-    ShardReader(shards).prefetch()
+def test_members_that_are_apart_are_asked_for_one_by_one(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steel.shards.reader._TOGETHER", 0)
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(shard_files, "ask_for", lambda _, offset, length: asked.append((offset, length)))
+    reader = ShardReader(shards)
+    at = reader.samples.place(5)
+    reader.ask_for([5])
+    assert asked == [
+        (at.image_offset, at.image_length),
+        (at.mask_offset, at.mask_length),
+        (at.json_offset, at.json_length),
+    ]
+    assert reader.read_bytes(5).image[:4] == b"\x89PNG"
 
 
-def test_shards_are_not_read_ahead_once_their_samples_are_held_decoded(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reader, read = ShardReader(shards), list[str]()
-    monkeypatch.setattr(shard_files, "read_ahead", read.extend)
-    reader.keep_decoded(tmp_path)
-    reader.prefetch()
-    assert len(read) == 4  # as nothing is held yet
+def test_asking_for_a_missing_shard_says_nothing(shards: Path) -> None:
+    reader = ShardReader(shards)
+    (shards / "shard-000001.tar").unlink()
+    reader.ask_for(range(14))
     reader.read(0)
-    reader.prefetch()
-    assert len(read) == 4
+    with pytest.raises(BadSampleError, match="the shard is missing"):
+        reader.read(5)
+
+
+def test_of_large_samples_few_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_shards(tmp_path / "s", [steel_image(n, 64, 256) for n in range(2)], [defect_mask(0, 64, 256)] * 2)
+    reader = ShardReader(root)
+    assert reader.num_ahead() == 64
+    per_sample = sum(info.size for info in reader.manifest.shards) // 2
+    monkeypatch.setattr("steel.shards.reader._BYTES_AHEAD", 3 * per_sample)
+    assert reader.num_ahead() == 3
+    monkeypatch.setattr("steel.shards.reader._BYTES_AHEAD", 1)
+    assert reader.num_ahead() == 1
