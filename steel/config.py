@@ -115,6 +115,10 @@ class LossConfig:
     """How much less the focal loss thinks of pixels that are nearly right; 0 makes it cross-entropy."""
     tversky_alpha: float = 0.3
     """Weight of false positives; false negatives weigh `1 - tversky_alpha`."""
+    tversky_power: float = 1.0
+    """The Tversky loss is taken to this power: above 1 a class that is nearly right pulls less beside one that is
+    missed; below 1 it goes on pulling as it becomes right. 0.75 is the focal Tversky loss as published; 1, the plain
+    one, by default: no figure says that another pays."""
     boundary_width: int = 3
     """Pixels on either side of a class's true border that the boundary loss judges."""
     absent: float = 1.0
@@ -127,6 +131,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         weights = (self.absent, *self.weights.values(), *(self.class_weights or ()))
         _require(all(0 <= weight < math.inf for weight in weights), "loss: weights are finite and not negative")
+        _require(0 < self.tversky_power <= 8, f"loss.tversky-power: {self.tversky_power} is not above 0 and at most 8")
         _require(1 <= self.boundary_width <= 1024, f"loss.boundary-width: {self.boundary_width} is not in 1 to 1024")
         settings = sorted(self.weights.keys() & {setting.name for setting in fields(self)})
         _require(not settings, f"loss: {', '.join(settings)} is a setting, and no name for a term")
@@ -154,6 +159,10 @@ class SamplingConfig:
     so that clean images are seen less. What has no validation image counts as the mean of the classes. The order has
     the rest of the positions; an epoch is no longer for it. Not in the first phase. Off by default: one seed's gain
     may be chance."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Each crop shows its part of the image at a scale between these two, drawn anew: 0.5 1 at half of its size up to
+    its own. Equal ones train at one resolution: 0.5 0.5 with half of the crop sees as much of an image for a quarter of
+    the computation. Off by default: no figure says that it pays."""
     max_black: float = 0.8
     """A crop with a larger share of black pixels (off the strip) is drawn again, a few times."""
 
@@ -162,6 +171,10 @@ class SamplingConfig:
         _require(0 <= self.defect_crop <= 1, f"sampling.defect-crop: {self.defect_crop} is not in [0, 1]")
         _require(0 <= self.paste <= 1, f"sampling.paste: {self.paste} is not in [0, 1]")
         _require(0 <= self.hard <= 1, f"sampling.hard: {self.hard} is not in [0, 1]")
+        _require(
+            0.1 <= self.zoom[0] <= self.zoom[1] <= 10,
+            f"sampling.zoom: {self.zoom[0]:g} {self.zoom[1]:g} are not two scales from 0.1 to 10, the smaller first",
+        )
         _require(0 < self.max_black <= 1, f"sampling.max-black: {self.max_black} is not in (0, 1]")
 
 

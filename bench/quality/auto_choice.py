@@ -43,6 +43,10 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     ),
     "half of the last phase by what the last validation missed": ("--phases.1.sampling.hard", "0.5"),
     "no boundary term": both_phases("loss.boundary", "0"),
+    "focal Tversky loss for Dice in the first phase": (
+        *("--phases.0.loss.batch-dice", "0", "--phases.0.loss.tversky", "1", "--phases.0.loss.tversky-power", "0.75"),
+    ),
+    "crops at two thirds to one and a half of their size": ("--phases.0.sampling.zoom", "0.67", "1.5"),
     "deep supervision of 3 stages": ("--model.deep-supervision", "3"),
     "a moving average of 0.99 of the weights": ("--optim.ema-decay", "0.99"),
     "that average, and absent classes judged last": (*("--optim.ema-decay", "0.99"), *("--phases.1.loss.absent", "1")),

@@ -18,7 +18,7 @@ import numpy as np
 
 from steel.config import SamplingConfig, TransformConfig
 from steel.errors import InputError
-from steel.loading.crop import cut, cut_distorted, draw_distortion, place_window, to_target
+from steel.loading.crop import cut, cut_distorted, draw_distortion, draw_size, place_window, scale_to, to_target
 from steel.loading.paste import Donor, paste_defect
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer version
@@ -39,7 +39,7 @@ class Augmenter:
         transforms: how often and how strongly, by the names of `TRANSFORMS`; `affine` acts in the crop, the rest in the
             table's order after it. Those with a probability of 0 are left out and draw no random numbers.
         crop: height and width of the result in pixels. Smaller images are mirrored, and marked invalid there.
-        sampling: `max_black` of the crops.
+        sampling: `max_black` and `zoom` of the crops.
         num_classes: C.
         ignore_bit: the bitmasks' bit for ignored pixels, None when the set has none.
     """
@@ -53,7 +53,7 @@ class Augmenter:
         ignore_bit: int | None,
     ) -> None:
         self.crop, self.num_classes, self.ignore_bit = crop, num_classes, ignore_bit
-        self.max_black = sampling.max_black
+        self.max_black, self.zoom = sampling.max_black, sampling.zoom
         self.invalid = 1 << num_classes
         check_transforms(transforms)
         self._active = {name: transforms[name] for name in TRANSFORMS if name in transforms and transforms[name].p > 0}
@@ -86,7 +86,8 @@ class Augmenter:
             image: (H, W) or (H, W, 3) uint8.
             bitmask: (H, W) uint8 or uint16, bit k = class k + 1.
             seed: 64 bits; see `steel.loading.sampler.sample_seeds`.
-            target_class: 1-based; the crop holds pixels of it if the image does (but for a blackout). 0 = any crop.
+            target_class: 1-based; the crop holds pixels of it if the image does (but for a blackout, and for what is
+                thinner than a pixel at its scale). 0 = any crop.
             donor: of a defect that is pasted into the crop; see `paste_defect`.
 
         Returns:
@@ -95,14 +96,16 @@ class Augmenter:
         """
         rng = Random(seed)
         target = to_target(bitmask, self.num_classes, self.ignore_bit)
-        window = place_window(rng, image, target, self.crop, target_class=target_class, max_black=self.max_black)
+        size = draw_size(rng, self.crop, self.zoom)
+        window = place_window(rng, image, target, size, target_class=target_class, max_black=self.max_black)
         if self._affine is None or rng.random() >= self._affine.p:
-            image, target = cut(image, target, window, self.crop, self.invalid)
+            image, target = cut(image, target, window, size, self.invalid)
         else:
-            distortion = draw_distortion(rng, self._affine.strength, window, self.crop)
-            image, target = cut_distorted(image, target, window, distortion, self.crop, self.invalid)
+            distortion = draw_distortion(rng, self._affine.strength, window, size)
+            image, target = cut_distorted(image, target, window, distortion, size, self.invalid)
         if donor is not None:
             image, target = paste_defect(rng, image, target, donor)
+        image, target = scale_to(image, target, self.crop)
         self._compose.set_random_state(np.random.default_rng(seed), rng)
         result = self._compose(image=image, mask=target)
         return result["image"], result["mask"]

@@ -173,6 +173,29 @@ def cut_distorted(
     )
 
 
+def draw_size(rng: Random, size: tuple[int, int], zoom: tuple[float, float]) -> tuple[int, int]:
+    """Height and width of the part of an image that a crop of `size` shows, at a scale between the two of `zoom`.
+
+    Scales and their inverses are as likely. Draws nothing where it is always the same.
+    """
+    low, high = zoom
+    scale = low if low == high else low * (high / low) ** rng.random()
+    return max(1, round(size[0] / scale)), max(1, round(size[1] / scale))
+
+
+def scale_to(image: np.ndarray, target: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """An image and its target at another size (h, w): the image by areas where it shrinks, else between pixels."""
+    if image.shape[:2] == size:
+        return image, target
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    width_height = size[1], size[0]
+    return (
+        cv2.resize(image, width_height, interpolation=how),
+        cv2.resize(target, width_height, interpolation=cv2.INTER_NEAREST_EXACT),
+    )
+
+
 def _class_rows(target: np.ndarray, target_class: int) -> np.ndarray:
     """Cumulative count (H,) of the pixels of a class over the rows."""
     bit = 1 << (target_class - 1)

@@ -23,6 +23,7 @@ from steel.config import LossConfig
 from steel.errors import InputError
 from steel.model.heads import CLASSIFICATION, SEGMENTATION
 
+_TINY = 1e-12
 SMOOTH = 1.0
 """Pixels added above and below in the overlap losses; an absent class gets its slope from it."""
 
@@ -43,7 +44,7 @@ def focal(logits: Tensor, masks: Tensor, valid: Tensor, gamma: float) -> Tensor:
     cross_entropy = _pixel_cross_entropy(logits, masks)
     # exp(-cross entropy) is the probability of the truth; 1 minus it, kept exact where that is close to 1, and never
     # quite 0, where a power below 1 has no slope.
-    wrongness = (-torch.expm1(-cross_entropy)).clamp(min=1e-12)
+    wrongness = (-torch.expm1(-cross_entropy)).clamp(min=_TINY)
     return _mean(wrongness.pow(gamma) * cross_entropy, valid)
 
 
@@ -68,14 +69,19 @@ def batch_dice(logits: Tensor, masks: Tensor, valid: Tensor, absent: float) -> T
     return (loss * torch.where(true > 0, 1.0, absent)).expand(len(logits), -1)
 
 
-def tversky(logits: Tensor, masks: Tensor, valid: Tensor, alpha: float) -> Tensor:
-    """1 - (overlap + 1/2) / (overlap + alpha * false positives + (1 - alpha) * false negatives + 1/2).
+def tversky(logits: Tensor, masks: Tensor, valid: Tensor, alpha: float, power: float = 1.0) -> Tensor:
+    """wrong / (overlap + wrong + 1/2), wrong = alpha * false positives + (1 - alpha) * false negatives; to a power.
 
-    Salehi et al. 2017; with `alpha` 0.5 it is `soft_dice`. Absent class: 1 - 1 / (2 * alpha * predicted + 1).
+    That is 1 less the index of Salehi et al. 2017; with `alpha` 0.5 and `power` 1 it is `soft_dice`, with `power` 3/4
+    the focal Tversky loss of Abraham & Khan 2019. Absent class: (1 - 1 / (2 * alpha * predicted + 1)) ** power.
     """
     overlap, predicted, true = _areas(logits, masks, valid)
     wrong = alpha * (predicted - overlap) + (1 - alpha) * (true - overlap)
-    return 1 - (overlap + SMOOTH / 2) / (overlap + wrong + SMOOTH / 2)
+    loss = wrong / (overlap + wrong + SMOOTH / 2)
+    if power == 1:
+        return loss
+    # A power below 1 has no slope at 0, and rounding may leave a hair below it.
+    return torch.where(loss > _TINY, loss.clamp(min=_TINY).pow(power), 0.0)
 
 
 def lovasz_hinge(logits: Tensor, masks: Tensor, valid: Tensor, pairs: Tensor | None = None) -> Tensor:
@@ -214,8 +220,8 @@ LOSS_TERMS: dict[str, LossTerm] = {
         lambda logits, masks, valid, config: batch_dice(logits, masks, valid, config.absent),
     ),
     "tversky": LossTerm(
-        "Tversky loss: Dice that weighs false positives and negatives apart",
-        lambda logits, masks, valid, config: tversky(logits, masks, valid, config.tversky_alpha),
+        "Tversky loss: Dice that weighs false positives and negatives apart; focal by its power",
+        lambda logits, masks, valid, config: tversky(logits, masks, valid, config.tversky_alpha, config.tversky_power),
         is_overlap=True,
     ),
     "lovasz": LossTerm(

@@ -1,11 +1,11 @@
 """The training loss of images that are not trained on, to lay beside that of those that are."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
 
+from steel.config import SamplingConfig
 from steel.loading.augment import Augmenter
 from steel.loading.sampler import build_sampler
 from steel.loading.train_loader import MicroBatch, train_batches
@@ -54,7 +54,8 @@ def validation_loss(
 def _crops(context: RunContext, plan: PhasePlan, rows: np.ndarray, num: int) -> Iterator[MicroBatch]:
     """This rank's crops, of `num` of the samples `rows`, in micro-batches of the phase's size."""
     config, reader, runtime = context.config, context.reader, context.runtime
-    sampling = replace(plan.phase.sampling, order="natural", window_shards=0, defective_only=False, paste=0.0)
+    of_phase = plan.phase.sampling
+    sampling = SamplingConfig(defect_crop=of_phase.defect_crop, max_black=of_phase.max_black)
     size = plan.phase.micro_batch
     sampler = build_sampler(rows, reader.samples.areas, sampling, seed=config.seed, phase=plan.number)
     crop = resolve_crop(reader, context.rows.train, plan.phase.crop, config.tiling)

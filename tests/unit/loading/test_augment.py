@@ -12,7 +12,7 @@ from steel.config import SamplingConfig, TransformConfig
 from steel.errors import InputError
 from steel.images.strip import BLACK_LEVEL
 from steel.loading.augment import TRANSFORMS, Augmenter
-from steel.loading.crop import place_window, to_target
+from steel.loading.crop import draw_size, place_window, to_target
 
 NAMES = tuple(TRANSFORMS)
 SEEDS = st.integers(0, 2**64 - 1)
@@ -31,8 +31,9 @@ def augmenter(
     num_classes: int = 4,
     ignore_bit: int | None = None,
     max_black: float = 1.0,
+    zoom: tuple[float, float] = (1.0, 1.0),
 ) -> Augmenter:
-    return Augmenter(dict(transforms), crop, SamplingConfig(max_black=max_black), num_classes, ignore_bit)
+    return Augmenter(dict(transforms), crop, SamplingConfig(max_black=max_black, zoom=zoom), num_classes, ignore_bit)
 
 
 def blocks(height: int, width: int, num_classes: int, seed: int, kind: type = np.uint8) -> np.ndarray:
@@ -167,6 +168,65 @@ def test_mostly_black_crops_are_rare_and_one_that_must_be_is_taken() -> None:
     assert not augmenter(crop=(32, 32), max_black=0.5)(black, bitmask, seed=0)[0].any()
 
 
+# --- scales --------------------------------------------------------------------------------------------------------
+
+
+def test_half_of_the_size_is_the_mean_of_four_pixels_and_shows_four_times_as_much() -> None:
+    image, bitmask = texture(40, 60), blocks(40, 60, 4, 0)
+    small, target = augmenter(crop=(20, 30), zoom=(0.5, 0.5))(image, bitmask, seed=3)
+    assert np.abs(small - image.reshape(20, 2, 30, 2).mean(axis=(1, 3))).max() <= 0.5
+    there = bitmask.reshape(20, 2, 30, 2).transpose(0, 2, 1, 3).reshape(20, 30, 4)
+    assert (target[..., None] == there).any(axis=-1).all()
+
+
+def test_twice_the_size_shows_a_quarter_of_it() -> None:
+    image, bitmask = texture(12, 16), blocks(12, 16, 4, 0)
+    large, target = augmenter(crop=(24, 32), zoom=(2.0, 2.0))(image, bitmask, seed=0)
+    assert np.array_equal(target, bitmask.repeat(2, axis=0).repeat(2, axis=1))
+    assert np.abs(large[1::2, 1::2].astype(int) - image).mean() < np.abs(image[1:].astype(int) - image[:-1]).mean()
+
+
+def test_scales_are_drawn_between_the_two_and_a_scale_and_its_inverse_are_as_likely() -> None:
+    sizes = [draw_size(Random(seed), (100, 200), (0.5, 2.0)) for seed in range(2000)]
+    heights = np.array([height for height, _ in sizes])
+    assert all(abs(width - 2 * height) <= 1 for height, width in sizes)
+    assert 50 <= heights.min() < 52 < 190 < heights.max() <= 200
+    assert abs(np.mean(heights < 100) - 0.5) < 0.05
+
+
+def test_one_scale_draws_no_random_number() -> None:
+    rng = Random(5)
+    before = rng.getstate()
+    assert draw_size(rng, (24, 32), (0.5, 0.5)) == (48, 64)
+    assert rng.getstate() == before
+
+
+def test_what_lies_beyond_a_small_image_is_invalid_at_every_scale() -> None:
+    _, target = augmenter(crop=(24, 32), zoom=(0.5, 0.5))(texture(24, 32), np.zeros((24, 32), np.uint8), seed=1)
+    assert np.count_nonzero(target == 0) == 12 * 16
+    assert np.count_nonzero(target == 1 << 4) == 24 * 32 - 12 * 16
+
+
+@pytest.mark.parametrize(
+    ("zoom", "share"), [((2.0, 2.0), 1.0), ((1.0, 2.0), 1.0), ((0.5, 2.0), 0.97), ((0.4, 0.5), 0.95)]
+)
+@pytest.mark.parametrize("affine", [0.0, 1.0])
+def test_focused_crops_hold_their_class_unless_it_gets_thinner_than_a_pixel(
+    zoom: tuple[float, float], share: float, affine: float
+) -> None:
+    """A defect of four pixels by four may be cut off at the crop's edge, and what is left of it be lost there."""
+    generator, held = np.random.default_rng(0), []
+    for seed in range(300):
+        bitmask = np.zeros((64, 96), np.uint8)
+        top, left = int(generator.integers(60)), int(generator.integers(92))
+        bitmask[top : top + 4, left : left + 4] = 2
+        make = augmenter(one("affine", affine), zoom=zoom)
+        image, target = make(texture(64, 96), bitmask, seed=seed, target_class=2)
+        assert image.shape == target.shape == (24, 32)
+        held.append(bool(np.any(target & 2)))
+    assert np.mean(held) >= share
+
+
 # --- transforms ----------------------------------------------------------------------------------------------------
 
 
@@ -178,16 +238,23 @@ def test_mostly_black_crops_are_rare_and_one_that_must_be_is_taken() -> None:
     num_classes=st.sampled_from([1, 4, 7, 8, 12]),
     channels=st.sampled_from([(), (3,)]),
     square=st.booleans(),
+    zoom=st.sampled_from([(1.0, 1.0), (0.3, 0.5), (0.5, 2.0), (3.0, 3.0)]),
 )
 def test_targets_only_ever_hold_values_that_were_there(
-    names: list[str], size: tuple[int, int], seed: int, num_classes: int, channels: tuple[int, ...], square: bool
+    names: list[str],
+    size: tuple[int, int],
+    seed: int,
+    num_classes: int,
+    channels: tuple[int, ...],
+    square: bool,
+    zoom: tuple[float, float],
 ) -> None:
     kind, ignore_bit = (np.uint8, 7) if num_classes <= 7 else (np.uint16, 15)
     bitmask = blocks(*size, num_classes, seed % 997, kind)
     bitmask[:2, :2] = 1 << ignore_bit
     crop = (24, 24) if square else (24, 32)
     transforms = [one(name, 1.0) for name in names]
-    make = augmenter(*transforms, crop=crop, num_classes=num_classes, ignore_bit=ignore_bit)
+    make = augmenter(*transforms, crop=crop, num_classes=num_classes, ignore_bit=ignore_bit, zoom=zoom)
     image, target = make(texture(*size, *channels), bitmask, seed=seed)
     invalid = 1 << num_classes
     before = set(np.unique(to_target(bitmask, num_classes, ignore_bit)).tolist()) | {invalid}

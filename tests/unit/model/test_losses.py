@@ -18,6 +18,7 @@ ALL = {
     "focal": lambda *a: losses.focal(*a, gamma=2.0),
     "batch_dice": lambda *a: losses.batch_dice(*a, absent=1.0),
     "tversky": lambda *a: losses.tversky(*a, alpha=0.3),
+    "focal tversky": lambda *a: losses.tversky(*a, alpha=0.3, power=0.75),
     "lovasz": losses.lovasz_hinge,
     "boundary": lambda *a: losses.boundary(*a, width=2),
 }
@@ -46,6 +47,8 @@ CROSS_ENTROPY = [-math.log(0.9), -math.log(0.8), -math.log(0.6), -math.log(0.9)]
         ("focal", TRUE, sum(w**2 * c for w, c in zip((0.1, 0.2, 0.4, 0.1), CROSS_ENTROPY, strict=True)) / 4),
         ("dice", TRUE, 1 - (2 * 1.7 + 1) / (2.2 + 2 + 1)),
         ("tversky", TRUE, 1 - (1.7 + 0.5) / (1.7 + 0.3 * 0.5 + 0.7 * 0.3 + 0.5)),
+        ("focal tversky", TRUE, (1 - (1.7 + 0.5) / (1.7 + 0.3 * 0.5 + 0.7 * 0.3 + 0.5)) ** 0.75),
+        ("focal tversky", NONE, (1 - 0.5 / (0.3 * 2.2 + 0.5)) ** 0.75),
         ("bce", NONE, -(math.log(0.1) + math.log(0.2) + math.log(0.6) + math.log(0.9)) / 4),
         ("dice", NONE, 1 - 1 / (2.2 + 1)),
         ("batch_dice", TRUE, 1 - (2 * 1.7 + 1) / (2.2 + 2 + 1)),
@@ -270,6 +273,18 @@ def test_double_precision_logits_stay_in_float64():
 def test_tversky_at_one_half_is_dice():
     case = random_case(8)
     torch.testing.assert_close(losses.tversky(*case, alpha=0.5), losses.soft_dice(*case))
+
+
+def test_a_power_above_1_turns_slopes_towards_what_is_missed_and_one_below_1_keeps_those_of_what_is_nearly_right():
+    logits = torch.stack([LOGITS[0, 0], -LOGITS[0, 0]]).unsqueeze(1).requires_grad_()
+
+    def slope(power):
+        loss = losses.tversky(logits, TRUE.expand(2, -1, -1, -1), torch.ones(2, 1, 1, 4), alpha=0.3, power=power)
+        (gradient,) = torch.autograd.grad(loss.sum(), logits)
+        right, wrong = gradient.abs().flatten(1).amax(dim=1).tolist()
+        return right / wrong
+
+    assert slope(4 / 3) < slope(1.0) < slope(0.75)
 
 
 def test_focal_at_gamma_zero_is_cross_entropy():

@@ -76,6 +76,10 @@ def test_what_is_missing_or_unknown_is_said(arguments: list[str], message: str) 
             "--model.decoder-channels x y",
             "--model.decoder-channels: no type matching {None}|{[INT [INT ...]]} could be",
         ),
+        ("--phases.0.sampling.zoom 2 1", "phases.0.sampling.zoom: 2 1 are not two scales from 0.1 to 10, the smaller"),
+        ("--phases.0.sampling.zoom 0 1", "phases.0.sampling.zoom: 0 1 are not two scales from 0.1 to 10, the smaller"),
+        ("--phases.0.sampling.zoom nan 1", "phases.0.sampling.zoom: nan 1 are not two scales from 0.1 to 10, the"),
+        ("--phases.0.loss.tversky-power 0", "phases.0.loss.tversky-power: 0.0 is not above 0 and at most 8"),
         ("--phases.0.epoch 3", "--phases.0.epoch: no such option; the nearest: --phases.0.epochs, "),
         ("--phases.0.batch_sise=3", "--phases.0.batch_sise=3: no such option; the nearest: --phases.0.batch-size, "),
         ("--augment.flip.p 0.5", "--augment.flip.p: no such option; the nearest: --augment.vflip.p, --augment.hflip.p"),
@@ -103,6 +107,11 @@ def test_every_option_is_known_by_its_name(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_carry_their_own_name(name: str) -> None:
     assert PRESETS[name].preset == name
+
+
+def test_crops_at_two_scales_are_an_option_of_a_phase() -> None:
+    phases = parse_fit("fit", [*NEEDED, "--phases.0.sampling.zoom", "0.67", "1.5"]).config.phases
+    assert [phase.sampling.zoom for phase in phases] == [(0.67, 1.5), (1.0, 1.0)]
 
 
 def test_loss_terms_are_options_by_name() -> None:
