@@ -85,7 +85,8 @@ def main() -> int:
             work,
             passes=options.passes,
             seeds=options.seeds,
-            variants=options.variants or list(auto_choice.VARIANTS),
+            variants=list(auto_choice.VARIANTS) if options.variants is None else options.variants,
+            once=options.once,
         )
     elif options.what == "small":
         text = small.run(options.source, options.weights, work, seeds=options.seeds)
@@ -197,6 +198,9 @@ def _parse() -> argparse.Namespace:
         "--variants", nargs="+", help="choice, auto-choice, rare, parts, ablation, severstal: only these"
     )
     parser.add_argument(
+        "--once", nargs="+", default=[], metavar="VARIANT", help="auto-choice: these too, with the first seed alone"
+    )
+    parser.add_argument(
         "--sets", nargs="+", choices=(rare.STEEL, rare.STRIPS), default=[rare.STEEL, rare.STRIPS], help="rare: these"
     )
     parser.add_argument(
@@ -233,7 +237,9 @@ def _parse() -> argparse.Namespace:
         "rare": rare.VARIANTS,
     }
     known: Collection[str] = tables.get(options.what, ablation.VARIANTS)
-    unknown = set(options.variants or ()) - set(known)
+    if options.once and options.what != "auto-choice":
+        parser.error("--once is of auto-choice alone")
+    unknown = {*(options.variants or ()), *options.once} - set(known)
     if unknown:
         parser.error(f"--variants: there is no {sorted(unknown)[0]!r}; there are {', '.join(known)}")
     return options

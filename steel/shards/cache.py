@@ -67,12 +67,13 @@ class ShardCache:
             os.utime(handle)
         return handle
 
-    def holds(self, shard: ShardInfo) -> bool:
-        """Whether there is a whole local copy now."""
-        try:
-            return (self.folder / shard.name).stat().st_size == shard.size
-        except OSError:
-            return False
+    def open_held(self, shard: ShardInfo) -> int | None:
+        """A file descriptor of the local copy; None where there is none yet. Nothing is fetched.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return _open_whole(self.folder / shard.name, shard.size)
 
     def local_file(self, name: str, size: int, sha256: str) -> Path:
         """The local copy of a file that is never removed (the index), fetched first if need be.

@@ -9,7 +9,7 @@ from typing import Any
 from steel import storage
 from steel.errors import InputError, list_some
 from steel.shards.cache import ShardCache
-from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
+from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest, ShardInfo
 from steel.shards.page_cache import ask_for
 
 _MAX_OPEN = 256
@@ -66,9 +66,11 @@ class ShardFiles:
         with contextlib.suppress(OSError):
             handle = self._handles.get(shard)
             if handle is None:
-                if self._cache is not None and not self._cache.holds(self._manifest.shards[shard]):
+                info = self._manifest.shards[shard]
+                handle = self._open_local(info) if self._cache is None else self._cache.open_held(info)
+                if handle is None:
                     return
-                handle = self._open(shard)
+                self._keep(shard, handle)
             ask_for(handle, offset, length)
 
     def prefetch(self, part: int, num_parts: int) -> None:
@@ -116,12 +118,15 @@ class ShardFiles:
 
     def _open(self, shard: int) -> int:
         """Open a shard and keep it open."""
-        self._let_go()
         info = self._manifest.shards[shard]
-        if self._cache is not None:
-            handle = self._cache.open_shard(info)
-        else:
-            handle = os.open(self._local(info.name), os.O_RDONLY | os.O_CLOEXEC)
+        return self._keep(shard, self._open_local(info) if self._cache is None else self._cache.open_shard(info))
+
+    def _open_local(self, info: ShardInfo) -> int:
+        return os.open(self._local(info.name), os.O_RDONLY | os.O_CLOEXEC)
+
+    def _keep(self, shard: int, handle: int) -> int:
+        """Keep an opened shard open."""
+        self._let_go()
         self._handles[shard] = handle
         return handle
 

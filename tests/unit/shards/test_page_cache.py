@@ -60,3 +60,8 @@ def test_nothing_is_asked_for_by_no_bytes(cold: int) -> None:
 def test_a_closed_file_is_an_error() -> None:
     with pytest.raises(OSError, match="descriptor"):
         ask_for(-1, 0, 1)
+
+
+def test_a_system_without_the_call_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fadvise")
+    ask_for(-1, 0, 1)
