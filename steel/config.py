@@ -36,6 +36,8 @@ class FoldsConfig:
 def _check_heads(heads: tuple[str, ...]) -> None:
     own = {"segmentation", "classification"}
     _require(own.isdisjoint(heads), "model.heads: every network has the segmentation's and the classification's")
+    taken = "deep_supervision"  # the name of what its coarser stages add to the loss
+    _require(taken not in heads, f"model.heads: {taken} is the name of another part of the loss; take another")
     _require(len(set(heads)) == len(heads), f"model.heads: {', '.join(heads)} names one twice")
 
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.distributed.launching import run
+from tests.doctor_report import complaints
 from tests.shard_folder import small_shards
 
 
@@ -22,8 +23,3 @@ def test_the_doctor_sees_the_whole_job(processes, launcher, tmp_path):
     assert re.search(rf"^  all-reduce {processes} ranks sum 100 MiB", done.stdout, re.MULTILINE)
     assert len(re.findall(r"^  loader +\d+ augmented", done.stdout, re.MULTILINE)) == processes
     assert not complaints(done.stdout), done.stdout
-
-
-def complaints(report: str) -> list[str]:
-    """The lines of a doctor's report that warn or refuse, but for its disk's: other tests keep that busy."""
-    return [line for line in report.splitlines() if re.match(r"x |! (?!disk )", line)]

@@ -310,6 +310,7 @@ def test_a_further_head_is_an_output_of_its_name_at_the_images_size(monkeypatch:
     [
         (("edgy",), r"model\.heads: 'edgy' is unknown; there are: none"),
         (("segmentation",), "every network has the segmentation's"),
+        (("deep_supervision",), "deep_supervision is the name of another part of the loss"),
         (("a", "a"), "names one twice"),
     ],
 )
