@@ -19,6 +19,7 @@ _MARGIN = 0.02
 """Room beyond the last epoch, and below and above the values, as a share of what is drawn: for markers at the edge."""
 _NAME_GAP = 3.0
 """Pixels between the names of two phases."""
+_TRAINING_ALONE = "loss_deep_supervision"
 _LONGEST_NAME = 24
 """Letters of a class in a legend, which has three columns."""
 
@@ -101,9 +102,15 @@ def _place_phases(records: Sequence[Record]) -> list[_Phase]:
         mine = [record for record in records if record.get("phase") == number]
         start = phases[-1].end if phases else 0.0
         end = start + max(_epoch(record) for record in mine)
-        kinds = ([r for r in mine if r.get("kind") == kind] for kind in ("train", "validation"))
+        kinds = ([_of_the_heads(r) for r in mine if r.get("kind") == kind] for kind in ("train", "validation"))
         phases.append(_Phase(number, start, end, *kinds))
     return phases
+
+
+def _of_the_heads(record: Record) -> Record:
+    """The record, its loss without what coarser stages add in training alone: beside the loss of validation."""
+    added, loss = record.get(_TRAINING_ALONE), record.get("loss")
+    return record if added is None or loss is None else {**record, "loss": loss - added}
 
 
 def _epoch(record: Record) -> float:

@@ -164,6 +164,20 @@ def test_epochs_are_on_the_axis_and_no_line_joins_the_losses_of_two_phases() -> 
     assert labels == ["all", "all, validation"]
 
 
+def test_what_only_training_adds_is_a_line_of_its_own_and_no_part_of_all() -> None:
+    records = [
+        {**record, "loss": record["loss"] + 0.5, "loss_segmentation": record["loss"], "loss_deep_supervision": 0.5}
+        if record["kind"] == "train"
+        else {**record, "loss_segmentation": record["loss"]}
+        for record in history()
+    ]
+    panel = panel_of(records, "Loss")
+    of = {line.get_label(): list(line.get_ydata()) for line in panel.lines if not line.get_label().startswith("_")}
+    assert of["all"] == of["segmentation"] == [1, 2, 3, 4]
+    assert of["all, validation"] == [3, 5]
+    assert of["deep supervision"] == [0.5] * 4
+
+
 def test_scores_go_on_from_phase_to_phase() -> None:
     (line,) = panel_of(history(), "Validation scores").lines[:1]
     assert list(line.get_xdata()) == [1.0, 2.0, 2.5]
