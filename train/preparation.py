@@ -113,7 +113,7 @@ def load_micro_batches(
     announce_hard(plan, sampler, missed, reader.manifest.class_names)
     augmenter = Augmenter(
         config.augment,
-        resolve_crop(reader, context.rows.train, plan.phase.crop, config.tiling),
+        resolve_crop(reader, context.rows.train, plan.phase.crop, config.tiling, plan.phase.sampling.zoom[0]),
         plan.phase.sampling,
         reader.manifest.num_classes,
         reader.manifest.ignore_bit,

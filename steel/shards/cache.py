@@ -68,12 +68,16 @@ class ShardCache:
         return handle
 
     def open_held(self, shard: ShardInfo) -> int | None:
-        """A file descriptor of the local copy; None where there is none yet. Nothing is fetched.
+        """A file descriptor of the local copy, which counts as used; None where there is none yet. Nothing is fetched.
 
         Raises:
             OSError: it cannot be read.
         """
-        return _open_whole(self.folder / shard.name, shard.size)
+        handle = _open_whole(self.folder / shard.name, shard.size)
+        if handle is not None and self.max_bytes is not None:
+            with contextlib.suppress(OSError):  # another user's copy can be read all the same
+                os.utime(handle)
+        return handle
 
     def local_file(self, name: str, size: int, sha256: str) -> Path:
         """The local copy of a file that is never removed (the index), fetched first if need be.

@@ -161,7 +161,8 @@ class DecodedCache:
     def ask_for(self, row: int, at: Place) -> bool:
         """Have a sample brought into the system's memory, if it is held; whether it is, its record says.
 
-        One that has been read before is not asked for again. Errors are left to who reads it.
+        One that has been read before is not asked for again: with its pixels checked, a crop reads its own rows alone.
+        Errors are left to who reads it.
 
         Args:
             row: of the index.

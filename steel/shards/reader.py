@@ -265,8 +265,9 @@ class ShardReader:
 
     def num_ahead(self) -> int:
         """How many samples are worth asking for ahead: enough to keep a disk busy, of a few tens of MB."""
-        num_bytes = sum(shard.size for shard in self.manifest.shards) // max(1, len(self.samples))
-        return max(1, min(_SAMPLES_AHEAD, _BYTES_AHEAD // max(1, num_bytes)))
+        stored = sum(shard.size for shard in self.manifest.shards) // max(1, len(self.samples))
+        decoded = 0 if self.decoded is None else self.decoded.num_bytes // max(1, self.decoded.num_samples)
+        return max(1, min(_SAMPLES_AHEAD, _BYTES_AHEAD // max(1, stored, decoded)))
 
     def prefetch(self, part: int = 0, num_parts: int = 1) -> None:
         """Fetch remote shards into the cache ahead of their use.

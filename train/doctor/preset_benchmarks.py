@@ -50,7 +50,7 @@ def probe_preset(runtime: Runtime, config: Config, reader: ShardReader) -> Itera
         reader: of the shards.
     """
     for phase in config.phases:
-        crop = resolve_crop(reader, np.arange(len(reader)), phase.crop, config.tiling)
+        crop = resolve_crop(reader, np.arange(len(reader)), phase.crop, config.tiling, phase.sampling.zoom[0])
         rates = {workers: loader_rate(reader, config, phase, crop, workers, runtime) for workers in _worker_counts()}
         costs = {micro: step_cost(runtime, config, reader, phase, crop, micro) for micro in _micro_batches(phase)}
         size = f"{crop[0]}x{crop[1]}"

@@ -38,22 +38,32 @@ def split_rows(reader: ShardReader, folds: FoldsConfig) -> FoldRows:
     )
 
 
-def resolve_crop(reader: ShardReader, rows: np.ndarray, crop: tuple[int, int], tiling: TilingConfig) -> tuple[int, int]:
+def resolve_crop(
+    reader: ShardReader, rows: np.ndarray, crop: tuple[int, int], tiling: TilingConfig, scale: float = 1.0
+) -> tuple[int, int]:
     """`crop`, or for (0, 0) the height and width that hold every image of `rows`; beyond the budget, a tile within it.
 
     Where the shards store large images in tiles, training reads these as images.
 
+    Args:
+        reader: of the shards.
+        rows: of the images.
+        crop: height and width in pixels, or (0, 0).
+        tiling: the budget.
+        scale: the smallest at which a crop shows its part of an image; above 1 it is as 1.
+
     Raises:
-        InputError: larger than the tiles that the images are stored in.
+        InputError: it shows more than the tiles that the images are stored in.
     """
     height, width = _largest(reader, rows)
-    if crop == (0, 0):
-        return _within_budget(height, width, tiling)
+    crop = _within_budget(height, width, tiling) if crop == (0, 0) else crop
+    shown = [round(side / min(1.0, scale)) for side in crop]
     whole = int(reader.index.height[rows].max()), int(reader.index.width[rows].max())
-    if any(wanted > tile < image for wanted, tile, image in zip(crop, (height, width), whole, strict=True)):
+    if any(wanted > tile < image for wanted, tile, image in zip(shown, (height, width), whole, strict=True)):
+        scaled = f" at a scale of {scale:g}, which shows {shown[0]}x{shown[1]}" if scale < 1 else ""
         raise InputError(
-            f"crop {crop[0]}x{crop[1]}: the shards store images of up to {whole[0]}x{whole[1]} in tiles of "
-            f"{height}x{width}; give a crop that is no larger, or make shards with a larger --tile"
+            f"crop {crop[0]}x{crop[1]}{scaled}: the shards store images of up to {whole[0]}x{whole[1]} in tiles of "
+            f"{height}x{width}; give a crop that shows no more, or make shards with a larger --tile"
         )
     return crop
 

@@ -43,7 +43,9 @@ def announce_data(config: Config, reader: ShardReader, rows: FoldRows, runtime: 
 def announce_phases(context: RunContext, state: LoopState) -> None:
     """Say how long the phases are, and from where on the run goes."""
     for plan in context.plans:
-        height, width = resolve_crop(context.reader, context.rows.train, plan.phase.crop, context.config.tiling)
+        height, width = resolve_crop(
+            context.reader, context.rows.train, plan.phase.crop, context.config.tiling, plan.phase.sampling.zoom[0]
+        )
         logger.info(
             "phase %d of %d, %s: %s, %s of %d images of %dx%d, %s",
             *(plan.number + 1, len(context.plans), plan.phase.name, counted(plan.phase.epochs, "epoch")),

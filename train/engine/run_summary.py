@@ -117,6 +117,9 @@ def explain_sampling(sampling: SamplingConfig) -> str:
         which += ", defective images only"
     if sampling.defect_crop > 0:
         which += f"; {sampling.defect_crop:.0%} of the crops of defective images were moved onto a defect"
+    low, high = sampling.zoom
+    if sampling.zoom != (1, 1):
+        which += f"; crops at a scale of {low:g}" + (f" to {high:g}" if low < high else "")
     if sampling.paste > 0:
         which += f"; into {sampling.paste:.0%} of the crops a defect of some image was pasted"
     if sampling.hard > 0:

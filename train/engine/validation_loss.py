@@ -24,7 +24,7 @@ MOST_IMAGES = 512
 def validation_loss(
     context: RunContext, training: TrainingState, model: UnifiedModel, plan: PhasePlan
 ) -> dict[str, float]:
-    """Weighted loss of each head on crops of validation images, as a phase's training crops but not augmented.
+    """Weighted loss of each head on crops of validation images, as a phase's but neither scaled nor augmented.
 
     The crops are the same each time and for any number of ranks; all ranks take part, and each has the result.
 

@@ -292,6 +292,16 @@ def test_sets_that_nobody_uses_make_room(tmp_path: Path) -> None:
     assert reader.read(3).row == 3
 
 
+def test_of_samples_that_are_large_once_decoded_few_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smooth = np.full((128, 512), 90, np.uint8)
+    root = make_shards(tmp_path / "shards", [smooth] * 2, [defect_mask(0, 128, 512)] * 2)
+    monkeypatch.setattr(readers, "_BYTES_AHEAD", 3 * smooth.size)
+    assert ShardReader(root).num_ahead() > 3
+    assert 1 <= open_reader(root).num_ahead() < 3
+
+
 def test_another_decoder_has_a_set_of_its_own(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_reader(shards).read(0)
     monkeypatch.setattr(decoded_cache.cv2, "__version__", "another")

@@ -128,6 +128,19 @@ def test_a_full_cache_lets_go_of_what_was_used_longest_ago(remote: str, shards: 
     assert held.count(0) <= 1  # removed copies do not stay on the disk through open handles
 
 
+def test_what_is_asked_for_is_used_and_not_the_first_to_go(remote: str, shards: Path, tmp_path: Path) -> None:
+    sizes = [info.size for info in Manifest.load(str(shards)).shards]
+    earlier = ShardReader(remote, cache_dir=tmp_path)
+    for row in (0, 4, 8):
+        earlier.read(row)
+    reader = ShardReader(remote, cache_dir=tmp_path, cache_bytes=sum(sizes) - sizes[1])
+    reader.ask_for([0])
+    reader.read(0)
+    reader.read(12)
+    kept = sorted(path.name for path in tmp_path.rglob("*.tar"))
+    assert kept == ["shard-000000.tar", "shard-000002.tar", "shard-000003.tar"]
+
+
 def test_a_remote_shard_that_is_missing_cut_or_changed_is_named(
     remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steel.config import PhaseConfig, TilingConfig
+from steel.config import PhaseConfig, SamplingConfig, TilingConfig
 from steel.errors import InputError
 from steel.shards.tiles import TileGrid
 from train.engine.batch_plan import PhasePlan, micro_batch_share
@@ -64,14 +64,18 @@ def test_full_size_keeps_to_a_budget_that_is_less_than_a_tile() -> None:
     assert "takes 50x200 of them" in told
 
 
+def announce(phase: PhaseConfig, reader: Any, rows: np.ndarray, tiling: TilingConfig) -> None:
+    plan = PhasePlan(0, phase, 16, 16, first_global_step=0, share=micro_batch_share(phase, 0, 1))
+    config = SimpleNamespace(tiling=tiling, reasons={})
+    context = SimpleNamespace(plans=(plan,), reader=reader, rows=SimpleNamespace(train=rows), config=config)
+    announce_phases(context, SimpleNamespace(phase=0, step=0))  # type: ignore[arg-type]
+
+
 def test_the_run_says_so(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "train.fit")
-    config = SimpleNamespace(tiling=TilingConfig(budget=300_000, tile=512, overlap=128), reasons={})
     phase = PhaseConfig("full", 2, (0, 0), 8, 2, lr=1e-3)
-    plan = PhasePlan(0, phase, 16, 16, first_global_step=0, share=micro_batch_share(phase, 0, 1))
-    rows = SimpleNamespace(train=np.array([0]))
-    context = SimpleNamespace(plans=(plan,), reader=reader_of((256, 1500)), rows=rows, config=config)
-    announce_phases(context, SimpleNamespace(phase=0, step=0))  # type: ignore[arg-type]
+    tiling = TilingConfig(budget=300_000, tile=512, overlap=128)
+    announce(phase, reader_of((256, 1500)), np.array([0]), tiling)
     first, second = [record.getMessage() for record in caplog.records]
     assert "8 images of 256x1024" in first
     assert second.startswith("phase 1: images of up to 256x1500 are more than the 300,000 pixels of --tiling.budget")
@@ -91,3 +95,25 @@ def test_a_crop_larger_than_the_tiles_of_larger_images_is_refused() -> None:
     # A side that is larger than all images is mirrored beyond them, as anywhere.
     assert resolve_crop(reader, ROWS, (64, 64), tiling) == (64, 64)
     assert resolve_crop(reader, np.array([2]), (96, 96), tiling) == (96, 96)
+
+
+def test_a_crop_that_shows_more_than_a_tile_at_its_smallest_scale_is_refused() -> None:
+    reader, tiling = tiled_reader(), TilingConfig()
+    with pytest.raises(InputError, match=r"crop 32x33 at a scale of 0\.5, which shows 64x66: .* that shows no more"):
+        resolve_crop(reader, ROWS, (32, 33), tiling, 0.5)
+    with pytest.raises(InputError, match=r"crop 40x64 at a scale of 0\.5, which shows 80x128: "):
+        resolve_crop(reader, ROWS, (0, 0), tiling, 0.5)
+    assert resolve_crop(reader, ROWS, (32, 32), tiling, 0.5) == (32, 32)
+    assert resolve_crop(reader, ROWS, (40, 64), tiling, 2.0) == (40, 64)
+    with pytest.raises(InputError, match="crop 40x65: "):  # validation's are not scaled
+        resolve_crop(reader, ROWS, (40, 65), tiling, 2.0)
+    assert resolve_crop(reader_of((256, 1500)), np.array([0]), (0, 0), tiling, 0.5) == (256, 1500)
+
+
+def test_a_phase_at_such_a_scale_is_refused_before_the_run_begins() -> None:
+    def phase(*zoom: float) -> PhaseConfig:
+        return PhaseConfig("crops", 2, (32, 40), 8, 2, lr=1e-3, sampling=SamplingConfig(zoom=(zoom[0], zoom[1])))
+
+    announce(phase(0.8, 2), tiled_reader(), ROWS, TilingConfig())
+    with pytest.raises(InputError, match=r"crop 32x40 at a scale of 0\.5, which shows 64x80: "):
+        announce(phase(0.5, 2), tiled_reader(), ROWS, TilingConfig())

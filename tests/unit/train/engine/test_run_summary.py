@@ -29,6 +29,10 @@ def test_sampling_is_put_into_words() -> None:
     assert "defective images only" in words
     assert "50% of the crops" in words
     assert "pasted" not in words
+    assert "scale" not in words
+    words = explain_sampling(SamplingConfig(defect_crop=0, zoom=(0.5, 2.0)))
+    assert words == "every image once an epoch; crops at a scale of 0.5 to 2"
+    assert explain_sampling(SamplingConfig(zoom=(0.5, 0.5))).endswith("; crops at a scale of 0.5")
     missed = "up to 25% of the samples for what the last validation before it missed"
     words = explain_sampling(SamplingConfig(hard=0.25, defect_crop=0))
     assert words == f"{missed}; of the others every image once an epoch"
