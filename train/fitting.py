@@ -32,7 +32,18 @@ def fit_preset(name: str, data: str, out: str, budget: Budget) -> Config:
             raise InputError(f"--out {out}: its config.json cannot be used ({error}); choose another folder") from error
     if name != AUTO:
         return get_preset(name) if budget.passes is None else scale_to(get_preset(name), budget.passes)
-    return auto_recipe(read_facts(ShardReader(data, on_bad_sample="skip")), find_machine_class(), budget.passes)
+    return preset_for(name, ShardReader(data, on_bad_sample="skip"), budget.passes)
+
+
+def preset_for(name: str, reader: ShardReader, passes: float | None = None) -> Config:
+    """The preset `name` for these shards on this machine.
+
+    Args:
+        name: of one, `auto` among them.
+        reader: of the shards.
+        passes: the length of `auto`; its own when None.
+    """
+    return auto_recipe(read_facts(reader), find_machine_class(), passes) if name == AUTO else get_preset(name)
 
 
 def read_facts(reader: ShardReader) -> DataFacts:

@@ -30,7 +30,7 @@ from train.doctor.checks import (
     check_versions,
     run_checks,
 )
-from train.presets import PRESETS
+from train.presets import AUTO, PRESETS
 
 if TYPE_CHECKING:
     from steel.distributed.runtime import Runtime
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Look a training job over and say in plain words what is wrong.",
     )
     parser.add_argument("--data", metavar="SHARDS", help="shards to read samples and training batches from")
-    parser.add_argument("--preset", choices=tuple(PRESETS), help="also measure its batches and steps on --data")
+    parser.add_argument("--preset", choices=(AUTO, *PRESETS), help="also measure its batches and steps on --data")
     parser.add_argument("--out", metavar="DIR", default="runs", help="where a run folder would be written")
     parser.add_argument("--workers", type=parse_workers, default="auto", help="data-loader processes per rank")
     arguments = parser.parse_args(argv)
@@ -112,8 +112,9 @@ def _measure(runtime: "Runtime", data: str | None, workers: int, preset: str | N
     if preset is None:
         return findings + run_checks({"loader": lambda: probe_loader(reader, workers, runtime)})
     from train.doctor.preset_benchmarks import probe_preset
+    from train.fitting import preset_for
 
-    return findings + run_checks({"preset": lambda: probe_preset(runtime, PRESETS[preset], reader)})
+    return findings + run_checks({"preset": lambda: probe_preset(runtime, preset_for(preset, reader), reader)})
 
 
 @contextlib.contextmanager

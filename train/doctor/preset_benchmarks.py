@@ -28,6 +28,8 @@ from train.engine.step import TrainingState
 from train.preparation import network_for
 
 STEP_SECONDS = 6.0
+MOST_OF_A_STEP = 0.5
+"""Sums go on beside the backward pass, which is two thirds of a step: longer ones cannot be hidden behind it."""
 ENOUGH = 1.25
 """A loader that is so many times as fast as the steps never keeps them waiting."""
 
@@ -39,6 +41,10 @@ class StepCost:
     seconds: float
     memory: int
     """Bytes at the peak, on a GPU; 0 on a CPU."""
+    sum_seconds: float = 0.0
+    """Of the sum of all gradients over the ranks, with nothing beside it; 0 for one rank."""
+    sum_bytes: int = 0
+    """Of these gradients."""
 
 
 def probe_preset(runtime: Runtime, config: Config, reader: ShardReader) -> Iterator[Finding]:
@@ -77,6 +83,13 @@ def bound(phase: PhaseConfig, rates: Mapping[int, float], costs: Mapping[int, St
         fitting = [micro for micro, cost in costs.items() if cost is not None]
         yield Finding("bound", text + (f", {max(fitting)} here" if fitting else ""), "problem")
         return
+    if own.sum_seconds > MOST_OF_A_STEP * own.seconds:
+        text = (
+            f"the link between the ranks: to sum {own.sum_bytes / 1e6:.0f} MB of gradients takes "
+            f"{1000 * own.sum_seconds:.0f} ms, and a step of a micro-batch each {1000 * own.seconds:.0f}; take fewer "
+            "ranks, a faster link, or a larger phases.N.batch-size, which is summed as often as a small one"
+        )
+        yield Finding("bound", f"phase {phase.name}: {text}", "warning")
     needed = phase.micro_batch / own.seconds
     enough = [workers for workers, rate in sorted(rates.items()) if rate >= ENOUGH * needed]
     if enough:
@@ -126,11 +139,26 @@ def step_cost(
             if on_gpu:
                 torch.cuda.synchronize(device)
             times.append(runtime.broadcast(time.perf_counter() - start))  # all ranks stop after the same step
+        of_sum = _sum_cost(runtime, training)
     except RuntimeError as error:
         if runtime.world > 1 or not is_out_of_memory(error):
             raise
         return None
-    return StepCost(float(np.median(times[1:])), torch.cuda.max_memory_allocated(device) if on_gpu else 0)
+    return StepCost(float(np.median(times[1:])), torch.cuda.max_memory_allocated(device) if on_gpu else 0, *of_sum)
+
+
+def _sum_cost(runtime: Runtime, training: TrainingState) -> tuple[float, int]:
+    """Median seconds of a sum of as many bytes as the gradients have, and these bytes; zeros for one rank."""
+    if runtime.world == 1:
+        return 0.0, 0
+    numbers = torch.zeros(sum(p.numel() for p in training.parameters if p.requires_grad), device=runtime.device)
+    times: list[float] = []
+    for _ in range(4):
+        start = time.perf_counter()
+        runtime.all_reduce(numbers)
+        numbers[-1].item()  # waits for the device
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:])), numbers.nbytes
 
 
 def compile_gain(

@@ -52,6 +52,13 @@ class CompileChoice:
         if self.gain is not None and not 0 < self.gain < float("inf"):
             raise InputError(f"CompileChoice.gain is {self.gain}")
 
+    def __str__(self) -> str:
+        """In a few words; empty where nothing was tried."""
+        if self.gain is None:
+            return "compiled" if self.compiled else ""
+        measured = f"a micro-batch was {self.gain:.2f} times as fast with a graph as without"
+        return f"{'compiled' if self.compiled else 'not compiled'}: {measured}"
+
 
 def is_worth_trying(seconds_left: float) -> bool:
     """Whether a stretch of training that takes so long without is likely to repay what compiling costs."""

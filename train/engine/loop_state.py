@@ -53,8 +53,8 @@ class LoopState:
     the first."""
     missed_before: list[float | None] = field(default_factory=list)
     """The same of the last validation before the current phase: part of what its samples depend on."""
-    compilation: CompileChoice | None = None
-    """Whether the current phase's micro-batches are compiled; None before its first step."""
+    compilations: list[CompileChoice] = field(default_factory=list)
+    """Whether the micro-batches of each phase that has begun are compiled."""
     window: Window = field(default_factory=Window)
 
     def __post_init__(self) -> None:
@@ -68,7 +68,16 @@ class LoopState:
         """Move to the beginning of phase `number`."""
         self.phase, self.step, self.stale, self.phase_best = number, 0, 0, None
         self.missed_before = self.missed
-        self.compilation, self.window = None, Window()
+        self.window = Window()
+
+    @property
+    def compilation(self) -> CompileChoice | None:
+        """Of the current phase; None before its first step."""
+        return self.compilations[self.phase] if self.phase < len(self.compilations) else None
+
+    @compilation.setter
+    def compilation(self, choice: CompileChoice) -> None:
+        self.compilations[self.phase :] = [choice]
 
     def count_step(self, done: FinishedStep) -> bool:
         """Take in a finished step; whether it was skipped for what is not finite, rather than by the fp16 scaler."""

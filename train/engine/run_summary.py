@@ -8,6 +8,7 @@ import numpy as np
 from steel.config import SamplingConfig
 from steel.reports.tables import format_columns
 from steel.thresholds.tuning import Tuning
+from train.engine.compilation import CompileChoice
 from train.engine.loop_state import LoopState
 from train.engine.run_context import RunContext
 from train.engine.run_folder import RunFolder
@@ -29,6 +30,7 @@ def summarise_run(
     areas = context.reader.index.areas[context.rows.train]
     lines = [explain_balance(areas, context.reader.manifest.class_names)]
     lines += [f"phase {plan.phase.name}: {explain_sampling(plan.phase.sampling)}" for plan in context.plans]
+    lines += explain_compilations([plan.phase.name for plan in context.plans], state.compilations)
     lines += state.stopped_early or ["no phase stopped early"]
     if state.nonfinite_steps:
         lines.append(f"{state.nonfinite_steps} steps were skipped for a non-finite loss or gradient")
@@ -42,6 +44,12 @@ def summarise_run(
     lines += tuning.explanation
     lines += [f"auto: {option}: {reason}" for option, reason in context.config.reasons.items()]
     return lines
+
+
+def explain_compilations(phases: Sequence[str], choices: Sequence[CompileChoice]) -> list[str]:
+    """A sentence for each phase, by name, whose step was compiled or tried so."""
+    pairs = zip(phases, map(str, choices), strict=False)  # a run may end before its last phase
+    return [f"phase {name}: {choice}" for name, choice in pairs if choice]
 
 
 MOST_CLASSES = 5

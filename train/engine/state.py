@@ -35,7 +35,7 @@ from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
 
 logger = logging.getLogger("train.fit")
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 TENSORS = "tensors.safetensors"
 RECORD = "state.json"
 _STATE, _WEIGHTS = "state", "weights"

@@ -12,12 +12,14 @@ from steel.distributed.runtime import start
 from steel.errors import SharedError
 from steel.shards.reader import ShardReader
 from tests.shard_folder import small_shards
+from train.budget import Budget
 from train.doctor import benchmarks, preset_benchmarks
 from train.doctor.checks import Finding
 from train.doctor.preset_benchmarks import StepCost, bound, compile_gain, probe_preset
 from train.engine import compilation
 from train.engine.compilation import CompileChoice
-from train.presets import SMOKE
+from train.fitting import fit_preset, preset_for
+from train.presets import AUTO, SMOKE
 
 PHASE = replace(SMOKE.phases[0], name="crops", batch_size=16, micro_batch=8)
 
@@ -50,6 +52,23 @@ def test_too_little_memory_is_a_problem_and_names_what_fits() -> None:
     (finding,) = bound(PHASE, {1: 100.0}, {4: StepCost(0.1, 1), 8: None, 16: None})
     assert finding.level == "problem"
     assert "micro-batch 8 does not fit; a smaller phases.N.micro-batch does, 4 here" in finding.text
+
+
+def test_a_sum_that_cannot_hide_behind_the_backward_pass_is_a_warning() -> None:
+    # Half of the step is as much as is let pass.
+    own = StepCost(0.02, 0, sum_seconds=0.0101, sum_bytes=97_000_000)
+    finding, other = bound(PHASE, {1: 1000.0}, {8: own})
+    assert (finding.level, other.level) == ("warning", "fine")
+    said = "the link between the ranks: to sum 97 MB of gradients takes 10 ms, and a step of a micro-batch each 20;"
+    assert finding.text.startswith(f"phase crops: {said}")
+    (finding,) = bound(PHASE, {1: 1000.0}, {8: replace(own, sum_seconds=0.0099)})
+    assert "the network" in finding.text
+
+
+def test_auto_is_what_a_run_on_these_shards_begins_with(tmp_path: Path) -> None:
+    shards = small_shards(tmp_path / "shards")
+    assert preset_for(AUTO, ShardReader(shards)) == fit_preset(AUTO, str(shards), str(tmp_path / "run"), Budget())
+    assert preset_for("smoke", ShardReader(shards)) == SMOKE
 
 
 @pytest.fixture

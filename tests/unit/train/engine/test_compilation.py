@@ -250,10 +250,28 @@ def test_the_measurement_leaves_no_trace(runtime: Runtime, graphs: list[Any], mo
 def test_the_choice_is_the_phases_and_travels_in_the_state() -> None:
     from steel.plain import from_dict, to_dict
 
-    state = LoopState(compilation=CompileChoice(True, 1.25))
+    state = LoopState()
+    for choice in (CompileChoice(False), CompileChoice(True, 1.25)):  # a resumed run chooses again
+        state.compilation = choice
     assert from_dict(LoopState, json.loads(json.dumps(to_dict(state)))) == state
     state.start_phase(1)
     assert state.compilation is None
+    state.compilation = CompileChoice(False, 0.9)
+    assert state.compilation == CompileChoice(False, 0.9)
+    assert state.compilations == [CompileChoice(True, 1.25), CompileChoice(False, 0.9)]
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        (CompileChoice(False), ""),
+        (CompileChoice(True), "compiled"),
+        (CompileChoice(True, 1.254), "compiled: a micro-batch was 1.25 times as fast with a graph as without"),
+        (CompileChoice(False, 0.9), "not compiled: a micro-batch was 0.90 times as fast with a graph as without"),
+    ],
+)
+def test_the_choice_in_words(choice: CompileChoice, said: str) -> None:
+    assert str(choice) == said
 
 
 def test_gradients_that_a_replay_would_write_over_have_memory_of_their_own() -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 
 from steel.config import SamplingConfig
-from train.engine.run_summary import explain_balance, explain_sampling
+from train.engine.compilation import CompileChoice
+from train.engine.run_summary import explain_balance, explain_compilations, explain_sampling
 
 
 def test_imbalance_is_put_into_words() -> None:
@@ -39,3 +40,9 @@ def test_sampling_is_put_into_words() -> None:
     assert explain_sampling(SamplingConfig(paste=0.25)).endswith(
         "into 25% of the crops a defect of some image was pasted"
     )
+
+
+def test_what_was_compiled_is_said_by_phase() -> None:
+    choices = [CompileChoice(False), CompileChoice(True, 1.3)]
+    said = "phase full: compiled: a micro-batch was 1.30 times as fast with a graph as without"
+    assert explain_compilations(["crops", "full", "last"], choices) == [said]
