@@ -259,7 +259,8 @@ class OptimConfig:
     clip_norm: float = 1.0
     """Gradients are scaled down to at most this norm."""
     ema_decay: float = 0.0
-    """Decay a step of the exponential moving average of the weights; 0 turns it off."""
+    """Decay a step of the moving average of the weights; 0 turns it off. 1 fits any length: what is averaged is
+    a tenth of the steps so far old, in the mean (polynomial averaging)."""
     swa: bool = False
     """Average the weights after each step of the last phase, all alike (stochastic weight averaging). That average is
     validated in the last phase, and one more candidate to ship. Off by default: no figure says that it pays."""
@@ -274,7 +275,7 @@ class OptimConfig:
             _require(0 <= value < math.inf, f"optim.{name.replace('_', '-')}: {value} is not 0 or a number above it")
         _require(self.nonfinite_limit > 0, f"optim.nonfinite-limit: {self.nonfinite_limit} is not above 0")
         _require(0 < self.layer_decay <= 1, f"optim.layer-decay: {self.layer_decay} is not in (0, 1]")
-        _require(0 <= self.ema_decay < 1, f"optim.ema-decay: {self.ema_decay} is not in [0, 1)")
+        _require(0 <= self.ema_decay <= 1, f"optim.ema-decay: {self.ema_decay} is not in [0, 1]")
         _require(
             not (self.swa and self.ema_decay > 0),
             f"optim.swa: a run has one average of its weights, and optim.ema-decay {self.ema_decay:g} asks for "

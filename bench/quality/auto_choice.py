@@ -50,6 +50,7 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "deep supervision of 3 stages": ("--model.deep-supervision", "3"),
     "a moving average of 0.99 of the weights": ("--optim.ema-decay", "0.99"),
     "that average, and absent classes judged last": (*("--optim.ema-decay", "0.99"), *("--phases.1.loss.absent", "1")),
+    "a moving average that fits any length": ("--optim.ema-decay", "1"),
     "the equal average of the last phase's weights": ("--optim.swa",),
     "the average of the 3 best validations": ("--optim.average-top-k", "3"),
     "half of the rates for the encoder": ("--optim.encoder-lr-scale", "0.5"),

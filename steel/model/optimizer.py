@@ -175,13 +175,14 @@ class WeightAverage(abc.ABC):
 class ExponentialAverage(WeightAverage):
     """A moving average, which forgets the past.
 
-    Early on it moves faster, by 9 / (10 + updates so far), so that the first, random weights are soon forgotten.
+    Early on it moves faster, by 9 / (10 + updates so far), so that the first, random weights are soon forgotten; with a
+    decay of 1 to the end, which is the polynomial averaging of Shamir & Zhang 2013.
     """
 
     name = "moving average at the end"
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Start from `model` as it is; `decay` in (0, 1) is what the average keeps in each update."""
+        """Start from `model` as it is; `decay` in (0, 1] is the most that the average keeps in an update."""
         super().__init__(model)
         self.decay = decay
 

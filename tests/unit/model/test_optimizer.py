@@ -268,6 +268,15 @@ def test_average_by_hand():
     assert average.model[0].weight.item() == pytest.approx(0.5 * before + 0.5)
 
 
+@pytest.mark.parametrize("steps", [300, 3000])
+def test_a_decay_of_1_fits_any_length(steps):
+    """With weights that are the number of their step: 9 s ** 8, by the share s of the steps, has the mean 0.9."""
+    average = ExponentialAverage(linear(0.0), decay=1)
+    for step in range(steps):
+        average.update(AveragedTensors.of(linear(float(step))))
+    assert average.model[0].weight.item() / steps == pytest.approx(0.9, abs=0.005)
+
+
 def test_equal_average_by_hand():
     """The weights that it starts from and those after a refused step do not count."""
     average = EqualAverage(linear(100.0))
