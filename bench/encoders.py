@@ -1,16 +1,18 @@
 """What the presets' networks cost, and that each trains:  python -m bench.encoders
 
-Makes bench/encoders.md: parameters, arithmetic of a forward pass, and the licence of the encoder's published weights.
+Makes bench/encoders.md: parameters, arithmetic and pace of a forward pass, the licence of the published weights.
 Each preset is trained for a few steps on synthetic strips, validated and shipped, from random weights, for nothing is
 downloaded.
 """
 
 import argparse
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
@@ -21,6 +23,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from bench.speed.run import machine
 from steel.checkpoint import load_checkpoint
 from steel.config import Config, NetworkConfig
 from steel.model.network import UnifiedModel
@@ -32,9 +35,12 @@ from train.presets import ENCODERS, SEVERSTAL
 ROOT = Path(__file__).parents[1]
 SIZE = (256, 1600)
 PRESETS = (SEVERSTAL, *ENCODERS)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STEPS = 3
 """Of each phase, in the trial."""
-HEADER = ("preset", "network", "million parameters", "GFLOP per image", "weights", "their licence")
+REPEATS = 5
+"""Forward passes that are timed, after one that is not."""
+HEADER = ("preset", "network", "million parameters", "GFLOP per image", "images/s", "weights", "their licence")
 
 
 def count_flops(model: nn.Module, images: torch.Tensor) -> int:
@@ -44,17 +50,32 @@ def count_flops(model: nn.Module, images: torch.Tensor) -> int:
     return int(counter.get_total_flops())
 
 
+@torch.inference_mode()
+def forward_rate(model: nn.Module, image: torch.Tensor) -> float:
+    """Images a second, one at a time, on the device of `image`: the median of a few."""
+    times: list[float] = []
+    for _ in range(1 + REPEATS):
+        start = time.perf_counter()
+        model(image)["segmentation"][0, 0, 0, 0].item()  # waits for the device
+        times.append(time.perf_counter() - start)
+    return 1 / statistics.median(times[1:])
+
+
 def measure_row(preset: Config) -> list[str]:
     """The table's line of one preset."""
     network = NetworkConfig(preset.model.architecture, preset.model.encoder, num_classes=4, in_channels=1)
     model = UnifiedModel(network).eval()
-    flops = count_flops(model, torch.zeros(1, 1, *SIZE))
+    image = torch.zeros(1, 1, *SIZE)
+    flops = count_flops(model, image)
+    laid_out = {"device": DEVICE, "memory_format": torch.channels_last}
+    rate = forward_rate(model.to(**laid_out), image.to(**laid_out))
     published = find_published(preset.model.encoder)
     return [
         f"`{preset.preset}`",
         f"{network.architecture} on {network.encoder}",
         f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f}",
         f"{flops / 1e9:.0f}",
+        f"{rate:.2g}" if rate < 10 else f"{rate:.0f}",
         published.repository,
         licence_text(published.settings.get("license")),
     ]
@@ -89,6 +110,12 @@ def _run(line: Sequence[object]) -> None:
         raise RuntimeError(f"{shlex.join(map(str, line))} failed:\n{done.stderr[-2000:]}")
 
 
+def _where() -> str:
+    if DEVICE.type == "cuda":
+        return f"on one {torch.cuda.get_device_name()}"
+    return f"{machine()}, {torch.get_num_threads()} threads (on a GPU: *not measured*)"
+
+
 def describe_versions() -> str:
     """What the figures hang on."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "segmentation-models-pytorch", "timm"))
@@ -99,9 +126,11 @@ def page(rows: Sequence[Sequence[str]]) -> str:
     """The document."""
     words = (
         "Made by `python -m bench.encoders`. One gray image of 256x1600, four classes, forward pass; a multiplication "
-        "and an addition count as two operations, and training costs about three times as many. Each preset was "
+        "and an addition count as two operations, and training costs about three times as many. Images a second are "
+        f"passes of one image each in float32, {_where()}, the median of {REPEATS}. Each preset was "
         "trained for a few steps of each phase on 12 synthetic strips, validated and shipped, from random weights. "
-        "**None of them but `severstal` has been judged on steel.** More on licences: "
+        "**None has been judged on steel with these encoders**, the recipe of `severstal` with smaller ones "
+        "([quality.md](quality.md)). More on licences: "
         "[docs/pretrained.md](../docs/pretrained.md)."
     )
     table = format_columns([list(HEADER), *map(list, rows)], markdown=True)
