@@ -64,7 +64,7 @@ test-all: $(ALL)
 # The tables of speed that two CPU cores can make; they want a quiet machine.
 bench: $(ALL)
 	$(BIN)/python -m bench.startup
-	$(BIN)/python -m bench.train_step --device cpu --batch 4 --sizes 128x128
+	$(BIN)/python -m bench.train_step --device cpu --sizes 192x192 --batch 16
 	$(BIN)/python -m bench.speed
 	$(BIN)/python -m bench.scaling
 

@@ -48,8 +48,9 @@ SEVERSTAL = Config(
 )
 """The default recipe, for the full data set on a GPU.
 
-Micro-batches of 8 leave a step's batch of 64 to up to eight GPUs. On real steel those of 16 were as good, at the
-rates that go with them (`bench/quality.md`, one seed); they would want half as many GPUs, or twice the batch.
+Micro-batches of 8 leave a step's batch of 64 to up to eight GPUs. On real steel, with batches of 16 and small networks,
+those of 16 were as good at the rates that go with them (`bench/quality.md`, one seed); they would want half as many
+GPUs, or twice the batch. Batches of 64 at this rate have been compared with nothing: that needs a GPU.
 """
 
 _CROPS, _FULL = SEVERSTAL.phases
