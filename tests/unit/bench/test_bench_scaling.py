@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.scaling.__main__ import index_rows, loader_rows, measured_steps
+from bench.scaling.__main__ import cores_section, index_rows, loader_rows, measured_steps, replace_section
 from bench.scaling.index_size import make_folder, measure_opening
 from bench.scaling.links import BETWEEN_NODES, NVLINK, Link, measure_gloo, reduce_seconds, ring_seconds
 from steel.shards.reader import ShardReader
+from tests.paths import ROOT
 
 
 def test_a_ring_by_hand() -> None:
@@ -67,3 +68,16 @@ def test_cores_for_a_gpu_come_from_one_table_of_one_machine(tmp_path: Path) -> N
         ["decoding each image", "450", "1.0", "1.3", "4.2", "5.3"],
         ["from the decoded cache", "1900", "0.2", "0.3", "1.0", "1.3"],
     ]
+
+
+def test_the_pages_cores_are_of_the_speed_table_beside_it() -> None:
+    """Whoever makes `bench/speed.json` anew runs `python -m bench.scaling --derived`."""
+    assert cores_section(ROOT / "bench" / "speed.json") in (ROOT / "bench" / "scaling.md").read_text()
+
+
+def test_a_section_takes_the_place_of_its_namesake() -> None:
+    page = "# Page\n\n## Cores\n\nold\n\n## Cores, more\n\nkept\n"
+    assert replace_section(page, "## Cores\n\nnew\n") == page.replace("old", "new")
+    assert replace_section(page, "## Cores, more\n\nnew\n") == page.replace("kept", "new")
+    with pytest.raises(ValueError, match="not found"):
+        replace_section(page, "## Other\n\nnew\n")
