@@ -10,15 +10,18 @@ import argparse
 import functools
 import json
 import os
+import re
+import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 from tqdm import tqdm
@@ -65,37 +68,70 @@ def gradient_rows(repeats: int) -> Iterator[list[str]]:
         yield [*counted, here, inside, *reduced]
 
 
-def efficiency_rows(steps: dict[str, float]) -> Iterator[list[str]]:
+class MicroBatchTime(NamedTuple):
+    """Of a preset's network on one GPU."""
+
+    images: int
+    milliseconds: float
+    """Of a step, for each of its micro-batches."""
+
+
+def efficiency_rows(times: Mapping[str, MicroBatchTime]) -> Iterator[list[str]]:
     """The second table: from which step on the sum costs little, and the efficiency of the step where it is known.
 
     Args:
-        steps: milliseconds of a step on one GPU, by preset.
+        times: by preset; of `WORLDS` GPUs each computes one micro-batch a step.
     """
     for preset in PRESETS:
         num_bytes = sum(count_bytes(preset))
         for link in BETWEEN_NODES:
             costs = [1e3 * reduce_seconds(num_bytes, world, link) for world in WORLDS]
             least = " / ".join(f"{cost / LITTLE - cost:.0f}" for cost in costs)
-            step = steps.get(preset.preset)
             known = "not measured on a GPU"
-            if step is not None:
-                known = f"{step:.1f} ms: " + " / ".join(f"{step / (step + cost):.1%}" for cost in costs)
+            if preset.preset in times:
+                images, step = times[preset.preset]
+                efficiencies = " / ".join(f"{step / (step + cost):.1%}" for cost in costs)
+                known = f"{images} images a GPU, {step:.1f} ms: {efficiencies}"
             yield [f"`{preset.preset}`", link.name.split(",")[0].split(" (")[0], least, known]
 
 
-def measured_steps(path: Path) -> dict[str, float]:
-    """Milliseconds of a step by preset, where `bench.train_step` ran on a GPU with the preset's network; else none."""
-    table = json.loads(path.read_text(encoding="utf-8"))
-    if "not measured on a GPU" in table["facts"]:
-        return {}
-    found = {}
-    for preset in PRESETS:
-        name = f"made-up {preset.model.architecture} {preset.model.encoder}, 256x1600, batch "
+def micro_batch_times(tables: Sequence[Path]) -> dict[str, MicroBatchTime]:
+    """By preset, where `bench.train_step` ran on a GPU with the preset's network, whatever weights its encoder has.
+
+    Of several rows of a network the one of the smallest batch counts: its steps are the most like those of a GPU among
+    many, which updates the weights after each micro-batch.
+
+    Args:
+        tables: of `bench.train_step`, as JSON.
+    """
+    found: dict[str, tuple[int, MicroBatchTime]] = {}
+    presets = {(one.model.architecture, _without_tag(one.model.encoder)): one.preset for one in PRESETS}
+    for path in tables:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if "not measured on a GPU" in table["facts"]:
+            continue
+        given = _micro_batch(table["facts"]["options"])
         for row in table["rows"]:
-            if row["name"].startswith(name) and row["sides"][0]["rates"]:
-                batch = int(row["name"].removeprefix(name))
-                found[preset.preset] = 1e3 * batch / statistics.median(row["sides"][0]["rates"])
-    return found
+            name = re.fullmatch(r"made-up (\S+) (\S+), 256x1600, batch (\d+)", row["name"])
+            preset = name and presets.get((name[1], _without_tag(name[2])))
+            if name and preset and (rates := row["sides"][0]["rates"]):
+                batch = int(name[3])
+                images = min(given or batch, batch)
+                time = MicroBatchTime(images, 1e3 * images / statistics.median(rates))
+                found[preset] = min(found.get(preset, (batch, time)), (batch, time))
+    return {preset: time for preset, (_, time) in found.items()}
+
+
+def _micro_batch(options: str) -> int | None:
+    """Of the options that a table of `bench.train_step` was made with; None: a step's batch is one."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--micro-batch", type=int)
+    return parser.parse_known_args(shlex.split(options))[0].micro_batch
+
+
+def _without_tag(encoder: str) -> str:
+    """The name in timm of the network alone: behind the dot stands which weights."""
+    return encoder.partition(".")[0]
 
 
 def loader_rows(table: Path) -> Iterator[list[str]]:
@@ -151,16 +187,17 @@ def gradients_section(repeats: int) -> str:
     return _section("Summing gradients", words, header, list(gradient_rows(repeats)))
 
 
-def efficiency_section(table: Path) -> str:
-    """From the table of `bench.train_step`; nothing is measured."""
+def efficiency_section(tables: Sequence[Path]) -> str:
+    """From tables of `bench.train_step`; nothing is measured."""
     worlds = ", ".join(map(str, WORLDS))
     words = (
         f"The shortest step, in milliseconds on one GPU, of which the sum takes at most {LITTLE:.0%} when nothing "
-        f"of it overlaps, for {worlds} GPUs; and the efficiency of the measured step, on the same assumption. "
-        "Accumulating micro-batches makes steps longer and sums no more."
+        f"of it overlaps, for {worlds} GPUs; and, on the same assumption, the efficiency where each GPU computes one "
+        "micro-batch a step, as with the presets from 8 GPUs on: its time is that of a step measured on one GPU, for "
+        "each of its micro-batches. Accumulating micro-batches makes steps longer and sums no more."
     )
-    header = ("preset", "between nodes", f"step for 95 % at {worlds}", "measured step, efficiency")
-    return _section("Efficiency", words, header, list(efficiency_rows(measured_steps(table))))
+    header = ("preset", "between nodes", f"step for 95 % at {worlds}", "one micro-batch, efficiency")
+    return _section("Efficiency", words, header, list(efficiency_rows(micro_batch_times(tables))))
 
 
 def cores_section(table: Path) -> str:
@@ -213,8 +250,16 @@ def main() -> None:
     parser.add_argument(
         "--derived", action="store_true", help="measure nothing: rewrite what follows from other tables, in that page"
     )
+    parser.add_argument(
+        "--steps",
+        type=Path,
+        nargs="+",
+        default=[BENCH / "train_step.json"],
+        metavar="FILE",
+        help="tables of bench.train_step: of all presets' networks together, on one GPU of one kind",
+    )
     options, load = parser.parse_args(), os.getloadavg()[0]
-    derived = efficiency_section(BENCH / "train_step.json"), cores_section(BENCH / "speed.json")
+    derived = efficiency_section(options.steps), cores_section(BENCH / "speed.json")
     if options.derived:
         try:
             page = functools.reduce(replace_section, derived, options.out.read_text(encoding="utf-8"))
