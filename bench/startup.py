@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from bench.made_by import made_by
 from bench.speed.run import machine
 from bench.speed.worker import ROOT
 
@@ -134,12 +136,15 @@ def main() -> None:
 def page(rows: list[Row], times: dict[str, list[float]], load: float) -> str:
     """The document."""
     torch = statistics.median(times[TORCH])
+    words = (
+        f"Seconds of a process, medians of {len(times[TORCH])} with the smallest and the largest, files in the page "
+        f"cache. Made by {made_by('bench.startup')}; {machine()}, nice {os.nice(0)}, load average {load:.1f}; "
+        f"Python {sys.version.split()[0]}, torch {version('torch')}."
+    )
     lines = [
         "# Starting up",
         "",
-        f"Made by `python -m bench.startup`: seconds of a process, medians of {len(times[TORCH])} with the smallest "
-        f"and the largest, files in the page cache. {machine()}, nice {os.nice(0)}, load average {load:.1f}; "
-        f"Python {sys.version.split()[0]}, torch {version('torch')}.",
+        textwrap.fill(words, 120),
         "",
         f"| process | s | from | to | beyond {TORCH} | target |",
         "|---|---|---|---|---|---|",

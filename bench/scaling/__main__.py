@@ -26,6 +26,7 @@ from typing import NamedTuple
 from torch import nn
 from tqdm import tqdm
 
+from bench.made_by import made_by
 from bench.scaling.index_size import MICRO_BATCH, SAMPLES_PER_SHARD, Opening, make_folder
 from bench.scaling.links import BETWEEN_NODES, measure_gloo, reduce_seconds
 from bench.speed.run import machine
@@ -269,11 +270,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
             index = index_section(options.sizes, options.repeats, Path(folder) / "shards")
         facts = {
+            "made by": made_by("bench.scaling"),
             "machine": machine(),
             "load average": f"{load:.1f} at the start",
             "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "pyarrow")),
         }
-        head = ["# Many GPUs, many images", "", "Made by `python -m bench.scaling`.", ""]
+        head = ["# Many GPUs, many images", ""]
         head += [f"- {name}: {value}" for name, value in facts.items()]
         page = "\n".join(["\n".join(head) + "\n", gradients_section(options.repeats), *derived, index])
     options.out.write_text(page, encoding="utf-8")
