@@ -40,6 +40,8 @@ class Row(NamedTuple):
 
 TORCH = "`import torch`"
 STEEL = ["-c", "import sys; from steel.cli import main; sys.exit(main())"]
+STRIPS, HEIGHT, WIDTH = 20, 64, 400
+"""That the training rows train on."""
 PATIENCE = 600
 """Seconds until a process is given up."""
 
@@ -75,7 +77,8 @@ def _has_stepped(folder: Path) -> bool:
 def prepare(folder: Path) -> None:
     """Strips, shards, and a model trained on them; an image of full size."""
     strips, large = folder / "strips", folder / "large"
-    synth = [*STEEL, "synth", str(strips), "--num-train", "20", "--num-test", "1", "--height", "64", "--width", "400"]
+    synth = [*STEEL, "synth", str(strips), "--num-train", str(STRIPS), "--num-test", "1"]
+    synth += ["--height", str(HEIGHT), "--width", str(WIDTH)]
     shards = ["--images", f"{strips}/train_images", "--labels", f"{strips}/train.csv", "--out", str(folder / "shards")]
     out = ["--data", str(folder / "shards"), "--out", str(folder / "trained"), "--tracking.tracker", "none"]
     for line in (
@@ -138,8 +141,10 @@ def page(rows: list[Row], times: dict[str, list[float]], load: float) -> str:
     torch = statistics.median(times[TORCH])
     words = (
         f"Seconds of a process, medians of {len(times[TORCH])} with the smallest and the largest, files in the page "
-        f"cache. Made by {made_by('bench.startup')}; {machine()}, nice {os.nice(0)}, load average {load:.1f}; "
-        f"Python {sys.version.split()[0]}, torch {version('torch')}."
+        f"cache. Training is of the preset `smoke` on {STRIPS} synthetic strips of {HEIGHT}x{WIDTH}, `steel predict` "
+        "of one of 256x1600 by what that shipped: small, so that starting is what is timed. Made by "
+        f"{made_by('bench.startup')}; {machine()}, nice {os.nice(0)}, load average {load:.1f}; Python "
+        f"{sys.version.split()[0]}, torch {version('torch')}."
     )
     lines = [
         "# Starting up",

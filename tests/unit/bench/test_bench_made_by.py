@@ -29,9 +29,10 @@ def test_a_copy_without_git_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert " at an unknown commit, " in made_by("bench.speed")
 
 
-def test_startups_page_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_startups_page_has_it_and_says_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["startup", "--repeats", "2"])
     rows = startup.rows_of(tmp_path)
     page = startup.page(rows, {row.name: [1.0, 2.0] for row in rows}, load=0.5)
     words = " ".join(page.split())
     assert re.search(rf"Made by `python -m bench.startup --repeats 2` at \w+( \w+)*, {date.today()}; ", words)
+    assert " Training is of the preset `smoke` on 20 synthetic strips of 64x400, " in words
