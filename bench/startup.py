@@ -149,7 +149,7 @@ def page(rows: list[Row], times: dict[str, list[float]], load: float) -> str:
     lines = [
         "# Starting up",
         "",
-        textwrap.fill(words, 120),
+        textwrap.fill(words, 120, break_on_hyphens=False),
         "",
         f"| process | s | from | to | beyond {TORCH} | target |",
         "|---|---|---|---|---|---|",
