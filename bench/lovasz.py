@@ -1,35 +1,73 @@
-"""Time of the Lovász loss, sorting all classes or those that are present: `python -m bench.lovasz [--device cuda]`."""
+"""Time of the Lovász loss, sorting all classes or those present: `python -m bench.lovasz` writes `bench/lovasz.md`."""
 
 import argparse
+import os
 import statistics
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from bench.made_by import made_by
+from bench.speed.run import machine
+from bench.speed.worker import ROOT
 from steel.loading.train_loader import present_pairs
 from steel.model.losses import lovasz_hinge
+from steel.reports.tables import format_columns
 
 SHARES = (0.12, 0.03, 0.45, 0.1)
 """Of crops that hold each of Severstal's classes, half of the crops of defective images moved onto a defect."""
 SHAPES = ((8, 256, 512), (1, 256, 1600), (4, 256, 1600))
 
 
+class Times(NamedTuple):
+    """Of a micro-batch: milliseconds of the loss with its gradient, one entry a round; the two take turns."""
+
+    shape: tuple[int, int, int]
+    """Images, height, width."""
+    pairs: str
+    """Of image and class, in words: how many there are, are present, are sorted."""
+    every: Sequence[float]
+    """All classes sorted."""
+    present: Sequence[float]
+    """Those that are present."""
+
+    @property
+    def gains(self) -> list[float]:
+        """Of each round: how many times as fast the present ones are."""
+        return [every / present for every, present in zip(self.every, self.present, strict=True)]
+
+
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m bench.lovasz", description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args()
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.lovasz", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", help="where to compute: cpu or cuda")
+    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="that count, after two that do not")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "lovasz.md", metavar="FILE", help="the table")
+    options, load = parser.parse_args(), os.getloadavg()[0]
     torch.manual_seed(0)
-    print(f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print("| micro-batch | present pairs | all sorted | present sorted | gain |\n|---|---|---|---|---|")
-    for shape in SHAPES:
-        print(_line(shape, torch.device(options.device), options.repeats), flush=True)
+    device = torch.device(options.device)
+    times = [measure(shape, device, options.repeats) for shape in SHAPES]
+    where = torch.cuda.get_device_name() if device.type == "cuda" else machine()
+    options.out.write_text(page(times, f"{where}, load average {load:.1f}"), encoding="utf-8")
+    print(options.out.read_text())
 
 
-def _line(shape: tuple[int, int, int], device: torch.device, repeats: int) -> str:
+def measure(shape: tuple[int, int, int], device: torch.device, repeats: int) -> Times:
+    """Of a made-up micro-batch.
+
+    Args:
+        shape: images, height, width.
+        device: where to compute.
+        repeats: rounds, after two that do not count.
+    """
     num, height, width = shape
     masks = torch.zeros(num, len(SHARES), height, width)
     held = torch.rand(num, len(SHARES)) < torch.tensor(SHARES)
@@ -39,13 +77,10 @@ def _line(shape: tuple[int, int, int], device: torch.device, repeats: int) -> st
     pairs = torch.from_numpy(present_pairs(packed.numpy(), len(SHARES))).to(device)
     logits = torch.randn(masks.shape).to(device).requires_grad_()
     masks, valid = masks.to(device), torch.ones(num, 1, height, width, device=device)
-    every, present = (
-        _milliseconds(lambda chosen=chosen: _pass(logits, masks, valid, chosen), device, repeats)  # type: ignore[misc]
-        for chosen in (None, pairs)
-    )
-    shown = "x".join(map(str, shape))
-    count = f"{int(held.sum())} of {held.numel()}, {len(pairs)} sorted"
-    return f"| {shown} | {count} | {every:.1f} ms | {present:.1f} ms | {every / present:.2f}x |"
+    runs = [lambda chosen=chosen: _pass(logits, masks, valid, chosen) for chosen in (None, pairs)]
+    rounds = [[_milliseconds(run, device) for run in runs] for _ in range(repeats + 2)][2:]
+    every, present = zip(*rounds, strict=True)
+    return Times(shape, f"{int(held.sum())} of {held.numel()}, {len(pairs)} sorted", every, present)
 
 
 def _pass(logits: Tensor, masks: Tensor, valid: Tensor, pairs: Tensor | None) -> None:
@@ -53,16 +88,35 @@ def _pass(logits: Tensor, masks: Tensor, valid: Tensor, pairs: Tensor | None) ->
     assert gradient.shape == logits.shape
 
 
-def _milliseconds(run: Callable[[], None], device: torch.device, repeats: int) -> float:
-    """Median of some runs, after two that do not count."""
-    times = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times[2:])
+def _milliseconds(run: Callable[[], None], device: torch.device) -> float:
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - start)
+
+
+def page(times: Sequence[Times], where: str) -> str:
+    """The document; `where` names the machine."""
+    words = (
+        "Milliseconds of the Lovász loss with its gradient over a made-up micro-batch, whose images hold each of four "
+        f"classes as often as Severstal's crops do: medians of {len(times[0].every)} rounds. The gain is the median of "
+        "the gains within each round (smallest to largest in brackets), as both ways take turns. "
+        f"Made by {made_by('bench.lovasz')}; {where}, {torch.get_num_threads()} threads; torch {version('torch')}."
+    )
+    header = ["micro-batch", "present pairs", "all sorted", "present sorted", "gain"]
+    table = format_columns([header, *map(_row, times)], markdown=True)
+    return f"# The Lovász loss\n\n{textwrap.fill(words, 120, break_on_hyphens=False)}\n\n{table}\n"
+
+
+def _row(times: Times) -> list[str]:
+    gains = times.gains
+    return [
+        "x".join(map(str, times.shape)),
+        times.pairs,
+        *(f"{statistics.median(some):.1f}" for some in (times.every, times.present)),
+        f"{statistics.median(gains):.2f}x ({min(gains):.2f} to {max(gains):.2f})",
+    ]
 
 
 if __name__ == "__main__":

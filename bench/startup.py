@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from bench.made_by import made_by
 from bench.speed.run import machine
 from bench.speed.worker import ROOT
 
@@ -38,6 +40,8 @@ class Row(NamedTuple):
 
 TORCH = "`import torch`"
 STEEL = ["-c", "import sys; from steel.cli import main; sys.exit(main())"]
+STRIPS, HEIGHT, WIDTH = 20, 64, 400
+"""That the training rows train on."""
 PATIENCE = 600
 """Seconds until a process is given up."""
 
@@ -73,7 +77,8 @@ def _has_stepped(folder: Path) -> bool:
 def prepare(folder: Path) -> None:
     """Strips, shards, and a model trained on them; an image of full size."""
     strips, large = folder / "strips", folder / "large"
-    synth = [*STEEL, "synth", str(strips), "--num-train", "20", "--num-test", "1", "--height", "64", "--width", "400"]
+    synth = [*STEEL, "synth", str(strips), "--num-train", str(STRIPS), "--num-test", "1"]
+    synth += ["--height", str(HEIGHT), "--width", str(WIDTH)]
     shards = ["--images", f"{strips}/train_images", "--labels", f"{strips}/train.csv", "--out", str(folder / "shards")]
     out = ["--data", str(folder / "shards"), "--out", str(folder / "trained"), "--tracking.tracker", "none"]
     for line in (
@@ -134,12 +139,17 @@ def main() -> None:
 def page(rows: list[Row], times: dict[str, list[float]], load: float) -> str:
     """The document."""
     torch = statistics.median(times[TORCH])
+    words = (
+        f"Seconds of a process, medians of {len(times[TORCH])} with the smallest and the largest, files in the page "
+        f"cache. Training is of the preset `smoke` on {STRIPS} synthetic strips of {HEIGHT}x{WIDTH}, `steel predict` "
+        "of one of 256x1600 by what that shipped: small, so that starting is what is timed. Made by "
+        f"{made_by('bench.startup')}; {machine()}, nice {os.nice(0)}, load average {load:.1f}; Python "
+        f"{sys.version.split()[0]}, torch {version('torch')}."
+    )
     lines = [
         "# Starting up",
         "",
-        f"Made by `python -m bench.startup`: seconds of a process, medians of {len(times[TORCH])} with the smallest "
-        f"and the largest, files in the page cache. {machine()}, nice {os.nice(0)}, load average {load:.1f}; "
-        f"Python {sys.version.split()[0]}, torch {version('torch')}.",
+        textwrap.fill(words, 120, break_on_hyphens=False),
         "",
         f"| process | s | from | to | beyond {TORCH} | target |",
         "|---|---|---|---|---|---|",

@@ -10,14 +10,12 @@ What was trained before is not trained again: remove a run's folder under --work
 import argparse
 import os
 import platform
-import shlex
-import subprocess
 import sys
 from collections.abc import Collection
-from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+from bench.made_by import made_by
 from bench.quality import (
     ablation,
     auto_choice,
@@ -120,7 +118,7 @@ def main() -> int:
         text = demo.run(work, seeds=options.seeds)
     else:
         text = ablation.run(work, seeds=options.seeds, variants=options.variants or list(ablation.VARIANTS))
-    (HERE / "sections" / f"{options.what}.md").write_text(f"{_made_by()}\n\n{text}\n")
+    (HERE / "sections" / f"{options.what}.md").write_text(f"{_head()}\n\n{text}\n")
     HERE.with_suffix(".md").write_text(report())
     print(text)
     return 0
@@ -148,20 +146,12 @@ def report() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _made_by() -> str:
+def _head() -> str:
     import torch
 
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores, no GPU"
-    words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]  # no one else has these paths
-    command = f"python -m bench.quality {shlex.join(words)}"
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return (
-        f"`{command}` at {commit or 'an unknown commit'}, {date.today()}, {machine}, Python "
-        f"{platform.python_version()}, {versions}."
-    )
+    return f"{made_by('bench.quality')}, {machine}, Python {platform.python_version()}, {versions}."
 
 
 def _parse() -> argparse.Namespace:

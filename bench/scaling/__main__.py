@@ -2,26 +2,31 @@
 
 Gradients are counted on the presets' networks and summed here over two processes; on links of GPUs the sum's time is
 the arithmetic of rings over nominal rates. Steps come from `bench/train_step.json` where it was made on a GPU, the
-loader's pace from `bench/speed.json`. Indexes are made up and opened; the largest is extrapolated.
+loader's pace from `bench/speed.json`: after either has been made anew, `--derived` puts it in. Indexes are made up and
+opened; the largest is extrapolated.
 """
 
 import argparse
+import functools
 import json
 import os
+import re
+import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from torch import nn
 from tqdm import tqdm
 
+from bench.made_by import made_by
 from bench.scaling.index_size import MICRO_BATCH, SAMPLES_PER_SHARD, Opening, make_folder
 from bench.scaling.links import BETWEEN_NODES, measure_gloo, reduce_seconds
 from bench.speed.run import machine
@@ -31,6 +36,7 @@ from steel.model.network import UnifiedModel
 from steel.reports.tables import format_columns
 from train.presets import ENCODERS, SEVERSTAL
 
+BENCH = ROOT / "bench"
 PRESETS = (SEVERSTAL, *ENCODERS)
 WORLDS = (8, 64, 512)
 SIZES = (100_000, 1_000_000, 10_000_000)
@@ -63,37 +69,70 @@ def gradient_rows(repeats: int) -> Iterator[list[str]]:
         yield [*counted, here, inside, *reduced]
 
 
-def efficiency_rows(steps: dict[str, float]) -> Iterator[list[str]]:
+class MicroBatchTime(NamedTuple):
+    """Of a preset's network on one GPU."""
+
+    images: int
+    milliseconds: float
+    """Of a step, for each of its micro-batches."""
+
+
+def efficiency_rows(times: Mapping[str, MicroBatchTime]) -> Iterator[list[str]]:
     """The second table: from which step on the sum costs little, and the efficiency of the step where it is known.
 
     Args:
-        steps: milliseconds of a step on one GPU, by preset.
+        times: by preset; of `WORLDS` GPUs each computes one micro-batch a step.
     """
     for preset in PRESETS:
         num_bytes = sum(count_bytes(preset))
         for link in BETWEEN_NODES:
             costs = [1e3 * reduce_seconds(num_bytes, world, link) for world in WORLDS]
             least = " / ".join(f"{cost / LITTLE - cost:.0f}" for cost in costs)
-            step = steps.get(preset.preset)
             known = "not measured on a GPU"
-            if step is not None:
-                known = f"{step:.1f} ms: " + " / ".join(f"{step / (step + cost):.1%}" for cost in costs)
+            if preset.preset in times:
+                images, step = times[preset.preset]
+                efficiencies = " / ".join(f"{step / (step + cost):.1%}" for cost in costs)
+                known = f"{images} images a GPU, {step:.1f} ms: {efficiencies}"
             yield [f"`{preset.preset}`", link.name.split(",")[0].split(" (")[0], least, known]
 
 
-def measured_steps(path: Path) -> dict[str, float]:
-    """Milliseconds of a step by preset, where `bench.train_step` ran on a GPU with the preset's network; else none."""
-    table = json.loads(path.read_text(encoding="utf-8"))
-    if "not measured on a GPU" in table["facts"]:
-        return {}
-    found = {}
-    for preset in PRESETS:
-        name = f"made-up {preset.model.architecture} {preset.model.encoder}, 256x1600, batch "
+def micro_batch_times(tables: Sequence[Path]) -> dict[str, MicroBatchTime]:
+    """By preset, where `bench.train_step` ran on a GPU with the preset's network, whatever weights its encoder has.
+
+    Of several rows of a network the one of the smallest batch counts: its steps are the most like those of a GPU among
+    many, which updates the weights after each micro-batch.
+
+    Args:
+        tables: of `bench.train_step`, as JSON.
+    """
+    found: dict[str, tuple[int, MicroBatchTime]] = {}
+    presets = {(one.model.architecture, _without_tag(one.model.encoder)): one.preset for one in PRESETS}
+    for path in tables:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if "not measured on a GPU" in table["facts"]:
+            continue
+        given = _micro_batch(table["facts"]["options"])
         for row in table["rows"]:
-            if row["name"].startswith(name) and row["sides"][0]["rates"]:
-                batch = int(row["name"].removeprefix(name))
-                found[preset.preset] = 1e3 * batch / statistics.median(row["sides"][0]["rates"])
-    return found
+            name = re.fullmatch(r"made-up (\S+) (\S+), 256x1600, batch (\d+)", row["name"])
+            preset = name and presets.get((name[1], _without_tag(name[2])))
+            if name and preset and (rates := row["sides"][0]["rates"]):
+                batch = int(name[3])
+                images = min(given or batch, batch)
+                time = MicroBatchTime(images, 1e3 * images / statistics.median(rates))
+                found[preset] = min(found.get(preset, (batch, time)), (batch, time))
+    return {preset: time for preset, (_, time) in found.items()}
+
+
+def _micro_batch(options: str) -> int | None:
+    """Of the options that a table of `bench.train_step` was made with; None: a step's batch is one."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--micro-batch", type=int)
+    return parser.parse_known_args(shlex.split(options))[0].micro_batch
+
+
+def _without_tag(encoder: str) -> str:
+    """The name in timm of the network alone: behind the dot stands which weights."""
+    return encoder.partition(".")[0]
 
 
 def loader_rows(table: Path) -> Iterator[list[str]]:
@@ -135,62 +174,70 @@ def _index_row(name: str, index_bytes: int, opening: Opening) -> list[str]:
     ]
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return format_columns([list(header), *map(list, rows)], markdown=True)
-
-
-def write_page(path: Path, repeats: int, sizes: Sequence[int], facts: dict[str, Any], work: Path) -> None:
-    """Measure everything and write the page."""
-    worlds = ", ".join(map(str, WORLDS))
-    sections = (
-        (
-            "Summing gradients",
-            "Megabytes of float32 gradients, kilobytes of BatchNorm statistics that ranks join, and milliseconds of "
-            "their sum: **measured** over two gloo processes of one thread on this machine (median, smallest to "
-            f"largest of {repeats}); **computed** for GPUs, eight to a node: a ring within the node over NVLink, then "
-            "rings between nodes, over nominal rates (`scaling/links.py`), nothing of it measured. The sum runs beside "
-            "the backward pass, so this is the most that a step can wait for it.",
-            (
-                "preset",
-                "MB",
-                "kB",
-                "gloo, 2 here",
-                "NVLink, 8",
-                *(f"{k}, {n}" for k in ("NDR", "25 GbE") for n in WORLDS[1:]),
-            ),
-            list(gradient_rows(repeats)),
-        ),
-        (
-            "Efficiency",
-            f"The shortest step, in milliseconds on one GPU, of which the sum takes at most {LITTLE:.0%} when nothing "
-            f"of it overlaps, for {worlds} GPUs; and the efficiency of the measured step, on the same assumption. "
-            "Accumulating micro-batches makes steps longer and sums no more.",
-            ("preset", "between nodes", f"step for 95 % at {worlds}", "measured step, efficiency"),
-            list(efficiency_rows(measured_steps(ROOT / "bench" / "train_step.json"))),
-        ),
-        (
-            "Host cores per GPU",
-            "Crops of 256x512 per second of one loader process, from the table of `bench.speed`, and the processes "
-            "that feed a GPU which takes so many images per second. The machine that made it stands there.",
-            ("batches", "images/s a core", *(f"{need:,} images/s" for need in NEEDS)),
-            list(loader_rows(ROOT / "bench" / "speed.json")),
-        ),
-        (
-            "Index and start",
-            f"A made-up index of so many samples, {SAMPLES_PER_SHARD} to a shard, four classes, in the page cache; one "
-            f"core, medians of {repeats} processes. Opening reads the manifest, maps the index and checks each row "
-            "against it, in every rank; then the order of an epoch; then finding and placing the samples of a "
-            f"micro-batch of {MICRO_BATCH} in mid-epoch. Memory is what the process has grown at its most, and "
-            "counts pages of the mapped index, which the system takes back when it needs them.",
-            ("samples", "index, MB", "open, s", "order, s", "micro-batch, ms", "memory, MB"),
-            list(index_rows(sizes, repeats, work)),
-        ),
+def gradients_section(repeats: int) -> str:
+    """What sums cost: measured here, computed for GPUs."""
+    words = (
+        "Megabytes of float32 gradients, kilobytes of BatchNorm statistics that ranks join, and milliseconds of "
+        "their sum: **measured** over two gloo processes of one thread on this machine (median, smallest to "
+        f"largest of {repeats}); **computed** for GPUs, eight to a node: a ring within the node over NVLink, then "
+        "rings between nodes, over nominal rates (`scaling/links.py`), nothing of it measured. The sum runs beside "
+        "the backward pass, so this is the most that a step can wait for it."
     )
-    lines = ["# Many GPUs, many images", "", "Made by `python -m bench.scaling`.", ""]
-    lines += [f"- {name}: {value}" for name, value in facts.items()]
-    for title, words, header, rows in sections:
-        lines += ["", f"## {title}", "", textwrap.fill(words, 120), "", _table(header, rows)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    header = ["preset", "MB", "kB", "gloo, 2 here", "NVLink, 8"]
+    header += [f"{k}, {n}" for k in ("NDR", "25 GbE") for n in WORLDS[1:]]
+    return _section("Summing gradients", words, header, list(gradient_rows(repeats)))
+
+
+def efficiency_section(tables: Sequence[Path]) -> str:
+    """From tables of `bench.train_step`; nothing is measured."""
+    worlds = ", ".join(map(str, WORLDS))
+    words = (
+        f"The shortest step, in milliseconds on one GPU, of which the sum takes at most {LITTLE:.0%} when nothing "
+        f"of it overlaps, for {worlds} GPUs; and, on the same assumption, the efficiency where each GPU computes one "
+        "micro-batch a step, as with the presets from 8 GPUs on: its time is that of a step measured on one GPU, for "
+        "each of its micro-batches. Accumulating micro-batches makes steps longer and sums no more."
+    )
+    header = ("preset", "between nodes", f"step for 95 % at {worlds}", "one micro-batch, efficiency")
+    return _section("Efficiency", words, header, list(efficiency_rows(micro_batch_times(tables))))
+
+
+def cores_section(table: Path) -> str:
+    """From the table of `bench.speed`; nothing is measured."""
+    words = (
+        "Crops of 256x512 per second of one loader process, from the table of `bench.speed`, and the processes "
+        "that feed a GPU which takes so many images per second. The machine that made it stands there."
+    )
+    header = ("batches", "images/s a core", *(f"{need:,} images/s" for need in NEEDS))
+    return _section("Host cores per GPU", words, header, list(loader_rows(table)))
+
+
+def index_section(sizes: Sequence[int], repeats: int, work: Path) -> str:
+    """How long indexes take to open, measured here."""
+    words = (
+        f"A made-up index of so many samples, {SAMPLES_PER_SHARD} to a shard, four classes, in the page cache; one "
+        f"core, medians of {repeats} processes. Opening reads the manifest, maps the index and checks each row "
+        "against it, in every rank; then the order of an epoch; then finding and placing the samples of a "
+        f"micro-batch of {MICRO_BATCH} in mid-epoch. Memory is what the process has grown at its most, and "
+        "counts pages of the mapped index, which the system takes back when it needs them."
+    )
+    header = ("samples", "index, MB", "open, s", "order, s", "micro-batch, ms", "memory, MB")
+    return _section("Index and start", words, header, list(index_rows(sizes, repeats, work)))
+
+
+def _section(title: str, words: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    table = format_columns([list(header), *map(list, rows)], markdown=True)
+    return f"## {title}\n\n{textwrap.fill(words, 120)}\n\n{table}\n"
+
+
+def replace_section(page: str, section: str) -> str:
+    """The page with `section` in the place of the one of that title.
+
+    Raises:
+        ValueError: the page has none.
+    """
+    start = page.index(section[: section.index("\n") + 1])
+    end = page.find("\n## ", start)
+    return page[:start] + section + ("" if end < 0 else page[end:])
 
 
 def main() -> None:
@@ -200,16 +247,39 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="that count, after one that does not")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="samples of the indexes")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "scaling.md", metavar="FILE", help="the page")
-    options = parser.parse_args()
-    facts = {
-        "machine": machine(),
-        "load average": f"{os.getloadavg()[0]:.1f} at the start",
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "pyarrow")),
-    }
-    with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
-        write_page(options.out, options.repeats, options.sizes, facts, Path(folder) / "shards")
-    print(options.out.read_text())
+    parser.add_argument("--out", type=Path, default=BENCH / "scaling.md", metavar="FILE", help="the page")
+    parser.add_argument(
+        "--derived", action="store_true", help="measure nothing: rewrite what follows from other tables, in that page"
+    )
+    parser.add_argument(
+        "--steps",
+        type=Path,
+        nargs="+",
+        default=[BENCH / "train_step.json"],
+        metavar="FILE",
+        help="tables of bench.train_step: of all presets' networks together, on one GPU of one kind",
+    )
+    options, load = parser.parse_args(), os.getloadavg()[0]
+    derived = efficiency_section(options.steps), cores_section(BENCH / "speed.json")
+    if options.derived:
+        try:
+            page = functools.reduce(replace_section, derived, options.out.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            parser.error(f"--derived: {options.out} is no page of this program; make it without --derived")
+    else:
+        with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
+            index = index_section(options.sizes, options.repeats, Path(folder) / "shards")
+        facts = {
+            "made by": made_by("bench.scaling"),
+            "machine": machine(),
+            "load average": f"{load:.1f} at the start",
+            "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "pyarrow")),
+        }
+        head = ["# Many GPUs, many images", ""]
+        head += [f"- {name}: {value}" for name, value in facts.items()]
+        page = "\n".join(["\n".join(head) + "\n", gradients_section(options.repeats), *derived, index])
+    options.out.write_text(page, encoding="utf-8")
+    print(page)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from bench.made_by import made_by
 from bench.speed.dataset import SHARD_SIZE, Dataset, make_dataset, make_peers_formats
 from bench.speed.environment import SAME_AS_OURS, peers_python
 from bench.speed.report import write_report
@@ -22,8 +23,8 @@ from bench.speed.run import Workers, machine, measure_row
 from bench.speed.worker import ROOT, Worker
 
 NOTES = (
-    "Made by `python -m bench.speed`; see [README.md](README.md) for how. Medians over the repeats. A ratio is the "
-    "median of the ratios within each repeat (smallest to largest in brackets), as both sides run one after the other.",
+    "See [README.md](README.md) for how. Medians over the repeats. A ratio is the median of the ratios within each "
+    "repeat (smallest to largest in brackets), as both sides run one after the other.",
 )
 
 
@@ -69,6 +70,7 @@ def main() -> None:
         store.kill()
         store.wait()
     facts: dict[str, Any] = {
+        "made by": made_by("bench.speed"),
         "machine": machine(),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end (alone, a run makes 1 to 2)",

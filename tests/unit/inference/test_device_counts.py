@@ -41,6 +41,7 @@ def test_against_counting_each_image(num_classes: int, kind: type, ignore_bit: i
     targets = counting_targets(bitmasks, (4, 13, 20), num_classes, ignore_bit)
     found = histograms_on_device(torch.from_numpy(probs), targets)
     assert (found.dtype, found.shape) == (torch.int32, (4, num_classes, 2, 256))
+    assert found[0].nbytes == num_classes * 2048  # that travel of each image: 8 KiB with four classes
     for image, bitmask in enumerate(bitmasks):
         height, width = bitmask.shape
         valid = np.ones(bitmask.shape, bool) if ignore_bit is None else bitmask >> ignore_bit & 1 == 0
