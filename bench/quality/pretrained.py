@@ -20,7 +20,7 @@ from steel.precision import choose_precision
 from steel.shards.reader import ShardReader
 
 ENCODER, DECODER = "tu-tf_efficientnet_lite0", (64, 48, 32, 24, 16)
-RATES = (2e-3, 4e-3, 8e-3)
+RATES = (1e-3, 2e-3, 4e-3)
 """The plain loop's; the best of them on the validation images, with the first seed, is its own with all."""
 MEASURES: Mapping[str, Measure] = {"mean IoU": miou, "mean Dice": mean_dice, "positive Dice": mean_dice_positive}
 AUTO, PLAIN, SEVERSTAL = "auto", "plain loop", "preset severstal"
