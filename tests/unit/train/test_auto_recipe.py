@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from train.auto_recipe import (
     memory_class,
 )
 from train.budget import Budget
+from train.engine.batch_plan import plan_phases
 from train.engine.run_folder import RunFolder
 from train.fitting import find_machine_class, fit_preset, read_facts
 from train.presets import SEVERSTAL
@@ -143,6 +145,20 @@ def test_every_choice_holds_together(
         assert phase.micro_batch * height * width * 4000 <= memory * 0.5e9 * 1.01 or phase.crop == (0, 0)
     assert {"phases.0.crop", "phases.1.micro-batch", "model.encoder", "machine"} <= found.reasons.keys()
     assert all(len(reason.splitlines()) == 1 for reason in found.reasons.values())
+
+
+def test_few_images_leave_one_process_and_the_way_to_two_is_told() -> None:
+    """A recipe is the same for any number of processes; one that is too large for it is refused."""
+    found = auto_recipe(changed(TILES, images=100, images_per_class=(50, 60)), LARGE)
+    assert [(phase.batch_size, phase.micro_batch) for phase in found.phases] == [(8, 8), (8, 8)]
+    plan = partial(plan_phases, epoch_lengths=[100, 100], every_epochs=found.validation.every_epochs)
+    plan(found.phases, rank=0, world=1)
+    with pytest.raises(InputError, match="2 processes share 1 micro-batch per step") as caught:
+        plan(found.phases, rank=1, world=2)
+    assert "(--phases.0.micro-batch 4 --phases.1.micro-batch 4)" in str(caught.value)
+    halved = plan([replace(phase, micro_batch=4) for phase in found.phases], rank=1, world=2)
+    assert [part.share for part in halved] == [range(1, 2), range(1, 2)]
+    assert len(plan(auto_recipe(STRIPS, LARGE).phases, rank=7, world=8)) == 2
 
 
 @pytest.mark.parametrize(
