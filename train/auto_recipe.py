@@ -9,11 +9,10 @@ and what changes the gray levels are those that were best on pretrained weights 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from steel.config import Config, LossConfig, ModelConfig, TransformConfig, ValidationConfig
 from steel.errors import InputError
-from steel.plain import to_dict
 from train.presets import AUGMENT, SEVERSTAL
 
 _CROPS, _FULL = SEVERSTAL.phases
@@ -60,6 +59,8 @@ class DataFacts:
     """Median height and width of the images as stored."""
     largest: tuple[int, int]
     """Largest height and largest width."""
+    whole: tuple[int, int] | None = None
+    """Those of whole images where these are tiles, as the shards store large images; None where none is larger."""
 
 
 @dataclass(frozen=True)
@@ -118,21 +119,8 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
         phases=(replace(first, warmup=_WARMUP, loss=first_loss), second),
         augment=_augment(facts, crop, reasons),
         validation=_validation(passes, reasons),
-        reasons={"machine": f"{machine}: the encoder, crops and micro-batches depend on that", **reasons},
+        reasons={"machine": f"{machine}: auto's encoder, rates, crops and micro-batches depend on that", **reasons},
     )
-
-
-def explain_changes(derived: Config, final: Config) -> Config:
-    """`final` with reasons that are true of it: where options have changed what was derived, they say so."""
-    before, after = _leaves(to_dict(derived)), _leaves(to_dict(final))
-    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    told = {
-        name: f"{_brief(after.get(name))}, as given (auto: {reason})"
-        if any(leaf == name or leaf.startswith(f"{name}.") for leaf in changed)
-        else reason
-        for name, reason in derived.reasons.items()
-    }
-    return replace(final, reasons=told)
 
 
 def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -142,22 +130,49 @@ def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> 
     if crop != size and _is_nearly_square(size):
         crop = (min(crop), min(crop))  # so that quarter turns fit
     room = int(_USED_MEMORY * machine.memory_gb * 1e9 / _BYTES_PER_PIXEL / 2)
-    whole = (0, 0) if facts.largest == size else size
-    full = (
-        whole if math.prod(size) <= min(_FULL_PIXELS, room) else fit_crop(size, min(_FULL_PIXELS, room), side=1 << 15)
-    )
-    if crop == size:
-        reasons["phases.0.crop"] = f"the median image, {_by(size)}: it is no larger than a crop is on {machine.kind}s"
+    if math.prod(size) > min(_FULL_PIXELS, room):
+        full = fit_crop(size, min(_FULL_PIXELS, room), side=1 << 15)
     else:
-        shape = "square, as images nearly are" if _is_nearly_square(size) else "as high and wide as they come"
+        full = (0, 0) if facts.largest == size else size
+    noun, sizes = _samples(facts)
+    if crop == size:
+        reasons["phases.0.crop"] = f"the median {noun}, {_by(size)}: it is no larger than a crop is on {machine.kind}s"
+    else:
         reasons["phases.0.crop"] = (
-            f"{_by(crop)} of images of {_by(size)}: {budget} pixels at most, {shape}, in whole 32s"
+            f"{_by(crop)} of {sizes}: {budget} pixels at most, {_shape(crop, size)}, in whole 32s"
         )
-    many = "" if facts.largest == size else f"; images come up to {_by(facts.largest)}, and the median pads few"
-    cut = "" if full in (whole, (0, 0)) else "; the whole image would not fit"
-    shown = "whole images" if full == (0, 0) else _by(full)
-    reasons["phases.1.crop"] = f"{shown}, as they will be predicted{many}{cut}"
+    if full == (0, 0):
+        reasons["phases.1.crop"] = (
+            "whole images, as they will be predicted"
+            if facts.whole is None
+            else f"whole {sizes}, as images of up to {_by(facts.whole)} are stored"
+        )
+    elif full == size:
+        reasons["phases.1.crop"] = f"{_by(full)} of {sizes}: the median pads few, and larger ones are cropped"
+    elif room < _FULL_PIXELS:
+        reasons["phases.1.crop"] = (
+            f"{_by(full)} of {sizes}: at {_BYTES_PER_PIXEL // 1000} kB per pixel, two crops of {room:,} pixels need "
+            f"half of {machine}"
+        )
+    else:
+        reasons["phases.1.crop"] = f"{_by(full)} of {sizes}: {_FULL_PIXELS:,} pixels at most, on whatever machine"
     return crop, full
+
+
+def _samples(facts: DataFacts) -> tuple[str, str]:
+    """What is cropped, one of them and all with their sizes, for reasons."""
+    noun = "image" if facts.whole is None else "stored tile"
+    more = "" if facts.largest == facts.size else f" at the median, up to {_by(facts.largest)}"
+    return noun, f"{noun}s of {_by(facts.size)}{more}"
+
+
+def _shape(crop: tuple[int, int], size: tuple[int, int]) -> str:
+    """Of a crop of an image that is larger, for reasons."""
+    if _is_nearly_square(size):
+        return "square, as images nearly are"
+    if min(crop) == _whole(min(size)):
+        return f"all of their {'height' if size[0] <= size[1] else 'width'}"
+    return "nearly square, which shows more around a defect"
 
 
 def fit_crop(size: tuple[int, int], pixels: int, side: int = _SHORT_SIDE) -> tuple[int, int]:
@@ -203,7 +218,9 @@ def _rate(machine: MachineClass, reasons: dict[str, str]) -> float:
     if machine.kind == "gpu":
         reasons["phases.0.lr"] = f"{_CROPS.lr:g}, as in Severstal's preset, {rises}"
         return _CROPS.lr
-    reasons["phases.0.lr"] = f"2e-3, {rises}: lower rates left short trainings of this encoder's weights unfinished"
+    reasons["phases.0.lr"] = (
+        f"2e-3, {rises}: lower rates left short trainings of EfficientNet-Lite0's weights unfinished"
+    )
     return 2e-3
 
 
@@ -311,22 +328,3 @@ def _is_nearly_square(size: tuple[int, int]) -> bool:
 
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _leaves(values: Any, path: str = "") -> dict[str, Any]:
-    """Dotted names, as options have them, to what is no mapping and no list of mappings."""
-    if isinstance(values, list) and values and isinstance(values[0], dict):
-        values = {str(number): item for number, item in enumerate(values)}
-    if not isinstance(values, dict):
-        return {path.replace("_", "-"): values}
-    found: dict[str, Any] = {}
-    for name, item in values.items():
-        if name != "reasons":
-            found |= _leaves(item, f"{path}.{name}".lstrip("."))
-    return found
-
-
-def _brief(value: Any) -> str:
-    if value is None:
-        return "another value"
-    return _by((value[0], value[1])) if isinstance(value, list) and len(value) == 2 else str(value)

@@ -39,14 +39,20 @@ def read_facts(reader: ShardReader) -> DataFacts:
     """What a set says of itself: of its tiles, where it stores large images in such; training reads them as images."""
     index = reader.samples
     present = np.asarray(index.areas) > 0
+    largest, whole = (_largest(part.height, part.width) for part in (index, reader.index))
     return DataFacts(
         images=len(index),
         clean=int((~present.any(axis=1)).sum()),
         class_names=reader.manifest.class_names,
         images_per_class=tuple(int(count) for count in present.sum(axis=0)),
         size=(_median(index.height), _median(index.width)),
-        largest=(int(np.max(index.height, initial=1)), int(np.max(index.width, initial=1))),
+        largest=largest,
+        whole=whole if whole != largest else None,
     )
+
+
+def _largest(heights: Any, widths: Any) -> tuple[int, int]:
+    return int(np.max(heights, initial=1)), int(np.max(widths, initial=1))
 
 
 def find_machine_class() -> MachineClass:
