@@ -8,12 +8,14 @@ and what changes the gray levels are those that were best on pretrained weights 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from steel.config import Config, LossConfig, ModelConfig, TransformConfig, ValidationConfig
 from steel.errors import InputError
+from steel.thresholds.search_space import SearchSpace
 from train.presets import AUGMENT, SEVERSTAL
+from train.recipe_facts import DataFacts, MachineClass
 
 _CROPS, _FULL = SEVERSTAL.phases
 _LOSS = LossConfig({"bce": 1.0, "batch_dice": 1.0, "classification": 0.02}, absent=0.0)
@@ -26,6 +28,8 @@ _CROP_PIXELS = {"gpu": 256 * 512, "cpu": 128 * 256}
 """Of a crop of the first phase: Severstal's, and a quarter of it where each costs a CPU seconds."""
 _FULL_PIXELS = 1 << 20
 """Larger images than that are cut in the second phase, too."""
+_STRIDE = 32
+"""Of auto's encoders: images are padded to whole ones."""
 _SHORT_SIDE = 384
 """A crop is at most so high or wide, whichever is less: a square one sees more around a defect than a thin one."""
 _BYTES_PER_PIXEL = 4000
@@ -44,45 +48,6 @@ _RARE, _FEW = 0.01, (30, 0.03)
 """A class is rare in less than that share of the images; or in fewer than so many of them, if less than that share."""
 _PASTE = 0.5
 """Of the crops, where a class is rare."""
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What a manifest and its index say of a set; nothing here needs an image to be read."""
-
-    images: int
-    clean: int
-    """Images without any class."""
-    class_names: tuple[str, ...]
-    images_per_class: tuple[int, ...]
-    size: tuple[int, int]
-    """Median height and width of the images as stored."""
-    largest: tuple[int, int]
-    """Largest height and largest width."""
-    whole: tuple[int, int] | None = None
-    """Those of whole images where these are tiles, as the shards store large images; None where none is larger."""
-
-
-@dataclass(frozen=True)
-class MachineClass:
-    """What decides which micro-batch fits: machines of one class get one recipe."""
-
-    kind: Literal["cpu", "gpu"]
-    memory_gb: int
-    """Of one GPU or of the host: one of `MEMORY_CLASSES`."""
-
-    def __str__(self) -> str:
-        return f"{'a GPU' if self.kind == 'gpu' else 'a CPU'} with {self.memory_gb} GB"
-
-
-MEMORY_CLASSES = (4, 8, 12, 16, 24, 32, 40, 48, 80)
-"""In units of 10**9 bytes; a machine is of the largest class that it fills nearly."""
-
-
-def memory_class(num_bytes: float) -> int:
-    """The class of a memory; a part of it is always taken by others, so a sixteenth may be missing."""
-    fitting = [size for size in MEMORY_CLASSES if num_bytes >= size * 1e9 * 15 / 16]
-    return max(fitting, default=MEMORY_CLASSES[0])
 
 
 def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = None) -> Config:
@@ -110,6 +75,7 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
     sampling = replace(_CROPS.sampling, order=order, paste=paste, defect_crop=_defect_crop(facts, crop, reasons))
     first = replace(_CROPS, epochs=passes, crop=crop, batch_size=batch, micro_batch=micro[0], lr=lr, sampling=sampling)
     first_loss, last_loss = _losses(facts, reasons)
+    reasons["tiling"], reasons["thresholds"] = _why_tiling(facts), _why_thresholds()
     last = _last_passes(passes, reasons)
     second = replace(_FULL, epochs=last, crop=full, batch_size=batch, micro_batch=micro[1], lr=lr / 10, loss=last_loss)
     return replace(
@@ -317,9 +283,38 @@ def _validation(passes: float, reasons: dict[str, str]) -> ValidationConfig:
     return replace(SEVERSTAL.validation, every_epochs=every)
 
 
+def _why_tiling(facts: DataFacts) -> str:
+    """As in Severstal's preset, whatever the set: what that means for its images."""
+    tiling, largest = SEVERSTAL.tiling, facts.whole or facts.largest
+    if math.prod(-(-side // _STRIDE) * _STRIDE for side in largest) <= tiling.budget:
+        return (
+            f"none: images, of up to {_by(largest)}, are validated and predicted whole, as they are up to "
+            f"{tiling.budget:,} pixels"
+        )
+    return (
+        f"images of more than {tiling.budget:,} pixels are validated and predicted in tiles of as many as in "
+        f"{tiling.tile}x{tiling.tile} that share {tiling.overlap}, smaller ones whole; here they are of up to "
+        f"{_by(largest)}"
+    )
+
+
+def _why_thresholds() -> str:
+    """The search has no options; it is told of because people ask what was chosen."""
+    space = SearchSpace()
+    of_pixels, of_labels = (
+        f"{len(tried)} from {tried[0] / 255:.2f} to {tried[-1] / 255:.2f}"
+        for tried in (space.pixel_thresholds, space.label_thresholds)
+    )
+    return (
+        f"the same search for every set, on the validation images: of pixels {of_pixels}, of labels {of_labels}, and "
+        f"{space.area_steps} areas between those of the class's own training images; what gains no more than noise, "
+        "cross-fitted, is not taken, so that nothing is left to choose beforehand"
+    )
+
+
 def _whole(length: float) -> int:
-    """The nearest multiple of 32 that is not more, but 32 at least."""
-    return max(32, int(length) // 32 * 32)
+    """The nearest multiple of the stride that is not more, but one stride at least."""
+    return max(_STRIDE, int(length) // _STRIDE * _STRIDE)
 
 
 def _is_nearly_square(size: tuple[int, int]) -> bool:

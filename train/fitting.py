@@ -11,10 +11,11 @@ from steel.config import Config
 from steel.errors import InputError
 from steel.plain import from_dict
 from steel.shards.reader import ShardReader
-from train.auto_recipe import DataFacts, MachineClass, auto_recipe, memory_class
+from train.auto_recipe import auto_recipe
 from train.budget import Budget, scale_to
 from train.engine.run_folder import RunFolder
 from train.presets import AUTO, get_preset
+from train.recipe_facts import DataFacts, MachineClass, memory_class
 
 
 def fit_preset(name: str, data: str, out: str, budget: Budget) -> Config:

@@ -13,26 +13,22 @@ from hypothesis import strategies as st
 
 from steel.config import Config, LossConfig, TransformConfig
 from steel.errors import InputError
+from steel.inference.tiles import is_tiled
 from steel.plain import to_dict
 from steel.shards.reader import ShardReader
 from train import fitting
 from train.arguments import parse_fit
-from train.auto_recipe import (
-    MEMORY_CLASSES,
-    DataFacts,
-    MachineClass,
-    auto_recipe,
-    fit_crop,
-    memory_class,
-)
+from train.auto_recipe import auto_recipe, fit_crop
 from train.budget import Budget
 from train.engine.batch_plan import plan_phases
 from train.engine.run_folder import RunFolder
 from train.fitting import find_machine_class, fit_preset, read_facts
 from train.presets import SEVERSTAL
+from train.recipe_facts import MEMORY_CLASSES, DataFacts, MachineClass, memory_class
 from train.recipe_reasons import explain_changes
 
 LARGE = MachineClass("gpu", 80)
+SMALL = MachineClass("cpu", 8)
 STRIPS = DataFacts(9000, 4200, ("1", "2", "3", "4"), (640, 178, 3690, 570), (256, 1600), (256, 1600))
 """Severstal's published training part, nearly."""
 TILES = DataFacts(700, 0, ("a", "b"), (300, 400), (200, 200), (200, 200))
@@ -233,6 +229,32 @@ def crop_reasons(facts: DataFacts, machine: MachineClass, **sizes: tuple[int, in
 )
 def test_crops_are_explained_by_what_limits_them(sizes: dict[str, Any], first: str, second: str) -> None:
     assert crop_reasons(TILES, LARGE, **sizes) == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ({}, "none: images, of up to 200x200, are validated and predicted whole, as they are up to 2,097,152 pixels"),
+        ({"largest": (1024, 2048)}, "none: images, of up to 1024x2048, are"),
+        # 1025 rows are padded to 1056, of 2048 columns.
+        ({"largest": (1025, 2048)}, "images of more than 2,097,152 pixels are validated and predicted in tiles of"),
+        ({"whole": (3000, 4000)}, "images of more than 2,097,152 pixels are validated"),
+    ],
+)
+def test_how_large_images_are_predicted_is_told(sizes: dict[str, Any], reason: str) -> None:
+    found = auto_recipe(changed(TILES, **sizes), LARGE)
+    assert found.reasons["tiling"].startswith(reason) and found.tiling == SEVERSTAL.tiling
+    largest = sizes.get("whole", sizes.get("largest", (200, 200)))
+    assert is_tiled(*largest, found.tiling, 32) == reason.startswith("images of more")
+    assert f"up to {largest[0]}x{largest[1]}" in found.reasons["tiling"]
+    given = replace(found, tiling=replace(found.tiling, tile=512))
+    assert explain_changes(found, given).reasons["tiling"].startswith("another value, as given (auto: ")
+
+
+def test_the_search_of_thresholds_is_told() -> None:
+    """It depends on no set and no machine."""
+    (told,) = {auto_recipe(facts, m).reasons["thresholds"] for facts in (TILES, STRIPS) for m in (LARGE, SMALL)}
+    assert "of pixels 15 from 0.06 to 0.94, of labels 9 from 0.13 to 0.88, and 8 areas" in told
 
 
 def test_a_set_without_images_is_refused() -> None:
