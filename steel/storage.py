@@ -85,6 +85,20 @@ def filesystem(url: str) -> tuple[Any, str]:
         raise InputError(f"{url}: {error}") from error
 
 
+def load_driver(url: str) -> None:
+    """Import what speaks the protocol of a remote `url`, which can take seconds but asks no network.
+
+    Raises:
+        InputError: as `filesystem`.
+    """
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(fsspec.utils.get_protocol(url))
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{url}: {error}") from error
+
+
 @contextmanager
 def _store_of(url: str | os.PathLike[str]) -> Iterator[tuple[Any, str]]:
     """What `filesystem` gives; whatever its library raises in the block comes out as an OSError that names the place.

@@ -16,11 +16,11 @@ from steel.config import Config
 from steel.distributed.runtime import Runtime, launcher_rank
 from steel.errors import InputError, SharedError
 from steel.extensions import VARIABLE, load_extensions
-from train.auto_recipe import explain_changes
 from train.budget import Budget, parse_budget
 from train.fitting import fit_preset
 from train.options import build_registry, check_names, parse_fields
 from train.presets import AUTO, PRESETS, get_preset
+from train.recipe_reasons import explain_changes
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ and what changes the gray levels are those that were best on pretrained weights 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 from steel.config import Config, LossConfig, ModelConfig, TransformConfig, ValidationConfig
 from steel.errors import InputError
-from steel.plain import to_dict
+from steel.thresholds.search_space import SearchSpace
 from train.presets import AUGMENT, SEVERSTAL
+from train.recipe_facts import DataFacts, MachineClass
 
 _CROPS, _FULL = SEVERSTAL.phases
 _LOSS = LossConfig({"bce": 1.0, "batch_dice": 1.0, "classification": 0.02}, absent=0.0)
@@ -27,6 +28,8 @@ _CROP_PIXELS = {"gpu": 256 * 512, "cpu": 128 * 256}
 """Of a crop of the first phase: Severstal's, and a quarter of it where each costs a CPU seconds."""
 _FULL_PIXELS = 1 << 20
 """Larger images than that are cut in the second phase, too."""
+_STRIDE = 32
+"""Of auto's encoders: images are padded to whole ones."""
 _SHORT_SIDE = 384
 """A crop is at most so high or wide, whichever is less: a square one sees more around a defect than a thin one."""
 _BYTES_PER_PIXEL = 4000
@@ -45,43 +48,6 @@ _RARE, _FEW = 0.01, (30, 0.03)
 """A class is rare in less than that share of the images; or in fewer than so many of them, if less than that share."""
 _PASTE = 0.5
 """Of the crops, where a class is rare."""
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What a manifest and its index say of a set; nothing here needs an image to be read."""
-
-    images: int
-    clean: int
-    """Images without any class."""
-    class_names: tuple[str, ...]
-    images_per_class: tuple[int, ...]
-    size: tuple[int, int]
-    """Median height and width of the images as stored."""
-    largest: tuple[int, int]
-    """Largest height and largest width."""
-
-
-@dataclass(frozen=True)
-class MachineClass:
-    """What decides which micro-batch fits: machines of one class get one recipe."""
-
-    kind: Literal["cpu", "gpu"]
-    memory_gb: int
-    """Of one GPU or of the host: one of `MEMORY_CLASSES`."""
-
-    def __str__(self) -> str:
-        return f"{'a GPU' if self.kind == 'gpu' else 'a CPU'} with {self.memory_gb} GB"
-
-
-MEMORY_CLASSES = (4, 8, 12, 16, 24, 32, 40, 48, 80)
-"""In units of 10**9 bytes; a machine is of the largest class that it fills nearly."""
-
-
-def memory_class(num_bytes: float) -> int:
-    """The class of a memory; a part of it is always taken by others, so a sixteenth may be missing."""
-    fitting = [size for size in MEMORY_CLASSES if num_bytes >= size * 1e9 * 15 / 16]
-    return max(fitting, default=MEMORY_CLASSES[0])
 
 
 def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = None) -> Config:
@@ -109,6 +75,7 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
     sampling = replace(_CROPS.sampling, order=order, paste=paste, defect_crop=_defect_crop(facts, crop, reasons))
     first = replace(_CROPS, epochs=passes, crop=crop, batch_size=batch, micro_batch=micro[0], lr=lr, sampling=sampling)
     first_loss, last_loss = _losses(facts, reasons)
+    reasons["tiling"], reasons["thresholds"] = _why_tiling(facts), _why_thresholds()
     last = _last_passes(passes, reasons)
     second = replace(_FULL, epochs=last, crop=full, batch_size=batch, micro_batch=micro[1], lr=lr / 10, loss=last_loss)
     return replace(
@@ -118,21 +85,8 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
         phases=(replace(first, warmup=_WARMUP, loss=first_loss), second),
         augment=_augment(facts, crop, reasons),
         validation=_validation(passes, reasons),
-        reasons={"machine": f"{machine}: the encoder, crops and micro-batches depend on that", **reasons},
+        reasons={"machine": f"{machine}: auto's encoder, rates, crops and micro-batches depend on that", **reasons},
     )
-
-
-def explain_changes(derived: Config, final: Config) -> Config:
-    """`final` with reasons that are true of it: where options have changed what was derived, they say so."""
-    before, after = _leaves(to_dict(derived)), _leaves(to_dict(final))
-    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    told = {
-        name: f"{_brief(after.get(name))}, as given (auto: {reason})"
-        if any(leaf == name or leaf.startswith(f"{name}.") for leaf in changed)
-        else reason
-        for name, reason in derived.reasons.items()
-    }
-    return replace(final, reasons=told)
 
 
 def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -142,22 +96,49 @@ def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> 
     if crop != size and _is_nearly_square(size):
         crop = (min(crop), min(crop))  # so that quarter turns fit
     room = int(_USED_MEMORY * machine.memory_gb * 1e9 / _BYTES_PER_PIXEL / 2)
-    whole = (0, 0) if facts.largest == size else size
-    full = (
-        whole if math.prod(size) <= min(_FULL_PIXELS, room) else fit_crop(size, min(_FULL_PIXELS, room), side=1 << 15)
-    )
-    if crop == size:
-        reasons["phases.0.crop"] = f"the median image, {_by(size)}: it is no larger than a crop is on {machine.kind}s"
+    if math.prod(size) > min(_FULL_PIXELS, room):
+        full = fit_crop(size, min(_FULL_PIXELS, room), side=1 << 15)
     else:
-        shape = "square, as images nearly are" if _is_nearly_square(size) else "as high and wide as they come"
+        full = (0, 0) if facts.largest == size else size
+    noun, sizes = _samples(facts)
+    if crop == size:
+        reasons["phases.0.crop"] = f"the median {noun}, {_by(size)}: it is no larger than a crop is on {machine.kind}s"
+    else:
         reasons["phases.0.crop"] = (
-            f"{_by(crop)} of images of {_by(size)}: {budget} pixels at most, {shape}, in whole 32s"
+            f"{_by(crop)} of {sizes}: {budget} pixels at most, {_shape(crop, size)}, in whole 32s"
         )
-    many = "" if facts.largest == size else f"; images come up to {_by(facts.largest)}, and the median pads few"
-    cut = "" if full in (whole, (0, 0)) else "; the whole image would not fit"
-    shown = "whole images" if full == (0, 0) else _by(full)
-    reasons["phases.1.crop"] = f"{shown}, as they will be predicted{many}{cut}"
+    if full == (0, 0):
+        reasons["phases.1.crop"] = (
+            "whole images, as they will be predicted"
+            if facts.whole is None
+            else f"whole {sizes}, as images of up to {_by(facts.whole)} are stored"
+        )
+    elif full == size:
+        reasons["phases.1.crop"] = f"{_by(full)} of {sizes}: the median pads few, and larger ones are cropped"
+    elif room < _FULL_PIXELS:
+        reasons["phases.1.crop"] = (
+            f"{_by(full)} of {sizes}: at {_BYTES_PER_PIXEL // 1000} kB per pixel, two crops of {room:,} pixels need "
+            f"half of {machine}"
+        )
+    else:
+        reasons["phases.1.crop"] = f"{_by(full)} of {sizes}: {_FULL_PIXELS:,} pixels at most, on whatever machine"
     return crop, full
+
+
+def _samples(facts: DataFacts) -> tuple[str, str]:
+    """What is cropped, one of them and all with their sizes, for reasons."""
+    noun = "image" if facts.whole is None else "stored tile"
+    more = "" if facts.largest == facts.size else f" at the median, up to {_by(facts.largest)}"
+    return noun, f"{noun}s of {_by(facts.size)}{more}"
+
+
+def _shape(crop: tuple[int, int], size: tuple[int, int]) -> str:
+    """Of a crop of an image that is larger, for reasons."""
+    if _is_nearly_square(size):
+        return "square, as images nearly are"
+    if min(crop) == _whole(min(size)):
+        return f"all of their {'height' if size[0] <= size[1] else 'width'}"
+    return "nearly square, which shows more around a defect"
 
 
 def fit_crop(size: tuple[int, int], pixels: int, side: int = _SHORT_SIDE) -> tuple[int, int]:
@@ -203,7 +184,9 @@ def _rate(machine: MachineClass, reasons: dict[str, str]) -> float:
     if machine.kind == "gpu":
         reasons["phases.0.lr"] = f"{_CROPS.lr:g}, as in Severstal's preset, {rises}"
         return _CROPS.lr
-    reasons["phases.0.lr"] = f"2e-3, {rises}: lower rates left short trainings of this encoder's weights unfinished"
+    reasons["phases.0.lr"] = (
+        f"2e-3, {rises}: lower rates left short trainings of EfficientNet-Lite0's weights unfinished"
+    )
     return 2e-3
 
 
@@ -300,9 +283,38 @@ def _validation(passes: float, reasons: dict[str, str]) -> ValidationConfig:
     return replace(SEVERSTAL.validation, every_epochs=every)
 
 
+def _why_tiling(facts: DataFacts) -> str:
+    """As in Severstal's preset, whatever the set: what that means for its images."""
+    tiling, largest = SEVERSTAL.tiling, facts.whole or facts.largest
+    if math.prod(-(-side // _STRIDE) * _STRIDE for side in largest) <= tiling.budget:
+        return (
+            f"none: images, of up to {_by(largest)}, are validated and predicted whole, as they are up to "
+            f"{tiling.budget:,} pixels"
+        )
+    return (
+        f"images of more than {tiling.budget:,} pixels are validated and predicted in tiles of as many as in "
+        f"{tiling.tile}x{tiling.tile} that share {tiling.overlap}, smaller ones whole; here they are of up to "
+        f"{_by(largest)}"
+    )
+
+
+def _why_thresholds() -> str:
+    """The search has no options; it is told of because people ask what was chosen."""
+    space = SearchSpace()
+    of_pixels, of_labels = (
+        f"{len(tried)} from {tried[0] / 255:.2f} to {tried[-1] / 255:.2f}"
+        for tried in (space.pixel_thresholds, space.label_thresholds)
+    )
+    return (
+        f"the same search for every set, on the validation images: of pixels {of_pixels}, of labels {of_labels}, and "
+        f"{space.area_steps} areas between those of the class's own training images; what gains no more than noise, "
+        "cross-fitted, is not taken, so that nothing is left to choose beforehand"
+    )
+
+
 def _whole(length: float) -> int:
-    """The nearest multiple of 32 that is not more, but 32 at least."""
-    return max(32, int(length) // 32 * 32)
+    """The nearest multiple of the stride that is not more, but one stride at least."""
+    return max(_STRIDE, int(length) // _STRIDE * _STRIDE)
 
 
 def _is_nearly_square(size: tuple[int, int]) -> bool:
@@ -311,22 +323,3 @@ def _is_nearly_square(size: tuple[int, int]) -> bool:
 
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _leaves(values: Any, path: str = "") -> dict[str, Any]:
-    """Dotted names, as options have them, to what is no mapping and no list of mappings."""
-    if isinstance(values, list) and values and isinstance(values[0], dict):
-        values = {str(number): item for number, item in enumerate(values)}
-    if not isinstance(values, dict):
-        return {path.replace("_", "-"): values}
-    found: dict[str, Any] = {}
-    for name, item in values.items():
-        if name != "reasons":
-            found |= _leaves(item, f"{path}.{name}".lstrip("."))
-    return found
-
-
-def _brief(value: Any) -> str:
-    if value is None:
-        return "another value"
-    return _by((value[0], value[1])) if isinstance(value, list) and len(value) == 2 else str(value)

@@ -24,7 +24,7 @@ from steel.shards.reader import ShardReader
 from steel.storage import write_text
 from steel.tracking.queue import Status
 from train.arguments import FitArguments, parse_fit, share_recipe
-from train.engine.batch_plan import micro_batch_share
+from train.engine.batch_plan import check_processes
 from train.engine.data import FoldRows, resolve_crop, split_rows
 from train.engine.decoded_samples import keep_decoded_samples
 from train.engine.dry_run import try_phases
@@ -84,7 +84,7 @@ def run_attempt(
     """Train from the newest state, if there is one, until the end or a stop signal."""
     config = arguments.config
     manifest = runtime.on_main(lambda: Manifest.load(arguments.data))
-    runtime.on_main(lambda: [micro_batch_share(phase, 0, runtime.world) for phase in config.phases])
+    runtime.on_main(lambda: check_processes(config.phases, runtime.world))
     network = network_for(config, manifest)
     if not folder.claim(runtime, config, manifest.digest, arguments.resume):
         logger.info("%s is finished: see %s; choose another --out for a new run", folder.root, folder.checkpoint)

@@ -11,10 +11,11 @@ from steel.config import Config
 from steel.errors import InputError
 from steel.plain import from_dict
 from steel.shards.reader import ShardReader
-from train.auto_recipe import DataFacts, MachineClass, auto_recipe, memory_class
+from train.auto_recipe import auto_recipe
 from train.budget import Budget, scale_to
 from train.engine.run_folder import RunFolder
 from train.presets import AUTO, get_preset
+from train.recipe_facts import DataFacts, MachineClass, memory_class
 
 
 def fit_preset(name: str, data: str, out: str, budget: Budget) -> Config:
@@ -50,14 +51,20 @@ def read_facts(reader: ShardReader) -> DataFacts:
     """What a set says of itself: of its tiles, where it stores large images in such; training reads them as images."""
     index = reader.samples
     present = np.asarray(index.areas) > 0
+    largest, whole = (_largest(part.height, part.width) for part in (index, reader.index))
     return DataFacts(
         images=len(index),
         clean=int((~present.any(axis=1)).sum()),
         class_names=reader.manifest.class_names,
         images_per_class=tuple(int(count) for count in present.sum(axis=0)),
         size=(_median(index.height), _median(index.width)),
-        largest=(int(np.max(index.height, initial=1)), int(np.max(index.width, initial=1))),
+        largest=largest,
+        whole=whole if whole != largest else None,
     )
+
+
+def _largest(heights: Any, widths: Any) -> tuple[int, int]:
+    return int(np.max(heights, initial=1)), int(np.max(widths, initial=1))
 
 
 def find_machine_class() -> MachineClass:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from steel.config import ModelConfig, OptimConfig, PhaseConfig, TransformConfig
 from steel.shards.reader import ShardReader
-from train.auto_recipe import MachineClass, auto_recipe
+from train.auto_recipe import auto_recipe
 from train.fitting import read_facts
 from train.presets import DEMO
+from train.recipe_facts import MachineClass
 
 PASSES = 8
 """The budget that auto is told, on which the batch depends: short trainings have small ones."""

@@ -1,29 +1,22 @@
 """Where published weights are: a hub and its cache on this machine, a file or folder, a URL."""
 
 import json
-import logging
-import queue
-import threading
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-import huggingface_hub
-from huggingface_hub import constants
-from huggingface_hub.errors import EntryNotFoundError
+from typing import Any
 
 from steel import storage
 from steel.errors import InputError, list_some
 from steel.model.libraries import smp, timm
+from steel.pretrained.downloads import fetch_from_hub, fetch_stored, fetch_url, within_silence
 from steel.pretrained.licences import smp_licence
 
-T = TypeVar("T")
-
-ANSWER_S = 8.0
-"""A server that has not answered by then is not there."""
+_WAYS_OUT = (
+    "three ways out: the hub's cache, filled elsewhere and copied (--model.weights hub with HF_HOME and "
+    "HF_HUB_OFFLINE=1), a mirror of the hub (HF_ENDPOINT), or a file (--model.weights PATH; none trains from scratch): "
+    "docs/pretrained.md"
+)
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
 """Of weights in a folder or in a repository of the hub, in the order in which they are looked for."""
 SETTINGS_NAME = "config.json"
@@ -99,81 +92,64 @@ def timm_settings(encoder: str) -> dict[str, Any]:
 
 
 def _read_file(weights: str) -> Source:
-    path = weights
+    """A file or folder on this machine or in a store."""
+    is_remote = storage.is_remote(weights)
     try:
-        if storage.is_folder(path):
-            name = next((n for n in FILE_NAMES if storage.exists(storage.join(path, n))), None)
-            if name is None:
-                raise InputError(f"model.weights {weights}: a folder without {' or '.join(FILE_NAMES)}; name the file")
-            path = storage.join(path, name)
-        data = storage.read_bytes(path)
+        if is_remote:
+            storage.load_driver(weights)
+            path = within_silence(lambda: _find_file(weights))
+            data = fetch_stored(path)
+        else:
+            path = _find_file(weights)
+            data = storage.read_bytes(path)
     except FileNotFoundError:
         raise InputError(f"model.weights {weights}: no such file (or hub, none, a URL)") from None
     except InputError:
         raise
     except Exception as error:  # each store fails in its own way
-        raise InputError(f"model.weights {weights}: cannot be read ({_reason(error)})") from error
+        ways_out = f"; {_WAYS_OUT}" if is_remote else ""
+        raise InputError(f"model.weights {weights}: cannot be read ({_reason(error)}){ways_out}") from error
     beside = storage.join(path.rpartition("/")[0] or ".", SETTINGS_NAME)
-    return Source(weights, data, {} if storage.is_remote(path) else _read_settings(Path(beside)))
+    return Source(weights, data, {} if is_remote else _read_settings(Path(beside)))
+
+
+def _find_file(weights: str) -> str:
+    """The file that is named, or the one of weights in the folder that is."""
+    if not storage.is_folder(weights):
+        return weights
+    name = next((n for n in FILE_NAMES if storage.exists(storage.join(weights, n))), None)
+    if name is None:
+        raise InputError(f"model.weights {weights}: a folder without {' or '.join(FILE_NAMES)}; name the file")
+    return storage.join(weights, name)
 
 
 def _read_url(url: str, settings: Mapping[str, Any]) -> Source:
-    """Over HTTP by the standard library, which needs no further package and obeys `HTTPS_PROXY`."""
     try:
-        response = _within(ANSWER_S, lambda: urllib.request.urlopen(url, timeout=ANSWER_S))
-        with response:
-            return Source(url, response.read(), settings)
+        return Source(url, fetch_url(url), settings)
     except Exception as error:  # every transport fails in its own way, and each means the same to the user
-        raise InputError(
-            f"model.weights {url}: cannot be fetched ({_reason(error)}); fetch it elsewhere and give the file: "
-            "--model.weights PATH"
-        ) from error
+        raise InputError(f"model.weights {url}: cannot be fetched ({_reason(error)}); {_WAYS_OUT}") from error
 
 
 def _read_hub(published: Published, encoder: str) -> Source:
     revision = published.revision
     try:
-        with _quiet_hub():
-            path = _fetch(published.repository, published.files, revision)
-            settings = dict(published.settings)
-            if not encoder.startswith("tu-"):  # timm has them in itself
-                settings |= _fetch_settings(published.repository, revision)
+        path = fetch_from_hub(published.repository, published.files, revision)
     except Exception as error:
         raise InputError(
             f"model.weights hub: no weights for encoder {encoder!r} from {published.repository} "
-            f"({published.files[0]}): {_reason(error)}; fill the hub's cache elsewhere and copy it (HF_HOME, with "
-            "HF_HUB_OFFLINE=1), name a mirror (HF_ENDPOINT), or give a file (--model.weights PATH; none trains from "
-            "scratch): docs/pretrained.md"
+            f"({published.files[0]}): {_reason(error)}; {_WAYS_OUT}"
         ) from error
+    settings = dict(published.settings)
+    if not encoder.startswith("tu-"):  # timm has them in itself
+        settings |= _fetch_settings(published.repository, revision)
     name = f"{published.repository}@{revision}" if revision else published.repository
     return Source(name, path.read_bytes(), settings)
-
-
-def _fetch(repository: str, files: tuple[str, ...], revision: str | None) -> Path:
-    """The first of `files` that there is, from the cache or the network."""
-    for name in files:
-        cached = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
-        if isinstance(cached, str):
-            return Path(cached)
-    if constants.HF_HUB_OFFLINE:
-        raise FileNotFoundError(f"not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set")
-    for name in files:
-        url = huggingface_hub.hf_hub_url(repository, name, revision=revision)
-        try:
-            # The hub's own downloads try five times and wait between; whether it answers is known after one.
-            _within(ANSWER_S, lambda url=url: huggingface_hub.get_hf_file_metadata(url, timeout=ANSWER_S))  # type: ignore[misc]
-        except EntryNotFoundError:
-            if name == files[-1]:
-                raise
-            continue
-        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
-    raise AssertionError(files)
 
 
 def _fetch_settings(repository: str, revision: str | None) -> dict[str, Any]:
     """Nothing where they are not to be had: a cache may have been filled with the weights alone."""
     try:
-        return _read_settings(_fetch(repository, (SETTINGS_NAME,), revision))
+        return _read_settings(fetch_from_hub(repository, (SETTINGS_NAME,), revision))
     except Exception:  # as above
         return {}
 
@@ -186,44 +162,6 @@ def _read_settings(path: Path) -> dict[str, Any]:
         return {}
     values = values.get("pretrained_cfg", values) if isinstance(values, dict) else {}
     return {name: values[name] for name in ("mean", "std", "license") if values.get(name)}
-
-
-def _within(seconds: float, task: Callable[[], T]) -> T:
-    """What `task` gives, or its error, if it comes in time: looking up a name has no timeout of its own."""
-    box: queue.Queue[Callable[[], T]] = queue.Queue(1)
-
-    def work() -> None:
-        try:
-            value = task()
-        except BaseException as error:
-            raised = error  # `error` is gone when its block ends
-
-            def fail() -> T:
-                raise raised
-
-            box.put(fail)
-        else:
-            box.put(lambda: value)
-
-    threading.Thread(target=work, name="weights", daemon=True).start()
-    try:
-        return box.get(timeout=seconds)()
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {seconds:g} s") from None
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Hold back the hub's lines for each request and retry; the one line that matters is ours."""
-    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "httpx", "httpx2")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _reason(error: BaseException) -> str:

@@ -248,5 +248,5 @@ def test_more_processes_than_micro_batches(tmp_path: Path, tiny_shards: Path) ->
     done = run(2, "train.fit", *options, check=False)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode != 0
-    assert len(lines) == 1 and "2 processes share 1 micro-batches" in lines[0], done.stderr
+    assert len(lines) == 1 and "2 processes share 1 micro-batch per step" in lines[0], done.stderr
     assert not out.exists()

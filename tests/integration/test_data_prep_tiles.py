@@ -26,6 +26,7 @@ from tests.image_folder import tree_digest
 from tests.integration.test_data_prep_resume import run_killed_at
 from tests.integration.test_submission_score import encode
 from train.engine.batch_plan import MicroBatchRange
+from train.fitting import read_facts
 
 SIZES = [(40, 64), (90, 260), (200, 61), (64, 64), (100, 65), (70, 70), (64, 190)]
 NAMES = [f"coil.{n % 2}/{n}.{'jpg' if n % 3 else 'png'}" for n in range(len(SIZES))]
@@ -93,6 +94,12 @@ def test_images_masks_folds_and_counts_are_those_of_a_set_stored_whole(folder: P
         assert getattr(ours, name) == getattr(theirs, name), name
     assert (ours.tile, ours.num_images, theirs.tile, theirs.num_images) == (TileGrid(64, 64, 20), 7, None, None)
     assert "tile" not in json.loads((folder / "whole" / "manifest.json").read_text())
+
+
+def test_a_recipe_knows_tiles_from_the_images_that_they_are_of(folder: Path) -> None:
+    whole, tiled = (read_facts(ShardReader(folder / name)) for name in ("whole", "tiled"))
+    assert (whole.largest, whole.whole, whole.images) == ((200, 260), None, 7)
+    assert (tiled.largest, tiled.whole, tiled.images) == ((64, 64), (200, 260), 31)
 
 
 def test_samples_are_tiles_and_small_images_are_the_files_that_went_in(folder: Path) -> None:

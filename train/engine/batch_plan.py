@@ -77,19 +77,38 @@ class PhasePlan:
                 yield MicroBatchRange(step, index, range(start, start + size))
 
 
-def micro_batch_share(phase: PhaseConfig, rank: int, world: int) -> range:
-    """The micro-batches of a step that fall to `rank`: whole ones, contiguous, as even as they come.
+def check_processes(phases: Sequence[PhaseConfig], world: int) -> None:
+    """That each of `world` ranks has something to do in each step of each phase.
 
     Raises:
-        InputError: more ranks than micro-batches, so some rank would have nothing to do.
+        InputError: more ranks than micro-batches; says which options of which phases give them more.
     """
+    short = [(number, phase) for number, phase in enumerate(phases) if phase.micro_batches < world]
+    if not short:
+        return
+    most = min(phase.micro_batches for _, phase in short)
+    sizes = "; ".join(f"phase {p.name}: batch-size {p.batch_size} / micro-batch {p.micro_batch}" for _, p in short)
+    smaller = [(number, _smaller_micro_batch(phase.batch_size, world)) for number, phase in short]
+    micro = " ".join(f"--phases.{number}.micro-batch {size}" for number, size in smaller)
+    batch = " ".join(f"--phases.{number}.batch-size {world * phase.micro_batch}" for number, phase in short)
+    raise InputError(
+        f"{world} processes share {most} micro-batch{'es' if most > 1 else ''} per step ({sizes}); start at most {most}"
+        f" or give {f'smaller micro-batches ({micro}) or ' if all(size for _, size in smaller) else ''}"
+        f"larger batches ({batch})"
+    )
+
+
+def _smaller_micro_batch(batch_size: int, world: int) -> int:
+    """The largest that gives each of `world` ranks one, of two images at least, for batch normalisation; 0 without."""
+    fitting = (size for size in range(batch_size // world, 1, -1) if batch_size % size == 0)
+    return next(fitting, 0)
+
+
+def micro_batch_share(phase: PhaseConfig, rank: int, world: int) -> range:
+    """The micro-batches of a step that fall to `rank`: whole ones, contiguous, as even as they come; at least one, as
+    `check_processes` has seen to."""
     total = phase.micro_batches
-    if world > total:
-        raise InputError(
-            f"phase {phase.name}: {world} processes share {total} micro-batches per step (batch-size "
-            f"{phase.batch_size} / micro-batch {phase.micro_batch}); start at most {total} processes "
-            "or raise the batch size"
-        )
+    assert world <= total, (phase.name, world, total)
     return range(rank * total // world, (rank + 1) * total // world)
 
 
@@ -106,8 +125,9 @@ def plan_phases(
         world: number of ranks.
 
     Raises:
-        InputError: as `micro_batch_share`.
+        InputError: as `check_processes`.
     """
+    check_processes(phases, world)
     plans: list[PhasePlan] = []
     first = 0
     for number, (phase, length) in enumerate(zip(phases, epoch_lengths, strict=True)):

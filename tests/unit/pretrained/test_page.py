@@ -3,8 +3,8 @@
 import re
 import shlex
 
+from steel.pretrained.downloads import SILENCE_S
 from steel.pretrained.licences import SPECIAL
-from steel.pretrained.sources import ANSWER_S
 from tests.paths import ROOT
 from train.arguments import parse_fit
 
@@ -26,4 +26,7 @@ def test_special_licences_are_in_the_table() -> None:
     for text in SPECIAL.values():
         name = text.partition(" (")[0]
         assert any(name in row for row in rows), name
-    assert f"after {ANSWER_S:g} seconds" in PAGE
+
+
+def test_the_limit_on_silence_is_the_programs() -> None:
+    assert f"for {SILENCE_S:g} seconds" in PAGE

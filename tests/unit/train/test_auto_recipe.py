@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,22 @@ from hypothesis import strategies as st
 
 from steel.config import Config, LossConfig, TransformConfig
 from steel.errors import InputError
+from steel.inference.tiles import is_tiled
 from steel.plain import to_dict
 from steel.shards.reader import ShardReader
 from train import fitting
 from train.arguments import parse_fit
-from train.auto_recipe import (
-    MEMORY_CLASSES,
-    DataFacts,
-    MachineClass,
-    auto_recipe,
-    explain_changes,
-    fit_crop,
-    memory_class,
-)
+from train.auto_recipe import auto_recipe, fit_crop
 from train.budget import Budget
+from train.engine.batch_plan import plan_phases
 from train.engine.run_folder import RunFolder
 from train.fitting import find_machine_class, fit_preset, read_facts
 from train.presets import SEVERSTAL
+from train.recipe_facts import MEMORY_CLASSES, DataFacts, MachineClass, memory_class
+from train.recipe_reasons import explain_changes
 
 LARGE = MachineClass("gpu", 80)
+SMALL = MachineClass("cpu", 8)
 STRIPS = DataFacts(9000, 4200, ("1", "2", "3", "4"), (640, 178, 3690, 570), (256, 1600), (256, 1600))
 """Severstal's published training part, nearly."""
 TILES = DataFacts(700, 0, ("a", "b"), (300, 400), (200, 200), (200, 200))
@@ -145,6 +143,20 @@ def test_every_choice_holds_together(
     assert all(len(reason.splitlines()) == 1 for reason in found.reasons.values())
 
 
+def test_few_images_leave_one_process_and_the_way_to_two_is_told() -> None:
+    """A recipe is the same for any number of processes; one that is too large for it is refused."""
+    found = auto_recipe(changed(TILES, images=100, images_per_class=(50, 60)), LARGE)
+    assert [(phase.batch_size, phase.micro_batch) for phase in found.phases] == [(8, 8), (8, 8)]
+    plan = partial(plan_phases, epoch_lengths=[100, 100], every_epochs=found.validation.every_epochs)
+    plan(found.phases, rank=0, world=1)
+    with pytest.raises(InputError, match="2 processes share 1 micro-batch per step") as caught:
+        plan(found.phases, rank=1, world=2)
+    assert "(--phases.0.micro-batch 4 --phases.1.micro-batch 4)" in str(caught.value)
+    halved = plan([replace(phase, micro_batch=4) for phase in found.phases], rank=1, world=2)
+    assert [part.share for part in halved] == [range(1, 2), range(1, 2)]
+    assert len(plan(auto_recipe(STRIPS, LARGE).phases, rank=7, world=8)) == 2
+
+
 @pytest.mark.parametrize(
     ("size", "pixels", "crop"),
     [
@@ -172,8 +184,77 @@ def test_too_little_memory_is_said_with_what_needs_less() -> None:
     found = auto_recipe(huge, MachineClass("gpu", 4))
     # 500x800 pixels twice, at 4 kB, are 3.2 GB; half of 4 GB holds 250,000 pixels twice.
     assert found.phases[1].micro_batch == 2 and math.prod(found.phases[1].crop) <= 250_000
-    told = auto_recipe(changed(TILES, largest=(900, 1200), size=(900, 1200)), MachineClass("gpu", 4)).reasons
-    assert "would not fit" in told["phases.1.crop"]
+    assert found.reasons["phases.1.crop"] == (
+        "480x512 of images of 500x800: at 4 kB per pixel, two crops of 250,000 pixels need half of a GPU with 4 GB"
+    )
+
+
+def crop_reasons(facts: DataFacts, machine: MachineClass, **sizes: tuple[int, int]) -> list[str]:
+    """Of both phases."""
+    told = auto_recipe(changed(facts, **sizes), machine).reasons
+    return [told[f"phases.{number}.crop"] for number in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "first", "second"),
+    [
+        (  # the limit is on pixels; memory would hold five times as many
+            {"size": (2000, 2000), "largest": (2000, 2000)},
+            "352x352 of images of 2000x2000: 131072 pixels at most, square, as images nearly are, in whole 32s",
+            "1024x1024 of images of 2000x2000: 1,048,576 pixels at most, on whatever machine",
+        ),
+        (
+            {"size": (250, 350), "largest": (1200, 1600)},
+            "the median image, 250x350: it is no larger than a crop is on gpus",
+            "250x350 of images of 250x350 at the median, up to 1200x1600: the median pads few, and larger ones are "
+            "cropped",
+        ),
+        (
+            {"size": (256, 1600), "largest": (256, 1600)},
+            "256x512 of images of 256x1600: 131072 pixels at most, all of their height, in whole 32s",
+            "whole images, as they will be predicted",
+        ),
+        (
+            {"size": (460, 1130), "largest": (460, 1130)},
+            "352x352 of images of 460x1130: 131072 pixels at most, nearly square, which shows more around a defect, in "
+            "whole 32s",
+            "whole images, as they will be predicted",
+        ),
+        (
+            {"size": (1024, 1024), "largest": (1024, 1024), "whole": (3000, 4000)},
+            "352x352 of stored tiles of 1024x1024: 131072 pixels at most, square, as images nearly are, in whole 32s",
+            "whole stored tiles of 1024x1024, as images of up to 3000x4000 are stored",
+        ),
+    ],
+)
+def test_crops_are_explained_by_what_limits_them(sizes: dict[str, Any], first: str, second: str) -> None:
+    assert crop_reasons(TILES, LARGE, **sizes) == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ({}, "none: images, of up to 200x200, are validated and predicted whole, as they are up to 2,097,152 pixels"),
+        ({"largest": (1024, 2048)}, "none: images, of up to 1024x2048, are"),
+        # 1025 rows are padded to 1056, of 2048 columns.
+        ({"largest": (1025, 2048)}, "images of more than 2,097,152 pixels are validated and predicted in tiles of"),
+        ({"whole": (3000, 4000)}, "images of more than 2,097,152 pixels are validated"),
+    ],
+)
+def test_how_large_images_are_predicted_is_told(sizes: dict[str, Any], reason: str) -> None:
+    found = auto_recipe(changed(TILES, **sizes), LARGE)
+    assert found.reasons["tiling"].startswith(reason) and found.tiling == SEVERSTAL.tiling
+    largest = sizes.get("whole", sizes.get("largest", (200, 200)))
+    assert is_tiled(*largest, found.tiling, 32) == reason.startswith("images of more")
+    assert f"up to {largest[0]}x{largest[1]}" in found.reasons["tiling"]
+    given = replace(found, tiling=replace(found.tiling, tile=512))
+    assert explain_changes(found, given).reasons["tiling"].startswith("another value, as given (auto: ")
+
+
+def test_the_search_of_thresholds_is_told() -> None:
+    """It depends on no set and no machine."""
+    (told,) = {auto_recipe(facts, m).reasons["thresholds"] for facts in (TILES, STRIPS) for m in (LARGE, SMALL)}
+    assert "of pixels 15 from 0.06 to 0.94, of labels 9 from 0.13 to 0.88, and 8 areas" in told
 
 
 def test_a_set_without_images_is_refused() -> None:
@@ -186,9 +267,24 @@ def test_options_have_the_last_word_and_the_reasons_say_so() -> None:
     first = replace(derived.phases[0], crop=(128, 256))
     told = explain_changes(derived, replace(derived, phases=(first, derived.phases[1]), reasons={})).reasons
     assert told["phases.0.crop"].startswith("128x256, as given (auto: 256x512 of images of 256x1600")
-    assert {n: r for n, r in told.items() if n != "phases.0.crop"} == {
-        n: r for n, r in derived.reasons.items() if n != "phases.0.crop"
-    }
+    assert told["phases.0.sampling.defect-crop"] == (
+        "0.5: a crop is 32% of an image; chosen for phases.0.crop 256x512, now given otherwise"
+    )
+    others = ("crop", "micro-batch", "sampling.defect-crop")
+    kept = derived.reasons.keys() - {f"phases.0.{name}" for name in others} - {"augment.rotate90"}
+    assert {name: told[name] for name in kept} == {name: derived.reasons[name] for name in kept}
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_what_was_chosen_for_autos_own_encoder_says_so_of_another(kind: Any) -> None:
+    derived = auto_recipe(STRIPS, MachineClass(kind, 16))
+    own, other = derived.model.encoder, "tu-convnext_tiny"
+    told = explain_changes(derived, replace(derived, model=replace(derived.model, encoder=other))).reasons
+    assert told["model.encoder"].startswith(f"{other}, as given (auto: ")
+    changed_reasons = {name for name in told if told[name] != derived.reasons[name]} - {"model.encoder"}
+    assert changed_reasons == {"phases.0.lr", "phases.0.micro-batch", "phases.1.micro-batch"}
+    assert all(told[n].endswith(f"; chosen for model.encoder {own}, now given otherwise") for n in changed_reasons)
+    assert not any("this encoder" in reason for reason in told.values())
 
 
 def test_facts_are_the_sets(tiny_shards: Path) -> None:

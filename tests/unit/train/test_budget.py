@@ -7,12 +7,13 @@ import pytest
 
 from steel.errors import InputError, SharedError
 from train.arguments import parse_fit
-from train.auto_recipe import DataFacts, MachineClass, auto_recipe
+from train.auto_recipe import auto_recipe
 from train.budget import PASSES, Budget, explain_fit, fit_passes, parse_budget, scale_to, seconds_of
 from train.engine.batch_plan import plan_phases
 from train.engine.measured_pace import MeasuredPace
 from train.engine.pace import Work
 from train.presets import SEVERSTAL
+from train.recipe_facts import DataFacts, MachineClass
 
 PACE = MeasuredPace((0.01, 0.05), predicting=4.0, tuning=1.0)
 

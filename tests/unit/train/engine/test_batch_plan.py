@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from steel.config import PhaseConfig
 from steel.errors import InputError
 from tests.paths import ROOT
-from train.engine.batch_plan import micro_batch_share, plan_phases
+from train.engine.batch_plan import check_processes, micro_batch_share, plan_phases
 from train.presets import SEVERSTAL
 
 
@@ -48,11 +48,27 @@ def test_ranks_share_each_micro_batch_exactly_once(world: int, micro_batches: in
     shared = phase(batch_size=2 * micro_batches)
     if world > micro_batches:
         with pytest.raises(InputError, match=f"{world} processes"):
-            micro_batch_share(shared, 0, world)
+            check_processes([shared], world)
         return
+    check_processes([shared], world)
     shares = [micro_batch_share(shared, rank, world) for rank in range(world)]
     assert [i for share in shares for i in share] == list(range(micro_batches))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_too_many_processes_are_told_what_gives_each_of_them_a_micro_batch() -> None:
+    """Each way that is named is enough for all phases."""
+    phases = [phase(batch_size=8, micro_batch=8), phase(batch_size=6, micro_batch=2), phase(batch_size=12)]
+    with pytest.raises(InputError) as caught:
+        plan_phases(phases, [10] * 3, every_epochs=1, rank=0, world=4)
+    assert str(caught.value) == (
+        "4 processes share 1 micro-batch per step (phase p: batch-size 8 / micro-batch 8; phase p: batch-size 6 / "
+        "micro-batch 2); start at most 1 or give larger batches (--phases.0.batch-size 32 --phases.1.batch-size 8)"
+    )
+    check_processes([phase(batch_size=32, micro_batch=8), phase(batch_size=8), phases[2]], 4)
+    with pytest.raises(InputError, match=r"or give smaller micro-batches \(--phases\.0\.micro-batch 4\) or larger"):
+        check_processes(phases, 2)
+    check_processes([replace(phases[0], micro_batch=4), *phases[1:]], 2)
 
 
 @given(st.integers(1, 4), st.integers(0, 4))

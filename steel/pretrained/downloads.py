@@ -1,0 +1,176 @@
+"""Downloads that end when nothing comes any more, and not before: by URL, from a store, from the hub."""
+
+import logging
+import queue
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from http.client import IncompleteRead
+from pathlib import Path
+from typing import TypeVar
+
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
+
+from steel import storage
+
+T = TypeVar("T")
+
+SILENCE_S = 8.0
+"""A download is given up once nothing came for so long, at its start or in between, however long the whole takes."""
+PIECES = 1 << 16, 1 << 22
+"""Bytes asked of a store at a time, at least and at most: as many more as it answers faster."""
+_BRISK = 0.1
+"""Of `SILENCE_S`: a piece that came sooner is followed by one of twice the size."""
+_HUB_SETTINGS = {"DOWNLOAD_CHUNK_SIZE": 1 << 14, "HF_HUB_DISABLE_XET": True, "HF_HUB_DISABLE_TELEMETRY": True}
+"""Of the hub's library, for a download to be seen to move: 10 MB are written at a time otherwise; the transfer of its
+own beside HTTP keeps to itself what has come, and how long it tries; and what it asks the hub of who is calling comes
+first, and waits for 3 s where a mirror does not answer that."""
+
+
+def fetch_url(url: str) -> bytes:
+    """Over HTTP by the standard library, which needs no further package and obeys `HTTPS_PROXY`.
+
+    Raises:
+        OSError, HTTPException: not to be had; a `TimeoutError` as `within_silence`.
+    """
+    data = bytearray()
+
+    def fetch() -> None:
+        with urllib.request.urlopen(url, timeout=SILENCE_S) as response:
+            while piece := response.read1(PIECES[0]):
+                data.extend(piece)
+            promised = int(response.headers.get("Content-Length") or len(data))
+        if len(data) < promised:
+            raise IncompleteRead(bytes(data), promised - len(data))
+
+    within_silence(fetch, lambda: len(data))
+    return bytes(data)
+
+
+def fetch_stored(url: str) -> bytes:
+    """A file of a store, in pieces: no store says how far it is with one that is asked for at once.
+
+    Raises:
+        FileNotFoundError, OSError: as the store says; a `TimeoutError` as `within_silence`.
+    """
+    size = within_silence(lambda: storage.file_size(url))
+    if size is None:
+        raise FileNotFoundError(url)
+    data, length = bytearray(), PIECES[0]
+    while len(data) < size:
+        begun = time.monotonic()
+        piece = within_silence(partial(storage.read_range, url, len(data), min(length, size - len(data))))
+        if not piece:
+            raise IncompleteRead(bytes(data), size - len(data))
+        data += piece
+        is_brisk = time.monotonic() - begun < _BRISK * SILENCE_S
+        length = min(2 * length, PIECES[1]) if is_brisk else PIECES[0]
+    return bytes(data)
+
+
+def fetch_from_hub(repository: str, files: tuple[str, ...], revision: str | None) -> Path:
+    """The first of `files` that there is, from the cache or the network.
+
+    Raises:
+        OSError, HTTPError: not to be had; a `TimeoutError` as `within_silence`.
+    """
+    for name in files:
+        cached = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached)
+    if constants.HF_HUB_OFFLINE:
+        raise FileNotFoundError(f"not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set")
+    with _hub_as_needed():
+        return _ask_hub(repository, files, revision)
+
+
+def _ask_hub(repository: str, files: tuple[str, ...], revision: str | None) -> Path:
+    for name in files:
+        url = huggingface_hub.hf_hub_url(repository, name, revision=revision)
+        try:
+            # The hub's own downloads try six times and wait between; whether it answers is known after one.
+            within_silence(partial(huggingface_hub.get_hf_file_metadata, url, timeout=SILENCE_S))
+        except EntryNotFoundError:
+            if name == files[-1]:
+                raise
+            continue
+        download = partial(huggingface_hub.hf_hub_download, repository, name, revision=revision)
+        return Path(within_silence(download, partial(_count_bytes, repository)))
+    raise AssertionError(files)
+
+
+def _count_bytes(repository: str) -> int:
+    """Of a repository in the cache, and one for each file: what is unfinished is among them, from the moment that the
+    hub has answered, and what another process fetches while ours waits for it."""
+    total = 0
+    for path in (Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs").glob("*"):
+        with suppress(FileNotFoundError):  # renamed at this moment
+            total += 1 + path.stat().st_size
+    return total
+
+
+@contextmanager
+def _hub_as_needed() -> Iterator[None]:
+    """The hub's library with `_HUB_SETTINGS`, and without its lines for each request and retry; the one line that
+    matters is ours."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "httpx", "httpx2")]
+    levels = [logger.level for logger in loggers]
+    before = {name: getattr(constants, name) for name in _HUB_SETTINGS if hasattr(constants, name)}
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    for name in before:
+        setattr(constants, name, _HUB_SETTINGS[name])
+    try:
+        yield
+    except TimeoutError:  # what is given up goes on trying in its thread, and has nothing more to say
+        levels = [logging.ERROR] * len(loggers)
+        raise
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for name, value in before.items():
+            setattr(constants, name, value)
+
+
+def within_silence(task: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
+    """What `task` gives, or its error; it runs in a thread of its own, as looking up a name has no timeout, and stores
+    and the hub try again for minutes.
+
+    Args:
+        task: is left to itself once it is given up; its thread keeps no program from ending.
+        progress: another number whenever something has come.
+
+    Raises:
+        TimeoutError: `progress` has stood still for `SILENCE_S`.
+    """
+    box: queue.Queue[Callable[[], T]] = queue.Queue(1)
+
+    def work() -> None:
+        try:
+            value = task()
+        except BaseException as error:
+            raised = error  # `error` is gone when its block ends
+
+            def fail() -> T:
+                raise raised
+
+            box.put(fail)
+        else:
+            box.put(lambda: value)
+
+    threading.Thread(target=work, name="weights", daemon=True).start()
+    seen, since = progress(), time.monotonic()
+    while True:
+        with suppress(queue.Empty):
+            result = box.get(timeout=SILENCE_S / 20)
+            break
+        if (now := progress()) != seen:
+            seen, since = now, time.monotonic()
+        elif time.monotonic() - since >= SILENCE_S:
+            raise TimeoutError(f"nothing came for {SILENCE_S:g} s")
+    return result()

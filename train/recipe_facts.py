@@ -1,0 +1,43 @@
+"""What `--preset auto` goes by: what the shards say of themselves, and what a machine can hold."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a manifest and its index say of a set; nothing here needs an image to be read."""
+
+    images: int
+    clean: int
+    """Images without any class."""
+    class_names: tuple[str, ...]
+    images_per_class: tuple[int, ...]
+    size: tuple[int, int]
+    """Median height and width of the images as stored."""
+    largest: tuple[int, int]
+    """Largest height and largest width."""
+    whole: tuple[int, int] | None = None
+    """Those of whole images where these are tiles, as the shards store large images; None where none is larger."""
+
+
+@dataclass(frozen=True)
+class MachineClass:
+    """What decides which micro-batch fits: machines of one class get one recipe."""
+
+    kind: Literal["cpu", "gpu"]
+    memory_gb: int
+    """Of one GPU or of the host: one of `MEMORY_CLASSES`."""
+
+    def __str__(self) -> str:
+        return f"{'a GPU' if self.kind == 'gpu' else 'a CPU'} with {self.memory_gb} GB"
+
+
+MEMORY_CLASSES = (4, 8, 12, 16, 24, 32, 40, 48, 80)
+"""In units of 10**9 bytes; a machine is of the largest class that it fills nearly."""
+
+
+def memory_class(num_bytes: float) -> int:
+    """The class of a memory; a part of it is always taken by others, so a sixteenth may be missing."""
+    fitting = [size for size in MEMORY_CLASSES if num_bytes >= size * 1e9 * 15 / 16]
+    return max(fitting, default=MEMORY_CLASSES[0])
