@@ -5,13 +5,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from itertools import count
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from bench.train_step.setting import (
     CLIP_NORM,
@@ -86,7 +86,9 @@ class Loop:
         )
         self.training = TrainingState(runtime, config, build_network(setting), MEAN, STD, freeze_steps=0)
         if ddp:
-            self.training.wrapped = _wrapped(self.training.micro_batch_losses)
+            self.training.wrapped = _wrapped(self.training.micro_batch_losses, setting.device)
+            # By itself accelerate lets each micro-batch sum gradients where it knows of one rank only.
+            runtime.accelerator.no_sync = DistributedDataParallel.no_sync  # type: ignore[method-assign, assignment]
         if compiled:
             self.training.micro_batch_losses.compile_anew(cuda_graphs=setting.device == "cuda")
         phase = config.phases[0]
@@ -123,11 +125,16 @@ def _loop(setting: Setting, compiled: bool, ddp: bool, changes: tuple[tuple[str,
     return Loop(setting, runtime, compiled=compiled, ddp=ddp, changes=dict(changes))
 
 
-def _wrapped(module: torch.nn.Module) -> torch.nn.Module:
+def _wrapped(module: torch.nn.Module, device: str) -> torch.nn.Module:
     """As Accelerate wraps it where there are several ranks; here there is one."""
-    with tempfile.TemporaryDirectory() as folder:
-        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1)
-    return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group(backend_of(device), store=store, rank=0, world_size=1)
+    return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def backend_of(device: str) -> str:
+    """What sums gradients on `cpu` or `cuda`: what training takes there."""
+    return "nccl" if device == "cuda" else "gloo"
 
 
 def main() -> None:

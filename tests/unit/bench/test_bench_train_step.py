@@ -8,6 +8,7 @@ import torch
 from bench.train_step import ours, plain, setting
 from bench.train_step.rows import DEFAULT, KINDS, not_measured, rows_of
 from bench.train_step.setting import Setting
+from steel.distributed.runtime import start
 
 TINY: dict[str, Any] = {"encoder": "tu-test_resnet", "height": 32, "width": 64}
 TINY |= {"batch": 4, "micro": 2, "steps": 1, "threads": 1}
@@ -39,6 +40,26 @@ def test_ours_and_the_plain_loop_lose_the_same_in_the_first_step(architecture: s
     assert losses[0] > 0.1
     assert losses[1:] == pytest.approx([losses[0]] * 3, rel=1e-5)
     assert all({"step_ms", "memory_gib"} <= each.keys() and "host_ms" not in each for each in found)
+
+
+def test_one_rank_sums_gradients_as_several_do() -> None:
+    """By what training takes on the device, and once a step, not with each micro-batch."""
+    assert (ours.backend_of("cuda"), ours.backend_of("cpu")) == ("nccl", "gloo")
+    sums = []
+
+    def note(_: None, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        sums.append(bucket.index())
+        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    try:
+        loop = ours.Loop(Setting(**TINY), start("no", cpu=True), ddp=True)
+        loop.training.wrapped.register_comm_hook(None, note)  # type: ignore[operator]
+        loop.repeat()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert sums.count(0) == 2  # a step for the host's time and a timed one, of two micro-batches each
 
 
 def test_the_time_of_the_host_is_of_steps_that_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
