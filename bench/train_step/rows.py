@@ -40,14 +40,12 @@ def not_measured(settings: Sequence[Setting]) -> Iterator[str]:
 
 def _peers(setting: Setting) -> list[Side]:
     options = asdict(setting)
-    sides = [
+    return [
         Side("plain loop, channels_last", "plain", "step", {**options, "channels_last": True}, target=1.0),
         Side("plain loop, NCHW", "plain-nchw", "step", {**options, "channels_last": False}, target=1.15),
         Side("PyTorch Lightning, channels_last", "lightning", "lightning", options, target=1.0),
+        Side("MONAI SupervisedTrainer, channels_last", "monai", "monai", options, target=1.0),
     ]
-    if setting.batch == setting.micro:
-        sides.append(Side("MONAI SupervisedTrainer, channels_last", "monai", "monai", options, target=1.0))
-    return sides
 
 
 def _made_up(setting: Setting) -> list[Row]:

@@ -1,10 +1,13 @@
 """The bench's sides do the same work: equal first losses on equal data, and what was not run is said."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from bench.speed.worker import ROOT, Worker
 from bench.train_step import ours, plain, setting
 from bench.train_step.rows import DEFAULT, KINDS, not_measured, rows_of
 from bench.train_step.setting import Setting
@@ -12,6 +15,7 @@ from steel.distributed.runtime import start
 
 TINY: dict[str, Any] = {"encoder": "tu-test_resnet", "height": 32, "width": 64}
 TINY |= {"batch": 4, "micro": 2, "steps": 1, "threads": 1}
+PEERS = ROOT / ".bench" / "step-peers" / "bin" / "python"
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +44,24 @@ def test_ours_and_the_plain_loop_lose_the_same_in_the_first_step(architecture: s
     assert losses[0] > 0.1
     assert losses[1:] == pytest.approx([losses[0]] * 3, rel=1e-5)
     assert all({"step_ms", "memory_gib"} <= each.keys() and "host_ms" not in each for each in found)
+
+
+@pytest.mark.skipif(not PEERS.exists(), reason="the peers' environment has not been made")
+def test_the_peers_accumulate_the_same_losses(tmp_path: Path) -> None:
+    """Lightning and MONAI, over two micro-batches a step."""
+    ours.step(**TINY)
+    with Worker(PEERS, "bench.train_step.peers", tmp_path / "log") as peers:
+        for task in ("lightning", "monai"):
+            images, seconds = peers.ask(task, **TINY)
+            assert images == 4 and seconds > 0
+            assert peers.ask("figures")["first_loss"] == pytest.approx(ours.figures()["first_loss"], rel=1e-5)
+
+
+def test_the_first_loss_is_that_of_the_first_step_whole() -> None:
+    meter = setting.Meter(Setting(**TINY))
+    for share in (0.25, 0.5, 4.0, 8.0):
+        meter.lose(torch.tensor(share))
+    assert meter.first_loss == 0.75
 
 
 def test_one_rank_sums_gradients_as_several_do() -> None:
@@ -92,6 +114,9 @@ def test_every_kind_of_row_has_ours_first_and_its_targets() -> None:
         "plain loop, channels_last": 1.0,
         "plain loop, NCHW": 1.15,
     }
+    (accumulated,) = rows_of(["made-up"], [replace(DEFAULT, micro=2)], "")
+    assert [side.label for side in accumulated.sides] == [side.label for side in made_up.sides]
+    assert made_up.sides[-1].where == "monai" and made_up.sides[-1].target == 1.0
     assert loader.sides[0].options["shards"] == "shards" and ddp.sides[0].options["ddp"]
     assert ranks.sides[1].target == 0.9 and ranks.sides[1].options["micro"] == DEFAULT.batch // 2
 
