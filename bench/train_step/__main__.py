@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -18,10 +19,10 @@ from tqdm import tqdm
 
 from bench.speed.dataset import SHARD_SIZE, make_dataset
 from bench.speed.report import write_report
-from bench.speed.run import RowResult, Workers, machine, measure_row
+from bench.speed.run import RowResult, SideResult, Workers, machine, measure_row
 from bench.speed.worker import ROOT, Worker
 from bench.train_step.environment import peers_python
-from bench.train_step.rows import DEFAULT, KINDS, not_measured, rows_of
+from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, not_measured, rows_of
 from bench.train_step.setting import Setting
 
 NOTES = (
@@ -46,7 +47,7 @@ def main() -> None:
     settings = _settings(options)
     shards = make_dataset(work / f"speed-{NUM_IMAGES}", NUM_IMAGES).folder("ours") if "loader" in options.rows else ""
     rows = rows_of(options.rows, settings, shards)
-    ours = ("ours", "ours-compiled", "ours-0", "ours-1", "ranks")
+    ours = ("ours", "ours-compiled", "ours-0", "ours-1", "ours-unkept", "ranks")
     start: dict[str, Callable[[], Worker]] = {
         name: partial(Worker, sys.executable, f"bench.train_step.{module}", log)
         for name, module in (*((name, "ours") for name in ours), ("plain", "plain"))
@@ -85,9 +86,20 @@ def _measure(row: Any, repeats: int, start: dict[str, Callable[[], Worker]], bar
         sides = []
         for each in result.sides:
             figures = {} if each.error else workers.ask(each.side.where, "figures")
-            told = _remark(each.side.remark, figures)
+            before = _against_peers(result, each) if each.side.label == UNKEPT else each.side.remark
+            told = _remark(before, figures)
             sides.append(replace(each, side=replace(each.side, remark=told)))
     return replace(result, sides=tuple(sides))
+
+
+def _against_peers(result: RowResult, side: SideResult) -> str:
+    """In words: how many times as fast one side is as each that ours has a target against."""
+    ratios = {
+        peer.side.label: statistics.median(a / b for a, b in zip(side.rates, peer.rates, strict=True))
+        for peer in result.sides
+        if peer.side.target is not None and side.rates and peer.rates
+    }
+    return "; ".join(f"{ratio:.2f}x {label}" for label, ratio in ratios.items())
 
 
 def _remark(before: str, figures: dict[str, float]) -> str:

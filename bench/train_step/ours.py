@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from itertools import count
 from types import MappingProxyType
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -39,11 +40,24 @@ _METERS: list[Meter] = []
 
 
 def step(
-    *, compiled: bool = False, ddp: bool = False, runtime: Mapping[str, bool] = MappingProxyType({}), **setting: object
+    *,
+    compiled: bool = False,
+    ddp: bool = False,
+    keep_freed: bool = True,
+    runtime: Mapping[str, bool] = MappingProxyType({}),
+    **setting: object,
 ) -> tuple[int, float]:
-    """A repeat: images, seconds. `runtime` has fields of `RuntimeConfig` that differ from the default."""
+    """A repeat: images, seconds.
+
+    Args:
+        compiled: by `torch.compile`.
+        ddp: wrapped as where there are several ranks.
+        keep_freed: have the C library keep freed memory, as training on a CPU does; once kept, a process keeps it.
+        runtime: fields of `RuntimeConfig` that differ from the default.
+        setting: the fields of a `Setting`.
+    """
     changes = tuple(sorted(runtime.items()))
-    return _loop(Setting(**setting), compiled, ddp, changes).repeat()  # type: ignore[arg-type]
+    return _loop(Setting(**setting), compiled, ddp, keep_freed, changes).repeat()  # type: ignore[arg-type]
 
 
 def figures() -> dict[str, float]:
@@ -120,8 +134,10 @@ class Loop:
 
 
 @functools.lru_cache(maxsize=1)
-def _loop(setting: Setting, compiled: bool, ddp: bool, changes: tuple[tuple[str, bool], ...]) -> Loop:
-    runtime = start(setting.precision, cpu=setting.device == "cpu")
+def _loop(setting: Setting, compiled: bool, ddp: bool, keep_freed: bool, changes: tuple[tuple[str, bool], ...]) -> Loop:
+    # Where the environment sets the allocator, be it to its default, training leaves it as it is.
+    with mock.patch.dict(os.environ, {} if keep_freed else {"MALLOC_PERTURB_": "0"}):
+        runtime = start(setting.precision, cpu=setting.device == "cpu")
     return Loop(setting, runtime, compiled=compiled, ddp=ddp, changes=dict(changes))
 
 

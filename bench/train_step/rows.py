@@ -16,6 +16,8 @@ DEFAULT = Setting()
 KINDS = ("made-up", "loader", "ddp", "ranks")
 """Of rows: the same batch over and over; fed by the loader; DDP around one rank; two ranks against two threads."""
 UNIT = "images/s"
+UNKEPT = "ours, freed memory not kept"
+"""The label of our side with the allocator as the peers have it."""
 
 
 def rows_of(kinds: Sequence[str], settings: Sequence[Setting], shards: str) -> list[Row]:
@@ -57,6 +59,8 @@ def _made_up(setting: Setting) -> list[Row]:
     if setting.device == "cuda":
         others["cuDNN searches"] = {"cudnn_benchmark": True}
     choices = _choices(options, others)
+    if setting.device == "cpu":  # nowhere else does training touch the allocator
+        choices.append(Side(UNKEPT, "ours-unkept", "step", {**options, "keep_freed": False}))
     rows = [Row(f"made-up {setting.name}", title, UNIT, (ours, compiled, *choices, *_peers(setting)))]
     if setting.device == "cuda":  # a step without mixed precision beside it
         plain = replace(setting, precision="no")

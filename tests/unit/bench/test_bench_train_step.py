@@ -3,14 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from bench.speed.rows import Side
+from bench.speed.run import RowResult, SideResult
 from bench.speed.worker import ROOT, Worker
 from bench.train_step import ours, plain, setting
-from bench.train_step.rows import DEFAULT, KINDS, not_measured, rows_of
+from bench.train_step.__main__ import _against_peers
+from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, not_measured, rows_of
 from bench.train_step.setting import Setting
+from steel import machine
 from steel.distributed.runtime import start
 
 TINY: dict[str, Any] = {"encoder": "tu-test_resnet", "height": 32, "width": 64}
@@ -64,6 +69,29 @@ def test_the_first_loss_is_that_of_the_first_step_whole() -> None:
     assert meter.first_loss == 0.75
 
 
+def test_one_side_of_ours_has_the_peers_allocator_and_is_held_against_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where training sets one: on a CPU. A process of its own has it, as it cannot be taken back."""
+    library = Mock()
+    library.CDLL.return_value.mallopt.return_value = 1
+    monkeypatch.setattr(machine, "ctypes", library)
+    ours.step(**TINY, keep_freed=False)
+    assert not library.CDLL.called
+    ours.step(**TINY)
+    assert library.CDLL.called
+
+    (row,) = rows_of(["made-up"], [DEFAULT], "")
+    (side,) = [side for side in row.sides if side.label == UNKEPT]
+    assert side.options["keep_freed"] is False and [each.where for each in row.sides].count(side.where) == 1
+    on_gpu = rows_of(["made-up"], [replace(DEFAULT, device="cuda")], "")
+    assert all(each.label != UNKEPT for row in on_gpu for each in row.sides)
+    peers = [
+        SideResult(Side("a", "a", "a", target=1.0), (2.0, 4.0, 4.0), ()),
+        SideResult(Side("b", "b", "b"), (1.0, 1.0, 1.0), ()),
+    ]
+    result = SideResult(side, (1.0, 3.0, 5.0), ())
+    assert _against_peers(RowResult(row, (result, *peers)), result) == "0.75x a"
+
+
 def test_one_rank_sums_gradients_as_several_do() -> None:
     """By what training takes on the device, and once a step, not with each micro-batch."""
     assert (ours.backend_of("cuda"), ours.backend_of("cpu")) == ("nccl", "gloo")
@@ -110,10 +138,8 @@ def test_every_kind_of_row_has_ours_first_and_its_targets() -> None:
     assert [row.name.split()[0] for row in rows] == list(KINDS)
     assert all(row.sides[0].target is None for row in rows)
     made_up, loader, ddp, ranks = rows
-    assert {side.label: side.target for side in made_up.sides[3:5]} == {
-        "plain loop, channels_last": 1.0,
-        "plain loop, NCHW": 1.15,
-    }
+    targets = {side.label: side.target for side in made_up.sides}
+    assert targets["plain loop, channels_last"] == 1.0 and targets["plain loop, NCHW"] == 1.15
     (accumulated,) = rows_of(["made-up"], [replace(DEFAULT, micro=2)], "")
     assert [side.label for side in accumulated.sides] == [side.label for side in made_up.sides]
     assert made_up.sides[-1].where == "monai" and made_up.sides[-1].target == 1.0
