@@ -6,7 +6,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from bench.speed.report import write_report
 from bench.speed.run import RowResult, SideResult, Workers, machine, measure_row
 from bench.speed.worker import ROOT, Worker
 from bench.train_step.environment import peers_python
-from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, not_measured, rows_of
+from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, aims_not_measured, not_measured, rows_of
 from bench.train_step.setting import Setting
 
 NOTES = (
@@ -46,7 +46,8 @@ def main() -> None:
     started, load = time.perf_counter(), os.getloadavg()
     settings = _settings(options)
     shards = make_dataset(work / f"speed-{NUM_IMAGES}", NUM_IMAGES).folder("ours") if "loader" in options.rows else ""
-    rows = rows_of(options.rows, settings, shards)
+    card = torch.cuda.get_device_name() if options.device == "cuda" else ""
+    rows = rows_of(options.rows, settings, shards, card)
     ours = ("ours", "ours-compiled", "ours-0", "ours-1", "ours-unkept", "ranks")
     start: dict[str, Callable[[], Worker]] = {
         name: partial(Worker, sys.executable, f"bench.train_step.{module}", log)
@@ -64,19 +65,27 @@ def main() -> None:
         results = [_measure(row, options.repeats, start, bar) for row in rows]
     facts: dict[str, Any] = {
         "options": shlex.join(sys.argv[1:]) or "none",
-        "machine": _machine(settings[0].device),
+        "machine": f"{machine()}; {card}" if card else machine(),
         "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end (alone, a run makes 2)",
         "priority": f"nice {os.nice(0)}",
         "repeats": f"{options.repeats}, of {settings[0].steps} steps after one that is not timed",
         "wall time": f"{time.perf_counter() - started:.0f} s",
         "versions": {name: version(name) for name in ("torch", "accelerate", "segmentation-models-pytorch", "timm")},
         **of_peers,
-        "not measured": "; ".join(not_measured(settings)) or "nothing",
+        **_gaps(options.rows, settings, card),
     }
-    if settings[0].device != "cuda":
-        facts["not measured on a GPU"] = "all of it: CUDA graphs, mixed precision, device time (`--device cuda`)"
     write_report(options.out, results, facts, NOTES, title="A training step")
     print(options.out.read_text())
+
+
+def _gaps(kinds: Sequence[str], settings: Sequence[Setting], card: str) -> dict[str, str]:
+    """Facts: what this run leaves open; arguments as of `rows_of`."""
+    facts = {"not measured": "; ".join(not_measured(kinds, settings)) or "nothing"}
+    if aims := "; ".join(aims_not_measured(kinds, settings, card)):
+        facts["aims not measured"] = aims
+    if not card:
+        facts["not measured on a GPU"] = "all of it: CUDA graphs, mixed precision, the host's time (`--device cuda`)"
+    return facts
 
 
 def _measure(row: Any, repeats: int, start: dict[str, Callable[[], Worker]], bar: tqdm) -> RowResult:
@@ -99,7 +108,7 @@ def _against_peers(result: RowResult, side: SideResult) -> str:
         for peer in result.sides
         if peer.side.target is not None and side.rates and peer.rates
     }
-    return "; ".join(f"{ratio:.2f}x {label}" for label, ratio in ratios.items())
+    return "; ".join(f"{ratio:.2f}x as fast as {label}" for label, ratio in ratios.items())
 
 
 def _remark(before: str, figures: dict[str, float]) -> str:
@@ -132,10 +141,6 @@ def _settings(options: argparse.Namespace) -> list[Setting]:
         )
         for architecture, encoder, (height, width) in product(options.architectures, options.encoders, options.sizes)
     ]
-
-
-def _machine(device: str) -> str:
-    return f"{machine()}; {torch.cuda.get_device_name()}" if device == "cuda" else machine()
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -12,14 +12,15 @@ from bench.speed.rows import Side
 from bench.speed.run import RowResult, SideResult
 from bench.speed.worker import ROOT, Worker
 from bench.train_step import ours, plain, setting
-from bench.train_step.__main__ import _against_peers
-from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, not_measured, rows_of
+from bench.train_step.__main__ import _against_peers, _gaps
+from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, aims_not_measured, not_measured, rows_of
 from bench.train_step.setting import Setting
 from steel import machine
 from steel.distributed.runtime import start
 
 TINY: dict[str, Any] = {"encoder": "tu-test_resnet", "height": 32, "width": 64}
 TINY |= {"batch": 4, "micro": 2, "steps": 1, "threads": 1}
+RESNET34 = Setting(encoder="resnet34", height=256, width=512)
 PEERS = ROOT / ".bench" / "step-peers" / "bin" / "python"
 
 
@@ -89,7 +90,7 @@ def test_one_side_of_ours_has_the_peers_allocator_and_is_held_against_them(monke
         SideResult(Side("b", "b", "b"), (1.0, 1.0, 1.0), ()),
     ]
     result = SideResult(side, (1.0, 3.0, 5.0), ())
-    assert _against_peers(RowResult(row, (result, *peers)), result) == "0.75x a"
+    assert _against_peers(RowResult(row, (result, *peers)), result) == "0.75x as fast as a"
 
 
 def test_one_rank_sums_gradients_as_several_do() -> None:
@@ -148,6 +149,45 @@ def test_every_kind_of_row_has_ours_first_and_its_targets() -> None:
 
 
 def test_what_was_not_run_is_named() -> None:
-    whole = list(not_measured([]))
+    """Also the kinds of rows of a network that has others."""
+    whole = list(not_measured(KINDS, []))
     assert len(whole) == 2 * 5 * 2 and "FPN tu-convnext_tiny 256x1600" in whole
-    assert len(list(not_measured([Setting(encoder="resnet34", height=256, width=512), DEFAULT]))) == 19
+    on_cpu = [RESNET34, DEFAULT]
+    assert len(list(not_measured(KINDS, on_cpu))) == 19
+    assert "Unet resnet34 256x512 (loader, ddp, ranks)" in list(not_measured(["made-up"], on_cpu))
+    on_gpu = [replace(RESNET34, device="cuda")]  # where there are no gloo ranks to be measured
+    assert "Unet resnet34 256x512 (loader)" in list(not_measured(["made-up", "ddp"], on_gpu))
+
+
+@pytest.mark.parametrize(
+    ("card", "aim"),
+    [
+        ("NVIDIA H200", 2400),
+        ("NVIDIA H100 80GB HBM3", 1900),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA A100-SXM4-80GB", None),
+    ],
+)
+def test_a_gpu_is_held_to_the_aims_for_it(card: str, aim: float | None) -> None:
+    on_gpu = [replace(RESNET34, device="cuda", precision="bf16"), replace(DEFAULT, device="cuda")]
+    made_up, float32, loader, *others = rows_of(["made-up", "loader"], on_gpu, "shards", card)
+    assert [side.least_rate for side in made_up.sides[:3]] == [aim, aim, None]
+    assert all(side.least_rate is None for row in (float32, loader, *others) for side in row.sides)
+    assert [side.target for side in loader.sides[:2]] == [None, 0.97]
+    left = list(aims_not_measured(["made-up", "loader"], on_gpu, card))
+    assert len(left) == (4 if aim is None else 3) and not any("loader" in each for each in left)
+
+
+def test_without_a_gpu_the_aims_are_among_what_was_not_measured() -> None:
+    """Of what a run on a GPU tells, that which it does tell."""
+    (loader,) = rows_of(["loader"], [RESNET34], "shards")
+    assert loader.sides[1].target is None
+    facts = _gaps(KINDS, [RESNET34], "")
+    assert facts["aims not measured"].split("; ") == [
+        "Unet resnet34 256x512, made-up batch: at least 2,400 images/s on an H200",
+        "Unet resnet34 256x512, made-up batch: at least 1,900 images/s on an H100",
+        "Unet resnet34 256x1600, made-up batch: at least 600 images/s on an H200",
+        "Unet resnet34 256x1600, made-up batch: at least 450 images/s on an H100",
+        "fed by the loader: at least 0.97x the made-up batch on a GPU",
+    ]
+    assert "device time" not in facts["not measured on a GPU"]
