@@ -6,7 +6,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -19,9 +19,11 @@ from tqdm import tqdm
 
 from bench.speed.dataset import SHARD_SIZE, make_dataset
 from bench.speed.report import write_report
+from bench.speed.rows import Row
 from bench.speed.run import RowResult, SideResult, Workers, machine, measure_row
 from bench.speed.worker import ROOT, Worker
 from bench.train_step.environment import peers_python
+from bench.train_step.profiling import write_profiles
 from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, aims_not_measured, not_measured, rows_of
 from bench.train_step.setting import Setting
 
@@ -32,6 +34,8 @@ NOTES = (
 )
 
 
+PROFILED_STEPS = 5
+"""At most: a profiler holds every operation of them."""
 NUM_IMAGES = 2 * SHARD_SIZE
 """For the rows that the loader feeds, of 256x1600."""
 
@@ -54,6 +58,11 @@ def main() -> None:
         for name, module in (*((name, "ours") for name in ours), ("plain", "plain"))
     }
     start["plain-nchw"] = start["plain"]
+    if options.profile is not None:
+        found = [*_profiles(rows, start)]
+        write_profiles(options.profile, found, _facts(options, card, load))
+        print(options.profile.read_text())
+        return
     of_peers: dict[str, Any] = {}
     if any(side.where in ("lightning", "monai") for row in rows for side in row.sides):
         start["monai"] = partial(Worker, peers_python(work / "step-peers"), "bench.train_step.peers", log)
@@ -63,11 +72,8 @@ def main() -> None:
     total = sum(len(row.sides) * (options.repeats + 1) for row in rows)
     with tqdm(total=total, unit="measurement", mininterval=2) as bar:
         results = [_measure(row, options.repeats, start, bar) for row in rows]
-    facts: dict[str, Any] = {
-        "options": shlex.join(sys.argv[1:]) or "none",
-        "machine": f"{machine()}; {card}" if card else machine(),
-        "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end (alone, a run makes 2)",
-        "priority": f"nice {os.nice(0)}",
+    facts = {
+        **_facts(options, card, load),
         "repeats": f"{options.repeats}, of {settings[0].steps} steps after one that is not timed",
         "wall time": f"{time.perf_counter() - started:.0f} s",
         "versions": {name: version(name) for name in ("torch", "accelerate", "segmentation-models-pytorch", "timm")},
@@ -76,6 +82,26 @@ def main() -> None:
     }
     write_report(options.out, results, facts, NOTES, title="A training step")
     print(options.out.read_text())
+
+
+def _facts(options: argparse.Namespace, card: str, load: tuple[float, float, float]) -> dict[str, Any]:
+    """Of any run: `load` is that of its start."""
+    return {
+        "options": shlex.join(sys.argv[1:]) or "none",
+        "machine": f"{machine()}; {card}" if card else machine(),
+        "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end (alone, a run makes 2)",
+        "priority": f"nice {os.nice(0)}",
+    }
+
+
+def _profiles(rows: Sequence[Row], start: dict[str, Callable[[], Worker]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The title of each row whose first side is one process of ours, and what a profiler saw of that."""
+    for row in rows:
+        side = row.sides[0]
+        if side.task == "step":
+            steps = min(PROFILED_STEPS, side.options["steps"])
+            with start[side.where]() as worker:
+                yield row.title, worker.ask("profiled", **{**side.options, "steps": steps})
 
 
 def _gaps(kinds: Sequence[str], settings: Sequence[Setting], card: str) -> dict[str, str]:
@@ -88,7 +114,7 @@ def _gaps(kinds: Sequence[str], settings: Sequence[Setting], card: str) -> dict[
     return facts
 
 
-def _measure(row: Any, repeats: int, start: dict[str, Callable[[], Worker]], bar: tqdm) -> RowResult:
+def _measure(row: Row, repeats: int, start: dict[str, Callable[[], Worker]], bar: tqdm) -> RowResult:
     """A row by processes of its own, so that memory is the row's; with what else each side saw as its remark."""
     with Workers(start) as workers:
         result = measure_row(row, repeats, workers, bar)
@@ -164,6 +190,8 @@ def _parse() -> argparse.Namespace:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="where to compute")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "train_step.md", metavar="FILE", help="the table")
+    profile = "instead of the table: where the time of our steps goes, by a profiler"
+    parser.add_argument("--profile", type=Path, metavar="FILE", help=profile)
     parser.add_argument("--work", type=Path, default=ROOT / ".bench", metavar="DIR", help="environment and data sets")
     return parser.parse_args()
 

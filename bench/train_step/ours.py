@@ -13,7 +13,9 @@ from unittest import mock
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import profile
 
+from bench.train_step.profiling import summary
 from bench.train_step.setting import (
     CLIP_NORM,
     MEAN,
@@ -39,15 +41,25 @@ from train.engine.stopwatch import TimedIterator
 _METERS: list[Meter] = []
 
 
-def step(
+def step(**options: Any) -> tuple[int, float]:
+    """A repeat: images, seconds; options as of `_asked`."""
+    return _asked(**options).repeat()
+
+
+def profiled(**options: Any) -> dict[str, Any]:
+    """What a profiler saw of the timed steps of a repeat, as `profiling.summary` tells it; options as of `_asked`."""
+    return _asked(**options).profile()
+
+
+def _asked(
     *,
     compiled: bool = False,
     ddp: bool = False,
     keep_freed: bool = True,
     runtime: Mapping[str, bool] = MappingProxyType({}),
     **setting: object,
-) -> tuple[int, float]:
-    """A repeat: images, seconds.
+) -> "Loop":
+    """The training under way that has these options.
 
     Args:
         compiled: by `torch.compile`.
@@ -57,7 +69,7 @@ def step(
         setting: the fields of a `Setting`.
     """
     changes = tuple(sorted(runtime.items()))
-    return _loop(Setting(**setting), compiled, ddp, keep_freed, changes).repeat()  # type: ignore[arg-type]
+    return _loop(Setting(**setting), compiled, ddp, keep_freed, changes)  # type: ignore[arg-type]
 
 
 def figures() -> dict[str, float]:
@@ -124,6 +136,20 @@ class Loop:
         self.meter.start()
         self._steps(batches, self._setting.steps)
         return self.meter.stop(waited=batches.take_seconds())
+
+    def profile(self) -> dict[str, Any]:
+        """As `repeat`, under a profiler; see `summary`."""
+        self.repeat()
+        batches = TimedIterator(self._batches)
+        with profile():  # the first kernels that it sees cost more
+            self._steps(batches, 1)
+        batches.take_seconds()
+        with profile() as profiler:
+            self.meter.start()
+            self._steps(batches, self._setting.steps)
+            waited = batches.take_seconds()
+            _, seconds = self.meter.stop(waited=waited)
+        return summary(profiler, self._setting.steps, seconds, waited)
 
     def _steps(self, batches: TimedIterator[MicroBatch], num: int) -> None:
         for number in (next(self._numbers) for _ in range(num)):
