@@ -29,7 +29,7 @@ def _record(result: RowResult) -> dict[str, Any]:
     row = result.row
     sides = [
         {"label": side.side.label, "target": side.side.target, "most_ms": side.side.most_ms}
-        | {"remark": side.side.remark}
+        | {"least_rate": side.side.least_rate, "remark": side.side.remark}
         | {"rates": side.rates, "ratios": side.ratios, "reached": result.reached(side), "error": side.error}
         for side in result.sides
     ]
@@ -49,6 +49,8 @@ def _line(result: RowResult, side: SideResult, *, first: bool) -> str:
     if side.side.target is not None:
         bound = "at most" if row.at_most else "at least"
         target = f"{bound} {side.side.target:g}x: {verdict}"
+    elif side.side.least_rate is not None:
+        target = f"at least {side.side.least_rate:,g} {row.unit}: {verdict}"
     elif side.side.most_ms is not None:
         target = f"{side.milliseconds:.2f} ms, at most {side.side.most_ms:g}: {verdict}"
     return f"| {title} | {side.side.label} | {_figure(side.rate)} {row.unit} | {ratio} | {target} | {remark} |"

@@ -29,6 +29,8 @@ class Side:
     remark: str = ""
     most_ms: float | None = None
     """The most milliseconds an item may take, where that is the target instead."""
+    least_rate: float | None = None
+    """The fewest items a second, where that is the target instead."""
 
 
 @dataclass(frozen=True)

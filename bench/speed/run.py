@@ -51,6 +51,8 @@ class RowResult:
         """Whether a side's target is reached; None when it has none or could not run."""
         if side.side.most_ms is not None and side.rates:
             return side.milliseconds <= side.side.most_ms
+        if side.side.least_rate is not None and side.rates:
+            return side.rate >= side.side.least_rate
         if side.side.target is None or not side.ratios:
             return None
         return side.ratio <= side.side.target if self.row.at_most else side.ratio >= side.side.target

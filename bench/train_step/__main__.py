@@ -3,9 +3,10 @@
 import argparse
 import os
 import shlex
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -18,10 +19,12 @@ from tqdm import tqdm
 
 from bench.speed.dataset import SHARD_SIZE, make_dataset
 from bench.speed.report import write_report
-from bench.speed.run import RowResult, Workers, machine, measure_row
+from bench.speed.rows import Row
+from bench.speed.run import RowResult, SideResult, Workers, machine, measure_row
 from bench.speed.worker import ROOT, Worker
 from bench.train_step.environment import peers_python
-from bench.train_step.rows import DEFAULT, KINDS, not_measured, rows_of
+from bench.train_step.profiling import write_profiles
+from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, aims_not_measured, not_measured, rows_of
 from bench.train_step.setting import Setting
 
 NOTES = (
@@ -31,6 +34,8 @@ NOTES = (
 )
 
 
+PROFILED_STEPS = 5
+"""At most: a profiler holds every operation of them."""
 NUM_IMAGES = 2 * SHARD_SIZE
 """For the rows that the loader feeds, of 256x1600."""
 
@@ -45,13 +50,19 @@ def main() -> None:
     started, load = time.perf_counter(), os.getloadavg()
     settings = _settings(options)
     shards = make_dataset(work / f"speed-{NUM_IMAGES}", NUM_IMAGES).folder("ours") if "loader" in options.rows else ""
-    rows = rows_of(options.rows, settings, shards)
-    ours = ("ours", "ours-compiled", "ours-0", "ours-1", "ranks")
+    card = torch.cuda.get_device_name() if options.device == "cuda" else ""
+    rows = rows_of(options.rows, settings, shards, card)
+    ours = ("ours", "ours-compiled", "ours-0", "ours-1", "ours-unkept", "ranks")
     start: dict[str, Callable[[], Worker]] = {
         name: partial(Worker, sys.executable, f"bench.train_step.{module}", log)
         for name, module in (*((name, "ours") for name in ours), ("plain", "plain"))
     }
     start["plain-nchw"] = start["plain"]
+    if options.profile is not None:
+        found = [*_profiles(rows, start)]
+        write_profiles(options.profile, found, _facts(options, card, load))
+        print(options.profile.read_text())
+        return
     of_peers: dict[str, Any] = {}
     if any(side.where in ("lightning", "monai") for row in rows for side in row.sides):
         start["monai"] = partial(Worker, peers_python(work / "step-peers"), "bench.train_step.peers", log)
@@ -61,33 +72,69 @@ def main() -> None:
     total = sum(len(row.sides) * (options.repeats + 1) for row in rows)
     with tqdm(total=total, unit="measurement", mininterval=2) as bar:
         results = [_measure(row, options.repeats, start, bar) for row in rows]
-    facts: dict[str, Any] = {
-        "options": shlex.join(sys.argv[1:]) or "none",
-        "machine": _machine(settings[0].device),
-        "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end (alone, a run makes 2)",
-        "priority": f"nice {os.nice(0)}",
+    facts = {
+        **_facts(options, card, load),
         "repeats": f"{options.repeats}, of {settings[0].steps} steps after one that is not timed",
         "wall time": f"{time.perf_counter() - started:.0f} s",
         "versions": {name: version(name) for name in ("torch", "accelerate", "segmentation-models-pytorch", "timm")},
         **of_peers,
-        "not measured": "; ".join(not_measured(settings)) or "nothing",
+        **_gaps(options.rows, settings, card),
     }
-    if settings[0].device != "cuda":
-        facts["not measured on a GPU"] = "all of it: CUDA graphs, mixed precision, device time (`--device cuda`)"
     write_report(options.out, results, facts, NOTES, title="A training step")
     print(options.out.read_text())
 
 
-def _measure(row: Any, repeats: int, start: dict[str, Callable[[], Worker]], bar: tqdm) -> RowResult:
+def _facts(options: argparse.Namespace, card: str, load: tuple[float, float, float]) -> dict[str, Any]:
+    """Of any run: `load` is that of its start."""
+    return {
+        "options": shlex.join(sys.argv[1:]) or "none",
+        "machine": f"{machine()}; {card}" if card else machine(),
+        "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end (alone, a run makes 2)",
+        "priority": f"nice {os.nice(0)}",
+    }
+
+
+def _profiles(rows: Sequence[Row], start: dict[str, Callable[[], Worker]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The title of each row whose first side is one process of ours, and what a profiler saw of that."""
+    for row in rows:
+        side = row.sides[0]
+        if side.task == "step":
+            steps = min(PROFILED_STEPS, side.options["steps"])
+            with start[side.where]() as worker:
+                yield row.title, worker.ask("profiled", **{**side.options, "steps": steps})
+
+
+def _gaps(kinds: Sequence[str], settings: Sequence[Setting], card: str) -> dict[str, str]:
+    """Facts: what this run leaves open; arguments as of `rows_of`."""
+    facts = {"not measured": "; ".join(not_measured(kinds, settings)) or "nothing"}
+    if aims := "; ".join(aims_not_measured(kinds, settings, card)):
+        facts["aims not measured"] = aims
+    if not card:
+        facts["not measured on a GPU"] = "all of it: CUDA graphs, mixed precision, the host's time (`--device cuda`)"
+    return facts
+
+
+def _measure(row: Row, repeats: int, start: dict[str, Callable[[], Worker]], bar: tqdm) -> RowResult:
     """A row by processes of its own, so that memory is the row's; with what else each side saw as its remark."""
     with Workers(start) as workers:
         result = measure_row(row, repeats, workers, bar)
         sides = []
         for each in result.sides:
             figures = {} if each.error else workers.ask(each.side.where, "figures")
-            told = _remark(each.side.remark, figures)
+            before = _against_peers(result, each) if each.side.label == UNKEPT else each.side.remark
+            told = _remark(before, figures)
             sides.append(replace(each, side=replace(each.side, remark=told)))
     return replace(result, sides=tuple(sides))
+
+
+def _against_peers(result: RowResult, side: SideResult) -> str:
+    """In words: how many times as fast one side is as each that ours has a target against."""
+    ratios = {
+        peer.side.label: statistics.median(a / b for a, b in zip(side.rates, peer.rates, strict=True))
+        for peer in result.sides
+        if peer.side.target is not None and side.rates and peer.rates
+    }
+    return "; ".join(f"{ratio:.2f}x as fast as {label}" for label, ratio in ratios.items())
 
 
 def _remark(before: str, figures: dict[str, float]) -> str:
@@ -122,10 +169,6 @@ def _settings(options: argparse.Namespace) -> list[Setting]:
     ]
 
 
-def _machine(device: str) -> str:
-    return f"{machine()}; {torch.cuda.get_device_name()}" if device == "cuda" else machine()
-
-
 def _size(text: str) -> tuple[int, int]:
     height, width = text.split("x")
     return int(height), int(width)
@@ -147,6 +190,8 @@ def _parse() -> argparse.Namespace:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="where to compute")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "train_step.md", metavar="FILE", help="the table")
+    profile = "instead of the table: where the time of our steps goes, by a profiler"
+    parser.add_argument("--profile", type=Path, metavar="FILE", help=profile)
     parser.add_argument("--work", type=Path, default=ROOT / ".bench", metavar="DIR", help="environment and data sets")
     return parser.parse_args()
 

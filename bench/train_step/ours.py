@@ -5,14 +5,17 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from itertools import count
 from types import MappingProxyType
 from typing import Any
+from unittest import mock
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import profile
 
+from bench.train_step.profiling import summary
 from bench.train_step.setting import (
     CLIP_NORM,
     MEAN,
@@ -38,12 +41,35 @@ from train.engine.stopwatch import TimedIterator
 _METERS: list[Meter] = []
 
 
-def step(
-    *, compiled: bool = False, ddp: bool = False, runtime: Mapping[str, bool] = MappingProxyType({}), **setting: object
-) -> tuple[int, float]:
-    """A repeat: images, seconds. `runtime` has fields of `RuntimeConfig` that differ from the default."""
+def step(**options: Any) -> tuple[int, float]:
+    """A repeat: images, seconds; options as of `_asked`."""
+    return _asked(**options).repeat()
+
+
+def profiled(**options: Any) -> dict[str, Any]:
+    """What a profiler saw of the timed steps of a repeat, as `profiling.summary` tells it; options as of `_asked`."""
+    return _asked(**options).profile()
+
+
+def _asked(
+    *,
+    compiled: bool = False,
+    ddp: bool = False,
+    keep_freed: bool = True,
+    runtime: Mapping[str, bool] = MappingProxyType({}),
+    **setting: object,
+) -> "Loop":
+    """The training under way that has these options.
+
+    Args:
+        compiled: by `torch.compile`.
+        ddp: wrapped as where there are several ranks.
+        keep_freed: have the C library keep freed memory, as training on a CPU does; once kept, a process keeps it.
+        runtime: fields of `RuntimeConfig` that differ from the default.
+        setting: the fields of a `Setting`.
+    """
     changes = tuple(sorted(runtime.items()))
-    return _loop(Setting(**setting), compiled, ddp, changes).repeat()  # type: ignore[arg-type]
+    return _loop(Setting(**setting), compiled, ddp, keep_freed, changes)  # type: ignore[arg-type]
 
 
 def figures() -> dict[str, float]:
@@ -86,7 +112,9 @@ class Loop:
         )
         self.training = TrainingState(runtime, config, build_network(setting), MEAN, STD, freeze_steps=0)
         if ddp:
-            self.training.wrapped = _wrapped(self.training.micro_batch_losses)
+            self.training.wrapped = _wrapped(self.training.micro_batch_losses, setting.device)
+            # By itself accelerate lets each micro-batch sum gradients where it knows of one rank only.
+            runtime.accelerator.no_sync = DistributedDataParallel.no_sync  # type: ignore[method-assign, assignment]
         if compiled:
             self.training.micro_batch_losses.compile_anew(cuda_graphs=setting.device == "cuda")
         phase = config.phases[0]
@@ -109,6 +137,20 @@ class Loop:
         self._steps(batches, self._setting.steps)
         return self.meter.stop(waited=batches.take_seconds())
 
+    def profile(self) -> dict[str, Any]:
+        """As `repeat`, under a profiler; see `summary`."""
+        self.repeat()
+        batches = TimedIterator(self._batches)
+        with profile():  # the first kernels that it sees cost more
+            self._steps(batches, 1)
+        batches.take_seconds()
+        with profile() as profiler:
+            self.meter.start()
+            self._steps(batches, self._setting.steps)
+            waited = batches.take_seconds()
+            _, seconds = self.meter.stop(waited=waited)
+        return summary(profiler, self._setting.steps, seconds, waited)
+
     def _steps(self, batches: TimedIterator[MicroBatch], num: int) -> None:
         for number in (next(self._numbers) for _ in range(num)):
             sums = self.training.step(self._plan, number, self._plan.phase.lr, batches)
@@ -118,16 +160,23 @@ class Loop:
 
 
 @functools.lru_cache(maxsize=1)
-def _loop(setting: Setting, compiled: bool, ddp: bool, changes: tuple[tuple[str, bool], ...]) -> Loop:
-    runtime = start(setting.precision, cpu=setting.device == "cpu")
+def _loop(setting: Setting, compiled: bool, ddp: bool, keep_freed: bool, changes: tuple[tuple[str, bool], ...]) -> Loop:
+    # Where the environment sets the allocator, be it to its default, training leaves it as it is.
+    with mock.patch.dict(os.environ, {} if keep_freed else {"MALLOC_PERTURB_": "0"}):
+        runtime = start(setting.precision, cpu=setting.device == "cpu")
     return Loop(setting, runtime, compiled=compiled, ddp=ddp, changes=dict(changes))
 
 
-def _wrapped(module: torch.nn.Module) -> torch.nn.Module:
+def _wrapped(module: torch.nn.Module, device: str) -> torch.nn.Module:
     """As Accelerate wraps it where there are several ranks; here there is one."""
-    with tempfile.TemporaryDirectory() as folder:
-        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1)
-    return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group(backend_of(device), store=store, rank=0, world_size=1)
+    return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def backend_of(device: str) -> str:
+    """What sums gradients on `cpu` or `cuda`: what training takes there."""
+    return "nccl" if device == "cuda" else "gloo"
 
 
 def main() -> None:

@@ -73,11 +73,9 @@ def _lightning(setting: Setting) -> Any:
             self.network = build_network(setting).to(memory_format=torch.channels_last)
 
         def training_step(self, batch: Any, index: int) -> torch.Tensor:
-            # Lightning divides by the number of micro-batches.
-            loss = micro_steps * loss_of(setting, self.network, *batch, channels_last=True)
-            if meter.first_loss is None:
-                meter.first_loss = loss.item()
-            return loss
+            share = loss_of(setting, self.network, *batch, channels_last=True)
+            meter.lose(share)
+            return micro_steps * share  # Lightning divides by their number
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return build_plain_optimizer(self.network, setting.device)
@@ -125,9 +123,9 @@ def _monai(setting: Setting) -> Any:
     from monai.engines import SupervisedTrainer
     from monai.engines.utils import IterationEvents
 
-    assert setting.batch == setting.micro, "MONAI's trainer takes a step on each batch"
     meter, feed = Meter(setting), _Feed(setting)
     _METERS.append(meter)
+    micro_steps = setting.batch // setting.micro
     network = build_network(setting).to(setting.device).to(memory_format=torch.channels_last)
     optimizer = build_plain_optimizer(network, setting.device)
 
@@ -136,17 +134,20 @@ def _monai(setting: Setting) -> Any:
         return normalise(images, MEAN, STD).contiguous(memory_format=torch.channels_last), targets
 
     def loss_function(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
-        loss = loss_of_outputs(setting, outputs, targets)
-        if meter.first_loss is None:
-            meter.first_loss = loss.item()
-        return loss
+        share = loss_of_outputs(setting, outputs, targets)
+        meter.lose(share)
+        return micro_steps * share  # MONAI divides by their number
+
+    def clip(trainer: Any) -> None:
+        if trainer.state.iteration % micro_steps == 0:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
 
     def repeat() -> tuple[int, float]:
         results: list[tuple[int, float]] = []
         trainer = SupervisedTrainer(
             device=torch.device(setting.device),
             max_epochs=1,
-            epoch_length=1 + setting.steps,
+            epoch_length=(1 + setting.steps) * micro_steps,
             train_data_loader=feed,
             network=network,
             optimizer=optimizer,
@@ -157,18 +158,18 @@ def _monai(setting: Setting) -> Any:
             amp_kwargs={"dtype": torch.bfloat16} if setting.precision == "bf16" else None,
             decollate=False,
             optim_set_to_none=True,
+            accumulation_steps=micro_steps,
         )
-        trainer.add_event_handler(
-            IterationEvents.BACKWARD_COMPLETED,
-            lambda: torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM),
-        )
+        if trainer.amp:  # bfloat16 has float32's range; and the norm would be that of scaled gradients
+            trainer.scaler = torch.amp.GradScaler(enabled=False)
+        trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, clip)
         trainer.add_event_handler(Events.ITERATION_STARTED(once=1), lambda: meter.launch())
 
         def after_one(_: Any) -> None:
             meter.launched()
             meter.start()
 
-        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=1), after_one)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=micro_steps), after_one)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: results.append(meter.stop()))
         trainer.run()
         return results[0]

@@ -1,6 +1,6 @@
 """Every row of the table: a network at a size, fed in some way, on which sides, and what is to be reached."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
@@ -16,54 +16,94 @@ DEFAULT = Setting()
 KINDS = ("made-up", "loader", "ddp", "ranks")
 """Of rows: the same batch over and over; fed by the loader; DDP around one rank; two ranks against two threads."""
 UNIT = "images/s"
+AIMS = {
+    ("Unet resnet34", "256x512", "H200"): 2400,
+    ("Unet resnet34", "256x512", "H100"): 1900,
+    ("Unet resnet34", "256x1600", "H200"): 600,
+    ("Unet resnet34", "256x1600", "H100"): 450,
+}
+"""Images a second of a made-up batch that a network is to reach on a card."""
+FED_SHARE = 0.97
+"""Of the speed on a made-up batch that a GPU is to keep when the loader feeds it."""
+UNKEPT = "ours, freed memory not kept"
+"""The label of our side with the allocator as the peers have it."""
 
 
-def rows_of(kinds: Sequence[str], settings: Sequence[Setting], shards: str) -> list[Row]:
+def rows_of(kinds: Sequence[str], settings: Sequence[Setting], shards: str, card: str = "") -> list[Row]:
     """The chosen kinds of rows for each setting.
 
     Args:
         kinds: among `KINDS`.
         settings: network, size and device of each.
         shards: for the rows that the loader feeds.
+        card: the GPU, as torch calls it.
     """
-    build = {"made-up": _made_up, "loader": lambda one: _loader(one, shards), "ddp": _ddp, "ranks": _ranks}
+    build: dict[str, Callable[[Setting], list[Row]]] = {
+        "made-up": lambda one: _made_up(one, card),
+        "loader": lambda one: _loader(one, shards),
+        "ddp": _ddp,
+        "ranks": _ranks,
+    }
     return [row for one in settings for kind in KINDS if kind in kinds for row in build[kind](one)]
 
 
-def not_measured(settings: Sequence[Setting]) -> Iterator[str]:
-    """What of the whole set of networks and sizes is not among `settings`."""
-    measured = {(one.architecture, one.encoder, one.height, one.width) for one in settings}
+def not_measured(kinds: Sequence[str], settings: Sequence[Setting]) -> Iterator[str]:
+    """What of the whole set of networks and sizes is not among `settings`, or of which kinds of rows it has none."""
+    measured = {(one.architecture, one.encoder, one.height, one.width): one.device for one in settings}
     for architecture, encoder, (height, width) in product(ARCHITECTURES, ENCODERS, SIZES):
-        if (architecture, encoder, height, width) not in measured:
-            yield f"{architecture} {encoder} {height}x{width}"
+        name = f"{architecture} {encoder} {height}x{width}"
+        device = measured.get((architecture, encoder, height, width))
+        missing = [kind for kind in KINDS if kind not in kinds and (kind, device) != ("ranks", "cuda")]
+        if device is None:
+            yield name
+        elif missing:
+            yield f"{name} ({', '.join(missing)})"
+
+
+def aims_not_measured(kinds: Sequence[str], settings: Sequence[Setting], card: str) -> Iterator[str]:
+    """The aims on a GPU that no row is held to; arguments as of `rows_of`."""
+    on_gpu = [one for one in settings if one.device == "cuda"]
+    held = [AIMS.get(_key(one, card)) for one in on_gpu if "made-up" in kinds]
+    for (network, size, model), rate in AIMS.items():
+        if rate not in held:
+            yield f"{network} {size}, made-up batch: at least {rate:,} {UNIT} on an {model}"
+    if not on_gpu or "loader" not in kinds:
+        yield f"fed by the loader: at least {FED_SHARE:g}x the made-up batch on a GPU"
+
+
+def _key(setting: Setting, card: str) -> tuple[str, str, str]:
+    """Of `AIMS`; no aim is another card's, or part of a card's."""
+    words = card.split()
+    model = next((word for word in ("H100", "H200") if word in words and "MIG" not in words), "")
+    return f"{setting.architecture} {setting.encoder}", f"{setting.height}x{setting.width}", model
 
 
 def _peers(setting: Setting) -> list[Side]:
     options = asdict(setting)
-    sides = [
+    return [
         Side("plain loop, channels_last", "plain", "step", {**options, "channels_last": True}, target=1.0),
         Side("plain loop, NCHW", "plain-nchw", "step", {**options, "channels_last": False}, target=1.15),
         Side("PyTorch Lightning, channels_last", "lightning", "lightning", options, target=1.0),
+        Side("MONAI SupervisedTrainer, channels_last", "monai", "monai", options, target=1.0),
     ]
-    if setting.batch == setting.micro:
-        sides.append(Side("MONAI SupervisedTrainer, channels_last", "monai", "monai", options, target=1.0))
-    return sides
 
 
-def _made_up(setting: Setting) -> list[Row]:
-    options = asdict(setting)
-    ours = Side("ours", "ours", "step", options)
-    compiled = Side("ours, compiled", "ours-compiled", "step", {**options, "compiled": True})
+def _made_up(setting: Setting, card: str) -> list[Row]:
+    options, aim = asdict(setting), AIMS.get(_key(setting, card))
+    ours = Side("ours", "ours", "step", options, least_rate=aim)
+    compiled = Side("ours, compiled", "ours-compiled", "step", {**options, "compiled": True}, least_rate=aim)
     title = f"{setting.name}, made-up batch"
     others = {"NCHW": {"channels_last": False}}
     if setting.device == "cuda":
         others["cuDNN searches"] = {"cudnn_benchmark": True}
     choices = _choices(options, others)
+    if setting.device == "cpu":  # nowhere else does training touch the allocator
+        choices.append(Side(UNKEPT, "ours-unkept", "step", {**options, "keep_freed": False}))
     rows = [Row(f"made-up {setting.name}", title, UNIT, (ours, compiled, *choices, *_peers(setting)))]
     if setting.device == "cuda":  # a step without mixed precision beside it
         plain = replace(setting, precision="no")
         choices = _choices(asdict(plain), {"no TF32": {"tf32": False}})
-        sides = (replace(ours, options=asdict(plain)), *choices, *_peers(plain))
+        sides = (replace(ours, options=asdict(plain), least_rate=None), *choices, *_peers(plain))
         rows.append(Row(f"float32 {plain.name}", f"{title}, float32", UNIT, sides))
     return rows
 
@@ -77,10 +117,11 @@ def _choices(options: dict[str, Any], others: dict[str, dict[str, bool]]) -> lis
 
 
 def _loader(setting: Setting, shards: str) -> list[Row]:
-    fed = replace(setting, shards=shards)
+    fed, options = replace(setting, shards=shards), asdict(setting)
+    share = FED_SHARE if setting.device == "cuda" else None  # on a CPU the loader has the network's own cores
     sides = (
         Side("ours", "ours", "step", asdict(fed)),
-        Side("ours, made-up batch", "ours-compiled", "step", asdict(setting), remark="what the loader costs"),
+        Side("ours, made-up batch", "ours-compiled", "step", options, share, "what the loader costs"),
         *_peers(fed)[:3],
     )
     return [Row(f"loader {setting.name}", f"{setting.name}, fed by the loader", UNIT, sides)]

@@ -148,7 +148,15 @@ class Meter:
         self._steps: list[float] = []
         self._host: list[float] = []
         self._waits: list[float] = []
+        self._shares: list[float] = []
         self.first_loss: float | None = None
+
+    def lose(self, share: torch.Tensor) -> None:
+        """A micro-batch's share of its step's loss, in turn: those of the first step are the first loss."""
+        if self.first_loss is None:
+            self._shares.append(share.item())
+            if len(self._shares) == self._setting.batch // self._setting.micro:
+                self.first_loss = sum(self._shares)
 
     def launch(self) -> None:
         """The next step begins on an idle device; it is of no stretch."""

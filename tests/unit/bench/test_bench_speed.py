@@ -80,6 +80,15 @@ def test_a_limit_of_milliseconds_is_a_target_of_our_side_too(tmp_path: Path, rat
     assert said in (tmp_path / "speed.md").read_text()
 
 
+@pytest.mark.parametrize(("rate", "verdict"), [(2400.0, "reached"), (2399.0, "**missed**")])
+def test_a_speed_is_a_target_of_our_side_too(tmp_path: Path, rate: float, verdict: str) -> None:
+    row = Row("row", "title", "images/s", (Side("a", "ours", "a", least_rate=2400),))
+    result = measure_row(row, 1, FakeWorkers({"a": [1.0, rate]}), tqdm(disable=True))
+    assert result.reached(result.sides[0]) is (rate == 2400)
+    write_report(tmp_path / "speed.md", [result], {"repeats": 1}, ["note"])
+    assert f"at least 2,400 images/s: {verdict}" in (tmp_path / "speed.md").read_text()
+
+
 def test_the_limit_of_a_gpu_is_not_held_against_a_cpu() -> None:
     for has_gpu in (True, False):
         limits = {side.task: side.most_ms for row in _statistics(has_gpu=has_gpu) for side in row.sides}

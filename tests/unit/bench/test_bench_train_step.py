@@ -1,16 +1,27 @@
 """The bench's sides do the same work: equal first losses on equal data, and what was not run is said."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from bench.speed.rows import Side
+from bench.speed.run import RowResult, SideResult
+from bench.speed.worker import ROOT, Worker
 from bench.train_step import ours, plain, setting
-from bench.train_step.rows import DEFAULT, KINDS, not_measured, rows_of
+from bench.train_step.__main__ import _against_peers, _gaps
+from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, aims_not_measured, not_measured, rows_of
 from bench.train_step.setting import Setting
+from steel import machine
+from steel.distributed.runtime import start
 
 TINY: dict[str, Any] = {"encoder": "tu-test_resnet", "height": 32, "width": 64}
 TINY |= {"batch": 4, "micro": 2, "steps": 1, "threads": 1}
+RESNET34 = Setting(encoder="resnet34", height=256, width=512)
+PEERS = ROOT / ".bench" / "step-peers" / "bin" / "python"
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +52,67 @@ def test_ours_and_the_plain_loop_lose_the_same_in_the_first_step(architecture: s
     assert all({"step_ms", "memory_gib"} <= each.keys() and "host_ms" not in each for each in found)
 
 
+@pytest.mark.skipif(not PEERS.exists(), reason="the peers' environment has not been made")
+def test_the_peers_accumulate_the_same_losses(tmp_path: Path) -> None:
+    """Lightning and MONAI, over two micro-batches a step."""
+    ours.step(**TINY)
+    with Worker(PEERS, "bench.train_step.peers", tmp_path / "log") as peers:
+        for task in ("lightning", "monai"):
+            images, seconds = peers.ask(task, **TINY)
+            assert images == 4 and seconds > 0
+            assert peers.ask("figures")["first_loss"] == pytest.approx(ours.figures()["first_loss"], rel=1e-5)
+
+
+def test_the_first_loss_is_that_of_the_first_step_whole() -> None:
+    meter = setting.Meter(Setting(**TINY))
+    for share in (0.25, 0.5, 4.0, 8.0):
+        meter.lose(torch.tensor(share))
+    assert meter.first_loss == 0.75
+
+
+def test_one_side_of_ours_has_the_peers_allocator_and_is_held_against_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where training sets one: on a CPU. A process of its own has it, as it cannot be taken back."""
+    library = Mock()
+    library.CDLL.return_value.mallopt.return_value = 1
+    monkeypatch.setattr(machine, "ctypes", library)
+    ours.step(**TINY, keep_freed=False)
+    assert not library.CDLL.called
+    ours.step(**TINY)
+    assert library.CDLL.called
+
+    (row,) = rows_of(["made-up"], [DEFAULT], "")
+    (side,) = [side for side in row.sides if side.label == UNKEPT]
+    assert side.options["keep_freed"] is False and [each.where for each in row.sides].count(side.where) == 1
+    on_gpu = rows_of(["made-up"], [replace(DEFAULT, device="cuda")], "")
+    assert all(each.label != UNKEPT for row in on_gpu for each in row.sides)
+    peers = [
+        SideResult(Side("a", "a", "a", target=1.0), (2.0, 4.0, 4.0), ()),
+        SideResult(Side("b", "b", "b"), (1.0, 1.0, 1.0), ()),
+    ]
+    result = SideResult(side, (1.0, 3.0, 5.0), ())
+    assert _against_peers(RowResult(row, (result, *peers)), result) == "0.75x as fast as a"
+
+
+def test_one_rank_sums_gradients_as_several_do() -> None:
+    """By what training takes on the device, and once a step, not with each micro-batch."""
+    assert (ours.backend_of("cuda"), ours.backend_of("cpu")) == ("nccl", "gloo")
+    sums = []
+
+    def note(_: None, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        sums.append(bucket.index())
+        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    try:
+        loop = ours.Loop(Setting(**TINY), start("no", cpu=True), ddp=True)
+        loop.training.wrapped.register_comm_hook(None, note)  # type: ignore[operator]
+        loop.repeat()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert sums.count(0) == 2  # a step for the host's time and a timed one, of two micro-batches each
+
+
 def test_the_time_of_the_host_is_of_steps_that_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the device has to do before and after."""
     now = [0.0]
@@ -67,15 +139,55 @@ def test_every_kind_of_row_has_ours_first_and_its_targets() -> None:
     assert [row.name.split()[0] for row in rows] == list(KINDS)
     assert all(row.sides[0].target is None for row in rows)
     made_up, loader, ddp, ranks = rows
-    assert {side.label: side.target for side in made_up.sides[3:5]} == {
-        "plain loop, channels_last": 1.0,
-        "plain loop, NCHW": 1.15,
-    }
+    targets = {side.label: side.target for side in made_up.sides}
+    assert targets["plain loop, channels_last"] == 1.0 and targets["plain loop, NCHW"] == 1.15
+    (accumulated,) = rows_of(["made-up"], [replace(DEFAULT, micro=2)], "")
+    assert [side.label for side in accumulated.sides] == [side.label for side in made_up.sides]
+    assert made_up.sides[-1].where == "monai" and made_up.sides[-1].target == 1.0
     assert loader.sides[0].options["shards"] == "shards" and ddp.sides[0].options["ddp"]
     assert ranks.sides[1].target == 0.9 and ranks.sides[1].options["micro"] == DEFAULT.batch // 2
 
 
 def test_what_was_not_run_is_named() -> None:
-    whole = list(not_measured([]))
+    """Also the kinds of rows of a network that has others."""
+    whole = list(not_measured(KINDS, []))
     assert len(whole) == 2 * 5 * 2 and "FPN tu-convnext_tiny 256x1600" in whole
-    assert len(list(not_measured([Setting(encoder="resnet34", height=256, width=512), DEFAULT]))) == 19
+    on_cpu = [RESNET34, DEFAULT]
+    assert len(list(not_measured(KINDS, on_cpu))) == 19
+    assert "Unet resnet34 256x512 (loader, ddp, ranks)" in list(not_measured(["made-up"], on_cpu))
+    on_gpu = [replace(RESNET34, device="cuda")]  # where there are no gloo ranks to be measured
+    assert "Unet resnet34 256x512 (loader)" in list(not_measured(["made-up", "ddp"], on_gpu))
+
+
+@pytest.mark.parametrize(
+    ("card", "aim"),
+    [
+        ("NVIDIA H200", 2400),
+        ("NVIDIA H100 80GB HBM3", 1900),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA A100-SXM4-80GB", None),
+    ],
+)
+def test_a_gpu_is_held_to_the_aims_for_it(card: str, aim: float | None) -> None:
+    on_gpu = [replace(RESNET34, device="cuda", precision="bf16"), replace(DEFAULT, device="cuda")]
+    made_up, float32, loader, *others = rows_of(["made-up", "loader"], on_gpu, "shards", card)
+    assert [side.least_rate for side in made_up.sides[:3]] == [aim, aim, None]
+    assert all(side.least_rate is None for row in (float32, loader, *others) for side in row.sides)
+    assert [side.target for side in loader.sides[:2]] == [None, 0.97]
+    left = list(aims_not_measured(["made-up", "loader"], on_gpu, card))
+    assert len(left) == (4 if aim is None else 3) and not any("loader" in each for each in left)
+
+
+def test_without_a_gpu_the_aims_are_among_what_was_not_measured() -> None:
+    """Of what a run on a GPU tells, that which it does tell."""
+    (loader,) = rows_of(["loader"], [RESNET34], "shards")
+    assert loader.sides[1].target is None
+    facts = _gaps(KINDS, [RESNET34], "")
+    assert facts["aims not measured"].split("; ") == [
+        "Unet resnet34 256x512, made-up batch: at least 2,400 images/s on an H200",
+        "Unet resnet34 256x512, made-up batch: at least 1,900 images/s on an H100",
+        "Unet resnet34 256x1600, made-up batch: at least 600 images/s on an H200",
+        "Unet resnet34 256x1600, made-up batch: at least 450 images/s on an H100",
+        "fed by the loader: at least 0.97x the made-up batch on a GPU",
+    ]
+    assert "device time" not in facts["not measured on a GPU"]
