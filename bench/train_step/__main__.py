@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from bench.made_by import made_by
 from bench.speed.dataset import SHARD_SIZE, make_dataset
 from bench.speed.report import write_report
 from bench.speed.rows import Row
@@ -28,7 +29,7 @@ from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, aims_not_measured, not
 from bench.train_step.setting import Setting
 
 NOTES = (
-    "Made by `python -m bench.train_step`; see [README.md](README.md) for how. Same network and first weights, same "
+    "See [README.md](README.md) for how. Same network and first weights, same "
     "batches, losses and optimizer on all sides. Medians over the repeats; a ratio is the median of the ratios within "
     "each repeat (smallest to largest in brackets), as the sides take turns.",
 )
@@ -87,6 +88,7 @@ def main() -> None:
 def _facts(options: argparse.Namespace, card: str, load: tuple[float, float, float]) -> dict[str, Any]:
     """Of any run: `load` is that of its start."""
     return {
+        "made by": made_by("bench.train_step"),
         "options": shlex.join(sys.argv[1:]) or "none",
         "machine": f"{machine()}; {card}" if card else machine(),
         "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end (alone, a run makes 2)",
