@@ -173,7 +173,7 @@ def _length(facts: DataFacts, budget: float | None, reasons: dict[str, str]) -> 
     while batch > 8 and passes * facts.images / batch < _LEAST_STEPS:
         batch //= 2
     reasons["phases.0.batch-size"] = (
-        f"{batch}: {passes * facts.images / batch:,.0f} steps, where at least {_LEAST_STEPS:,} are wanted"
+        f"{batch}: {math.ceil(passes * facts.images / batch):,} steps, where at least {_LEAST_STEPS:,} are wanted"
     )
     return passes, batch
 
@@ -279,7 +279,7 @@ def _model(machine: MachineClass, reasons: dict[str, str]) -> ModelConfig:
 
 def _validation(passes: float, reasons: dict[str, str]) -> ValidationConfig:
     every = float(max(1, round(passes / _VALIDATIONS)))
-    reasons["validation.every-epochs"] = f"{every:g}: about {passes / every:.0f} validations in the first phase"
+    reasons["validation.every-epochs"] = f"{every:g}: about {math.ceil(passes / every)} validations in the first phase"
     return replace(SEVERSTAL.validation, every_epochs=every)
 
 

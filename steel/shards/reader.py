@@ -282,9 +282,10 @@ class ShardReader:
             return error
         reason = "the shard is missing" if isinstance(error, FileNotFoundError) else str(error)
         shard = self.manifest.shards[self.samples.place(row).shard].name
+        way_out = ", `--runtime.on-bad-sample skip` trains without them" if self.on_bad_sample == "fail" else ""
         return BadSampleError(
             f"{storage.join(self.root, shard)}: sample {self.samples.image_id(row)} (row {row}): {reason}; "
-            "`python -m data_prep.verify` finds all such samples, `--runtime.on-bad-sample skip` trains without them",
+            f"`python -m data_prep.verify` finds all such samples{way_out}",
             row,
         )
 

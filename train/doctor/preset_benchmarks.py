@@ -174,7 +174,7 @@ def compile_gain(
         return Finding("compile", str(error), "warning")
     finally:
         training.micro_batch_losses.compute_eagerly()
-    assert choice.gain is not None, "measured"
+    assert choice is not None and choice.gain is not None, "measured"
     advice = "--runtime.compile auto takes it" if choice.gain >= LEAST_GAIN else "--runtime.compile off is as good"
     return Finding("compile", f"phase {phase.name}: compiled, a micro-batch is {choice.gain:.2f}x as fast; {advice}")
 

@@ -71,7 +71,8 @@ def choose_compilation(
     step: int,
     make_batch: Callable[[], MicroBatch],
     earlier: CompileChoice | None,
-) -> CompileChoice:
+    is_told_to_stop: Callable[[], bool] = lambda: False,
+) -> CompileChoice | None:
     """Let `training` compute the phase's micro-batches from `step` on with a graph or without; every rank calls this.
 
     Nothing else of `training` changes, nor do the generators of random numbers.
@@ -82,6 +83,10 @@ def choose_compilation(
         step: the next one, which is not the phase's end.
         make_batch: a micro-batch of the phase's sizes, laid out as the loader's are.
         earlier: the choice of an attempt that has begun this phase.
+        is_told_to_stop: whether this rank has received a stop signal, which may have reached its compilers, too.
+
+    Returns:
+        None where a compiler failed and some rank was told to stop: the next attempt chooses.
 
     Raises:
         SharedError: told to compile, and torch cannot.
@@ -98,10 +103,13 @@ def choose_compilation(
     with untouched(training):
         training.wrapped.train()
         set_encoder_trainable(training.model, plan.first_global_step + step >= training.freeze_steps)
-        trial = _Trial(training, plan, make_batch())
-        if earlier is not None and earlier.compiled:
-            return earlier if trial.compile(must=asked == "on") else CompileChoice(False)
-        return _measure(trial, runtime, plan, step, must=asked == "on")
+        trial = _Trial(training, plan, make_batch(), is_told_to_stop)
+        try:
+            if earlier is not None and earlier.compiled:
+                return earlier if trial.compile(must=asked == "on") else CompileChoice(False)
+            return _measure(trial, runtime, plan, step, must=asked == "on")
+        except _StoppedError:
+            return None
 
 
 def _measure(trial: "_Trial", runtime: Runtime, plan: PhasePlan, step: int, *, must: bool) -> CompileChoice:
@@ -128,11 +136,18 @@ def _measure(trial: "_Trial", runtime: Runtime, plan: PhasePlan, step: int, *, m
     return choice
 
 
+class _StoppedError(Exception):
+    """A compiler failed, and a stop signal had come."""
+
+
 class _Trial:
     """A micro-batch's way there and back, over and over, as a step takes it but for the sum over the ranks."""
 
-    def __init__(self, training: TrainingState, plan: PhasePlan, batch: MicroBatch) -> None:
+    def __init__(
+        self, training: TrainingState, plan: PhasePlan, batch: MicroBatch, is_told_to_stop: Callable[[], bool]
+    ) -> None:
         self.losses = training.micro_batch_losses
+        self._is_told_to_stop = is_told_to_stop
         self._training = training
         self._plan = plan
         self._batch = batch
@@ -152,7 +167,10 @@ class _Trial:
 
         Raises:
             SharedError: on every rank alike, where some rank could not although it `must`.
+            _StoppedError: on every rank alike, where some rank could not and some was told to stop.
         """
+        name = self._plan.phase.name
+        logger.info("phase %s: compiling the step; a stop signal is heeded when that is done", name)
         self.losses.compile_anew(cuda_graphs=self._training.runtime.device.type == "cuda")
         problem: str | None = None
         try:
@@ -163,13 +181,16 @@ class _Trial:
         if not told:
             return True
         self.losses.compute_eagerly()
-        advice = "install a C++ compiler such as g++" if "ompiler" in told[0] else "choose another network or loss"
+        if any(self._training.runtime.all_gather(self._is_told_to_stop())):
+            raise _StoppedError
+        is_of_compiler = "ompiler" in told[0] or "C++" in told[0]
+        advice = "see that a C++ compiler such as g++ works" if is_of_compiler else "choose another network or loss"
         if must:
             raise SharedError(
-                f"phase {self._plan.phase.name}: runtime.compile on: torch cannot compile the step ({told[0]}); "
+                f"phase {name}: runtime.compile on: torch cannot compile the step ({told[0]}); "
                 f"{advice}, or take --runtime.compile off"
             )
-        logger.warning("phase %s: not compiled: torch cannot compile the step (%s)", self._plan.phase.name, told[0])
+        logger.warning("phase %s: not compiled: torch cannot compile the step (%s)", name, told[0])
         return False
 
     def _there_and_back(self) -> None:

@@ -108,9 +108,12 @@ class Loop:
             pin_memory=is_on_gpu,
         )
         with context.live.stage("compiling", "choosing whether to compile the step"):
-            self.state.compilation = choose_compilation(
-                self.training, plan, self.state.step, make_batch, self.state.compilation
+            choice = choose_compilation(
+                *(self.training, plan, self.state.step, make_batch, self.state.compilation),
+                is_told_to_stop=self.step_metrics.is_told_to_stop,
             )
+        if choice is not None:
+            self.state.compilation = choice
 
     def _take_step(self, plan: PhasePlan, batches: TimedIterator[MicroBatch]) -> None:
         """Launch a step, and take in the one before it meanwhile."""

@@ -78,6 +78,10 @@ class StepMetrics:
         self._pending: _Pending | None = None
         self._waited = 0.0
 
+    def is_told_to_stop(self) -> bool:
+        """Whether this rank has received a stop signal; the others know with the next step."""
+        return self._signals.received
+
     def push(
         self,
         plan: PhasePlan,

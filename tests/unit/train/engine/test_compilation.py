@@ -194,7 +194,7 @@ def test_ranks_choose_by_the_slowest(
         monkeypatch.setattr(compilation._Trial, "seconds", seconds)
         job = SimpleNamespace(all_gather=all_gather, device=torch.device("cpu"), accelerator=runtime.accelerator)
         training.runtime = job  # type: ignore[assignment]
-        trial = compilation._Trial(training, plan_of(training.config), batch_of(2))
+        trial = compilation._Trial(training, plan_of(training.config), batch_of(2), lambda: False)
         plan = replace(plan_of(training.config), epoch_length=12_000)
         choices.append(compilation._measure(trial, job, plan, 0, must=False))  # type: ignore[arg-type]
         assert training.micro_batch_losses.is_compiled == kept
@@ -219,9 +219,19 @@ def test_without_a_compiler_on_is_one_clear_error(runtime: Runtime) -> None:
         choose(training)
     assert str(raised.value) == (
         "phase crops: runtime.compile on: torch cannot compile the step (No working C++ compiler found in "
-        "torch._inductor.config.cpp.cxx: (None, 'g++')); install a C++ compiler such as g++, or take "
+        "torch._inductor.config.cpp.cxx: (None, 'g++')); see that a C++ compiler such as g++ works, or take "
         "--runtime.compile off"
     )
+
+
+@pytest.mark.parametrize("asked", ["on", "auto"])
+@pytest.mark.usefixtures("no_compiler")
+def test_a_compiler_that_fails_with_a_stop_signal_is_no_verdict(runtime: Runtime, asked: str) -> None:
+    """The signal of a whole process group has killed it."""
+    training = build_training(runtime, configured(asked))
+    arguments = training, plan_of(training.config), 1, lambda: batch_of(3), CompileChoice(True, 1.5)
+    assert choose_compilation(*arguments, is_told_to_stop=lambda: True) is None
+    assert not training.micro_batch_losses.is_compiled
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -229,7 +239,7 @@ def test_without_a_compiler_auto_goes_on_without(runtime: Runtime, caplog: pytes
     training = build_training(runtime, configured("auto"))
     with caplog.at_level(logging.INFO, "train.fit"):
         assert choose(training, CompileChoice(True, 1.5), step=1) == CompileChoice(False)
-    assert len(caplog.messages) == 1 and "not compiled: torch cannot compile the step (No working" in caplog.messages[0]
+    assert len(caplog.messages) == 2 and "not compiled: torch cannot compile the step (No working" in caplog.messages[1]
     assert not training.micro_batch_losses.is_compiled
 
 
