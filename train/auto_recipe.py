@@ -264,7 +264,9 @@ def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -
     reasons["augment.rotate90"] = (
         "on: crops are square, and images nearly so" if turns else "off: images or crops are not square"
     )
-    reasons["augment.brightness-contrast"] = "on: part of what was best on pretrained weights"
+    reasons["augment.brightness-contrast"] = (
+        "on, as lamps drift; on real steel taken in one light, one training was better without"
+    )
     chosen = {**AUGMENT, "brightness_contrast": TransformConfig(0.5)}
     return {**chosen, "rotate90": TransformConfig(0.5)} if turns else chosen
 
