@@ -42,12 +42,15 @@ def test_all_that_is_asked_for_comes_however_long(cold: int) -> None:
     start, length = 3 << 20, (5 << 20) + 1
     ask_for(cold, start, length)
     wanted = {*range(start, start + length, 4096), start + length - 1}
+    missing = wanted
     for _ in range(1000):
-        wanted = {offset for offset in wanted if not resident(cold, offset)}
-        if not wanted:
+        missing = {offset for offset in missing if not resident(cold, offset)}
+        if not missing:
             break
         time.sleep(0.01)
-    assert not wanted
+    if missing == wanted:
+        pytest.skip("this file system takes no notice")
+    assert not missing
     assert not resident(cold, SIZE - 1)
 
 
