@@ -1,7 +1,8 @@
 """Quality of trained models, measured:  python -m bench.quality QUESTION
 
-severstal | pretrained-neu | pretrained-bsdata | pretrained-strips | auto-choice | small | pseudo-labels | distill
-rare | neu | choice | cascade-pretrained | cascade | parts | ablation | thresholds | demo
+severstal | pretrained-neu | pretrained-bsdata | pretrained-strips | auto-choice | auto-bsdata | auto-strips
+clean | small | pseudo-labels | distill | rare | neu | choice | cascade-pretrained | cascade | parts | ablation
+thresholds | demo
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
@@ -22,6 +23,7 @@ from bench.quality import (
     bsdata,
     cascade,
     choice,
+    clean,
     demo,
     distill,
     neu,
@@ -45,6 +47,9 @@ SECTIONS = {
     "pretrained-bsdata": "With pretrained weights: better than the plain loop on small pits?",
     "pretrained-strips": "With pretrained weights: better than the plain loop on Severstal's geometry?",
     "auto-choice": "What could `--preset auto` do better on pretrained weights?",
+    "auto-bsdata": "And on small pits?",
+    "auto-strips": "And on Severstal's geometry?",
+    "clean": "And where 90 % of the images are clean?",
     "small": "With few images: what pretrained weights and the recipe are worth",
     "pseudo-labels": "What are images without labels worth?",
     "distill": "What does one network learn from an ensemble?",
@@ -58,14 +63,16 @@ SECTIONS = {
     "thresholds": "Does tuning thresholds on few images ever harm?",
     "demo": "Does the demo reach its bounds on data that nothing was chosen on?",
 }
-RENDERED = ("pretrained-strips", "cascade-pretrained", "cascade")
+OTHER_SETS = {"auto-bsdata": "pretrained-bsdata", "auto-strips": "pretrained-strips"}
+"""Questions about `auto` on the sets of others, whose trainings of it they take."""
+RENDERED = ("pretrained-strips", "auto-strips", "cascade-pretrained", "cascade")
 """Of strips rendered for real masks."""
 
 
 def main() -> int:
     """Entry point; returns the exit code."""
     options = _parse()
-    work = options.work.absolute() / options.what
+    work = options.work.absolute() / OTHER_SETS.get(options.what, options.what)
     work.mkdir(parents=True, exist_ok=True)
     if options.what in pretrained.SETS:
         given = options.what, _shards(options, work), options.weights, work
@@ -86,6 +93,16 @@ def main() -> int:
             variants=list(auto_choice.VARIANTS) if options.variants is None else options.variants,
             once=options.once,
         )
+    elif options.what in OTHER_SETS:
+        text = auto_choice.run_on_validation(
+            *(OTHER_SETS[options.what], _shards(options, work), options.weights, work),
+            passes=options.passes,
+            seeds=options.seeds,
+            variants=options.variants or [auto_choice.NO_BRIGHTNESS],
+        )
+    elif options.what == "clean":
+        variants = list(clean.VARIANTS) if options.variants is None else options.variants
+        text = clean.run(options.weights, work, passes=options.passes, seeds=options.seeds, variants=variants)
     elif options.what == "small":
         text = small.run(options.source, options.weights, work, seeds=options.seeds)
     elif options.what == "pseudo-labels":
@@ -128,7 +145,7 @@ def _shards(options: argparse.Namespace, work: Path) -> Path:
     """Of a question that is asked of one data set, made once under `work`."""
     if options.what in RENDERED:
         return cascade.make_shards(work, options.annotations, options.image_ids, options.num_images, options.per_class)
-    make = bsdata.make_shards if options.what == "pretrained-bsdata" else neu.make_shards
+    make = bsdata.make_shards if options.what in ("pretrained-bsdata", "auto-bsdata") else neu.make_shards
     return make(options.source, work)
 
 
@@ -163,29 +180,25 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--weights",
         type=Path,
-        help="*pretrained*, small, pseudo-labels, distill, rare, severstal: file with an encoder's weights",
+        help="file with an encoder's weights: of all questions on pretrained encoders, and of severstal",
     )
     parser.add_argument("--data", type=Path, help="severstal: Kaggle's folder with train.csv and train_images/")
     parser.add_argument("--preset", default="severstal", help="severstal: what is trained")
     parser.add_argument("--size", metavar="HxW", help="severstal: store images at this size, for a rehearsal")
     parser.add_argument("--passes", type=int, help="times each training image is seen (neu, choice: 16)")
-    parser.add_argument(
-        "--annotations", type=Path, help="cascade*, pretrained-strips: run-length masks to render images for"
-    )
-    parser.add_argument(
-        "--image-ids", type=Path, help="cascade*, pretrained-strips: ids to render, as `steel synth` takes them"
-    )
-    parser.add_argument("--num-images", type=int, default=1800, help="cascade*, pretrained-strips: images to render")
+    parser.add_argument("--annotations", type=Path, help="cascade*, *-strips: run-length masks to render images for")
+    parser.add_argument("--image-ids", type=Path, help="cascade*, *-strips: ids to render, as `steel synth` takes them")
+    parser.add_argument("--num-images", type=int, default=1800, help="cascade*, *-strips: images to render")
     parser.add_argument(
         "--per-class",
         type=int,
         default=240,
-        help="cascade*, pretrained-strips: of them, at least so many of each class",
+        help="cascade*, *-strips: of them, at least so many of each class",
     )
     parser.add_argument("--seconds", type=float, default=90, help="cascade*: training time of the unified network")
     parser.add_argument("--resamples", type=int, default=20, help="thresholds: sets of images for each network")
     parser.add_argument(
-        "--variants", nargs="+", help="choice, auto-choice, rare, parts, ablation, severstal: only these"
+        "--variants", nargs="+", help="choice, auto-*, clean, rare, parts, ablation, severstal: only these"
     )
     parser.add_argument(
         "--once", nargs="+", default=[], metavar="VARIANT", help="auto-choice: these too, with the first seed alone"
@@ -200,10 +213,16 @@ def _parse() -> argparse.Namespace:
     options = parser.parse_args()
     options.seeds = options.seeds or list({"demo": demo.SEEDS, "rare": range(5)}.get(options.what, (0, 1, 2)))
     of_neu = ("neu", "choice", "parts", "auto-choice", "small", "pseudo-labels", "distill", "rare")
-    if options.what in (*of_neu, *pretrained.SETS) and options.what not in RENDERED and options.source is None:
+    if (
+        options.what in (*of_neu, *pretrained.SETS, *OTHER_SETS)
+        and options.what not in RENDERED
+        and options.source is None
+    ):
         parser.error(f"{options.what} needs --source, the folder of its images")
     pretrained_too = (
         "auto-choice",
+        *OTHER_SETS,
+        "clean",
         "small",
         "pseudo-labels",
         "distill",
@@ -223,7 +242,8 @@ def _parse() -> argparse.Namespace:
         "choice": choice.VARIANTS,
         "parts": parts.PARTS,
         "severstal": severstal.SPLITS,
-        "auto-choice": auto_choice.VARIANTS,
+        **dict.fromkeys(("auto-choice", *OTHER_SETS), auto_choice.VARIANTS),
+        "clean": clean.VARIANTS,
         "rare": rare.VARIANTS,
     }
     known: Collection[str] = tables.get(options.what, ablation.VARIANTS)

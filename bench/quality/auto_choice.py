@@ -6,15 +6,21 @@ A quarter of the training images stands in for the test, as in `choice.py`; the 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from bench.quality.choice import DEVELOPMENT
 from bench.quality.neu import make_shards
 from bench.quality.pretrained import AUTO, PLAIN, RATES, SETS, Sides
-from bench.quality.seeds import gain, mean_dice, miou, spread, values
-from bench.quality.trial import both_phases, folder_name, raw, tuned
+from bench.quality.seeds import gain, mean_dice, mean_dice_positive, miou, spread, values
+from bench.quality.trial import TEST, VALIDATION, Trial, at_one_half, both_phases, folder_name, raw, tuned
+from steel.shards.reader import ShardReader
 
 IMAGE_DICE = ("--phases.0.loss.batch-dice", "0", "--phases.0.loss.dice")
 LOW_RATES = ("--phases.0.lr", "3.5e-4", "--phases.1.lr", "3.5e-5")
 """At a batch of 8 by the square root from Severstal's 64."""
+NO_BRIGHTNESS = "no brightness and contrast"
+WEIGHED = "classes weighed by the inverse root of their images"
+LATER_ABSENT = ("--phases.1.loss.absent", "1")
 
 
 def _batches(micro: int, batch: int, rates: float = 1.0) -> tuple[str, ...]:
@@ -33,11 +39,14 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "twice the rates": ("--phases.0.lr", "4e-3", "--phases.1.lr", "4e-4"),
     "Dice of each image": (*IMAGE_DICE, "1"),
     "absent classes judged": both_phases("loss.absent", "1"),
-    "absent classes judged last": ("--phases.1.loss.absent", "1"),
+    "absent classes judged last": LATER_ABSENT,
     "the rate rises for 0.05 of the steps": ("--phases.0.warmup", "0.05"),
     "half of the crops moved onto a defect": ("--phases.0.sampling.defect-crop", "0.5"),
-    "no brightness and contrast": ("--augment.brightness-contrast.p", "0"),
+    NO_BRIGHTNESS: ("--augment.brightness-contrast.p", "0"),
     "no classification loss": both_phases("loss.classification", "0"),
+    "five times the classification loss": both_phases("loss.classification", "0.1"),
+    WEIGHED: (),  # `root_weights` of the set
+    "classes in equal shares": ("--phases.0.sampling.order", "balanced"),
     "BCE and Dice last, no Lovász": (
         *("--phases.1.loss.lovasz", "0", "--phases.1.loss.bce", "1", "--phases.1.loss.batch-dice", "1"),
     ),
@@ -49,7 +58,7 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "crops at two thirds to one and a half of their size": ("--phases.0.sampling.zoom", "0.67", "1.5"),
     "deep supervision of 3 stages": ("--model.deep-supervision", "3"),
     "a moving average of 0.99 of the weights": ("--optim.ema-decay", "0.99"),
-    "that average, and absent classes judged last": (*("--optim.ema-decay", "0.99"), *("--phases.1.loss.absent", "1")),
+    "that average, and absent classes judged last": ("--optim.ema-decay", "0.99", *LATER_ABSENT),
     "a moving average that fits any length": ("--optim.ema-decay", "1"),
     "the equal average of the last phase's weights": ("--optim.swa",),
     "the average of the 3 best validations": ("--optim.average-top-k", "3"),
@@ -95,14 +104,75 @@ def run(
     trials = {AUTO: [sides.auto(seed) for seed in seeds], PLAIN: [sides.plain(seed, best) for seed in seeds]}
     for name in (*variants, *once):
         of_these = seeds[:1] if name in once else seeds
-        trials[name] = [sides.auto(seed, folder_name(name), VARIANTS[name]) for seed in of_these]
+        options = root_weights(data) if name == WEIGHED else VARIANTS[name]
+        trials[name] = [sides.auto(seed, folder_name(name), options) for seed in of_these]
     left_out = [name for name in VARIANTS if name not in trials]
+    return "\n".join(
+        [
+            f"{DEVELOPMENT[1]} images train and {DEVELOPMENT[0]} others stand in for the test images, which have no "
+            f"part in this; network, weights and sides as on hot-rolled steel above, {sides.passes} passes; seeds "
+            f"{', '.join(map(str, seeds))}, or the first, which is compared with `auto`'s first. IoU and Dice in "
+            "percent." + (f" Not measured: {'; '.join(left_out)}." if left_out else ""),
+            "",
+            *against_auto(trials, data),
+        ]
+    )
+
+
+def run_on_validation(
+    name: str,
+    data: Path,
+    weights: Path,
+    work: Path,
+    *,
+    passes: int | None,
+    seeds: Sequence[int],
+    variants: Sequence[str],
+) -> str:
+    """The same of another set, judged on its validation images at thresholds of one half; the test has no part in it.
+
+    Args:
+        name: of the set in `SETS`.
+        data: its shards.
+        weights: file of the encoder's pretrained weights.
+        work: where its runs are; those of `auto` are not trained again.
+        passes: times each training image is seen; the set's own number when None.
+        seeds: of the trainings.
+        variants: names in `VARIANTS`.
+    """
+    of_set = SETS[name]
+    sides = Sides(data, work, str(weights.absolute()), passes or of_set.passes, of_set)
+    trials = {AUTO: [sides.auto(seed) for seed in seeds]}
+    trials |= {each: [sides.auto(seed, folder_name(each), VARIANTS[each]) for seed in seeds] for each in variants}
+    half = {
+        each: [at_one_half(trial.statistics(data, VALIDATION, ())) for trial in those] for each, those in trials.items()
+    }
     lines = [
-        f"{DEVELOPMENT[1]} images train and {DEVELOPMENT[0]} others stand in for the test images, which have no "
-        f"part in this; network, weights and sides as on hot-rolled steel above, {sides.passes} passes; seeds "
-        f"{', '.join(map(str, seeds))}, or the first, which is compared with `auto`'s first. IoU and Dice in percent."
-        + (f" Not measured: {'; '.join(left_out)}." if left_out else ""),
+        f"{of_set.images}, network, weights and passes as above; judged on the validation images, which choose the "
+        f"weights of both, at thresholds of one half: the test images have no part in this. Seeds "
+        f"{', '.join(map(str, seeds))}. In percent.",
         "",
+        "| | mean IoU | against auto, points | 95 % over seeds | 95 % over images | mean Dice | positive Dice |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each, outcomes in half.items():
+        difference = "- | - | -" if each == AUTO else gain(outcomes, half[AUTO], miou).text()
+        cells = [spread(values(outcomes, measure)) for measure in (mean_dice, mean_dice_positive)]
+        lines.append(f"| {each} | {spread(values(outcomes, miou))} | {difference} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def root_weights(data: Path) -> tuple[str, ...]:
+    """The words that weigh each class by the inverse root of its training images, on average by 1."""
+    index = ShardReader(str(data)).index
+    trains = ~np.isin(index.fold, (VALIDATION, TEST))
+    inverse = (np.asarray(index.areas)[trains] > 0).sum(axis=0) ** -0.5
+    return both_phases("loss.class-weights", *(f"{weight:.3f}" for weight in inverse / inverse.mean()))
+
+
+def against_auto(trials: Mapping[str, Sequence[Trial]], data: Path) -> list[str]:
+    """A table of variants beside `auto`, each compared with auto's first seeds on the test fold of the shards."""
+    lines = [
         "| | mean IoU, threshold 0.5 | against auto, points | 95 % over seeds | 95 % over images | "
         "mean Dice, threshold 0.5 | mean IoU, threshold tuning and TTA | mean Dice, threshold tuning and TTA |",
         "|---|---|---|---|---|---|---|---|",
@@ -113,4 +183,4 @@ def run(
         difference = "- | - | -" if name == AUTO else gain(half[name], half[AUTO][: len(those)], miou).text()
         cells = [spread(values(half[name], mean_dice)), spread(values(after, miou)), spread(values(after, mean_dice))]
         lines.append(f"| {name} | {spread(values(half[name], miou))} | {difference} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return lines

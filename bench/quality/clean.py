@@ -1,0 +1,93 @@
+"""Where 90 % of the images are clean: whether `--preset auto` judges, weighs, draws and crops as it should there.
+
+Synthetic strips, which no other question uses. What a set without any clean image wants is asked by `auto_choice.py`.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.quality.auto_choice import LATER_ABSENT, WEIGHED, against_auto, root_weights
+from bench.quality.pretrained import AUTO, DECODER, ENCODER, DataSet, Sides
+from bench.quality.trial import TEST, VALIDATION, both_phases, folder_name
+from data_prep.__main__ import main as shard
+from steel.shards.reader import ShardReader
+from steel.synthetic.dataset import synthesize
+
+NUM_IMAGES, FOLDS, SIZE = 1600, 4, "64x400"
+SHARES, DEFECTIVE = (0.03, 0.015, 0.05, 0.02), 0.1
+"""Of the images: those with each class, and those with any."""
+OF_SET = DataSet("Synthetic strips", 8, (64, 128), 16, "mean IoU", 0)
+VARIANTS = {
+    "absent classes judged": both_phases("loss.absent", "1"),
+    "absent classes judged last": LATER_ABSENT,
+    "no classification loss": both_phases("loss.classification", "0"),
+    "five times the classification loss": both_phases("loss.classification", "0.1"),
+    WEIGHED: (),
+    "classes and clean images in equal shares": ("--phases.0.sampling.order", "balanced"),
+    "crops of a third, drawn anywhere": ("--phases.0.crop", "64", "128", "--phases.0.sampling.defect-crop", "0"),
+    "crops of a third, half of them moved onto a defect": (
+        *("--phases.0.crop", "64", "128", "--phases.0.sampling.defect-crop", "0.5"),
+    ),
+    "a boundary term of 0.5": both_phases("loss.boundary", "0.5"),
+}
+"""Options on top of `--preset auto`."""
+
+
+def run(weights: Path, work: Path, *, passes: int | None, seeds: Sequence[int], variants: Sequence[str]) -> str:
+    """Train `auto` with all seeds and the variants with the first; the section of the report as Markdown.
+
+    Args:
+        weights: file of the encoder's pretrained weights.
+        work: where data and runs go.
+        passes: times each training image is seen; 8 when None.
+        seeds: of the trainings.
+        variants: names in `VARIANTS`.
+    """
+    data = make_shards(work)
+    sides = Sides(data, work, str(weights.absolute()), passes or OF_SET.passes, OF_SET)
+    trials = {AUTO: [sides.auto(seed) for seed in seeds]}
+    for name in variants:
+        options = root_weights(data) if name == WEIGHED else VARIANTS[name]
+        trials[name] = [sides.auto(seeds[0], folder_name(name), options)]
+    left_out = [name for name in VARIANTS if name not in variants]
+    return "\n".join(
+        [
+            f"{_about(data)} U-Net with {ENCODER} from ImageNet weights and a decoder of "
+            f"{'-'.join(map(str, DECODER))} channels, {sides.passes} passes; auto with seeds "
+            f"{', '.join(map(str, seeds))}, the others with the first. IoU and Dice in percent, of the test images."
+            + (f" Not measured: {'; '.join(left_out)}." if left_out else ""),
+            "",
+            *against_auto(trials, data),
+        ]
+    )
+
+
+def make_shards(work: Path) -> Path:
+    """Fold 0 validates, fold 1 tests, the others train; made once."""
+    out = work / "shards"
+    if not (out / "manifest.json").exists():
+        made = work / "images"
+        synthesize(made, NUM_IMAGES, 1, seed=31, class_share=SHARES, defect_share=DEFECTIVE)
+        given = ("--images", str(made / "train_images"), "--labels", str(made / "train.csv"))
+        if shard([*given, "--out", str(out), "--folds", str(FOLDS), "--resize", SIZE]) != 0:
+            sys.exit(1)
+    return out
+
+
+def _about(data: Path) -> str:
+    index = ShardReader(str(data)).index
+    fold, has = np.asarray(index.fold), np.asarray(index.areas) > 0
+    parts = {
+        "train": ~np.isin(fold, (VALIDATION, TEST)),
+        "validate": fold == VALIDATION,
+        "test": fold == TEST,
+    }
+    told = [
+        f"{rows.sum()} {part}, {(~has[rows].any(axis=1)).sum()} of them clean and "
+        f"{', '.join(map(str, has[rows].sum(axis=0)))} with each class"
+        for part, rows in parts.items()
+    ]
+    return f"Synthetic strips of {SIZE}: {'; '.join(told)}."
