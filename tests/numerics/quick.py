@@ -6,13 +6,15 @@ import pytest
 
 from steel.thresholds.search_space import SearchSpace
 from steel.thresholds.tuning import tune_thresholds
+from train.engine.curves_process import CurvesProcess
 
 COARSE = SearchSpace(pixel_thresholds=(64, 128), label_thresholds=(128,), area_steps=2)
 
 
 def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the test's end."""
-    monkeypatch.setattr("train.engine.metric_logger.plot_history", lambda records, path: None)
+    for draws in ("draw_beside", "draw_at_last"):
+        monkeypatch.setattr(CurvesProcess, draws, lambda self: None)
     monkeypatch.setattr(
         "train.engine.validation.tune_thresholds", functools.partial(tune_thresholds, gates=("none",), space=COARSE)
     )

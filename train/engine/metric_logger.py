@@ -1,27 +1,22 @@
 """Where a run's figures go: history.jsonl, curves.png, the tracker and the screen; on rank 0 alone."""
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from steel.plain import to_dict
-from steel.reports.plots import plot_history
 from steel.tracking.history import History
 from steel.tracking.items import Item
 from steel.tracking.queue import NullTracker, Status, Tracker
 from steel.tracking.trackers import build_tracker
 from train.engine.batch_plan import PhasePlan
+from train.engine.curves_process import CurvesProcess
 from train.engine.loop_state import LoopState
 from train.engine.run_context import RunContext
 from train.engine.run_folder import RunFolder
 from train.engine.step_metrics import FinishedStep, Speed
 
 logger = logging.getLogger("train.fit")
-
-CURVES_SHARE = 50
-"""Curves take a second and more to draw, and all ranks wait: they are for at most one part in so many of the time."""
 
 
 class MetricLogger(Protocol):
@@ -71,36 +66,28 @@ class NullMetricLogger:
 class MainMetricLogger:
     """Rank 0's: history, curves, tracker and screen."""
 
-    def __init__(self, history: History, tracker: Tracker, curves: Path, plans: Sequence[PhasePlan]) -> None:
+    def __init__(self, history: History, tracker: Tracker, curves: CurvesProcess, plans: Sequence[PhasePlan]) -> None:
         self._history = history
         self._tracker = tracker
         self._curves = curves
         self._plans = plans
         self._finished = False
-        self._next_drawing = 0.0
         self._global_step = 0
         """Of the last record."""
 
     def log(self, record: dict[str, Any]) -> None:
-        """Keep a record in the history, the tracker and the log; draw the curves after a validation, if it is time."""
+        """Keep a record in the history, the tracker and the log; a validation has the curves drawn, beside training."""
         self._history.append(record)
         self._global_step = record["global_step"]
         epochs_before = sum(plan.phase.epochs for plan in self._plans[: record["phase"]])
         self._tracker.log(tracked_figures(record, epochs_before), self._global_step)
         if record["kind"] == "validation":  # the live line has the losses
             logger.info("%s", self._line(record))
-            if time.monotonic() >= self._next_drawing:
-                self.draw()
+            self._curves.draw_beside()
 
     def draw(self) -> None:
-        """Draw the curves of all that has been logged."""
-        begun = time.monotonic()
-        try:
-            plot_history(self._history.records(), self._curves)
-        except OSError as error:  # a picture is not worth a run, nor the reason why it ends
-            logger.warning("%s not drawn: %s", self._curves, error)
-        ended = time.monotonic()
-        self._next_drawing = ended + CURVES_SHARE * (ended - begun)
+        """Draw the curves of all that has been logged, before anything else is done."""
+        self._curves.draw_at_last()
 
     def _line(self, record: dict[str, Any]) -> str:
         plan, positive = self._plans[record["phase"]], record["mean_dice_positive"]
@@ -161,7 +148,7 @@ def open_metric_logger(context: RunContext, folder: RunFolder, state: LoopState)
     history = History(folder.history)
     history.open_at(state.phase, state.step, validated=not state.validation_due)
     tracker = build_tracker(context.config.tracking, folder.root, to_dict(context.config), folder.attempt)
-    return MainMetricLogger(history, tracker, folder.curves, context.plans)
+    return MainMetricLogger(history, tracker, CurvesProcess(history, folder.curves), context.plans)
 
 
 def train_record(state: LoopState, last: FinishedStep, speed: Speed) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+"""When a run's curves are drawn, and that training does not wait for them."""
+
+import logging
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steel.reports.plots import plot_history
+from steel.tracking.history import History
+from steel.tracking.queue import NullTracker
+from train.engine import curves_process as module
+from train.engine.batch_plan import PhasePlan
+from train.engine.curves_process import EVERY_S, CurvesProcess
+from train.engine.metric_logger import MainMetricLogger
+from train.presets import SMOKE
+
+PLAN = PhasePlan(0, replace(SMOKE.phases[0], epochs=1000), 8, 8, 0, range(4))
+SCORES = dict.fromkeys(("mean_dice_cross_fitted", "mean_dice", "mean_dice_all_empty", "mean_dice_positive"), 0.5)
+DEADLINE_S = 60.0
+
+
+def _validate(logger: MainMetricLogger, step: int) -> None:
+    place = {"kind": "validation", "phase": 0, "step": step, "global_step": step, "epoch": float(step)}
+    logger.log({**place, **SCORES, "warning": ""})
+
+
+def _logger(folder: Path) -> MainMetricLogger:
+    history = History(folder / "history.jsonl")
+    history.open_at(0, 0)
+    return MainMetricLogger(history, NullTracker(), CurvesProcess(history, folder / "curves.png"), [PLAN])
+
+
+def _drawn_here(folder: Path) -> bytes:
+    plot_history(History(folder / "history.jsonl").records(), folder / "expected.png")
+    return (folder / "expected.png").read_bytes()
+
+
+def test_a_validation_has_the_curves_drawn_by_another_process(tmp_path: Path) -> None:
+    logger = _logger(tmp_path)
+    _validate(logger, 1)
+    deadline = time.monotonic() + DEADLINE_S
+    while not (tmp_path / "curves.png").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert (tmp_path / "curves.png").read_bytes() == _drawn_here(tmp_path)
+    _validate(logger, 2)
+    logger.finish("finished")
+    assert (tmp_path / "curves.png").read_bytes() == _drawn_here(tmp_path)
+
+
+class _Drawing:
+    """A process that draws until it is told that it has ended."""
+
+    def __init__(self, returncode: int = 0, said: str = "") -> None:
+        self.returncode: int | None = None
+        self._outcome = returncode, said
+
+    def end(self) -> None:
+        self.returncode = self._outcome[0]
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float) -> None:
+        self.end()
+
+    def communicate(self) -> tuple[str, str]:
+        return "", self._outcome[1]
+
+
+def test_curves_are_drawn_once_a_minute_one_drawing_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first validation, then after one that comes a minute later, if the last drawing has ended by then."""
+    now = 1000.0
+    started: list[_Drawing] = []
+    drawn: list[int] = []
+
+    def start(command: list[str], **options: Any) -> _Drawing:
+        started.append(_Drawing())
+        return started[-1]
+
+    monkeypatch.setattr(module.subprocess, "Popen", start)
+    monkeypatch.setattr(module, "plot_history", lambda records, path: drawn.append(len(records)))
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    logger = _logger(tmp_path)
+    _validate(logger, 1)
+    assert len(started) == 1
+    now += EVERY_S
+    _validate(logger, 2)
+    assert len(started) == 1  # the first is not done
+    started[0].end()
+    _validate(logger, 3)
+    assert len(started) == 2
+    started[1].end()
+    now += EVERY_S - 1
+    _validate(logger, 4)
+    assert len(started) == 2
+    now += 1
+    _validate(logger, 5)
+    assert len(started) == 3
+    assert drawn == []
+    logger.finish("finished")
+    logger.finish("finished")
+    assert drawn == [5]
+
+
+def test_training_does_not_wait_for_a_drawing_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end it has a little time left, and is then ended; the picture is drawn all the same."""
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text("#!/bin/sh\nexec sleep 600\n")
+    sleeper.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(sleeper))
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.1)
+    logger = _logger(tmp_path)
+    begun = time.monotonic()
+    for step in range(1, 20):
+        _validate(logger, step)
+    assert time.monotonic() - begun < 5  # twenty drawings, or one that is waited for, take longer
+    logger.finish("finished")
+    assert (tmp_path / "curves.png").read_bytes() == _drawn_here(tmp_path)
+
+
+def test_a_drawing_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Here the picture's name is taken by a folder; so too at the end of the run, which it does not spoil."""
+    (tmp_path / "curves.png").mkdir()
+    history = History(tmp_path / "history.jsonl")
+    history.open_at(0, 0)
+    curves = CurvesProcess(history, tmp_path / "curves.png")
+    curves.draw_beside()
+    assert curves._process is not None
+    curves._process.wait(DEADLINE_S)
+    with caplog.at_level(logging.WARNING, logger="train.fit"):
+        curves.draw_beside()
+        curves.draw_at_last()
+    taken = (
+        f"{tmp_path / 'curves.png'} not drawn: {tmp_path / 'curves.png'}: a folder; give the name of the file to write"
+    )
+    assert [record.getMessage() for record in caplog.records] == [taken, taken]

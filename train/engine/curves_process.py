@@ -1,0 +1,76 @@
+"""A run's curves, drawn beside training: in a process of its own, as they take a second and more."""
+
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from steel.errors import InputError
+from steel.reports.plots import plot_history
+from steel.tracking.history import History
+
+logger = logging.getLogger("train.fit")
+
+EVERY_S = 60.0
+"""Seconds between the starts of two drawings, at least: on a small machine they take a core from training."""
+_PATIENCE_S = 10.0
+"""How long a drawing under way is waited for at the end of a run."""
+
+
+class CurvesProcess:
+    """Draws the curves of a history; no picture is worth a run, so what goes wrong is a warning.
+
+    Nothing but starting and asking is done in the caller's thread. The process is out of reach of a terminal's Ctrl-C,
+    which it would answer with a traceback, and ends by itself.
+    """
+
+    def __init__(self, history: History, curves: Path) -> None:
+        self._history = history
+        self._curves = curves
+        self._process: subprocess.Popen[str] | None = None
+        self._next_start = 0.0
+
+    def draw_beside(self) -> None:
+        """Start to draw all that has been recorded, unless a drawing is under way or not long ago."""
+        if self._process is not None and self._process.poll() is not None:
+            self._take_in(self._process)
+        if self._process is not None or time.monotonic() < self._next_start:
+            return
+        self._next_start = time.monotonic() + EVERY_S
+        command = [sys.executable, "-m", "steel.reports.draw_curves", str(self._history.path), str(self._curves)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._warn(error)
+
+    def draw_at_last(self) -> None:
+        """Draw all that has been recorded, and return when that is done."""
+        if self._process is not None:
+            try:
+                self._process.wait(_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+            self._take_in(self._process)
+        try:
+            plot_history(self._history.records(), self._curves)
+        except (OSError, InputError) as error:
+            self._warn(error)
+
+    def _take_in(self, process: "subprocess.Popen[str]") -> None:
+        """See how a drawing went that has ended."""
+        _, said = process.communicate()
+        if process.returncode:
+            lines = said.strip().splitlines()
+            self._warn(lines[-1] if lines else f"its process ended with {process.returncode}")
+        self._process = None
+
+    def _warn(self, why: object) -> None:
+        logger.warning("%s not drawn: %s", self._curves, why)
