@@ -104,7 +104,7 @@ def run(
     trials = {AUTO: [sides.auto(seed) for seed in seeds], PLAIN: [sides.plain(seed, best) for seed in seeds]}
     for name in (*variants, *once):
         of_these = seeds[:1] if name in once else seeds
-        options = root_weights(data) if name == WEIGHED else VARIANTS[name]
+        options = options_of(name, data)
         trials[name] = [sides.auto(seed, folder_name(name), options) for seed in of_these]
     left_out = [name for name in VARIANTS if name not in trials]
     return "\n".join(
@@ -143,7 +143,8 @@ def run_on_validation(
     of_set = SETS[name]
     sides = Sides(data, work, str(weights.absolute()), passes or of_set.passes, of_set)
     trials = {AUTO: [sides.auto(seed) for seed in seeds]}
-    trials |= {each: [sides.auto(seed, folder_name(each), VARIANTS[each]) for seed in seeds] for each in variants}
+    for each in variants:
+        trials[each] = [sides.auto(seed, folder_name(each), options_of(each, data)) for seed in seeds]
     half = {
         each: [at_one_half(trial.statistics(data, VALIDATION, ())) for trial in those] for each, those in trials.items()
     }
@@ -162,11 +163,16 @@ def run_on_validation(
     return "\n".join(lines)
 
 
+def options_of(name: str, data: Path) -> Sequence[str]:
+    """A variant's options on a set."""
+    return root_weights(data) if name == WEIGHED else VARIANTS[name]
+
+
 def root_weights(data: Path) -> tuple[str, ...]:
     """The words that weigh each class by the inverse root of its training images, on average by 1."""
     index = ShardReader(str(data)).index
     trains = ~np.isin(index.fold, (VALIDATION, TEST))
-    inverse = (np.asarray(index.areas)[trains] > 0).sum(axis=0) ** -0.5
+    inverse = (np.asarray(index.areas)[trains] > 0).sum(axis=0).clip(min=1) ** -0.5
     return both_phases("loss.class-weights", *(f"{weight:.3f}" for weight in inverse / inverse.mean()))
 
 

@@ -50,8 +50,7 @@ def run(weights: Path, work: Path, *, passes: int | None, seeds: Sequence[int], 
     sides = Sides(data, work, str(weights.absolute()), passes or OF_SET.passes, OF_SET)
     trials = {AUTO: [sides.auto(seed) for seed in seeds]}
     for name in variants:
-        options = root_weights(data) if name == WEIGHED else VARIANTS[name]
-        trials[name] = [sides.auto(seeds[0], folder_name(name), options)]
+        trials[name] = [sides.auto(seeds[0], folder_name(name), options_of(name, data))]
     left_out = [name for name in VARIANTS if name not in variants]
     return "\n".join(
         [
@@ -63,6 +62,11 @@ def run(weights: Path, work: Path, *, passes: int | None, seeds: Sequence[int], 
             *against_auto(trials, data),
         ]
     )
+
+
+def options_of(name: str, data: Path) -> Sequence[str]:
+    """A variant's options on a set."""
+    return root_weights(data) if name == WEIGHED else VARIANTS[name]
 
 
 def make_shards(work: Path) -> Path:

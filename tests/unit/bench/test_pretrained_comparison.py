@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.quality import __main__ as program
-from bench.quality import auto_choice, cascade, neu, pretrained, rare, small
+from bench.quality import auto_choice, cascade, clean, neu, pretrained, rare, small
 from bench.quality.bsdata import deal
 from bench.quality.pretrained import RATES, SETS
 from steel.checkpoint import load_checkpoint
@@ -45,9 +45,21 @@ def test_every_variant_of_auto_changes_it_in_its_own_way(tmp_path: Path) -> None
     data = make_shards(tmp_path / "shards", [steel_image(n) for n in range(6)], masks)
     words = ["--preset", "auto", "--data", str(data), "--out", str(tmp_path / "run"), "--budget", "8passes"]
     plain = parse_fit("fit", words).config
-    variants = [parse_fit("fit", [*words, *options]).config for options in auto_choice.VARIANTS.values()]
+    given = [auto_choice.options_of(name, data) for name in auto_choice.VARIANTS]
+    variants = [parse_fit("fit", [*words, *options]).config for options in given]
     assert all(config != plain for config in variants)
     assert len({str(config) for config in variants}) == len(auto_choice.VARIANTS)
+
+
+def test_every_variant_on_clean_images_changes_auto_in_its_own_way(tmp_path: Path) -> None:
+    masks = [np.zeros((64, 400), np.uint8) for _ in range(30)]
+    for number, bits in enumerate((1, 1, 2)):
+        masks[number][:9, :9] = bits
+    data = make_shards(tmp_path / "shards", [steel_image(n, 64, 400) for n in range(30)], masks)
+    words = ["--preset", "auto", "--data", str(data), "--out", str(tmp_path / "run"), "--budget", "8passes"]
+    variants = [clean.options_of(name, data) for name in clean.VARIANTS]
+    configs = [parse_fit("fit", [*words, *options]).config for options in ((), *variants)]
+    assert len({str(config) for config in configs}) == 1 + len(clean.VARIANTS)
 
 
 def test_recall_counts_images_that_are_answered_with_a_class_they_have() -> None:
