@@ -13,6 +13,7 @@ from bench.quality.neu import make_shards
 from bench.quality.pretrained import AUTO, PLAIN, RATES, SETS, Sides
 from bench.quality.seeds import gain, mean_dice, mean_dice_positive, miou, spread, values
 from bench.quality.trial import TEST, VALIDATION, Trial, at_one_half, both_phases, folder_name, raw, tuned
+from steel.gates import GATES
 from steel.shards.reader import ShardReader
 
 IMAGE_DICE = ("--phases.0.loss.batch-dice", "0", "--phases.0.loss.dice")
@@ -74,6 +75,12 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "micro-batches of 32, batches of 32, twice the rates": _batches(32, 32, 2),
 }
 """Options on top of `--preset auto`."""
+AVERAGES = (
+    "a moving average of 0.99 of the weights",
+    "a moving average that fits any length",
+    "the equal average of the last phase's weights",
+)
+"""Variants whose last checkpoint is the average."""
 
 
 def run(
@@ -177,16 +184,23 @@ def root_weights(data: Path) -> tuple[str, ...]:
 
 
 def against_auto(trials: Mapping[str, Sequence[Trial]], data: Path) -> list[str]:
-    """A table of variants beside `auto`, each compared with auto's first seeds on the test fold of the shards."""
+    """A table of variants beside `auto`, each compared with auto's first seeds on the test fold of the shards.
+
+    Of those with averaged weights, the average has a row of its own: which weights are shipped is chosen by validation.
+    """
     lines = [
         "| | mean IoU, threshold 0.5 | against auto, points | 95 % over seeds | 95 % over images | "
         "mean Dice, threshold 0.5 | mean IoU, threshold tuning and TTA | mean Dice, threshold tuning and TTA |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    half = {name: [raw(trial, data) for trial in those] for name, those in trials.items()}
+    auto = [raw(trial, data) for trial in trials[AUTO]]
     for name, those in trials.items():
-        after = [tuned(trial, data, ("none",)) if name == PLAIN else tuned(trial, data) for trial in those]
-        difference = "- | - | -" if name == AUTO else gain(half[name], half[AUTO][: len(those)], miou).text()
-        cells = [spread(values(half[name], mean_dice)), spread(values(after, miou)), spread(values(after, mean_dice))]
-        lines.append(f"| {name} | {spread(values(half[name], miou))} | {difference} | {' | '.join(cells)} |")
+        gates = ("none",) if name == PLAIN else tuple(GATES)
+        for last in (False, True)[: 1 + (name in AVERAGES)]:
+            half = [raw(trial, data, last=last) for trial in those]
+            after = [tuned(trial, data, gates, last=last) for trial in those]
+            difference = "- | - | -" if name == AUTO else gain(half, auto[: len(those)], miou).text()
+            cells = [spread(values(half, mean_dice)), spread(values(after, miou)), spread(values(after, mean_dice))]
+            words = f"{name}: itself, not what was shipped" if last else name
+            lines.append(f"| {words} | {spread(values(half, miou))} | {difference} | {' | '.join(cells)} |")
     return lines

@@ -49,6 +49,7 @@ def test_every_variant_of_auto_changes_it_in_its_own_way(tmp_path: Path) -> None
     variants = [parse_fit("fit", [*words, *options]).config for options in given]
     assert all(config != plain for config in variants)
     assert len({str(config) for config in variants}) == len(auto_choice.VARIANTS)
+    assert set(auto_choice.AVERAGES) < set(auto_choice.VARIANTS)
 
 
 def test_every_variant_on_clean_images_changes_auto_in_its_own_way(tmp_path: Path) -> None:
