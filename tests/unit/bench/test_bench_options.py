@@ -1,12 +1,14 @@
 """The options of the programs that measure: what `--help` says of them, and what is said of values that are none."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from bench import tta
+from bench import predictions, tta
 from bench.end_to_end import __main__ as end_to_end
 from bench.scaling import __main__ as scaling
+from bench.speed import __main__ as speed
 from bench.train_step import __main__ as train_step
 
 
@@ -34,3 +36,27 @@ def test_defaults_are_shown_as_they_would_be_typed(
     shown = " ".join(capsys.readouterr().out.split())
     assert all(f"(default: {default})" in shown for default in defaults)
     assert "default: (" not in shown and "default: [" not in shown
+
+
+@pytest.mark.parametrize(
+    ("program", "known"),
+    [(speed.main, ["raw-cold", "rle-encode", "prepare"]), (predictions.main, ["predict-even", "files", "forward"])],
+    ids=lambda one: one.__module__ if callable(one) else None,
+)
+def test_rows_that_there_are_not_are_refused_with_those_that_there_are(
+    program: Callable[[], object],
+    known: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before data sets are made, a table of nothing would be written over that of a whole run."""
+    words = ["--rows", known[0], "no-such-row", "--work", str(tmp_path), "--out", str(tmp_path / "table.md")]
+    monkeypatch.setattr("sys.argv", ["program", *words])
+    with pytest.raises(SystemExit) as ended:
+        program()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: argument --rows: invalid choice: 'no-such-row' (choose from ")
+    assert all(name in line for name in known)
+    assert list(tmp_path.iterdir()) == []
