@@ -7,6 +7,7 @@ import pytest
 
 from bench import predictions, tta
 from bench.end_to_end import __main__ as end_to_end
+from bench.quality import __main__ as quality
 from bench.scaling import __main__ as scaling
 from bench.speed import __main__ as speed
 from bench.train_step import __main__ as train_step
@@ -60,3 +61,17 @@ def test_rows_that_there_are_not_are_refused_with_those_that_there_are(
     assert line.startswith("error: argument --rows: invalid choice: 'no-such-row' (choose from ")
     assert all(name in line for name in known)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--variants", "--once"])
+def test_a_variant_that_there_is_not_is_told_of_the_option_that_names_it(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "weights").touch()
+    words = ["auto-choice", "--source", str(tmp_path), "--weights", str(tmp_path / "weights"), option, "no-such"]
+    monkeypatch.setattr("sys.argv", ["program", *words])
+    with pytest.raises(SystemExit) as ended:
+        quality.main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {option}: there is no 'no-such'; there are as the preset for ")
