@@ -139,6 +139,17 @@ def test_help_says_what_each_loss_term_and_each_transform_is(capsys: pytest.Capt
             "phase crops: loss: give at least one",
         ),
         (["--model.heads", "boundary"], "boundary learns nothing in any phase"),
+        (
+            ["--phases.0.loss.tversky-power", "0.75"],
+            r"phase crops: loss\.tversky-power 0\.75 has no effect while loss\.tversky is 0; give loss\.tversky a "
+            r"weight above 0, or leave it at 1",
+        ),
+        (["--phases.1.loss.tversky-alpha", "0.5"], r"phase full: loss\.tversky-alpha 0\.5 has no effect"),
+        (
+            ["--phases.0.loss.focal-gamma", "1"],
+            r"phase crops: loss\.focal-gamma 1 has no effect while loss\.focal is 0",
+        ),
+        (["--phases.0.loss.boundary-width", "5"], r"loss\.boundary-width 5 has no effect while loss\.boundary is 0"),
     ],
 )
 def test_losses_that_teach_nothing_are_refused(options: list[str], message: str) -> None:
