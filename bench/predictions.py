@@ -7,7 +7,6 @@ image, then the next. All run the same network on the same images, each side in 
 the allocator and in the kernels' caches is not the other's.
 """
 
-import argparse
 import copy
 import csv
 import os
@@ -32,6 +31,7 @@ from bench.speed.rows import Row, Side
 from bench.speed.run import Workers, machine, measure_row
 from bench.speed.timing import Measure
 from bench.speed.worker import ROOT, Worker
+from steel.commands.common import Parser
 
 NUM_IMAGES, NUM_SIZES = 300, 150
 SIZES = {
@@ -305,11 +305,11 @@ def table(root: Path, encoder: str) -> list[Row]:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.predictions", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(prog="python -m bench.predictions", description=__doc__)
     parser.add_argument("--encoder", default="tu-test_resnet", help="of the U-Net; this is the demo's")
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="measure only these: predict-even, forward, ...")
+    names = list(dict.fromkeys(row.name for row in table(Path(), "")))
+    only = f"measure only these of {', '.join(names)}"
+    parser.add_argument("--rows", nargs="+", choices=names, metavar="NAME", help=only)
     parser.add_argument(
         "--repeats", type=int, default=5, metavar="N", help="rounds that count, after one that does not"
     )

@@ -5,7 +5,6 @@ for each view, against the predictor with all views, from uint8 images to quanti
 both give each pass one thread and run several at once; on a GPU views share passes, and fewer images come together.
 """
 
-import argparse
 import os
 import statistics
 import textwrap
@@ -21,6 +20,8 @@ from tqdm import tqdm
 from bench.made_by import made_by
 from bench.speed.run import machine
 from bench.speed.worker import ROOT
+from data_prep.arguments import parse_size
+from steel.commands.common import Parser
 from steel.config import NetworkConfig
 from steel.images.geometry import images_per_pass
 from steel.inference.predictor import Predictor
@@ -57,15 +58,11 @@ class Times(NamedTuple):
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.tta",
-        description=__doc__.splitlines()[0] if __doc__ else "",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = Parser(prog="python -m bench.tta", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--device", default="cpu", help="where to compute: cpu or cuda")
     parser.add_argument("--encoder", default="resnet18", help="of the untrained U-Net")
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="that count, after one that does not")
-    parser.add_argument("--sizes", nargs="+", type=_size, default=SIZES, metavar="HxW", help="of images")
+    parser.add_argument("--sizes", nargs="+", type=parse_size, default=SIZES, metavar="HxW", help="of images")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "tta.md", metavar="FILE", help="the table")
     options, load = parser.parse_args(), os.getloadavg()[0]
     torch.manual_seed(0)
@@ -77,11 +74,6 @@ def main() -> None:
     facts = f"U-Net on {options.encoder}, untrained; {where}, load average {load:.1f}"
     options.out.write_text(page(times, facts), encoding="utf-8")
     print(options.out.read_text())
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, width = text.split("x")
-    return int(height), int(width)
 
 
 def bare_passes(predictor: Predictor, inputs: torch.Tensor, count: int) -> None:

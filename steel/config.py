@@ -131,8 +131,10 @@ class LossConfig:
     """One weight a class for the segmentation terms; equal when None."""
 
     def __post_init__(self) -> None:
-        weights = (self.absent, *self.weights.values(), *(self.class_weights or ()))
-        _require(all(0 <= weight < math.inf for weight in weights), "loss: weights are finite and not negative")
+        of_classes = (("class_weights", weight) for weight in self.class_weights or ())
+        for name, weight in (*self.weights.items(), ("absent", self.absent), *of_classes):
+            message = f"loss.{name.replace('_', '-')}: {weight} is not 0 or a number above it"
+            _require(0 <= weight < math.inf, message)
         _require(0 < self.tversky_power <= 8, f"loss.tversky-power: {self.tversky_power} is not above 0 and at most 8")
         _require(1 <= self.boundary_width <= 1024, f"loss.boundary-width: {self.boundary_width} is not in 1 to 1024")
         settings = sorted(self.weights.keys() & {setting.name for setting in fields(self)})
@@ -190,8 +192,8 @@ class TransformConfig:
     """Scales the transform's standard range; 1 is the standard."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.p <= 1, f"augment: probability {self.p} is not in [0, 1]")
-        _require(self.strength > 0, f"augment: strength {self.strength} is not positive")
+        _require(0 <= self.p <= 1, f"augment.p: {self.p} is not in [0, 1]")
+        _require(self.strength > 0, f"augment.strength: {self.strength} is not above 0")
 
 
 @dataclass(frozen=True)

@@ -100,12 +100,12 @@ def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> 
         full = fit_crop(size, min(_FULL_PIXELS, room), side=1 << 15)
     else:
         full = (0, 0) if facts.largest == size else size
-    noun, sizes = _samples(facts)
+    noun, sizes = _noun(facts), _sizes(facts)
     if crop == size:
         reasons["phases.0.crop"] = f"the median {noun}, {_by(size)}: it is no larger than a crop is on {machine.kind}s"
     else:
         reasons["phases.0.crop"] = (
-            f"{_by(crop)} of {sizes}: {budget} pixels at most, {_shape(crop, size)}, in whole 32s"
+            f"{_by(crop)} of {sizes}: {budget} pixels at most, {_shape(crop, size, noun)}, in whole 32s"
         )
     if full == (0, 0):
         reasons["phases.1.crop"] = (
@@ -125,17 +125,21 @@ def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> 
     return crop, full
 
 
-def _samples(facts: DataFacts) -> tuple[str, str]:
-    """What is cropped, one of them and all with their sizes, for reasons."""
-    noun = "image" if facts.whole is None else "stored tile"
+def _noun(facts: DataFacts) -> str:
+    """What training draws, and all that is counted here is of, for reasons."""
+    return "image" if facts.whole is None else "stored tile"
+
+
+def _sizes(facts: DataFacts) -> str:
+    """All that are drawn, with their sizes, for reasons."""
     more = "" if facts.largest == facts.size else f" at the median, up to {_by(facts.largest)}"
-    return noun, f"{noun}s of {_by(facts.size)}{more}"
+    return f"{_noun(facts)}s of {_by(facts.size)}{more}"
 
 
-def _shape(crop: tuple[int, int], size: tuple[int, int]) -> str:
+def _shape(crop: tuple[int, int], size: tuple[int, int], noun: str) -> str:
     """Of a crop of an image that is larger, for reasons."""
     if _is_nearly_square(size):
-        return "square, as images nearly are"
+        return f"square, as {noun}s nearly are"
     if min(crop) == _whole(min(size)):
         return f"all of their {'height' if size[0] <= size[1] else 'width'}"
     return "nearly square, which shows more around a defect"
@@ -162,8 +166,8 @@ def _length(facts: DataFacts, budget: float | None, reasons: dict[str, str]) -> 
     wanted = _REFERENCE_PASSES * math.sqrt(_REFERENCE_IMAGES / facts.images)
     passes = float(min(_MOST_PASSES, max(1, round(wanted))))
     length = (
-        f"{passes:g} passes over a set of {facts.images:,} images: {_REFERENCE_PASSES} for {_REFERENCE_IMAGES:,}, and "
-        f"more for fewer by the square root, up to {_MOST_PASSES}"
+        f"{passes:g} passes over a set of {facts.images:,} {_noun(facts)}s: {_REFERENCE_PASSES} for "
+        f"{_REFERENCE_IMAGES:,}, and more for fewer by the square root, up to {_MOST_PASSES}"
     )
     if budget is not None:
         passes = round(budget * _CROPS.epochs / (_CROPS.epochs + _FULL.epochs), 2)
@@ -218,13 +222,14 @@ def _micro_batch(
 
 def _draws(facts: DataFacts, reasons: dict[str, str]) -> tuple[Literal["natural", "balanced"], float]:
     """Which images are drawn, and into how many crops a defect is pasted."""
+    nouns = f"{_noun(facts)}s"
     there = [(n, name) for n, name in zip(facts.images_per_class, facts.class_names, strict=True) if n > 0]
     fewest, name = min(there, default=(facts.images, ""))
     if fewest >= max(_RARE * facts.images, min(_FEW[0], _FEW[1] * facts.images)):
-        rare = f"no class is in fewer than {_RARE:.0%} of the images, or in {_FEW[0]} and {_FEW[1]:.0%}"
+        rare = f"no class is in fewer than {_RARE:.0%} of the {nouns}, or in {_FEW[0]} and {_FEW[1]:.0%}"
         reasons["phases.0.sampling.order"], reasons["phases.0.sampling.paste"] = f"natural: {rare}", f"0: {rare}"
         return "natural", 0.0
-    rare = f"{name} is in {fewest} of {facts.images:,} images only"
+    rare = f"{name} is in {fewest} of {facts.images:,} {nouns} only"
     reasons["phases.0.sampling.order"] = f"balanced: {rare}"
     reasons["phases.0.sampling.paste"] = f"{_PASTE:g}: {rare}; its defects are pasted onto the steel of others"
     return "balanced", _PASTE
@@ -233,16 +238,17 @@ def _draws(facts: DataFacts, reasons: dict[str, str]) -> tuple[Literal["natural"
 def _defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> float:
     share = math.prod(crop) / math.prod(facts.size)
     chosen = 0.0 if share > 0.5 else 0.5 if share > 0.1 else 0.8
-    why = "the crop is the image" if share >= 1 else f"a crop is {share:.0%} of an image"
+    noun, article = _noun(facts), "an" if facts.whole is None else "a"
+    why = f"the crop is the {noun}" if share >= 1 else f"a crop is {share:.0%} of {article} {noun}"
     reasons["phases.0.sampling.defect-crop"] = f"{chosen:g}: {why}"
     return chosen
 
 
 def _losses(facts: DataFacts, reasons: dict[str, str]) -> tuple[LossConfig, LossConfig]:
     """Of both phases."""
-    clean = facts.clean / facts.images
-    boundary = _BOUNDARY if clean < _FEW_CLEAN else 0.0
-    reasons["phases.0.loss.boundary"] = f"{boundary:g} in both phases, for {clean:.0%} of the images are clean: " + (
+    share = facts.clean / facts.images
+    boundary, clean = _BOUNDARY if share < _FEW_CLEAN else 0.0, f"{share:.0%} of the {_noun(facts)}s are clean"
+    reasons["phases.0.loss.boundary"] = f"{boundary:g} in both phases, for {clean}: " + (
         "pixels near a border count for more, so that outlines and small defects do"
         if boundary
         else "it makes false alarms at thresholds of one half"
@@ -252,8 +258,8 @@ def _losses(facts: DataFacts, reasons: dict[str, str]) -> tuple[LossConfig, Loss
         "1, beside cross-entropy of 1: Dice over the micro-batch was better on pretrained weights than of each image"
     )
     reasons["phases.0.loss.absent"] = (
-        f"{_LOSS.absent:g} ({clean:.0%} of the images are clean): where a class is absent from a micro-batch, each "
-        "pixel's own term alone teaches it"
+        f"{_LOSS.absent:g} ({clean}): where a class is absent from a micro-batch, each pixel's own term alone "
+        "teaches it"
     )
     first, last = (replace(loss, weights={**loss.weights, "boundary": boundary}) for loss in (_LOSS, _FULL.loss))
     return first, last
@@ -261,8 +267,9 @@ def _losses(facts: DataFacts, reasons: dict[str, str]) -> tuple[LossConfig, Loss
 
 def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> Mapping[str, TransformConfig]:
     turns = crop[0] == crop[1] and _is_nearly_square(facts.size)
+    nouns = f"{_noun(facts)}s"
     reasons["augment.rotate90"] = (
-        "on: crops are square, and images nearly so" if turns else "off: images or crops are not square"
+        f"on: crops are square, and {nouns} nearly so" if turns else f"off: {nouns} or crops are not square"
     )
     reasons["augment.brightness-contrast"] = (
         "on, as lamps drift; on real steel taken in one light, one training was better without"

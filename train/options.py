@@ -142,7 +142,12 @@ def _line_of(box: str) -> str:
     rules = [number for number, row in enumerate(rows) if re.search("[─-]{3}", row)]
     said = " ".join(itertools.takewhile(bool, rows[rules[0] + 1 : rules[1]])) if len(rules) > 1 else " ".join(rows)
     said = said.removeprefix("Error parsing ").removesuffix(".").strip()
-    return re.sub(r"^([\w.-]*?)([\w-]+): \2\.", r"\1\2.", said)  # `distill: distill.share: ...` names one option
+    said = said.removeprefix(f"{Config.__name__}: ")  # tyro's name for what is of no one part
+    part, _, reason = said.partition(": ")
+    group = re.match(r"[a-z][\w-]*(?=[.:])", reason)
+    if group is None or group[0] not in part.split("."):
+        return said
+    return part + reason[group.end() :]  # `phases.0.loss: loss.bce: ...` is of one option, phases.0.loss.bce
 
 
 def check_names(config: Config) -> None:

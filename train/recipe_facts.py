@@ -9,6 +9,7 @@ class DataFacts:
     """What a manifest and its index say of a set; nothing here needs an image to be read."""
 
     images: int
+    """What training draws: of large images their stored tiles, each of which counts as an image in all that follows."""
     clean: int
     """Images without any class."""
     class_names: tuple[str, ...]

@@ -37,6 +37,7 @@ from bench.quality import (
     thresholds,
 )
 from bench.quality.trial import ROOT
+from steel.commands.common import Parser
 from steel.errors import run_program
 
 HERE = Path(__file__).parent
@@ -172,7 +173,7 @@ def _head() -> str:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m bench.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=tuple(SECTIONS))
@@ -249,9 +250,10 @@ def _parse() -> argparse.Namespace:
     known: Collection[str] = tables.get(options.what, ablation.VARIANTS)
     if options.once and options.what != "auto-choice":
         parser.error("--once is of auto-choice alone")
-    unknown = {*(options.variants or ()), *options.once} - set(known)
-    if unknown:
-        parser.error(f"--variants: there is no {sorted(unknown)[0]!r}; there are {', '.join(known)}")
+    for option, names in (("--variants", options.variants or ()), ("--once", options.once)):
+        unknown = sorted(set(names) - set(known))
+        if unknown:
+            parser.error(f"{option}: there is no {unknown[0]!r}; there are {'; '.join(known)}")
     return options
 
 

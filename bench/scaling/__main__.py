@@ -31,6 +31,7 @@ from bench.scaling.index_size import MICRO_BATCH, SAMPLES_PER_SHARD, Opening, ma
 from bench.scaling.links import BETWEEN_NODES, measure_gloo, reduce_seconds
 from bench.speed.run import machine
 from bench.speed.worker import ROOT
+from steel.commands.common import Parser
 from steel.config import Config, NetworkConfig
 from steel.model.network import UnifiedModel
 from steel.reports.tables import format_columns
@@ -242,9 +243,7 @@ def replace_section(page: str, section: str) -> str:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.scaling", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(prog="python -m bench.scaling", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="that count, after one that does not")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="samples of the indexes")
     parser.add_argument("--out", type=Path, default=BENCH / "scaling.md", metavar="FILE", help="the page")

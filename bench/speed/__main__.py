@@ -18,9 +18,10 @@ from bench.made_by import made_by
 from bench.speed.dataset import SHARD_SIZE, Dataset, make_dataset, make_peers_formats
 from bench.speed.environment import SAME_AS_OURS, peers_python
 from bench.speed.report import write_report
-from bench.speed.rows import DELAY, table
+from bench.speed.rows import DELAY, row_names, table
 from bench.speed.run import Workers, machine, measure_row
 from bench.speed.worker import ROOT, Worker
+from steel.commands.common import Parser
 
 NOTES = (
     "See [README.md](README.md) for how. Medians over the repeats. A ratio is the median of the ratios within each "
@@ -93,14 +94,14 @@ def _facts_of_peers(data: Dataset, start: Callable[[], Worker]) -> dict[str, Any
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.speed", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(prog="python -m bench.speed", description=__doc__)
     parser.add_argument("--num-images", type=int, default=800, metavar="N", help="size of the data set")
     parser.add_argument(
         "--repeats", type=int, default=5, metavar="N", help="rounds that count, after one that does not"
     )
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="measure only these: raw-cold, raw-warm, decode, ...")
+    names = row_names()
+    only = f"measure only these of {', '.join(names)}"
+    parser.add_argument("--rows", nargs="+", choices=names, metavar="NAME", help=only)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "speed.md", metavar="FILE", help="the table")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench", metavar="DIR", help="environment and data sets")
     options = parser.parse_args()

@@ -1,6 +1,7 @@
 """Every row of the table: what is measured, on which sides, and what is to be reached."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bench.speed.dataset import SHARD_SIZE, Dataset
@@ -64,6 +65,12 @@ def table(data: Dataset, *, endpoint: str, bucket: str, rle_csv: str, num_sample
         *_statistics(has_gpu=has_gpu),
         _writing(data),
     ]
+
+
+def row_names() -> list[str]:
+    """Of all rows, whatever they are measured on."""
+    rows = table(Dataset(Path()), endpoint="", bucket="", rle_csv="", num_samples=0, has_gpu=False)
+    return [row.name for row in rows]
 
 
 def _reads(data: Dataset, endpoint: str, bucket: str) -> list[Row]:

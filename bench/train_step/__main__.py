@@ -27,6 +27,8 @@ from bench.train_step.environment import peers_python
 from bench.train_step.profiling import write_profiles
 from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, aims_not_measured, not_measured, rows_of
 from bench.train_step.setting import Setting
+from data_prep.arguments import parse_size
+from steel.commands.common import Parser
 
 NOTES = (
     "See [README.md](README.md) for how. Same network and first weights, same "
@@ -171,20 +173,13 @@ def _settings(options: argparse.Namespace) -> list[Setting]:
     ]
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, width = text.split("x")
-    return int(height), int(width)
-
-
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.train_step", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(prog="python -m bench.train_step", description=__doc__)
     parser.add_argument("--rows", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of rows")
     parser.add_argument("--architectures", nargs="+", default=[DEFAULT.architecture], metavar="NAME", help="of smp")
     parser.add_argument("--encoders", nargs="+", default=[DEFAULT.encoder], metavar="NAME", help="of smp")
     default = [(DEFAULT.height, DEFAULT.width)]
-    parser.add_argument("--sizes", nargs="+", type=_size, default=default, metavar="HxW", help="of images")
+    parser.add_argument("--sizes", nargs="+", type=parse_size, default=default, metavar="HxW", help="of images")
     parser.add_argument("--batch", type=int, default=DEFAULT.batch, metavar="N", help="images a step")
     parser.add_argument("--micro-batch", type=int, metavar="N", help="images a forward pass; the batch when left out")
     parser.add_argument("--steps", type=int, default=DEFAULT.steps, metavar="N", help="timed ones of a repeat")

@@ -1,8 +1,9 @@
 """What subcommands share: help, options, progress, and places to write to."""
 
 import argparse
+import copy
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -11,11 +12,22 @@ from steel.option_values import positive
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except that there is none."""
+    """Shows defaults as they would be typed, except that there is none."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         none = action.default is None or action.default is False  # 0 is a default
         return action.help if none else super()._get_help_string(action)
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        if isinstance(action.default, list | tuple):
+            action = copy.copy(action)
+            action.default = _typed(action.default if action.nargs else [action.default])
+        return super()._expand_help(action)
+
+
+def _typed(values: Iterable[Any]) -> str:
+    """Of an option, as on a command line: with blanks between them, and a size as HxW."""
+    return " ".join("x".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in values)
 
 
 class Parser(argparse.ArgumentParser):

@@ -192,6 +192,9 @@ class LossTerm:
     """Whether `LossConfig.absent` weighs it where a class is absent: (n, C) values, one per class."""
     of_pairs: PairFunction | None = None
     """The same loss at less cost where it is known which classes are present; None where that is of no use."""
+    settings: tuple[str, ...] = ()
+    """Fields of `LossConfig` that are of this term, and perhaps of others: without a weight for any of them, a value
+    other than the default is refused."""
 
 
 def _classification(label_logits: Tensor, masks: Tensor, valid: Tensor, _: LossConfig) -> Tensor:
@@ -209,6 +212,7 @@ LOSS_TERMS: dict[str, LossTerm] = {
     "focal": LossTerm(
         "focal loss: cross-entropy that cares less for pixels that are nearly right",
         lambda logits, masks, valid, config: focal(logits, masks, valid, config.focal_gamma),
+        settings=("focal_gamma",),
     ),
     "dice": LossTerm(
         "1 less the soft Dice of each class",
@@ -223,6 +227,7 @@ LOSS_TERMS: dict[str, LossTerm] = {
         "Tversky loss: Dice that weighs false positives and negatives apart; focal by its power",
         lambda logits, masks, valid, config: tversky(logits, masks, valid, config.tversky_alpha, config.tversky_power),
         is_overlap=True,
+        settings=("tversky_alpha", "tversky_power"),
     ),
     "lovasz": LossTerm(
         "Lovász hinge: stands in for the Jaccard index",
@@ -234,6 +239,7 @@ LOSS_TERMS: dict[str, LossTerm] = {
         "cross-entropy of the pixels near each class's true border",
         lambda logits, masks, valid, config: boundary(logits, masks, valid, config.boundary_width),
         is_overlap=True,
+        settings=("boundary_width",),
     ),
     "classification": LossTerm("the head's cross-entropy over `any` and each class", _classification, CLASSIFICATION),
 }
@@ -242,7 +248,8 @@ LOSS_TERMS: dict[str, LossTerm] = {
 
 
 def check_terms(config: LossConfig, heads: Collection[str], where: str) -> None:
-    """Raises InputError unless every weighted term exists and judges a head of the network, and one the masks.
+    """Raises InputError unless every weighted term exists and judges a head of the network, one judges the masks, and
+    nothing is set of terms that have no weight.
 
     Args:
         config: the weights.
@@ -259,6 +266,15 @@ def check_terms(config: LossConfig, heads: Collection[str], where: str) -> None:
             )
     if not any(LOSS_TERMS[name].head == SEGMENTATION for name in config.weights):
         raise InputError(f"{where}: loss: give at least one segmentation term a weight above 0")
+    used = {setting for name in config.weights for setting in LOSS_TERMS[name].settings}
+    for name, term in LOSS_TERMS.items():
+        for setting in term.settings:
+            value, default = (getattr(one, setting) for one in (config, LossConfig()))
+            if setting not in used and value != default:
+                raise InputError(
+                    f"{where}: loss.{setting.replace('_', '-')} {value:g} has no effect while loss.{name} is 0; "
+                    f"give loss.{name} a weight above 0, or leave it at {default:g}"
+                )
 
 
 def head_losses(

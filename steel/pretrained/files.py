@@ -59,7 +59,14 @@ def _parse_safetensors(data: bytes, name: str) -> tuple[dict[str, Tensor], Mappi
     return tensors, table.get("__metadata__", {})
 
 
+_OF_TORCH = b"PK", b"\x80"
+"""How a zip archive begins, and a pickle, as `torch.save` writes and wrote them."""
+
+
 def _parse_torch(data: bytes, name: str) -> dict[str, Tensor]:
+    neither = f"{name}: neither a safetensors nor a torch file of weights, or damaged"
+    if not data.startswith(_OF_TORCH):  # torch would say of a page or a text that it could run code
+        raise InputError(neither)
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have errors of their own for what they cannot read
@@ -69,7 +76,7 @@ def _parse_torch(data: bytes, name: str) -> dict[str, Tensor]:
                 f"{name}: holds more than tensors, and loading it could run code that it brings; "
                 "save its state dict alone, best as safetensors"
             ) from error
-        raise InputError(f"{name}: neither a safetensors nor a torch file of weights, or damaged") from error
+        raise InputError(neither) from error
     found = list(_states(loaded))
     return max(found, key=len, default={})
 

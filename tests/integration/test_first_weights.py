@@ -2,6 +2,7 @@
 without them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,30 @@ def test_what_cannot_be_ends_before_the_first_step(
     with pytest.raises(InputError, match=message):
         fit(tiny_shards, tmp_path, *options)
     assert RunFolder(tmp_path).status()["state"] == "failed"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("are_mended", [True, False])
+def test_a_run_that_bad_weights_ended_begins_anew_by_the_same_command(
+    are_mended: bool, tiny_shards: Path, weights: Path, tmp_path: Path
+) -> None:
+    """With the mended file, or with others: a run that has saved nothing is bound to nothing."""
+    out, good = tmp_path / "run", weights.read_bytes()
+    weights.write_bytes(b"no weights")
+    with pytest.raises(
+        InputError, match=f"^model.weights {re.escape(str(weights))}: neither a safetensors nor a torch"
+    ):
+        fit(tiny_shards, out, "--model.weights", str(weights))
+    failed = RunFolder(out).status()
+    assert failed is not None and failed["state"] == "failed" and str(weights) in failed["reason"]
+    assert {path.name for path in out.iterdir()} == {".lock", "config.json", "status.json"}
+
+    if are_mended:
+        weights.write_bytes(good)
+    fit(tiny_shards, out, "--model.weights", str(weights) if are_mended else "none")
+    done = RunFolder(out).status()
+    assert done is not None and (done["state"], done["reason"], done["attempt"]) == ("finished", "", 2)
+    made = load_checkpoint(out / "model.safetensors").provenance["encoder_weights"]
+    assert made["source"] == str(weights) if are_mended else made is None
 
 
 def test_a_state_without_its_first_weights_is_refused(tiny_shards: Path, tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ class RunFolder:
                 )
         elif resume == "never":
             raise InputError(
-                f"--out {self.root}: holds a run already and --resume never was given; choose another folder"
+                f"--out {self.root}: holds a run already and --resume never was given; without that it goes on, or "
+                "begins anew where it has saved no state; or choose another folder"
             )
         elif self.begun_config() is not None:  # without one the run begins anew, as it is asked now
             self._check_same(former, config, data_digest)

@@ -1,6 +1,7 @@
 """Losses: values worked by hand, the Kaggle metric's view of absent classes, and invariance to invalid pixels."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -396,3 +397,16 @@ def test_a_head_that_weighs_nothing_has_a_loss_of_0_and_a_gradient_that_ddp_can_
 def test_weights_that_say_nothing_are_refused(weights: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         losses.check_terms(LossConfig(weights), ("segmentation", "classification"), "phase p")
+
+
+def test_a_setting_of_several_terms_has_an_effect_where_one_of_them_has_a_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As that of an extension may be."""
+    config, heads = LossConfig({"bce": 1.0, "own": 1.0}, tversky_alpha=0.5), ("segmentation", "classification")
+    own = losses.LossTerm("its own", losses.LOSS_TERMS["bce"].function)
+    monkeypatch.setitem(losses.LOSS_TERMS, "own", own)
+    with pytest.raises(InputError, match=r"phase p: loss\.tversky-alpha 0\.5 has no effect while loss\.tversky is 0"):
+        losses.check_terms(config, heads, "phase p")
+    monkeypatch.setitem(losses.LOSS_TERMS, "own", replace(own, settings=("tversky_alpha",)))
+    losses.check_terms(config, heads, "phase p")

@@ -73,6 +73,22 @@ def test_a_pickle_of_another_programs_objects_is_refused(tmp_path: Path) -> None
         parse_weights(torch_file(tmp_path / "w.pth", value), "w.pth")
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no weights",
+        b"<!DOCTYPE html><html>not found</html>",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n",
+        b"\xff\xd8\xff\xe0 a picture",
+        bytes(100),
+    ],
+)
+def test_what_is_no_file_of_weights_is_not_suspected_of_running_code(data: bytes) -> None:
+    with pytest.raises(InputError, match=r"^w: neither a safetensors nor a torch file of weights, or damaged$"):
+        parse_weights(data, "w")
+
+
 def test_what_is_no_file_of_weights_is_one_line(tmp_path: Path) -> None:
     whole = torch_file(tmp_path / "w.pth", TENSORS)
     safe = safetensors.torch.save(TENSORS)

@@ -70,7 +70,16 @@ def test_what_is_missing_or_unknown_is_said(arguments: list[str], message: str) 
         ("--seed x", "--seed: invalid literal for int() with base 10: 'x'; --help lists the options"),
         ("--phases.1.sampling.paste 2", "phases.1.sampling.paste: 2.0 is not in [0, 1]; --help lists the options"),
         ("--distill.share 0", "distill.share: 0.0 is not above 0 and at most 1; --help lists the options"),
-        ("--phases.0.loss.bce -1", "phases.0.loss: "),
+        ("--phases.0.loss.bce -1", "phases.0.loss.bce: -1.0 is not 0 or a number above it"),
+        ("--phases.1.loss.class-weights 1 -2", "phases.1.loss.class-weights: -2.0 is not 0 or a number above it"),
+        ("--optim.ema-decay 2", "optim.ema-decay: 2.0 is not in [0, 1]; --help lists the options"),
+        ("--validation.every-epochs 0", "validation.every-epochs must be above 0; --help lists the options"),
+        ("--augment.hflip.p 2", "augment.hflip.p: 2.0 is not in [0, 1]; --help lists the options"),
+        ("--augment.blur.strength -1", "augment.blur.strength: -1.0 is not above 0; --help lists the options"),
+        ("--folds.validation 1", "folds: fold [1] is both validation and test; take it out of one; --help lists"),
+        ("--runtime.save-minutes -1", "runtime: save-minutes and save-every cannot be negative; --help lists"),
+        ("--seed -1", "seed: -1 is not in [0, 2**63); --help lists the options"),
+        ("--phases.0.sampling.hard 0.5", "phases.0.sampling.hard: 0.5, but no validation comes before"),
         ("--phases.0.epochs", "Missing value for argument '--phases.0.epochs'. Expected 1 values; --help lists"),
         (
             "--model.decoder-channels x y",
@@ -139,6 +148,17 @@ def test_help_says_what_each_loss_term_and_each_transform_is(capsys: pytest.Capt
             "phase crops: loss: give at least one",
         ),
         (["--model.heads", "boundary"], "boundary learns nothing in any phase"),
+        (
+            ["--phases.0.loss.tversky-power", "0.75"],
+            r"phase crops: loss\.tversky-power 0\.75 has no effect while loss\.tversky is 0; give loss\.tversky a "
+            r"weight above 0, or leave it at 1",
+        ),
+        (["--phases.1.loss.tversky-alpha", "0.5"], r"phase full: loss\.tversky-alpha 0\.5 has no effect"),
+        (
+            ["--phases.0.loss.focal-gamma", "1"],
+            r"phase crops: loss\.focal-gamma 1 has no effect while loss\.focal is 0",
+        ),
+        (["--phases.0.loss.boundary-width", "5"], r"loss\.boundary-width 5 has no effect while loss\.boundary is 0"),
     ],
 )
 def test_losses_that_teach_nothing_are_refused(options: list[str], message: str) -> None:
@@ -174,9 +194,9 @@ def test_hard_examples_before_any_validation_are_refused() -> None:
         ("--model.deep-supervision", "-1", r"model\.deep-supervision: -1 is negative"),
         ("--phases.1.sampling.hard", "1.5", r"phases\.1\.sampling\.hard: 1\.5 is not in \[0, 1\]"),
         ("--phases.1.sampling.hard", "nan", r"phases\.1\.sampling\.hard: nan is not in \[0, 1\]"),
-        ("--phases.0.loss.boundary", "nan", r"phases\.0\.loss: loss: weights are finite and not negative"),
-        ("--phases.0.loss.boundary", "inf", r"phases\.0\.loss: loss: weights are finite and not negative"),
-        ("--phases.0.loss.absent", "inf", r"phases\.0\.loss: loss: weights are finite and not negative"),
+        ("--phases.0.loss.boundary", "nan", r"phases\.0\.loss\.boundary: nan is not 0 or a number above it"),
+        ("--phases.0.loss.boundary", "inf", r"phases\.0\.loss\.boundary: inf is not 0 or a number above it"),
+        ("--phases.0.loss.absent", "inf", r"phases\.0\.loss\.absent: inf is not 0 or a number above it"),
     ],
 )
 def test_a_value_out_of_its_range_is_refused_in_a_line(option: str, value: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """The recipe that fits itself: a pure function whose choices hold together, with a reason for each."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -72,6 +73,25 @@ def test_borders_count_for_more_where_few_images_are_clean(clean: int, weight: f
         {"bce": 0.5, "lovasz": 0.5, "classification": 0.02},
     ]
     assert found.reasons["phases.0.loss.boundary"].startswith(f"{weight:g} in both phases, for {clean / 700:.0%} of")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        replace(TILES, whole=(3000, 4000)),
+        replace(TILES, whole=(3000, 4000), images_per_class=(5, 400), clean=690, size=(900, 100), largest=(900, 100)),
+    ],
+)
+def test_what_is_counted_in_stored_tiles_is_told_so(facts: DataFacts) -> None:
+    """Of a machine where crops are less than a tile, and of one where they are not."""
+    for machine_class in (LARGE, SMALL):
+        told = auto_recipe(facts, machine_class).reasons
+        of_images = {name for name, reason in told.items() if re.search(r"\bimages?\b", reason)}
+        # Those are of whole images; one tells of what was measured.
+        assert of_images == {"phases.1.crop", "tiling", "thresholds", "phases.0.loss.batch-dice"}
+        assert f" over a set of {facts.images} stored tiles: " in told["phases.0.epochs"]
+        for name in ("loss.boundary", "loss.absent", "sampling.order", "sampling.paste", "sampling.defect-crop"):
+            assert "stored tile" in told[f"phases.0.{name}"], name
 
 
 def test_crops_of_nearly_square_images_are_square_and_turned() -> None:
@@ -222,7 +242,8 @@ def crop_reasons(facts: DataFacts, machine: MachineClass, **sizes: tuple[int, in
         ),
         (
             {"size": (1024, 1024), "largest": (1024, 1024), "whole": (3000, 4000)},
-            "352x352 of stored tiles of 1024x1024: 131072 pixels at most, square, as images nearly are, in whole 32s",
+            "352x352 of stored tiles of 1024x1024: 131072 pixels at most, square, as stored tiles nearly are, in whole "
+            "32s",
             "whole stored tiles of 1024x1024, as images of up to 3000x4000 are stored",
         ),
     ],

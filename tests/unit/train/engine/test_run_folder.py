@@ -41,7 +41,7 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     [
         (replace(SMOKE, seed=1), "data", "auto", "seed was 0, now 1"),
         (SMOKE, "other", "auto", "another data set"),
-        (SMOKE, "data", "never", "--resume never"),
+        (SMOKE, "data", "never", "--resume never was given; without that it goes on, or begins anew where"),
     ],
 )
 def test_a_run_of_something_else_is_refused_and_untouched(tmp_path: Path, config, digest, resume, message) -> None:

@@ -1,0 +1,77 @@
+"""The options of the programs that measure: what `--help` says of them, and what is said of values that are none."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import predictions, tta
+from bench.end_to_end import __main__ as end_to_end
+from bench.quality import __main__ as quality
+from bench.scaling import __main__ as scaling
+from bench.speed import __main__ as speed
+from bench.train_step import __main__ as train_step
+
+
+@pytest.mark.parametrize(
+    ("program", "defaults"),
+    [
+        (tta.main, ["128x128 256x256 256x512 256x1600"]),
+        (train_step.main, ["192x192", "made-up loader ddp ranks", "Unet", "resnet18"]),
+        (end_to_end.main, ["256x1600", "on off"]),
+        (scaling.main, ["100000 1000000 10000000"]),
+    ],
+    ids=lambda one: one.__module__ if callable(one) else None,
+)
+def test_defaults_are_shown_as_they_would_be_typed(
+    program: Callable[[], object],
+    defaults: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # so that no line is ended at a hyphen
+    monkeypatch.setattr("sys.argv", ["program", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        program()
+    assert ended.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(f"(default: {default})" in shown for default in defaults)
+    assert "default: (" not in shown and "default: [" not in shown
+
+
+@pytest.mark.parametrize(
+    ("program", "known"),
+    [(speed.main, ["raw-cold", "rle-encode", "prepare"]), (predictions.main, ["predict-even", "files", "forward"])],
+    ids=lambda one: one.__module__ if callable(one) else None,
+)
+def test_rows_that_there_are_not_are_refused_with_those_that_there_are(
+    program: Callable[[], object],
+    known: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before data sets are made, a table of nothing would be written over that of a whole run."""
+    words = ["--rows", known[0], "no-such-row", "--work", str(tmp_path), "--out", str(tmp_path / "table.md")]
+    monkeypatch.setattr("sys.argv", ["program", *words])
+    with pytest.raises(SystemExit) as ended:
+        program()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: argument --rows: invalid choice: 'no-such-row' (choose from ")
+    assert all(name in line for name in known)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--variants", "--once"])
+def test_a_variant_that_there_is_not_is_told_of_the_option_that_names_it(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "weights").touch()
+    words = ["auto-choice", "--source", str(tmp_path), "--weights", str(tmp_path / "weights"), option, "no-such"]
+    monkeypatch.setattr("sys.argv", ["program", *words])
+    with pytest.raises(SystemExit) as ended:
+        quality.main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {option}: there is no 'no-such'; there are as the preset for ")
