@@ -100,6 +100,7 @@ def test_a_recipe_knows_tiles_from_the_images_that_they_are_of(folder: Path) -> 
     whole, tiled = (read_facts(ShardReader(folder / name)) for name in ("whole", "tiled"))
     assert (whole.largest, whole.whole, whole.images) == ((200, 260), None, 7)
     assert (tiled.largest, tiled.whole, tiled.images) == ((64, 64), (200, 260), 31)
+    assert tiled.levels is not None and tiled.levels == whole.levels
 
 
 def test_samples_are_tiles_and_small_images_are_the_files_that_went_in(folder: Path) -> None:
