@@ -4,6 +4,7 @@ Folds that validate and test keep their numbers, and the further fold is none of
 any in the set is left out (`like_none`): a copy of a test image would else be trained on.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,9 +19,10 @@ import pyarrow as pa
 
 from data_prep.duplicates import group_duplicates, image_signature
 from data_prep.folder import staging_folder
+from data_prep.gray_levels import fold_levels, image_levels
 from data_prep.manifest import Summary, group_images, save_index, save_manifest
 from data_prep.options import Options
-from data_prep.pixels import StoredImage, gray_of, load_image
+from data_prep.pixels import StoredImage, gray_of, load_image, pixel_sums
 from data_prep.samples import SampleForm, add_image
 from data_prep.shard_file import ShardFile
 from steel import storage
@@ -29,7 +31,7 @@ from steel.errors import InputError
 from steel.images.bitmask import bitmask_dtype, pack_masks
 from steel.images.listing import ImageRecord
 from steel.inference.ahead import Ahead
-from steel.shards.format import Manifest, ShardInfo
+from steel.shards.format import FoldLevels, Manifest, ShardInfo
 from steel.shards.reader import ShardReader
 
 Item = TypeVar("Item")
@@ -184,6 +186,7 @@ class FurtherFold:
             shards=(*old.shards, *shards),
             index_size=index_size,
             index_sha256=index_sha256,
+            fold_levels=None if old.fold_levels is None else old.fold_levels + fold.levels(),
             options={**old.options, **provenance()},
         )
         save_manifest(root, manifest, staging)
@@ -229,6 +232,8 @@ class _Written:
         self.image_ids: list[str] = []
         self.signatures: list[bytes] = []
         self.classes: list[list[bool]] = []
+        self.sums: list[tuple[int, int, int]] = []
+        self.num_pixels: list[int] = []
 
     def add(self, new: NewImage, rows: Sequence[dict[str, Any]], shard: int, num_classes: int) -> None:
         self.rows += [{"shard": shard, **row} for row in rows]
@@ -237,6 +242,13 @@ class _Written:
         self.signatures.append(new.signature)
         bits = int(np.bitwise_or.reduce(new.bitmask, axis=None))
         self.classes.append([bool(bits >> k & 1) for k in range(num_classes)])
+        self.sums.append(pixel_sums(new.image.pixels).sums)
+        self.num_pixels.append(math.prod(new.image.size))
+
+    def levels(self) -> tuple[FoldLevels, ...]:
+        """Of this one fold, for the manifest."""
+        levels = image_levels(np.array(self.sums), np.array(self.num_pixels))
+        return fold_levels(levels, np.zeros(len(levels), np.int64), 1)
 
 
 def like_none(new: Sequence[bytes], known: Sequence[bytes]) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.duplicates import group_duplicates
+from data_prep.gray_levels import fold_levels, image_levels
 from data_prep.options import SplitOptions
 from data_prep.pixels import mean_and_std
 from data_prep.rows import ShardRows
@@ -125,7 +126,8 @@ def write_manifest(
 
     dealt = np.repeat(folds, num_tiles), np.repeat(groups, num_tiles)
     index_size, index_sha256 = _write_index(out, table, *dealt, draft.index_schema, staging)
-    channels, mean, std = _normalisation(images)
+    num_pixels, sums, squares = _pixels_of(images)
+    channels, mean, std = _normalisation(images, num_pixels, sums, squares)
     lines += [*_remarks_on_flat(std), *_remarks_on_absent(draft, classes)]
     fold_sizes = np.bincount(folds, minlength=2)
     manifest = replace(
@@ -146,6 +148,7 @@ def write_manifest(
         ),
         index_size=index_size,
         index_sha256=index_sha256,
+        fold_levels=fold_levels(image_levels(sums, num_pixels), folds, len(fold_sizes)),
     )
     save_manifest(out, manifest, staging)
     return Summary(manifest, tuple(fold_sizes.tolist()), tuple(lines))
@@ -209,16 +212,20 @@ def _deal(image_ids: list[str], groups: np.ndarray, classes: np.ndarray, split_o
     return assign_folds(image_ids, groups, classes, split_options.folds, split_options.seed)
 
 
-def _normalisation(table: pa.Table) -> tuple[Literal[1, 3], tuple[float, ...], tuple[float, ...]]:
-    """Channels, mean and standard deviation of all pixels."""
-    num_pixels = int((table["height"].to_numpy().astype(np.int64) * table["width"].to_numpy()).sum())
-    totals = {}
-    for name in ("sums", "squares"):
-        per_image = table[name].combine_chunks().flatten().to_numpy().reshape(-1, 3)
-        totals[name] = [int(total) for total in per_image.sum(0)]
-    if all(table["is_gray"].to_pylist()):
-        return 1, *mean_and_std(num_pixels, totals["sums"][:1], totals["squares"][:1])
-    return 3, *mean_and_std(num_pixels, totals["sums"], totals["squares"])
+def _pixels_of(images: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The number of pixels of each image (N,), and their sums and sums of squares (N, 3); all int64."""
+    num_pixels = images["height"].to_numpy().astype(np.int64) * images["width"].to_numpy()
+    sums, squares = (images[name].combine_chunks().flatten().to_numpy().reshape(-1, 3) for name in ("sums", "squares"))
+    return num_pixels, sums, squares
+
+
+def _normalisation(
+    images: pa.Table, num_pixels: np.ndarray, sums: np.ndarray, squares: np.ndarray
+) -> tuple[Literal[1, 3], tuple[float, ...], tuple[float, ...]]:
+    """Channels, mean and standard deviation of all pixels; see `_pixels_of`."""
+    channels: Literal[1, 3] = 1 if all(images["is_gray"].to_pylist()) else 3
+    totals = [[int(total) for total in per_image.sum(0)[:channels]] for per_image in (sums, squares)]
+    return channels, *mean_and_std(int(num_pixels.sum()), *totals)
 
 
 def _remarks_on_flat(std: Sequence[float]) -> list[str]:

@@ -2,8 +2,8 @@
 reason.
 
 The rules carry the preset for Severstal over to images of other sizes and sets of other lengths; on Severstal's images
-and a large GPU they give back its crops, passes, batches and rates. What the first phase minimises, how its rate rises
-and what changes the gray levels are those that were best on pretrained weights (`bench.quality auto-choice`).
+and a large GPU they give back its crops, passes, batches and rates. What the first phase minimises and how its rate
+rises are those that were best on pretrained weights (`bench.quality auto-choice`).
 """
 
 import math
@@ -14,6 +14,7 @@ from typing import Literal
 from steel.config import Config, LossConfig, ModelConfig, TransformConfig, ValidationConfig
 from steel.errors import InputError
 from steel.thresholds.search_space import SearchSpace
+from train.level_difference import LEAST_DIFFERENCE, LevelDifference
 from train.presets import AUGMENT, SEVERSTAL
 from train.recipe_facts import DataFacts, MachineClass
 
@@ -271,11 +272,21 @@ def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -
     reasons["augment.rotate90"] = (
         f"on: crops are square, and {nouns} nearly so" if turns else f"off: {nouns} or crops are not square"
     )
-    reasons["augment.brightness-contrast"] = (
-        "on, as lamps drift; on real steel taken in one light, one training was better without"
-    )
-    chosen = {**AUGMENT, "brightness_contrast": TransformConfig(0.5)}
-    return {**chosen, "rotate90": TransformConfig(0.5)} if turns else chosen
+    reasons["augment.brightness-contrast"] = _why_brightness(facts.levels)
+    chosen = {"brightness_contrast": facts.levels_differ, "rotate90": turns}
+    return {**AUGMENT, **{name: TransformConfig(0.5) for name, is_on in chosen.items() if is_on}}
+
+
+def _why_brightness(levels: LevelDifference | None) -> str:
+    if levels is None:
+        return "on: the shards do not tell whether gray levels differ between folds"
+    means = f"the mean gray levels of the folds, {levels.lowest:.2f} to {levels.highest:.2f} of 255,"
+    if not levels.is_visible:
+        return f"off: {means} are less than {LEAST_DIFFERENCE} apart"
+    p_value = f"F test: p {'< 0.0001' if levels.p_value < 1e-4 else f'= {levels.p_value:.2g}'}"
+    if not levels.is_real:
+        return f"off: {means} may be so far apart by chance ({p_value})"
+    return f"on: {means} are hardly so far apart by chance ({p_value})"
 
 
 def _model(machine: MachineClass, reasons: dict[str, str]) -> ModelConfig:

@@ -14,6 +14,7 @@ from steel.shards.reader import ShardReader
 from train.auto_recipe import auto_recipe
 from train.budget import Budget, scale_to
 from train.engine.run_folder import RunFolder
+from train.level_difference import level_difference
 from train.presets import AUTO, get_preset
 from train.recipe_facts import DataFacts, MachineClass, memory_class
 
@@ -60,6 +61,7 @@ def read_facts(reader: ShardReader) -> DataFacts:
         size=(_median(index.height), _median(index.width)),
         largest=largest,
         whole=whole if whole != largest else None,
+        levels=level_difference(reader.manifest.fold_levels),
     )
 
 

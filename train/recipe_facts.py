@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from train.level_difference import LevelDifference
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -20,6 +22,13 @@ class DataFacts:
     """Largest height and largest width."""
     whole: tuple[int, int] | None = None
     """Those of whole images where these are tiles, as the shards store large images; None where none is larger."""
+    levels: LevelDifference | None = None
+    """How the gray levels of whole images differ between the folds; None where the shards do not tell."""
+
+    @property
+    def levels_differ(self) -> bool:
+        """Whether they do, or may."""
+        return self.levels is None or self.levels.is_real
 
 
 @dataclass(frozen=True)

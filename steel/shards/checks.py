@@ -39,6 +39,7 @@ def manifest_fault(manifest: "Manifest") -> str | None:
             (sum(s.num_samples for s in shards) != manifest.num_samples, "the shards hold another number of samples"),
             (manifest.index_size < 1 or not _is_sha256(manifest.index_sha256), "no size and sha256 of the index"),
         )
+        or _level_fault(manifest)
     )
 
 
@@ -103,6 +104,19 @@ def _pixel_fault(manifest: "Manifest") -> str | None:
         ),
         (not all(0 <= value <= 1 for value in (*mean, *std)), "a mean or deviation outside of 0 to 1"),
         (size is not None and not is_size, "options.resize is no height and width"),
+    )
+
+
+def _level_fault(manifest: "Manifest") -> str | None:
+    levels = manifest.fold_levels
+    if levels is None:
+        return None
+    num_images = manifest.num_samples if manifest.num_images is None else manifest.num_images
+    counts, values = [level.num_images for level in levels], [v for level in levels for v in (level.mean, level.std)]
+    return _first(
+        (len(levels) != manifest.folds, f"gray levels of {len(levels)} folds, not of {manifest.folds}"),
+        (any(count < 0 for count in counts) or sum(counts) != num_images, "gray levels of another number of images"),
+        (not all(0 <= value <= 1 for value in values), "gray levels of folds outside of 0 to 1"),
     )
 
 
@@ -201,10 +215,14 @@ class Total(NamedTuple):
 def totals(columns: Mapping[str, np.ndarray], manifest: "Manifest") -> list[Total]:
     """The manifest's counts beside those of an index whose rows are sound."""
     num_rows, num_classes = len(columns["shard"]), manifest.num_classes
-    areas, images = columns["areas"], []
+    areas, folds, images = columns["areas"], columns["fold"], []
     if manifest.tile is not None:
-        areas = columns["image_areas"][image_starts(columns)]
+        starts = image_starts(columns)
+        areas, folds = columns["image_areas"][starts], folds[starts]
         images = [Total("images", [manifest.num_images or 0], [len(areas)])]
+    if manifest.fold_levels is not None:
+        in_folds = [level.num_images for level in manifest.fold_levels]
+        images.append(Total("images in each fold", in_folds, np.bincount(folds, minlength=len(in_folds)).tolist()))
     positive, clean = np.zeros(num_classes, np.int64), 0
     for start in range(0, len(areas), _ROWS_AT_A_TIME):
         present = areas[start : start + _ROWS_AT_A_TIME].T > 0

@@ -42,6 +42,18 @@ class ShardInfo:
 
 
 @dataclass(frozen=True)
+class FoldLevels:
+    """How bright the images of a fold are: each the mean of its pixels in all channels, as they are read, in 0..1."""
+
+    num_images: int
+    """Whole ones, however many tiles each is stored in."""
+    mean: float
+    """Over images, whatever their size; 0 where there are none."""
+    std: float
+    """Likewise: the root of the mean square of what images differ from `mean`."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a reader must know of a whole set; it is written last, so a folder without it is unfinished."""
 
@@ -77,6 +89,8 @@ class Manifest:
     """How images were cut into tiles, each a sample of its own; None where a sample is an image."""
     num_images: int | None = None
     """That the tiles make up; None without tiles. What is counted in images, such as `num_clean`, are these."""
+    fold_levels: tuple[FoldLevels, ...] | None = None
+    """Of each fold; None where nobody measured them, as in sets that were made before there were any."""
     options: dict[str, Any] = field(default_factory=dict)
     """What the set was made with; for the record."""
     version: int = FORMAT_VERSION
@@ -111,7 +125,7 @@ class Manifest:
                 raise InputError(f"format version {version}, but this program reads {FORMAT_VERSION}")
             if isinstance(values, dict) and isinstance(values.get("depth", {}), dict):
                 values["depth"] = to_dict(EIGHT_BITS) | values.get("depth", {})  # before there was a choice
-                values = {"tile": None, "num_images": None} | values
+                values = {"tile": None, "num_images": None, "fold_levels": None} | values
             manifest = from_dict(cls, values)
             fault = manifest_fault(manifest)
             if fault is not None:
@@ -125,6 +139,8 @@ class Manifest:
         values = asdict(self)
         if self.tile is None:  # as it was before there were tiles: the digest is a set's identity
             del values["tile"], values["num_images"]
+        if self.fold_levels is None:  # likewise
+            del values["fold_levels"]
         return json.dumps(values, indent=1, sort_keys=True) + "\n"
 
     @property

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,21 @@ def test_the_manifest_counts_what_is_there(folder: Path, shards: Path) -> None:
     assert set(os.listdir(shards)) == names
 
 
+def image_levels(folder: Path, names: Iterable[str]) -> np.ndarray:
+    """Mean gray level of image files over their pixels and channels, in 0..1."""
+    return np.array([cv2.imread(str(folder / "images" / name)).mean() / 255 for name in names])
+
+
+def test_the_manifest_says_how_bright_each_fold_is(folder: Path, shards: Path) -> None:
+    reader = ShardReader(shards)
+    found = reader.manifest.fold_levels
+    assert found is not None and len(found) == 3 and sum(fold.num_images for fold in found) == NUM_IMAGES
+    for number, fold in enumerate(found):
+        levels = image_levels(folder, [reader.index.image_id(int(row)) for row in reader.index.rows([number])])
+        assert fold.num_images == len(levels)
+        assert (fold.mean, fold.std) == pytest.approx((levels.mean(), levels.std()), rel=1e-9)
+
+
 def test_shards_mix_the_folder(shards: Path) -> None:
     reader = ShardReader(shards)
     ids = [reader.index.image_id(row) for row in range(len(reader))]
@@ -119,6 +135,9 @@ def test_one_colour_image_makes_a_colour_set(own_folder: Path) -> None:
     assert manifest.channels == 3
     assert manifest.mean == pytest.approx(tuple(pixels.mean(0)), rel=1e-12)
     assert manifest.std == pytest.approx(tuple(pixels.std(0)), rel=1e-9)
+    assert manifest.fold_levels is not None
+    total = sum(fold.num_images * fold.mean for fold in manifest.fold_levels)
+    assert total == pytest.approx(image_levels(own_folder, names).sum(), rel=1e-12)
 
 
 def test_label_maps_with_ignored_pixels(tmp_path: Path) -> None:

@@ -59,6 +59,10 @@ def test_jpg_png_json_tars_are_read_where_they_are(tmp_path: Path, capsys: pytes
         assert reader.index.areas[row].tolist() == [(labels == 1).sum(), (labels == 2).sum()]
         assert abs(sample.image.astype(int) - texture(row)).mean() < 1
         assert reader.read_bytes(row).meta == b'{"number": %d}' % row
+    levels = [reader.read(row).image.mean() / 255 for row in range(NUM_IMAGES)]
+    assert reader.manifest.fold_levels is not None
+    for number, fold in enumerate(reader.manifest.fold_levels):
+        assert fold.mean == pytest.approx(np.mean([levels[row] for row in reader.index.rows([number])]))
 
 
 def test_masks_with_a_channel_a_class(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_images_masks_folds_and_counts_are_those_of_a_set_stored_whole(folder: P
         assert tiled.index.areas[row].tolist() == masks_of(number).sum((1, 2)).tolist()
         assert tiled.read(row, original_mask=True).row == row
     ours, theirs = tiled.manifest, whole.manifest
-    for name in ("num_positive", "num_clean", "mean", "std", "channels", "folds", "num_groups"):
+    for name in ("num_positive", "num_clean", "mean", "std", "channels", "folds", "num_groups", "fold_levels"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert (ours.tile, ours.num_images, theirs.tile, theirs.num_images) == (TileGrid(64, 64, 20), 7, None, None)
     assert "tile" not in json.loads((folder / "whole" / "manifest.json").read_text())
@@ -103,6 +103,7 @@ def test_a_recipe_knows_tiles_from_the_images_that_they_are_of(folder: Path) -> 
     present = np.asarray(ShardReader(folder / "tiled").samples.areas) > 0  # of tiles, as training draws them
     assert (tiled.clean, tiled.images_per_class) == ((~present.any(1)).sum(), tuple(present.sum(0)))
     assert tiled.clean > whole.clean
+    assert tiled.levels is not None and tiled.levels == whole.levels
 
 
 def test_samples_are_tiles_and_small_images_are_the_files_that_went_in(folder: Path) -> None:

@@ -160,6 +160,7 @@ def test_rows_in_the_wrong_shard(shards: Path, number: int) -> None:
     [
         ({"num_positive": [1, 1, 1, 1]}, "images of each class"),
         ({"num_clean": 0}, "clean images"),
+        ({"fold_levels": [{"num_images": n, "mean": 0.5, "std": 0.1} for n in (12, 0, 0)]}, "images in each fold"),
     ],
 )
 def test_a_manifest_that_is_wrong_about_the_whole(shards: Path, changes: dict[str, object], what: str) -> None:
@@ -171,7 +172,7 @@ def test_a_manifest_that_is_wrong_about_the_whole(shards: Path, changes: dict[st
     ("changes", "fault"),
     [
         ({"num_groups": 1}, r"index\.arrow: row \d+: an impossible group"),
-        ({"folds": 2}, r"index\.arrow: row \d+: a fold outside of 0 to 1"),
+        ({"folds": 2, "fold_levels": None}, r"index\.arrow: row \d+: a fold outside of 0 to 1"),
     ],
 )
 def test_an_index_that_goes_beyond_its_manifest(shards: Path, changes: dict[str, object], fault: str) -> None:

@@ -159,6 +159,11 @@ def test_the_manifest_says_where_the_labels_are_from(work: Path, more: Path) -> 
     assert after.options["input_sha256"] == before.options["input_sha256"]
     (said,) = after.options["pseudo_labels"]
     assert re.fullmatch("[0-9a-f]{64}", said.pop("checkpoint_sha256"))
+    assert before.fold_levels is not None and after.fold_levels is not None
+    assert after.fold_levels[:-1] == before.fold_levels and after.fold_levels[-1].num_images == NUM_NEW
+    reader = ShardReader(str(more))
+    levels = [reader.read(int(row)).image.mean() / 255 for row in reader.index.rows([3])]
+    assert after.fold_levels[-1].mean == pytest.approx(np.mean(levels))
     positive = (np.array(after.num_positive) - before.num_positive).tolist()
     assert said == {
         "fold": 3,

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from data_prep.duplicates import image_signature
-from data_prep.further_fold import FurtherFold, like_none
+from data_prep.further_fold import FurtherFold, NewImage, like_none
+from data_prep.pixels import load_image
 from data_prep.whole_folder import appearing_whole
 from steel.errors import InputError
+from steel.images.png import encode_png
 from steel.shards.reader import ShardReader
 from tests.shard_folder import make_shards, steel_image
 
@@ -57,6 +59,17 @@ def test_ignored_pixels_get_the_top_bit_of_the_masks(
 def test_masks_without_a_bit_to_spare_are_refused(tmp_path: Path, num_classes: int) -> None:
     with pytest.raises(InputError, match=f"masks of {num_classes} bits hold {num_classes} classes"):
         FurtherFold.of(shards_of(tmp_path / "s", num_classes))
+
+
+def test_a_set_of_unknown_gray_levels_goes_on_without(tmp_path: Path) -> None:
+    fold = FurtherFold.of(shards_of(tmp_path / "s", 3))
+    image = load_image(encode_png(noise(9)), "png")
+    new = NewImage("fold-2/a.png", image, np.zeros((64, 64), np.uint8), image_signature(image.pixels))
+    known = fold.known_signatures(1, lambda done, total: None)
+    with appearing_whole(str(tmp_path / "more")) as unfinished:
+        made = fold.write(unfinished.path, known, [new], dict)
+    assert made.manifest.fold_levels is None and made.fold_sizes == (2, 1, 1)
+    assert ShardReader(str(tmp_path / "more")).manifest == made.manifest
 
 
 def fill(out: str, number: int) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from steel.errors import InputError
 from steel.shards.checks import manifest_fault, rows_fault, shard_fault, totals
-from steel.shards.format import Manifest, ShardInfo
+from steel.shards.format import FoldLevels, Manifest, ShardInfo
 
 Columns = dict[str, np.ndarray]
 SHARD = ShardInfo("shard-000000.tar", 2, 10_240, "ab" * 32)
+LEVELS = FoldLevels(2, 0.5, 0.1)
 
 
 def sound_set(num_rows: int = 4, per_shard: int = 2, num_classes: int = 2) -> tuple[Columns, Manifest]:
@@ -93,6 +94,12 @@ def test_a_sound_set_has_no_fault() -> None:
         ({"mean": (0.5, 0.5)}, "mean or deviation of other than 1 channels"),
         ({"std": (1.5,)}, "a mean or deviation outside of 0 to 1"),
         ({"mean": (float("nan"),)}, "a mean or deviation outside of 0 to 1"),
+        ({"fold_levels": ()}, "gray levels of 0 folds, not of 2"),
+        ({"fold_levels": (LEVELS,) * 3}, "gray levels of 3 folds, not of 2"),
+        ({"fold_levels": (LEVELS, FoldLevels(3, 0.5, 0.1))}, "gray levels of another number of images"),
+        ({"fold_levels": (FoldLevels(-1, 0.5, 0.1), FoldLevels(5, 0.5, 0.1))}, "gray levels of another number of im"),
+        ({"fold_levels": (LEVELS, FoldLevels(2, 1.5, 0.1))}, "gray levels of folds outside of 0 to 1"),
+        ({"fold_levels": (LEVELS, FoldLevels(2, 0.5, float("nan")))}, "gray levels of folds outside of 0 to 1"),
         ({"options": {"resize": [4]}}, "options.resize is no height and width"),
         ({"options": {"resize": [0, 4]}}, "options.resize is no height and width"),
         ({"options": {"resize": "4x5"}}, "options.resize is no height and width"),
@@ -143,6 +150,17 @@ def test_a_manifest_in_a_file_is_named_with_its_fault() -> None:
     text = manifest.to_json().replace('"folds": 2', '"folds": 2.0')
     with pytest.raises(InputError, match=r"^here/manifest.json: .*Manifest.folds must be a whole number"):
         Manifest.from_json(text, "here/manifest.json")
+
+
+def test_gray_levels_of_folds_count_the_images_of_each() -> None:
+    columns, manifest = sound_set()
+    manifest = replace(manifest, fold_levels=(LEVELS, LEVELS))
+    assert manifest_fault(manifest) is None
+    assert all(total.expected == total.found for total in totals(columns, manifest))
+    wrong = replace(manifest, fold_levels=(FoldLevels(4, 0.5, 0.1), FoldLevels(0, 0.0, 0.0)))
+    assert manifest_fault(wrong) is None  # the index alone tells
+    (total,) = [total for total in totals(columns, wrong) if total.expected != total.found]
+    assert (total.what, total.expected, total.found) == ("images in each fold", [4, 0], [2, 2])
 
 
 # --- index ---

@@ -17,7 +17,7 @@ from webdataset.tariterators import base_plus_ext
 from steel.errors import InputError
 from steel.images.bitmask import mask_areas, pack_masks, unpack_masks
 from steel.images.decode import decode_labels
-from steel.shards.format import Manifest, ShardInfo, index_schema, sample_key, write_index
+from steel.shards.format import FoldLevels, Manifest, ShardInfo, index_schema, sample_key, write_index
 from steel.shards.mask_codec import decode_stored_mask, encode_mask
 
 BITMASKS = st.sampled_from([np.uint8, np.uint16]).flatmap(
@@ -199,6 +199,17 @@ def test_a_manifest_comes_back(tmp_path) -> None:
     assert loaded.to_json() == text
     assert loaded.digest == manifest(options={"resize": [4, 5]}).digest
     assert loaded.digest != manifest().digest
+
+
+def test_gray_levels_of_folds_come_back_and_older_sets_without_keep_their_digest() -> None:
+    levels = (FoldLevels(1, 0.25, 0.0), FoldLevels(2, 1 / 3, 0.1))
+    text = manifest(fold_levels=levels).to_json()
+    assert json.loads(text)["fold_levels"][0] == {"num_images": 1, "mean": 0.25, "std": 0.0}
+    assert Manifest.from_json(text) == manifest(fold_levels=levels)
+    older = manifest().to_json()
+    assert "fold_levels" not in json.loads(older)
+    assert Manifest.from_json(older).fold_levels is None
+    assert Manifest.from_json(older).digest == "eb1818e4066f08fe0512037aaf10971ce0f1f5f5063105c43f5d2be2be89f177"
 
 
 def test_the_digest_follows_the_content_of_shards_and_index() -> None:

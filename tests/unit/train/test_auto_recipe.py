@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from steel.errors import InputError
 from steel.inference.tiles import is_tiled
 from steel.plain import to_dict
 from steel.shards.reader import ShardReader
+from tests.shard_folder import small_shards
 from train import fitting
 from train.arguments import parse_fit
 from train.auto_recipe import auto_recipe, fit_crop
@@ -24,6 +26,7 @@ from train.budget import Budget
 from train.engine.batch_plan import plan_phases
 from train.engine.run_folder import RunFolder
 from train.fitting import find_machine_class, fit_preset, read_facts
+from train.level_difference import LevelDifference
 from train.presets import SEVERSTAL
 from train.recipe_facts import MEMORY_CLASSES, DataFacts, MachineClass, memory_class
 from train.recipe_reasons import explain_changes
@@ -105,6 +108,43 @@ def test_crops_of_nearly_square_images_are_square_and_turned() -> None:
 def test_images_of_many_sizes_are_not_padded_to_the_largest() -> None:
     found = auto_recipe(changed(TILES, size=(250, 350), largest=(1200, 1600)), LARGE)
     assert [phase.crop for phase in found.phases] == [(250, 350), (250, 350)]
+
+
+@pytest.mark.parametrize(
+    ("levels", "reason"),
+    [
+        (None, "on: the shards do not tell whether gray levels differ between folds"),
+        (
+            LevelDifference(98.3, 121.04, 0.0002),
+            "on: the mean gray levels of the folds, 98.30 to 121.04 of 255, are hardly so far apart by chance (F test: "
+            "p = 0.0002)",
+        ),
+        (
+            LevelDifference(98, 100, 1e-12),
+            "on: the mean gray levels of the folds, 98.00 to 100.00 of 255, are hardly so far apart by chance (F test: "
+            "p < 0.0001)",
+        ),
+        (
+            LevelDifference(98.3, 121.04, 0.01),
+            "off: the mean gray levels of the folds, 98.30 to 121.04 of 255, may be so far apart by chance (F test: "
+            "p = 0.01)",
+        ),
+        (
+            LevelDifference(98.3, 100.29, 1e-12),
+            "off: the mean gray levels of the folds, 98.30 to 100.29 of 255, are less than 2 apart",
+        ),
+    ],
+)
+def test_brightness_varies_where_folds_differ_or_may(levels: LevelDifference | None, reason: str) -> None:
+    found = auto_recipe(changed(TILES, levels=levels), LARGE)
+    assert found.reasons["augment.brightness-contrast"] == reason
+    assert found.augment.get("brightness_contrast") == (TransformConfig(0.5) if reason.startswith("on") else None)
+    assert found.augment["rotate90"] == TransformConfig(0.5)
+    given = replace(found, augment={**found.augment, "brightness_contrast": TransformConfig(0.3)})
+    assert (
+        explain_changes(found, given).reasons["augment.brightness-contrast"]
+        == f"another value, as given (auto: {reason})"
+    )
 
 
 @pytest.mark.parametrize(
@@ -313,6 +353,16 @@ def test_facts_are_the_sets(tiny_shards: Path) -> None:
     facts = read_facts(reader)
     assert (facts.images, facts.size, facts.largest) == (27, (64, 160), (64, 160))
     assert (facts.clean, facts.images_per_class) == (reader.manifest.num_clean, reader.manifest.num_positive)
+    levels = [np.mean([reader.read(int(row)).image.mean() for row in reader.index.rows([fold])]) for fold in range(3)]
+    assert facts.levels is not None
+    assert (facts.levels.lowest, facts.levels.highest) == pytest.approx((min(levels), max(levels)))
+
+
+def test_older_shards_do_not_tell_of_gray_levels(tmp_path: Path) -> None:
+    reader = ShardReader(str(small_shards(tmp_path / "shards")))
+    assert reader.manifest.fold_levels is None
+    facts = read_facts(reader)
+    assert facts.levels is None and facts.levels_differ
 
 
 def parse(shards: Path, out: Path, *options: str) -> Config:
