@@ -5,6 +5,7 @@ pass too. Autograd's own engine asks the CUDA driver for streams, so that a plai
 """
 
 import contextlib
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -170,7 +171,8 @@ def accelerator_of(precision: str) -> Iterator[Accelerator]:
     try:
         PartialState(cpu=True)
         PartialState._shared_state["device"] = GPU
-        yield Accelerator(mixed_precision=precision)
+        with patch.dict(os.environ, {"ACCELERATE_USE_CPU": "false"}):  # what tests without a GPU have set
+            yield Accelerator(mixed_precision=precision)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 
