@@ -375,7 +375,8 @@ class RuntimeConfig:
     """Minutes between two resumable states, by rank 0's clock; 0 saves none by time. A stop signal and every epoch save
     one too."""
     save_every: int = 0
-    """Steps between two resumable states, beside those by time; 0 saves none by steps."""
+    """Steps between two resumable states, beside those by time; 0 saves none by steps. One is put off while the one
+    before it is still being written."""
     keep_states: int = 2
     on_bad_sample: Literal["fail", "skip"] = "fail"
     """What to do with a sample whose bytes do not match their checksum."""

@@ -5,6 +5,7 @@ pass too. Autograd's own engine asks the CUDA driver for streams, so that a plai
 """
 
 import contextlib
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -51,6 +54,8 @@ class HostWaits(TorchDispatchMode):
                 self.waits.append(name)
         if name == "_local_scalar_dense":
             return 0.0  # a fake tensor has no value; any will do
+        if name == "_amp_update_scale_":
+            return args[0]  # one kernel, which fake tensors do not have
         if name == "is_pinned":
             return self._is_pinned(args[0])
         if name in ("pin_memory", "_pin_memory"):  # which fake tensors do not have
@@ -149,12 +154,27 @@ def fake_gpu() -> Iterator[HostWaits]:
         stack.enter_context(patch.object(torch.cuda, "stream", on))
         stack.enter_context(patch.object(torch.cuda, "current_stream", lambda device=None: current))
         stack.enter_context(patch.object(torch.cuda, "synchronize", lambda device=None: noted.waits.append("cuda")))
+        stack.enter_context(patch.object(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True))
+        stack.enter_context(patch.object(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False))
         stack.enter_context(patch.object(torch.Tensor, "record_stream", record_stream))
         stack.enter_context(patch.object(torch.Tensor, "backward", backward))
         stack.enter_context(patch.object(torch.Tensor, "numpy", numpy))
         stack.enter_context(patch.object(nn.Module, "to", _to))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield stack.enter_context(noted)
+
+
+@contextlib.contextmanager
+def accelerator_of(precision: str) -> Iterator[Accelerator]:
+    """Accelerate's view of a process whose device is `GPU`, inside of `fake_gpu`: autocast, and the scaler of fp16."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        PartialState(cpu=True)
+        PartialState._shared_state["device"] = GPU
+        with patch.dict(os.environ, {"ACCELERATE_USE_CPU": "false"}):  # what tests without a GPU have set
+            yield Accelerator(mixed_precision=precision)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def _to(module: nn.Module, device: Any = None, memory_format: torch.memory_format | None = None) -> nn.Module:

@@ -50,6 +50,10 @@ class Loop:
     """Some rank has received a stop signal; known to all ranks after the same step."""
     _told_to_save: bool = False
     """By rank 0's clock a state is due; known to all ranks after the same step."""
+    _owes_state: bool = False
+    """By the number of steps a state is due."""
+    _can_save: bool = True
+    """Rank 0 has written what it was given last; known to all ranks after the same step."""
     _suspects: list[int] = field(default_factory=list)
     """Rows of this rank's samples behind the current streak of non-finite steps."""
 
@@ -87,12 +91,11 @@ class Loop:
                 self._take_step(plan, batches)
 
                 # Saved before the validation, which may outlast what is left between a stop signal and a kill.
-                if self.state.validation_due or self._is_save_due():
+                if self.state.validation_due or self._is_save_due() or self._told_to_stop:
                     self._save()
                 if self.writer is not None:
                     self.writer.check()
-                if self._told_to_stop:
-                    self._save()
+                if self._told_to_stop:  # perhaps by the step that the save has finished: it is of this moment
                     return False
                 if self.state.validation_due:
                     self._validate(plan)
@@ -120,11 +123,16 @@ class Loop:
         step = self.state.step
         lr = lr_at(step, plan.steps, plan.phase)
         sums = self.training.step(plan, step, lr, batches)
+        can_save = self.writer is not None and self.writer.is_idle
         save_due = self.writer is not None and self.writer.is_due
         data_wait = batches.take_seconds()
-        self._take_in(self.step_metrics.push(plan, step, lr, sums, save_due=save_due, data_wait=data_wait))
+        self._take_in(
+            self.step_metrics.push(plan, step, lr, sums, can_save=can_save, save_due=save_due, data_wait=data_wait)
+        )
         self.state.step += 1
         self.state.validation_due = plan.validates_after(step)
+        every = self.context.config.runtime.save_every
+        self._owes_state = self._owes_state or (every > 0 and self.state.step % every == 0)
         self._fail_if_nonfinite()
 
     def _take_in(self, done: FinishedStep | None) -> None:
@@ -133,6 +141,7 @@ class Loop:
             return
         self._told_to_stop = self._told_to_stop or done.told_to_stop
         self._told_to_save = self._told_to_save or done.save_due
+        self._can_save = self._can_save or done.can_save
         if self.state.count_step(done):
             self._suspects += done.suspects
         elif not done.skipped:
@@ -153,13 +162,17 @@ class Loop:
             )
 
     def _is_save_due(self) -> bool:
-        every = self.context.config.runtime.save_every
-        return self._told_to_save or (every > 0 and self.state.step % every == 0)
+        """Whether a state is due, by time or by the number of steps, that training need not wait for."""
+        return self._told_to_save or (self._owes_state and self._can_save)
 
     def _save(self) -> None:
-        """Save a resumable state of this moment; training goes on while it is written."""
+        """Save a resumable state of this moment; training goes on while it is written.
+
+        It waits for the state before, if that is still being written: one before a validation, or for a stop signal,
+        cannot be put off.
+        """
         self._take_in(self.step_metrics.flush())
-        self._told_to_save = False
+        self._told_to_save = self._owes_state = self._can_save = False
         if self.writer is not None:
             with self.context.live.stage("saving", "saving the state"):  # its copy; it is written beside training
                 self.writer.submit(self.state, self.top_checkpoints.ranked, self.training.tensors())

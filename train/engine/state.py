@@ -231,10 +231,14 @@ class StateWriter:
         self._has_failed = False
 
     @property
+    def is_idle(self) -> bool:
+        """Whether all that was submitted is written."""
+        return all(pending.done() for pending in self._pending.values())
+
+    @property
     def is_due(self) -> bool:
-        """Whether it is time for another state, and what was submitted before is written."""
-        is_busy = any(not pending.done() for pending in self._pending.values())
-        return not is_busy and time.monotonic() - self._since >= self._interval
+        """Whether it is time for another state, and all that was submitted is written."""
+        return self.is_idle and time.monotonic() - self._since >= self._interval
 
     def submit(
         self, loop: LoopState, top_checkpoints: Sequence[TopCheckpoint], tensors: Mapping[str, torch.Tensor]
@@ -299,8 +303,9 @@ class StateWriter:
         tensors, held_up = self._copies.wait()
         write_state(self._folder, SavedState(loop, top_checkpoints, tensors), self._keep)
         seconds = time.monotonic() - start
-        message = "state of phase %d, step %d saved in %.2f s; training waited %.3f s for it"
-        logger.info(message, loop.phase, loop.step, seconds, waited + held_up)
+        message = "state of phase %d, step %d saved in %.2f s; training waited %.3f s for it%s"
+        others = f", {waited:.3f} s of them until the one before was written" if waited >= 0.001 else ""
+        logger.info(message, loop.phase, loop.step, seconds, waited + held_up, others)
 
     def check(self) -> None:
         """Raise the error of a write that has already failed; never waits."""

@@ -33,6 +33,8 @@ class FinishedStep:
     """Seconds in which the step waited for its samples, mean over ranks."""
     told_to_stop: bool
     """Some rank had received a stop signal when the step was launched."""
+    can_save: bool
+    """Some rank that writes states had then written all that it was given."""
     save_due: bool
     """Some rank's clock then said that it is time to save a state."""
     suspects: list[int]
@@ -53,6 +55,7 @@ class _Pending:
     bad_samples: int
     data_wait: float
     told_to_stop: bool
+    can_save: bool
     save_due: bool
     end: Moment
 
@@ -89,6 +92,7 @@ class StepMetrics:
         lr: float,
         sums: StepSums,
         *,
+        can_save: bool = False,
         save_due: bool = False,
         data_wait: float = 0.0,
     ) -> FinishedStep | None:
@@ -99,6 +103,7 @@ class StepMetrics:
             step: its number in the phase.
             lr: the rate that it was taken at.
             sums: what this rank saw.
+            can_save: this rank has written all states that it was given; reaches all ranks with the step.
             save_due: this rank's clock says that it is time to save; reaches all ranks with the step.
             data_wait: seconds in which this rank waited for the step's samples.
         """
@@ -107,7 +112,7 @@ class StepMetrics:
         figures = HostCopy(torch.cat([totals, sums.sample_losses.double()]))
         heads, is_told = tuple(sums.losses), self._signals.received
         begun = _Pending(
-            *(plan, step, lr, figures, heads, sums.rows, sums.bad_samples, data_wait, is_told, save_due, end)
+            *(plan, step, lr, figures, heads, sums.rows, sums.bad_samples, data_wait, is_told, can_save, save_due, end)
         )
         finished = self.flush()
         self._pending = begun
@@ -119,9 +124,10 @@ class StepMetrics:
             return None
         pending, self._pending = self._pending, None
         *totals, is_skipped = pending.figures.read()[: len(pending.heads) + 1]
-        counts, world = (pending.told_to_stop, pending.bad_samples, pending.save_due), self._runtime.world
+        world = self._runtime.world
+        counts = pending.told_to_stop, pending.bad_samples, pending.can_save, pending.save_due
         mine = (*totals, is_skipped / world, *map(float, counts), pending.data_wait / world)
-        *losses, skipped, told_to_stop, bad_samples, save_due, data_wait = self._runtime.sum_numbers(mine)
+        *losses, skipped, told_to_stop, bad_samples, can_save, save_due, data_wait = self._runtime.sum_numbers(mine)
         self._waited += data_wait
         self._stopwatch.add(pending.plan.phase.batch_size, pending.end)
         return FinishedStep(
@@ -134,6 +140,7 @@ class StepMetrics:
             bad_samples=round(bad_samples),
             data_wait=data_wait,
             told_to_stop=told_to_stop > 0,
+            can_save=can_save > 0,
             save_due=save_due > 0,
             suspects=_suspects(pending) if skipped > 0.5 else [],
         )

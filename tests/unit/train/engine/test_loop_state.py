@@ -17,7 +17,7 @@ PLAN = PhasePlan(1, replace(SMOKE.phases[0], epochs=1000), 16, 8, 30, range(4))
 
 def finished(step: int = 0, **changes: Any) -> FinishedStep:
     losses = {"segmentation": changes.pop("segmentation", 0.75), "boundary": 0.25}
-    usual = FinishedStep(PLAN, step, 1e-3, losses, False, False, 0, 0.0, False, False, [])
+    usual = FinishedStep(PLAN, step, 1e-3, losses, False, False, 0, 0.0, False, False, False, [])
     return replace(usual, **changes)
 
 

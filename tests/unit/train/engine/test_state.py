@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +162,38 @@ def test_a_state_is_due_by_the_clock_once_the_one_before_it_is_written(
     assert writer.is_due
     with caplog.at_level(logging.INFO):
         writer.submit(LoopState(step=3), (), {"w": torch.zeros(1)})  # comes back while the write hangs
-        assert not writer.is_due
+        assert not writer.is_idle and not writer.is_due
         now[0] = 230.0
-        assert not writer.is_due
+        assert not writer.is_idle and not writer.is_due
         let_go.set()
         writer.wait()
-    assert writer.is_due
-    assert "state of phase 0, step 3 saved in 70.00 s; training waited 0.00" in caplog.text
+    assert writer.is_idle and writer.is_due
+    assert caplog.messages[0].startswith("state of phase 0, step 3 saved in 70.00 s; training waited 0.00")
+    assert caplog.messages[0].endswith(" s for it")
+    writer.close()
+
+
+def test_a_state_that_waits_for_the_one_before_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = states.write_state
+
+    def slow(*arguments: Any) -> Path:
+        time.sleep(0.2)
+        return real(*arguments)
+
+    monkeypatch.setattr(states, "write_state", slow)
+    writer = StateWriter(tmp_path, keep=1)
+    with caplog.at_level(logging.INFO):
+        for step in (1, 2):
+            writer.submit(LoopState(step=step), (), {"w": torch.zeros(1)})
+        writer.wait()
+    first, second = caplog.messages
+    assert first.endswith(" s for it")
+    waited, of_them = map(
+        float, re.findall(r"waited ([\d.]+) s for it, ([\d.]+) s of them until the one before", second)[0]
+    )
+    assert 0.15 < float(of_them) <= float(waited)
     writer.close()
 
 

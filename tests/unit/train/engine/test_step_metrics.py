@@ -190,9 +190,10 @@ def test_a_stop_signal_of_another_rank_is_seen_one_step_late() -> None:
     assert done is not None and done.told_to_stop
 
 
-def test_all_ranks_save_after_the_step_in_which_one_says_so() -> None:
-    """The other of the two ranks says what this one does."""
+@pytest.mark.parametrize("told", ["can_save", "save_due"])
+def test_all_ranks_know_after_the_step_in_which_one_says_so(told: str) -> None:
+    """That a state is due, and that one can be saved; the other of the two ranks says what this one does."""
     watched = step_metrics(runtime=TwoRanks())
-    steps = [watched.push(PLAN, step, 1e-3, sums(), save_due=step == 1) for step in range(3)]
-    found = [done.save_due for done in [*steps, watched.flush()] if done is not None]
-    assert found == [False, True, False]
+    steps = [watched.push(PLAN, step, 1e-3, sums(), **{told: step == 1}) for step in range(3)]
+    found = [(done.can_save, done.save_due) for done in [*steps, watched.flush()] if done is not None]
+    assert found == [(False, False), (told == "can_save", told == "save_due"), (False, False)]

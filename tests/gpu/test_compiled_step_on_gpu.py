@@ -1,0 +1,107 @@
+"""The compiled step: it loses what the eager one does, is compiled once a phase, and on a GPU replayed from then on.
+
+On a CPU compiling takes a minute, and there are no CUDA graphs.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from tests.gpu.places import PLACES, batch_for, job_on, micro_batches, training_of
+from tests.numerics.one_step import plan_of
+from train.engine.compilation import choose_compilation
+from train.engine.device_batches import device_batches
+
+CROPS = ((32, 64), (64, 96))
+"""Of two phases."""
+STEPS = 4
+LR = 1e-3
+SAME = 2e-3
+"""Of losses; see `tests/numerics/test_compiled_run.py`."""
+
+pytestmark = [
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler"),
+]
+ON_CPU, ON_GPU = PLACES
+
+
+@dataclass
+class Graphs:
+    """CUDA graphs so far."""
+
+    captures: int = 0
+    replays: int = 0
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graphs]:
+    found, begin, replay = Graphs(), torch.cuda.CUDAGraph.capture_begin, torch.cuda.CUDAGraph.replay
+
+    def counting_begin(graph, *arguments, **options):  # type: ignore[no-untyped-def]
+        found.captures += 1
+        return begin(graph, *arguments, **options)
+
+    def counting_replay(graph, *arguments, **options):  # type: ignore[no-untyped-def]
+        found.replays += 1
+        return replay(graph, *arguments, **options)
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", counting_begin)
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", counting_replay)
+    yield found
+    torch.compiler.reset()
+
+
+@dataclass
+class Step:
+    """What one came to."""
+
+    loss: float
+    compiled: int
+    """Graphs that the compiler was given so far."""
+    captures: int
+    replays: int
+
+
+def train_two_phases(place: torch.device, asked: str, graphs: Graphs) -> list[Step]:
+    """Some steps of each, in float32 in which nothing is rounded to TF32."""
+    found = []
+    with job_on(place) as runtime:
+        training = training_of(runtime, compile=asked, tf32=False)
+        for number, crop in enumerate(CROPS):
+            plan = replace(plan_of(training.config), number=number)
+            choice = choose_compilation(training, plan, 0, lambda crop=crop: batch_for(place, crop), None)
+            assert choice is not None and choice.compiled == (asked == "on")
+            batches = device_batches(micro_batches(place, plan, crop), runtime.device)
+            for step in range(STEPS):
+                before = replace(graphs)
+                sums = training.step(plan, step, LR, batches)
+                assert not sums.skipped
+                loss = float(torch.stack(list(sums.losses.values())).sum())
+                captures, replays = graphs.captures - before.captures, graphs.replays - before.replays
+                found.append(Step(loss, counters["stats"]["unique_graphs"], captures, replays))
+            batches.close()
+        training.micro_batch_losses.compute_eagerly()
+    return found
+
+
+@pytest.mark.parametrize("place", [pytest.param(*ON_CPU.values, id="cpu", marks=pytest.mark.slow), ON_GPU])
+def test_two_phases_are_compiled_once_each_and_lose_the_same(place: torch.device, graphs: Graphs) -> None:
+    eager = train_two_phases(place, "off", graphs)
+    counters.clear()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compiled = train_two_phases(place, "on", graphs)
+    assert [step.loss for step in compiled] == pytest.approx([step.loss for step in eager], rel=SAME)
+    assert len({step.loss for step in eager}) == 2 * STEPS  # each step changed the network
+    assert [step.compiled for step in compiled] == [1] * STEPS + [2] * STEPS
+    assert {(step.captures, step.replays) for step in eager} == {(0, 0)}
+    if place.type == "cpu":
+        assert graphs == Graphs()
+        return
+    assert counters["inductor"]["cudagraph_skips"] == 0
+    for phase in (compiled[:STEPS], compiled[STEPS:]):  # the way there and back of each of two micro-batches
+        assert [(step.captures, step.replays >= 4) for step in phase[1:]] == [(0, True)] * (STEPS - 1)

@@ -1,0 +1,65 @@
+"""A state is of the moment of its save, although the steps that follow change what it is copied from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from steel.model.host_copy import HostCopies
+from tests.gpu.places import LR, PLACES, changed, fall_behind, job_on, look, micro_batches, no_host_waits, training_of
+from tests.numerics.one_step import plan_of
+from train.engine.device_batches import device_batches
+from train.engine.loop_state import LoopState
+from train.engine.state import StateWriter, read_state
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_steps_go_on_while_a_state_is_copied_and_written(place: torch.device, tmp_path: Path) -> None:
+    """Twice, through the same memory, on a GPU that is behind: what is copied has yet to be computed when the host
+    asks for it, and when it asks for what comes after. Nor does the host wait, once the memory is there."""
+    with job_on(place) as runtime:
+        training, writer = training_of(runtime), StateWriter(tmp_path, keep=2)
+        plan = plan_of(training.config)
+        batches = device_batches(micro_batches(place, plan), runtime.device)
+        steps = iter(range(10))
+
+        def take_two() -> None:
+            for _ in range(2):
+                training.step(plan, next(steps), LR, batches)
+
+        def save(step: int) -> dict[str, torch.Tensor]:
+            fall_behind(place)
+            take_two()
+            moment = look(training)
+            writer.submit(LoopState(step=step), (), training.tensors())
+            take_two()
+            return moment
+
+        moments = [save(2)]
+        writer.wait()
+        with no_host_waits(place):
+            moments.append(save(6))
+        writer.wait()
+        writer.close()
+        batches.close()
+        for step, moment in zip((2, 6), moments, strict=True):
+            saved = read_state(tmp_path / f"000000-{step:08d}").tensors
+            assert saved.keys() == moment.keys()
+            assert [name for name, tensor in moment.items() if not saved[name].equal(tensor.cpu())] == []
+            later = changed(moment, training)
+            assert {name.partition(".")[0] for name in later} == {"model", "average", "average_updates", "optimizer"}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_copies_lie_in_pinned_memory(place: torch.device) -> None:
+    """In that of the copies before, where sizes are the same; for a GPU pinned, which alone is copied to beside it."""
+    with job_on(place) as runtime:
+        training = training_of(runtime)
+        copies, places = HostCopies(), []
+        for _ in range(2):
+            copies.begin(training.tensors())
+            buffers, seconds = copies.wait()
+            assert seconds > 0
+            assert {buffer.is_pinned() for buffer in buffers.values()} == {place.type == "cuda"}
+            places.append({name: buffer.data_ptr() for name, buffer in buffers.items()})
+        assert places[0] == places[1]
