@@ -97,7 +97,7 @@ def line(work: Path, place: Path, **changes: object) -> list[str]:
     given = {
         "checkpoint": work / "model.safetensors",
         "data": work / "set" / "shards",
-        "images": work / "unlabelled",
+        "unlabelled": work / "unlabelled",
         "out": place,
         "precision": "no",
         **changes,
@@ -240,7 +240,7 @@ def test_a_second_round_is_another_fold(work: Path, more: Path, tmp_path: Path) 
     (tmp_path / "unlabelled" / "cut.png").unlink()
     cv2.imwrite(str(tmp_path / "unlabelled" / "line" / "new.png"), picture(200))
     images, out = tmp_path / "unlabelled", tmp_path / "out"
-    assert run(*line(work, out, data=more, images=images)) == 0
+    assert run(*line(work, out, data=more, unlabelled=images)) == 0
     manifest = Manifest.load(str(out))
     assert [said["fold"] for said in manifest.options["pseudo_labels"]] == [3, 4]
     reader = ShardReader(str(out))
@@ -300,7 +300,7 @@ def test_unsure_images_are_left_out_and_nothing_is_left_behind_where_none_is_sur
     [
         ({"data": "s3://bucket/shards"}, "--data s3://bucket/shards: give a folder of this machine"),
         ({"out": "memory://shards"}, "--out memory://shards: give a folder of this machine"),
-        ({"images": "nowhere"}, "nowhere: no such folder"),
+        ({"unlabelled": "nowhere"}, "nowhere: no such folder"),
         ({"data": "nowhere"}, "nowhere: no manifest.json"),
         ({"checkpoint": "nowhere.safetensors"}, "nowhere.safetensors: no such file"),
         ({"tta": "upside"}, "upside"),

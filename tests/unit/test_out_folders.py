@@ -57,7 +57,7 @@ PROGRAMS: dict[str, Program] = {
         lambda: pseudo_labels(
             [
                 *("--checkpoint", str(model), "--data", str(shards)),
-                *("--images", str(data / "test_images"), "--out", out),
+                *("--unlabelled", str(data / "test_images"), "--out", out),
             ]
         )
     ),
