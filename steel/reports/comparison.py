@@ -195,11 +195,11 @@ def _iou_difference(first: np.ndarray, second: np.ndarray) -> dict[str, dict[str
     Empty where nothing is true and nothing predicted.
     """
     outcomes = [Outcome(np.arange(len(c)), c, np.zeros((len(c), 1 + c.shape[1]), bool)) for c in (first, second)]
-    values = [float(score(outcome).miou) for outcome in outcomes]
-    if np.isnan(values).any():
+    before, after = (float(score(outcome).miou) for outcome in outcomes)
+    if np.isnan([before, after]).any():
         return {}
     span = bootstrap_difference(outcomes[1], outcomes[0], lambda scores: scores.miou)
-    return {"mean IoU": _judged(*values, values[1] - values[0], span)}
+    return {"mean IoU": _judged(before, after, after - before, span)}
 
 
 def _judged(
