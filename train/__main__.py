@@ -42,10 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     other = rest[0] if rest[:1] in (["predict"], ["evaluate"]) else None
     if other is None:
         announce(rest)
-    # Only now: what is imported here takes seconds, and looks for GPUs.
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = count_gpus()
     processes = choose_processes(own.processes, gpus)
     start = partial(_start_ranks, gpus=gpus)
     if other is not None:
@@ -130,6 +127,13 @@ def _start_ranks(module: str, words: list[str], processes: int, *, gpus: int) ->
         threads=1 if gpus else max(1, len(os.sched_getaffinity(0)) // processes),
         config_file=CONFIGURATIONS / ("ddp8.yaml" if gpus else "cpu2.yaml"),
     )
+
+
+def count_gpus() -> int:
+    """Those of this machine that this process may use."""
+    import torch  # only now: it takes seconds
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def choose_processes(wanted: int | None, gpus: int) -> int:

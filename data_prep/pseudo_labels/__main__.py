@@ -39,9 +39,11 @@ from steel.views import parse_tta
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(prog="data_prep.pseudo_labels", description=__doc__)
+    add = parser.add_argument
+    add("--checkpoint", metavar="FILE", required=True, help="model.safetensors, or model.onnx; a path or URL")
     add_labelling(parser)
-    parser.add_argument("--out", metavar="SHARDS2", required=True, help="folder to make")
-    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    add("--out", metavar="SHARDS2", required=True, help="folder to make")
+    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     return parser
 
 

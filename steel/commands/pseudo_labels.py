@@ -10,9 +10,8 @@ from steel.option_values import number, positive
 
 
 def add_labelling(parser: argparse.ArgumentParser) -> None:
-    """Which images are labelled, by which checkpoint, and how."""
+    """Which images a checkpoint labels, and how."""
     add = parser.add_argument
-    add("--checkpoint", metavar="FILE", required=True, help="model.safetensors, or model.onnx; a path or URL")
     add("--data", metavar="SHARDS", required=True, help="folder of the shards that the checkpoint's task is of")
     add("--unlabelled", metavar="DIR", required=True, help="folder or URL of images without labels")
     add_tiff_pages(parser)
