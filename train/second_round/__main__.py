@@ -7,7 +7,8 @@ The checkpoint labels the images of DIR (`data_prep.pseudo_labels`: OUT/shards),
 OUT/test/first, OUT/test/second), and compared (`steel compare`: OUT/compare.html, OUT/report.txt). The folds that the
 first training held out are held out again. The same command goes on where it was stopped, and does nothing twice. Every
 option of `python -m train` is one here; without --preset the training takes the preset and the network of the
-checkpoint's. Exit code 3: some images could not be read and were left out.
+checkpoint's. --tta, --precision and --pixels-per-pass are of the labelling and the evaluations. Exit code 3: some
+images could not be read and were left out.
 """
 
 import argparse

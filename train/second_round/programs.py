@@ -50,12 +50,15 @@ class Programs:
             fine: exit codes after which the next program may start.
 
         Raises:
-            ProgramsEnded: another exit code, 128 + N where signal N ended it; or a signal came, whatever the code.
+            ProgramsEnded: another exit code, 128 + N where signal N ended it; or a signal came, whatever the code, 0
+                where it came before.
         """
+        if self.received is not None:
+            raise ProgramsEnded(0)
         # In a session of its own, as a terminal tells all of a session of Ctrl-C: it would be told twice.
         line = [sys.executable, "-m", module, *words]
         with subprocess.Popen(line, start_new_session=True) as self._running:
-            if self.received is not None:  # before there was anything to hand it on to
+            if self.received is not None:  # while there was nothing yet to hand it on to
                 self._running.send_signal(self.received)
             code = self._running.wait()
         self._running = None

@@ -60,6 +60,9 @@ def test_a_signal_reaches_the_program_that_runs_and_nothing_is_started_after_it(
     with Programs().handing_on() as programs, pytest.raises(ProgramsEnded) as ended:
         programs.run("waits", [str(modules / "here"), str(code)])
     thread.join()
+    with pytest.raises(ProgramsEnded, match="0"):
+        programs.run("waits", [str(modules / "not started"), "1"])
+    assert not (modules / "not started").exists()
     assert ended.value.code == code and programs.received == signal.SIGTERM
     assert (modules / "here.told").read_text() == "x"
     assert signal.getsignal(signal.SIGTERM) is before
