@@ -12,6 +12,19 @@ Image = tuple[str, str, tuple[float, float], tuple[int, int]]
 """Id, result, Dice and true pixels of two classes."""
 
 
+def answer(dice: float, true: int) -> tuple[int, int]:
+    """The fewest predicted pixels, and those of them that are right, which have such a Dice; else as many as true ones,
+    with about such a Dice. Of an absent class any seven are wrong.
+    """
+    if not true:
+        return (0, 0) if dice else (7, 0)
+    for predicted in range(true + 1):
+        right = dice * (predicted + true) / 2
+        if right.is_integer() and right <= predicted:
+            return predicted, int(right)
+    return true, round(dice * true)
+
+
 def write_report(folder: Path, images: Sequence[Image], names: Sequence[str] = ("spot", "scratch"), **more: Any) -> str:
     """What `train.evaluate` leaves of some images, as far as a comparison reads it."""
     folder.mkdir(parents=True)
@@ -21,7 +34,13 @@ def write_report(folder: Path, images: Sequence[Image], names: Sequence[str] = (
             "result": result,
             "overlay": "",
             **{f"dice {name}": dice[k] for k, name in enumerate(names)},
-            **{f"true pixels {name}": true[k] for k, name in enumerate(names)},
+            **{
+                f"{what} pixels {name}": pixels
+                for k, name in enumerate(names)
+                for what, pixels in zip(
+                    ("true", "predicted", "right"), (true[k], *answer(dice[k], true[k])), strict=True
+                )
+            },
         }
         for image_id, result, dice, true in images
     ]

@@ -1,11 +1,13 @@
 """Train on this machine:  python -m train --data SHARDS --out RUN [--preset NAME] [--processes N] [--cpu] [...]
 or predict on it:       python -m train predict FILE IMAGES --out DIR [--processes N] [--cpu] [...]
+or evaluate on it:      python -m train evaluate --checkpoint FILE --data SHARDS --out DIR [--processes N] [--cpu] [...]
 
-The same arguments as train.fit or train.predict. A rank on each GPU, or one process on the CPU, without a launcher's
-words around the program's own: its last line is what matters, and its exit code is the program's. Clusters call
-`accelerate launch`.
+The same arguments as train.fit, train.predict or train.evaluate. A rank on each GPU, or one process on the CPU, without
+a launcher's words around the program's own: its last line is what matters, and its exit code is the program's. Clusters
+call `accelerate launch`.
 """
 
+import argparse
 import contextlib
 import os
 import signal
@@ -28,7 +30,7 @@ OPTIONS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train or predict; returns the exit code of `train.fit` or `train.predict`."""
+    """Train, predict or evaluate; returns the exit code of `train.fit`, `train.predict` or `train.evaluate`."""
     parser = Parser(prog="train", add_help=False, allow_abbrev=False)
     parser.add_argument("--processes", type=whole)
     parser.add_argument("--cpu", action="store_true")
@@ -37,16 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("`python -m train` starts the ranks itself; under a launcher start `-m train.fit`")
     if own.cpu:
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-    if rest[:1] != ["predict"]:
+    other = rest[0] if rest[:1] in (["predict"], ["evaluate"]) else None
+    if other is None:
         announce(rest)
-    # Only now: what is imported here takes seconds, and looks for GPUs.
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = count_gpus()
     processes = choose_processes(own.processes, gpus)
     start = partial(_start_ranks, gpus=gpus)
-    if rest[:1] == ["predict"]:
-        return _predict(rest[1:], processes, start)
+    if other is not None:
+        return _run_other(other, rest[1:], processes, start)
     return _fit(rest, processes, start, is_given=own.processes is not None)
 
 
@@ -90,20 +90,31 @@ def _fit(words: list[str], processes: int, start: _Start, *, is_given: bool) -> 
     return ended
 
 
-def _predict(words: list[str], processes: int, start: _Start) -> int:
-    from train.predict import build_parser, predict
-
-    parser = build_parser("train predict")
+def _run_other(name: str, words: list[str], processes: int, start: _Start) -> int:
+    """`predict` or `evaluate`; what they have done by the time a signal ends them stands in no status.json."""
+    build_parser, run = _program(name)
+    parser = build_parser(f"train {name}")
     here = parser.add_argument_group("on this machine")
     for option, meaning in OPTIONS.items():  # taken out of the words before, and told of here
         here.add_argument(option.split()[0], action="store_true", help=meaning)
     arguments = parser.parse_args(words)
     if processes == 1:
-        return predict(arguments)
-    ended = start("train.predict", words, processes)
+        return run(arguments)
+    ended = start(f"train.{name}", words, processes)
     if isinstance(ended, signal.Signals):
         return exit_code_after(ended, {}, {})
     return ended
+
+
+def _program(name: str) -> tuple[Callable[[str], argparse.ArgumentParser], Callable[[argparse.Namespace], int]]:
+    """What makes the command line of a program of that name, and what runs it."""
+    if name == "predict":
+        from train.predict import build_parser, predict
+
+        return build_parser, predict
+    from train import evaluate
+
+    return evaluate.build_parser, evaluate.evaluate
 
 
 def _start_ranks(module: str, words: list[str], processes: int, *, gpus: int) -> int | signal.Signals:
@@ -116,6 +127,13 @@ def _start_ranks(module: str, words: list[str], processes: int, *, gpus: int) ->
         threads=1 if gpus else max(1, len(os.sched_getaffinity(0)) // processes),
         config_file=CONFIGURATIONS / ("ddp8.yaml" if gpus else "cpu2.yaml"),
     )
+
+
+def count_gpus() -> int:
+    """Those of this machine that this process may use."""
+    import torch  # only now: it takes seconds
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def choose_processes(wanted: int | None, gpus: int) -> int:

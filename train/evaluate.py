@@ -52,9 +52,9 @@ from train.logging_setup import set_up_logging
 logger = logging.getLogger("train.evaluate")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = Parser(prog="train.evaluate", description=__doc__)
+def build_parser(prog: str = "train.evaluate") -> argparse.ArgumentParser:
+    """The command line, of a program called `prog`."""
+    parser = Parser(prog=prog, description=__doc__)
     parser.add_argument("--checkpoint", metavar="FILE", required=True, help="model.safetensors of a run; a path or URL")
     parser.add_argument("--data", metavar="SHARDS", required=True, help="folder or URL of the shards")
     parser.add_argument("--folds", metavar="K,L,...", default="1", help="comma-separated folds, or `all`")
@@ -96,7 +96,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; returns the process's exit code."""
-    arguments = build_parser().parse_args(argv)
+    return evaluate(build_parser().parse_args(argv))
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Evaluate in the job this process was launched into; returns its exit code."""
     set_up_logging()
     load_extensions()
     # The predictor takes its own precision, as in `steel predict`.

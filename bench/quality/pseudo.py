@@ -66,8 +66,8 @@ def run(
 
 def _label(teacher: Trial, data: Path, others: Path, out: Path) -> Path:
     """The shards with the other images as the teacher labels them; once."""
-    words = ["--checkpoint", str(teacher.checkpoint), "--data", str(data), "--images", str(others), "--out", str(out)]
-    if label(words) != 0:
+    words = ["--checkpoint", str(teacher.checkpoint), "--data", str(data), "--unlabelled", str(others)]
+    if label([*words, "--out", str(out)]) != 0:
         sys.exit(1)
     return out
 

@@ -1,6 +1,6 @@
 """Label images with a checkpoint, for a second round of training:
 
-python -m data_prep.pseudo_labels --checkpoint RUN/model.safetensors --data SHARDS --images DIR --out SHARDS2 [...]
+python -m data_prep.pseudo_labels --checkpoint RUN/model.safetensors --data SHARDS --unlabelled DIR --out SHARDS2 [...]
 
 SHARDS2 holds all of SHARDS in the same folds and the images of DIR in one further fold, with the masks that the
 checkpoint's decision finds in them. Pixels of which it is unsure are ignored, images of which it is unsure left out,
@@ -20,18 +20,16 @@ from data_prep.further_fold import FurtherFold
 from data_prep.pseudo_labels.labelling import Labelling
 from data_prep.whole_folder import appearing_whole, check_free
 from steel import storage
-from steel.commands.common import Parser, add_inference, require_torch
+from steel.commands.common import Parser, require_torch
 from steel.commands.predictions import prediction_bars, report_unreadable
+from steel.commands.pseudo_labels import add_labelling
 from steel.errors import InputError, run_program
 from steel.extensions import load_extensions
-from steel.images.arguments import add_tiff_pages
 from steel.images.listing import list_images
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.load import digest_source, is_onnx, load_predictor
-from steel.inference.pseudo_label import UnsureBand
 from steel.labels.labels import refuse_same_stems
 from steel.machine import keep_freed_memory
-from steel.option_values import number, positive
 from steel.shards.format import MANIFEST_NAME, Manifest, sample_key
 from steel.shards.reader import ShardReader
 from steel.shards.selection import PSEUDO_LABELS, check_same_task, pseudo_rounds
@@ -43,39 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="data_prep.pseudo_labels", description=__doc__)
     add = parser.add_argument
     add("--checkpoint", metavar="FILE", required=True, help="model.safetensors, or model.onnx; a path or URL")
-    add("--data", metavar="SHARDS", required=True, help="folder of the shards that the checkpoint's task is of")
-    add("--images", metavar="DIR", required=True, help="folder or URL of images without labels")
-    add_tiff_pages(parser)
+    add_labelling(parser)
     add("--out", metavar="SHARDS2", required=True, help="folder to make")
-    add(
-        "--unsure",
-        type=parse_unsure,
-        metavar="LOW,HIGH",
-        default="0.2,0.8",
-        help="the probabilities between which an answer is unsure, where the threshold is one half: elsewhere the band "
-        "moves with the threshold; or one number, its width, as 0.6",
-    )
-    add("--tta", metavar="VIEWS", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's")
-    add_inference(parser)
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
-    add("--threads", type=positive, metavar="N", default=4, help="that decode and compare images")
     return parser
-
-
-def parse_unsure(text: str) -> UnsureBand:
-    """`LOW,HIGH`, or a width around one half.
-
-    Raises:
-        argparse.ArgumentTypeError: neither.
-    """
-    values = [number(part) for part in text.split(",")]
-    if len(values) > 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither LOW,HIGH nor a width")
-    low, high = values if len(values) == 2 else (0.5 - values[0] / 2, 0.5 + values[0] / 2)
-    try:
-        return UnsureBand(low, high)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         precision=arguments.precision,
     )
     _check_task(arguments.checkpoint, predictor, fold.manifest)
-    records = list_images(arguments.images, tiff_pages=arguments.tiff_pages)
+    records = list_images(arguments.unlabelled, tiff_pages=arguments.tiff_pages)
     refuse_same_stems(records, sample_key)
     with appearing_whole(arguments.out) as unfinished:
         labelling = Labelling(fold, predictor, arguments.unsure, arguments.threads)
@@ -123,7 +92,7 @@ def _check_places(arguments: argparse.Namespace) -> None:
                 f"--{option} {getattr(arguments, option)}: give a folder of this machine; shards are copied to and "
                 "from a store by its own tools"
             )
-    storage.check_apart([arguments.checkpoint, arguments.data, arguments.images], [arguments.out])
+    storage.check_apart([arguments.checkpoint, arguments.data, arguments.unlabelled], [arguments.out])
 
 
 def _describe(arguments: argparse.Namespace, manifest: Manifest) -> dict[str, Any]:

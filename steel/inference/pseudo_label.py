@@ -43,6 +43,10 @@ class UnsureBand:
                 f"{self.low:g},{self.high:g}: give two probabilities around one half, as 0.2,0.8; the lower one above 0"
             )
 
+    def __str__(self) -> str:
+        """As an option has it."""
+        return f"{self.low},{self.high}"
+
     def limits(self, threshold: int) -> tuple[int, int]:
         """The first quantised probability that is unsure and the first above it that is not; equal where none is.
 

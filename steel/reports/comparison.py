@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steel.errors import InputError
-from steel.metrics.bootstrap import CONFIDENCE, NUM_RESAMPLES, interval, resample_weights
+from steel.metrics.bootstrap import (
+    CONFIDENCE,
+    NUM_RESAMPLES,
+    Interval,
+    bootstrap_difference,
+    interval,
+    resample_weights,
+)
+from steel.metrics.counts import TRUE
+from steel.metrics.scores import Outcome, score
 from steel.metrics.table import METRICS, headings, plain_number
 from steel.reports.evaluated import Evaluated, read_evaluated
 from steel.reports.per_image import CLEAN, FALSE_ALARM, FOUND, MISS
@@ -112,16 +121,20 @@ def _pair(number: int, first: Evaluated, other_number: int, other: Evaluated) ->
         return found | {"why_not": "they have no image in common"}
     at_first, at_other = np.array(both).T
     of_first, of_other = ([source.class_names.index(name) for name in names] for source in (first, other))
-    true = first.table.true_pixels[np.ix_(at_first, of_first)]
-    same = (true == other.table.true_pixels[np.ix_(at_other, of_other)]).all(axis=1)
+    counts = first.table.counts[np.ix_(at_first, of_first)], other.table.counts[np.ix_(at_other, of_other)]
+    same = (counts[0][..., TRUE] == counts[1][..., TRUE]).all(axis=1)
     found |= {"images": int(same.sum()), "relabelled": int((~same).sum())}
     if not same.any():
         return found | {"why_not": "their images are labelled differently"}
-    at_first, at_other, present = at_first[same], at_other[same], true[same] > 0
+    at_first, at_other, counts = at_first[same], at_other[same], (counts[0][same], counts[1][same])
     dice = first.table.dice[np.ix_(at_first, of_first)], other.table.dice[np.ix_(at_other, of_other)]
     results = [first.table.results[i] for i in at_first], [other.table.results[i] for i in at_other]
-    measures = _measures(names, *dice, present, *results)
-    differences = {measure.name: _difference(measure) for measure in measures if measure.weight.any()}
+    measures = _measures(names, *dice, counts[0][..., TRUE] > 0, *results)
+    overall, others = (
+        {measure.name: _difference(measure) for measure in some if measure.weight.any()}
+        for some in (measures[:2], measures[2:])
+    )
+    differences = overall | _iou_difference(*counts) | others
     changed = _changed(first.table.image_ids, at_first, dice, results)
     overlays = {i: (first.table.overlays[a], other.table.overlays[b]) for i, (a, b) in enumerate(
         zip(at_first, at_other, strict=True))}  # fmt: skip
@@ -172,12 +185,33 @@ def _difference(measure: Measure) -> dict[str, Any]:
     sums = np.concatenate([w @ parts for w in resample_weights(len(gain), NUM_RESAMPLES, seed=0)])
     with np.errstate(invalid="ignore"):
         span = interval(sums[:, 0] / sums[:, 1])
+    values = measure.first.sum() / total, measure.second.sum() / total
+    return _judged(*values, gain.sum() / total, span, more_is_better=measure.more_is_better)
+
+
+def _iou_difference(first: np.ndarray, second: np.ndarray) -> dict[str, dict[str, Any]]:
+    """That of mean IoU, which is no ratio of sums over images but a mean of such, from (n, C, 3) counts.
+
+    Empty where nothing is true and nothing predicted.
+    """
+    outcomes = [Outcome(np.arange(len(c)), c, np.zeros((len(c), 1 + c.shape[1]), bool)) for c in (first, second)]
+    before, after = (float(score(outcome).miou) for outcome in outcomes)
+    if np.isnan([before, after]).any():
+        return {}
+    span = bootstrap_difference(outcomes[1], outcomes[0], lambda scores: scores.miou)
+    return {"mean IoU": _judged(before, after, after - before, span)}
+
+
+def _judged(
+    first: float, second: float, difference: float, span: Interval | None, *, more_is_better: bool = True
+) -> dict[str, Any]:
+    """Both values, their difference with its interval, and what that says."""
     exceeds = span is not None and (span[0] > 0 or span[1] < 0)
-    is_gain = (gain.sum() > 0) == measure.more_is_better
+    is_gain = (difference > 0) == more_is_better
     return {
-        "first": plain_number(measure.first.sum() / total),
-        "second": plain_number(measure.second.sum() / total),
-        "difference": plain_number(gain.sum() / total),
+        "first": plain_number(first),
+        "second": plain_number(second),
+        "difference": plain_number(difference),
         "interval": None if span is None else list(span),
         "exceeds_noise": exceeds,
         "so": ("better" if is_gain else "worse") if exceeds else "within the noise",
@@ -222,9 +256,22 @@ def _sentence(first: str, second: str, differences: Mapping[str, Any], num_image
 
 
 def _spanned(found: Mapping[str, Any]) -> str:
+    difference, span = _in_words(found)
+    return f"{difference} (95 %: {span})" if span else difference
+
+
+def _in_words(found: Mapping[str, Any]) -> tuple[str, str]:
+    """A difference and its interval, which may be empty."""
     span = found["interval"]
-    spread = "" if span is None else f" (95 %: {span[0]:+.4f} to {span[1]:+.4f})"
-    return f"{found['difference']:+.4f}{spread}"
+    return f"{found['difference']:+.4f}", "" if span is None else f"{span[0]:+.4f} to {span[1]:+.4f}"
+
+
+def _differences_of_two(comparison: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Of two that have judged the same images and no others: what stands beside their scores."""
+    (pair, *more), sources = comparison["pairs"], comparison["sources"]
+    if more or pair["why_not"] or any(source["images"] != pair["images"] for source in sources):
+        return {}
+    return {name: _in_words(found) for name, found in pair["differences"].items()}
 
 
 def format_comparison(comparison: Mapping[str, Any]) -> str:
@@ -235,7 +282,8 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
         f"{sources[pair['second']]['name']} cannot be paired with {sources[0]['name']}: {pair['why_not']}"
         for pair in comparison["pairs"]
     ]  # fmt: skip
-    header = ["", *(source["name"] for source in sources)]
+    differences = _differences_of_two(comparison)
+    header = ["", *(source["name"] for source in sources), *(["difference", "95 %"] if differences else [])]
     rows = [["images", *(f"{source['images']:,}" for source in sources)]]
     rows += [
         [heading, *(_score(source[name]) for source in sources)]
@@ -248,6 +296,7 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
         ]
         for name in comparison["classes"]
     ]
+    rows = [[*row, *differences.get(row[0], ("", ""))] if differences else row for row in rows]
     for pair in comparison["pairs"]:
         if pair["relabelled"]:
             lines.append(f"{pair['relabelled']} images are labelled differently and left out of the pairs")

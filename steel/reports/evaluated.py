@@ -40,8 +40,8 @@ class ImageTable:
     """Paths of pictures; empty where there is none."""
     dice: np.ndarray
     """(n, C) float64."""
-    true_pixels: np.ndarray
-    """(n, C) int64."""
+    counts: np.ndarray
+    """(n, C, 3) int64 `(intersection, predicted, true)` pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +184,7 @@ def _read_table(path: Path, class_names: Sequence[str], beside: str) -> ImageTab
             results=[row["result"] for row in rows],
             overlays=[str(path.parent / row["overlay"]) if row["overlay"] else "" for row in rows],
             dice=_numbers(rows, [f"dice {name}" for name in class_names]).astype(np.float64),
-            true_pixels=_areas(rows, [f"true pixels {name}" for name in class_names]),
+            counts=_counts(rows, class_names),
         )
     except KeyError as error:
         raise InputError(f"{path}: has no column {error}, which {beside} beside it asks for; evaluate again") from error
@@ -192,10 +192,13 @@ def _read_table(path: Path, class_names: Sequence[str], beside: str) -> ImageTab
         raise InputError(f"{path}: not the table of an evaluation ({error!r}); evaluate again") from error
 
 
-def _areas(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> np.ndarray:
-    """(n, columns) int64."""
-    values = _numbers(rows, columns)
-    if ((values < 0) | (values > _MOST_PIXELS)).any():
+def _counts(rows: Sequence[Mapping[str, str]], class_names: Sequence[str]) -> np.ndarray:
+    """(n, C, 3) int64, as `ImageTable.counts`."""
+    right, predicted, true = (
+        _numbers(rows, [f"{what} pixels {name}" for name in class_names]) for what in ("right", "predicted", "true")
+    )
+    values = np.stack([right, predicted, true], axis=-1)
+    if ((values < 0) | (values > _MOST_PIXELS)).any() or (right > np.minimum(predicted, true)).any():
         raise ValueError("pixels that no image has")
     return values.astype(np.int64)
 

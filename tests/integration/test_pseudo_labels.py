@@ -11,12 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep.__main__ import main as shard
 from data_prep.pseudo_labels.__main__ import main as program
 from data_prep.verify import main as verify
 from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
 from steel.cli import main as steel
-from steel.decision import ClassDecision, Decision
 from steel.errors import InputError, run_program
 from steel.images.pixel_format import Depth
 from steel.inference.predictor import Predictor
@@ -25,57 +23,17 @@ from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from tests.image_folder import tree_digest
 from tests.numerics.quick import quicken
+from tests.pseudo_labelled import DECISION, NUM_NEW, SIZE, make_set, make_unlabelled, picture
 from tests.random_members import make_member
 from train.crossval import main as crossval
 from train.evaluate import main as evaluate
 from train.fit import main as fit
-
-DECISION = Decision((ClassDecision(128), ClassDecision(120)), binary_threshold=1)
-"""The head calls every image defective, so that it agrees with masks."""
-SIZE = (64, 96)
-NUM_LABELLED, NUM_NEW = 12, 6
 
 OPTIONS = (
     "--preset smoke --phases.0.epochs 0.5 --phases.1.epochs 0.5 --phases.0.batch-size 4 --phases.1.batch-size 4 "
     "--tracking.tracker none --runtime.workers 0 --runtime.precision no --validation.tta --model.weights none "
     "--model.encoder tu-test_resnet --model.decoder-channels 8 8"
 ).split()
-
-
-def picture(number: int) -> np.ndarray:
-    noise = np.random.default_rng(number).integers(0, 256, SIZE, np.uint8)
-    return cv2.GaussianBlur(noise, (3, 3), 0.8)
-
-
-def label_map(number: int) -> np.ndarray:
-    labels = np.zeros(SIZE, np.uint8)
-    if number % 3:
-        labels[8 : 20 + number, 10:30] = 1 + number % 2
-    return labels
-
-
-def make_set(folder: Path, *options: str) -> Path:
-    """Shards of twelve images in three folds."""
-    for kind, make in (("images", picture), ("masks", label_map)):
-        (folder / kind).mkdir(parents=True)
-        for number in range(NUM_LABELLED):
-            cv2.imwrite(str(folder / kind / f"{number}.png"), make(number))
-    line = ["--images", folder / "images", "--labels", folder / "masks", "--out", folder / "shards"]
-    line += ["--class-names", "class 1,class 2", "--folds", 3, "--shard-size", 5, "--workers", 1]
-    assert shard([*map(str, line), *options]) == 0
-    return folder / "shards"
-
-
-def make_unlabelled(folder: Path) -> Path:
-    """Six new images, two of them alike; the set's fifth turned, its sixth as it was; one cut short."""
-    (folder / "line").mkdir(parents=True)
-    for number in range(NUM_NEW - 1):
-        cv2.imwrite(str(folder / "line" / f"{number}.png"), picture(100 + number))
-    cv2.imwrite(str(folder / "again.png"), picture(100)[:, ::-1])
-    cv2.imwrite(str(folder / "turned.png"), picture(5)[::-1, ::-1])
-    cv2.imwrite(str(folder / "6.png"), picture(6))
-    (folder / "cut.png").write_bytes((folder / "6.png").read_bytes()[:700])
-    return folder
 
 
 def save(path: Path, *members: Checkpoint) -> str:
@@ -97,7 +55,7 @@ def line(work: Path, place: Path, **changes: object) -> list[str]:
     given = {
         "checkpoint": work / "model.safetensors",
         "data": work / "set" / "shards",
-        "images": work / "unlabelled",
+        "unlabelled": work / "unlabelled",
         "out": place,
         "precision": "no",
         **changes,
@@ -245,7 +203,7 @@ def test_a_second_round_is_another_fold(work: Path, more: Path, tmp_path: Path) 
     (tmp_path / "unlabelled" / "cut.png").unlink()
     cv2.imwrite(str(tmp_path / "unlabelled" / "line" / "new.png"), picture(200))
     images, out = tmp_path / "unlabelled", tmp_path / "out"
-    assert run(*line(work, out, data=more, images=images)) == 0
+    assert run(*line(work, out, data=more, unlabelled=images)) == 0
     manifest = Manifest.load(str(out))
     assert [said["fold"] for said in manifest.options["pseudo_labels"]] == [3, 4]
     reader = ShardReader(str(out))
@@ -305,7 +263,7 @@ def test_unsure_images_are_left_out_and_nothing_is_left_behind_where_none_is_sur
     [
         ({"data": "s3://bucket/shards"}, "--data s3://bucket/shards: give a folder of this machine"),
         ({"out": "memory://shards"}, "--out memory://shards: give a folder of this machine"),
-        ({"images": "nowhere"}, "nowhere: no such folder"),
+        ({"unlabelled": "nowhere"}, "nowhere: no such folder"),
         ({"data": "nowhere"}, "nowhere: no manifest.json"),
         ({"checkpoint": "nowhere.safetensors"}, "nowhere.safetensors: no such file"),
         ({"tta": "upside"}, "upside"),

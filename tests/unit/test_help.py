@@ -15,6 +15,7 @@ from steel.cli import main as steel
 from train.arguments import parse_fit
 from train.doctor.__main__ import main as doctor
 from train.evaluate import main as evaluate
+from train.second_round.__main__ import main as second_round
 
 PROGRAMS = (shard, index, verify, evaluate, doctor, pseudo_labels)
 
@@ -52,6 +53,18 @@ def test_a_command_shows_no_default_where_there_is_none(command: str, capsys: py
 )
 def test_a_command_shows_defaults(command: str, option: str, default: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{option} (default: {default})" in help_of(steel, capsys, command)
+
+
+def test_a_second_round_shows_its_options_and_those_of_a_training(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = help_of(second_round, capsys, "--preset", "smoke")
+    for option in (
+        "--unlabelled DIR",
+        "--unsure LOW,HIGH",
+        "--processes N",
+        "--budget TIME",
+        "--phases.0.epochs FLOAT",
+    ):
+        assert option in shown
 
 
 def test_texts_of_fields_are_wrapped_as_paragraphs(
@@ -96,6 +109,8 @@ def test_texts_of_fields_are_wrapped_as_paragraphs(
         (evaluate, [], "required: --checkpoint, --data, --out"),
         (pseudo_labels, ["--unsure", "0.6,0.8"], "argument --unsure: 0.6,0.8: give two probabilities around one half"),
         (pseudo_labels, ["--unsure", "1,2,3"], "'1,2,3' is neither LOW,HIGH nor a width"),
+        (second_round, ["--unsure", "1,2,3"], "'1,2,3' is neither LOW,HIGH nor a width"),
+        (second_round, ["--data", "a"], "required: --checkpoint, --unlabelled, --out"),
     ],
 )
 def test_a_mistake_in_the_options_is_one_line(

@@ -14,6 +14,7 @@ from steel.config import NetworkConfig
 from steel.errors import run_program
 from steel.model.network import UnifiedModel
 from train import crossval, evaluate, fit
+from train.second_round.__main__ import main as second_round
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -57,7 +58,15 @@ PROGRAMS: dict[str, Program] = {
         lambda: pseudo_labels(
             [
                 *("--checkpoint", str(model), "--data", str(shards)),
-                *("--images", str(data / "test_images"), "--out", out),
+                *("--unlabelled", str(data / "test_images"), "--out", out),
+            ]
+        )
+    ),
+    "train.second_round": lambda data, shards, model, out: run_program(
+        lambda: second_round(
+            [
+                *("--checkpoint", str(model), "--data", str(shards), "--folds.test", "1"),
+                *("--unlabelled", str(data / "test_images"), "--out", out),
             ]
         )
     ),

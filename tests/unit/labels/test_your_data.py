@@ -13,6 +13,7 @@ from tests.paths import ROOT
 from train import evaluate
 from train.options import option_names
 from train.presets import get_preset
+from train.second_round import __main__ as second_round
 
 PAGE = (ROOT / "docs" / "your-data.md").read_text()
 COMMANDS = [line for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
@@ -21,8 +22,9 @@ PARSERS = {
     "data_prep": build_parser,
     "data_prep.pseudo_labels": pseudo_labels.build_parser,
     "train.evaluate": evaluate.build_parser,
+    "train.second_round": second_round.build_parser,
 }
-TRAINING = {"--data", "--out", *option_names(get_preset("severstal"))}
+TRAINING = {"--data", "--out", "--preset", "--budget", *option_names(get_preset("severstal"))}
 
 
 def test_the_table_is_that_of_the_formats() -> None:

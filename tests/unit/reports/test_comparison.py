@@ -13,11 +13,14 @@ from steel.cli import main
 from steel.errors import InputError
 from steel.reports.comparison import compare, format_comparison
 from steel.reports.comparison_page import comparison_page
-from tests.evaluated_images import FIRST, SECOND, Image, write_report
+from tests.evaluated_images import FIRST, SECOND, Image, answer, write_report
 
 
 def test_differences_are_those_of_the_images_that_both_have(tmp_path: Path) -> None:
-    """Half of: 0.25 of a, 0.5 of b, 1 of d, over four images; the order of the rows is no matter."""
+    """Half of: 0.25 of a, 0.5 of b, 1 of d, over four images; the order of the rows is no matter.
+
+    Of spot 4 of 12 pixels of a are right in both, 0 of 5 of b, 0 of 7 of d; then 6 of 10, 2 of 6, and none.
+    """
     found = compare([write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)])
     assert [source["name"] for source in found["sources"]] == ["one", "two"]
     (pair,) = found["pairs"]
@@ -26,6 +29,7 @@ def test_differences_are_those_of_the_images_that_both_have(tmp_path: Path) -> N
     assert values == {
         "mean Dice": (0.6875, 0.90625, 0.21875),
         "positive Dice": (0.25, 0.625, 0.375),
+        "mean IoU": pytest.approx((4 / 24, 8 / 16, 8 / 24)),
         "defective strips found": (0.5, 1.0, 0.5),
         "clean strips stopped": (0.5, 0.0, -0.5),
         "Dice of spot": (0.375, 0.8125, 0.4375),
@@ -69,6 +73,44 @@ def test_the_interval_is_that_of_a_mean_of_differences(tmp_path: Path) -> None:
     assert mean["interval"] == pytest.approx([gain.mean() - half, gain.mean() + half], abs=0.1 * half)
     assert mean["exceeds_noise"] and mean["so"] == "better"
     assert found["pairs"][0]["sentence"].startswith("two is better than one: mean Dice +0.0")
+
+
+def test_the_interval_of_mean_iou_is_that_of_resampled_images(tmp_path: Path) -> None:
+    """Both classes' intersections and unions are summed over each resample's images before they are divided."""
+    random = np.random.default_rng(2)
+    images: list[list[Image]] = [[], []]
+    for i in range(200):
+        true = tuple(random.integers(0, 2, 2) * random.integers(4, 40, 2))
+        for side, least in zip(images, (0.2, 0.5), strict=True):
+            dice = tuple(
+                float(max(least, value)) if t else 1.0 for value, t in zip(random.random(2), true, strict=True)
+            )
+            side.append((f"{i:04d}", "found" if sum(true) else "clean", dice, (int(true[0]), int(true[1]))))
+    paths = [write_report(tmp_path / name, side) for name, side in zip(("one", "two"), images, strict=True)]
+    found = compare(paths)["pairs"][0]["differences"]["mean IoU"]
+
+    counts = np.array([[[(t, *answer(d, t)) for d, t in zip(*image[2:], strict=True)] for image in s] for s in images])
+    right, union = counts[..., 2], counts[..., 0] + counts[..., 1] - counts[..., 2]  # (2, 200, 2)
+
+    def gain(rows: np.ndarray) -> float:
+        first, second = (right[:, rows].sum(axis=1) / union[:, rows].sum(axis=1)).mean(axis=1)
+        return second - first
+
+    span = np.percentile([gain(random.integers(0, 200, 200)) for _ in range(2000)], [2.5, 97.5])
+    assert found["difference"] == pytest.approx(gain(np.arange(200)))
+    assert found["interval"] == pytest.approx(span, abs=0.1 * (span[1] - span[0]))
+    assert found["so"] == "better" and span[0] > 0
+
+
+def test_differences_stand_beside_the_scores_of_two_that_judged_the_same_images(tmp_path: Path) -> None:
+    one, two, three = (write_report(tmp_path / n, s) for n, s in (("one", FIRST), ("two", SECOND[:4]), ("3", SECOND)))
+    text = format_comparison(compare([one, two]))
+    assert re.search(r"^ +one +two +difference +95 %$", text, re.MULTILINE)
+    assert re.search(r"^mean Dice +0\.6875 +0\.9062 +\+0\.2188 +\+0\.0625 to \+0\.4062$", text, re.MULTILINE)
+    assert re.search(r"^mean IoU +- +- +\+0\.3333$", text, re.MULTILINE)  # some resamples have clean images alone
+    assert re.search(r"^all-empty floor +0\.5000 +0\.5000$", text, re.MULTILINE)
+    for paths in ([one, three], [one, two, three]):
+        assert "difference  " not in format_comparison(compare(paths))
 
 
 def test_noise_is_called_noise(tmp_path: Path) -> None:
