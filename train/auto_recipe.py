@@ -14,7 +14,7 @@ from typing import Literal
 from steel.config import Config, LossConfig, ModelConfig, TransformConfig, ValidationConfig
 from steel.errors import InputError
 from steel.thresholds.search_space import SearchSpace
-from train.level_difference import LEAST_DIFFERENCE, LevelDifference
+from train.level_difference import LEAST_DIFFERENCE, STANDARD_RANGE, LevelDifference
 from train.presets import AUGMENT, SEVERSTAL
 from train.recipe_facts import DataFacts, MachineClass
 
@@ -273,20 +273,23 @@ def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -
         f"on: crops are square, and {nouns} nearly so" if turns else f"off: {nouns} or crops are not square"
     )
     reasons["augment.brightness-contrast"] = _why_brightness(facts.levels)
-    chosen = {"brightness_contrast": facts.levels_differ, "rotate90": turns}
-    return {**AUGMENT, **{name: TransformConfig(0.5) for name, is_on in chosen.items() if is_on}}
+    strength = 1.0 if facts.levels is None else facts.levels.strength
+    chosen = {**AUGMENT, "brightness_contrast": TransformConfig(0.5, strength)}
+    return {**chosen, "rotate90": TransformConfig(0.5)} if turns else chosen
 
 
 def _why_brightness(levels: LevelDifference | None) -> str:
+    """Where folds are alike, neither with nor without has been shown to be better (`bench.quality auto-choice`)."""
     if levels is None:
-        return "on: the shards do not tell whether gray levels differ between folds"
+        return "on, as lamps drift; the shards do not tell whether gray levels differ between folds"
     means = f"the mean gray levels of the folds, {levels.lowest:.2f} to {levels.highest:.2f} of 255,"
     if not levels.is_visible:
-        return f"off: {means} are less than {LEAST_DIFFERENCE} apart"
+        return f"on, as lamps drift; {means} are less than {LEAST_DIFFERENCE} apart"
     p_value = f"F test: p {'< 0.0001' if levels.p_value < 1e-4 else f'= {levels.p_value:.2g}'}"
     if not levels.is_real:
-        return f"off: {means} may be so far apart by chance ({p_value})"
-    return f"on: {means} are hardly so far apart by chance ({p_value})"
+        return f"on, as lamps drift; {means} may be so far apart by chance ({p_value})"
+    reach = f"changes of up to {round(STANDARD_RANGE * levels.strength)} levels"
+    return f"on, at a strength of {levels.strength:g}: {means} are hardly so far apart by chance ({p_value}); {reach}"
 
 
 def _model(machine: MachineClass, reasons: dict[str, str]) -> ModelConfig:

@@ -7,7 +7,11 @@ from scipy.special import fdtrc
 
 from steel.shards.format import FoldLevels
 
+STANDARD_RANGE = 51
+"""Gray levels of 255 that an image may be made darker or brighter by at a strength of 1."""
 _SIGNIFICANCE = 0.01
+_MOST_STRENGTH = 2.0
+"""Beyond that little is left of the contrast, which changes as much."""
 LEAST_DIFFERENCE = 2
 """Gray levels of 255 between the darkest and the brightest fold; what is less would be seen by nobody."""
 
@@ -32,6 +36,12 @@ class LevelDifference:
     def is_real(self) -> bool:
         """Whether the folds are taken to differ: visibly, and by more than chance."""
         return self.is_visible and self.p_value < _SIGNIFICANCE
+
+    @property
+    def strength(self) -> float:
+        """Of changes of brightness that reach from each fold to any other; the standard one where that is enough."""
+        needed = (self.highest - self.lowest) / STANDARD_RANGE if self.is_real else 0.0
+        return round(min(max(1.0, needed), _MOST_STRENGTH), 2)
 
 
 def level_difference(folds: Sequence[FoldLevels] | None) -> LevelDifference | None:

@@ -25,11 +25,6 @@ class DataFacts:
     levels: LevelDifference | None = None
     """How the gray levels of whole images differ between the folds; None where the shards do not tell."""
 
-    @property
-    def levels_differ(self) -> bool:
-        """Whether they do, or may."""
-        return self.levels is None or self.levels.is_real
-
 
 @dataclass(frozen=True)
 class MachineClass:

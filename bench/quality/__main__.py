@@ -99,7 +99,7 @@ def main() -> int:
             *(OTHER_SETS[options.what], _shards(options, work), options.weights, work),
             passes=options.passes,
             seeds=options.seeds,
-            variants=options.variants or [auto_choice.BRIGHTNESS],
+            variants=options.variants or [auto_choice.NO_BRIGHTNESS],
         )
     elif options.what == "clean":
         variants = list(clean.VARIANTS) if options.variants is None else options.variants

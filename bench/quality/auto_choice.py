@@ -19,7 +19,7 @@ from steel.shards.reader import ShardReader
 IMAGE_DICE = ("--phases.0.loss.batch-dice", "0", "--phases.0.loss.dice")
 LOW_RATES = ("--phases.0.lr", "3.5e-4", "--phases.1.lr", "3.5e-5")
 """At a batch of 8 by the square root from Severstal's 64."""
-BRIGHTNESS = "brightness and contrast varied"
+NO_BRIGHTNESS = "no brightness and contrast"
 WEIGHED = "classes weighed by the inverse root of their images"
 LATER_ABSENT = ("--phases.1.loss.absent", "1")
 
@@ -33,7 +33,7 @@ def _batches(micro: int, batch: int, rates: float = 1.0) -> tuple[str, ...]:
 VARIANTS: Mapping[str, Sequence[str]] = {
     "as the preset for Severstal trains": (
         *(*LOW_RATES, "--phases.0.warmup", "0.05", "--phases.0.loss.bce", "0.75", *IMAGE_DICE, "0.25"),
-        *("--phases.0.sampling.defect-crop", "0.5"),
+        *("--phases.0.sampling.defect-crop", "0.5", "--augment.brightness-contrast.p", "0"),
     ),
     "a sixth of the rates": LOW_RATES,
     "half of the rates": ("--phases.0.lr", "1e-3", "--phases.1.lr", "1e-4"),
@@ -43,7 +43,7 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "absent classes judged last": LATER_ABSENT,
     "the rate rises for 0.05 of the steps": ("--phases.0.warmup", "0.05"),
     "half of the crops moved onto a defect": ("--phases.0.sampling.defect-crop", "0.5"),
-    BRIGHTNESS: ("--augment.brightness-contrast.p", "0.5"),
+    NO_BRIGHTNESS: ("--augment.brightness-contrast.p", "0"),
     "no classification loss": both_phases("loss.classification", "0"),
     "five times the classification loss": both_phases("loss.classification", "0.1"),
     WEIGHED: (),  # `root_weights` of the set

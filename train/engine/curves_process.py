@@ -38,7 +38,7 @@ class CurvesProcess:
         if self._process is not None or time.monotonic() < self._next_start:
             return
         self._next_start = time.monotonic() + EVERY_S
-        command = [sys.executable, "-m", "steel.reports.draw_curves", str(self._history.path), str(self._curves)]
+        command = [sys.executable, "-m", "train.engine.draw_curves", str(self._history.path), str(self._curves)]
         try:
             self._process = subprocess.Popen(
                 command,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from steel.config import Config, LossConfig, TransformConfig
 from steel.errors import InputError
 from steel.inference.tiles import is_tiled
+from steel.loading.augment import TRANSFORMS
 from steel.plain import to_dict
 from steel.shards.reader import ShardReader
 from tests.shard_folder import small_shards
@@ -26,7 +27,7 @@ from train.budget import Budget
 from train.engine.batch_plan import plan_phases
 from train.engine.run_folder import RunFolder
 from train.fitting import find_machine_class, fit_preset, read_facts
-from train.level_difference import LevelDifference
+from train.level_difference import STANDARD_RANGE, LevelDifference
 from train.presets import SEVERSTAL
 from train.recipe_facts import MEMORY_CLASSES, DataFacts, MachineClass, memory_class
 from train.recipe_reasons import explain_changes
@@ -111,40 +112,61 @@ def test_images_of_many_sizes_are_not_padded_to_the_largest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("levels", "reason"),
+    ("levels", "strength", "reason"),
     [
-        (None, "on: the shards do not tell whether gray levels differ between folds"),
+        (None, 1, "on, as lamps drift; the shards do not tell whether gray levels differ between folds"),
         (
             LevelDifference(98.3, 121.04, 0.0002),
-            "on: the mean gray levels of the folds, 98.30 to 121.04 of 255, are hardly so far apart by chance (F test: "
-            "p = 0.0002)",
+            1,
+            "on, at a strength of 1: the mean gray levels of the folds, 98.30 to 121.04 of 255, are hardly so far "
+            "apart by chance (F test: p = 0.0002); changes of up to 51 levels",
         ),
         (
-            LevelDifference(98, 100, 1e-12),
-            "on: the mean gray levels of the folds, 98.00 to 100.00 of 255, are hardly so far apart by chance (F test: "
-            "p < 0.0001)",
+            LevelDifference(60, 136.5, 1e-12),
+            1.5,
+            "on, at a strength of 1.5: the mean gray levels of the folds, 60.00 to 136.50 of 255, are hardly so far "
+            "apart by chance (F test: p < 0.0001); changes of up to 76 levels",
         ),
         (
-            LevelDifference(98.3, 121.04, 0.01),
-            "off: the mean gray levels of the folds, 98.30 to 121.04 of 255, may be so far apart by chance (F test: "
-            "p = 0.01)",
+            LevelDifference(20, 220, 1e-12),
+            2,
+            "on, at a strength of 2: the mean gray levels of the folds, 20.00 to 220.00 of 255, are hardly so far "
+            "apart by chance (F test: p < 0.0001); changes of up to 102 levels",
+        ),
+        (
+            LevelDifference(20, 220, 0.01),
+            1,
+            "on, as lamps drift; the mean gray levels of the folds, 20.00 to 220.00 of 255, may be so far apart by "
+            "chance (F test: p = 0.01)",
         ),
         (
             LevelDifference(98.3, 100.29, 1e-12),
-            "off: the mean gray levels of the folds, 98.30 to 100.29 of 255, are less than 2 apart",
+            1,
+            "on, as lamps drift; the mean gray levels of the folds, 98.30 to 100.29 of 255, are less than 2 apart",
         ),
     ],
 )
-def test_brightness_varies_where_folds_differ_or_may(levels: LevelDifference | None, reason: str) -> None:
+def test_brightness_reaches_as_far_as_folds_differ(
+    levels: LevelDifference | None, strength: float, reason: str
+) -> None:
     found = auto_recipe(changed(TILES, levels=levels), LARGE)
     assert found.reasons["augment.brightness-contrast"] == reason
-    assert found.augment.get("brightness_contrast") == (TransformConfig(0.5) if reason.startswith("on") else None)
+    assert found.augment["brightness_contrast"] == TransformConfig(0.5, strength)
     assert found.augment["rotate90"] == TransformConfig(0.5)
     given = replace(found, augment={**found.augment, "brightness_contrast": TransformConfig(0.3)})
     assert (
         explain_changes(found, given).reasons["augment.brightness-contrast"]
         == f"another value, as given (auto: {reason})"
     )
+
+
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+def test_brightness_reaches_as_far_as_the_reason_says(strength: float) -> None:
+    transform = TRANSFORMS["brightness_contrast"].build(TransformConfig(0.5, strength), (8, 8), 1)
+    assert [255 * limit for limit in transform.brightness_limit] == pytest.approx(
+        [-STANDARD_RANGE * strength, STANDARD_RANGE * strength]
+    )
+    assert transform.brightness_by_max  # a share of 255, whatever the image
 
 
 @pytest.mark.parametrize(
@@ -361,8 +383,7 @@ def test_facts_are_the_sets(tiny_shards: Path) -> None:
 def test_older_shards_do_not_tell_of_gray_levels(tmp_path: Path) -> None:
     reader = ShardReader(str(small_shards(tmp_path / "shards")))
     assert reader.manifest.fold_levels is None
-    facts = read_facts(reader)
-    assert facts.levels is None and facts.levels_differ
+    assert read_facts(reader).levels is None
 
 
 def parse(shards: Path, out: Path, *options: str) -> Config:

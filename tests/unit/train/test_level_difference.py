@@ -81,3 +81,14 @@ def test_the_test_is_that_of_the_images(seed: int) -> None:
 def test_any_manifest_gives_a_probability_or_nothing(folds: list[FoldLevels]) -> None:
     difference = level_difference(folds)
     assert difference is None or 0 <= difference.p_value <= 1
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "p_value", "strength"),
+    [(100, 101, 0, 1), (100, 151, 0, 1), (60, 136.5, 0.009, 1.5), (60, 136.5, 0.01, 1), (0, 255, 0, 2)],
+)
+def test_brightness_changes_by_what_folds_differ(
+    lowest: float, highest: float, p_value: float, strength: float
+) -> None:
+    """51 gray levels at a strength of 1: 76.5 are one and a half times that."""
+    assert LevelDifference(lowest, highest, p_value).strength == strength

@@ -1,4 +1,4 @@
-"""`python -m steel.reports.draw_curves HISTORY PNG`: a run's curves as its history stands; for `train.fit`."""
+"""`python -m train.engine.draw_curves HISTORY PNG`: a run's curves as its history stands; for `train.fit`."""
 
 import os
 import sys
