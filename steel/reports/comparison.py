@@ -27,6 +27,8 @@ from steel.reports.evaluated import Evaluated, read_evaluated
 from steel.reports.per_image import CLEAN, FALSE_ALARM, FOUND, MISS
 from steel.reports.tables import format_columns
 
+FEWEST_IMAGES = 6
+"""That can show a difference: of fewer all go the same way by chance more often than once in twenty (2 / 2 ** 5)."""
 RESULTS = (FOUND, MISS, FALSE_ALARM, CLEAN)
 
 
@@ -178,13 +180,13 @@ def _measures(
 
 
 def _difference(measure: Measure) -> dict[str, Any]:
-    """Both values, their difference and its paired interval."""
+    """Both values, their difference and its paired interval; none of fewer than `FEWEST_IMAGES`."""
     total = measure.weight.sum()
     gain = measure.second - measure.first
     parts = np.stack([gain, measure.weight], axis=1)
     sums = np.concatenate([w @ parts for w in resample_weights(len(gain), NUM_RESAMPLES, seed=0)])
     with np.errstate(invalid="ignore"):
-        span = interval(sums[:, 0] / sums[:, 1])
+        span = interval(sums[:, 0] / sums[:, 1]) if np.count_nonzero(measure.weight) >= FEWEST_IMAGES else None
     values = measure.first.sum() / total, measure.second.sum() / total
     return _judged(*values, gain.sum() / total, span, more_is_better=measure.more_is_better)
 
@@ -198,7 +200,8 @@ def _iou_difference(first: np.ndarray, second: np.ndarray) -> dict[str, dict[str
     before, after = (float(score(outcome).miou) for outcome in outcomes)
     if np.isnan([before, after]).any():
         return {}
-    span = bootstrap_difference(outcomes[1], outcomes[0], lambda scores: scores.miou)
+    is_told = len(first) >= FEWEST_IMAGES
+    span = bootstrap_difference(outcomes[1], outcomes[0], lambda scores: scores.miou) if is_told else None
     return {"mean IoU": _judged(before, after, after - before, span)}
 
 

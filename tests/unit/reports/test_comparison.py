@@ -102,7 +102,10 @@ def test_the_interval_of_mean_iou_is_that_of_resampled_images(tmp_path: Path) ->
     assert found["so"] == "better" and span[0] > 0
 
 
-def test_differences_stand_beside_the_scores_of_two_that_judged_the_same_images(tmp_path: Path) -> None:
+def test_differences_stand_beside_the_scores_of_two_that_judged_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steel.reports.comparison.FEWEST_IMAGES", 1)
     one, two, three = (write_report(tmp_path / n, s) for n, s in (("one", FIRST), ("two", SECOND[:4]), ("3", SECOND)))
     text = format_comparison(compare([one, two]))
     assert re.search(r"^ +one +two +difference +95 %$", text, re.MULTILINE)
@@ -121,6 +124,16 @@ def test_noise_is_called_noise(tmp_path: Path) -> None:
     assert differences["mean Dice"]["so"] == "within the noise"
     assert found["pairs"][0]["sentence"].startswith("two is not shown to differ from one: mean Dice +0.0010")
     assert differences["defective strips found"]["so"] == "better"
+
+
+@pytest.mark.parametrize(("num_images", "so"), [(5, "within the noise"), (6, "better")])
+def test_few_images_show_nothing_though_all_of_them_are_better(tmp_path: Path, num_images: int, so: str) -> None:
+    first, second = many(np.linspace(0.1, 0.2, num_images))
+    found = compare([write_report(tmp_path / "one", first), write_report(tmp_path / "two", second)])
+    differences = found["pairs"][0]["differences"]
+    assert differences["mean Dice"]["so"] == so
+    assert (differences["mean Dice"]["interval"] is None) == (num_images < 6)
+    assert differences["positive Dice"]["interval"] is None  # half of them have a defect
 
 
 def test_more_false_alarms_are_worse(tmp_path: Path) -> None:
