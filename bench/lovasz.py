@@ -55,7 +55,7 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device(options.device)
     times = [measure(shape, device, options.repeats) for shape in SHAPES]
-    where = torch.cuda.get_device_name() if device.type == "cuda" else machine()
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{machine()}, not measured on a GPU"
     options.out.write_text(page(times, f"{where}, load average {load:.1f}"), encoding="utf-8")
     print(options.out.read_text())
 

@@ -70,7 +70,7 @@ def main() -> None:
     model = UnifiedModel(network).eval().to(memory_format=torch.channels_last)
     device = torch.device(options.device)
     times = [measure(model, size, device, options.repeats) for size in tqdm(options.sizes, unit="size")]
-    where = torch.cuda.get_device_name() if device.type == "cuda" else machine()
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{machine()}, not measured on a GPU"
     facts = f"U-Net on {options.encoder}, untrained; {where}, load average {load:.1f}"
     options.out.write_text(page(times, facts), encoding="utf-8")
     print(options.out.read_text())

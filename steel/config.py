@@ -355,9 +355,8 @@ class RuntimeConfig:
     """Pixels in a forward pass of validation, in images of one padded size, at least one of them; what
     is fast on the device when None. Fewer need less memory. Another number may move the last bits of probabilities."""
     channels_last: bool = True
-    """Images and weights of training in the order that tensor cores and CPU kernels like better. On two CPU cores it
-    gains a few percent at most, less than a measurement there tells apart (`bench/train_step.md`); not measured on a
-    GPU."""
+    """Images and weights of training in the order that tensor cores like better. On two CPU cores it gains nothing,
+    being 0.98 times as fast as NCHW (0.97 to 1.00, `bench/train_step.md`); not measured on a GPU."""
     cudnn_benchmark: bool = False
     """Let cuDNN time its kernels for each new shape of a training batch and keep the fastest. A phase has one shape, so
     that it searches once a phase; validation, of many sizes, never does. Off by default: two searches may end
@@ -372,8 +371,8 @@ class RuntimeConfig:
     that it saves time; a resumed run takes the same choice. Compiled, losses agree with the others to float
     tolerance. Off by default: no figure from a GPU says yet that it pays."""
     save_minutes: float = 10.0
-    """Minutes between two resumable states, by rank 0's clock; 0 saves none by time. A stop signal and every epoch save
-    one too."""
+    """Minutes between two resumable states, by rank 0's clock; 0 saves none by time. One is put off while the one
+    before it is still being written. Before each validation and on a stop signal one is saved, too."""
     save_every: int = 0
     """Steps between two resumable states, beside those by time; 0 saves none by steps. One is put off while the one
     before it is still being written."""

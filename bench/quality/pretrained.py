@@ -22,6 +22,8 @@ from steel.shards.reader import ShardReader
 ENCODER, DECODER = "tu-tf_efficientnet_lite0", (64, 48, 32, 24, 16)
 RATES = (1e-3, 2e-3, 4e-3)
 """The plain loop's; the best of them on the validation images, with the first seed, is its own with all."""
+PLAIN_BATCH = 8
+"""The plain loop's, as `auto` chooses on all of these sets: as many steps on both sides."""
 MEASURES: Mapping[str, Measure] = {"mean IoU": miou, "mean Dice": mean_dice, "positive Dice": mean_dice_positive}
 AUTO, PLAIN, SEVERSTAL = "auto", "plain loop", "preset severstal"
 
@@ -37,7 +39,7 @@ class DataSet:
     crop: tuple[int, int]
     """The plain loop's, and the preset's for Severstal in its first phase: what a user would choose for such images."""
     batch_size: int
-    """Of both."""
+    """The preset's; the plain loop's is `PLAIN_BATCH`."""
     measure: str
     """Which of `MEASURES` the aim is in; it chooses the plain loop's rate, too."""
     aim: float
@@ -91,7 +93,7 @@ class Sides:
             passes=self.passes,
             crop=self.of_set.crop,
             seed=seed,
-            batch_size=self.of_set.batch_size,
+            batch_size=PLAIN_BATCH,
             lr=lr,
             weights=self.weights,
         )
@@ -176,7 +178,8 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
         f"{num[TEST]} test, {absent.all(axis=1).sum()} of these clean, and answering nothing gets "
         f"{100 * absent.mean():.2f} mean Dice; U-Net with {ENCODER} from ImageNet weights and a decoder of "
         f"{'-'.join(map(str, DECODER))} channels; {sides.passes} passes. The plain loop has crops of {crop} in batches "
-        f"of {sides.of_set.batch_size}; the preset severstal the same, then whole images, with the first seed alone; "
+        f"of {PLAIN_BATCH}, as auto chooses; the preset severstal such crops in batches of {sides.of_set.batch_size}, "
+        "then whole images, with the first seed alone; "
         f"auto what it chooses. All in {_precision()}. "
         f"Seeds {', '.join(map(str, seeds))}"
         + (f"; missing of three: {', '.join(map(str, missing))}" if missing else "")

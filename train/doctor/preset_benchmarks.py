@@ -65,7 +65,7 @@ def probe_preset(runtime: Runtime, config: Config, reader: ShardReader) -> Itera
         told = ", ".join(_shown(micro, cost) for micro, cost in costs.items())
         yield Finding("step", f"phase {phase.name}: by micro-batch: {told}")
         yield from bound(phase, rates, costs)
-        if runtime.device.type == "cuda" and costs[phase.micro_batch] is not None:  # on a CPU there is little to gain
+        if runtime.device.type == "cuda" and costs[phase.micro_batch] is not None:  # on a CPU there is nothing to gain
             yield compile_gain(runtime, config, reader, phase, crop)
 
 

@@ -1,10 +1,12 @@
-"""A run's curves, drawn beside training: in a process of its own, as they take a second and more."""
+"""A run's curves: drawn beside training by a process of its own, as they take a second and more; at the end, here."""
 
 import logging
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 from steel.errors import InputError
 from steel.reports.plots import plot_history
@@ -21,31 +23,37 @@ _PATIENCE_S = 10.0
 class CurvesProcess:
     """Draws the curves of a history; no picture is worth a run, so what goes wrong is a warning.
 
-    Nothing but starting and asking is done in the caller's thread. The process is out of reach of a terminal's Ctrl-C,
-    which it would answer with a traceback, and ends by itself.
+    During training nothing but starting and asking is done in the caller's thread. The process is out of reach of a
+    terminal's Ctrl-C, which it would answer with a traceback, and ends by itself; one that hangs is ended when the next
+    drawing is due.
     """
 
     def __init__(self, history: History, curves: Path) -> None:
         self._history = history
         self._curves = curves
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None
+        """What the process says goes to a file: a pipe that nobody reads would hold it up when it is full."""
         self._next_start = 0.0
 
     def draw_beside(self) -> None:
-        """Start to draw all that has been recorded, unless a drawing is under way or not long ago."""
+        """Start to draw all that has been recorded, unless a drawing was started not long ago."""
         if self._process is not None and self._process.poll() is not None:
             self._take_in(self._process)
-        if self._process is not None or time.monotonic() < self._next_start:
+        if time.monotonic() < self._next_start:
             return
+        if self._process is not None:
+            self._process.kill()
+            self._take_in(self._process)
         self._next_start = time.monotonic() + EVERY_S
         command = [sys.executable, "-m", "train.engine.draw_curves", str(self._history.path), str(self._curves)]
         try:
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open until `_take_in`
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
+                stderr=self._said,
                 start_new_session=True,
             )
         except OSError as error:
@@ -64,13 +72,16 @@ class CurvesProcess:
         except (OSError, InputError) as error:
             self._warn(error)
 
-    def _take_in(self, process: "subprocess.Popen[str]") -> None:
-        """See how a drawing went that has ended."""
-        _, said = process.communicate()
-        if process.returncode:
-            lines = said.strip().splitlines()
-            self._warn(lines[-1] if lines else f"its process ended with {process.returncode}")
-        self._process = None
+    def _take_in(self, process: "subprocess.Popen[bytes]") -> None:
+        """See how a drawing went that has ended or is killed."""
+        assert self._said is not None
+        code = process.wait()
+        self._said.seek(0)
+        if code:
+            lines = self._said.read().decode(errors="replace").strip().splitlines()
+            self._warn(lines[-1] if lines else f"its process ended with {code}")
+        self._said.close()
+        self._process = self._said = None
 
     def _warn(self, why: object) -> None:
         logger.warning("%s not drawn: %s", self._curves, why)

@@ -13,6 +13,7 @@ from steel.reports.plots import plot_history
 from steel.tracking.history import History
 from steel.tracking.queue import NullTracker
 from train.engine import curves_process as module
+from train.engine import draw_curves
 from train.engine.batch_plan import PhasePlan
 from train.engine.curves_process import EVERY_S, CurvesProcess
 from train.engine.metric_logger import MainMetricLogger
@@ -53,32 +54,35 @@ def test_a_validation_has_the_curves_drawn_by_another_process(tmp_path: Path) ->
 
 
 class _Drawing:
-    """A process that draws until it is told that it has ended."""
+    """A process that draws until it is told that it has ended, or is killed."""
 
-    def __init__(self, returncode: int = 0, said: str = "") -> None:
+    def __init__(self) -> None:
         self.returncode: int | None = None
-        self._outcome = returncode, said
 
     def end(self) -> None:
-        self.returncode = self._outcome[0]
+        self.returncode = 0
+
+    def kill(self) -> None:
+        self.returncode = -9
 
     def poll(self) -> int | None:
         return self.returncode
 
-    def wait(self, timeout: float) -> None:
-        self.end()
-
-    def communicate(self) -> tuple[str, str]:
-        return "", self._outcome[1]
+    def wait(self, timeout: float | None = None) -> int:
+        self.returncode = self.returncode or 0
+        return self.returncode
 
 
-def test_curves_are_drawn_once_a_minute_one_drawing_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first validation, then after one that comes a minute later, if the last drawing has ended by then."""
+def test_curves_are_drawn_once_a_minute_one_drawing_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the first validation, then after one that comes a minute later; what has not ended by then is ended."""
     now = 1000.0
     started: list[_Drawing] = []
     drawn: list[int] = []
 
     def start(command: list[str], **options: Any) -> _Drawing:
+        assert options["start_new_session"]  # else a terminal's Ctrl-C ends it with a traceback
         started.append(_Drawing())
         return started[-1]
 
@@ -88,19 +92,23 @@ def test_curves_are_drawn_once_a_minute_one_drawing_at_a_time(tmp_path: Path, mo
     logger = _logger(tmp_path)
     _validate(logger, 1)
     assert len(started) == 1
-    now += EVERY_S
+    now += EVERY_S - 1
     _validate(logger, 2)
-    assert len(started) == 1  # the first is not done
+    assert len(started) == 1
     started[0].end()
+    now += 1
     _validate(logger, 3)
-    assert len(started) == 2
-    started[1].end()
+    assert len(started) == 2 and not caplog.records
     now += EVERY_S - 1
     _validate(logger, 4)
-    assert len(started) == 2
+    assert len(started) == 2 and started[1].returncode is None
     now += 1
-    _validate(logger, 5)
-    assert len(started) == 3
+    with caplog.at_level(logging.WARNING, logger="train.fit"):
+        _validate(logger, 5)
+    assert len(started) == 3 and started[1].returncode == -9
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'curves.png'} not drawn: its process ended with -9"
+    ]
     assert drawn == []
     logger.finish("finished")
     logger.finish("finished")
@@ -139,3 +147,31 @@ def test_a_drawing_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCap
         f"{tmp_path / 'curves.png'} not drawn: {tmp_path / 'curves.png'}: a folder; give the name of the file to write"
     )
     assert [record.getMessage() for record in caplog.records] == [taken, taken]
+
+
+def test_it_draws_at_a_low_priority_with_the_curves_of_extensions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant = tmp_path / "curves_of_a_plant.py"
+    plant.write_text("")
+    history = History(tmp_path / "history.jsonl")
+    history.open_at(0, 0)
+    nicer: list[int] = []
+    monkeypatch.setenv("STEEL_EXTENSIONS", str(plant))
+    monkeypatch.setattr(draw_curves.os, "nice", nicer.append)
+    draw_curves.main(str(history.path), str(tmp_path / "curves.png"))
+    assert (tmp_path / "curves.png").read_bytes() == _drawn_here(tmp_path)
+    assert nicer[0] > 0 and sys.modules.pop(plant.stem)
+
+
+def test_a_drawing_that_says_much_is_not_held_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a pipe holds."""
+    talker = tmp_path / "talker"
+    talker.write_text("#!/bin/sh\nhead -c 300000 /dev/zero | tr '\\0' x >&2\n")
+    talker.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(talker))
+    history = History(tmp_path / "history.jsonl")
+    history.open_at(0, 0)
+    curves = CurvesProcess(history, tmp_path / "curves.png")
+    curves.draw_beside()
+    assert curves._process is not None and curves._process.wait(DEADLINE_S) == 0
