@@ -38,8 +38,8 @@ _BYTES_PER_PIXEL = 4000
 EfficientNet-Lite0), and as much again for what that pass makes."""
 _USED_MEMORY = 0.5
 """Share of the memory that a micro-batch may take."""
-_REFERENCE_IMAGES, _REFERENCE_PASSES = 9000, 30
-"""Training images and passes of the first phase of Severstal's preset."""
+_REFERENCE_IMAGES, _REFERENCE_PASSES = 12_568, 30
+"""Images of Severstal's set, all folds together, and passes of the first phase of its preset."""
 _MOST_PASSES = 100
 _LEAST_STEPS = 1500
 """Of the first phase; a smaller batch makes more of few images."""
@@ -178,7 +178,8 @@ def _length(facts: DataFacts, budget: float | None, reasons: dict[str, str]) -> 
     while batch > 8 and passes * facts.images / batch < _LEAST_STEPS:
         batch //= 2
     reasons["phases.0.batch-size"] = (
-        f"{batch}: {math.ceil(passes * facts.images / batch):,} steps, where at least {_LEAST_STEPS:,} are wanted"
+        f"{batch}: {math.ceil(passes * facts.images / batch):,} steps, were all {_noun(facts)}s to train, where at "
+        f"least {_LEAST_STEPS:,} are wanted"
     )
     return passes, batch
 
@@ -227,7 +228,8 @@ def _draws(facts: DataFacts, reasons: dict[str, str]) -> tuple[Literal["natural"
     there = [(n, name) for n, name in zip(facts.images_per_class, facts.class_names, strict=True) if n > 0]
     fewest, name = min(there, default=(facts.images, ""))
     if fewest >= max(_RARE * facts.images, min(_FEW[0], _FEW[1] * facts.images)):
-        rare = f"no class is in fewer than {_RARE:.0%} of the {nouns}, or in {_FEW[0]} and {_FEW[1]:.0%}"
+        few = f"fewer than {_FEW[0]} that are less than {_FEW[1]:.0%}"
+        rare = f"no class is in fewer than {_RARE:.0%} of the {nouns}, nor in {few}"
         reasons["phases.0.sampling.order"], reasons["phases.0.sampling.paste"] = f"natural: {rare}", f"0: {rare}"
         return "natural", 0.0
     rare = f"{name} is in {fewest} of {facts.images:,} {nouns} only"

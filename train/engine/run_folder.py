@@ -251,7 +251,8 @@ class RunFolder:
 
 
 def _by_content(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe with its teacher told by what the file holds, wherever that may lie."""
+    """A recipe without the words on how it was derived, its teacher told by what the file holds, wherever that lies."""
+    recipe = {name: value for name, value in recipe.items() if name != "reasons"}
     distill = recipe.get("distill")
     if not isinstance(distill, dict) or not distill.get("identity"):
         return recipe

@@ -113,7 +113,7 @@ def test_a_section_says_what_the_images_are_and_what_answering_nothing_gets(tmp_
         "Synthetic strips, rendered for real masks of Severstal at a quarter of their height and width: 4 images of "
         "64x96 train, 4 validate, 4 test, 3 of these clean, and answering nothing gets 87.50 mean Dice;"
     )
-    assert "8 passes. The plain loop has crops of 64x128 in batches of 16;" in told
+    assert "8 passes. The plain loop has crops of 64x128 in batches of 8, as auto chooses;" in told
 
 
 def test_severstals_preset_takes_the_crop_of_the_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,8 +34,8 @@ from train.recipe_reasons import explain_changes
 
 LARGE = MachineClass("gpu", 80)
 SMALL = MachineClass("cpu", 8)
-STRIPS = DataFacts(9000, 4200, ("1", "2", "3", "4"), (640, 178, 3690, 570), (256, 1600), (256, 1600))
-"""Severstal's published training part, nearly."""
+STRIPS = DataFacts(12_568, 5902, ("1", "2", "3", "4"), (897, 247, 5150, 801), (256, 1600), (256, 1600))
+"""Severstal's set."""
 TILES = DataFacts(700, 0, ("a", "b"), (300, 400), (200, 200), (200, 200))
 SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 
@@ -61,7 +61,7 @@ def test_small_square_images_are_taken_whole_and_turned() -> None:
     assert [phase.crop for phase in found.phases] == [(200, 200), (0, 0)]
     assert found.phases[0].sampling.defect_crop == 0
     assert found.augment["rotate90"] == TransformConfig(0.5)
-    # 30 passes times the root of 9000 / 700 are 108; and 70,000 images in batches of 64 are 1,094 steps, of 32 2,188.
+    # 30 passes times the root of 12,568 / 700 are 127; and 70,000 images in batches of 64 are 1,094 steps, of 32 2,188.
     assert (found.phases[0].epochs, found.phases[0].batch_size) == (100, 32)
     assert [phase.lr for phase in found.phases] == [1e-3, 1e-4]
     assert "rotate90" not in auto_recipe(STRIPS, LARGE).augment

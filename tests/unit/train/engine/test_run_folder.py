@@ -40,6 +40,7 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     ("config", "digest", "resume", "message"),
     [
         (replace(SMOKE, seed=1), "data", "auto", "seed was 0, now 1"),
+        (replace(SMOKE, seed=1, reasons={"seed": "told otherwise"}), "data", "auto", r"\(seed was 0, now 1\); "),
         (SMOKE, "other", "auto", "another data set"),
         (SMOKE, "data", "never", "--resume never was given; without that it goes on, or begins anew where"),
     ],
