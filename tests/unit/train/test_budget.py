@@ -53,7 +53,7 @@ def test_auto_fits_batch_and_validations_to_the_passes() -> None:
     assert (long.phases[0].batch_size, short.phases[0].batch_size) == (32, 8)  # 687 steps of 8 are still too few
     assert long.phases[0].lr == short.phases[0].lr == 1e-3  # whatever the batch
     assert short.validation.every_epochs == 1
-    assert short.reasons["phases.0.epochs"].startswith("6.32 of the budget's 8 passes; without one, 96 passes")
+    assert short.reasons["phases.0.epochs"].startswith("6.32 of the budget's 8 passes; without one, 100 passes")
 
 
 def test_a_runs_seconds_are_its_steps_validations_and_the_choice_at_its_end() -> None:
