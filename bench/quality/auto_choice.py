@@ -170,9 +170,9 @@ def run_on_validation(
     return "\n".join(lines)
 
 
-def options_of(name: str, data: Path) -> Sequence[str]:
-    """A variant's options on a set."""
-    return root_weights(data) if name == WEIGHED else VARIANTS[name]
+def options_of(name: str, data: Path, variants: Mapping[str, Sequence[str]] = VARIANTS) -> Sequence[str]:
+    """The options of one of the variants on a set."""
+    return root_weights(data) if name == WEIGHED else variants[name]
 
 
 def root_weights(data: Path) -> tuple[str, ...]:

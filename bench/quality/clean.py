@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.quality.auto_choice import LATER_ABSENT, WEIGHED, against_auto, root_weights
+from bench.quality.auto_choice import LATER_ABSENT, WEIGHED, against_auto, options_of
 from bench.quality.pretrained import AUTO, DECODER, ENCODER, DataSet, Sides
 from bench.quality.trial import TEST, VALIDATION, both_phases, folder_name
 from data_prep.__main__ import main as shard
@@ -50,7 +50,7 @@ def run(weights: Path, work: Path, *, passes: int | None, seeds: Sequence[int], 
     sides = Sides(data, work, str(weights.absolute()), passes or OF_SET.passes, OF_SET)
     trials = {AUTO: [sides.auto(seed) for seed in seeds]}
     for name in variants:
-        trials[name] = [sides.auto(seeds[0], folder_name(name), options_of(name, data))]
+        trials[name] = [sides.auto(seeds[0], folder_name(name), options_of(name, data, VARIANTS))]
     left_out = [name for name in VARIANTS if name not in variants]
     return "\n".join(
         [
@@ -62,11 +62,6 @@ def run(weights: Path, work: Path, *, passes: int | None, seeds: Sequence[int], 
             *against_auto(trials, data),
         ]
     )
-
-
-def options_of(name: str, data: Path) -> Sequence[str]:
-    """A variant's options on a set."""
-    return root_weights(data) if name == WEIGHED else VARIANTS[name]
 
 
 def make_shards(work: Path) -> Path:

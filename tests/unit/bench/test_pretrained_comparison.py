@@ -58,7 +58,7 @@ def test_every_variant_on_clean_images_changes_auto_in_its_own_way(tmp_path: Pat
         masks[number][:9, :9] = bits
     data = make_shards(tmp_path / "shards", [steel_image(n, 64, 400) for n in range(30)], masks)
     words = ["--preset", "auto", "--data", str(data), "--out", str(tmp_path / "run"), "--budget", "8passes"]
-    variants = [clean.options_of(name, data) for name in clean.VARIANTS]
+    variants = [auto_choice.options_of(name, data, clean.VARIANTS) for name in clean.VARIANTS]
     configs = [parse_fit("fit", [*words, *options]).config for options in ((), *variants)]
     assert len({str(config) for config in configs}) == 1 + len(clean.VARIANTS)
 
