@@ -103,7 +103,13 @@ def main() -> int:
         )
     elif options.what == "clean":
         variants = list(clean.VARIANTS) if options.variants is None else options.variants
-        text = clean.run(options.weights, work, passes=options.passes, seeds=options.seeds, variants=variants)
+        text = clean.run(
+            *(options.weights, work),
+            passes=options.passes,
+            seeds=options.seeds,
+            variants=variants,
+            once=options.once,
+        )
     elif options.what == "small":
         text = small.run(options.source, options.weights, work, seeds=options.seeds)
     elif options.what == "pseudo-labels":
@@ -202,7 +208,11 @@ def _parse() -> argparse.Namespace:
         "--variants", nargs="+", help="choice, auto-*, clean, rare, parts, ablation, severstal: only these"
     )
     parser.add_argument(
-        "--once", nargs="+", default=[], metavar="VARIANT", help="auto-choice: these too, with the first seed alone"
+        "--once",
+        nargs="+",
+        default=[],
+        metavar="VARIANT",
+        help="auto-choice, clean: these too, with the first seed alone",
     )
     parser.add_argument(
         "--sets", nargs="+", choices=(rare.STEEL, rare.STRIPS), default=[rare.STEEL, rare.STRIPS], help="rare: these"
@@ -248,8 +258,8 @@ def _parse() -> argparse.Namespace:
         "rare": rare.VARIANTS,
     }
     known: Collection[str] = tables.get(options.what, ablation.VARIANTS)
-    if options.once and options.what != "auto-choice":
-        parser.error("--once is of auto-choice alone")
+    if options.once and options.what not in ("auto-choice", "clean"):
+        parser.error("--once is of auto-choice and clean alone")
     for option, names in (("--variants", options.variants or ()), ("--once", options.once)):
         unknown = sorted(set(names) - set(known))
         if unknown:

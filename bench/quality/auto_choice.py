@@ -108,11 +108,8 @@ def run(
     sides = Sides(data, work, str(weights.absolute()), passes or of_set.passes, of_set)
     scores = sides.rate_scores(seeds[0])
     best = max(RATES, key=scores.__getitem__)
-    trials = {AUTO: [sides.auto(seed) for seed in seeds], PLAIN: [sides.plain(seed, best) for seed in seeds]}
-    for name in (*variants, *once):
-        of_these = seeds[:1] if name in once else seeds
-        options = options_of(name, data)
-        trials[name] = [sides.auto(seed, folder_name(name), options) for seed in of_these]
+    trials = train_variants(sides, seeds, variants, once)
+    trials = {AUTO: trials.pop(AUTO), PLAIN: [sides.plain(seed, best) for seed in seeds], **trials}
     left_out = [name for name in VARIANTS if name not in trials]
     return "\n".join(
         [
@@ -149,9 +146,7 @@ def run_on_validation(
     """
     of_set = SETS[name]
     sides = Sides(data, work, str(weights.absolute()), passes or of_set.passes, of_set)
-    trials = {AUTO: [sides.auto(seed) for seed in seeds]}
-    for each in variants:
-        trials[each] = [sides.auto(seed, folder_name(each), options_of(each, data)) for seed in seeds]
+    trials = train_variants(sides, seeds, variants)
     half = {
         each: [at_one_half(trial.statistics(data, VALIDATION, ())) for trial in those] for each, those in trials.items()
     }
@@ -168,6 +163,21 @@ def run_on_validation(
         cells = [spread(values(outcomes, measure)) for measure in (mean_dice, mean_dice_positive)]
         lines.append(f"| {each} | {spread(values(outcomes, miou))} | {difference} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def train_variants(
+    sides: Sides,
+    seeds: Sequence[int],
+    variants: Sequence[str],
+    once: Sequence[str] = (),
+    table: Mapping[str, Sequence[str]] = VARIANTS,
+) -> dict[str, list[Trial]]:
+    """`auto` first, then variants of `table` with all seeds, then those of `once` with the first."""
+    trials = {AUTO: [sides.auto(seed) for seed in seeds]}
+    for name in (*variants, *once):
+        options = options_of(name, sides.data, table)
+        trials[name] = [sides.auto(seed, folder_name(name), options) for seed in (seeds[:1] if name in once else seeds)]
+    return trials
 
 
 def options_of(name: str, data: Path, variants: Mapping[str, Sequence[str]] = VARIANTS) -> Sequence[str]:

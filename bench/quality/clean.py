@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.quality.auto_choice import LATER_ABSENT, WEIGHED, against_auto, options_of
-from bench.quality.pretrained import AUTO, DECODER, ENCODER, DataSet, Sides
-from bench.quality.trial import TEST, VALIDATION, both_phases, folder_name
+from bench.quality.auto_choice import LATER_ABSENT, WEIGHED, against_auto, train_variants
+from bench.quality.pretrained import DECODER, ENCODER, DataSet, Sides
+from bench.quality.trial import TEST, VALIDATION, both_phases
 from data_prep.__main__ import main as shard
 from steel.shards.reader import ShardReader
 from steel.synthetic.dataset import synthesize
@@ -20,13 +20,15 @@ NUM_IMAGES, FOLDS, SIZE = 1600, 4, "64x400"
 SHARES, DEFECTIVE = (0.03, 0.02, 0.04, 0.03), 0.1
 """Of the images: those with each class, none so few that `auto` takes it for rare, and those with any."""
 OF_SET = DataSet("Synthetic strips", 8, (64, 128), 16, "mean IoU", 0)
+EQUAL, BALANCED = "classes and clean images in equal shares", ("--phases.0.sampling.order", "balanced")
 VARIANTS = {
     "absent classes judged": both_phases("loss.absent", "1"),
     "absent classes judged last": LATER_ABSENT,
     "no classification loss": both_phases("loss.classification", "0"),
     "five times the classification loss": both_phases("loss.classification", "0.1"),
     WEIGHED: (),
-    "classes and clean images in equal shares": ("--phases.0.sampling.order", "balanced"),
+    EQUAL: BALANCED,
+    f"{EQUAL}, absent classes judged last": (*BALANCED, *LATER_ABSENT),
     "crops of a third, drawn anywhere": ("--phases.0.crop", "64", "128", "--phases.0.sampling.defect-crop", "0"),
     "crops of a third, half of them moved onto a defect": (
         *("--phases.0.crop", "64", "128", "--phases.0.sampling.defect-crop", "0.5"),
@@ -36,8 +38,16 @@ VARIANTS = {
 """Options on top of `--preset auto`."""
 
 
-def run(weights: Path, work: Path, *, passes: int | None, seeds: Sequence[int], variants: Sequence[str]) -> str:
-    """Train `auto` with all seeds and the variants with the first; the section of the report as Markdown.
+def run(
+    weights: Path,
+    work: Path,
+    *,
+    passes: int | None,
+    seeds: Sequence[int],
+    variants: Sequence[str],
+    once: Sequence[str] = (),
+) -> str:
+    """Train `auto` and the variants; the section of the report as Markdown.
 
     Args:
         weights: file of the encoder's pretrained weights.
@@ -45,18 +55,17 @@ def run(weights: Path, work: Path, *, passes: int | None, seeds: Sequence[int], 
         passes: times each training image is seen; 8 when None.
         seeds: of the trainings.
         variants: names in `VARIANTS`.
+        once: more of them, which are trained with the first seed alone.
     """
     data = make_shards(work)
     sides = Sides(data, work, str(weights.absolute()), passes or OF_SET.passes, OF_SET)
-    trials = {AUTO: [sides.auto(seed) for seed in seeds]}
-    for name in variants:
-        trials[name] = [sides.auto(seeds[0], folder_name(name), options_of(name, data, VARIANTS))]
-    left_out = [name for name in VARIANTS if name not in variants]
+    trials = train_variants(sides, seeds, variants, once, VARIANTS)
+    left_out = [name for name in VARIANTS if name not in trials]
     return "\n".join(
         [
             f"{_about(data)} U-Net with {ENCODER} from ImageNet weights and a decoder of "
-            f"{'-'.join(map(str, DECODER))} channels, {sides.passes} passes; auto with seeds "
-            f"{', '.join(map(str, seeds))}, the others with the first. IoU and Dice in percent, of the test images."
+            f"{'-'.join(map(str, DECODER))} channels, {sides.passes} passes; seeds {', '.join(map(str, seeds))}, or "
+            "the first, which is compared with `auto`'s first. IoU and Dice in percent, of the test images."
             + (f" Not measured: {'; '.join(left_out)}." if left_out else ""),
             "",
             *against_auto(trials, data),
