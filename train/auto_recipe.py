@@ -49,6 +49,8 @@ _RARE, _FEW = 0.01, (30, 0.03)
 """A class is rare in less than that share of the images; or in fewer than so many of them, if less than that share."""
 _PASTE = 0.5
 """Of the crops, where a class is rare."""
+_MOSTLY_CLEAN = 0.75
+"""Share of clean images from which on they and the classes are drawn in equal shares."""
 
 
 def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = None) -> Config:
@@ -227,15 +229,20 @@ def _draws(facts: DataFacts, reasons: dict[str, str]) -> tuple[Literal["natural"
     nouns = f"{_noun(facts)}s"
     there = [(n, name) for n, name in zip(facts.images_per_class, facts.class_names, strict=True) if n > 0]
     fewest, name = min(there, default=(facts.images, ""))
-    if fewest >= max(_RARE * facts.images, min(_FEW[0], _FEW[1] * facts.images)):
-        few = f"fewer than {_FEW[0]} that are less than {_FEW[1]:.0%}"
-        rare = f"no class is in fewer than {_RARE:.0%} of the {nouns}, nor in {few}"
-        reasons["phases.0.sampling.order"], reasons["phases.0.sampling.paste"] = f"natural: {rare}", f"0: {rare}"
-        return "natural", 0.0
-    rare = f"{name} is in {fewest} of {facts.images:,} {nouns} only"
-    reasons["phases.0.sampling.order"] = f"balanced: {rare}"
-    reasons["phases.0.sampling.paste"] = f"{_PASTE:g}: {rare}; its defects are pasted onto the steel of others"
-    return "balanced", _PASTE
+    if fewest < max(_RARE * facts.images, min(_FEW[0], _FEW[1] * facts.images)):
+        rare = f"{name} is in {fewest} of {facts.images:,} {nouns} only"
+        reasons["phases.0.sampling.order"] = f"balanced: {rare}"
+        reasons["phases.0.sampling.paste"] = f"{_PASTE:g}: {rare}; its defects are pasted onto the steel of others"
+        return "balanced", _PASTE
+    few = f"fewer than {_FEW[0]} that are less than {_FEW[1]:.0%}"
+    common = f"no class is in fewer than {_RARE:.0%} of the {nouns}, nor in {few}"
+    reasons["phases.0.sampling.paste"] = f"0: {common}"
+    clean = f"{facts.clean / facts.images:.0%} of the {nouns} are clean"
+    if there and facts.clean >= _MOSTLY_CLEAN * facts.images:
+        reasons["phases.0.sampling.order"] = f"balanced: {clean}; they and each class get equal shares of the crops"
+        return "balanced", 0.0
+    reasons["phases.0.sampling.order"] = f"natural: {clean}, and {common}"
+    return "natural", 0.0
 
 
 def _defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> float:

@@ -20,15 +20,13 @@ NUM_IMAGES, FOLDS, SIZE = 1600, 4, "64x400"
 SHARES, DEFECTIVE = (0.03, 0.02, 0.04, 0.03), 0.1
 """Of the images: those with each class, none so few that `auto` takes it for rare, and those with any."""
 OF_SET = DataSet("Synthetic strips", 8, (64, 128), 16, "mean IoU", 0)
-EQUAL, BALANCED = "classes and clean images in equal shares", ("--phases.0.sampling.order", "balanced")
 VARIANTS = {
     "absent classes judged": both_phases("loss.absent", "1"),
     "absent classes judged last": LATER_ABSENT,
     "no classification loss": both_phases("loss.classification", "0"),
     "five times the classification loss": both_phases("loss.classification", "0.1"),
     WEIGHED: (),
-    EQUAL: BALANCED,
-    f"{EQUAL}, absent classes judged last": (*BALANCED, *LATER_ABSENT),
+    "natural order": ("--phases.0.sampling.order", "natural"),
     "crops of a third, drawn anywhere": ("--phases.0.crop", "64", "128", "--phases.0.sampling.defect-crop", "0"),
     "crops of a third, half of them moved onto a defect": (
         *("--phases.0.crop", "64", "128", "--phases.0.sampling.defect-crop", "0.5"),

@@ -182,6 +182,19 @@ def test_a_rare_class_is_drawn_and_pasted_more_often(images: int, fewest: int, i
     assert all((f"a is in {fewest} of {images:,} images" in reason) == is_rare for reason in said)
 
 
+@pytest.mark.parametrize(("clean", "order"), [(524, "natural"), (525, "balanced")])
+def test_where_most_images_are_clean_they_and_the_classes_get_equal_shares(clean: int, order: str) -> None:
+    found = auto_recipe(changed(TILES, clean=clean, images_per_class=(100, 100)), LARGE)
+    assert (found.phases[0].sampling.order, found.phases[0].sampling.paste) == (order, 0)
+    assert found.phases[1].sampling.order == "natural"
+    assert found.reasons["phases.0.sampling.order"].startswith(f"{order}: 75% of the images are clean")
+
+
+def test_clean_images_alone_are_drawn_as_they_come() -> None:
+    found = auto_recipe(changed(TILES, clean=700, images_per_class=(0, 0)), LARGE)
+    assert found.phases[0].sampling.order == "natural"
+
+
 def test_a_class_that_no_image_has_is_not_rare() -> None:
     assert auto_recipe(changed(TILES, images_per_class=(0, 690)), LARGE).phases[0].sampling.order == "natural"
 
