@@ -2,7 +2,7 @@
 
 All are built of the same encoder, decoder, head, losses, augmentation and optimizer (a `Recipe`) and trained by the
 same short loop, so that only the division of labour differs. As in the cascades, classifiers see whole images, and a
-U-Net sees images that have its class.
+U-Net sees images that have its class. What tells several classes apart draws images in the recipe's order.
 """
 
 import time
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.quality.recipes import Recipe
-from steel.config import NetworkConfig, PhaseConfig, SamplingConfig, TilingConfig
+from steel.config import NetworkConfig, PhaseConfig, TilingConfig
 from steel.images.geometry import restore_size
 from steel.loading.augment import Augmenter
 from steel.loading.eval_loader import eval_batches
@@ -54,9 +54,12 @@ class Task:
         """How it is trained, but for the number of steps."""
         weights = recipe.phase.loss.class_weights
         loss = replace(recipe.phase.loss, class_weights=weights and tuple(weights[k] for k in self.classes))
-        if self.classes:
-            return replace(recipe.phase, loss=loss)
-        return replace(recipe.phase, crop=(0, 0), sampling=SamplingConfig(defect_crop=0.0), loss=loss)
+        phase = replace(recipe.phase, loss=loss)
+        if max(len(self.classes), len(self.labels)) == 1:  # it has no classes whose shares could be equal
+            phase = replace(phase, sampling=replace(phase.sampling, order="natural"))
+        if not self.classes:
+            phase = replace(phase, crop=(0, 0), sampling=replace(phase.sampling, defect_crop=0.0, paste=0.0))
+        return phase
 
 
 def tasks(num_classes: int) -> tuple[Task, tuple[Task, ...]]:

@@ -15,7 +15,7 @@ from bench.quality.parts import PARTS, unit_options, verdict
 from bench.quality.pretrained import DECODER, ENCODER
 from bench.quality.recipes import FROM_SCRATCH, on_pretrained
 from bench.quality.seeds import Gain, gain, mean_dice, miou, spread, values
-from steel.config import ModelConfig, NetworkConfig
+from steel.config import ModelConfig, NetworkConfig, SamplingConfig
 from steel.errors import InputError
 from steel.metrics.scores import Outcome
 from steel.model.network import UnifiedModel
@@ -87,6 +87,16 @@ def test_six_networks_cover_what_one_does() -> None:
     assert len(six) == 6
     assert sorted(k for task in six for k in task.classes) == list(one.classes)
     assert sorted(k for task in six for k in task.labels) == list(one.labels)
+
+
+def test_only_what_tells_classes_apart_draws_them_in_equal_shares() -> None:
+    sampling = SamplingConfig(order="balanced", paste=0.5, defect_crop=0.5)
+    recipe = replace(FROM_SCRATCH, phase=replace(FROM_SCRATCH.phase, sampling=sampling))
+    one, (binary, labels, *unets) = tasks(4)
+    assert one.phase(recipe).sampling == sampling
+    assert binary.phase(recipe).sampling == SamplingConfig(order="natural", defect_crop=0)
+    assert labels.phase(recipe).sampling == SamplingConfig(order="balanced", defect_crop=0)
+    assert [unet.phase(recipe).sampling for unet in unets] == 4 * [replace(sampling, order="natural")]
 
 
 def test_todays_recipe_is_the_first_phase_of_auto_on_a_cpu(tiny_shards: Path, tmp_path: Path) -> None:
