@@ -80,6 +80,8 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
     first_loss, last_loss = _losses(facts, reasons)
     reasons["tiling"], reasons["thresholds"] = _why_tiling(facts), _why_thresholds()
     last = _last_passes(passes, reasons)
+    reasons["phases.1.batch-size"] = f"{batch}, as in the first phase"
+    reasons["phases.1.lr"] = f"{lr / 10:g}, a tenth of the first phase's, as in Severstal's preset"
     second = replace(_FULL, epochs=last, crop=full, batch_size=batch, micro_batch=micro[1], lr=lr / 10, loss=last_loss)
     return replace(
         SEVERSTAL,
@@ -279,7 +281,9 @@ def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -
     turns = crop[0] == crop[1] and _is_nearly_square(facts.size)
     nouns = f"{_noun(facts)}s"
     reasons["augment.rotate90"] = (
-        f"on: crops are square, and {nouns} nearly so" if turns else f"off: {nouns} or crops are not square"
+        f"on: crops are square, and {nouns} nearly so; not for steel that has a direction, which no count tells"
+        if turns
+        else f"off: {nouns} or crops are not square"
     )
     reasons["augment.brightness-contrast"] = _why_brightness(facts.levels)
     strength = 1.0 if facts.levels is None else facts.levels.strength

@@ -11,6 +11,8 @@ _MADE_FOR = {
     "phases.0.lr": ("model.encoder",),
     "phases.0.batch-size": ("phases.0.epochs",),
     "phases.1.epochs": ("phases.0.epochs",),
+    "phases.1.batch-size": ("phases.0.batch-size",),
+    "phases.1.lr": ("phases.0.lr", "model.encoder"),
     "validation.every-epochs": ("phases.0.epochs",),
     "phases.0.sampling.defect-crop": ("phases.0.crop",),
     "augment.rotate90": ("phases.0.crop",),

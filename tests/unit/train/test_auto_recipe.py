@@ -353,6 +353,18 @@ def test_the_search_of_thresholds_is_told() -> None:
     assert "of pixels 15 from 0.06 to 0.94, of labels 9 from 0.13 to 0.88, and 8 areas" in told
 
 
+def test_each_phase_says_why_it_has_its_batch_and_rate() -> None:
+    found = auto_recipe(TILES, LARGE)
+    assert found.reasons["phases.1.batch-size"] == f"{found.phases[1].batch_size}, as in the first phase"
+    assert found.reasons["phases.1.lr"].startswith(f"{found.phases[1].lr:g}, a tenth of the first phase's")
+    first = replace(found.phases[0], lr=3e-4, batch_size=16)
+    told = explain_changes(found, replace(found, phases=(first, found.phases[1]))).reasons
+    assert told["phases.1.lr"].endswith("; chosen for phases.0.lr 0.001, now given otherwise")
+    assert told["phases.1.batch-size"].endswith(
+        f"; chosen for phases.0.batch-size {found.phases[0].batch_size}, now given otherwise"
+    )
+
+
 def test_a_set_without_images_is_refused() -> None:
     with pytest.raises(InputError, match="no images"):
         auto_recipe(changed(TILES, images=0), LARGE)
@@ -378,7 +390,7 @@ def test_what_was_chosen_for_autos_own_encoder_says_so_of_another(kind: Any) -> 
     told = explain_changes(derived, replace(derived, model=replace(derived.model, encoder=other))).reasons
     assert told["model.encoder"].startswith(f"{other}, as given (auto: ")
     changed_reasons = {name for name in told if told[name] != derived.reasons[name]} - {"model.encoder"}
-    assert changed_reasons == {"phases.0.lr", "phases.0.micro-batch", "phases.1.micro-batch"}
+    assert changed_reasons == {f"phases.{n}.{option}" for n in (0, 1) for option in ("lr", "micro-batch")}
     assert all(told[n].endswith(f"; chosen for model.encoder {own}, now given otherwise") for n in changed_reasons)
     assert not any("this encoder" in reason for reason in told.values())
 
