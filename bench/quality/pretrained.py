@@ -50,7 +50,8 @@ SETS: Mapping[str, DataSet] = {
     "pretrained-neu": DataSet("Hot-rolled steel of NEU-Seg", 8, (128, 128), 16, "mean IoU", 2),
     "pretrained-bsdata": DataSet("Machined steel with small pits, of BSData", 16, (128, 256), 8, "positive Dice", 3),
     "pretrained-strips": DataSet(
-        "Synthetic strips, rendered for real masks of Severstal at a quarter of their height and width",
+        "Synthetic strips, rendered for real masks of Severstal at a quarter of their height and width, more of the "
+        "rare classes than there are by nature",
         *(8, (64, 128), 16, "mean IoU", 2),
     ),
 }
@@ -170,13 +171,15 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
     height, width = int(np.median(index.height)), int(np.median(index.width))
     folds = np.asarray(index.fold)
     num = np.bincount(folds, minlength=3)
-    absent = np.asarray(index.areas)[folds == TEST] == 0
+    areas = np.asarray(index.areas)
+    absent, holders = areas[folds == TEST] == 0, (areas > 0).sum(axis=0)
     crop = "{}x{}".format(*sides.of_set.crop)
     missing = [seed for seed in (0, 1, 2) if seed not in seeds]
     return (
         f"{sides.of_set.images}: {num[2:].sum()} images of {height}x{width} train, {num[VALIDATION]} validate, "
         f"{num[TEST]} test, {absent.all(axis=1).sum()} of these clean, and answering nothing gets "
-        f"{100 * absent.mean():.2f} mean Dice; U-Net with {ENCODER} from ImageNet weights and a decoder of "
+        f"{100 * absent.mean():.2f} mean Dice; of all {len(areas)}, "
+        f"{', '.join(map(str, holders))} have each class; U-Net with {ENCODER} from ImageNet weights and a decoder of "
         f"{'-'.join(map(str, DECODER))} channels; {sides.passes} passes. The plain loop has crops of {crop} in batches "
         f"of {PLAIN_BATCH}, as auto chooses; the preset severstal such crops in batches of {sides.of_set.batch_size}, "
         "then whole images, with the first seed alone; "
