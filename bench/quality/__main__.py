@@ -253,7 +253,8 @@ def _parse() -> argparse.Namespace:
         "choice": choice.VARIANTS,
         "parts": parts.PARTS,
         "severstal": severstal.SPLITS,
-        **dict.fromkeys(("auto-choice", *OTHER_SETS), auto_choice.VARIANTS),
+        "auto-choice": auto_choice.VARIANTS,
+        **{section: auto_choice.VARIANTS_ON[name] for section, name in OTHER_SETS.items()},
         "clean": clean.VARIANTS,
         "rare": rare.VARIANTS,
     }

@@ -75,6 +75,15 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "micro-batches of 32, batches of 32, twice the rates": _batches(32, 32, 2),
 }
 """Options on top of `--preset auto`."""
+FOR_CLEAN: Mapping[str, Sequence[str]] = {
+    "natural order": ("--phases.0.sampling.order", "natural"),
+    "natural order, no brightness and contrast": (
+        *("--phases.0.sampling.order", "natural", "--augment.brightness-contrast.p", "0"),
+    ),
+}
+"""More of them where images are clean: there `auto` has them and each class in equal shares."""
+VARIANTS_ON = {"pretrained-bsdata": VARIANTS, "pretrained-strips": {**VARIANTS, **FOR_CLEAN}}
+"""By the names of other sets than NEU-Seg."""
 AVERAGES = (
     "a moving average of 0.99 of the weights",
     "a moving average that fits any length",
@@ -142,11 +151,11 @@ def run_on_validation(
         work: where its runs are; those of `auto` are not trained again.
         passes: times each training image is seen; the set's own number when None.
         seeds: of the trainings.
-        variants: names in `VARIANTS`.
+        variants: names in its part of `VARIANTS_ON`.
     """
     of_set = SETS[name]
     sides = Sides(data, work, str(weights.absolute()), passes or of_set.passes, of_set)
-    trials = train_variants(sides, seeds, variants)
+    trials = train_variants(sides, seeds, variants, table=VARIANTS_ON[name])
     half = {
         each: [at_one_half(trial.statistics(data, VALIDATION, ())) for trial in those] for each, those in trials.items()
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.quality.auto_choice import LATER_ABSENT, WEIGHED, against_auto, train_variants
+from bench.quality.auto_choice import FOR_CLEAN, LATER_ABSENT, WEIGHED, against_auto, train_variants
 from bench.quality.pretrained import DECODER, ENCODER, DataSet, Sides
 from bench.quality.trial import TEST, VALIDATION, both_phases
 from data_prep.__main__ import main as shard
@@ -26,7 +26,7 @@ VARIANTS = {
     "no classification loss": both_phases("loss.classification", "0"),
     "five times the classification loss": both_phases("loss.classification", "0.1"),
     WEIGHED: (),
-    "natural order": ("--phases.0.sampling.order", "natural"),
+    "natural order": FOR_CLEAN["natural order"],
     "crops of a third, drawn anywhere": ("--phases.0.crop", "64", "128", "--phases.0.sampling.defect-crop", "0"),
     "crops of a third, half of them moved onto a defect": (
         *("--phases.0.crop", "64", "128", "--phases.0.sampling.defect-crop", "0.5"),
