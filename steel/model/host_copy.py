@@ -22,7 +22,8 @@ class HostCopy:
         self._values.copy_(values.detach(), non_blocking=True)
         self._arrived: torch.cuda.Event | None = torch.cuda.Event() if on_gpu else None
         if self._arrived is not None:
-            self._arrived.record()
+            # That of the copy: with `--device cuda:1` the current GPU is another, which has nothing to do.
+            self._arrived.record(torch.cuda.current_stream(values.device))
 
     def tensor(self) -> Tensor:
         """The copy, once it is there."""

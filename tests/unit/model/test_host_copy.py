@@ -36,13 +36,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls()
 
     class Event:
-        def record(self) -> None:
-            calls.names.append("event")
+        def record(self, stream: str = "of the current GPU") -> None:
+            calls.names.append(f"event {stream}")
 
         def synchronize(self) -> None:
             calls.names.append("wait for the event")
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"of {device}")
     return calls
 
 
@@ -57,7 +58,7 @@ def sums_on_gpu() -> StepSums:
     )
 
 
-BEGINS = ["pinned memory", "copy cuda to cpu, wait: False", "event"]
+BEGINS = ["pinned memory", "copy cuda to cpu, wait: False", "event of cuda:0"]
 
 
 def test_a_step_is_read_after_the_next_one_was_launched_and_nothing_else_waits(calls: Calls) -> None:
@@ -81,4 +82,13 @@ def test_on_a_cpu_the_copy_is_there_at_once_and_stays_as_it_was(calls: Calls) ->
         values.fill_(7.0)
     first, second, third = copy.read()
     assert (first, third) == (1.0, 3.0) and second != second
-    assert "event" not in calls.names
+    assert not any(name.startswith("event") for name in calls.names)
+
+
+def test_the_event_is_of_the_gpu_that_copies(calls: Calls) -> None:
+    """Not of the one that happens to be current, which is done at once: what is read then is not there yet."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        values = torch.ones(2, device="cuda:1")
+        with calls:
+            HostCopy(values)
+    assert calls.names == ["pinned memory", "copy cuda to cpu, wait: False", "event of cuda:1"]
