@@ -82,7 +82,7 @@ def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: 
         train_in_folder(member, runtime, signals)
         if signals.received:
             return
-        runtime.accelerator.free_memory()
+        runtime.forget_trainings()
     if only is None:
         runtime.on_main(lambda: join_members(arguments, folds, test, runtime))
 

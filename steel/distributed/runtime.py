@@ -145,6 +145,15 @@ class Runtime:
         parts = self.all_gather([task() for task in tasks[self.rank :: self.world]])
         return [parts[number % self.world][number // self.world] for number in range(len(tasks))]
 
+    def forget_trainings(self) -> None:
+        """Let go of the networks and optimizers of trainings that are over, and of the device memory that they took.
+
+        The Accelerator holds all that was ever prepared. They hold themselves as well, in cycles, and it collects
+        garbage before it lets go of them: so it is asked twice.
+        """
+        self.accelerator.free_memory()
+        self.accelerator.free_memory()
+
     @contextlib.contextmanager
     def running(self) -> Iterator["Runtime"]:
         """Everything a program does in its job: under the guard, and left together with the other ranks at the end.

@@ -180,6 +180,8 @@ def compile_gain(
 
 
 def _training(runtime: Runtime, config: Config, reader: ShardReader) -> TrainingState:
+    """A fresh one, alone on the device: what was measured before would count as its memory."""
+    runtime.forget_trainings()
     manifest = reader.manifest
     seed_everything(0)
     model = UnifiedModel(network_for(config, manifest))

@@ -1,5 +1,6 @@
 """What bounds a run: said by hand-made figures, and measured once for real."""
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from steel.config import Config
+from steel.config import Config, NetworkConfig
 from steel.distributed.runtime import start
 from steel.errors import SharedError
+from steel.model.network import UnifiedModel
 from steel.shards.reader import ShardReader
 from tests.shard_folder import small_shards
 from train.budget import Budget
 from train.doctor import benchmarks, preset_benchmarks
 from train.doctor.checks import Finding
-from train.doctor.preset_benchmarks import StepCost, bound, compile_gain, probe_preset
+from train.doctor.preset_benchmarks import StepCost, bound, compile_gain, probe_preset, step_cost
 from train.engine import compilation
 from train.engine.compilation import CompileChoice
 from train.fitting import fit_preset, preset_for
@@ -85,6 +87,27 @@ def test_a_preset_is_measured(small: Config, tmp_path: Path, monkeypatch: pytest
     assert [finding.subject for finding in found] == ["loader", "step", "bound"] + ["bound"] * (len(found) - 3)
     assert "by micro-batch: 2 in " in found[1].text and ", 4 in " in found[1].text
     assert {finding.level for finding in found} <= {"fine", "warning"}
+
+
+def test_no_network_is_there_while_another_is_measured(
+    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU its weights and moments would count as the other's memory."""
+    made: list[weakref.ref[UnifiedModel]] = []
+    others: list[int] = []
+
+    def build(network: NetworkConfig) -> UnifiedModel:
+        others.append(sum(one() is not None for one in made))
+        model = UnifiedModel(network)
+        made.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(preset_benchmarks, "UnifiedModel", build)
+    monkeypatch.setattr(preset_benchmarks, "STEP_SECONDS", 0.0)
+    runtime, reader = start("no", cpu=True), ShardReader(small_shards(tmp_path / "shards"))
+    for micro_batch in (2, 4, 8):
+        step_cost(runtime, small, reader, small.phases[0], (32, 64), micro_batch)
+    assert others == [0, 0, 0]
 
 
 def test_compiling_is_measured_as_a_run_does_it(small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
