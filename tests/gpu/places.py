@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -18,10 +19,11 @@ from train.engine.batch_plan import PhasePlan
 from train.engine.made_up_batch import made_up_batch
 from train.engine.step import TrainingState
 
+GPU = torch.device("cuda", 0)
 PLACES = [
     pytest.param(torch.device("cpu"), id="cpu"),
     pytest.param(
-        torch.device("cuda", 0),
+        GPU,
         id="cuda",
         marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")],
     ),
@@ -50,22 +52,43 @@ def job_on(place: torch.device, precision: str = "no") -> Iterator[Runtime]:
 
 @contextlib.contextmanager
 def no_host_waits(place: torch.device) -> Iterator[None]:
-    """What makes the host wait for a GPU is an error in the block."""
-    if place.type == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-    try:
+    """What makes the host wait for a GPU is an error in the block, but for waiting for an event: see `behind`."""
+    if place.type != "cuda":
         yield
-    finally:
-        if place.type == "cuda":
+        return
+
+    def wait(*_: Any, **__: Any) -> None:
+        raise AssertionError("the host waits for all that the GPU has to do")  # which torch's own mode lets pass
+
+    with patch.object(torch.cuda, "synchronize", wait), patch.object(torch.cuda.Stream, "synchronize", wait):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
             torch.cuda.set_sync_debug_mode("default")
 
 
 def fall_behind(place: torch.device) -> None:
-    """Give a GPU some tenths of a second to do, in which the host goes on."""
+    """Give a GPU a second or more to do, in which the host goes on."""
     if place.type == "cuda":
-        numbers = torch.randn(4096, 4096, device=place)
-        for _ in range(100):
-            torch.mm(numbers, numbers)
+        torch.cuda._sleep(2 * 10**9)  # in cycles, of which there are one or two in a nanosecond
+
+
+@contextlib.contextmanager
+def behind(place: torch.device) -> Iterator[None]:
+    """A GPU that falls behind is still behind when the block ends: the host has waited for nothing in it.
+
+    For blocks of some hundred launches: a GPU queues about a thousand, and lets the host wait with the next one.
+    """
+    if place.type != "cuda":
+        yield
+        return
+    torch.cuda.synchronize(place)  # the queue is empty
+    fall_behind(place)
+    reached = torch.cuda.Event()
+    reached.record(torch.cuda.current_stream(place))
+    yield
+    assert not reached.query(), "the host has waited for the GPU"
 
 
 def training_of(runtime: Runtime, **changes: Any) -> TrainingState:

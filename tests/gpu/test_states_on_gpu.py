@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from steel.model.host_copy import HostCopies
-from tests.gpu.places import LR, PLACES, changed, fall_behind, job_on, look, micro_batches, no_host_waits, training_of
+from tests.gpu.places import (
+    LR,
+    PLACES,
+    behind,
+    changed,
+    fall_behind,
+    job_on,
+    look,
+    micro_batches,
+    no_host_waits,
+    training_of,
+)
 from tests.numerics.one_step import plan_of
 from train.engine.device_batches import device_batches
 from train.engine.loop_state import LoopState
@@ -48,6 +59,42 @@ def test_steps_go_on_while_a_state_is_copied_and_written(place: torch.device, tm
             assert [name for name, tensor in moment.items() if not saved[name].equal(tensor.cpu())] == []
             later = changed(moment, training)
             assert {name.partition(".")[0] for name in later} == {"model", "average", "average_updates", "optimizer"}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_save_returns_while_the_gpu_is_behind(place: torch.device, tmp_path: Path) -> None:
+    """All that a state has is changed right before the save and right after it. Of neither has the GPU begun anything
+    when the save returns, and what is written is of the moment between."""
+    with job_on(place) as runtime:
+        training, writer = training_of(runtime), StateWriter(tmp_path, keep=2)
+        plan = plan_of(training.config)
+        batches = device_batches(micro_batches(place, plan), runtime.device)
+        training.step(plan, 0, LR, batches)
+        batches.close()
+        floats = [tensor for tensor in training.tensors().values() if tensor.is_floating_point()]
+
+        def change() -> None:
+            """In few launches: a step has too many for a queue."""
+            with torch.no_grad():
+                torch._foreach_add_(floats, 1.0)
+
+        writer.submit(LoopState(step=1), (), training.tensors())  # the first of all waits for the memory
+        writer.wait()
+        before = look(training)
+        with behind(place), no_host_waits(place):
+            change()
+            writer.submit(LoopState(step=2), (), training.tensors())
+            change()
+        writer.wait()
+        writer.close()
+        first, second = (read_state(tmp_path / f"000000-{step:08d}").tensors for step in (1, 2))
+        assert first.keys() == second.keys() == before.keys()
+        between = {name: tensor.cpu() + tensor.is_floating_point() for name, tensor in before.items()}
+        assert [name for name, tensor in before.items() if not first[name].equal(tensor.cpu())] == []
+        assert [name for name, tensor in between.items() if not second[name].equal(tensor)] == []
+        after = look(training)
+        is_changed = {name: not second[name].equal(tensor.cpu()) for name, tensor in after.items()}
+        assert is_changed == {name: tensor.is_floating_point() for name, tensor in before.items()}
 
 
 @pytest.mark.parametrize("place", PLACES)
