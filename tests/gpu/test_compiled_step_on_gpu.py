@@ -1,4 +1,5 @@
-"""The compiled step: it loses what the eager one does, is compiled once a phase, and on a GPU replayed from then on.
+"""The compiled step: it loses what the eager one does, is compiled once a phase, and on a GPU replayed from then on,
+where nothing waits for the device.
 
 On a CPU compiling takes a minute, and there are no CUDA graphs.
 """
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from tests.gpu.places import PLACES, batch_for, job_on, micro_batches, training_of
+from tests.gpu.places import PLACES, batch_for, changed, job_on, look, micro_batches, no_host_waits, training_of
 from tests.numerics.one_step import plan_of
 from train.engine.compilation import choose_compilation
 from train.engine.device_batches import device_batches
@@ -89,7 +90,10 @@ def train_two_phases(place: torch.device, asked: str, graphs: Graphs) -> list[St
     return found
 
 
-@pytest.mark.parametrize("place", [pytest.param(*ON_CPU.values, id="cpu", marks=pytest.mark.slow), ON_GPU])
+COMPILING = [pytest.param(*ON_CPU.values, id="cpu", marks=pytest.mark.slow), ON_GPU]
+
+
+@pytest.mark.parametrize("place", COMPILING)
 def test_two_phases_are_compiled_once_each_and_lose_the_same(place: torch.device, graphs: Graphs) -> None:
     eager = train_two_phases(place, "off", graphs)
     counters.clear()
@@ -105,3 +109,31 @@ def test_two_phases_are_compiled_once_each_and_lose_the_same(place: torch.device
     assert counters["inductor"]["cudagraph_skips"] == 0
     for phase in (compiled[:STEPS], compiled[STEPS:]):  # the way there and back of each of two micro-batches
         assert [(step.captures, step.replays >= 4) for step in phase[1:]] == [(0, True)] * (STEPS - 1)
+
+
+@pytest.mark.parametrize("place", COMPILING)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_no_replayed_step_waits_for_the_device(place: torch.device, precision: str, graphs: Graphs) -> None:
+    with job_on(place, precision) as runtime:
+        training = training_of(runtime, compile="on")
+        plan = plan_of(training.config)
+        choice = choose_compilation(training, plan, 0, lambda: batch_for(place, CROPS[0]), None)
+        assert choice is not None and choice.compiled
+        batches = device_batches(micro_batches(place, plan, CROPS[0]), runtime.device)
+        training.step(plan, 0, LR, batches)  # the scaler is told where it is
+        if training.scaler is not None:  # and of a scale at which nothing overflows
+            training.scaler.load_state_dict(training.scaler.state_dict() | {"scale": 256.0})
+        for step in (1, 2):  # what is still to be recorded and tuned
+            training.step(plan, step, LR, batches)
+        before, recorded = look(training), replace(graphs)
+        with no_host_waits(place):
+            found = [training.step(plan, step, LR, batches) for step in range(3, 6)]
+        batches.close()
+        assert [float(sums.skipped) for sums in found] == [0, 0, 0]
+        assert {name.partition(".")[0] for name in changed(before, training)} >= {"model", "average", "optimizer"}
+        assert training.micro_batch_losses.is_compiled
+        assert (training.scaler is not None) == (precision == "fp16")
+        assert training.micro_batch_losses.replays == (place.type == "cuda")
+        if place.type == "cuda":  # the way there and back of each of two micro-batches
+            assert (graphs.captures, graphs.replays >= recorded.replays + 4 * len(found)) == (recorded.captures, True)
+        training.micro_batch_losses.compute_eagerly()
