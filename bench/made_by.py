@@ -1,12 +1,70 @@
-"""What a table was made with: the command as it was given, the commit and the day."""
+"""What a table was made with: the command as it was given, the commit and the day, the machine and how busy it was."""
 
+import os
 import shlex
+import signal
+import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.speed.run import machine
 
 ROOT = Path(__file__).parents[1]
+
+
+class Begun(NamedTuple):
+    """When a program began to measure."""
+
+    seconds: float
+    """Of the performance counter."""
+    load: float
+    """Average of the last minute."""
+
+
+def begin() -> Begun:
+    """To be called before anything is measured. From here on SIGTERM ends the program and, as Ctrl-C, what it started.
+
+    For a signal that is not handled leaves no time to end others.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    return Begun(time.perf_counter(), os.getloadavg()[0])
+
+
+def facts_of_run(program: str, begun: Begun, packages: Sequence[str]) -> dict[str, Any]:
+    """What every table says of its making, by name.
+
+    Args:
+        program: the module that this process runs.
+        begun: of `begin`.
+        packages: whose versions the figures hang on.
+    """
+    return {
+        "made by": made_by(program),
+        "machine": machine(),
+        "load average": f"{begun.load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end",
+        "priority": f"nice {os.nice(0)}",
+        "wall time": f"{time.perf_counter() - begun.seconds:,.0f} s",
+        "versions": {"Python": sys.version.split()[0], **{name: version(name) for name in packages}},
+    }
+
+
+def fact_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Facts as a list of Markdown."""
+    return [
+        f"- {name}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}"
+        for name, value in facts.items()
+    ]
+
+
+def median_and_spread(values: Sequence[float], form: str) -> str:
+    """`5.2 (4.9 to 6.0)`: the median, the smallest and the largest, each as `form` has it, such as `.1f`."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def made_by(program: str) -> str:

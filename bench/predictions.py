@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,12 +25,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from bench.made_by import begin, facts_of_run
 from bench.speed.report import write_report
 from bench.speed.rows import Row, Side
-from bench.speed.run import Workers, machine, measure_row
+from bench.speed.run import Workers, measure_row
 from bench.speed.timing import Measure
 from bench.speed.worker import ROOT, Worker
 from steel.commands.common import Parser
+from steel.option_values import positive
 
 NUM_IMAGES, NUM_SIZES = 300, 150
 SIZES = {
@@ -43,9 +44,10 @@ THREADS = 2
 EIGHT = 8
 SHAPES = ((128, 128), (64, 416), (256, 256), (320, 256), (256, 1600))
 """Padded: 64x400 and 300x250 are the second and the fourth."""
+TITLE = "Answering images of many sizes"
 NOTES = (
-    "Made by `python -m bench.predictions`; see [README.md](README.md) for how. Medians over the repeats. A ratio is "
-    "the median of the ratios within each repeat (smallest to largest in brackets), as the sides take turns.",
+    "See [README.md](README.md) for how. Medians over the repeats, after one that does not count. A ratio is the "
+    "median of the ratios within each repeat, as the sides take turns. In brackets the smallest and the largest.",
 )
 
 
@@ -311,13 +313,12 @@ def main() -> None:
     only = f"measure only these of {', '.join(names)}"
     parser.add_argument("--rows", nargs="+", choices=names, metavar="NAME", help=only)
     parser.add_argument(
-        "--repeats", type=int, default=5, metavar="N", help="rounds that count, after one that does not"
+        "--repeats", type=positive, default=5, metavar="N", help="rounds that count, after one that does not"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "predictions.md", metavar="FILE", help="the table")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench", metavar="DIR", help="for the data sets")
-    options = parser.parse_args()
+    options, begun = parser.parse_args(), begin()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-    started, load = time.perf_counter(), os.getloadavg()
     root = options.work.absolute() / "predictions"
     root.mkdir(parents=True, exist_ok=True)
     rows = [row for row in table(root, options.encoder) if not options.rows or row.name in options.rows]
@@ -333,15 +334,11 @@ def main() -> None:
     total = sum(len(row.sides) * (options.repeats + 1) for row in rows)
     with Workers(start) as workers, tqdm(total=total, unit="measurement", mininterval=2) as bar:
         results = [measure_row(row, options.repeats, workers, bar) for row in rows]
-    facts: dict[str, Any] = {
-        "machine": machine(),
-        "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end",
+    facts = facts_of_run("bench.predictions", begun, ("torch", "numpy", "opencv-python-headless")) | {
         "repeats": options.repeats,
-        "wall time": f"{time.perf_counter() - started:.0f} s",
         "network": f"U-Net on {options.encoder}, gray, 4 classes, float32, plain view",
-        "versions": {name: version(name) for name in ("torch", "numpy", "opencv-python-headless")},
     }
-    write_report(options.out, results, facts, NOTES, title="Answering images of many sizes")
+    write_report(options.out, results, facts, NOTES, TITLE)
     print(options.out.read_text())
 
 

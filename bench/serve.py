@@ -1,43 +1,44 @@
 """`steel serve` under load: `python -m bench.serve` writes `bench/serve.md`.
 
 Latency and images per second at 1, 4 and 16 clients, with torch and with the exported graph of the same network. Beside
-them stands the same work without a service: `Predictor` on the same files in one process. Server and clients share the
-machine; each client sends one JPEG after another over its own connection, and asks for JSON. The network is untrained,
-with thresholds that leave no masks, as on clean steel.
+them stands the same work without a service: `Predictor` on the same files in one process, which takes turns with the
+clients. Server and clients share the machine; each client sends one JPEG after another over its own connection, and
+asks for JSON. The network is untrained, with thresholds that leave no masks, as on clean steel.
 """
 
 import argparse
-import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
-from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from bench.speed.run import machine
+from bench.made_by import begin, fact_lines, facts_of_run, median_and_spread
 from bench.speed.worker import ROOT
+from data_prep.arguments import parse_size
+from steel.commands.common import Parser, make_way
+from steel.errors import run_program
+from steel.inference.predictor import choose_device
+from steel.option_values import milliseconds, positive
 
 CLIENTS = (1, 4, 16)
 NUM_IMAGES = 16
-WARM_SECONDS = 2.0
-"""The first passes are slower and count nothing."""
 
 
 class Load(NamedTuple):
-    """What so many clients saw of a server."""
+    """What clients saw of a server in one round."""
 
-    clients: int
     p50: float
     """Milliseconds."""
     p99: float
@@ -46,64 +47,85 @@ class Load(NamedTuple):
     """Images per second of all clients together."""
 
 
+class Served(NamedTuple):
+    """A model's rounds."""
+
+    alone: list[float]
+    """Images per second without a service, of each round."""
+    loads: dict[int, list[Load]]
+    """Of each round, by the number of clients."""
+
+
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.serve", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(prog="python -m bench.serve", description=__doc__)
     parser.add_argument("--encoder", default="resnet18", help="of the untrained U-Net")
-    parser.add_argument("--size", default="256x1600", help="height x width of the images")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each number of clients")
+    parser.add_argument("--size", type=parse_size, default=(256, 1600), metavar="HxW", help="of the images")
+    parser.add_argument("--seconds", type=positive, default=10, help="of each number of clients in each round")
+    parser.add_argument("--repeats", type=positive, default=5, metavar="N", help="that count, after one that does not")
     parser.add_argument("--device", default="auto", help="of torch")
-    parser.add_argument("--batch-wait", default="5", help="milliseconds, as of `steel serve`")
+    parser.add_argument("--batch-wait", type=milliseconds, default=5.0, metavar="MS", help="as of `steel serve`")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "serve.md", metavar="FILE", help="the table")
     options = parser.parse_args()
-    height, width = map(int, options.size.split("x"))
-    started = os.getloadavg()[0]
-    images = make_images(height, width)
-    lines = [
-        "# The service under load",
-        "",
-        f"Made by `python -m bench.serve{_given()}`: {options.seconds:g} s for each number of clients. U-Net on "
-        f"{options.encoder}, untrained; JPEGs of {height}x{width}. {machine()}, the clients' too; load average "
-        f"{started:.1f} at the start; torch {version('torch')}, onnxruntime {version('onnxruntime')}. *Without a "
-        "service* is `Predictor` on the same files in one process, one after another.",
-        "",
-        "| model | clients | p50 | p99 | images/s | without a service |",
-        "|---|---|---|---|---|---|",
-    ]
+    make_way([], [str(options.out)])
+    choose_device(options.device)
+    begun, images = begin(), make_images(*options.size)
     with tempfile.TemporaryDirectory(prefix="serve-") as folder:
-        for path in make_models(Path(folder), options.encoder):
-            alone = rate_alone(path, images, options.device, options.seconds)
-            for found in measure(path, images, options):
-                lines.append(
-                    f"| {'torch' if path.suffix == '.safetensors' else 'onnxruntime'} | {found.clients} | "
-                    f"{found.p50:.0f} ms | {found.p99:.0f} ms | {found.rate:.1f} | {alone:.1f} images/s |"
-                )
-    options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        models = make_models(Path(folder), options.encoder)
+        found = {name_of(path): measure(path, images, options) for path in models}
+    facts = facts_of_run("bench.serve", begun, ("torch", "onnxruntime")) | {
+        "repeats": f"{options.repeats} of {options.seconds} s for each number of clients"
+    }
+    options.out.write_text(page(found, facts, options), encoding="utf-8")
     print(options.out.read_text())
 
 
-def _given() -> str:
-    return "".join(f" {word}" for word in sys.argv[1:])
+def page(found: Mapping[str, Served], facts: Mapping[str, Any], options: argparse.Namespace) -> str:
+    """The document: of each model by name, all that was measured."""
+    height, width = options.size
+    words = (
+        f"`steel serve` of a U-Net on {options.encoder}, untrained, asked for JPEGs of {height}x{width} by clients "
+        "that share its machine. Medians over the repeats, after one that does not count, with the smallest and the "
+        "largest in brackets; p50 and p99 are of a repeat's requests. *Without a service* is `Predictor` on the same "
+        "files in one process, one after another, in turn with the clients."
+    )
+    lines = ["# The service under load", "", textwrap.fill(words, 120), "", *fact_lines(facts), ""]
+    header = "| model | clients | p50, ms | p99, ms | images/s | images/s without a service |"
+    lines += [header, "|---" * 6 + "|"]
+    for name, served in found.items():
+        alone = median_and_spread(served.alone, ".1f")
+        for clients, loads in served.loads.items():
+            p50, p99, rate = zip(*loads, strict=True)
+            cells = [median_and_spread(p50, ".0f"), median_and_spread(p99, ".0f"), median_and_spread(rate, ".1f")]
+            lines.append(f"| {name} | {clients} | {' | '.join(cells)} | {alone} |")
+    return "\n".join(lines) + "\n"
 
 
-def measure(model: Path, images: Sequence[bytes], options: argparse.Namespace) -> Iterator[Load]:
-    """A server of a model under each number of clients."""
-    device = ("--device", options.device) if model.suffix == ".safetensors" else ()
-    with running(str(model), (*device, "--batch-wait", options.batch_wait)) as port:
-        load(port, images, 1, min(WARM_SECONDS, options.seconds))
-        for clients in CLIENTS:
-            times, seconds = load(port, images, clients, options.seconds)
-            p50, p99 = (float(1000 * np.percentile(times, q)) for q in (50, 99))
-            yield Load(clients, p50, p99, len(times) / seconds)
+def name_of(model: Path) -> str:
+    """What runs a model."""
+    return "torch" if model.suffix == ".safetensors" else "onnxruntime"
 
 
-def rate_alone(model: Path, images: Sequence[bytes], device: str, seconds: float) -> float:
-    """Images per second, decoded and predicted in this process without a service."""
+def measure(model: Path, images: Sequence[bytes], options: argparse.Namespace) -> Served:
+    """Each number of clients in turn and the same work without them, after a round that does not count."""
     from steel.inference.load import load_predictor
 
-    predictor = load_predictor(str(model), device=device)
+    device = ("--device", options.device) if model.suffix == ".safetensors" else ()
+    served = Served([], {clients: [] for clients in CLIENTS})
+    with running(str(model), (*device, "--batch-wait", f"{options.batch_wait:g}")) as port:
+        predictor = load_predictor(str(model), device=options.device)
+        for turn in range(options.repeats + 1):
+            alone = rate_alone(predictor, images, options.seconds)
+            loads = [load(port, images, clients, options.seconds) for clients in CLIENTS]
+            if turn:
+                served.alone.append(alone)
+                for clients, one in zip(CLIENTS, loads, strict=True):
+                    served.loads[clients].append(one)
+    return served
+
+
+def rate_alone(predictor: Any, images: Sequence[bytes], seconds: float) -> float:
+    """Images per second, decoded and predicted in this process without a service."""
 
     def endless(until: float) -> Iterator[np.ndarray]:
         number = 0
@@ -111,8 +133,6 @@ def rate_alone(model: Path, images: Sequence[bytes], device: str, seconds: float
             yield cv2.imdecode(np.frombuffer(images[number % len(images)], np.uint8), cv2.IMREAD_GRAYSCALE)
             number += 1
 
-    for _ in predictor.predict_stream(endless(time.perf_counter() + min(WARM_SECONDS, seconds))):
-        pass
     begun = time.perf_counter()
     done = sum(1 for _ in predictor.predict_stream(endless(begun + seconds)))
     return done / (time.perf_counter() - begun)
@@ -171,8 +191,8 @@ def running(model: str, options: Sequence[str]) -> Iterator[int]:
             process.kill()
 
 
-def load(port: int, images: Sequence[bytes], clients: int, seconds: float) -> tuple[list[float], float]:
-    """Seconds of each request of so many clients that ask without a pause, and of the whole."""
+def load(port: int, images: Sequence[bytes], clients: int, seconds: float) -> Load:
+    """What so many clients see that ask without a pause for so long."""
     times: list[list[float]] = [[] for _ in range(clients)]
     begun = time.perf_counter()
     threads = [
@@ -185,7 +205,9 @@ def load(port: int, images: Sequence[bytes], clients: int, seconds: float) -> tu
         thread.join()
     if not all(times):
         sys.exit("error: a client got no prediction; the server's log says why")
-    return [one for some in times for one in some], time.perf_counter() - begun
+    whole = time.perf_counter() - begun
+    p50, p99 = (float(1000 * np.percentile(np.concatenate(times), q)) for q in (50, 99))
+    return Load(p50, p99, sum(map(len, times)) / whole)
 
 
 def _ask(port: int, images: Sequence[bytes], first: int, end: float, times: list[float]) -> None:
@@ -205,4 +227,4 @@ def _ask(port: int, images: Sequence[bytes], first: int, end: float, times: list
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

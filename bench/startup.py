@@ -4,8 +4,6 @@ Besides imports: `steel predict` of one image of 256x1600, and `train.fit` to it
 step, both with the preset `smoke` on twenty synthetic strips, which are made and trained on once beforehand.
 """
 
-import argparse
-import os
 import shutil
 import statistics
 import subprocess
@@ -13,16 +11,17 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from bench.made_by import made_by
-from bench.speed.run import machine
+from bench.made_by import begin, fact_lines, facts_of_run
 from bench.speed.worker import ROOT
+from steel.commands.common import Parser, make_way
+from steel.errors import run_program
+from steel.option_values import positive
 
 
 class Row(NamedTuple):
@@ -115,13 +114,12 @@ def measure(row: Row, folder: Path) -> float:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.startup", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="that count, after one that does not")
+    parser = Parser(prog="python -m bench.startup", description=__doc__)
+    parser.add_argument("--repeats", type=positive, default=5, metavar="N", help="that count, after one that does not")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "startup.md", metavar="FILE", help="the table")
     options = parser.parse_args()
-    load = os.getloadavg()[0]
+    make_way([], [str(options.out)])
+    begun = begin()
     with tempfile.TemporaryDirectory(prefix="startup-") as name:
         folder = Path(name)
         prepare(folder)
@@ -132,24 +130,26 @@ def main() -> None:
                 seconds = measure(row, folder)
                 if turn:
                     times[row.name].append(seconds)
-    options.out.write_text(page(rows, times, load), encoding="utf-8")
+    facts = facts_of_run("bench.startup", begun, ("torch",)) | {"repeats": options.repeats}
+    options.out.write_text(page(rows, times, facts), encoding="utf-8")
     print(options.out.read_text())
 
 
-def page(rows: list[Row], times: dict[str, list[float]], load: float) -> str:
+def page(rows: list[Row], times: dict[str, list[float]], facts: Mapping[str, Any]) -> str:
     """The document."""
     torch = statistics.median(times[TORCH])
     words = (
-        f"Seconds of a process, medians of {len(times[TORCH])} with the smallest and the largest, files in the page "
-        f"cache. Training is of the preset `smoke` on {STRIPS} synthetic strips of {HEIGHT}x{WIDTH}, `steel predict` "
-        "of one of 256x1600 by what that shipped: small, so that starting is what is timed. Made by "
-        f"{made_by('bench.startup')}; {machine()}, nice {os.nice(0)}, load average {load:.1f}; Python "
-        f"{sys.version.split()[0]}, torch {version('torch')}."
+        "Seconds of a process, medians of the repeats, after one that does not count, with the smallest and the "
+        "largest; files in the page cache. Training is of the preset `smoke` on "
+        f"{STRIPS} synthetic strips of {HEIGHT}x{WIDTH}, `steel predict` of one of 256x1600 by what that shipped: "
+        "small, so that starting is what is timed."
     )
     lines = [
         "# Starting up",
         "",
         textwrap.fill(words, 120, break_on_hyphens=False),
+        "",
+        *fact_lines(facts),
         "",
         f"| process | s | from | to | beyond {TORCH} | target |",
         "|---|---|---|---|---|---|",
@@ -168,4 +168,4 @@ def page(rows: list[Row], times: dict[str, list[float]], load: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -109,7 +109,7 @@ def tile_from(arguments: argparse.Namespace) -> TileGrid | None:
 
 def parse_size(text: str) -> tuple[int, int]:
     """`HxW` as two numbers."""
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    found = re.fullmatch(r"0*([1-9]\d*)x0*([1-9]\d*)", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r}: give height and width in pixels, as 128x800")
     return int(found[1]), int(found[2])

@@ -71,8 +71,6 @@ class Options:
             raise InputError(f"--prefix {self.prefix!r}: use letters, digits, '-', '_' and '.' only")
         if self.shard_size < 1:
             raise InputError(f"--shard-size {self.shard_size}: must be at least 1")
-        if self.resize is not None and min(self.resize) < 1:
-            raise InputError(f"--resize {self.resize[0]}x{self.resize[1]}: both sizes must be at least 1")
         if self.tile is not None:
             self._check_tile(self.tile)
 

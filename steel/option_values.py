@@ -36,6 +36,14 @@ def positive(text: str) -> int:
     return value
 
 
+def milliseconds(text: str) -> float:
+    """The value of an option that takes a time of up to ten seconds."""
+    value = number(text)
+    if not 0 <= value <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 10000")
+    return value
+
+
 def fold_numbers(text: str) -> tuple[int, ...]:
     """The value of an option that takes folds, as `0,2`."""
     return tuple(sorted({whole(part) for part in text.split(",")}))

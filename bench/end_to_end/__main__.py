@@ -6,29 +6,31 @@ and once not, while `nvidia-smi` tells power and clocks. What follows `--` goes 
 
 import argparse
 import json
-import os
-import shlex
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.end_to_end.gpu_samples import parse_cards, sampled
 from bench.end_to_end.page import NUM_IMAGES, SIZE, Row, tables
 from bench.end_to_end.program import run
-from bench.end_to_end.run_records import read_run
-from bench.speed.run import machine
+from bench.end_to_end.run_records import RunRecord, read_run
+from bench.made_by import begin, fact_lines, facts_of_run
 from bench.speed.worker import ROOT
 from data_prep.arguments import parse_size
-from steel.commands.common import Parser
+from steel.commands.common import Parser, make_way
 from steel.errors import InputError, run_program
 from steel.option_values import positive
 from train.presets import AUTO
 
+HEAD = (
+    "# A whole training",
+    "",
+    "See [README.md](README.md) for how. Medians over the repeats, with the smallest and the largest in brackets.",
+    "",
+)
 OURS = ("--data", "--out", "--preset", "--runtime.compile", "--model.weights")
 """Options of training that this program gives."""
 LAST_LINES = 20
@@ -46,17 +48,18 @@ class FailedError(Exception):
 
 def main() -> int:
     """Entry point; returns the exit code."""
-    options = _parse()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    load = os.getloadavg()[0]
+    options, begun = _parse(), begin()
     try:
         making = make_data(options)
-        rows = [train(options, compile) for compile in options.compile]
+        if options.repeats > 1:
+            for compile in options.compile:
+                train(options, compile)
+        rows = [train(options, compile) for _ in range(options.repeats) for compile in options.compile]
     except FailedError as error:
         return error.code
-    options.out.write_text(
-        "\n".join([*head(options, rows, making, load), *tables(rows, options.images, options.size)]) + "\n"
-    )
+    facts = facts_of_run("bench.end_to_end", begun, ("torch",)) | about(options, rows[0].record, making)
+    lines = [*HEAD, *fact_lines(facts), "", *tables(rows, options.images, options.size)]
+    options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(options.out.read_text())
     return 0
 
@@ -124,27 +127,19 @@ def training_words(options: argparse.Namespace, compile: str) -> list[str]:
     return words + (["--model.weights", options.weights] if options.weights != "preset" else [])
 
 
-def head(options: argparse.Namespace, rows: Sequence[Row], making: dict[str, float], load: float) -> list[str]:
-    """What was done on what, as lines of Markdown."""
+def about(options: argparse.Namespace, first: RunRecord, making: Mapping[str, float]) -> dict[str, str]:
+    """What was done on what, in words by name."""
     shards = sum(path.stat().st_size for path in (options.work / "shards").glob("*.tar"))
-    words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]  # nobody else has these paths
-    given = shlex.join(words)
-    first = rows[0].record
-    return [
-        "# A whole training",
-        "",
-        f"Made by `python -m bench.end_to_end{' ' * bool(given)}{given}`; see [README.md](README.md) for how.",
-        "",
-        f"- machine: {machine()}, nice {os.nice(0)}, load average {load:.1f} at the start, "
-        f"{os.getloadavg()[0]:.1f} at the end",
-        f"- versions: Python {sys.version.split()[0]}, torch {version('torch')}",
-        f"- data: {options.images:,} strips of {options.size[0]}x{options.size[1]}, made by `steel synth` in "
+    return {
+        "repeats": f"{options.repeats} of each, in turn, after one of each that does not count"
+        if options.repeats > 1
+        else "1 of each, and none before it: no spread is known",
+        "data": f"{options.images:,} strips of {options.size[0]}x{options.size[1]}, made by `steel synth` in "
         f"{making['steel synth']:,.1f} s; {shards / 1e6:,.0f} MB of shards, made of them by `data_prep` in "
         f"{making['data_prep']:,.1f} s",
-        f"- training: preset {options.preset}, {first.about}; {first.processes} process(es) on {first.device}, mixed "
+        "training": f"preset {options.preset}, {first.about}; {first.processes} process(es) on {first.device}, mixed "
         f"precision: {first.precision}",
-        "",
-    ]
+    }
 
 
 def _parse() -> argparse.Namespace:
@@ -166,6 +161,8 @@ def _parse() -> argparse.Namespace:
         default=["on", "off"],
         help="as `--runtime.compile`, a row each",
     )
+    repeats = "trainings of each kind that count; of several, after one that does not"
+    parser.add_argument("--repeats", type=positive, default=1, metavar="N", help=repeats)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "end_to_end.md", metavar="FILE", help="the tables")
     parser.add_argument(
         "--work", type=Path, default=ROOT / ".bench", metavar="DIR", help="strips, shards, runs and logs"
@@ -179,6 +176,7 @@ def _parse() -> argparse.Namespace:
     if Path(options.weights).exists():  # training runs in the checkout
         options.weights = str(Path(options.weights).absolute())
     _check_training(options)
+    make_way([], [str(options.out)])
     return options
 
 

@@ -1,6 +1,7 @@
 """The tables: a row for each training, what was asked of it, and what its GPU did meanwhile."""
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bench.end_to_end.gpu_samples import FIGURES, Card
@@ -53,19 +54,24 @@ def judge(row: Row, images: int, size: tuple[int, int]) -> str:
 
 
 def tables(rows: Sequence[Row], images: int, size: tuple[int, int]) -> list[str]:
-    """Lines of Markdown; the rows have the same phases."""
+    """Lines of Markdown: medians over the rows that were compiled alike. All rows have the same phases."""
+    alike: dict[str, list[Row]] = {}
+    for row in rows:
+        alike.setdefault(row.compile, []).append(row)
     phases = [phase.name for phase in rows[0].record.phases]
     kinds = sorted({kind for row in rows for kind in row.record.spent})
     lines = [
         _line("compile", "wall time", ASKED, *phases, *kinds, "most memory of a process", "mean Dice"),
         _rule(5 + len(phases) + len(kinds)),
     ]
-    for row in rows:
-        times = [_duration(row.record.spent.get(kind)) for kind in kinds]
-        memory = f"{row.ended.peak_bytes / 2**30:.1f} GiB"
-        trained = map(_phase, row.record.phases)
-        wall = format_duration(row.ended.seconds)
-        lines.append(_line(row.compile, wall, judge(row, images, size), *trained, *times, memory, _dice(row.record)))
+    for compile, group in alike.items():
+        seconds = [row.ended.seconds for row in group]
+        typical = group[0]._replace(ended=group[0].ended._replace(seconds=statistics.median(seconds)))
+        trained = [_phase([row.record.phases[number] for row in group]) for number in range(len(phases))]
+        times = [_spread([row.record.spent.get(kind, 0) for row in group], _duration) for kind in kinds]
+        memory = _spread([row.ended.peak_bytes / 2**30 for row in group], "{:.1f}".format)
+        judged, dice = judge(typical, images, size), _dice([row.record for row in group])
+        lines.append(_line(compile, _spread(seconds, _duration), judged, *trained, *times, f"{memory} GiB", dice))
     lines += ["", _line("compile", "GPU", "power limit", *FIGURES.values()), _rule(3 + len(FIGURES))]
     for row in rows:
         lines += [_card(row.compile, card) for card in row.cards] or [
@@ -75,14 +81,25 @@ def tables(rows: Sequence[Row], images: int, size: tuple[int, int]) -> list[str]
     return [*lines, *([""] if notes else []), *notes]
 
 
-def _phase(phase: PhaseRecord) -> str:
-    rate = f"{phase.images_per_second:,.0f}" if phase.images_per_second >= 100 else f"{phase.images_per_second:.3g}"
-    return f"{rate} images/s for {format_duration(phase.seconds)}, {phase.data_wait:.1%} data wait"
+def _phase(phases: Sequence[PhaseRecord]) -> str:
+    """Of one phase of several trainings."""
+    rate = _spread([phase.images_per_second for phase in phases], lambda x: f"{x:,.0f}" if x >= 100 else f"{x:.3g}")
+    seconds = _spread([phase.seconds for phase in phases], _duration)
+    return f"{rate} images/s for {seconds}, {statistics.median(phase.data_wait for phase in phases):.1%} data wait"
 
 
-def _dice(record: RunRecord) -> str:
-    positive = "none" if record.mean_dice_positive is None else f"{record.mean_dice_positive:.4f}"
-    return f"{record.mean_dice:.4f}, all empty {record.mean_dice_all_empty:.4f}, positive {positive}"
+def _spread(values: Sequence[float], told: Callable[[float], str]) -> str:
+    """The median with the smallest and the largest; of one value, that."""
+    median, *ends = map(told, (statistics.median(values), min(values), max(values)))
+    return median if len(values) == 1 else f"{median} ({' to '.join(ends)})"
+
+
+def _dice(records: Sequence[RunRecord]) -> str:
+    """Of trainings of one seed on the same images."""
+    mean = _spread([record.mean_dice for record in records], "{:.4f}".format)
+    known = [each.mean_dice_positive for each in records if each.mean_dice_positive is not None]
+    positive = _spread(known, "{:.4f}".format) if known else "none"
+    return f"{mean}, all empty {records[0].mean_dice_all_empty:.4f}, positive {positive}"
 
 
 def _card(compile: str, card: Card) -> str:
@@ -92,8 +109,8 @@ def _card(compile: str, card: Card) -> str:
     return _line(compile, f"{card.name}, driver {card.driver}", limit, *cells)
 
 
-def _duration(seconds: float | None) -> str:
-    return "-" if seconds is None else format_duration(seconds)
+def _duration(seconds: float) -> str:
+    return format_duration(seconds) if seconds else "-"
 
 
 def _line(*cells: str) -> str:

@@ -9,7 +9,6 @@ opened; the largest is extrapolated.
 import argparse
 import functools
 import json
-import os
 import re
 import shlex
 import shutil
@@ -19,21 +18,21 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import nn
 from tqdm import tqdm
 
-from bench.made_by import made_by
+from bench.made_by import begin, fact_lines, facts_of_run, median_and_spread
 from bench.scaling.index_size import MICRO_BATCH, SAMPLES_PER_SHARD, Opening, make_folder
 from bench.scaling.links import BETWEEN_NODES, measure_gloo, reduce_seconds
-from bench.speed.run import machine
 from bench.speed.worker import ROOT
-from steel.commands.common import Parser
+from steel.commands.common import Parser, make_way
 from steel.config import Config, NetworkConfig
+from steel.errors import run_program
 from steel.model.network import UnifiedModel
+from steel.option_values import positive
 from steel.reports.tables import format_columns
 from train.presets import ENCODERS, SEVERSTAL
 
@@ -65,7 +64,7 @@ def gradient_rows(repeats: int) -> Iterator[list[str]]:
             f"{1e3 * reduce_seconds(num_bytes, world, link):.1f}" for link in BETWEEN_NODES for world in WORLDS[1:]
         ]
         inside = f"{1e3 * reduce_seconds(num_bytes, WORLDS[0], BETWEEN_NODES[0]):.2f}"
-        here = f"{1e3 * statistics.median(gloo):.0f} ({1e3 * min(gloo):.0f} to {1e3 * max(gloo):.0f})"
+        here = median_and_spread([1e3 * each for each in gloo], ".0f")
         counted = [f"`{preset.preset}`", f"{gradients / 1e6:.1f}", f"{statistics_bytes / 1e3:.0f}"]
         yield [*counted, here, inside, *reduced]
 
@@ -151,11 +150,11 @@ def index_rows(sizes: Sequence[int], repeats: int, work: Path) -> Iterator[list[
         index_bytes = make_folder(work, size)
         openings = [_open_apart(work) for _ in range(repeats + 1)][1:]
         shutil.rmtree(work)
-        typical = Opening(*(statistics.median(values) for values in zip(*openings, strict=True)))  # type: ignore[arg-type]
-        yield _index_row(f"{size:,}", index_bytes, typical)
+        yield _index_row(f"{size:,}", index_bytes, openings)
+    typical = Opening(*(statistics.median(values) for values in zip(*openings, strict=True)))  # type: ignore[arg-type]
     factor = EXTRAPOLATED / sizes[-1]
     larger = Opening(typical.opened * factor, typical.sampler * factor, typical.batch, int(typical.memory * factor))
-    yield _index_row(f"{EXTRAPOLATED:,}, in proportion: *not measured*", int(index_bytes * factor), larger)
+    yield _index_row(f"{EXTRAPOLATED:,}, in proportion: *not measured*", int(index_bytes * factor), [larger])
 
 
 def _open_apart(folder: Path) -> Opening:
@@ -164,14 +163,17 @@ def _open_apart(folder: Path) -> Opening:
     return Opening(**json.loads(done.stdout))
 
 
-def _index_row(name: str, index_bytes: int, opening: Opening) -> list[str]:
+def _index_row(name: str, index_bytes: int, openings: Sequence[Opening]) -> list[str]:
+    """A line; of one opening there is no spread."""
+    opened, sampler, batch, memory = zip(*openings, strict=True)
+    spread = median_and_spread if len(openings) > 1 else lambda values, form: f"{values[0]:{form}}"
     return [
         name,
         f"{index_bytes / 1e6:,.0f}",
-        f"{opening.opened:.2f}",
-        f"{opening.sampler:.2f}",
-        f"{1e3 * opening.batch:.1f}",
-        f"{opening.memory / 1e6:,.0f}",
+        spread(opened, ".2f"),
+        spread(sampler, ".2f"),
+        spread([1e3 * each for each in batch], ".1f"),
+        spread([each / 1e6 for each in memory], ",.0f"),
     ]
 
 
@@ -180,9 +182,9 @@ def gradients_section(repeats: int) -> str:
     words = (
         "Megabytes of float32 gradients, kilobytes of BatchNorm statistics that ranks join, and milliseconds of "
         "their sum: **measured** over two gloo processes of one thread on this machine (median, smallest to "
-        f"largest of {repeats}); **computed** for GPUs, eight to a node: a ring within the node over NVLink, then "
-        "rings between nodes, over nominal rates (`scaling/links.py`), nothing of it measured. The sum runs beside "
-        "the backward pass, so this is the most that a step can wait for it."
+        f"largest of {repeats}, after one that does not count); **computed** for GPUs, eight to a node: a ring within "
+        "the node over NVLink, then rings between nodes, over nominal rates (`scaling/links.py`), nothing of it "
+        "measured. The sum runs beside the backward pass, so this is the most that a step can wait for it."
     )
     header = ["preset", "MB", "kB", "gloo, 2 here", "NVLink, 8"]
     header += [f"{k}, {n}" for k in ("NDR", "25 GbE") for n in WORLDS[1:]]
@@ -216,10 +218,10 @@ def index_section(sizes: Sequence[int], repeats: int, work: Path) -> str:
     """How long indexes take to open, measured here."""
     words = (
         f"A made-up index of so many samples, {SAMPLES_PER_SHARD} to a shard, four classes, in the page cache; one "
-        f"core, medians of {repeats} processes. Opening reads the manifest, maps the index and checks each row "
-        "against it, in every rank; then the order of an epoch; then finding and placing the samples of a "
-        f"micro-batch of {MICRO_BATCH} in mid-epoch. Memory is what the process has grown at its most, and "
-        "counts pages of the mapped index, which the system takes back when it needs them."
+        f"core, medians of {repeats} processes, after one that does not count (smallest to largest). Opening reads the "
+        "manifest, maps the index and checks each row against it, in every rank; then the order of an epoch; then "
+        f"finding and placing the samples of a micro-batch of {MICRO_BATCH} in mid-epoch. Memory is what the process "
+        "has grown at its most, and counts pages of the mapped index, which the system takes back when it needs them."
     )
     header = ("samples", "index, MB", "open, s", "order, s", "micro-batch, ms", "memory, MB")
     return _section("Index and start", words, header, list(index_rows(sizes, repeats, work)))
@@ -244,8 +246,8 @@ def replace_section(page: str, section: str) -> str:
 def main() -> None:
     """Entry point."""
     parser = Parser(prog="python -m bench.scaling", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="that count, after one that does not")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="samples of the indexes")
+    parser.add_argument("--repeats", type=positive, default=5, metavar="N", help="that count, after one that does not")
+    parser.add_argument("--sizes", type=positive, nargs="+", default=SIZES, metavar="N", help="samples of the indexes")
     parser.add_argument("--out", type=Path, default=BENCH / "scaling.md", metavar="FILE", help="the page")
     parser.add_argument(
         "--derived", action="store_true", help="measure nothing: rewrite what follows from other tables, in that page"
@@ -258,7 +260,9 @@ def main() -> None:
         metavar="FILE",
         help="tables of bench.train_step: of all presets' networks together, on one GPU of one kind",
     )
-    options, load = parser.parse_args(), os.getloadavg()[0]
+    options = parser.parse_args()
+    make_way([], [str(options.out)])
+    begun = begin()
     derived = efficiency_section(options.steps), cores_section(BENCH / "speed.json")
     if options.derived:
         try:
@@ -268,18 +272,13 @@ def main() -> None:
     else:
         with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
             index = index_section(options.sizes, options.repeats, Path(folder) / "shards")
-        facts = {
-            "made by": made_by("bench.scaling"),
-            "machine": machine(),
-            "load average": f"{load:.1f} at the start",
-            "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "pyarrow")),
-        }
-        head = ["# Many GPUs, many images", ""]
-        head += [f"- {name}: {value}" for name, value in facts.items()]
-        page = "\n".join(["\n".join(head) + "\n", gradients_section(options.repeats), *derived, index])
+        gradients = gradients_section(options.repeats)
+        facts = facts_of_run("bench.scaling", begun, ("torch", "numpy", "pyarrow")) | {"repeats": options.repeats}
+        head = ["# Many GPUs, many images", "", *fact_lines(facts)]
+        page = "\n".join(["\n".join(head) + "\n", gradients, *derived, index])
     options.out.write_text(page, encoding="utf-8")
     print(page)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

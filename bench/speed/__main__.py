@@ -4,36 +4,35 @@ import argparse
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from bench.made_by import made_by
+from bench.made_by import begin, facts_of_run
 from bench.speed.dataset import SHARD_SIZE, Dataset, make_dataset, make_peers_formats
 from bench.speed.environment import SAME_AS_OURS, peers_python
 from bench.speed.report import write_report
 from bench.speed.rows import DELAY, row_names, table
-from bench.speed.run import Workers, machine, measure_row
+from bench.speed.run import Workers, measure_row
 from bench.speed.worker import ROOT, Worker
 from steel.commands.common import Parser
 
+TITLE = "Speed"
 NOTES = (
-    "See [README.md](README.md) for how. Medians over the repeats. A ratio is the median of the ratios within each "
-    "repeat (smallest to largest in brackets), as both sides run one after the other.",
+    "See [README.md](README.md) for how. Medians over the repeats, after one that does not count. A ratio is the "
+    "median of the ratios within each repeat, as both sides run one after the other. In brackets the smallest and the "
+    "largest.",
 )
 
 
 def main() -> None:
     """Entry point."""
-    options = _parse()
+    options, begun = _parse(), begin()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
-    started, load = time.perf_counter(), os.getloadavg()
     work = options.work.absolute()
     work.mkdir(exist_ok=True)
     log = work / "speed.log"
@@ -70,19 +69,16 @@ def main() -> None:
     finally:
         store.kill()
         store.wait()
-    facts: dict[str, Any] = {
-        "made by": made_by("bench.speed"),
-        "machine": machine(),
+    facts = facts_of_run("bench.speed", begun, ("numpy", *SAME_AS_OURS))
+    facts["load average"] += " (alone, a run makes 1 to 2)"
+    facts |= {
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end (alone, a run makes 1 to 2)",
         "repeats": options.repeats,
-        "wall time": f"{time.perf_counter() - started:.0f} s",
         "data": f"{options.num_images} images of 256x1600 from `steel synth`",
         "RLE texts": "real ones (STEEL_REAL_DATA)" if real else "of the synthetic masks",
-        "versions, ours": {name: version(name) for name in ("numpy", *SAME_AS_OURS)},
         **of_peers,
     }
-    write_report(options.out, results, facts, NOTES)
+    write_report(options.out, results, facts, NOTES, TITLE)
     print(options.out.read_text())
 
 

@@ -1,27 +1,31 @@
-"""The results as a table for people and as JSON."""
+"""The results as a table for people and as JSON, of which the table is made."""
 
 import json
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.speed.run import RowResult, SideResult
+from bench.made_by import fact_lines
+from bench.speed.run import RowResult
 
 
 def write_report(
-    markdown: Path, results: Sequence[RowResult], facts: dict[str, Any], notes: Sequence[str], title: str = "Speed"
+    markdown: Path, results: Sequence[RowResult], facts: dict[str, Any], notes: Sequence[str], title: str
 ) -> None:
     """Write `markdown` and, beside it, the same with every repeat as JSON."""
-    lines = [f"# {title}", "", *notes, ""]
-    for name, value in facts.items():
-        lines.append(f"- {name}: {_flat(value)}")
+    text = json.dumps({"facts": facts, "rows": [_record(result) for result in results]}, indent=1) + "\n"
+    markdown.with_suffix(".json").write_text(text, encoding="utf-8")
+    markdown.write_text(page(json.loads(text), notes, title), encoding="utf-8")
+
+
+def page(record: Mapping[str, Any], notes: Sequence[str], title: str) -> str:
+    """The document of what stands in the JSON beside it."""
+    lines = [f"# {title}", "", *notes, "", *fact_lines(record["facts"])]
     lines += ["", "| row | side | median | ours is | target | |", "|---|---|---|---|---|---|"]
-    for result in results:
-        for number, side in enumerate(result.sides):
-            lines.append(_line(result, side, first=number == 0))
-    markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    record = {"facts": facts, "rows": [_record(result) for result in results]}
-    markdown.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    for row in record["rows"]:
+        lines += [_line(row, side, first=number == 0) for number, side in enumerate(row["sides"])]
+    return "\n".join(lines) + "\n"
 
 
 def _record(result: RowResult) -> dict[str, Any]:
@@ -36,30 +40,26 @@ def _record(result: RowResult) -> dict[str, Any]:
     return {"name": row.name, "title": row.title, "unit": row.unit, "at_most": row.at_most, "sides": sides}
 
 
-def _line(result: RowResult, side: SideResult, *, first: bool) -> str:
-    row = result.row
-    title = f"**{row.title}**" if first else ""
-    remark = side.side.remark if not side.error else f"could not run: {side.error}"
-    if not side.rates:
-        return f"| {title} | {side.side.label} | - | - | - | {remark} |"
+def _line(row: Mapping[str, Any], side: Mapping[str, Any], *, first: bool) -> str:
+    title, label, unit = f"**{row['title']}**" if first else "", side["label"], row["unit"]
+    if not (rates := side["rates"]):
+        remark = f"could not run: {side['error']}" if side["error"] else side["remark"]
+        return f"| {title} | {label} | - | - | - | {remark} |"
+    rate = statistics.median(rates)
+    speed = f"{_figure(rate)} {unit} ({_figure(min(rates))} to {_figure(max(rates))})"
     ratio = target = ""
-    if side.ratios:
-        ratio = f"{side.ratio:.2f}x ({min(side.ratios):.2f} to {max(side.ratios):.2f})"
-    verdict = "reached" if result.reached(side) else "**missed**"
-    if side.side.target is not None:
-        bound = "at most" if row.at_most else "at least"
-        target = f"{bound} {side.side.target:g}x: {verdict}"
-    elif side.side.least_rate is not None:
-        target = f"at least {side.side.least_rate:,g} {row.unit}: {verdict}"
-    elif side.side.most_ms is not None:
-        target = f"{side.milliseconds:.2f} ms, at most {side.side.most_ms:g}: {verdict}"
-    return f"| {title} | {side.side.label} | {_figure(side.rate)} {row.unit} | {ratio} | {target} | {remark} |"
+    if ratios := side["ratios"]:
+        ratio = f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
+    verdict = "reached" if side["reached"] else "**missed**"
+    if side["target"] is not None:
+        target = f"{'at most' if row['at_most'] else 'at least'} {side['target']:g}x: {verdict}"
+    elif side.get("least_rate") is not None:
+        target = f"at least {side['least_rate']:,g} {unit}: {verdict}"
+    elif side["most_ms"] is not None:
+        target = f"{1000 / rate:.2f} ms, at most {side['most_ms']:g}: {verdict}"
+    return f"| {title} | {label} | {speed} | {ratio} | {target} | {side['remark']} |"
 
 
 def _figure(value: float) -> str:
     """Three digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _flat(value: Any) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)

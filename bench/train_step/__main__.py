@@ -1,15 +1,12 @@
 """A training step against peers: `python -m bench.train_step` writes `bench/train_step.md` and `train_step.json`."""
 
 import argparse
-import os
 import shlex
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,11 +14,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bench.made_by import made_by
+from bench.made_by import Begun, begin, facts_of_run
 from bench.speed.dataset import SHARD_SIZE, make_dataset
 from bench.speed.report import write_report
 from bench.speed.rows import Row
-from bench.speed.run import RowResult, SideResult, Workers, machine, measure_row
+from bench.speed.run import RowResult, SideResult, Workers, measure_row
 from bench.speed.worker import ROOT, Worker
 from bench.train_step.environment import peers_python
 from bench.train_step.profiling import write_profiles
@@ -29,11 +26,13 @@ from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, aims_not_measured, not
 from bench.train_step.setting import Setting
 from data_prep.arguments import parse_size
 from steel.commands.common import Parser
+from steel.option_values import positive
 
+TITLE = "A training step"
 NOTES = (
     "See [README.md](README.md) for how. Same network and first weights, same "
-    "batches, losses and optimizer on all sides. Medians over the repeats; a ratio is the median of the ratios within "
-    "each repeat (smallest to largest in brackets), as the sides take turns.",
+    "batches, losses and optimizer on all sides. Medians over the repeats, after one that does not count; a ratio is "
+    "the median of the ratios within each repeat, as the sides take turns. In brackets the smallest and the largest.",
 )
 
 
@@ -45,12 +44,11 @@ NUM_IMAGES = 2 * SHARD_SIZE
 
 def main() -> None:
     """Entry point."""
-    options = _parse()
+    options, begun = _parse(), begin()
     work = options.work.absolute()
     work.mkdir(exist_ok=True)
     log = work / "train_step.log"
     log.write_text("")
-    started, load = time.perf_counter(), os.getloadavg()
     settings = _settings(options)
     shards = make_dataset(work / f"speed-{NUM_IMAGES}", NUM_IMAGES).folder("ours") if "loader" in options.rows else ""
     card = torch.cuda.get_device_name() if options.device == "cuda" else ""
@@ -63,7 +61,7 @@ def main() -> None:
     start["plain-nchw"] = start["plain"]
     if options.profile is not None:
         found = [*_profiles(rows, start)]
-        write_profiles(options.profile, found, _facts(options, card, load))
+        write_profiles(options.profile, found, _facts(card, begun))
         print(options.profile.read_text())
         return
     of_peers: dict[str, Any] = {}
@@ -76,26 +74,20 @@ def main() -> None:
     with tqdm(total=total, unit="measurement", mininterval=2) as bar:
         results = [_measure(row, options.repeats, start, bar) for row in rows]
     facts = {
-        **_facts(options, card, load),
+        **_facts(card, begun),
         "repeats": f"{options.repeats}, of {settings[0].steps} steps after one that is not timed",
-        "wall time": f"{time.perf_counter() - started:.0f} s",
-        "versions": {name: version(name) for name in ("torch", "accelerate", "segmentation-models-pytorch", "timm")},
         **of_peers,
         **_gaps(options.rows, settings, card),
     }
-    write_report(options.out, results, facts, NOTES, title="A training step")
+    write_report(options.out, results, facts, NOTES, TITLE)
     print(options.out.read_text())
 
 
-def _facts(options: argparse.Namespace, card: str, load: tuple[float, float, float]) -> dict[str, Any]:
-    """Of any run: `load` is that of its start."""
-    return {
-        "made by": made_by("bench.train_step"),
-        "options": shlex.join(sys.argv[1:]) or "none",
-        "machine": f"{machine()}; {card}" if card else machine(),
-        "load average": f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end (alone, a run makes 2)",
-        "priority": f"nice {os.nice(0)}",
-    }
+def _facts(card: str, begun: Begun) -> dict[str, Any]:
+    """Of any run."""
+    facts = facts_of_run("bench.train_step", begun, ("torch", "accelerate", "segmentation-models-pytorch", "timm"))
+    facts["load average"] += " (alone, a run makes 2)"
+    return {**facts, "GPU": card or "none", "options": shlex.join(sys.argv[1:]) or "none"}
 
 
 def _profiles(rows: Sequence[Row], start: dict[str, Callable[[], Worker]]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -180,10 +172,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--encoders", nargs="+", default=[DEFAULT.encoder], metavar="NAME", help="of smp")
     default = [(DEFAULT.height, DEFAULT.width)]
     parser.add_argument("--sizes", nargs="+", type=parse_size, default=default, metavar="HxW", help="of images")
-    parser.add_argument("--batch", type=int, default=DEFAULT.batch, metavar="N", help="images a step")
-    parser.add_argument("--micro-batch", type=int, metavar="N", help="images a forward pass; the batch when left out")
-    parser.add_argument("--steps", type=int, default=DEFAULT.steps, metavar="N", help="timed ones of a repeat")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="that count, after one that does not")
+    parser.add_argument("--batch", type=positive, default=DEFAULT.batch, metavar="N", help="images a step")
+    parser.add_argument(
+        "--micro-batch", type=positive, metavar="N", help="images a forward pass; the batch when left out"
+    )
+    parser.add_argument("--steps", type=positive, default=DEFAULT.steps, metavar="N", help="timed ones of a repeat")
+    parser.add_argument("--repeats", type=positive, default=5, metavar="N", help="that count, after one that does not")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="where to compute")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "train_step.md", metavar="FILE", help="the table")

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from torch.autograd import DeviceType
 from torch.profiler import profile
 
+from bench.made_by import fact_lines
+
 COSTLIEST = 20
 """Operations that a table has, by either time."""
 NAME_LENGTH = 100
@@ -76,8 +78,7 @@ def busy_and_waits(busy: Iterable[Interval]) -> tuple[float, dict[str, tuple[int
 
 def write_profiles(path: Path, found: Sequence[tuple[str, dict[str, Any]]], facts: Mapping[str, object]) -> None:
     """A section for each row: its title and its `summary`."""
-    told = [f"- {name}: {value}" for name, value in facts.items()]
-    lines = ["# Where a training step's time goes", "", NOTES, "", *told]
+    lines = ["# Where a training step's time goes", "", NOTES, "", *fact_lines(facts)]
     for title, figures in found:
         lines += ["", f"## {title}", "", *_section(figures)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

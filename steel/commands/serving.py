@@ -7,7 +7,7 @@ import sys
 from steel.commands.common import add_inference, require_torch
 from steel.errors import InputError
 from steel.machine import keep_freed_memory
-from steel.option_values import number, positive, whole
+from steel.option_values import milliseconds, positive, whole
 from steel.serving.limits import Limits
 from steel.views import parse_tta
 
@@ -39,7 +39,7 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
     )
     add(
         "--batch-wait",
-        type=_milliseconds,
+        type=milliseconds,
         default=1000 * default.batch_wait_s,
         metavar="MS",
         help="milliseconds that an image may wait for others to share its forward pass",
@@ -92,11 +92,4 @@ def _port(text: str) -> int:
     value = whole(text)
     if not 0 <= value <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 65535")
-    return value
-
-
-def _milliseconds(text: str) -> float:
-    value = number(text)
-    if not 0 <= value <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 10000")
     return value

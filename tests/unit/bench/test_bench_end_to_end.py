@@ -186,15 +186,27 @@ def test_the_target_is_judged_of_full_trainings_on_the_cards_that_it_names(row: 
 
 def test_tables_have_a_cell_for_each_column() -> None:
     on_cpu = _row(600, "cpu", ())
-    other = on_cpu._replace(record=on_cpu.record._replace(spent={"compiling": 7}))
+    other = on_cpu._replace(compile="off", record=on_cpu.record._replace(spent={"compiling": 7}))
     lines = tables([_row(899), other], *KAGGLES)
     counts = {line.count("|") for line in lines if line.startswith("|")}
     assert counts == {10}  # nine columns in both
     assert "| on | 14:59 | reached | 2,000 images/s for 1:40, 0.0% data wait |" in lines[2]
-    assert f"| on | 10:00 | {ON_NO_GPU} |" in lines[3]
+    assert f"| off | 10:00 | {ON_NO_GPU} |" in lines[3]
     assert f"| on | {H100}, driver 570 | 700 W | 600 (690) | - |" in lines[7]
-    assert f"| on | {ON_NO_GPU} | - |" in lines[8]
-    assert lines[-1] == "- compile on: phase crops: compiled: twice as fast"
+    assert f"| off | {ON_NO_GPU} | - |" in lines[8]
+    assert lines[-1] == "- compile off: phase crops: compiled: twice as fast"
+
+
+def test_of_several_trainings_medians_stand_with_their_spread() -> None:
+    """The target is judged of the median; each training says what its GPU did, and what compiling brought."""
+    faster = (FULL[0]._replace(seconds=80, images_per_second=2500), FULL[1])
+    lines = tables([_row(903), _row(600), _row(899, phases=faster)], *KAGGLES)
+    assert lines[2].startswith(
+        "| on | 14:59 (10:00 to 15:03) | reached | 2,000 (2,000 to 2,500) images/s for 1:40 (1:20 to 1:40), 0.0% data"
+    )
+    assert "| 1:05 (1:05 to 1:05) | 3.0 (3.0 to 3.0) GiB | 0.9000 (0.9000 to 0.9000), all empty 0.8500, " in lines[2]
+    assert sum(line.startswith(f"| on | {H100}") for line in lines) == 3
+    assert lines.count("- compile on: phase crops: compiled: twice as fast") == 3
 
 
 def test_a_program_is_timed_and_its_end_known(tmp_path: Path) -> None:
@@ -248,6 +260,7 @@ def test_a_training_from_strips_to_the_table_and_one_that_fails(tmp_path: Path) 
         and "preset smoke, Unet with resnet18 on 24" in page
     )
     assert page.count(ON_NO_GPU) == 2 and "| off | 0:" in page and str(tmp_path) not in page
+    assert "- made by: `python -m bench.end_to_end --out out.md " in page and "- repeats: 1 of each, and none " in page
 
     failed = _command(tmp_path, *TINY, "--", "--folds.test", "7", "--folds.validation", "8")
     assert failed.returncode == 2

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from datetime import date
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from bench import made_by as module
 from bench import startup
-from bench.made_by import made_by
+from bench.made_by import Begun, facts_of_run, made_by
 
 
 def test_the_command_is_shown_without_places_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +33,10 @@ def test_a_copy_without_git_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_startups_page_has_it_and_says_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["startup", "--repeats", "2"])
     rows = startup.rows_of(tmp_path)
-    page = startup.page(rows, {row.name: [1.0, 2.0] for row in rows}, load=0.5)
+    facts = facts_of_run("bench.startup", Begun(time.perf_counter(), 0.5), ("torch",))
+    page = startup.page(rows, {row.name: [1.0, 2.0] for row in rows}, facts)
+    assert re.search(rf"- made by: `python -m bench.startup --repeats 2` at \w+( \w+)*, {date.today()}\n", page)
+    assert re.search(r"- load average: 0.5 at the start, [\d.]+ at the end\n- priority: nice \d+\n", page)
+    assert re.search(r"- wall time: 0 s\n- versions: Python 3[\d.]+, torch \d", page)
     words = " ".join(page.split())
-    assert re.search(rf"Made by `python -m bench.startup --repeats 2` at \w+( \w+)*, {date.today()}; ", words)
     assert " Training is of the preset `smoke` on 20 synthetic strips of 64x400, " in words

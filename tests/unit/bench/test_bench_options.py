@@ -1,16 +1,18 @@
 """The options of the programs that measure: what `--help` says of them, and what is said of values that are none."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench import predictions, tta
+from bench import large_image, predictions, serve, startup, tta
 from bench.end_to_end import __main__ as end_to_end
 from bench.quality import __main__ as quality
 from bench.scaling import __main__ as scaling
 from bench.speed import __main__ as speed
 from bench.train_step import __main__ as train_step
+from steel.errors import run_program
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,47 @@ def test_rows_that_there_are_not_are_refused_with_those_that_there_are(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: argument --rows: invalid choice: 'no-such-row' (choose from ")
     assert all(name in line for name in known)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "said"),
+    [
+        (large_image.main, ["--size", "20000"], "argument --size: '20000': give height and width in pixels"),
+        (large_image.main, ["--size", "0x4096"], "argument --size: '0x4096': give height and width in pixels"),
+        (large_image.main, ["--repeats", "0"], "argument --repeats: 0 is not at least 1"),
+        (large_image.main, ["--size", "64x64", "--encoder", "resnet"], "model.encoder: 'resnet' is unknown"),
+        (serve.main, ["--size", "256x1600x3"], "argument --size: '256x1600x3': give height and width in pixels"),
+        (serve.main, ["--seconds", "a"], "argument --seconds: 'a' is no whole number"),
+        (serve.main, ["--batch-wait", "-1"], "argument --batch-wait: -1 is not from 0 to 10000"),
+        (serve.main, ["--device", "tpu"], "device 'tpu' is not to be had here"),
+        (serve.main, ["--size", "64x64", "--encoder", "resnet"], "model.encoder: 'resnet' is unknown"),
+        (serve.main, ["--out", "."], ".: a folder; give the name of the file to write"),
+        (startup.main, ["--repeats", "none"], "argument --repeats: 'none' is no whole number"),
+        (scaling.main, ["--sizes", "0"], "argument --sizes: 0 is not at least 1"),
+        (train_step.main, ["--batch", "0"], "argument --batch: 0 is not at least 1"),
+    ],
+)
+def test_a_value_that_is_none_is_one_line_and_exit_code_2(
+    program: Callable[[], None],
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before anything is measured, and with no table written."""
+    out = [] if "--out" in words else ["--out", str(tmp_path / "table.md")]
+    monkeypatch.setattr("sys.argv", ["program", *words, *out])
+    former = signal.getsignal(signal.SIGTERM)
+    try:
+        code = run_program(program)
+    except SystemExit as ended:  # argparse's
+        code = ended.code
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert code == 2 and line.startswith(f"error: {said}")
     assert list(tmp_path.iterdir()) == []
 
 

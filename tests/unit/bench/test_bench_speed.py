@@ -61,9 +61,10 @@ def test_a_side_that_fails_is_reported_with_its_reason(tmp_path: Path) -> None:
     result = measure({"a": [1.0, 2.0, 2.0, 2.0], "b": [None], "c": [1.0, 1.0, 1.0, 1.0]})
     assert result.reached(result.sides[1]) is None
     assert result.reached(result.sides[2]) is True
-    write_report(tmp_path / "speed.md", [result], {"repeats": 3}, ["note"])
+    write_report(tmp_path / "speed.md", [result], {"repeats": 3}, ["note"], "Speed")
     text = (tmp_path / "speed.md").read_text()
     assert "could not run: no such store" in text
+    assert "| a | 2 samples/s (2 to 2) |" in text
     assert "2.00x (2.00 to 2.00) | at least 2x: reached" in text
     assert json.loads((tmp_path / "speed.json").read_text())["rows"][0]["sides"][2]["rates"] == [1.0, 1.0, 1.0]
 
@@ -76,7 +77,7 @@ def test_a_limit_of_milliseconds_is_a_target_of_our_side_too(tmp_path: Path, rat
     result = measure_row(row, 1, FakeWorkers({"a": [1.0, rate], "b": [None]}), tqdm(disable=True))
     assert result.reached(result.sides[0]) is (rate == 800)
     assert result.reached(result.sides[1]) is None
-    write_report(tmp_path / "speed.md", [result], {"repeats": 1}, ["note"])
+    write_report(tmp_path / "speed.md", [result], {"repeats": 1}, ["note"], "Speed")
     assert said in (tmp_path / "speed.md").read_text()
 
 
@@ -85,7 +86,7 @@ def test_a_speed_is_a_target_of_our_side_too(tmp_path: Path, rate: float, verdic
     row = Row("row", "title", "images/s", (Side("a", "ours", "a", least_rate=2400),))
     result = measure_row(row, 1, FakeWorkers({"a": [1.0, rate]}), tqdm(disable=True))
     assert result.reached(result.sides[0]) is (rate == 2400)
-    write_report(tmp_path / "speed.md", [result], {"repeats": 1}, ["note"])
+    write_report(tmp_path / "speed.md", [result], {"repeats": 1}, ["note"], "Speed")
     assert f"at least 2,400 images/s: {verdict}" in (tmp_path / "speed.md").read_text()
 
 
@@ -102,7 +103,7 @@ def test_every_row_can_be_reported(tmp_path: Path) -> None:
     for row in rows:
         rates: dict[str, list[float | None]] = {side.task: [1.0] * 2 * len(row.sides) for side in row.sides}
         results.append(measure_row(row, 1, FakeWorkers(rates), tqdm(disable=True)))
-    write_report(tmp_path / "speed.md", results, {"repeats": 1}, ["note"])
+    write_report(tmp_path / "speed.md", results, {"repeats": 1}, ["note"], "Speed")
     text = (tmp_path / "speed.md").read_text()
     assert all(row.title in text and all(side.remark in text for side in row.sides) for row in rows)
 
