@@ -18,19 +18,22 @@ from bench.train_step.setting import (
     loss_of,
     loss_of_outputs,
     micro_batches,
+    set_allocator,
 )
 from steel.model.network import normalise
 
 _METERS: list[Meter] = []
 
 
-def lightning(**setting: object) -> tuple[int, float]:
+def lightning(*, keep_freed: bool = False, **setting: object) -> tuple[int, float]:
     """A repeat with Lightning's Trainer: images, seconds."""
+    set_allocator(keep_freed=keep_freed)
     return _lightning(Setting(**setting))()  # type: ignore[arg-type]
 
 
-def monai(**setting: object) -> tuple[int, float]:
+def monai(*, keep_freed: bool = False, **setting: object) -> tuple[int, float]:
     """A repeat with MONAI's SupervisedTrainer: images, seconds."""
+    set_allocator(keep_freed=keep_freed)
     return _monai(Setting(**setting))()  # type: ignore[arg-type]
 
 

@@ -12,14 +12,16 @@ from bench.train_step.setting import (
     build_plain_optimizer,
     loss_of,
     micro_batches,
+    set_allocator,
 )
 from train.engine.stopwatch import TimedIterator
 
 _METERS: list[Meter] = []
 
 
-def step(*, channels_last: bool, **setting: object) -> tuple[int, float]:
+def step(*, channels_last: bool, keep_freed: bool = False, **setting: object) -> tuple[int, float]:
     """A repeat: images, seconds."""
+    set_allocator(keep_freed=keep_freed)
     return _loop(Setting(**setting), channels_last).repeat()  # type: ignore[arg-type]
 
 

@@ -26,7 +26,7 @@ AIMS = {
 FED_SHARE = 0.97
 """Of the speed on a made-up batch that a GPU is to keep when the loader feeds it."""
 UNKEPT = "ours, freed memory not kept"
-"""The label of our side with the allocator as the peers have it."""
+"""The label of our side with the allocator as the peers have it by themselves."""
 
 
 def rows_of(kinds: Sequence[str], settings: Sequence[Setting], shards: str, card: str = "") -> list[Row]:
@@ -99,13 +99,23 @@ def _made_up(setting: Setting, card: str) -> list[Row]:
     choices = _choices(options, others)
     if setting.device == "cpu":  # nowhere else does training touch the allocator
         choices.append(Side(UNKEPT, "ours-unkept", "step", {**options, "keep_freed": False}))
-    rows = [Row(f"made-up {setting.name}", title, UNIT, (ours, compiled, *choices, *_peers(setting)))]
+    row = Row(f"made-up {setting.name}", title, UNIT, (ours, compiled, *choices, *_peers(setting)))
+    rows = [row, *_kept(row)]
     if setting.device == "cuda":  # a step without mixed precision beside it
         plain = replace(setting, precision="no")
         choices = _choices(asdict(plain), {"no TF32": {"tf32": False}})
         sides = (replace(ours, options=asdict(plain), least_rate=None), *choices, *_peers(plain))
         rows.append(Row(f"float32 {plain.name}", f"{title}, float32", UNIT, sides))
     return rows
+
+
+def _kept(row: Row) -> list[Row]:
+    """On a CPU once more, our side and those that it has targets against, all with the allocator that training sets."""
+    sides = [side for side in row.sides if side is row.sides[0] or side.target is not None]
+    if sides[0].options["device"] != "cpu":
+        return []
+    kept = tuple(replace(side, options={**side.options, "keep_freed": True}) for side in sides)
+    return [replace(row, name=f"kept {row.name}", title=f"{row.title}, all keep freed memory", sides=kept)]
 
 
 def _choices(options: dict[str, Any], others: dict[str, dict[str, bool]]) -> list[Side]:
@@ -124,7 +134,8 @@ def _loader(setting: Setting, shards: str) -> list[Row]:
         Side("ours, made-up batch", "ours-compiled", "step", options, share, "what the loader costs"),
         *_peers(fed)[:3],
     )
-    return [Row(f"loader {setting.name}", f"{setting.name}, fed by the loader", UNIT, sides)]
+    row = Row(f"loader {setting.name}", f"{setting.name}, fed by the loader", UNIT, sides)
+    return [row, *_kept(row)]
 
 
 def _ddp(setting: Setting) -> list[Row]:

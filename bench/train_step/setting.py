@@ -20,6 +20,7 @@ from steel.config import NetworkConfig, PhaseConfig
 from steel.loading.augment import Augmenter
 from steel.loading.sampler import build_sampler
 from steel.loading.train_loader import MicroBatch, train_batches, unpack_targets
+from steel.machine import keep_freed_memory
 from steel.model.losses import head_losses
 from steel.model.network import UnifiedModel, normalise
 from steel.shards.reader import ShardReader
@@ -74,6 +75,16 @@ def build_network(setting: Setting) -> UnifiedModel:
         elif isinstance(module, EfficientNetEncoder):  # which drops whole blocks by itself
             module._drop_connect_rate = 0.0
     return model
+
+
+def set_allocator(*, keep_freed: bool) -> None:
+    """Of this process, before it computes: the C library's own, or, `keep_freed`, as training on a CPU has it.
+
+    Raises:
+        RuntimeError: it is to keep what is freed, and cannot.
+    """
+    if keep_freed and not keep_freed_memory():
+        raise RuntimeError("freed memory is not kept: a C library other than glibc, or MALLOC_... is set")
 
 
 def phase_of(setting: Setting) -> PhaseConfig:
