@@ -68,9 +68,9 @@ class Workers:
     def __enter__(self) -> "Workers":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         for worker in self._running.values():
-            worker.close()
+            worker.close(at_once=kind is not None)
 
     def measure(self, side: Side) -> float:
         """Items a second of one repeat.

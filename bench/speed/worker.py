@@ -7,6 +7,7 @@ standard output, with the task's `result` or an `error`. Whatever else a library
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -30,6 +31,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                start_new_session=True,  # so that it can be ended with all that it has started
             )
 
     def ask(self, task: str, **options: Any) -> Any:
@@ -57,11 +59,18 @@ class Worker:
     def __enter__(self) -> "Worker":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        self.close(at_once=kind is not None)
 
-    def close(self) -> None:
-        """End the process."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End the process: when it has answered, or at once with all that it has started."""
+        if at_once and self.alive:
+            os.killpg(self._process.pid, signal.SIGTERM)  # `torchrun` ends its ranks, which are no group's of ours
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            return
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:

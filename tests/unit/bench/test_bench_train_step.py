@@ -1,5 +1,11 @@
 """The bench's sides do the same work: equal first losses on equal data, and what was not run is said."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +64,7 @@ def test_the_peers_accumulate_the_same_losses(tmp_path: Path) -> None:
     ours.step(**TINY)
     with Worker(PEERS, "bench.train_step.peers", tmp_path / "log") as peers:
         for task in ("lightning", "monai"):
-            images, seconds = peers.ask(task, **TINY)
+            images, seconds = peers.ask(task, **TINY, keep_freed=True)
             assert images == 4 and seconds > 0
             assert peers.ask("figures")["first_loss"] == pytest.approx(ours.figures()["first_loss"], rel=1e-5)
 
@@ -80,7 +86,7 @@ def test_one_side_of_ours_has_the_peers_allocator_and_is_held_against_them(monke
     ours.step(**TINY)
     assert library.CDLL.called
 
-    (row,) = rows_of(["made-up"], [DEFAULT], "")
+    row, _ = rows_of(["made-up"], [DEFAULT], "")
     (side,) = [side for side in row.sides if side.label == UNKEPT]
     assert side.options["keep_freed"] is False and [each.where for each in row.sides].count(side.where) == 1
     on_gpu = rows_of(["made-up"], [replace(DEFAULT, device="cuda")], "")
@@ -91,6 +97,27 @@ def test_one_side_of_ours_has_the_peers_allocator_and_is_held_against_them(monke
     ]
     result = SideResult(side, (1.0, 3.0, 5.0), ())
     assert _against_peers(RowResult(row, (result, *peers)), result) == "0.75x as fast as a"
+
+
+def test_the_peers_have_our_allocator_in_a_row_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU; with what they are held to without it. Where there is none, that is told."""
+    made_up, kept, fed, fed_kept = rows_of(["made-up", "loader"], [DEFAULT], "shards")
+    for row, other in ((made_up, kept), (fed, fed_kept)):
+        sides = [row.sides[0], *(side for side in row.sides if side.target is not None)]
+        assert [(side.label, side.target) for side in other.sides] == [(side.label, side.target) for side in sides]
+        assert all(side.options["keep_freed"] for side in other.sides)
+    assert {side.where for side in kept.sides} == {"ours", "plain", "plain-nchw", "lightning", "monai"}
+    assert not any(row.name.startswith("kept") for row in rows_of(KINDS, [replace(DEFAULT, device="cuda")], "shards"))
+
+    asked = Mock(return_value=True)
+    monkeypatch.setattr(setting, "keep_freed_memory", asked)
+    plain.step(**TINY, channels_last=True)
+    assert not asked.called
+    plain.step(**TINY, channels_last=True, keep_freed=True)
+    assert asked.called
+    asked.return_value = False
+    with pytest.raises(RuntimeError, match="freed memory is not kept"):
+        plain.step(**TINY, channels_last=True, keep_freed=True)
 
 
 def test_one_rank_sums_gradients_as_several_do() -> None:
@@ -136,12 +163,12 @@ def test_the_time_of_the_host_is_of_steps_that_wait_for_nothing(monkeypatch: pyt
 
 def test_every_kind_of_row_has_ours_first_and_its_targets() -> None:
     rows = rows_of(KINDS, [DEFAULT], "shards")
-    assert [row.name.split()[0] for row in rows] == list(KINDS)
+    assert [row.name.split()[0] for row in rows if not row.name.startswith("kept ")] == list(KINDS)
     assert all(row.sides[0].target is None for row in rows)
-    made_up, loader, ddp, ranks = rows
+    made_up, _, loader, _, ddp, ranks = rows
     targets = {side.label: side.target for side in made_up.sides}
     assert targets["plain loop, channels_last"] == 1.0 and targets["plain loop, NCHW"] == 1.15
-    (accumulated,) = rows_of(["made-up"], [replace(DEFAULT, micro=2)], "")
+    accumulated, _ = rows_of(["made-up"], [replace(DEFAULT, micro=2)], "")
     assert [side.label for side in accumulated.sides] == [side.label for side in made_up.sides]
     assert made_up.sides[-1].where == "monai" and made_up.sides[-1].target == 1.0
     assert loader.sides[0].options["shards"] == "shards" and ddp.sides[0].options["ddp"]
@@ -180,7 +207,7 @@ def test_a_gpu_is_held_to_the_aims_for_it(card: str, aim: float | None) -> None:
 
 def test_without_a_gpu_the_aims_are_among_what_was_not_measured() -> None:
     """Of what a run on a GPU tells, that which it does tell."""
-    (loader,) = rows_of(["loader"], [RESNET34], "shards")
+    loader, _ = rows_of(["loader"], [RESNET34], "shards")
     assert loader.sides[1].target is None
     facts = _gaps(KINDS, [RESNET34], "")
     assert facts["aims not measured"].split("; ") == [
@@ -191,3 +218,48 @@ def test_without_a_gpu_the_aims_are_among_what_was_not_measured() -> None:
         "fed by the loader: at least 0.97x the made-up batch on a GPU",
     ]
     assert "device time" not in facts["not measured on a GPU"]
+
+
+def _descendants(pid: int) -> set[int]:
+    """Processes that one has started, and those that they have."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found |= {child} | _descendants(child)
+    return found
+
+
+def _is_alive(pid: int) -> bool:
+    """Not so of one that has ended and whose parent has not asked yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def _wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("rows", "processes"), [("ddp", 1), pytest.param("ranks", 4, marks=pytest.mark.slow)])
+def test_sigterm_ends_the_processes_that_measure(rows: str, processes: int, tmp_path: Path) -> None:
+    """A worker in the midst of its steps; one whose launcher runs two ranks, each in a session of its own."""
+    words = ["--rows", rows, "--device", "cpu", "--encoders", TINY["encoder"], "--sizes", "32x64", "--batch", "2"]
+    words += ["--steps", "1000000", "--out", str(tmp_path / "table.md"), "--work", str(tmp_path)]
+    line = [sys.executable, "-m", "bench.train_step", *words]
+    started: set[int] = set()
+    with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.DEVNULL) as bench:
+        try:
+            _wait_for(lambda: len(_descendants(bench.pid)) >= processes)
+            time.sleep(3)  # whatever they are at
+            started = _descendants(bench.pid)
+            bench.send_signal(signal.SIGTERM)
+            assert bench.wait(30) == 128 + signal.SIGTERM
+            _wait_for(lambda: not any(map(_is_alive, started)))
+        finally:
+            for pid in filter(_is_alive, {bench.pid, *started}):
+                os.kill(pid, signal.SIGKILL)
+    assert not (tmp_path / "table.md").exists()
