@@ -1,5 +1,10 @@
-"""The results as a table for people and as JSON, of which the table is made."""
+"""The results as a table for people and as JSON, of which the table is made.
 
+`python -m bench.speed.report` makes the committed tables anew of the JSON beside them: where their form has changed,
+nothing needs to be measured again.
+"""
+
+import importlib
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,6 +13,14 @@ from typing import Any
 
 from bench.made_by import fact_lines
 from bench.speed.run import RowResult
+from bench.speed.worker import ROOT
+
+PROGRAMS = {
+    "speed": "bench.speed.__main__",
+    "train_step": "bench.train_step.__main__",
+    "predictions": "bench.predictions",
+}
+"""What measures each committed table, by the table's name."""
 
 
 def write_report(
@@ -26,6 +39,13 @@ def page(record: Mapping[str, Any], notes: Sequence[str], title: str) -> str:
     for row in record["rows"]:
         lines += [_line(row, side, first=number == 0) for number, side in enumerate(row["sides"])]
     return "\n".join(lines) + "\n"
+
+
+def committed(name: str) -> tuple[Path, str]:
+    """The file of a table of `PROGRAMS`, and what is to stand there by the JSON beside it."""
+    program, markdown = importlib.import_module(PROGRAMS[name]), ROOT / "bench" / f"{name}.md"
+    record = json.loads(markdown.with_suffix(".json").read_text(encoding="utf-8"))
+    return markdown, page(record, program.NOTES, program.TITLE)
 
 
 def _record(result: RowResult) -> dict[str, Any]:
@@ -63,3 +83,9 @@ def _line(row: Mapping[str, Any], side: Mapping[str, Any], *, first: bool) -> st
 def _figure(value: float) -> str:
     """Three digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    for name in PROGRAMS:
+        markdown, text = committed(name)
+        markdown.write_text(text, encoding="utf-8")

@@ -1,0 +1,148 @@
+"""Figures in documents are those of the committed tables, and the tables those of the JSON beside them.
+
+After a table has been made anew, this test says of each sentence of `QUOTES` what it has to be. Where a document no
+longer says such a sentence, or says a new one, `QUOTES` is what to edit: the sentence with `{}` for each figure, and
+how each follows from the JSON.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from bench.speed.report import PROGRAMS, committed
+from tests.paths import ROOT
+
+TABLES = {name: json.loads((ROOT / "bench" / f"{name}.json").read_text()) for name in PROGRAMS}
+STEP = "Unet resnet18, 192x192, batch 16"
+
+
+def _side(table: str, row: str, label: str = "") -> dict[str, Any]:
+    """A side of a row, each by its name or the start of it; our side without a label."""
+    (found,) = (each for each in TABLES[table]["rows"] if each["name"] == row)
+    return next(side for side in found["sides"] if side["label"].startswith(label))
+
+
+def _ratio(table: str, row: str, label: str) -> float:
+    """As the table has it: how many times as fast ours is."""
+    return statistics.median(_side(table, row, label)["ratios"])
+
+
+def _between(table: str, row: str, label: str, other: str) -> float:
+    """How many times as fast one side is as another, the median of the ratios within each repeat."""
+    rates = (_side(table, row, each)["rates"] for each in (label, other))
+    return statistics.median(a / b for a, b in zip(*rates, strict=True))
+
+
+def _milliseconds(row: str) -> float:
+    return 1000 / statistics.median(_side("speed", row)["rates"])
+
+
+class Quote(NamedTuple):
+    """A sentence with figures, or a part of one."""
+
+    document: str
+    words: str
+    """With `{}` for each figure, or `{:.1f}`; else two digits."""
+    figures: tuple[float, ...]
+
+
+def _quotes() -> Iterator[Quote]:
+    readme, warm, made_up, fed = "bench/README.md", "raw-warm", f"made-up {STEP}", f"loader {STEP}"
+    webdataset, mosaic, litdata = "webdataset, sequential", "mosaicml-streaming, shuffle", "LitData, shuffle"
+    pread, slices = "os.pread", "slices of mapped files"
+    peers = ("plain loop, channels_last", "plain loop, NCHW", "PyTorch Lightning", "MONAI")
+    yield Quote(
+        readme,
+        "Webdataset at {} times (8 asked) and mosaicml-streaming at {} (5 asked) are missed",
+        (_ratio("speed", warm, webdataset), _ratio("speed", warm, mosaic)),
+    )
+    yield Quote(
+        readme,
+        "`os.pread` and nothing else, are {:.1f} and {:.1f} times as fast as they are",
+        (_between("speed", warm, pread, webdataset), _between("speed", warm, pread, mosaic)),
+    )
+    yield Quote(readme, "LitData at {} (1.5 asked) is missed", (_ratio("speed", warm, litdata),))
+    yield Quote(
+        readme,
+        "Slices of mapped files would allow {:.1f} times mosaicml-streaming",
+        (_between("speed", warm, slices, mosaic),),
+    )
+    yield Quote(
+        readme,
+        "A sure network's images take {} ms, an unsure network's {} and an untrained network's {}",
+        tuple(_milliseconds(f"statistics-{network}") for network in ("sure", "unsure", "untrained")),
+    )
+    yield Quote(
+        readme,
+        "ours is {} times the plain loop in channels_last, {} times the one in NCHW, {} times PyTorch Lightning and {} "
+        "times MONAI",
+        tuple(_ratio("train_step", made_up, peer) for peer in peers),
+    )
+    single = [ratio for peer in peers[:3] for ratio in _side("train_step", fed, peer)["ratios"]]
+    yield Quote(
+        readme,
+        "fed by the loader {}, {} and {} times, with single rounds from {} to {}",
+        (*(_ratio("train_step", fed, peer) for peer in peers[:3]), min(single), max(single)),
+    )
+    yield Quote(
+        readme,
+        "has the C library's allocator as they have it, and is {}, {}, {} and {} times as fast as they are",
+        tuple(_between("train_step", made_up, "ours, freed memory not kept", peer) for peer in peers),
+    )
+    yield Quote(
+        readme,
+        "Two gloo ranks of one thread are {} times as fast as one process of two (0.9 asked)",
+        (_ratio("train_step", f"ranks {STEP}", "one process"),),
+    )
+    nchw = _side("train_step", made_up, "ours, NCHW")["ratios"]
+    yield Quote(
+        "steel/config.py",
+        "being {} times as fast as NCHW ({} to {}, `bench/train_step.md`)",
+        (statistics.median(nchw), min(nchw), max(nchw)),
+    )
+
+
+QUOTES = tuple(_quotes())
+MISSED = {
+    ("speed", "raw-warm", "webdataset, sequential"),
+    ("speed", "raw-warm", "LitData, shuffle"),
+    ("speed", "raw-warm", "mosaicml-streaming, shuffle"),
+}
+"""The targets that no table reaches: bench/README.md says of each that it is missed, and why."""
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_table_is_what_its_json_gives(name: str) -> None:
+    markdown, text = committed(name)
+    assert markdown.read_text() == text, f"bench/{name}.md: run `python -m bench.speed.report`, and commit what changes"
+
+
+@pytest.mark.parametrize("quote", QUOTES, ids=lambda quote: quote.words[:40])
+def test_a_sentence_has_the_figures_of_its_table(quote: Quote) -> None:
+    words = quote.words.replace("{}", "{:.2f}")
+    said, expected = " ".join((ROOT / quote.document).read_text().split()), words.format(*quote.figures)
+    if expected in said:
+        return
+    pattern = re.sub(r"\\\{:\\\.\df\\\}", r"\\d[\\d.]*\\d", re.escape(words))
+    if found := re.search(pattern, said):
+        pytest.fail(f"{quote.document} says:\n  {found[0]}\nby the JSON of the tables it is to say:\n  {expected}")
+    pytest.fail(
+        f"{quote.document} has no such sentence; write it, or edit QUOTES in this test where other words say it:\n"
+        f"  {expected}"
+    )
+
+
+def test_what_is_missed_is_known() -> None:
+    """A target that is missed, or reached again, changes what bench/README.md has to say."""
+    missed = {
+        (name, row["name"], side["label"])
+        for name, table in TABLES.items()
+        for row in table["rows"]
+        for side in row["sides"]
+        if side["reached"] is False
+    }
+    assert missed == MISSED, "say so in bench/README.md, then edit MISSED in this test"
