@@ -49,7 +49,7 @@ _RARE, _FEW = 0.01, (30, 0.03)
 """A class is rare in less than that share of the images; or in fewer than so many of them, if less than that share."""
 _PASTE = 0.5
 """Of the crops, where a class is rare."""
-_MOSTLY_CLEAN = 0.75
+_MOSTLY_CLEAN = 0.5
 """Share of clean images from which on they and the classes are drawn in equal shares."""
 
 
