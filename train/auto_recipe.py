@@ -49,8 +49,9 @@ _RARE, _FEW = 0.01, (30, 0.03)
 """A class is rare in less than that share of the images; or in fewer than so many of them, if less than that share."""
 _PASTE = 0.5
 """Of the crops, where a class is rare."""
-_MOSTLY_CLEAN = 0.5
-"""Share of clean images from which on they and the classes are drawn in equal shares."""
+_MOSTLY_CLEAN, _SEEN_OFTEN = 0.5, 3000
+"""From that share of clean images on, they and the classes are drawn in equal shares if else a class would be drawn
+fewer than so many times in the first phase: with it short trainings were better, long ones no longer."""
 
 
 def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = None) -> Config:
@@ -74,7 +75,7 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
     passes, batch = _length(facts, budget, reasons)
     micro = [_micro_batch(k, part, facts.largest, batch, machine, reasons) for k, part in enumerate((crop, full))]
     lr = _rate(machine, reasons)
-    order, paste = _draws(facts, reasons)
+    order, paste = _draws(facts, passes, reasons)
     sampling = replace(_CROPS.sampling, order=order, paste=paste, defect_crop=_defect_crop(facts, crop, reasons))
     first = replace(_CROPS, epochs=passes, crop=crop, batch_size=batch, micro_batch=micro[0], lr=lr, sampling=sampling)
     first_loss, last_loss = _losses(facts, reasons)
@@ -226,7 +227,7 @@ def _micro_batch(
     return micro
 
 
-def _draws(facts: DataFacts, reasons: dict[str, str]) -> tuple[Literal["natural", "balanced"], float]:
+def _draws(facts: DataFacts, passes: float, reasons: dict[str, str]) -> tuple[Literal["natural", "balanced"], float]:
     """Which images are drawn, and into how many crops a defect is pasted."""
     nouns = f"{_noun(facts)}s"
     there = [(n, name) for n, name in zip(facts.images_per_class, facts.class_names, strict=True) if n > 0]
@@ -240,10 +241,14 @@ def _draws(facts: DataFacts, reasons: dict[str, str]) -> tuple[Literal["natural"
     common = f"no class is in fewer than {_RARE:.0%} of the {nouns}, nor in {few}"
     reasons["phases.0.sampling.paste"] = f"0: {common}"
     clean = f"{facts.clean / facts.images:.0%} of the {nouns} are clean"
-    if there and facts.clean >= _MOSTLY_CLEAN * facts.images:
-        reasons["phases.0.sampling.order"] = f"balanced: {clean}; they and each class get equal shares of the crops"
+    if not there or facts.clean < _MOSTLY_CLEAN * facts.images:
+        reasons["phases.0.sampling.order"] = f"natural: {clean}, and {common}"
+        return "natural", 0.0
+    drawn = f"{clean}, and as they come {name} would be drawn {passes * fewest:,.0f} times"
+    if passes * fewest < _SEEN_OFTEN:
+        reasons["phases.0.sampling.order"] = f"balanced: {drawn}, of {_SEEN_OFTEN:,}; so each class gets an equal share"
         return "balanced", 0.0
-    reasons["phases.0.sampling.order"] = f"natural: {clean}, and {common}"
+    reasons["phases.0.sampling.order"] = f"natural: {drawn}, of {_SEEN_OFTEN:,} at least"
     return "natural", 0.0
 
 

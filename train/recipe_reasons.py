@@ -14,6 +14,7 @@ _MADE_FOR = {
     "phases.1.batch-size": ("phases.0.batch-size",),
     "phases.1.lr": ("phases.0.lr", "model.encoder"),
     "validation.every-epochs": ("phases.0.epochs",),
+    "phases.0.sampling.order": ("phases.0.epochs",),
     "phases.0.sampling.defect-crop": ("phases.0.crop",),
     "augment.rotate90": ("phases.0.crop",),
     **{f"phases.{n}.micro-batch": (*_NETWORK, f"phases.{n}.crop", f"phases.{n}.batch-size") for n in (0, 1)},

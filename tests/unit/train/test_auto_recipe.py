@@ -182,12 +182,23 @@ def test_a_rare_class_is_drawn_and_pasted_more_often(images: int, fewest: int, i
     assert all((f"a is in {fewest} of {images:,} images" in reason) == is_rare for reason in said)
 
 
-@pytest.mark.parametrize(("clean", "order"), [(349, "natural"), (350, "balanced")])
-def test_where_most_images_are_clean_they_and_the_classes_get_equal_shares(clean: int, order: str) -> None:
-    found = auto_recipe(changed(TILES, clean=clean, images_per_class=(100, 100)), LARGE)
+@pytest.mark.parametrize(
+    ("clean", "budget", "order", "drawn"),
+    [
+        (349, 38 / 3, "natural", None),  # of 700: half are not clean
+        (350, 38 / 3, "balanced", "1,000 times, of 3,000"),  # ten passes of the first phase, and 100 images with a
+        (350, 38, "natural", "3,000 times, of 3,000 at least"),
+    ],
+)
+def test_where_half_are_clean_a_short_training_draws_classes_in_equal_shares(
+    clean: int, budget: float, order: str, drawn: str | None
+) -> None:
+    found = auto_recipe(changed(TILES, clean=clean, images_per_class=(100, 300)), LARGE, budget)
     assert (found.phases[0].sampling.order, found.phases[0].sampling.paste) == (order, 0)
     assert found.phases[1].sampling.order == "natural"
-    assert found.reasons["phases.0.sampling.order"].startswith(f"{order}: 50% of the images are clean")
+    reason = found.reasons["phases.0.sampling.order"]
+    assert reason.startswith(f"{order}: 50% of the images are clean, and ")
+    assert drawn is None or f"as they come a would be drawn {drawn}" in reason
 
 
 def test_clean_images_alone_are_drawn_as_they_come() -> None:
