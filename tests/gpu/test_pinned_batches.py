@@ -53,6 +53,7 @@ def test_pinned_batches_reach_the_gpu_unchanged(tmp_path: Path, workers: int) ->
     reader = ShardReader(small_shards(tmp_path / "shards"))
     plain = load(reader, 0, False)
     pinned = load(reader, workers, True)
+    assert len(plain) == 40
     assert all(batch.images.is_pinned() and batch.targets.is_pinned() for batch in pinned)
     moved = [(b.images.cuda(non_blocking=True), b.targets.cuda(non_blocking=True)) for b in pinned]
     for batch, (images, targets) in zip(plain, moved, strict=True):

@@ -28,6 +28,10 @@ def test_steps_take_what_the_device_needs_for_them():
     torch.cuda.synchronize()
     seconds = time.perf_counter() - begun
     watch.add(10, first)
+    images, a_third = watch.take()
     watch.add(20, second)
-    assert watch.take() == (30, pytest.approx(seconds, rel=0.1))
+    further_images, two_thirds = watch.take()
+    assert (images, further_images) == (10, 20)
+    assert a_third + two_thirds == pytest.approx(seconds, rel=0.1)
+    assert two_thirds == pytest.approx(2 * a_third, rel=0.3)  # of the device's time: by the host's it is any share
     assert asked < seconds / 2
