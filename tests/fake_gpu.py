@@ -43,6 +43,10 @@ class HostWaits(TorchDispatchMode):
         """Between host and device, with the stream that they are on."""
         self.stream = "stream"
         """The current one."""
+        self.chosen: list[torch.device] = []
+        """What the block chose as its GPU, and those around it."""
+        self.waited_on: list[torch.device | None] = []
+        """The GPU that was chosen at each wait for an event."""
         self._pinned: list[torch.UntypedStorage] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -125,6 +129,7 @@ def fake_gpu() -> Iterator[HostWaits]:
 
         def synchronize(self) -> None:
             noted.events.append(f"wait for {self.number}")
+            noted.waited_on.append(noted.chosen[-1] if noted.chosen else None)
 
         def query(self) -> bool:
             return True
@@ -137,6 +142,12 @@ def fake_gpu() -> Iterator[HostWaits]:
         before, noted.stream = noted.stream, stream.name
         yield
         noted.stream = before
+
+    @contextlib.contextmanager
+    def choose(device: torch.device) -> Iterator[None]:
+        noted.chosen.append(device)
+        yield
+        noted.chosen.pop()
 
     real_numpy = torch.Tensor.numpy
 
@@ -152,6 +163,7 @@ def fake_gpu() -> Iterator[HostWaits]:
         stack.enter_context(patch.object(torch.cuda, "Event", Event))
         stack.enter_context(patch.object(torch.cuda, "Stream", Stream))
         stack.enter_context(patch.object(torch.cuda, "stream", on))
+        stack.enter_context(patch.object(torch.cuda, "device", choose))
         stack.enter_context(patch.object(torch.cuda, "current_stream", lambda device=None: current))
         stack.enter_context(patch.object(torch.cuda, "synchronize", lambda device=None: noted.waits.append("cuda")))
         stack.enter_context(patch.object(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True))

@@ -46,6 +46,8 @@ class HostCopies:
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
         self._stream: torch.cuda.Stream | None = None
+        self._device: torch.device | None = None
+        """Of the stream."""
         self._span: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
         self._seconds = 0.0
 
@@ -61,12 +63,17 @@ class HostCopies:
         self._seconds = time.perf_counter() - start
 
     def wait(self) -> tuple[dict[str, Tensor], float]:
-        """The copies by name, once they are there, and the seconds for which host or device was held up by them."""
+        """The copies by name, once they are there, and the seconds for which host or device was held up by them.
+
+        Also from another thread: a new one's GPU is the first, on which waiting would make a context for this process,
+        hundreds of MB of it, whichever GPU the rank computes on.
+        """
         held_up = self._seconds
         if self._span is not None:
             begun, arrived = self._span
-            arrived.synchronize()
-            held_up = max(held_up, begun.elapsed_time(arrived) / 1000)
+            with torch.cuda.device(self._device):
+                arrived.synchronize()
+                held_up = max(held_up, begun.elapsed_time(arrived) / 1000)
         return self._buffers, held_up
 
     def _copy(self, tensors: Mapping[str, Tensor]) -> None:
@@ -74,7 +81,7 @@ class HostCopies:
             self._buffers[name].copy_(tensor.detach(), non_blocking=True)
 
     def _copy_aside(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        self._stream = self._stream or torch.cuda.Stream(device)
+        self._stream, self._device = self._stream or torch.cuda.Stream(device), device
         current = torch.cuda.current_stream(device)
         begun, arrived = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self._stream.wait_stream(current)

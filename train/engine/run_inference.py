@@ -227,7 +227,8 @@ def _fetcher(device: torch.device) -> Callable[[Tensor | None, tuple[int | slice
         assert maps is not None, "maps were let go"
         if maps.device.type == "cpu":
             return maps[part].numpy()
-        with torch.cuda.stream(aside):
+        # A thread's own GPU is the first, and going back to it from a stream would make a context there.
+        with torch.cuda.device(maps.device), torch.cuda.stream(aside):
             return HostCopy(maps[part]).tensor().numpy()
 
     return fetch

@@ -207,6 +207,7 @@ def test_maps_travel_from_a_gpu_when_somebody_looks_at_them(network: UnifiedMode
     scale_and_shift.cache_clear()
     assert [copy for copy in usual if copy.startswith("cuda")] == ["cuda to cpu on stream"] * 3 * 3
     assert noted.copies[len(usual) :] == ["cuda to cpu on side stream"]
+    assert noted.waited_on[-1] == GPU  # and not on the first one, as a thread of its own would
     assert noted.waits == []
 
 

@@ -245,6 +245,7 @@ def test_a_save_holds_up_the_device_and_not_the_host(network: UnifiedModel, gpu:
         assert gpu.events == waits
         buffers, _ = copies.wait()
         assert gpu.events == [*waits, f"wait for {first + 1}"]
+        assert gpu.waited_on[-1] == GPU  # and not on the first one, as the writer's thread would
         assert buffers.keys() == training.tensors().keys()
         assert {buffer.device.type for buffer in buffers.values()} == {"cpu"}
         if first == 5:
