@@ -15,7 +15,7 @@ import numpy as np
 
 from steel.errors import InputError
 from steel.gates import GATES, NO_LIMIT
-from steel.plain import from_dict
+from steel.plain import from_plain
 
 HALF = 128
 """The first quantised probability above one half."""
@@ -96,7 +96,8 @@ class Decision:
         Raises:
             InputError: a missing or unknown field, or a value out of range.
         """
-        return from_dict(cls, values)
+        decision: Decision = from_plain(cls, values, "decision")
+        return decision
 
 
 def check_covers(decision: Decision, num_classes: int) -> None:

@@ -66,13 +66,13 @@ def from_dict(cls: type[T], values: Any) -> T:
 
     Raises:
         InputError: an unknown or missing field, a value of another type, or one that the dataclass refuses; names the
-            field.
+            field as the file spells it, and not the class, which says nothing to whoever wrote the file.
     """
-    return _build(cls, values, cls.__name__)
+    return _build(cls, values, "")
 
 
 def _build(kind: Any, value: Any, path: str) -> Any:
-    """`value` as the type `kind`; `path` names it."""
+    """`value` as the type `kind`; `path` names it, nothing for the whole."""
     if kind is Any:
         return value
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -109,18 +109,19 @@ def _build_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
 
 def _build_dataclass(kind: type, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
-        raise InputError(f"{path} must be an object, not {_shown(value)}")
+        raise InputError(f"{path or 'it'} must be an object, not {_shown(value)}")
     kinds, inline = _fields_of(kind), inline_field(kind)
     if inline is not None:
         entries = {name: item for name, item in value.items() if name not in kinds}
         value = {inline: entries} | {name: item for name, item in value.items() if name in kinds and name != inline}
+    where, prefix = (f"{path}: ", f"{path}.") if path else ("", "")
     unknown = sorted(value.keys() - kinds.keys())
     if unknown:
-        raise InputError(f"{path}: unknown field {', '.join(unknown[:5])}")
+        raise InputError(f"{where}unknown field {', '.join(unknown[:5])}")
     missing = [name for name in kinds if name not in value]
     if missing:
-        raise InputError(f"{path}: the field {missing[0]} is missing")
-    return kind(**{name: _build(kinds[name], item, f"{path}.{name}") for name, item in value.items()})
+        raise InputError(f"{where}the field {missing[0]} is missing")
+    return kind(**{name: _build(kinds[name], item, prefix + name) for name, item in value.items()})
 
 
 @functools.cache

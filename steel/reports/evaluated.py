@@ -189,7 +189,7 @@ def _read_table(path: Path, class_names: Sequence[str], beside: str) -> ImageTab
     except KeyError as error:
         raise InputError(f"{path}: has no column {error}, which {beside} beside it asks for; evaluate again") from error
     except (OSError, TypeError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: not the table of an evaluation ({error!r}); evaluate again") from error
+        raise InputError(f"{path}: not the table of an evaluation ({error}); evaluate again") from error
 
 
 def _counts(rows: Sequence[Mapping[str, str]], class_names: Sequence[str]) -> np.ndarray:

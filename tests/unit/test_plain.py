@@ -45,7 +45,7 @@ def test_an_inline_mapping_stands_among_the_other_fields() -> None:
     plain = {"dice": 0.5, "bce": 1.0, "power": 3}
     assert to_dict(Recipe({"dice": 0.5, "bce": 1.0}, 3)) == plain
     assert from_dict(Recipe, plain) == Recipe({"dice": 0.5, "bce": 1.0}, 3)
-    with pytest.raises(InputError, match=r"Recipe\.weights\.dice must be a number, not true"):
+    with pytest.raises(InputError, match=r"^weights.dice must be a number, not true"):
         from_dict(Recipe, {"dice": True, "power": 3})
 
 
@@ -77,26 +77,26 @@ def test_whole_numbers_are_numbers_and_nothing_else_is_turned_into_another_type(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": 1}, "Drawing.name must be a text, not 1"),
-        ({"name": "\ud800"}, "Drawing.name must be a text"),
-        ({"points": {}}, r"Drawing.points must be a list, not \{\}"),
-        ({"points": [{"x": 1.0, "y": 0}]}, r"Drawing.points.0.x must be a whole number, not 1\.0"),
-        ({"points": [{"x": True, "y": 0}]}, "Drawing.points.0.x must be a whole number, not true"),
-        ({"points": [{"x": 1, "y": "1"}]}, 'Drawing.points.0.y must be a number, not "1"'),
-        ({"points": [{"x": 1, "y": 10**400}]}, "Drawing.points.0.y must be a number"),
-        ({"points": [{"x": 1, "y": float("inf")}]}, "Drawing.points.0.y must be a number"),
-        ({"points": [{"x": 1}]}, "Drawing.points.0: the field y is missing"),
+        ({"name": 1}, "name must be a text, not 1"),
+        ({"name": "\ud800"}, "name must be a text"),
+        ({"points": {}}, r"points must be a list, not \{\}"),
+        ({"points": [{"x": 1.0, "y": 0}]}, r"points.0.x must be a whole number, not 1\.0"),
+        ({"points": [{"x": True, "y": 0}]}, "points.0.x must be a whole number, not true"),
+        ({"points": [{"x": 1, "y": "1"}]}, 'points.0.y must be a number, not "1"'),
+        ({"points": [{"x": 1, "y": 10**400}]}, "points.0.y must be a number"),
+        ({"points": [{"x": 1, "y": float("inf")}]}, "points.0.y must be a number"),
+        ({"points": [{"x": 1}]}, "points.0: the field y is missing"),
         ({"points": [{"x": 13, "y": 0}]}, "x: 13 brings bad luck"),
-        ({"points": [None]}, "Drawing.points.0 must be an object, not null"),
-        ({"size": [1]}, "Drawing.size must be a list of 2, not of 1"),
-        ({"size": [1, 2, 3]}, "Drawing.size must be a list of 2, not of 3"),
-        ({"kind": "b"}, 'Drawing.kind must be one of a, 1, not "b"'),
-        ({"kind": True}, "Drawing.kind must be one of a, 1, not true"),
-        ({"shown": 1}, "Drawing.shown must be true or false, not 1"),
-        ({"tags": ["a", None]}, "Drawing.tags.1 must be a text, not null"),
-        ({"notes": []}, r"Drawing.notes must be an object, not \[\]"),
-        ({"by_name": {"q": 3}}, "Drawing.by_name.q must be an object, not 3"),
-        ({"colour": 1}, "Drawing: unknown field colour"),
+        ({"points": [None]}, "points.0 must be an object, not null"),
+        ({"size": [1]}, "size must be a list of 2, not of 1"),
+        ({"size": [1, 2, 3]}, "size must be a list of 2, not of 3"),
+        ({"kind": "b"}, 'kind must be one of a, 1, not "b"'),
+        ({"kind": True}, "kind must be one of a, 1, not true"),
+        ({"shown": 1}, "shown must be true or false, not 1"),
+        ({"tags": ["a", None]}, "tags.1 must be a text, not null"),
+        ({"notes": []}, r"notes must be an object, not \[\]"),
+        ({"by_name": {"q": 3}}, "by_name.q must be an object, not 3"),
+        ({"colour": 1}, "unknown field colour"),
     ],
 )
 def test_another_type_is_named_by_its_field(changes: dict[str, Any], message: str) -> None:
@@ -106,7 +106,7 @@ def test_another_type_is_named_by_its_field(changes: dict[str, Any], message: st
 
 @pytest.mark.parametrize("values", [None, [], "x", 3])
 def test_what_is_no_object_is_refused(values: Any) -> None:
-    with pytest.raises(InputError, match="Point must be an object"):
+    with pytest.raises(InputError, match="^it must be an object"):
         from_dict(Point, values)
 
 

@@ -50,7 +50,7 @@ class CompileChoice:
 
     def __post_init__(self) -> None:
         if self.gain is not None and not 0 < self.gain < float("inf"):
-            raise InputError(f"CompileChoice.gain is {self.gain}")
+            raise InputError(f"the gain of compiling is {self.gain}")
 
     def __str__(self) -> str:
         """In a few words; empty where nothing was tried."""

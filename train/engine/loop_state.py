@@ -62,7 +62,7 @@ class LoopState:
         for name in ("missed", "missed_before"):
             for share in getattr(self, name):
                 if share is not None and not 0 <= share <= 1:
-                    raise InputError(f"LoopState.{name}: {share} is not in [0, 1]")
+                    raise InputError(f"{name}: {share} is not in [0, 1]")
 
     def start_phase(self, number: int) -> None:
         """Move to the beginning of phase `number`."""
@@ -114,4 +114,4 @@ def _check_counts(record: object) -> None:
     """Raises InputError for a count that cannot be: these records are read from files."""
     for name, value in vars(record).items():
         if type(value) is int and not 0 <= value < 1 << 53:
-            raise InputError(f"{type(record).__name__}.{name} is {value}")
+            raise InputError(f"{name} is {value}")

@@ -34,7 +34,7 @@ class TopCheckpoint:
     def __post_init__(self) -> None:
         for name, value in (("phase", self.phase), ("step", self.step)):
             if not 0 <= value < 1 << 53:
-                raise InputError(f"TopCheckpoint.{name} is {value}")
+                raise InputError(f"the {name} of a top checkpoint is {value}")
 
     @property
     def file(self) -> str:

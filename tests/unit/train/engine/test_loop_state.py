@@ -104,11 +104,11 @@ def test_a_phase_keeps_to_what_was_missed_before_it() -> None:
 @pytest.mark.parametrize("field", ["missed", "missed_before"])
 @pytest.mark.parametrize("value", [-0.25, 1.5])
 def test_shares_that_cannot_be_are_refused(field: str, value: float) -> None:
-    with pytest.raises(InputError, match=rf"LoopState\.{field}: {value} is not in \[0, 1\]"):
+    with pytest.raises(InputError, match=rf"^{field}: {value} is not in \[0, 1\]"):
         LoopState(**{field: [None, value]})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("changes", [{"step": -1}, {"bad_samples": 1 << 53}])
 def test_counts_that_cannot_be_are_refused(changes: dict[str, int]) -> None:
-    with pytest.raises(InputError, match=f"LoopState.{next(iter(changes))} is "):
+    with pytest.raises(InputError, match=f"^{next(iter(changes))} is "):
         LoopState(**changes)  # type: ignore[arg-type]
