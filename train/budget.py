@@ -19,6 +19,8 @@ USED = 0.9
 """Share of a time that is planned for: a short measurement does not see all that slows a run down."""
 PASSES = (*(number / 10 for number in range(10, 100)), *map(float, range(10, 121)))
 """What a time may come to. More of them say little new."""
+MEASURING = 0.1
+"""Share of a time that finding the pace, before it, may take."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _TIME = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
@@ -89,6 +91,25 @@ def fit_passes(seconds_for: Callable[[float], float], budget: float, choices: Se
             "or choose a smaller network, smaller crops or fewer validation images"
         )
     return choices[number - 1]
+
+
+def refuse_hopeless(training: float, budget: float) -> None:
+    """See, before all is measured, whether the steps of the shortest run alone take longer than a budget.
+
+    Args:
+        training: seconds of so many of them as are known.
+        budget: seconds.
+
+    Raises:
+        InputError: they do; says how long at least.
+    """
+    if training > USED * budget:
+        needed = math.ceil(training / USED / 60)
+        raise InputError(
+            f"--budget: {format_duration(budget)} is too short: the steps alone of {PASSES[0]:g} pass over the "
+            f"training images need {needed}m at the pace that was measured here; give more, for validations come on "
+            "top, or choose a smaller network or smaller crops"
+        )
 
 
 def explain_fit(config: Config, passes: float, budget: float, pace: MeasuredPace, seconds: float) -> str:

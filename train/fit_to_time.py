@@ -1,5 +1,6 @@
 """Fits a run's schedule to the time of `--budget`, at the pace that is measured before its first step."""
 
+import functools
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from steel.model.network import UnifiedModel
 from steel.pretrained.stem import Normalisation
 from steel.shards.format import Manifest
 from train.arguments import FitArguments
-from train.budget import explain_fit, fit_passes, seconds_of
+from train.budget import MEASURING, PASSES, explain_fit, fit_passes, refuse_hopeless, seconds_of
 from train.engine.batch_plan import PhasePlan, plan_phases
 from train.engine.data import split_rows
 from train.engine.measured_pace import MeasuredPace, measure_pace
@@ -45,17 +46,22 @@ def fit_to_time(
     """
     runtime, budget = context.runtime, arguments.budget.seconds
     assert budget is not None, "nothing to fit to"
-    pace = measure_pace(context, training, lambda plan: load(plan, 0))
-    runtime.accelerator.free_memory()
     lengths = [sampler.epoch_length for sampler in samplers]
 
-    def seconds_for(passes: float) -> float:
+    def seconds_at(pace: MeasuredPace, passes: float) -> float:
         config = arguments.at_passes(passes)
         every = config.validation.every_epochs
         plans = plan_phases(config.phases, lengths, every, rank=runtime.rank, world=runtime.world)
         return seconds_of(work_of(replace(context, config=config, plans=plans)), pace)
 
+    def check(known: MeasuredPace) -> None:
+        refuse_hopeless(seconds_at(known, PASSES[0]), budget)
+
+    pace = measure_pace(context, training, lambda plan: load(plan, 0), MEASURING * budget, check)
+    runtime.accelerator.free_memory()
+
     def fit() -> Config:
+        seconds_for = functools.partial(seconds_at, pace)
         passes = fit_passes(seconds_for, budget)
         config = arguments.at_passes(passes)
         reason = explain_fit(config, passes, budget, pace, seconds_for(passes))

@@ -35,7 +35,9 @@ def test_too_little_time_for_the_pace_that_is_measured(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.engine.measured_pace.SECONDS", 0.0)
-    with pytest.raises(SharedError, match=r"--budget: 0:00 is too short: 1 pass over .* needs 1m at the pace"):
+    with pytest.raises(
+        SharedError, match=r"--budget: 0:00 is too short: the steps alone of 1 pass .* need 1m at the pace"
+    ):
         main([*words, "--budget", "0.01s"])
     assert (RunFolder(tmp_path / "run").status() or {})["state"] == "failed"
     assert not (tmp_path / "run" / "states").exists() or not any((tmp_path / "run" / "states").iterdir())

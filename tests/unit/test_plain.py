@@ -106,7 +106,7 @@ def test_another_type_is_named_by_its_field(changes: dict[str, Any], message: st
 
 @pytest.mark.parametrize("values", [None, [], "x", 3])
 def test_what_is_no_object_is_refused(values: Any) -> None:
-    with pytest.raises(InputError, match="^it must be an object"):
+    with pytest.raises(InputError, match=r"^it must be an object"):
         from_dict(Point, values)
 
 

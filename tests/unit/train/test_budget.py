@@ -8,7 +8,7 @@ import pytest
 from steel.errors import InputError, SharedError
 from train.arguments import parse_fit
 from train.auto_recipe import auto_recipe
-from train.budget import PASSES, Budget, explain_fit, fit_passes, parse_budget, scale_to, seconds_of
+from train.budget import PASSES, Budget, explain_fit, fit_passes, parse_budget, refuse_hopeless, scale_to, seconds_of
 from train.engine.batch_plan import plan_phases
 from train.engine.measured_pace import MeasuredPace
 from train.engine.pace import Work
@@ -75,6 +75,12 @@ def test_the_most_passes_that_take_nine_tenths_of_a_time() -> None:
     assert fit_passes(seconds, 10000) == PASSES[-1] == 120
     with pytest.raises(InputError, match=r"--budget: 0:30 is too short: 1 pass .* needs 1m at the pace"):
         fit_passes(seconds, 30)  # 30 s are needed, and a tenth more
+
+
+def test_steps_alone_that_take_too_long_are_refused_before_all_is_measured() -> None:
+    refuse_hopeless(108, 120)  # nine tenths, as planned for
+    with pytest.raises(InputError, match=r"^--budget: 2:00 is too short: the steps alone of 1 pass .* need 3m at the"):
+        refuse_hopeless(109, 120)
 
 
 def test_the_choice_is_told_with_what_it_was_made_of() -> None:
