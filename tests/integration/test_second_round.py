@@ -164,8 +164,23 @@ def test_from_images_without_labels_to_which_checkpoint_to_ship(
 
     assert run(work, out, monkeypatch, "--unsure", "0.2") == (2, [LABELLING])
     assert "already holds shards made with another unsure" in capsys.readouterr().err
-    assert run(work, out, monkeypatch, "--seed", "1") == (2, [LABELLING, TRAINING])
-    assert "was started with another configuration (seed was 0, now 1)" in capsys.readouterr().err
+    assert run(work, out, monkeypatch, "--seed", "1") == (2, [LABELLING])
+    told = f"--out {out}: its run folder {out}/run: was started with another configuration (seed was 0, now 1)"
+    assert told in capsys.readouterr().err
     assert run(work, out, monkeypatch, "--unlabelled", str(work / "images")) == (2, [])
     assert tree_digest(out) == before
     assert Manifest.load(str(out / "shards")).options["pseudo_labels"][0]["images"] == NUM_NEW
+
+
+def test_a_run_folder_that_cannot_be_taken_is_told_by_the_option_that_was_given(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And before an evaluation, not after."""
+    out = tmp_path / "second"
+    (out / "run").mkdir(parents=True)
+    (out / "run" / "notes.txt").touch()
+    assert run(work, out, monkeypatch) == (2, [LABELLING])
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: --out {out}: its run folder {out}/run: not empty and not a run folder (it holds notes.txt); choose "
+        "another folder"
+    )

@@ -95,9 +95,27 @@ class RunFolder:
             self._take_lock()
         except OSError as error:
             raise self._unwritable(error) from error
+        self.check(config, data_digest, resume)
+        if (self.status() or {}).get("state") == "finished":
+            return False
+        attempt = int((self.status() or {}).get("attempt", 0)) + 1
+        try:
+            self.keep_config(config, data_digest)
+            self._write("status.json", self._describe("running", "", attempt))
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return True
+
+    def check(self, config: Config, data_digest: str, resume: Literal["auto", "never"]) -> None:
+        """See, by reading alone, that a run of `config` on the data set `data_digest` may begin or go on here.
+
+        Raises:
+            InputError: the folder holds states of another configuration or data set, something else than a run, or
+                anything although `resume` is `never`.
+        """
         former = self._read("config.json", _ConfigFile)
         if former is None:
-            others = [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
+            others = [p.name for p in self.root.glob("*") if not p.name.startswith(".")]
             if others:
                 raise InputError(
                     f"--out {self.root}: not empty and not a run folder (it holds {others[0]}); choose another folder"
@@ -109,15 +127,6 @@ class RunFolder:
             )
         elif self.begun_config() is not None:  # without one the run begins anew, as it is asked now
             self._check_same(former, config, data_digest)
-        if (self.status() or {}).get("state") == "finished":
-            return False
-        attempt = int((self.status() or {}).get("attempt", 0)) + 1
-        try:
-            self.keep_config(config, data_digest)
-            self._write("status.json", self._describe("running", "", attempt))
-        except OSError as error:
-            raise self._unwritable(error) from error
-        return True
 
     def keep_config(self, config: Config, data_digest: str) -> None:
         """Write down what is run on which data set."""

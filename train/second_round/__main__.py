@@ -35,7 +35,7 @@ from train.__main__ import OPTIONS
 from train.arguments import parse_fit
 from train.engine.run_folder import RunFolder
 from train.logging_setup import set_up_logging
-from train.second_round.plan import FIRST, PROGRAM, SECOND, Round, plan_round
+from train.second_round.plan import FIRST, PROGRAM, SECOND, Round, check_training, plan_round
 from train.second_round.programs import Programs, ProgramsEnded
 from train.second_round.record import Record
 
@@ -85,6 +85,7 @@ def _run(this: Round, programs: Programs) -> int:
     own, run = this.own, RunFolder(this.run)
     logger.info("== labelling the images of %s: %s", own.unlabelled, this.shards)
     programs.run("data_prep.pseudo_labels", this.labelling, fine=(0, UNREADABLE))
+    check_training(this)
     record = Record.load(own.out) or Record(storage.full_path(own.unlabelled), {})
     record.save(own.out)
     record = _judge(this, FIRST, record, programs)  # before hours of training, should it fail

@@ -1,7 +1,9 @@
 """What a round comes to: its places, its recipe and its folds, all seen to before any work is done."""
 
 import argparse
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,14 +108,39 @@ def plan_round(own: argparse.Namespace, rest: Sequence[str]) -> Round:
     given = {word.partition("=")[0].replace("_", "-") for word in rest if word.startswith("--")}
     recipe = () if "--preset" in given else recipe_words(header, given)
     words = (*recipe, *_fold_words(own, header, reader, given), *rest)
-    arguments = parse_fit(PROGRAM, [*words, "--data", own.data, "--out", _run_in(own.out)])
+    with _run_told(own.out):
+        arguments = parse_fit(PROGRAM, [*words, "--data", own.data, "--out", _run_in(own.out)])
     _check_folds(own, header, reader, arguments)
     return Round(own, words, arguments.config)
+
+
+def check_training(this: Round) -> None:
+    """See, before a training is started on the shards with the labelled images, that its run folder takes it.
+
+    Raises:
+        InputError: it holds another run, or something else; names the round's own `--out` beside it.
+    """
+    with _run_told(this.own.out):
+        arguments = parse_fit(PROGRAM, [*this.words, "--data", this.shards, "--out", this.run])
+        RunFolder(this.run).check(arguments.config, Manifest.load(this.shards).digest, arguments.resume)
 
 
 def _run_in(out: str) -> str:
     """Where the second training goes."""
     return storage.join(out, "run")
+
+
+@contextmanager
+def _run_told(out: str) -> Iterator[None]:
+    """What the block says against the run folder, which nobody has given, as being of `--out`."""
+    try:
+        yield
+    except InputError as error:
+        run = _run_in(out)
+        said = re.sub(rf"^--out ({re.escape(run)}|{re.escape(str(RunFolder(run).root))}): ", "", str(error))
+        if said == str(error):
+            raise
+        raise InputError(f"--out {out}: its run folder {run}: {said}") from error
 
 
 def _refuse_foreign(own: argparse.Namespace) -> None:

@@ -1,6 +1,9 @@
 """Programs that another one starts, one after another, each in a process of its own, as a user would start them."""
 
 import contextlib
+import ctypes
+import functools
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +11,8 @@ from collections.abc import Collection, Iterator, Sequence
 from types import FrameType
 
 from steel.distributed.launcher import SIGNALS
+
+_PR_SET_PDEATHSIG = 1
 
 
 class ProgramsEnded(Exception):
@@ -20,7 +25,11 @@ class ProgramsEnded(Exception):
 
 
 class Programs:
-    """Starts programs and hands on to the one that runs what signals come; none is started after a signal."""
+    """Starts programs and hands on to the one that runs what signals come; none is started after a signal.
+
+    On Linux a program does not outlive this process, not even where that is killed: it would go on writing while the
+    same command, given again, starts it anew. Nor does it outlive the thread that called `run`.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -57,7 +66,8 @@ class Programs:
             raise ProgramsEnded(0)
         # In a session of its own, as a terminal tells all of a session of Ctrl-C: it would be told twice.
         line = [sys.executable, "-m", module, *words]
-        with subprocess.Popen(line, start_new_session=True) as self._running:
+        dying = functools.partial(_die_with, os.getpid(), ctypes.CDLL(None)) if sys.platform == "linux" else None
+        with subprocess.Popen(line, start_new_session=True, preexec_fn=dying) as self._running:
             if self.received is not None:  # while there was nothing yet to hand it on to
                 self._running.send_signal(self.received)
             code = self._running.wait()
@@ -69,3 +79,13 @@ class Programs:
         self.received = signal.Signals(number)
         if self._running is not None:
             self._running.send_signal(number)
+
+
+def _die_with(parent: int, libc: ctypes.CDLL) -> None:
+    """Have the kernel kill this process when `parent` ends; called between fork and exec.
+
+    The programs' own processes see to themselves: workers and ranks watch for whoever started them.
+    """
+    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:  # it has ended before it was asked for
+        os._exit(1)

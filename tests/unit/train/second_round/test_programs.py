@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,6 +19,19 @@ signal.signal(signal.SIGTERM, lambda *_: (here.with_suffix(".told").open("a").wr
 here.touch()
 time.sleep(60)
 """
+WRITING = """
+import pathlib, sys, time
+here = pathlib.Path(sys.argv[1])
+for number in range(600):
+    here.write_text(str(number))
+    time.sleep(0.1)
+"""
+STARTING = """
+import sys
+from train.second_round.programs import Programs
+with Programs().handing_on() as programs:
+    programs.run("writes", sys.argv[1:])
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +41,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "ends_with.py").write_text("import sys; sys.exit(int(sys.argv[1]))")
     (tmp_path / "is_killed.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     (tmp_path / "waits.py").write_text(WAITING)
+    (tmp_path / "writes.py").write_text(WRITING)
     return tmp_path
 
 
@@ -78,3 +94,19 @@ def test_what_is_ignored_stays_ignored(modules: Path) -> None:
         assert programs.received is None
     finally:
         signal.signal(signal.SIGHUP, former)
+
+
+def test_a_program_does_not_outlive_the_one_that_started_it(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is killed can hand nothing on."""
+    monkeypatch.setenv("PYTHONPATH", f"{modules}:{os.getcwd()}")
+    written = modules / "written"
+    starter = subprocess.Popen([sys.executable, "-c", STARTING, str(written)])
+    while not written.exists():
+        assert starter.poll() is None
+        time.sleep(0.01)
+    starter.kill()
+    starter.wait()
+    time.sleep(0.5)
+    last = written.read_text()
+    time.sleep(1)
+    assert written.read_text() == last
