@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 from steel import storage
 from steel.errors import InputError, list_some
@@ -17,6 +18,10 @@ _WAYS_OUT = (
     "HF_HUB_OFFLINE=1), a mirror of the hub (HF_ENDPOINT), or a file (--model.weights PATH; none trains from scratch): "
     "docs/pretrained.md"
 )
+_ABSENT = "no such file there", "check the address"
+_CLOSED = "not for everybody", "fetch it with your login"
+_ANSWERS = {401: _CLOSED, 403: _CLOSED, 404: _ABSENT, 410: _ABSENT}
+"""What a server means, and what to do about it."""
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
 """Of weights in a folder or in a repository of the hub, in the order in which they are looked for."""
 SETTINGS_NAME = "config.json"
@@ -126,6 +131,8 @@ def _find_file(weights: str) -> str:
 def _read_url(url: str, settings: Mapping[str, Any]) -> Source:
     try:
         return Source(url, fetch_url(url), settings)
+    except HTTPError as error:  # the server is reached: ways around the network lead nowhere
+        raise InputError(f"model.weights {url}: {_say_answer(error)}") from error
     except Exception as error:  # every transport fails in its own way, and each means the same to the user
         raise InputError(f"model.weights {url}: cannot be fetched ({_reason(error)}); {_WAYS_OUT}") from error
 
@@ -164,5 +171,14 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return {name: values[name] for name in ("mean", "std", "license") if values.get(name)}
 
 
+def _say_answer(error: HTTPError) -> str:
+    """What is wrong where a server has answered and sends no file, and what to do."""
+    wrong, remedy = _ANSWERS.get(error.code, ("cannot be fetched", "try again later"))
+    said = f"{error.code} {error.reason}".strip()
+    return f"{wrong} (the server answers {said}); {remedy}, or give a file, hub or none: docs/pretrained.md"
+
+
 def _reason(error: BaseException) -> str:
+    if isinstance(error, URLError) and isinstance(error.reason, BaseException):
+        error = error.reason  # which urllib wraps into words of its own
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"

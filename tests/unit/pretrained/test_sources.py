@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import socket
 import threading
 import time
@@ -78,7 +79,8 @@ def server() -> Iterator[tuple[str, Files]]:
             elif reply is None or not (is_head or reply.pieces):
                 done.wait(20)
                 return
-            self.send_response(200 if self.path in files else 404)
+            refused = re.match(r"/answers-(\d+)", self.path)
+            self.send_response(200 if self.path in files else int(refused[1]) if refused else 404)
             self.send_header("Content-Length", str(reply.length if self.path in files else 0))
             self.send_header("ETag", '"abc"')
             self.send_header("X-Repo-Commit", "a" * 40)
@@ -228,7 +230,7 @@ def test_files_folders_and_urls(tmp_path: Path, server: tuple[str, Files]) -> No
     ("weights", "message"),
     [
         ("absent.pth", "absent.pth: no such file"),
-        ("http://127.0.0.1:9/w.pth", rf"cannot be fetched \(URLError.*{WAYS_OUT}"),
+        ("http://127.0.0.1:9/w.pth", rf"cannot be fetched \(ConnectionRefusedError: .*{WAYS_OUT}"),
         ("nostore://bucket/w.pth", "nostore"),
     ],
 )
@@ -236,6 +238,23 @@ def test_what_is_not_there_is_one_line(weights: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         read_source(weights, "resnet18")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("absent.pth", "no such file there (the server answers 404 Not Found); check the address"),
+        ("answers-403.pth", "not for everybody (the server answers 403 Forbidden); fetch it with your login"),
+        ("answers-503.pth", "cannot be fetched (the server answers 503 Service Unavailable); try again later"),
+    ],
+)
+def test_a_server_that_sends_no_file_is_no_matter_of_the_network(
+    path: str, message: str, server: tuple[str, Files]
+) -> None:
+    url = f"{server[0]}/{path}"
+    with pytest.raises(InputError) as caught:
+        read_source(url, "resnet18")
+    assert str(caught.value) == f"model.weights {url}: {message}, or give a file, hub or none: docs/pretrained.md"
 
 
 @pytest.mark.parametrize("reply", SILENT)
