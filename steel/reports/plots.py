@@ -24,15 +24,18 @@ _LONGEST_NAME = 24
 """Letters of a class in a legend, which has three columns."""
 
 
-def plot_history(records: Sequence[Record], path: str | os.PathLike[str]) -> None:
+def plot_history(
+    records: Sequence[Record], path: str | os.PathLike[str], staging: str | os.PathLike[str] | None = None
+) -> None:
     """Draw a run's curves: losses, scores, rate and speed over epochs.
 
     Args:
         records: as in `history.jsonl`: `kind` is `train` or `validation`; `phase` and `epoch` are the place on the
             axis. Values that are missing or None are left out.
         path: PNG to write; at once and whole.
+        staging: folder for what is not yet whole; see `steel.storage.open_write`.
     """
-    write_bytes(path, encode_figure(draw_history(records)))
+    write_bytes(path, encode_figure(draw_history(records)), staging=staging)
 
 
 def draw_history(records: Sequence[Record]) -> Any:

@@ -1,6 +1,7 @@
 """A run's curves: drawn beside training by a process of its own, as they take a second and more; at the end, here."""
 
 import logging
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,8 @@ class CurvesProcess:
     def __init__(self, history: History, curves: Path) -> None:
         self._history = history
         self._curves = curves
+        self._staging = curves.with_name(f".{curves.name}.unfinished")
+        """Of the process, which leaves there what it has begun where it is killed."""
         self._process: subprocess.Popen[bytes] | None = None
         self._said: IO[bytes] | None = None
         """What the process says goes to a file: a pipe that nobody reads would hold it up when it is full."""
@@ -46,8 +49,10 @@ class CurvesProcess:
             self._process.kill()
             self._take_in(self._process)
         self._next_start = time.monotonic() + EVERY_S
-        command = [sys.executable, "-m", "train.engine.draw_curves", str(self._history.path), str(self._curves)]
+        paths = (self._history.path, self._curves, self._staging)
+        command = [sys.executable, "-m", "train.engine.draw_curves", *map(str, paths)]
         try:
+            self._staging.mkdir(exist_ok=True)
             self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open until `_take_in`
             self._process = subprocess.Popen(
                 command,
@@ -67,6 +72,7 @@ class CurvesProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
             self._take_in(self._process)
+        shutil.rmtree(self._staging, ignore_errors=True)  # an attempt that was killed may have left it
         try:
             plot_history(self._history.records(), self._curves)
         except (OSError, InputError) as error:
@@ -81,6 +87,7 @@ class CurvesProcess:
             lines = self._said.read().decode(errors="replace").strip().splitlines()
             self._warn(lines[-1] if lines else f"its process ended with {code}")
         self._said.close()
+        shutil.rmtree(self._staging, ignore_errors=True)
         self._process = self._said = None
 
     def _warn(self, why: object) -> None:

@@ -12,6 +12,7 @@ import pytest
 from steel.reports.plots import plot_history
 from steel.tracking.history import History
 from steel.tracking.queue import NullTracker
+from tests.paths import ROOT
 from train.engine import curves_process as module
 from train.engine import draw_curves
 from train.engine.batch_plan import PhasePlan
@@ -131,6 +132,39 @@ def test_training_does_not_wait_for_a_drawing_that_hangs(tmp_path: Path, monkeyp
     assert (tmp_path / "curves.png").read_bytes() == _drawn_here(tmp_path)
 
 
+HANGING = """
+import sys, time
+from train.engine import draw_curves
+from steel import storage
+storage.os.fsync = lambda handle: time.sleep(600)
+draw_curves.main(*sys.argv[3:])
+"""
+
+
+def test_a_drawing_that_is_killed_while_it_writes_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = sys.executable
+    hanging = tmp_path / "hanging"
+    hanging.mkdir()
+    (hanging / "draws.py").write_text(HANGING)
+    (hanging / "python").write_text(f'#!/bin/sh\nexec {python} {hanging}/draws.py "$@"\n')
+    (hanging / "python").chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(sys, "executable", str(hanging / "python"))
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.1)
+    run = tmp_path / "run"
+    run.mkdir()
+    logger = _logger(run)
+    _validate(logger, 1)
+    deadline = time.monotonic() + DEADLINE_S
+    while not list(run.rglob(".unfinished-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    logger.finish("finished")
+    assert sorted(path.name for path in run.iterdir()) == ["curves.png", "history.jsonl"]
+
+
 def test_a_drawing_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Here the picture's name is taken by a folder; so too at the end of the run, which it does not spoil."""
     (tmp_path / "curves.png").mkdir()
@@ -159,7 +193,7 @@ def test_it_draws_at_a_low_priority_with_the_curves_of_extensions(
     nicer: list[int] = []
     monkeypatch.setenv("STEEL_EXTENSIONS", str(plant))
     monkeypatch.setattr(draw_curves.os, "nice", nicer.append)
-    draw_curves.main(str(history.path), str(tmp_path / "curves.png"))
+    draw_curves.main(str(history.path), str(tmp_path / "curves.png"), str(tmp_path))
     assert (tmp_path / "curves.png").read_bytes() == _drawn_here(tmp_path)
     assert nicer[0] > 0 and sys.modules.pop(plant.stem)
 
