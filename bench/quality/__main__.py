@@ -100,6 +100,7 @@ def main() -> int:
             passes=options.passes,
             seeds=options.seeds,
             variants=options.variants or [auto_choice.NO_BRIGHTNESS],
+            once=options.once,
         )
     elif options.what == "clean":
         variants = list(clean.VARIANTS) if options.variants is None else options.variants
@@ -212,7 +213,7 @@ def _parse() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="VARIANT",
-        help="auto-choice, clean: these too, with the first seed alone",
+        help="auto-*, clean: these too, with the first seed alone",
     )
     parser.add_argument(
         "--sets", nargs="+", choices=(rare.STEEL, rare.STRIPS), default=[rare.STEEL, rare.STRIPS], help="rare: these"
@@ -259,8 +260,8 @@ def _parse() -> argparse.Namespace:
         "rare": rare.VARIANTS,
     }
     known: Collection[str] = tables.get(options.what, ablation.VARIANTS)
-    if options.once and options.what not in ("auto-choice", "clean"):
-        parser.error("--once is of auto-choice and clean alone")
+    if options.once and options.what not in ("auto-choice", *OTHER_SETS, "clean"):
+        parser.error("--once is of auto-* and clean alone")
     for option, names in (("--variants", options.variants or ()), ("--once", options.once)):
         unknown = sorted(set(names) - set(known))
         if unknown:

@@ -141,6 +141,7 @@ def run_on_validation(
     passes: int | None,
     seeds: Sequence[int],
     variants: Sequence[str],
+    once: Sequence[str] = (),
 ) -> str:
     """The same of another set, judged on its validation images at thresholds of one half; the test has no part in it.
 
@@ -152,23 +153,24 @@ def run_on_validation(
         passes: times each training image is seen; the set's own number when None.
         seeds: of the trainings.
         variants: names in its part of `VARIANTS_ON`.
+        once: more of them, which are trained with the first seed alone.
     """
     of_set = SETS[name]
     sides = Sides(data, work, str(weights.absolute()), passes or of_set.passes, of_set)
-    trials = train_variants(sides, seeds, variants, table=VARIANTS_ON[name])
+    trials = train_variants(sides, seeds, variants, once, VARIANTS_ON[name])
     half = {
         each: [at_one_half(trial.statistics(data, VALIDATION, ())) for trial in those] for each, those in trials.items()
     }
     lines = [
         f"{of_set.images}, network, weights and passes as above; judged on the validation images, which choose the "
         f"weights of both, at thresholds of one half: the test images have no part in this. Seeds "
-        f"{', '.join(map(str, seeds))}. In percent.",
+        f"{', '.join(map(str, seeds))}, or the first, which is compared with `auto`'s first. In percent.",
         "",
         "| | mean IoU | against auto, points | 95 % over seeds | 95 % over images | mean Dice | positive Dice |",
         "|---|---|---|---|---|---|---|",
     ]
     for each, outcomes in half.items():
-        difference = "- | - | -" if each == AUTO else gain(outcomes, half[AUTO], miou).text()
+        difference = "- | - | -" if each == AUTO else gain(outcomes, half[AUTO][: len(outcomes)], miou).text()
         cells = [spread(values(outcomes, measure)) for measure in (mean_dice, mean_dice_positive)]
         lines.append(f"| {each} | {spread(values(outcomes, miou))} | {difference} | {' | '.join(cells)} |")
     return "\n".join(lines)
