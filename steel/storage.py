@@ -48,8 +48,9 @@ def local_path(url: str | os.PathLike[str]) -> Path:
 
 
 def full_path(url: str) -> str:
-    """The one way to write a path or URL, links resolved, with a slash at its end."""
-    return (url if is_remote(url) else local_path(url).resolve().as_posix()).rstrip("/") + "/"
+    """The one way to write a path or URL, links resolved, with a slash at its end. Links in a circle stay as they are:
+    whoever opens them is told."""
+    return (url if is_remote(url) else os.path.realpath(local_path(url))).rstrip("/") + "/"
 
 
 def check_apart(inputs: Iterable[str | None], outputs: Iterable[str | None]) -> None:

@@ -95,6 +95,7 @@ def test_copies_of_a_folder_of_labels_make_the_same_shards(tmp_path: Path) -> No
         ({"folds": 0}, "--folds 0"),
         ({"prefix": "a/b"}, "--prefix"),
         ({"images": "nowhere"}, "nowhere: no such folder"),
+        ({"resize": "40000x40000"}, "--resize 40000x40000: at most 1,073,741,824 pixels"),
     ],
 )
 def test_bad_options_are_one_line(
@@ -102,6 +103,16 @@ def test_bad_options_are_one_line(
 ) -> None:
     assert main(arguments(folder, tmp_path / "out", **options)) == 2
     assert message in last_line(capsys)
+
+
+@pytest.mark.parametrize("option", ["images", "labels"])
+def test_links_in_a_circle_are_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    assert main(arguments(folder, tmp_path / "out", **{option: circle})) == 2
+    assert str(circle) in last_line(capsys)
 
 
 MALFORMED = ["--resize=12", "--resize=0x5", "--part=3/2", "--executor=none", "--workers=0", "--folds=x"]
