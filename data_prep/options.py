@@ -1,6 +1,5 @@
 """What a sharding job is asked to do."""
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +7,7 @@ from typing import Any, Literal
 from data_prep.depth import Percentiles
 from steel.errors import InputError
 from steel.folds import MAX_FOLDS
-from steel.images.pixel_format import EIGHT_BITS, MAX_PIXELS, Depth
+from steel.images.pixel_format import EIGHT_BITS, MAX_RESIZED_SIDE, Depth
 from steel.labels.options import AS_FOUND, LabelOptions
 from steel.shards.tiles import TileGrid
 
@@ -72,9 +71,9 @@ class Options:
             raise InputError(f"--prefix {self.prefix!r}: use letters, digits, '-', '_' and '.' only")
         if self.shard_size < 1:
             raise InputError(f"--shard-size {self.shard_size}: must be at least 1")
-        if self.resize is not None and math.prod(self.resize) > MAX_PIXELS:
+        if self.resize is not None and not all(1 <= side <= MAX_RESIZED_SIDE for side in self.resize):
             raise InputError(
-                f"--resize {self.resize[0]}x{self.resize[1]}: at most {MAX_PIXELS:,} pixels are read again"
+                f"--resize {self.resize[0]}x{self.resize[1]}: give 1 to {MAX_RESIZED_SIDE:,} pixels a side"
             )
         if self.tile is not None:
             self._check_tile(self.tile)

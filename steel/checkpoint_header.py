@@ -10,7 +10,7 @@ from steel.config import NetworkConfig, TilingConfig
 from steel.decision import Decision, check_covers
 from steel.errors import InputError
 from steel.extensions import say_missing
-from steel.images.pixel_format import EIGHT_BITS, Depth
+from steel.images.pixel_format import EIGHT_BITS, MAX_RESIZED_SIDE, Depth
 from steel.plain import from_dict, from_plain, parse_json, to_dict
 
 FORMAT_VERSION = 1
@@ -168,7 +168,7 @@ def _check_content(content: dict[str, Any]) -> None:
         raise InputError(f"{len(found['class_names'])} class names for {num_classes} classes")
     if decision is not None:
         check_covers(decision, num_classes)
-    if size is not None and not all(1 <= side < 1 << 15 for side in size):
+    if size is not None and not all(1 <= side <= MAX_RESIZED_SIDE for side in size):
         raise InputError(f"images of {size[0]}x{size[1]} pixels")
     _check_provenance(found["provenance"])
     expected = from_plain(_Expected | None, found["provenance"].get("validation"), "provenance.validation")

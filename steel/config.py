@@ -225,15 +225,16 @@ class PhaseConfig:
 
     def __post_init__(self) -> None:
         where = f"phase {self.name}"
-        _require(self.epochs > 0, f"{where}: epochs must be above 0")
+        _require(0 < self.epochs < math.inf, f"{where}: epochs {self.epochs:g} is not a number above 0")
         _require(self.micro_batch > 0, f"{where}: micro-batch must be above 0")
         _require(
             self.batch_size > 0 and self.batch_size % self.micro_batch == 0,
-            f"{where}: batch-size {self.batch_size} is not a multiple of micro-batch {self.micro_batch}",
+            f"{where}: batch-size {self.batch_size} is no multiple of micro-batch {self.micro_batch} above 0",
         )
-        _require(self.lr > 0, f"{where}: lr must be above 0")
+        _require(0 < self.lr < math.inf, f"{where}: lr {self.lr:g} is not a number above 0")
         _require(0 <= self.warmup < 1, f"{where}: warmup {self.warmup} is not in [0, 1)")
-        _require(self.lr_power > 0, f"{where}: lr-power {self.lr_power} is not above 0")
+        _require(0 <= self.lr_floor < math.inf, f"{where}: lr-floor {self.lr_floor:g} is not a number from 0 on")
+        _require(0 < self.lr_power < math.inf, f"{where}: lr-power {self.lr_power:g} is not a number above 0")
         _require(
             self.crop == (0, 0) or min(self.crop) > 0,
             f"{where}: crop {self.crop} is neither (0, 0) nor two sizes",

@@ -12,6 +12,8 @@ from steel.errors import InputError
 MAX_PIXELS = 1 << 30
 MAX_SIDE = 1_000_000
 """Larger images are refused: OpenCV's bound on pixels, and libpng's on sides, for all formats alike."""
+MAX_RESIZED_SIDE = (1 << 15) - 1
+"""Of the size that images are resized to, which a checkpoint tells."""
 
 MAX_LEVEL = 65535
 """The highest value of 16 bits."""

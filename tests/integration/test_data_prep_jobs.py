@@ -95,7 +95,7 @@ def test_copies_of_a_folder_of_labels_make_the_same_shards(tmp_path: Path) -> No
         ({"folds": 0}, "--folds 0"),
         ({"prefix": "a/b"}, "--prefix"),
         ({"images": "nowhere"}, "nowhere: no such folder"),
-        ({"resize": "40000x40000"}, "--resize 40000x40000: at most 1,073,741,824 pixels"),
+        ({"resize": "32768x2"}, "--resize 32768x2: give 1 to 32,767 pixels a side"),
     ],
 )
 def test_bad_options_are_one_line(

@@ -66,7 +66,12 @@ def test_what_is_missing_or_unknown_is_said(arguments: list[str], message: str) 
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ("--phases.0.batch-size 7", "phases.0: phase crops: batch-size 7 is not"),
+        ("--phases.0.batch-size 7", "phases.0: phase crops: batch-size 7 is no"),
+        ("--phases.0.batch-size 0", "phases.0: phase crops: batch-size 0 is no multiple of micro-batch 2 above 0"),
+        ("--phases.0.epochs inf", "phases.0: phase crops: epochs inf is not a number above 0"),
+        ("--phases.0.lr inf", "phases.0: phase crops: lr inf is not a number above 0"),
+        ("--phases.0.lr-floor -1", "phases.0: phase crops: lr-floor -1 is not a number from 0 on"),
+        ("--phases.0.lr-power nan", "phases.0: phase crops: lr-power nan is not a number above 0"),
         ("--seed x", "--seed: invalid literal for int() with base 10: 'x'; --help lists the options"),
         ("--phases.1.sampling.paste 2", "phases.1.sampling.paste: 2.0 is not in [0, 1]; --help lists the options"),
         ("--distill.share 0", "distill.share: 0.0 is not above 0 and at most 1; --help lists the options"),
