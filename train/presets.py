@@ -48,12 +48,12 @@ SEVERSTAL = Config(
 )
 """The default recipe, for the full data set on a GPU.
 
-Micro-batches of 8 leave a step's batch of 64 to up to eight GPUs. On real steel, with batches of 16 and small networks,
-those of 16 were as good at the rates that go with them, and on small pits 2 points of mean IoU worse at the rates of 8,
-which may be chance (`bench/quality.md`, one seed each); they would want half as many GPUs, or twice the batch. In
-trainings of some hundred steps batches of 32 were 6 to 10 points worse than of 8 (the same tables): few steps want small
-batches, which is why `auto` halves them. Batches of 64 over the thousands of steps of this preset have been compared
-with nothing: that needs a GPU.
+Micro-batches of 8 leave a step's batch of 64 to up to eight GPUs. On real steel, with batches of 16 and small
+networks, those of 16 were as good at the rates that go with them, and on small pits 2 points of mean IoU worse at the
+rates of 8, which may be chance (`bench/quality.md`, one seed each); they would want half as many GPUs, or twice the
+batch. In trainings of some hundred steps batches of 32 were 6 to 10 points worse than of 8 (the same tables): few
+steps want small batches, which is why `auto` halves them. Batches of 64 over the thousands of steps of this preset
+have been compared with nothing: that needs a GPU.
 """
 
 _CROPS, _FULL = SEVERSTAL.phases
