@@ -173,6 +173,13 @@ def exit_code(error: InputError | OSError) -> int:
     return _EXIT_CODES.get(system.errno or 0, 2) if isinstance(system, OSError) else 2
 
 
+def describe(error: InputError | OSError) -> str:
+    """What a user did wrong, or what the operating system refuses and where, without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or 'while writing'}"
+    return str(error)
+
+
 def _line_and_code(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, InputError):
         return f"error: {error}", exit_code(error)
@@ -181,7 +188,7 @@ def _line_and_code(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
     if isinstance(error, OSError) and error.errno in _EXIT_CODES:
-        return f"error: {error.strerror}: {error.filename or 'while writing'}", exit_code(error)
+        return f"error: {describe(error)}", exit_code(error)
     return None
 
 

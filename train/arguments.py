@@ -11,7 +11,7 @@ import tyro
 
 from steel.checkpoint import read_header
 from steel.checkpoint_header import digest_content
-from steel.commands.common import Parser
+from steel.commands.common import Parser, local_folder
 from steel.config import Config
 from steel.distributed.runtime import Runtime, launcher_rank
 from steel.errors import InputError, SharedError
@@ -112,7 +112,12 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
         help=f"one of {', '.join(PRESETS)}; auto, if none is given, makes the recipe of the shards",
     )
     parser.add_argument("--data", metavar="SHARDS", help="folder or URL of the shards")
-    parser.add_argument("--out", metavar="RUN", help="run folder; the same command on it resumes an interrupted run")
+    parser.add_argument(
+        "--out",
+        metavar="RUN",
+        type=local_folder,
+        help="run folder; the same command on it resumes an interrupted run",
+    )
     parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="`never` wants an empty run folder")
     parser.add_argument(
         "--init-from", metavar="FILE", help="start from a checkpoint's weights, also with other classes"
@@ -129,7 +134,7 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
     budget = Budget() if known.budget is None else parse_budget(known.budget)
     looks = known.data is not None and known.out is not None
     if looks:
-        preset = fit_preset(known.preset, known.data, known.out, budget)
+        preset = fit_preset(known.preset, known.data, str(known.out), budget)
     else:
         preset = get_preset("severstal" if known.preset == AUTO else known.preset)
     check_names(preset)  # options have the tables' names alone: what a preset misspells would be lost
@@ -154,7 +159,9 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
     config = explain_changes(preset, parse_fields(program, preset, rest))
     check_names(config)
     test_folds_given = any(part.partition("=")[0] == "--folds.test" for part in rest)
-    return FitArguments(known.data, known.out, known.resume, known.init_from, config, test_folds_given, budget, words)
+    return FitArguments(
+        known.data, str(known.out), known.resume, known.init_from, config, test_folds_given, budget, words
+    )
 
 
 def share_recipe(arguments: FitArguments, runtime: Runtime) -> FitArguments:

@@ -18,7 +18,7 @@ import numpy as np
 
 from steel import storage
 from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from steel.commands.common import Parser
+from steel.commands.common import Parser, local_folder
 from steel.decision import Decision, default_decision
 from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, start
@@ -58,7 +58,7 @@ def build_parser(prog: str = "train.evaluate") -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", metavar="FILE", required=True, help="model.safetensors of a run; a path or URL")
     parser.add_argument("--data", metavar="SHARDS", required=True, help="folder or URL of the shards")
     parser.add_argument("--folds", metavar="K,L,...", default="1", help="comma-separated folds, or `all`")
-    parser.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder for what this writes")
+    parser.add_argument("--out", metavar="DIR", required=True, type=local_folder, help="folder for what this writes")
     parser.add_argument(
         "--tta", metavar="VIEWS", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's"
     )
@@ -172,7 +172,7 @@ class _Images:
 def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -> None:
     checkpoint, reader = _open(arguments)
     folds = parse_folds(arguments.folds, reader)
-    rows = rows_in(reader, folds, "--folds")
+    rows = rows_in(reader, folds, "evaluated")
     role = role_of(folds, data_digests(reader.manifest), checkpoint.folds, checkpoint.provenance)
     if role != "test":
         logger.warning("WARNING: the checkpoint has seen folds %s (%s): these scores flatter it", folds, role)

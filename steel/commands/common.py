@@ -5,6 +5,7 @@ import copy
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from steel.errors import InputError
@@ -109,6 +110,17 @@ def require_torch() -> None:
     """Refuse, in one line, a command that needs torch where there is none."""
     if importlib.util.find_spec("torch") is None:
         raise InputError("this command needs torch: pip install 'steel-defects[train]'")
+
+
+def local_folder(text: str) -> Path:
+    """The value of an option that takes a folder of this machine, not of a store."""
+    from steel import storage
+
+    if not text:  # as a path it would be the folder that one is in
+        raise argparse.ArgumentTypeError("an empty value")
+    if storage.is_remote(text):
+        raise argparse.ArgumentTypeError(f"{text} is no folder of this machine")
+    return storage.local_path(text)
 
 
 def make_way(inputs: Sequence[str | None], outputs: Sequence[str | None]) -> None:

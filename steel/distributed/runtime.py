@@ -32,7 +32,7 @@ from steel.distributed.joining import (
     process_group_options,
     start_heartbeat,
 )
-from steel.errors import InputError, LostRankError, SharedError, exit_code
+from steel.errors import InputError, LostRankError, SharedError, describe, exit_code
 from steel.machine import keep_freed_memory
 from steel.precision import choose_precision
 
@@ -130,7 +130,7 @@ class Runtime:
             try:
                 outcome = (task(), None, 0)
             except (InputError, OSError) as error:
-                outcome = (None, str(error), exit_code(error))
+                outcome = (None, describe(error), exit_code(error))
         value, problem, code = self.broadcast(outcome)
         if problem is not None:
             raise SharedError(problem, code)

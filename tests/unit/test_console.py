@@ -126,6 +126,7 @@ def test_what_the_system_says_of_files_is_one_line(number: int, code: int, capsy
     assert capsys.readouterr().err == "error: could not keep data/a.jpg\n"
     runtime = start("no", cpu=True)
     assert run_program(lambda: runtime.on_main(fail)) == code
+    assert capsys.readouterr().err == f"error: {os.strerror(number)}: data/a.jpg\n"
 
 
 @pytest.mark.parametrize(

@@ -37,13 +37,22 @@ def test_workers_are_auto_or_a_number(text: str, workers: int | str) -> None:
     assert from_dict(RuntimeConfig, to_dict(config.runtime)) == config.runtime
 
 
-@pytest.mark.parametrize("option", ["--distill.teacher", "--init-from", "--model.weights"])
+@pytest.mark.parametrize("option", ["--out", "--distill.teacher", "--init-from", "--model.weights"])
 def test_an_empty_value_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It is what a shell makes of a variable that is not set."""
     with pytest.raises((InputError, SystemExit)) as refused:
         parse_fit("fit", [*NEEDED, option, "", "--optim.ema-decay", "0"])
     said = f"{refused.value}{capsys.readouterr().err}"
     assert f"argument {option}: an empty value" in said
+
+
+def test_a_run_folder_in_a_store_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """It was a folder called `s3:` here."""
+    with pytest.raises(SystemExit) as refused:
+        parse_fit("fit", ["--preset", "smoke", "--data", "d", "--out", "s3://bucket/run"])
+    assert refused.value.code == 2
+    assert "argument --out: s3://bucket/run is no folder of this machine" in capsys.readouterr().err
+    assert parse_fit("fit", ["--preset", "smoke", "--data", "d", "--out", "file:///runs/first"]).out == "/runs/first"
 
 
 def test_naming_test_folds_is_noticed() -> None:

@@ -28,3 +28,12 @@ def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path, changes: dict, 
     words = ["--checkpoint", str(checkpoint), "--data", str(shards), "--out", str(tmp_path / "out")]
     with pytest.raises(InputError, match=rf"^--checkpoint .*model.safetensors: .*{message}"):
         _open(build_parser().parse_args(words))
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("s3://bucket/x", "s3://bucket/x is no folder of this machine"), ("", "an empty value")]
+)
+def test_results_go_to_a_folder_of_this_machine(out: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["--checkpoint", "model.safetensors", "--data", "shards", "--out", out])
+    assert f"argument --out: {message}" in capsys.readouterr().err
