@@ -194,11 +194,14 @@ def gradients_section(repeats: int) -> str:
 def efficiency_section(tables: Sequence[Path]) -> str:
     """From tables of `bench.train_step`; nothing is measured."""
     worlds = ", ".join(map(str, WORLDS))
+    times = " and ".join(f"with {world} GPUs {world // WORLDS[0]}" for world in WORLDS[1:])
     words = (
         f"The shortest step, in milliseconds on one GPU, of which the sum takes at most {LITTLE:.0%} when nothing "
         f"of it overlaps, for {worlds} GPUs; and, on the same assumption, the efficiency where each GPU computes one "
-        "micro-batch a step, as with the presets from 8 GPUs on: its time is that of a step measured on one GPU, for "
-        "each of its micro-batches. Accumulating micro-batches makes steps longer and sums no more."
+        "micro-batch a step: its time is that of a step measured on one GPU, for each of its micro-batches. A preset's "
+        f"step has {WORLDS[0]} micro-batches, one for each of {WORLDS[0]} GPUs; one for each of more GPUs makes the "
+        f"batch larger than the preset's, {times} times. Accumulating micro-batches makes steps longer and sums no "
+        "more."
     )
     header = ("preset", "between nodes", f"step for 95 % at {worlds}", "one micro-batch, efficiency")
     return _section("Efficiency", words, header, list(efficiency_rows(micro_batch_times(tables))))
@@ -261,6 +264,9 @@ def main() -> None:
         help="tables of bench.train_step: of all presets' networks together, on one GPU of one kind",
     )
     options = parser.parse_args()
+    for path in options.steps:
+        if not path.is_file():
+            parser.error(f"--steps: {path} is no file; make it with python -m bench.train_step --device cuda")
     make_way([], [str(options.out)])
     begun = begin()
     derived = efficiency_section(options.steps), cores_section(BENCH / "speed.json")

@@ -107,6 +107,7 @@ def _gaps(kinds: Sequence[str], settings: Sequence[Setting], card: str) -> dict[
         facts["aims not measured"] = aims
     if not card:
         facts["not measured on a GPU"] = "all of it: CUDA graphs, mixed precision, the host's time (`--device cuda`)"
+        facts["device time"] = "not measured"
     return facts
 
 
@@ -138,6 +139,7 @@ def _remark(before: str, figures: dict[str, float]) -> str:
     words = {
         "step_ms": "{:,.0f} ms a step",
         "host_ms": "{:.1f} ms of the host",
+        "device_ms": "{:.1f} ms of the device",
         "memory_gib": "{:.1f} GiB",
         "data_wait": "{:.1%} data wait",
         "first_loss": "first loss {:.6f}",

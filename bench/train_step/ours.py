@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import count
 from types import MappingProxyType
 from typing import Any
@@ -134,7 +134,7 @@ class Loop:
         self._steps(batches, 1)
         self.meter.launched(waited=batches.take_seconds())
         self.meter.start()
-        self._steps(batches, self._setting.steps)
+        self._steps(batches, self._setting.steps, self.meter.stepped)
         return self.meter.stop(waited=batches.take_seconds())
 
     def profile(self) -> dict[str, Any]:
@@ -146,17 +146,19 @@ class Loop:
         batches.take_seconds()
         with profile() as profiler:
             self.meter.start()
-            self._steps(batches, self._setting.steps)
+            self._steps(batches, self._setting.steps, self.meter.stepped)
             waited = batches.take_seconds()
             _, seconds = self.meter.stop(waited=waited)
         return summary(profiler, self._setting.steps, seconds, waited)
 
-    def _steps(self, batches: TimedIterator[MicroBatch], num: int) -> None:
+    def _steps(self, batches: TimedIterator[MicroBatch], num: int, stepped: Callable[[], None] = lambda: None) -> None:
+        """So many steps; `stepped` is called behind each."""
         for number in (next(self._numbers) for _ in range(num)):
             sums = self.training.step(self._plan, number, self._plan.phase.lr, batches)
             done = self._metrics.push(self._plan, number, self._plan.phase.lr, sums)
             if done is not None and self.meter.first_loss is None:
                 self.meter.first_loss = sum(done.losses.values())
+            stepped()
 
 
 @functools.lru_cache(maxsize=1)

@@ -81,7 +81,7 @@ def _lightning(setting: Setting) -> Any:
             return micro_steps * share  # Lightning divides by their number
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            return build_plain_optimizer(self.network, setting.device)
+            return build_plain_optimizer(self.network, setting.device, channels_last=True)
 
     class Clock(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
@@ -93,6 +93,8 @@ def _lightning(setting: Setting) -> Any:
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
             if index == micro_steps - 1:
                 meter.launched()
+            elif index % micro_steps == micro_steps - 1:
+                meter.stepped()
             if index == (1 + setting.steps) * micro_steps - 1:
                 self.result = meter.stop()
 
@@ -130,7 +132,7 @@ def _monai(setting: Setting) -> Any:
     _METERS.append(meter)
     micro_steps = setting.batch // setting.micro
     network = build_network(setting).to(setting.device).to(memory_format=torch.channels_last)
-    optimizer = build_plain_optimizer(network, setting.device)
+    optimizer = build_plain_optimizer(network, setting.device, channels_last=True)
 
     def prepare(batch: Any, device: Any, non_blocking: bool, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
         images, targets = (values.to(device, non_blocking=non_blocking) for values in batch)
@@ -173,6 +175,13 @@ def _monai(setting: Setting) -> Any:
             meter.start()
 
         trainer.add_event_handler(Events.ITERATION_COMPLETED(once=micro_steps), after_one)
+
+        def after_each(engine: Any) -> None:
+            done, rest = divmod(engine.state.iteration, micro_steps)
+            if done > 1 and rest == 0:
+                meter.stepped()
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, after_each)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: results.append(meter.stop()))
         trainer.run()
         return results[0]

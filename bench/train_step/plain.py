@@ -38,7 +38,7 @@ class Loop:
         self.network = build_network(setting).to(setting.device).train()
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self._optimizer = build_plain_optimizer(self.network, setting.device)
+        self._optimizer = build_plain_optimizer(self.network, setting.device, channels_last=channels_last)
         self._batches = micro_batches(setting)
         self.meter = Meter(setting)
         _METERS.append(self.meter)
@@ -54,6 +54,7 @@ class Loop:
         self.meter.start()
         for _ in range(self._setting.steps):
             self._step(batches)
+            self.meter.stepped()
         return self.meter.stop(waited=batches.take_seconds())
 
     def _step(self, batches: TimedIterator) -> torch.Tensor:

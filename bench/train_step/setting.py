@@ -145,20 +145,31 @@ def loss_of_outputs(setting: Setting, outputs: dict[str, torch.Tensor], targets:
     return torch.stack([loss.sum() / (setting.batch * loss.shape[1]) for loss in losses.values()]).sum()
 
 
-def build_plain_optimizer(network: torch.nn.Module, device: str) -> torch.optim.AdamW:
-    """torch's fused AdamW on a GPU; on a CPU its usual one, for fused it errs where gradients are channels-last."""
-    return torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=device == "cuda")
+def build_plain_optimizer(network: torch.nn.Module, device: str, *, channels_last: bool) -> torch.optim.AdamW:
+    """torch's fused AdamW, but on a CPU for a network in channels_last: there its usual one, for fused it errs where a
+    gradient does not lie in memory as its parameter does."""
+    fused = device == "cuda" or not channels_last
+    return torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=fused)
 
 
 class Meter:
     """Times stretches of steps, each from a moment at which the device has nothing to do to the next such; before each,
-    what the host does for a step while the device keeps it waiting for nothing."""
+    what the host does for a step while the device keeps it waiting for nothing.
+
+    On a GPU an event stands before the first step of a stretch and behind each. The device passes them in turn with its
+    work, and they are read once the stretch is over, so that no step waits for its time. Where the host is the slower
+    of both, the time between two events is that of the host.
+    """
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._steps: list[float] = []
         self._host: list[float] = []
         self._waits: list[float] = []
+        self._ends: list[torch.cuda.Event] = []
+        """Events of the stretch under way: its start, and the end of each of its steps."""
+        self._device: list[float] = []
+        """Of each stretch, the median milliseconds of a step between two events."""
         self._shares: list[float] = []
         self.first_loss: float | None = None
 
@@ -181,7 +192,16 @@ class Meter:
     def start(self) -> None:
         """The next step is the first of a stretch."""
         self._synchronise()
+        self._ends.clear()
         self._begun = time.perf_counter()
+        self.stepped()
+
+    def stepped(self) -> None:
+        """All of a step of the stretch has been launched; without a GPU nothing is noted."""
+        if self._setting.device == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._ends.append(event)
 
     def stop(self, *, waited: float | None = None) -> tuple[int, float]:
         """The setting's number of steps has been launched: (images, seconds).
@@ -192,6 +212,9 @@ class Meter:
         self._synchronise()
         seconds = time.perf_counter() - self._begun
         self._steps.append(seconds / self._setting.steps)
+        if self._ends:
+            assert len(self._ends) == self._setting.steps + 1, "each step of the stretch has told its end"
+            self._device.append(statistics.median(a.elapsed_time(b) for a, b in itertools.pairwise(self._ends)))
         if waited is not None:
             self._waits.append(waited / seconds)
         return self._setting.steps * self._setting.batch, seconds
@@ -201,13 +224,14 @@ class Meter:
             torch.cuda.synchronize()
 
     def figures(self) -> dict[str, float]:
-        """Medians, the first of each left out; host time only where it is another than the device's."""
+        """Medians, the first of each left out; the times of host and device only where they are two."""
         on_gpu = self._setting.device == "cuda"
         most_held = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         memory = torch.cuda.max_memory_allocated() if on_gpu else most_held
         found = {"step_ms": 1000 * statistics.median(self._steps[1:] or self._steps), "memory_gib": memory / 2**30}
         if on_gpu:
             found["host_ms"] = 1000 * statistics.median(self._host[1:] or self._host)
+            found["device_ms"] = statistics.median(self._device[1:] or self._device)
         if self._waits and self._setting.shards is not None:
             found["data_wait"] = statistics.median(self._waits[1:] or self._waits)
         if self.first_loss is not None:

@@ -80,6 +80,7 @@ def test_rows_that_there_are_not_are_refused_with_those_that_there_are(
         (serve.main, ["--out", "."], ".: a folder; give the name of the file to write"),
         (startup.main, ["--repeats", "none"], "argument --repeats: 'none' is no whole number"),
         (scaling.main, ["--sizes", "0"], "argument --sizes: 0 is not at least 1"),
+        (scaling.main, ["--steps", "no-such.json"], "--steps: no-such.json is no file; make it with python -m bench."),
         (train_step.main, ["--batch", "0"], "argument --batch: 0 is not at least 1"),
     ],
 )
