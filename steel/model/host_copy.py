@@ -66,7 +66,7 @@ class HostCopies:
         """The copies by name, once they are there, and the seconds for which host or device was held up by them.
 
         Also from another thread: a new one's GPU is the first, on which waiting would make a context for this process,
-        hundreds of MB of it, whichever GPU the rank computes on.
+        which takes memory there, whichever GPU the rank computes on.
         """
         held_up = self._seconds
         if self._span is not None:

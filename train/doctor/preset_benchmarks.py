@@ -39,8 +39,8 @@ class StepCost:
     """Of one rank's step on one micro-batch."""
 
     seconds: float
-    memory: int
-    """Bytes at the peak, on a GPU; 0 on a CPU."""
+    memory: int | None
+    """Bytes at the peak, on a GPU; None on a CPU, where it is not measured."""
     sum_seconds: float = 0.0
     """Of the sum of all gradients over the ranks, with nothing beside it; 0 for one rank."""
     sum_bytes: int = 0
@@ -63,7 +63,8 @@ def probe_preset(runtime: Runtime, config: Config, reader: ShardReader) -> Itera
         told = ", ".join(f"{rate:.0f} with {workers}" for workers, rate in rates.items())
         yield Finding("loader", f"phase {phase.name}: crops/s of {size} per rank by workers: {told}")
         told = ", ".join(_shown(micro, cost) for micro, cost in costs.items())
-        yield Finding("step", f"phase {phase.name}: by micro-batch: {told}")
+        unsaid = "" if runtime.device.type == "cuda" else "; memory: not measured on a CPU"
+        yield Finding("step", f"phase {phase.name}: by micro-batch: {told}{unsaid}")
         yield from bound(phase, rates, costs)
         if runtime.device.type == "cuda" and costs[phase.micro_batch] is not None:  # on a CPU there is nothing to gain
             yield compile_gain(runtime, config, reader, phase, crop)
@@ -144,7 +145,7 @@ def step_cost(
         if runtime.world > 1 or not is_out_of_memory(error):
             raise
         return None
-    return StepCost(float(np.median(times[1:])), torch.cuda.max_memory_allocated(device) if on_gpu else 0, *of_sum)
+    return StepCost(float(np.median(times[1:])), torch.cuda.max_memory_allocated(device) if on_gpu else None, *of_sum)
 
 
 def _sum_cost(runtime: Runtime, training: TrainingState) -> tuple[float, int]:
@@ -213,5 +214,5 @@ def _micro_batches(phase: PhaseConfig) -> list[int]:
 def _shown(micro: int, cost: StepCost | None) -> str:
     if cost is None:
         return f"{micro} does not fit"
-    memory = f", {cost.memory / GIB:.1f} GiB" if cost.memory else ""
+    memory = "" if cost.memory is None else f", {cost.memory / GIB:.1f} GiB"
     return f"{micro} in {1000 * cost.seconds:.0f} ms ({micro / cost.seconds:.1f} images/s{memory})"

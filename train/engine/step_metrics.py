@@ -1,4 +1,8 @@
-"""What all ranks saw in each step: read and summed one step late, so that no step waits for a number."""
+"""What all ranks saw in each step: read and summed one step late, so that no step waits for a number.
+
+With several ranks each reads its own figures on the host, and one sum over the ranks (`Runtime.sum_numbers`) carries
+them all: losses, counts and flags.
+"""
 
 import math
 from dataclasses import dataclass

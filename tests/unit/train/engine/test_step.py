@@ -1,11 +1,13 @@
 """What moves along with the network in training, and what does not exist where it was not asked for."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from steel.distributed.runtime import start
 from steel.model.optimizer import WeightAverage
@@ -112,14 +114,39 @@ def test_what_the_finest_resolution_loses_stays_the_number_that_it_is() -> None:
     torch.testing.assert_close(deep.sample_losses.sum(), torch.stack(list(deep.losses.values())).sum())
 
 
+@pytest.fixture
+def wrap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[TrainingState], None]]:
+    """Wraps a training as accelerate does where there are several ranks; here there is one, of gloo."""
+
+    def wrapped(training: TrainingState) -> None:
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        training.wrapped = DistributedDataParallel(
+            training.micro_batch_losses, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+        monkeypatch.setattr(training.runtime.accelerator, "no_sync", DistributedDataParallel.no_sync)
+
+    yield wrapped
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize("freeze_steps", [0, 10])
-@pytest.mark.parametrize("average", [{"ema_decay": 0.9}, {"swa": True, "judged_stages": 2}])
+@pytest.mark.parametrize(
+    ("average", "ddp"),
+    [({"ema_decay": 0.9}, False), ({"swa": True, "judged_stages": 2}, False), ({"ema_decay": 0.9}, True)],
+)
 def test_a_step_walks_over_no_modules(
-    freeze_steps: int, average: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    freeze_steps: int,
+    average: dict[str, Any],
+    ddp: bool,
+    wrap: Callable[[TrainingState], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After the first; neither a frozen encoder nor a rate that decays over its stages changes anything about that."""
+    """After the first; neither a frozen encoder, a rate that decays over its stages nor DDP changes that."""
     training = training_of(layer_decay=0.5, **average)
     training.freeze_steps = freeze_steps
+    if ddp:
+        wrap(training)
     take_steps(training, 0, 1, phase=1)
     walked: list[str] = []
     for name in (*("modules", "named_modules", "children", "parameters", "named_parameters"), *("buffers", "train")):
