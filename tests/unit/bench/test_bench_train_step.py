@@ -297,6 +297,14 @@ def _descendants(pid: int) -> set[int]:
     return found
 
 
+def _measures(pid: int) -> bool:
+    """Not so of what a program asks before it measures, as `git` and `lscpu`."""
+    try:
+        return b"bench.speed.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return False
+
+
 def _is_alive(pid: int) -> bool:
     """Not so of one that has ended and whose parent has not asked yet."""
     try:
@@ -321,7 +329,7 @@ def test_sigterm_ends_the_processes_that_measure(rows: str, processes: int, tmp_
     started: set[int] = set()
     with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.DEVNULL) as bench:
         try:
-            _wait_for(lambda: len(_descendants(bench.pid)) >= processes)
+            _wait_for(lambda: len(found := _descendants(bench.pid)) >= processes and any(map(_measures, found)))
             time.sleep(3)  # whatever they are at
             started = _descendants(bench.pid)
             bench.send_signal(signal.SIGTERM)
