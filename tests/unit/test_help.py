@@ -77,8 +77,7 @@ def test_texts_of_fields_are_wrapped_as_paragraphs(
     lines = [line.strip("│ ") for line in capsys.readouterr().out.split("--runtime.save-minutes")[1].splitlines()[1:3]]
     assert lines == [
         "Minutes between two resumable states, by rank 0's clock; 0 saves none by time. One is put off while the one",
-        "before it is still being written. Before each validation and on a stop signal one is saved, too. "
-        "(default: 10.0)",
+        "before it is still being written. Before each validation and on a stop signal one is saved, too. A save stalls",
     ]
 
 

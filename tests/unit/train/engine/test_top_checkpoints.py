@@ -80,5 +80,5 @@ def test_what_cannot_be_read_any_more_is_left_out_with_a_line(tmp_path: Path, ca
 
 @pytest.mark.parametrize("place", [{"phase": -1, "step": 0}, {"phase": 0, "step": 1 << 53}])
 def test_a_place_that_cannot_be_names_no_file(place: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="TopCheckpoint"):
+    with pytest.raises(InputError, match="of a top checkpoint is "):
         TopCheckpoint(score=0.5, epoch=1.0, **place)
