@@ -74,10 +74,14 @@ def test_texts_of_fields_are_wrapped_as_paragraphs(
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit):
         parse_fit("fit", ["--help"])
-    lines = [line.strip("│ ") for line in capsys.readouterr().out.split("--runtime.save-minutes")[1].splitlines()[1:3]]
+    _, said = capsys.readouterr().out.split("--runtime.save-minutes")
+    lines = [line.strip("│ ") for line in said.splitlines()[1:3]]
     assert lines == [
         "Minutes between two resumable states, by rank 0's clock; 0 saves none by time. One is put off while the one",
-        "before it is still being written. Before each validation and on a stop signal one is saved, too. A save stalls",
+        (
+            "before it is still being written. Before each validation and on a stop signal one is saved, too. "
+            "A save stalls"
+        ),
     ]
 
 
