@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -17,6 +18,7 @@ from steel.distributed.runtime import Runtime, launcher_rank
 from steel.errors import InputError, SharedError
 from steel.extensions import VARIABLE, load_extensions
 from train.budget import Budget, parse_budget
+from train.engine.run_folder import RunFolderError
 from train.fitting import fit_preset
 from train.options import build_registry, check_names, parse_fields
 from train.presets import AUTO, PRESETS, get_preset
@@ -55,7 +57,7 @@ class FitArguments:
         if self.budget.seconds is None or "budget" in self.config.reasons:
             return False
         if has_begun:
-            raise InputError(f"--out {self.out}: was started without --budget; leave it out, or choose another folder")
+            raise RunFolderError(Path(self.out), "was started without --budget; leave it out, or choose another folder")
         return True
 
 

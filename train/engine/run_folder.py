@@ -57,6 +57,14 @@ class _ConfigFile:
     data_digest: str
 
 
+class RunFolderError(InputError):
+    """A run folder that cannot be taken; what is said names it as `--out`, which is how a user has given it."""
+
+    def __init__(self, root: Path, wrong: str) -> None:
+        super().__init__(f"--out {root}: {wrong}")
+        self.root, self.wrong = root, wrong
+
+
 class RunFolder:
     """A run folder. Rank 0 holds and writes it; the other ranks derive paths from it, and may say that they failed."""
 
@@ -117,13 +125,14 @@ class RunFolder:
         if former is None:
             others = [p.name for p in self.root.glob("*") if not p.name.startswith(".")]
             if others:
-                raise InputError(
-                    f"--out {self.root}: not empty and not a run folder (it holds {others[0]}); choose another folder"
+                raise RunFolderError(
+                    self.root, f"not empty and not a run folder (it holds {others[0]}); choose another folder"
                 )
         elif resume == "never":
-            raise InputError(
-                f"--out {self.root}: holds a run already and --resume never was given; without that it goes on, or "
-                "begins anew where it has saved no state; or choose another folder"
+            raise RunFolderError(
+                self.root,
+                "holds a run already and --resume never was given; without that it goes on, or "
+                "begins anew where it has saved no state; or choose another folder",
             )
         elif self.begun_config() is not None:  # without one the run begins anew, as it is asked now
             self._check_same(former, config, data_digest)
@@ -133,8 +142,8 @@ class RunFolder:
         self._write("config.json", to_dict(_ConfigFile(to_dict(config), data_digest)))
 
     def _unwritable(self, error: OSError) -> InputError:
-        return InputError(
-            f"--out {self.root}: cannot be written ({error.strerror}); free space, mend it or choose another folder"
+        return RunFolderError(
+            self.root, f"cannot be written ({error.strerror}); free space, mend it or choose another folder"
         )
 
     def release(self) -> None:
@@ -152,9 +161,10 @@ class RunFolder:
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
                     owner = self.status() or {}
-                    raise InputError(
-                        f"--out {self.root}: in use by a live run (pid {owner.get('pid')} on {owner.get('host')}); "
-                        "stop it first or choose another folder"
+                    raise RunFolderError(
+                        self.root,
+                        f"in use by a live run (pid {owner.get('pid')} on {owner.get('host')}); "
+                        "stop it first or choose another folder",
                     ) from error
             except OSError as error:
                 if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
@@ -165,14 +175,15 @@ class RunFolder:
 
     def _check_same(self, former: dict[str, Any], config: Config, data_digest: str) -> None:
         if former["data_digest"] != data_digest:
-            raise InputError(
-                f"--out {self.root}: was started on another data set, or the shards have changed; choose another folder"
+            raise RunFolderError(
+                self.root, "was started on another data set, or the shards have changed; choose another folder"
             )
         differing = _differences(_by_content(recipe_of(former["config"])), _by_content(config.recipe()))
         if differing:
-            raise InputError(
-                f"--out {self.root}: was started with another configuration ({'; '.join(differing[:3])}); "
-                "choose another folder, or repeat the options of the first start"
+            raise RunFolderError(
+                self.root,
+                f"was started with another configuration ({'; '.join(differing[:3])}); "
+                "choose another folder, or repeat the options of the first start",
             )
 
     def begun_config(self) -> dict[str, Any] | None:
@@ -193,7 +204,7 @@ class RunFolder:
         """
         values = self._read(_FIRST_WEIGHTS, FirstWeights)
         if values is None:
-            raise InputError(f"--out {self.root}: holds states, but no {_FIRST_WEIGHTS}; choose another folder")
+            raise RunFolderError(self.root, f"holds states, but no {_FIRST_WEIGHTS}; choose another folder")
         return from_dict(FirstWeights, values)
 
     def status(self) -> dict[str, Any] | None:

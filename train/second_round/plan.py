@@ -1,7 +1,6 @@
 """What a round comes to: its places, its recipe and its folds, all seen to before any work is done."""
 
 import argparse
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from steel.shards.reader import ShardReader
 from steel.shards.selection import data_digests, folds_of, pseudo_folds, rows_in
 from train.__main__ import choose_processes, count_gpus
 from train.arguments import FitArguments, parse_fit
-from train.engine.run_folder import RunFolder
+from train.engine.run_folder import RunFolder, RunFolderError
 from train.engine.split_roles import role_of
 from train.presets import AUTO, PRESETS
 from train.second_round.record import RECORD, Record
@@ -135,12 +134,8 @@ def _run_told(out: str) -> Iterator[None]:
     """What the block says against the run folder, which nobody has given, as being of `--out`."""
     try:
         yield
-    except InputError as error:
-        run = _run_in(out)
-        said = re.sub(rf"^--out ({re.escape(run)}|{re.escape(str(RunFolder(run).root))}): ", "", str(error))
-        if said == str(error):
-            raise
-        raise InputError(f"--out {out}: its run folder {run}: {said}") from error
+    except RunFolderError as error:
+        raise InputError(f"--out {out}: its run folder {error.root}: {error.wrong}") from error
 
 
 def _refuse_foreign(own: argparse.Namespace) -> None:
