@@ -38,8 +38,9 @@ def train_plain(
     batch_size: int = 16,
     lr: float = 1e-3,
     weights: str = "none",
+    held_out: Sequence[int] = (VALIDATION, TEST),
 ) -> Trial:
-    """Train on every fold but validation and test; what was finished before is not done again.
+    """Train on every fold but those held out; what was finished before is not done again.
 
     The network is stored as a checkpoint of the same kind as ours, with a classification head that was never trained,
     so that one and the same code scores both.
@@ -55,6 +56,7 @@ def train_plain(
         batch_size: images a step.
         lr: peak of the one-cycle rate.
         weights: the encoder's first ones, as `--model.weights`; inputs are normalised as they expect.
+        held_out: folds that it does not see.
     """
     trial = Trial(folder)
     if trial.is_done:
@@ -64,7 +66,7 @@ def train_plain(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     reader = ShardReader(str(data))
     manifest = reader.manifest
-    folds = [fold for fold in folds_of(reader) if fold not in (VALIDATION, TEST)]
+    folds = [fold for fold in folds_of(reader) if fold not in held_out]
     samples = [reader.read(row) for row in rows_in(reader, folds, "train").tolist()]
 
     network = NetworkConfig("Unet", encoder, manifest.num_classes, manifest.channels, decoder)

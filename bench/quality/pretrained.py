@@ -26,6 +26,9 @@ PLAIN_BATCH = 8
 """The plain loop's, as `auto` chooses on all of these sets: as many steps on both sides."""
 MEASURES: Mapping[str, Measure] = {"mean IoU": miou, "mean Dice": mean_dice, "positive Dice": mean_dice_positive}
 AUTO, PLAIN, SEVERSTAL = "auto", "plain loop", "preset severstal"
+PLAIN_ON_ALL = "plain loop on the validation images, too"
+"""What its user has instead of images to tune on."""
+HALF = "threshold 0.5"
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,11 @@ class Sides:
         ]
         return self._ours("severstal", seed, "severstal", options)
 
-    def plain(self, seed: int, lr: float) -> Trial:
-        """The plain loop at one of `RATES`."""
+    def plain(self, seed: int, lr: float, *, on_all: bool = False) -> Trial:
+        """The plain loop at one of `RATES`; on all images but the test's, or without the validation's as the others."""
         torch.set_num_threads(1)
         return train_plain(
-            self.work / f"plain-{lr:g}-{self.passes}-{seed}",
+            self.work / f"plain-{'on-all-' * on_all}{lr:g}-{self.passes}-{seed}",
             self.data,
             encoder=ENCODER,
             decoder=DECODER,
@@ -97,6 +100,7 @@ class Sides:
             batch_size=PLAIN_BATCH,
             lr=lr,
             weights=self.weights,
+            held_out=(TEST,) if on_all else (VALIDATION, TEST),
         )
 
     def rate_scores(self, seed: int) -> dict[float, float]:
@@ -133,16 +137,18 @@ def run(name: str, data: Path, weights: Path, work: Path, *, passes: int | None,
     trials = {
         AUTO: [sides.auto(seed) for seed in seeds],
         PLAIN: [sides.plain(seed, best) for seed in seeds],
+        PLAIN_ON_ALL: [sides.plain(seed, best, on_all=True) for seed in seeds],
         SEVERSTAL: [sides.severstal(seeds[0])],  # a smaller question: the first seed answers it
     }
+    tunable = {side: those for side, those in trials.items() if side != PLAIN_ON_ALL}
     judged = {
-        "threshold 0.5": {side: [raw(t, data) for t in those] for side, those in trials.items()},
+        HALF: {side: [raw(t, data) for t in those] for side, those in trials.items()},
         "threshold tuning and TTA": {
             side: [tuned(t, data, ("none",)) if side == PLAIN else tuned(t, data) for t in those]
-            for side, those in trials.items()
+            for side, those in tunable.items()
         },
         "threshold tuning and TTA, no gate": {
-            side: [tuned(t, data, ("none",)) for t in those] for side, those in trials.items()
+            side: [tuned(t, data, ("none",)) for t in those] for side, those in tunable.items()
         },
     }
     rates = ", ".join(f"{lr:g} gives {100 * score:.2f}" for lr, score in scores.items())
@@ -181,8 +187,9 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
         f"{100 * absent.mean():.2f} mean Dice; of all {len(areas)}, "
         f"{', '.join(map(str, holders))} have each class; U-Net with {ENCODER} from ImageNet weights and a decoder of "
         f"{'-'.join(map(str, DECODER))} channels; {sides.passes} passes. The plain loop has crops of {crop} in batches "
-        f"of {PLAIN_BATCH}, as auto chooses; the preset severstal such crops in batches of {sides.of_set.batch_size}, "
-        "then whole images, with the first seed alone; "
+        f"of {PLAIN_BATCH}, as auto chooses; once more it trains on the validation images, too, at the same rate and "
+        "for as many passes, and has no images to tune on; the preset severstal such crops in batches of "
+        f"{sides.of_set.batch_size}, then whole images, with the first seed alone; "
         f"auto what it chooses. All in {_precision()}. "
         f"Seeds {', '.join(map(str, seeds))}"
         + (f"; missing of three: {', '.join(map(str, missing))}" if missing else "")
@@ -224,10 +231,12 @@ def score_rows(trials: Mapping[str, Sequence[Trial]], judged: Judged) -> list[st
 def _gains(judged: Judged) -> list[str]:
     lines = ["| auto over | measure | points | 95 % over seeds | 95 % over test images |", "|---|---|---|---|---|"]
     for how, sides in judged.items():
-        for side in (PLAIN, SEVERSTAL):
+        for side in (PLAIN, PLAIN_ON_ALL, SEVERSTAL):
+            outcomes = sides.get(side, judged[HALF][side])
+            label = f"{side}, {how}" if side in sides else f"{side}, {HALF}; auto: {how}"
             for name, measure in MEASURES.items():
-                found = gain(sides[AUTO][: len(sides[side])], sides[side], measure)
-                lines.append(f"| {side}, {how} | {name} | {found.text()} |")
+                found = gain(sides[AUTO][: len(outcomes)], outcomes, measure)
+                lines.append(f"| {label} | {name} | {found.text()} |")
     return lines
 
 

@@ -170,24 +170,29 @@ def test_all_sides_are_trained_from_the_same_weights_and_judged(
     assert "Seeds 0, 2; missing of three: 1." in text
     assert "For its first phase auto chose crops of 64x64 in batches of 8." in text
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    sides = [
-        f"{side}, {how}"
-        for how in ("threshold 0.5", "threshold tuning and TTA", "threshold tuning and TTA, no gate")
-        for side in ("auto", "plain loop", "preset severstal")
-    ]
-    assert [row[0] for row in rows[2:11]] == sides
-    seeds = {row[0]: {1 + cell.count(",") for cell in row[1:]} for row in rows[2:11]}
+    on_all, kinds = "plain loop on the validation images, too", ("threshold 0.5", "threshold tuning and TTA")
+    kinds = (*kinds, f"{kinds[1]}, no gate")
+    sides = [f"{side}, {how}" for how in kinds for side in ("auto", "plain loop", "preset severstal")]
+    sides.insert(2, f"{on_all}, threshold 0.5")  # and no more of it: it has nothing to tune on
+    assert [row[0] for row in rows[2:12]] == sides
+    seeds = {row[0]: {1 + cell.count(",") for cell in row[1:]} for row in rows[2:12]}
     assert all(found == ({1} if name.startswith("preset severstal") else {2}) for name, found in seeds.items())
-    assert len(rows[13:]) == 3 * 2 * 3
+    gains = [row[0] for row in rows[14:]]
+    assert len(gains) == 3 * 3 * 3
+    assert [gains.count(f"{on_all}, threshold 0.5{'; auto: ' * bool(how)}{how}") for how in ("", *kinds[1:])] == [3] * 3
     done = sorted((tmp_path / "work").glob("*/trial.json"))
     # The plain loop's rate is chosen with the first seed alone, and the preset severstal trained with no other.
-    assert len(done) == 2 + 1 + len(RATES) + 1
+    assert len(done) == 2 + 1 + len(RATES) + 1 + 2
     before = [path.stat().st_mtime_ns for path in done]
     assert run() == text
     assert [path.stat().st_mtime_ns for path in done] == before  # nothing was trained twice
     auto = load_checkpoint(tmp_path / "work" / "auto-2-0" / "model.safetensors").provenance["config"]
     assert auto["preset"] == "auto" and auto["reasons"]["phases.0.epochs"].startswith("1.58 of the budget's 2 passes")
     stem = next(name for name, tensor in first.items() if tensor.ndim == 4)
+    on_all_folds = [
+        load_checkpoint(path).folds["train"] for path in (tmp_path / "work").glob("plain-on-all-*/model.safetensors")
+    ]
+    assert on_all_folds == [[0, 2]] * 2
     for name in ("auto-2-0", f"plain-{RATES[0]:g}-2-0"):  # a few steps lead not far from where they began
         trained = load_checkpoint(tmp_path / "work" / name / "model.safetensors").tensors[f"encoder.{stem}"][0]
         assert np.abs((trained - first[stem]).numpy()).max() < 0.1 * float(first[stem].abs().max())
