@@ -12,6 +12,9 @@ from typing import Any, Literal
 from steel.errors import InputError
 from steel.plain import INLINE, to_dict
 
+MOST_EPOCHS, MOST_SAMPLES, MOST_PIXELS = 1_000_000, 1 << 20, 1 << 30
+"""Of a phase, of its batch and of its crop: beyond are slips of the keyboard, which would be tried for a long time."""
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -225,12 +228,16 @@ class PhaseConfig:
 
     def __post_init__(self) -> None:
         where = f"phase {self.name}"
-        _require(0 < self.epochs < math.inf, f"{where}: epochs {self.epochs:g} is not a number above 0")
+        _require(
+            0 < self.epochs <= MOST_EPOCHS,
+            f"{where}: epochs {self.epochs:g} is not above 0 and at most {MOST_EPOCHS}",
+        )
         _require(self.micro_batch > 0, f"{where}: micro-batch must be above 0")
         _require(
             self.batch_size > 0 and self.batch_size % self.micro_batch == 0,
             f"{where}: batch-size {self.batch_size} is no multiple of micro-batch {self.micro_batch} above 0",
         )
+        _require(self.batch_size <= MOST_SAMPLES, f"{where}: batch-size {self.batch_size} is more than {MOST_SAMPLES}")
         _require(0 < self.lr < math.inf, f"{where}: lr {self.lr:g} is not a number above 0")
         _require(0 <= self.warmup < 1, f"{where}: warmup {self.warmup} is not in [0, 1)")
         _require(0 <= self.lr_floor < math.inf, f"{where}: lr-floor {self.lr_floor:g} is not a number from 0 on")
@@ -238,6 +245,11 @@ class PhaseConfig:
         _require(
             self.crop == (0, 0) or min(self.crop) > 0,
             f"{where}: crop {self.crop} is neither (0, 0) nor two sizes",
+        )
+        height, width = self.crop
+        _require(
+            height * width <= MOST_PIXELS,
+            f"{where}: crop {height}x{width} has more than the {MOST_PIXELS} pixels of the largest image",
         )
 
     @property

@@ -77,7 +77,14 @@ def test_what_is_missing_or_unknown_is_said(arguments: list[str], message: str) 
     [
         ("--phases.0.batch-size 7", "phases.0: phase crops: batch-size 7 is no"),
         ("--phases.0.batch-size 0", "phases.0: phase crops: batch-size 0 is no multiple of micro-batch 2 above 0"),
-        ("--phases.0.epochs inf", "phases.0: phase crops: epochs inf is not a number above 0"),
+        ("--phases.0.epochs inf", "phases.0: phase crops: epochs inf is not above 0 and at most 1000000"),
+        ("--phases.0.epochs nan", "phases.0: phase crops: epochs nan is not above 0 and at most 1000000"),
+        ("--phases.0.epochs 1e300", "phases.0: phase crops: epochs 1e+300 is not above 0 and at most 1000000"),
+        ("--phases.0.batch-size 4000000", "phases.0: phase crops: batch-size 4000000 is more than 1048576"),
+        (
+            "--phases.0.crop 100000 100000",
+            "phases.0: phase crops: crop 100000x100000 has more than the 1073741824 pixels of the largest image",
+        ),
         ("--phases.0.lr inf", "phases.0: phase crops: lr inf is not a number above 0"),
         ("--phases.0.lr-floor -1", "phases.0: phase crops: lr-floor -1 is not a number from 0 on"),
         ("--phases.0.lr-power nan", "phases.0: phase crops: lr-power nan is not a number above 0"),
