@@ -5,14 +5,13 @@ ended the job, and compares the finished run with an undisturbed one, bit for bi
 Writes bench/faults.md; takes about a minute a trial.
 """
 
-import argparse
 import contextlib
 import errno
 import json
 import os
-import platform
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +21,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from bench.made_by import begin, fact_lines, facts_of_run
 from data_prep.__main__ import main as shard
+from steel.commands.common import Parser, make_way
+from steel.errors import run_program
+from steel.option_values import positive
 from steel.synthetic.dataset import synthesize
 from tests.distributed.launching import TINY, Job, command, leaking, run, torchrun
 from tests.distributed.memory_cgroup import memory_cgroup
@@ -209,13 +212,15 @@ def break_saves(work: Path, tally: Tally, fault: Callable[[], None]) -> None:
 
 HEAD = """# Faults
 
-Made by `python -m bench.faults` on {machine}. Each trial is a real run of two ranks ({steps} steps in two phases, a
-state every 3 steps), broken after step {at}, started again with the same command, and compared bit for bit with an
-undisturbed run: weights, logged losses and validation scores. *Survived* means equal. *Repeated* is the largest number
-of logged steps that were not yet in a state and were trained again; *seconds* the longest time from the fault to the
-end of the job's last process, with `STEEL_RANK_SILENCE_S=10` (90 by default); where a run breaks
-by itself (memory, no room), from a step shortly before. Faults in a save are injected at every
-file operation of one state in turn; survived means that a valid state is there and the next save succeeds.
+Each trial is a real run of two gloo ranks ({steps} steps in two phases, a state every 3 steps), broken after step {at},
+started again with the same command, and compared bit for bit with an undisturbed run: weights, logged losses and
+validation scores. *Survived* means equal. *Repeated* is the largest number of logged steps that were not yet in a state
+and were trained again; *seconds* the longest time from the fault to the end of the job's last process, with
+`STEEL_RANK_SILENCE_S=10` (90 by default); where a run breaks by itself (memory, no room), from a step shortly before.
+Faults in a save are injected at every file operation of one state in turn; survived means that a valid state is there
+and the next save succeeds.
+
+{facts}
 
 | fault | how it is injected | trials | survived | lost | repeated | seconds | what status.json said |
 |---|---|---|---|---|---|---|---|
@@ -224,10 +229,13 @@ file operation of one state in turn; survived means that a valid state is there 
 
 def main() -> None:
     """Try every fault, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=3, help="runs per fault")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
+    parser = Parser(prog="python -m bench.faults", description=__doc__)
+    parser.add_argument("--trials", type=positive, default=3, metavar="N", help="runs per fault")
+    out = Path(__file__).with_suffix(".md")
+    parser.add_argument("--out", type=Path, default=out, metavar="FILE", help="the table")
     arguments = parser.parse_args()
+    make_way([], [str(arguments.out)])
+    begun = begin()
     tallies: list[Tally] = []
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name))
@@ -268,10 +276,10 @@ def main() -> None:
         fault("no room for a state", "ulimit -f below a state's size", lambda job: None, line=bench.cramped, after=1)
         restart = "kill -9 of rank 1 under `torchrun --max-restarts 2`; nobody intervenes"
         fault("a rank dies, elastic", restart, send(signal.SIGKILL, "one rank"), line=bench.restarting, goes_on=True)
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, gloo"
-    head = HEAD.format(machine=machine, steps=16, at=STEPS_TO_FAULT)
+    facts = "\n".join(fact_lines(facts_of_run("bench.faults", begun, ("torch", "accelerate"))))
+    head = HEAD.format(facts=facts, steps=16, at=STEPS_TO_FAULT)
     arguments.out.write_text(head + "\n".join(tally.line() for tally in tallies) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -1,23 +1,24 @@
 """Time of the Lovász loss, sorting all classes or those present: `python -m bench.lovasz` writes `bench/lovasz.md`."""
 
-import argparse
-import os
 import statistics
+import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench.made_by import made_by
-from bench.speed.run import machine
+from bench.made_by import begin, fact_lines, facts_of_run, median_and_spread
 from bench.speed.worker import ROOT
+from steel.commands.common import Parser, make_way
+from steel.errors import run_program
+from steel.inference.predictor import choose_device
 from steel.loading.train_loader import present_pairs
 from steel.model.losses import lovasz_hinge
+from steel.option_values import positive
 from steel.reports.tables import format_columns
 
 SHARES = (0.12, 0.03, 0.45, 0.1)
@@ -45,18 +46,21 @@ class Times(NamedTuple):
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.lovasz", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(prog="python -m bench.lovasz", description=__doc__)
     parser.add_argument("--device", default="cpu", help="where to compute: cpu or cuda")
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="that count, after two that do not")
+    parser.add_argument("--repeats", type=positive, default=7, metavar="N", help="that count, after two that do not")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "lovasz.md", metavar="FILE", help="the table")
-    options, load = parser.parse_args(), os.getloadavg()[0]
+    options = parser.parse_args()
+    make_way([], [str(options.out)])
+    device, begun = choose_device(options.device), begin()
     torch.manual_seed(0)
-    device = torch.device(options.device)
     times = [measure(shape, device, options.repeats) for shape in SHAPES]
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{machine()}, not measured on a GPU"
-    options.out.write_text(page(times, f"{where}, load average {load:.1f}"), encoding="utf-8")
+    facts = facts_of_run("bench.lovasz", begun, ("torch",)) | {
+        "repeats": options.repeats,
+        "threads": torch.get_num_threads(),
+        "GPU": torch.cuda.get_device_name() if device.type == "cuda" else "not measured on a GPU",
+    }
+    options.out.write_text(page(times, facts), encoding="utf-8")
     print(options.out.read_text())
 
 
@@ -96,17 +100,17 @@ def _milliseconds(run: Callable[[], None], device: torch.device) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def page(times: Sequence[Times], where: str) -> str:
-    """The document; `where` names the machine."""
+def page(times: Sequence[Times], facts: Mapping[str, Any]) -> str:
+    """The document; `facts` tell what it was made with."""
     words = (
         "Milliseconds of the Lovász loss with its gradient over a made-up micro-batch, whose images hold each of four "
-        f"classes as often as Severstal's crops do: medians of {len(times[0].every)} rounds. The gain is the median of "
-        "the gains within each round (smallest to largest in brackets), as both ways take turns. "
-        f"Made by {made_by('bench.lovasz')}; {where}, {torch.get_num_threads()} threads; torch {version('torch')}."
+        "classes as often as Severstal's crops do: medians of the rounds after two that do not count, with the "
+        "smallest and the largest in brackets. The gain is of each round, as both ways take turns."
     )
     header = ["micro-batch", "present pairs", "all sorted", "present sorted", "gain"]
     table = format_columns([header, *map(_row, times)], markdown=True)
-    return f"# The Lovász loss\n\n{textwrap.fill(words, 120, break_on_hyphens=False)}\n\n{table}\n"
+    told = textwrap.fill(words, 120, break_on_hyphens=False)
+    return "\n".join(["# The Lovász loss", "", told, "", *fact_lines(facts), "", table]) + "\n"
 
 
 def _row(times: Times) -> list[str]:
@@ -114,10 +118,10 @@ def _row(times: Times) -> list[str]:
     return [
         "x".join(map(str, times.shape)),
         times.pairs,
-        *(f"{statistics.median(some):.1f}" for some in (times.every, times.present)),
+        *(median_and_spread(some, ".1f") for some in (times.every, times.present)),
         f"{statistics.median(gains):.2f}x ({min(gains):.2f} to {max(gains):.2f})",
     ]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

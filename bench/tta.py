@@ -5,28 +5,28 @@ for each view, against the predictor with all views, from uint8 images to quanti
 both give each pass one thread and run several at once; on a GPU views share passes, and fewer images come together.
 """
 
-import os
 import statistics
+import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from bench.made_by import made_by
-from bench.speed.run import machine
+from bench.made_by import begin, fact_lines, facts_of_run, median_and_spread
 from bench.speed.worker import ROOT
 from data_prep.arguments import parse_size
-from steel.commands.common import Parser
+from steel.commands.common import Parser, make_way
 from steel.config import NetworkConfig
+from steel.errors import run_program
 from steel.images.geometry import images_per_pass
-from steel.inference.predictor import Predictor
+from steel.inference.predictor import Predictor, choose_device
 from steel.model.network import UnifiedModel, normalise
 from steel.model.passes import open_passes
+from steel.option_values import positive
 from steel.reports.tables import format_columns
 from steel.views import VIEWS
 
@@ -61,17 +61,21 @@ def main() -> None:
     parser = Parser(prog="python -m bench.tta", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--device", default="cpu", help="where to compute: cpu or cuda")
     parser.add_argument("--encoder", default="resnet18", help="of the untrained U-Net")
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="that count, after one that does not")
+    parser.add_argument("--repeats", type=positive, default=7, metavar="N", help="that count, after one that does not")
     parser.add_argument("--sizes", nargs="+", type=parse_size, default=SIZES, metavar="HxW", help="of images")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "tta.md", metavar="FILE", help="the table")
-    options, load = parser.parse_args(), os.getloadavg()[0]
+    options = parser.parse_args()
+    make_way([], [str(options.out)])
+    device, begun = choose_device(options.device), begin()
     torch.manual_seed(0)
     network = NetworkConfig("Unet", options.encoder, 4, 1)
     model = UnifiedModel(network).eval().to(memory_format=torch.channels_last)
-    device = torch.device(options.device)
     times = [measure(model, size, device, options.repeats) for size in tqdm(options.sizes, unit="size")]
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{machine()}, not measured on a GPU"
-    facts = f"U-Net on {options.encoder}, untrained; {where}, load average {load:.1f}"
+    facts = facts_of_run("bench.tta", begun, ("torch",)) | {
+        "repeats": options.repeats,
+        "network": f"U-Net on {options.encoder}, untrained",
+        "GPU": torch.cuda.get_device_name() if device.type == "cuda" else "not measured on a GPU",
+    }
     options.out.write_text(page(times, facts), encoding="utf-8")
     print(options.out.read_text())
 
@@ -139,19 +143,19 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
     return clock() - start
 
 
-def page(times: Sequence[Times], facts: str) -> str:
-    """The document; `facts` name network and machine."""
+def page(times: Sequence[Times], facts: Mapping[str, Any]) -> str:
+    """The document; `facts` tell what it was made with."""
     words = (
-        f"Milliseconds of an image of a batch, medians of {len(times[0].bare)} rounds: a bare forward pass with its "
-        f"probabilities; `Predictor` with the plain view alone and with all {NUM_VIEWS}, from uint8 images to "
-        "quantised probabilities. All three run one network, with BatchNorms folded, in as many threads. The cost is "
-        "that of all views beyond as many bare passes, the median over the rounds (smallest to largest in brackets). "
-        "On a CPU time is the processor's, on a GPU the clock's. "
-        f"Made by {made_by('bench.tta')}; {facts}; torch {version('torch')}."
+        "Milliseconds of an image of a batch, medians of the rounds after one that does not count, with the smallest "
+        "and the largest in brackets: a bare forward pass with its probabilities; `Predictor` with the plain view "
+        f"alone and with all {NUM_VIEWS}, from uint8 images to quantised probabilities. All three run one network, "
+        "with BatchNorms folded, in as many threads. The cost is that of all views beyond as many bare passes, of each "
+        "round. On a CPU time is the processor's, on a GPU the clock's."
     )
     header = ["size", "images per pass", "bare pass", "one view", f"{NUM_VIEWS} views", "cost", "target"]
     table = format_columns([header, *map(_row, times)], markdown=True)
-    return f"# Test-time augmentation\n\n{textwrap.fill(words, 120, break_on_hyphens=False)}\n\n{table}\n"
+    told = textwrap.fill(words, 120, break_on_hyphens=False)
+    return "\n".join(["# Test-time augmentation", "", told, "", *fact_lines(facts), "", table]) + "\n"
 
 
 def _row(times: Times) -> list[str]:
@@ -160,11 +164,11 @@ def _row(times: Times) -> list[str]:
     return [
         "x".join(map(str, times.size)),
         str(times.images),
-        *(f"{statistics.median(some):.1f}" for some in (times.bare, times.plain, times.views)),
+        *(median_and_spread(some, ".1f") for some in (times.bare, times.plain, times.views)),
         f"{100 * cost:+.1f} % ({100 * min(times.costs):+.0f} to {100 * max(times.costs):+.0f})",
         f"at most {100 * MOST:+.0f} %: {verdict}",
     ]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -18,12 +18,13 @@ def test_the_cost_is_beyond_as_many_bare_passes_and_is_held_against_the_target()
     few = Times((64, 128), 8, bare=(1.0, 2.0, 1.0), plain=(1.1, 2.1, 1.1), views=(4.0, 8.4, 4.1))
     much = Times((256, 1600), 1, bare=(1.0, 1.0, 1.0), plain=(1.0, 1.0, 1.0), views=(4.4, 4.2, 4.4))
     assert few.costs == pytest.approx([0.0, 0.05, 0.025])
-    text = page([few, much], "U-Net on resnet18, untrained; two cores")
-    words = " ".join(text.split())
-    assert "medians of 3 rounds" in words and "; U-Net on resnet18, untrained; two cores; " in words
-    assert " Made by `python -m bench.tta" in words
+    text = page([few, much], {"machine": "two cores", "repeats": 3})
+    assert "\n- machine: two cores\n- repeats: 3\n" in text
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    assert rows[2] == ["64x128", "8", "1.0", "1.1", "4.1", "+2.5 % (+0 to +5)", "at most +5 %: reached"]
+    assert rows[2] == [
+        *("64x128", "8", "1.0 (1.0 to 2.0)", "1.1 (1.1 to 2.1)", "4.1 (4.0 to 8.4)"),
+        *("+2.5 % (+0 to +5)", "at most +5 %: reached"),
+    ]
     assert rows[3][-2:] == ["+10.0 % (+5 to +10)", "at most +5 %: **missed**"]
 
 
@@ -43,4 +44,5 @@ def test_the_page_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "argv", ["tta", *words, str(tmp_path / "tta.md")])
     tta.main()
     text = (tmp_path / "tta.md").read_text()
-    assert "| 32x64 " in text and "| 32x32 " in text and "medians of 2 rounds" in text
+    assert "| 32x64 " in text and "| 32x32 " in text and "\n- repeats: 2\n" in text
+    assert "\n- made by: `python -m bench.tta --encoder tu-test_resnet " in text
