@@ -1,6 +1,7 @@
 """What a table was made with: the command as it was given, the commit and the day, the machine and how busy it was."""
 
 import os
+import platform
 import shlex
 import signal
 import statistics
@@ -13,9 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.speed.run import machine
-
 ROOT = Path(__file__).parents[1]
+INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 BF16", "amx_bf16": "AMX BF16"}
+"""What decides how fast a processor computes, by the name that Linux has for it, in the order in which it came."""
 
 
 class Begun(NamedTuple):
@@ -65,6 +66,15 @@ def fact_lines(facts: Mapping[str, Any]) -> list[str]:
 def median_and_spread(values: Sequence[float], form: str) -> str:
     """`5.2 (4.9 to 6.0)`: the median, the smallest and the largest, each as `form` has it, such as `.1f`."""
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def machine() -> str:
+    """The processor in words, with what instructions it has."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+    has = [words for flag, words in INSTRUCTIONS.items() if flag in told.get("flags", "").split()]
+    model = told.get("model name") or platform.processor()
+    return ", ".join([model, f"{len(os.sched_getaffinity(0))} cores used", *has])
 
 
 def made_by(program: str) -> str:

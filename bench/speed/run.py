@@ -1,7 +1,5 @@
 """Take the measurements: ours and the peers' in turn, repeat by repeat, so that whatever else runs hits all alike."""
 
-import os
-import platform
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -124,10 +122,3 @@ def _result(row: Row, number: int, rates: list[list[float]], errors: list[str]) 
         pairs = zip(own, theirs, strict=True)
         ratios = [b / a if row.at_most else a / b for a, b in pairs]
     return SideResult(row.sides[number], tuple(theirs) if not errors[number] else (), tuple(ratios), errors[number])
-
-
-def machine() -> str:
-    """The processor, in words."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        models = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    return f"{models[0] if models else platform.processor()}, {len(os.sched_getaffinity(0))} cores used"

@@ -27,6 +27,7 @@ from bench.train_step.setting import Setting
 from data_prep.arguments import parse_size
 from steel.commands.common import Parser
 from steel.option_values import positive
+from steel.precision import has_native_bf16
 
 TITLE = "A training step"
 NOTES = (
@@ -52,7 +53,7 @@ def main() -> None:
     settings = _settings(options)
     shards = make_dataset(work / f"speed-{NUM_IMAGES}", NUM_IMAGES).folder("ours") if "loader" in options.rows else ""
     card = torch.cuda.get_device_name() if options.device == "cuda" else ""
-    rows = rows_of(options.rows, settings, shards, card)
+    rows = rows_of(options.rows, settings, shards, card, bf16=has_native_bf16("cpu"))
     ours = ("ours", "ours-compiled", "ours-0", "ours-1", "ours-unkept", "ranks")
     start: dict[str, Callable[[], Worker]] = {
         name: partial(Worker, sys.executable, f"bench.train_step.{module}", log)

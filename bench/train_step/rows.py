@@ -29,7 +29,9 @@ UNKEPT = "ours, freed memory not kept"
 """The label of our side with the allocator as the peers have it by themselves."""
 
 
-def rows_of(kinds: Sequence[str], settings: Sequence[Setting], shards: str, card: str = "") -> list[Row]:
+def rows_of(
+    kinds: Sequence[str], settings: Sequence[Setting], shards: str, card: str = "", *, bf16: bool = False
+) -> list[Row]:
     """The chosen kinds of rows for each setting.
 
     Args:
@@ -37,9 +39,10 @@ def rows_of(kinds: Sequence[str], settings: Sequence[Setting], shards: str, card
         settings: network, size and device of each.
         shards: for the rows that the loader feeds.
         card: the GPU, as torch calls it.
+        bf16: the CPU computes in bfloat16 by itself, so that training there takes it.
     """
     build: dict[str, Callable[[Setting], list[Row]]] = {
-        "made-up": lambda one: _made_up(one, card),
+        "made-up": lambda one: _made_up(one, card, bf16),
         "loader": lambda one: _loader(one, shards),
         "ddp": _ddp,
         "ranks": _ranks,
@@ -89,7 +92,7 @@ def _peers(setting: Setting) -> list[Side]:
     ]
 
 
-def _made_up(setting: Setting, card: str) -> list[Row]:
+def _made_up(setting: Setting, card: str, bf16: bool) -> list[Row]:
     options, aim = asdict(setting), AIMS.get(_key(setting, card))
     ours = Side("ours", "ours", "step", options, least_rate=aim)
     compiled = Side("ours, compiled", "ours-compiled", "step", {**options, "compiled": True}, least_rate=aim)
@@ -103,11 +106,19 @@ def _made_up(setting: Setting, card: str) -> list[Row]:
     row = Row(f"made-up {setting.name}", title, UNIT, (ours, compiled, *choices, *_peers(setting)))
     rows = [row, *_kept(row)]
     if setting.device == "cuda":  # a step without mixed precision beside it
-        plain = replace(setting, precision="no")
-        choices = _choices(asdict(plain), {"no TF32": {"tf32": False}})
-        sides = (replace(ours, options=asdict(plain), least_rate=None), *choices, *_peers(plain))
-        rows.append(Row(f"float32 {plain.name}", f"{title}, float32", UNIT, sides))
+        rows.append(_in_precision("no", setting, {"no TF32": {"tf32": False}}))
+    elif bf16:
+        mixed = _in_precision("bf16", setting, {"NCHW": {"channels_last": False}})
+        rows += [mixed, *_kept(mixed)]
     return rows
+
+
+def _in_precision(precision: str, setting: Setting, others: dict[str, dict[str, bool]]) -> Row:
+    """The made-up batch in another precision than the setting's, with ours in `others` as of `_choices`."""
+    told, one = {"no": "float32"}.get(precision, precision), replace(setting, precision=precision)
+    ours = Side("ours", "ours", "step", asdict(one))
+    sides = (ours, *_choices(asdict(one), others), *_peers(one))
+    return Row(f"{told} {one.name}", f"{one.name}, made-up batch, {told}", UNIT, sides)
 
 
 def _kept(row: Row) -> list[Row]:
@@ -133,7 +144,7 @@ def _loader(setting: Setting, shards: str) -> list[Row]:
     sides = (
         Side("ours", "ours", "step", asdict(fed)),
         Side("ours, made-up batch", "ours-compiled", "step", options, share, "what the loader costs"),
-        *_peers(fed)[:3],
+        *_peers(fed),
     )
     row = Row(f"loader {setting.name}", f"{setting.name}, fed by the loader", UNIT, sides)
     return [row, *_kept(row)]

@@ -23,6 +23,7 @@ from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, aims_not_measured, not
 from bench.train_step.setting import Setting
 from steel import machine
 from steel.distributed.runtime import start
+from steel.precision import has_native_bf16
 
 TINY: dict[str, Any] = {"encoder": "tu-test_resnet", "height": 32, "width": 64}
 TINY |= {"batch": 4, "micro": 2, "steps": 1, "threads": 1}
@@ -119,6 +120,38 @@ def test_the_peers_have_our_allocator_in_a_row_of_its_own(monkeypatch: pytest.Mo
     asked.return_value = False
     with pytest.raises(RuntimeError, match="freed memory is not kept"):
         plain.step(**TINY, channels_last=True, keep_freed=True)
+
+
+def test_a_cpu_that_computes_in_bfloat16_is_measured_in_it_too() -> None:
+    """As training takes it there; with the same targets, and once more with our allocator on all sides."""
+    rows = rows_of(["made-up"], [DEFAULT], "", bf16=True)
+    assert [row.name.split(" Unet")[0] for row in rows] == ["made-up", "kept made-up", "bf16", "kept bf16"]
+    float32, _, mixed, kept = rows
+    for row in (mixed, kept):
+        assert {side.options["precision"] for side in row.sides} == {"bf16"}
+        targets = {side.label: side.target for side in float32.sides if side.target is not None}
+        assert {side.label: side.target for side in row.sides if side.target is not None} == targets
+    assert "ours, NCHW" in {side.label for side in mixed.sides}
+    assert all(side.options["keep_freed"] for side in kept.sides)
+    on_gpu = rows_of(["made-up"], [replace(DEFAULT, device="cuda", precision="bf16")], "", bf16=True)
+    assert [row.name.split()[0] for row in on_gpu] == ["made-up", "float32"]
+
+
+@pytest.mark.skipif(not has_native_bf16("cpu"), reason="needs a CPU with bfloat16")
+def test_in_bfloat16_ours_and_the_plain_loop_lose_the_same(tmp_path: Path) -> None:
+    losses = []
+    for module, options in (
+        ("ours", {"precision": "bf16"}),
+        ("plain", {"precision": "bf16", "channels_last": True}),
+        ("plain", {"precision": "bf16", "channels_last": False}),
+        ("ours", {"precision": "no"}),
+    ):  # each in a process of its own, which has one precision
+        with Worker(sys.executable, f"bench.train_step.{module}", tmp_path / "log") as side:
+            side.ask("step", **{**TINY, **options})
+            losses.append(side.ask("figures")["first_loss"])
+    mixed, *others, exact = losses
+    assert others == pytest.approx([mixed] * 2, rel=1e-2)
+    assert mixed == pytest.approx(exact, rel=5e-2) and mixed != exact
 
 
 def test_one_rank_sums_gradients_as_several_do() -> None:
