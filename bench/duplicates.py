@@ -4,7 +4,6 @@
 computes every signature and groups them, on one core. Decoding is not part of it.
 """
 
-import argparse
 import time
 
 import cv2
@@ -12,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.duplicates import group_duplicates, image_signature
+from steel.commands.common import Parser
 
 
 def make_original(rng: np.random.Generator, side: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def make_copy(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--num-images", type=int, default=100_000)
     parser.add_argument("--copies", type=float, default=0.5, help="share of the images that are copies of another")
     parser.add_argument("--side", type=int, default=128, help="height and width of an image, in pixels")

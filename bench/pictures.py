@@ -7,7 +7,6 @@ The same run folder gives the same pictures. What the terminal shows is recorded
 that is stopped when its pace is known, and kept in the run folder as `terminal.txt`; its times are that machine's.
 """
 
-import argparse
 import csv
 import html
 import io
@@ -30,6 +29,7 @@ import numpy as np
 from PIL import Image
 
 from steel import Predictor
+from steel.commands.common import Parser
 from steel.images.pictures import encode_picture
 
 MOST_BYTES = 150_000
@@ -207,7 +207,7 @@ def terminal_picture(command: str, shown: str) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the pictures."""
-    parser = argparse.ArgumentParser(prog="python -m bench.pictures", description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(prog="python -m bench.pictures", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, help="folder that `make demo` left")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"), help="folder to write")
     arguments = parser.parse_args(argv)

@@ -31,7 +31,7 @@ OPTIONS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, predict or evaluate; returns the exit code of `train.fit`, `train.predict` or `train.evaluate`."""
-    parser = Parser(prog="train", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="train", add_help=False)
     parser.add_argument("--processes", type=whole)
     parser.add_argument("--cpu", action="store_true")
     own, rest = parser.parse_known_args(argv)

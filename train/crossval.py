@@ -45,7 +45,7 @@ logger = logging.getLogger("train.crossval")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the members that are missing and join them; returns the exit code."""
-    parser = Parser(prog="train.crossval", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="train.crossval", add_help=False)
     parser.add_argument("--fold", type=whole)
     parser.add_argument("--join", action="store_true")
     own, rest = parser.parse_known_args(argv)

@@ -190,7 +190,7 @@ def _check_training(options: argparse.Namespace) -> None:
             raise InputError(f"{word} after --: this program gives it to training; give its own options before the --")
     if options.preset != AUTO:
         nowhere = str(options.work / "none")
-        starting = Parser(add_help=False, allow_abbrev=False)
+        starting = Parser(add_help=False)
         for name, *value in map(str.split, OPTIONS):
             starting.add_argument(name, action="store" if value else "store_true")
         _, rest = starting.parse_known_args(options.training)

@@ -6,7 +6,6 @@ loader's pace from `bench/speed.json`: after either has been made anew, `--deriv
 opened; the largest is extrapolated.
 """
 
-import argparse
 import functools
 import json
 import re
@@ -125,7 +124,7 @@ def micro_batch_times(tables: Sequence[Path]) -> dict[str, MicroBatchTime]:
 
 def _micro_batch(options: str) -> int | None:
     """Of the options that a table of `bench.train_step` was made with; None: a step's batch is one."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = Parser(add_help=False)
     parser.add_argument("--micro-batch", type=int)
     return parser.parse_known_args(shlex.split(options))[0].micro_batch
 

@@ -32,10 +32,11 @@ def _typed(values: Iterable[Any]) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows defaults; a mistake in the options is one line, as every other one."""
+    """Shows defaults; a mistake in the options is one line, as every other one. A shortened option is one: what it is
+    short for would change with the options that join, and another program's option of that name would be taken."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"formatter_class": Help, **kwargs})
+        super().__init__(*args, **{"formatter_class": Help, "allow_abbrev": False, **kwargs})
 
     def parse_known_args(self, args=None, namespace=None):
         """As the base class; an empty value is refused: it is what a shell makes of a variable that is not set."""

@@ -47,7 +47,7 @@ _DECIDING = ("mean Dice", "positive Dice", "mean IoU")
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line, without the options of a training."""
-    parser = Parser(prog=PROGRAM, description=__doc__, add_help=False, allow_abbrev=False)
+    parser = Parser(prog=PROGRAM, description=__doc__, add_help=False)
     add = parser.add_argument
     add("--checkpoint", metavar="FILE", required=True, help="model.safetensors of the first training; a path or URL")
     add_labelling(parser)
