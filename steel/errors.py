@@ -54,6 +54,10 @@ _EXIT_CODES = dict.fromkeys(
     (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE), 1
 ) | dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG), 2)
 """Of what the operating system may say of disks and rights (1) and of names (2); other errors are defects of ours."""
+_WAYS_OUT = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; make room there or choose another place") | {
+    errno.EROFS: "; choose another place"
+}
+"""What to do about a disk that takes no more, or nothing."""
 LAST_WORD_S = 30.0
 """How long the other ranks leave a `SharedError` to rank 0: a launcher ends the job when the first of them ends."""
 
@@ -174,9 +178,9 @@ def exit_code(error: InputError | OSError) -> int:
 
 
 def describe(error: InputError | OSError) -> str:
-    """What a user did wrong, or what the operating system refuses and where, without its number."""
+    """What a user did wrong, or what the operating system refuses and where, without its number, and what helps."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename or 'while writing'}"
+        return f"{error.strerror}: {error.filename or 'while writing'}{_WAYS_OUT.get(error.errno or 0, '')}"
     return str(error)
 
 

@@ -368,24 +368,55 @@ def open_write(
     folder = staging if staging is not None else (tempfile.gettempdir() if remote else local_path(url).parent)
     temporary = os.path.join(folder, f".unfinished-{uuid.uuid4().hex}")
     try:
-        with open(temporary, "x+b") as file:
-            yield file
-            file.flush()
-            if not remote:
-                os.fsync(file.fileno())
-        if remote:
-            with _store_of(url) as (fs, path):
-                fs.put_file(temporary, path)
-        else:
-            os.replace(temporary, local_path(url))
-            sync_to_disk(local_path(url).parent)
-    except OSError as error:
-        if error.filename is None:  # a full disk: say where
-            error.filename = os.fspath(url)
-        raise
+        with _errors_named(temporary, os.fspath(url)):
+            with open(temporary, "x+b") as file:
+                yield file
+                file.flush()
+                if not remote:
+                    os.fsync(file.fileno())
+            if remote:
+                with _store_of(url) as (fs, path):
+                    fs.put_file(temporary, path)
+            else:
+                os.replace(temporary, local_path(url))
+                sync_to_disk(local_path(url).parent)
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+@contextmanager
+def open_folder(url: str | os.PathLike[str]) -> Iterator[Path]:
+    """A local folder to fill, which appears as `url`, in place of an empty one, when the block ends without an error.
+
+    Raises:
+        InputError: as `make_folder`, of the folder above.
+        OSError: what cannot be written, by the name that it would have had.
+    """
+    final = local_path(url)
+    make_folder(final.parent)
+    staging = final.parent / f".unfinished-{uuid.uuid4().hex}"
+    try:
+        with _errors_named(os.fspath(staging), os.fspath(url)):
+            staging.mkdir()
+            yield staging
+            os.replace(staging, final)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _errors_named(unfinished: str, given: str) -> Iterator[None]:
+    """An OSError of the block names what was given, where it names the unfinished file or folder, or something in it;
+    or nothing at all, as where writing finds the disk full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = given
+        elif isinstance(error.filename, str) and error.filename.startswith(unfinished):
+            error.filename = given + error.filename.removeprefix(unfinished)
+        raise
 
 
 def write_text(url: str | os.PathLike[str], text: str) -> None:

@@ -1,10 +1,7 @@
 """Labels of any format written in any other."""
 
 import os
-import shutil
-import uuid
 from collections.abc import Callable
-from pathlib import Path
 
 from steel import storage
 from steel.errors import InputError
@@ -45,17 +42,11 @@ def write_labels(
 
 
 def _write_folder(out: str, write: Callable[[str], None]) -> None:
-    """Fill a folder beside `out`, then give it its name."""
+    """Fill a local folder, which is not there or empty."""
     if storage.is_remote(out):
         raise InputError(f"{out}: this format is a folder of files; write it to a local one")
     final = storage.local_path(out)
     if os.path.lexists(final) and not (final.is_dir() and not any(final.iterdir())):
         raise InputError(f"{out}: is there already, and not empty; give another --out")
-    storage.make_folder(os.fspath(final.parent))
-    staging = Path(final.parent, f".unfinished-{uuid.uuid4().hex}")
-    try:
-        staging.mkdir()
-        write(os.fspath(staging))
-        os.replace(staging, final)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with storage.open_folder(out) as folder:
+        write(os.fspath(folder))

@@ -14,11 +14,8 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -137,7 +134,7 @@ def synthesize(
     root = Path(out).absolute()
     if _is_made(root, options):
         return False
-    with _appearing_whole(root) as staging:
+    with storage.open_folder(root) as staging:
         _write(staging, options, _plan(options, given), given, workers, on_image)
     return True
 
@@ -145,19 +142,6 @@ def synthesize(
 def _refuse_shares(class_share: Sequence[float] | None, defect_share: float | None) -> None:
     if class_share is not None or defect_share is not None:
         raise InputError("synth: class and defect shares are those of the annotations; leave them out")
-
-
-@contextmanager
-def _appearing_whole(root: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `root` when the block ends well and is gone when it does not."""
-    storage.make_folder(root.parent)
-    staging = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-    try:
-        yield staging
-        staging.chmod(0o755)
-        staging.rename(root)  # replaces an empty folder
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _is_made(root: Path, options: Options) -> bool:

@@ -117,6 +117,40 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_a_folder_appears_whole_in_place_of_an_empty_one_and_as_no_other(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with storage.open_folder(tmp_path / "out") as folder:
+        (folder / "a").touch()
+        assert not os.listdir(tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["a"]
+    (tmp_path / "usual").mkdir()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+@pytest.mark.parametrize(("written", "named"), [(None, "out"), ("a/b.png", "out/a/b.png"), ("", "out")])
+def test_what_a_folder_has_no_room_for_is_told_by_the_name_that_was_given(
+    written: str | None, named: str, tmp_path: Path
+) -> None:
+    """And not by the hidden one, which nobody has chosen and which is gone; writing names no file at all."""
+    with pytest.raises(OSError, match="No space") as error, storage.open_folder(tmp_path / "out") as folder:  # noqa: PT012
+        name = None if written is None else str(folder / written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+    assert error.value.filename == str(tmp_path / named)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_read_meanwhile_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as error, storage.open_folder(tmp_path / "out"):
+        (tmp_path / "missing").read_bytes()
+    assert error.value.filename == str(tmp_path / "missing")
+
+
+def test_a_file_that_cannot_be_begun_is_told_by_its_own_name(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file") as error, storage.open_write(tmp_path / "none" / "x"):
+        pass
+    assert error.value.filename == str(tmp_path / "none" / "x")
+
+
 def test_files_have_ordinary_permissions(tmp_path: Path) -> None:
     storage.write_bytes(tmp_path / "mine", b"")
     (tmp_path / "usual").write_bytes(b"")

@@ -23,7 +23,7 @@ from train.fit import main
         (SharedError("--out x: in use"), "error: --out x: in use", 2),
         (LostRankError("rank 1 is gone"), "error: rank 1 is gone", 1),
         (OutOfMemoryError("out of memory (host)"), "error: out of memory (host)", 1),
-        (OSError(errno.ENOSPC, "No space left on device", "a"), "error: No space left on device: a", 1),
+        (OSError(errno.EACCES, "Permission denied", "a"), "error: Permission denied: a", 1),
         (KeyboardInterrupt(), "interrupted", 130),
     ],
 )

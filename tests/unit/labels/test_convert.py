@@ -1,5 +1,7 @@
 """`steel convert`: labels of every format in every other, no pixel changed."""
 
+import errno
+import os
 from pathlib import Path
 
 import cv2
@@ -64,6 +66,26 @@ def test_the_command(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture
     assert main([*line, "--to", "kaggle", "--out", str(folder / "train.csv")]) == 2
     assert "read by the same command" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["yolo"]
+
+
+@pytest.mark.parametrize(("form", "writes"), [("masks", "write_bytes"), ("yolo", "write_text")])
+def test_a_full_disk_is_one_line_with_the_folder_and_what_helps(
+    form: str,
+    writes: str,
+    tmp_path: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, writes, full)
+    line = ["convert", str(folder / "train.csv"), "--images", str(folder / "images"), "--class-names", "pit,dent"]
+    assert main([*line, "--to", form, "--out", str(tmp_path / "new")]) == 1
+    helps = "make room there or choose another place"
+    assert capsys.readouterr().err == f"error: No space left on device: {tmp_path}/new; {helps}\n"
+    assert os.listdir(tmp_path) == []
 
 
 def test_what_is_left_out_is_told(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

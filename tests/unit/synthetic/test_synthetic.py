@@ -1,7 +1,9 @@
 """The synthetic data set: its layout, its statistics, and that it is a function of its options alone."""
 
 import csv
+import errno
 import hashlib
+import os
 from pathlib import Path
 
 import cv2
@@ -261,3 +263,28 @@ def test_more_images_than_are_annotated_is_refused(tmp_path, annotations) -> Non
         synthesize(tmp_path / "d", annotations=annotations, defect_share=0.5, **SMALL)
     with pytest.raises(InputError, match="no such file"):
         synthesize(tmp_path / "d", annotations=tmp_path / "missing.csv", **SMALL)
+
+
+def test_a_full_disk_is_one_line_with_the_folder_and_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["synth", str(tmp_path / "s"), "--num-train", "2", "--workers", "1"]) == 1
+    helps = "make room there or choose another place"
+    assert capsys.readouterr().err == f"error: No space left on device: {tmp_path}/s; {helps}\n"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_is_read_only_is_told_by_the_name_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read_only(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr("steel.storage.make_folder", lambda _: None)  # that above is there
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    assert main(["synth", str(tmp_path / "s"), "--num-train", "2", "--workers", "1"]) == 1
+    assert capsys.readouterr().err == f"error: Read-only file system: {tmp_path}/s; choose another place\n"
