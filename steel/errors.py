@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
+from steel.startup import Terminated, sigterm_unwinds
+
 
 def printable(text: str) -> str:
     """`text` as one line of valid UTF-8: line ends, control characters and bytes of a file name that are no text come
@@ -114,16 +116,21 @@ def run_program(main: Callable[[], int | None]) -> int:
     """Run a program's `main` and turn its errors into one line on stderr and an exit code.
 
     From here on no character fails to print: what the console's encoding lacks is escaped, so that a run's last line
-    cannot cost its result.
+    cannot cost its result. SIGTERM ends `main` as Ctrl-C does, unless it has its own way with it.
 
     Returns:
         2 for bad input (`InputError`), 1 for a full disk, a refused file, a lost rank or too little memory, 130 for
-        Ctrl-C, 141 where nobody reads the output any more, else what `main` returned.
+        Ctrl-C, 143 for SIGTERM, 141 where nobody reads the output any more, else what `main` returned.
         Anything else is a defect of ours and keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    with sigterm_unwinds():
+        return _run(main)
+
+
+def _run(main: Callable[[], int | None]) -> int:
     try:
         try:
             return main() or 0
@@ -190,7 +197,7 @@ def _line_and_code(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, LostRankError | OutOfMemoryError):
         return f"error: {error}", 1
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", 130
+        return str(error) or "interrupted", Terminated.CODE if isinstance(error, Terminated) else 130
     if isinstance(error, OSError) and error.errno in _EXIT_CODES:
         return f"error: {describe(error)}", exit_code(error)
     return None

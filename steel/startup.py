@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -42,9 +44,61 @@ def imports_end_at_once() -> Iterator[None]:
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            os.write(2, b"interrupted\n")
-            os._exit(130)
-        frame = frame.f_back
+    if _is_importing(frame):
+        os.write(2, b"interrupted\n")
+        os._exit(130)
     raise KeyboardInterrupt
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, to be taken as Ctrl-C is."""
+
+    CODE = 128 + signal.SIGTERM
+    """The exit code of a program that it ends, as a shell has it."""
+
+    def __str__(self) -> str:
+        return "stopped by SIGTERM"
+
+
+@contextmanager
+def sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM is an exception inside the block, so that what is half-written goes; by itself it would end the process
+    then and there. In an import it still does, for the reasons of `imports_end_at_once`, and where it comes again.
+
+    Nothing changes where SIGTERM is handled or ignored already, whoever handles it in the block has it, and so has the
+    launcher of a job of several ranks: one that waits for another in a collective would not hear of an exception.
+    """
+    is_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if not (is_main and is_alone and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL):
+        yield
+        return
+    first: float | None = None
+
+    def stop(_: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if first is None and _is_importing(frame):
+            os.write(2, f"{Terminated()}\n".encode())
+            os._exit(Terminated.CODE)
+        if first is None:
+            first = time.monotonic()
+            raise Terminated
+        if time.monotonic() - first > _SAME_STOP_S:
+            os._exit(Terminated.CODE)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+_SAME_STOP_S = 1.0
+"""Signals so soon after the first mean the same stop: `timeout` tells the process, and then its group."""
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None

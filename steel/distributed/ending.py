@@ -125,5 +125,5 @@ def end_program(code: int) -> NoReturn:
 
 def _reason(error: BaseException, *, is_defect: bool) -> str:
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
+        return str(error) or "interrupted"
     return f"{type(error).__name__}: {error}" if is_defect else str(error)

@@ -14,8 +14,9 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -196,10 +197,11 @@ def _write(
     (root / "test_images").mkdir()
     make = functools.partial(_make_image, str(root), options.height, options.width)
     rows: dict[str, list[Row]] = {"train_images": [], "test_images": []}
-    for done, (job, found) in enumerate(zip(jobs, _run(make, jobs, options, workers), strict=True), start=1):
-        rows[job.path.split("/")[0]] += found
-        if on_image is not None:
-            on_image(done, len(jobs))
+    with closing(_run(make, jobs, options, workers)) as made:  # interrupted, no worker writes into what is removed
+        for done, (job, found) in enumerate(zip(jobs, made, strict=True), start=1):
+            rows[job.path.split("/")[0]] += found
+            if on_image is not None:
+                on_image(done, len(jobs))
     header = ("ImageId", "ClassId", "EncodedPixels")
     _write_csv(root / "train.csv", header, rows["train_images"] if given is None else given.all_rows())
     _write_csv(root / "test_truth.csv", header, rows["test_images"])
@@ -214,7 +216,7 @@ def _write(
 
 def _run(
     make: Callable[[_Job], list[Row]], jobs: Sequence[_Job], options: Options, workers: int | None
-) -> Iterator[list[Row]]:
+) -> Generator[list[Row], None, None]:
     """The rows of each job, in the jobs' order, whoever makes them."""
     workers = workers if workers is not None else os.cpu_count() or 1
     if workers < 1:

@@ -13,7 +13,7 @@ from tests.paths import ROOT
 LEAVES = {
     "steel.config": {"steel.errors", "steel.plain"},
     "steel.plain": {"steel.errors"},
-    "steel.errors": set(),
+    "steel.errors": {"steel.startup"},
     "steel.gates": set(),
     "steel.startup": set(),
     "steel.labels.rle": {"steel.errors"},

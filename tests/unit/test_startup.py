@@ -4,10 +4,13 @@ import gc
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from steel.startup import imports_end_at_once, uncollected
+from steel.errors import run_program
+from steel.startup import Terminated, imports_end_at_once, sigterm_unwinds, uncollected
 from tests.paths import ROOT
 
 LISTED = """
@@ -137,3 +140,84 @@ def test_ctrl_c_anywhere_else_is_an_exception_as_ever() -> None:
     with pytest.raises(KeyboardInterrupt), imports_end_at_once():
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_leaves_nothing_half_written(workers: str, tmp_path: Path) -> None:
+    """Images are there when it comes; a second one, as of `timeout`, which tells the group as well, is the same
+    stop."""
+    line = [sys.executable, "-m", "steel", "synth", str(tmp_path / "s"), "--num-train", "2000", "--workers", workers]
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 60
+        while not list(tmp_path.rglob("*.jpg")) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert list(tmp_path.rglob("*.jpg"))
+        process.terminate()
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (143, "", "stopped by SIGTERM\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_in_an_import_ends_the_command_in_one_line() -> None:
+    line = [sys.executable, "-c", INTERRUPTED.replace("SIGINT", "SIGTERM"), "steel.inference.load", "info", "missing"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "stopped by SIGTERM\n")
+
+
+CLEANED = """
+import os, signal, sys, time
+from steel.errors import run_program
+
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        time.sleep(1.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("cleaned up")
+
+sys.exit(run_program(main))
+"""
+
+
+def test_a_second_sigterm_waits_for_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", CLEANED], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (143, "")
+
+
+def test_sigterm_is_an_exception_in_the_block_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with pytest.raises(Terminated), sigterm_unwinds():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert run_program(lambda: signal.raise_signal(signal.SIGTERM)) == 143
+    assert capsys.readouterr().err == "stopped by SIGTERM\n"
+
+
+def test_who_handles_sigterm_or_ignores_it_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the block or in it, as `steel serve` and training do; and a launcher has the ranks that it started."""
+    came: list[int] = []
+
+    def own(number: int, _: object) -> None:
+        came.append(number)
+
+    try:
+        for handler in (own, signal.SIG_IGN):
+            signal.signal(signal.SIGTERM, handler)
+            with sigterm_unwinds():
+                signal.raise_signal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with sigterm_unwinds():
+            signal.signal(signal.SIGTERM, own)
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert came == [signal.SIGTERM] * 2
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with sigterm_unwinds():
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
