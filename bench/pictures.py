@@ -30,7 +30,10 @@ from PIL import Image
 
 from steel import Predictor
 from steel.commands.common import Parser
-from steel.images.pictures import encode_picture
+from steel.images.pictures import draw_overlay, encode_picture
+from steel.images.tags import draw_tags, tag_size
+from steel.inference.prediction import Prediction
+from steel.inference.region_tags import mark_regions, tags_of
 
 MOST_BYTES = 150_000
 """Of one picture."""
@@ -60,18 +63,29 @@ def overlay_picture(run: Path) -> bytes:
     """JPEG: what `steel predict --format overlays` makes of those images, as much as has defects, two in a row."""
     paths = [run / "data" / "test_images" / name for name in best_found(run)]
     predictor = Predictor.from_checkpoint(run / "model.safetensors")
-    crops = [crop_to_masks(p.overlay(), p.masks) for p in predictor.predict_stream(paths)]
+    crops = [cropped_overlay(prediction) for prediction in predictor.predict_stream(paths)]
     assert len(crops) >= 2, f"{run} found defects of fewer than two classes"
     rows = [np.hstack([left, gap(left, 1), right]) for left, right in zip(crops[::2], crops[1::2], strict=False)]
     return encode_picture(np.vstack([part for row in rows for part in (row, gap(row, 0))][:-1]), ".jpg", quality=75)
 
 
-def crop_to_masks(picture: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """The part of a picture, `CROP_WIDTH` wide, whose middle is that of the masks (C, H, W)."""
+def cropped_overlay(prediction: Prediction) -> np.ndarray:
+    """A part of its overlay, `CROP_WIDTH` wide; names and probabilities are those of what is seen of each region, and
+    stand in the part as a whole."""
+    masks = prediction.masks
+    seen = middle_of(masks)
+    picture = draw_overlay(prediction.image, masks)[:, seen]
+    tags = tags_of(mark_regions(masks[..., seen], prediction.mask_probs[..., seen]), prediction.class_names)
+    return draw_tags(picture, tags, tag_size(*masks.shape[1:]))
+
+
+def middle_of(masks: np.ndarray) -> slice:
+    """The columns, `CROP_WIDTH` of them, whose middle is that of the masks (C, H, W)."""
+    width = masks.shape[2]
     columns = np.flatnonzero(masks.any(axis=(0, 1)))
-    middle = int(columns.mean()) if len(columns) else picture.shape[1] // 2
-    left = max(0, min(middle - CROP_WIDTH // 2, picture.shape[1] - CROP_WIDTH))
-    return picture[:, left : left + CROP_WIDTH]
+    middle = int(columns.mean()) if len(columns) else width // 2
+    left = max(0, min(middle - CROP_WIDTH // 2, width - CROP_WIDTH))
+    return slice(left, left + CROP_WIDTH)
 
 
 def gap(picture: np.ndarray, axis: int) -> np.ndarray:

@@ -25,13 +25,13 @@ class Tag(NamedTuple):
         return self._replace(left=round(self.left * scale), top=round(self.top * scale))
 
 
-def draw_tags(picture: np.ndarray, tags: Sequence[Tag]) -> np.ndarray:
-    """A picture (H, W, 3) uint8 RGB with tags, none of which leaves it or covers another while there is room."""
+def draw_tags(picture: np.ndarray, tags: Sequence[Tag], size: int | None = None) -> np.ndarray:
+    """A picture (H, W, 3) uint8 RGB with tags, none of which leaves it or covers another while there is room; their
+    letters have a size in pixels, by default `tag_size` of the picture."""
     if not tags:
         return picture
     height, width = picture.shape[:2]
-    wanted = max(min(24, height // 20, width // 20), width // 80)
-    font = load_font(max(10, min(wanted, height // 3)), "".join(tag.text for tag in tags))
+    font = load_font(size or tag_size(height, width), "".join(tag.text for tag in tags))
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas)
     taken: list[_Box] = []
@@ -45,6 +45,12 @@ def draw_tags(picture: np.ndarray, tags: Sequence[Tag]) -> np.ndarray:
         draw.rectangle((x, y, x + text_width - 1, y + text_height - 1), fill=colour)
         draw.text((x + 2 - left, y + 2 - top), tag.text, fill=ink_on(colour), font=font)
     return np.asarray(canvas)
+
+
+def tag_size(height: int, width: int) -> int:
+    """Of the letters in a picture of that size, in pixels."""
+    wanted = max(min(24, height // 20, width // 20), width // 80)
+    return max(10, min(wanted, height // 3))
 
 
 def ink_on(colour: tuple[int, int, int]) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from bench import pictures
+from steel.decision import ClassDecision, Decision
+from steel.inference.prediction import Prediction
 
 
 def test_a_line_that_was_written_over_counts_once_and_a_long_one_wraps() -> None:
@@ -39,10 +41,23 @@ def test_of_each_class_the_best_found_image_is_shown(tmp_path: Path) -> None:
 
 
 def test_a_crop_has_the_masks_in_its_middle_and_stays_in_the_picture() -> None:
-    picture = np.broadcast_to(np.arange(1600)[None, :, None], (4, 1600, 3))
     masks = np.zeros((2, 4, 1600), bool)
     masks[1, 0, 790:811] = True
-    assert pictures.crop_to_masks(picture, masks)[0, :, 0].tolist() == list(range(520, 1080))
+    assert pictures.middle_of(masks) == slice(520, 1080)
     masks[:] = False
     masks[0, 0, 1599] = True
-    assert pictures.crop_to_masks(picture, masks)[0, :, 0].tolist() == list(range(1040, 1600))
+    assert pictures.middle_of(masks) == slice(1040, 1600)
+
+
+def test_names_stand_in_the_crop_as_a_whole() -> None:
+    """Also that of a region near the right border of the crop, which in the image itself would reach beyond it."""
+    probs = np.zeros((1, 200, 1600), np.uint8)
+    probs[0, 100:140, 500:540] = probs[0, 100:140, 900:940] = 255
+    decision, image = Decision((ClassDecision(),)), np.full((200, 1600), 60, np.uint8)
+    crop = pictures.cropped_overlay(
+        Prediction("a", image, ("a rolled pit",), decision, probs, np.full(2, 255, np.uint8))
+    )
+    assert crop.shape == (200, pictures.CROP_WIDTH, 3)
+    columns = np.flatnonzero((crop[:95] != 60).any(axis=(0, 2)))  # above the regions, where the names stand
+    near, far = np.split(columns, np.flatnonzero(np.diff(columns) > 1) + 1)
+    assert len(near) == len(far) and near[0] == 61 and far[-1] == pictures.CROP_WIDTH - 1

@@ -111,6 +111,14 @@ def test_an_overlay_names_the_regions_inside_the_picture():
     assert not changed[25:60].any()
 
 
+@pytest.mark.parametrize(("left", "top"), [(0, 90), (199, 90), (90, 0), (90, 199), (199, 199), (199, 0)])
+def test_a_tag_at_a_border_is_whole(left, top):
+    picture = np.full((200, 200, 3), 60, np.uint8)
+    inside, here = (draw_tags(picture, [Tag(*place, "class 3 0.45", 3)]) for place in ((60, 90), (left, top)))
+    of_class, changed = (inside == class_colour(3)).all(axis=2).sum(), (inside != 60).any(axis=2).sum()
+    assert ((here == class_colour(3)).all(axis=2).sum(), (here != 60).any(axis=2).sum()) == (of_class, changed)
+
+
 def test_no_tag_covers_another():
     """Seven tags at one place: as many patches of seven colours, each as large as that of a tag alone."""
     picture = np.full((200, 200, 3), 60, np.uint8)
