@@ -68,7 +68,7 @@ def explain(
             line += f" -> {tuned.dice_per_class[k]:.4f}, cross-fitted {honest.dice_per_class[k]:.4f}"
         line += f", the floor is {floor:.4f} ({have} it)"
         line += ": few, so this rests on little" if num_true[k] < FEW_IMAGES else ""
-        lines.append(line + (_ladder_words(rungs[k]) if rungs else ""))
+        lines.append(line + (_ladder_words(rungs[k], chosen) if rungs else ""))
     return tuple(lines)
 
 
@@ -99,15 +99,20 @@ def _listed(classes: Sequence[int], class_names: Sequence[str]) -> str:
     return " and ".join(class_names[k] for k in classes)
 
 
-def _ladder_words(rungs: Sequence[Rung]) -> str:
-    tried = [f"{rung.name} {rung.gain} {_fate(rung)}" for rung in rungs]
+def _ladder_words(rungs: Sequence[Rung], chosen: ClassDecision) -> str:
+    tried = [f"{rung.name} {rung.gain} {_fate(rung, chosen)}" for rung in rungs]
     return f"; cross-fitted: {', '.join(tried)}" if tried else ""
 
 
-def _fate(rung: Rung) -> str:
-    if rung.is_needed:
-        return "taken all the same (the class is hardly found without)"
-    return "taken" if rung.is_taken else "left out"
+def _fate(rung: Rung, chosen: ClassDecision) -> str:
+    """What became of a family. One that is taken allows a limit; the settings that are best on all images may have none
+    nevertheless, though those that were best without some fold, which gained, had one."""
+    if not rung.is_taken:
+        return "left out"
+    has_limit = {"minimum area": chosen.min_area > 0, "maximum area": chosen.max_area is not None}
+    if not has_limit.get(rung.name, True):
+        return "allowed, but on all images none is better"
+    return "taken all the same (the class is hardly found without)" if rung.is_needed else "taken"
 
 
 def _class_words(chosen: ClassDecision, gate: str) -> str:

@@ -1,7 +1,15 @@
 """What threshold tuning says of itself, word by word."""
 
 import re
+from dataclasses import replace
 
+import pytest
+
+from steel.decision import ClassDecision, default_decision
+from steel.metrics.scores import decide
+from steel.thresholds.crossfit import Gain
+from steel.thresholds.explanation import explain
+from steel.thresholds.gate_search import Rung
 from steel.thresholds.tuning import tune_thresholds
 from tests.tuning_images import constant_statistics, rarely_seen
 
@@ -55,3 +63,23 @@ def test_the_explanation_says_why_a_gate_that_gains_more_was_not_taken() -> None
     _, gate, _ = tune_thresholds(statistics, gates=("none", "binary", "soft"), class_names=["scratch"]).explanation
     assert gate.startswith("gate none: the segmentation alone decides (cross-fitted gains over the simplest: binary +")
     assert re.search(r"binary \+0\.\d+ ± 0\.\d+, hardly finding scratch; soft \+0\.0000 ± 0\.0000\)$", gate)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "minimum", "maximum"),
+    [
+        (ClassDecision(min_area=9, max_area=90), "taken", "taken"),
+        (ClassDecision(min_area=9), "taken", "allowed, but on all images none is better"),
+        (ClassDecision(max_area=90), "allowed, but on all images none is better", "taken"),
+    ],
+)
+def test_a_limit_that_the_decision_does_not_have_is_not_called_taken(
+    chosen: ClassDecision, minimum: str, maximum: str
+) -> None:
+    """A family that gains cross-fitted is taken; on all images the best of its settings may have no limit."""
+    statistics, gain = constant_statistics(100, 255), Gain(0.0123, 0.0088)
+    decision = replace(default_decision(1), classes=(chosen,))
+    rungs = [Rung("minimum area", gain, is_taken=True), Rung("maximum area", gain, is_taken=True)]
+    *_, scratch = explain(statistics, ["scratch"], decision, decide(statistics, decision), gain, {}, {}, [rungs])
+    limits = f"minimum area +0.0123 ± 0.0088 {minimum}, maximum area +0.0123 ± 0.0088 {maximum}"
+    assert scratch.endswith(f"; cross-fitted: {limits}")
