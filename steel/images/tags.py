@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from steel.images.class_colours import class_colour
+from steel.images.class_colours import class_colour, luminance
 from steel.images.fonts import load_font
 
 
@@ -55,9 +55,7 @@ def tag_size(height: int, width: int) -> int:
 
 def ink_on(colour: tuple[int, int, int]) -> str:
     """Black or white, whichever has the higher contrast on an RGB colour, which is then at least 4.5 (WCAG 2.1)."""
-    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in colour)]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "black" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "white"
+    return "black" if (luminance(colour) + 0.05) ** 2 > 0.05 * 1.05 else "white"
 
 
 class _Box(NamedTuple):

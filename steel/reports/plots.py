@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steel.images.class_colours import hex_colour
+from steel.images.class_colours import line_colour
 from steel.images.fonts import font_file, letters_of
 from steel.metrics.table import METRICS
 from steel.storage import write_bytes
@@ -255,7 +255,7 @@ def _paint_classes(name: str, title: str) -> Callable[[Sequence[_Phase], Any], b
         scores = [record.get(name) for phase in phases for record in phase.validation]
         classes = list(dict.fromkeys(key for score in scores if isinstance(score, Mapping) for key in score))
         styles = [
-            {"color": "0.15", "linestyle": "--"} if key == "any" else {"color": hex_colour(class_id)}
+            {"color": "0.15", "linestyle": "--"} if key == "any" else {"color": line_colour(class_id)}
             for class_id, key in enumerate(classes, start="any" not in classes)
         ]
         drawn = [
@@ -293,6 +293,7 @@ def _paint_speed(phases: Sequence[_Phase], panel: Any) -> bool:
         other = panel.twinx()
         _draw(other, phases, "train", "data_wait", color="tab:cyan", linewidth=1)
         panel.plot([], [], color="tab:cyan", linewidth=1, label="share of time waiting for data")
+        other.set_ylabel("time waiting for data")
         other.set_ylim(-_MARGIN, 1 + _MARGIN)
         other.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     return drawn

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from steel.images.class_colours import CLASS_COLOURS, class_colour, hex_colour
+from steel.images.class_colours import CLASS_COLOURS, class_colour, hex_colour, line_colour
 from steel.images.tags import ink_on
 
 SIGHT = {
@@ -53,3 +53,13 @@ def test_a_name_on_any_of_them_can_be_read() -> None:
         ground = linear(colour) @ [0.2126, 0.7152, 0.0722]
         ink = {"black": 0.0, "white": 1.0}[ink_on(colour)]
         assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) >= 4.5
+
+
+def test_a_line_of_any_of_them_is_seen_on_white() -> None:
+    lines = [line_colour(class_id) for class_id in range(1, 40)]
+    for line in lines:
+        ground = linear(list(bytes.fromhex(line[1:]))) @ [0.2126, 0.7152, 0.0722]
+        assert 1.05 / (ground + 0.05) >= 3
+    assert [lines[0], lines[3]] == [hex_colour(1), hex_colour(4)]  # dark enough as they are
+    seen = lab(linear([list(bytes.fromhex(line[1:])) for line in lines[:8]]))
+    assert min(np.linalg.norm(one - other) for one, other in itertools.combinations(seen, 2)) > 15

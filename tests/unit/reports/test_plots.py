@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steel.images.class_colours import class_colour
+from steel.images.class_colours import class_colour, line_colour
 from steel.images.pictures import draw_comparison, draw_overlay, encode_picture
 from steel.images.tags import Tag
 from steel.reports.plots import draw_history, encode_figure, plot_history
@@ -285,3 +285,13 @@ def test_no_panel_is_empty() -> None:
     (only,) = draw_history([{"kind": "train", "phase": 0, "epoch": 1.0, "lr": 0.1}]).axes
     assert only.get_title() == "Learning rate"
     assert draw_history([]).axes == []
+
+
+def test_classes_lines_are_seen_on_white_and_both_axes_of_speed_are_named() -> None:
+    records = history()
+    for record in records:
+        record["f1"] = {"any": 1.0, **{f"class {k}": 0.5 for k in range(1, 5)}}
+    colours = [line.get_color() for line in panel_of(records, "F1 of the classification head").lines]
+    assert colours[1:5] == [line_colour(class_id) for class_id in range(1, 5)]
+    names = [axes.get_ylabel() for axes in figure_of("one epoch each").axes]
+    assert {"images/s", "time waiting for data"} <= set(names)
