@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from steel import storage
-from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint
 from steel.commands.common import Parser, local_folder
 from steel.decision import Decision, default_decision
 from steel.distributed.ending import end_program
@@ -43,6 +43,7 @@ from steel.thresholds.tuning import Tuning, tune_thresholds
 from steel.views import parse_tta
 from train.engine.evaluation_origin import provenance_of, speed_of
 from train.engine.member_scores import judge_members
+from train.engine.run_folder import RunFolder
 from train.engine.run_inference import collect_statistics, gather_kept
 from train.engine.split_roles import role_of
 from train.engine.visualise import NUM_EXAMPLES, choose_examples, choose_random, draw_examples, predict_examples
@@ -256,10 +257,28 @@ def _check_gates(gates: Sequence[str], is_tuned: bool) -> None:
 
 
 def _make_way(arguments: argparse.Namespace) -> None:
-    """See, before any work is done, that results can be written and that none replaces the checkpoint."""
-    tuned = str(arguments.out / "model.safetensors") if arguments.tune_thresholds else None
-    storage.check_apart([arguments.checkpoint], [tuned])
-    storage.make_folder(arguments.out)
+    """See, before any work is done, that results can be written and that none replaces a checkpoint or a run's files.
+
+    Raises:
+        InputError: says which.
+    """
+    out = arguments.out
+    if RunFolder(out).is_run:
+        raise InputError(f"--out {out}: a training's run folder; give a folder of its own, such as {out / 'test'}")
+    if arguments.tune_thresholds:
+        tuned = out / "model.safetensors"
+        storage.check_apart([arguments.checkpoint], [str(tuned)])
+        if tuned.exists() and not _is_retuned(tuned):
+            raise InputError(f"{tuned}: not of a --tune-thresholds, and would be replaced; give another --out")
+    storage.make_folder(out)
+
+
+def _is_retuned(path: Path) -> bool:
+    """Whether a file is a checkpoint as `retuned` makes it."""
+    try:
+        return "tuning_digest" in read_header(path)["provenance"]
+    except InputError:
+        return False
 
 
 def gates_of(checkpoint: Checkpoint) -> dict[str, Decision]:

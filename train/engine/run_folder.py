@@ -212,6 +212,11 @@ class RunFolder:
         return self._read("status.json", _StatusFile)
 
     @property
+    def is_run(self) -> bool:
+        """Whether a training has begun here, going by the names of its files alone."""
+        return all((self.root / name).is_file() for name in ("config.json", "status.json"))
+
+    @property
     def attempt(self) -> int:
         """How many times the run has been started, this time included."""
         return int((self.status() or {}).get("attempt", 1))

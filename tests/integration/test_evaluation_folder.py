@@ -1,0 +1,63 @@
+"""What an evaluation writes into a folder that holds something already."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from steel.checkpoint import save_checkpoint
+from steel.errors import run_program
+from tests.numerics.quick import COARSE
+from tests.random_members import make_member
+from tests.shard_folder import make_shards
+from train.evaluate import main as evaluate
+from train.evaluate import tune_thresholds
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Shards of two folds, and a checkpoint that knows the gates it was tuned with."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr("train.evaluate.tune_thresholds", functools.partial(tune_thresholds, space=COARSE))
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (32, 64), np.uint8) for _ in range(12)]
+    masks = [((rng.random((32, 64)) < 0.5) * (n % 4)).astype(np.uint8) for n in range(12)]
+    make_shards(tmp_path / "shards", images, masks, num_classes=2, folds=2)
+    folds = {"train": [9], "tuning": [0], "test": [1]}
+    save_checkpoint(tmp_path / "first.safetensors", make_member(0, folds=folds))
+    return tmp_path
+
+
+def code_of(work: Path, out: Path, *options: str, checkpoint: str = "first.safetensors") -> int:
+    line = ["--checkpoint", str(work / checkpoint), "--data", str(work / "shards"), "--out", str(out)]
+    return run_program(lambda: evaluate([*line, "--workers", "0", "--precision", "no", *options]))
+
+
+TUNED = ("--folds", "0", "--tune-thresholds", "--gates", "none")
+
+
+def test_a_run_folder_and_a_checkpoint_of_something_else_are_not_written_over(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, shipped = work / "run", work / "shipped"
+    for folder in (run, shipped):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes((work / "first.safetensors").read_bytes())
+    for name in ("config.json", "status.json"):
+        (run / name).write_text("{}")
+    before = {path: path.read_bytes() for path in sorted(work.rglob("*")) if path.is_file()}
+    for out, options, message in (
+        (run, TUNED, f"error: --out {run}: a training's run folder; give a folder of its own, such as {run}/test"),
+        (run, ("--folds", "1"), f"error: --out {run}: a training's run folder"),
+        (shipped, TUNED, f"error: {shipped}/model.safetensors: not of a --tune-thresholds, and would be replaced; "),
+    ):
+        assert code_of(work, out, *options) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert line.startswith(message)
+    assert {path: path.read_bytes() for path in sorted(work.rglob("*")) if path.is_file()} == before
+    for _ in range(2):  # the second one replaces what the first has written
+        assert code_of(work, run / "tuned", *TUNED) == 0
