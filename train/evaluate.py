@@ -33,7 +33,7 @@ from steel.metrics.scores import Outcome, decide
 from steel.metrics.statistics import EvaluationStatistics
 from steel.option_values import positive
 from steel.reports.evaluation import format_table
-from steel.reports.evaluation_report import write_evaluation
+from steel.reports.evaluation_report import remove_evaluation, write_evaluation
 from steel.reports.gallery import RANDOM, TYPICAL, GalleryKeeper
 from steel.reports.gates import format_gates, gate_table
 from steel.reports.members import Judged
@@ -205,6 +205,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
         return
 
     gates = gates_of(checkpoint)
+    _remove_former(arguments)
     with live.stage("report", "writing the report"):
         metrics = write_evaluation(
             *(arguments.out, statistics, decision, reader, kept),
@@ -271,6 +272,16 @@ def _make_way(arguments: argparse.Namespace) -> None:
         if tuned.exists() and not _is_retuned(tuned):
             raise InputError(f"{tuned}: not of a --tune-thresholds, and would be replaced; give another --out")
     storage.make_folder(out)
+
+
+def _remove_former(arguments: argparse.Namespace) -> None:
+    """Remove what an earlier evaluation left in the folder, so that nothing of it stands under this one's report."""
+    tuned = arguments.out / "model.safetensors"
+    is_read = storage.full_path(arguments.checkpoint) == storage.full_path(str(tuned))
+    if (arguments.out / "metrics.json").exists() and not is_read and _is_retuned(tuned):
+        logger.info("%s: of an earlier evaluation; removed", tuned)
+        storage.remove(tuned)
+    remove_evaluation(arguments.out)
 
 
 def _is_retuned(path: Path) -> bool:

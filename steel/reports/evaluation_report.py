@@ -1,6 +1,7 @@
 """All files of an evaluation: `metrics.json`, `report.html`, `per_image.csv`, `label_doubts.csv`, `overlays/`."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from steel.reports.gallery import KINDS, LABELS, Kept
 from steel.reports.per_image import REGION_SEPARATOR, doubt_rows, image_rows, to_csv, write_image_rows
 from steel.reports.shots import Shot, draw_shots
 from steel.shards.reader import ShardReader
+
+REPORT_FILES = ("metrics.json", "report.html", "per_image.csv", "label_doubts.csv", "gates.md", "contact_sheet.png")
+"""What an evaluation writes, beside overlays and a checkpoint."""
 
 DOUBT_COLUMNS = (
     "rank", "image_id", "image_doubt", "claim", "class", "region_doubt", "left", "top", "width", "height", "pixels",
@@ -111,6 +115,15 @@ def write_files(
     write_image_rows(out / "per_image.csv", rows)
     storage.write_text(out / "label_doubts.csv", to_csv(lines, DOUBT_COLUMNS))
     storage.write_text(out / "report.html", evaluation_page(metrics, rows, lines, shots, kinds))
+
+
+def remove_evaluation(out: Path) -> None:
+    """Remove, by their names, the files of an earlier evaluation from `out`; what else is there stays."""
+    for name in REPORT_FILES:
+        storage.remove(out / name)
+    for path in (out / "overlays").glob("*.jpg"):
+        if re.fullmatch(r"[0-9]{6,}\.jpg", path.name):
+            storage.remove(path)
 
 
 def write_overlays(out: Path, shots: Sequence[Shot]) -> dict[int, str]:

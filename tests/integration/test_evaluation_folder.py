@@ -61,3 +61,29 @@ def test_a_run_folder_and_a_checkpoint_of_something_else_are_not_written_over(
     assert {path: path.read_bytes() for path in sorted(work.rglob("*")) if path.is_file()} == before
     for _ in range(2):  # the second one replaces what the first has written
         assert code_of(work, run / "tuned", *TUNED) == 0
+
+
+def names_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_nothing_of_an_earlier_evaluation_stands_under_the_report_of_a_later_one(work: Path) -> None:
+    used, fresh = work / "used", work / "fresh"
+    assert code_of(work, used, *TUNED) == 0
+    first = names_in(used)
+    (used / "overlays" / "mine.jpg").write_text("foreign")
+    (used / "notes.txt").write_text("foreign")
+    for out in (used, fresh):
+        assert code_of(work, out, "--folds", "1") == 0
+    assert {"model.safetensors", "gates.md"} <= first - names_in(fresh)
+    assert any(name.startswith("overlays/") for name in first - names_in(fresh))
+    assert names_in(used) == names_in(fresh) | {"overlays/mine.jpg", "notes.txt"}
+    for name in ("per_image.csv", "label_doubts.csv"):
+        assert (used / name).read_bytes() == (fresh / name).read_bytes()
+
+
+def test_the_checkpoint_that_is_evaluated_stays_beside_its_scores(work: Path) -> None:
+    assert code_of(work, work / "tuned", *TUNED) == 0
+    tuned = (work / "tuned" / "model.safetensors").read_bytes()
+    assert code_of(work, work / "tuned", "--folds", "1", checkpoint="tuned/model.safetensors") == 0
+    assert (work / "tuned" / "model.safetensors").read_bytes() == tuned
