@@ -74,13 +74,16 @@ def job_from(arguments: argparse.Namespace) -> "FolderJob":
 def make_way_for(arguments: argparse.Namespace) -> None:
     """See, before the model is loaded, that the job can be done as far as that can be told, and replaces no input."""
     from steel import storage
-    from steel.inference.folder_job import check_job
+    from steel.inference.folder_job import check_job, replaced_files
     from steel.inference.writers import WRITERS
 
     places = {WRITERS[name].place for name in arguments.format if name in WRITERS}
     outputs = [storage.join(arguments.out, place) for place in places]
     storage.check_apart([arguments.checkpoint, arguments.images, arguments.template], [*outputs, arguments.out])
-    check_job(job_from(arguments))
+    job = job_from(arguments)
+    check_job(job)
+    for file in replaced_files(job):
+        print(f"note: {file} is there already; it is replaced when all images are done", file=sys.stderr)  # noqa: T201
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from steel import __version__, storage
 from steel.errors import InputError
 from steel.images.listing import IMAGE_SUFFIXES, ImageRecord, TiffPages, lies_in, list_images, split_pages
 from steel.inference.journal import Journal
-from steel.inference.writers import WRITERS, FolderWriter, Task
+from steel.inference.writers import WRITERS, FileWriter, FolderWriter, Task
 from steel.validation_errors import raise_issues
 
 
@@ -132,6 +132,16 @@ def _check_formats(job: FolderJob) -> None:
 
 def _folder_writers(job: FolderJob) -> list[FolderWriter]:
     return [writer for name in job.formats if isinstance(writer := WRITERS[name], FolderWriter)]
+
+
+def replaced_files(job: FolderJob) -> list[str]:
+    """The files of earlier jobs that this one will replace when it is done: those that hold all images at once, whole.
+
+    Pictures would be mixed instead, and are refused by `check_job`.
+    """
+    writers = [WRITERS[name] for name in job.formats]
+    places = [storage.join(job.out, writer.place) for writer in writers if isinstance(writer, FileWriter)]
+    return [place for place in places if storage.exists(place)]
 
 
 def _image_folders(job: FolderJob) -> list[str]:

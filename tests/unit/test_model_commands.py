@@ -119,6 +119,20 @@ def test_predict_refuses_a_name_that_no_submission_can_hold(work, tmp_path, stee
     assert not out.exists()
 
 
+def test_predict_says_which_files_it_replaces(work, steel, tmp_path):
+    line = ("predict", "one.safetensors", "images", "--out", str(tmp_path), "--format", "kaggle,jsonl")
+    assert steel(*line)[::2] == (0, "")
+    (tmp_path / "predictions.jsonl").unlink()
+    code, _, err = steel(*line)
+    assert code == 0
+    assert err == f"note: {tmp_path}/submission.csv is there already; it is replaced when all images are done\n"
+    assert steel(*line[:-1], "labelmaps")[::2] == (0, "")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    code, _, err = steel(*line[:-1], "labelmaps,kaggle")
+    assert (code, err.count("\n")) == (2, 1) and "labelmaps: holds files of an earlier command" in err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_predict_says_that_nothing_was_tuned(work, steel):
     save_checkpoint(work / "raw.safetensors", dataclasses.replace(make_checkpoint(0), decision=None))
     for checkpoint, said in (("raw.safetensors", True), ("one.safetensors", False)):
