@@ -50,7 +50,7 @@ class Summary:
             f"{'gray' if manifest.channels == 1 else 'colour'}, mean {_figures(manifest.mean)}, "
             f"standard deviation {_figures(manifest.std)}",
             *([] if manifest.depth == EIGHT_BITS else [f"images of 16 bits are read by {manifest.depth}"]),
-            f"folds of {', '.join(map(str, self.fold_sizes))} images",
+            f"{'folds' if len(self.fold_sizes) > 1 else 'one fold'} of {', '.join(map(str, self.fold_sizes))} images",
             *self.remarks,
         ]
 
@@ -129,7 +129,7 @@ def write_manifest(
     num_pixels, sums, squares = _pixels_of(images)
     channels, mean, std = _normalisation(images, num_pixels, sums, squares)
     lines += [*_remarks_on_flat(std), *_remarks_on_absent(draft, classes)]
-    fold_sizes = np.bincount(folds, minlength=2)
+    fold_sizes = np.bincount(folds)
     manifest = replace(
         draft,
         num_samples=table.num_rows,

@@ -57,3 +57,9 @@ def test_a_split_that_cannot_be_is_refused_before_the_work(
         assert main(arguments(own_folder, own_folder / "out", **options)) == 2
         last_line(capsys)
         assert not (own_folder / "out").exists()
+
+
+def test_one_fold_is_one(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(folder, tmp_path / "out", folds=1)) == 0
+    assert f"\none fold of {NUM_IMAGES} images\n" in capsys.readouterr().out
+    assert ShardReader(tmp_path / "out").manifest.folds == 1
