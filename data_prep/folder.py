@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from data_prep.options import Options
 from data_prep.plan import Plan, ShardPlan
 from data_prep.rows import ShardRows, are_sound, read_rows
 from steel import storage
-from steel.errors import InputError, list_some
+from steel.errors import InputError, ResourceError, list_some
 from steel.plain import from_dict, parse_json, to_dict
 from steel.shards.format import MANIFEST_NAME, Manifest
 
@@ -43,9 +43,14 @@ def refuse_others(out: str, made_with: Mapping[str, Any], wanted: Mapping[str, A
         raise InputError(f"{out}: already holds shards made with another {list_some(differing)}; choose another --out")
 
 
+def is_begun(options: Options) -> bool:
+    """Whether an unfinished job is in the output folder."""
+    return storage.exists(storage.join(options.out, UNFINISHED, _PLAN))
+
+
 def refuse_foreign(options: Options) -> None:
     """Raises InputError when the output folder holds files and no job of ours."""
-    if storage.exists(storage.join(options.out, UNFINISHED, _PLAN)) or not storage.exists(options.out):
+    if is_begun(options) or not storage.exists(options.out):
         return
     others = [file.path for file in storage.list_files(options.out)]
     if others:
@@ -171,11 +176,11 @@ def clear_unfinished(out: str) -> None:
     storage.remove(staging_folder(out))
 
 
-def check_disk(options: Options, missing: list[ShardPlan], workers: int) -> None:
+def check_disk(options: Options, missing: Sequence[ShardPlan], workers: int) -> None:
     """Refuse to start what cannot end.
 
     Raises:
-        InputError: the disk has too little room for the shards that are missing, or, for a remote output, for those
+        ResourceError: the disk has too little room for the shards that are missing, or, for a remote output, for those
             being written at a time.
     """
     sizes = sorted((shard.num_bytes for shard in missing), reverse=True)
@@ -184,7 +189,7 @@ def check_disk(options: Options, missing: list[ShardPlan], workers: int) -> None
     free = storage.free_bytes(where)
     assert free is not None
     if needed > free:
-        raise InputError(
+        raise ResourceError(
             f"{where if storage.is_remote(options.out) else options.out}: about {_gigabytes(needed)} needed, "
             f"{_gigabytes(free)} free; make room or choose another --out"
         )

@@ -13,6 +13,7 @@ from data_prep.folder import (
     claim,
     clear_unfinished,
     finished_rows,
+    is_begun,
     is_finished,
     levels_url,
     lock,
@@ -57,16 +58,19 @@ def run_job(options: Options, executor: Executor, *, workers: int, part: tuple[i
     Raises:
         ValidationErrors: images and masks that cannot be used, all at once.
         InputError: the input, the options or the output folder are not fit for this.
+        ResourceError: the disk has too little room.
     """
     if _already_finished(options):
         return Result(0, already_finished=True)
     refuse_foreign(options)
     plan = make_plan(options)
+    shards = plan.shards if part is None else plan.part(*part)
+    if not is_begun(options):
+        check_disk(options, shards, workers)  # before anything is written: what is refused here leaves nothing behind
     with lock(options.out, shared=part is not None):
         if _already_finished(options):  # by another run, before this one got the lock
             return Result(0, already_finished=True)
         restarted = claim(options, plan, may_restart=part is None)
-        shards = plan.shards if part is None else plan.part(*part)
         missing = [shard for shard in shards if finished_rows(options, plan, shard) is None]
         check_disk(options, missing, workers)
         depth = _resolve_depth(options, plan, executor, shards)

@@ -44,6 +44,10 @@ class SharedError(InputError):
         """The program's exit code."""
 
 
+class ResourceError(InputError):
+    """Nothing is wrong with what the user gave: the machine has too little room, or has ended a process."""
+
+
 class LostRankError(RuntimeError):
     """The job cannot go on, for another rank is gone; the message names it."""
 
@@ -119,8 +123,8 @@ def run_program(main: Callable[[], int | None]) -> int:
     cannot cost its result. SIGTERM ends `main` as Ctrl-C does, unless it has its own way with it.
 
     Returns:
-        2 for bad input (`InputError`), 1 for a full disk, a refused file, a lost rank or too little memory, 130 for
-        Ctrl-C, 143 for SIGTERM, 141 where nobody reads the output any more, else what `main` returned.
+        2 for bad input (`InputError`), 1 for a full disk, a refused file, a lost rank, a killed worker or too little
+        memory, 130 for Ctrl-C, 143 for SIGTERM, 141 where nobody reads the output any more, else what `main` returned.
         Anything else is a defect of ours and keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -180,6 +184,8 @@ def exit_code(error: InputError | OSError) -> int:
     """That of a program which ends with `error`: 2, but 1 where disks or rights are behind it."""
     if isinstance(error, SharedError):
         return error.code
+    if isinstance(error, ResourceError):
+        return 1
     system = error.__cause__ if isinstance(error, InputError) else error
     return _EXIT_CODES.get(system.errno or 0, 2) if isinstance(system, OSError) else 2
 
