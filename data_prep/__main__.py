@@ -97,7 +97,7 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
     elif executor is not None:
         _tell(arguments, run_job(options, executor, workers=arguments.workers, part=arguments.part))
     else:
-        with open_executor(arguments.executor, arguments.workers) as own:
+        with open_executor(arguments.executor, arguments.workers, goes_on=True) as own:
             _tell(arguments, run_job(options, own, workers=arguments.workers, part=arguments.part))
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, Th
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-from steel.errors import InputError
+from steel.errors import ResourceError
 from steel.extensions import load_extensions
 
 ExecutorKind = Literal["process", "thread"]
@@ -17,24 +17,24 @@ EXECUTOR_KINDS: tuple[str, ...] = get_args(ExecutorKind)
 
 
 @contextmanager
-def open_executor(kind: ExecutorKind, workers: int) -> Iterator[Executor]:
+def open_executor(kind: ExecutorKind, workers: int, *, goes_on: bool = False) -> Iterator[Executor]:
     """An executor of `workers` workers; what has not started is cancelled when the block ends by an error.
 
     Args:
         kind: What a worker is.
         workers: How many, on this machine. Several machines share the work by `--part`.
+        goes_on: The program has kept what was done so far, and goes on with it when it is run again.
 
     Raises:
-        InputError: From within the block, a worker process was killed.
+        ResourceError: From within the block, a worker process was killed.
     """
     executor = _open_local(kind, workers)
     try:
         yield executor
     except BrokenExecutor:
         executor.shutdown(wait=False, cancel_futures=True)
-        raise InputError(
-            "a worker process was killed, perhaps for lack of memory; the same command goes on, with fewer --workers"
-        ) from None
+        advice = "the same command goes on, with fewer --workers" if goes_on else "run it again with fewer --workers"
+        raise ResourceError(f"a worker process was killed, perhaps for lack of memory; {advice}") from None
     except BaseException:
         executor.shutdown(wait=True, cancel_futures=True)
         raise

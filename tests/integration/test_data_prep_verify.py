@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -206,3 +208,18 @@ def test_a_mask_with_unknown_bits_is_found(shards: Path) -> None:
 def test_a_folder_without_manifest_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify_main([str(tmp_path), "--workers", "1"]) == 2
     assert "no manifest.json" in capsys.readouterr().err
+
+
+def kill_worker(check: object) -> None:
+    """Stands for the check of a shard in a worker process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_no_bad_input(
+    sound: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("data_prep.verify._check_shard", kill_worker)
+    assert verify_main([str(sound), "--workers", "2"]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: a worker process was killed")
+    assert told.endswith("run it again with fewer --workers")
