@@ -48,7 +48,7 @@ def read_table(url: str, *forms: tuple[str, ...]) -> CsvTable:
     form = next((form for form in forms if sorted(form) == sorted(columns)), None)
     if form is None:
         expected = " or ".join(f"`{','.join(form)}`" for form in forms)
-        raise InputError(f"{url}: the header is `{','.join(columns)[:80]}`, expected {expected}")
+        raise InputError(f"{url}: {_header_fault(columns)}, expected {expected}")
     order = [columns.index(name) for name in form]
     table = CsvTable(columns, form, [], [])
     for row in rows:
@@ -59,6 +59,19 @@ def read_table(url: str, *forms: tuple[str, ...]) -> CsvTable:
     return table
 
 
+def _header_fault(columns: tuple[str, ...]) -> str:
+    """What is wrong with a header that is none of the forms."""
+    if not columns:
+        return "the file is empty"
+    shown = ",".join(columns)[:80]
+    separator = next((name for mark, name in _OTHER_SEPARATORS.items() if mark in shown), None)
+    if len(columns) > 1 or separator is None:
+        return f"the header is `{shown}`"
+    return f"the header is `{shown}`, with {separator} between the columns where commas are wanted"
+
+
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+"""As Excel writes them where the comma is the decimal mark."""
 _BREAK = re.compile("[\\r\\n\\0]")
 """In a cell: a quotation mark before it was never closed, or the file is no text."""
 

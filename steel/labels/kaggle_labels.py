@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from steel.errors import InputError
+from steel.images.listing import image_stem
 from steel.labels.classes import MAX_CLASSES, ClassTable, number_classes
 from steel.labels.image_index import ImageIndex
 from steel.labels.kaggle_csv import KaggleRow, read_kaggle_csv
@@ -91,11 +92,20 @@ def read_kaggle_labels(url: str, images: ImageIndex, options: LabelOptions) -> F
     issues += [Issue(NO_IMAGE, name) for name in unmatched]
     where = f"in {url}"
     if unmatched and len(unmatched) == len({row.image_id for row in found.rows}):
-        raise_issues(issues, f"{where}; no id matches an image: is this the right image folder?")
+        raise_issues(issues, f"{where}; no id matches an image: {_advice(unmatched, images)}")
     left_out = settle(
         issues, where, options, [f"{v} ({n})" for v, n in zip(classes.values, classes.names, strict=True)]
     )
     return FoundLabels(classes, RunLengthMasks(len(classes), url, rles), left_out)
+
+
+def _advice(unmatched: Collection[str], images: ImageIndex) -> str:
+    """What may be wrong where none of a file's ids is an image's."""
+    stems = {image_stem(image_id): image_id for image_id in images.image_ids}
+    short = next((name for name in unmatched if name in stems), None)
+    if short is None:
+        return "is this the right image folder?"
+    return f"they lack the ending of the file's name, as in {stems[short]} for {short}"
 
 
 def _number_ids(url: str, ids: set[int], issues: list[Issue]) -> ClassTable:

@@ -81,6 +81,8 @@ def _parse(rle: str) -> npt.NDArray[np.int64]:
     # numpy's own reader is 5 times faster than `int` on each word, but says little about what it cannot read.
     if rle.isascii() and not rle.encode().translate(None, b"0123456789 "):
         numbers = np.fromstring(rle, dtype=np.int64, sep=" ")
+        if numbers.max() == _LARGEST:  # what numpy makes of all that is larger, too
+            _refuse_large(rle)
     else:
         numbers = np.array([_whole_number(word, at) for at, word in enumerate(rle.split())], dtype=np.int64)
     if numbers.size % 2:
@@ -91,8 +93,29 @@ def _parse(rle: str) -> npt.NDArray[np.int64]:
 def _whole_number(word: str, at: int) -> int:
     if not re.fullmatch("-?[0-9]+", word):
         raise InputError(f"RLE: '{word}' in pair {at // 2 + 1} is not a whole number")
-    # What does not fit 64 bits lies outside of every image; the largest that fits does too, and can be reported.
-    return max(min(int(word), 2**63 - 1), -(2**63))
+    _refuse_large(word, at)
+    return int(word)
+
+
+_LARGEST = 2**63 - 1
+
+
+def _refuse_large(text: str, first: int = 0) -> None:
+    """Refuse the first of some whole numbers, of which `first` stand before, that does not fit 64 bits."""
+    for at, word in enumerate(text.split(), first):
+        if not -_LARGEST <= _int(word) <= _LARGEST:
+            raise InputError(f"RLE: {_shortened(word)} in pair {at // 2 + 1} lies outside of every image")
+
+
+def _int(word: str) -> int:
+    """A whole number; Python reads no text of more than 4,300 digits as one, and 20 are beyond every image already."""
+    digits = word.lstrip("-").lstrip("0")
+    size = int(digits or "0") if len(digits) <= 20 else _LARGEST + 1
+    return -size if word.startswith("-") else size
+
+
+def _shortened(word: str) -> str:
+    return word if len(word) <= 40 else f"{word[:37]}..."
 
 
 def _check(numbers: npt.NDArray[np.int64], height: int, width: int) -> None:

@@ -77,7 +77,10 @@ def test_masks_that_do_not_fit_their_image_are_told_together(tmp_path):
     ("text", "message"),
     [
         ("Image,Class,Mask\n", "header is `Image,Class,Mask`, expected `ImageId,ClassId,EncodedPixels` or"),
-        ("", "the header is ``"),
+        ("", "train.csv: the file is empty, expected `ImageId,"),
+        (ROWS.replace(",", ";") + "a.png;1;1 2\n", "EncodedPixels`, with semicolons between the columns"),
+        (ROWS.replace(",", "\t") + "a.png\t1\t1 2\n", "EncodedPixels`, with tabs between the columns"),
+        (ROWS + "a,1,1 1\n", r"no id matches an image: they lack the ending of the file's name, as in a\.png for a"),
         (ROWS, "no classes"),
         (ROWS + "a.png,17,1 1\n", "class ids go up to 17, but at most 16"),
         (ROWS + "a.png,0,1 1\n", r"all class ids are 0, .* --class-names 0=\.\.\."),

@@ -167,7 +167,7 @@ def test_an_interrupted_prediction_leaves_the_old_file(tmp_path: Path) -> None:
             "ImageId,ClassId,EncodedPixels\na.jpg,one,1 2\n",
             "1 class ids that are no whole number from 0 on: line 2 ('one' for a.jpg)",
         ),
-        ("", "the header is ``"),
+        ("", "the file is empty, expected `ImageId,ClassId,EncodedPixels` or"),
     ],
 )
 def test_invalid_submissions_are_told_by_their_faults(tmp_path: Path, text: str, says: str) -> None:
