@@ -18,6 +18,9 @@ from steel.validation_errors import Issue, ValidationErrors
 LARGEST = 1e9
 """Pixels; no coordinate is beyond it."""
 
+SLACK = 0.5
+"""How far outside of its image a shape may reach, in image sizes; an annotator's hand slips over the border."""
+
 
 class Shape(Protocol):
     """Something that covers pixels of an image."""
@@ -45,7 +48,11 @@ class Polygon:
     def draw(self, plane: np.ndarray) -> int:
         """As in `Shape`; see `steel.labels.polygon` for which pixels are inside."""
         points = np.frombuffer(self.coordinates, self.kind).astype(np.float64).reshape(-1, 2)
-        return fill_polygon(points * plane.shape[::-1] if self.is_relative else points, plane)
+        points = points * plane.shape[::-1] if self.is_relative else points
+        count = fill_polygon(points, plane)
+        if count:
+            _check_reach(points.min(axis=0), points.max(axis=0), plane)
+        return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,10 @@ class Ellipse:
         with np.errstate(over="ignore"):  # what is so far outside need not be a number
             inside = along**2 + across**2 < 1
         plane[rows, columns] |= inside.view(np.uint8)
+        if inside.any():
+            middle, turned = np.array([self.x, self.y]), np.array([np.cos(turn), np.sin(turn)])
+            half = np.hypot(self.radius_x * turned, self.radius_y * turned[::-1])
+            _check_reach(middle - half, middle + half, plane)
         return int(np.count_nonzero(inside))
 
 
@@ -122,6 +133,25 @@ class Stamp:
         bits = bits[top - self.top : bottom - self.top, left - self.left : right - self.left]
         plane[top:bottom, left:right] |= bits
         return int(np.count_nonzero(bits))
+
+
+def _check_reach(low: np.ndarray, high: np.ndarray, plane: np.ndarray) -> None:
+    """Refuse what covers pixels of an image and reaches far beyond it: it was most likely drawn for another size.
+
+    What covers none is told as that.
+
+    Args:
+        low: (2,) the least x and y.
+        high: (2,) the largest.
+        plane: (height, width) of the image.
+
+    Raises:
+        InputError: more than `SLACK` of the image's sides lie between its border and the end of the shape.
+    """
+    sides = np.array(plane.shape[::-1])
+    if (low < -SLACK * sides).any() or (high > (1 + SLACK) * sides).any():
+        reach = "{:g}, {:g} to {:g}, {:g}".format(*low, *high)
+        raise InputError(f"reaches from {reach}, far beyond the image of {plane.shape[0]}x{plane.shape[1]}")
 
 
 def polygon_of(numbers: np.ndarray, *, is_relative: bool = False) -> Polygon:

@@ -22,13 +22,11 @@ from steel.labels.options import FoundLabels, LabelOptions
 from steel.labels.place import Place, look_at, read_all
 from steel.labels.polygon import trace_polygons
 from steel.labels.shape_collector import ShapeCollector
-from steel.labels.shapes import Polygon, polygon_of
+from steel.labels.shapes import SLACK, Polygon, polygon_of
 
 _TABLES = (".yaml", ".yml")
 _LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt", "README.dataset.txt", "README.roboflow.txt")
 """Text files of such data sets that are no labels."""
-_SLACK = 0.5
-"""How far outside of its image a shape may reach, in image sizes, before its numbers are taken for pixels."""
 
 
 def looks_like_yolo(place: Place, images: ImageIndex) -> bool:
@@ -106,7 +104,7 @@ def _parse(line: str) -> tuple[int, Polygon]:
         class_id = None
     if class_id is None:
         raise InputError(f"{line[:40]!r}")
-    if not (np.abs(numbers - 0.5) <= 0.5 + _SLACK).all():
+    if not (np.abs(numbers - 0.5) <= 0.5 + SLACK).all():
         raise InputError("numbers that are no shares of the image's size")
     if len(numbers) == 4:
         x, y, half_width, half_height = *numbers[:2], *(numbers[2:] / 2)

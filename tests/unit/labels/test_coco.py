@@ -74,7 +74,7 @@ def make_everything(folder: Path) -> tuple[Path, Path]:
     annotations = [
         annotation(1, 1, 1, [(random.random(14) * 60).tolist(), (random.random(8) * 40).tolist()], iscrowd=0),
         annotation(2, 1, 2, [keyhole, SQUARE], iscrowd=0),
-        annotation(3, 1, 2, [(random.random(12) * 200 - 70).tolist()], iscrowd=0),
+        annotation(3, 1, 2, [(random.random((6, 2)) * [110, 75] - [25, 18]).ravel().tolist()], iscrowd=0),
         annotation(4, 2, 1, text, iscrowd=1),
         annotation(5, 2, 2, {"size": [HEIGHT, WIDTH], "counts": counts}, iscrowd=1),
     ]
@@ -365,3 +365,25 @@ def test_a_large_file_takes_less_memory_than_its_size(tmp_path: Path) -> None:
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     assert (tmp_path / "labels.json").stat().st_size > 9_000_000
     assert int(done.stdout) * 1024 < 1.3 * 9_000_000 + 8_000_000
+
+
+@pytest.mark.parametrize(
+    ("drawn", "says"),
+    [
+        ({"segmentation": [[1, 1, 5000, 1, 5, 500]]}, "reaches from 1, 1 to 5000, 500, far beyond the image of 40x60"),
+        ({"segmentation": [], "bbox": [5, -30, 10, 50]}, "reaches from 5, -30 to 15, 20, far beyond"),
+        ({"segmentation": [[1, 1, 90, 1, 5, 60]]}, None),
+        ({"segmentation": [[-30, -20, 20, 1, 5, 30]]}, None),
+    ],
+)
+def test_shapes_that_reach_far_beyond_their_image_are_refused(tmp_path: Path, drawn: Any, says: str | None) -> None:
+    images = write_images(tmp_path / "images", "a.jpg")
+    entries = [annotation(7, 1, 1, [SQUARE]), {"id": 8, "image_id": 1, "category_id": 2, **drawn}]
+    found = load_labels(images, write(tmp_path / "labels.json", [image_entry(1, "a.jpg")], entries))
+    if says is None:
+        assert found.bitmask("a.jpg", HEIGHT, WIDTH).any()
+        return
+    with pytest.raises(InputError) as caught:
+        found.bitmask("a.jpg", HEIGHT, WIDTH)
+    assert f"shapes that do not fit their image: a.jpg shape 2 (scratch): {says}" in str(caught.value)
+    assert "labels.json" in str(caught.value)
