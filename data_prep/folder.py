@@ -17,7 +17,8 @@ from data_prep.rows import ShardRows, are_sound, read_rows
 from steel import storage
 from steel.errors import InputError, ResourceError, list_some
 from steel.plain import from_dict, parse_json, to_dict
-from steel.shards.format import MANIFEST_NAME, Manifest
+from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
+from steel.shards.shard_files import wrong_sizes
 
 UNFINISHED = ".unfinished"
 """Subfolder of the output that exists as long as the job is not finished."""
@@ -25,14 +26,22 @@ _PLAN = "plan.json"
 
 
 def is_finished(options: Options) -> bool:
-    """Whether the output folder already holds the result of these options.
+    """Whether the output folder already holds the result of these options, as far as the sizes of its files tell.
 
     Raises:
-        InputError: it holds the result of others.
+        InputError: it holds the result of others, or files of it are missing or damaged.
     """
     if not storage.exists(storage.join(options.out, MANIFEST_NAME)):
         return False
-    refuse_others(options.out, Manifest.load(options.out).options, options.recorded())
+    manifest = Manifest.load(options.out)
+    refuse_others(options.out, manifest.options, options.recorded())
+    files = [(INDEX_NAME, manifest.index_size), *((shard.name, shard.size) for shard in manifest.shards)]
+    damaged = wrong_sizes(options.out, files)
+    if damaged:
+        raise InputError(
+            f"{options.out}: finished before, but files are missing or damaged since: {list_some(damaged)}; "
+            "remove the folder and run this again, or choose another --out"
+        )
     return True
 
 

@@ -25,6 +25,8 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.arrow"
 MASK_EXTENSION = "mask.png"
+MEND = "put a sound copy there, or make the shards again with `python -m data_prep` and another --out"
+"""What helps where files of a set are missing or damaged."""
 
 MaskCoding = Literal["bitmask", "labels", "binary", "planes"]
 
@@ -131,7 +133,7 @@ class Manifest:
             if fault is not None:
                 raise InputError(fault)
         except InputError as error:
-            raise InputError(f"{where}: not a manifest of shards ({error}); `python -m data_prep` makes one") from error
+            raise InputError(f"{where}: not a manifest of shards ({error}); {MEND}") from error
         return manifest
 
     def to_json(self) -> str:

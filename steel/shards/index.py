@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from steel.arrow_file import columns_of, read_batch
 from steel.errors import InputError
-from steel.shards.format import index_schema
+from steel.shards.format import MEND, index_schema
 
 _TABLE_ROWS = 1 << 17
 """Up to so many rows, what a reader asks of each is kept in memory, 120 bytes per row."""
@@ -114,7 +114,7 @@ class Index(Images):
                 self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
             batch = read_batch(pa.py_buffer(self._map), index_schema(num_classes, tiled=tiled), trusted=trusted)
         except FileNotFoundError:
-            raise InputError(f"{self.path}: missing; run `python -m data_prep` again") from None
+            raise InputError(f"{self.path}: missing; {MEND}") from None
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{self.path}: not an index of {num_classes} classes that this program reads, or damaged ({error}); "

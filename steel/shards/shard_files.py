@@ -3,13 +3,14 @@
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from steel import storage
 from steel.errors import InputError, list_some
 from steel.shards.cache import ShardCache
-from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest, ShardInfo
+from steel.shards.format import INDEX_NAME, MANIFEST_NAME, MEND, Manifest, ShardInfo
 from steel.shards.page_cache import ask_for
 
 _MAX_OPEN = 256
@@ -94,26 +95,22 @@ class ShardFiles:
             return self._cache.local_file(INDEX_NAME, manifest.index_size, manifest.index_sha256)
         path = self._local(INDEX_NAME)
         if not path.is_file():
-            raise InputError(f"{path}: missing; run `python -m data_prep` again")
+            raise InputError(f"{path}: missing; {MEND}")
         size = path.stat().st_size
         if size == manifest.index_size and size > _HASH_LIMIT:
             return path
         if size != manifest.index_size or hashlib.sha256(path.read_bytes()).hexdigest() != manifest.index_sha256:
-            raise InputError(f"{path}: not the index that {MANIFEST_NAME} describes; run `python -m data_prep` again")
+            raise InputError(f"{path}: not the index that {MANIFEST_NAME} describes; {MEND}")
         return path
 
     def check_sizes(self) -> None:
         """Raises InputError for shards of a local folder that are missing or of a wrong size, all at once."""
-        found = [(s.name, storage.file_size(storage.join(self._root, s.name)), s.size) for s in self._manifest.shards]
-        wrong = [
-            f"{name} ({'missing' if size is None else f'{size} of {whole} bytes'})"
-            for name, size, whole in found
-            if size != whole
-        ]
+        shards = self._manifest.shards
+        wrong = wrong_sizes(self._root, [(shard.name, shard.size) for shard in shards])
         if wrong:
             raise InputError(
-                f"{self._root}: {len(wrong)} of {len(found)} shards are missing or damaged: "
-                f"{list_some(wrong)}; run `python -m data_prep.verify`"
+                f"{self._root}: {len(wrong)} of {len(shards)} shards are missing or damaged: {list_some(wrong)}; "
+                f"{MEND} (`python -m data_prep.verify` checks the bytes of the others)"
             )
 
     def _open(self, shard: int) -> int:
@@ -140,3 +137,22 @@ class ShardFiles:
 
     def _local(self, name: str) -> Path:
         return storage.local_path(storage.join(self._root, name))
+
+
+def wrong_sizes(root: str, expected: Iterable[tuple[str, int]]) -> list[str]:
+    """The files of a folder, a path or URL, that are missing or of another size, each with what is wrong.
+
+    Args:
+        root: The folder.
+        expected: Name and size in bytes of each file.
+    """
+    if storage.is_remote(root):  # one request for all
+        found = {file.path: file.size for file in storage.list_files(root)}
+        sizes = [(name, found.get(name), whole) for name, whole in expected]
+    else:
+        sizes = [(name, storage.file_size(storage.join(root, name)), whole) for name, whole in expected]
+    return [
+        f"{name} ({'missing' if size is None else f'{size} of {whole} bytes'})"
+        for name, size, whole in sizes
+        if size != whole
+    ]

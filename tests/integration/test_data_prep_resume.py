@@ -20,6 +20,8 @@ from data_prep import folder as output_folder
 from data_prep.__main__ import main
 from data_prep.shard_file import HashedFile
 from steel import storage
+from steel.errors import InputError
+from steel.shards.reader import ShardReader
 from tests.image_folder import arguments, tree_digest, write_images
 from tests.paths import ROOT
 
@@ -231,3 +233,34 @@ def test_a_shard_that_vanished_is_written_again(folder: Path, undisturbed: dict[
         file.truncate(1000)
     assert main(arguments(folder, out)) == 0
     assert tree_digest(out) == undisturbed
+
+
+@pytest.mark.parametrize("name", ["shard-000001.tar", "index.arrow"])
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_a_finished_set_that_was_damaged_is_not_called_finished(
+    folder: Path, undisturbed: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, harm: str
+) -> None:
+    out = Path(shutil.copytree(folder / "shards", tmp_path / "out"))
+    size = (out / name).stat().st_size
+    if harm == "cut":
+        os.truncate(out / name, size // 2)
+    else:
+        (out / name).unlink()
+    with pytest.raises(InputError, match="make the shards again with `python -m data_prep` and another --out"):
+        ShardReader(out)
+    assert main(arguments(folder, out)) == 2
+    told = capsys.readouterr().err
+    assert f"{name} ({f'{size // 2} of {size} bytes' if harm == 'cut' else 'missing'}); remove the folder and" in told
+    assert main(arguments(folder, tmp_path / "other")) == 0
+    shutil.rmtree(out)
+    assert main(arguments(folder, out)) == 0
+    assert tree_digest(out) == tree_digest(tmp_path / "other") == undisturbed
+
+
+def test_of_a_damaged_manifest_the_advice_is_one_that_helps(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(folder / "shards", tmp_path / "out"))
+    os.truncate(out / "manifest.json", 100)
+    assert main(arguments(folder, out)) == 2
+    assert "make the shards again with `python -m data_prep` and another --out" in capsys.readouterr().err
