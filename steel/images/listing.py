@@ -1,6 +1,7 @@
 """The images of a folder."""
 
 import contextlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,18 +12,29 @@ from typing import Literal
 import numpy as np
 
 from steel import storage
-from steel.errors import InputError
+from steel.errors import InputError, counted, list_some
 from steel.images.decode import decode_image, is_tiff
 from steel.images.pixel_format import Depth
 from steel.images.tiff_pages import count_pages, page_of
 from steel.validation_errors import Issue, raise_issues
 
+logger = logging.getLogger(__name__)
+
 TiffPages = Literal["refuse", "split"]
 """What a TIFF of several pages is: a mistake, or an image per page."""
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
 LOSSLESS_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
-IMAGE_SUFFIXES = LOSSY_SUFFIXES[:2] + LOSSLESS_SUFFIXES + LOSSY_SUFFIXES[2:]
+LOSSY_SUFFIXES = (*JPEG_SUFFIXES, ".webp")
+IMAGE_SUFFIXES = JPEG_SUFFIXES + LOSSLESS_SUFFIXES + (".webp",)
 """In the order in which they are taken for the image among several files of one sample: photographs first."""
+_UNREAD_SUFFIXES = tuple(
+    f".{name}"
+    for name in (
+        *("gif", "jp2", "j2k", "jpf", "jpx", "jxl", "jxr", "jpe", "jif", "heic", "heif", "avif", "psd", "tga", "dib"),
+        *("pbm", "pgm", "ppm", "pnm", "pfm", "exr", "hdr", "dcm", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf"),
+    )
+)
+"""Images, too, that are not read: left out with a warning. All else beside images is nobody's business."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,8 @@ def list_images(
 ) -> tuple[ImageRecord, ...]:
     """All images in and below a folder (a path or URL), sorted by their relative path.
 
+    Files of image formats that are not read are left out, with a warning in the log that names them.
+
     Args:
         folder: Where to look. Hidden files and folders are left out.
         without: A folder that is left out with all in it: masks that lie among the images.
@@ -66,13 +80,24 @@ def list_images(
         ValidationErrors: see `split_pages`.
     """
     inner = "" if without is None else _inside(folder, without)
+    listed = storage.list_files(folder, IMAGE_SUFFIXES + _UNREAD_SUFFIXES)
+    files = [file for file in listed if not (inner and file.path.startswith(inner))]
     records = tuple(
         ImageRecord(file.path, storage.join(folder, file.path), version=file.version)
-        for file in storage.list_files(folder, IMAGE_SUFFIXES)
-        if not (inner and file.path.startswith(inner))
+        for file in files
+        if file.path.lower().endswith(IMAGE_SUFFIXES)
     )
     if not records:
-        raise InputError(f"{folder}: no images there (looked for {', '.join(IMAGE_SUFFIXES)})")
+        others = f"; {list_some([file.path for file in files])} cannot be read" if files else ""
+        raise InputError(f"{folder}: no images there (looked for {', '.join(IMAGE_SUFFIXES)}{others})")
+    if len(files) > len(records):
+        unread = [file.path for file in files if not file.path.lower().endswith(IMAGE_SUFFIXES)]
+        logger.warning(
+            "warning: %s: left out %s of image formats that are not read: %s; save them as PNG",
+            folder,
+            counted(len(unread), "file"),
+            list_some(unread),
+        )
     return records if tiff_pages == "refuse" else split_pages(records)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from steel import storage
 from steel.errors import InputError
-from steel.images.listing import ImageRecord, image_stem
+from steel.images.listing import JPEG_SUFFIXES, ImageRecord, image_stem
 from steel.images.pictures import encode_picture
 from steel.images.png import encode_png
 from steel.inference.prediction import DIGITS, Prediction
@@ -202,7 +202,7 @@ def _overlay(prediction: Prediction) -> Iterator[tuple[str, bytes]]:
 
 
 def _overlay_name(image_id: str) -> str:
-    return image_id if image_id.lower().endswith((".jpg", ".jpeg")) else f"{image_id}.jpg"
+    return image_id if image_id.lower().endswith(JPEG_SUFFIXES) else f"{image_id}.jpg"
 
 
 def _check_overlays(task: Task) -> None:

@@ -4,14 +4,17 @@ import os
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_prep.__main__ import main as shard
 from steel.errors import InputError
+from steel.images.decode import decode_image
 from steel.images.listing import list_images
 from steel.labels.load import load_labels
 from steel.reports.explore import explore
 from steel.reports.explore_data import data_of_shards
+from steel.shards.reader import ShardReader
 from steel.storage import list_files, make_folder, write_text
 from steel.validation_errors import ValidationErrors
 from tests.image_folder import arguments, write_images
@@ -152,6 +155,35 @@ def test_names_in_any_script_are_fine(images: Path) -> None:
         (images / name).parent.mkdir(exist_ok=True)
         (images / name).touch()
     assert {"прокат/Stück 1.jpg", "鋼/é.jpg"} <= {record.image_id for record in list_images(str(images))}
+
+
+def test_images_that_are_not_read_are_named(images: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = list_images(str(images))
+    for name in ("a.json", "a.txt", "README.md", "LICENSE", "labels.csv", ".hidden.gif"):
+        (images / name).touch()
+    assert list_images(str(images)) == before
+    assert not caplog.messages
+    for name in ("coil1/line.JP2", "new.gif", "masks/a.gif"):
+        (images / name).parent.mkdir(exist_ok=True)
+        (images / name).touch()
+    assert list_images(str(images), without=str(images / "masks")) == before
+    (told,) = caplog.messages
+    left_out = "left out 2 files of image formats that are not read: coil1/line.JP2, new.gif"
+    assert told == f"warning: {images}: {left_out}; save them as PNG"
+    with pytest.raises(InputError, match=r"no images there \(looked for .*; a\.gif cannot be read\)"):
+        list_images(str(images / "masks"))
+
+
+def test_jfif_is_an_ordinary_jpeg(images: Path) -> None:
+    first = list_images(str(images))[0]
+    renamed = Path(first.url).with_suffix(".jfif")
+    Path(first.url).rename(renamed)
+    table = images.parent / "train.csv"
+    table.write_text(table.read_text().replace(first.image_id, first.image_id.replace(".jpg", ".jfif")))
+    assert shard(arguments(images.parent, images.parent / "shards")) == 0
+    reader = ShardReader(images.parent / "shards")
+    (row,) = [row for row in range(len(reader)) if reader.index.image_id(row).endswith(".jfif")]
+    assert np.array_equal(reader.read(row).image, decode_image(renamed.read_bytes(), 1))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
