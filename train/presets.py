@@ -46,7 +46,7 @@ SEVERSTAL = Config(
         ),
     ),
 )
-"""The default recipe, for the full data set on a GPU.
+"""The recipe for the full data set of Severstal on a GPU.
 
 Micro-batches of 8 leave a step's batch of 64 to up to eight GPUs. On real steel, with batches of 16 and small
 networks, those of 16 were as good at the rates that go with them, and on small pits 2 points of mean IoU worse at the
@@ -121,7 +121,7 @@ ENCODERS = (
         optim=_FINE_TUNING,
     ),
 )
-"""The default recipe on today's encoders; `bench/encoders.md` has their sizes and the licences of their weights. What
+"""The same recipe on today's encoders; `bench/encoders.md` has their sizes and the licences of their weights. What
 they score has not been measured."""
 
 AUTO = "auto"

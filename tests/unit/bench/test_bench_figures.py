@@ -1,20 +1,18 @@
 """Figures in documents are those of the committed tables, and the tables those of the JSON beside them.
 
-After a table has been made anew, this test says of each sentence of `QUOTES` what it has to be. Where a document no
-longer says such a sentence, or says a new one, `QUOTES` is what to edit: the sentence with `{}` for each figure, and
-how each follows from the JSON.
+After a table has been made anew, this test says of each sentence of `QUOTES` what it has to be (`tests.quotes`).
 """
 
 import json
-import re
 import statistics
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from bench.speed.report import PROGRAMS, committed
 from tests.paths import ROOT
+from tests.quotes import Quote, check
 
 TABLES = {name: json.loads((ROOT / "bench" / f"{name}.json").read_text()) for name in PROGRAMS}
 STEP = "Unet resnet18, 192x192, batch 16"
@@ -39,15 +37,6 @@ def _between(table: str, row: str, label: str, other: str) -> float:
 
 def _milliseconds(row: str) -> float:
     return 1000 / statistics.median(_side("speed", row)["rates"])
-
-
-class Quote(NamedTuple):
-    """A sentence with figures, or a part of one."""
-
-    document: str
-    words: str
-    """With `{}` for each figure, or `{:.1f}`; else two digits."""
-    figures: tuple[float, ...]
 
 
 def _quotes() -> Iterator[Quote]:
@@ -136,17 +125,7 @@ def test_a_table_is_what_its_json_gives(name: str) -> None:
 
 @pytest.mark.parametrize("quote", QUOTES, ids=lambda quote: quote.words[:40])
 def test_a_sentence_has_the_figures_of_its_table(quote: Quote) -> None:
-    words = quote.words.replace("{}", "{:.2f}")
-    said, expected = " ".join((ROOT / quote.document).read_text().split()), words.format(*quote.figures)
-    if expected in said:
-        return
-    pattern = re.sub(r"\\\{:\\\.\df\\\}", r"\\d[\\d.]*\\d", re.escape(words))
-    if found := re.search(pattern, said):
-        pytest.fail(f"{quote.document} says:\n  {found[0]}\nby the JSON of the tables it is to say:\n  {expected}")
-    pytest.fail(
-        f"{quote.document} has no such sentence; write it, or edit QUOTES in this test where other words say it:\n"
-        f"  {expected}"
-    )
+    check(quote)
 
 
 def test_what_is_missed_is_known() -> None:

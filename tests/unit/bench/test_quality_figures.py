@@ -1,0 +1,108 @@
+"""Figures of quality in documents are those of the sections of `bench/quality`, and `quality.md` is made of these."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from bench.quality.__main__ import report
+from tests.paths import ROOT
+from tests.quotes import Quote, check
+
+HALF, TUNED, UNGATED = "threshold 0.5", "threshold tuning and TTA", "threshold tuning and TTA, no gate"
+PLAIN, ON_ALL = "plain loop", "plain loop on the validation images, too"
+
+
+def _cell(section: str, column: str, row: str, *more: str) -> str:
+    """Of the table that has such a column, in the row by its first cell, and by the next ones where it stands for
+    several."""
+    found: list[str] = []
+    header: list[str] = []
+    for line in (ROOT / "bench" / "quality" / "sections" / f"{section}.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if not cells:
+            header = []
+        elif not header:
+            header = [cell.partition(" (")[0] for cell in cells]
+        elif column in header and cells[: 1 + len(more)] == [row, *more]:
+            found.append(cells[header.index(column)])
+    (one,) = found
+    return one
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(each) for each in re.findall(r"[-+]?\d+\.?\d*", text)]
+
+
+def _mean(section: str, side: str, how: str, measure: str) -> float:
+    """Over seeds, of a side under a kind of thresholds."""
+    return _numbers(_cell(section, measure, f"{side}, {how}"))[0]
+
+
+def _pair(section: str, how: str, measure: str) -> tuple[float, float]:
+    """Of auto and of the plain loop."""
+    return _mean(section, "auto", how, measure), _mean(section, PLAIN, how, measure)
+
+
+def _gain(section: str, label: str, measure: str) -> tuple[float, float, float]:
+    """Of auto over a side, in points: the mean and the ends of its interval over seeds."""
+    (mean,), (low, high) = (
+        _numbers(_cell(section, column, label, measure)) for column in ("points", "95 % over seeds")
+    )
+    return mean, low, high
+
+
+def _longer(section: str) -> float:
+    """How many times as long as the plain loop's auto's trainings took, of processor time."""
+    column = "processor seconds to train"
+    sides = (_numbers(_cell(section, column, f"{side}, {HALF}")) for side in ("auto", PLAIN))
+    ours, theirs = (sum(seconds) / len(seconds) for seconds in sides)
+    return ours / theirs
+
+
+def _quotes() -> Iterator[Quote]:
+    neu, bsdata, strips = "pretrained-neu", "pretrained-bsdata", "pretrained-strips"
+    both = "{:.1f} against {:.1f}"
+    tuned = f"with threshold tuning and test-time augmentation {both}"
+    figures = [_pair(neu, how, measure) for how in (HALF, TUNED, UNGATED) for measure in ("mean IoU", "mean Dice")]
+    on_all = tuple(_mean(neu, ON_ALL, HALF, measure) for measure in ("mean IoU", "mean Dice"))
+    yield Quote(
+        "README.md",
+        f"five seeds | mean IoU {both}, mean Dice {both}; {tuned} and {both}, or, without a gate, {both} and {both}. A "
+        "plain loop that trains on the validation images, too, and so has nothing to tune on: {:.1f} and {:.1f}. "
+        "{:.1f} times the training time",
+        (*(figure for pair in figures for figure in pair), *on_all, _longer(neu)),
+    )
+    yield Quote(
+        "README.md",
+        f"three seeds | positive Dice {both}; {tuned}; {{:.0f}} times the training time",
+        (*_pair(bsdata, HALF, "positive Dice"), *_pair(bsdata, TUNED, "positive Dice"), _longer(bsdata)),
+    )
+    figures = [_pair(strips, how, measure) for how in (HALF, TUNED) for measure in ("mean IoU", "mean Dice")]
+    yield Quote(
+        "README.md",
+        f"five seeds | mean IoU {both}, mean Dice {both}; {tuned} and {both}; {{:.1f}} times the training time",
+        (*(figure for pair in figures for figure in pair), _longer(strips)),
+    )
+    shipped, ungated, at_half = (
+        _gain(neu, f"{ON_ALL}, {HALF}{how}", "mean IoU") for how in (f"; auto: {TUNED}", f"; auto: {UNGATED}", "")
+    )
+    interval = "({:+.2f} to {:+.2f}"
+    yield Quote(
+        "bench/README.md",
+        f"is {{}} points better {interval} over seeds) with {{}} against {{}} mean Dice, without a gate {{}} points "
+        f"{interval}), and at one half, without tuning, {{}} points {interval})",
+        (*shipped, _mean(neu, "auto", TUNED, "mean Dice"), on_all[1], *ungated, *at_half),
+    )
+
+
+QUOTES = tuple(_quotes())
+
+
+@pytest.mark.parametrize("quote", QUOTES, ids=lambda quote: quote.words[:40])
+def test_a_sentence_has_the_figures_of_its_section(quote: Quote) -> None:
+    check(quote)
+
+
+def test_the_page_is_made_of_its_sections() -> None:
+    assert (ROOT / "bench" / "quality.md").read_text() == report(), "write what bench.quality.__main__.report gives"
