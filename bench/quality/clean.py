@@ -96,4 +96,5 @@ def _about(data: Path) -> str:
         f"{', '.join(map(str, has[rows].sum(axis=0)))} with each class"
         for part, rows in parts.items()
     ]
-    return f"Synthetic strips of {SIZE}: {'; '.join(told)}."
+    nothing = 100 * (~has[parts["test"]]).mean()
+    return f"Synthetic strips of {SIZE}: {'; '.join(told)}. Answering nothing gets {nothing:.2f} mean Dice."
