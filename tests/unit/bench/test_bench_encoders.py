@@ -41,7 +41,6 @@ def test_a_preset_is_timed_trained_and_shipped(is_given: bool, tmp_path: Path, m
         images, labels = encoders.make_strips(tmp_path / "strips")
         words += ["--images", str(images), "--labels", str(labels)]
     monkeypatch.setattr(sys, "argv", ["encoders", *words])
-    monkeypatch.setattr("bench.made_by.signal.signal", lambda *_: None)  # this process keeps its own
     encoders.main()
     page = (tmp_path / "encoders.md").read_text()
     trained = "one pass of each phase over 20 images" if is_given else "3 steps of each phase on 20 synthetic strips"

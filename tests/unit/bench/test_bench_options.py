@@ -1,6 +1,5 @@
 """The options of the programs that measure: what `--help` says of them, and what is said of values that are none."""
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,13 +94,10 @@ def test_a_value_that_is_none_is_one_line_and_exit_code_2(
     """Before anything is measured, and with no table written."""
     out = [] if "--out" in words else ["--out", str(tmp_path / "table.md")]
     monkeypatch.setattr("sys.argv", ["program", *words, *out])
-    former = signal.getsignal(signal.SIGTERM)
     try:
         code = run_program(program)
     except SystemExit as ended:  # argparse's
         code = ended.code
-    finally:
-        signal.signal(signal.SIGTERM, former)
     (line,) = capsys.readouterr().err.splitlines()
     assert code == 2 and line.startswith(f"error: {said}")
     assert list(tmp_path.iterdir()) == []

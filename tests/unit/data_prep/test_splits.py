@@ -135,7 +135,9 @@ def test_all_problems_of_a_split_file_are_told_at_once(tmp_path):
 def test_a_split_file_that_is_none(tmp_path):
     path = tmp_path / "folds.csv"
     path.write_text("name;fold\n")
-    with pytest.raises(InputError, match="header is `name;fold`, expected `image,fold`"):
+    with pytest.raises(
+        InputError, match=r"header is `name;fold`, with semicolons .* commas are wanted, expected `image,fold`"
+    ):
         read_split_file(str(path), ["a.jpg"])
     with pytest.raises(InputError, match=r"none\.csv: no such file"):
         read_split_file(str(tmp_path / "none.csv"), ["a.jpg"])
