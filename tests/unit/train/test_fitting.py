@@ -1,0 +1,70 @@
+"""The preset of a run: made for its shards and its machine, and kept by a run that goes on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steel.config import Config
+from steel.plain import to_dict
+from steel.shards.reader import ShardReader
+from tests.shard_folder import small_shards
+from train import fitting
+from train.arguments import parse_fit
+from train.budget import Budget
+from train.engine.run_folder import RunFolder
+from train.fitting import find_machine_class, fit_preset, read_facts
+from train.recipe_facts import MEMORY_CLASSES, MachineClass
+
+
+def test_facts_are_the_sets(tiny_shards: Path) -> None:
+    reader = ShardReader(str(tiny_shards))
+    facts = read_facts(reader)
+    assert (facts.images, facts.size, facts.largest) == (27, (64, 160), (64, 160))
+    assert (facts.clean, facts.images_per_class) == (reader.manifest.num_clean, reader.manifest.num_positive)
+    levels = [np.mean([reader.read(int(row)).image.mean() for row in reader.index.rows([fold])]) for fold in range(3)]
+    assert facts.levels is not None
+    assert (facts.levels.lowest, facts.levels.highest) == pytest.approx((min(levels), max(levels)))
+
+
+def test_older_shards_do_not_tell_of_gray_levels(tmp_path: Path) -> None:
+    reader = ShardReader(str(small_shards(tmp_path / "shards")))
+    assert reader.manifest.fold_levels is None
+    assert read_facts(reader).levels is None
+
+
+def parse(shards: Path, out: Path, *options: str) -> Config:
+    return parse_fit("fit", ["--preset", "auto", "--data", str(shards), "--out", str(out), *options]).config
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, *given: Any) -> None:
+    monkeypatch.setattr(fitting, "find_machine_class", lambda: MachineClass(*given))
+
+
+def test_the_command_line(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, "gpu", 24)
+    found = parse(tiny_shards, tmp_path, "--phases.0.lr", "1e-5")
+    expected = fit_preset("auto", str(tiny_shards), str(tmp_path), Budget())
+    assert (found.preset, found.phases[0].lr) == ("auto", 1e-5)
+    assert found.phases[1] == expected.phases[1] and found.reasons["phases.0.lr"].startswith("1e-05, as given")
+
+
+def test_a_run_goes_on_with_its_recipe_on_another_machine(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, "gpu", 80)
+    options: Sequence[str] = ("--phases.0.lr", "1e-5")
+    begun = parse(tiny_shards, tmp_path, *options)
+    folder = RunFolder(tmp_path)
+    folder.open(begun, "digest", "auto")
+    folder.release()
+    machine(monkeypatch, "cpu", 4)
+    assert parse(tiny_shards, tmp_path, *options) != begun  # nothing has been trained yet
+    (folder.states / "000000-00000001").mkdir(parents=True)
+    assert to_dict(parse(tiny_shards, tmp_path, *options)) == to_dict(begun)
+
+
+def test_this_machine_has_a_class() -> None:
+    assert find_machine_class().memory_gb in MEMORY_CLASSES

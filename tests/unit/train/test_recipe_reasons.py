@@ -1,0 +1,212 @@
+"""The reasons in a recipe: what each choice follows from, kept true where options change one."""
+
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from steel.config import TransformConfig
+from steel.inference.tiles import is_tiled
+from steel.loading.augment import TRANSFORMS
+from tests.recipe_inputs import LARGE, SMALL, STRIPS, TILES, changed
+from train.auto_recipe import auto_recipe
+from train.level_difference import STANDARD_RANGE, LevelDifference
+from train.presets import SEVERSTAL
+from train.recipe_facts import DataFacts, MachineClass
+from train.recipe_reasons import explain_changes
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        replace(TILES, whole=(3000, 4000)),
+        replace(TILES, whole=(3000, 4000), images_per_class=(5, 400), clean=690, size=(900, 100), largest=(900, 100)),
+    ],
+)
+def test_what_is_counted_in_stored_tiles_is_told_so(facts: DataFacts) -> None:
+    """Of a machine where crops are less than a tile, and of one where they are not."""
+    for machine_class in (LARGE, SMALL):
+        told = auto_recipe(facts, machine_class).reasons
+        of_images = {name for name, reason in told.items() if re.search(r"\bimages?\b", reason)}
+        # Those are of whole images; one tells of what was measured.
+        assert of_images == {"phases.1.crop", "tiling", "thresholds", "phases.0.loss.batch-dice"}
+        assert f" over a set of {facts.images} stored tiles: " in told["phases.0.epochs"]
+        for name in ("loss.boundary", "loss.absent", "sampling.order", "sampling.paste", "sampling.defect-crop"):
+            assert "stored tile" in told[f"phases.0.{name}"], name
+
+
+@pytest.mark.parametrize(
+    ("levels", "strength", "reason"),
+    [
+        (None, 1, "on, as lamps drift; the shards do not tell whether gray levels differ between folds"),
+        (
+            LevelDifference(98.3, 121.04, 0.0002),
+            1,
+            "on, at a strength of 1: the mean gray levels of the folds, 98.30 to 121.04 of 255, are hardly so far "
+            "apart by chance (F test: p = 0.0002); changes of up to 51 levels",
+        ),
+        (
+            LevelDifference(60, 136.5, 1e-12),
+            1.5,
+            "on, at a strength of 1.5: the mean gray levels of the folds, 60.00 to 136.50 of 255, are hardly so far "
+            "apart by chance (F test: p < 0.0001); changes of up to 76 levels",
+        ),
+        (
+            LevelDifference(20, 220, 1e-12),
+            2,
+            "on, at a strength of 2: the mean gray levels of the folds, 20.00 to 220.00 of 255, are hardly so far "
+            "apart by chance (F test: p < 0.0001); changes of up to 102 levels",
+        ),
+        (
+            LevelDifference(20, 220, 0.01),
+            1,
+            "on, as lamps drift; the mean gray levels of the folds, 20.00 to 220.00 of 255, may be so far apart by "
+            "chance (F test: p = 0.01)",
+        ),
+        (
+            LevelDifference(98.3, 100.29, 1e-12),
+            1,
+            "on, as lamps drift; the mean gray levels of the folds, 98.30 to 100.29 of 255, are less than 2 apart",
+        ),
+    ],
+)
+def test_brightness_reaches_as_far_as_folds_differ(
+    levels: LevelDifference | None, strength: float, reason: str
+) -> None:
+    found = auto_recipe(changed(TILES, levels=levels), LARGE)
+    assert found.reasons["augment.brightness-contrast"] == reason
+    assert found.augment["brightness_contrast"] == TransformConfig(0.5, strength)
+    assert found.augment["rotate90"] == TransformConfig(0.5)
+    given = replace(found, augment={**found.augment, "brightness_contrast": TransformConfig(0.3)})
+    assert (
+        explain_changes(found, given).reasons["augment.brightness-contrast"]
+        == f"another value, as given (auto: {reason})"
+    )
+
+
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+def test_brightness_reaches_as_far_as_the_reason_says(strength: float) -> None:
+    transform = TRANSFORMS["brightness_contrast"].build(TransformConfig(0.5, strength), (8, 8), 1)
+    assert [255 * limit for limit in transform.brightness_limit] == pytest.approx(
+        [-STANDARD_RANGE * strength, STANDARD_RANGE * strength]
+    )
+    assert transform.brightness_by_max  # a share of 255, whatever the image
+
+
+def test_too_little_memory_is_said_with_what_needs_less() -> None:
+    """Tiles of many sizes have no whole images; of one large size they do."""
+    huge = changed(TILES, size=(500, 800), largest=(500, 800))
+    found = auto_recipe(huge, MachineClass("gpu", 4))
+    # 500x800 pixels twice, at 4 kB, are 3.2 GB; half of 4 GB holds 250,000 pixels twice.
+    assert found.phases[1].micro_batch == 2 and math.prod(found.phases[1].crop) <= 250_000
+    assert found.reasons["phases.1.crop"] == (
+        "480x512 of images of 500x800: at 4 kB per pixel, two crops of 250,000 pixels need half of a GPU with 4 GB"
+    )
+
+
+def crop_reasons(facts: DataFacts, machine: MachineClass, **sizes: tuple[int, int]) -> list[str]:
+    """Of both phases."""
+    told = auto_recipe(changed(facts, **sizes), machine).reasons
+    return [told[f"phases.{number}.crop"] for number in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "first", "second"),
+    [
+        (  # the limit is on pixels; memory would hold five times as many
+            {"size": (2000, 2000), "largest": (2000, 2000)},
+            "352x352 of images of 2000x2000: 131072 pixels at most, square, as images nearly are, in whole 32s",
+            "1024x1024 of images of 2000x2000: 1,048,576 pixels at most, on whatever machine",
+        ),
+        (
+            {"size": (250, 350), "largest": (1200, 1600)},
+            "the median image, 250x350: it is no larger than a crop is on gpus",
+            "250x350 of images of 250x350 at the median, up to 1200x1600: the median pads few, and larger ones are "
+            "cropped",
+        ),
+        (
+            {"size": (256, 1600), "largest": (256, 1600)},
+            "256x512 of images of 256x1600: 131072 pixels at most, all of their height, in whole 32s",
+            "whole images, as they will be predicted",
+        ),
+        (
+            {"size": (460, 1130), "largest": (460, 1130)},
+            "352x352 of images of 460x1130: 131072 pixels at most, nearly square, which shows more around a defect, in "
+            "whole 32s",
+            "whole images, as they will be predicted",
+        ),
+        (
+            {"size": (1024, 1024), "largest": (1024, 1024), "whole": (3000, 4000)},
+            "352x352 of stored tiles of 1024x1024: 131072 pixels at most, square, as stored tiles nearly are, in whole "
+            "32s",
+            "whole stored tiles of 1024x1024, as images of up to 3000x4000 are stored",
+        ),
+    ],
+)
+def test_crops_are_explained_by_what_limits_them(sizes: dict[str, Any], first: str, second: str) -> None:
+    assert crop_reasons(TILES, LARGE, **sizes) == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ({}, "none: images, of up to 200x200, are validated and predicted whole, as they are up to 2,097,152 pixels"),
+        ({"largest": (1024, 2048)}, "none: images, of up to 1024x2048, are"),
+        # 1025 rows are padded to 1056, of 2048 columns.
+        ({"largest": (1025, 2048)}, "images of more than 2,097,152 pixels are validated and predicted in tiles of"),
+        ({"whole": (3000, 4000)}, "images of more than 2,097,152 pixels are validated"),
+    ],
+)
+def test_how_large_images_are_predicted_is_told(sizes: dict[str, Any], reason: str) -> None:
+    found = auto_recipe(changed(TILES, **sizes), LARGE)
+    assert found.reasons["tiling"].startswith(reason) and found.tiling == SEVERSTAL.tiling
+    largest = sizes.get("whole", sizes.get("largest", (200, 200)))
+    assert is_tiled(*largest, found.tiling, 32) == reason.startswith("images of more")
+    assert f"up to {largest[0]}x{largest[1]}" in found.reasons["tiling"]
+    given = replace(found, tiling=replace(found.tiling, tile=512))
+    assert explain_changes(found, given).reasons["tiling"].startswith("another value, as given (auto: ")
+
+
+def test_the_search_of_thresholds_is_told() -> None:
+    """It depends on no set and no machine."""
+    (told,) = {auto_recipe(facts, m).reasons["thresholds"] for facts in (TILES, STRIPS) for m in (LARGE, SMALL)}
+    assert "of pixels 15 from 0.06 to 0.94, of labels 9 from 0.13 to 0.88, and 8 areas" in told
+
+
+def test_each_phase_says_why_it_has_its_batch_and_rate() -> None:
+    found = auto_recipe(TILES, LARGE)
+    assert found.reasons["phases.1.batch-size"] == f"{found.phases[1].batch_size}, as in the first phase"
+    assert found.reasons["phases.1.lr"].startswith(f"{found.phases[1].lr:g}, a tenth of the first phase's")
+    first = replace(found.phases[0], lr=3e-4, batch_size=16)
+    told = explain_changes(found, replace(found, phases=(first, found.phases[1]))).reasons
+    assert told["phases.1.lr"].endswith("; chosen for phases.0.lr 0.001, now given otherwise")
+    assert told["phases.1.batch-size"].endswith(
+        f"; chosen for phases.0.batch-size {found.phases[0].batch_size}, now given otherwise"
+    )
+
+
+def test_options_have_the_last_word_and_the_reasons_say_so() -> None:
+    derived = auto_recipe(STRIPS, LARGE)
+    first = replace(derived.phases[0], crop=(128, 256))
+    told = explain_changes(derived, replace(derived, phases=(first, derived.phases[1]), reasons={})).reasons
+    assert told["phases.0.crop"].startswith("128x256, as given (auto: 256x512 of images of 256x1600")
+    assert told["phases.0.sampling.defect-crop"] == (
+        "0.5: a crop is 32% of an image; chosen for phases.0.crop 256x512, now given otherwise"
+    )
+    others = ("crop", "micro-batch", "sampling.defect-crop")
+    kept = derived.reasons.keys() - {f"phases.0.{name}" for name in others} - {"augment.rotate90"}
+    assert {name: told[name] for name in kept} == {name: derived.reasons[name] for name in kept}
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_what_was_chosen_for_autos_own_encoder_says_so_of_another(kind: Any) -> None:
+    derived = auto_recipe(STRIPS, MachineClass(kind, 16))
+    own, other = derived.model.encoder, "tu-convnext_tiny"
+    told = explain_changes(derived, replace(derived, model=replace(derived.model, encoder=other))).reasons
+    assert told["model.encoder"].startswith(f"{other}, as given (auto: ")
+    changed_reasons = {name for name in told if told[name] != derived.reasons[name]} - {"model.encoder"}
+    assert changed_reasons == {f"phases.{n}.{option}" for n in (0, 1) for option in ("lr", "micro-batch")}
+    assert all(told[n].endswith(f"; chosen for model.encoder {own}, now given otherwise") for n in changed_reasons)
+    assert not any("this encoder" in reason for reason in told.values())
