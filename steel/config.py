@@ -369,8 +369,8 @@ class RuntimeConfig:
     is fast on the device when None. Fewer need less memory. Another number may move the last bits of probabilities."""
     channels_last: bool = True
     """Images and weights of training in the order that tensor cores like better. On two CPU cores it gains nothing,
-    being 0.98 times as fast as NCHW (0.90 to 1.00, `bench/train_step.md`). On by default by that reasoning about tensor
-    cores alone: it has not been measured on a GPU."""
+    being 0.92 times as fast as NCHW (0.90 to 0.95, `bench/train_step.md`) in float32 and 0.98 times in bfloat16. On by
+    default by that reasoning about tensor cores alone: it has not been measured on a GPU."""
     cudnn_benchmark: bool = False
     """Let cuDNN time its kernels for each new shape of a training batch and keep the fastest. A phase has one shape, so
     that it searches once a phase; validation, of many sizes, never does. Off by default: two searches may end
