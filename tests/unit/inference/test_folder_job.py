@@ -1,0 +1,248 @@
+"""Jobs of predicting a folder: stopped, killed, gone on with, changed meanwhile, and refused."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from steel import storage
+from steel.checkpoint import load_checkpoint, save_checkpoint
+from steel.errors import InputError
+from steel.inference.folder_job import FolderJob
+from steel.inference.predict_folder import describe_predictor, predict_folder
+from steel.inference.predictor import Predictor
+from steel.labels.submission import read_submission
+from tests.image_folder import tree_digest
+from tests.paths import ROOT
+from tests.predicted_folder import ALL
+
+
+@pytest.mark.parametrize("stops", [(1,), (2, 3), (5,)])
+def test_what_was_stopped_goes_on_and_ends_with_the_same_bytes(
+    folder: Path, predictor: Predictor, undisturbed: Path, tmp_path: Path, stops: tuple[int, ...]
+) -> None:
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"), ALL)
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt):
+            predict_folder(predictor, job, {}, lambda done, total, stop=stop: interrupt(done == stop))
+        assert not [path for path in (tmp_path / "out").iterdir() if path.is_file()]
+    done: list[int] = []
+    summary = predict_folder(predictor, job, {}, lambda now, total: done.append(now))
+    assert (summary.images, summary.new) == (5, 5 - stops[-1])
+    assert done == list(range(stops[-1] + 1, 6))  # nothing is predicted twice
+    assert tree_digest(tmp_path / "out") == tree_digest(undisturbed)
+
+
+def interrupt(now: bool) -> None:
+    if now:
+        raise KeyboardInterrupt
+
+
+KILLED = """
+import os, signal, sys
+import steel.inference.journal as journal
+from steel.inference.folder_job import FolderJob
+from steel.inference.predict_folder import predict_folder
+from steel.inference.predictor import Predictor
+from steel.inference.writers import WRITERS
+
+journal._LINES_PER_PART, journal._SECONDS_PER_PART = 2, 1e9  # however slow the machine
+model, images, out = sys.argv[1:]
+predictor = Predictor.from_checkpoint(model, device="cpu", pixels_per_pass=4000)
+on_image = lambda done, total: done == 3 and os.kill(os.getpid(), signal.SIGKILL)
+predict_folder(predictor, FolderJob(images, out, tuple(WRITERS)), {}, on_image)
+"""
+
+
+def test_a_killed_process_loses_little(folder: Path, predictor: Predictor, undisturbed: Path, tmp_path: Path) -> None:
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"), ALL)
+    line = [sys.executable, "-c", KILLED, str(folder / "model.safetensors"), job.source, job.out]
+    assert subprocess.run(line, cwd=ROOT, timeout=300).returncode == -signal.SIGKILL
+    done: list[int] = []
+    predict_folder(predictor, job, {}, lambda now, total: done.append(now))
+    assert done == [3, 4, 5]
+    assert tree_digest(tmp_path / "out") == tree_digest(undisturbed)
+
+
+def test_images_that_come_meanwhile_are_predicted_too(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(3):
+        cv2.imwrite(str(images / f"{number}.png"), np.full((20, 30), 40 * number, np.uint8))
+    job = FolderJob(str(images), str(tmp_path / "out"))
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, {}, lambda done, total: interrupt(done == 2))
+    cv2.imwrite(str(images / "0a.png"), np.full((20, 30), 99, np.uint8))
+    predict_folder(predictor, job, {})
+    assert read_submission(tmp_path / "out/submission.csv").image_ids == ("0.png", "0a.png", "1.png", "2.png")
+
+
+@pytest.mark.parametrize("place", ["images", "memory://replaced-images"])
+def test_an_image_that_is_replaced_meanwhile_is_predicted_anew(
+    predictor: Predictor, tmp_path: Path, place: str
+) -> None:
+    """By one of the same name and size, in a folder and in a store."""
+    images = place if storage.is_remote(place) else str(tmp_path / place)
+    storage.make_folder(images)
+
+    def write(number: int, seed: int) -> None:
+        noise = cv2.GaussianBlur(np.random.default_rng(seed).integers(0, 256, (20, 30), np.uint8), (5, 5), 1.5)
+        storage.write_bytes(f"{images}/{number}.bmp", cv2.imencode(".bmp", noise)[1].tobytes())
+
+    for number in range(3):
+        write(number, number)
+    job = FolderJob(images, str(tmp_path / "out"), ALL)
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, {}, lambda done, total: interrupt(done == 2))
+    write(0, 9)
+    done: list[int] = []
+    predict_folder(predictor, job, {}, lambda now, total: done.append(now))
+    assert done == [2, 3]
+    predict_folder(predictor, dataclasses.replace(job, out=str(tmp_path / "undisturbed")), {})
+    assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("place", ["out", "memory://stale-predictions"])
+def test_pictures_of_images_that_are_gone_or_unreadable_meanwhile_do_not_stay(
+    folder: Path, predictor: Predictor, tmp_path: Path, place: str
+) -> None:
+    """Of those, too, that were written just before the stop and not yet taken down; what another image has stays."""
+    images = tmp_path / "images"
+    shutil.copytree(folder / "images", images)
+    for name in ("0.jpg", "z.png"):
+        (images / name).write_bytes((images / "a.jpg").read_bytes())
+    out = place if storage.is_remote(place) else str(tmp_path / place)
+    job = FolderJob(str(images), out, ALL)
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, {}, lambda done, total: interrupt(done == 5))
+    (images / "0.jpg").rename(images / "0.png")  # the same label map
+    (images / "a.jpg").write_bytes(b"no image")
+    (images / "b.png").unlink()
+    for name in ("Öl, 1.png", "z.png"):
+        for file in (f"overlays/{name}.jpg", f"labelmaps/{name}", f"masks/spot/{name}"):
+            storage.make_folder(f"{out}/{file}".rpartition("/")[0])
+            storage.write_bytes(f"{out}/{file}", b"of the image as it was")
+    (images / "Öl, 1.png").write_bytes(b"no image")
+    (images / "z.png").unlink()
+    for stop in (1, 0):
+        with contextlib.suppress(KeyboardInterrupt):
+            predict_folder(predictor, job, {}, lambda done, total, stop=stop: interrupt(done == 4 + stop))
+    predict_folder(predictor, dataclasses.replace(job, out=str(tmp_path / "undisturbed")), {})
+    written = {file.path: storage.read_bytes(f"{out}/{file.path}") for file in storage.list_files(out)}
+    fresh = tmp_path / "undisturbed"
+    assert written == {file.path: (fresh / file.path).read_bytes() for file in storage.list_files(str(fresh))}
+    assert {"overlays/0.png.jpg", "labelmaps/0.png"} < written.keys()
+
+
+def test_the_unfinished_job_of_another_command_is_refused(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"))
+    how = describe_predictor(predictor, str(folder / "model.safetensors"))
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, how, lambda done, total: interrupt(done == 1))
+    other = Predictor.from_checkpoint(folder / "model.safetensors", device="cpu", tta=())
+    other_how = describe_predictor(other, str(folder / "model.safetensors"))
+    for other_job, said in ((job, r"pixels-per-pass, tta"), (dataclasses.replace(job, formats=("coco",)), "format, ")):
+        with pytest.raises(InputError, match=rf"differs in {said}.*remove .*/\.unfinished"):
+            predict_folder(other, other_job, other_how)
+    predict_folder(predictor, job, how)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["submission.csv"]
+    predict_folder(other, job, other_how)  # a finished one is nobody's
+
+
+def test_a_job_knows_its_checkpoint_by_the_header_alone(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever differs: weights, or the decision."""
+    plain = load_checkpoint(folder / "model.safetensors")
+    first = next(iter(plain.tensors))
+    others = [
+        dataclasses.replace(plain, tensors=plain.tensors | {first: plain.tensors[first] + 1}),
+        dataclasses.replace(plain, decision=None),
+        plain,
+    ]
+    for number, checkpoint in enumerate(others):
+        save_checkpoint(tmp_path / f"{number}.safetensors", checkpoint)
+
+    def refuse(*_: object) -> bytes:
+        raise AssertionError("the whole file was read")
+
+    monkeypatch.setattr(storage, "read_bytes", refuse)
+    paths = [folder / "model.safetensors", *(tmp_path / f"{number}.safetensors" for number in range(3))]
+    own, weights, decision, same = (describe_predictor(predictor, str(path))["checkpoint"] for path in paths)
+    assert own == same
+    assert len({own, weights, decision}) == 3
+
+
+def test_a_journal_that_goes_meanwhile_is_told(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands for one folder: the first to be done removes it."""
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"))
+    monkeypatch.setattr("steel.inference.journal._LINES_PER_PART", 1)
+    for last in (2, 5):
+        with pytest.raises(InputError, match=r"out/\.unfinished: gone meanwhile; another command for .*out has"):
+            predict_folder(predictor, job, {}, lambda done, _, last=last: done == last and shutil.rmtree(job.out))
+
+
+def test_unreadable_images_are_told_and_tried_again(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    whole = (folder / "images/b.png").read_bytes()
+    for name, data in (("cut.png", whole[:300]), ("fine.png", whole), ("text.jpg", b"no image"), ("z.png", whole)):
+        (images / name).write_bytes(data)
+    (tmp_path / "sample.csv").write_text("ImageId,EncodedPixels,ClassId\ntext.jpg,1 1,1\nz.png,1 1,1\n")
+    job = FolderJob(
+        str(images), str(tmp_path / "out"), ("kaggle", "jsonl", "coco"), template=str(tmp_path / "sample.csv")
+    )
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, {}, lambda done, total: interrupt(done == total))
+    (images / "cut.png").write_bytes(whole)
+    summary = predict_folder(predictor, job, {})
+    assert (summary.images, summary.new, summary.not_in_sample, list(summary.unreadable)) == (3, 1, 2, ["text.jpg"])
+    rows = read_submission(tmp_path / "out/submission.csv").rows
+    assert [(row.image_id, row.rle) for row in rows if row.image_id == "text.jpg"] == [("text.jpg", "")]
+    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines] == ["cut.png", "fine.png", "text.jpg", "z.png"]
+    assert lines[2] == {"image": "text.jpg", "error": "not a readable image (JPEG, PNG, TIFF, BMP or WebP)"}
+    assert lines[0]["regions"] == lines[1]["regions"]
+    coco = json.loads((tmp_path / "out/coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["cut.png", "fine.png", "z.png"]
+
+
+def test_into_a_store_and_gone_on_with_there(folder: Path, predictor: Predictor, undisturbed: Path) -> None:
+    url = "memory://predict-folder/out"
+    job = FolderJob(str(folder / "images"), url, ALL)
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, {}, lambda done, total: interrupt(done == 2))
+    predict_folder(predictor, job, {})
+    written = {file.path: storage.read_bytes(f"{url}/{file.path}") for file in storage.list_files(url)}
+    local = {file.path: (undisturbed / file.path).read_bytes() for file in storage.list_files(str(undisturbed))}
+    assert written == local
+    assert not storage.exists(f"{url}/.unfinished")
+
+
+def test_two_images_that_would_share_a_picture_are_refused_before_any_is_predicted(
+    folder: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    image = (folder / "images" / "a.jpg").read_bytes()
+    for name in ("x.png", "x.png.jpg"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(image)
+    job = FolderJob(str(tmp_path / "images"), str(tmp_path / "out"), ("overlays",))
+    with pytest.raises(InputError, match=r"x\.png and x\.png\.jpg would share a picture"):
+        predict_folder(predictor, job, {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_columns_are_refused_where_nothing_has_them(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"), ("coco",), columns="ImageId,ClassId")
+    with pytest.raises(InputError, match="--columns: only the format kaggle has them"):
+        predict_folder(predictor, job, {})
