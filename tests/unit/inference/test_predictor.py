@@ -3,7 +3,6 @@
 import dataclasses
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,33 +10,15 @@ import pytest
 import torch
 
 import steel
-from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
-from steel.config import NetworkConfig
+from steel.checkpoint import save_checkpoint, stack_members
 from steel.decision import ClassDecision, Decision, apply_decision
 from steel.errors import InputError, OutOfMemoryError
 from steel.images.geometry import restore_size
 from steel.inference.predictor import Predictor, build_models, choose_device
-from steel.model.network import UnifiedModel, normalise
-from steel.model.passes import PIXELS_PER_PASS_CPU, intra_op_threads
+from steel.model.network import normalise
+from steel.model.passes import intra_op_threads
+from tests.noise_predictions import DECISION, THREE, assert_same, images, make_checkpoint, make_predictor
 from tests.paths import ROOT
-
-THREE = 3 * 32 * 40
-"""Pixels of three images of 32x40 in a forward pass."""
-DECISION = Decision(classes=(ClassDecision(pixel_threshold=120), ClassDecision(min_area=40)), tta=("hflip",))
-
-
-def make_checkpoint(seed, in_channels=1, **changes):
-    torch.manual_seed(seed)
-    network = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=in_channels, decoder_channels=(8, 8))
-    values = {
-        "network": network,
-        "class_names": ("spot", "trace"),
-        "mean": (0.4, 0.5, 0.6)[:in_channels],
-        "std": (0.2, 0.25, 0.3)[:in_channels],
-        "tensors": {name: tensor[None] for name, tensor in UnifiedModel(network).state_dict().items()},
-        "decision": DECISION,
-    }
-    return Checkpoint(**{**values, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +28,7 @@ def checkpoint():
 
 @pytest.fixture(scope="module")
 def predictor(checkpoint):
-    return Predictor.from_checkpoint(checkpoint, device="cpu", precision="no", pixels_per_pass=THREE)
-
-
-def images(*sizes, seed=0):
-    rng = np.random.default_rng(seed)
-    return [rng.integers(0, 256, size, dtype=np.uint8) for size in sizes]
-
-
-def assert_same(left, right):
-    for name in ("masks", "labels", "mask_probs", "label_probs"):
-        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+    return make_predictor(checkpoint)
 
 
 SIZES = [(32, 40), (30, 38), (32, 40), (17, 64), (31, 40), (32, 40), (9, 5), (32, 40), (17, 64), (96, 70)]
@@ -91,39 +62,6 @@ def test_a_network_is_made_ready_by_one_thread(checkpoint):
     assert set(seen) == {1}
 
 
-def test_a_forward_pass_holds_as_many_images_as_its_pixels_allow(checkpoint, monkeypatch):
-    (model,) = build_models(checkpoint)
-    predictor = Predictor([model], mean=(0.4,), std=(0.2,), device="cpu")
-    assert predictor.pixels_per_pass == PIXELS_PER_PASS_CPU == 65536
-    (own,) = predictor.models
-    shapes, forward = [], own.forward_padded
-    monkeypatch.setattr(own, "forward_padded", lambda x: shapes.append(tuple(x.shape)) or forward(x))
-    predictor.predict(images((128, 128), (256, 256), (129, 256), (300, 250), (130, 255), *[(128, 128)] * 4))
-    counts = {shape: shapes.count(shape) for shape in shapes}
-    # Padded to this network's stride of 4, and 2 * 132 * 256 > 65536.
-    assert counts == {(4, 1, 128, 128): 2, (1, 1, 256, 256): 1, (1, 1, 132, 256): 2, (1, 1, 300, 252): 1}
-
-
-def test_answers_come_in_order_and_images_are_taken_as_needed(checkpoint):
-    predictor = Predictor.from_checkpoint(checkpoint, device="cpu", pixels_per_pass=2 * 16 * 16, tta=())
-    taken = []
-
-    def source():
-        # One rare size first: it must not hold up all that follows.
-        for number, size in enumerate([(8, 8)] + [(16, 16)] * 5 + [(24, 24)] * 60):
-            taken.append(number)
-            yield np.full(size, number, np.uint8)
-
-    answers, waits = [], []
-    with intra_op_threads(2):
-        for number, answer in enumerate(predictor.predict_stream(source())):
-            answers.append(answer)
-            waits.append(taken[-1] - number)
-    assert [a.masks.shape[1] for a in answers] == [8] + [16] * 5 + [24] * 60
-    # 16 passes' pixels, of 512 each: the five of 16x16 and 12 of 24x24; and what is under way on two threads.
-    assert 5 + 12 <= max(waits) <= 5 + 12 + 4
-
-
 def test_an_answer_is_the_models_own(checkpoint):
     """Against a few lines of numpy: padded by reflection, then flipped, in a batch of three with two black images."""
     predictor = Predictor.from_checkpoint(
@@ -147,66 +85,6 @@ def test_an_answer_is_the_models_own(checkpoint):
     np.testing.assert_array_equal(answer.labels, answer.label_probs >= 128)
     assert answer.masks[0].any()
     assert answer.masks.dtype == bool
-
-
-@pytest.fixture
-def as_on_a_gpu(monkeypatch):
-    """Views share passes, as on a GPU."""
-    monkeypatch.setattr(Predictor, "views_at_once", property(lambda self: 1 + len(self.tta)))
-
-
-@pytest.mark.parametrize(
-    ("places", "views", "images_at_once", "pass_shapes"),
-    [
-        (16, ("hflip", "vflip", "hvflip"), 4, [16]),
-        (8, ("hflip",), 4, [8]),
-        (10, ("hflip", "vflip", "hvflip"), 5, [10, 10]),
-        (5, ("hflip", "vflip", "hvflip"), 5, [5, 5, 5, 5]),  # four of five places would be left to views
-        (2, ("hflip", "vflip", "hvflip"), 1, [2, 2]),
-        (1, ("hflip",), 1, [1, 1]),
-    ],
-)
-def test_on_a_gpu_views_share_passes_that_are_no_larger(
-    checkpoint, as_on_a_gpu, monkeypatch, places, views, images_at_once, pass_shapes
-):
-    options = {"device": "cpu", "precision": "no", "tta": views, "pixels_per_pass": places * 32 * 40}
-    predictor = Predictor.from_checkpoint(checkpoint, **options)
-    shapes = []
-    (model,) = predictor.models
-    forward = model.forward_padded
-    monkeypatch.setattr(model, "forward_padded", lambda x: shapes.append(len(x)) or forward(x))
-    pictures = images(*[(32, 40)] * images_at_once, (30, 37))
-    with intra_op_threads(1):
-        answers = predictor.predict(pictures)
-        assert shapes == pass_shapes * 2
-        alone = [predictor.predict([picture])[0] for picture in pictures]
-    for answer, other in zip(answers, alone, strict=True):
-        assert_same(answer, other)
-    monkeypatch.undo()
-    for answer, other in zip(answers, Predictor.from_checkpoint(checkpoint, **options).predict(pictures), strict=True):
-        for name in ("mask_probs", "label_probs"):
-            difference = getattr(answer, name).astype(int) - getattr(other, name)
-            assert np.abs(difference).max() <= 1, name
-
-
-def test_views_share_passes_on_gpus_alone(checkpoint, monkeypatch):
-    predictor = Predictor.from_checkpoint(checkpoint, device="cpu", tta=("hflip", "vflip"))
-    assert predictor.views_at_once == 1
-    monkeypatch.setattr(predictor, "device", torch.device("cuda"))
-    assert predictor.views_at_once == 3
-
-
-def test_gated_views_that_share_passes_answer_alike(checkpoint, as_on_a_gpu):
-    predictor = Predictor.from_checkpoint(checkpoint, device="cpu", tta=("hflip",), pixels_per_pass=4 * 32 * 40)
-    pair = images((32, 40)) * 2  # black ones in their places would be decoded for, too
-    whole, _ = predictor.predict(pair)
-    any_prob = int(whole.label_probs[0])
-    for threshold in (any_prob, any_prob + 1):
-        decision = Decision((ClassDecision(),) * 2, gate="binary", binary_threshold=threshold)
-        gated, _ = predictor.predict_stream(pair, decision, masks_only=True)
-        assert gated.label_probs[0] == any_prob
-        expected = whole.mask_probs if threshold == any_prob else np.zeros_like(whole.mask_probs)
-        np.testing.assert_array_equal(gated.mask_probs, expected)
 
 
 def test_decision_and_views_can_be_given(checkpoint, predictor):
@@ -263,68 +141,6 @@ def test_large_passes_answer_alike(checkpoint, predictor, monkeypatch):
     with intra_op_threads(2):
         for answer, same in zip(predictor.predict(pictures), expected, strict=True):
             assert_same(answer, same)
-
-
-def test_images_can_be_given_by_path(predictor, tmp_path):
-    pictures = images((32, 40), (30, 38, 3))
-    names = [tmp_path / "gray.png", tmp_path / "colour.png"]
-    cv2.imwrite(str(names[0]), pictures[0])
-    cv2.imwrite(str(names[1]), pictures[1][..., ::-1])
-    by_path = predictor.predict([names[0], str(names[1]), pictures[0]])
-    assert_same(by_path[0], predictor.predict(pictures)[0])
-    assert_same(by_path[2], by_path[0])
-    of_colour = Predictor.from_checkpoint(make_checkpoint(1, in_channels=3), device="cpu")
-    assert_same(of_colour.predict(names)[1], of_colour.predict(pictures)[1])
-    (tmp_path / "text.jpg").write_text("no image")
-    with pytest.raises(InputError, match=r"absent\.jpg: no such file"):
-        predictor.predict([tmp_path / "absent.jpg"])
-    with pytest.raises(InputError, match=r"text\.jpg: "):
-        predictor.predict([tmp_path / "text.jpg"])
-
-
-def test_sources_of_every_kind(predictor, tmp_path, monkeypatch):
-    gray, colour = images((32, 40), (32, 40, 3))
-    monkeypatch.chdir(tmp_path)
-    for name, picture in (("shots/b.png", gray), ("shots/line/a.png", colour[..., ::-1]), ("shots/notes.txt", None)):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_bytes(b"" if picture is None else cv2.imencode(".png", picture)[1].tobytes())
-    (of_gray,), (of_colour,) = predictor.predict([gray]), predictor.predict([colour])
-    both = [of_gray, of_colour]
-    for source, ids, expected in (
-        (gray, ["0"], [of_gray]),
-        (gray[..., None], ["0"], [of_gray]),
-        (colour, ["0"], [of_colour]),
-        (np.stack([gray, gray]), ["0", "1"], [of_gray, of_gray]),
-        (colour[None], ["0"], [of_colour]),
-        ("shots/b.png", ["shots/b.png"], [of_gray]),
-        (Path("shots"), ["b.png", "line/a.png"], both),
-        (
-            (Path("shots/line/a.png"), gray, "shots"),
-            ["shots/line/a.png", "0", "b.png", "line/a.png"],
-            both[::-1] + both,
-        ),
-        ((picture for picture in (gray, colour)), ["0", "1"], both),
-        ([], [], []),
-    ):
-        found = predictor.predict(source)
-        assert [prediction.image_id for prediction in found] == ids
-        for prediction, same in zip(found, expected, strict=True):
-            assert_same(prediction, same)
-
-
-def test_what_is_no_image_is_refused(predictor, tmp_path):
-    (gray,) = images((32, 40))
-    for source, said in (
-        ([gray.tolist()], "not list"),
-        ([None], "not NoneType"),
-        ("a.jpg", "a.jpg: no such file"),
-        (tmp_path, "no images there"),
-        (gray.astype(float), "float64 pixels; convert them to 8"),
-        (np.zeros((32, 40, 4), np.uint8), r"an image must be .* not \(32, 40, 4\)"),
-        ([np.zeros((2, 32, 40), np.uint8)], r"an image must be .* not \(2, 32, 40\)"),
-    ):
-        with pytest.raises(InputError, match=said):
-            predictor.predict(source)
 
 
 REFUSALS = {
