@@ -179,7 +179,7 @@ def test_memory_that_the_host_does_not_have(checkpoint):
     code = """if True:
         import resource, numpy, torch
         from steel.inference.predictor import Predictor
-        from tests.unit.inference.test_predictor import make_checkpoint
+        from tests.noise_predictions import make_checkpoint
         predictor = Predictor.from_checkpoint(make_checkpoint(0), device="cpu", pixels_per_pass=1 << 24)
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20),) * 2)
