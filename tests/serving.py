@@ -22,9 +22,10 @@ from steel.model.network import UnifiedModel
 from tests.paths import ROOT
 
 CLASS_NAMES = ("spot", "trace")
+DECISION = Decision(tuple(ClassDecision(pixel_threshold=t) for t in (120, 140)))
 
 
-def save_tiny_model(path: Path, provenance: Mapping[str, Any] | None = None) -> None:
+def save_tiny_model(path: Path, provenance: Mapping[str, Any] | None = None, *, decision: Decision = DECISION) -> None:
     """A checkpoint with random weights that finds something in noise."""
     torch.manual_seed(0)
     network = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=1, decoder_channels=(8, 8))
@@ -32,7 +33,6 @@ def save_tiny_model(path: Path, provenance: Mapping[str, Any] | None = None) -> 
     with torch.no_grad():
         model.segmentation_head[0].weight.mul_(20)
     tensors = {name: tensor.detach()[None] for name, tensor in model.state_dict().items()}
-    decision = Decision(tuple(ClassDecision(pixel_threshold=t) for t in (120, 140)))
     checkpoint = Checkpoint(network, CLASS_NAMES, (0.4,), (0.2,), tensors, decision, provenance=dict(provenance or {}))
     save_checkpoint(path, checkpoint)
 

@@ -22,7 +22,8 @@ from steel.inference.predictor import Predictor
 from steel.inference.writers import WRITERS, FileWriter
 from steel.labels.load import load_labels
 from tests.paths import ROOT
-from tests.predicted_folder import CLASSES, SIZES
+from tests.predicted_folder import SIZES
+from tests.serving import CLASS_NAMES
 
 NAMES = sorted(SIZES)
 
@@ -37,7 +38,7 @@ def masks(folder: Path, predictor: Predictor) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", ["coco.json", "coco_rle.json"])
 def test_pycocotools_reads_every_mask_to_the_pixel(undisturbed: Path, masks: dict[str, np.ndarray], name: str) -> None:
     coco = COCO(str(undisturbed / name))
-    assert [category["name"] for category in coco.dataset["categories"]] == list(CLASSES)
+    assert [category["name"] for category in coco.dataset["categories"]] == list(CLASS_NAMES)
     assert [image["file_name"] for image in coco.dataset["images"]] == NAMES
     assert [a["id"] for a in coco.dataset["annotations"]] == list(range(1, len(coco.anns) + 1))
     for image in coco.dataset["images"]:
@@ -75,7 +76,7 @@ def test_the_lines_say_what_scikit_image_measures(folder: Path, undisturbed: Pat
         assert (line["height"], line["width"]) == SIZES[line["image"]]
         probs = [line["probabilities"]["any"], *line["probabilities"]["classes"].values()]
         np.testing.assert_allclose(probs, prediction.label_probs / 255, atol=5e-5)
-        present = [name for name, mask in zip(CLASSES, prediction.masks, strict=True) if mask.any()]
+        present = [name for name, mask in zip(CLASS_NAMES, prediction.masks, strict=True) if mask.any()]
         assert line["classes"] == present
         assert line["verdict"] == ("defective" if present else "clean")
         expected = []
@@ -83,7 +84,7 @@ def test_the_lines_say_what_scikit_image_measures(folder: Path, undisturbed: Pat
             for part in measure.regionprops(measure.label(mask, connectivity=1), prediction.mask_probs[k]):
                 top, left, bottom, right = part.bbox
                 mean = part.intensity_mean / 255
-                expected.append((CLASSES[k], k + 1, part.area, [left, top, right - left, bottom - top], mean))
+                expected.append((CLASS_NAMES[k], k + 1, part.area, [left, top, right - left, bottom - top], mean))
         found = [(r["class"], r["class_id"], r["area"], r["box"], r["mean_probability"]) for r in line["regions"]]
         assert [r[:4] for r in sorted(found)] == [r[:4] for r in sorted(expected)]
         np.testing.assert_allclose([r[4] for r in sorted(found)], [r[4] for r in sorted(expected)], atol=5e-5)
@@ -92,7 +93,7 @@ def test_the_lines_say_what_scikit_image_measures(folder: Path, undisturbed: Pat
 def test_pictures_of_masks(folder: Path, undisturbed: Path, masks: dict[str, np.ndarray], predictor: Predictor) -> None:
     for name in NAMES:
         stem = name.rpartition(".")[0]
-        for k, class_name in enumerate(CLASSES):
+        for k, class_name in enumerate(CLASS_NAMES):
             data = np.frombuffer((undisturbed / "masks" / class_name / f"{stem}.png").read_bytes(), np.uint8)
             plane = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
             np.testing.assert_array_equal(plane, 255 * masks[name][k].astype(np.uint8))
