@@ -205,7 +205,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
         return
 
     gates = gates_of(checkpoint)
-    _remove_former(arguments)
+    remove_evaluation(arguments.out)
     with live.stage("report", "writing the report"):
         metrics = write_evaluation(
             *(arguments.out, statistics, decision, reader, kept),
@@ -258,7 +258,8 @@ def _check_gates(gates: Sequence[str], is_tuned: bool) -> None:
 
 
 def _make_way(arguments: argparse.Namespace) -> None:
-    """See, before any work is done, that results can be written and that none replaces a checkpoint or a run's files.
+    """See, before any work is done, that results can be written, and neither replace a checkpoint or a run's files nor
+    stand beside a checkpoint that is not theirs.
 
     Raises:
         InputError: says which.
@@ -266,22 +267,17 @@ def _make_way(arguments: argparse.Namespace) -> None:
     out = arguments.out
     if RunFolder(out).is_run:
         raise InputError(f"--out {out}: a training's run folder; give a folder of its own, such as {out / 'test'}")
+    tuned = out / "model.safetensors"
     if arguments.tune_thresholds:
-        tuned = out / "model.safetensors"
         storage.check_apart([arguments.checkpoint], [str(tuned)])
         if tuned.exists() and not _is_retuned(tuned):
             raise InputError(f"{tuned}: not of a --tune-thresholds, and would be replaced; give another --out")
+    elif _is_retuned(tuned) and storage.full_path(arguments.checkpoint) != storage.full_path(str(tuned)):
+        raise InputError(
+            f"{tuned}: of an earlier --tune-thresholds, and would stand beside scores that are not its own; give "
+            "another --out, or move it away"
+        )
     storage.make_folder(out)
-
-
-def _remove_former(arguments: argparse.Namespace) -> None:
-    """Remove what an earlier evaluation left in the folder, so that nothing of it stands under this one's report."""
-    tuned = arguments.out / "model.safetensors"
-    is_read = storage.full_path(arguments.checkpoint) == storage.full_path(str(tuned))
-    if (arguments.out / "metrics.json").exists() and not is_read and _is_retuned(tuned):
-        logger.info("%s: of an earlier evaluation; removed", tuned)
-        storage.remove(tuned)
-    remove_evaluation(arguments.out)
 
 
 def _is_retuned(path: Path) -> bool:

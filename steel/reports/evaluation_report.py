@@ -20,7 +20,7 @@ from steel.reports.shots import Shot, draw_shots
 from steel.shards.reader import ShardReader
 
 REPORT_FILES = ("metrics.json", "report.html", "per_image.csv", "label_doubts.csv", "gates.md", "contact_sheet.png")
-"""What an evaluation writes, beside overlays and a checkpoint."""
+"""What an evaluation writes, beside overlays, and the checkpoint of `--tune-thresholds`."""
 
 DOUBT_COLUMNS = (
     "rank", "image_id", "image_doubt", "claim", "class", "region_doubt", "left", "top", "width", "height", "pixels",
@@ -118,7 +118,7 @@ def write_files(
 
 
 def remove_evaluation(out: Path) -> None:
-    """Remove, by their names, the files of an earlier evaluation from `out`; what else is there stays."""
+    """Remove, by their names, the files of an earlier evaluation from `out`; all else stays, checkpoints too."""
     for name in REPORT_FILES:
         storage.remove(out / name)
     for path in (out / "overlays").glob("*.jpg"):

@@ -71,19 +71,30 @@ def test_nothing_of_an_earlier_evaluation_stands_under_the_report_of_a_later_one
     used, fresh = work / "used", work / "fresh"
     assert code_of(work, used, *TUNED) == 0
     first = names_in(used)
+    (used / "model.safetensors").rename(work / "kept.safetensors")
     (used / "overlays" / "mine.jpg").write_text("foreign")
     (used / "notes.txt").write_text("foreign")
     for out in (used, fresh):
         assert code_of(work, out, "--folds", "1") == 0
-    assert {"model.safetensors", "gates.md"} <= first - names_in(fresh)
+    assert "gates.md" in first - names_in(fresh)
     assert any(name.startswith("overlays/") for name in first - names_in(fresh))
     assert names_in(used) == names_in(fresh) | {"overlays/mine.jpg", "notes.txt"}
     for name in ("per_image.csv", "label_doubts.csv"):
         assert (used / name).read_bytes() == (fresh / name).read_bytes()
 
 
-def test_the_checkpoint_that_is_evaluated_stays_beside_its_scores(work: Path) -> None:
+def test_a_tuned_checkpoint_stays_and_beside_its_own_scores_alone(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert code_of(work, work / "tuned", *TUNED) == 0
     tuned = (work / "tuned" / "model.safetensors").read_bytes()
+    before = names_in(work)
+    assert code_of(work, work / "tuned", "--folds", "1") == 2
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith(f"error: {work}/tuned/model.safetensors: of an earlier --tune-thresholds, and would stand beside ")
+    )
+    assert names_in(work) == before
     assert code_of(work, work / "tuned", "--folds", "1", checkpoint="tuned/model.safetensors") == 0
     assert (work / "tuned" / "model.safetensors").read_bytes() == tuned
