@@ -82,16 +82,17 @@ def list_images(
     inner = "" if without is None else _inside(folder, without)
     listed = storage.list_files(folder, IMAGE_SUFFIXES + _UNREAD_SUFFIXES)
     files = [file for file in listed if not (inner and file.path.startswith(inner))]
+    unread = [file.path for file in files if not file.path.lower().endswith(IMAGE_SUFFIXES)]
+    left_out = set(unread)
     records = tuple(
         ImageRecord(file.path, storage.join(folder, file.path), version=file.version)
         for file in files
-        if file.path.lower().endswith(IMAGE_SUFFIXES)
+        if file.path not in left_out
     )
     if not records:
-        others = f"; {list_some([file.path for file in files])} cannot be read" if files else ""
+        others = f"; {list_some(unread)} cannot be read" if unread else ""
         raise InputError(f"{folder}: no images there (looked for {', '.join(IMAGE_SUFFIXES)}{others})")
-    if len(files) > len(records):
-        unread = [file.path for file in files if not file.path.lower().endswith(IMAGE_SUFFIXES)]
+    if unread:
         logger.warning(
             "warning: %s: left out %s of image formats that are not read: %s; save them as PNG",
             folder,
