@@ -59,7 +59,11 @@ def train_plain(
         held_out: folds that it does not see.
     """
     trial = Trial(folder)
-    if trial.is_done:
+    asked = [
+        *(encoder, "-".join(map(str, decoder)), f"{passes} passes", "crops of {}x{}".format(*crop), f"seed {seed}"),
+        *(f"batches of {batch_size}", f"a rate of {lr:g}", weights, f"without folds {held_out}"),
+    ]
+    if trial.is_done(asked):
         return trial
     begun, used = time.perf_counter(), time.process_time()
     torch.manual_seed(seed)
@@ -86,7 +90,7 @@ def train_plain(
         trial.checkpoint,
         Checkpoint(network, manifest.class_names, first.inputs.mean, first.inputs.std, tensors, folds={"train": folds}),
     )
-    trial.finish(seconds, processor_seconds)
+    trial.finish(seconds, processor_seconds, asked)
     return trial
 
 

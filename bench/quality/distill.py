@@ -50,7 +50,7 @@ def run(source: Path, weights: Path, work: Path, *, passes: int | None, seeds: S
 def _pack(members: Sequence[Trial], folder: Path) -> Trial:
     """The members in one file; once."""
     trial = Trial(folder)
-    if not trial.is_done:
+    if not trial.is_done():
         folder.mkdir(parents=True, exist_ok=True)
         files = [str(member.checkpoint) for member in members]
         if steel(["ensemble", *files, "--out", str(trial.checkpoint)]) != 0:

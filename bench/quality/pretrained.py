@@ -13,7 +13,7 @@ import torch
 
 from bench.quality.baseline import train_plain
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
-from bench.quality.trial import TEST, VALIDATION, Trial, at_one_half, both_phases, raw, train, tuned
+from bench.quality.trial import TEST, VALIDATION, Trial, at_one_half, both_phases, raw, train, trained_at, tuned
 from steel.checkpoint import load_checkpoint
 from steel.metrics.scores import Outcome
 from steel.precision import choose_precision
@@ -40,7 +40,9 @@ class DataSet:
     passes: int
     """Times each training image is seen: a training costs some five minutes of a core."""
     crop: tuple[int, int]
-    """The plain loop's, and the preset's for Severstal in its first phase: what a user would choose for such images."""
+    """Of the preset's first phase for Severstal: as large a part of an image as there, or what a user would choose."""
+    plain_crop: tuple[int, int]
+    """The plain loop's: that, or as much of an image as `auto` takes, where that is far more."""
     batch_size: int
     """The preset's; the plain loop's is `PLAIN_BATCH`."""
     measure: str
@@ -50,12 +52,14 @@ class DataSet:
 
 
 SETS: Mapping[str, DataSet] = {
-    "pretrained-neu": DataSet("Hot-rolled steel of NEU-Seg", 8, (128, 128), 16, "mean IoU", 2),
-    "pretrained-bsdata": DataSet("Machined steel with small pits, of BSData", 16, (128, 256), 8, "positive Dice", 3),
+    "pretrained-neu": DataSet("Hot-rolled steel of NEU-Seg", 8, (128, 128), (128, 128), 16, "mean IoU", 2),
+    "pretrained-bsdata": DataSet(
+        "Machined steel with small pits, of BSData", 16, (128, 256), (128, 256), 8, "positive Dice", 3
+    ),
     "pretrained-strips": DataSet(
         "Synthetic strips, rendered for real masks of Severstal at a quarter of their height and width, more of the "
         "rare classes than there are by nature",
-        *(8, (64, 128), 16, "mean IoU", 2),
+        *(8, (64, 128), (64, 384), 16, "mean IoU", 2),  # the widest that smp's U-Net takes of 400 pixels
     ),
 }
 """By the name of their section."""
@@ -95,7 +99,7 @@ class Sides:
             encoder=ENCODER,
             decoder=DECODER,
             passes=self.passes,
-            crop=self.of_set.crop,
+            crop=self.of_set.plain_crop,
             seed=seed,
             batch_size=PLAIN_BATCH,
             lr=lr,
@@ -138,7 +142,7 @@ def run(name: str, data: Path, weights: Path, work: Path, *, passes: int | None,
         AUTO: [sides.auto(seed) for seed in seeds],
         PLAIN: [sides.plain(seed, best) for seed in seeds],
         PLAIN_ON_ALL: [sides.plain(seed, best, on_all=True) for seed in seeds],
-        SEVERSTAL: [sides.severstal(seeds[0])],  # a smaller question: the first seed answers it
+        SEVERSTAL: [sides.severstal(seed) for seed in seeds],
     }
     tunable = {side: those for side, those in trials.items() if side != PLAIN_ON_ALL}
     judged = {
@@ -157,7 +161,8 @@ def run(name: str, data: Path, weights: Path, work: Path, *, passes: int | None,
             _about(data, sides, seeds),
             "",
             f"The plain loop's learning rate is the best of three in {of_set.measure} of the validation images at "
-            f"threshold 0.5, with the first seed: {rates}. {_chosen(trials[AUTO][0])}",
+            f"threshold 0.5, with the first seed: {rates}. {_chosen(trials[AUTO][0])} "
+            + trained_at(trial for those in trials.values() for trial in those),
             "",
             *score_rows(trials, judged),
             "",
@@ -179,18 +184,18 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
     num = np.bincount(folds, minlength=3)
     areas = np.asarray(index.areas)
     absent, holders = areas[folds == TEST] == 0, (areas > 0).sum(axis=0)
-    crop = "{}x{}".format(*sides.of_set.crop)
+    crop, plain_crop = ("{}x{}".format(*size) for size in (sides.of_set.crop, sides.of_set.plain_crop))
     missing = [seed for seed in (0, 1, 2) if seed not in seeds]
     return (
         f"{sides.of_set.images}: {num[2:].sum()} images of {height}x{width} train, {num[VALIDATION]} validate, "
         f"{num[TEST]} test, {absent.all(axis=1).sum()} of these clean, and answering nothing gets "
         f"{100 * absent.mean():.2f} mean Dice; of all {len(areas)}, "
         f"{', '.join(map(str, holders))} have each class; U-Net with {ENCODER} from ImageNet weights and a decoder of "
-        f"{'-'.join(map(str, DECODER))} channels; {sides.passes} passes. The plain loop has crops of {crop} in batches "
-        f"of {PLAIN_BATCH}, as auto chooses; once more it trains on the validation images, too, at the same rate and "
-        "for as many passes, and has no images to tune on; the preset severstal such crops in batches of "
-        f"{sides.of_set.batch_size}, then whole images, with the first seed alone; "
-        f"auto what it chooses. All in {_precision()}. "
+        f"{'-'.join(map(str, DECODER))} channels; {sides.passes} passes. The plain loop has crops of {plain_crop} in "
+        f"batches of {PLAIN_BATCH}, as auto chooses; once more it trains on the validation images, too, at the same "
+        "rate and for as many passes, and has no images to tune on; the preset severstal crops of "
+        f"{crop} in batches of {sides.of_set.batch_size}, then whole images; auto what it chooses. All in "
+        f"{_precision()}. "
         f"Seeds {', '.join(map(str, seeds))}"
         + (f"; missing of three: {', '.join(map(str, missing))}" if missing else "")
         + ". Scores in percent, of the test images; processor seconds are of one thread."
@@ -235,7 +240,7 @@ def _gains(judged: Judged) -> list[str]:
             outcomes = sides.get(side, judged[HALF][side])
             label = f"{side}, {how}" if side in sides else f"{side}, {HALF}; auto: {how}"
             for name, measure in MEASURES.items():
-                found = gain(sides[AUTO][: len(outcomes)], outcomes, measure)
+                found = gain(sides[AUTO], outcomes, measure)
                 lines.append(f"| {label} | {name} | {found.text()} |")
     return lines
 

@@ -6,15 +6,18 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bench.made_by import commit
 from steel.checkpoint import load_checkpoint
 from steel.decision import default_decision
 from steel.distributed.runtime import start
+from steel.errors import InputError
 from steel.gates import GATES
 from steel.inference.predictor import Predictor
 from steel.metrics.scores import Outcome, decide
@@ -26,6 +29,8 @@ from train.engine.run_inference import collect_statistics
 
 ROOT = Path(__file__).parents[2]
 VALIDATION, TEST = 0, 1
+COMMIT = commit()
+"""Of the code that this process has loaded, whatever is checked out before its trainings end."""
 FLIPS = ("hflip", "vflip", "hvflip")
 
 
@@ -55,17 +60,37 @@ class Trial:
         """What it took of all cores together, which other work on the machine hardly changes."""
         return self._noted()["processor_seconds"]
 
-    def _noted(self) -> dict[str, float]:
+    @property
+    def commit(self) -> str:
+        """Of the project, when it was trained; empty where nobody noted it."""
+        return self._noted().get("commit", "")
+
+    def _noted(self) -> dict[str, Any]:
         return json.loads((self.folder / "trial.json").read_text())
 
-    @property
-    def is_done(self) -> bool:
-        """Whether `finish` was called on its folder."""
-        return (self.folder / "trial.json").exists()
+    def is_done(self, asked: Sequence[str] = ()) -> bool:
+        """Whether `finish` was called on its folder.
 
-    def finish(self, seconds: float, processor_seconds: float | None = None) -> None:
-        """Note what the training took, in seconds, and with that, that it is complete."""
-        noted = {"seconds": round(seconds, 1)}
+        Args:
+            asked: what the training is asked for, in words.
+
+        Raises:
+            InputError: another training is there.
+        """
+        if not (self.folder / "trial.json").exists():
+            return False
+        noted = self._noted().get("asked", list(asked))  # trainings of before this was noted say nothing of it
+        if noted != list(asked):
+            other = [*(word for word in asked if word not in noted), *(word for word in noted if word not in asked)]
+            how = " ".join(other) or "in another order"
+            raise InputError(
+                f"{self.folder}: holds a training that was asked for otherwise ({how}); name another --work"
+            )
+        return True
+
+    def finish(self, seconds: float, processor_seconds: float | None = None, asked: Sequence[str] = ()) -> None:
+        """Note what was asked for and what the training took, in seconds, and with that, that it is complete."""
+        noted: dict[str, Any] = {"seconds": round(seconds, 1), "commit": COMMIT, "asked": list(asked)}
         if processor_seconds is not None:
             noted["processor_seconds"] = round(processor_seconds, 1)
         (self.folder / "trial.json").write_text(json.dumps(noted) + "\n")
@@ -76,6 +101,14 @@ class Trial:
         if not path.exists():
             evaluate(self.last_checkpoint if last else self.checkpoint, data, fold, tta).save(path)
         return EvaluationStatistics.load(path)
+
+
+def trained_at(trials: Iterable[Trial]) -> str:
+    """A sentence: the commits at which trainings were made, which are older than the one that scores them."""
+    commits = sorted({trial.commit for trial in trials} - {""})
+    unknown = sum(not trial.commit for trial in trials)
+    told = [f"at {', '.join(commits)}"] * bool(commits) + [f"{unknown} of them before this was noted"] * bool(unknown)
+    return f"Trained {', '.join(told)}."
 
 
 def folder_name(words: str) -> str:
@@ -98,8 +131,8 @@ def train(folder: Path, data: Path, preset: str, options: Sequence[str], *, alon
         options: on top of that.
         alone: `accelerate launch` on all cores or the GPU; else one process, for trainings that share the machine.
     """
-    trial = Trial(folder)
-    if trial.is_done:
+    trial, asked = Trial(folder), ["--preset", preset, *options]
+    if trial.is_done(asked):
         return trial
     launch = ("-m", "accelerate.commands.launch", "--config_file", launch_config()) if alone else ()
     command = [
@@ -112,7 +145,7 @@ def train(folder: Path, data: Path, preset: str, options: Sequence[str], *, alon
     begun, used = time.perf_counter(), _processor_seconds()
     with folder.with_name(f"{folder.name}.log").open("a") as log:
         subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    trial.finish(time.perf_counter() - begun, _processor_seconds() - used)
+    trial.finish(time.perf_counter() - begun, _processor_seconds() - used, asked)
     return trial
 
 

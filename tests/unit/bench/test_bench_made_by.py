@@ -14,7 +14,7 @@ from bench.made_by import Begun, facts_of_run, made_by
 
 
 def test_the_command_is_shown_without_places_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_commit", lambda: "1a2b3c4")
+    monkeypatch.setattr(module, "commit", lambda: "1a2b3c4")
     monkeypatch.setattr(sys, "argv", ["bench/speed/__main__.py", "--rows", "raw cold", "--out", "/a/b/speed.md"])
     shown = f"`python -m bench.speed --rows 'raw cold' --out speed.md` at 1a2b3c4, {date.today()}"
     assert made_by("bench.speed") == shown

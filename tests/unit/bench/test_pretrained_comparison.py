@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from bench.made_by import commit
 from bench.quality import __main__ as program
 from bench.quality import auto_choice, cascade, clean, neu, pretrained, rare, small
 from bench.quality.bsdata import deal
 from bench.quality.pretrained import RATES, SETS
 from steel.checkpoint import load_checkpoint
 from steel.config import NetworkConfig
+from steel.errors import InputError
 from steel.metrics.scores import Outcome
 from steel.model.network import UnifiedModel
 from tests.shard_folder import defect_mask, make_shards, steel_image
@@ -114,7 +116,8 @@ def test_a_section_says_what_the_images_are_and_what_answering_nothing_gets(tmp_
         "rare classes than there are by nature: 4 images of 64x96 train, 4 validate, 4 test, 3 of these clean, and "
         "answering nothing gets 87.50 mean Dice; of all 12, 2, 0 have each class; U-Net"
     )
-    assert "8 passes. The plain loop has crops of 64x128 in batches of 8, as auto chooses;" in told
+    assert "8 passes. The plain loop has crops of 64x384 in batches of 8, as auto chooses;" in told
+    assert "the preset severstal crops of 64x128 in batches of 16, then whole images; auto" in told
 
 
 def test_severstals_preset_takes_the_crop_of_the_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +163,7 @@ def test_all_sides_are_trained_from_the_same_weights_and_judged(
     weights = tmp_path / "weights.pth"
     first = UnifiedModel(NetworkConfig("Unet", encoder, 2, 1, decoder)).encoder.state_dict()
     torch.save(first, weights)
-    tiny = replace(SETS["pretrained-neu"], crop=(32, 32), batch_size=4)
+    tiny = replace(SETS["pretrained-neu"], crop=(32, 32), plain_crop=(32, 32), batch_size=4)
     monkeypatch.setitem(pretrained.SETS, "tiny", tiny)
 
     def run() -> str:
@@ -176,16 +179,22 @@ def test_all_sides_are_trained_from_the_same_weights_and_judged(
     sides.insert(2, f"{on_all}, threshold 0.5")  # and no more of it: it has nothing to tune on
     assert [row[0] for row in rows[2:12]] == sides
     seeds = {row[0]: {1 + cell.count(",") for cell in row[1:]} for row in rows[2:12]}
-    assert all(found == ({1} if name.startswith("preset severstal") else {2}) for name, found in seeds.items())
+    assert all(found == {2} for found in seeds.values())
     gains = [row[0] for row in rows[14:]]
     assert len(gains) == 3 * 3 * 3
     assert [gains.count(f"{on_all}, threshold 0.5{'; auto: ' * bool(how)}{how}") for how in ("", *kinds[1:])] == [3] * 3
     done = sorted((tmp_path / "work").glob("*/trial.json"))
-    # The plain loop's rate is chosen with the first seed alone, and the preset severstal trained with no other.
-    assert len(done) == 2 + 1 + len(RATES) + 1 + 2
+    # Two of each, and the plain loop at its other rates, among which the first seed alone chooses.
+    assert len(done) == 2 + (len(RATES) + 1) + 2 + 2
+    assert f"Trained at {commit()}." in text
     before = [path.stat().st_mtime_ns for path in done]
     assert run() == text
     assert [path.stat().st_mtime_ns for path in done] == before  # nothing was trained twice
+    monkeypatch.setattr(pretrained, "PLAIN_BATCH", 4)
+    with pytest.raises(
+        InputError, match=r"plain-0\.001-2-0: holds a training .* otherwise \(batches of 4 batches of 8\)"
+    ):
+        run()
     auto = load_checkpoint(tmp_path / "work" / "auto-2-0" / "model.safetensors").provenance["config"]
     assert auto["preset"] == "auto" and auto["reasons"]["phases.0.epochs"].startswith("1.58 of the budget's 2 passes")
     stem = next(name for name, tensor in first.items() if tensor.ndim == 4)
