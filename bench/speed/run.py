@@ -1,7 +1,7 @@
 """Take the measurements: ours and the peers' in turn, repeat by repeat, so that whatever else runs hits all alike."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +67,17 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is None:
+            for worker in self._running.values():
+                worker.dismiss()  # so that they end side by side
         for worker in self._running.values():
             worker.close(at_once=kind is not None)
+
+    def start(self, names: Iterable[str]) -> None:
+        """Start these, to be up when they are first asked."""
+        for name in names:
+            if name not in self._running:
+                self._running[name] = self._start[name]()
 
     def measure(self, side: Side) -> float:
         """Items a second of one repeat.

@@ -62,6 +62,11 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self.close(at_once=kind is not None)
 
+    def dismiss(self) -> None:
+        """Let the process end when it has answered, without waiting for that."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def close(self, *, at_once: bool = False) -> None:
         """End the process: when it has answered, or at once with all that it has started."""
         if at_once and self.alive:
@@ -71,8 +76,7 @@ class Worker:
             except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
             return
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self.dismiss()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:

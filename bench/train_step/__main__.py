@@ -76,7 +76,7 @@ def main() -> None:
         results = [_measure(row, options.repeats, start, bar) for row in rows]
     facts = {
         **_facts(card, begun),
-        "repeats": f"{options.repeats}, of {settings[0].steps} steps after one that is not timed",
+        "repeats": f"{options.repeats}, of {options.steps} steps{' after one that is not timed' * settings[0].lead}",
         **of_peers,
         **_gaps(options.rows, settings, card),
     }
@@ -115,6 +115,7 @@ def _gaps(kinds: Sequence[str], settings: Sequence[Setting], card: str) -> dict[
 def _measure(row: Row, repeats: int, start: dict[str, Callable[[], Worker]], bar: tqdm) -> RowResult:
     """A row by processes of its own, so that memory is the row's; with what else each side saw as its remark."""
     with Workers(start) as workers:
+        workers.start(side.where for side in row.sides)
         result = measure_row(row, repeats, workers, bar)
         sides = []
         for each in result.sides:
