@@ -19,7 +19,7 @@ from steel.synthetic.dataset import synthesize
 NUM_IMAGES, FOLDS, SIZE = 1600, 4, "64x400"
 SHARES, DEFECTIVE = (0.03, 0.02, 0.04, 0.03), 0.1
 """Of the images: those with each class, none so few that `auto` takes it for rare, and those with any."""
-OF_SET = DataSet("Synthetic strips", 8, (64, 128), 16, "mean IoU", 0)
+OF_SET = DataSet("Synthetic strips", 8, (64, 128), (64, 128), 16, "mean IoU", 0)
 VARIANTS = {
     "absent classes judged": both_phases("loss.absent", "1"),
     "absent classes judged last": LATER_ABSENT,
