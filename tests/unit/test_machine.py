@@ -136,3 +136,25 @@ def test_freed_memory_is_kept_in_every_thread(how: str, given: dict[str, str], s
     line = [sys.executable, "-c", FAULTS, how]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=100)
     assert done.stdout.strip() == said, done.stderr
+
+
+PEAK = """
+from steel.machine import keep_freed_memory, peak_memory, reset_peak_memory
+
+SIZE = 400_000_000  # no constant to fold
+
+def hold() -> int:
+    before = peak_memory()
+    b"x" * SIZE
+    return peak_memory() - before
+
+print(keep_freed_memory(), hold() > SIZE // 2, hold() > SIZE // 2, reset_peak_memory(), hold() > SIZE // 2)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_the_most_that_is_held_is_counted_anew() -> None:
+    """Also where freed memory is kept: it is handed back."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", PEAK], env=environment, capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == "True True False True True", done.stderr

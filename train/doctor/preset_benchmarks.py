@@ -3,7 +3,7 @@ GPU what compiling it gains."""
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from steel.distributed.runtime import Runtime, seed_everything
 from steel.errors import SharedError, is_out_of_memory
 from steel.loading.augment import Augmenter
 from steel.loading.train_loader import MicroBatch
-from steel.machine import count_workers
+from steel.machine import count_workers, peak_memory, reset_peak_memory
 from steel.model.network import UnifiedModel
 from steel.shards.reader import ShardReader
 from train.doctor.benchmarks import batch_rate
@@ -40,7 +40,8 @@ class StepCost:
 
     seconds: float
     memory: int | None
-    """Bytes at the peak, on a GPU; None on a CPU, where it is not measured."""
+    """Bytes at the peak: what torch has allocated on a GPU, on a CPU all of the process; None where the system does not
+    tell."""
     sum_seconds: float = 0.0
     """Of the sum of all gradients over the ranks, with nothing beside it; 0 for one rank."""
     sum_bytes: int = 0
@@ -63,8 +64,7 @@ def probe_preset(runtime: Runtime, config: Config, reader: ShardReader) -> Itera
         told = ", ".join(f"{rate:.0f} with {workers}" for workers, rate in rates.items())
         yield Finding("loader", f"phase {phase.name}: crops/s of {size} per rank by workers: {told}")
         told = ", ".join(_shown(micro, cost) for micro, cost in costs.items())
-        unsaid = "" if runtime.device.type == "cuda" else "; memory: not measured on a CPU"
-        yield Finding("step", f"phase {phase.name}: by micro-batch: {told}{unsaid}")
+        yield Finding("step", f"phase {phase.name}: by micro-batch: {told}")
         yield from bound(phase, rates, costs)
         if runtime.device.type == "cuda" and costs[phase.micro_batch] is not None:  # on a CPU there is nothing to gain
             yield compile_gain(runtime, config, reader, phase, crop)
@@ -131,8 +131,7 @@ def step_cost(
     batches = device_batches((batch for _ in itertools.count()), device)
     try:
         training = _training(runtime, config, reader)
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats(device)
+        peak = _watch_memory(device)
         times: list[float] = []
         while len(times) < 3 or (len(times) < 20 and sum(times) < STEP_SECONDS):
             start = time.perf_counter()
@@ -145,7 +144,15 @@ def step_cost(
         if runtime.world > 1 or not is_out_of_memory(error):
             raise
         return None
-    return StepCost(float(np.median(times[1:])), torch.cuda.max_memory_allocated(device) if on_gpu else None, *of_sum)
+    return StepCost(float(np.median(times[1:])), peak(), *of_sum)
+
+
+def _watch_memory(device: torch.device) -> Callable[[], int | None]:
+    """Asked later, the most that has been held since; see `StepCost.memory`."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return lambda: torch.cuda.max_memory_allocated(device)
+    return peak_memory if reset_peak_memory() else lambda: None
 
 
 def _sum_cost(runtime: Runtime, training: TrainingState) -> tuple[float, int]:
