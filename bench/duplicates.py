@@ -18,7 +18,8 @@ def make_original(rng: np.random.Generator, side: int) -> np.ndarray:
     """A (side, side) uint8 image: grain at two scales, uneven light, and half of the times a black edge."""
     grain = rng.normal(0, 6, (side, side)).astype(np.float32)
     patches = cv2.resize(rng.normal(0, 12, (12, 12)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
-    light = np.linspace(*rng.uniform(70, 150, 2), side, dtype=np.float32)
+    left, right = rng.uniform(70, 150, 2)
+    light = np.linspace(left, right, side, dtype=np.float32)
     pixels = grain + patches + light
     if rng.random() < 0.5:
         pixels[:, : side // 4] = 0
@@ -27,7 +28,7 @@ def make_original(rng: np.random.Generator, side: int) -> np.ndarray:
 
 def make_copy(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """The image flipped, turned, with another brightness and some noise."""
-    turned = np.rot90(image[:: rng.choice([-1, 1])], rng.integers(4)).astype(np.float32)
+    turned = np.rot90(image[:: rng.choice([-1, 1])], int(rng.integers(4))).astype(np.float32)
     return np.clip(turned * rng.uniform(0.8, 1.1) + rng.normal(0, 2, turned.shape), 0, 255).astype(np.uint8)
 
 

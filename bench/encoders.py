@@ -68,8 +68,8 @@ def measure_row(preset: Config) -> list[str]:
     model = UnifiedModel(network).eval()
     image = torch.zeros(1, 1, *SIZE)
     flops = count_flops(model, image)
-    laid_out = {"device": DEVICE, "memory_format": torch.channels_last}
-    rates = forward_rates(model.to(**laid_out), image.to(**laid_out))
+    model.to(DEVICE).to(memory_format=torch.channels_last)
+    rates = forward_rates(model, image.to(DEVICE).contiguous(memory_format=torch.channels_last))
     published = find_published(preset.model.encoder)
     return [
         f"`{preset.preset}`",

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -240,11 +241,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name))
 
-        def fault(label: str, injection: str, inject: Callable[[Job], None], **how: object) -> None:
+        def fault(label: str, injection: str, inject: Callable[[Job], None], **how: Any) -> None:
             tally = Tally(label, injection)
             tallies.append(tally)
             for _ in range(arguments.trials):
-                bench.try_fault(tally, inject, **{"line": bench.launched, **how})  # type: ignore[arg-type]
+                bench.try_fault(tally, inject, **{"line": bench.launched, **how})
             print(tally.line(), flush=True)
 
         for label, broken in (
@@ -263,7 +264,7 @@ def main() -> None:
         fault("a rank hangs", "SIGSTOP of rank 1", send(signal.SIGSTOP, "one rank"))
         fault("the launcher dies", "kill -9 of the launcher", send(signal.SIGKILL, "launcher"))
         fault("the newest state is damaged", "kill -9, then one bit flipped", damage_newest)
-        leaking = {"inject": lambda job: None, "after": STEPS_TO_FAULT - 1}
+        leaking: dict[str, Any] = {"inject": lambda job: None, "after": STEPS_TO_FAULT - 1}
         fault("a rank is refused memory", "rank 1 leaks under RLIMIT_AS", line=bench.leaking("refused"), **leaking)
         label, injection = "the kernel kills a rank for memory", "rank 1 leaks in a cgroup of 64 MiB"
         with contextlib.ExitStack() as stack:

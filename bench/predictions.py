@@ -126,7 +126,7 @@ def _network(encoder: str) -> Any:
     widths = DEMO.model.decoder_channels if encoder == DEMO.model.encoder else None
     model = UnifiedModel(NetworkConfig("Unet", encoder, 4, 1, widths)).eval().to(memory_format=torch.channels_last)
     with torch.no_grad():
-        model.segmentation_head[0].bias.fill_(-4.0)
+        model.segmentation_head.get_parameter("0.bias").fill_(-4.0)
     return model
 
 
@@ -257,25 +257,25 @@ def _rows_of_sizes(root: Path, encoder: str) -> Iterator[Row]:
         how = {"folder": str(root / name), "encoder": encoder}
         title = f"{NUM_IMAGES} images of {NUM_SIZES} sizes, {words}"
         ours, theirs = how | {"usual": False}, how | {"usual": True}
-        sides = (
+        predicting = (
             Side("passes by pixels", "ours", "predict", ours),
             Side(usual, "usual", "predict", theirs, 3.0),
         )
-        yield Row(f"predict-{name}", f"predict: {title}", "images/s", sides)
-        sides = (
+        yield Row(f"predict-{name}", f"predict: {title}", "images/s", predicting)
+        validating = (
             Side("passes by pixels", "ours", "validate", ours),
             Side(f"{usual}; two loader processes", "usual", "validate", theirs | {"workers": 2}, 3.0),
             Side(f"{usual}; none", "usual", "validate", theirs | {"workers": 0}),
         )
-        yield Row(f"validate-{name}", f"validate: {title}", "images/s", sides)
+        yield Row(f"validate-{name}", f"validate: {title}", "images/s", validating)
 
 
 def table(root: Path, encoder: str) -> list[Row]:
     """All rows."""
     rows = list(_rows_of_sizes(root, encoder))
-    how = {"folder": str(root / "strips"), "encoder": encoder}
+    how: dict[str, Any] = {"folder": str(root / "strips"), "encoder": encoder}
     words = f"{NUM_STRIPS} JPEG files of 256x1600 to submission.csv"
-    sides = (
+    sides: tuple[Side, ...] = (
         Side("`steel predict`", "ours", "files", how),
         Side("plain loop: torch, cv2, numpy run lengths", "usual", "files", how | {"plain": "nchw"}, 1.5),
         Side("the same, network in channels_last", "usual", "files", how | {"plain": "channels_last"}),

@@ -130,7 +130,9 @@ def rate_alone(predictor: Any, images: Sequence[bytes], seconds: float) -> float
     def endless(until: float) -> Iterator[np.ndarray]:
         number = 0
         while time.perf_counter() < until:
-            yield cv2.imdecode(np.frombuffer(images[number % len(images)], np.uint8), cv2.IMREAD_GRAYSCALE)
+            image = cv2.imdecode(np.frombuffer(images[number % len(images)], np.uint8), cv2.IMREAD_GRAYSCALE)
+            assert image is not None
+            yield image
             number += 1
 
     begun = time.perf_counter()

@@ -133,8 +133,12 @@ def main() -> int:
         )
     elif options.what == "cascade-pretrained":
         data = _shards(options, work)
-        recipe, names = recipes.on_pretrained(data, options.weights), (*cascade.SIDES, cascade.LONG)
-        text = cascade.run(data, work, recipe, seconds=options.seconds, seeds=options.seeds, names=names)
+        text = cascade.run(
+            *(data, work, recipes.on_pretrained(data, options.weights)),
+            seconds=options.seconds,
+            seeds=options.seeds,
+            names=(*cascade.SIDES, cascade.LONG),
+        )
     elif options.what == "parts":
         text = parts.run(options.source, work, seeds=options.seeds, parts=options.variants or list(parts.PARTS))
     elif options.what == "thresholds":

@@ -79,7 +79,7 @@ def train_plain(
     first = find_first_weights(holder, ModelConfig(weights=weights), None, manifest)
     if first.encoder is not None:
         model.encoder.load_state_dict(holder.encoder.state_dict())
-    model = model.to(device).to(memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
     batches = _batches(samples, manifest.num_classes, crop, batch_size, seed)
     _optimise(model, batches, first.inputs, steps=passes * (len(samples) // batch_size), lr=lr)
     seconds, processor_seconds = time.perf_counter() - begun, time.process_time() - used
@@ -122,7 +122,7 @@ def _optimise(
         schedule.step()
 
 
-def _build(network: NetworkConfig) -> nn.Module:
+def _build(network: NetworkConfig) -> smp.Unet:
     """The U-Net with random weights, without anything of ours."""
     return smp.Unet(
         network.encoder,

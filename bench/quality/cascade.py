@@ -108,7 +108,8 @@ class Side:
         """What `save` wrote."""
         rest = json.loads((folder / "side.json").read_text())
         rest["steps"] = tuple(rest["steps"])
-        return cls(*(EvaluationStatistics.load(folder / f"{part}.npz") for part in ("validation", "test")), **rest)
+        validation, test = (EvaluationStatistics.load(folder / f"{part}.npz") for part in ("validation", "test"))
+        return cls(validation, test, **rest)
 
 
 def train_side(

@@ -104,14 +104,15 @@ class Network:
         labels = np.concatenate([present.any(1, keepdims=True), present], axis=1).mean(0)
         sizes = reader.index.original_height[self.rows].astype(np.int64) * reader.index.original_width[self.rows]
         shares = areas.sum(0, dtype=np.float64) / sizes.sum()
+        convolution = self.model.segmentation_head.get_submodule("0")
         for layer, chosen, frequencies in (
-            (self.model.segmentation_head[0], self.task.classes, shares),
+            (convolution, self.task.classes, shares),
             (self.model.classification_head.linear, self.task.labels, labels),
         ):
             if chosen:
                 clipped = np.clip(frequencies[list(chosen)], 1e-3, 1 - 1e-3)
                 with torch.no_grad():
-                    layer.bias.copy_(torch.logit(torch.from_numpy(clipped)))
+                    layer.get_parameter("bias").copy_(torch.logit(torch.from_numpy(clipped)))
 
     @property
     def num_parameters(self) -> int:
@@ -134,7 +135,7 @@ class Network:
                 decoded = self.model.decoder(features)
                 masks = self.model.segmentation_head(decoded)
                 if self.task.labels:
-                    labels = head(Features(padded.shape[-2:], decoded, features[-1], masks))
+                    labels = head(Features((padded.shape[-2], padded.shape[-1]), decoded, features[-1], masks))
                 masks = masks[..., :height, :width]
             elif self.task.labels:  # a classifier has no masks
                 labels = head.linear(head.dropout(pool(features[-1])))

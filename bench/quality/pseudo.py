@@ -6,7 +6,7 @@ for what the images are worth, a control is trained on the labelled images alone
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from bench.quality.pretrained import DECODER, ENCODER, MEASURES, SETS, Judged, S
 from bench.quality.seeds import gain
 from bench.quality.trial import TEST, VALIDATION, Trial, raw, tuned
 from data_prep.pseudo_labels.__main__ import main as label
+from steel.metrics.scores import Outcome
 from steel.shards.reader import ShardReader
 from steel.shards.selection import pseudo_rounds
 
@@ -27,7 +28,7 @@ PASSES = 50
 LONGER = 2
 """Steps of the student and of the control, in those of the teacher."""
 TEACHER, CONTROL, STUDENT = "teacher", "control", "student"
-RULES = {"threshold 0.5": raw, "threshold tuning and TTA": tuned}
+RULES: Mapping[str, Callable[[Trial, Path], Outcome]] = {"threshold 0.5": raw, "threshold tuning and TTA": tuned}
 
 
 def run(

@@ -150,7 +150,7 @@ def index_rows(sizes: Sequence[int], repeats: int, work: Path) -> Iterator[list[
         openings = [_open_apart(work) for _ in range(repeats + 1)][1:]
         shutil.rmtree(work)
         yield _index_row(f"{size:,}", index_bytes, openings)
-    typical = Opening(*(statistics.median(values) for values in zip(*openings, strict=True)))  # type: ignore[arg-type]
+    typical = Opening(*(statistics.median(values) for values in zip(*openings, strict=True)))
     factor = EXTRAPOLATED / sizes[-1]
     larger = Opening(typical.opened * factor, typical.sampler * factor, typical.batch, int(typical.memory * factor))
     yield _index_row(f"{EXTRAPOLATED:,}, in proportion: *not measured*", int(index_bytes * factor), [larger])

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -42,7 +44,7 @@ class Dataset:
         return sorted(path.name for path in (self.root / "ours").glob("*.tar"))
 
     @property
-    def png(self) -> dict[str, int | str | float]:
+    def png(self) -> dict[str, Any]:
         """How the peers' PNG masks were written, and the milliseconds that OpenCV needs for one."""
         return json.loads((self.root / "webdataset" / "png.json").read_text())
 
@@ -65,12 +67,11 @@ def make_peers_formats(made: Dataset, start_peers: Callable[[], Worker]) -> None
     with start_peers() as peers:
         _make(root / "webdataset", lambda out: _write_webdataset(peers, made, out))
         for name in ("litdata", "mosaic"):
-            _make(
-                root / name,
-                lambda out, name=name: peers.ask(
-                    f"write_{name}", shards=made.folder("ours"), out=str(out), shard_size=SHARD_SIZE
-                ),
-            )
+            _make(root / name, partial(_ask_for, peers, f"write_{name}", made))
+
+
+def _ask_for(peers: Worker, task: str, made: Dataset, out: Path) -> None:
+    peers.ask(task, shards=made.folder("ours"), out=str(out), shard_size=SHARD_SIZE)
 
 
 def _make(final: Path, write: Callable[[Path], object]) -> None:

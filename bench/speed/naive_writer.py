@@ -55,6 +55,7 @@ def _write_part(images: str, annotations: str, out: str, shard_size: int, worker
     with webdataset.ShardWriter(f"{out}/{part}-%06d.tar", maxcount=shard_size, verbose=0) as writer:
         for name, row in table.iterrows():
             pixels = cv2.imread(str(Path(images, name)))
+            assert pixels is not None
             jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
             mask = encode_png(draw_masks(row), 1, "DEFAULT")
             meta = {"classes": [k + 1 for k, text in enumerate(row.values) if isinstance(text, str)]}

@@ -7,10 +7,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -151,7 +152,8 @@ def decode_jpegs(shards: str, seconds: float) -> Measure:
     return time_passes(lambda: (cv2.imdecode(image, cv2.IMREAD_GRAYSCALE) for image in images), seconds=seconds)
 
 
-class _Place(NamedTuple):
+@dataclass(frozen=True)
+class _Place:
     index: int
     positions: range
 

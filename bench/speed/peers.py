@@ -219,7 +219,9 @@ def write_mosaic(shards: str, out: str, shard_size: int) -> None:
 def _decode(sample: dict[str, Any], gray: bool) -> tuple[np.ndarray, np.ndarray]:
     how = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
     image = cv2.imdecode(np.frombuffer(sample["jpg"], np.uint8), how)
-    return image, cv2.imdecode(np.frombuffer(sample["mask.png"], np.uint8), cv2.IMREAD_UNCHANGED)
+    mask = cv2.imdecode(np.frombuffer(sample["mask.png"], np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image is not None and mask is not None
+    return image, mask
 
 
 def decode_webdataset(tars: str, gray: bool, seconds: float) -> Measure:
@@ -264,7 +266,7 @@ def batches_kaggle(
 ) -> Measure:
     """As the competition's notebooks do it: image files, run lengths decoded per sample, PyTorch's loader."""
     dataset = KaggleDataset(images, annotations, crop)
-    loader = DataLoader(
+    loader: DataLoader = DataLoader(
         torch.utils.data.ConcatDataset([dataset] * 8),  # several epochs in one, so that the workers go on
         batch_size=batch_size,
         shuffle=True,
@@ -282,7 +284,7 @@ def _one_thread(worker: int) -> None:
 def _time_loader(loader: DataLoader, batch_size: int, num_samples: int) -> Measure:
     batches = iter(loader)
     measure = time_stretch(batches, batch_size=batch_size, skip=8, count=num_samples // batch_size)
-    batches._shutdown_workers()
+    batches._shutdown_workers()  # type: ignore[attr-defined]
     return measure
 
 

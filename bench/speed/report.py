@@ -52,9 +52,17 @@ def _record(result: RowResult) -> dict[str, Any]:
     """Plain values; without the sides' options, which are places on this machine."""
     row = result.row
     sides = [
-        {"label": side.side.label, "target": side.side.target, "most_ms": side.side.most_ms}
-        | {"least_rate": side.side.least_rate, "remark": side.side.remark}
-        | {"rates": side.rates, "ratios": side.ratios, "reached": result.reached(side), "error": side.error}
+        {
+            "label": side.side.label,
+            "target": side.side.target,
+            "most_ms": side.side.most_ms,
+            "least_rate": side.side.least_rate,
+            "remark": side.side.remark,
+            "rates": side.rates,
+            "ratios": side.ratios,
+            "reached": result.reached(side),
+            "error": side.error,
+        }
         for side in result.sides
     ]
     return {"name": row.name, "title": row.title, "unit": row.unit, "at_most": row.at_most, "sides": sides}

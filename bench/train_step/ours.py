@@ -114,7 +114,7 @@ class Loop:
         if ddp:
             self.training.wrapped = _wrapped(self.training.micro_batch_losses, setting.device)
             # By itself accelerate lets each micro-batch sum gradients where it knows of one rank only.
-            runtime.accelerator.no_sync = DistributedDataParallel.no_sync  # type: ignore[method-assign, assignment]
+            runtime.accelerator.no_sync = DistributedDataParallel.no_sync
         if compiled:
             self.training.micro_batch_losses.compile_anew(cuda_graphs=setting.device == "cuda")
         phase = config.phases[0]

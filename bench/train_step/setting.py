@@ -109,6 +109,7 @@ def micro_batches(
     if setting.shards is None:
         for index in itertools.cycle(share):
             yield _made_up(setting.micro, crop, on_gpu, index)
+    assert setting.shards is not None
     reader, phase = ShardReader(setting.shards), phase_of(setting)
     rows = torch.arange(len(reader)).numpy()
     sampler = build_sampler(rows, reader.index.areas, phase.sampling, seed=0, phase=0, shards=reader.index.shard)
@@ -116,8 +117,8 @@ def micro_batches(
     numbers = ((step, index) for step in itertools.count() for index in share)
     firsts = ((step, index, step * setting.batch + index * setting.micro) for step, index in numbers)
     places = (MicroBatchRange(step, index, range(first, first + setting.micro)) for step, index, first in firsts)
-    pinned = {"pin_memory": on_gpu, "pin_in_place": pin_in_place}
-    yield from train_batches(reader, sampler, augmenter, places, seed=0, phase=0, workers=WORKERS, **pinned)
+    given = reader, sampler, augmenter, places
+    yield from train_batches(*given, seed=0, phase=0, workers=WORKERS, pin_memory=on_gpu, pin_in_place=pin_in_place)
 
 
 @functools.cache
