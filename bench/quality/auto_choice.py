@@ -11,9 +11,10 @@ import numpy as np
 from bench.quality.choice import DEVELOPMENT
 from bench.quality.neu import make_shards
 from bench.quality.pretrained import AUTO, PLAIN, RATES, SETS, Sides
-from bench.quality.seeds import gain, mean_dice, mean_dice_positive, miou, spread, values
+from bench.quality.seeds import Gain, Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
 from bench.quality.trial import TEST, VALIDATION, Trial, at_one_half, both_phases, folder_name, raw, tuned
 from steel.gates import GATES
+from steel.metrics.scores import Outcome
 from steel.shards.reader import ShardReader
 
 IMAGE_DICE = ("--phases.0.loss.batch-dice", "0", "--phases.0.loss.dice")
@@ -90,6 +91,8 @@ AVERAGES = (
     "the equal average of the last phase's weights",
 )
 """Variants whose last checkpoint is the average."""
+Column = tuple[Mapping[str, Sequence[Outcome]], Measure]
+"""What a column of the tables shows: a measure of each side's outcomes, one per seed, `auto`'s first."""
 
 
 def run(
@@ -166,13 +169,10 @@ def run_on_validation(
         f"weights of both, at thresholds of one half: the test images have no part in this. Seeds "
         f"{', '.join(map(str, seeds))}, or the first, which is compared with `auto`'s first. In percent.",
         "",
-        "| | mean IoU | against auto, points | 95 % over seeds | 95 % over images | mean Dice | positive Dice |",
-        "|---|---|---|---|---|---|---|",
+        *tables(
+            {"mean IoU": (half, miou), "mean Dice": (half, mean_dice), "positive Dice": (half, mean_dice_positive)}
+        ),
     ]
-    for each, outcomes in half.items():
-        difference = "- | - | -" if each == AUTO else gain(outcomes, half[AUTO][: len(outcomes)], miou).text()
-        cells = [spread(values(outcomes, measure)) for measure in (mean_dice, mean_dice_positive)]
-        lines.append(f"| {each} | {spread(values(outcomes, miou))} | {difference} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -205,23 +205,50 @@ def root_weights(data: Path) -> tuple[str, ...]:
 
 
 def against_auto(trials: Mapping[str, Sequence[Trial]], data: Path) -> list[str]:
-    """A table of variants beside `auto`, each compared with auto's first seeds on the test fold of the shards.
+    """Tables of variants beside `auto`, each compared with auto's first seeds on the test fold of the shards.
 
     Of those with averaged weights, the average has a row of its own: which weights are shipped is chosen by validation.
     """
-    lines = [
-        "| | mean IoU, threshold 0.5 | against auto, points | 95 % over seeds | 95 % over images | "
-        "mean Dice, threshold 0.5 | mean IoU, threshold tuning and TTA | mean Dice, threshold tuning and TTA |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    auto = [raw(trial, data) for trial in trials[AUTO]]
+    half, after = {}, {}
     for name, those in trials.items():
         gates = ("none",) if name == PLAIN else tuple(GATES)
         for last in (False, True)[: 1 + (name in AVERAGES)]:
-            half = [raw(trial, data, last=last) for trial in those]
-            after = [tuned(trial, data, gates, last=last) for trial in those]
-            difference = "- | - | -" if name == AUTO else gain(half, auto[: len(those)], miou).text()
-            cells = [spread(values(half, mean_dice)), spread(values(after, miou)), spread(values(after, mean_dice))]
             words = f"{name}: itself, not what was shipped" if last else name
-            lines.append(f"| {words} | {spread(values(half, miou))} | {difference} | {' | '.join(cells)} |")
-    return lines
+            half[words] = [raw(trial, data, last=last) for trial in those]
+            after[words] = [tuned(trial, data, gates, last=last) for trial in those]
+    return tables(
+        {
+            "mean IoU, threshold 0.5": (half, miou),
+            "mean Dice, threshold 0.5": (half, mean_dice),
+            "mean IoU, threshold tuning and TTA": (after, miou),
+            "mean Dice, threshold tuning and TTA": (after, mean_dice),
+        }
+    )
+
+
+def tables(columns: Mapping[str, Column]) -> list[str]:
+    """Scores of all sides, with the first column's difference from auto's beside it; then those of the other columns.
+
+    A side with fewer seeds than `auto` is compared with auto's first.
+    """
+    first, *others = columns
+    sides = list(columns[first][0])
+    scores = _head(" ", first, "against auto, points", "95 % over seeds", "95 % over images", *others)
+    differences = _head(" against auto, points (95 % over seeds; over images) ", *others)
+    for side in sides:
+        of_first, *more = (spread(values(outcomes[side], measure)) for outcomes, measure in columns.values())
+        difference = "- | - | -" if side == AUTO else _difference(columns[first], side).text()
+        scores.append(f"| {' | '.join([side, of_first, difference, *more])} |")
+        if side != AUTO:
+            cells = [_difference(columns[name], side).in_one_cell() for name in others]
+            differences.append(f"| {' | '.join([side, *cells])} |")
+    return [*scores, "", *differences]
+
+
+def _head(corner: str, *names: str) -> list[str]:
+    return [f"|{corner}| {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+
+
+def _difference(column: Column, side: str) -> Gain:
+    outcomes, measure = column
+    return gain(outcomes[side], outcomes[AUTO][: len(outcomes[side])], measure)

@@ -40,11 +40,19 @@ class Gain:
 
     def text(self, scale: float = 100) -> str:
         """Three cells of a table: the mean and both intervals, times `scale`."""
+        return " | ".join(self._parts(scale))
+
+    def in_one_cell(self, scale: float = 100) -> str:
+        """The same, where a table compares several measures."""
+        mean, over_seeds, over_images = self._parts(scale)
+        return f"{mean} ({over_seeds}; {over_images})"
+
+    def _parts(self, scale: float) -> list[str]:
         spans = [
             "one seed" if span is None else f"{scale * span[0]:+.2f} to {scale * span[1]:+.2f}"
             for span in (self.seeds_interval, self.images_interval)
         ]
-        return " | ".join([f"{scale * self.mean:+.2f}", *spans])
+        return [f"{scale * self.mean:+.2f}", *spans]
 
 
 def values(outcomes: Sequence[Outcome], measure: Measure) -> tuple[float, ...]:

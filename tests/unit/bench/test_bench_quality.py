@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from bench.quality import cascade
+from bench.quality import auto_choice, cascade
 from bench.quality.demo import OURS, config_of, work_of
 from bench.quality.networks import Network, tasks
 from bench.quality.parts import PARTS, unit_options, verdict
-from bench.quality.pretrained import DECODER, ENCODER
+from bench.quality.pretrained import AUTO, DECODER, ENCODER, PLAIN
 from bench.quality.recipes import FROM_SCRATCH, on_pretrained
 from bench.quality.seeds import Gain, gain, mean_dice, miou, spread, values
 from steel.config import ModelConfig, NetworkConfig, SamplingConfig
@@ -57,6 +57,49 @@ def test_one_seed_says_nothing_of_others() -> None:
 def test_spread_shows_every_seed() -> None:
     assert values([outcome([5, 5])], miou) == pytest.approx((1 / 3,))
     assert spread((0.1, 0.3)) == "20.00 (10.00, 30.00)"
+
+
+def test_variants_are_compared_with_auto_in_every_measure() -> None:
+    half = {AUTO: [outcome([5, 5]), outcome([5, 5])], "two": [outcome([6, 6]), outcome([8, 8])], "one": [outcome([4])]}
+    after = {AUTO: [outcome([7, 7]), outcome([8, 8])], "two": [outcome([8, 8]), outcome([9, 9])], "one": [outcome([9])]}
+    lines = auto_choice.tables({"first": (half, mean_dice), "mean Dice, tuned": (after, mean_dice)})
+    half_width = 12.706205 * 10  # Student's of one degree of freedom, for 0.1 and 0.3
+    width = f"{20 - half_width:+.2f} to {20 + half_width:+.2f}"
+    assert lines == [
+        "| | first | against auto, points | 95 % over seeds | 95 % over images | mean Dice, tuned |",
+        "|---|---|---|---|---|---|",
+        "| auto | 50.00 (50.00, 50.00) | - | - | - | 75.00 (70.00, 80.00) |",
+        f"| two | 70.00 (60.00, 80.00) | +20.00 | {width} | +20.00 to +20.00 | 85.00 (80.00, 90.00) |",
+        "| one | 40.00 (40.00) | -10.00 | one seed | -10.00 to -10.00 | 90.00 (90.00) |",
+        "",
+        "| against auto, points (95 % over seeds; over images) | mean Dice, tuned |",
+        "|---|---|",
+        "| two | +10.00 (+10.00 to +10.00; +10.00 to +10.00) |",
+        "| one | +20.00 (one seed; +20.00 to +20.00) |",
+    ]
+
+
+def test_tuned_scores_of_variants_have_intervals_and_averages_rows_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gated: dict[str, int] = {}
+
+    def tuned(trial: str, data: Path, gates: tuple[str, ...], last: bool) -> Outcome:
+        gated[trial] = len(gates)
+        return outcome([9, 9] if last else [8, 8] if trial == AUTO else [7, 7])
+
+    monkeypatch.setattr(auto_choice, "raw", lambda trial, data, last: outcome([5, 5]))
+    monkeypatch.setattr(auto_choice, "tuned", tuned)
+    average = auto_choice.AVERAGES[0]
+    lines = auto_choice.against_auto({name: [name] for name in (AUTO, PLAIN, average)}, tmp_path)  # type: ignore[list-item]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[0] for row in rows[2:6]] == [AUTO, PLAIN, average, f"{average}: itself, not what was shipped"]
+    header, *differences = [row for row in rows[7:] if row[0] != "---"]
+    assert header[1:] == rows[0][5:] and "mean IoU, threshold tuning and TTA" in header
+    assert [row[-1] for row in differences] == [f"{points} (one seed; {points} to {points})" for points in (
+        "-10.00", "-10.00", "+10.00"
+    )]  # fmt: skip
+    assert gated[PLAIN] == 1 < gated[AUTO]  # it has no head
 
 
 @pytest.mark.parametrize(
