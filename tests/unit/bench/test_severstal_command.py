@@ -7,15 +7,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import train.__main__
 import train.evaluate
 from bench.quality import severstal
-from bench.quality.severstal import Durations, Recipe, announce, row, run, scaled, table
+from bench.quality.severstal import SPLITS, Durations, Recipe, announce, row, run, scaled, table
 from data_prep.__main__ import main as shard
 from steel.errors import InputError
+from steel.shards.reader import ShardReader
 from steel.synthetic.dataset import synthesize
 from tests.numerics.quick import quicken
 from train.budget import seconds_of
@@ -26,16 +28,16 @@ from train.presets import SEVERSTAL
 
 REAL_DATA = os.environ.get("STEEL_REAL_DATA")
 SMOKE = Recipe("smoke", "none", None)
+OF_CLASS = {"accuracy": 1.0, "precision": 1.0, "recall": 1.0}
+METRICS = {
+    "mean_dice": 0.93, "mean_dice_all_empty": 0.85879, "mean_dice_positive": 0.7,
+    "dice_per_class": {"1": 0.94, "2": 0.98}, "dice_positive_per_class": {"1": 0.6, "2": None},
+    "classification": {"any": {**OF_CLASS, "f1": 0.92}, "1": {**OF_CLASS, "f1": 0.9}, "2": {**OF_CLASS, "f1": 0.8}},
+}  # fmt: skip
 
 
 def test_a_row_has_the_figures_of_metrics_json() -> None:
-    of_class = {"accuracy": 1.0, "precision": 1.0, "recall": 1.0}
-    metrics = {
-        "mean_dice": 0.93, "mean_dice_all_empty": 0.85879, "mean_dice_positive": 0.7,
-        "dice_per_class": {"1": 0.94, "2": 0.98}, "dice_positive_per_class": {"1": 0.6, "2": None},
-        "classification": {"any": {**of_class, "f1": 0.92}, "1": {**of_class, "f1": 0.9}, "2": {**of_class, "f1": 0.8}},
-    }  # fmt: skip
-    told = row("this", metrics)
+    told = row("this", METRICS)
     assert told == "| this | 0.9300 | 0.9400 / 0.9800 | 0.8588 | 0.600 / - | 0.920 | 0.850 | 0.700 |"
     assert {line.count("|") for line in table([told])} == {9}
 
@@ -60,6 +62,53 @@ def test_the_time_is_told_for_what_is_left(tmp_path: Path) -> None:
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no train\.csv; give the folder of Kaggle's"):
         run(tmp_path, tmp_path, SMOKE, splits=["classic"])
+
+
+def test_both_splits_are_sharded_of_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published one by its shares of the images, the grouped one in ten folds that no duplicates straddle."""
+    data, called = tmp_path / "data", []
+    synthesize(data, 60, 1, 0, class_share=(0.25,) * 4, workers=1, height=32, width=200)
+    copies = twice(data)
+
+    def call(module: str, *words: str) -> None:
+        called.append((module, words[words.index("--data") + 1]))
+        if module == "train.evaluate":
+            judged = Path(words[words.index("--out") + 1])
+            judged.mkdir()
+            (judged / "metrics.json").write_text(json.dumps(METRICS))
+            assert words[words.index("--folds") + 1] == "1"
+
+    monkeypatch.setattr(severstal, "_call", call)
+    monkeypatch.setattr(severstal, "shard", lambda words: shard([*words, "--workers", "1"]))
+    monkeypatch.setattr(severstal, "expected", lambda *_: Durations(1, 1, 1))
+    text = run(data, tmp_path, SMOKE, splits=list(SPLITS))
+    shards = {split: tmp_path / f"shards-{split}" for split in ("classic", "grouped")}
+    assert called == [(module, str(path)) for path in shards.values() for module in ("train", "train.evaluate")]
+    fold_of = {}
+    for split, path in shards.items():
+        index = ShardReader(str(path)).index
+        fold_of[split] = {index.image_id(row): int(index.fold[row]) for row in range(len(index))}
+    assert fold_of["classic"].keys() == fold_of["grouped"].keys() == {*copies, *copies.values()}
+    assert np.bincount(list(fold_of["classic"].values())).tolist() == [22, 12, 86]  # 18, 10 and 72 % of 120
+    assert set(fold_of["grouped"].values()) == set(range(10))
+    straddling = {split: sum(folds[a] != folds[b] for a, b in copies.items()) for split, folds in fold_of.items()}
+    assert straddling["grouped"] == 0 < straddling["classic"]  # as published, duplicates or not
+    assert "classic: 86 images train, 22 validate, 12 test; grouped: " in text and "Missing" not in text
+    assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| this")] == [
+        "| this, classic test images",
+        "| this, grouped test images",
+    ]
+
+
+def twice(data: Path) -> dict[str, str]:
+    """Each training image once more under another name, with the same labels; the names of both."""
+    images, labels = data / "train_images", data / "train.csv"
+    copies = {path.name: f"copy-{path.name}" for path in sorted(images.iterdir())}
+    for name, copy in copies.items():
+        shutil.copy(images / name, images / copy)
+    header, *rows = labels.read_text().splitlines()
+    labels.write_text("\n".join([header, *rows, *(f"copy-{row}" for row in rows)]) + "\n")
+    return copies
 
 
 def in_this_process(module: str, *words: str) -> None:
@@ -93,9 +142,13 @@ def test_strips_are_sharded_trained_and_judged_once(
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.skipif(REAL_DATA is None, reason="STEEL_REAL_DATA is not set")
-def test_real_strips_at_smoke_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("split", "images"), [("classic", "31 images train, 8 validate, 5 test"), ("grouped", "3[5-7] images train, ")]
+)
+def test_real_strips_at_smoke_size(split: str, images: str, tmp_path: Path) -> None:
     assert REAL_DATA is not None
     source = tmp_path / "kaggle"
     shutil.copytree(Path(REAL_DATA) / "severstal_sample", source)
-    text = run(source, tmp_path, replace(SMOKE, size="64x400"), splits=["grouped"])
-    assert "images stored at 64x400" in text and "| this, grouped test images | 0." in text
+    text = run(source, tmp_path, replace(SMOKE, size="64x400"), splits=[split])
+    assert re.search(rf"images stored at 64x400\. {split}: {images}", text)
+    assert f"| this, {split} test images | 0." in text
