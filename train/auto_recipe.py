@@ -3,7 +3,8 @@ reason.
 
 The rules carry the preset for Severstal over to images of other sizes and sets of other lengths; on Severstal's images
 and a large GPU they give back its crops, passes, batches and rates. What the first phase minimises and how its rate
-rises are those that were best on pretrained weights (`bench.quality auto-choice`).
+rises were chosen on pretrained weights, by trials of one seed that no table keeps: a reason does not say that they are
+better. Where one does say so, of anything, `bench/quality.md` has the table.
 """
 
 import math
@@ -51,7 +52,8 @@ _PASTE = 0.5
 """Of the crops, where a class is rare."""
 _MOSTLY_CLEAN, _SEEN_OFTEN = 0.5, 3000
 """From that share of clean images on, they and the classes are drawn in equal shares if else a class would be drawn
-fewer than so many times in the first phase: with it short trainings were better, long ones no longer."""
+fewer than so many times in the first phase. Short trainings were better with it (`auto-strips` and `clean` in
+`bench/quality.md`); that a long one was no longer, which the limit rests on, is told in `bench/README.md` alone."""
 
 
 def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = None) -> Config:
@@ -195,9 +197,7 @@ def _rate(machine: MachineClass, reasons: dict[str, str]) -> float:
     if machine.kind == "gpu":
         reasons["phases.0.lr"] = f"{_CROPS.lr:g}, as in Severstal's preset, {rises}"
         return _CROPS.lr
-    reasons["phases.0.lr"] = (
-        f"2e-3, {rises}: lower rates left short trainings of EfficientNet-Lite0's weights unfinished"
-    )
+    reasons["phases.0.lr"] = f"2e-3, {rises}: EfficientNet-Lite0's, by trials of one seed that no table keeps"
     return 2e-3
 
 
@@ -268,11 +268,12 @@ def _losses(facts: DataFacts, reasons: dict[str, str]) -> tuple[LossConfig, Loss
     reasons["phases.0.loss.boundary"] = f"{boundary:g} in both phases, for {clean}: " + (
         "pixels near a border count for more, so that outlines and small defects do"
         if boundary
-        else "it makes false alarms at thresholds of one half"
+        else "where 90 % are, it was not shown to help, and no table has shares between"
     )
     reasons["phases.0.loss.class-weights"] = "equal: no other choice has been shown to be better"
     reasons["phases.0.loss.batch-dice"] = (
-        "1, beside cross-entropy of 1: Dice over the micro-batch was better on pretrained weights than of each image"
+        "1, beside cross-entropy of 1: Dice over the micro-batch, as nnU-Net has it for 2D images; no table compares "
+        "it with Dice of each image"
     )
     reasons["phases.0.loss.absent"] = (
         f"{_LOSS.absent:g} ({clean}): where a class is absent from a micro-batch, each pixel's own term alone "
@@ -297,7 +298,8 @@ def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -
 
 
 def _why_brightness(levels: LevelDifference | None) -> str:
-    """Where folds are alike, neither with nor without has been shown to be better (`bench.quality auto-choice`)."""
+    """Where folds are alike no table shows it to help, and by the images NEU-Seg (one seed) and BSData
+    were better without (`auto-choice` and `auto-bsdata` in `bench/quality.md`): it is on for the lamps."""
     if levels is None:
         return "on, as lamps drift; the shards do not tell whether gray levels differ between folds"
     means = f"the mean gray levels of the folds, {levels.lowest:.2f} to {levels.highest:.2f} of 255,"
@@ -314,7 +316,9 @@ def _model(machine: MachineClass, reasons: dict[str, str]) -> ModelConfig:
     if machine.kind == "gpu":
         reasons["model.encoder"] = "resnet34, as in Severstal's preset"
         return SEVERSTAL.model
-    reasons["model.encoder"] = "EfficientNet-Lite0 with a narrow decoder, which a CPU trains several times as fast"
+    reasons["model.encoder"] = (
+        "EfficientNet-Lite0 with a narrow decoder, for a CPU: a seventh of the weights of ResNet-34's network"
+    )
     return ModelConfig(encoder="tu-tf_efficientnet_lite0", decoder_channels=(64, 48, 32, 24, 16))
 
 

@@ -1,6 +1,7 @@
 """The recipe that fits itself: a pure function whose choices hold together."""
 
 import math
+import re
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -146,6 +147,15 @@ def test_every_choice_holds_together(
         assert phase.micro_batch * height * width * 4000 <= memory * 0.5e9 * 1.01 or phase.crop == (0, 0)
     assert {"phases.0.crop", "phases.1.micro-batch", "model.encoder", "machine"} <= found.reasons.keys()
     assert all(len(reason.splitlines()) == 1 for reason in found.reasons.values())
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+@pytest.mark.parametrize("facts", [STRIPS, TILES, changed(TILES, clean=690), changed(TILES, images_per_class=(9, 690))])
+def test_no_reason_claims_to_be_better(facts: DataFacts, kind: Any) -> None:
+    """A choice that is to say so needs a table of `bench/quality.md` first."""
+    reasons = auto_recipe(facts, MachineClass(kind, 16)).reasons
+    claims = {name: reason for name, reason in reasons.items() if re.search("better|best|worse|false alarms", reason)}
+    assert claims == {"phases.0.loss.class-weights": "equal: no other choice has been shown to be better"}
 
 
 def test_few_images_leave_one_process_and_the_way_to_two_is_told() -> None:
