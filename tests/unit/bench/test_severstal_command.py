@@ -140,6 +140,7 @@ def test_strips_are_sharded_trained_and_judged_once(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a quarter of an hour beside other work
 @pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.skipif(REAL_DATA is None, reason="STEEL_REAL_DATA is not set")
 @pytest.mark.parametrize(
