@@ -53,7 +53,8 @@ _PASTE = 0.5
 _MOSTLY_CLEAN, _SEEN_OFTEN = 0.5, 3000
 """From that share of clean images on, they and the classes are drawn in equal shares if else a class would be drawn
 fewer than so many times in the first phase. Short trainings were better with it (`auto-strips` and `clean` in
-`bench/quality.md`); that a long one was no longer, which the limit rests on, is told in `bench/README.md` alone."""
+`bench/quality.md`); that a long one was no longer, which the limit rests on, no table keeps
+(`bench/decisions.md`)."""
 
 
 def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = None) -> Config:
