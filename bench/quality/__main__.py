@@ -142,7 +142,7 @@ def main() -> int:
     elif options.what == "parts":
         text = parts.run(options.source, work, seeds=options.seeds, parts=options.variants or list(parts.PARTS))
     elif options.what == "thresholds":
-        text = thresholds.run(resamples=options.resamples)
+        text = thresholds.run(options.work.absolute(), resamples=options.resamples)
     elif options.what == "demo":
         text = demo.run(work, seeds=options.seeds)
     else:

@@ -1,20 +1,27 @@
 """Is a tuned decision ever worse than thresholds of one half? Tuned on few images of each class, judged on many.
 
-The networks are simulated (see `simulation.py`), so that any number of independent test images is at hand, and some of
-them leave nothing to gain by tuning: there the right answer is to leave the thresholds alone.
+Simulated networks (see `simulation.py`) have any number of independent test images, and some of them leave nothing to
+gain by tuning: there the right answer is to leave the thresholds alone. Those of `pretrained.py`, where they have been
+trained, are tuned on few of their validation images and judged on their test images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from bench.quality.pretrained import AUTO, SETS
 from bench.quality.seeds import mean_dice
 from bench.quality.simulation import MEDIAN_AREAS, Network, simulate
+from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, trained_at
 from steel.decision import default_decision
 from steel.gates import GATES
 from steel.metrics.bootstrap import bootstrap_difference
 from steel.metrics.scores import decide, score
+from steel.metrics.statistics import EvaluationStatistics
+from steel.shards.reader import ShardReader
 from steel.thresholds.search_space import SearchSpace
 from steel.thresholds.tuning import tune_thresholds
 
@@ -70,32 +77,63 @@ class Resample:
         return self.gain_interval[1] < 0
 
 
-def resample(
-    network: Network,
-    space: SearchSpace,
-    seed: int,
-    *,
-    num_images: int,
-    num_test: int,
-    num_classes: int = len(MEDIAN_AREAS),
-    gates: Sequence[str] = tuple(GATES),
-) -> Resample:
-    """Tune on some images, judge on others of the same kind.
+@dataclass(frozen=True)
+class Images:
+    """What a network says of them."""
+
+    tuned_on: EvaluationStatistics
+    test: EvaluationStatistics
+    training_areas: np.ndarray | None = None
+    """As of `tune_thresholds`."""
+
+
+def simulated(
+    network: Network, seed: int, *, num_images: int, num_test: int, num_classes: int = len(MEDIAN_AREAS)
+) -> Images:
+    """Of a simulated network, both of the same kind.
 
     Args:
         network: to simulate.
-        space: of the search.
         seed: of the images.
         num_images: to tune on.
         num_test: to judge on.
         num_classes: at most four.
-        gates: to try.
     """
     rng = np.random.default_rng(seed)
     positives = rng.integers(POSITIVES[0], POSITIVES[1] + 1, num_classes)
     tuned_on = simulate(rng, network, num_images, positives.tolist())
-    test = simulate(rng, network, num_test, (positives * num_test // num_images).tolist())
-    half, found = default_decision(num_classes), tune_thresholds(tuned_on, space=space, gates=gates)
+    return Images(tuned_on, simulate(rng, network, num_test, (positives * num_test // num_images).tolist()))
+
+
+def drawn(whole: Images, seed: int) -> Images:
+    """As few images of those to tune on as have `POSITIVES` with each class, drawn at random.
+
+    Raises:
+        RuntimeError: there are none, as the most frequent class is in too many more than the rarest one.
+    """
+    rng, has = np.random.default_rng(seed), whole.tuned_on.true_areas > 0
+    for _ in range(10_000):
+        order = rng.permutation(len(has))
+        counts = np.cumsum(has[order], axis=0)
+        fits = np.flatnonzero(((counts >= POSITIVES[0]) & (counts <= POSITIVES[1])).all(axis=1))
+        if len(fits):
+            chosen = np.zeros(len(has), bool)
+            chosen[order[: 1 + rng.choice(fits)]] = True
+            return Images(whole.tuned_on.select(chosen), whole.test, whole.training_areas)
+    raise RuntimeError(f"{has.sum(axis=0).tolist()} images have each class, and no draw has {POSITIVES} of all")
+
+
+def judge(images: Images, space: SearchSpace, *, gates: Sequence[str] = tuple(GATES)) -> Resample:
+    """Tune on some images, judge on the others.
+
+    Args:
+        images: both.
+        space: of the search.
+        gates: to try.
+    """
+    tuned_on, test = images.tuned_on, images.test
+    half = default_decision(test.num_classes)
+    found = tune_thresholds(tuned_on, space=space, gates=gates, training_areas=images.training_areas)
     before, after, start = decide(test, half), decide(test, found.decision), decide(tuned_on, half)
     interval = bootstrap_difference(after, before, mean_dice, num_resamples=200)
     assert interval is not None
@@ -111,8 +149,16 @@ def resample(
     )
 
 
-def run(*, resamples: int = 20, num_images: int = 200, num_test: int = 2500) -> str:
-    """Every network under every rule; the section of the report as Markdown."""
+def run(work: Path, *, resamples: int = 20, num_images: int = 200, num_test: int = 2500) -> str:
+    """Every network under every rule; the section of the report as Markdown.
+
+    Args:
+        work: of all questions: what `pretrained.py` trained there is judged, too.
+        resamples: of each network's images.
+        num_images: simulated ones to tune on.
+        num_test: simulated ones to judge on.
+    """
+    make = partial(simulated, num_images=num_images, num_test=num_test)
     lines = [
         f"{num_images} simulated images of {len(MEDIAN_AREAS)} classes, each in {POSITIVES[0]} to {POSITIVES[1]} of "
         f"them, tune the decision; {num_test:,} others test it; {resamples} times for each network. Gains are in "
@@ -123,16 +169,56 @@ def run(*, resamples: int = 20, num_images: int = 200, num_test: int = 2500) -> 
         f"{RULES['ours'].noise_factor:g} standard errors; the decision as a whole is then shipped when it gains more "
         f"than {RULES['ours'].final_noise_factor:g} of them over thresholds of one half.",
         "",
+        *_table({name: [make(network, seed) for seed in range(resamples)] for name, network in NETWORKS.items()}),
+        "",
+    ]
+    found = [each for name in SETS for each in trained(work / name)]
+    if not found:
+        return "\n".join(
+            [*lines, "No trained networks: `bench.quality pretrained-neu` and its like have not been run."]
+        )
+    return "\n".join(
+        [
+            *lines,
+            f"Trained networks, `auto` of the comparisons above: as many of their validation images as have each class "
+            f"in {POSITIVES[0]} to {POSITIVES[1]}, drawn {resamples} times, tune the decision with all flips, and the "
+            f"whole test fold judges it. {trained_at(trial for trial, _ in found)}",
+            "",
+            *_table(
+                {
+                    f"{trial.folder.parent.name}, seed {trial.folder.name.rpartition('-')[2]}": [
+                        drawn(whole, seed) for seed in range(resamples)
+                    ]
+                    for trial, whole in found
+                }
+            ),
+        ]
+    )
+
+
+def trained(work: Path) -> Iterator[tuple[Trial, Images]]:
+    """The finished trainings of `auto` on one of `SETS`, and what they say of all its images.
+
+    Args:
+        work: of the set.
+    """
+    for folder in sorted(work.glob(f"{AUTO}-*/trial.json")):
+        trial, data = Trial(folder.parent), work / "shards"
+        index = ShardReader(str(data)).index
+        areas = np.asarray(index.areas)[~np.isin(index.fold, (VALIDATION, TEST))]
+        validation, test = (trial.statistics(data, fold, FLIPS) for fold in (VALIDATION, TEST))
+        yield trial, Images(validation, test, areas)
+
+
+def _table(images: Mapping[str, Sequence[Images]]) -> list[str]:
+    """By the names of networks, each with its resamples."""
+    lines = [
         "| network | one half | nothing | rule | in-sample | cross-fitted | on the test | worst | worse | tuned |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, network in NETWORKS.items():
-        for rule, space in RULES.items():
-            those = [
-                resample(network, space, seed, num_images=num_images, num_test=num_test) for seed in range(resamples)
-            ]
-            lines.append(f"| {name} | {_row(rule, those)} |")
-    return "\n".join(lines)
+    for name, those in images.items():
+        lines += [f"| {name} | {_row(rule, [judge(each, space) for each in those])} |" for rule, space in RULES.items()]
+    return lines
 
 
 def _row(rule: str, those: Sequence[Resample]) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.quality.thresholds import NETWORKS, resample
+from bench.quality.thresholds import NETWORKS, judge, simulated
 from steel.decision import HALF, ClassDecision, Decision, default_decision
 from steel.gates import GATES
 from steel.metrics.counts import INTERSECTION, PREDICTED
@@ -110,7 +110,9 @@ def test_a_decision_tuned_on_few_positives_is_never_worse_than_one_half(name: st
     """The whole of it, at full size: `python -m bench.quality thresholds`."""
     space = SearchSpace(pixel_thresholds=tuple(range(32, 225, 32)), label_thresholds=(80, HALF, 176), area_steps=3)
     those = [
-        resample(NETWORKS[name], space, seed, num_images=120, num_test=600, num_classes=2, gates=("none", "class"))
+        judge(
+            simulated(NETWORKS[name], seed, num_images=120, num_test=600, num_classes=2), space, gates=("none", "class")
+        )
         for seed in range(20)
     ]
     assert not any(r.is_worse for r in those)
