@@ -111,7 +111,7 @@ def run_attempt(
     _try_phases_to_come(context, training, state)
 
     top_checkpoints = _open_top_checkpoints(context, folder, saved)
-    writer = _open_writer(context.config, runtime, folder, closing)
+    writer = _open_writer(context.config, runtime, folder, metric_logger, closing)
     loop = Loop(
         context=context,
         state=state,
@@ -132,6 +132,7 @@ def run_attempt(
     )
     if writer is not None:
         writer.wait()
+    metric_logger.wait_until_written()
     _end(context, folder, metric_logger, signals, is_finished)
 
 
@@ -141,13 +142,13 @@ def _open_top_checkpoints(context: RunContext, folder: RunFolder, saved: SavedSt
 
 
 def _open_writer(
-    config: Config, runtime: Runtime, folder: RunFolder, closing: contextlib.ExitStack
+    config: Config, runtime: Runtime, folder: RunFolder, metric_logger: MetricLogger, closing: contextlib.ExitStack
 ) -> StateWriter | None:
     """What writes states, on rank 0."""
     if not runtime.is_main:
         return None
     interval = 60 * config.runtime.save_minutes or math.inf
-    writer = StateWriter(folder.states, config.runtime.keep_states, interval)
+    writer = StateWriter(folder.states, config.runtime.keep_states, interval, metric_logger.wait_until_written)
     closing.callback(writer.close)
     return writer
 

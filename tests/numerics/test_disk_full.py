@@ -1,4 +1,5 @@
-"""A disk that is full when a state, a kept epoch or the checkpoint is written: one line, nothing lost, resumable."""
+"""A disk that is full when a line of the history, a state, a kept epoch or the checkpoint is written: one error,
+nothing lost, resumable."""
 
 import json
 from pathlib import Path
@@ -19,6 +20,7 @@ OPTIONS = (
 @pytest.mark.parametrize(
     "write",
     [
+        "train.engine.metric_logger.History.append",
         "train.engine.state.save_file",
         "train.engine.top_checkpoints.write_bytes",
         "steel.checkpoint.storage.write_bytes",

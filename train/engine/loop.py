@@ -180,9 +180,9 @@ class Loop:
     def _validate(self, plan: PhasePlan) -> None:
         """Score the weights, keep them if they are among the best, and see whether the phase still gets better.
 
-        All ranks predict and tune; the best weights are written and the curves drawn beside training. What rank 0 does
-        alone, the others wait for: the line of the history, whose warning resamples the images (some hundredths of a
-        second for 2,500 images of four classes), and a tracker's pictures.
+        All ranks predict and tune; the best weights and the history are written, the curves drawn and the tracker told
+        beside training. What rank 0 computes alone, the others wait for: the scores, whose warning resamples the images
+        (some hundredths of a second for 2,500 images of four classes), and the predictions of a tracker's few pictures.
         """
         model, spent = self.training.scored_model(plan.number), self.context.live.spent
         before = spent.copy()

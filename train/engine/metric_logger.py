@@ -1,7 +1,8 @@
 """Where a run's figures go: history.jsonl, curves.png, the tracker and the screen; on rank 0 alone."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from steel.plain import to_dict
@@ -38,6 +39,13 @@ class MetricLogger(Protocol):
     def wait_until_open(self) -> None:
         """Wait, a bounded time, until the tracker is up or given up: to be called before any process is forked."""
 
+    def wait_until_written(self) -> None:
+        """Wait until the history has all records; from any thread.
+
+        Raises:
+            OSError: one could not be written; those after it are not, either.
+        """
+
     def finish(self, status: Status) -> None:
         """Draw the curves and close the tracker; later calls do nothing."""
 
@@ -59,8 +67,52 @@ class NullMetricLogger:
     def wait_until_open(self) -> None:
         """Nothing."""
 
+    def wait_until_written(self) -> None:
+        """Nothing."""
+
     def finish(self, status: Status) -> None:
         """Nothing."""
+
+
+class _RecordWriter:
+    """Hands records to `write` on a thread of its own, in their order: no step of any rank waits for a slow disk.
+
+    A record that cannot be written is the last one that is tried, so that no line is missing between others. What
+    waits is bounded by the states: one that is due before a validation waits for the one before, and that for its
+    records; see `train.engine.state.StateWriter`.
+    """
+
+    def __init__(self, write: Callable[[dict[str, Any]], None]) -> None:
+        self._write = write
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="record-writer")
+        self._newest: Future[None] | None = None
+        self._problem: Exception | None = None
+
+    def submit(self, record: dict[str, Any]) -> None:
+        """Have a record written; raises the problem of one before it."""
+        self._check()
+        self._newest = self._pool.submit(self._try, record)
+
+    def wait(self) -> None:
+        """Wait until all records are written; raises the problem of the one that could not be."""
+        if self._newest is not None:
+            self._newest.result()
+        self._check()
+
+    def close(self) -> None:
+        """Wait until all records are written, without raising."""
+        self._pool.shutdown(wait=True)
+
+    def _try(self, record: dict[str, Any]) -> None:
+        if self._problem is None:
+            try:
+                self._write(record)
+            except Exception as problem:  # whoever asks next is told
+                self._problem = problem
+
+    def _check(self) -> None:
+        if self._problem is not None:
+            raise self._problem
 
 
 class MainMetricLogger:
@@ -68,6 +120,7 @@ class MainMetricLogger:
 
     def __init__(self, history: History, tracker: Tracker, curves: CurvesProcess, plans: Sequence[PhasePlan]) -> None:
         self._history = history
+        self._writer = _RecordWriter(self._write)
         self._tracker = tracker
         self._curves = curves
         self._plans = plans
@@ -76,17 +129,27 @@ class MainMetricLogger:
         """Of the last record."""
 
     def log(self, record: dict[str, Any]) -> None:
-        """Keep a record in the history, the tracker and the log; a validation has the curves drawn, beside training."""
-        self._history.append(record)
+        """Hand a record to the history and the tracker, which take it beside training; say what a validation found.
+
+        Raises:
+            OSError: an earlier record could not be written to the history.
+        """
+        self._writer.submit(record)
         self._global_step = record["global_step"]
         epochs_before = sum(plan.phase.epochs for plan in self._plans[: record["phase"]])
         self._tracker.log(tracked_figures(record, epochs_before), self._global_step)
         if record["kind"] == "validation":  # the live line has the losses
             logger.info("%s", self._line(record))
+
+    def _write(self, record: dict[str, Any]) -> None:
+        """On the writer's thread. A validation has the curves drawn, in which it is."""
+        self._history.append(record)
+        if record["kind"] == "validation":
             self._curves.draw_beside()
 
     def draw(self) -> None:
         """Draw the curves of all that has been logged, before anything else is done."""
+        self.wait_until_written()
         self._curves.draw_at_last()
 
     def _line(self, record: dict[str, Any]) -> str:
@@ -112,11 +175,16 @@ class MainMetricLogger:
         """Wait for the tracker, a bounded time."""
         self._tracker.wait_until_open()
 
+    def wait_until_written(self) -> None:
+        """Wait for the history; see `MetricLogger`."""
+        self._writer.wait()
+
     def finish(self, status: Status) -> None:
-        """Draw the curves and close the tracker; later calls do nothing."""
+        """Draw the curves of what has been written and close the tracker; later calls do nothing."""
         if not self._finished:
             self._finished = True
-            self.draw()
+            self._writer.close()
+            self._curves.draw_at_last()
             self._tracker.finish(status)
 
 

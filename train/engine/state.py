@@ -214,13 +214,18 @@ class StateWriter:
     in which they were submitted: a state is there no sooner than the weights that it ranks, and never without them.
     """
 
-    def __init__(self, folder: Path, keep: int, interval: float = math.inf) -> None:
+    def __init__(
+        self, folder: Path, keep: int, interval: float = math.inf, wait_for_records: Callable[[], None] = lambda: None
+    ) -> None:
         """Args:
         folder: of all states.
         keep: how many.
         interval: seconds after which another one is due.
+        wait_for_records: returns when what was logged up to a state is in the run's history, where a run that resumes
+            from it must find it; called on the thread. A state is not written if it raises.
         """
         self._folder = folder
+        self._wait_for_records = wait_for_records
         self._keep = keep
         self._interval = interval
         self._since = time.monotonic()
@@ -301,6 +306,7 @@ class StateWriter:
     def _write(self, loop: LoopState, top_checkpoints: tuple[TopCheckpoint, ...], waited: float) -> None:
         start = time.monotonic()
         tensors, held_up = self._copies.wait()
+        self._wait_for_records()
         write_state(self._folder, SavedState(loop, top_checkpoints, tensors), self._keep)
         seconds = time.monotonic() - start
         message = "state of phase %d, step %d saved in %.2f s; training waited %.3f s for it%s"

@@ -28,6 +28,7 @@ DEADLINE_S = 60.0
 def _validate(logger: MainMetricLogger, step: int) -> None:
     place = {"kind": "validation", "phase": 0, "step": step, "global_step": step, "epoch": float(step)}
     logger.log({**place, **SCORES, "warning": ""})
+    logger.wait_until_written()
 
 
 def _logger(folder: Path) -> MainMetricLogger:
