@@ -69,7 +69,7 @@ def check_ranks(out: Path, num_backward: int) -> None:
 
 
 def test_gradients_are_summed_during_the_compiled_backward_pass(tiny_shards: Path, tmp_path: Path) -> None:
-    """Of the graphs as torch cuts them, two of each micro-batch: the second of two buckets begins once."""
+    """Of the graphs before code is generated for them: a micro-batch has two, cut where the second bucket begins."""
     check_ranks(train(tiny_shards, tmp_path, 2, "on", "aot_eager"), num_backward=2 * 2)
 
 
