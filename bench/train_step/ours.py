@@ -128,12 +128,11 @@ class Loop:
         _METERS.append(self.meter)
 
     def repeat(self) -> tuple[int, float]:
-        """The lead, then a stretch of steps."""
+        """One step for the host's time, then a stretch of them."""
         batches = TimedIterator(self._batches)
-        if self._setting.lead:
-            self.meter.launch()
-            self._steps(batches, self._setting.lead)
-            self.meter.launched(waited=batches.take_seconds())
+        self.meter.launch()
+        self._steps(batches, 1)
+        self.meter.launched(waited=batches.take_seconds())
         self.meter.start()
         self._steps(batches, self._setting.steps, self.meter.stepped)
         return self.meter.stop(waited=batches.take_seconds())

@@ -44,20 +44,22 @@ class Loop:
         _METERS.append(self.meter)
 
     def repeat(self) -> tuple[int, float]:
-        """The lead, then a stretch of steps."""
+        """One step for the host's time, then a stretch of them."""
         batches = TimedIterator(self._batches)
-        if self._setting.lead:
-            self.meter.launch()
-            self._step(batches)
-            self.meter.launched(waited=batches.take_seconds())
+        self.meter.launch()
+        loss = self._step(batches)
+        self.meter.launched(waited=batches.take_seconds())
+        if self.meter.first_loss is None:
+            self.meter.first_loss = loss.item()
         self.meter.start()
         for _ in range(self._setting.steps):
             self._step(batches)
             self.meter.stepped()
         return self.meter.stop(waited=batches.take_seconds())
 
-    def _step(self, batches: TimedIterator) -> None:
+    def _step(self, batches: TimedIterator) -> torch.Tensor:
         setting = self._setting
+        total = torch.zeros((), device=setting.device)
         for _ in range(setting.batch // setting.micro):
             batch = next(batches)
             images = batch.images.to(setting.device, non_blocking=True)
@@ -65,10 +67,11 @@ class Loop:
             with torch.autocast(setting.device, torch.bfloat16, enabled=setting.precision == "bf16"):
                 loss = loss_of(setting, self.network, images, targets, channels_last=self._channels_last)
             loss.backward()
-            self.meter.lose(loss.detach())
+            total += loss.detach()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        return total
 
 
 @functools.lru_cache(maxsize=1)
