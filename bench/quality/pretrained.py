@@ -93,8 +93,9 @@ class Sides:
     def plain(self, seed: int, lr: float, *, on_all: bool = False) -> Trial:
         """The plain loop at one of `RATES`; on all images but the test's, or without the validation's as the others."""
         torch.set_num_threads(1)
+        crop = "{}x{}".format(*self.of_set.plain_crop)
         return train_plain(
-            self.work / f"plain-{'on-all-' * on_all}{lr:g}-{self.passes}-{seed}",
+            self.work / f"plain-{'on-all-' * on_all}{lr:g}-{crop}-{self.passes}-{seed}",
             self.data,
             encoder=ENCODER,
             decoder=DECODER,

@@ -197,12 +197,12 @@ def run(work: Path, *, resamples: int = 20, num_images: int = 200, num_test: int
 
 
 def trained(work: Path) -> Iterator[tuple[Trial, Images]]:
-    """The finished trainings of `auto` on one of `SETS`, and what they say of all its images.
+    """The finished trainings of `auto` on one of `SETS`, of its own passes, and what they say of all its images.
 
     Args:
-        work: of the set.
+        work: of the set, with its name.
     """
-    for folder in sorted(work.glob(f"{AUTO}-*/trial.json")):
+    for folder in sorted(work.glob(f"{AUTO}-{SETS[work.name].passes}-*/trial.json")):
         trial, data = Trial(folder.parent), work / "shards"
         index = ShardReader(str(data)).index
         areas = np.asarray(index.areas)[~np.isin(index.fold, (VALIDATION, TEST))]

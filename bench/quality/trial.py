@@ -79,8 +79,9 @@ class Trial:
         """
         if not (self.folder / "trial.json").exists():
             return False
-        noted = self._noted().get("asked", list(asked))  # trainings of before this was noted say nothing of it
-        if noted != list(asked):
+        asked = _with_names_of_files(asked)
+        noted = _with_names_of_files(self._noted().get("asked", asked))  # those of before this was noted say nothing
+        if noted != asked:
             other = [*(word for word in asked if word not in noted), *(word for word in noted if word not in asked)]
             how = " ".join(other) or "in another order"
             raise InputError(
@@ -101,6 +102,11 @@ class Trial:
         if not path.exists():
             evaluate(self.last_checkpoint if last else self.checkpoint, data, fold, tta).save(path)
         return EvaluationStatistics.load(path)
+
+
+def _with_names_of_files(words: Sequence[str]) -> list[str]:
+    """Wherever they lie."""
+    return [Path(word).name if Path(word).is_absolute() else word for word in words]
 
 
 def trained_at(trials: Iterable[Trial]) -> str:

@@ -125,6 +125,8 @@ class MainMetricLogger:
         self._curves = curves
         self._plans = plans
         self._finished = False
+        self._draw_due = False
+        """A validation has been written since the curves were last begun."""
         self._global_step = 0
         """Of the last record."""
 
@@ -134,6 +136,7 @@ class MainMetricLogger:
         Raises:
             OSError: an earlier record could not be written to the history.
         """
+        self._draw_what_is_due()
         self._writer.submit(record)
         self._global_step = record["global_step"]
         epochs_before = sum(plan.phase.epochs for plan in self._plans[: record["phase"]])
@@ -142,9 +145,15 @@ class MainMetricLogger:
             logger.info("%s", self._line(record))
 
     def _write(self, record: dict[str, Any]) -> None:
-        """On the writer's thread. A validation has the curves drawn, in which it is."""
+        """On the writer's thread, which starts no process: a loader's worker that is forked meanwhile would hold that
+        start's pipe, and with it this thread, for as long as it lives."""
         self._history.append(record)
-        if record["kind"] == "validation":
+        self._draw_due |= record["kind"] == "validation"
+
+    def _draw_what_is_due(self) -> None:
+        """Have the curves of the validations in the history drawn, beside training."""
+        if self._draw_due:
+            self._draw_due = False
             self._curves.draw_beside()
 
     def draw(self) -> None:

@@ -192,7 +192,7 @@ def test_all_sides_are_trained_from_the_same_weights_and_judged(
     assert [path.stat().st_mtime_ns for path in done] == before  # nothing was trained twice
     monkeypatch.setattr(pretrained, "PLAIN_BATCH", 4)
     with pytest.raises(
-        InputError, match=r"plain-0\.001-2-0: holds a training .* otherwise \(batches of 4 batches of 8\)"
+        InputError, match=r"plain-0\.001-32x32-2-0: holds a training .* otherwise \(batches of 4 batches of 8\)"
     ):
         run()
     auto = load_checkpoint(tmp_path / "work" / "auto-2-0" / "model.safetensors").provenance["config"]
@@ -202,6 +202,6 @@ def test_all_sides_are_trained_from_the_same_weights_and_judged(
         load_checkpoint(path).folds["train"] for path in (tmp_path / "work").glob("plain-on-all-*/model.safetensors")
     ]
     assert on_all_folds == [[0, 2]] * 2
-    for name in ("auto-2-0", f"plain-{RATES[0]:g}-2-0"):  # a few steps lead not far from where they began
+    for name in ("auto-2-0", f"plain-{RATES[0]:g}-32x32-2-0"):  # a few steps lead not far from where they began
         trained = load_checkpoint(tmp_path / "work" / name / "model.safetensors").tensors[f"encoder.{stem}"][0]
         assert np.abs((trained - first[stem]).numpy()).max() < 0.1 * float(first[stem].abs().max())

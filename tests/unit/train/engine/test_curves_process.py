@@ -29,6 +29,7 @@ def _validate(logger: MainMetricLogger, step: int) -> None:
     place = {"kind": "validation", "phase": 0, "step": step, "global_step": step, "epoch": float(step)}
     logger.log({**place, **SCORES, "warning": ""})
     logger.wait_until_written()
+    logger._draw_what_is_due()  # as the next record does
 
 
 def _logger(folder: Path) -> MainMetricLogger:
