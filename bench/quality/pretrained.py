@@ -163,7 +163,9 @@ def run(name: str, data: Path, weights: Path, work: Path, *, passes: int | None,
             "",
             f"The plain loop's learning rate is the best of three in {of_set.measure} of the validation images at "
             f"threshold 0.5, with the first seed: {rates}. {_chosen(trials[AUTO][0])} "
-            + trained_at(trial for those in trials.values() for trial in those),
+            + trained_at(
+                [*(t for those in trials.values() for t in those), *(sides.plain(seeds[0], lr) for lr in RATES)]
+            ),
             "",
             *score_rows(trials, judged),
             "",

@@ -111,9 +111,10 @@ def _with_names_of_files(words: Sequence[str]) -> list[str]:
 
 def trained_at(trials: Iterable[Trial]) -> str:
     """A sentence: the commits at which trainings were made, which are older than the one that scores them."""
-    commits = sorted({trial.commit for trial in trials} - {""})
-    unknown = sum(not trial.commit for trial in trials)
-    told = [f"at {', '.join(commits)}"] * bool(commits) + [f"{unknown} of them before this was noted"] * bool(unknown)
+    by_folder = {trial.folder: trial.commit for trial in trials}
+    commits, unknown = sorted({*by_folder.values()} - {""}), [*by_folder.values()].count("")
+    told = [f"at {', '.join(commits)}"] if commits else []
+    told += [f"{unknown} of them at a commit that was not noted"] if unknown else []
     return f"Trained {', '.join(told)}."
 
 

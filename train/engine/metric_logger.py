@@ -148,7 +148,8 @@ class MainMetricLogger:
         """On the writer's thread, which starts no process: a loader's worker that is forked meanwhile would hold that
         start's pipe, and with it this thread, for as long as it lives."""
         self._history.append(record)
-        self._draw_due |= record["kind"] == "validation"
+        if record["kind"] == "validation":
+            self._draw_due = True
 
     def _draw_what_is_due(self) -> None:
         """Have the curves of the validations in the history drawn, beside training."""

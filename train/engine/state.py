@@ -252,6 +252,7 @@ class StateWriter:
 
         Raises:
             StateWriteError: that could not be written.
+            OSError: a line of the history before it could not.
         """
         start = time.monotonic()
         self._wait_for(_STATE)
@@ -324,6 +325,7 @@ class StateWriter:
 
         Raises:
             InputError: something could not be; `StateWriteError` if it was a state.
+            OSError: a line of the history before a state could not.
         """
         for kind in list(self._pending):
             self._wait_for(kind)

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +26,14 @@ SCORES = dict.fromkeys(("mean_dice_cross_fitted", "mean_dice", "mean_dice_all_em
 DEADLINE_S = 60.0
 
 
-def _validate(logger: MainMetricLogger, step: int) -> None:
+def _log_validation(logger: MainMetricLogger, step: int) -> None:
     place = {"kind": "validation", "phase": 0, "step": step, "global_step": step, "epoch": float(step)}
     logger.log({**place, **SCORES, "warning": ""})
     logger.wait_until_written()
+
+
+def _validate(logger: MainMetricLogger, step: int) -> None:
+    _log_validation(logger, step)
     logger._draw_what_is_due()  # as the next record does
 
 
@@ -54,6 +59,18 @@ def test_a_validation_has_the_curves_drawn_by_another_process(tmp_path: Path) ->
     _validate(logger, 2)
     logger.finish("finished")
     assert (tmp_path / "curves.png").read_bytes() == _drawn_here(tmp_path)
+
+
+def test_a_drawing_is_started_by_the_thread_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the next record, and not by the one that writes: see `MainMetricLogger._write`."""
+    started_by: list[threading.Thread] = []
+    monkeypatch.setattr(CurvesProcess, "draw_beside", lambda self: started_by.append(threading.current_thread()))
+    logger = _logger(tmp_path)
+    _log_validation(logger, 1)
+    assert not started_by
+    _log_validation(logger, 2)
+    assert started_by == [threading.current_thread()]
+    logger.finish("finished")
 
 
 class _Drawing:
