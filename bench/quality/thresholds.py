@@ -15,13 +15,12 @@ import numpy as np
 from bench.quality.pretrained import AUTO, SETS
 from bench.quality.seeds import mean_dice
 from bench.quality.simulation import MEDIAN_AREAS, Network, simulate
-from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, trained_at
+from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, trained_at, training_areas
 from steel.decision import default_decision
 from steel.gates import GATES
 from steel.metrics.bootstrap import bootstrap_difference
 from steel.metrics.scores import decide, score
 from steel.metrics.statistics import EvaluationStatistics
-from steel.shards.reader import ShardReader
 from steel.thresholds.search_space import SearchSpace
 from steel.thresholds.tuning import tune_thresholds
 
@@ -204,10 +203,8 @@ def trained(work: Path) -> Iterator[tuple[Trial, Images]]:
     """
     for folder in sorted(work.glob(f"{AUTO}-{SETS[work.name].passes}-*/trial.json")):
         trial, data = Trial(folder.parent), work / "shards"
-        index = ShardReader(str(data)).index
-        areas = np.asarray(index.areas)[~np.isin(index.fold, (VALIDATION, TEST))]
         validation, test = (trial.statistics(data, fold, FLIPS) for fold in (VALIDATION, TEST))
-        yield trial, Images(validation, test, areas)
+        yield trial, Images(validation, test, training_areas(data))
 
 
 def _table(images: Mapping[str, Sequence[Images]]) -> list[str]:

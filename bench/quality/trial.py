@@ -184,11 +184,15 @@ def tuned(
     trial: Trial, data: Path, gates: tuple[str, ...] = tuple(GATES), *, tta: tuple[str, ...] = FLIPS, last: bool = False
 ) -> Outcome:
     """The test fold under the decision found on the validation fold, by the shipped weights or the last ones."""
-    index = ShardReader(str(data)).index
-    areas = np.asarray(index.areas)[~np.isin(index.fold, (VALIDATION, TEST))]
     validation, test = (trial.statistics(data, fold, tta, last=last) for fold in (VALIDATION, TEST))
-    found = tune_thresholds(validation, training_areas=areas, tta=tta, gates=gates)
+    found = tune_thresholds(validation, training_areas=training_areas(data), tta=tta, gates=gates)
     return decide(test, found.decision)
+
+
+def training_areas(data: Path) -> np.ndarray:
+    """(M, C) pixels of each class in the images of the shards that neither validate nor test."""
+    index = ShardReader(str(data)).index
+    return np.asarray(index.areas)[~np.isin(index.fold, (VALIDATION, TEST))]
 
 
 def raw(trial: Trial, data: Path, tta: tuple[str, ...] = (), *, last: bool = False) -> Outcome:
