@@ -5,7 +5,7 @@ gain by tuning: there the right answer is to leave the thresholds alone. Those o
 trained, are tuned on few of their validation images and judged on their test images.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -157,7 +157,10 @@ def run(work: Path, *, resamples: int = 20, num_images: int = 200, num_test: int
         num_images: simulated ones to tune on.
         num_test: simulated ones to judge on.
     """
-    make = partial(simulated, num_images=num_images, num_test=num_test)
+    networks = {
+        name: partial(simulated, network, num_images=num_images, num_test=num_test)
+        for name, network in NETWORKS.items()
+    }
     lines = [
         f"{num_images} simulated images of {len(MEDIAN_AREAS)} classes, each in {POSITIVES[0]} to {POSITIVES[1]} of "
         f"them, tune the decision; {num_test:,} others test it; {resamples} times for each network. Gains are in "
@@ -168,7 +171,7 @@ def run(work: Path, *, resamples: int = 20, num_images: int = 200, num_test: int
         f"{RULES['ours'].noise_factor:g} standard errors; the decision as a whole is then shipped when it gains more "
         f"than {RULES['ours'].final_noise_factor:g} of them over thresholds of one half.",
         "",
-        *_table({name: [make(network, seed) for seed in range(resamples)] for name, network in NETWORKS.items()}),
+        *_table(networks, resamples),
         "",
     ]
     found = [each for name in SETS for each in trained(work / name)]
@@ -185,11 +188,10 @@ def run(work: Path, *, resamples: int = 20, num_images: int = 200, num_test: int
             "",
             *_table(
                 {
-                    f"{trial.folder.parent.name}, seed {trial.folder.name.rpartition('-')[2]}": [
-                        drawn(whole, seed) for seed in range(resamples)
-                    ]
+                    f"{trial.folder.parent.name}, seed {trial.folder.name.rpartition('-')[2]}": partial(drawn, whole)
                     for trial, whole in found
-                }
+                },
+                resamples,
             ),
         ]
     )
@@ -207,14 +209,15 @@ def trained(work: Path) -> Iterator[tuple[Trial, Images]]:
         yield trial, Images(validation, test, training_areas(data))
 
 
-def _table(images: Mapping[str, Sequence[Images]]) -> list[str]:
-    """By the names of networks, each with its resamples."""
+def _table(networks: Mapping[str, Callable[[int], Images]], resamples: int) -> list[str]:
+    """By the names of networks, each with what gives its images by a seed."""
     lines = [
         "| network | one half | nothing | rule | in-sample | cross-fitted | on the test | worst | worse | tuned |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, those in images.items():
-        lines += [f"| {name} | {_row(rule, [judge(each, space) for each in those])} |" for rule, space in RULES.items()]
+    for name, images in networks.items():
+        for rule, space in RULES.items():
+            lines.append(f"| {name} | {_row(rule, [judge(images(seed), space) for seed in range(resamples)])} |")
     return lines
 
 
