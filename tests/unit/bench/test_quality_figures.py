@@ -60,6 +60,15 @@ def _longer(section: str) -> float:
     return ours / theirs
 
 
+def _worse(rule: str, *, of_trained: bool) -> tuple[float, float, float]:
+    """Of tuning by a rule, simulated networks or trained ones: how often it was worse, how many networks there are, and
+    the worst of all gains."""
+    lines = (ROOT / "bench" / "quality" / "sections" / "thresholds.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if f"| {rule} |" in line]
+    those = [row for row in rows if row[0].startswith("pretrained-") == of_trained]
+    return sum(float(row[8]) for row in those), len(those), min(float(row[7]) for row in those)
+
+
 def _quotes() -> Iterator[Quote]:
     neu, bsdata, strips = "pretrained-neu", "pretrained-bsdata", "pretrained-strips"
     both = "{:.1f} against {:.1f}"
@@ -104,6 +113,14 @@ def _quotes() -> Iterator[Quote]:
             *_gain(bsdata, f"{ON_ALL}, {HALF}", "positive Dice"),
         ),
     )
+    for of_trained, words in (
+        (False, "beyond its interval in {:.0f} of {:.0f}; always taking the richest decision, in {:.0f}."),
+        (True, "20 draws each: in {:.0f} of {:.0f}, by {:.1f} points on BSData; the richest, in {:.0f} |"),
+    ):
+        worse, networks, worst = _worse("ours", of_trained=of_trained)
+        richest, _, _ = _worse("always the richest", of_trained=of_trained)
+        points = (-worst,) if of_trained else ()
+        yield Quote("README.md", words, (worse, 20 * networks, *points, richest))
 
 
 QUOTES = tuple(_quotes())
