@@ -97,7 +97,8 @@ class Workers:
 
 
 def measure_row(row: Row, repeats: int, workers: Workers, bar: tqdm) -> RowResult:
-    """All sides of a row in turn, after one round that does not count.
+    """All sides of a row in turn, after one round that does not count; every other round from the last to the first,
+    so that no side always follows the same one, whose threads and memory it may have to wait for.
 
     Args:
         row: what to measure.
@@ -108,7 +109,8 @@ def measure_row(row: Row, repeats: int, workers: Workers, bar: tqdm) -> RowResul
     rates: list[list[float]] = [[] for _ in row.sides]
     errors = [""] * len(row.sides)
     for turn in range(repeats + 1):
-        for number, side in enumerate(row.sides):
+        numbered = [*enumerate(row.sides)]
+        for number, side in numbered if turn % 2 == 0 else reversed(numbered):
             bar.set_postfix_str(side.task)
             bar.update()
             if errors[number]:

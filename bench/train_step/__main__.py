@@ -76,7 +76,7 @@ def main() -> None:
         results = [_measure(row, options.repeats, start, bar) for row in rows]
     facts = {
         **_facts(card, begun),
-        "repeats": f"{options.repeats}, of {settings[0].steps} steps after one that is not timed",
+        "repeats": f"{options.repeats}, of {options.steps} steps{' after one that is not timed' * settings[0].lead}",
         **of_peers,
         **_gaps(options.rows, settings, card),
     }

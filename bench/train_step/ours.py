@@ -128,11 +128,12 @@ class Loop:
         _METERS.append(self.meter)
 
     def repeat(self) -> tuple[int, float]:
-        """One step for the host's time, then a stretch of them."""
+        """The lead, then a stretch of steps."""
         batches = TimedIterator(self._batches)
-        self.meter.launch()
-        self._steps(batches, 1)
-        self.meter.launched(waited=batches.take_seconds())
+        if self._setting.lead:
+            self.meter.launch()
+            self._steps(batches, self._setting.lead)
+            self.meter.launched(waited=batches.take_seconds())
         self.meter.start()
         self._steps(batches, self._setting.steps, self.meter.stepped)
         return self.meter.stop(waited=batches.take_seconds())

@@ -69,6 +69,7 @@ def _lightning(setting: Setting) -> Any:
     meter, feed = Meter(setting), _Feed(setting)
     _METERS.append(meter)
     micro_steps = setting.batch // setting.micro
+    lead = setting.lead * micro_steps
 
     class Module(pl.LightningModule):
         def __init__(self) -> None:
@@ -85,17 +86,17 @@ def _lightning(setting: Setting) -> Any:
 
     class Clock(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
-            if index == 0:
-                meter.launch()
-            if index == micro_steps:
+            if index == lead:
                 meter.start()
+            elif index == 0:
+                meter.launch()
 
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
-            if index == micro_steps - 1:
+            if index == lead - 1:
                 meter.launched()
             elif index % micro_steps == micro_steps - 1:
                 meter.stepped()
-            if index == (1 + setting.steps) * micro_steps - 1:
+            if index == lead + setting.steps * micro_steps - 1:
                 self.result = meter.stop()
 
     module = Module()
@@ -106,7 +107,7 @@ def _lightning(setting: Setting) -> Any:
             accelerator="gpu" if setting.device == "cuda" else "cpu",
             devices=1,
             max_epochs=1,
-            limit_train_batches=(1 + setting.steps) * micro_steps,
+            limit_train_batches=lead + setting.steps * micro_steps,
             accumulate_grad_batches=micro_steps,
             gradient_clip_val=CLIP_NORM,
             precision="bf16-mixed" if setting.precision == "bf16" else "32-true",
@@ -131,6 +132,7 @@ def _monai(setting: Setting) -> Any:
     meter, feed = Meter(setting), _Feed(setting)
     _METERS.append(meter)
     micro_steps = setting.batch // setting.micro
+    lead = setting.lead * micro_steps
     network = build_network(setting).to(setting.device).to(memory_format=torch.channels_last)
     optimizer = build_plain_optimizer(network, setting.device, channels_last=True)
 
@@ -152,7 +154,7 @@ def _monai(setting: Setting) -> Any:
         trainer = SupervisedTrainer(
             device=torch.device(setting.device),
             max_epochs=1,
-            epoch_length=(1 + setting.steps) * micro_steps,
+            epoch_length=lead + setting.steps * micro_steps,
             train_data_loader=feed,
             network=network,
             optimizer=optimizer,
@@ -168,19 +170,20 @@ def _monai(setting: Setting) -> Any:
         if trainer.amp:  # bfloat16 has float32's range; and the norm would be that of scaled gradients
             trainer.scaler = torch.amp.GradScaler(enabled=False)
         trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, clip)
-        trainer.add_event_handler(Events.ITERATION_STARTED(once=1), lambda: meter.launch())
 
-        def after_one(_: Any) -> None:
-            meter.launched()
-            meter.start()
-
-        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=micro_steps), after_one)
+        def before_each(engine: Any) -> None:
+            if engine.state.iteration == lead + 1:
+                meter.start()
+            elif engine.state.iteration == 1:
+                meter.launch()
 
         def after_each(engine: Any) -> None:
-            done, rest = divmod(engine.state.iteration, micro_steps)
-            if done > 1 and rest == 0:
+            if engine.state.iteration == lead:
+                meter.launched()
+            elif engine.state.iteration % micro_steps == 0:
                 meter.stepped()
 
+        trainer.add_event_handler(Events.ITERATION_STARTED, before_each)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, after_each)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: results.append(meter.stop()))
         trainer.run()

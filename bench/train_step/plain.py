@@ -44,22 +44,20 @@ class Loop:
         _METERS.append(self.meter)
 
     def repeat(self) -> tuple[int, float]:
-        """One step for the host's time, then a stretch of them."""
+        """The lead, then a stretch of steps."""
         batches = TimedIterator(self._batches)
-        self.meter.launch()
-        loss = self._step(batches)
-        self.meter.launched(waited=batches.take_seconds())
-        if self.meter.first_loss is None:
-            self.meter.first_loss = loss.item()
+        if self._setting.lead:
+            self.meter.launch()
+            self._step(batches)
+            self.meter.launched(waited=batches.take_seconds())
         self.meter.start()
         for _ in range(self._setting.steps):
             self._step(batches)
             self.meter.stepped()
         return self.meter.stop(waited=batches.take_seconds())
 
-    def _step(self, batches: TimedIterator) -> torch.Tensor:
+    def _step(self, batches: TimedIterator) -> None:
         setting = self._setting
-        total = torch.zeros((), device=setting.device)
         for _ in range(setting.batch // setting.micro):
             batch = next(batches)
             images = batch.images.to(setting.device, non_blocking=True)
@@ -67,11 +65,10 @@ class Loop:
             with torch.autocast(setting.device, torch.bfloat16, enabled=setting.precision == "bf16"):
                 loss = loss_of(setting, self.network, images, targets, channels_last=self._channels_last)
             loss.backward()
-            total += loss.detach()
+            self.meter.lose(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return total
 
 
 @functools.lru_cache(maxsize=1)

@@ -104,12 +104,12 @@ def _made_up(setting: Setting, card: str, bf16: bool) -> list[Row]:
     if setting.device == "cpu":  # nowhere else does training touch the allocator
         choices.append(Side(UNKEPT, "ours-unkept", "step", {**options, "keep_freed": False}))
     row = Row(f"made-up {setting.name}", title, UNIT, (ours, compiled, *choices, *_peers(setting)))
-    rows = [row, *_kept(row)]
     if setting.device == "cuda":  # a step without mixed precision beside it
-        rows.append(_in_precision("no", setting, {"no TF32": {"tf32": False}}))
-    elif bf16:
-        mixed = _in_precision("bf16", setting, {"NCHW": {"channels_last": False}})
-        rows += [mixed, *_kept(mixed)]
+        return [row, _in_precision("no", setting, {"no TF32": {"tf32": False}})]
+    alike = replace(row, sides=tuple(side for side in row.sides if side is ours or side.target is not None))
+    rows = [row, _kept(alike)]
+    if bf16:
+        rows.append(_kept(_in_precision("bf16", setting, {"NCHW": {"channels_last": False}})))
     return rows
 
 
@@ -125,13 +125,12 @@ def _in_precision(precision: str, setting: Setting, others: dict[str, dict[str, 
     return Row(f"{told} {one.name}", f"{one.name}, made-up batch, {told}", UNIT, sides)
 
 
-def _kept(row: Row) -> list[Row]:
-    """On a CPU once more, our side and those that it has targets against, all with the allocator that training sets."""
-    sides = [side for side in row.sides if side is row.sides[0] or side.target is not None]
-    if sides[0].options["device"] != "cpu":
-        return []
-    kept = tuple(replace(side, options={**side.options, "keep_freed": True}) for side in sides)
-    return [replace(row, name=f"kept {row.name}", title=f"{row.title}, all keep freed memory", sides=kept)]
+def _kept(row: Row) -> Row:
+    """On a CPU, with the allocator that training sets on all sides; on a GPU as it is."""
+    if row.sides[0].options["device"] != "cpu":
+        return row
+    sides = tuple(replace(side, options={**side.options, "keep_freed": True}) for side in row.sides)
+    return replace(row, name=f"kept {row.name}", title=f"{row.title}, all keep freed memory", sides=sides)
 
 
 def _choices(options: dict[str, Any], others: dict[str, dict[str, bool]]) -> list[Side]:
@@ -150,8 +149,7 @@ def _loader(setting: Setting, shards: str) -> list[Row]:
         Side("ours, made-up batch", "ours-compiled", "step", options, share, "what the loader costs"),
         *_peers(fed),
     )
-    row = Row(f"loader {setting.name}", f"{setting.name}, fed by the loader", UNIT, sides)
-    return [row, *_kept(row)]
+    return [_kept(Row(f"loader {setting.name}", f"{setting.name}, fed by the loader", UNIT, sides))]
 
 
 def _ddp(setting: Setting) -> list[Row]:

@@ -48,8 +48,7 @@ class Setting:
     micro: int = 8
     """Images a forward pass."""
     steps: int = 1
-    """Timed ones of a repeat, after one that is not: it tells the host's time on an idle device, and, on a CPU, keeps
-    what the side before has left running from the timed ones."""
+    """Timed ones of a repeat, after `lead`."""
     threads: int = 2
     """Of torch, on a CPU."""
     device: str = "cpu"
@@ -57,6 +56,11 @@ class Setting:
     """`no` or `bf16`."""
     shards: str | None = None
     """Where the loader reads; a made-up batch over and over when None."""
+
+    @property
+    def lead(self) -> int:
+        """Steps before the timed ones of a repeat: one on a GPU, which tells the host's time on an idle device."""
+        return 1 if self.device == "cuda" else 0
 
     @property
     def name(self) -> str:
