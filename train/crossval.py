@@ -35,7 +35,7 @@ from steel.thresholds.tuning import tune_thresholds
 from train.arguments import FitArguments, parse_fit, share_recipe
 from train.engine.evaluation_origin import provenance_of
 from train.engine.fold_pictures import keep_of_folds
-from train.engine.run_folder import RunFolder
+from train.engine.run_folder import RunFolder, member_folder
 from train.fit import train_in_folder
 from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
@@ -85,11 +85,6 @@ def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: 
         runtime.forget_trainings()
     if only is None:
         runtime.on_main(lambda: join_members(arguments, folds, test, runtime))
-
-
-def member_folder(out: str, fold: int) -> Path:
-    """Where the member validated on `fold` is trained."""
-    return Path(out) / f"fold-{fold}"
 
 
 def _labelled_folds(data: str) -> list[int]:

@@ -43,7 +43,7 @@ from steel.thresholds.tuning import Tuning, tune_thresholds
 from steel.views import parse_tta
 from train.engine.evaluation_origin import provenance_of, speed_of
 from train.engine.member_scores import judge_members
-from train.engine.run_folder import RunFolder
+from train.engine.run_folder import RunFolder, has_members
 from train.engine.run_inference import collect_statistics, gather_kept
 from train.engine.split_roles import role_of
 from train.engine.visualise import NUM_EXAMPLES, choose_examples, choose_random, draw_examples, predict_examples
@@ -265,8 +265,9 @@ def _make_way(arguments: argparse.Namespace) -> None:
         InputError: says which.
     """
     out = arguments.out
-    if RunFolder(out).is_run:
-        raise InputError(f"--out {out}: a training's run folder; give a folder of its own, such as {out / 'test'}")
+    owner = "training" if RunFolder(out).is_run else "cross-validation" if has_members(out) else None
+    if owner is not None:
+        raise InputError(f"--out {out}: a {owner}'s run folder; give a folder of its own, such as {out / 'test'}")
     tuned = out / "model.safetensors"
     if arguments.tune_thresholds:
         storage.check_apart([arguments.checkpoint], [str(tuned)])

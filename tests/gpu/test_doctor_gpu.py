@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 
 from steel.config import Config
 from steel.distributed.runtime import Runtime
+from steel.machine import reset_peak_memory
 from steel.model.network import UnifiedModel
 from steel.model.passes import intra_op_threads
 from steel.shards.reader import ShardReader
@@ -120,6 +121,8 @@ def test_memory_is_that_of_one_micro_batch(place: torch.device, reader: ShardRea
     """Beside weights, gradients and moments, and nothing of what was measured before; on a CPU beside all else that the
     process holds."""
     on_gpu, image = place.type == "cuda", 4 * CROP[0] * CROP[1]  # normalised
+    if not on_gpu and not reset_peak_memory():
+        pytest.skip("needs glibc and a writable /proc/self/clear_refs")
     weights = sum(p.nbytes for p in UnifiedModel(network_for(tiny, reader.manifest)).parameters())
     many_images = 32 if on_gpu else 512
     with job_on(place) as runtime:

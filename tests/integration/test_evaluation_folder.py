@@ -43,16 +43,19 @@ TUNED = ("--folds", "0", "--tune-thresholds", "--gates", "none")
 def test_a_run_folder_and_a_checkpoint_of_something_else_are_not_written_over(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, shipped = work / "run", work / "shipped"
-    for folder in (run, shipped):
-        folder.mkdir()
+    run, folds, shipped = work / "run", work / "folds", work / "shipped"
+    for folder in (run, folds / "fold-0", shipped):
+        folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes((work / "first.safetensors").read_bytes())
     for name in ("config.json", "status.json"):
         (run / name).write_text("{}")
+        (folds / "fold-0" / name).write_text("{}")
+    (folds / "report.html").write_text("out of fold")
     before = {path: path.read_bytes() for path in sorted(work.rglob("*")) if path.is_file()}
     for out, options, message in (
         (run, TUNED, f"error: --out {run}: a training's run folder; give a folder of its own, such as {run}/test"),
         (run, ("--folds", "1"), f"error: --out {run}: a training's run folder"),
+        (folds, ("--folds", "1"), f"error: --out {folds}: a cross-validation's run folder; give a folder of its own"),
         (shipped, TUNED, f"error: {shipped}/model.safetensors: not of a --tune-thresholds, and would be replaced; "),
     ):
         assert code_of(work, out, *options) == 2

@@ -57,6 +57,16 @@ class _ConfigFile:
     data_digest: str
 
 
+def member_folder(root: str | Path, fold: object) -> Path:
+    """Where a cross-validation in `root` trains the member that is validated on `fold`."""
+    return Path(root) / f"fold-{fold}"
+
+
+def has_members(root: Path) -> bool:
+    """Whether a cross-validation has begun to train members in `root`."""
+    return any(RunFolder(folder).is_run for folder in root.glob(member_folder("", "*").name))
+
+
 class RunFolderError(InputError):
     """A run folder that cannot be taken; what is said names it as `--out`, which is how a user has given it."""
 
