@@ -13,6 +13,7 @@ from bench.quality.pretrained import AUTO, DECODER, ENCODER, MEASURES, SETS, Jud
 from bench.quality.seeds import gain
 from bench.quality.trial import Trial, raw, tuned
 from steel.cli import main as steel
+from steel.inference.load import digest_source
 
 OF_SET = SETS["pretrained-neu"]
 ENSEMBLE, STUDENT = "ensemble", "student"
@@ -48,14 +49,18 @@ def run(source: Path, weights: Path, work: Path, *, passes: int | None, seeds: S
 
 
 def _pack(members: Sequence[Trial], folder: Path) -> Trial:
-    """The members in one file; once."""
-    trial = Trial(folder)
-    if not trial.is_done():
+    """The members in one file; once.
+
+    Raises:
+        InputError: the file there is of other members.
+    """
+    trial, asked = Trial(folder), [digest_source(str(member.checkpoint)) for member in members]
+    if not trial.is_done(asked):
         folder.mkdir(parents=True, exist_ok=True)
         files = [str(member.checkpoint) for member in members]
         if steel(["ensemble", *files, "--out", str(trial.checkpoint)]) != 0:
             sys.exit(1)
-        trial.finish(0, sum(member.processor_seconds for member in members))
+        trial.finish(0, sum(member.processor_seconds for member in members), asked)
     return trial
 
 
