@@ -179,7 +179,7 @@ def _length(facts: DataFacts, budget: float | None, reasons: dict[str, str]) -> 
         f"{_REFERENCE_IMAGES:,}, and more for fewer by the square root, up to {_MOST_PASSES}"
     )
     if budget is not None:
-        passes = round(budget * _CROPS.epochs / (_CROPS.epochs + _FULL.epochs), 2)
+        passes = max(0.01, round(budget * _CROPS.epochs / (_CROPS.epochs + _FULL.epochs), 2))
         length = f"{passes:g} of the budget's {budget:g} passes; without one, {length}"
     reasons["phases.0.epochs"] = length
     batch = _CROPS.batch_size
@@ -203,7 +203,7 @@ def _rate(machine: MachineClass, reasons: dict[str, str]) -> float:
 
 
 def _last_passes(passes: float, reasons: dict[str, str]) -> float:
-    last = round(passes * _FULL.epochs / _CROPS.epochs, 1 if passes >= 10 else 2)
+    last = max(0.01, round(passes * _FULL.epochs / _CROPS.epochs, 1 if passes >= 10 else 2))
     reasons["phases.1.epochs"] = f"{last:g}, 8 for 30 as in Severstal's preset"
     return last
 

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,14 @@ import numpy as np
 from bench.quality.networks import Network, Task, evaluate, tasks
 from bench.quality.recipes import Recipe
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, spread, values
-from bench.quality.trial import TEST, VALIDATION, folder_name
+from bench.quality.trial import TEST, VALIDATION, claim, folder_name
 from data_prep.__main__ import main as shard
 from steel.errors import InputError
 from steel.labels.csv_file import read_names
 from steel.labels.kaggle_csv import read_kaggle_csv
 from steel.metrics.scores import Outcome, decide, score
 from steel.metrics.statistics import EvaluationStatistics
+from steel.plain import to_dict
 from steel.shards.reader import ShardReader
 from steel.shards.selection import folds_of, rows_in
 from steel.synthetic.dataset import synthesize
@@ -148,8 +149,12 @@ def run(
         seconds: of training for the unified network.
         seeds: of the trainings.
         names: the sides; `LONG` may join `SIDES`.
+
+    Raises:
+        InputError: `work` holds sides of another recipe or other shards.
     """
     reader = ShardReader(str(data))
+    claim(work, _asked(recipe, reader), is_begun=any(work.glob("*/side.json")))
     rows = rows_in(reader, [f for f in folds_of(reader) if f not in (VALIDATION, TEST)], "train")
     one, six = tasks(reader.manifest.num_classes)
     sides: dict[str, list[Side]] = {name: [] for name in names}
@@ -163,6 +168,15 @@ def run(
             trained.append(train_side(folder, parts, recipe, reader, rows, seed))
     outcomes = {name: [_tuned(side, reader, rows) for side in those] for name, those in sides.items()}
     return _report(reader, rows, recipe, seconds, sides, outcomes)
+
+
+def _asked(recipe: Recipe, reader: ShardReader) -> list[str]:
+    """What sides in a folder follow from, but for what their names say."""
+    model = replace(recipe.model, weights=Path(recipe.model.weights).name)  # wherever it lies
+    parts = to_dict(replace(recipe, model=model))
+    del parts["told"]
+    fields = [f"{part} {name}={json.dumps(value)}" for part, those in parts.items() for name, value in those.items()]
+    return [*fields, f"of shards {reader.manifest.digest}"]
 
 
 def _steps(

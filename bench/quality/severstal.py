@@ -4,6 +4,7 @@ Everything goes on where it was when the same command is given again. How long a
 """
 
 import csv
+import hashlib
 import json
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.quality.trial import ROOT, TEST, VALIDATION
+from bench.quality.trial import ROOT, TEST, VALIDATION, claim
 from data_prep.__main__ import main as shard
 from steel.distributed.runtime import start
 from steel.errors import InputError
@@ -90,9 +91,10 @@ def run(source: Path, work: Path, recipe: Recipe, *, splits: Sequence[str]) -> s
         splits: names in `SPLITS`.
 
     Raises:
-        InputError: the folder is not Kaggle's.
+        InputError: the folder is not Kaggle's; or `work` holds what was asked for with another recipe or other images.
     """
     names = _image_names(source)
+    claim(work, _asked(source, recipe, names), is_begun=any(_is_begun(work, split) for split in SPLITS))
     to_do = [split for split in splits if not _is_done(work, split)]
     if to_do:
         each = expected(source, work, recipe, names)
@@ -223,6 +225,17 @@ def _image_names(source: Path) -> list[str]:
 def _folders(work: Path, split: str) -> tuple[Path, Path, Path]:
     """Of the shards, the run, and its scores on the test images."""
     return work / f"shards-{split}", work / f"run-{split}", work / f"test-{split}"
+
+
+def _is_begun(work: Path, split: str) -> bool:
+    return any(folder.exists() for folder in _folders(work, split))
+
+
+def _asked(source: Path, recipe: Recipe, names: Sequence[str]) -> list[str]:
+    """What shards, runs and scores in a folder follow from."""
+    size = [] if recipe.size is None else ["--size", recipe.size]
+    labels = hashlib.sha256((source / "train.csv").read_bytes()).hexdigest()
+    return [*recipe.words, *size, f"of {len(names):,} images", f"with a train.csv of sha256 {labels}"]
 
 
 def _is_done(work: Path, split: str) -> bool:

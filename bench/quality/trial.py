@@ -79,14 +79,8 @@ class Trial:
         """
         if not (self.folder / "trial.json").exists():
             return False
-        asked = _with_names_of_files(asked)
-        noted = _with_names_of_files(self._noted().get("asked", asked))  # those of before this was noted say nothing
-        if noted != asked:
-            other = [*(word for word in asked if word not in noted), *(word for word in noted if word not in asked)]
-            how = " ".join(other) or "in another order"
-            raise InputError(
-                f"{self.folder}: holds a training that was asked for otherwise ({how}); name another --work"
-            )
+        # Those of before this was noted say nothing.
+        _refuse_other(self.folder, "a training that was", self._noted().get("asked", list(asked)), asked)
         return True
 
     def finish(self, seconds: float, processor_seconds: float | None = None, asked: Sequence[str] = ()) -> None:
@@ -102,6 +96,35 @@ class Trial:
         if not path.exists():
             evaluate(self.last_checkpoint if last else self.checkpoint, data, fold, tta).save(path)
         return EvaluationStatistics.load(path)
+
+
+def claim(work: Path, asked: Sequence[str], *, is_begun: bool) -> None:
+    """Note what all in a folder is asked for, or see that what is there was asked for alike.
+
+    Args:
+        work: the folder.
+        asked: in words.
+        is_begun: something of it is there.
+
+    Raises:
+        InputError: it was asked for otherwise, or nobody noted how.
+    """
+    path = work / "asked.json"
+    if not is_begun:
+        work.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(list(asked), indent=1) + "\n", encoding="utf-8")
+    elif path.exists():
+        _refuse_other(work, "results that were", json.loads(path.read_text(encoding="utf-8")), asked)
+    else:
+        raise InputError(f"{work}: holds results of which nobody noted what they were asked for; name another --work")
+
+
+def _refuse_other(folder: Path, what: str, noted: Sequence[str], asked: Sequence[str]) -> None:
+    noted, asked = _with_names_of_files(noted), _with_names_of_files(asked)
+    if noted != asked:
+        other = [*(word for word in asked if word not in noted), *(word for word in noted if word not in asked)]
+        how = " ".join(other) or "in another order"
+        raise InputError(f"{folder}: holds {what} asked for otherwise ({how}); name another --work")
 
 
 def _with_names_of_files(words: Sequence[str]) -> list[str]:

@@ -184,10 +184,15 @@ def _tell(weights: EncoderWeights, fit: Fit) -> None:
         logger.warning("encoder weights: not in the file, so random: %s", list_some(fit.missing, 10))
     if fit.left_over:
         logger.info("encoder weights: in the file, but not in the encoder: %s", list_some(fit.left_over, 4))
-    if is_permissive(weights.licence):
-        logger.info("encoder weights: licence %s", weights.licence)
+    tell_licence(weights.licence)
+
+
+def tell_licence(licence: str) -> None:
+    """Say under what licence an encoder's weights are, louder where it asks for more than to be named."""
+    if is_permissive(licence):
+        logger.info("encoder weights: licence %s", licence)
     else:
         logger.warning(
             "encoder weights: licence %s: not this project's; read it before you hand on what is trained from them",
-            weights.licence,
+            licence,
         )

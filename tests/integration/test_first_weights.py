@@ -43,7 +43,9 @@ def fit(shards: Path, out: Path, *options: str) -> None:
     assert main([*OPTIONS, *options, "--data", str(shards), "--out", str(out)]) == 0
 
 
-def test_a_run_from_a_file(tiny_shards: Path, weights: Path, tmp_path: Path) -> None:
+def test_a_run_from_a_file(
+    tiny_shards: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     options = ["--model.weights", str(weights), "--model.mean", ".5", ".4", ".3", "--model.std", ".2", ".2", ".2"]
     fit(tiny_shards, out, *options)
@@ -73,11 +75,13 @@ def test_a_run_from_a_file(tiny_shards: Path, weights: Path, tmp_path: Path) -> 
     again = load_checkpoint(out / "model.safetensors")
     assert (again.mean, again.provenance["encoder_weights"]) == (made.mean, told)
 
-    # Whoever starts from it has its inputs, and its licence.
+    # Whoever starts from it has its inputs, and its licence, which is said again.
+    capsys.readouterr()
     fit(tiny_shards, tmp_path / "later", "--model.weights", "none", "--init-from", str(out / "model.safetensors"))
     heir = load_checkpoint(tmp_path / "later" / "model.safetensors")
     assert (heir.mean, heir.std) == (made.mean, made.std)
     assert heir.provenance["encoder_weights"]["licence"] == licence
+    assert f"encoder weights: licence {licence}: not this project's" in "".join(capsys.readouterr())
 
 
 def test_random_weights_take_the_inputs_of_the_data(tiny_shards: Path, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ What compiling costs is known only when it is done, a minute or several of them;
 phase's time. So `auto` first times a micro-batch without, and compiles where the phase goes on for so long that the
 share that is hoped for exceeds the usual cost; then it keeps the graph if it is faster. A phase too short to try costs
 one micro-batch, and one that tries in vain what it took to compile. On a CPU `auto` never tries: convolutions are most
-of the time there, and the same kernels in both (compiled steps are slower in `bench/train_step.md`); and a run there
-gives every bit again, which a choice by the clock would end.
+of the time there, and the same kernels in both (compiled steps are no faster in `bench/train_step.md`, and slower in
+`bench/end_to_end.md`); and a run there gives every bit again, which a choice by the clock would end.
 
 A rank that is slower than the others holds them all up: its time counts. All ranks see the times of all, and choose
 alike.

@@ -16,7 +16,7 @@ from steel.checkpoint import load_checkpoint
 from steel.config import ModelConfig
 from steel.errors import InputError, list_some
 from steel.model.network import UnifiedModel
-from steel.pretrained.encoder import EncoderWeights, inherited_licence, load_encoder
+from steel.pretrained.encoder import EncoderWeights, inherited_licence, load_encoder, tell_licence
 from steel.pretrained.stem import Normalisation, check_channels
 from steel.shards.format import Manifest
 
@@ -140,6 +140,8 @@ def initialise_weights(
     total = len(model.encoder.state_dict())
     digest = hashlib.sha256(storage.read_bytes(path)).hexdigest()
     weights = EncoderWeights(model.network.encoder, path, digest, inherited_licence(checkpoint), encoder, total)
+    if encoder:
+        tell_licence(weights.licence)
     return weights, Normalisation(checkpoint.mean, checkpoint.std)
 
 

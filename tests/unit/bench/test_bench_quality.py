@@ -15,12 +15,13 @@ from bench.quality.parts import PARTS, unit_options, verdict
 from bench.quality.pretrained import AUTO, DECODER, ENCODER, PLAIN
 from bench.quality.recipes import FROM_SCRATCH, on_pretrained
 from bench.quality.seeds import Gain, gain, mean_dice, miou, spread, values
+from bench.quality.trial import claim
 from steel.config import ModelConfig, NetworkConfig, SamplingConfig
 from steel.errors import InputError
 from steel.metrics.scores import Outcome
 from steel.model.network import UnifiedModel
 from steel.shards.reader import ShardReader
-from tests.shard_folder import defect_mask, make_shards, steel_image
+from tests.shard_folder import defect_mask, make_shards, small_shards, steel_image
 from train.arguments import parse_fit
 
 
@@ -208,6 +209,19 @@ def test_strips_that_were_rendered_of_other_masks_are_not_taken(
     assert len(made) == 1
     with pytest.raises(InputError, match="strips of other masks than are asked for"):
         cascade.make_shards(tmp_path, annotations, None, num_images=8, per_class=2)
+
+
+def test_sides_of_another_recipe_are_not_taken_for_those_of_this(tmp_path: Path) -> None:
+    data, work = small_shards(tmp_path / "shards"), tmp_path / "work"
+    claim(work, cascade._asked(FROM_SCRATCH, ShardReader(str(data))), is_begun=False)
+    (work / "one-0").mkdir()
+    (work / "one-0" / "side.json").touch()
+    other = replace(FROM_SCRATCH, phase=replace(FROM_SCRATCH.phase, lr=0.125))
+    with pytest.raises(InputError, match=r"asked for otherwise \(phase lr=0\.125 phase lr=0\.\d+\); name another"):
+        cascade.run(data, work, other, seconds=0.01, seeds=(0,))
+    (work / "asked.json").unlink()
+    with pytest.raises(InputError, match="nobody noted"):
+        cascade.run(data, work, FROM_SCRATCH, seconds=0.01, seeds=(0,))
 
 
 @pytest.mark.slow

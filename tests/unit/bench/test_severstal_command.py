@@ -98,6 +98,12 @@ def test_both_splits_are_sharded_of_the_same_images(tmp_path: Path, monkeypatch:
         "| this, classic test images",
         "| this, grouped test images",
     ]
+    for other in (replace(SMOKE, size="64x400"), replace(SMOKE, preset="severstal")):  # after a rehearsal, say
+        with pytest.raises(InputError, match=r"results that were asked for otherwise \(.*(64x400|severstal).*--work$"):
+            run(data, tmp_path, other, splits=["grouped"])
+    (data / "train.csv").write_text((data / "train.csv").read_text().splitlines()[0] + "\n")
+    with pytest.raises(InputError, match=r"asked for otherwise \(with a train\.csv of sha256 "):
+        run(data, tmp_path, SMOKE, splits=["classic"])
 
 
 def twice(data: Path) -> dict[str, str]:

@@ -54,6 +54,8 @@ def test_auto_fits_batch_and_validations_to_the_passes() -> None:
     assert long.phases[0].lr == short.phases[0].lr == 1e-3  # whatever the batch
     assert short.validation.every_epochs == 1
     assert short.reasons["phases.0.epochs"].startswith("6.32 of the budget's 8 passes; without one, 100 passes")
+    shortest = auto_recipe(facts, MachineClass("gpu", 80), 0.01)  # as of other presets
+    assert [phase.epochs for phase in shortest.phases] == [0.01, 0.01]
 
 
 def test_a_runs_seconds_are_its_steps_validations_and_the_choice_at_its_end() -> None:

@@ -14,6 +14,12 @@ from steel.model.optimizer import WeightAverage
 from tests.numerics.one_step import build_training, config_of, step_at
 from train.engine.step import TrainingState
 
+WALKS = (
+    *("modules", "named_modules", "children", "named_children", "parameters", "named_parameters"),
+    *("buffers", "named_buffers", "train", "state_dict"),
+)
+"""What goes through all layers of a network."""
+
 
 def training_of(*, judged_stages: int = 0, **optim: Any) -> TrainingState:
     """Of two phases, without a moving average unless told otherwise."""
@@ -149,7 +155,7 @@ def test_a_step_walks_over_no_modules(
         wrap(training)
     take_steps(training, 0, 1, phase=1)
     walked: list[str] = []
-    for name in (*("modules", "named_modules", "children", "parameters", "named_parameters"), *("buffers", "train")):
+    for name in WALKS:
         walk = getattr(nn.Module, name)
 
         def noting(*args: Any, walk: Any = walk, name: str = name, **kwargs: Any) -> Any:
