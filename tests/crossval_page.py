@@ -54,5 +54,8 @@ def write_crossval_page(folder: Path) -> dict[str, Any]:
     kept = Kept(kinds, layers, sorted(region for keeper in keepers for region in keeper.regions))
     folder.joinpath("report").mkdir()
     return write_crossval(
-        folder / "report", statistics, nested, found, reader, kept, tta=(), provenance={"members": FOLDS, "seed": 0}
+        *(folder / "report", statistics, nested, found, reader, kept),
+        tta=(),
+        provenance={"members": FOLDS, "seed": 0},
+        recipe={"phases.0.crop": "32x64, which is small"},
     )

@@ -93,8 +93,9 @@ def check_numbers(
         if isinstance(value, str) and re.fullmatch(r"-?[\d.]+", value):
             value = float(value)
         assert shown_as(text, value), (attributes, text, value)
-    # What is left has no number but class and file names, and the confidence of intervals.
-    words = {*known, *metrics["dice_per_class"], *rows, "95 %", "probability of 0.7", "70 of 100", "head F1"}
+    # What is left has no number but names of classes, files and options, and the confidence of intervals.
+    words = {*known, *metrics["dice_per_class"], *metrics.get("recipe", ()), *rows}
+    words |= {"95 %", "probability of 0.7", "70 of 100", "head F1"}
     for text in numbers.texts:
         rest = text
         for word in sorted(words, key=len, reverse=True):

@@ -33,7 +33,7 @@ from steel.storage import write_text
 from steel.thresholds.nested import nested_outcome
 from steel.thresholds.tuning import tune_thresholds
 from train.arguments import FitArguments, parse_fit, share_recipe
-from train.engine.evaluation_origin import provenance_of
+from train.engine.evaluation_origin import provenance_of, recipe_reasons
 from train.engine.fold_pictures import keep_of_folds
 from train.engine.run_folder import RunFolder, member_folder
 from train.fit import train_in_folder
@@ -150,7 +150,8 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
     )
     save_checkpoint(out / "model.safetensors", packed)
     provenance = provenance_of(packed, out / "model.safetensors", reader)
-    metrics = write_crossval(out, statistics, nested, found, reader, kept, tta=tta, provenance=provenance)
+    origin = {"provenance": provenance, "recipe": recipe_reasons(packed)}
+    metrics = write_crossval(out, statistics, nested, found, reader, kept, tta=tta, **origin)
     report = _format_report(metrics, len(folds), found.explanation)
     write_text(out / "report.txt", report + "\n")
     logger.info("%s", report)

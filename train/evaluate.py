@@ -41,7 +41,7 @@ from steel.shards.reader import ShardReader
 from steel.shards.selection import check_same_task, data_digests, folds_of, rows_in
 from steel.thresholds.tuning import Tuning, tune_thresholds
 from steel.views import parse_tta
-from train.engine.evaluation_origin import provenance_of, speed_of
+from train.engine.evaluation_origin import provenance_of, recipe_reasons, speed_of
 from train.engine.member_scores import judge_members
 from train.engine.run_folder import RunFolder, has_members
 from train.engine.run_inference import collect_statistics, gather_kept
@@ -216,6 +216,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
             gates=gates,
             speed=speed_of(len(rows), seconds, predictor, runtime),
             provenance=provenance_of(checkpoint, arguments.checkpoint, reader),
+            recipe=recipe_reasons(checkpoint),
             ensemble=ensemble,
         )
     logger.info("%s", "\n".join([metrics["verdict"]["sentence"], *([ensemble["sentence"]] if ensemble else [])]))

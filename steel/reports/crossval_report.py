@@ -32,6 +32,7 @@ def write_crossval(
     *,
     tta: Sequence[str],
     provenance: Mapping[str, Any],
+    recipe: Mapping[str, str],
 ) -> dict[str, Any]:
     """Write what a cross-validation found into the folder `out`.
 
@@ -44,6 +45,7 @@ def write_crossval(
         kept: for the gallery: what `images_to_see` names, by the member that has not seen it.
         tta: the flipped views behind the statistics.
         provenance: plain values for the record.
+        recipe: see `write_evaluation`.
 
     Returns:
         What stands in `metrics.json`.
@@ -61,7 +63,7 @@ def write_crossval(
         doubts=doubts,
         outcome=nested.outcome,
     )
-    metrics["provenance"] = dict(provenance)
+    metrics |= {"provenance": dict(provenance), "recipe": dict(recipe)}
     write_files(out, metrics, statistics, nested.outcome, reader, kept, doubts)
     return metrics
 

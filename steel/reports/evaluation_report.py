@@ -42,6 +42,7 @@ def write_evaluation(
     gates: Mapping[str, Decision] | None = None,
     speed: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, str] | None = None,
     ensemble: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write what an evaluation found into the folder `out`.
@@ -59,6 +60,7 @@ def write_evaluation(
         gates: other decisions to hold beside each other, by their gates.
         speed: plain values for the record.
         provenance: likewise.
+        recipe: sentences that say why options of the training are as they are, by their names.
         ensemble: what `member_metrics` returned, of an ensemble whose members were judged, too.
 
     Returns:
@@ -79,7 +81,7 @@ def write_evaluation(
         doubts=doubts,
     )
     metrics |= {} if ensemble is None else {"ensemble": dict(ensemble)}
-    metrics |= {"speed": dict(speed or {}), "provenance": dict(provenance or {})}
+    metrics |= {"speed": dict(speed or {}), "provenance": dict(provenance or {}), "recipe": dict(recipe or {})}
     write_files(out, metrics, statistics, outcome, reader, kept, doubts)
     return metrics
 

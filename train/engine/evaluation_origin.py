@@ -49,3 +49,11 @@ def provenance_of(checkpoint: Checkpoint, path: str | Path, reader: ShardReader)
         "evaluated_data": reader.manifest.digest,
         **{name: value for name, value in flat_scalars(checkpoint.provenance) if not name.startswith("gates.")},
     }
+
+
+def recipe_reasons(checkpoint: Checkpoint) -> dict[str, str]:
+    """Why the options that `--preset auto` and `--budget` have chosen are as they are, by their names; of an ensemble
+    where all members say the same."""
+    members = [each["provenance"] for each in checkpoint.provenance.get("members", ())] or [checkpoint.provenance]
+    told = [each.get("config", {}).get("reasons", {}) for each in members]
+    return dict(told[0]) if all(each == told[0] for each in told) else {}

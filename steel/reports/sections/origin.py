@@ -65,11 +65,11 @@ def _doubt(number: int, line: Mapping[str, Any], shown: Mapping[str, int]) -> li
 
 
 def origin_section(page: Figures) -> Markup:
-    """How fast, and what was evaluated on what."""
+    """How fast, what was evaluated on what, and why it was trained as it was."""
     parts: list[object] = []
-    for what in ("speed", "provenance"):
+    for what, heading in (("speed", "Speed"), ("provenance", "Provenance"), ("recipe", "Why this recipe")):
         if page.metrics.get(what):
-            parts.append(tag("h3", what.capitalize()))
+            parts.append(tag("h3", heading))
             parts.append(
                 definitions(
                     {

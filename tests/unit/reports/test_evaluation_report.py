@@ -257,7 +257,11 @@ def test_nothing_at_all_is_said_in_words(tmp_path: Path) -> None:
     statistics = EvaluationStatistics.from_images(images, 3, decision)
     nothing = Kept({kind: [] for kind in KINDS}, {}, [])
     metrics = write_evaluation(
-        tmp_path, statistics, decision, ShardReader(root), nothing, folds=[0], role="train", tta=("hflip",)
+        *(tmp_path, statistics, decision, ShardReader(root), nothing),
+        folds=[0],
+        role="train",
+        tta=("hflip",),
+        recipe={"phases.0.lr": "2e-3: the encoder's"},
     )
     page = (tmp_path / "report.html").read_text()
     assert metrics["standing_per_class"]["class 1"]["state"] == "absent"
@@ -270,6 +274,8 @@ def test_nothing_at_all_is_said_in_words(tmp_path: Path) -> None:
         "No image has a defect",
         "TRAINED ON",
         "it was never tuned",
+        "Why this recipe",
+        "2e-3: the encoder's",
     ):
         assert words in html.unescape(page), words
     assert (tmp_path / "label_doubts.csv").read_text().startswith("rank,image_id,")
