@@ -19,19 +19,10 @@ from steel.errors import InputError
 from steel.model.network import UnifiedModel, normalise
 from steel.pretrained.encoder import load_encoder
 from steel.pretrained.stem import Normalisation
+from tests.as_if_trained import trained
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = Normalisation(MEAN, STD)
-
-
-def trained(model: nn.Module) -> nn.Module:
-    """`model` in evaluation with statistics and affine weights that a wrong place or order would show."""
-    generator = torch.Generator().manual_seed(3)
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and tensor.ndim < 2:
-            low = 0.5 if name.endswith(("var", "weight", "gamma")) else -0.2
-            tensor.copy_(low + torch.rand(tensor.shape, generator=generator))
-    return model.eval()
 
 
 def classifier(name: str) -> nn.Module:
