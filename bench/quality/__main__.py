@@ -1,8 +1,8 @@
 """Quality of trained models, measured:  python -m bench.quality QUESTION
 
 severstal | pretrained-neu | pretrained-bsdata | pretrained-strips | auto-choice | auto-bsdata | auto-strips
-clean | small | pseudo-labels | distill | rare | neu | choice | cascade-pretrained | cascade | parts | ablation
-thresholds | demo
+batches | clean | small | pseudo-labels | distill | rare | neu | choice | cascade-pretrained | cascade | parts
+ablation | thresholds | demo
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
@@ -20,6 +20,7 @@ from bench.made_by import made_by
 from bench.quality import (
     ablation,
     auto_choice,
+    batches,
     bsdata,
     cascade,
     choice,
@@ -50,6 +51,7 @@ SECTIONS = {
     "auto-choice": "What could `--preset auto` do better on pretrained weights?",
     "auto-bsdata": "And on small pits?",
     "auto-strips": "And on Severstal's geometry?",
+    "batches": "Does the batch that many GPUs share cost quality?",
     "clean": "And where 90 % of the images are clean?",
     "small": "With few images: what pretrained weights and the recipe are worth",
     "pseudo-labels": "What are images without labels worth?",
@@ -66,14 +68,16 @@ SECTIONS = {
 }
 OTHER_SETS = {"auto-bsdata": "pretrained-bsdata", "auto-strips": "pretrained-strips"}
 """Questions about `auto` on the sets of others, whose trainings of it they take."""
-RENDERED = ("pretrained-strips", "auto-strips", "cascade-pretrained", "cascade")
+SAME_WORK = {**OTHER_SETS, "batches": "pretrained-strips"}
+"""These, and one about the preset for Severstal."""
+RENDERED = ("pretrained-strips", "auto-strips", "batches", "cascade-pretrained", "cascade")
 """Of strips rendered for real masks."""
 
 
 def main() -> int:
     """Entry point; returns the exit code."""
     options = _parse()
-    work = options.work.absolute() / OTHER_SETS.get(options.what, options.what)
+    work = options.work.absolute() / SAME_WORK.get(options.what, options.what)
     work.mkdir(parents=True, exist_ok=True)
     if options.what in pretrained.SETS:
         given = options.what, _shards(options, work), options.weights, work
@@ -102,6 +106,8 @@ def main() -> int:
             variants=options.variants or [auto_choice.NO_BRIGHTNESS],
             once=options.once,
         )
+    elif options.what == "batches":
+        text = batches.run(_shards(options, work), options.weights, work, seeds=options.seeds)
     elif options.what == "clean":
         variants = list(clean.VARIANTS) if options.variants is None else options.variants
         text = clean.run(
@@ -198,14 +204,18 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--preset", default="severstal", help="severstal: what is trained")
     parser.add_argument("--size", metavar="HxW", help="severstal: store images at this size, for a rehearsal")
     parser.add_argument("--passes", type=int, help="times each training image is seen (neu, choice: 16)")
-    parser.add_argument("--annotations", type=Path, help="cascade*, *-strips: run-length masks to render images for")
-    parser.add_argument("--image-ids", type=Path, help="cascade*, *-strips: ids to render, as `steel synth` takes them")
-    parser.add_argument("--num-images", type=int, default=1800, help="cascade*, *-strips: images to render")
+    parser.add_argument(
+        "--annotations", type=Path, help="cascade*, *-strips, batches: run-length masks to render images for"
+    )
+    parser.add_argument(
+        "--image-ids", type=Path, help="cascade*, *-strips, batches: ids to render, as `steel synth` takes them"
+    )
+    parser.add_argument("--num-images", type=int, default=1800, help="cascade*, *-strips, batches: images to render")
     parser.add_argument(
         "--per-class",
         type=int,
         default=240,
-        help="cascade*, *-strips: of them, at least so many of each class",
+        help="cascade*, *-strips, batches: of them, at least so many of each class",
     )
     parser.add_argument("--seconds", type=float, default=90, help="cascade*: training time of the unified network")
     parser.add_argument("--resamples", type=int, default=20, help="thresholds: sets of images for each network")
@@ -237,7 +247,7 @@ def _parse() -> argparse.Namespace:
         parser.error(f"{options.what} needs --source, the folder of its images")
     pretrained_too = (
         "auto-choice",
-        *OTHER_SETS,
+        *SAME_WORK,
         "clean",
         "small",
         "pseudo-labels",

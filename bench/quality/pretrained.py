@@ -79,16 +79,16 @@ class Sides:
         """`--preset auto`, whatever it chooses, with the network and the passes of the others."""
         return self._ours("auto", seed, name, ["--budget", f"{self.passes}passes", *options])
 
-    def severstal(self, seed: int) -> Trial:
+    def severstal(self, seed: int, name: str = "severstal", options: Sequence[str] = ()) -> Trial:
         """The preset for Severstal, with its two phases in their proportion on these images."""
         full = max(1, round(self.passes * 8 / 38))
-        options = [
+        carried_over = [
             *("--phases.0.epochs", str(self.passes - full), "--phases.1.epochs", str(full)),
             *("--phases.0.crop", *map(str, self.of_set.crop), "--validation.every-epochs", "2"),
             *both_phases("batch-size", str(self.of_set.batch_size)),
             *both_phases("micro-batch", str(min(8, self.of_set.batch_size))),
         ]
-        return self._ours("severstal", seed, "severstal", options)
+        return self._ours("severstal", seed, name, [*carried_over, *options])
 
     def plain(self, seed: int, lr: float, *, on_all: bool = False) -> Trial:
         """The plain loop at one of `RATES`; on all images but the test's, or without the validation's as the others."""
