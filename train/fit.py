@@ -111,7 +111,7 @@ def run_attempt(
     _try_phases_to_come(context, training, state)
 
     top_checkpoints = _open_top_checkpoints(context, folder, saved)
-    writer = _open_writer(context.config, runtime, folder, metric_logger, closing)
+    writer = _open_writer(context.config, training, folder, metric_logger, closing)
     loop = Loop(
         context=context,
         state=state,
@@ -125,7 +125,7 @@ def run_attempt(
         name_suspects=functools.partial(_write_suspects, context, folder),
     )
     metric_logger.wait_until_open()  # before a process is forked
-    if metric_logger.is_watched:
+    if runtime.is_main and metric_logger.is_watched:
         metric_logger.show(dataset_item(context))
     is_finished = loop.run() and select_model(
         context, training, state, top_checkpoints, folder, metric_logger, lambda: signals.received
@@ -142,14 +142,19 @@ def _open_top_checkpoints(context: RunContext, folder: RunFolder, saved: SavedSt
 
 
 def _open_writer(
-    config: Config, runtime: Runtime, folder: RunFolder, metric_logger: MetricLogger, closing: contextlib.ExitStack
+    config: Config,
+    training: TrainingState,
+    folder: RunFolder,
+    metric_logger: MetricLogger,
+    closing: contextlib.ExitStack,
 ) -> StateWriter | None:
     """What writes states, on rank 0."""
-    if not runtime.is_main:
+    if not training.runtime.is_main:
         return None
     interval = 60 * config.runtime.save_minutes or math.inf
     writer = StateWriter(folder.states, config.runtime.keep_states, interval, metric_logger.wait_until_written)
     closing.callback(writer.close)
+    writer.reserve(training.tensors_to_come(), training.model.state_dict())
     return writer
 
 

@@ -113,6 +113,22 @@ class Runtime:
         dist.all_gather_object(box, value, group=self.hosts)
         return box
 
+    def gather_on_main(self, value: T, num_ranks: int) -> list[T]:
+        """The picklable `value` of each of the first `num_ranks` ranks, on rank 0; the others go on at once, with none.
+
+        `all_gather` takes the largest value's size of every rank, on every rank: too much for pictures.
+        """
+        if self.is_main:
+            values: list[Any] = [value]
+            for rank in range(1, min(num_ranks, self.world)):
+                box: list[Any] = [None]
+                dist.recv_object_list(box, src=rank, group=self.hosts)
+                values += box
+            return values
+        if self.rank < num_ranks:
+            dist.send_object_list([value], dst=0, group=self.hosts)
+        return []
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.world > 1:

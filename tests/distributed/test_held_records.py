@@ -1,4 +1,5 @@
-"""No rank waits for what rank 0 writes down: a line on a slow disk, figures and pictures for a slow tracker."""
+"""No rank waits for what rank 0 does alone: compute scores, write to a slow disk, tell a slow tracker of figures and
+pictures."""
 
 import json
 from pathlib import Path
@@ -14,7 +15,7 @@ OPTIONS = (
 STEPS = 9
 
 
-def test_no_rank_waits_for_a_line_or_a_tracker(tiny_shards: Path, tmp_path: Path) -> None:
+def test_no_rank_waits_for_scores_a_line_or_a_tracker(tiny_shards: Path, tmp_path: Path) -> None:
     """The other rank goes on training while a call of rank 0 lasts; and nothing of what was held is lost."""
     out = tmp_path / "run"
     script = "tests/distributed/programs/held_records_fit.py"
@@ -25,7 +26,11 @@ def test_no_rank_waits_for_a_line_or_a_tracker(tiny_shards: Path, tmp_path: Path
         "line of a train: came",
         "line of a validation: came",
         "pictures: came",
+        "scores of a validation: came",
     ]
+    shares = [(tmp_path / f"pictures-{rank}").read_text().splitlines() for rank in (0, 1)]
+    assert shares == [["2"] * 4, ["2"] * 4]  # of four pictures of each validation
+    assert (out / "pictures").read_text().splitlines() == ["4"] * 4
     assert (tmp_path / "steps").stat().st_size == STEPS
     records = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [r["global_step"] for r in records if r["kind"] == "train"] == list(range(1, STEPS + 1))

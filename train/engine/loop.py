@@ -15,7 +15,7 @@ from train.engine.data import resolve_crop
 from train.engine.device_batches import device_batches
 from train.engine.loop_state import LoopState, Window
 from train.engine.made_up_batch import made_up_batch
-from train.engine.metric_logger import MetricLogger, train_record
+from train.engine.metric_logger import MetricLogger, train_figures
 from train.engine.run_context import RunContext
 from train.engine.run_progress import PREDICTING, TUNING, RunProgress
 from train.engine.state import StateWriter
@@ -149,7 +149,8 @@ class Loop:
         self.progress.count_step(done, self.state)
         num_done = done.step + 1
         if num_done % self.context.config.tracking.log_every == 0 or num_done == done.plan.steps:
-            self.metric_logger.log(train_record(self.state, done, self.step_metrics.take_speed()))
+            figures = train_figures(self.state, done, self.step_metrics.take_speed())
+            self.metric_logger.log({"kind": "train", **done.plan.place_after(num_done)}, lambda: figures)
             self.state.window = Window()
 
     def _fail_if_nonfinite(self) -> None:
@@ -180,17 +181,15 @@ class Loop:
     def _validate(self, plan: PhasePlan) -> None:
         """Score the weights, keep them if they are among the best, and see whether the phase still gets better.
 
-        All ranks predict and tune; the best weights and the history are written, the curves drawn and the tracker told
-        beside training. What rank 0 computes alone, the others wait for: the scores, whose warning resamples the images
-        (some hundredths of a second for 2,500 images of four classes), and the predictions of a tracker's few pictures.
+        All ranks predict and tune, the pictures of a tracker too. The scores, whose warning resamples the images, are
+        computed, the best weights and the history written, the curves drawn and the tracker told beside training.
         """
         model, spent = self.training.scored_model(plan.number), self.context.live.spent
         before = spent.copy()
         result = validate(self.context, model, tta=())
         losses = validation_loss(self.context, self.training, model, plan)
         self.progress.count_validation(*(spent[part] - before[part] for part in (PREDICTING, TUNING)))
-        if self.context.runtime.is_main:
-            self._log_validation(plan, model, result, losses)
+        self._report_validation(plan, model, result, losses)
         epoch = round(plan.epoch_at(self.state.step), 2)
         offered = TopCheckpoint(result.score, plan.number, self.state.step, epoch)
         is_kept = self.top_checkpoints.offer(offered)
@@ -201,14 +200,16 @@ class Loop:
         self.step_metrics.restart_clock()
         self.progress.restart_clock()
 
-    def _log_validation(
+    def _report_validation(
         self, plan: PhasePlan, model: UnifiedModel, result: ValidationResult, losses: Mapping[str, float]
     ) -> None:
-        place = plan.place_after(self.state.step)
+        place = {"kind": "validation", **plan.place_after(self.state.step)}
         by_head = {"loss": sum(losses.values()), **{f"loss_{head}": loss for head, loss in losses.items()}}
-        self.metric_logger.log({"kind": "validation", **place, **by_head, **validation_scores(self.context, result)})
+        self.metric_logger.log(place, lambda: {**by_head, **validation_scores(self.context, result)})
         if self.metric_logger.is_watched:
-            self.metric_logger.show(validation_examples(self.context, model, result))
+            examples = validation_examples(self.context, model, result)
+            if examples is not None:
+                self.metric_logger.show(examples)
 
     def _is_out_of_patience(self) -> bool:
         patience = self.context.config.validation.patience

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from steel.plain import to_dict
@@ -23,12 +24,12 @@ logger = logging.getLogger("train.fit")
 class MetricLogger(Protocol):
     """What a run reports its figures to."""
 
-    def log(self, record: dict[str, Any]) -> None:
-        """Keep one record; `global_step` is its place on the axis."""
+    def log(self, place: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> None:
+        """Keep one record: where in the run it belongs, and the figures that `make` computes beside training."""
 
     @property
     def is_watched(self) -> bool:
-        """Whether anybody looks at what is shown."""
+        """Whether anybody looks at what is shown; the same on every rank."""
 
     def show(self, item: Item) -> None:
         """Hand the tracker what is more than a figure; its place is that of the last record."""
@@ -50,13 +51,14 @@ class MetricLogger(Protocol):
         """Draw the curves and close the tracker; later calls do nothing."""
 
 
+@dataclass(frozen=True)
 class NullMetricLogger:
     """That of the ranks other than 0: it does nothing."""
 
-    def log(self, record: dict[str, Any]) -> None:
-        """Nothing."""
+    is_watched: bool
 
-    is_watched = False
+    def log(self, place: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> None:
+        """Nothing."""
 
     def show(self, item: Item) -> None:
         """Nothing."""
@@ -74,39 +76,39 @@ class NullMetricLogger:
         """Nothing."""
 
 
-class _RecordWriter:
-    """Hands records to `write` on a thread of its own, in their order: no step of any rank waits for a slow disk.
+class _Beside:
+    """Does one thing after another on a thread of its own, in their order: no step of any rank waits for a resampling
+    or a slow disk.
 
-    A record that cannot be written is the last one that is tried, so that no line is missing between others. What
-    waits is bounded by the states: one that is due before a validation waits for the one before, and that for its
-    records; see `train.engine.state.StateWriter`.
+    What fails is the last that is tried, so that no line of the history is missing between others. What waits is
+    bounded by the states: one that is due before a validation waits for the one before, and that for its records; see
+    `train.engine.state.StateWriter`.
     """
 
-    def __init__(self, write: Callable[[dict[str, Any]], None]) -> None:
-        self._write = write
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="record-writer")
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="metric-logger")
         self._newest: Future[None] | None = None
         self._problem: Exception | None = None
 
-    def submit(self, record: dict[str, Any]) -> None:
-        """Have a record written; raises the problem of one before it."""
+    def submit(self, task: Callable[[], None]) -> None:
+        """Have something done; raises the problem of what failed before it."""
         self._check()
-        self._newest = self._pool.submit(self._try, record)
+        self._newest = self._pool.submit(self._try, task)
 
     def wait(self) -> None:
-        """Wait until all records are written; raises the problem of the one that could not be."""
+        """Wait until all is done; raises the problem of what failed."""
         if self._newest is not None:
             self._newest.result()
         self._check()
 
     def close(self) -> None:
-        """Wait until all records are written, without raising."""
+        """Wait until all is done, without raising."""
         self._pool.shutdown(wait=True)
 
-    def _try(self, record: dict[str, Any]) -> None:
+    def _try(self, task: Callable[[], None]) -> None:
         if self._problem is None:
             try:
-                self._write(record)
+                task()
             except Exception as problem:  # whoever asks next is told
                 self._problem = problem
 
@@ -120,7 +122,7 @@ class MainMetricLogger:
 
     def __init__(self, history: History, tracker: Tracker, curves: CurvesProcess, plans: Sequence[PhasePlan]) -> None:
         self._history = history
-        self._writer = _RecordWriter(self._write)
+        self._beside = _Beside()
         self._tracker = tracker
         self._curves = curves
         self._plans = plans
@@ -130,25 +132,24 @@ class MainMetricLogger:
         self._global_step = 0
         """Of the last record."""
 
-    def log(self, record: dict[str, Any]) -> None:
-        """Hand a record to the history and the tracker, which take it beside training; say what a validation found.
+    def log(self, place: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> None:
+        """Have a record made and handed to the history and the tracker, and what a validation found said.
 
         Raises:
             OSError: an earlier record could not be written to the history.
         """
         self._draw_what_is_due()
-        self._writer.submit(record)
-        self._global_step = record["global_step"]
+        self._beside.submit(lambda: self._take({**place, **make()}))
+        self._global_step = place["global_step"]
+
+    def _take(self, record: dict[str, Any]) -> None:
+        """On the thread, which starts no process: a loader's worker that is forked meanwhile would hold that start's
+        pipe, and with it this thread, for as long as it lives."""
+        self._history.append(record)
         epochs_before = sum(plan.phase.epochs for plan in self._plans[: record["phase"]])
-        self._tracker.log(tracked_figures(record, epochs_before), self._global_step)
+        self._tracker.log(tracked_figures(record, epochs_before), record["global_step"])
         if record["kind"] == "validation":  # the live line has the losses
             logger.info("%s", self._line(record))
-
-    def _write(self, record: dict[str, Any]) -> None:
-        """On the writer's thread, which starts no process: a loader's worker that is forked meanwhile would hold that
-        start's pipe, and with it this thread, for as long as it lives."""
-        self._history.append(record)
-        if record["kind"] == "validation":
             self._draw_due = True
 
     def _draw_what_is_due(self) -> None:
@@ -179,7 +180,8 @@ class MainMetricLogger:
 
     def show(self, item: Item) -> None:
         """Hand the tracker what is more than a figure; its place is that of the last record."""
-        self._tracker.show(item, self._global_step)
+        step = self._global_step
+        self._beside.submit(lambda: self._tracker.show(item, step))  # behind the figures of its place
 
     def wait_until_open(self) -> None:
         """Wait for the tracker, a bounded time."""
@@ -187,13 +189,13 @@ class MainMetricLogger:
 
     def wait_until_written(self) -> None:
         """Wait for the history; see `MetricLogger`."""
-        self._writer.wait()
+        self._beside.wait()
 
     def finish(self, status: Status) -> None:
         """Draw the curves of what has been written and close the tracker; later calls do nothing."""
         if not self._finished:
             self._finished = True
-            self._writer.close()
+            self._beside.close()
             self._curves.draw_at_last()
             self._tracker.finish(status)
 
@@ -221,21 +223,22 @@ def tracked_figures(record: Mapping[str, Any], epochs_before: float) -> dict[str
 
 def open_metric_logger(context: RunContext, folder: RunFolder, state: LoopState) -> MetricLogger:
     """The logger of this attempt; an earlier one's records that lie beyond `state` are taken back."""
-    if not context.runtime.is_main:
-        return NullMetricLogger()
+    runtime = context.runtime
+    if not runtime.is_main:
+        return NullMetricLogger(runtime.broadcast(None))
     history = History(folder.history)
     history.open_at(state.phase, state.step, validated=not state.validation_due)
     tracker = build_tracker(context.config.tracking, folder.root, to_dict(context.config), folder.attempt)
-    return MainMetricLogger(history, tracker, CurvesProcess(history, folder.curves), context.plans)
+    metric_logger = MainMetricLogger(history, tracker, CurvesProcess(history, folder.curves), context.plans)
+    runtime.broadcast(metric_logger.is_watched)
+    return metric_logger
 
 
-def train_record(state: LoopState, last: FinishedStep, speed: Speed) -> dict[str, Any]:
-    """The record of the steps in the window of `state`, of which `last` is the last one."""
+def train_figures(state: LoopState, last: FinishedStep, speed: Speed) -> dict[str, Any]:
+    """Figures of the steps in the window of `state`, of which `last` is the last one."""
     window = state.window
     # A window of skipped steps alone has no loss: None, since NaN is not JSON.
     return {
-        "kind": "train",
-        **last.plan.place_after(last.step + 1),
         "loss": sum(window.losses.values()) / window.steps if window.steps else None,
         **{f"loss_{h}": window.losses[h] / window.steps if window.steps else None for h in last.losses},
         "lr": last.lr,

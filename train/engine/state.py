@@ -208,10 +208,10 @@ def resume_state(runtime: Runtime, folder: Path) -> SavedState | None:
 
 class StateWriter:
     """Writes states and the best weights on a thread of its own, one after another, so that training waits for their
-    host copy alone.
+    host copy alone; `reserve` makes the memory for that.
 
-    The first of each kind also waits for the memory that all of them are copied to. Files come to the disk in the order
-    in which they were submitted: a state is there no sooner than the weights that it ranks, and never without them.
+    Files come to the disk in the order in which they were submitted: a state is there no sooner than the weights that
+    it ranks, and never without them.
     """
 
     def __init__(
@@ -234,6 +234,16 @@ class StateWriter:
         self._pending: dict[str, Future[None]] = {}
         """The last write of each kind, until somebody has asked what became of it."""
         self._has_failed = False
+
+    def reserve(self, tensors: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+        """Make the memory that states and best weights are copied to: else the first of each waits for it.
+
+        Args:
+            tensors: as of the states to come.
+            weights: as of the weights to come.
+        """
+        self._copies.reserve(tensors)
+        self._best_copies.reserve(weights)
 
     @property
     def is_idle(self) -> bool:

@@ -187,6 +187,16 @@ class TrainingState:
             named |= {f"scaler.{k}": torch.tensor(v, dtype=torch.float64) for k, v in self.scaler.state_dict().items()}
         return named
 
+    def tensors_to_come(self) -> dict[str, torch.Tensor]:
+        """Tensors of the shapes, types and order in memory of all that `tensors` will give in this run: AdamW makes a
+        parameter's moments with its first gradient."""
+        named: dict[str, torch.Tensor] = {}
+        parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        for index, parameter in enumerate(parameters):
+            moments = {f"optimizer.{index}.exp_avg": parameter, f"optimizer.{index}.exp_avg_sq": parameter}
+            named |= {**moments, f"optimizer.{index}.step": torch.zeros((), device=parameter.device)}
+        return named | self.tensors()
+
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take over what `tensors` gave."""
 

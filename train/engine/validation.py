@@ -97,11 +97,21 @@ def validation_metrics(context: RunContext, result: ValidationResult) -> dict[st
     )
 
 
-def validation_examples(context: RunContext, model: UnifiedModel, result: ValidationResult) -> MaskedImages:
-    """A fixed choice of validation images with true and predicted masks."""
-    rows = choose_examples(context.reader, context.rows.validation, context.config.tracking.num_images)
-    examples = predict_examples(predictor_of(context, model, ()), result.tuning.decision, context.reader, rows)
-    return MaskedImages("val/examples", context.reader.manifest.class_names, examples)
+def validation_examples(context: RunContext, model: UnifiedModel, result: ValidationResult) -> MaskedImages | None:
+    """A fixed choice of validation images with true and predicted masks; every rank calls this, and predicts its share.
+
+    Returns:
+        On rank 0 all of them; None on the others, which wait for nobody.
+    """
+    runtime, reader = context.runtime, context.reader
+    rows = choose_examples(reader, context.rows.validation, context.config.tracking.num_images)
+    mine = rows[runtime.rank :: runtime.world]
+    examples = predict_examples(predictor_of(context, model, ()), result.tuning.decision, reader, mine) if mine else []
+    parts = runtime.gather_on_main(examples, len(rows))
+    if not parts:
+        return None
+    shown = [parts[number % runtime.world][number // runtime.world] for number in range(len(rows))]
+    return MaskedImages("val/examples", reader.manifest.class_names, shown)
 
 
 def predictor_of(context: RunContext, model: UnifiedModel, tta: tuple[str, ...]) -> Predictor:

@@ -91,6 +91,7 @@ def talks(runtime: Runtime, note: Note) -> None:
     note("groups", default=dist.get_backend(), hosts=dist.get_backend(runtime.hosts))
     note("broadcast", value=runtime.broadcast({"rank": runtime.rank}))
     note("all_gather", value=runtime.all_gather(runtime.rank * 11))
+    note("gather_on_main", value=runtime.gather_on_main(runtime.rank * 11, 2))
     note("sum_numbers", value=runtime.sum_numbers([1.0, float(runtime.rank), float("inf")]))
     note("on_main", value=runtime.on_main(lambda: runtime.rank))
     tensor, linear = torch.full((2,), 5.0), torch.nn.Linear(1, 1)

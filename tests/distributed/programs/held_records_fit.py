@@ -5,9 +5,10 @@ call these never come, and it comes back after `PATIENCE_S`. Other work on the m
 such call leaves a line in FOLDER/held: its name, and whether those steps came.
 """
 
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from steel.tracking.history import History
 from steel.tracking.items import Item, MaskedImages
 from steel.tracking.queue import NullTracker
 from steel.tracking.trackers import TRACKERS, TrackerKind
+from train.engine import loop, validation
+from train.engine.loop import Loop
 from train.engine.step import TrainingState
 from train.fit import main
 
@@ -57,7 +60,7 @@ class HeldTracker(NullTracker):
 
     def __init__(self, holder: Holder, run_dir: Path) -> None:
         self._holder = holder
-        self._told = run_dir / "tracked"
+        self._told, self._shown = run_dir / "tracked", run_dir / "pictures"
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
         """Of the first step, and of the first validation."""
@@ -69,12 +72,21 @@ class HeldTracker(NullTracker):
         """Pictures of the first validation."""
         if isinstance(item, MaskedImages):
             self._holder.hold("pictures", step)
+            with self._shown.open("a") as file:
+                file.write(f"{len(item.images)}\n")
 
 
 def hold_into(folder: Path) -> None:
     """For the rest of the process."""
     holder = Holder(folder)
-    take, append = TrainingState.step, History.append
+    take, append, score, predict = (
+        TrainingState.step,
+        History.append,
+        loop.validation_scores,
+        validation.predict_examples,
+    )
+    report = Loop._report_validation
+    reported: list[int] = []
 
     def counted(training: TrainingState, *arguments: Any) -> Any:
         sums = take(training, *arguments)
@@ -86,7 +98,22 @@ def hold_into(folder: Path) -> None:
         holder.hold(f"line of a {record['kind']}", record["global_step"])
         append(history, record)
 
+    def reported_at(self: Loop, *arguments: Any) -> None:
+        reported.append(self.state.step)
+        report(self, *arguments)
+
+    def scored(*arguments: Any) -> dict[str, Any]:
+        holder.hold("scores of a validation", reported[0])
+        return score(*arguments)
+
+    def predicted(predictor: Any, decision: Any, reader: Any, rows: Sequence[int]) -> Any:
+        with (folder / f"pictures-{os.environ['RANK']}").open("a") as file:
+            file.write(f"{len(rows)}\n")
+        return predict(predictor, decision, reader, rows)
+
     TrainingState.step, History.append = counted, held  # type: ignore[method-assign]
+    Loop._report_validation = reported_at  # type: ignore[method-assign]
+    loop.validation_scores, validation.predict_examples = scored, predicted  # type: ignore[attr-defined]
     TRACKERS["held"] = TrackerKind("late", "Held", lambda config, run_dir, *others: HeldTracker(holder, run_dir))
 
 

@@ -28,7 +28,7 @@ DEADLINE_S = 60.0
 
 def _log_validation(logger: MainMetricLogger, step: int) -> None:
     place = {"kind": "validation", "phase": 0, "step": step, "global_step": step, "epoch": float(step)}
-    logger.log({**place, **SCORES, "warning": ""})
+    logger.log(place, lambda: {**SCORES, "warning": ""})
     logger.wait_until_written()
 
 
@@ -62,7 +62,7 @@ def test_a_validation_has_the_curves_drawn_by_another_process(tmp_path: Path) ->
 
 
 def test_a_drawing_is_started_by_the_thread_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the next record, and not by the one that writes: see `MainMetricLogger._write`."""
+    """With the next record, and not by the one that writes: see `MainMetricLogger._take`."""
     started_by: list[threading.Thread] = []
     monkeypatch.setattr(CurvesProcess, "draw_beside", lambda self: started_by.append(threading.current_thread()))
     logger = _logger(tmp_path)

@@ -253,6 +253,33 @@ def test_a_save_holds_up_the_device_and_not_the_host(network: UnifiedModel, gpu:
     assert {name: id(buffer) for name, buffer in buffers.items()} == memory
 
 
+def test_the_memory_of_all_saves_is_made_before_the_first_step(
+    network: UnifiedModel, gpu: HostWaits, train: Train
+) -> None:
+    """In the shapes and the order in memory of what AdamW makes later."""
+    training = train(network)
+    copies = HostCopies()
+    copies.reserve(training.tensors_to_come())
+    memory = {name: id(buffer) for name, buffer in copies._buffers.items()}
+    take_steps(training, gpu, 1)
+    assert memory.keys() == training.tensors().keys() and any(name.endswith("exp_avg") for name in memory)
+    copies.begin(training.tensors())
+    buffers, _ = copies.wait()
+    assert {name: id(buffer) for name, buffer in buffers.items()} == memory
+
+
+def test_what_is_reserved_and_not_saved_yet_stays_reserved() -> None:
+    """The moments of a frozen encoder, say."""
+    first, second = torch.zeros(2), torch.ones(3)
+    copies = HostCopies()
+    copies.reserve({"first": first, "second": second})
+    memory = id(copies._buffers["second"])
+    copies.begin({"first": first})
+    assert list(copies.wait()[0]) == ["first"]
+    copies.begin({"first": first, "second": second})
+    assert id(copies.wait()[0]["second"]) == memory and copies.wait()[0]["second"].equal(second)
+
+
 def test_a_save_in_fp16_reads_two_numbers_of_the_scaler(
     small_network: UnifiedModel, gpu: HostWaits, train: Train
 ) -> None:

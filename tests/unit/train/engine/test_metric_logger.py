@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from steel.tracking.history import History
+from steel.tracking.items import Item, Summary
 from steel.tracking.queue import NullTracker
 from train.engine.curves_process import CurvesProcess
 from train.engine.loop_state import LoopState
@@ -57,7 +58,8 @@ def metric_logger(history: History, tmp_path: Path) -> MainMetricLogger:
 
 
 def log(metric_logger: MainMetricLogger, step: int) -> None:
-    metric_logger.log({"kind": "train", "phase": 0, "step": step, "global_step": step, "epoch": 0.0, "loss": 1.0})
+    place = {"kind": "train", "phase": 0, "step": step, "global_step": step, "epoch": 0.0}
+    metric_logger.log(place, lambda: {"loss": 1.0})
 
 
 def steps_of(history: History) -> list[int]:
@@ -73,6 +75,37 @@ def test_a_slow_disk_holds_nothing_up_and_loses_nothing(
     disk.is_free.set()
     metric_logger.finish("finished")
     assert steps_of(history) == list(range(50))
+
+
+def test_what_a_record_says_is_computed_beside_training_and_pictures_come_after_it(
+    history: History, disk: Disk, tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    class Told(NullTracker):
+        def log(self, record: Mapping[str, Any], step: int) -> None:
+            told.append(f"figures of {step}")
+
+        def show(self, item: Item, step: int) -> None:
+            told.append(f"pictures of {step}")
+
+    logger = MainMetricLogger(history, Told(), CurvesProcess(history, tmp_path / "curves.png"), [])
+    may_compute, by = threading.Event(), []
+
+    def compute() -> dict[str, float]:
+        assert may_compute.wait(WAIT_S)
+        by.append(threading.current_thread())
+        return {"loss": 1.0}
+
+    disk.is_free.set()
+    logger.log({"kind": "train", "phase": 0, "step": 7, "global_step": 7, "epoch": 0.0}, compute)  # comes back at once
+    logger.show(Summary({}))
+    assert told == [] and steps_of(history) == []
+    may_compute.set()
+    logger.wait_until_written()
+    assert told == ["figures of 7", "pictures of 7"] and steps_of(history) == [7]
+    assert by != [threading.current_thread()]
+    logger.finish("finished")
 
 
 def test_a_state_comes_after_the_lines_before_it(
