@@ -80,6 +80,7 @@ class DecodedCache:
         *,
         folder: str | os.PathLike[str] | None = None,
         max_bytes: int | None = None,
+        trial: str | None = None,
     ) -> None:
         """Open the cache of a set, or begin one; those of other sets that nobody uses make room for it.
 
@@ -88,6 +89,8 @@ class DecodedCache:
             index: of the set.
             folder: `decoded/` is made in it; `steel/` under the user's cache folder when None.
             max_bytes: what all sets in the folder may take; half of the room that there is when None.
+            trial: a name for a cache beside the set's own, with the room that that one would have, for which no other
+                set makes way. Whoever tries it removes its folder; what a killed process leaves makes way like a set.
 
         Raises:
             OSError: the folder cannot be made or written.
@@ -96,11 +99,13 @@ class DecodedCache:
         self._names = [shard.name for shard in manifest.shards]
         self._starts = np.cumsum([0, *(shard.num_samples for shard in manifest.shards)])
         base = (Path(folder) if folder is not None else user_cache()) / "decoded"
-        self.folder = base / _identity(manifest)
+        own = base / _identity(manifest)
+        self.folder = own if trial is None else base / trial
         self._mask_kind = decode_stored_mask(manifest, b"", 1, 1).dtype
         self._begin()
-        self._num_shards, self.num_bytes = self._fit(room_for(base, self.folder, max_bytes))
-        make_room(base, self.folder, self.num_bytes, max_bytes)
+        self._num_shards, self.num_bytes = self._fit(room_for(base, own, max_bytes))
+        if trial is None:
+            make_room(base, own, self.num_bytes, max_bytes)
 
     def _begin(self) -> None:
         weakref.finalize(self, os.close, hold(self.folder))

@@ -167,17 +167,23 @@ class ShardReader:
             raise self._bad(row, error) from error
         return Sample(row, image, bitmask)
 
-    def keep_decoded(self, folder: str | os.PathLike[str] | None = None, max_bytes: int | None = None) -> DecodedCache:
+    def keep_decoded(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        max_bytes: int | None = None,
+        trial: str | None = None,
+    ) -> DecodedCache:
         """From now on hold decoded samples on this node's disk, and read those that are held; the same pixels come out.
 
         Args:
             folder: see `DecodedCache`.
             max_bytes: see `DecodedCache`.
+            trial: see `DecodedCache`.
 
         Raises:
             OSError: the folder cannot be made or written.
         """
-        self.decoded = DecodedCache(self.manifest, self.samples, folder=folder, max_bytes=max_bytes)
+        self.decoded = DecodedCache(self.manifest, self.samples, folder=folder, max_bytes=max_bytes, trial=trial)
         return self.decoded
 
     def _pixels(self, row: int, at: Place) -> tuple[np.ndarray, np.ndarray | None]:

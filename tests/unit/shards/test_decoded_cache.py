@@ -292,6 +292,33 @@ def test_sets_that_nobody_uses_make_room(tmp_path: Path) -> None:
     assert reader.read(3).row == 3
 
 
+def test_a_trial_has_the_room_of_a_set_and_takes_it_from_no_other(tmp_path: Path) -> None:
+    """Beside the set's own cache, which counts as its own; once let go it makes way like any."""
+    root, other = small_shards(tmp_path / "set"), small_shards(tmp_path / "other", num=15)
+    for row in range(8):
+        open_reader(other).read(row)
+    (unused,) = {path.parent for path in data_files(root)}
+    first = open_reader(root)
+    first.read(0)
+    assert first.decoded is not None
+    own, bound = first.decoded.folder, first.decoded.num_bytes
+    del first
+
+    reader = ShardReader(root)
+    trial = reader.keep_decoded(root.parent / "node", bound, trial="trial")
+    assert trial.folder == own.with_name("trial")
+    assert (trial.num_bytes, trial.num_samples) == (bound, 14)
+    assert_right(reader.read(13))
+    assert own.exists() and unused.exists()
+    assert len(list(trial.folder.glob("*.decoded"))) == 1
+
+    reader.decoded = None
+    del trial
+    open_reader(root, max_bytes=bound)
+    assert own.exists()
+    assert not own.with_name("trial").exists() and not unused.exists()
+
+
 def test_of_samples_that_are_large_once_decoded_few_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
