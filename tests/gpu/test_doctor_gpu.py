@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,21 +78,31 @@ def test_a_preset_is_reported(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """By the whole program: with memory beside the time of each step, and on a GPU with what compiling gains."""
+    """By the whole program: with memory beside the time of each step, and with what a cache and compiling gain."""
     on_gpu = place.type == "cuda"
     monkeypatch.setenv("ACCELERATE_USE_CPU", str(not on_gpu).lower())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(PRESETS, "smoke", tiny)
+    if not on_gpu:  # where code for a graph takes minutes
+        graph_of = partial(torch.compile, backend="aot_eager", fullgraph=True, dynamic=False)
+        monkeypatch.setattr(torch, "compile", lambda function, **_: graph_of(function))
+    asked = ["--preset", "smoke", "--data", str(reader.root), "--out", str(tmp_path), *["--compile"][: not on_gpu]]
     with intra_op_threads(1):  # see `job_on`
-        assert doctor.main(["--preset", "smoke", "--data", str(reader.root), "--out", str(tmp_path)]) == 0
+        assert doctor.main(asked) == 0
     report = capsys.readouterr().out
     AcceleratorState._reset_state(reset_partial_state=True)
 
     (steps,) = re.findall(r"^  step +phase crops: by micro-batch: (.*)$", report, re.MULTILINE)
     size = tiny.phases[0].micro_batch
     assert re.findall(r"(\d+) in \d+ ms \(\d+\.\d images/s, \d+\.\d GiB\)", steps) == [str(size), str(2 * size)], steps
+    cached = (
+        r"^  loader +phase crops: with the decoded cache \d+ crops/s with \d+ workers, \d+\.\dx those that decode; "
+    )
+    assert re.search(cached, report, re.MULTILINE), report
+    assert not list((tmp_path / "cache" / "steel" / "decoded").iterdir())
     assert re.search(r"^[ !] bound +phase crops: the (network|loader), \d", report, re.MULTILINE), report
     gains = re.findall(r"^  compile +phase crops: compiled, a micro-batch is \d+\.\d+x as fast; ", report, re.MULTILINE)
-    assert len(gains) == (on_gpu and shutil.which("g++") is not None), report
+    assert len(gains) == (not on_gpu or shutil.which("g++") is not None), report
     assert not [text for text in complaints(report) if not re.match("! (bound|compile) ", text)], report
 
 
@@ -167,7 +178,7 @@ def test_what_does_not_fit_is_no_end(
         small = cost_of(runtime, tiny, reader, 2)
     assert small is not None
     phase = replace(tiny.phases[0], batch_size=large, micro_batch=large)
-    (finding,) = bound(phase, {1: 100.0}, {2: small, large: None})
+    (finding,) = bound(phase, {1: 100.0}, {2: small, large: None}, "no room")
     assert finding.level == "problem"
     assert f"micro-batch {large} does not fit; a smaller phases.N.micro-batch does, 2 here" in finding.text
 

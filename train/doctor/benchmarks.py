@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from steel.config import SamplingConfig
+from steel.config import Config, PhaseConfig, SamplingConfig
 from steel.distributed.runtime import Runtime
 from steel.errors import InputError
 from steel.loading.augment import Augmenter
-from steel.loading.sampler import build_sampler
+from steel.loading.sampler import Stream, build_sampler
 from steel.loading.train_loader import train_batches
 from steel.shards.reader import ShardReader
 from train.doctor.checks import Finding
@@ -124,18 +124,48 @@ def probe_loader(reader: ShardReader, workers: int, runtime: Runtime) -> Iterato
         reader.manifest.num_classes,
         reader.manifest.ignore_bit,
     )
-    rate = batch_rate(reader, augmenter, sampling, MICRO_BATCH, workers, runtime)
+    rate = batch_rate(reader, sampler_of(reader, sampling), augmenter, MICRO_BATCH, workers, runtime)
     crop = "x".join(map(str, augmenter.crop))
     yield Finding("loader", f"{rate:.0f} augmented {crop} crops/s per rank with {workers} workers")
 
 
+def loader_rate(
+    reader: ShardReader,
+    config: Config,
+    phase: PhaseConfig,
+    crop: tuple[int, int],
+    workers: int,
+    runtime: Runtime,
+    rows: np.ndarray | None = None,
+) -> float:
+    """Training samples per second of a rank in a phase, while all ranks load; every rank calls this.
+
+    Args:
+        reader: of the shards.
+        config: of the recipe.
+        phase: of it.
+        crop: height and width.
+        workers: of each rank.
+        runtime: this rank's.
+        rows: of the samples that this rank draws from, ascending; all when None.
+    """
+    manifest = reader.manifest
+    augmenter = Augmenter(config.augment, crop, phase.sampling, manifest.num_classes, manifest.ignore_bit)
+    runtime.barrier()
+    sampler = sampler_of(reader, phase.sampling, rows)
+    return batch_rate(reader, sampler, augmenter, phase.micro_batch, workers, runtime)
+
+
+def sampler_of(reader: ShardReader, sampling: SamplingConfig, rows: np.ndarray | None = None) -> Stream:
+    """The order of training in which the samples of these rows come, ascending; of all when None."""
+    rows = np.arange(len(reader.samples)) if rows is None else rows
+    return build_sampler(rows, reader.samples.areas, sampling, seed=0, phase=0, shards=reader.samples.shard)
+
+
 def batch_rate(
-    reader: ShardReader, augmenter: Augmenter, sampling: SamplingConfig, size: int, workers: int, runtime: Runtime
+    reader: ShardReader, sampler: Stream, augmenter: Augmenter, size: int, workers: int, runtime: Runtime
 ) -> float:
     """Training samples per second of this rank, in micro-batches of `size`, once its workers have started."""
-    sampler = build_sampler(
-        np.arange(len(reader.samples)), reader.samples.areas, sampling, seed=0, phase=0, shards=reader.samples.shard
-    )
     places = (MicroBatchRange(n, 0, range(n * size, (n + 1) * size)) for n in itertools.count())
     batches = train_batches(
         reader,

@@ -1,5 +1,5 @@
-"""What bounds a preset on this machine: its training batches by number of workers, its step by micro-batch, and on a
-GPU what compiling it gains."""
+"""What bounds a preset on this machine: its training batches by number of workers and with decoded samples held, its
+step by micro-batch, and what compiling that gains."""
 
 import itertools
 import time
@@ -12,13 +12,13 @@ import torch
 from steel.config import Config, PhaseConfig
 from steel.distributed.runtime import Runtime, seed_everything
 from steel.errors import SharedError, is_out_of_memory
-from steel.loading.augment import Augmenter
 from steel.loading.train_loader import MicroBatch
 from steel.machine import count_workers, peak_memory, reset_peak_memory
 from steel.model.network import UnifiedModel
 from steel.shards.reader import ShardReader
-from train.doctor.benchmarks import batch_rate
+from train.doctor.benchmarks import loader_rate
 from train.doctor.checks import GIB, Finding
+from train.doctor.decoded_cache import CachedRates, cached_rates, judge_cached
 from train.engine.batch_plan import PhasePlan, micro_batch_share
 from train.engine.compilation import LEAST_GAIN, choose_compilation
 from train.engine.data import resolve_crop
@@ -48,35 +48,44 @@ class StepCost:
     """Of these gradients."""
 
 
-def probe_preset(runtime: Runtime, config: Config, reader: ShardReader) -> Iterator[Finding]:
+def probe_preset(runtime: Runtime, config: Config, reader: ShardReader, *, compiles: bool) -> Iterator[Finding]:
     """Measure each phase of the recipe, and say what bounds it; every rank calls this.
 
     Args:
         runtime: this rank's.
         config: of the preset.
         reader: of the shards.
+        compiles: measure what compiling a step gains, too.
     """
     for phase in config.phases:
         crop = resolve_crop(reader, np.arange(len(reader)), phase.crop, config.tiling, phase.sampling.zoom[0])
         rates = {workers: loader_rate(reader, config, phase, crop, workers, runtime) for workers in _worker_counts()}
+        cached = cached_rates(runtime, reader, config, phase, crop, max(rates))
         costs = {micro: step_cost(runtime, config, reader, phase, crop, micro) for micro in _micro_batches(phase)}
         size = f"{crop[0]}x{crop[1]}"
         told = ", ".join(f"{rate:.0f} with {workers}" for workers, rate in rates.items())
         yield Finding("loader", f"phase {phase.name}: crops/s of {size} per rank by workers: {told}")
+        yield judge_cached(phase.name, cached, max(rates))
         told = ", ".join(_shown(micro, cost) for micro, cost in costs.items())
         yield Finding("step", f"phase {phase.name}: by micro-batch: {told}")
-        yield from bound(phase, rates, costs)
-        if runtime.device.type == "cuda" and costs[phase.micro_batch] is not None:  # on a CPU there is nothing to gain
+        yield from bound(phase, rates, costs, cached)
+        if compiles and costs[phase.micro_batch] is not None:
             yield compile_gain(runtime, config, reader, phase, crop)
 
 
-def bound(phase: PhaseConfig, rates: Mapping[int, float], costs: Mapping[int, StepCost | None]) -> Iterator[Finding]:
+def bound(
+    phase: PhaseConfig,
+    rates: Mapping[int, float],
+    costs: Mapping[int, StepCost | None],
+    cached: CachedRates | str,
+) -> Iterator[Finding]:
     """What keeps a phase from being faster, and what to do about it.
 
     Args:
         phase: its micro-batch is one of `costs`.
-        rates: training samples per second of a rank by workers.
+        rates: training samples per second of a rank by workers, when each is decoded.
         costs: of a step by micro-batch; None where memory did not suffice.
+        cached: with the decoded cache; or why that was not measured.
     """
     own = costs[phase.micro_batch]
     if own is None:
@@ -105,19 +114,14 @@ def bound(phase: PhaseConfig, rates: Mapping[int, float], costs: Mapping[int, St
     most = max(rates, key=lambda workers: rates[workers])
     text = (
         f"the loader, {rates[most]:.0f} crops/s per rank with {most} workers where the network takes {needed:.0f}; "
-        "give each rank more cores, or decode once with --runtime.decoded-cache on"
+        "give each rank more cores"
     )
+    if isinstance(cached, CachedRates) and cached.is_faster:
+        text += (
+            f", or decode once: {cached.held:.0f} crops/s with --runtime.decoded-cache on, which auto, the default, is "
+            "where a run saves time by it"
+        )
     yield Finding("bound", f"phase {phase.name}: {text}", "warning")
-
-
-def loader_rate(
-    reader: ShardReader, config: Config, phase: PhaseConfig, crop: tuple[int, int], workers: int, runtime: Runtime
-) -> float:
-    """Training samples per second of a rank, while all ranks load."""
-    manifest = reader.manifest
-    augmenter = Augmenter(config.augment, crop, phase.sampling, manifest.num_classes, manifest.ignore_bit)
-    runtime.barrier()
-    return batch_rate(reader, augmenter, phase.sampling, phase.micro_batch, workers, runtime)
 
 
 def step_cost(
@@ -176,15 +180,32 @@ def compile_gain(
     config = replace(config, runtime=replace(config.runtime, compile="on"))
     plan = _one_micro_batch_each(runtime, reader, phase, phase.micro_batch)
     training = _training(runtime, config, reader)
+    on_cpu = runtime.device.type == "cpu"
     try:
         choice = choose_compilation(training, plan, 0, lambda: _batch(runtime, reader, plan, crop), None)
     except SharedError as error:
-        return Finding("compile", str(error), "warning")
+        return not_compiled(str(error), on_cpu=on_cpu)
     finally:
         training.micro_batch_losses.compute_eagerly()
     assert choice is not None and choice.gain is not None, "measured"
-    advice = "--runtime.compile auto takes it" if choice.gain >= LEAST_GAIN else "--runtime.compile off is as good"
+    advice = compile_advice(choice.gain, on_cpu=on_cpu)
     return Finding("compile", f"phase {phase.name}: compiled, a micro-batch is {choice.gain:.2f}x as fast; {advice}")
+
+
+def not_compiled(problem: str, *, on_cpu: bool) -> Finding:
+    """What it means that torch cannot compile a step."""
+    if on_cpu:
+        return Finding("compile", f"{problem}; training needs none of it: on a CPU only --runtime.compile on compiles")
+    return Finding("compile", problem, "warning")
+
+
+def compile_advice(gain: float, *, on_cpu: bool) -> str:
+    """What to do with a gain."""
+    if gain < LEAST_GAIN:
+        return f"--runtime.compile off is {'as good' if gain > 1 / LEAST_GAIN else 'faster'}"
+    if on_cpu:
+        return "--runtime.compile on takes it, auto never compiles on a CPU"
+    return "--runtime.compile auto takes it"
 
 
 def _training(runtime: Runtime, config: Config, reader: ShardReader) -> TrainingState:

@@ -135,6 +135,13 @@ def test_a_missing_shard_folder_is_said_plainly(tmp_path, capsys):
     assert any(line.startswith("x shards") and "nothing" in line for line in lines)
 
 
+def test_to_compile_wants_a_preset(capsys):
+    with pytest.raises(SystemExit) as ended:
+        doctor.main(["--compile"])
+    assert ended.value.code == 2
+    assert "--compile: it is a preset's step that is compiled; name one with --preset" in capsys.readouterr().err
+
+
 def test_damaged_samples_are_found(tmp_path, capsys):
     root = small_shards(tmp_path / "shards")
     shard = sorted(root.glob("*.tar"))[0]
