@@ -20,7 +20,7 @@ from steel.precision import choose_precision
 from steel.shards.reader import ShardReader
 
 ENCODER, DECODER = "tu-tf_efficientnet_lite0", (64, 48, 32, 24, 16)
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 """The plain loop's; the best of them on the validation images, with the first seed, is its own with all."""
 PLAIN_BATCH = 8
 """The plain loop's, as `auto` chooses on all of these sets: as many steps on both sides."""
@@ -161,8 +161,8 @@ def run(name: str, data: Path, weights: Path, work: Path, *, passes: int | None,
         [
             _about(data, sides, seeds),
             "",
-            f"The plain loop's learning rate is the best of three in {of_set.measure} of the validation images at "
-            f"threshold 0.5, with the first seed: {rates}. {_chosen(trials[AUTO][0])} "
+            f"The plain loop's learning rate is the best of {len(RATES)} in {of_set.measure} of the validation images "
+            f"at threshold 0.5, with the first seed: {rates}. {_chosen(trials[AUTO][0])} "
             + trained_at(
                 [*(t for those in trials.values() for t in those), *(sides.plain(seeds[0], lr) for lr in RATES)]
             ),

@@ -51,7 +51,7 @@ def run(source: Path, weights: Path, work: Path, *, seeds: Sequence[int], sizes:
             f"U-Net with {ENCODER} and a decoder of {'-'.join(map(str, DECODER))} channels, from ImageNet weights but "
             f"for the last side; {SEEN:,} images seen, each as often. A quarter as many images validate, eight at "
             f"least; the plain loop has batches of {BATCH_SIZE}, as auto chooses, and the learning rate that is the "
-            "best of three on them, with the first seed. "
+            f"best of {len(RATES)} on them, with the first seed. "
             f"Seeds {', '.join(map(str, seeds))}. Mean IoU of three classes in percent, of the test images.",
             "",
             f"| images | passes | | {' | '.join(f'{side} (each seed)' for side in SIDES)} |",
