@@ -14,7 +14,10 @@ from steel.tracking.items import Confusion, Files, ImageTable, MaskedImage, Mask
 NAMES = ("spot", "scratch")
 _TRUE, _SAID = np.zeros((8, 16), np.uint8), np.zeros((8, 16), np.uint8)
 _TRUE[:2, :4], _TRUE[:2, 2:6], _SAID[4:, 8:] = 1, 3, 2  # a spot, half of it beneath a scratch; a scratch said elsewhere
-IMAGE = MaskedImage("a.jpg", np.full((8, 16), 90, np.uint8), _TRUE, _SAID, np.full((8, 16), 128, np.uint8))
+IMAGE = MaskedImage(
+    *("a.jpg", "a.jpg · predicted: scratch"),
+    *(np.full((8, 16), 90, np.uint8), _TRUE, _SAID, np.full((8, 16), 128, np.uint8)),
+)
 EXAMPLES = MaskedImages("val/examples", NAMES, [IMAGE])
 CURVE = ThresholdCurve(np.array([4] * 129 + [2] * 127 + [0]), np.array([6] * 129 + [1] * 127 + [0]))
 """Of 4 positives and 6 negatives: all are above 128 of 256, then half of the positives and one negative."""

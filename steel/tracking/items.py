@@ -17,6 +17,8 @@ Kind = Literal["dataset", "model", "report"]
 class MaskedImage:
     """An image with what is true of it and what is said of it; nobody changes its arrays any more."""
 
+    image_id: str
+    """The same whatever is said of it: where its pictures of all validations belong."""
     caption: str
     image: np.ndarray
     """(H, W) gray or (H, W, 3) RGB uint8."""

@@ -31,7 +31,7 @@ class TensorboardBackend:
         match item:
             case MaskedImages():
                 for image in item.images:
-                    self._show_image(f"{item.name}/{image.caption}", image, item.class_names, step)
+                    self._show_image(f"{item.name}/{image.image_id}", image, item.class_names, step)
             case ImageTable():
                 rows = [[str(value) for value in line.values()] for line in item.lines]
                 self._writer.add_text(item.name, _as_table([list(item.lines[0]), *rows] if rows else []), step)

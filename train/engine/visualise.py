@@ -57,14 +57,12 @@ def predict_examples(
         masks = apply_decision(decision, mask_probs, prediction.label_probs)
         said = [name for name, mask in zip(names, masks, strict=True) if mask.any()]
         true = [name for name, area in zip(names, mask_areas(sample.bitmask, len(names)), strict=True) if area]
-        caption = (
-            f"{reader.index.image_id(row)} · true: {', '.join(true) or 'clean'} · "
-            f"predicted: {', '.join(said) or 'clean'}"
-        )
+        image_id = reader.index.image_id(row)
+        caption = f"{image_id} · true: {', '.join(true) or 'clean'} · predicted: {', '.join(said) or 'clean'}"
         image = resize_image(sample.image, size)
         examples.append(
             MaskedImage(
-                *(caption, image, sample.bitmask, pack_masks(masks), mask_probs.max(axis=0)),
+                *(image_id, caption, image, sample.bitmask, pack_masks(masks), mask_probs.max(axis=0)),
                 tags=tags_of(mark_regions(masks, mask_probs), names),
                 true_tags=tags_of(mark_regions(unpack_masks(sample.bitmask, len(names))), names),
             )

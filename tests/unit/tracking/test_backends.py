@@ -1,6 +1,7 @@
 """What Weights & Biases and TensorBoard have recorded, read back from their files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from steel.config import TrackingConfig
 from steel.tracking.trackers import build_tracker
 from steel.tracking.wandb_backend import label_masks
-from tests.tracked_runs import IMAGE, OfflineRun, items
+from tests.tracked_runs import EXAMPLES, IMAGE, OfflineRun, items
 
 RUN_CONFIG = {"preset": "smoke", "phases": [{"lr": 0.001}]}
 
@@ -56,7 +57,7 @@ def test_figures_stand_in_namespaces_on_the_axis_of_steps(recorded: OfflineRun) 
 
 def test_images_have_masks_that_can_be_toggled(recorded: OfflineRun) -> None:
     (shown,) = recorded.values("val/examples")
-    assert shown["captions"] == ["a.jpg"]
+    assert shown["captions"] == ["a.jpg · predicted: scratch"]
     (layers,) = shown["all_masks"]
     assert set(layers) == {"true", "predicted", "probability"}
     true = np.asarray(Image.open(recorded.media(layers["true"]["path"])))
@@ -126,14 +127,17 @@ def test_tensorboard_has_the_same(tmp_path: Path) -> None:
     tracker.log({"train": {"loss": 0.25}}, step=20)
     for item in items(tmp_path):
         tracker.show(item, step=20)
+    tracker.show(replace(EXAMPLES, images=[replace(IMAGE, caption="a.jpg · predicted: clean")]), step=30)
     tracker.finish("finished")
     events = EventAccumulator(str(tmp_path / "tensorboard" / "attempt-1")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(10, 0.5), (20, 0.25)]
     assert [e.value for e in events.Scalars("tuned/mean_dice")] == [0.75]
     # Truth above prediction, 8x16 pixels enlarged 20 times, and a line of 2 pixels between.
-    assert [(e.step, e.height, e.width) for e in events.Images("val/examples/a.jpg")] == [(20, 322, 320)]
-    assert [(e.height, e.width) for e in events.Images("val/examples/a.jpg, probability")] == [(8, 16)]
-    assert events.Images("val/worst/1 a.jpg")
+    # An image's pictures are one series, whatever is said of it.
+    shown = [(e.step, e.height, e.width) for e in events.Images("val/examples/a.jpg")]
+    assert shown == [(20, 322, 320), (30, 322, 320)]
+    assert [(e.height, e.width) for e in events.Images("val/examples/a.jpg, probability")] == [(8, 16)] * 2
+    assert events.Images("val/worst/1 a.jpg · predicted: scratch")
     texts = {name: str(events.Tensors(f"{name}/text_summary")[0]) for name in ("config", "val/worst", "val/confusion")}
     assert "smoke" in texts["config"]
     assert "| a.jpg | 0.25 | spot |" in texts["val/worst"]
