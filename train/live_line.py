@@ -100,9 +100,9 @@ class LiveLine:
             if at_once or now - self._last >= REDRAW_S:
                 self._last = now
                 self._bar.set_description_str(fit_parts(parts(), _columns() - 1))
-        elif now - self._last >= max(PLAIN_S, (now - self.begun) / 100):
+        elif now - self._last >= max(PLAIN_S, (now - self.begun) / 100) and (text := _join(parts())):
             self._last = now
-            logger.info("%s", _join(parts()))
+            logger.info("%s", text)
 
     @contextlib.contextmanager
     def stage(self, kind: str, name: str = "", unit: str = "") -> Iterator[Report]:

@@ -94,6 +94,19 @@ def test_a_long_stage_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, caplog
     ]
 
 
+def test_the_end_of_a_long_stage_is_no_empty_line_of_a_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does it put off the next line that says something."""
+    caplog.set_level(logging.INFO)
+    clock = Clock(monkeypatch)
+    live = LiveLine(shown=True)
+    with live.stage("compiling"):
+        clock.now += 40
+    live.show(lambda: [Part("step 1", 0)])
+    assert caplog.messages == ["step 1"]
+
+
 def on_a_terminal(code: str, columns: int) -> str:
     """What a program writes to a terminal of so many columns."""
     ours, theirs = pty.openpty()
