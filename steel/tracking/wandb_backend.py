@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import numpy as np
@@ -56,7 +57,7 @@ class WandbBackend:
                 ),
             )
 
-        later = f"recording offline; `wandb sync {run_dir / 'wandb'}/offline-*` uploads it later"
+        later = f"recording offline; `wandb sync {quote(str(run_dir / 'wandb'))}/offline-*` uploads it later"
         if wandb.setup().settings.mode in ("offline", "dryrun"):
             logger.warning("Weights & Biases: %s", later)
             self._run = start("offline")

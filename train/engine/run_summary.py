@@ -1,6 +1,7 @@
 """What a run did, in plain words: balance of the data, early stopping, which weights were shipped, how they decide."""
 
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -95,8 +96,8 @@ def short_summary(
     if len(context.rows.test):
         folds = ",".join(map(str, context.config.folds.test))
         lines.append(
-            f"next     python -m train.evaluate --checkpoint {folder.checkpoint} --data {context.reader.root} "
-            f"--folds {folds} --out {folder.root / 'test'}"
+            f"next     python -m train.evaluate --checkpoint {quote(str(folder.checkpoint))} "
+            f"--data {quote(str(context.reader.root))} --folds {folds} --out {quote(str(folder.root / 'test'))}"
         )
     return "\n".join(lines)
 

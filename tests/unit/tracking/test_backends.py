@@ -113,9 +113,11 @@ def test_an_interrupted_run_says_so(recorded: OfflineRun) -> None:
 def test_without_a_key_a_line_says_that_it_is_recorded_offline(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracker = build_tracker(TrackingConfig(tracker="wandb"), tmp_path, RUN_CONFIG, attempt=1)
+    run_dir = tmp_path / "my run"
+    run_dir.mkdir()
+    tracker = build_tracker(TrackingConfig(tracker="wandb"), run_dir, RUN_CONFIG, attempt=1)
     tracker.finish("finished")
-    assert "no API key" in caplog.text and "offline" in caplog.text
+    assert "no API key" in caplog.text and f"`wandb sync '{run_dir / 'wandb'}'/offline-*`" in caplog.text
 
 
 def test_tensorboard_has_the_same(tmp_path: Path) -> None:

@@ -1,10 +1,16 @@
 """What a run says of itself."""
 
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 
 from steel.config import SamplingConfig
 from train.engine.compilation import CompileChoice
-from train.engine.run_summary import explain_balance, explain_compilations, explain_sampling
+from train.engine.run_folder import RunFolder
+from train.engine.run_summary import explain_balance, explain_compilations, explain_sampling, short_summary
 
 
 def test_imbalance_is_put_into_words() -> None:
@@ -46,3 +52,19 @@ def test_what_was_compiled_is_said_by_phase() -> None:
     choices = [CompileChoice(False), CompileChoice(True, 1.3)]
     said = "phase full: compiled: a micro-batch was 1.30 times as fast with a graph as without"
     assert explain_compilations(["crops", "full", "last"], choices) == [said]
+
+
+def test_the_next_command_can_be_pasted_into_a_shell() -> None:
+    context: Any = SimpleNamespace(
+        live=SimpleNamespace(spent={}),
+        rows=SimpleNamespace(test=[0]),
+        config=SimpleNamespace(folds=SimpleNamespace(test=(1, 2))),
+        reader=SimpleNamespace(root=Path("my shards")),
+    )
+    names = ("dice_per_class", "dice_positive_per_class", "true_images_per_class", "predicted_images_per_class")
+    metrics = {"verdict": {"sentence": "better than answering nothing"}, **{name: {} for name in names}}
+    last = short_summary(context, RunFolder("Müller's run"), metrics, "shipped: the last weights", 1.0).splitlines()[-1]
+    assert shlex.split(last) == [
+        *("next", "python", "-m", "train.evaluate", "--checkpoint", "Müller's run/model.safetensors"),
+        *("--data", "my shards", "--folds", "1,2", "--out", "Müller's run/test"),
+    ]
