@@ -347,6 +347,7 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         _require(self.every_epochs > 0, "validation.every-epochs must be above 0")
+        _require(self.patience >= 0, f"validation.patience: {self.patience} is not 0 or a number above it")
 
 
 @dataclass(frozen=True)
@@ -427,6 +428,10 @@ class TrackingConfig:
     """Steps between two training records."""
     num_images: int = 4
     """Validation images shown with true and predicted masks."""
+
+    def __post_init__(self) -> None:
+        _require(self.log_every > 0, f"tracking.log-every: {self.log_every} is not above 0")
+        _require(self.num_images >= 0, f"tracking.num-images: {self.num_images} is not 0 or a number above it")
 
 
 @dataclass(frozen=True)
