@@ -206,6 +206,8 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
 
     gates = gates_of(checkpoint)
     remove_evaluation(arguments.out)
+    if found is not None:  # before its scores, which must never stand beside an earlier one
+        save_checkpoint(arguments.out / "model.safetensors", checkpoint)
     with live.stage("report", "writing the report"):
         metrics = write_evaluation(
             *(arguments.out, statistics, decision, reader, kept),
@@ -221,7 +223,6 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
         )
     logger.info("%s", "\n".join([metrics["verdict"]["sentence"], *([ensemble["sentence"]] if ensemble else [])]))
     if found is not None:
-        save_checkpoint(arguments.out / "model.safetensors", checkpoint)
         logger.info("%s", "\n".join(found.explanation))
     shown = predict_examples(predictor, decision, reader, examples)
     save_contact_sheet(

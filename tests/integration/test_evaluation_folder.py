@@ -1,5 +1,6 @@
 """What an evaluation writes into a folder that holds something already."""
 
+import contextlib
 import functools
 from pathlib import Path
 
@@ -84,6 +85,23 @@ def test_nothing_of_an_earlier_evaluation_stands_under_the_report_of_a_later_one
     assert names_in(used) == names_in(fresh) | {"overlays/mine.jpg", "notes.txt"}
     for name in ("per_image.csv", "label_doubts.csv"):
         assert (used / name).read_bytes() == (fresh / name).read_bytes()
+
+
+def test_an_interrupted_evaluation_leaves_no_scores_beside_an_earlier_checkpoint(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, tuned = work / "tuned", work / "tuned" / "model.safetensors"
+    assert code_of(work, out, *TUNED) == 0
+    before = tuned.read_bytes()
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.evaluate.write_evaluation", interrupted)
+    save_checkpoint(work / "other.safetensors", make_member(1, folds={"train": [9], "tuning": [0], "test": [1]}))
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        code_of(work, out, *TUNED, checkpoint="other.safetensors")
+    assert tuned.read_bytes() != before and names_in(out) == {"model.safetensors"}
 
 
 def test_a_tuned_checkpoint_stays_and_beside_its_own_scores_alone(

@@ -8,7 +8,7 @@ import pytest
 from steel.errors import InputError
 from train.engine.batch_plan import PhasePlan
 from train.engine.loop_state import OVERFLOW_PATIENCE, LoopState, Window
-from train.engine.metric_logger import train_record
+from train.engine.metric_logger import train_figures
 from train.engine.step_metrics import FinishedStep, Speed
 from train.presets import SMOKE
 
@@ -25,16 +25,11 @@ NONFINITE = finished(skipped=True, segmentation=float("nan"))
 OVERFLOW = finished(skipped=True, is_overflow=True)
 
 
-def test_a_record_is_the_mean_over_the_steps_of_its_window() -> None:
+def test_figures_are_the_mean_over_the_steps_of_its_window() -> None:
     state = LoopState(nonfinite_steps=5, scaler_overflows=6, bad_samples=1)
     for step, loss in enumerate((1.0, 2.0, 3.0, 6.0)):
         assert not state.count_step(finished(step, segmentation=loss, bad_samples=1))
-    assert train_record(state, finished(3, lr=0.5), Speed(40.0, 0.25)) == {
-        "kind": "train",
-        "phase": 1,
-        "step": 4,
-        "global_step": 34,
-        "epoch": 2.0,  # 4 steps of 8 of 16 samples
+    assert train_figures(state, finished(3, lr=0.5), Speed(40.0, 0.25)) == {
         "loss": 3.25,
         "loss_segmentation": 3.0,
         "loss_boundary": 0.25,
@@ -47,11 +42,16 @@ def test_a_record_is_the_mean_over_the_steps_of_its_window() -> None:
     }
 
 
+def test_a_record_belongs_after_its_last_step() -> None:
+    # 4 steps of 8 of 16 samples, after 30 steps of other phases.
+    assert PLAN.place_after(4) == {"phase": 1, "step": 4, "global_step": 34, "epoch": 2.0}
+
+
 def test_a_window_of_skipped_steps_alone_has_no_loss() -> None:
     state = LoopState()
     state.count_step(NONFINITE)
-    record = train_record(state, NONFINITE, Speed(None, None))
-    assert [record[name] for name in ("loss", "loss_segmentation", "loss_boundary")] == [None] * 3
+    figures = train_figures(state, NONFINITE, Speed(None, None))
+    assert [figures[name] for name in ("loss", "loss_segmentation", "loss_boundary")] == [None] * 3
 
 
 def test_skipped_steps_count_apart_from_the_loss() -> None:
