@@ -54,7 +54,7 @@ class HostCopies:
         self._seconds = 0.0
 
     def reserve(self, tensors: Mapping[str, Tensor]) -> None:
-        """Make the buffers for `tensors`, so that no copy waits for them: memory is pinned at a few GB/s."""
+        """Make the buffers for `tensors`, so that no copy waits until memory is pinned."""
         self._buffers |= {name: self._buffer(name, tensor) for name, tensor in tensors.items()}
 
     def begin(self, tensors: Mapping[str, Tensor]) -> None:

@@ -41,7 +41,7 @@ PROBE_LIMIT_SECONDS = 120.0
 PRESET_LIMIT_SECONDS = 900.0
 """A step of the largest preset takes a minute on two CPU cores."""
 COMPILE_LIMIT_SECONDS = 3600.0
-"""With --compile: on two busy cores ResNet-34's step took nine minutes to compile, of each phase."""
+"""With --compile: on busy cores that takes many minutes, for each phase."""
 _MARKS = {"fine": " ", "warning": "!", "problem": "x"}
 
 
