@@ -7,7 +7,6 @@ GPU or with --compile, with a compiled step, and says what bounds the run. The e
 """
 
 import contextlib
-import functools
 import logging
 import os
 import socket
@@ -129,8 +128,9 @@ def _measure(
     from train.doctor.preset_benchmarks import probe_preset
     from train.fitting import preset_for
 
-    probe = functools.partial(probe_preset, runtime, preset_for(preset, reader), reader, compiles=compiles)
-    return findings + run_checks({"preset": probe})
+    return findings + run_checks(
+        {"preset": lambda: probe_preset(runtime, preset_for(preset, reader), reader, compiles=compiles)}
+    )
 
 
 @contextlib.contextmanager
