@@ -52,11 +52,12 @@ def on_pretrained(data: Path, weights: Path) -> Recipe:
     config = auto_recipe(read_facts(ShardReader(str(data))), _MACHINE, PASSES)
     phase, decoder = config.phases[0], "-".join(map(str, config.model.decoder_channels or ()))
     loss = ", ".join(f"{name} {weight:g}" for name, weight in phase.loss.weights.items())
+    order = {"natural": "natural order", "balanced": "each class drawn as often as clean images"}[phase.sampling.order]
     told = (
         f"{config.model.encoder} from ImageNet weights with a decoder of {decoder} channels, the first phase of "
         f"`--preset auto` on {PASSES} passes and a CPU (losses {loss}, absent {phase.loss.absent:g}; rate {phase.lr:g}"
-        f", rising for {phase.warmup:.0%} of the steps; {', '.join(config.augment)}; no moving average, equal class "
-        "weights)"
+        f", rising for {phase.warmup:.0%} of the steps; {order}; {', '.join(config.augment)}; no moving average, equal "
+        "class weights)"
     )
     return Recipe(
         replace(config.model, weights=str(weights.absolute())),
