@@ -17,6 +17,7 @@ from data_prep.pixels import mean_and_std
 from data_prep.rows import ShardRows
 from data_prep.splits import read_split_file, severstal_classic, straddling_groups
 from steel import storage
+from steel.errors import counted
 from steel.folds import assign_folds
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.shards.checks import manifest_fault
@@ -46,7 +47,7 @@ class Summary:
         manifest = self.manifest
         classes = ", ".join(f"{n} {name}" for name, n in zip(manifest.class_names, manifest.num_positive, strict=True))
         return [
-            f"{manifest.held()} in {len(manifest.shards)} shards: {manifest.num_clean} clean, {classes}",
+            f"{manifest.held()} in {counted(len(manifest.shards), 'shard')}: {manifest.num_clean} clean, {classes}",
             f"{'gray' if manifest.channels == 1 else 'colour'}, mean {_figures(manifest.mean)}, "
             f"standard deviation {_figures(manifest.std)}",
             *([] if manifest.depth == EIGHT_BITS else [f"images of 16 bits are read by {manifest.depth}"]),
@@ -122,7 +123,8 @@ def write_manifest(
     folds = _deal(image_ids, groups, classes, split_options)
     leaking = straddling_groups(groups, folds)
     if len(leaking):
-        lines.append(f"warning: {len(leaking)} groups of duplicates lie in more than one fold of the given split")
+        few = f"{len(leaking)} groups of duplicates lie" if len(leaking) > 1 else "a group of duplicates lies"
+        lines.append(f"warning: {few} in more than one fold of the given split")
 
     dealt = np.repeat(folds, num_tiles), np.repeat(groups, num_tiles)
     index_size, index_sha256 = _write_index(out, table, *dealt, draft.index_schema, staging)
@@ -180,7 +182,7 @@ def group_images(
     text = json.dumps(report.to_dict(image_ids), indent=1) + "\n"
     storage.write_bytes(storage.join(out, DUPLICATES_NAME), text.encode(), staging=staging)
     held = sum(map(len, report.groups))
-    said = f"{len(report.groups)} groups of duplicates hold {held} images" if held else "no duplicates"
+    said = f"{held} images lie in {counted(len(report.groups), 'group')} of duplicates" if held else "no duplicates"
     return groups, [said, *(f"warning: {warning}" for warning in report.warnings(image_ids))]
 
 

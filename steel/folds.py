@@ -11,6 +11,11 @@ from steel.errors import InputError
 MAX_FOLDS = 2**15 - 1
 
 
+def name_folds(folds: Sequence[int]) -> str:
+    """In words: `fold 0`, `folds 1, 2`, `no fold`."""
+    return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}" if folds else "no fold"
+
+
 def assign_folds(
     image_ids: Sequence[str], groups: npt.NDArray[np.integer], classes: npt.NDArray[np.bool_], num_folds: int, seed: int
 ) -> npt.NDArray[np.int16]:

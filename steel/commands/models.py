@@ -1,8 +1,10 @@
 """Subcommands on checkpoints: predict, info, export, ensemble."""
 
 import argparse
+import itertools
 import json
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from steel.commands.common import image_bar, make_way, require_torch
@@ -13,7 +15,7 @@ from steel.commands.predictions import (
     prediction_bars,
     report_predictions,
 )
-from steel.errors import InputError
+from steel.errors import InputError, counted
 from steel.inference.int8_report import MAX_LOSS, NUM_IMAGES
 from steel.machine import keep_freed_memory
 from steel.option_values import fold_numbers, number, positive
@@ -182,8 +184,23 @@ def _run_ensemble(arguments: argparse.Namespace) -> None:
     require_torch()
     from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
 
-    make_way(arguments.checkpoints, [arguments.out])
-    ensemble = stack_members([load_checkpoint(path) for path in arguments.checkpoints], arguments.checkpoints)
+    names = arguments.checkpoints
+    if len(names) < 2:
+        raise InputError(f"{names[0]}: one file alone makes no ensemble; give two or more")
+    make_way(names, [arguments.out])
+    checkpoints = [load_checkpoint(name) for name in names]
+    _check_differ(checkpoints, names)
+    ensemble = stack_members(checkpoints, names)
     save_checkpoint(arguments.out, ensemble)
     decision = "" if ensemble.decision else "; without a decision: find one with `train.evaluate --tune-thresholds`"
-    print(f"{arguments.out}: {ensemble.members} members{decision}")  # noqa: T201
+    print(f"{arguments.out}: {counted(ensemble.members, 'member')}{decision}")  # noqa: T201
+
+
+def _check_differ(checkpoints: Sequence["Checkpoint"], names: Sequence[str]) -> None:
+    """Refuse the same weights twice, which would have two votes for one's forward passes each."""
+    import torch
+
+    for i, j in itertools.combinations(range(len(names)), 2):
+        one, other = checkpoints[i].tensors, checkpoints[j].tensors
+        if one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one):
+            raise InputError(f"{names[j]}: the weights of {names[i]}; name each network once")

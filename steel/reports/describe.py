@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steel.decision import Decision
+from steel.errors import counted
 from steel.extensions import extensions_of
+from steel.folds import name_folds
 from steel.images.pixel_format import Depth
 from steel.plain import from_dict
 
@@ -47,10 +49,10 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
 
 def describe_int8(stored: Mapping[str, Any]) -> list[str]:
     """Plain lines on a graph of 8 bits: how it was made, and what it is worth beside that of float32."""
-    folds = {role: ", ".join(map(str, stored[f"{role}_folds"])) for role in ("calibration", "scored")}
+    calibration, scored = (name_folds(stored[f"{role}_folds"]) for role in ("calibration", "scored"))
     lines = [
-        f"{'8 bits':<14} ranges from {stored['calibration_images']} images of folds {folds['calibration']}; scored on "
-        f"{stored['scored_images']} of folds {folds['scored']}, on {stored['threads']} threads of a CPU",
+        f"{'8 bits':<14} ranges from {counted(stored['calibration_images'], 'image')} of {calibration}; scored on "
+        f"{stored['scored_images']} of {scored}, on {counted(stored['threads'], 'thread')} of a CPU",
         f"  {'':<12}  mean Dice  positive Dice  images per second",
     ]
     for name in ("float32", "int8"):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
+from steel.folds import name_folds
 from steel.metrics.sizes import SizeBin
 from steel.reports.describe import count_parameters, describe_decision, describe_first_weights
 from steel.reports.tables import format_columns
@@ -38,7 +39,7 @@ def model_card(header: Mapping[str, Any], metrics: Mapping[str, Any], sizes: Seq
         "## Data",
         *_bullets(_data(header)),
         "## Scores",
-        f"On folds {_listed(metrics['folds'])} ({metrics['images']:,} images), which were for {metrics['role']}"
+        f"On {name_folds(metrics['folds'])} ({metrics['images']:,} images), which were for {metrics['role']}"
         + (": scores as tuned flatter, those cross-fitted do not." if metrics.get("cross_fitted") else "."),
         _scores(names, metrics),
         "## Known failures",

@@ -19,7 +19,7 @@ def test_duplicates_share_a_group_and_a_fold(own_folder: Path, capsys: pytest.Ca
         cv2.imwrite(str(own_folder / "images" / f"twin{number}a.png"), strip)
         cv2.imwrite(str(own_folder / "images" / f"twin{number}b.png"), np.flipud(np.rot90(strip)))
     assert main(arguments(own_folder, own_folder / "out")) == 0
-    assert "4 groups of duplicates hold 8 images" in capsys.readouterr().out
+    assert "8 images lie in 4 groups of duplicates" in capsys.readouterr().out
     report = json.loads((own_folder / "out" / "duplicates.json").read_text())
     assert sorted(map(sorted, report["groups"])) == [[f"twin{n}a.png", f"twin{n}b.png"] for n in range(4)]
     index = ShardReader(own_folder / "out").index
@@ -42,7 +42,7 @@ def test_a_split_file_is_followed_and_leaks_are_told(own_folder: Path, capsys: p
     split = own_folder / "split.csv"
     split.write_text("image,fold\n" + "".join(f"{name},{fold}\n" for name, fold in folds.items()))
     assert main(arguments(own_folder, own_folder / "out", split_file=split)) == 0
-    assert "warning: 1 groups of duplicates lie in more than one fold" in capsys.readouterr().out
+    assert "warning: a group of duplicates lies in more than one fold" in capsys.readouterr().out
     index = ShardReader(own_folder / "out").index
     assert {index.image_id(row): int(index.fold[row]) for row in range(len(index))} == folds
     assert Manifest.load(str(own_folder / "out")).folds == 4

@@ -3,6 +3,7 @@
 import functools
 import html
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,13 @@ def test_tuning_chooses_among_the_gates_that_are_named(work: Path, monkeypatch: 
         judged(work, "m0", "--tune-thresholds", "--gates", "foo")
     with pytest.raises(InputError, match=r"--gates none: a gate is chosen by --tune-thresholds; give that too"):
         judged(work, "m0", "--gates", "none")
+
+
+def test_one_file_and_one_network_twice_are_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = (str(work / f"m{k}.safetensors") for k in (0, 1))
+    copy = str(work / "copy.safetensors")
+    shutil.copy(one, copy)
+    for names, told in (([one], "one file alone makes no ensemble"), ([one, other, copy], f"the weights of {one};")):
+        assert steel(["ensemble", *names, "--out", str(work / "none.safetensors")]) == 2
+        assert told in capsys.readouterr().err
+    assert not (work / "none.safetensors").exists()

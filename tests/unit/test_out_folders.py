@@ -44,7 +44,7 @@ PROGRAMS: dict[str, Program] = {
         ["predict", str(model), str(data / "test_images"), "--out", out, "--format", "kaggle,overlays"]
     ),
     "export": lambda data, shards, model, out: steel(["export", str(model), "--onnx", out]),
-    "ensemble": lambda data, shards, model, out: steel(["ensemble", str(model), "--out", out]),
+    "ensemble": lambda data, shards, model, out: steel(["ensemble", str(model), str(model), "--out", out]),
     "train.fit": lambda data, shards, model, out: run_program(
         lambda: fit.main(["--preset", "smoke", "--data", str(shards), "--out", out])
     ),

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from steel.distributed.runtime import Runtime
-from steel.errors import InputError
+from steel.errors import InputError, ResourceError
 from steel.model.host_copy import HostCopies
 from steel.plain import from_dict, parse_json, to_dict
 from steel.storage import sync_to_disk
@@ -102,7 +102,7 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-class StateWriteError(InputError):
+class StateWriteError(ResourceError):
     """A resumable state could not be written; what was saved before is untouched."""
 
 

@@ -209,7 +209,7 @@ def test_it_predicts_like_any_graph(plant: Plant, told: str, capsys: pytest.Capt
     assert main(["info", str(plant.root / "int8.onnx")]) == 0
     said = capsys.readouterr().out
     assert told.partition("\n")[2] in said
-    assert "ranges from 8 images of folds 1; scored on 12 of folds 0" in said
+    assert "ranges from 8 images of fold 1; scored on 12 of fold 0" in said
 
 
 def test_predict_and_serve_say_what_its_predictor_says(plant: Plant, told: str) -> None:

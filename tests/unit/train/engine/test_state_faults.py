@@ -1,13 +1,16 @@
 """A save that breaks off at any of its file operations: a valid state always exists, and the next start finds it."""
 
 import errno
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from steel.errors import exit_code
 from tests.file_faults import Breaker, die, fail_with, in_child
 from train.engine.loop_state import LoopState
 from train.engine.state import SavedState, StateWriteError, find_newest_state, read_state, write_state
@@ -74,6 +77,22 @@ def test_an_error_at_any_operation(tmp_path: Path, operations: list[str], number
         else:  # it concerned what a save can do without: removing older states
             assert check_valid(folder) == 3, operation
         check_next_save(folder)
+
+
+def test_room_that_runs_out_while_tensors_are_written_is_no_mistake_in_the_input(tmp_path: Path) -> None:
+    """safetensors writes by itself, and its error has no number."""
+
+    def save_what_has_no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        big = {"model.w": torch.ones(1000)}
+        with pytest.raises(StateWriteError) as error:
+            write_state(tmp_path, SavedState(LoopState(step=3), (), big), keep=2)
+        assert isinstance(error.value.__cause__, SafetensorError)
+        assert exit_code(error.value) == 1
+
+    two_states(tmp_path)
+    assert in_child(save_what_has_no_room) == 0
+    assert check_valid(tmp_path) == 2
 
 
 def test_death_at_any_operation(tmp_path: Path, operations: list[str]) -> None:
