@@ -205,4 +205,4 @@ def check_disk(options: Options, missing: Sequence[ShardPlan], workers: int) -> 
 
 
 def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -42,12 +42,12 @@ class CurvesProcess:
     def draw_beside(self) -> None:
         """Start to draw all that has been recorded, unless a drawing was started not long ago."""
         if self._process is not None and self._process.poll() is not None:
-            self._take_in(self._process)
+            self._warn_of(self._take_in(self._process))
         if time.monotonic() < self._next_start:
             return
         if self._process is not None:
             self._process.kill()
-            self._take_in(self._process)
+            self._warn_of(self._take_in(self._process))
         self._next_start = time.monotonic() + EVERY_S
         paths = (self._history.path, self._curves, self._staging)
         command = [sys.executable, "-m", "train.engine.draw_curves", *map(str, paths)]
@@ -62,7 +62,7 @@ class CurvesProcess:
                 start_new_session=True,
             )
         except OSError as error:
-            self._warn(error)
+            self._warn_of(error)
 
     def draw_at_last(self) -> None:
         """Draw all that has been recorded, and return when that is done."""
@@ -71,24 +71,26 @@ class CurvesProcess:
                 self._process.wait(_PATIENCE_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-            self._take_in(self._process)
+            self._take_in(self._process)  # whatever it says: all is drawn anew
         shutil.rmtree(self._staging, ignore_errors=True)  # an attempt that was killed may have left it
         try:
             plot_history(self._history.records(), self._curves)
         except (OSError, InputError) as error:
-            self._warn(error)
+            self._warn_of(error)
 
-    def _take_in(self, process: "subprocess.Popen[bytes]") -> None:
-        """See how a drawing went that has ended or is killed."""
+    def _take_in(self, process: "subprocess.Popen[bytes]") -> str | None:
+        """Why a drawing that has ended or is killed came to nothing; None where it did not."""
         assert self._said is not None
         code = process.wait()
         self._said.seek(0)
-        if code:
-            lines = self._said.read().decode(errors="replace").strip().splitlines()
-            self._warn(lines[-1] if lines else f"its process ended with {code}")
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
         self._said.close()
         shutil.rmtree(self._staging, ignore_errors=True)
         self._process = self._said = None
+        if not code:
+            return None
+        return lines[-1] if lines else f"its process ended with {code}"
 
-    def _warn(self, why: object) -> None:
-        logger.warning("%s not drawn: %s", self._curves, why)
+    def _warn_of(self, why: object) -> None:
+        if why is not None:
+            logger.warning("%s not drawn: %s", self._curves, why)
