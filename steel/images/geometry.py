@@ -3,8 +3,6 @@
 import cv2
 import numpy as np
 
-from steel.images.bitmask import pack_masks, unpack_masks
-
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """An image (H, W[, 3]) at another height and width: area averages on the way down, bilinear on the way up."""
@@ -79,12 +77,14 @@ def resize_bitmask(bitmask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A bitmask (H, W) at another height and width: a bit is set where it covers at least half of the new pixel."""
     if bitmask.shape == size:
         return bitmask
-    if not bitmask.any():
-        return np.zeros(size, bitmask.dtype)
     smaller = size[0] * size[1] < bitmask.size
     way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    planes = unpack_masks(bitmask, 8 * bitmask.itemsize).astype(np.uint8) * 255
-    return pack_masks(np.stack([cv2.resize(plane, size[::-1], interpolation=way) >= 128 for plane in planes]))
+    present = int(np.bitwise_or.reduce(bitmask, axis=None))
+    resized = np.zeros(size, bitmask.dtype)
+    for bit in (bitmask.dtype.type(1 << k) for k in range(8 * bitmask.itemsize) if present >> k & 1):
+        plane = np.where(bitmask & bit, np.uint8(255), np.uint8(0))
+        resized[cv2.resize(plane, size[::-1], interpolation=way) >= 128] |= bit
+    return resized
 
 
 def count_tiles(lengths: np.ndarray, size: int, overlap: int) -> np.ndarray:

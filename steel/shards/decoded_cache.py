@@ -3,7 +3,7 @@
 One file per shard holds a record and a slot per sample, all at places that follow from the index:
 
     records  16 bytes per sample: checksum of the pixels, length and checksum of the packed bitmask, checksum of these
-    slots    the pixels as they were decoded; then, where anything is marked, the bitmask at its original size (LZ4)
+    slots    the pixels as they were decoded; then, where anything is marked, the bitmask at the size of the image (LZ4)
 
 A slot is written before its record, so that a record that is right says that its slot was whole. Nothing is locked:
 whoever decodes a sample writes the same bytes to the same place, and who dies in between leaves a slot without a
@@ -36,7 +36,7 @@ from steel.shards.page_cache import ask_for
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _RECORD = struct.Struct("<4I")
 _CODEC = "lz4_raw"
 _PAGE = 4096
@@ -54,7 +54,7 @@ class Held(NamedTuple):
     image: np.ndarray
     """(H, W) or (H, W, 3) uint8, in mapped memory, read-only."""
     bitmask: np.ndarray | None
-    """(H, W) at the original size; None where nothing is marked, or where it is not held."""
+    """(H, W) at the size of the image; None where nothing is marked, or where it is not held."""
 
 
 class _Record(NamedTuple):
@@ -201,7 +201,7 @@ class DecodedCache:
             row: of the index.
             at: what the index says of it.
             image: (H, W) or (H, W, 3) uint8.
-            bitmask: (H, W) at the original size; None where nothing is marked.
+            bitmask: (H, W) at the size of the image; None where nothing is marked.
         """
         if self._state[_ENDED] or at.shard >= self._num_shards:
             return
@@ -242,11 +242,10 @@ class DecodedCache:
     def _layout(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """Where the pixels and the bitmask of each sample of a shard begin, and where the last one ends."""
         index, rows = self._index, slice(int(self._starts[shard]), int(self._starts[shard + 1]))
-        pixels = index.height[rows].astype(np.int64) * index.width[rows] * self._channels
-        original = index.original_height[rows].astype(np.int64) * index.original_width[rows]
+        pixels = index.height[rows].astype(np.int64) * index.width[rows]
         is_marked = (index.areas[rows].sum(axis=1, dtype=np.int64) + index.ignored[rows]) > 0
-        masks = np.where(is_marked, np.maximum(original * self._mask_kind.itemsize // _MASK_SHARE, 1), 0)
-        sizes = _whole_pages(np.stack([pixels, masks], axis=1))
+        masks = np.where(is_marked, np.maximum(pixels * self._mask_kind.itemsize // _MASK_SHARE, 1), 0)
+        sizes = _whole_pages(np.stack([pixels * self._channels, masks], axis=1))
         first = _whole_pages(np.array(len(pixels) * _RECORD.size))
         ends = first + np.cumsum(sizes)
         image_starts = np.concatenate([[first], ends[1::2]])
@@ -271,10 +270,9 @@ class DecodedCache:
         return packed
 
     def _unpack(self, packed: np.ndarray, at: Place) -> np.ndarray:
-        shape = at.original_height, at.original_width
-        size = shape[0] * shape[1] * self._mask_kind.itemsize
+        size = at.height * at.width * self._mask_kind.itemsize
         unpacked = pa.decompress(pa.py_buffer(packed), decompressed_size=size, codec=_CODEC)
-        return np.frombuffer(unpacked, self._mask_kind).reshape(shape)
+        return np.frombuffer(unpacked, self._mask_kind).reshape(at.height, at.width)
 
 
 class _ShardFile:

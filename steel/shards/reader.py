@@ -157,14 +157,12 @@ class ShardReader:
         """
         at = self.samples.place(row)
         try:
-            image, bitmask = self._pixels(row, at)
-            size, mask_size = (at.height, at.width), (at.original_height, at.original_width)
-            if bitmask is None:  # about half of all images: reading their mask would tell nothing
-                bitmask = _clean_bitmask(*(mask_size if original_mask else size), self.mask_kind)
-            elif not original_mask:
-                bitmask = resize_bitmask(bitmask, size)
+            image, bitmask = self._pixels(row, at, original_mask=original_mask)
         except (ValueError, OSError) as error:
             raise self._bad(row, error) from error
+        if bitmask is None:
+            size = (at.original_height, at.original_width) if original_mask else (at.height, at.width)
+            bitmask = _clean_bitmask(*size, self.mask_kind)
         return Sample(row, image, bitmask)
 
     def keep_decoded(
@@ -186,18 +184,24 @@ class ShardReader:
         self.decoded = DecodedCache(self.manifest, self.samples, folder=folder, max_bytes=max_bytes, trial=trial)
         return self.decoded
 
-    def _pixels(self, row: int, at: Place) -> tuple[np.ndarray, np.ndarray | None]:
-        """The image, and the bitmask at its original size, None when it is clean: those held, or decoded and then held.
+    def _pixels(self, row: int, at: Place, *, original_mask: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """The image, and the bitmask, None when it is clean: those held, or decoded and then held.
+
+        Masks are held at the size that training reads; where images were resized, evaluation decodes theirs.
 
         Raises:
             ValueError, OSError: they cannot be read.
         """
         held = None if self.decoded is None else self.decoded.read(row, at)
-        if held is not None:
-            return held.image, held.bitmask if held.bitmask is not None else self._decode_mask(at)
-        image, bitmask = self._decode_image(at), self._decode_mask(at)
-        if self.decoded is not None:
-            self.decoded.write(row, at, image, bitmask)
+        original_mask = original_mask and (at.original_height, at.original_width) != (at.height, at.width)
+        if held is not None and held.bitmask is not None and not original_mask:
+            return held
+        image = self._decode_image(at) if held is None else held.image
+        bitmask = self._decode_mask(at)
+        if not original_mask:
+            bitmask = _at_size_of_image(bitmask, at)
+        if self.decoded is not None and held is None:
+            self.decoded.write(row, at, image, _at_size_of_image(bitmask, at))
         return image, bitmask
 
     def _decode_image(self, at: Place) -> np.ndarray:
@@ -208,7 +212,7 @@ class ShardReader:
         return image
 
     def _decode_mask(self, at: Place) -> np.ndarray | None:
-        if not at.num_marked:
+        if not at.num_marked:  # about half of all images: reading their mask would tell nothing
             return None
         data = _check(self._files.read(at.shard, at.mask_offset, at.mask_length), at.mask_crc)
         bitmask = decode_stored_mask(self.manifest, data, at.original_height, at.original_width)
@@ -330,6 +334,10 @@ def _check(data: Data, crc: int) -> Data:
     if data and zlib.crc32(data) != crc:
         raise ValueError("wrong checksum")
     return data
+
+
+def _at_size_of_image(bitmask: np.ndarray | None, at: Place) -> np.ndarray | None:
+    return None if bitmask is None else resize_bitmask(bitmask, (at.height, at.width))
 
 
 @lru_cache(maxsize=32)

@@ -77,6 +77,19 @@ def test_masks_are_reduced_by_majority() -> None:
     assert resize_bitmask(high, (2, 2)).tolist() == [[1 << 15] * 2] * 2
 
 
+@pytest.mark.parametrize("size", [(9, 21), (40, 100), (31, 17)])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_each_class_of_a_mask_is_resized_as_if_alone(size: tuple[int, int], kind: type) -> None:
+    bitmask = RNG.integers(0, 1 << 10, (20, 50)).astype(kind)
+    together = resize_bitmask(bitmask, size)
+    assert together.dtype == kind and together.shape == size
+    way = cv2.INTER_LINEAR if size == (40, 100) else cv2.INTER_AREA
+    for k in range(8 * np.dtype(kind).itemsize):
+        alone = (bitmask >> k & 1).astype(np.uint8) * 255
+        covered = cv2.resize(alone, size[::-1], interpolation=way) >= 128
+        np.testing.assert_array_equal(together >> k & 1, covered)
+
+
 @pytest.mark.parametrize(
     ("places", "views", "images", "together"),
     [

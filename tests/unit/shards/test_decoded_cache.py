@@ -67,24 +67,32 @@ def test_held_images_cannot_be_written(shards: Path) -> None:
     assert not reader.read(5).image.flags.writeable
 
 
-@pytest.mark.parametrize("original", [True, False])
+@pytest.mark.parametrize("evaluated_first", [True, False])
 def test_colour_16_bit_masks_and_reduced_images(
-    tmp_path: Path, original: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, evaluated_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Masks are held at the size of the image, reduced already; those at the original size are decoded each time."""
     images = [steel_image(n, 20 + n, 30, 3) for n in range(3)]
     masks = [np.zeros((40 + 2 * n, 60), np.uint16) for n in range(3)]
     masks[1][8:20, 10:40] = 1 << 9
     root = make_shards(tmp_path / "s", images, masks, num_classes=10)
-    plain = [ShardReader(root).read(row, original_mask=original) for row in range(3)]
+    reduced = [np.zeros((20 + n, 30), np.uint16) for n in range(3)]
+    reduced[1][4:10, 5:20] = 1 << 9
     reader = open_reader(root)
     for row in range(3):
-        reader.read(row)
+        reader.read(row, original_mask=evaluated_first)
+    monkeypatch.setattr(readers, "decode_image", None)
+
+    def check(expected: list[np.ndarray], *, original: bool) -> None:
+        for row in range(3):
+            sample = reader.read(row, original_mask=original)
+            assert np.array_equal(sample.image, images[row])
+            assert sample.bitmask.dtype == np.uint16
+            assert np.array_equal(sample.bitmask, expected[row])
+
+    check(masks, original=True)
     no_decoding(monkeypatch)
-    for row in range(3):
-        sample = reader.read(row, original_mask=original)
-        assert np.array_equal(sample.image, images[row])
-        assert sample.bitmask.dtype == np.uint16
-        assert np.array_equal(sample.bitmask, plain[row].bitmask)
+    check(reduced, original=False)
 
 
 def test_a_mask_that_packs_badly_is_decoded_and_its_image_is_not(
