@@ -15,7 +15,7 @@ from data_prep.options import Options
 from data_prep.plan import Plan, ShardPlan
 from data_prep.rows import ShardRows, are_sound, read_rows
 from steel import storage
-from steel.errors import InputError, ResourceError, list_some
+from steel.errors import InputError, ResourceError, list_some, told_bytes
 from steel.plain import from_dict, parse_json, to_dict
 from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
 from steel.shards.shard_files import wrong_sizes
@@ -199,10 +199,6 @@ def check_disk(options: Options, missing: Sequence[ShardPlan], workers: int) -> 
     assert free is not None
     if needed > free:
         raise ResourceError(
-            f"{where if storage.is_remote(options.out) else options.out}: about {_gigabytes(needed)} needed, "
-            f"{_gigabytes(free)} free; make room or choose another --out"
+            f"{where if storage.is_remote(options.out) else options.out}: about {told_bytes(needed)} needed, "
+            f"{told_bytes(free)} free; make room or choose another --out"
         )
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

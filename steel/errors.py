@@ -80,6 +80,13 @@ def counted(number: float, word: str) -> str:
     return f"{number:,g} {word}{'' if number == 1 else 's'}" if number < 1e6 else f"{number:,.0f} {word}s"
 
 
+def told_bytes(number: int) -> str:
+    """`52 KiB`, `48 MiB`, `1.0 GiB`."""
+    if number >= 2**30:
+        return f"{number / 2**30:.1f} GiB"
+    return f"{number / 2**20:.0f} MiB" if number >= 2**20 else f"{number / 2**10:.0f} KiB"
+
+
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|allocate memory|insufficient memory|ALLOC(ATION)?_FAILED|bad_alloc", re.IGNORECASE
 )

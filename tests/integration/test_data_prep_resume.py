@@ -206,7 +206,7 @@ def test_too_little_room_is_told_before_the_start(
 ) -> None:
     monkeypatch.setattr(storage, "free_bytes", lambda url: 50_000)
     assert main(arguments(folder, tmp_path / "out")) == 1
-    assert "MB needed, 0.1 MB free; make room" in capsys.readouterr().err
+    assert " 49 KiB free; make room" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from steel import storage
 from steel.config import Config, PhaseConfig, RuntimeConfig
 from steel.distributed.runtime import Runtime
+from steel.errors import told_bytes
 from steel.machine import available_memory, local_ranks
 from steel.shards.reader import BadSampleError, ShardReader
 from train.doctor.benchmarks import loader_rate, sampler_of
-from train.doctor.checks import GIB, Finding
+from train.doctor.checks import Finding
 
 MOST_SAMPLES, MOST_SECONDS, MOST_BYTES = 1000, 3.0, 512 * 2**20
 """What a rank decodes and holds for the trial ends with the first of these."""
@@ -100,7 +101,7 @@ def judge_cached(phase: str, rates: CachedRates | str, workers: int) -> Finding:
         return Finding("loader", f"phase {phase}: the decoded cache was not tried: {rates}")
     text = (
         f"with the decoded cache {rates.held:.0f} crops/s with {workers} workers, {rates.gain:.1f}x those that decode; "
-        f"it takes {rates.num_bytes / GIB:.1f} GiB"
+        f"it takes {told_bytes(rates.num_bytes)}"
     )
     if rates.room < rates.samples:
         text += f", there being room for {rates.room} of {rates.samples} samples"

@@ -195,6 +195,7 @@ def compile_gain(
 def not_compiled(problem: str, *, on_cpu: bool) -> Finding:
     """What it means that torch cannot compile a step."""
     if on_cpu:
+        problem = problem.removesuffix(", or take --runtime.compile off")  # which is what a CPU does anyway
         return Finding("compile", f"{problem}; training needs none of it: on a CPU only --runtime.compile on compiles")
     return Finding("compile", problem, "warning")
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from steel.config import RuntimeConfig
 from steel.distributed.runtime import Runtime
+from steel.errors import told_bytes
 from steel.machine import available_memory, local_ranks, usable_cores
 from steel.shards.decoded_cache import DecodedCache
 from steel.shards.reader import BadSampleError, ShardReader
@@ -20,7 +21,6 @@ LEAST_GAIN_S = 10.0
 """A run that would save less time on decoding goes without."""
 _TRIAL_SAMPLES = 12
 _TRIAL_BYTES = 32 * 2**20
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def keep_decoded_samples(
         return
     if runtime.is_main:
         logger.info(
-            "decoded samples are held in %s: room for %d of %d, %.1f GiB (runtime.decoded-cache)",
+            "decoded samples are held in %s: room for %d of %d, %s (runtime.decoded-cache)",
             cache.folder,
             cache.num_samples,
             len(reader.samples),
-            cache.num_bytes / _GIB,
+            told_bytes(cache.num_bytes),
         )
 
 

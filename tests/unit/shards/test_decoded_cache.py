@@ -301,7 +301,7 @@ def test_sets_that_nobody_uses_make_room(tmp_path: Path) -> None:
 
 
 def test_a_trial_has_the_room_of_a_set_and_takes_it_from_no_other(tmp_path: Path) -> None:
-    """Beside the set's own cache, which counts as its own; once let go it makes way like any."""
+    """Beside the set's own cache, which a run may be using; once let go it makes way like any."""
     root, other = small_shards(tmp_path / "set"), small_shards(tmp_path / "other", num=15)
     for row in range(8):
         open_reader(other).read(row)
@@ -310,7 +310,6 @@ def test_a_trial_has_the_room_of_a_set_and_takes_it_from_no_other(tmp_path: Path
     first.read(0)
     assert first.decoded is not None
     own, bound = first.decoded.folder, first.decoded.num_bytes
-    del first
 
     reader = ShardReader(root)
     trial = reader.keep_decoded(root.parent / "node", bound, trial="trial")
@@ -320,7 +319,7 @@ def test_a_trial_has_the_room_of_a_set_and_takes_it_from_no_other(tmp_path: Path
     assert own.exists() and unused.exists()
     assert len(list(trial.folder.glob("*.decoded"))) == 1
 
-    reader.decoded = None
+    reader.decoded = first.decoded = None
     del trial
     open_reader(root, max_bytes=bound)
     assert own.exists()

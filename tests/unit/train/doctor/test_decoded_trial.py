@@ -1,6 +1,6 @@
 """The trial of the decoded cache: what it draws from, what it leaves, and what is said of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -170,10 +170,14 @@ def test_a_disk_that_fills_up_is_told(
     assert drawn == [] and left(reader) == []
 
 
-def test_what_another_rank_cannot_is_everybodys_answer(reader: ShardReader, drawn: list) -> None:
+@pytest.mark.parametrize("after", [0, 1])
+def test_what_another_rank_cannot_is_everybodys_answer(after: int, reader: ShardReader, drawn: list) -> None:
+    """Open a cache, or then hold something in it."""
+    told: Iterator[str | None] = iter([*[None] * after, "no room in /there"])
+
     class Other(Rank):
         def all_gather(self, value: Any) -> list[Any]:
-            return [value, "no room in /there"]
+            return [value, next(told, None)]
 
     config = config_for(reader)
     said = cached_rates(Other(), reader, config, config.phases[0], (32, 64), 0)  # type: ignore[arg-type]
@@ -197,8 +201,8 @@ def test_nothing_is_left_by_an_error(reader: ShardReader, monkeypatch: pytest.Mo
     [
         (FAST, "with the decoded cache 812 crops/s with 2 workers, 3.1x those that decode; it takes 1.0 GiB"),
         (
-            replace(FAST, room=7),
-            "with the decoded cache 812 crops/s with 2 workers, 3.1x those that decode; it takes 1.0 GiB, there being "
+            replace(FAST, room=7, num_bytes=48 << 20),
+            "with the decoded cache 812 crops/s with 2 workers, 3.1x those that decode; it takes 48 MiB, there being "
             "room for 7 of 14 samples",
         ),
         (
