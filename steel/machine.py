@@ -2,9 +2,10 @@
 
 import ctypes
 import os
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 _MALLOC_SETTINGS = ((-8, 1), (-3, 1 << 30), (-1, (1 << 31) - 1))
 """glibc's M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: one arena for all threads, blocks of up to a gigabyte in
@@ -21,6 +22,37 @@ def usable_cores(root: Path = Path("/")) -> float:
         root: under which `proc` and `sys` lie.
     """
     return min([float(len(os.sched_getaffinity(0))), *_quotas(root)])
+
+
+class Binding(NamedTuple):
+    """Where a rank may run."""
+
+    machine: str
+    cores: frozenset[int]
+    """Their numbers."""
+
+
+def own_binding() -> Binding:
+    """This process's; two machines of one name are told apart by when they were started."""
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:  # a sandbox
+        started = ""
+    return Binding(f"{socket.gethostname()} {started}", frozenset(os.sched_getaffinity(0)))
+
+
+def own_cores(own: Binding, everybodys: Sequence[Binding], root: Path = Path("/")) -> float:
+    """Cores that are a rank's own, if those are shared fairly: among the ranks that are bound to them, which are all on
+    the machine, or fewer where the launcher binds each to some, as SLURM's does; and a control group's quota among all.
+
+    Args:
+        own: the rank's.
+        everybodys: of all ranks of the job.
+        root: as of `usable_cores`.
+    """
+    here = [other for other in everybodys if other.machine == own.machine]
+    sharers = sum(not other.cores.isdisjoint(own.cores) for other in here)
+    return min([len(own.cores) / sharers, *(quota / len(here) for quota in _quotas(root))])
 
 
 def available_memory(root: Path = Path("/")) -> int:
@@ -76,15 +108,15 @@ def local_ranks(environment: Mapping[str, str] = os.environ) -> int:
     return int(environment.get("LOCAL_WORLD_SIZE") or environment.get("SLURM_NTASKS_PER_NODE") or 1)
 
 
-def count_workers(asked: Workers) -> int:
-    """Data-loader processes of a rank: as many as asked, or by `auto` one for each core that is the rank's own, less
-    the one that the rank itself keeps busy; at least one."""
+def count_workers(asked: Workers, cores: float) -> int:
+    """Data-loader processes of a rank: as many as asked, or by `auto` one for each of the `cores` that are the rank's
+    own, less the one that the rank itself keeps busy; at least one."""
     if asked != "auto":
         return asked
-    return max(1, min(MOST_WORKERS, int(usable_cores() / local_ranks()) - 1))
+    return max(1, min(MOST_WORKERS, int(cores) - 1))
 
 
-def count_evaluation_workers(asked: Workers, *, device: str, remote: bool) -> int:
+def count_evaluation_workers(asked: Workers, cores: float, *, device: str, remote: bool) -> int:
     """Processes of a rank that read whole images for a network: as many as asked; by `auto` none on a CPU.
 
     There the network keeps every core busy, so a process that decodes beside it saves no time, and a fork costs some:
@@ -92,10 +124,11 @@ def count_evaluation_workers(asked: Workers, *, device: str, remote: bool) -> in
 
     Args:
         asked: of the option.
+        cores: that are the rank's own.
         device: type of the network's device, such as `cpu`.
         remote: shards are fetched from elsewhere as they are needed.
     """
-    return 0 if asked == "auto" and device == "cpu" and not remote else count_workers(asked)
+    return 0 if asked == "auto" and device == "cpu" and not remote else count_workers(asked, cores)
 
 
 def parse_workers(text: str) -> Workers:

@@ -125,7 +125,7 @@ def load_micro_batches(
         plan.micro_batches(step),
         seed=config.seed,
         phase=plan.number,
-        workers=count_workers(config.runtime.workers),
+        workers=count_workers(config.runtime.workers, context.runtime.cores),
         pin_memory=context.runtime.device.type == "cuda",
         pin_in_place=True,
     )

@@ -11,7 +11,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,7 +33,7 @@ from steel.distributed.joining import (
     start_heartbeat,
 )
 from steel.errors import InputError, LostRankError, SharedError, describe, exit_code
-from steel.machine import keep_freed_memory
+from steel.machine import keep_freed_memory, own_binding, own_cores, usable_cores
 from steel.precision import choose_precision
 
 T = TypeVar("T")
@@ -50,6 +50,8 @@ class Runtime:
     """What happens when the job fails."""
     hosts: dist.ProcessGroup | None = None
     """The gloo group; None where the default group is that, or there is one rank."""
+    cores: float = field(default_factory=usable_cores)
+    """Of this machine, that are this rank's own; see `own_cores`."""
 
     @property
     def rank(self) -> int:
@@ -282,7 +284,10 @@ def start(precision: str = "auto", *, cpu: bool = False) -> Runtime:
     if world == 1:
         return Runtime(accelerator, ending)
     ending.heartbeat = start_heartbeat(accelerator.process_index, world, ending.give_up)
-    return Runtime(accelerator, ending, join_hosts())
+    runtime = Runtime(accelerator, ending, join_hosts())
+    with runtime.guard():
+        own = own_binding()
+        return replace(runtime, cores=own_cores(own, runtime.all_gather(own)))
 
 
 _DATA_PARALLEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)

@@ -2,18 +2,21 @@
 
 import os
 import platform
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from steel import machine
 from steel.machine import (
+    Binding,
     available_memory,
     count_evaluation_workers,
     count_workers,
     local_ranks,
+    own_binding,
+    own_cores,
     parse_workers,
     reset_peak_memory,
     usable_cores,
@@ -67,15 +70,46 @@ def test_the_older_layout_of_control_groups(tmp_path: Path) -> None:
     assert available_memory(tmp_path) == 0
 
 
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (16, 15), (64, 16), (8, 7), (0.5, 1), (3.5, 2)])
+def test_workers_by_auto(cores: float, workers: int) -> None:
+    assert count_workers("auto", cores) == workers
+    assert count_workers(0, cores) == 0
+    assert count_workers(9, cores) == 9
+
+
+def bound(*cores: range) -> list[Binding]:
+    return [Binding("a", frozenset(some)) for some in cores]
+
+
 @pytest.mark.parametrize(
-    ("cores", "ranks", "workers"), [(1, 1, 1), (2, 1, 1), (16, 1, 15), (64, 1, 16), (64, 8, 7), (8, 8, 1), (3.5, 1, 2)]
+    ("everybodys", "cores"),
+    [
+        (bound(range(48)), 48),
+        (bound(*[range(48)] * 8), 6),
+        (bound(*[range(6 * n, 6 * n + 6) for n in range(8)]), 6),  # each to its own, by SLURM's binding
+        (bound(*[range(24)] * 4, *[range(24, 48)] * 4), 6),  # to the halves of the machine
+        ([*bound(range(48), range(48)), Binding("b", frozenset(range(48)))], 24),  # the third is on another machine
+    ],
 )
-def test_workers_by_auto(cores: float, ranks: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
-    assert count_workers("auto") == workers
-    assert count_workers(0) == 0
-    assert count_workers(9) == 9
+def test_the_cores_of_a_rank(everybodys: list[Binding], cores: float, tmp_path: Path) -> None:
+    assert own_cores(everybodys[0], everybodys, tmp_path) == cores
+
+
+def test_ranks_share_a_quota(tmp_path: Path) -> None:
+    kernel_files(tmp_path, proc__self__cgroup="0::/a\n", sys__fs__cgroup__a__cpu_DOT_max="600000 100000\n")
+    assert own_cores(*both(bound(range(8))), tmp_path) == 6
+    assert own_cores(*both(bound(range(4), range(4, 8))), tmp_path) == 3
+    assert own_cores(*both(bound(range(2), range(2, 8))), tmp_path) == 2
+
+
+def both(everybodys: list[Binding]) -> tuple[Binding, list[Binding]]:
+    return everybodys[0], everybodys
+
+
+def test_a_process_says_where_it_may_run() -> None:
+    own = own_binding()
+    assert own.cores == set(range(8)) and own == own_binding()
+    assert own.machine.startswith(socket.gethostname())
 
 
 def test_ranks_of_this_machine() -> None:
@@ -84,14 +118,12 @@ def test_ranks_of_this_machine() -> None:
     assert local_ranks({"LOCAL_WORLD_SIZE": "2", "SLURM_NTASKS_PER_NODE": "4"}) == 2
 
 
-def test_a_network_on_the_cpu_reads_local_images_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "usable_cores", lambda: 16)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    assert count_evaluation_workers("auto", device="cpu", remote=False) == 0
-    assert count_evaluation_workers("auto", device="cpu", remote=True) == 15
-    assert count_evaluation_workers("auto", device="cuda", remote=False) == 15
-    assert count_evaluation_workers(3, device="cpu", remote=False) == 3
-    assert count_evaluation_workers(0, device="cuda", remote=True) == 0
+def test_a_network_on_the_cpu_reads_local_images_itself() -> None:
+    assert count_evaluation_workers("auto", 16, device="cpu", remote=False) == 0
+    assert count_evaluation_workers("auto", 16, device="cpu", remote=True) == 15
+    assert count_evaluation_workers("auto", 16, device="cuda", remote=False) == 15
+    assert count_evaluation_workers(3, 16, device="cpu", remote=False) == 3
+    assert count_evaluation_workers(0, 16, device="cuda", remote=True) == 0
 
 
 def test_workers_as_an_option() -> None:

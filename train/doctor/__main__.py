@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
     ):
         compiles = arguments.compile or runtime.device.type == "cuda"
-        workers = count_workers(arguments.workers)
+        workers = count_workers(arguments.workers, runtime.cores)
         findings += _measure(runtime, arguments.data, workers, arguments.preset, compiles=compiles)
         collected = runtime.all_gather(findings)
         problems = _report(dict(enumerate(collected))) if runtime.is_main else 0
@@ -129,7 +129,7 @@ def _measure(
     from train.fitting import preset_for
 
     return findings + run_checks(
-        {"preset": lambda: probe_preset(runtime, preset_for(preset, reader), reader, compiles=compiles)}
+        {"preset": lambda: probe_preset(runtime, preset_for(preset, reader), reader, workers, compiles=compiles)}
     )
 
 

@@ -13,7 +13,7 @@ from steel.config import Config, PhaseConfig
 from steel.distributed.runtime import Runtime, seed_everything
 from steel.errors import SharedError, is_out_of_memory
 from steel.loading.train_loader import MicroBatch
-from steel.machine import count_workers, peak_memory, reset_peak_memory
+from steel.machine import peak_memory, reset_peak_memory
 from steel.model.network import UnifiedModel
 from steel.shards.reader import ShardReader
 from train.doctor.benchmarks import loader_rate
@@ -48,22 +48,28 @@ class StepCost:
     """Of these gradients."""
 
 
-def probe_preset(runtime: Runtime, config: Config, reader: ShardReader, *, compiles: bool) -> Iterator[Finding]:
+def probe_preset(
+    runtime: Runtime, config: Config, reader: ShardReader, workers: int, *, compiles: bool
+) -> Iterator[Finding]:
     """Measure each phase of the recipe, and say what bounds it; every rank calls this.
 
     Args:
         runtime: this rank's.
         config: of the preset.
         reader: of the shards.
+        workers: loader processes; half of them and one are measured as well.
         compiles: measure what compiling a step gains, too.
     """
     for phase in config.phases:
         crop = resolve_crop(reader, np.arange(len(reader)), phase.crop, config.tiling, phase.sampling.zoom[0])
-        rates = {workers: loader_rate(reader, config, phase, crop, workers, runtime) for workers in _worker_counts()}
+        rates = {
+            some: loader_rate(reader, config, phase, crop, some, runtime)
+            for some in sorted({1, max(1, workers // 2), workers})
+        }
         cached = cached_rates(runtime, reader, config, phase, crop, max(rates))
         costs = {micro: step_cost(runtime, config, reader, phase, crop, micro) for micro in _micro_batches(phase)}
         size = f"{crop[0]}x{crop[1]}"
-        told = ", ".join(f"{rate:.0f} with {workers}" for workers, rate in rates.items())
+        told = ", ".join(f"{rate:.0f} with {some}" for some, rate in rates.items())
         yield Finding("loader", f"phase {phase.name}: crops/s of {size} per rank by workers: {told}")
         yield judge_cached(phase.name, cached, max(rates))
         told = ", ".join(_shown(micro, cost) for micro, cost in costs.items())
@@ -228,11 +234,6 @@ def _batch(runtime: Runtime, reader: ShardReader, plan: PhasePlan, crop: tuple[i
     manifest, on_gpu = reader.manifest, runtime.device.type == "cuda"
     sizes = (manifest.channels, manifest.num_classes, plan.phase.micro_batch, crop)
     return made_up_batch(*sizes, pin_memory=on_gpu, index=plan.share[0])
-
-
-def _worker_counts() -> list[int]:
-    most = count_workers("auto")
-    return sorted({1, max(1, most // 2), most})
 
 
 def _micro_batches(phase: PhaseConfig) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from steel.config import RuntimeConfig
 from steel.distributed.runtime import Runtime
 from steel.errors import told_bytes
-from steel.machine import available_memory, local_ranks, usable_cores
+from steel.machine import available_memory, local_ranks
 from steel.shards.decoded_cache import DecodedCache
 from steel.shards.reader import BadSampleError, ShardReader
 from train.engine.disk_speed import DiskSpeed, measure_disk
@@ -54,9 +54,9 @@ def keep_decoded_samples(
     """
     if config.decoded_cache == "off":
         return
-    nodes = max(1, runtime.world // local_ranks())
+    nodes, cores = max(1, runtime.world // local_ranks()), runtime.cores * local_ranks()
     if config.decoded_cache == "auto" and not runtime.on_main(
-        lambda: _is_worth_it(reader, rows, passes, nodes, config)
+        lambda: _is_worth_it(reader, rows, passes, nodes, cores, config)
     ):
         return
     try:
@@ -91,9 +91,11 @@ def gain_seconds(need: Need, held_bytes: int, missing_bytes: int, memory: int, d
     return need.spared * need.decode_seconds - missing_bytes / disk.write - reading
 
 
-def _is_worth_it(reader: ShardReader, rows: np.ndarray, passes: float, nodes: int, config: RuntimeConfig) -> bool:
+def _is_worth_it(
+    reader: ShardReader, rows: np.ndarray, passes: float, nodes: int, cores: float, config: RuntimeConfig
+) -> bool:
     """Try a few samples and, if decoding takes long enough for it to matter, the disk; see `gain_seconds`."""
-    seconds = _decode_seconds(reader, rows) / usable_cores()
+    seconds = _decode_seconds(reader, rows) / cores
     # Of nodes that draw at random each comes across nearly all samples before long.
     seen = len(rows) * (1 - (1 - 1 / nodes) ** passes)
     need = Need(max(1, round(seen)), len(rows) * passes / nodes, seconds)

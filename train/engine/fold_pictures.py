@@ -61,7 +61,8 @@ def keep_of_folds(
             pixels_per_pass=pixels_per_pass,
             precision=runtime.accelerator.mixed_precision,
         )
-        for _ in show_images(predictor, reader, needed[of_row[needed] == fold], keeper, workers=workers):
+        of_fold = needed[of_row[needed] == fold]
+        for _ in show_images(predictor, reader, of_fold, runtime, keeper, workers=workers):
             done += 1
             on_progress(done, len(needed))
         keepers.append(keeper)

@@ -70,6 +70,7 @@ def collect_statistics(
     Returns:
         The statistics of all rows, on every rank.
     """
+    workers = _count_workers(workers, predictor, reader, runtime)
     batches = _batches(predictor, reader, rows, workers, rank=runtime.rank, world=runtime.world)
     images = _image_statistics(predictor, batches, decision, reader.manifest.ignore_bit, keeper)
 
@@ -83,7 +84,13 @@ def collect_statistics(
 
 
 def show_images(
-    predictor: Predictor, reader: ShardReader, rows: np.ndarray, keeper: GalleryKeeper, *, workers: Workers
+    predictor: Predictor,
+    reader: ShardReader,
+    rows: np.ndarray,
+    runtime: Runtime,
+    keeper: GalleryKeeper,
+    *,
+    workers: Workers,
 ) -> Iterator[int]:
     """Show a keeper some images, on this rank alone; gives the row of each that it has seen.
 
@@ -91,16 +98,23 @@ def show_images(
         predictor: as of `collect_statistics`.
         reader: of the shards.
         rows: (n,) rows of the data set.
+        runtime: this rank's.
         keeper: is shown every image.
         workers: as of `collect_statistics`.
     """
+    workers = _count_workers(workers, predictor, reader, runtime)
     batches = _batches(predictor, reader, rows, workers, rank=0, world=1)
     for image in _image_statistics(predictor, batches, None, reader.manifest.ignore_bit, keeper):
         yield image.row
 
 
+def _count_workers(asked: Workers, predictor: Predictor, reader: ShardReader, runtime: Runtime) -> int:
+    is_remote = reader.cache is not None
+    return count_evaluation_workers(asked, runtime.cores, device=predictor.device.type, remote=is_remote)
+
+
 def _batches(
-    predictor: Predictor, reader: ShardReader, rows: np.ndarray, workers: Workers, *, rank: int, world: int
+    predictor: Predictor, reader: ShardReader, rows: np.ndarray, workers: int, *, rank: int, world: int
 ) -> Iterator[EvalBatch]:
     return eval_batches(
         reader,
@@ -111,7 +125,7 @@ def _batches(
         stride=predictor.stride,
         rank=rank,
         world=world,
-        workers=count_evaluation_workers(workers, device=predictor.device.type, remote=reader.cache is not None),
+        workers=workers,
         pin_memory=predictor.device.type == "cuda",
     )
 

@@ -62,5 +62,5 @@ def _crops(context: RunContext, plan: PhasePlan, rows: np.ndarray, num: int) -> 
     starts = range(0, num, size)[runtime.rank :: runtime.world]
     places = [MicroBatchRange(0, 0, range(start, min(start + size, num))) for start in starts]
     augmenter = Augmenter({}, crop, sampling, reader.manifest.num_classes, reader.manifest.ignore_bit)
-    workers = count_workers(config.runtime.workers)
+    workers = count_workers(config.runtime.workers, runtime.cores)
     return train_batches(reader, sampler, augmenter, places, seed=config.seed, phase=plan.number, workers=workers)

@@ -120,7 +120,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def probe(config: Config, tmp_path: Path, *, compiles: bool) -> list[Finding]:
     config = replace(config, runtime=replace(config.runtime, cache_dir=str(tmp_path / "node")))
     reader = ShardReader(small_shards(tmp_path / "shards"))
-    return list(probe_preset(start("no", cpu=True), config, reader, compiles=compiles))
+    return list(probe_preset(start("no", cpu=True), config, reader, 1, compiles=compiles))
 
 
 @pytest.fixture
