@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -172,11 +173,13 @@ class Loop:
         It waits for the state before, if that is still being written: one before a validation, or for a stop signal,
         cannot be put off.
         """
+        begun = time.monotonic()
         self._take_in(self.step_metrics.flush())
         self._told_to_save = self._owes_state = self._can_save = False
         if self.writer is not None:
             with self.context.live.stage("saving", "saving the state"):  # its copy; it is written beside training
-                self.writer.submit(self.state, self.top_checkpoints.ranked, self.training.tensors())
+                tensors = self.training.tensors()
+                self.writer.submit(self.state, self.top_checkpoints.ranked, tensors, time.monotonic() - begun)
 
     def _validate(self, plan: PhasePlan) -> None:
         """Score the weights, keep them if they are among the best, and see whether the phase still gets better.

@@ -256,9 +256,19 @@ class StateWriter:
         return self.is_idle and time.monotonic() - self._since >= self._interval
 
     def submit(
-        self, loop: LoopState, top_checkpoints: Sequence[TopCheckpoint], tensors: Mapping[str, torch.Tensor]
+        self,
+        loop: LoopState,
+        top_checkpoints: Sequence[TopCheckpoint],
+        tensors: Mapping[str, torch.Tensor],
+        prepared: float = 0.0,
     ) -> None:
         """Copy a state of this moment and start writing it; waits for the one before, whose memory it takes.
+
+        Args:
+            loop: where training is.
+            top_checkpoints: as of `SavedState`.
+            tensors: as of `SavedState`, wherever they are.
+            prepared: seconds that training has waited for these already.
 
         Raises:
             StateWriteError: that could not be written.
@@ -268,7 +278,7 @@ class StateWriter:
         self._wait_for(_STATE)
         waited, self._since = time.monotonic() - start, time.monotonic()
         self._copies.begin(tensors)
-        self._pending[_STATE] = self._begin(self._write, copy.deepcopy(loop), tuple(top_checkpoints), waited)
+        self._pending[_STATE] = self._begin(self._write, copy.deepcopy(loop), tuple(top_checkpoints), prepared, waited)
 
     def submit_best(
         self, store: TopCheckpoints, offered: TopCheckpoint, weights: Mapping[str, torch.Tensor] | None
@@ -314,7 +324,9 @@ class StateWriter:
             store.write(offered, weights)
         store.prune(ranked, top_checkpoint_files(self._folder))
 
-    def _write(self, loop: LoopState, top_checkpoints: tuple[TopCheckpoint, ...], waited: float) -> None:
+    def _write(
+        self, loop: LoopState, top_checkpoints: tuple[TopCheckpoint, ...], prepared: float, waited: float
+    ) -> None:
         start = time.monotonic()
         tensors, held_up = self._copies.wait()
         self._wait_for_records()
@@ -322,7 +334,7 @@ class StateWriter:
         seconds = time.monotonic() - start
         message = "state of phase %d, step %d saved in %.2f s; training waited %.3f s for it%s"
         others = f", {waited:.3f} s of them until the one before was written" if waited >= 0.001 else ""
-        logger.info(message, loop.phase, loop.step, seconds, waited + held_up, others)
+        logger.info(message, loop.phase, loop.step, seconds, prepared + waited + held_up, others)
 
     def check(self) -> None:
         """Raise the error of a write that has already failed; never waits."""
