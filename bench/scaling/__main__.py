@@ -40,8 +40,8 @@ PRESETS = (SEVERSTAL, *ENCODERS)
 WORLDS = (8, 64, 512)
 SIZES = (100_000, 1_000_000, 10_000_000)
 EXTRAPOLATED = 1_000_000_000
-NEEDS = (450, 600, 1_900, 2_400)
-"""Images per second that a GPU may take: the aims for whole strips and for crops, on an H100 and an H200."""
+NEEDS = (1_900, 2_400)
+"""Crops per second that a GPU may take: the aims on an H100 and an H200."""
 LITTLE = 0.05
 """Share of a step that the sum may add, for the column that says from which step on it does."""
 
@@ -136,9 +136,10 @@ def _without_tag(encoder: str) -> str:
 
 def loader_rows(table: Path) -> Iterator[list[str]]:
     """The third table, from that of `bench.speed`: cores that feed one GPU."""
-    rows = {row["name"]: row for row in json.loads(table.read_text(encoding="utf-8"))["rows"]}
-    for name, words in (("batches", "decoding each image"), ("decoded-batches", "from the decoded cache")):
-        per_core = statistics.median(rows[name]["sides"][0]["rates"]) / 2  # of two workers
+    rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
+    held, decoded = next(row["sides"] for row in rows if row["name"] == "decoded-batches")
+    for side, words in ((decoded, "decoding each image"), (held, "from the decoded cache")):
+        per_core = statistics.median(side["rates"]) / 2  # of two workers
         yield [words, f"{per_core:.0f}", *(f"{need / per_core:.1f}" for need in NEEDS)]
 
 
@@ -209,10 +210,11 @@ def efficiency_section(tables: Sequence[Path]) -> str:
 def cores_section(table: Path) -> str:
     """From the table of `bench.speed`; nothing is measured."""
     words = (
-        "Crops of 256x512 per second of one loader process, from the table of `bench.speed`, and the processes "
-        "that feed a GPU which takes so many images per second. The machine that made it stands there."
+        "Crops of 256x512, half of them on defects, per second of one loader process, from the table of "
+        "`bench.speed`, and the processes that feed a GPU which takes so many per second. The machine that made it "
+        "stands there. Whole strips: not measured."
     )
-    header = ("batches", "images/s a core", *(f"{need:,} images/s" for need in NEEDS))
+    header = ("batches", "crops/s a core", *(f"{need:,} crops/s" for need in NEEDS))
     return _section("Host cores per GPU", words, header, list(loader_rows(table)))
 
 

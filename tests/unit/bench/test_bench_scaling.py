@@ -109,14 +109,12 @@ def test_no_preset_has_more_than_a_micro_batch_for_each_of_eight_gpus() -> None:
 
 def test_cores_for_a_gpu_come_from_one_table_of_one_machine(tmp_path: Path) -> None:
     """Of two workers' images per second, the median of three repeats."""
-    rows = [
-        {"name": name, "sides": [{"rates": rates}, {"rates": [1.0]}]}
-        for name, rates in (("batches", [800.0, 900.0, 1000.0]), ("decoded-batches", [3800.0, 3000.0, 3900.0]))
-    ]
+    sides = [{"rates": rates} for rates in ([3800.0, 3000.0, 3900.0], [800.0, 900.0, 1000.0])]
+    rows = [{"name": "batches", "sides": sides[::-1]}, {"name": "decoded-batches", "sides": sides}]
     (tmp_path / "speed.json").write_text(json.dumps({"rows": rows}))
     assert list(loader_rows(tmp_path / "speed.json")) == [
-        ["decoding each image", "450", "1.0", "1.3", "4.2", "5.3"],
-        ["from the decoded cache", "1900", "0.2", "0.3", "1.0", "1.3"],
+        ["decoding each image", "450", "4.2", "5.3"],
+        ["from the decoded cache", "1900", "1.0", "1.3"],
     ]
 
 
