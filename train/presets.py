@@ -30,7 +30,7 @@ SEVERSTAL = Config(
             crop=(256, 512),
             batch_size=64,
             micro_batch=8,
-            lr=1e-3,
+            lr=2e-3,
             loss=LossConfig({"bce": 0.75, "dice": 0.25, "classification": 0.02}, absent=0.0),
             sampling=SamplingConfig(defect_crop=0.5),
         ),
@@ -40,7 +40,7 @@ SEVERSTAL = Config(
             crop=(0, 0),
             batch_size=64,
             micro_batch=8,
-            lr=1e-4,
+            lr=2e-4,
             loss=LossConfig({"bce": 0.5, "lovasz": 0.5, "classification": 0.02}, absent=0.0),
             sampling=SamplingConfig(defect_crop=0.0),
         ),
@@ -48,12 +48,11 @@ SEVERSTAL = Config(
 )
 """The recipe for the full data set of Severstal on a GPU.
 
-Micro-batches of 8 leave a step's batch of 64 to up to eight GPUs. On real steel, with batches of 16 and small
-networks, those of 16 were as good at the rates that go with them, and on small pits 2 points of mean IoU worse at the
-rates of 8, which may be chance (`bench/quality.md`, one seed each); they would want half as many GPUs, or twice the
-batch. In trainings of some hundred steps batches of 32 were 6 to 10 points worse than of 8 (the same tables): few
-steps want small batches, which is why `auto` halves them. Batches of 64 over the thousands of steps of this preset
-have been compared with nothing: that needs a GPU.
+Micro-batches of 8 leave a step's batch of 64 to up to eight GPUs. The rates are those that go with it, by the square
+root of the batch from 1e-3 at 16: on rendered strips, in micro-batches of 8 at equal passes, batches of 64 at the rates
+of 16 were 4.6 points of mean IoU worse than of 16 after 321 steps, and at these 0.9, which may be chance; after 102
+steps they were 3.4 worse at these (`batches` in `bench/quality.md`, one seed, EfficientNet-Lite0). Few steps want small
+batches, which is why `auto` halves them. Thousands of steps, and ResNet-34, have not been compared: that needs a GPU.
 """
 
 _CROPS, _FULL = SEVERSTAL.phases
@@ -102,8 +101,8 @@ SMOKE = replace(
 )
 """Seconds: to see whether everything works, the moving average included, not to learn."""
 
-_FINE_TUNING = OptimConfig(weight_decay=0.05, encoder_lr_scale=0.1)
-"""As is usual for encoders of layer normalisation or attention: ten times the rate of ResNets undoes what they know."""
+_FINE_TUNING = OptimConfig(weight_decay=0.05, encoder_lr_scale=0.05)
+"""As is usual for encoders of layer normalisation or attention, at 1e-4: the rate of ResNets undoes what they know."""
 
 ENCODERS = (
     replace(SEVERSTAL, preset="efficientnet-b3", model=ModelConfig(encoder="efficientnet-b3")),

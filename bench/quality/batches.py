@@ -21,7 +21,7 @@ PASSES = (8, 24)
 BATCH = "batches of 16"
 """Of the set's own preset, with which the others are compared."""
 RATES = ("--phases.0.lr", "2e-3", "--phases.1.lr", "2e-4")
-"""Twice the preset's: by the square root of the batch."""
+"""The preset's, and twice those that go with batches of 16: by the square root of the batch."""
 VARIANTS: Mapping[str, tuple[int, Sequence[str]]] = {
     BATCH: (16, ()),
     "batches of 64": (64, ()),

@@ -80,13 +80,15 @@ class Sides:
         return self._ours("auto", seed, name, ["--budget", f"{self.passes}passes", *options])
 
     def severstal(self, seed: int, name: str = "severstal", options: Sequence[str] = ()) -> Trial:
-        """The preset for Severstal, with its two phases in their proportion on these images."""
+        """The preset for Severstal, with its two phases in their proportion on these images, and at half of its rates:
+        by the square root from its batches to those of 16."""
         full = max(1, round(self.passes * 8 / 38))
         carried_over = [
             *("--phases.0.epochs", str(self.passes - full), "--phases.1.epochs", str(full)),
             *("--phases.0.crop", *map(str, self.of_set.crop), "--validation.every-epochs", "2"),
             *both_phases("batch-size", str(self.of_set.batch_size)),
             *both_phases("micro-batch", str(min(8, self.of_set.batch_size))),
+            *("--phases.0.lr", "1e-3", "--phases.1.lr", "1e-4"),
         ]
         return self._ours("severstal", seed, name, [*carried_over, *options])
 

@@ -40,7 +40,7 @@ def test_small_square_images_are_taken_whole_and_turned() -> None:
     assert found.augment["rotate90"] == TransformConfig(0.5)
     # 30 passes times the root of 12,568 / 700 are 127; and 70,000 images in batches of 64 are 1,094 steps, of 32 2,188.
     assert (found.phases[0].epochs, found.phases[0].batch_size) == (100, 32)
-    assert [phase.lr for phase in found.phases] == [1e-3, 1e-4]
+    assert [phase.lr for phase in found.phases] == [2e-3, 2e-4]
     assert "rotate90" not in auto_recipe(STRIPS, LARGE).augment
 
 

@@ -51,7 +51,7 @@ def test_auto_fits_batch_and_validations_to_the_passes() -> None:
     long, short = (auto_recipe(facts, MachineClass("gpu", 80), passes) for passes in (None, 8))
     assert [phase.epochs for phase in short.phases] == [6.32, 1.69]  # of 8, 30 : 8
     assert (long.phases[0].batch_size, short.phases[0].batch_size) == (32, 8)  # 687 steps of 8 are still too few
-    assert long.phases[0].lr == short.phases[0].lr == 1e-3  # whatever the batch
+    assert long.phases[0].lr == short.phases[0].lr == 2e-3  # whatever the batch
     assert short.validation.every_epochs == 1
     assert short.reasons["phases.0.epochs"].startswith("6.32 of the budget's 8 passes; without one, 100 passes")
     shortest = auto_recipe(facts, MachineClass("gpu", 80), 0.01)  # as of other presets

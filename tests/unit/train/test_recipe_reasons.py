@@ -181,7 +181,7 @@ def test_each_phase_says_why_it_has_its_batch_and_rate() -> None:
     assert found.reasons["phases.1.lr"].startswith(f"{found.phases[1].lr:g}, a tenth of the first phase's")
     first = replace(found.phases[0], lr=3e-4, batch_size=16)
     told = explain_changes(found, replace(found, phases=(first, found.phases[1]))).reasons
-    assert told["phases.1.lr"].endswith("; chosen for phases.0.lr 0.001, now given otherwise")
+    assert told["phases.1.lr"].endswith("; chosen for phases.0.lr 0.002, now given otherwise")
     assert told["phases.1.batch-size"].endswith(
         f"; chosen for phases.0.batch-size {found.phases[0].batch_size}, now given otherwise"
     )
