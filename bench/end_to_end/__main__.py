@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.end_to_end.gpu_samples import parse_cards, sampled
 from bench.end_to_end.page import NUM_IMAGES, SIZE, Row, tables
 from bench.end_to_end.program import run
 from bench.end_to_end.run_records import RunRecord, read_run
+from bench.gpu_samples import parse_cards, sampled
 from bench.made_by import begin, fact_lines, facts_of_run
 from bench.speed.worker import ROOT
 from data_prep.arguments import parse_size

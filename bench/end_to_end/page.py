@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from bench.end_to_end.gpu_samples import FIGURES, Card
 from bench.end_to_end.program import Ended
 from bench.end_to_end.run_records import PhaseRecord, RunRecord
+from bench.gpu_samples import FIGURES, Card
 from train.live_line import format_duration
 from train.presets import SEVERSTAL
 

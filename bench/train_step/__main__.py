@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from bench.gpu_samples import in_words, parse_cards, sampled
 from bench.made_by import Begun, begin, facts_of_run
 from bench.speed.dataset import SHARD_SIZE, make_dataset
 from bench.speed.report import write_report
@@ -72,10 +73,12 @@ def main() -> None:
         with start["monai"]() as peers:
             of_peers = {"versions, peers": peers.ask("versions")}
     total = sum(len(row.sides) * (options.repeats + 1) for row in rows)
-    with tqdm(total=total, unit="measurement", mininterval=2) as bar:
+    samples = work / "train_step-gpu.csv"
+    with tqdm(total=total, unit="measurement", mininterval=2) as bar, sampled(samples):
         results = [_measure(row, options.repeats, start, bar) for row in rows]
     facts = {
         **_facts(card, begun),
+        **_power(card, samples.read_text(encoding="utf-8")),
         "repeats": f"{options.repeats}, of {options.steps} steps{' after one that is not timed' * settings[0].lead}",
         **of_peers,
         **_gaps(options.rows, settings, card),
@@ -89,6 +92,11 @@ def _facts(card: str, begun: Begun) -> dict[str, Any]:
     facts = facts_of_run("bench.train_step", begun, ("torch", "accelerate", "segmentation-models-pytorch", "timm"))
     facts["load average"] += " (alone, a run makes 2)"
     return {**facts, "GPU": card or "none", "options": shlex.join(sys.argv[1:]) or "none"}
+
+
+def _power(card: str, samples: str) -> dict[str, str]:
+    """Fact: what the GPUs drew and how fast they ran while all was measured, the pauses between included."""
+    return {"power and clocks": in_words(parse_cards(samples))} if card else {}
 
 
 def _profiles(rows: Sequence[Row], start: dict[str, Callable[[], Worker]]) -> Iterator[tuple[str, dict[str, Any]]]:

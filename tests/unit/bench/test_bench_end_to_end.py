@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from bench.end_to_end.__main__ import main
-from bench.end_to_end.gpu_samples import Card, Spread, parse_cards, sampled
 from bench.end_to_end.page import ON_NO_GPU, Row, judge, tables
 from bench.end_to_end.program import Ended, run
 from bench.end_to_end.run_records import PhaseRecord, RunRecord, phase_records, read_run
+from bench.gpu_samples import Card, Spread, in_words, parse_cards, sampled
 from steel.errors import InputError, run_program
 from tests.paths import ROOT
 
@@ -41,6 +41,11 @@ def test_medians_and_maxima_of_each_card_the_busiest_first() -> None:
         "memory.used": (20481, 20987),
     }
     assert idle.name == "NVIDIA H200"
+    busy = busy._replace(figures={name: busy.figures[name] for name in ("power.draw", "clocks.sm")})
+    assert (
+        in_words([busy]) == f"{H100}, driver 570.86.15, limit 700 W, power, W 612.4 (655.72), SM clock, MHz 1755 (1980)"
+    )
+    assert in_words([]) == "not told: no nvidia-smi"
 
 
 def test_what_a_card_does_not_tell_is_missing() -> None:
@@ -49,6 +54,7 @@ def test_what_a_card_does_not_tell_is_missing() -> None:
         "0, Tesla K80, 470.82.01, [Not Supported], 61.10, 875, 2505, 44, [N/A], [Unknown Error]\n"
     )
     assert card.power_limit is None
+    assert in_words([card]).startswith("Tesla K80, driver 470.82.01, no limit told, power, W 61.1 (61.1), ")
     assert card.figures == {
         "power.draw": (61.10, 61.10),
         "clocks.sm": (718.5, 875),

@@ -18,7 +18,7 @@ from bench.speed.rows import Side
 from bench.speed.run import RowResult, SideResult
 from bench.speed.worker import ROOT, Worker
 from bench.train_step import ours, plain, setting
-from bench.train_step.__main__ import _against_peers, _gaps, _remark
+from bench.train_step.__main__ import _against_peers, _gaps, _power, _remark
 from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, aims_not_measured, not_measured, rows_of
 from bench.train_step.setting import Setting
 from steel import machine
@@ -321,6 +321,12 @@ def test_without_a_gpu_the_aims_are_among_what_was_not_measured() -> None:
     ]
     assert facts["device time"] == "not measured"
     assert "device time" not in _gaps(KINDS, [RESNET34], "NVIDIA H200")
+
+
+def test_on_a_gpu_alone_the_table_tells_power_and_clocks() -> None:
+    told = _power("NVIDIA H200", "0, NVIDIA H200, 570, 700, 520, 1755, 3201, 55, 97, 9000\n")["power and clocks"]
+    assert told.startswith("NVIDIA H200, driver 570, limit 700 W, power, W 520 (520), SM clock, MHz 1755 (1755)")
+    assert _power("", "") == {}
 
 
 def _descendants(pid: int) -> set[int]:

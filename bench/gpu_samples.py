@@ -5,7 +5,7 @@ import shutil
 import statistics
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -74,6 +74,17 @@ def parse_cards(text: str) -> list[Card]:
             samples[cells[0]].append(cells)
     cards = [_card(rows) for rows in samples.values()]
     return sorted(cards, key=lambda card: card.figures.get("utilization.gpu", Spread(0, 0)), reverse=True)
+
+
+def in_words(cards: Sequence[Card]) -> str:
+    """What a line tells of cards: medians, with the maximum in brackets; `not told` of none."""
+    return "; ".join(_in_words(card) for card in cards) or "not told: no nvidia-smi"
+
+
+def _in_words(card: Card) -> str:
+    limit = "no limit told" if card.power_limit is None else f"limit {card.power_limit:g} W"
+    told = (f"{FIGURES[name]} {median:g} ({most:g})" for name, (median, most) in card.figures.items())
+    return ", ".join([f"{card.name}, driver {card.driver}, {limit}", *told])
 
 
 def _card(rows: list[list[str]]) -> Card:
