@@ -72,10 +72,10 @@ def keep_freed_memory() -> bool:
     """Let the C library keep what is freed for what is allocated next; whether it does, which only glibc can.
 
     For programs that compute on a CPU: a pass frees hundreds of blocks of megabytes, and the next one asks for as many
-    again. By itself glibc hands them back to the kernel, which fills every page with zeros when it comes anew: a sixth
-    of the time of a training step or a forward pass. The process stays as large as it once had to be. To be called
-    before threads are started, as each of them would have an arena of its own. What `MALLOC_ARENA_MAX` and its like say
-    is left as it is.
+    again. By itself glibc hands them back to the kernel, which fills every page with zeros when it comes anew:
+    bench/train_step.md has what that costs a training step. The process stays as large as it once had to be. To be
+    called before threads are started, as each of them would have an arena of its own. What `MALLOC_ARENA_MAX` and its
+    like say is left as it is.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return False
