@@ -94,7 +94,7 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
         phases=(replace(first, warmup=_WARMUP, loss=first_loss), second),
         augment=_augment(facts, crop, reasons),
         validation=_validation(passes, reasons),
-        reasons={"machine": f"{machine}: auto's encoder, rates, crops and micro-batches depend on that", **reasons},
+        reasons={"machine": f"{machine}: auto's encoder, crops and micro-batches depend on that", **reasons},
     )
 
 
