@@ -189,8 +189,8 @@ def _run_ensemble(arguments: argparse.Namespace) -> None:
         raise InputError(f"{names[0]}: one file alone makes no ensemble; give two or more")
     make_way(names, [arguments.out])
     checkpoints = [load_checkpoint(name) for name in names]
-    _check_differ(checkpoints, names)
     ensemble = stack_members(checkpoints, names)
+    _check_differ(checkpoints, names)
     save_checkpoint(arguments.out, ensemble)
     decision = "" if ensemble.decision else "; without a decision: find one with `train.evaluate --tune-thresholds`"
     print(f"{arguments.out}: {counted(ensemble.members, 'member')}{decision}")  # noqa: T201

@@ -20,6 +20,7 @@ GB = 10**9
 class OneRank:
     world = 1
     is_main = True
+    cores = 2.0
 
     def on_main(self, task: Callable[[], bool]) -> bool:
         return task()

@@ -32,6 +32,7 @@ class OfTwo:
     """One of two ranks, whose words are kept; what was gathered is all that was ever said."""
 
     world = 2
+    cores = 1.0
 
     def __init__(self, rank: int, accelerator: object, said: list[dict[str, float]]) -> None:
         self.rank, self.accelerator, self.said, self.device = rank, accelerator, said, torch.device("cpu")
