@@ -9,8 +9,9 @@ import numpy as np
 
 from bench.speed.strings import HEIGHT, WIDTH
 from bench.speed.timing import Measure, time_passes
-from steel.metrics.counts import NUM_BINS
-from steel.metrics.statistics import image_statistics
+from steel.loading.eval_loader import fill_targets
+from steel.metrics.counts import NUM_BINS, histograms
+from steel.metrics.statistics import ImageStatistics, counted_statistics, image_statistics
 
 NUM_CLASSES, NUM_IMAGES = 4, 24
 BATCH = 5
@@ -46,7 +47,7 @@ def statistics_device(kind: str, seconds: float) -> Measure:
     """As evaluation does on a GPU, if there is one: the truth goes where the probabilities are, counts come back."""
     import torch
 
-    from steel.inference.device_counts import counting_targets, histograms_on_device
+    from steel.inference.device_counts import histograms_on_device
 
     device, images = torch.device("cuda" if torch.cuda.is_available() else "cpu"), _images(kind)
     batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
@@ -56,8 +57,9 @@ def statistics_device(kind: str, seconds: float) -> Measure:
         counted = 0
         for batch, probs in zip(batches, there, strict=True):
             truths = [truth for _, truth in batch]
-            targets = counting_targets(truths, (len(batch), *truths[0].shape), NUM_CLASSES, None)
-            counted += len(histograms_on_device(probs, targets.to(device)).cpu().numpy())
+            targets = np.empty((len(batch), *truths[0].shape), np.uint8)
+            fill_targets(targets, truths, NUM_CLASSES, None)
+            counted += len(histograms_on_device(probs, torch.from_numpy(targets).to(device)).cpu().numpy())
         return counted
 
     count()  # kernels and memory
@@ -65,6 +67,20 @@ def statistics_device(kind: str, seconds: float) -> Measure:
     while (spent := time.perf_counter() - begun) < seconds or not items:
         items += count()
     return Measure(items, spent)
+
+
+def statistics_host(kind: str, seconds: float) -> Measure:
+    """What is left to the CPU where a GPU counts: a loader process lays out the truth, a thread takes the counts."""
+    labels, made = np.zeros(1 + NUM_CLASSES, np.uint8), []
+    for probs, truth in _images(kind):
+        made.append((truth, histograms(probs, truth, NUM_CLASSES).astype(np.int32)))
+    targets = np.empty((1, HEIGHT, WIDTH), np.uint8)
+
+    def count(truth: np.ndarray, counts: np.ndarray) -> ImageStatistics:
+        fill_targets(targets, [truth], NUM_CLASSES, None)
+        return counted_statistics(0, counts.astype(np.uint32), labels, None, None)
+
+    return time_passes(lambda: (count(*image) for image in made), seconds=seconds)
 
 
 def statistics_masked(kind: str, seconds: float) -> Measure:

@@ -2,35 +2,13 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from steel.loading.crop import target_dtype, to_target
 from steel.metrics.counts import NUM_BINS
 
 _SPREAD = 64
 """Copies of each bin, which neighbouring pixels take in turn: on a GPU additions to one place wait for each other."""
-
-
-def counting_targets(
-    bitmasks: Sequence[np.ndarray], shape: tuple[int, int, int], num_classes: int, ignore_bit: int | None
-) -> Tensor:
-    """The truth of a padded batch: bits 0..C-1 = classes, bit C = not counted, as padding and ignored pixels are.
-
-    Args:
-        bitmasks: (h, w) of each image, no larger than the batch's.
-        shape: B, H and W of the batch; places without a bitmask count for nothing.
-        num_classes: C.
-        ignore_bit: the bitmasks' bit of ignored pixels, if any.
-
-    Returns:
-        (B, H, W) uint8, or int32 for more than 7 classes.
-    """
-    targets = torch.from_numpy(np.full(shape, 1 << num_classes, target_dtype(num_classes)))
-    for target, bitmask in zip(targets.numpy(), bitmasks, strict=False):
-        target[: bitmask.shape[0], : bitmask.shape[1]] = to_target(bitmask, num_classes, ignore_bit)
-    return targets
 
 
 def histograms_on_device(mask_probs: Tensor, targets: Tensor) -> Tensor:
@@ -38,7 +16,7 @@ def histograms_on_device(mask_probs: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         mask_probs: (B, C, H, W) uint8.
-        targets: (B, H, W) on the same device, see `counting_targets`.
+        targets: (B, H, W) on the same device, see `steel.loading.eval_loader.fill_targets`.
 
     Returns:
         (B, C, 2, 256) int32: number of counted pixels by [image, class, outside / inside, probability].
@@ -59,7 +37,7 @@ def answers_on_device(mask_probs: Tensor, targets: Tensor, pixel_thresholds: Seq
 
     Args:
         mask_probs: (B, C, H, W) uint8.
-        targets: (B, H, W) on the same device, see `counting_targets`.
+        targets: (B, H, W) on the same device, see `steel.loading.eval_loader.fill_targets`.
         pixel_thresholds: C of a decision.
 
     Returns:

@@ -14,9 +14,9 @@ from steel.decision import Decision
 from steel.distributed.runtime import Runtime
 from steel.images.geometry import restore_size
 from steel.inference.ahead import Ahead
-from steel.inference.device_counts import answers_on_device, counting_targets, histograms_on_device
+from steel.inference.device_counts import answers_on_device, histograms_on_device
 from steel.inference.predictor import Predictor
-from steel.loading.eval_loader import EvalBatch, eval_batches
+from steel.loading.eval_loader import BITMASKS, EvalBatch, Truth, eval_batches
 from steel.machine import Workers, count_evaluation_workers
 from steel.metrics.confusion import MOST_ANSWERED
 from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, counted_statistics, image_statistics
@@ -28,16 +28,18 @@ _THREADS = 4
 """That decide and count while the network runs."""
 
 
-class _Truth(NamedTuple):
-    """Of the images of a batch that is under way."""
+class _UnderWay(NamedTuple):
+    """A batch that is with the predictor."""
 
     rows: list[int]
     sizes: list[list[int]]
-    """Height and width of each as it is stored."""
-    bitmasks: list[np.ndarray] | None
-    """Of each, at its original size; None where only the device looks at them."""
+    """Height and width of each image as it is stored."""
+    bitmasks: list[np.ndarray]
+    """Of each, at its original size; empty where only the device looks at them."""
     targets: Tensor | None
-    """See `counting_targets`; None where the host counts."""
+    """See `EvalBatch.targets`; None where the host counts."""
+    held: Tensor | None
+    """What a GPU may still copy: a loader's workers must not fill it again before."""
 
 
 def collect_statistics(
@@ -71,7 +73,8 @@ def collect_statistics(
         The statistics of all rows, on every rank.
     """
     workers = _count_workers(workers, predictor, reader, runtime)
-    batches = _batches(predictor, reader, rows, workers, rank=runtime.rank, world=runtime.world)
+    truth = _truth(predictor, decision, shows=keeper is not None)
+    batches = _batches(predictor, reader, rows, truth, workers, rank=runtime.rank, world=runtime.world)
     images = _image_statistics(predictor, batches, decision, reader.manifest.ignore_bit, keeper)
 
     def counted() -> Iterator[ImageStatistics]:
@@ -103,7 +106,8 @@ def show_images(
         workers: as of `collect_statistics`.
     """
     workers = _count_workers(workers, predictor, reader, runtime)
-    batches = _batches(predictor, reader, rows, workers, rank=0, world=1)
+    truth = _truth(predictor, None, shows=True)
+    batches = _batches(predictor, reader, rows, truth, workers, rank=0, world=1)
     for image in _image_statistics(predictor, batches, None, reader.manifest.ignore_bit, keeper):
         yield image.row
 
@@ -113,9 +117,30 @@ def _count_workers(asked: Workers, predictor: Predictor, reader: ShardReader, ru
     return count_evaluation_workers(asked, runtime.cores, device=predictor.device.type, remote=is_remote)
 
 
+def _truth(predictor: Predictor, decision: Decision | None, *, shows: bool) -> Truth:
+    """What batches have of it: pixels are counted on the device where they can be, but tiles come together on the host.
+
+    Args:
+        predictor: that is to see them.
+        decision: that is to be applied, if any.
+        shows: somebody looks at the bitmasks.
+    """
+    if not _counts_on_device(predictor) or (decision is not None and predictor.num_classes > MOST_ANSWERED):
+        return BITMASKS
+    return Truth(lambda height, width: not predictor.takes_tiles(height, width), keeps_bitmasks=shows)
+
+
 def _batches(
-    predictor: Predictor, reader: ShardReader, rows: np.ndarray, workers: int, *, rank: int, world: int
+    predictor: Predictor,
+    reader: ShardReader,
+    rows: np.ndarray,
+    truth: Truth,
+    workers: int,
+    *,
+    rank: int,
+    world: int,
 ) -> Iterator[EvalBatch]:
+    on_gpu = predictor.device.type == "cuda"
     return eval_batches(
         reader,
         rows,
@@ -126,7 +151,9 @@ def _batches(
         rank=rank,
         world=world,
         workers=workers,
-        pin_memory=predictor.device.type == "cuda",
+        truth=truth,
+        pin_memory=on_gpu,
+        pin_in_place=on_gpu,
     )
 
 
@@ -155,7 +182,7 @@ def _image_statistics(
         return image
 
     def passed_images() -> Iterator[_Passed]:
-        for passed in _passed_images(predictor, batches, decision, ignore_bit, shows=keeper is not None):
+        for passed in _passed_images(predictor, batches, decision, shows=keeper is not None):
             if passed.bitmask is not None:
                 ahead.saw(passed.bitmask)
             yield passed
@@ -191,45 +218,43 @@ def _passed_images(
     predictor: Predictor,
     batches: Iterator[EvalBatch],
     decision: Decision | None,
-    ignore_bit: int | None,
     *,
     shows: bool,
 ) -> Iterator[_Passed]:
     """The images of `batches` with what the network says of them.
 
-    Pixels are counted on the device where they can be. Then the maps stay there, but those that somebody looks at.
+    Where a batch has targets the device counts. Then the maps stay there, but those that somebody looks at.
     """
-    waiting: deque[_Truth] = deque()  # of the batches that are with the predictor, in order
-    begun: deque[tuple[_Truth, Tensor | None]] = deque()  # of those whose passes are launched, with maps that stay
+    waiting: deque[_UnderWay] = deque()  # batches that are with the predictor, in order
+    begun: deque[tuple[_UnderWay, Tensor | None]] = deque()  # those whose passes are launched, with maps that stay
 
     def reduce(mask_probs: Tensor, label_probs: Tensor) -> tuple[Tensor, ...]:
         """Label probabilities, then maps, or what the device counts in their place."""
-        truth = waiting.popleft()
-        if truth.targets is None:
-            begun.append((truth, None))
+        batch = waiting.popleft()
+        if batch.targets is None:
+            begun.append((batch, None))
             return label_probs, mask_probs
-        begun.append((truth, mask_probs if shows else None))
-        targets = truth.targets.to(mask_probs.device, non_blocking=True)
+        begun.append((batch, mask_probs if shows else None))
+        targets = batch.targets.to(mask_probs.device, non_blocking=True)
         counts = histograms_on_device(mask_probs, targets)
         if decision is None:
             return label_probs, counts
         return label_probs, counts, answers_on_device(mask_probs, targets, decision.pixel_thresholds.tolist())
 
-    counts_there = _counts_on_device(predictor) and (decision is None or predictor.num_classes <= MOST_ANSWERED)
-    images = _images_of(batches, waiting, predictor, ignore_bit, counts_there=counts_there, shows=shows)
+    images = _images_of(batches, waiting)
     fetch = _fetcher(predictor.device)
     for found in predictor.stream(images, reduce):
-        truth, maps = begun.popleft()
+        batch, maps = begun.popleft()
         label_probs = found[0].numpy().copy()
         histograms = answers = None
-        if truth.targets is None:
+        if batch.targets is None:
             maps = found[1]
         else:
             histograms = found[1].numpy().astype(np.uint32)
             answers = None if decision is None else found[2].numpy().copy()
-        for i, (row, (height, width)) in enumerate(zip(truth.rows, truth.sizes, strict=True)):
+        for i, (row, (height, width)) in enumerate(zip(batch.rows, batch.sizes, strict=True)):
             counts = None if histograms is None else _Counts(histograms[i], None if answers is None else answers[i])
-            bitmask = None if truth.bitmasks is None else truth.bitmasks[i]
+            bitmask = batch.bitmasks[i] if batch.bitmasks else None
             yield _Passed(row, label_probs[i], bitmask, partial(fetch, maps, np.s_[i, :, :height, :width]), counts)
 
 
@@ -253,37 +278,13 @@ def _counts_on_device(predictor: Predictor) -> bool:
     return predictor.device.type == "cuda"
 
 
-def _images_of(
-    batches: Iterator[EvalBatch],
-    waiting: deque[_Truth],
-    predictor: Predictor,
-    ignore_bit: int | None,
-    *,
-    counts_there: bool,
-    shows: bool,
-) -> Iterator[Tensor]:
-    """The images of each batch; what else is known of them is put into `waiting`.
-
-    Args:
-        batches: of the loader.
-        waiting: see above.
-        predictor: that is to see them.
-        ignore_bit: of the bitmasks.
-        counts_there: make the targets with which the device counts, of what is stored at its original size and seen
-            whole: tiles come together on the host.
-        shows: keep the bitmasks even then.
-    """
+def _images_of(batches: Iterator[EvalBatch], waiting: deque[_UnderWay]) -> Iterator[Tensor]:
+    """The images of each batch; what else is known of them is put into `waiting`."""
     for batch in batches:
-        sizes = batch.sizes.tolist()
-        num, _, height, width = batch.images.shape
-        targets = None
-        is_original = all([*mask.shape] == size for mask, size in zip(batch.bitmasks, sizes, strict=True))
-        if counts_there and is_original and not predictor.takes_tiles(height, width):
-            targets = counting_targets(batch.bitmasks, (num, height, width), predictor.num_classes, ignore_bit)
-            targets = targets.pin_memory() if batch.images.is_pinned() else targets
-        # Copies, so that the loader has its buffer back while this batch is under way.
-        bitmasks = [mask.copy() for mask in batch.bitmasks] if shows or targets is None else None
-        waiting.append(_Truth(batch.rows.tolist(), sizes, bitmasks, targets))
+        # Copies: threads look at them when the loader has long had its buffer back.
+        bitmasks = [mask.copy() for mask in batch.bitmasks]
+        held = batch.images if batch.images.is_pinned() else None
+        waiting.append(_UnderWay(batch.rows.tolist(), batch.sizes.tolist(), bitmasks, batch.targets, held))
         yield batch.images
 
 

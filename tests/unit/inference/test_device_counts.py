@@ -12,10 +12,11 @@ from torch import Tensor
 from steel.config import NetworkConfig, TilingConfig
 from steel.decision import ClassDecision, Decision, apply_decision, default_decision, kept
 from steel.distributed.runtime import start
-from steel.inference.device_counts import answers_on_device, counting_targets, histograms_on_device
+from steel.inference.device_counts import answers_on_device, histograms_on_device
 from steel.inference.predictor import Predictor, Reduce
 from steel.inference.tiles import Blender
-from steel.loading.eval_loader import EvalBatch
+from steel.loading.crop import target_dtype
+from steel.loading.eval_loader import EvalBatch, fill_targets
 from steel.metrics.confusion import MOST_ANSWERED, answers_confusion, pixel_confusion
 from steel.metrics.counts import valid_mask
 from steel.metrics.statistics import ImageStatistics
@@ -25,6 +26,13 @@ from tests.fake_gpu import GPU, fake_gpu
 from tests.shard_folder import defect_mask, make_shards, steel_image
 from train.engine import run_inference
 from train.engine.run_inference import collect_statistics
+
+
+def targets_of(bitmasks: list[np.ndarray], num_classes: int, ignore_bit: int | None) -> Tensor:
+    """Of a batch of four images of 13x20, in memory that is not clean."""
+    targets = np.full((4, 13, 20), 77, target_dtype(num_classes))
+    fill_targets(targets, bitmasks, num_classes, ignore_bit)
+    return torch.from_numpy(targets)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +46,7 @@ def test_against_counting_each_image(num_classes: int, kind: type, ignore_bit: i
     bitmasks = [rng.integers(0, 1 << num_classes, size).astype(kind) for size in ((13, 20), (11, 20), (5, 7))]
     if ignore_bit is not None:
         bitmasks[1][2:4] |= kind(1 << ignore_bit)
-    targets = counting_targets(bitmasks, (4, 13, 20), num_classes, ignore_bit)
+    targets = targets_of(bitmasks, num_classes, ignore_bit)
     found = histograms_on_device(torch.from_numpy(probs), targets)
     assert (found.dtype, found.shape) == (torch.int32, (4, num_classes, 2, 256))
     assert found[0].nbytes == num_classes * 2048  # that travel of each image: 8 KiB with four classes
@@ -68,7 +76,7 @@ def test_answers_against_applying_the_decision(num_classes: int, kind: type, ign
     settings = zip(rng.integers(100, 200, num_classes).tolist(), rng.integers(0, 90, num_classes).tolist(), strict=True)
     decision = Decision(tuple(ClassDecision(threshold, 128, area) for threshold, area in settings), gate)
     label_probs = rng.integers(0, 256, (3, 1 + num_classes), np.uint8)
-    targets = counting_targets(bitmasks, (4, 13, 20), num_classes, ignore_bit)
+    targets = targets_of(bitmasks, num_classes, ignore_bit)
     found = answers_on_device(torch.from_numpy(probs), targets, decision.pixel_thresholds.tolist())
     assert (found.dtype, found.shape) == (torch.int32, (4, num_classes + 2, 1 << num_classes))
     dropped = 0
@@ -199,7 +207,8 @@ def test_maps_travel_from_a_gpu_when_somebody_looks_at_them(network: UnifiedMode
         noted.copies.clear()
 
         pinned = torch.zeros(2, 1, 32, 64, dtype=torch.uint8).pin_memory()
-        batches = (EvalBatch(pinned, two, masks, sizes, 0) for two in rows)
+        targets = torch.zeros(2, 32, 64, dtype=torch.uint8).pin_memory()
+        batches = (EvalBatch(pinned, two, masks, sizes, 0, targets) for two in rows)
         found = run_inference._image_statistics(predictor, batches, default_decision(3), None, Keeper())  # type: ignore[arg-type]
         assert [image.row for image in found] == list(range(6))
         usual = noted.copies.copy()

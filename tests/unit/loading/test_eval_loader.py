@@ -1,13 +1,14 @@
 """Evaluation batches: every image once and whole, for any number of workers and ranks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from steel.images.geometry import pad_image
-from steel.loading.eval_loader import EvalBatch, eval_batches, plan_eval_batches
+from steel.loading.eval_loader import EvalBatch, Truth, eval_batches, fill_targets, plan_eval_batches
 from steel.shards.reader import BadSampleError, ShardReader
 from tests.shard_folder import defect_mask, make_shards, steel_image
 from tests.training_batches import NUM, damaged_shards
@@ -25,7 +26,7 @@ def mixed_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(root, images, bitmasks)
 
 
-def collect(reader: ShardReader, **options: int) -> list[EvalBatch]:
+def collect(reader: ShardReader, **options: Any) -> list[EvalBatch]:
     """In forward passes of three images of 32x64, which is one of 64x64."""
     return list(eval_batches(reader, np.arange(len(reader)), pixels_per_pass=3 * 32 * 64, stride=32, **options))
 
@@ -88,8 +89,53 @@ def test_evaluation_batches_are_the_same_for_every_world_and_workers(mixed_shard
 def test_evaluation_takes_only_the_rows_asked_for(mixed_shards: Path) -> None:
     reader = ShardReader(mixed_shards)
     items = plan_eval_batches(reader, np.asarray([0, 1, 4, 6, 7]), pixels_per_pass=2 * 32 * 64, stride=16)
-    assert items == [((6,), 16, 48, 5), ((0, 1), 32, 64, 2), ((4,), 32, 64, 2), ((7,), 48, 64, 1)]
+    assert [item[:4] for item in items] == [
+        ((6,), 16, 48, 5),
+        ((0, 1), 32, 64, 2),
+        ((4,), 32, 64, 2),
+        ((7,), 48, 64, 1),
+    ]
+    assert {item[4:] for item in items} == {(False, True)}  # bitmasks alone
     assert plan_eval_batches(reader, np.asarray([], np.int32), pixels_per_pass=1, stride=16) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("keeps_bitmasks", [False, True])
+def test_batches_of_a_size_come_with_targets_where_all_images_are_as_they_were(
+    mixed_shards: Path, keeps_bitmasks: bool, workers: int
+) -> None:
+    """Four batches of 32x64, one of them with the image that is stored at half its size, and two of 64x64."""
+    reader, asked = ShardReader(mixed_shards), []
+
+    def has_targets(height: int, width: int) -> bool:
+        asked.append((height, width))
+        return (height, width) == (32, 64)
+
+    usual = collect(reader)
+    found = collect(reader, truth=Truth(has_targets, keeps_bitmasks), workers=workers)
+    assert asked == [(32, 64), (64, 64)]
+    assert [batch.targets is not None for batch in found] == [True, True, False, False, False]
+    for batch, same in zip(found, usual, strict=True):
+        assert torch.equal(batch.images, same.images) and torch.equal(batch.rows, same.rows)
+        if keeps_bitmasks or batch.targets is None:
+            assert all(np.array_equal(a, b) for a, b in zip(batch.bitmasks, same.bitmasks, strict=True))
+        else:
+            assert batch.bitmasks == []
+        if batch.targets is None:
+            continue
+        assert (batch.targets.dtype, batch.targets.shape) == (torch.uint8, (3, 32, 64))
+        for target, bitmask in zip(batch.targets.numpy(), same.bitmasks, strict=False):
+            padded = np.full((32, 64), 1 << reader.manifest.num_classes)
+            padded[: bitmask.shape[0], : bitmask.shape[1]] = bitmask
+            assert np.array_equal(target, padded)
+        assert torch.all(batch.targets[len(batch.rows) :] == 1 << reader.manifest.num_classes)
+
+
+def test_targets_of_many_classes_with_ignored_pixels() -> None:
+    """Worked by hand: eight classes want more than eight bits, of which bit 8 says that a pixel does not count."""
+    targets = np.full((2, 2, 3), 7, np.int32)
+    fill_targets(targets, [np.array([[1, 1 << 15 | 2]], np.uint16)], num_classes=8, ignore_bit=15)
+    assert targets.tolist() == [[[1, 256 | 2, 256], [256, 256, 256]], [[256] * 3] * 2]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
