@@ -82,7 +82,8 @@ def choose_compilation(
         plan: of the phase.
         step: the next one, which is not the phase's end.
         make_batch: a micro-batch of the phase's sizes, laid out as the loader's are.
-        earlier: the choice of an attempt that has begun this phase.
+        earlier: the choice of an attempt that has begun this phase. One that was told `off`, or could measure
+            nothing, binds nobody.
         is_told_to_stop: whether this rank has received a stop signal, which may have reached its compilers, too.
 
     Returns:
@@ -95,10 +96,10 @@ def choose_compilation(
     training.micro_batch_losses.compute_eagerly()
     if asked == "off":
         return CompileChoice(False)
-    if asked == "auto":
-        if earlier is not None and not earlier.compiled:
+    if asked == "auto" and not (earlier is not None and earlier.compiled):
+        if earlier is not None and earlier.gain is not None:
             return earlier
-        if earlier is None and runtime.device.type == "cpu":
+        if runtime.device.type == "cpu":
             return CompileChoice(False)
     with untouched(training):
         training.wrapped.train()

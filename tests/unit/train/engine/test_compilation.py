@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,6 +164,19 @@ def test_a_resumed_run_takes_the_choice_that_was_made(runtime: Runtime, graphs: 
     off = build_training(runtime, configured("off"))  # asked for in so many words
     assert choose(off, compiled, step=1) == CompileChoice(False)
     assert len(graphs) == 1
+
+
+def test_a_run_that_was_told_not_to_compile_chooses_when_it_is_resumed_with_auto(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = choose(build_training(runtime, configured("off")))
+    measured = CompileChoice(True, 1.5)
+    monkeypatch.setattr(compilation, "_measure", lambda *_, **__: measured)
+    monkeypatch.setattr(compilation, "untouched", lambda _: nullcontext())
+    training = build_training(runtime, configured("auto"))
+    assert choose(training, off, step=1) == off  # on a CPU
+    monkeypatch.setattr(Runtime, "device", property(lambda _: torch.device("cuda")))
+    assert choose(training, off, step=1) == measured
 
 
 @pytest.mark.parametrize(
