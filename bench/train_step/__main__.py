@@ -60,7 +60,7 @@ def main() -> None:
         name: partial(Worker, sys.executable, f"bench.train_step.{module}", log)
         for name, module in (*((name, "ours") for name in ours), ("plain", "plain"))
     }
-    start["plain-nchw"] = start["plain"]
+    start["plain-nchw"] = start["plain-compiled"] = start["plain"]
     if options.profile is not None:
         found = [*_profiles(rows, start)]
         write_profiles(options.profile, found, _facts(card, begun))

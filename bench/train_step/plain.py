@@ -19,10 +19,12 @@ from train.engine.stopwatch import TimedIterator
 _METERS: list[Meter] = []
 
 
-def step(*, channels_last: bool, keep_freed: bool = False, **setting: object) -> tuple[int, float]:
+def step(
+    *, channels_last: bool, compiled: bool = False, keep_freed: bool = False, **setting: object
+) -> tuple[int, float]:
     """A repeat: images, seconds."""
     set_allocator(keep_freed=keep_freed)
-    return _loop(Setting(**setting), channels_last).repeat()  # type: ignore[arg-type]
+    return _loop(Setting(**setting), channels_last, compiled).repeat()  # type: ignore[arg-type]
 
 
 def figures() -> dict[str, float]:
@@ -33,11 +35,13 @@ def figures() -> dict[str, float]:
 class Loop:
     """A training under way that never ends."""
 
-    def __init__(self, setting: Setting, channels_last: bool) -> None:
-        self._setting, self._channels_last = setting, channels_last
+    def __init__(self, setting: Setting, channels_last: bool, compiled: bool = False) -> None:
+        self._setting = setting
         self.network = build_network(setting).to(setting.device).train()
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
+        loss = functools.partial(loss_of, setting, self.network, channels_last=channels_last)
+        self._loss = torch.compile(loss, dynamic=False) if compiled else loss
         self._optimizer = build_plain_optimizer(self.network, setting.device, channels_last=channels_last)
         self._batches = micro_batches(setting)
         self.meter = Meter(setting)
@@ -63,7 +67,7 @@ class Loop:
             images = batch.images.to(setting.device, non_blocking=True)
             targets = batch.targets.to(setting.device, non_blocking=True)
             with torch.autocast(setting.device, torch.bfloat16, enabled=setting.precision == "bf16"):
-                loss = loss_of(setting, self.network, images, targets, channels_last=self._channels_last)
+                loss = self._loss(images, targets)
             loss.backward()
             self.meter.lose(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
@@ -72,5 +76,5 @@ class Loop:
 
 
 @functools.lru_cache(maxsize=1)
-def _loop(setting: Setting, channels_last: bool) -> Loop:
-    return Loop(setting, channels_last)
+def _loop(setting: Setting, channels_last: bool, compiled: bool) -> Loop:
+    return Loop(setting, channels_last, compiled)

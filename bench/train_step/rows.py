@@ -101,6 +101,9 @@ def _made_up(setting: Setting, card: str, bf16: bool) -> list[Row]:
     if setting.device == "cuda":
         others["cuDNN searches"] = {"cudnn_benchmark": True}
     choices = _choices(options, others)
+    if setting.device == "cuda":  # where training may compile by itself
+        how, remark = {**options, "channels_last": True, "compiled": True}, "beside ours, compiled"
+        choices.append(Side("plain loop, channels_last, compiled", "plain-compiled", "step", how, remark=remark))
     if setting.device == "cpu":  # nowhere else does training touch the allocator
         choices.append(Side(UNKEPT, "ours-unkept", "step", {**options, "keep_freed": False}))
     row = Row(f"made-up {setting.name}", title, UNIT, (ours, compiled, *choices, *_peers(setting)))

@@ -25,6 +25,7 @@ from steel import machine
 from steel.distributed.runtime import start
 from steel.precision import has_native_bf16
 
+COMPILED_PLAIN = "plain loop, channels_last, compiled"
 TINY: dict[str, Any] = {"encoder": "tu-test_resnet", "height": 32, "width": 64}
 TINY |= {"batch": 4, "micro": 2, "steps": 2, "threads": 1}  # a step of ours is told with the next
 RESNET34 = Setting(encoder="resnet34", height=256, width=512)
@@ -247,7 +248,29 @@ def test_on_a_cpu_only_a_loop_in_channels_last_goes_without_the_fused_optimizer(
         for device in rows
     }
     assert remarks["cpu"] == {"plain loop, channels_last": "", "plain loop, NCHW": "fused AdamW"}
-    assert set(remarks["cuda"].values()) == {""}
+    assert remarks["cuda"] == dict.fromkeys(remarks["cpu"], "") | {COMPILED_PLAIN: "beside ours, compiled"}
+
+
+def test_where_ours_is_compiled_on_a_gpu_the_plain_loop_is_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one graph, which is run here as it is: what takes the time is generating code for it."""
+    compiled: list[object] = []
+    torch_compile = torch.compile
+
+    def compile_for_test(function: Any, *, dynamic: bool) -> Any:
+        compiled.append(function)
+        return torch_compile(function, dynamic=dynamic, backend="eager", fullgraph=True)
+
+    monkeypatch.setattr(torch, "compile", compile_for_test)
+    rows = {device: rows_of(["made-up"], [replace(DEFAULT, device=device)], "")[0] for device in ("cpu", "cuda")}
+    assert COMPILED_PLAIN not in {side.label for side in rows["cpu"].sides}
+    (side,) = (side for side in rows["cuda"].sides if side.label == COMPILED_PLAIN)
+    losses = []
+    for how in ({"channels_last": True}, {name: side.options[name] for name in ("channels_last", "compiled")}):
+        plain.step(**TINY, **how)
+        losses.append(plain.figures()["first_loss"])
+    assert len(compiled) == 1
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize(("architecture", "encoder"), [("Unet", "tu-test_resnet"), ("FPN", "efficientnet-b0")])
