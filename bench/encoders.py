@@ -76,7 +76,7 @@ def measure_row(preset: Config) -> list[str]:
         f"{network.architecture} on {network.encoder}",
         f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f}",
         f"{flops / 1e9:.0f}",
-        median_and_spread(rates, ".2g" if max(rates) < 10 else ".0f"),
+        median_and_spread(rates, ".2f" if max(rates) < 1 else ".1f"),
         published.repository,
         licence_text(published.settings.get("license")),
     ]

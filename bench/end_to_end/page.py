@@ -73,10 +73,9 @@ def tables(rows: Sequence[Row], images: int, size: tuple[int, int]) -> list[str]
         judged, dice = judge(typical, images, size), _dice([row.record for row in group])
         lines.append(_line(compile, _spread(seconds, _duration), judged, *trained, *times, f"{memory} GiB", dice))
     lines += ["", _line("compile", "GPU", "power limit", *FIGURES.values()), _rule(3 + len(FIGURES))]
-    for row in rows:
-        lines += [_card(row.compile, card) for card in row.cards] or [
-            _line(row.compile, ON_NO_GPU, *("-",) * (1 + len(FIGURES)))
-        ]
+    lines += [_card(row.compile, card) for row in rows for card in row.cards]
+    unseen = [compile for compile, group in alike.items() if not any(row.cards for row in group)]
+    lines += [_line(compile, ON_NO_GPU, *("-",) * (1 + len(FIGURES))) for compile in unseen]
     notes = [f"- compile {row.compile}: {sentence}" for row in rows for sentence in row.record.compiled]
     return [*lines, *([""] if notes else []), *notes]
 
@@ -89,9 +88,9 @@ def _phase(phases: Sequence[PhaseRecord]) -> str:
 
 
 def _spread(values: Sequence[float], told: Callable[[float], str]) -> str:
-    """The median with the smallest and the largest; of one value, that."""
+    """The median with the smallest and the largest; where all are told alike, that."""
     median, *ends = map(told, (statistics.median(values), min(values), max(values)))
-    return median if len(values) == 1 else f"{median} ({' to '.join(ends)})"
+    return median if {*ends} == {median} else f"{median} ({' to '.join(ends)})"
 
 
 def _dice(records: Sequence[RunRecord]) -> str:

@@ -17,7 +17,8 @@ def device_batches(
     """`batches` with images, targets and pairs on `device`; closing them closes `batches`.
 
     For a GPU each micro-batch is taken, and its copy begun on a stream of its own, before the one ahead of it is handed
-    over. An error in taking one is raised when that one's turn has come. On a CPU they are handed over as they are.
+    over. So a loader that is late holds up the one ahead, too, by what that takes to compute and no more. An error in
+    taking one is raised when that one's turn has come. On a CPU they are handed over as they are.
 
     Args:
         batches: in pinned memory, if the host is not to wait; each is held until its copy is done.
