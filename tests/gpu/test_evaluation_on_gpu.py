@@ -11,6 +11,7 @@ from steel.config import NetworkConfig
 from steel.decision import ClassDecision, Decision
 from steel.inference.device_counts import histograms_on_device
 from steel.inference.predictor import Predictor
+from steel.loading.workers import PREFETCH
 from steel.model.network import UnifiedModel
 from steel.reports.gallery import GalleryKeeper
 from steel.shards.reader import ShardReader
@@ -24,7 +25,8 @@ from train.engine.run_inference import collect_statistics
 def test_counting_there_finds_what_counting_here_does(
     place: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = [(32, 64), (30, 60), (16, 33)] * 20
+    """Of small batches, twice as many as the loader has buffers, which its processes fill again."""
+    sizes = [(32, 64), (30, 60), (16, 33)] * 40
     bitmasks = [defect_mask(n, *size) for n, size in enumerate(sizes)]
     root = make_shards(tmp_path / "shards", [steel_image(n, *size) for n, size in enumerate(sizes)], bitmasks)
     reader = ShardReader(root)
@@ -32,7 +34,8 @@ def test_counting_there_finds_what_counting_here_does(
     network = UnifiedModel(
         NetworkConfig("Unet", "tu-test_resnet", num_classes=3, in_channels=1, decoder_channels=(8, 8))
     )
-    predictor = Predictor([network], mean=(0.4,), std=(0.2,), tta=("hflip",), device=place, precision="no")
+    options = {"tta": ("hflip",), "pixels_per_pass": 4 * 32 * 64, "device": place, "precision": "no"}
+    predictor = Predictor([network], mean=(0.4,), std=(0.2,), **options)
     decision = Decision((ClassDecision(120), ClassDecision(128, min_area=40), ClassDecision(140)), "soft")
     counted_there, batches_counted, found, keepers = [], [], [], []
 
@@ -45,13 +48,13 @@ def test_counting_there_finds_what_counting_here_does(
     with job_on(place) as runtime:
         for there in (True, False):
             monkeypatch.setattr(run_inference, "_counts_on_device", lambda _, there=there: there)
-            keepers.append(GalleryKeeper(decision, wanted=range(0, 60, 7)))
-            found.append(
-                collect_statistics(predictor, reader, rows, runtime, decision=decision, workers=0, keeper=keepers[-1])
-            )
+            keepers.append(GalleryKeeper(decision, wanted=range(0, 120, 7)))
+            how = {"decision": decision, "workers": 2 if there else 0, "keeper": keepers[-1]}
+            found.append(collect_statistics(predictor, reader, rows, runtime, **how))
             batches_counted.append(len(counted_there))
     assert set(counted_there) == {(place.type, place.type)}
-    assert batches_counted[0] == batches_counted[1] > 0  # none of the second time, which the host counts
+    assert batches_counted[0] == batches_counted[1]  # none of the second time, which the host counts
+    assert batches_counted[0] > 2 * PREFETCH + 3  # buffers of two processes
     device, host = found
     for name in ("rows", "histograms", "label_probs", "background", "confusion"):
         assert np.array_equal(getattr(device, name), getattr(host, name)), name
@@ -60,8 +63,8 @@ def test_counting_there_finds_what_counting_here_does(
     assert device.confusion is not None and device.confusion.any()
     assert keepers[0].ranking() == keepers[1].ranking()
     assert sorted(keepers[0].regions) == sorted(keepers[1].regions)
-    ours, theirs = (keeper.layers(range(60)) for keeper in keepers)
-    assert ours.keys() == theirs.keys() >= set(range(0, 60, 7))
+    ours, theirs = (keeper.layers(range(120)) for keeper in keepers)
+    assert ours.keys() == theirs.keys() >= set(range(0, 120, 7))
     for row, layers in ours.items():
         assert np.array_equal(layers.predicted, theirs[row].predicted)
         assert np.array_equal(layers.probability, theirs[row].probability)
