@@ -55,17 +55,14 @@ def own_cores(own: Binding, everybodys: Sequence[Binding], root: Path = Path("/"
     return min([len(own.cores) / sharers, *(quota / len(here) for quota in _quotas(root))])
 
 
+def whole_memory(root: Path = Path("/")) -> int:
+    """Bytes of the machine, or fewer where a control group around this process has a limit, as a container's has."""
+    return min([_meminfo(root, "MemTotal:"), *(limit for limit, _ in _memory_limits(root))])
+
+
 def available_memory(root: Path = Path("/")) -> int:
     """Bytes that this process and the page cache may still take, within the limits of its control group."""
-    lines = (line.split() for line in (root / "proc/meminfo").read_text(encoding="utf-8").splitlines())
-    free = [int(words[1]) << 10 for words in lines if words[0] == "MemAvailable:"]
-    for folder in _groups(root, "memory"):
-        limit, used = _number(folder / "memory.max"), _number(folder / "memory.current")
-        if limit is None:  # the older layout
-            limit, used = _number(folder / "memory.limit_in_bytes"), _number(folder / "memory.usage_in_bytes")
-        if limit is not None and used is not None:
-            free.append(max(0, limit - used))
-    return min(free)
+    return min([_meminfo(root, "MemAvailable:"), *(max(0, limit - used) for limit, used in _memory_limits(root))])
 
 
 def keep_freed_memory() -> bool:
@@ -150,6 +147,22 @@ def _quotas(root: Path) -> Iterator[float]:
             quota, period = (str(_number(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
         if quota.isdigit() and period.isdigit() and int(period):  # else `max`, -1 or None: no quota
             yield int(quota) / int(period)
+
+
+def _meminfo(root: Path, name: str) -> int:
+    """Bytes, as the kernel counts them for the machine."""
+    lines = (line.split() for line in (root / "proc/meminfo").read_text(encoding="utf-8").splitlines())
+    return next(int(words[1]) << 10 for words in lines if words[0] == name)
+
+
+def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
+    """Bytes that each control group around this process may take, and those that it has taken."""
+    for folder in _groups(root, "memory"):
+        limit, used = _number(folder / "memory.max"), _number(folder / "memory.current")
+        if limit is None:  # the older layout
+            limit, used = _number(folder / "memory.limit_in_bytes"), _number(folder / "memory.usage_in_bytes")
+        if limit is not None and used is not None:
+            yield limit, used
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

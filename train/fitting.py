@@ -1,14 +1,16 @@
 """The preset that a run begins with: `--preset auto` looks at the shards and the machine, `--budget` at the length, and
 a run that resumes at what it began with."""
 
+import os
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from steel.config import Config
+from steel.distributed.accelerate_environment import says_cpu
 from steel.errors import InputError
+from steel.machine import whole_memory
 from steel.plain import from_dict
 from steel.shards.reader import ShardReader
 from train.auto_recipe import auto_recipe
@@ -70,11 +72,11 @@ def _largest(heights: Any, widths: Any) -> tuple[int, int]:
 
 
 def find_machine_class() -> MachineClass:
-    """The class of this machine: its smallest GPU's, or the host's."""
-    if torch.cuda.is_available():
+    """The class of this machine: its smallest GPU's, or that of the host's memory which this process may have."""
+    if torch.cuda.is_available() and not says_cpu(os.environ):
         smallest = min(torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count()))
         return MachineClass("gpu", memory_class(smallest))
-    return MachineClass("cpu", memory_class(psutil.virtual_memory().total))
+    return MachineClass("cpu", memory_class(whole_memory()))
 
 
 def _median(lengths: Any) -> int:

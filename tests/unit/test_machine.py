@@ -20,6 +20,7 @@ from steel.machine import (
     parse_workers,
     reset_peak_memory,
     usable_cores,
+    whole_memory,
 )
 
 
@@ -40,11 +41,13 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_control_groups_the_binding_counts(tmp_path: Path) -> None:
     assert usable_cores(kernel_files(tmp_path)) == 8
     assert available_memory(tmp_path) == 2 << 20
+    assert whole_memory(tmp_path) == 9 << 10
 
 
 def test_the_least_quota_of_the_groups_around_counts(tmp_path: Path) -> None:
     kernel_files(
         tmp_path,
+        proc__meminfo="MemTotal: 4096 kB\nMemAvailable:    2048 kB\n",
         proc__self__cgroup="0::/pod/box\n",
         sys__fs__cgroup__pod__box__cpu_DOT_max="max 100000\n",
         sys__fs__cgroup__pod__cpu_DOT_max="350000 100000\n",
@@ -53,6 +56,7 @@ def test_the_least_quota_of_the_groups_around_counts(tmp_path: Path) -> None:
     )
     assert usable_cores(tmp_path) == 3.5
     assert available_memory(tmp_path) == 1_100_000
+    assert whole_memory(tmp_path) == 1_500_000
 
 
 def test_the_older_layout_of_control_groups(tmp_path: Path) -> None:
@@ -68,6 +72,7 @@ def test_the_older_layout_of_control_groups(tmp_path: Path) -> None:
     )
     assert usable_cores(tmp_path) == 2
     assert available_memory(tmp_path) == 0
+    assert whole_memory(tmp_path) == 1000
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (16, 15), (64, 16), (8, 7), (0.5, 1), (3.5, 2)])

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from steel.config import Config
 from steel.plain import to_dict
@@ -68,3 +70,15 @@ def test_a_run_goes_on_with_its_recipe_on_another_machine(
 
 def test_this_machine_has_a_class() -> None:
     assert find_machine_class().memory_gb in MEMORY_CLASSES
+
+
+def test_a_containers_limit_and_a_launcher_that_stays_on_the_cpu_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "whole_memory", lambda: 8 << 30)  # of a machine with much more
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    memories = [SimpleNamespace(total_memory=gib << 30) for gib in (80, 24)]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", memories.__getitem__)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    assert find_machine_class() == MachineClass("gpu", 24)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert find_machine_class() == MachineClass("cpu", 8)
