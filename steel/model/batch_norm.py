@@ -17,9 +17,13 @@ from torch import Tensor, nn
 
 from steel.errors import InputError
 
+_ALIGNED_BYTES = 16
+"""Where a compiled graph takes tensors as they lie. Others it copies, and one of those that it changes, as it does
+these, keeps it from being recorded as a CUDA graph."""
+
 
 class Statistics(NamedTuple):
-    """Running statistics at one moment, of all layers in a row."""
+    """Running statistics at one moment, of all layers in a row, with zeros up to where the next may begin."""
 
     values: Tensor
     """Means and variances, float32 (in the type of a network that has another)."""
@@ -46,8 +50,8 @@ class RunningStatistics:
         ]
         self._counters = [(layer, "num_batches_tracked") for layer in layers if _has(layer, "num_batches_tracked")]
         self._now = Statistics(_as_one(self._owners, torch.float32), _as_one(self._counters, torch.int64))
-        keep = [torch.full_like(getattr(layer, name), _keeps(layer)).flatten() for layer, name in self._owners]
-        self._keep = torch.cat(keep) if keep else self._now.values
+        keep = [torch.full_like(getattr(layer, name), _keeps(layer)) for layer, name in self._owners]
+        self._keep = _in_a_row(keep, torch.float32)
         """What a value keeps of itself in each update: 1 - momentum."""
         self._first = getattr(*self._owners[0]) if self._owners else None
         """The first layer's buffer."""
@@ -121,17 +125,29 @@ def _has(layer: nn.Module, name: str) -> bool:
 
 
 def _as_one(buffers: list[tuple[nn.Module, str]], dtype: torch.dtype) -> Tensor:
-    """Move buffers of layers, all of one type and on one device, into one flat tensor, and make them views of it.
-
-    Without any the tensor is empty, of `dtype`.
-    """
-    if not buffers:
-        return torch.empty(0, dtype=dtype)
+    """Move buffers of layers into one flat tensor, see `_in_a_row`, and make them views of it."""
     tensors = [getattr(layer, name) for layer, name in buffers]
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    assert all(tensor.dtype == flat.dtype for tensor in tensors), flat.dtype
-    for (layer, name), tensor, part in zip(buffers, tensors, flat.split([t.numel() for t in tensors]), strict=True):
+    flat = _in_a_row(tensors, dtype)
+    for (layer, name), tensor, part in zip(buffers, tensors, flat.split([*map(_room, tensors)]), strict=True):
         # As `data`, for views would share one version counter: a layer that changes its own buffer would make autograd
         # believe that those of the layers before it, which their backward passes need, had changed as well.
-        setattr(layer, name, part.view_as(tensor).data)
+        setattr(layer, name, part[: tensor.numel()].view_as(tensor).data)
     return flat
+
+
+def _in_a_row(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Tensors, all of one type and on one device, as one flat one in which each begins aligned, with zeros between.
+
+    Without any it is empty, of `dtype`.
+    """
+    if not tensors:
+        return torch.empty(0, dtype=dtype)
+    flat = torch.cat([nn.functional.pad(tensor.flatten(), (0, _room(tensor) - tensor.numel())) for tensor in tensors])
+    assert all(tensor.dtype == flat.dtype for tensor in tensors), flat.dtype
+    return flat
+
+
+def _room(tensor: Tensor) -> int:
+    """Elements that it takes in a row, whose next one begins aligned."""
+    step = _ALIGNED_BYTES // tensor.element_size()
+    return tensor.numel() + -tensor.numel() % step

@@ -124,7 +124,6 @@ def _measure(trial: "_Trial", runtime: Runtime, plan: PhasePlan, step: int, *, m
     if not trial.compile(must=must):
         return CompileChoice(False)
     spent = time.perf_counter() - begun
-    trial.seconds(2)  # a CUDA graph is recorded in the second call
     compiled = max(runtime.all_gather(trial.seconds(REPEATS)))
     choice = CompileChoice(must or eager >= LEAST_GAIN * compiled, eager / compiled)
     if not choice.compiled:
@@ -172,10 +171,14 @@ class _Trial:
         """
         name = self._plan.phase.name
         logger.info("phase %s: compiling the step; a stop signal is heeded when that is done", name)
-        self.losses.compile_anew(cuda_graphs=self._training.runtime.device.type == "cuda")
+        on_gpu = self._training.runtime.device.type == "cuda"
+        self.losses.compile_anew(cuda_graphs=on_gpu)
         problem: str | None = None
         try:
-            self._there_and_back()
+            for _ in range(
+                3 if on_gpu else 1
+            ):  # a CUDA graph is recorded in the second call, and replayed from then on
+                self._there_and_back()
         except Exception as error:  # torch's compiler raises of all kinds, those of the compilers that it calls too
             problem = " ".join(str(error).partition("\n")[0].split())[:300] or type(error).__name__
         told = [said for said in self._training.runtime.all_gather(problem) if said is not None]

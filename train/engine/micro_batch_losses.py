@@ -4,6 +4,8 @@ Everything between the uint8 pixels and the losses of each image is in one `forw
 a compiler can fuse: normalisation into the first layer's input, targets into the losses. Backward follows from it.
 """
 
+import importlib
+
 import torch
 from torch import Tensor, nn
 
@@ -139,6 +141,8 @@ class MicroBatchLosses(nn.Module):
                 then have memory of their own before a backward pass, see `hold_gradients`.
         """
         self.replays = cuda_graphs
+        if cuda_graphs:  # else the first `reset` imports it, amid a walk over what that adds to, and fails
+            importlib.import_module("torch._inductor.cudagraph_trees")
         torch.compiler.reset()  # what an earlier phase needed counts against torch's limit of graphs of one function
         compiled = torch.compile(
             self.eager,

@@ -154,6 +154,15 @@ def test_the_layers_and_the_flat_tensor_stay_one() -> None:
     assert all(a.equal(b) for a, b in zip(model.buffers(), twin.buffers(), strict=True))
 
 
+def test_every_buffer_begins_where_a_compiled_graph_takes_it_as_it_lies() -> None:
+    """At a multiple of 16 bytes. Of what it would copy instead, and changes, torch records no CUDA graph."""
+    model = nn.Sequential(*(nn.BatchNorm2d(channels) for channels in (3, 5, 1, 6)))
+    statistics = RunningStatistics(model)
+    assert all(statistics.hold(buffer) for buffer in model.buffers())
+    places = [buffer.storage_offset() * buffer.element_size() for buffer in model.buffers()]
+    assert len({*places}) > 8 and all(place % 16 == 0 for place in places)
+
+
 def test_a_network_that_was_moved_is_refused() -> None:
     """Its layers have other buffers now; torch copies from `cpu` to `cpu:0`."""
     model = network()

@@ -179,6 +179,29 @@ def test_a_run_that_was_told_not_to_compile_chooses_when_it_is_resumed_with_auto
     assert choose(training, off, step=1) == measured
 
 
+def test_a_cuda_graph_that_cannot_be_recorded_leaves_the_phase_as_it_is(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Recording is in the second call of what is compiled."""
+    training, calls = build_training(runtime, configured("auto")), []
+    losses = training.micro_batch_losses
+
+    def there_and_back(*_: Any) -> None:
+        if losses.is_compiled:
+            calls.append("compiled")
+            if len(calls) == 2:
+                raise RuntimeError("out of memory while a graph was recorded")
+
+    monkeypatch.setattr(compilation, "there_and_back", there_and_back)
+    monkeypatch.setattr(compilation, "untouched", lambda _: nullcontext())
+    monkeypatch.setattr(compilation, "is_worth_trying", lambda _: True)
+    monkeypatch.setattr(Runtime, "device", property(lambda _: torch.device("cuda")))
+    with caplog.at_level(logging.WARNING, logger="train.fit"):
+        assert choose(training) == CompileChoice(False)
+    assert len(calls) == 2 and not losses.is_compiled
+    assert "out of memory while a graph was recorded" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("eager", "compiled", "kept"), [((2.0, 3.0), (2.95, 1.0), False), ((2.0, 3.0), (2.0, 1.0), True)]
 )
