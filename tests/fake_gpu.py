@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import nn
+from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -62,14 +63,16 @@ class HostWaits(TorchDispatchMode):
             return args[0]  # one kernel, which fake tensors do not have
         if name == "is_pinned":
             return self._is_pinned(args[0])
-        if name in ("pin_memory", "_pin_memory"):  # which fake tensors do not have
-            func, args, kwargs = torch.ops.aten.empty_like.default, args[:1], {}
+        if name in ("pin_memory", "_pin_memory"):  # which fake tensors do not have; gaps are kept
+            (tensor,) = args[:1]
+            func, args, kwargs = torch.ops.aten.empty_strided.default, (tensor.shape, tensor.stride()), {}
+            kwargs["dtype"] = tensor.dtype
         if name == "copy_":
-            self._note_copy(args[1], args[0].device, self._is_pinned(args[0]), _is_non_blocking(args, kwargs))
+            self._note_copy(args[1], args[0].device, self._is_pinned(args[0]), _is_non_blocking(func, args, kwargs))
         result = func(*args, **kwargs)
-        if name == "_to_copy":
+        if name in ("_to_copy", "to"):  # the latter in inference mode
             # What `to(non_blocking=True)` makes for itself on the host is pinned.
-            self._note_copy(args[0], result.device, True, kwargs.get("non_blocking", False))
+            self._note_copy(args[0], result.device, True, _is_non_blocking(func, args, kwargs))
         if kwargs.get("pin_memory") or name in ("pin_memory", "_pin_memory"):
             self._pinned.append(result.untyped_storage())
         return result
@@ -78,8 +81,8 @@ class HostWaits(TorchDispatchMode):
         if source.device.type == target.type:
             return
         self.copies.append(f"{source.device.type} to {target.type} on {self.stream}")
-        if source.device.type == "cpu":
-            is_pinned = self._is_pinned(source)
+        if source.device.type == "cpu":  # torch copies what has gaps to memory of its own first, which is not pinned
+            is_pinned = self._is_pinned(source) and is_non_overlapping_and_dense_or_false(source)
         if not (non_blocking and is_pinned):
             self.waits.append(f"copy {source.device.type} to {target.type}")
 
@@ -91,9 +94,10 @@ def _is_mask(index: Any) -> bool:
     return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
 
 
-def _is_non_blocking(args: Any, kwargs: Any) -> bool:
-    """Whether a `copy_` was told not to block."""
-    return bool(args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
+def _is_non_blocking(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a copy was told not to block."""
+    names = [argument.name for argument in func._schema.arguments]
+    return bool((dict(zip(names, args, strict=False)) | kwargs).get("non_blocking", False))
 
 
 @contextlib.contextmanager

@@ -57,6 +57,7 @@ def pass_in_tiles(
 
     for done, tile in enumerate(tiles, start=1):
         part = image[None, :, tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
+        part = part.contiguous()  # with gaps between its rows the host would wait for its copy to a GPU
         pixels = part.shape[-2] * part.shape[-1]
         with passes.own_work(pixels), modes():
             inputs = prepare(part)

@@ -1,6 +1,7 @@
 """The training loss of images that are not trained on, to lay beside that of those that are."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from steel.machine import count_workers
 from steel.model.network import UnifiedModel
 from train.engine.batch_plan import MicroBatchRange, PhasePlan
 from train.engine.data import resolve_crop
+from train.engine.device_batches import device_batches
 from train.engine.run_context import RunContext
 from train.engine.run_progress import PREDICTING
 from train.engine.step import TrainingState
@@ -38,12 +40,14 @@ def validation_loss(
     num = min(len(rows), MOST_IMAGES)
     sums: dict[str, torch.Tensor] = {}
     model.eval()
-    with context.live.stage(PREDICTING, "validation loss"), torch.no_grad(), runtime.accelerator.autocast():
-        for batch in _crops(context, plan, rows, num):
-            assert batch.pairs is not None, "the loader knows what is present"
-            images, targets, pairs = (t.to(runtime.device) for t in (batch.images, batch.targets, batch.pairs))
-            soft = training.ask_teacher(images)  # else the two curves would be of different losses
-            losses = training.micro_batch_losses.of(model, images, targets, plan.phase.loss, pairs, soft)
+    stage = context.live.stage(PREDICTING, "validation loss")
+    crops = contextlib.closing(device_batches(_crops(context, plan, rows, num), runtime.device))
+    with stage, torch.no_grad(), runtime.accelerator.autocast(), crops as batches:
+        for batch in batches:
+            soft = training.ask_teacher(batch.images)  # else the two curves would be of different losses
+            losses = training.micro_batch_losses.of(
+                model, batch.images, batch.targets, plan.phase.loss, batch.pairs, soft
+            )
             for head, loss in losses.items():
                 sums[head] = sums.get(head, torch.zeros((), device=loss.device)) + loss.mean(1).double().sum()
     mine = {head: total.item() / num for head, total in sums.items()}
@@ -51,7 +55,7 @@ def validation_loss(
     return {head: sum(each.get(head, 0.0) for each in everybodys) for head in max(everybodys, key=len)}
 
 
-def _crops(context: RunContext, plan: PhasePlan, rows: np.ndarray, num: int) -> Iterator[MicroBatch]:
+def _crops(context: RunContext, plan: PhasePlan, rows: np.ndarray, num: int) -> Generator[MicroBatch, None, None]:
     """This rank's crops, of `num` of the samples `rows`, in micro-batches of the phase's size."""
     config, reader, runtime = context.config, context.reader, context.runtime
     of_phase = plan.phase.sampling
@@ -62,5 +66,12 @@ def _crops(context: RunContext, plan: PhasePlan, rows: np.ndarray, num: int) -> 
     starts = range(0, num, size)[runtime.rank :: runtime.world]
     places = [MicroBatchRange(0, 0, range(start, min(start + size, num))) for start in starts]
     augmenter = Augmenter({}, crop, sampling, reader.manifest.num_classes, reader.manifest.ignore_bit)
-    workers = count_workers(config.runtime.workers, runtime.cores)
-    return train_batches(reader, sampler, augmenter, places, seed=config.seed, phase=plan.number, workers=workers)
+    on_gpu = runtime.device.type == "cuda"
+    return train_batches(
+        *(reader, sampler, augmenter, places),
+        seed=config.seed,
+        phase=plan.number,
+        workers=count_workers(config.runtime.workers, runtime.cores),
+        pin_memory=on_gpu,
+        pin_in_place=on_gpu,
+    )
