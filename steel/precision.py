@@ -5,6 +5,8 @@ import torch
 from steel.errors import InputError
 
 PRECISIONS = ("auto", "no", "bf16", "fp16")
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""In which convolutions and matrices are multiplied, by the name that `choose_precision` gives."""
 
 
 def choose_precision(precision: str, device_type: str) -> str:

@@ -23,16 +23,13 @@ from steel.inference.batching import Cleared, ImageProbs
 from steel.inference.gated_passes import MOST_PIXELS, begin_gated
 from steel.inference.tiled_passes import pass_in_tiles
 from steel.inference.tiles import is_tiled, tile_size
-from steel.model.folding import fold_batch_norms
+from steel.model.folding import fold_batch_norms, shorten_weights
 from steel.model.host_copy import HostCopy
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.passes import Passes, count_passes, default_pixels_per_pass, intra_op_threads, open_passes
 from steel.model.tta import Axes, average_probs, view_probs
-from steel.precision import choose_precision
+from steel.precision import DTYPES, choose_precision
 from steel.views import check_tta, flips_of
-
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 _Result = Callable[[], tuple[Tensor, ...]]
 """Waits for what is on its way to the host."""
@@ -97,6 +94,8 @@ class Predictor(BasePredictor):
         self.tiling = tiling or TilingConfig()
         self.passes_at_once = count_passes(self.device)
         self.precision = choose_precision(precision, self.device.type)
+        for model in self.models:
+            shorten_weights(model, DTYPES[self.precision])
 
     @classmethod
     def from_checkpoint(
@@ -287,8 +286,8 @@ class Predictor(BasePredictor):
 
     @contextmanager
     def _modes(self) -> Iterator[None]:
-        """No gradients, and the predictor's precision; the outermost of them keeps weights that were made shorter."""
-        dtype = _DTYPES[self.precision]
+        """No gradients, and the predictor's precision."""
+        dtype = DTYPES[self.precision]
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             yield
 

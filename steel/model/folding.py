@@ -1,7 +1,8 @@
 """A network for predictions alone: each BatchNorm that reads a convolution becomes part of that convolution.
 
 In evaluation such a BatchNorm multiplies each channel by one number and adds another, which the convolution's own
-weights and bias can do as well. A pass then goes once less over each of these feature maps.
+weights and bias can do as well. A pass then goes once less over each of these feature maps. And weights that never
+change need not be rounded to half precision in each pass.
 """
 
 import copy
@@ -34,6 +35,18 @@ def fold_batch_norms(model: UnifiedModel) -> UnifiedModel:
             rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
             _replace(folded, norm, rest)
     return folded
+
+
+def shorten_weights(model: UnifiedModel, dtype: torch.dtype) -> None:
+    """Round the weights of the encoder's and the decoder's convolutions and linear layers to `dtype` once, as autocast
+    does in each pass over the network: the same comes out, bit for bit.
+
+    Layers that make their weights of others first keep them, and so do heads, which may compute in float32.
+    """
+    for part in (model.encoder, model.decoder):
+        for layer in part.modules():
+            if type(layer) in (nn.Conv2d, nn.Linear):
+                layer.to(dtype)
 
 
 def _pairs(model: UnifiedModel) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:

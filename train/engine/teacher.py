@@ -10,9 +10,10 @@ from steel.distributed.runtime import Runtime
 from steel.extensions import require_extensions
 from steel.inference.predictor import build_models
 from steel.model.distillation import SoftTargets
-from steel.model.folding import fold_batch_norms
+from steel.model.folding import fold_batch_norms, shorten_weights
 from steel.model.heads import CLASSIFICATION, SEGMENTATION
 from steel.model.network import scale_and_shift, scale_pixels
+from steel.precision import DTYPES
 from steel.shards.selection import check_same_task, data_digests
 from train.engine.run_context import RunContext
 from train.engine.split_roles import role_of
@@ -32,6 +33,8 @@ class Teacher:
         self._runtime = runtime
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         models = [fold_batch_norms(model) for model in build_models(checkpoint)]
+        for model in models:
+            shorten_weights(model, DTYPES[runtime.accelerator.mixed_precision])
         self._models = [model.to(runtime.device).to(memory_format=self._layout) for model in models]
         self._scale, self._shift = scale_and_shift(checkpoint.mean, checkpoint.std, runtime.device)
 

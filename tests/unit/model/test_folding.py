@@ -6,7 +6,7 @@ from timm.layers import StdConv2d
 from torch import Tensor, nn
 
 from steel.config import NetworkConfig
-from steel.model.folding import fold_batch_norms
+from steel.model.folding import fold_batch_norms, shorten_weights
 from steel.model.network import UnifiedModel
 
 
@@ -131,3 +131,32 @@ def test_without_weights_and_in_training() -> None:
     images = torch.randn(3, 1, 6, 7)
     torch.testing.assert_close(folded.forward_padded(images), (model.conv(images) - 0.5) / (4 + 1e-5) ** 0.5)
     assert model.norm.num_batches_tracked.item() == 0
+
+
+@pytest.mark.parametrize("architecture", ["Unet", "FPN"])
+def test_weights_that_are_shortened_once_say_what_autocast_makes_of_them(architecture: str) -> None:
+    torch.manual_seed(0)
+    options = {"decoder_channels": (8, 8)} if architecture == "Unet" else {}
+    network = with_statistics(UnifiedModel(NetworkConfig(architecture, "tu-test_resnet", 3, 1, **options)))
+    usual, short = fold_batch_norms(network), fold_batch_norms(network)
+    shorten_weights(short, torch.bfloat16)
+    kept = {name: value.dtype for name, value in short.state_dict().items() if value.is_floating_point()}
+    assert {kept[name] for name in kept if name.startswith("encoder") and name.endswith("conv1.weight")} == {
+        torch.bfloat16
+    }
+    assert {kept[name] for name in kept if "head" in name} == {torch.float32}
+    images = torch.rand(2, 1, 64, 96)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected, found = usual(images), short(images)
+    for head, logits in expected.items():
+        assert logits.dtype == found[head].dtype
+        assert torch.equal(logits, found[head])
+
+
+def test_layers_that_make_their_weights_of_others_keep_them() -> None:
+    model = nn.Module()
+    model.encoder = nn.Sequential(StdConv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.Linear(2, 2), nn.BatchNorm2d(2))
+    model.decoder, model.head = nn.ConvTranspose2d(2, 2, 2), nn.Conv2d(2, 1, 1)
+    shorten_weights(model, torch.bfloat16)  # type: ignore[arg-type]
+    assert [layer.weight.dtype == torch.bfloat16 for layer in model.encoder] == [False, True, True, False]
+    assert model.decoder.weight.dtype == model.head.weight.dtype == torch.float32
