@@ -149,7 +149,7 @@ class RunFolder:
 
     def keep_config(self, config: Config, data_digest: str) -> None:
         """Write down what is run on which data set."""
-        self._write("config.json", to_dict(_ConfigFile(to_dict(config), data_digest)))
+        self._write("config.json", to_dict(_ConfigFile(config.told(), data_digest)))
 
     def _unwritable(self, error: OSError) -> InputError:
         return RunFolderError(
