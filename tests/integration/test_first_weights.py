@@ -68,11 +68,13 @@ def test_a_run_from_a_file(
     assert str(weights) in line and licence in line
     assert describe_first_weights(stack_members([made, made]).provenance) == describe_first_weights(made.provenance)
 
-    # The state is enough to go on from, and to ship with the same inputs.
+    # The state is enough to go on from, wherever the file was moved to, and to ship with the same inputs.
     weights.unlink()
     (out / "model.safetensors").unlink()
     RunFolder(out).end("interrupted")
-    fit(tiny_shards, out, *options)
+    capsys.readouterr()
+    fit(tiny_shards, out, *options[:1], "moved.safetensors", *options[2:])
+    assert f"began with {weights}; --model.weights is not read again" in "".join(capsys.readouterr())
     again = load_checkpoint(out / "model.safetensors")
     assert (again.mean, again.provenance["encoder_weights"]) == (made.mean, told)
 
