@@ -6,10 +6,10 @@ Every field can be overridden on the command line (`--optim.weight-decay 0.05`, 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from steel.errors import InputError
+from steel.errors import InputError, told_url
 from steel.plain import INLINE, to_dict
 
 MOST_EPOCHS, MOST_SAMPLES, MOST_PIXELS = 1_000_000, 1 << 20, 1 << 30
@@ -466,9 +466,13 @@ class Config:
         _require(0 <= self.seed < 2**63, f"seed: {self.seed} is not in [0, 2**63)")
         object.__setattr__(self, "augment", {name: given for name, given in self.augment.items() if given.p > 0})
 
+    def told(self) -> dict[str, Any]:
+        """All of it as plain JSON values, to be stored and shown: see `told_url` of where the weights are."""
+        return to_dict(replace(self, model=replace(self.model, weights=told_url(self.model.weights))))
+
     def recipe(self) -> dict[str, Any]:
-        """The part that must not change under a run: all but `runtime` and `tracking`, as plain JSON values."""
-        return recipe_of(to_dict(self))
+        """The part that must not change under a run: all but `runtime` and `tracking`, as `told` has it."""
+        return recipe_of(self.told())
 
 
 def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,16 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(_escape, text)
 
 
+def told_url(text: str) -> str:
+    """`text`, where it holds a URL, without what may be secret in it: its login (`user:password@`) and all from `?` or
+    `#` on (a signature, a token). For whatever is shown or stored; fetching needs the whole."""
+    store, separator, place = text.partition("://")
+    if not separator or store.endswith(("file", "local")):
+        return text
+    return store + separator + re.split("[?#]", _LOGIN.sub(r"\1", place), maxsplit=1)[0]
+
+
+_LOGIN = re.compile("(^|//)[^/]*@")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 

@@ -18,7 +18,7 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from steel.errors import InputError, printable
+from steel.errors import InputError, printable, told_url
 from steel.validation_errors import Issue, raise_issues
 
 
@@ -83,7 +83,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     try:
         return cast(tuple[Any, str], fsspec.core.url_to_fs(url))
     except (ImportError, ValueError) as error:
-        raise InputError(f"{url}: {error}") from error
+        raise InputError(f"{told_url(url)}: {error}") from error
 
 
 def load_driver(url: str) -> None:
@@ -97,7 +97,7 @@ def load_driver(url: str) -> None:
     try:
         fsspec.get_filesystem_class(fsspec.utils.get_protocol(url))
     except (ImportError, ValueError) as error:
-        raise InputError(f"{url}: {error}") from error
+        raise InputError(f"{told_url(url)}: {error}") from error
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from steel.config import Config
 from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, seed_everything, start
 from steel.distributed.signals import StopSignals
-from steel.errors import out_of_memory_as, run_program
+from steel.errors import out_of_memory_as, run_program, told_url
 from steel.loading.sampler import Stream
 from steel.model.network import UnifiedModel
 from steel.shards.format import Manifest
@@ -184,7 +184,7 @@ def _start(
     that goes on, what was written down.
     """
     if saved is not None:
-        return runtime.on_main(folder.first_weights)
+        return runtime.on_main(lambda: _kept_first_weights(folder, arguments.config.model.weights))
     index, train = reader.index, rows.train
     pixels = int((index.original_height[train].astype(np.int64) * index.original_width[train]).sum())
     start_heads_at_frequencies(model, index.areas[train], pixels)
@@ -195,6 +195,14 @@ def _start(
         return first
 
     return runtime.on_main(find_and_keep)
+
+
+def _kept_first_weights(folder: RunFolder, asked: str) -> FirstWeights:
+    """Those that the run began with; it is said where `asked` names a file elsewhere, which may be another one."""
+    first = folder.first_weights()
+    if asked not in ("hub", "none") and first.encoder is not None and first.encoder.source != told_url(asked):
+        logger.info("the encoder began with %s; --model.weights is not read again", first.encoder.source)
+    return first
 
 
 def _fit_length(

@@ -5,12 +5,14 @@ import queue
 import threading
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.client import IncompleteRead
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
 from huggingface_hub import constants
@@ -35,13 +37,16 @@ first, and waits for 3 s where a mirror does not answer that."""
 def fetch_url(url: str) -> bytes:
     """Over HTTP by the standard library, which needs no further package and obeys `HTTPS_PROXY`.
 
+    Args:
+        url: may begin with a login, as `https://user:password@host/`.
+
     Raises:
         OSError, HTTPException: not to be had; a `TimeoutError` as `within_silence`.
     """
     data = bytearray()
 
     def fetch() -> None:
-        with urllib.request.urlopen(url, timeout=SILENCE_S) as response:
+        with urllib.request.urlopen(_request(url), timeout=SILENCE_S) as response:
             while piece := response.read1(PIECES[0]):
                 data.extend(piece)
             promised = int(response.headers.get("Content-Length") or len(data))
@@ -52,13 +57,36 @@ def fetch_url(url: str) -> bytes:
     return bytes(data)
 
 
-def fetch_stored(url: str) -> bytes:
+def _request(url: str) -> urllib.request.Request:
+    """With the login of `url` as a header, for the library takes none; where it is redirected nobody is told it."""
+    parts = urlsplit(url)
+    login, separator, host = parts.netloc.rpartition("@")
+    if not separator:
+        return urllib.request.Request(url)
+    request = urllib.request.Request(parts._replace(netloc=host).geturl())
+    basic = b64encode(unquote(login).encode()).decode()
+    request.add_unredirected_header("Authorization", f"Basic {basic}")
+    return request
+
+
+def fetch_stored(find: Callable[[], str]) -> tuple[str, bytes]:
     """A file of a store, in pieces: no store says how far it is with one that is asked for at once.
+
+    Args:
+        find: gives its URL, and may ask the store for that; this and the file's size are one wait.
+
+    Returns:
+        The URL and the file.
 
     Raises:
         FileNotFoundError, OSError: as the store says; a `TimeoutError` as `within_silence`.
     """
-    size = within_silence(lambda: storage.file_size(url))
+
+    def find_sized() -> tuple[str, int | None]:
+        url = find()
+        return url, storage.file_size(url)
+
+    url, size = within_silence(find_sized)
     if size is None:
         raise FileNotFoundError(url)
     data, length = bytearray(), PIECES[0]
@@ -70,7 +98,7 @@ def fetch_stored(url: str) -> bytes:
         data += piece
         is_brisk = time.monotonic() - begun < _BRISK * SILENCE_S
         length = min(2 * length, PIECES[1]) if is_brisk else PIECES[0]
-    return bytes(data)
+    return url, bytes(data)
 
 
 def fetch_from_hub(repository: str, files: tuple[str, ...], revision: str | None) -> Path:
@@ -90,17 +118,23 @@ def fetch_from_hub(repository: str, files: tuple[str, ...], revision: str | None
 
 
 def _ask_hub(repository: str, files: tuple[str, ...], revision: str | None) -> Path:
+    # The hub's own downloads try six times and wait between; whether it answers is known after one.
+    name = within_silence(partial(_first_published, repository, files, revision))
+    download = partial(huggingface_hub.hf_hub_download, repository, name, revision=revision)
+    return Path(within_silence(download, partial(_count_bytes, repository)))
+
+
+def _first_published(repository: str, files: tuple[str, ...], revision: str | None) -> str:
+    """Of the names `files`, as the hub says."""
     for name in files:
         url = huggingface_hub.hf_hub_url(repository, name, revision=revision)
         try:
-            # The hub's own downloads try six times and wait between; whether it answers is known after one.
-            within_silence(partial(huggingface_hub.get_hf_file_metadata, url, timeout=SILENCE_S))
+            huggingface_hub.get_hf_file_metadata(url, timeout=SILENCE_S)
         except EntryNotFoundError:
             if name == files[-1]:
                 raise
-            continue
-        download = partial(huggingface_hub.hf_hub_download, repository, name, revision=revision)
-        return Path(within_silence(download, partial(_count_bytes, repository)))
+        else:
+            return name
     raise AssertionError(files)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steel.checkpoint import Checkpoint, parse_checkpoint
-from steel.errors import InputError, list_some
+from steel.errors import InputError, list_some, told_url
 from steel.model.libraries import timm
 from steel.model.network import UnifiedModel
 from steel.pretrained.files import WeightFile, parse_weights
@@ -33,6 +33,7 @@ class EncoderWeights:
 
     architecture: str
     source: str
+    """Without the secrets of a URL, whatever it is given with."""
     sha256: str
     """Of the file."""
     licence: str
@@ -45,6 +46,7 @@ class EncoderWeights:
     def __post_init__(self) -> None:
         if not 0 <= self.fitted <= self.tensors:
             raise InputError(f"{self.fitted} of {self.tensors} tensors")
+        object.__setattr__(self, "source", told_url(self.source))
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class _Given:
     licence: str
     expected: Normalisation | None
     """What they say that they expect, where they do."""
+    told_by: str
+    """What says so."""
 
 
 def load_encoder(
@@ -76,7 +80,10 @@ def load_encoder(
     name = model.network.encoder
     source = read_source(weights, name)
     file = parse_weights(source.data, f"model.weights {source.name}")
-    given = _of_checkpoint(parse_checkpoint(source.data, source.name)) if file.is_checkpoint else _of_file(source, file)
+    if file.is_checkpoint:
+        given = _of_checkpoint(parse_checkpoint(source.data, source.name), source.name)
+    else:
+        given = _of_file(source, file, asks_inputs=expected is None)
     own = model.encoder.state_dict()
     fit = fit_names(own, given.tensors, _converter(name))
     _check_fit(fit, source.name, name)
@@ -84,10 +91,12 @@ def load_encoder(
     licence = given.licence if given.licence != licence_text(None) else licence_text(family_licence(name))
     told = EncoderWeights(name, source.name, file.sha256, licence, len(fit.taken), len(fit.taken) + len(fit.missing))
     _tell(told, fit)
+    given_by = given.told_by if given.expected else f"what is usual for {name}"
+    _tell_inputs(inputs, given_by if expected is None else "--model.mean and --model.std")
     return told, inputs
 
 
-def _of_checkpoint(checkpoint: Checkpoint) -> _Given:
+def _of_checkpoint(checkpoint: Checkpoint, name: str) -> _Given:
     if checkpoint.members != 1:
         raise InputError(f"model.weights: holds an ensemble of {checkpoint.members}; give one of its members")
     tensors = {
@@ -95,7 +104,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> _Given:
         for name, tensor in checkpoint.member_state(0).items()
         if name.startswith("encoder.")
     }
-    return _Given(tensors, inherited_licence(checkpoint), Normalisation(checkpoint.mean, checkpoint.std))
+    return _Given(tensors, inherited_licence(checkpoint), Normalisation(checkpoint.mean, checkpoint.std), name)
 
 
 def inherited_licence(checkpoint: Checkpoint) -> str:
@@ -106,12 +115,11 @@ def inherited_licence(checkpoint: Checkpoint) -> str:
     return str(former.get("licence") or licence_text(None)) if isinstance(former, Mapping) else licence_text(None)
 
 
-def _of_file(source: Source, file: WeightFile) -> _Given:
+def _of_file(source: Source, file: WeightFile, *, asks_inputs: bool) -> _Given:
+    """`asks_inputs` is False where it does not matter what stands beside the file about them."""
     settings = source.settings
-    licence = file.metadata.get("license") or file.metadata.get("licence") or settings.get("license")
-    mean, std = settings.get("mean"), settings.get("std")
-    expected = Normalisation(tuple(map(float, mean)), tuple(map(float, std))) if mean and std else None
-    return _Given(file.tensors, licence_text(licence), expected)
+    licence = file.metadata.get("license") or file.metadata.get("licence") or settings.licence
+    return _Given(file.tensors, licence_text(licence), settings.inputs() if asks_inputs else None, settings.place)
 
 
 def _usual(encoder: str) -> Normalisation:
@@ -185,6 +193,11 @@ def _tell(weights: EncoderWeights, fit: Fit) -> None:
     if fit.left_over:
         logger.info("encoder weights: in the file, but not in the encoder: %s", list_some(fit.left_over, 4))
     tell_licence(weights.licence)
+
+
+def _tell_inputs(inputs: Normalisation, told_by: str) -> None:
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (inputs.mean, inputs.std))
+    logger.info("encoder weights: inputs are normalised by mean %s and deviation %s, after %s", mean, std, told_by)
 
 
 def tell_licence(licence: str) -> None:

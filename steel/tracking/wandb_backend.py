@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from steel.config import TrackingConfig
+from steel.errors import told_url
 from steel.tracking.items import Confusion, Files, ImageTable, Item, MaskedImage, MaskedImages, PrecisionRecall, Summary
 from steel.tracking.queue import FINISH_SECONDS, Status, flatten
 
@@ -39,6 +41,7 @@ class WandbBackend:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its shutdown waits for a server that does not answer
         # What an offline run's tables and artifacts consist of stays beside it, not in a home that a node may lose.
         os.environ.setdefault("WANDB_DATA_DIR", str(run_dir.resolve() / "wandb"))
+        sys.argv[1:] = map(told_url, sys.argv[1:])  # the library records the command line, which is parsed by now
         import wandb
 
         run_name = run_dir.resolve().name

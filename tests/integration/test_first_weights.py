@@ -12,6 +12,7 @@ import torch
 
 from steel.checkpoint import load_checkpoint, read_header, stack_members
 from steel.errors import InputError
+from steel.pretrained import sources
 from steel.reports.describe import describe_checkpoint, describe_first_weights
 from steel.shards.format import Manifest
 from tests.numerics.quick import quicken
@@ -67,11 +68,13 @@ def test_a_run_from_a_file(
     assert str(weights) in line and licence in line
     assert describe_first_weights(stack_members([made, made]).provenance) == describe_first_weights(made.provenance)
 
-    # The state is enough to go on from, and to ship with the same inputs.
+    # The state is enough to go on from, wherever the file was moved to, and to ship with the same inputs.
     weights.unlink()
     (out / "model.safetensors").unlink()
     RunFolder(out).end("interrupted")
-    fit(tiny_shards, out, *options)
+    capsys.readouterr()
+    fit(tiny_shards, out, *options[:1], "moved.safetensors", *options[2:])
+    assert f"began with {weights}; --model.weights is not read again" in "".join(capsys.readouterr())
     again = load_checkpoint(out / "model.safetensors")
     assert (again.mean, again.provenance["encoder_weights"]) == (made.mean, told)
 
@@ -82,6 +85,28 @@ def test_a_run_from_a_file(
     assert (heir.mean, heir.std) == (made.mean, made.std)
     assert heir.provenance["encoder_weights"]["licence"] == licence
     assert f"encoder weights: licence {licence}: not this project's" in "".join(capsys.readouterr())
+
+
+def test_no_secret_of_a_url_is_told(
+    tiny_shards: Path,
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = weights.read_bytes()
+
+    def fetch(url: str) -> bytes:
+        assert "user:5ecret@host" in url and "sig=5ecret" in url
+        return data if "/weights.safetensors?" in url else b"no settings"
+
+    monkeypatch.setattr(sources, "fetch_url", fetch)
+    url = "https://user:5ecret@host/weights.safetensors?sig=5ecret"
+    fit(tiny_shards, tmp_path / "run", "--tracking.tracker", "tensorboard", "--model.weights", url)
+    written = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert not [path for path, content in written.items() if b"5ecret" in content]
+    assert b"https://host/weights.safetensors" in written[tmp_path / "run" / "model_card.md"]
+    assert "5ecret" not in "".join(capsys.readouterr())
 
 
 def test_random_weights_take_the_inputs_of_the_data(tiny_shards: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from data_prep.__main__ import main as shard
 from steel.distributed.runtime import start
-from steel.errors import InputError, counted, printable, run_program
+from steel.errors import InputError, counted, printable, run_program, told_url
 from steel.labels.submission import write_submission
 from tests.image_folder import arguments, write_images
 from tests.paths import ROOT
@@ -179,3 +179,22 @@ def test_a_defect_of_ours_keeps_its_traceback() -> None:
 
     with pytest.raises(OSError, match="Bad file descriptor"):
         run_program(fail)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("https://host/a/w.pth?X-Amz-Signature=5ecret&x=a/b", "https://host/a/w.pth"),
+        ("https://user:5ec@ret@host:8443/w@2.pth#5ecret", "https://host:8443/w@2.pth"),
+        ("https://user:5ec?r#et@host/w.pth", "https://host/w.pth"),
+        ("simplecache::ftp://user:5ecret@host/w.pth", "simplecache::ftp://host/w.pth"),
+        ("zip://w.pth::https://user:5ecret@host/a.zip?5ecret", "zip://w.pth::https://host/a.zip"),
+        ("--model.weights=https://host/w.pth?5ecret", "--model.weights=https://host/w.pth"),
+        ("s3://bucket/model@v2/", "s3://bucket/model@v2/"),
+        ("file:///data/a#b?c.pth", "file:///data/a#b?c.pth"),
+        ("data/me@home/a#b?c.pth", "data/me@home/a#b?c.pth"),
+        ("hub", "hub"),
+    ],
+)
+def test_a_url_is_told_without_its_secrets(text: str, told: str) -> None:
+    assert told_url(text) == told_url(told) == told

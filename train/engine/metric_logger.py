@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from steel.plain import to_dict
 from steel.tracking.history import History
 from steel.tracking.items import Item
 from steel.tracking.queue import NullTracker, Status, Tracker
@@ -228,7 +227,7 @@ def open_metric_logger(context: RunContext, folder: RunFolder, state: LoopState)
         return NullMetricLogger(runtime.broadcast(None))
     history = History(folder.history)
     history.open_at(state.phase, state.step, validated=not state.validation_due)
-    tracker = build_tracker(context.config.tracking, folder.root, to_dict(context.config), folder.attempt)
+    tracker = build_tracker(context.config.tracking, folder.root, context.config.told(), folder.attempt)
     metric_logger = MainMetricLogger(history, tracker, CurvesProcess(history, folder.curves), context.plans)
     runtime.broadcast(metric_logger.is_watched)
     return metric_logger

@@ -149,7 +149,7 @@ class RunFolder:
 
     def keep_config(self, config: Config, data_digest: str) -> None:
         """Write down what is run on which data set."""
-        self._write("config.json", to_dict(_ConfigFile(to_dict(config), data_digest)))
+        self._write("config.json", to_dict(_ConfigFile(config.told(), data_digest)))
 
     def _unwritable(self, error: OSError) -> InputError:
         return RunFolderError(
@@ -286,8 +286,12 @@ class RunFolder:
 
 
 def _by_content(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe without the words on how it was derived, its teacher told by what the file holds, wherever that lies."""
+    """A recipe without the words on how it was derived, its teacher told by what the file holds, wherever it lies, and
+    its encoder's weights by their kind: a run that goes on has its own, and does not ask where the file is now."""
     recipe = {name: value for name, value in recipe.items() if name != "reasons"}
+    model = recipe.get("model")
+    if isinstance(model, dict) and model.get("weights") not in ("hub", "none"):
+        recipe["model"] = {**model, "weights": "a file"}
     distill = recipe.get("distill")
     if not isinstance(distill, dict) or not distill.get("identity"):
         return recipe

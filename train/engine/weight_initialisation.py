@@ -14,7 +14,7 @@ from torch import nn
 from steel import storage
 from steel.checkpoint import load_checkpoint
 from steel.config import ModelConfig
-from steel.errors import InputError, list_some
+from steel.errors import InputError, list_some, told_url
 from steel.model.network import UnifiedModel
 from steel.pretrained.encoder import EncoderWeights, inherited_licence, load_encoder, tell_licence
 from steel.pretrained.stem import Normalisation, check_channels
@@ -110,9 +110,9 @@ def initialise_weights(
     Raises:
         InputError: not a readable checkpoint, an ensemble, or a network that shares hardly anything with this.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint, told = load_checkpoint(path), told_url(path)
     if checkpoint.members != 1:
-        raise InputError(f"--init-from {path}: holds an ensemble of {checkpoint.members}; give one of its members")
+        raise InputError(f"--init-from {told}: holds an ensemble of {checkpoint.members}; give one of its members")
     given = {name: tensor[0] for name, tensor in checkpoint.tensors.items()}
     places = {name: i for i, name in enumerate(checkpoint.class_names)}
     taken: dict[str, torch.Tensor] = {}
@@ -130,16 +130,16 @@ def initialise_weights(
     left = sorted(set(model.state_dict()) - set(taken))
     if len(left) > len(taken):
         raise InputError(
-            f"--init-from {path}: its {checkpoint.network.architecture} with {checkpoint.network.encoder} shares too "
+            f"--init-from {told}: its {checkpoint.network.architecture} with {checkpoint.network.encoder} shares too "
             f"little with this network ({len(left)} of {len(left) + len(taken)} tensors differ: {list_some(left, 2)})"
         )
     model.load_state_dict(taken, strict=False)
     known = [c for c in class_names if c in places]
-    logger.info("started from %s: %d tensors, classes %s", path, len(taken), ", ".join(known) or "none in common")
+    logger.info("started from %s: %d tensors, classes %s", told, len(taken), ", ".join(known) or "none in common")
     encoder = [name.startswith("encoder.") for name in taken].count(True)
     total = len(model.encoder.state_dict())
     digest = hashlib.sha256(storage.read_bytes(path)).hexdigest()
-    weights = EncoderWeights(model.network.encoder, path, digest, inherited_licence(checkpoint), encoder, total)
+    weights = EncoderWeights(model.network.encoder, told, digest, inherited_licence(checkpoint), encoder, total)
     if encoder:
         tell_licence(weights.licence)
     return weights, Normalisation(checkpoint.mean, checkpoint.std)

@@ -98,6 +98,25 @@ def test_one_channel_says_what_three_say_of_gray(name: str, mean: Any, std: Any,
     )
 
 
+def test_what_stands_beside_is_followed_unless_it_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "train.fit")
+    path = save(tmp_path / "w.safetensors", classifier("test_resnet").state_dict())
+    beside = tmp_path / "config.json"
+    beside.write_text('{"mean": [0.5], "std": [0.25], "license": ["mit"]}')
+    _, inputs = load_encoder(network("tu-test_resnet"), path)
+    assert inputs == Normalisation((0.5,) * 3, (0.25,) * 3)
+    assert f"by mean 0.5 0.5 0.5 and deviation 0.25 0.25 0.25, after {beside}" in caplog.text
+    beside.write_text('{"mean": 0.5, "std": 0.5}')
+    with pytest.raises(InputError, match=r"config\.json has mean 0\.5 and std 0\.5.*--model\.mean and --model\.std"):
+        load_encoder(network("tu-test_resnet"), path)
+    assert load_encoder(network("tu-test_resnet"), path, IMAGENET)[1] == IMAGENET
+    assert "after --model.mean and --model.std" in caplog.text
+    beside.unlink()
+    caplog.clear()
+    load_encoder(network("tu-test_resnet"), path)
+    assert "deviation 0.5 0.5 0.5, after what is usual for tu-test_resnet" in caplog.text
+
+
 def test_batch_normalisation_takes_up_means_that_differ(tmp_path: Path) -> None:
     """But for the border that the first convolution pads: there the three channels were padded with three grays."""
     torch.manual_seed(0)

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import ClassVar
 
 import fsspec
+import huggingface_hub
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from huggingface_hub import constants, file_download
+from huggingface_hub.errors import EntryNotFoundError
 
 from steel import storage
 from steel.errors import InputError, run_program
 from steel.pretrained import downloads, sources
 from steel.pretrained.licences import is_permissive, licence_text, smp_licence
-from steel.pretrained.sources import find_published, read_source
+from steel.pretrained.sources import Settings, find_published, read_source
+from steel.pretrained.stem import Normalisation
 
 
 @pytest.fixture
@@ -79,9 +82,13 @@ def server() -> Iterator[tuple[str, Files]]:
             elif reply is None or not (is_head or reply.pieces):
                 done.wait(20)
                 return
-            refused = re.match(r"/answers-(\d+)", self.path)
-            self.send_response(200 if self.path in files else int(refused[1]) if refused else 404)
-            self.send_header("Content-Length", str(reply.length if self.path in files else 0))
+            refused = re.search(r"/answers-(\d+)", self.path)
+            is_there = self.path in files
+            code = 200 if is_there else int(refused[1]) if refused else 404
+            if self.path.startswith("/login/") and self.headers["Authorization"] != "Basic dXNlcjpwQHNz":
+                code = 401
+            self.send_response(code)
+            self.send_header("Content-Length", str(reply.length if code == 200 else 0))
             self.send_header("ETag", '"abc"')
             self.send_header("X-Repo-Commit", "a" * 40)
             self.end_headers()
@@ -113,7 +120,7 @@ def point_hub_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_hubs_cache_is_enough(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     published = find_published("resnet34")
-    settings = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_space": "RGB"}
+    settings = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "license": ""}
     fill(
         hub,
         published.repository,
@@ -122,8 +129,8 @@ def test_the_hubs_cache_is_enough(hub: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     source = read_source("hub", "resnet34")
     assert source.data == b"weights" and source.name.startswith("smp-hub/resnet34.imagenet@")
-    assert (source.settings["mean"], source.settings["std"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
-    assert licence_text(source.settings["license"]) == "BSD-3-Clause"
+    assert source.settings.inputs() == Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert licence_text(source.settings.licence) == "BSD-3-Clause"
 
 
 def test_timms_weights_may_be_in_the_older_form(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +138,7 @@ def test_timms_weights_may_be_in_the_older_form(hub: Path, monkeypatch: pytest.M
     fill(hub, "timm/convnext_tiny.dinov3_lvd1689m", {"pytorch_model.bin": b"old"})
     source = read_source("hub", "tu-convnext_tiny.dinov3_lvd1689m")
     assert (source.data, source.name) == (b"old", "timm/convnext_tiny.dinov3_lvd1689m")
-    assert not is_permissive(licence_text(source.settings["license"]))
+    assert not is_permissive(licence_text(source.settings.licence))
 
 
 WAYS_OUT = r"three ways out: .*HF_HOME.*HF_HUB_OFFLINE=1.*HF_ENDPOINT.*--model\.weights PATH"
@@ -221,9 +228,103 @@ def test_files_folders_and_urls(tmp_path: Path, server: tuple[str, Files]) -> No
     files["/w.pth"] = b"over http"
     assert read_source(str(tmp_path / "pytorch_model.bin"), "resnet18").data == b"old"
     folder = read_source(str(tmp_path), "resnet18")
-    assert (folder.data, folder.settings["license"], folder.settings["std"]) == (b"safe", "mit", [0.25] * 3)
+    assert (folder.data, folder.settings.licence) == (b"safe", "mit")
+    assert folder.settings.inputs() == HALVES
     assert read_source(f"{url}/w.pth", "resnet18").data == b"over http"
-    assert read_source(f"file://{tmp_path}/model.safetensors", "resnet18").data == b"safe"
+    by_url = read_source(f"file://{tmp_path}/model.safetensors", "resnet18")
+    assert (by_url.data, by_url.settings.inputs()) == (b"safe", HALVES)
+
+
+HALVES = Normalisation((0.5,) * 3, (0.25,) * 3)
+BESIDE = json.dumps({"mean": [0.5] * 3, "std": [0.25] * 3, "license": "mit"}).encode()
+
+
+def test_settings_beside_remote_weights_are_read(server: tuple[str, Files], caplog: pytest.LogCaptureFixture) -> None:
+    url, files = server
+    files |= {"/a/w.pth?key=1": b"weights", "/a/config.json?key=1": BESIDE, "/b/w.pth": b"weights"}
+    source = read_source(f"{url}/a/w.pth?key=1", "resnet18")
+    assert (source.settings.inputs(), source.settings.licence) == (HALVES, "mit")
+    assert source.settings.place == f"{url}/a/config.json"
+    for folder in ("memory://a", "memory://b"):
+        storage.write_bytes(f"{folder}/model.safetensors", b"weights")
+    storage.write_bytes("memory://a/config.json", BESIDE)
+    assert read_source("memory://a/", "resnet18").settings.inputs() == HALVES
+    for absent in (f"{url}/b/w.pth", "memory://b/model.safetensors"):
+        assert read_source(absent, "resnet18").settings == Settings()
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("brief")
+def test_settings_that_cannot_be_had_are_told_and_no_error(
+    server: tuple[str, Files], caplog: pytest.LogCaptureFixture
+) -> None:
+    url, files = server
+    files |= {"/answers-403/w.pth": b"weights", "/slow/w.pth": b"weights", "/slow/config.json": None}
+    for folder, reason in (("answers-403", "403 Forbidden"), ("slow", "TimeoutError: ")):
+        assert read_source(f"{url}/{folder}/w.pth", "resnet18").settings == Settings()
+        assert f"no settings from {url}/{folder}/config.json ({reason}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "data", [b'{"pretrained_cfg": null}', b"[1]", b"<html>", b"[" * 100_000, b"\xff", b'{"std": 1}']
+)
+def test_another_programs_settings_are_none(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    (tmp_path / "config.json").write_bytes(data)
+    assert read_source(str(tmp_path / "w.pth"), "resnet18").settings.inputs() is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        (0.5, 0.5),
+        ([0.5] * 4, [0.5] * 4),
+        ([0.5] * 3, [0.5]),
+        ([0.5] * 3, [0.0, 0.5, 0.5]),
+        ([123.7, 116.3, 103.5], [1.0] * 3),
+        (["0.5"] * 3, [0.5] * 3),
+        ([0.5] * 3, [True] * 3),
+        ([], []),
+        ([float("nan")], [0.5]),
+        ([0.5], [10**400]),
+    ],
+)
+def test_a_normalisation_that_cannot_be_is_one_line(mean: object, std: object, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": mean, "std": std}}))
+    with pytest.raises(InputError) as caught:
+        read_source(str(tmp_path / "w.pth"), "resnet18").settings.inputs()
+    said = str(caught.value)
+    assert said.startswith(f"model.weights: {tmp_path}/config.json has mean ") and "\n" not in said
+    assert said.endswith("or give --model.mean and --model.std") and len(said) < 400
+
+
+def test_a_login_and_a_signature_are_sent_and_not_told(server: tuple[str, Files]) -> None:
+    url, files = server
+    files["/login/w.pth?sig=5ecret"] = b"weights"
+    secret = url.replace("://", "://user:p%40ss@")
+    source = read_source(f"{secret}/login/w.pth?sig=5ecret", "resnet18")
+    assert (source.data, source.name) == (b"weights", f"{url}/login/w.pth")
+    with pytest.raises(InputError, match=r"login/w\.pth: not for everybody"):
+        read_source(f"{url}/login/w.pth?sig=5ecret", "resnet18")
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "http://user:5ecret@127.0.0.1:9/w.pth?sig=5ecret",
+        "http://127.0.0.1:9/a b.pth?sig=5ecret",
+        "http://user:5ec#5ecret@127.0.0.1:9/w.pth",
+        "http://[5ecret@127.0.0.1/w.pth?5ecret",
+        "nostore://user:5ecret@host/w.pth?5ecret",
+        "memory://user:5ecret@host/w.pth?5ecret",
+        "ftp://user:5ecret@127.0.0.1:9/w.pth?5ecret",
+    ],
+)
+def test_no_error_tells_a_secret(weights: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_source(weights, "resnet18")
+    assert "5ec" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +356,47 @@ def test_a_server_that_sends_no_file_is_no_matter_of_the_network(
     with pytest.raises(InputError) as caught:
         read_source(url, "resnet18")
     assert str(caught.value) == f"model.weights {url}: {message}, or give a file, hub or none: docs/pretrained.md"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("absent", "no such file there (the server answers 404 Not Found); check HF_ENDPOINT, if it is set"),
+        ("answers-401", "not for everybody (the server answers 401 Unauthorized); log in (HF_TOKEN)"),
+        ("answers-403", "not for everybody (the server answers 403 Forbidden); log in (HF_TOKEN)"),
+        ("answers-503", "cannot be fetched (the server answers 503 Service Unavailable); try again later"),
+    ],
+)
+@pytest.mark.usefixtures("hub")
+def test_a_hub_that_sends_no_file_is_no_matter_of_the_network(
+    path: str, message: str, server: tuple[str, Files], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_hub_at(f"{server[0]}/{path}", monkeypatch)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(InputError) as caught:
+        read_source("hub", "resnet34")
+    said = "model.weights hub: no weights for encoder 'resnet34' from smp-hub/resnet34.imagenet (model.safetensors): "
+    assert str(caught.value) == f"{said}{message}, or give a file or none: docs/pretrained.md"
+
+
+@pytest.mark.usefixtures("hub", "brief")
+def test_looking_for_the_file_is_one_wait(server: tuple[str, Files], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many names it is looked for by: each answer alone comes in time."""
+    url, _ = server
+    point_hub_at(url, monkeypatch)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def answer_late(*_: object, **__: object) -> None:
+        time.sleep(0.3)
+        raise EntryNotFoundError("no such file")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", answer_late)
+    with pytest.raises(InputError, match=r"TimeoutError: nothing came for 0\.4 s"):
+        read_source("hub", "tu-convnext_tiny.dinov3_lvd1689m")
+    monkeypatch.setattr(storage, "is_folder", lambda _: bool(time.sleep(0.3)))
+    monkeypatch.setattr(storage, "file_size", lambda _: time.sleep(0.3))
+    with pytest.raises(InputError, match=r"TimeoutError: nothing came for 0\.4 s"):
+        read_source("memory://nowhere/w.pth", "resnet18")
 
 
 @pytest.mark.parametrize("reply", SILENT)

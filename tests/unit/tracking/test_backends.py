@@ -1,6 +1,7 @@
 """What Weights & Biases and TensorBoard have recorded, read back from their files."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +119,16 @@ def test_without_a_key_a_line_says_that_it_is_recorded_offline(
     tracker = build_tracker(TrackingConfig(tracker="wandb"), run_dir, RUN_CONFIG, attempt=1)
     tracker.finish("finished")
     assert "no API key" in caplog.text and f"`wandb sync '{run_dir / 'wandb'}'/offline-*`" in caplog.text
+
+
+@pytest.mark.usefixtures("no_wandb_account")
+def test_no_secret_of_the_command_line_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights & Biases records how the program was started."""
+    monkeypatch.setattr(sys, "argv", ["fit", "--model.weights", "https://user:5ecret@host/weights.pth?sig=5ecret"])
+    build_tracker(TrackingConfig(tracker="wandb"), tmp_path, RUN_CONFIG, attempt=1).finish("finished")
+    recorded = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(b"https://host/weights.pth" in data for data in recorded)
+    assert not any(b"5ecret" in data for data in recorded)
 
 
 def test_tensorboard_has_the_same(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from steel.config import Config
 from steel.errors import InputError
+from steel.pretrained.encoder import EncoderWeights
 from train.engine.run_folder import RunFolder
 from train.presets import SMOKE
 
@@ -55,6 +57,42 @@ def test_a_run_of_something_else_is_refused_and_untouched(tmp_path: Path, config
     with pytest.raises(InputError, match=message):
         RunFolder(tmp_path).open(config, digest, resume)
     assert before == ((tmp_path / "config.json").read_bytes(), (tmp_path / "status.json").read_bytes())
+
+
+def of_weights(weights: str) -> Config:
+    return replace(SMOKE, model=replace(SMOKE.model, weights=weights))
+
+
+@pytest.mark.parametrize(
+    ("former", "now", "difference"),
+    [
+        ("https://host/w.pth?sig=5ecret1", "https://user:5ecret@host/w.pth?sig=5ecret2", None),
+        ("/here/w.pth", "/moved/w.pth", None),
+        ("hub", "none", r"\(model\.weights was hub, now none\)"),
+        ("none", "https://host/w.pth?sig=5ecret", r"\(model\.weights was none, now a file\)"),
+    ],
+)
+def test_a_run_that_goes_on_asks_not_where_its_weights_were(
+    former: str, now: str, difference: str | None, tmp_path: Path
+) -> None:
+    first = RunFolder(tmp_path)
+    first.open(of_weights(former), "data", "auto")
+    (first.states / "000000-00000001").mkdir(parents=True)
+    first.end("interrupted")
+    first.release()
+    if difference is None:
+        assert RunFolder(tmp_path).open(of_weights(now), "data", "auto")
+    else:
+        with pytest.raises(InputError, match=difference):
+            RunFolder(tmp_path).open(of_weights(now), "data", "auto")
+
+
+def test_no_secret_of_a_url_is_kept(tmp_path: Path) -> None:
+    config = of_weights("https://user:5ecret@host/w.pth?sig=5ecret")
+    RunFolder(tmp_path).open(config, "data", "auto")
+    assert "5ecret" not in (tmp_path / "config.json").read_text()
+    assert config.recipe()["model"]["weights"] == "https://host/w.pth"
+    assert EncoderWeights("resnet18", "https://host/w.pth?sig=5ecret", "", "", 1, 1).source == "https://host/w.pth"
 
 
 def test_a_run_that_never_saved_a_state_can_be_started_otherwise(tmp_path: Path) -> None:
