@@ -118,8 +118,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def out_of_memory_as(advice: str) -> Iterator[None]:
+def out_of_memory_as(advice: str | Callable[[], str]) -> Iterator[None]:
     """Turn an error of the block that says that memory has run out into one that says what needs less.
+
+    Args:
+        advice: what to do, or who is asked for it once memory has run out.
 
     Raises:
         OutOfMemoryError: with the first line of what was said, and `advice`.
@@ -130,7 +133,8 @@ def out_of_memory_as(advice: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         said = str(error).strip().partition("\n")[0] or "the host refused memory"
-        raise OutOfMemoryError(f"out of memory ({said}); {advice}") from error
+        way_out = advice if isinstance(advice, str) else advice()
+        raise OutOfMemoryError(f"out of memory ({said}); {way_out}") from error
 
 
 def run_program(main: Callable[[], int | None]) -> int:

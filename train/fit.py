@@ -8,11 +8,11 @@ import functools
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from steel.config import Config
+from steel.config import Config, PhaseConfig
 from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, seed_everything, start
 from steel.distributed.signals import StopSignals
@@ -28,8 +28,9 @@ from train.engine.batch_plan import check_processes
 from train.engine.data import FoldRows, resolve_crop, split_rows
 from train.engine.decoded_samples import keep_decoded_samples
 from train.engine.dry_run import try_phases
-from train.engine.loop import LESS_MEMORY, Loop
+from train.engine.loop import Loop
 from train.engine.loop_state import LoopState
+from train.engine.memory_advice import less_memory
 from train.engine.metric_logger import MetricLogger, open_metric_logger
 from train.engine.model_selection import select_model
 from train.engine.run_context import RunContext
@@ -69,7 +70,8 @@ def train_in_folder(arguments: FitArguments, runtime: Runtime, signals: StopSign
     with contextlib.ExitStack() as closing:
         closing.callback(folder.release)
         guard = runtime.guard(folder.record_failure, hurried=lambda: signals.received)
-        with guard, out_of_memory_as(LESS_MEMORY), LiveLine(shown=runtime.is_main) as live:
+        advice = functools.partial(_less_memory, folder, dict(enumerate(arguments.config.phases)))
+        with guard, out_of_memory_as(advice), LiveLine(shown=runtime.is_main) as live:
             run_attempt(arguments, runtime, folder, signals, live, closing)
 
 
@@ -108,7 +110,7 @@ def run_attempt(
     metric_logger = open_metric_logger(context, folder, state)  # its tracker starts beside what follows
     closing.callback(metric_logger.finish, "failed")  # unless it has been finished by then
     training = build_training(arguments, context, model, saved)
-    _try_phases_to_come(context, training, state)
+    _try_phases_to_come(context, training, state, has_begun=saved is not None)
 
     top_checkpoints = _open_top_checkpoints(context, folder, saved)
     writer = _open_writer(context.config, training, folder, metric_logger, closing)
@@ -122,6 +124,7 @@ def run_attempt(
         top_checkpoints=top_checkpoints,
         writer=writer,
         load=functools.partial(load_micro_batches, context, samplers),
+        less_memory=lambda plan: _less_memory(folder, {plan.number: plan.phase}),
         name_suspects=functools.partial(_write_suspects, context, folder),
     )
     metric_logger.wait_until_open()  # before a process is forked
@@ -222,11 +225,16 @@ def _hold_decoded(context: RunContext) -> None:
     keep_decoded_samples(context.reader, used, passes, context.config.runtime, context.runtime)
 
 
-def _try_phases_to_come(context: RunContext, training: TrainingState, state: LoopState) -> None:
+def _try_phases_to_come(context: RunContext, training: TrainingState, state: LoopState, *, has_begun: bool) -> None:
     to_come = [plan for plan in context.plans if (plan.number, plan.steps) > (state.phase, state.step)]
     tiling, reader, rows = context.config.tiling, context.reader, context.rows.train
     crops = [resolve_crop(reader, rows, plan.phase.crop, tiling) for plan in to_come]
-    try_phases(context.runtime, training, to_come, crops, reader.manifest.channels)
+    try_phases(context.runtime, training, to_come, crops, reader.manifest.channels, has_begun=has_begun)
+
+
+def _less_memory(folder: RunFolder, phases: Mapping[int, PhaseConfig]) -> str:
+    """See `less_memory`."""
+    return less_memory(phases, has_begun=folder.has_states)
 
 
 def _write_suspects(context: RunContext, folder: RunFolder, rows: list[int]) -> None:

@@ -167,9 +167,9 @@ def _shards(options: argparse.Namespace, work: Path) -> Path:
     return make(options.source, work)
 
 
-def _given_weights(weights: Path | None) -> str | None:
-    """As `--model.weights` of a program that runs elsewhere."""
-    return None if weights is None else str(weights.absolute() if weights.exists() else weights)
+def _given_weights(weights: str | None) -> str | None:
+    """As `--model.weights` of a program that runs elsewhere: a file's full path, a URL or a word as it is."""
+    return weights if weights is None or not Path(weights).exists() else str(Path(weights).absolute())
 
 
 def report() -> str:
@@ -197,8 +197,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--source", type=Path, help="folder of NEU-Seg with images/ and masks/; of BSData")
     parser.add_argument(
         "--weights",
-        type=Path,
-        help="file with an encoder's weights: of all questions on pretrained encoders, and of severstal",
+        help="file with an encoder's weights: of all questions on pretrained encoders; of severstal a URL, too",
     )
     parser.add_argument("--data", type=Path, help="severstal: Kaggle's folder with train.csv and train_images/")
     parser.add_argument("--preset", default="severstal", help="severstal: what is trained")
@@ -258,8 +257,10 @@ def _parse() -> argparse.Namespace:
     )
     if options.what in pretrained_too and options.weights is None:
         parser.error(f"{options.what} needs --weights, a file for {pretrained.ENCODER}")
-    if options.what in pretrained_too and not options.weights.is_file():
-        parser.error(f"--weights {options.weights}: there is no such file")
+    if options.what in pretrained_too:
+        options.weights = Path(options.weights)
+        if not options.weights.is_file():
+            parser.error(f"--weights {options.weights}: there is no such file")
     if options.what == "severstal" and options.data is None:
         parser.error("severstal needs --data, Kaggle's folder with train.csv and train_images/")
     if options.what in RENDERED and options.annotations is None:

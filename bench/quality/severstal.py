@@ -7,30 +7,35 @@ import csv
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
-from bench.quality.trial import ROOT, TEST, VALIDATION, claim
+from bench.quality.trial import TEST, VALIDATION, claim
 from data_prep.__main__ import main as shard
 from steel.distributed.runtime import start
 from steel.errors import InputError
 from steel.labels.classes import ANY
 from steel.shards.reader import ShardReader
 from train.arguments import parse_fit
+from train.auto_recipe import auto_recipe
 from train.budget import seconds_of
 from train.engine.batch_plan import plan_phases
 from train.engine.measured_pace import MeasuredPace
 from train.engine.pace import Work
+from train.engine.run_folder import RunFolder
 from train.fit_to_time import measure_run
+from train.fitting import find_machine_class, read_facts
 from train.live_line import LiveLine, format_duration
+from train.presets import AUTO
+from train.recipe_facts import DataFacts
+from train.second_round.programs import Programs, ProgramsEnded
 
 SPLITS: Mapping[str, Sequence[str]] = {
     "classic": ("--split", "severstal-classic"),
@@ -92,6 +97,7 @@ def run(source: Path, work: Path, recipe: Recipe, *, splits: Sequence[str]) -> s
 
     Raises:
         InputError: the folder is not Kaggle's; or `work` holds what was asked for with another recipe or other images.
+        SystemExit: a program has failed, with its exit code; or was stopped by a signal, 0 where it has saved.
     """
     names = _image_names(source)
     claim(work, _asked(source, recipe, names), is_begun=any(_is_begun(work, split) for split in SPLITS))
@@ -106,6 +112,8 @@ def run(source: Path, work: Path, recipe: Recipe, *, splits: Sequence[str]) -> s
             _shard(source / "train_images", source / "train.csv", data, recipe, SPLITS[split])
         if not _is_done(work, split):
             _call("train", *recipe.words, "--data", str(data), "--out", str(trained))
+            if (RunFolder(trained).status() or {}).get("state") != "finished":  # it alone was told to stop, and saved
+                _leave(0)
             judge = ("--checkpoint", str(trained / "model.safetensors"), "--data", str(data), "--folds", str(TEST))
             _call("train.evaluate", *judge, "--out", str(judged))
         metrics = json.loads((judged / "metrics.json").read_text())
@@ -167,6 +175,9 @@ def expected(source: Path, work: Path, recipe: Recipe, names: Sequence[str]) -> 
     each = max(0.0, more - few) / max(1, sizes[1] - sizes[0])
     data = work / f"sample-{sizes[1]}" / "shards"
     arguments = parse_fit("bench.quality", [*recipe.words, "--data", str(data), "--out", str(work / "none")])
+    if recipe.preset == AUTO:
+        facts = of_whole(read_facts(ShardReader(str(data))), len(names))
+        arguments = replace(arguments, config=auto_recipe(facts, find_machine_class()))
     runtime = start(arguments.config.runtime.precision)
     with LiveLine(shown=False) as live:
         of_sample, pace = measure_run(arguments, runtime, live)
@@ -179,6 +190,13 @@ def expected(source: Path, work: Path, recipe: Recipe, names: Sequence[str]) -> 
     evaluation = real.predicting / num_validation * num_test * views
     processes = max(1, torch.cuda.device_count())  # as many as `python -m train` starts
     return Durations(few + each * (len(names) - sizes[0]), seconds_of(work_to_do, real) / processes, evaluation)
+
+
+def of_whole(sample: DataFacts, images: int) -> DataFacts:
+    """What a set of so many images would say of itself, were it all like a sample of it."""
+    times = images / sample.images
+    per_class = tuple(round(times * number) for number in sample.images_per_class)
+    return replace(sample, images=images, clean=round(times * sample.clean), images_per_class=per_class)
 
 
 def scaled(work: Work, pace: MeasuredPace, num_train: int, times: float) -> tuple[Work, MeasuredPace]:
@@ -243,10 +261,19 @@ def _is_done(work: Path, split: str) -> bool:
 
 
 def _call(module: str, *words: str) -> None:
-    """Run a program of ours, whose lines go to the screen."""
-    done = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, check=False)
-    if done.returncode != 0:
-        sys.exit(done.returncode)
+    """Run a program of ours, whose lines go to the screen and which is handed what signals come."""
+    with Programs().handing_on() as programs:
+        try:
+            programs.run(module, words)
+        except ProgramsEnded as ended:
+            if programs.received is None:
+                sys.exit(ended.code)
+            _leave(ended.code)
+
+
+def _leave(code: int) -> NoReturn:
+    print("interrupted; the same command goes on from here", flush=True)
+    sys.exit(code)
 
 
 def _about(recipe: Recipe, notes: Sequence[str], missing: Sequence[str]) -> list[str]:

@@ -131,7 +131,7 @@ def test_a_rank_that_is_refused_memory_says_so(
     assert first.wait() != 0
     reason = status(out)["reason"]
     assert status(out)["state"] == "failed" and "rank 1" in reason and "out of memory" in reason, first.output()
-    assert "error: out of memory" in first.output() and "micro-batch" in first.output()
+    assert "error: out of memory" in first.output() and "a smaller phases." in first.output()
     assert first.family() == []
     run(2, "train.fit", *options(tiny_shards, out))
     assert_same_result(out, undisturbed)

@@ -18,6 +18,7 @@ from steel.model.batch_norm import Statistics
 from steel.model.network import set_encoder_trainable
 from train.engine.batch_plan import PhasePlan
 from train.engine.kernels import training_kernels
+from train.engine.memory_advice import less_memory
 from train.engine.step import TrainingState
 
 logger = logging.getLogger("train.fit")
@@ -32,6 +33,8 @@ def try_phases(
     plans: Sequence[PhasePlan],
     crops: Sequence[tuple[int, int]],
     channels: int,
+    *,
+    has_begun: bool = False,
 ) -> None:
     """Run a micro-batch of each phase through the bare network and back, once for each distinct one; nothing of
     `training` changes, nor do the generators of random numbers.
@@ -42,6 +45,7 @@ def try_phases(
         plans: the phases to come.
         crops: height and width of each.
         channels: of the images that the loader gives; the network may take a gray one for three equal channels.
+        has_begun: the run goes on from a state.
 
     Raises:
         SharedError: on every rank alike, where any rank met an error; names the phase and the option.
@@ -53,7 +57,7 @@ def try_phases(
         demand = (crop, plan.phase.micro_batch, plan.phase.loss, is_frozen)
         if problem is None and demand not in tried:
             tried.append(demand)
-            problem = _problem_of(training, plan, crop, channels, is_frozen)
+            problem = _problem_of(training, plan, crop, channels, is_frozen, has_begun)
     problems = runtime.all_gather(problem)
     told = [f"rank {rank}: {said}" for rank, said in enumerate(problems) if said is not None]
     if told:
@@ -61,7 +65,7 @@ def try_phases(
 
 
 def _problem_of(
-    training: TrainingState, plan: PhasePlan, crop: tuple[int, int], channels: int, is_frozen: bool
+    training: TrainingState, plan: PhasePlan, crop: tuple[int, int], channels: int, is_frozen: bool, has_begun: bool
 ) -> str | None:
     """What stands against the phase, in a line; None when nothing does."""
     size, option = f"{crop[0]}x{crop[1]}", f"phases.{plan.number}.micro-batch {plan.phase.micro_batch}"
@@ -78,9 +82,8 @@ def _problem_of(
     except _REFUSALS as error:
         reason = " ".join(str(error).partition("\n")[0].split())[:200] or type(error).__name__
         if is_out_of_memory(error):
-            trouble = (
-                f"out of memory ({reason}) with {option} of {size}; a smaller one needs less at the same batch size"
-            )
+            advice = less_memory({plan.number: plan.phase}, has_begun=has_begun)
+            trouble = f"out of memory ({reason}) with {option} of {size}; {advice}"
         elif "more than 1 value per channel" in reason:
             trouble = (
                 f"{option} leaves a BatchNorm layer of {network} one value per channel to normalise; use 2 or more"

@@ -27,8 +27,6 @@ from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
 from train.engine.validation import ValidationResult, validate, validation_examples, validation_scores
 from train.engine.validation_loss import validation_loss
 
-LESS_MEMORY = "a smaller phases.N.micro-batch needs less at the same batch size"
-
 
 @dataclass
 class Loop:
@@ -45,6 +43,8 @@ class Loop:
     """Rank 0's; the other ranks write nothing."""
     load: Callable[[PhasePlan, int, Sequence[float | None]], Generator[MicroBatch, None, None]]
     """This rank's micro-batches of a phase, from a step on, by what was missed before the phase."""
+    less_memory: Callable[[PhasePlan], str]
+    """What to do where memory runs out in a phase, in words."""
     name_suspects: Callable[[list[int]], None]
     """Write down the samples behind non-finite losses: those of these rows, and the other ranks'."""
     _told_to_stop: bool = False
@@ -86,7 +86,7 @@ class Loop:
         loaded = self.load(plan, self.state.step, self.state.missed_before)
         # What is on the device ahead of its step counts for nothing: a state has the number of the step alone.
         load, guard = device_batches(loaded, runtime.device), runtime.guard()
-        with contextlib.closing(load), guard, out_of_memory_as(LESS_MEMORY):
+        with contextlib.closing(load), guard, out_of_memory_as(functools.partial(self.less_memory, plan)):
             batches = TimedIterator(load)
             while self.state.step < plan.steps and not self._is_out_of_patience():
                 self._take_step(plan, batches)

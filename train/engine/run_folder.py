@@ -199,8 +199,12 @@ class RunFolder:
     def begun_config(self) -> dict[str, Any] | None:
         """The configuration of the run that has left states here, as plain JSON values; None where there is none."""
         former = self._read("config.json", _ConfigFile)
-        has_begun = former is not None and self.states.is_dir() and any(self.states.iterdir())
-        return dict(former["config"]) if former is not None and has_begun else None
+        return dict(former["config"]) if former is not None and self.has_states else None
+
+    @property
+    def has_states(self) -> bool:
+        """Whether a state has been saved here, with which the run goes on as it began."""
+        return self.states.is_dir() and any(self.states.iterdir())
 
     def keep_first_weights(self, first: FirstWeights) -> None:
         """Write down what the network starts from, for attempts that resume."""

@@ -4,6 +4,9 @@ import json
 import os
 import re
 import shutil
+import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +16,23 @@ import torch
 
 import train.__main__
 import train.evaluate
+from bench.quality import __main__ as quality
 from bench.quality import severstal
 from bench.quality.severstal import SPLITS, Durations, Recipe, announce, row, run, scaled, table
 from data_prep.__main__ import main as shard
+from steel.config import Config
 from steel.errors import InputError
 from steel.shards.reader import ShardReader
 from steel.synthetic.dataset import synthesize
 from tests.numerics.quick import quicken
+from train.arguments import FitArguments
 from train.budget import seconds_of
 from train.engine.batch_plan import plan_phases
 from train.engine.measured_pace import MeasuredPace
 from train.engine.pace import Work
+from train.engine.run_folder import RunFolder
 from train.presets import SEVERSTAL
+from train.recipe_facts import DataFacts
 
 REAL_DATA = os.environ.get("STEEL_REAL_DATA")
 SMOKE = Recipe("smoke", "none", None)
@@ -50,6 +58,54 @@ def test_a_sample_is_scaled_to_the_set() -> None:
     assert seconds_of(work, pace) == pytest.approx(128 + 320 + 3 * (20 + 4) + 4 * 20 + 4)
 
 
+def test_auto_is_timed_at_the_length_that_the_whole_set_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not at that of so few images as the sample has, which is 100 passes in batches of 8."""
+    asked: list[Config] = []
+
+    def measure(arguments: FitArguments, *_: object) -> tuple[Work, MeasuredPace]:
+        asked.append(arguments.config)
+        plans = plan_phases(arguments.config.phases, [16, 16], 1.0, rank=0, world=1)
+        return Work(plans, (1, 1), 1, final_validations=1, final_views=4), MeasuredPace((1.0, 1.0), 1.0, 1.0)
+
+    monkeypatch.setattr(severstal, "measure_run", measure)
+    monkeypatch.setattr(severstal, "shard", lambda words: shard([*words, "--workers", "1"]))
+    monkeypatch.setattr(severstal, "MORE_IMAGES", 24)
+    synthesize(tmp_path, 24, 1, 0, class_share=(0.25,) * 4, workers=1, height=32, width=200)
+    names = sorted(path.name for path in (tmp_path / "train_images").iterdir())
+    severstal.expected(tmp_path, tmp_path, Recipe("auto", None, None), [*names, *["more"] * (12_568 - 24)])
+    assert [(phase.epochs, phase.batch_size) for phase in asked[0].phases] == [(30, 64), (8, 64)]
+    assert asked[0].validation.every_epochs == 2
+
+
+def test_a_sample_stands_for_a_set_of_more_images() -> None:
+    facts = DataFacts(72, 34, ("a", "b", "c"), (36, 1, 0), (256, 1600), (256, 1600))
+    assert severstal.of_whole(facts, 12_600) == replace(
+        facts, images=12_600, clean=5_950, images_per_class=(6_300, 175, 0)
+    )
+
+
+@pytest.mark.parametrize("weights", ["https://example.org/resnet34.pth", "hub", "here.pth"])
+def test_weights_reach_the_training_as_they_are_given(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But a file by its full path."""
+    recipes: list[Recipe] = []
+
+    def take(data: Path, work: Path, recipe: Recipe, *, splits: list[str]) -> str:
+        recipes.append(recipe)
+        return ""
+
+    monkeypatch.setattr(severstal, "run", take)
+    monkeypatch.chdir(tmp_path)
+    Path("here.pth").touch()
+    words = ["severstal", "--data", "d", "--preset", "smoke", "--weights", weights, "--work", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["bench.quality", *words])
+    assert quality.main() == 0
+    assert recipes[0].weights == (str(tmp_path / "here.pth") if weights == "here.pth" else weights)
+
+
 def test_the_time_is_told_for_what_is_left(tmp_path: Path) -> None:
     each, names = Durations(sharding=600, training=3600, evaluation=60), ["a.jpg"] * 12568
     told = announce(each, ["classic", "grouped"], names, tmp_path)
@@ -72,9 +128,11 @@ def test_both_splits_are_sharded_of_the_same_images(tmp_path: Path, monkeypatch:
 
     def call(module: str, *words: str) -> None:
         called.append((module, words[words.index("--data") + 1]))
-        if module == "train.evaluate":
-            judged = Path(words[words.index("--out") + 1])
-            judged.mkdir()
+        judged = Path(words[words.index("--out") + 1])
+        judged.mkdir()
+        if module == "train":
+            RunFolder(judged).end("finished")
+        else:
             (judged / "metrics.json").write_text(json.dumps(METRICS))
             assert words[words.index("--folds") + 1] == "1"
 
@@ -104,6 +162,77 @@ def test_both_splits_are_sharded_of_the_same_images(tmp_path: Path, monkeypatch:
     (data / "train.csv").write_text((data / "train.csv").read_text().splitlines()[0] + "\n")
     with pytest.raises(InputError, match=r"asked for otherwise \(with a train\.csv of sha256 "):
         run(data, tmp_path, SMOKE, splits=["classic"])
+
+
+TRAINS = """
+import json, os, pathlib, signal, sys, time
+out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+status = out / "status.json"
+
+def end(state):
+    values = {"state": state, "reason": "", "attempt": 1, "pid": os.getpid(), "host": "", "time": ""}
+    status.write_text(json.dumps(values))
+    sys.exit(0)
+
+def save(number, frame):
+    time.sleep(0.6)  # beyond the quarter of a second that subprocess.run leaves a program after Ctrl-C
+    end("interrupted")
+
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, save)
+if status.exists():
+    end("finished")
+out.mkdir()
+(out.parent / "pid").write_text(str(os.getpid()))
+(out.parent / "begun").touch()
+time.sleep(60)
+"""
+"""Trains until it is told to stop, and to the end the second time."""
+JUDGES = """
+import json, pathlib, sys
+out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+out.mkdir()
+(out / "metrics.json").write_text(json.dumps(METRICS))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "to_training_alone"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
+def test_a_signal_lets_the_training_save_and_the_same_command_goes_on(
+    number: signal.Signals,
+    to_training_alone: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A training that has saved returns 0, and nothing is judged before it has finished."""
+    programs = tmp_path / "programs" / "train"
+    programs.mkdir(parents=True)
+    (programs / "__init__.py").touch()  # or the real one, further down the path, comes first
+    (programs / "__main__.py").write_text(TRAINS)
+    (programs / "evaluate.py").write_text(f"METRICS = {METRICS!r}\n{JUDGES}")
+    monkeypatch.chdir(programs.parent)  # where `python -m` looks first
+    monkeypatch.setattr(severstal, "shard", lambda words: shard([*words, "--workers", "1"]))
+    monkeypatch.setattr(severstal, "expected", lambda *_: Durations(1, 1, 1))
+    data, work = tmp_path / "data", tmp_path / "work"
+    synthesize(data, 60, 1, 0, class_share=(0.25,) * 4, workers=1, height=32, width=200)
+
+    def stop() -> None:
+        while not (work / "begun").exists():
+            time.sleep(0.01)
+        os.kill(int((work / "pid").read_text()) if to_training_alone else os.getpid(), number)
+
+    thread = threading.Thread(target=stop, daemon=True)
+    thread.start()
+    with pytest.raises(SystemExit) as left:
+        run(data, work, SMOKE, splits=["classic"])
+    thread.join()
+    assert left.value.code == 0
+    assert capsys.readouterr().out.endswith("\ninterrupted; the same command goes on from here\n")
+    status = RunFolder(work / "run-classic").status()
+    assert status is not None and status["state"] == "interrupted" and not (work / "test-classic").exists()
+    assert row("this, classic test images", METRICS) in run(data, work, SMOKE, splits=["classic"])
 
 
 def twice(data: Path) -> dict[str, str]:

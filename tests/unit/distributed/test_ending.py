@@ -12,7 +12,6 @@ import pytest
 from steel.distributed.ending import Ending
 from steel.errors import InputError, LostRankError, OutOfMemoryError, SharedError, report, run_program
 from tests.paths import ROOT
-from train.engine.loop import LESS_MEMORY
 from train.fit import main
 
 
@@ -75,7 +74,7 @@ def test_the_first_failure_counts_and_one_that_cannot_be_recorded_is_said(capsys
         (InputError("the images are gone"), "the images are gone"),
         (
             RuntimeError("CUDA error: out of memory\nmore"),
-            "out of memory (CUDA error: out of memory); " + LESS_MEMORY,
+            "out of memory (CUDA error: out of memory); a smaller phases.0.crop needs less",
         ),
     ],
 )
