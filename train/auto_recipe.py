@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Literal
 
 from steel.config import Config, LossConfig, ModelConfig, TransformConfig, ValidationConfig
-from steel.errors import InputError, list_some
+from steel.errors import InputError
 from steel.thresholds.search_space import SearchSpace
 from train.level_difference import LEAST_DIFFERENCE, STANDARD_RANGE, LevelDifference
 from train.presets import AUGMENT, SEVERSTAL
@@ -239,9 +239,6 @@ def _draws(facts: DataFacts, passes: float, reasons: dict[str, str]) -> tuple[Li
         return "balanced", _PASTE
     few = f"fewer than {_FEW[0]} that are less than {_FEW[1]:.0%}"
     common = f"no class is in fewer than {_RARE:.0%} of the {nouns}, nor in {few}"
-    empty = [name for n, name in zip(facts.images_per_class, facts.class_names, strict=True) if n == 0]
-    if empty:
-        common += f", but those that no {_noun(facts)} has: {list_some(empty)}"
     reasons["phases.0.sampling.paste"] = f"0: {common}"
     clean = f"{facts.clean / facts.images:.0%} of the {nouns} are clean"
     if not there or facts.clean < _MOSTLY_CLEAN * facts.images:

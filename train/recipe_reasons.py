@@ -8,8 +8,7 @@ from steel.plain import to_dict
 
 _NETWORK = ("model.encoder", "model.architecture")
 _MADE_FOR = {
-    "model.encoder": ("model.decoder-channels",),
-    "phases.0.lr": ("model.encoder", "phases.0.warmup"),
+    "phases.0.lr": ("model.encoder",),
     "phases.0.batch-size": ("phases.0.epochs",),
     "phases.1.epochs": ("phases.0.epochs",),
     "phases.1.batch-size": ("phases.0.batch-size",),
@@ -17,9 +16,6 @@ _MADE_FOR = {
     "validation.every-epochs": ("phases.0.epochs",),
     "phases.0.sampling.order": ("phases.0.epochs",),
     "phases.0.sampling.defect-crop": ("phases.0.crop",),
-    "phases.0.loss.batch-dice": ("phases.0.loss.bce",),
-    "phases.0.loss.boundary": ("phases.1.loss.boundary",),
-    "phases.0.loss.class-weights": ("phases.1.loss.class-weights",),
     "augment.rotate90": ("phases.0.crop",),
     **{f"phases.{n}.micro-batch": (*_NETWORK, f"phases.{n}.crop", f"phases.{n}.batch-size") for n in (0, 1)},
 }

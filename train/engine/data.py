@@ -30,11 +30,6 @@ def split_rows(reader: ShardReader, folds: FoldsConfig) -> FoldRows:
     """
     present = folds_of(reader)
     train_folds = tuple(f for f in present if f not in (*folds.validation, *folds.test))
-    if not train_folds:
-        raise InputError(
-            f"train folds: none of the shards' folds {', '.join(map(str, present))} is left to train on; name others "
-            "with --folds.validation and --folds.test (which may be none), or make more with data_prep --folds"
-        )
     return FoldRows(
         train=rows_in(reader, train_folds, "train"),
         validation=rows_in(reader, folds.validation, "validation"),

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from steel.config import Config, TransformConfig
+from steel.config import TransformConfig
 from steel.inference.tiles import is_tiled
 from steel.loading.augment import TRANSFORMS
-from steel.plain import from_dict, to_dict
 from tests.recipe_inputs import LARGE, SMALL, STRIPS, TILES, changed
 from train.auto_recipe import auto_recipe
 from train.level_difference import STANDARD_RANGE, LevelDifference
@@ -199,43 +198,6 @@ def test_options_have_the_last_word_and_the_reasons_say_so() -> None:
     others = ("crop", "micro-batch", "sampling.defect-crop")
     kept = derived.reasons.keys() - {f"phases.0.{name}" for name in others} - {"augment.rotate90"}
     assert {name: told[name] for name in kept} == {name: derived.reasons[name] for name in kept}
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "of", "former"),
-    [
-        ("phases.1.loss.boundary", 0.0, "phases.0.loss.boundary", "0.5"),
-        ("phases.1.loss.class-weights", [1.0, 2.0], "phases.0.loss.class-weights", "another value"),
-        ("phases.0.loss.bce", 0.5, "phases.0.loss.batch-dice", "1.0"),
-        ("phases.0.warmup", 0.05, "phases.0.lr", "0.3"),
-        ("model.decoder-channels", [256, 128, 64, 32, 16], "model.encoder", "[64, 48, 32, 24, 16]"),
-    ],
-)
-def test_a_reason_that_speaks_of_another_option_says_so_where_that_is_given(
-    option: str, value: Any, of: str, former: str
-) -> None:
-    derived = auto_recipe(TILES, MachineClass("cpu", 16))
-    values = to_dict(derived)
-    *path, last = option.replace("-", "_").split(".")
-    place: Any = values
-    for name in path:
-        place = place[int(name)] if isinstance(place, list) else place[name]
-    place[last] = value
-    told = explain_changes(derived, from_dict(Config, values)).reasons
-    assert told[of].startswith(derived.reasons[of])
-    assert told[of].endswith(f"; chosen for {option} {former}, now given otherwise")
-    assert [name for name in told if name != of and told[name] != derived.reasons[name]] == []
-
-
-@pytest.mark.parametrize(
-    ("per_class", "said"),
-    [((0, 690), ", but those that no image has: {0}"), ((0, 0), ", but those that no image has: {0}, {1}")],
-)
-def test_a_class_that_no_image_has_is_named(per_class: tuple[int, int], said: str) -> None:
-    facts = changed(TILES, images_per_class=per_class, clean=TILES.images if not any(per_class) else 0)
-    told = auto_recipe(facts, LARGE).reasons["phases.0.sampling.paste"]
-    assert told.endswith(said.format(*facts.class_names))
-    assert "but those" not in auto_recipe(TILES, LARGE).reasons["phases.0.sampling.paste"]
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
