@@ -265,12 +265,13 @@ def _losses(facts: DataFacts, reasons: dict[str, str]) -> tuple[LossConfig, Loss
     """Of both phases."""
     share = facts.clean / facts.images
     boundary, clean = _BOUNDARY if share < _FEW_CLEAN else 0.0, f"{share:.0%} of the {_noun(facts)}s are clean"
-    reasons["phases.0.loss.boundary"] = f"{boundary:g} in both phases, for {clean}: " + (
-        "pixels near a border count for more, so that outlines and small defects do"
-        if boundary
-        else "where 90 % are, it was not shown to help, and no table has shares between"
-    )
-    reasons["phases.0.loss.class-weights"] = "equal: no other choice has been shown to be better"
+    for phase in (0, 1):
+        reasons[f"phases.{phase}.loss.boundary"] = f"{boundary:g}, for {clean}: " + (
+            "pixels near a border count for more, so that outlines and small defects do"
+            if boundary
+            else "where 90 % are, it was not shown to help, and no table has shares between"
+        )
+        reasons[f"phases.{phase}.loss.class-weights"] = "equal: no other choice has been shown to be better"
     reasons["phases.0.loss.batch-dice"] = (
         "1, beside cross-entropy of 1: Dice over the micro-batch, as nnU-Net has it for 2D images; no table compares "
         "it with Dice of each image"
@@ -287,9 +288,10 @@ def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -
     turns = crop[0] == crop[1] and _is_nearly_square(facts.size)
     nouns = f"{_noun(facts)}s"
     reasons["augment.rotate90"] = (
-        f"on: crops are square, and {nouns} nearly so; not for steel that has a direction, which no count tells"
+        f"on: the first phase's crops are square, and {nouns} nearly so; not for steel that has a direction, which no "
+        "count tells"
         if turns
-        else f"off: {nouns} or crops are not square"
+        else f"off: {nouns} or the first phase's crops are not square"
     )
     reasons["augment.brightness-contrast"] = _why_brightness(facts.levels)
     strength = 1.0 if facts.levels is None else facts.levels.strength
@@ -316,10 +318,13 @@ def _model(machine: MachineClass, reasons: dict[str, str]) -> ModelConfig:
     if machine.kind == "gpu":
         reasons["model.encoder"] = "resnet34, as in Severstal's preset"
         return SEVERSTAL.model
-    reasons["model.encoder"] = (
-        "EfficientNet-Lite0 with a narrow decoder, for a CPU: a seventh of the weights of ResNet-34's network"
+    widths = (64, 48, 32, 24, 16)
+    reasons["model.encoder"] = "EfficientNet-Lite0, for a CPU: it has fewer weights than ResNet-34"
+    reasons["model.decoder-channels"] = (
+        f"{' '.join(map(str, widths))}, a narrow decoder: with EfficientNet-Lite0 a seventh of the weights of "
+        "ResNet-34's network"
     )
-    return ModelConfig(encoder="tu-tf_efficientnet_lite0", decoder_channels=(64, 48, 32, 24, 16))
+    return ModelConfig(encoder="tu-tf_efficientnet_lite0", decoder_channels=widths)
 
 
 def _validation(passes: float, reasons: dict[str, str]) -> ValidationConfig:
