@@ -232,13 +232,15 @@ def _draws(facts: DataFacts, passes: float, reasons: dict[str, str]) -> tuple[Li
     nouns = f"{_noun(facts)}s"
     there = [(n, name) for n, name in zip(facts.images_per_class, facts.class_names, strict=True) if n > 0]
     fewest, name = min(there, default=(facts.images, ""))
+    nowhere = _why_not_there(facts)
+    more, one = (f"; {nowhere}", f"class that {nouns} have") if nowhere else ("", "class")
     if fewest < max(_RARE * facts.images, min(_FEW[0], _FEW[1] * facts.images)):
         rare = f"{name} is in {fewest} of {facts.images:,} {nouns} only"
-        reasons["phases.0.sampling.order"] = f"balanced: {rare}"
+        reasons["phases.0.sampling.order"] = f"balanced: {rare}{more}"
         reasons["phases.0.sampling.paste"] = f"{_PASTE:g}: {rare}; its defects are pasted onto the steel of others"
         return "balanced", _PASTE
     few = f"fewer than {_FEW[0]} that are less than {_FEW[1]:.0%}"
-    common = f"no class is in fewer than {_RARE:.0%} of the {nouns}, nor in {few}"
+    common = f"no {one} is in fewer than {_RARE:.0%} of the {nouns}, nor in {few}{more}" if there else nowhere
     reasons["phases.0.sampling.paste"] = f"0: {common}"
     clean = f"{facts.clean / facts.images:.0%} of the {nouns} are clean"
     if not there or facts.clean < _MOSTLY_CLEAN * facts.images:
@@ -246,10 +248,19 @@ def _draws(facts: DataFacts, passes: float, reasons: dict[str, str]) -> tuple[Li
         return "natural", 0.0
     drawn = f"{clean}, and as they come {name} would be drawn {passes * fewest:,.0f} times"
     if passes * fewest < _SEEN_OFTEN:
-        reasons["phases.0.sampling.order"] = f"balanced: {drawn}, of {_SEEN_OFTEN:,}; so each class gets an equal share"
+        reasons["phases.0.sampling.order"] = (
+            f"balanced: {drawn}, of {_SEEN_OFTEN:,}; so each {one} gets an equal share{more}"
+        )
         return "balanced", 0.0
-    reasons["phases.0.sampling.order"] = f"natural: {drawn}, of {_SEEN_OFTEN:,} at least"
+    reasons["phases.0.sampling.order"] = f"natural: {drawn}, of {_SEEN_OFTEN:,} at least{more}"
     return "natural", 0.0
+
+
+def _why_not_there(facts: DataFacts) -> str:
+    """That no image has some of the classes; nothing where each is in one."""
+    absent = [name for n, name in zip(facts.images_per_class, facts.class_names, strict=True) if n == 0]
+    names = " and ".join(part for part in (", ".join(absent[:-1]), *absent[-1:]) if part)
+    return f"{names} {'is' if len(absent) == 1 else 'are'} in no {_noun(facts)}" if absent else ""
 
 
 def _defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> float:

@@ -102,13 +102,35 @@ def test_where_half_are_clean_a_short_training_draws_classes_in_equal_shares(
     assert drawn is None or f"as they come a would be drawn {drawn}" in reason
 
 
-def test_clean_images_alone_are_drawn_as_they_come() -> None:
-    found = auto_recipe(changed(TILES, clean=700, images_per_class=(0, 0)), LARGE)
-    assert found.phases[0].sampling.order == "natural"
-
-
-def test_a_class_that_no_image_has_is_not_rare() -> None:
-    assert auto_recipe(changed(TILES, images_per_class=(0, 690)), LARGE).phases[0].sampling.order == "natural"
+@pytest.mark.parametrize(
+    ("counts", "clean", "order", "paste"),
+    [
+        ((0, 0, 0), 700, "natural: 100% of the images are clean, and a, b and c are in no image", "0: a, b and c are"),
+        (
+            (0, 690, 600),
+            0,
+            "natural: .*, and no class that images have is in .*; a is in no image",
+            "0: no class that ",
+        ),
+        ((0, 690, 0), 0, "natural: .*, and no class that images have is in .*; a and c are in no image", "0: no class"),
+        ((0, 9, 600), 0, "balanced: b is in 9 of 700 images only; a is in no image", "0.5: b is in 9 of 700 images "),
+        (
+            (0, 100, 300),
+            350,
+            "balanced: .* so each class that images have gets an equal share; a is in no image",
+            "0: ",
+        ),
+        ((0, 300, 350), 350, "natural: .* of 3,000 at least; a is in no image", "0: no class that images have is in"),
+    ],
+)
+def test_a_class_that_no_image_has_is_named_and_is_not_rare(
+    counts: tuple[int, ...], clean: int, order: str, paste: str
+) -> None:
+    facts = changed(TILES, class_names=("a", "b", "c"), images_per_class=counts, clean=clean)
+    found = auto_recipe(facts, LARGE, None if counts[1] == 300 else 8)
+    assert re.fullmatch(order, found.reasons["phases.0.sampling.order"])
+    assert found.reasons["phases.0.sampling.paste"].startswith(paste)
+    assert order.startswith(found.phases[0].sampling.order)
 
 
 def test_the_machine_changes_what_its_memory_asks_for_alone() -> None:
