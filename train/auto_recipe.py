@@ -114,7 +114,7 @@ def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> 
         reasons["phases.0.crop"] = f"the median {noun}, {_by(size)}: it is no larger than a crop is on {machine.kind}s"
     else:
         reasons["phases.0.crop"] = (
-            f"{_by(crop)} of {sizes}: {budget} pixels at most, {_shape(crop, size, noun)}, in whole 32s"
+            f"{_by(crop)} of {sizes}: {budget} pixels at most, {_shape(crop, facts)}, in whole 32s"
         )
     if full == (0, 0):
         reasons["phases.1.crop"] = (
@@ -123,7 +123,9 @@ def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> 
             else f"whole {sizes}, as images of up to {_by(facts.whole)} are stored"
         )
     elif full == size:
-        reasons["phases.1.crop"] = f"{_by(full)} of {sizes}: the median pads few, and larger ones are cropped"
+        reasons["phases.1.crop"] = (
+            f"{_by(full)} of {sizes}: the median pads less than the largest would, and larger ones are cropped"
+        )
     elif room < _FULL_PIXELS:
         reasons["phases.1.crop"] = (
             f"{_by(full)} of {sizes}: at {_BYTES_PER_PIXEL // 1000} kB per pixel, two crops of {room:,} pixels need "
@@ -145,10 +147,16 @@ def _sizes(facts: DataFacts) -> str:
     return f"{_noun(facts)}s of {_by(facts.size)}{more}"
 
 
-def _shape(crop: tuple[int, int], size: tuple[int, int], noun: str) -> str:
+def _typical(facts: DataFacts) -> str:
+    """What the median size is of: all, or one of several sizes, of which the others need not be alike in shape."""
+    return f"{_noun(facts)}s" if facts.largest == facts.size else f"the median {_noun(facts)}"
+
+
+def _shape(crop: tuple[int, int], facts: DataFacts) -> str:
     """Of a crop of an image that is larger, for reasons."""
+    size = facts.size
     if _is_nearly_square(size):
-        return f"square, as {noun}s nearly are"
+        return f"square, as {_typical(facts)} nearly {'are' if facts.largest == size else 'is'}"
     if min(crop) == _whole(min(size)):
         return f"all of their {'height' if size[0] <= size[1] else 'width'}"
     return "nearly square, which shows more around a defect"
@@ -297,12 +305,11 @@ def _losses(facts: DataFacts, reasons: dict[str, str]) -> tuple[LossConfig, Loss
 
 def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> Mapping[str, TransformConfig]:
     turns = crop[0] == crop[1] and _is_nearly_square(facts.size)
-    nouns = f"{_noun(facts)}s"
     reasons["augment.rotate90"] = (
-        f"on: the first phase's crops are square, and {nouns} nearly so; not for steel that has a direction, which no "
-        "count tells"
+        f"on: the first phase's crops are square, and {_typical(facts)} nearly so; not for steel that has a "
+        "direction, which no count tells"
         if turns
-        else f"off: {nouns} or the first phase's crops are not square"
+        else f"off: {_typical(facts)} or the first phase's crops are not square"
     )
     reasons["augment.brightness-contrast"] = _why_brightness(facts.levels)
     strength = 1.0 if facts.levels is None else facts.levels.strength

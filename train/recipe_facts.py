@@ -17,7 +17,7 @@ class DataFacts:
     class_names: tuple[str, ...]
     images_per_class: tuple[int, ...]
     size: tuple[int, int]
-    """Median height and width of the images as stored."""
+    """Height and width of the image with the median area, as stored."""
     largest: tuple[int, int]
     """Largest height and largest width."""
     whole: tuple[int, int] | None = None

@@ -124,8 +124,15 @@ def crop_reasons(facts: DataFacts, machine: MachineClass, **sizes: tuple[int, in
         (
             {"size": (250, 350), "largest": (1200, 1600)},
             "the median image, 250x350: it is no larger than a crop is on gpus",
-            "250x350 of images of 250x350 at the median, up to 1200x1600: the median pads few, and larger ones are "
-            "cropped",
+            "250x350 of images of 250x350 at the median, up to 1200x1600: the median pads less than the largest "
+            "would, and larger ones are cropped",
+        ),
+        (  # others may be of any shape
+            {"size": (1000, 1100), "largest": (1100, 3000)},
+            "352x352 of images of 1000x1100 at the median, up to 1100x3000: 131072 pixels at most, square, as the "
+            "median image nearly is, in whole 32s",
+            "992x1056 of images of 1000x1100 at the median, up to 1100x3000: 1,048,576 pixels at most, on whatever "
+            "machine",
         ),
         (
             {"size": (256, 1600), "largest": (256, 1600)},
