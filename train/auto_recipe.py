@@ -129,11 +129,18 @@ def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> 
     elif room < _FULL_PIXELS:
         reasons["phases.1.crop"] = (
             f"{_by(full)} of {sizes}: at {_BYTES_PER_PIXEL // 1000} kB per pixel, two crops of {room:,} pixels need "
-            f"half of {machine}"
+            f"half of {_memory(machine)}"
         )
     else:
         reasons["phases.1.crop"] = f"{_by(full)} of {sizes}: {_FULL_PIXELS:,} pixels at most, on whatever machine"
     return crop, full
+
+
+def _memory(machine: MachineClass) -> str:
+    """What is reckoned with, for reasons."""
+    if machine.is_below:
+        return f"{machine.memory_gb} GB, the least that auto reckons with; here is {machine}"
+    return str(machine)
 
 
 def _noun(facts: DataFacts) -> str:

@@ -16,7 +16,7 @@ from train.budget import Budget, scale_to
 from train.engine.run_folder import RunFolder
 from train.level_difference import level_difference
 from train.presets import AUTO, get_preset
-from train.recipe_facts import DataFacts, MachineClass, memory_class
+from train.recipe_facts import DataFacts, MachineClass, machine_class
 
 
 def fit_preset(name: str, data: str, out: str, budget: Budget) -> Config:
@@ -73,8 +73,8 @@ def find_machine_class() -> MachineClass:
     """The class of this machine: its smallest GPU's, or the host's."""
     if torch.cuda.is_available():
         smallest = min(torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count()))
-        return MachineClass("gpu", memory_class(smallest))
-    return MachineClass("cpu", memory_class(psutil.virtual_memory().total))
+        return machine_class("gpu", smallest)
+    return machine_class("cpu", psutil.virtual_memory().total)
 
 
 def _median_size(heights: Any, widths: Any) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from tests.recipe_inputs import LARGE, STRIPS, TILES, changed
 from train.auto_recipe import auto_recipe, fit_crop
 from train.engine.batch_plan import plan_phases
 from train.presets import SEVERSTAL
-from train.recipe_facts import MEMORY_CLASSES, DataFacts, MachineClass, memory_class
+from train.recipe_facts import MEMORY_CLASSES, DataFacts, MachineClass, machine_class
 
 SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 
@@ -213,8 +213,19 @@ def test_crops(size: tuple[int, int], pixels: int, crop: tuple[int, int]) -> Non
 
 def test_memory_has_classes() -> None:
     """An H100 of 80 GB tells of 84.9, a 24 GB card of 25.3 and a 16 GB host of 15.6 or so times 10**9 bytes."""
-    given_bytes = [84.9e9, 25.3e9, 15.6e9, 14.9e9, 1e9]
-    assert [memory_class(num) for num in given_bytes] == [80, 24, 16, 12, 4]
+    given_bytes = [84.9e9, 25.3e9, 15.6e9, 14.9e9, 3.75e9]
+    assert [machine_class("gpu", num) for num in given_bytes] == [MachineClass("gpu", gb) for gb in (80, 24, 16, 12, 4)]
+
+
+@pytest.mark.parametrize("facts", [STRIPS, changed(TILES, size=(500, 800), largest=(500, 800))])
+def test_a_machine_below_all_classes_is_told_so_and_has_the_recipe_of_the_smallest(facts: DataFacts) -> None:
+    below, smallest = machine_class("gpu", 3.7e9), MachineClass("gpu", 4)
+    found, expected = auto_recipe(facts, below), auto_recipe(facts, smallest)
+    assert replace(found, reasons=expected.reasons) == expected
+    assert found.reasons["machine"].startswith("a GPU with less than 4 GB: ")
+    assert all("a GPU with 4 GB" in expected.reasons[f"phases.{n}.micro-batch"] for n in (0, 1))
+    assert not any("a GPU with 4 GB" in reason for reason in found.reasons.values())
+    assert not any("half of a GPU" in reason for reason in found.reasons.values())
 
 
 def test_a_set_without_images_is_refused() -> None:
