@@ -114,7 +114,7 @@ def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> 
         reasons["phases.0.crop"] = f"the median {noun}, {_by(size)}: it is no larger than a crop is on {machine.kind}s"
     else:
         reasons["phases.0.crop"] = (
-            f"{_by(crop)} of {sizes}: {budget} pixels at most, {_shape(crop, size, noun)}, in whole 32s"
+            f"{_by(crop)} of {sizes}: {budget} pixels at most, {_shape(crop, facts)}, in whole 32s"
         )
     if full == (0, 0):
         reasons["phases.1.crop"] = (
@@ -123,15 +123,24 @@ def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> 
             else f"whole {sizes}, as images of up to {_by(facts.whole)} are stored"
         )
     elif full == size:
-        reasons["phases.1.crop"] = f"{_by(full)} of {sizes}: the median pads few, and larger ones are cropped"
+        reasons["phases.1.crop"] = (
+            f"{_by(full)} of {sizes}: the median pads less than the largest would, and larger ones are cropped"
+        )
     elif room < _FULL_PIXELS:
         reasons["phases.1.crop"] = (
             f"{_by(full)} of {sizes}: at {_BYTES_PER_PIXEL // 1000} kB per pixel, two crops of {room:,} pixels need "
-            f"half of {machine}"
+            f"half of {_memory(machine)}"
         )
     else:
         reasons["phases.1.crop"] = f"{_by(full)} of {sizes}: {_FULL_PIXELS:,} pixels at most, on whatever machine"
     return crop, full
+
+
+def _memory(machine: MachineClass) -> str:
+    """What is reckoned with, for reasons."""
+    if machine.is_below:
+        return f"{machine.memory_gb} GB, the least that auto reckons with; here is {machine}"
+    return str(machine)
 
 
 def _noun(facts: DataFacts) -> str:
@@ -145,10 +154,16 @@ def _sizes(facts: DataFacts) -> str:
     return f"{_noun(facts)}s of {_by(facts.size)}{more}"
 
 
-def _shape(crop: tuple[int, int], size: tuple[int, int], noun: str) -> str:
+def _typical(facts: DataFacts) -> str:
+    """What the median size is of: all, or one of several sizes, of which the others need not be alike in shape."""
+    return f"{_noun(facts)}s" if facts.largest == facts.size else f"the median {_noun(facts)}"
+
+
+def _shape(crop: tuple[int, int], facts: DataFacts) -> str:
     """Of a crop of an image that is larger, for reasons."""
+    size = facts.size
     if _is_nearly_square(size):
-        return f"square, as {noun}s nearly are"
+        return f"square, as {_typical(facts)} nearly {'are' if facts.largest == size else 'is'}"
     if min(crop) == _whole(min(size)):
         return f"all of their {'height' if size[0] <= size[1] else 'width'}"
     return "nearly square, which shows more around a defect"
@@ -232,13 +247,15 @@ def _draws(facts: DataFacts, passes: float, reasons: dict[str, str]) -> tuple[Li
     nouns = f"{_noun(facts)}s"
     there = [(n, name) for n, name in zip(facts.images_per_class, facts.class_names, strict=True) if n > 0]
     fewest, name = min(there, default=(facts.images, ""))
+    nowhere = _why_not_there(facts)
+    more, one = (f"; {nowhere}", f"class that {nouns} have") if nowhere else ("", "class")
     if fewest < max(_RARE * facts.images, min(_FEW[0], _FEW[1] * facts.images)):
         rare = f"{name} is in {fewest} of {facts.images:,} {nouns} only"
-        reasons["phases.0.sampling.order"] = f"balanced: {rare}"
+        reasons["phases.0.sampling.order"] = f"balanced: {rare}{more}"
         reasons["phases.0.sampling.paste"] = f"{_PASTE:g}: {rare}; its defects are pasted onto the steel of others"
         return "balanced", _PASTE
     few = f"fewer than {_FEW[0]} that are less than {_FEW[1]:.0%}"
-    common = f"no class is in fewer than {_RARE:.0%} of the {nouns}, nor in {few}"
+    common = f"no {one} is in fewer than {_RARE:.0%} of the {nouns}, nor in {few}{more}" if there else nowhere
     reasons["phases.0.sampling.paste"] = f"0: {common}"
     clean = f"{facts.clean / facts.images:.0%} of the {nouns} are clean"
     if not there or facts.clean < _MOSTLY_CLEAN * facts.images:
@@ -246,10 +263,19 @@ def _draws(facts: DataFacts, passes: float, reasons: dict[str, str]) -> tuple[Li
         return "natural", 0.0
     drawn = f"{clean}, and as they come {name} would be drawn {passes * fewest:,.0f} times"
     if passes * fewest < _SEEN_OFTEN:
-        reasons["phases.0.sampling.order"] = f"balanced: {drawn}, of {_SEEN_OFTEN:,}; so each class gets an equal share"
+        reasons["phases.0.sampling.order"] = (
+            f"balanced: {drawn}, of {_SEEN_OFTEN:,}; so each {one} gets an equal share{more}"
+        )
         return "balanced", 0.0
-    reasons["phases.0.sampling.order"] = f"natural: {drawn}, of {_SEEN_OFTEN:,} at least"
+    reasons["phases.0.sampling.order"] = f"natural: {drawn}, of {_SEEN_OFTEN:,} at least{more}"
     return "natural", 0.0
+
+
+def _why_not_there(facts: DataFacts) -> str:
+    """That no image has some of the classes; nothing where each is in one."""
+    absent = [name for n, name in zip(facts.images_per_class, facts.class_names, strict=True) if n == 0]
+    names = " and ".join(part for part in (", ".join(absent[:-1]), *absent[-1:]) if part)
+    return f"{names} {'is' if len(absent) == 1 else 'are'} in no {_noun(facts)}" if absent else ""
 
 
 def _defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> float:
@@ -265,12 +291,13 @@ def _losses(facts: DataFacts, reasons: dict[str, str]) -> tuple[LossConfig, Loss
     """Of both phases."""
     share = facts.clean / facts.images
     boundary, clean = _BOUNDARY if share < _FEW_CLEAN else 0.0, f"{share:.0%} of the {_noun(facts)}s are clean"
-    reasons["phases.0.loss.boundary"] = f"{boundary:g} in both phases, for {clean}: " + (
-        "pixels near a border count for more, so that outlines and small defects do"
-        if boundary
-        else "where 90 % are, it was not shown to help, and no table has shares between"
-    )
-    reasons["phases.0.loss.class-weights"] = "equal: no other choice has been shown to be better"
+    for phase in (0, 1):
+        reasons[f"phases.{phase}.loss.boundary"] = f"{boundary:g}, for {clean}: " + (
+            "pixels near a border count for more, so that outlines and small defects do"
+            if boundary
+            else "where 90 % are, it was not shown to help, and no table has shares between"
+        )
+        reasons[f"phases.{phase}.loss.class-weights"] = "equal: no other choice has been shown to be better"
     reasons["phases.0.loss.batch-dice"] = (
         "1, beside cross-entropy of 1: Dice over the micro-batch, as nnU-Net has it for 2D images; no table compares "
         "it with Dice of each image"
@@ -285,11 +312,11 @@ def _losses(facts: DataFacts, reasons: dict[str, str]) -> tuple[LossConfig, Loss
 
 def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> Mapping[str, TransformConfig]:
     turns = crop[0] == crop[1] and _is_nearly_square(facts.size)
-    nouns = f"{_noun(facts)}s"
     reasons["augment.rotate90"] = (
-        f"on: crops are square, and {nouns} nearly so; not for steel that has a direction, which no count tells"
+        f"on: the first phase's crops are square, and {_typical(facts)} nearly so; not for steel that has a "
+        "direction, which no count tells"
         if turns
-        else f"off: {nouns} or crops are not square"
+        else f"off: {_typical(facts)} or the first phase's crops are not square"
     )
     reasons["augment.brightness-contrast"] = _why_brightness(facts.levels)
     strength = 1.0 if facts.levels is None else facts.levels.strength
@@ -316,10 +343,13 @@ def _model(machine: MachineClass, reasons: dict[str, str]) -> ModelConfig:
     if machine.kind == "gpu":
         reasons["model.encoder"] = "resnet34, as in Severstal's preset"
         return SEVERSTAL.model
-    reasons["model.encoder"] = (
-        "EfficientNet-Lite0 with a narrow decoder, for a CPU: a seventh of the weights of ResNet-34's network"
+    widths = (64, 48, 32, 24, 16)
+    reasons["model.encoder"] = "EfficientNet-Lite0, for a CPU: it has fewer weights than ResNet-34"
+    reasons["model.decoder-channels"] = (
+        f"{' '.join(map(str, widths))}, a narrow decoder: with EfficientNet-Lite0 a seventh of the weights of "
+        "ResNet-34's network"
     )
-    return ModelConfig(encoder="tu-tf_efficientnet_lite0", decoder_channels=(64, 48, 32, 24, 16))
+    return ModelConfig(encoder="tu-tf_efficientnet_lite0", decoder_channels=widths)
 
 
 def _validation(passes: float, reasons: dict[str, str]) -> ValidationConfig:

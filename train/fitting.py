@@ -18,7 +18,7 @@ from train.budget import Budget, scale_to
 from train.engine.run_folder import RunFolder
 from train.level_difference import level_difference
 from train.presets import AUTO, get_preset
-from train.recipe_facts import DataFacts, MachineClass, memory_class
+from train.recipe_facts import DataFacts, MachineClass, machine_class
 
 
 def fit_preset(name: str, data: str, out: str, budget: Budget) -> Config:
@@ -60,7 +60,7 @@ def read_facts(reader: ShardReader) -> DataFacts:
         clean=int((~present.any(axis=1)).sum()),
         class_names=reader.manifest.class_names,
         images_per_class=tuple(int(count) for count in present.sum(axis=0)),
-        size=(_median(index.height), _median(index.width)),
+        size=_median_size(index.height, index.width),
         largest=largest,
         whole=whole if whole != largest else None,
         levels=level_difference(reader.manifest.fold_levels),
@@ -75,10 +75,15 @@ def find_machine_class() -> MachineClass:
     """The class of this machine: its smallest GPU's, or that of the host's memory which this process may have."""
     if torch.cuda.is_available() and not says_cpu(os.environ):
         smallest = min(torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count()))
-        return MachineClass("gpu", memory_class(smallest))
-    return MachineClass("cpu", memory_class(whole_memory()))
+        return machine_class("gpu", smallest)
+    return machine_class("cpu", whole_memory())
 
 
-def _median(lengths: Any) -> int:
-    """One that occurs, so that sets of one size keep it."""
-    return int(np.sort(np.asarray(lengths))[(len(lengths) - 1) // 2]) if len(lengths) else 1
+def _median_size(heights: Any, widths: Any) -> tuple[int, int]:
+    """Of the image with the median area: height and width that occur together. Of equal areas the lower image comes
+    first, of an even number the first of the two in the middle counts."""
+    height, width = (np.asarray(lengths, np.int64) for lengths in (heights, widths))
+    if not len(height):
+        return 1, 1
+    middle = np.lexsort((height, height * width))[(len(height) - 1) // 2]
+    return int(height[middle]), int(width[middle])

@@ -17,7 +17,7 @@ class DataFacts:
     class_names: tuple[str, ...]
     images_per_class: tuple[int, ...]
     size: tuple[int, int]
-    """Median height and width of the images as stored."""
+    """Height and width of the image with the median area, as stored."""
     largest: tuple[int, int]
     """Largest height and largest width."""
     whole: tuple[int, int] | None = None
@@ -33,16 +33,19 @@ class MachineClass:
     kind: Literal["cpu", "gpu"]
     memory_gb: int
     """Of one GPU or of the host: one of `MEMORY_CLASSES`."""
+    is_below: bool = False
+    """It has less than the smallest class, whose recipe it gets."""
 
     def __str__(self) -> str:
-        return f"{'a GPU' if self.kind == 'gpu' else 'a CPU'} with {self.memory_gb} GB"
+        less = "less than " if self.is_below else ""
+        return f"{'a GPU' if self.kind == 'gpu' else 'a CPU'} with {less}{self.memory_gb} GB"
 
 
 MEMORY_CLASSES = (4, 8, 12, 16, 24, 32, 40, 48, 80)
-"""In units of 10**9 bytes; a machine is of the largest class that it fills nearly."""
+"""In units of 10**9 bytes; a machine is of the largest class that it fills nearly, one with less of the smallest."""
 
 
-def memory_class(num_bytes: float) -> int:
-    """The class of a memory; a part of it is always taken by others, so a sixteenth may be missing."""
+def machine_class(kind: Literal["cpu", "gpu"], num_bytes: float) -> MachineClass:
+    """The class of a machine by its memory; a part of that is always taken by others, so a sixteenth may be missing."""
     fitting = [size for size in MEMORY_CLASSES if num_bytes >= size * 1e9 * 15 / 16]
-    return max(fitting, default=MEMORY_CLASSES[0])
+    return MachineClass(kind, max(fitting, default=MEMORY_CLASSES[0]), is_below=not fitting)

@@ -1,6 +1,7 @@
 """Which rows of the shards play which role in a run."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,11 +31,27 @@ def split_rows(reader: ShardReader, folds: FoldsConfig) -> FoldRows:
     """
     present = folds_of(reader)
     train_folds = tuple(f for f in present if f not in (*folds.validation, *folds.test))
+    if not train_folds:
+        raise InputError(_say_none_to_train(present, folds))
     return FoldRows(
         train=rows_in(reader, train_folds, "train"),
         validation=rows_in(reader, folds.validation, "validation"),
         test=reader.index.rows([f for f in folds.test if f in present]),
         train_folds=train_folds,
+    )
+
+
+def _say_none_to_train(present: Sequence[int], folds: FoldsConfig) -> str:
+    """That validation and test have all folds, and what to do about it."""
+    roles = {"--folds.validation": folds.validation, "--folds.test": folds.test}
+    taken = " and ".join(" ".join((option, *map(str, of))) for option, of in roles.items() if of)
+    named = {*folds.validation, *folds.test}
+    there = f"fold{'s' * (len(present) > 1)} {', '.join(map(str, present))}"
+    enough = max(len(named), max(named)) + 1
+    fewer = "name fewer there (--folds.test without a number tests on none), or " if len(present) > 1 else ""
+    return (
+        f"train folds: no fold is left beside {taken}; the shards have {there}; {fewer}"
+        f"deal the images to at least {enough} with data_prep --folds"
     )
 
 

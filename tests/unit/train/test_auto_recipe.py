@@ -16,7 +16,7 @@ from tests.recipe_inputs import LARGE, STRIPS, TILES, changed
 from train.auto_recipe import auto_recipe, fit_crop
 from train.engine.batch_plan import plan_phases
 from train.presets import SEVERSTAL
-from train.recipe_facts import MEMORY_CLASSES, DataFacts, MachineClass, memory_class
+from train.recipe_facts import MEMORY_CLASSES, DataFacts, MachineClass, machine_class
 
 SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 
@@ -53,7 +53,8 @@ def test_borders_count_for_more_where_few_images_are_clean(clean: int, weight: f
         {"bce": 1, "batch_dice": 1, "classification": 0.02},
         {"bce": 0.5, "lovasz": 0.5, "classification": 0.02},
     ]
-    assert found.reasons["phases.0.loss.boundary"].startswith(f"{weight:g} in both phases, for {clean / 700:.0%} of")
+    for phase in (0, 1):
+        assert found.reasons[f"phases.{phase}.loss.boundary"].startswith(f"{weight:g}, for {clean / 700:.0%} of the")
 
 
 def test_crops_of_nearly_square_images_are_square_and_turned() -> None:
@@ -101,13 +102,35 @@ def test_where_half_are_clean_a_short_training_draws_classes_in_equal_shares(
     assert drawn is None or f"as they come a would be drawn {drawn}" in reason
 
 
-def test_clean_images_alone_are_drawn_as_they_come() -> None:
-    found = auto_recipe(changed(TILES, clean=700, images_per_class=(0, 0)), LARGE)
-    assert found.phases[0].sampling.order == "natural"
-
-
-def test_a_class_that_no_image_has_is_not_rare() -> None:
-    assert auto_recipe(changed(TILES, images_per_class=(0, 690)), LARGE).phases[0].sampling.order == "natural"
+@pytest.mark.parametrize(
+    ("counts", "clean", "order", "paste"),
+    [
+        ((0, 0, 0), 700, "natural: 100% of the images are clean, and a, b and c are in no image", "0: a, b and c are"),
+        (
+            (0, 690, 600),
+            0,
+            "natural: .*, and no class that images have is in .*; a is in no image",
+            "0: no class that ",
+        ),
+        ((0, 690, 0), 0, "natural: .*, and no class that images have is in .*; a and c are in no image", "0: no class"),
+        ((0, 9, 600), 0, "balanced: b is in 9 of 700 images only; a is in no image", "0.5: b is in 9 of 700 images "),
+        (
+            (0, 100, 300),
+            350,
+            "balanced: .* so each class that images have gets an equal share; a is in no image",
+            "0: ",
+        ),
+        ((0, 300, 350), 350, "natural: .* of 3,000 at least; a is in no image", "0: no class that images have is in"),
+    ],
+)
+def test_a_class_that_no_image_has_is_named_and_is_not_rare(
+    counts: tuple[int, ...], clean: int, order: str, paste: str
+) -> None:
+    facts = changed(TILES, class_names=("a", "b", "c"), images_per_class=counts, clean=clean)
+    found = auto_recipe(facts, LARGE, None if counts[1] == 300 else 8)
+    assert re.fullmatch(order, found.reasons["phases.0.sampling.order"])
+    assert found.reasons["phases.0.sampling.paste"].startswith(paste)
+    assert order.startswith(found.phases[0].sampling.order)
 
 
 def test_the_machine_changes_what_its_memory_asks_for_alone() -> None:
@@ -155,7 +178,8 @@ def test_no_reason_claims_to_be_better(facts: DataFacts, kind: Any) -> None:
     """A choice that is to say so needs a table of `bench/quality.md` first."""
     reasons = auto_recipe(facts, MachineClass(kind, 16)).reasons
     claims = {name: reason for name, reason in reasons.items() if re.search("better|best|worse|false alarms", reason)}
-    assert claims == {"phases.0.loss.class-weights": "equal: no other choice has been shown to be better"}
+    equal = "equal: no other choice has been shown to be better"
+    assert claims == {f"phases.{phase}.loss.class-weights": equal for phase in (0, 1)}
 
 
 def test_few_images_leave_one_process_and_the_way_to_two_is_told() -> None:
@@ -189,8 +213,19 @@ def test_crops(size: tuple[int, int], pixels: int, crop: tuple[int, int]) -> Non
 
 def test_memory_has_classes() -> None:
     """An H100 of 80 GB tells of 84.9, a 24 GB card of 25.3 and a 16 GB host of 15.6 or so times 10**9 bytes."""
-    given_bytes = [84.9e9, 25.3e9, 15.6e9, 14.9e9, 1e9]
-    assert [memory_class(num) for num in given_bytes] == [80, 24, 16, 12, 4]
+    given_bytes = [84.9e9, 25.3e9, 15.6e9, 14.9e9, 3.75e9]
+    assert [machine_class("gpu", num) for num in given_bytes] == [MachineClass("gpu", gb) for gb in (80, 24, 16, 12, 4)]
+
+
+@pytest.mark.parametrize("facts", [STRIPS, changed(TILES, size=(500, 800), largest=(500, 800))])
+def test_a_machine_below_all_classes_is_told_so_and_has_the_recipe_of_the_smallest(facts: DataFacts) -> None:
+    below, smallest = machine_class("gpu", 3.7e9), MachineClass("gpu", 4)
+    found, expected = auto_recipe(facts, below), auto_recipe(facts, smallest)
+    assert replace(found, reasons=expected.reasons) == expected
+    assert found.reasons["machine"].startswith("a GPU with less than 4 GB: ")
+    assert all("a GPU with 4 GB" in expected.reasons[f"phases.{n}.micro-batch"] for n in (0, 1))
+    assert not any("a GPU with 4 GB" in reason for reason in found.reasons.values())
+    assert not any("half of a GPU" in reason for reason in found.reasons.values())
 
 
 def test_a_set_without_images_is_refused() -> None:

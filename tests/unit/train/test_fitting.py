@@ -1,6 +1,8 @@
 """The preset of a run: made for its shards and its machine, and kept by a run that goes on."""
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +17,11 @@ from steel.shards.reader import ShardReader
 from tests.shard_folder import small_shards
 from train import fitting
 from train.arguments import parse_fit
+from train.auto_recipe import auto_recipe
 from train.budget import Budget
 from train.engine.run_folder import RunFolder
 from train.fitting import find_machine_class, fit_preset, read_facts
-from train.recipe_facts import MEMORY_CLASSES, MachineClass
+from train.recipe_facts import MEMORY_CLASSES, DataFacts, MachineClass
 
 
 def test_facts_are_the_sets(tiny_shards: Path) -> None:
@@ -29,6 +32,49 @@ def test_facts_are_the_sets(tiny_shards: Path) -> None:
     levels = [np.mean([reader.read(int(row)).image.mean() for row in reader.index.rows([fold])]) for fold in range(3)]
     assert facts.levels is not None
     assert (facts.levels.lowest, facts.levels.highest) == pytest.approx((min(levels), max(levels)))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "median"),
+    [
+        ([(480, 640), (640, 480)], (480, 640)),  # half each: no image is 480x480
+        ([(480, 640), (640, 480), (640, 480)], (640, 480)),
+        ([(100, 400), (200, 210), (1000, 90)], (200, 210)),
+        ([(50_000, 50_000), (50_000, 50_000), (10, 10)], (50_000, 50_000)),  # more pixels than 32 bits count
+        ([], (1, 1)),
+    ],
+)
+def test_the_median_size_is_an_images_whatever_the_order(
+    sizes: list[tuple[int, int]], median: tuple[int, int], tiny_shards: Path
+) -> None:
+    for ordered in itertools.permutations(sizes):
+        heights, widths = np.array(ordered, np.int32).reshape(-1, 2).T
+        areas = np.ones((len(sizes), 3), np.int64)
+        reader: Any = SimpleNamespace(
+            samples=SizedRows(heights, widths, areas),
+            index=SizedRows(heights, widths, areas),
+            manifest=ShardReader(str(tiny_shards)).manifest,
+        )
+        assert read_facts(reader).size == median
+
+
+@dataclass(frozen=True)
+class SizedRows:
+    """The columns of an index that a recipe reads."""
+
+    height: np.ndarray
+    width: np.ndarray
+    areas: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.height)
+
+
+def test_images_on_their_side_are_not_taken_for_square_ones() -> None:
+    """Half 480x640, half 640x480."""
+    sides = DataFacts(700, 0, ("a", "b"), (300, 400), size=(480, 640), largest=(640, 640))
+    found = auto_recipe(sides, MachineClass("gpu", 80))
+    assert "rotate90" not in found.augment and found.phases[1].crop == (480, 640)
 
 
 def test_older_shards_do_not_tell_of_gray_levels(tmp_path: Path) -> None:

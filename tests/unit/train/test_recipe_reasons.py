@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from steel.config import TransformConfig
+from steel.config import Config, TransformConfig
 from steel.inference.tiles import is_tiled
 from steel.loading.augment import TRANSFORMS
 from tests.recipe_inputs import LARGE, SMALL, STRIPS, TILES, changed
 from train.auto_recipe import auto_recipe
 from train.level_difference import STANDARD_RANGE, LevelDifference
+from train.options import parse_fields
 from train.presets import SEVERSTAL
 from train.recipe_facts import DataFacts, MachineClass
 from train.recipe_reasons import explain_changes
@@ -123,8 +124,15 @@ def crop_reasons(facts: DataFacts, machine: MachineClass, **sizes: tuple[int, in
         (
             {"size": (250, 350), "largest": (1200, 1600)},
             "the median image, 250x350: it is no larger than a crop is on gpus",
-            "250x350 of images of 250x350 at the median, up to 1200x1600: the median pads few, and larger ones are "
-            "cropped",
+            "250x350 of images of 250x350 at the median, up to 1200x1600: the median pads less than the largest "
+            "would, and larger ones are cropped",
+        ),
+        (  # others may be of any shape
+            {"size": (1000, 1100), "largest": (1100, 3000)},
+            "352x352 of images of 1000x1100 at the median, up to 1100x3000: 131072 pixels at most, square, as the "
+            "median image nearly is, in whole 32s",
+            "992x1056 of images of 1000x1100 at the median, up to 1100x3000: 1,048,576 pixels at most, on whatever "
+            "machine",
         ),
         (
             {"size": (256, 1600), "largest": (256, 1600)},
@@ -207,6 +215,122 @@ def test_what_was_chosen_for_autos_own_encoder_says_so_of_another(kind: Any) -> 
     told = explain_changes(derived, replace(derived, model=replace(derived.model, encoder=other))).reasons
     assert told["model.encoder"].startswith(f"{other}, as given (auto: ")
     changed_reasons = {name for name in told if told[name] != derived.reasons[name]} - {"model.encoder"}
-    assert changed_reasons == {f"phases.{n}.{option}" for n in (0, 1) for option in ("lr", "micro-batch")}
+    decoder = {"model.decoder-channels"} & derived.reasons.keys()
+    assert bool(decoder) == (kind == "cpu")
+    assert changed_reasons == decoder | {f"phases.{n}.{option}" for n in (0, 1) for option in ("lr", "micro-batch")}
     assert all(told[n].endswith(f"; chosen for model.encoder {own}, now given otherwise") for n in changed_reasons)
     assert not any("this encoder" in reason for reason in told.values())
+
+
+DERIVED = {
+    "strips": auto_recipe(STRIPS, LARGE),
+    "tiles": auto_recipe(TILES, SMALL),
+    "little memory": auto_recipe(changed(TILES, size=(500, 800), largest=(500, 800)), MachineClass("gpu", 4)),
+    "mostly clean": auto_recipe(changed(TILES, clean=400), LARGE, 8),
+    "mostly clean, long": auto_recipe(changed(STRIPS, clean=12_000), LARGE),
+    "a rare class": auto_recipe(changed(TILES, images_per_class=(9, 690), size=(60, 900), largest=(90, 999)), SMALL),
+    "unlike folds": auto_recipe(changed(TILES, levels=LevelDifference(60, 136.5, 1e-12), whole=(3000, 4000)), LARGE),
+}
+"""Recipes that have each kind of sentence between them."""
+OWN = {
+    "phases.N.crop": "32 96",
+    "phases.N.epochs": "3",
+    "phases.N.batch-size": "128",
+    "phases.N.micro-batch": "1",
+    "phases.N.lr": "1e-5",
+    "phases.N.sampling.order": "balanced natural",
+    "phases.N.sampling.paste": "0.3",
+    "phases.N.sampling.defect-crop": "0.1",
+    "phases.N.loss.boundary": "0 0.7",
+    "phases.N.loss.class-weights": "1 2",
+    "phases.N.loss.batch-dice": "0",
+    "phases.N.loss.absent": "1",
+    "augment.rotate90": "--augment.rotate90.p 0.1",
+    "augment.brightness-contrast": "--augment.brightness-contrast.p 0",
+    "validation.every-epochs": "3",
+    "tiling": "--tiling.tile 512",
+    "model.encoder": "resnet18",
+    "model.decoder-channels": "256 128 64 32 16",
+}
+"""Other values of the options that have a reason; two where the first may be what was chosen."""
+NO_OPTIONS = {"machine", "thresholds"}
+MEMORY = ("needs about", "kB per pixel")
+SPEAKS_OF = {
+    "phases.0.warmup 0.05": ("rising for",),
+    "phases.0.loss.bce 0.5": (r"cross-entropy of \d", "own term"),
+    "model.decoder-channels 256 128 64 32 8": ("decoder", *MEMORY),
+    "model.encoder resnet18": ("EfficientNet-Lite0", *MEMORY),
+    "model.architecture FPN": ("ResNet-34's network", *MEMORY),
+    "phases.0.epochs 3": (r"\d for 30 as", "validations in the first", "steps, were", "would be drawn"),
+    "phases.0.batch-size 128": (r"^\d+, as in the first phase",),
+    "phases.0.lr 1e-5": ("a tenth of the first phase's",),
+    "phases.0.crop 32 96": ("crop is (?!on)", "first phase's crops"),
+    "phases.0.sampling.zoom 0.5 0.5": ("crop is (?!on)", "all of their"),
+    "phases.N.crop 32 96": ("needs about",),
+    "phases.N.batch-size 128": ("needs about",),
+    "tiling.budget 1000": ("as they will be predicted",),
+    "phases.1.sampling.zoom 0.5 0.5": ("as they will be predicted",),
+}
+"""Options with other values, and the words of sentences that then speak of them."""
+SPOKEN = [(option, words) for option, all_words in SPEAKS_OF.items() for words in all_words]
+
+
+def told_with(derived: Config, option: str, value: str) -> dict[str, str]:
+    """The reasons where the option is given."""
+    words = value.split() if value.startswith("--") else [f"--{option}", *value.split()]
+    return dict(explain_changes(derived, parse_fields("fit", derived, words)).reasons)
+
+
+@pytest.mark.parametrize("derived", DERIVED.values(), ids=DERIVED)
+def test_an_option_that_is_given_changes_its_own_reason(derived: Config) -> None:
+    for name, reason in derived.reasons.items():
+        if name in NO_OPTIONS:
+            continue
+        value = OWN[re.sub(r"^phases\.\d", "phases.N", name)]
+        alternatives = value.split() if name.endswith(("order", "boundary")) else [value]
+        told = [told_with(derived, name, one)[name] for one in alternatives]
+        assert any(one.endswith(f" as given (auto: {reason})") for one in told), name
+
+
+@pytest.mark.parametrize(("option", "words"), SPOKEN)
+def test_an_option_that_is_given_leaves_no_sentence_that_speaks_of_it(option: str, words: str) -> None:
+    """Of whatever option the sentence is; N is that one's phase."""
+    name, _, value = option.partition(" ")
+    spoken = [
+        (derived, of, reason)
+        for derived in DERIVED.values()
+        for of, reason in derived.reasons.items()
+        if of not in NO_OPTIONS and re.search(words, reason)
+    ]
+    assert spoken
+    for derived, of, reason in spoken:
+        assert told_with(derived, name.replace("N", of.split(".")[1]), value).get(of) != reason, of
+
+
+def test_a_phase_has_its_own_reason_for_what_both_have() -> None:
+    told = told_with(DERIVED["tiles"], "phases.1.loss.boundary", "0")
+    assert told["phases.1.loss.boundary"].startswith("0, as given (auto: 0.5, for 0% of the images are clean")
+    assert told["phases.0.loss.boundary"] == DERIVED["tiles"].reasons["phases.0.loss.boundary"]
+    told = told_with(DERIVED["tiles"], "phases.1.loss.class-weights", "1 2")
+    assert told["phases.1.loss.class-weights"].startswith("1 2, as given (auto: equal")
+    assert told["phases.0.loss.class-weights"].startswith("equal")
+
+
+def test_what_was_chosen_beside_others_says_what_they_were() -> None:
+    derived = DERIVED["tiles"]
+    told = told_with(derived, "phases.0.warmup", "0.05")
+    assert told["phases.0.lr"].endswith("; chosen for phases.0.warmup 0.3, now given otherwise")
+    told = told_with(derived, "phases.0.loss.bce", "0.5")
+    assert told["phases.0.loss.batch-dice"].endswith("; chosen for phases.0.loss.bce 1.0, now given otherwise")
+    told = told_with(derived, "model.decoder-channels", OWN["model.decoder-channels"])
+    assert told["model.decoder-channels"].startswith("256 128 64 32 16, as given (auto: 64 48 32 24 16, a narrow")
+    assert told["model.encoder"] == derived.reasons["model.encoder"] and "decoder" not in told["model.encoder"]
+
+
+def test_a_sentence_is_not_taken_back_for_an_option_that_it_does_not_speak_of() -> None:
+    """What was rare by its images is so in any number of passes; a crop that memory limits is no whole image."""
+    rare, little = DERIVED["a rare class"], DERIVED["little memory"]
+    told = told_with(rare, "phases.0.epochs", "3")
+    assert told["phases.0.sampling.order"] == rare.reasons["phases.0.sampling.order"]
+    told = told_with(little, "tiling.budget", "1000")
+    assert told["phases.1.crop"] == little.reasons["phases.1.crop"]

@@ -1,0 +1,60 @@
+"""Which rows play which role in a run, and what is said where none is left to train on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steel.config import FoldsConfig
+from steel.errors import InputError
+from steel.shards.reader import ShardReader
+from tests.shard_folder import make_shards, steel_image
+from train.engine.data import split_rows
+from train.options import parse_fields
+from train.presets import SEVERSTAL
+
+
+def reader_of(root: Path, folds: int) -> ShardReader:
+    """Of four images, dealt to so many folds."""
+    images, clean = [steel_image(n) for n in range(4)], [np.zeros((32, 64), np.uint8)] * 4
+    return ShardReader(str(make_shards(root / "shards", images, clean, folds=folds)))
+
+
+@pytest.mark.parametrize(
+    ("present", "folds", "message"),
+    [
+        (
+            1,
+            FoldsConfig(),
+            "train folds: no fold is left beside --folds.validation 0 and --folds.test 1; the shards have fold 0; deal "
+            "the images to at least 3 with data_prep --folds",
+        ),
+        (
+            1,
+            FoldsConfig(test=()),
+            "beside --folds.validation 0; the shards have fold 0; deal the images to at least 2",
+        ),
+        (
+            2,
+            FoldsConfig(),
+            "no fold is left beside --folds.validation 0 and --folds.test 1; the shards have folds 0, 1; name fewer "
+            "there (--folds.test without a number tests on none), or deal the images to at least 3 with",
+        ),
+        (3, FoldsConfig((0, 2), (1,)), "beside --folds.validation 0 2 and --folds.test 1; .* at least 4 with"),
+    ],
+)
+def test_where_no_fold_is_left_to_train_on_it_is_said_what_to_do(
+    present: int, folds: FoldsConfig, message: str, tmp_path: Path
+) -> None:
+    expected = message.replace("(--folds.test without a number tests on none)", r"\(--folds.test without .* on none\)")
+    with pytest.raises(InputError, match=expected):
+        split_rows(reader_of(tmp_path, present), folds)
+
+
+def test_what_is_advised_works(tmp_path: Path) -> None:
+    """Of two folds, one to validate and none to test; of three, the default roles."""
+    given = parse_fields("fit", SEVERSTAL, ["--folds.test"]).folds
+    rows = split_rows(reader_of(tmp_path / "two", 2), given)
+    assert (rows.train_folds, len(rows.train), len(rows.validation), len(rows.test)) == ((1,), 2, 2, 0)
+    rows = split_rows(reader_of(tmp_path / "three", 3), FoldsConfig())
+    assert (rows.train_folds, len(rows.train), len(rows.validation), len(rows.test)) == ((2,), 1, 2, 1)
