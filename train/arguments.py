@@ -17,6 +17,7 @@ from steel.config import Config
 from steel.distributed.runtime import Runtime, launcher_rank
 from steel.errors import InputError, SharedError
 from steel.extensions import VARIABLE, load_extensions
+from steel.shards.reader import ShardReader
 from train.budget import Budget, parse_budget
 from train.engine.run_folder import RunFolderError
 from train.fitting import fit_preset
@@ -40,9 +41,10 @@ class FitArguments:
     words: tuple[str, ...] = ()
     """The command line."""
 
-    def at_passes(self, passes: float) -> Config:
-        """The configuration of the same command line, but for a budget of so many passes."""
-        config = _parse_fit("train.fit", [*self.words, "--budget", f"{passes:g}passes"], None).config
+    def at_passes(self, passes: float, reader: ShardReader | None = None) -> Config:
+        """The configuration of the same command line, but for a budget of so many passes; with a reader of its shards
+        they are not opened again."""
+        config = _parse_fit("train.fit", [*self.words, "--budget", f"{passes:g}passes"], None, reader).config
         return replace(_with_identity(config), extensions=self.config.extensions)
 
     def wants_time_fitted(self, *, has_begun: bool) -> bool:
@@ -100,7 +102,9 @@ def _with_identity(config: Config) -> Config:
     return replace(config, distill=replace(config.distill, identity=identity))
 
 
-def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str] | None) -> FitArguments:
+def _parse_fit(
+    program: str, argv: Sequence[str] | None, more: Mapping[str, str] | None, reader: ShardReader | None = None
+) -> FitArguments:
     parser = Parser(
         prog=program,
         add_help=False,
@@ -136,7 +140,7 @@ def _parse_fit(program: str, argv: Sequence[str] | None, more: Mapping[str, str]
     budget = Budget() if known.budget is None else parse_budget(known.budget)
     looks = known.data is not None and known.out is not None
     if looks:
-        preset = fit_preset(known.preset, known.data, str(known.out), budget)
+        preset = fit_preset(known.preset, known.data, str(known.out), budget, reader)
     else:
         preset = get_preset("severstal" if known.preset == AUTO else known.preset)
     check_names(preset)  # options have the tables' names alone: what a preset misspells would be lost

@@ -5,12 +5,13 @@ A time is fitted to the pace that `train.engine.measured_pace` finds before the 
 
 import math
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from steel.config import Config
 from steel.errors import InputError
+from train.engine.batch_plan import PhasePlan
 from train.engine.measured_pace import MeasuredPace
 from train.engine.pace import Work
 from train.live_line import format_duration
@@ -60,45 +61,85 @@ def scale_to(config: Config, passes: float) -> Config:
     return replace(config, phases=phases, reasons={**config.reasons, "budget": reason})
 
 
+def seconds_of_steps(plans: Sequence[PhasePlan], pace: MeasuredPace) -> float:
+    """How long the steps of a run take."""
+    return sum(plan.steps * plan.phase.batch_size * pace.image_seconds[plan.number] for plan in plans)
+
+
 def seconds_of(work: Work, pace: MeasuredPace) -> float:
     """How long a run takes from its first step on."""
-    training = sum(plan.steps * plan.phase.batch_size * pace.image_seconds[plan.number] for plan in work.plans)
     validations = sum(plan.validations_after(0) for plan in work.plans)
     return (
-        training
+        seconds_of_steps(work.plans, pace)
         + validations * (pace.predicting + pace.tuning)
         + work.final_validations * (pace.predicting * work.final_views + pace.tuning)
     )
 
 
-def fit_passes(seconds_for: Callable[[float], float], budget: float, choices: Sequence[float] = PASSES) -> float:
-    """The most passes that take at most `USED` of a budget.
+def trainable(plan_at: Callable[[float], object], choices: Sequence[float] = PASSES) -> Sequence[float]:
+    """Those of `choices` that the run's ranks can train: with fewer passes `--preset auto` makes smaller batches, which
+    may have no micro-batch for each rank.
 
     Args:
-        seconds_for: what a run of so many passes takes, the longer the more there are.
-        budget: seconds.
+        plan_at: plans a run of so many passes; an InputError where it cannot be trained, nor any shorter one.
         choices: numbers of passes, ascending.
 
     Raises:
-        InputError: even the fewest take longer; says how long.
+        InputError: not even the most; as `plan_at` says.
     """
-    number = bisect_right(choices, USED * budget, key=seconds_for)
-    if number == 0:
+
+    def can_be_trained(passes: float) -> bool:
+        try:
+            plan_at(passes)
+        except InputError:
+            return False
+        return True
+
+    found = choices[bisect_left(choices, True, key=can_be_trained) :]
+    if not found:
+        plan_at(choices[-1])
+    return found
+
+
+def fit_passes(
+    steps_for: Callable[[float], float],
+    seconds_for: Callable[[float], float],
+    budget: float,
+    world: int,
+    choices: Sequence[float] = PASSES,
+) -> float:
+    """The most passes that take at most `USED` of a budget.
+
+    Args:
+        steps_for: seconds of the steps alone of a run of so many passes, the more the more there are.
+        seconds_for: seconds of all of it; validations may be fewer with more passes.
+        budget: seconds.
+        world: number of ranks.
+        choices: numbers of passes that they can train, ascending.
+
+    Raises:
+        InputError: none takes so little; says how long the fewest take.
+    """
+    most = bisect_right(choices, USED * budget, key=steps_for)
+    fitting = next((passes for passes in reversed(choices[:most]) if seconds_for(passes) <= USED * budget), None)
+    if fitting is None:
         needed = math.ceil(seconds_for(choices[0]) / USED / 60)
         raise InputError(
-            f"--budget: {format_duration(budget)} is too short: {choices[0]:g} pass over the training images, with its "
+            f"--budget: {format_duration(budget)} is too short: {_passes(choices[0])} over the training images, with "
             f"validations and the choice of the model, needs {needed}m at the pace that was measured here; give that, "
-            "or choose a smaller network, smaller crops or fewer validation images"
+            f"or choose a smaller network, smaller crops or fewer validation images{_why_no_fewer(choices[0], world)}"
         )
-    return choices[number - 1]
+    return fitting
 
 
-def refuse_hopeless(training: float, budget: float) -> None:
+def refuse_hopeless(training: float, budget: float, fewest: float, world: int) -> None:
     """See, before all is measured, whether the steps of the shortest run alone take longer than a budget.
 
     Args:
         training: seconds of so many of them as are known.
         budget: seconds.
+        fewest: passes that the ranks can train.
+        world: number of ranks.
 
     Raises:
         InputError: they do; says how long at least.
@@ -106,10 +147,22 @@ def refuse_hopeless(training: float, budget: float) -> None:
     if training > USED * budget:
         needed = math.ceil(training / USED / 60)
         raise InputError(
-            f"--budget: {format_duration(budget)} is too short: the steps alone of {PASSES[0]:g} pass over the "
+            f"--budget: {format_duration(budget)} is too short: the steps alone of {_passes(fewest)} over the "
             f"training images need {needed}m at the pace that was measured here; give more, for validations come on "
-            "top, or choose a smaller network or smaller crops"
+            f"top, or choose a smaller network or smaller crops{_why_no_fewer(fewest, world)}"
         )
+
+
+def _passes(passes: float) -> str:
+    return f"{passes:g} pass{'' if passes == 1 else 'es'}"
+
+
+def _why_no_fewer(fewest: float, world: int) -> str:
+    """What else helps where shorter runs were left out; see `trainable`."""
+    if fewest == PASSES[0]:
+        return ""
+    ranks = f" or fewer than {world} processes (--processes N)" if world > 1 else ""
+    return f"; fewer passes have smaller batches, which take smaller micro-batches (--phases.N.micro-batch){ranks}"
 
 
 def explain_fit(config: Config, passes: float, budget: float, pace: MeasuredPace, seconds: float) -> str:

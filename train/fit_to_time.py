@@ -12,7 +12,16 @@ from steel.model.network import UnifiedModel
 from steel.pretrained.stem import Normalisation
 from steel.shards.format import Manifest
 from train.arguments import FitArguments
-from train.budget import MEASURING, PASSES, explain_fit, fit_passes, refuse_hopeless, seconds_of
+from train.budget import (
+    MEASURING,
+    PASSES,
+    explain_fit,
+    fit_passes,
+    refuse_hopeless,
+    seconds_of,
+    seconds_of_steps,
+    trainable,
+)
 from train.engine.batch_plan import PhasePlan, plan_phases
 from train.engine.data import split_rows
 from train.engine.measured_pace import MeasuredPace, measure_pace
@@ -42,28 +51,38 @@ def fit_to_time(
         load: this rank's micro-batches of a phase from a step on.
 
     Raises:
-        SharedError: too little time for the shortest run; says how much that needs.
+        SharedError: too little time for the shortest run that these ranks can train; says how much that needs.
     """
     runtime, budget = context.runtime, arguments.budget.seconds
     assert budget is not None, "nothing to fit to"
     lengths = [sampler.epoch_length for sampler in samplers]
 
+    @functools.cache
+    def config_at(passes: float) -> Config:
+        return arguments.at_passes(passes, context.reader)
+
+    def plans_at(passes: float) -> tuple[PhasePlan, ...]:
+        phases, every = config_at(passes).phases, config_at(passes).validation.every_epochs
+        return plan_phases(phases, lengths, every, rank=runtime.rank, world=runtime.world)
+
+    choices = runtime.on_main(lambda: trainable(plans_at, PASSES))
+
+    def steps_at(pace: MeasuredPace, passes: float) -> float:
+        return seconds_of_steps(plans_at(passes), pace)
+
     def seconds_at(pace: MeasuredPace, passes: float) -> float:
-        config = arguments.at_passes(passes)
-        every = config.validation.every_epochs
-        plans = plan_phases(config.phases, lengths, every, rank=runtime.rank, world=runtime.world)
-        return seconds_of(work_of(replace(context, config=config, plans=plans)), pace)
+        return seconds_of(work_of(replace(context, config=config_at(passes), plans=plans_at(passes))), pace)
 
     def check(known: MeasuredPace) -> None:
-        refuse_hopeless(seconds_at(known, PASSES[0]), budget)
+        refuse_hopeless(steps_at(known, choices[0]), budget, choices[0], runtime.world)
 
     pace = measure_pace(context, training, lambda plan: load(plan, 0), MEASURING * budget, check)
     runtime.accelerator.free_memory()
 
     def fit() -> Config:
-        seconds_for = functools.partial(seconds_at, pace)
-        passes = fit_passes(seconds_for, budget)
-        config = arguments.at_passes(passes)
+        steps_for, seconds_for = functools.partial(steps_at, pace), functools.partial(seconds_at, pace)
+        passes = fit_passes(steps_for, seconds_for, budget, runtime.world, choices)
+        config = config_at(passes)
         reason = explain_fit(config, passes, budget, pace, seconds_for(passes))
         return replace(config, reasons={**config.reasons, "budget": reason})
 

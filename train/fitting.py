@@ -19,9 +19,16 @@ from train.presets import AUTO, get_preset
 from train.recipe_facts import DataFacts, MachineClass, memory_class
 
 
-def fit_preset(name: str, data: str, out: str, budget: Budget) -> Config:
+def fit_preset(name: str, data: str, out: str, budget: Budget, reader: ShardReader | None = None) -> Config:
     """The preset `name` for the shards at `data` on this machine; of a run at `out` that has begun, the one it began
     with, where it depended on them.
+
+    Args:
+        name: of the preset.
+        data: folder or URL of the shards.
+        out: the run folder.
+        budget: the length.
+        reader: of the shards; they are opened when None.
 
     Raises:
         InputError: no usable shards or run folder, or no such preset.
@@ -34,7 +41,7 @@ def fit_preset(name: str, data: str, out: str, budget: Budget) -> Config:
             raise InputError(f"--out {out}: its config.json cannot be used ({error}); choose another folder") from error
     if name != AUTO:
         return get_preset(name) if budget.passes is None else scale_to(get_preset(name), budget.passes)
-    return preset_for(name, ShardReader(data, on_bad_sample="skip"), budget.passes)
+    return preset_for(name, ShardReader(data, on_bad_sample="skip") if reader is None else reader, budget.passes)
 
 
 def preset_for(name: str, reader: ShardReader, passes: float | None = None) -> Config:

@@ -1,6 +1,5 @@
 """`--budget` in time: what is measured, what is made of it, and what a run that goes on keeps."""
 
-import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from steel.plain import to_dict
 from tests.numerics.quick import quicken
 from train import fit_to_time
 from train.arguments import parse_fit
-from train.budget import fit_passes
 from train.engine.measured_pace import MeasuredPace
 from train.engine.run_folder import RunFolder
 from train.fit import main
@@ -69,7 +67,7 @@ def test_the_measurement_leaves_no_trace_in_the_weights(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.engine.measured_pace.SECONDS", 0.0)
-    monkeypatch.setattr(fit_to_time, "fit_passes", functools.partial(fit_passes, choices=(1.0,)))
+    monkeypatch.setattr(fit_to_time, "PASSES", (1.0,))
     assert main([*words, "--budget", "2d"]) == 0
     assert main([*words, "--out", str(tmp_path / "other"), "--budget", "1passes"]) == 0
     measured, other = (load_file(tmp_path / name / "last.safetensors") for name in ("run", "other"))

@@ -1,14 +1,26 @@
 """Schedules that fit a time: the arithmetic, worked by hand."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from steel.errors import InputError, SharedError
+from tests.recipe_inputs import LARGE, STRIPS
 from train.arguments import parse_fit
 from train.auto_recipe import auto_recipe
-from train.budget import PASSES, Budget, explain_fit, fit_passes, parse_budget, refuse_hopeless, scale_to, seconds_of
+from train.budget import (
+    PASSES,
+    Budget,
+    explain_fit,
+    fit_passes,
+    parse_budget,
+    refuse_hopeless,
+    scale_to,
+    seconds_of,
+    trainable,
+)
 from train.engine.batch_plan import plan_phases
 from train.engine.measured_pace import MeasuredPace
 from train.engine.pace import Work
@@ -69,20 +81,53 @@ def test_a_runs_seconds_are_its_steps_validations_and_the_choice_at_its_end() ->
 
 
 def test_the_most_passes_that_take_nine_tenths_of_a_time() -> None:
-    def seconds(passes: float) -> float:
-        return 10 + 20 * passes
+    def fitted(budget: float) -> float:
+        return fit_passes(lambda passes: 20 * passes, lambda passes: 10 + 20 * passes, budget, 1)
 
-    assert fit_passes(seconds, 100) == 4.0  # 90 of 100
-    assert fit_passes(seconds, 99.9) == 3.9
-    assert fit_passes(seconds, 10000) == PASSES[-1] == 120
-    with pytest.raises(InputError, match=r"--budget: 0:30 is too short: 1 pass .* needs 1m at the pace"):
-        fit_passes(seconds, 30)  # 30 s are needed, and a tenth more
+    assert fitted(100) == 4.0  # 90 of 100
+    assert fitted(99.9) == 3.9
+    assert fitted(10000) == PASSES[-1] == 120
+    with pytest.raises(InputError, match=r"--budget: 0:30 is too short: 1 pass .* needs 1m at .* validation images$"):
+        fitted(30)  # 30 s are needed, and a tenth more
+
+
+def test_a_longer_run_with_fewer_validations_is_found() -> None:
+    def seconds(passes: float) -> float:
+        return passes + 10 * (passes if passes < 22.5 else passes / 2)  # every second pass from there on
+
+    assert fit_passes(lambda passes: passes, seconds, 170, 1) == 25  # 150 of 170, which 14 to 22 do not keep to
+    assert fit_passes(lambda passes: passes, seconds, 150, 1) == 12  # 132 of 150; 23 take 138
+
+
+def test_runs_whose_batches_are_too_small_for_the_ranks_are_left_out() -> None:
+    def choices(world: int) -> Sequence[float]:
+        def plan(passes: float) -> None:
+            phases = auto_recipe(STRIPS, LARGE, passes).phases
+            plan_phases(phases, [STRIPS.images] * 2, 1.0, rank=world - 1, world=world)
+
+        return trainable(plan)
+
+    assert choices(1) == PASSES
+    assert choices(2) == PASSES[PASSES.index(2.5) :]  # 1.97 of them of crops: 1,547 steps of two micro-batches
+    assert choices(8)[0] == 9.7
+    with pytest.raises(InputError, match=r"^9 processes share 8 micro-batches .*--phases\.0\.micro-batch 4"):
+        choices(9)
+
+
+def test_what_shorter_runs_would_need_is_told() -> None:
+    why = r"fewer passes have smaller batches, which take smaller micro-batches \(--phases\.N\.micro-batch\)"
+    with pytest.raises(InputError, match=rf"2\.5 passes over .*; {why} or fewer than 2 processes \(--processes N\)$"):
+        fit_passes(lambda passes: passes, lambda passes: passes, 1, 2, (2.5, 2.6))
+    with pytest.raises(InputError, match=rf"alone of 2\.5 passes over .*; {why}$"):
+        refuse_hopeless(2.5, 1, 2.5, 1)
 
 
 def test_steps_alone_that_take_too_long_are_refused_before_all_is_measured() -> None:
-    refuse_hopeless(108, 120)  # nine tenths, as planned for
-    with pytest.raises(InputError, match=r"^--budget: 2:00 is too short: the steps alone of 1 pass .* need 3m at the"):
-        refuse_hopeless(109, 120)
+    refuse_hopeless(108, 120, 1.0, 2)  # nine tenths, as planned for
+    with pytest.raises(
+        InputError, match=r"^--budget: 2:00 is too short: the steps alone of 1 pass .* need 3m at the .*crops$"
+    ):
+        refuse_hopeless(109, 120, 1.0, 2)
 
 
 def test_the_choice_is_told_with_what_it_was_made_of() -> None:
