@@ -93,10 +93,10 @@ def test_the_most_passes_that_take_nine_tenths_of_a_time() -> None:
 
 def test_a_longer_run_with_fewer_validations_is_found() -> None:
     def seconds(passes: float) -> float:
-        return passes + 10 * (passes if passes < 20 else passes / 2)  # every second pass from there on
+        return passes + 10 * (passes if passes < 22.5 else passes / 2)  # every second pass from there on
 
-    assert fit_passes(lambda passes: passes, seconds, 140, 1) == 21  # 126 of 140, which 12 to 19 do not keep to
-    assert fit_passes(lambda passes: passes, seconds, 132, 1) == 10  # 110 of 132; 20 take 120, more than nine tenths
+    assert fit_passes(lambda passes: passes, seconds, 170, 1) == 25  # 150 of 170, which 14 to 22 do not keep to
+    assert fit_passes(lambda passes: passes, seconds, 150, 1) == 12  # 132 of 150; 23 take 138
 
 
 def test_runs_whose_batches_are_too_small_for_the_ranks_are_left_out() -> None:
