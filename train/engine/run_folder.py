@@ -1,7 +1,7 @@
 """The run folder: who may use it, what it was made with, and how the run ended.
 
 status.json    running, interrupted, finished or failed, with the reason
-config.json    the resolved configuration and the data set's identity
+config.json    the resolved configuration, the data set's identity, and `--budget` as given
 first_weights.json  what the network started from, and the inputs it expects
 .lock          held by the live run
 """
