@@ -45,7 +45,7 @@ _MOST_PASSES = 100
 _LEAST_STEPS = 1500
 """Of the first phase; a smaller batch makes more of few images."""
 _VALIDATIONS = 15
-"""Of the first phase."""
+"""Of the first phase, about; one a pass where it is short."""
 _RARE, _FEW = 0.01, (30, 0.03)
 """A class is rare in less than that share of the images; or in fewer than so many of them, if less than that share."""
 _PASTE = 0.5

@@ -7,7 +7,7 @@ import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from steel.config import Config
 from steel.errors import InputError
@@ -34,6 +34,8 @@ class Budget:
     """Over the training images, in all phases together."""
     seconds: float | None = None
     """From the first step to the end, with validations and the choice of the model."""
+    text: str = field(default="", compare=False)
+    """As it was given."""
 
 
 def parse_budget(text: str) -> Budget:
@@ -44,12 +46,12 @@ def parse_budget(text: str) -> Budget:
     """
     passes = re.fullmatch(r"(\d+(?:\.\d+)?)passes", text)
     if passes is not None and float(passes[1]) > 0:
-        return Budget(passes=float(passes[1]))
+        return Budget(passes=float(passes[1]), text=text)
     parts = _TIME.findall(text)
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
         raise InputError(f"--budget {text}: give a time, as 90s, 30m, 1h30m or 2d, or passes, as 8passes")
-    return Budget(seconds=seconds)
+    return Budget(seconds=seconds, text=text)
 
 
 def scale_to(config: Config, passes: float) -> Config:

@@ -88,7 +88,7 @@ def run_attempt(
     manifest = runtime.on_main(lambda: Manifest.load(arguments.data))
     runtime.on_main(lambda: check_processes(config.phases, runtime.world))
     network = network_for(config, manifest)
-    if not folder.claim(runtime, config, manifest.digest, arguments.resume):
+    if not folder.claim(runtime, config, manifest.digest, arguments.resume, arguments.budget.text):
         logger.info("%s is finished: see %s; choose another --out for a new run", folder.root, folder.checkpoint)
         return
 
@@ -214,7 +214,8 @@ def _fit_length(
     """`arguments` with phases that take the time asked for; the run folder keeps them."""
     trial = build_training(arguments, context, model, None)
     fitted = fit_to_time(arguments, context, trial, samplers, functools.partial(load_micro_batches, context, samplers))
-    context.runtime.on_main(lambda: folder.keep_config(fitted.config, context.reader.manifest.digest))
+    digest, budget = context.reader.manifest.digest, arguments.budget.text
+    context.runtime.on_main(lambda: folder.keep_config(fitted.config, digest, budget))
     return fitted
 
 

@@ -35,8 +35,8 @@ def fit_preset(name: str, data: str, out: str, budget: Budget, reader: ShardRead
     Raises:
         InputError: no usable shards or run folder, or no such preset.
     """
-    begun = RunFolder(out).begun_config() if name == AUTO or budget != Budget() else None
-    if begun is not None and begun.get("preset") == name and (name == AUTO or "budget" in begun["reasons"]):
+    begun = RunFolder(out).begun_config()
+    if begun is not None and begun.get("preset") == name and (name == AUTO or _has_budget(begun)):
         try:
             return from_dict(Config, begun)
         except InputError as error:
@@ -44,6 +44,12 @@ def fit_preset(name: str, data: str, out: str, budget: Budget, reader: ShardRead
     if name != AUTO:
         return get_preset(name) if budget.passes is None else scale_to(get_preset(name), budget.passes)
     return preset_for(name, ShardReader(data, on_bad_sample="skip") if reader is None else reader, budget.passes)
+
+
+def _has_budget(begun: dict[str, Any]) -> bool:
+    """Whether `--budget` has changed the preset's length, by a configuration as plain JSON values."""
+    reasons = begun.get("reasons")
+    return isinstance(reasons, dict) and "budget" in reasons
 
 
 def preset_for(name: str, reader: ShardReader, passes: float | None = None) -> Config:

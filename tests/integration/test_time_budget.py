@@ -48,9 +48,9 @@ def test_a_run_takes_what_a_pace_leaves_it_and_goes_on_with_that(
     # 2.6 passes are two steps of crops (15.6 images) and one of whole images (7.8); 2.7 would be three and two.
     pace = MeasuredPace((1.0, 1.0), 0.0, 0.0)
     monkeypatch.setattr(fit_to_time, "measure_pace", lambda *given: pace)
+    begun = parse_fit("fit", words).config
     assert main([*words, "--budget", "36s"]) == 0
     folder = RunFolder(tmp_path / "run")
-    begun = parse_fit("fit", words).config
     (folder.states / "000000-00000001").mkdir(parents=True, exist_ok=True)
     kept = folder.begun_config()
     assert kept is not None
@@ -60,6 +60,9 @@ def test_a_run_takes_what_a_pace_leaves_it_and_goes_on_with_that(
     assert f"auto: budget: {said}" in (folder.root / "report.txt").read_text()
     again = parse_fit("fit", [*words, "--budget", "36s"])
     assert to_dict(again.config) == kept and not again.wants_time_fitted(has_begun=True)
+    assert parse_fit("fit", words).config == again.config
+    with pytest.raises(SharedError, match="was started with --budget 36s, now --budget 1h"):
+        main([*words, "--budget", "1h"])
     assert replace(again.config, phases=begun.phases, reasons={}) == begun
 
 

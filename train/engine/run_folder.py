@@ -1,7 +1,7 @@
 """The run folder: who may use it, what it was made with, and how the run ended.
 
 status.json    running, interrupted, finished or failed, with the reason
-config.json    the resolved configuration and the data set's identity
+config.json    the resolved configuration, the data set's identity, and `--budget` as given
 first_weights.json  what the network started from, and the inputs it expects
 .lock          held by the live run
 """
@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -55,6 +56,8 @@ class _ConfigFile:
 
     config: dict[str, Any]
     data_digest: str
+    budget: str | None = None
+    """What `--budget` said at the first start, nothing where it was not given; None where an earlier version began."""
 
 
 def member_folder(root: str | Path, fold: object) -> Path:
@@ -93,45 +96,48 @@ class RunFolder:
         """Rank 0 has opened the folder for this attempt, and this rank knows it."""
         self._lock: IO[bytes] | None = None
 
-    def claim(self, runtime: Runtime, config: Config, data_digest: str, resume: Literal["auto", "never"]) -> bool:
+    def claim(
+        self, runtime: Runtime, config: Config, data_digest: str, resume: Literal["auto", "never"], budget: str = ""
+    ) -> bool:
         """`open` it on rank 0, for all ranks; to be called by all."""
-        self._is_claimed = runtime.on_main(lambda: self.open(config, data_digest, resume))
+        self._is_claimed = runtime.on_main(lambda: self.open(config, data_digest, resume, budget))
         return self._is_claimed
 
-    def open(self, config: Config, data_digest: str, resume: Literal["auto", "never"]) -> bool:
-        """Take the folder for a run of `config` on the data set `data_digest`, on rank 0.
+    def open(self, config: Config, data_digest: str, resume: Literal["auto", "never"], budget: str = "") -> bool:
+        """Take the folder for a run of `config` on the data set `data_digest`, on rank 0, whose length `--budget` has
+        said as `budget`, if it is given.
 
         Returns:
             False when an earlier run has already finished it, and there is nothing to do.
 
         Raises:
-            InputError: not writable; in use by a live run; holding states of another configuration or data set; or not
-                empty although `resume` is `never`. Nothing is changed then.
+            InputError: not writable; in use by a live run; holding states of another configuration, data set or budget;
+                or not empty although `resume` is `never`. Nothing is changed then.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             self._take_lock()
         except OSError as error:
             raise self._unwritable(error) from error
-        self.check(config, data_digest, resume)
+        self.check(config, data_digest, resume, budget)
         if (self.status() or {}).get("state") == "finished":
             return False
         attempt = int((self.status() or {}).get("attempt", 0)) + 1
         try:
-            self.keep_config(config, data_digest)
+            self.keep_config(config, data_digest, self._budget_at_start(budget))
             self._write("status.json", self._describe("running", "", attempt))
         except OSError as error:
             raise self._unwritable(error) from error
         return True
 
-    def check(self, config: Config, data_digest: str, resume: Literal["auto", "never"]) -> None:
+    def check(self, config: Config, data_digest: str, resume: Literal["auto", "never"], budget: str = "") -> None:
         """See, by reading alone, that a run of `config` on the data set `data_digest` may begin or go on here.
 
         Raises:
-            InputError: the folder holds states of another configuration or data set, something else than a run, or
-                anything although `resume` is `never`.
+            InputError: the folder holds states of another configuration, data set or budget, something else than a
+                run, or anything although `resume` is `never`.
         """
-        former = self._read("config.json", _ConfigFile)
+        former = self._read_config()
         if former is None:
             others = [p.name for p in self.root.glob("*") if not p.name.startswith(".")]
             if others:
@@ -145,11 +151,16 @@ class RunFolder:
                 "begins anew where it has saved no state; or choose another folder",
             )
         elif self.begun_config() is not None:  # without one the run begins anew, as it is asked now
-            self._check_same(former, config, data_digest)
+            self._check_same(former, config, data_digest, budget)
 
-    def keep_config(self, config: Config, data_digest: str) -> None:
-        """Write down what is run on which data set."""
-        self._write("config.json", to_dict(_ConfigFile(config.told(), data_digest)))
+    def keep_config(self, config: Config, data_digest: str, budget: str | None) -> None:
+        """Write down what is run on which data set, and what `--budget` said when the run began."""
+        self._write("config.json", to_dict(_ConfigFile(config.told(), data_digest, budget)))
+
+    def _budget_at_start(self, budget: str) -> str | None:
+        """Of the run that goes on here; `budget` where one begins."""
+        former = self._read_config()
+        return budget if former is None or self.begun_config() is None else former["budget"]
 
     def _unwritable(self, error: OSError) -> InputError:
         return RunFolderError(
@@ -183,10 +194,17 @@ class RunFolder:
                 return
             time.sleep(0.1)
 
-    def _check_same(self, former: dict[str, Any], config: Config, data_digest: str) -> None:
+    def _check_same(self, former: dict[str, Any], config: Config, data_digest: str, budget: str) -> None:
         if former["data_digest"] != data_digest:
             raise RunFolderError(
                 self.root, "was started on another data set, or the shards have changed; choose another folder"
+            )
+        length = former["budget"]
+        if budget and length is not None and budget != length:
+            raise RunFolderError(
+                self.root,
+                f"was started {f'with --budget {length}' if length else 'without --budget'}, now --budget {budget}; "
+                "leave it out to go on, or choose another folder",
             )
         differing = _differences(_by_content(recipe_of(former["config"])), _by_content(config.recipe()))
         if differing:
@@ -198,7 +216,7 @@ class RunFolder:
 
     def begun_config(self) -> dict[str, Any] | None:
         """The configuration of the run that has left states here, as plain JSON values; None where there is none."""
-        former = self._read("config.json", _ConfigFile)
+        former = self._read_config()
         return dict(former["config"]) if former is not None and self.has_states else None
 
     @property
@@ -267,10 +285,21 @@ class RunFolder:
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
-    def _read(self, name: str, kind: type) -> dict[str, Any] | None:
-        """The values of a file that must be those of the dataclass `kind`; None when there is no file."""
+    def _read_config(self) -> dict[str, Any] | None:
+        return self._read("config.json", _ConfigFile, {"budget": None})
+
+    def _read(self, name: str, kind: type, younger: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """The values of a file that must be those of the dataclass `kind`; None when there is no file.
+
+        Args:
+            name: of the file.
+            kind: of the values.
+            younger: those that files of earlier versions lack, as these mean them.
+        """
         try:
             values = parse_json((self.root / name).read_bytes())
+            if younger is not None and isinstance(values, dict):
+                values = {**younger, **values}
             from_dict(kind, values)
             return values
         except FileNotFoundError:

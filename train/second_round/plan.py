@@ -121,7 +121,8 @@ def check_training(this: Round) -> None:
     """
     with _run_told(this.own.out):
         arguments = parse_fit(PROGRAM, [*this.words, "--data", this.shards, "--out", this.run])
-        RunFolder(this.run).check(arguments.config, Manifest.load(this.shards).digest, arguments.resume)
+        digest = Manifest.load(this.shards).digest
+        RunFolder(this.run).check(arguments.config, digest, arguments.resume, arguments.budget.text)
 
 
 def _run_in(out: str) -> str:

@@ -95,15 +95,51 @@ def test_no_secret_of_a_url_is_kept(tmp_path: Path) -> None:
     assert EncoderWeights("resnet18", "https://host/w.pth?sig=5ecret", "", "", 1, 1).source == "https://host/w.pth"
 
 
+def begin(root: Path, budget: str) -> None:
+    """A run that has saved a state."""
+    folder = RunFolder(root)
+    folder.open(SMOKE, "data", "auto", budget)
+    (folder.states / "000000-00000001").mkdir(parents=True, exist_ok=True)
+    folder.release()
+
+
+@pytest.mark.parametrize(
+    ("first", "now", "message"),
+    [
+        ("30m", "2h", r"was started with --budget 30m, now --budget 2h; leave it out to go on, or"),
+        ("8passes", "12passes", "with --budget 8passes, now --budget 12passes"),
+        ("", "8passes", "was started without --budget, now --budget 8passes"),
+    ],
+)
+def test_another_budget_is_refused_also_after_a_resume_without_one(
+    tmp_path: Path, first: str, now: str, message: str
+) -> None:
+    begin(tmp_path, first)
+    begin(tmp_path, "")
+    begin(tmp_path, first)
+    with pytest.raises(InputError, match=message):
+        RunFolder(tmp_path).open(SMOKE, "data", "auto", now)
+
+
+def test_a_run_of_an_earlier_version_does_not_tell_its_budget_and_goes_on(tmp_path: Path) -> None:
+    begin(tmp_path, "30m")
+    written = json.loads((tmp_path / "config.json").read_text())
+    del written["budget"]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    for budget in ("2h", "30m", ""):
+        begin(tmp_path, budget)
+
+
 def test_a_run_that_never_saved_a_state_can_be_started_otherwise(tmp_path: Path) -> None:
     """As after a first attempt that failed before its first step."""
     first = RunFolder(tmp_path)
-    first.open(SMOKE, "data", "auto")
+    first.open(SMOKE, "data", "auto", "30m")
     first.end("failed", "phase full: phases.1.micro-batch 1 ...")
     first.release()
     second = RunFolder(tmp_path)
-    assert second.open(replace(SMOKE, seed=1), "data", "auto")
-    assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 1
+    assert second.open(replace(SMOKE, seed=1), "data", "auto", "2h")
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert (written["config"]["seed"], written["budget"]) == (1, "2h")
     assert second.attempt == 2
 
 
