@@ -390,8 +390,8 @@ class RuntimeConfig:
     save_minutes: float = 10.0
     """Minutes between two resumable states, by rank 0's clock; 0 saves none by time. One is put off while the one
     before it is still being written. Before each validation and on a stop signal one is saved, too. A save stalls
-    training by at most one step, but for one before a validation or on a stop signal, which cannot be put off and
-    waits until the one before it is written."""
+    training by at most one step (on two CPU cores; what it costs on a GPU has not been measured), but for one before a
+    validation or on a stop signal, which cannot be put off and waits until the one before it is written."""
     save_every: int = 0
     """Steps between two resumable states, beside those by time; 0 saves none by steps. One is put off while the one
     before it is still being written."""

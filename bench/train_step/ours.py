@@ -3,9 +3,11 @@
 import functools
 import json
 import os
+import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from types import MappingProxyType
 from typing import Any
@@ -39,6 +41,8 @@ from train.engine.step_metrics import StepMetrics
 from train.engine.stopwatch import TimedIterator
 
 _METERS: list[Meter] = []
+_OF_RANKS: defaultdict[Setting, list[dict[str, float]]] = defaultdict(list)
+"""What the first of several ranks has seen, of each repeat."""
 
 
 def step(**options: Any) -> tuple[int, float]:
@@ -85,11 +89,19 @@ def ranks(*, world: int, **setting: object) -> tuple[int, float]:
     if done.returncode:
         sys.stderr.write(done.stderr)  # the launcher frames what its ranks say of themselves
         raise RuntimeError(f"exit code {done.returncode}")
-    images, seconds, figures = json.loads(done.stdout.strip().rpartition("\n")[2])
+    images, seconds, seen = json.loads(done.stdout.strip().rpartition("\n")[2])
     meter = Meter(Setting(**setting))  # type: ignore[arg-type]
-    meter.figures = lambda: figures  # type: ignore[method-assign]
+    repeats = _OF_RANKS[Setting(**setting)]  # type: ignore[arg-type]
+    repeats.append(seen)
+    meter.figures = lambda: _medians(repeats)  # type: ignore[method-assign]
     _METERS.append(meter)
     return images, seconds
+
+
+def _medians(repeats: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each figure, the first repeat left out, as `Meter.figures` does."""
+    counted = repeats[1:] or repeats
+    return {name: statistics.median(each[name] for each in counted) for name in counted[0]}
 
 
 class Loop:

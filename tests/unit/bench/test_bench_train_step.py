@@ -1,10 +1,12 @@
 """The bench's sides do the same work: equal first losses on equal data, and what was not run is said."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +61,21 @@ def test_ours_and_the_plain_loop_lose_the_same_in_the_first_step(architecture: s
     assert losses[1:] == pytest.approx([losses[0]] * 3, rel=1e-5)
     assert all({"step_ms", "memory_gib"} <= each.keys() for each in found)
     assert not any({"host_ms", "device_ms"} & each.keys() for each in found)
+
+
+def test_figures_of_several_ranks_are_medians_over_the_repeats_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter([900, 10, 40, 20])
+    monkeypatch.setattr(ours, "_OF_RANKS", defaultdict(list))
+
+    def run(*_: Any, **__: Any) -> Any:
+        number = next(said)
+        told = json.dumps([8, 1.0, {"step_ms": number, "memory_gib": number / 10, "first_loss": 0.5}])
+        return Mock(returncode=0, stdout=f"a word before\n{told}\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for _ in range(4):
+        assert ours.ranks(world=2, **TINY) == (8, 1.0)
+    assert ours.figures() == {"step_ms": 20, "memory_gib": 2, "first_loss": 0.5}
 
 
 @pytest.mark.skipif(not PEERS.exists(), reason="the peers' environment has not been made")
