@@ -21,6 +21,7 @@ from bench.speed.probabilities import (  # noqa: F401 - tasks
     statistics,
     statistics_bincount,
     statistics_device,
+    statistics_host,
     statistics_masked,
 )
 from bench.speed.strings import HEIGHT, WIDTH, load_strings

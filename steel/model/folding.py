@@ -41,8 +41,11 @@ def shorten_weights(model: UnifiedModel, dtype: torch.dtype) -> None:
     """Round the weights of the encoder's and the decoder's convolutions and linear layers to `dtype` once, as autocast
     does in each pass over the network: the same comes out, bit for bit.
 
-    Layers that make their weights of others first keep them, and so do heads, which may compute in float32.
+    Layers that make their weights of others first keep them, and so do heads, which may compute in float32; and all do
+    where `dtype` is float32, for which autocast rounds nothing.
     """
+    if dtype == torch.float32:
+        return
     for part in (model.encoder, model.decoder):
         for layer in part.modules():
             if type(layer) in (nn.Conv2d, nn.Linear):

@@ -157,6 +157,9 @@ def test_layers_that_make_their_weights_of_others_keep_them() -> None:
     model = nn.Module()
     model.encoder = nn.Sequential(StdConv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.Linear(2, 2), nn.BatchNorm2d(2))
     model.decoder, model.head = nn.ConvTranspose2d(2, 2, 2), nn.Conv2d(2, 1, 1)
-    shorten_weights(model, torch.bfloat16)  # type: ignore[arg-type]
+    model.double()
+    shorten_weights(model, torch.float32)  # type: ignore[arg-type]
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    shorten_weights(model.float(), torch.bfloat16)  # type: ignore[arg-type]
     assert [layer.weight.dtype == torch.bfloat16 for layer in model.encoder] == [False, True, True, False]
     assert model.decoder.weight.dtype == model.head.weight.dtype == torch.float32
