@@ -1,8 +1,8 @@
 """Quality of trained models, measured:  python -m bench.quality QUESTION
 
 severstal | pretrained-neu | pretrained-bsdata | pretrained-strips | auto-choice | auto-bsdata | auto-strips
-batches | clean | small | pseudo-labels | distill | rare | neu | choice | cascade-pretrained | cascade | parts
-ablation | thresholds | demo
+batches | batches-neu | batches-bsdata | clean | small | pseudo-labels | distill | rare | neu | choice
+cascade-pretrained | cascade | parts | ablation | thresholds | demo
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
@@ -52,6 +52,8 @@ SECTIONS = {
     "auto-bsdata": "And on small pits?",
     "auto-strips": "And on Severstal's geometry?",
     "batches": "Does the batch that many GPUs share cost quality?",
+    "batches-neu": "Does it on hot-rolled steel?",
+    "batches-bsdata": "Does it on small pits?",
     "clean": "And where 90 % of the images are clean?",
     "small": "With few images: what pretrained weights and the recipe are worth",
     "pseudo-labels": "What are images without labels worth?",
@@ -68,8 +70,13 @@ SECTIONS = {
 }
 OTHER_SETS = {"auto-bsdata": "pretrained-bsdata", "auto-strips": "pretrained-strips"}
 """Questions about `auto` on the sets of others, whose trainings of it they take."""
-SAME_WORK = {**OTHER_SETS, "batches": "pretrained-strips"}
-"""These, and one about the preset for Severstal."""
+OF_BATCHES = {
+    "batches": "pretrained-strips",
+    "batches-neu": "pretrained-neu",
+    "batches-bsdata": "pretrained-bsdata",
+}
+"""Questions about the preset for Severstal on these sets, whose trainings of it they take."""
+SAME_WORK = {**OTHER_SETS, **OF_BATCHES}
 RENDERED = ("pretrained-strips", "auto-strips", "batches", "cascade-pretrained", "cascade")
 """Of strips rendered for real masks."""
 
@@ -106,8 +113,9 @@ def main() -> int:
             variants=options.variants or [auto_choice.NO_BRIGHTNESS],
             once=options.once,
         )
-    elif options.what == "batches":
-        text = batches.run(_shards(options, work), options.weights, work, seeds=options.seeds)
+    elif options.what in OF_BATCHES:
+        given = OF_BATCHES[options.what], _shards(options, work), options.weights, work
+        text = batches.run(*given, seeds=options.seeds, variants=options.variants or list(batches.VARIANTS))
     elif options.what == "clean":
         variants = list(clean.VARIANTS) if options.variants is None else options.variants
         text = clean.run(
@@ -163,7 +171,7 @@ def _shards(options: argparse.Namespace, work: Path) -> Path:
     """Of a question that is asked of one data set, made once under `work`."""
     if options.what in RENDERED:
         return cascade.make_shards(work, options.annotations, options.image_ids, options.num_images, options.per_class)
-    make = bsdata.make_shards if options.what in ("pretrained-bsdata", "auto-bsdata") else neu.make_shards
+    make = bsdata.make_shards if options.what.endswith("bsdata") else neu.make_shards
     return make(options.source, work)
 
 
@@ -219,7 +227,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=90, help="cascade*: training time of the unified network")
     parser.add_argument("--resamples", type=int, default=20, help="thresholds: sets of images for each network")
     parser.add_argument(
-        "--variants", nargs="+", help="choice, auto-*, clean, rare, parts, ablation, severstal: only these"
+        "--variants", nargs="+", help="choice, auto-*, batches*, clean, rare, parts, ablation, severstal: only these"
     )
     parser.add_argument(
         "--once",
@@ -239,7 +247,7 @@ def _parse() -> argparse.Namespace:
     options.seeds = options.seeds or list({"demo": demo.SEEDS, "rare": range(5)}.get(options.what, (0, 1, 2)))
     of_neu = ("neu", "choice", "parts", "auto-choice", "small", "pseudo-labels", "distill", "rare")
     if (
-        options.what in (*of_neu, *pretrained.SETS, *OTHER_SETS)
+        options.what in (*of_neu, *pretrained.SETS, *SAME_WORK)
         and options.what not in RENDERED
         and options.source is None
     ):
@@ -271,6 +279,7 @@ def _parse() -> argparse.Namespace:
         "severstal": severstal.SPLITS,
         "auto-choice": auto_choice.VARIANTS,
         **{section: auto_choice.VARIANTS_ON[name] for section, name in OTHER_SETS.items()},
+        **dict.fromkeys(OF_BATCHES, batches.VARIANTS),
         "clean": clean.VARIANTS,
         "rare": rare.VARIANTS,
     }

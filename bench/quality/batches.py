@@ -1,6 +1,6 @@
-"""Does the batch that many GPUs share cost quality? The preset for Severstal on rendered strips in batches of 16 and of
-64, at equal passes, few of them and three times as many: what a large batch costs is steps, and the preset has some
-thousand of 64.
+"""Does the batch that many GPUs share cost quality? The preset for Severstal in the batches that its comparison with
+the plain loop has and in batches of 64, at equal passes, few of them and where images suffice three times as many: what
+a large batch costs is steps, and the preset has some thousand of 64.
 """
 
 import math
@@ -17,53 +17,61 @@ from steel.checkpoint import load_checkpoint
 from steel.metrics.scores import Outcome
 from steel.shards.reader import ShardReader
 
-PASSES = (8, 24)
-BATCH = "batches of 16"
-"""Of the set's own preset, with which the others are compared."""
-RATES = ("--phases.0.lr", "2e-3", "--phases.1.lr", "2e-4")
-"""The preset's, and twice those that go with batches of 16: by the square root of the batch."""
-VARIANTS: Mapping[str, tuple[int, Sequence[str]]] = {
-    BATCH: (16, ()),
-    "batches of 64": (64, ()),
-    "batches of 64, twice the rates": (64, RATES),
+PASSES: Mapping[str, Sequence[int]] = {
+    "pretrained-strips": (8, 24),
+    "pretrained-neu": (8, 24),
+    "pretrained-bsdata": (16,),
 }
-"""Images of a batch, and options on top of the preset as `pretrained-strips` has it."""
+"""On each set. BSData has 93 images that train, two batches a pass."""
+VARIANTS: Mapping[str, Sequence[str]] = {
+    "batches of 64": (),
+    "batches of 64, twice the rates": ("--phases.0.lr", "2e-3", "--phases.1.lr", "2e-4"),
+}
+"""Options on top of the preset as the comparison with the plain loop has it. Twice its rates, which are those of
+batches of 16, by the square root of the batch: the preset's own."""
 
 
-def run(data: Path, weights: Path, work: Path, *, seeds: Sequence[int]) -> str:
-    """Train the variants; the section of the report as Markdown.
+def run(name: str, data: Path, weights: Path, work: Path, *, seeds: Sequence[int], variants: Sequence[str]) -> str:
+    """Train the variants and what they are compared with; the section of the report as Markdown.
 
     Micro-batches are of 8 images in all of them.
 
     Args:
-        data: shards of rendered strips.
+        name: of the set.
+        data: its shards.
         weights: file of the encoder's pretrained weights.
-        work: where runs go; those that `pretrained-strips` has trained are taken from there.
+        work: where runs go; those that the comparison with the plain loop has trained are taken from there.
         seeds: of the trainings.
+        variants: names of `VARIANTS`.
     """
-    of_set = SETS["pretrained-strips"]
+    of_set = SETS[name]
+    reference = f"batches of {of_set.batch_size}"
     trials = {}
-    for passes in PASSES:
-        for name, (batch_size, options) in VARIANTS.items():
-            set_so = replace(of_set, batch_size=batch_size)
-            sides = Sides(data, work, str(weights.absolute()), passes, set_so)
-            folder = "severstal" if name == BATCH else folder_name(f"severstal {name}")
-            trials[passes, name] = [sides.severstal(seed, folder, options) for seed in seeds]
+    for passes in PASSES[name]:
+        small = Sides(data, work, str(weights.absolute()), passes, of_set)
+        large = replace(small, of_set=replace(of_set, batch_size=64))
+        trials[passes, reference] = [small.severstal(seed) for seed in seeds]
+        for variant in variants:
+            folder = folder_name(f"severstal {variant}")
+            trials[passes, variant] = [large.severstal(seed, folder, VARIANTS[variant]) for seed in seeds]
     halves = {
         key: [at_one_half(trial.statistics(data, VALIDATION, ())) for trial in those] for key, those in trials.items()
     }
     num = int((~np.isin(ShardReader(str(data)).index.fold, (VALIDATION, TEST))).sum())
     lines = [
-        f"The preset `severstal` on the strips of `pretrained-strips`, with its network and weights: crops of "
+        f"The preset `severstal` on the images of `{name}`, with its network and weights: crops of "
         f"{'x'.join(map(str, of_set.crop))} of {num} images, then whole ones, in micro-batches of 8, which is what "
         "batch normalisation sees, however large the batch. Judged on the validation images, which choose the weights, "
         f"at thresholds of one half: the test images have no part in this. Seeds {', '.join(map(str, seeds))}; in "
         f"percent. {trained_at([trial for those in trials.values() for trial in those])}",
         "",
-        "| passes | | steps on crops | mean IoU | against batches of 16, points | 95 % over seeds | 95 % over images | "
+        f"| passes | | steps on crops | mean IoU | against {reference}, points | 95 % over seeds | 95 % over images | "
         "positive Dice | mean Dice |",
         "|---|---|---|---|---|---|---|---|---|",
-        *(_row(*key, _steps(trials[key][0], num), outcomes, halves[key[0], BATCH]) for key, outcomes in halves.items()),
+        *(
+            _row(*key, _steps(trials[key][0], num), outcomes, halves[key[0], reference])
+            for key, outcomes in halves.items()
+        ),
     ]
     return "\n".join(lines)
 
