@@ -67,9 +67,9 @@ def main() -> None:
         print(options.profile.read_text())
         return
     of_peers: dict[str, Any] = {}
-    if any(side.where in ("lightning", "monai") for row in rows for side in row.sides):
+    if any(side.task in ("lightning", "monai") for row in rows for side in row.sides):
         start["monai"] = partial(Worker, peers_python(work / "step-peers"), "bench.train_step.peers", log)
-        start["lightning"] = start["monai"]
+        start["lightning"] = start["lightning-nchw"] = start["monai-nchw"] = start["monai"]
         with start["monai"]() as peers:
             of_peers = {"versions, peers": peers.ask("versions")}
     total = sum(len(row.sides) * (options.repeats + 1) for row in rows)

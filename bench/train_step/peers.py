@@ -25,16 +25,16 @@ from steel.model.network import normalise
 _METERS: list[Meter] = []
 
 
-def lightning(*, keep_freed: bool = False, **setting: object) -> tuple[int, float]:
+def lightning(*, channels_last: bool, keep_freed: bool = False, **setting: object) -> tuple[int, float]:
     """A repeat with Lightning's Trainer: images, seconds."""
     set_allocator(keep_freed=keep_freed)
-    return _lightning(Setting(**setting))()  # type: ignore[arg-type]
+    return _lightning(Setting(**setting), channels_last)()  # type: ignore[arg-type]
 
 
-def monai(*, keep_freed: bool = False, **setting: object) -> tuple[int, float]:
+def monai(*, channels_last: bool, keep_freed: bool = False, **setting: object) -> tuple[int, float]:
     """A repeat with MONAI's SupervisedTrainer: images, seconds."""
     set_allocator(keep_freed=keep_freed)
-    return _monai(Setting(**setting))()  # type: ignore[arg-type]
+    return _monai(Setting(**setting), channels_last)()  # type: ignore[arg-type]
 
 
 def versions() -> dict[str, str]:
@@ -52,6 +52,10 @@ def _pairs(setting: Setting) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield batch.images, batch.targets
 
 
+def _layout(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 class _Feed:
     """What their trainers take for a loader: an iterable, each time from where the last one ended."""
 
@@ -63,26 +67,26 @@ class _Feed:
 
 
 @functools.lru_cache(maxsize=1)
-def _lightning(setting: Setting) -> Any:
+def _lightning(setting: Setting, channels_last: bool) -> Any:
     import pytorch_lightning as pl
 
     meter, feed = Meter(setting), _Feed(setting)
     _METERS.append(meter)
     micro_steps = setting.batch // setting.micro
-    lead = setting.lead * micro_steps
+    lead, layout = setting.lead * micro_steps, _layout(channels_last)
 
     class Module(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.network = build_network(setting).to(memory_format=torch.channels_last)
+            self.network = build_network(setting).to(memory_format=layout)
 
         def training_step(self, batch: Any, index: int) -> torch.Tensor:
-            share = loss_of(setting, self.network, *batch, channels_last=True)
+            share = loss_of(setting, self.network, *batch, channels_last=channels_last)
             meter.lose(share)
             return micro_steps * share  # Lightning divides by their number
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            return build_plain_optimizer(self.network, setting.device, channels_last=True)
+            return build_plain_optimizer(self.network, setting.device, channels_last=channels_last)
 
     class Clock(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
@@ -124,7 +128,7 @@ def _lightning(setting: Setting) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _monai(setting: Setting) -> Any:
+def _monai(setting: Setting, channels_last: bool) -> Any:
     from ignite.engine import Events
     from monai.engines import SupervisedTrainer
     from monai.engines.utils import IterationEvents
@@ -132,13 +136,13 @@ def _monai(setting: Setting) -> Any:
     meter, feed = Meter(setting), _Feed(setting)
     _METERS.append(meter)
     micro_steps = setting.batch // setting.micro
-    lead = setting.lead * micro_steps
-    network = build_network(setting).to(setting.device).to(memory_format=torch.channels_last)
-    optimizer = build_plain_optimizer(network, setting.device, channels_last=True)
+    lead, layout = setting.lead * micro_steps, _layout(channels_last)
+    network = build_network(setting).to(setting.device).to(memory_format=layout)
+    optimizer = build_plain_optimizer(network, setting.device, channels_last=channels_last)
 
     def prepare(batch: Any, device: Any, non_blocking: bool, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
         images, targets = (values.to(device, non_blocking=non_blocking) for values in batch)
-        return normalise(images, MEAN, STD).contiguous(memory_format=torch.channels_last), targets
+        return normalise(images, MEAN, STD).contiguous(memory_format=layout), targets
 
     def loss_function(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
         share = loss_of_outputs(setting, outputs, targets)

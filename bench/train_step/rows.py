@@ -83,12 +83,15 @@ def _key(setting: Setting, card: str) -> tuple[str, str, str]:
 
 def _peers(setting: Setting) -> list[Side]:
     options = asdict(setting)
-    nchw = "fused AdamW" if setting.device == "cpu" else ""  # on a GPU every side has it
+    fused = "fused AdamW" if setting.device == "cpu" else ""  # on a GPU every side has it
+    last, nchw = ({**options, "channels_last": layout} for layout in (True, False))
     return [
-        Side("plain loop, channels_last", "plain", "step", {**options, "channels_last": True}, target=1.0),
-        Side("plain loop, NCHW", "plain-nchw", "step", {**options, "channels_last": False}, 1.15, nchw),
-        Side("PyTorch Lightning, channels_last", "lightning", "lightning", options, target=1.0),
-        Side("MONAI SupervisedTrainer, channels_last", "monai", "monai", options, target=1.0),
+        Side("plain loop, channels_last", "plain", "step", last, target=1.0),
+        Side("plain loop, NCHW", "plain-nchw", "step", nchw, 1.15, fused),
+        Side("PyTorch Lightning, channels_last", "lightning", "lightning", last, target=1.0),
+        Side("PyTorch Lightning, NCHW", "lightning-nchw", "lightning", nchw, 1.0, fused),
+        Side("MONAI SupervisedTrainer, channels_last", "monai", "monai", last, target=1.0),
+        Side("MONAI SupervisedTrainer, NCHW", "monai-nchw", "monai", nchw, 1.0, fused),
     ]
 
 
@@ -123,7 +126,7 @@ def _in_precision(precision: str, setting: Setting, others: dict[str, dict[str, 
     """
     told, one = {"no": "float32"}.get(precision, precision), replace(setting, precision=precision)
     ours = Side("ours", "ours", "step", asdict(one))
-    peers = [side for side in _peers(one) if side.where != "monai" or (one.device, precision) != ("cpu", "bf16")]
+    peers = [side for side in _peers(one) if side.task != "monai" or (one.device, precision) != ("cpu", "bf16")]
     sides = (ours, *_choices(asdict(one), others), *peers)
     return Row(f"{told} {one.name}", f"{one.name}, made-up batch, {told}", UNIT, sides)
 

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -80,11 +81,11 @@ def test_figures_of_several_ranks_are_medians_over_the_repeats_that_count(monkey
 
 @pytest.mark.skipif(not PEERS.exists(), reason="the peers' environment has not been made")
 def test_the_peers_accumulate_the_same_losses(tmp_path: Path) -> None:
-    """Lightning and MONAI, over two micro-batches a step."""
+    """Lightning and MONAI, over two micro-batches a step, in both layouts."""
     ours.step(**TINY)
     with Worker(PEERS, "bench.train_step.peers", tmp_path / "log") as peers:
-        for task in ("lightning", "monai"):
-            images, seconds = peers.ask(task, **TINY, keep_freed=True)
+        for task, channels_last in product(("lightning", "monai"), (True, False)):
+            images, seconds = peers.ask(task, **TINY, keep_freed=True, channels_last=channels_last)
             assert images == 8 and seconds > 0
             assert peers.ask("figures")["first_loss"] == pytest.approx(ours.figures()["first_loss"], rel=1e-5)
 
@@ -128,7 +129,8 @@ def test_the_peers_have_our_allocator_too(monkeypatch: pytest.MonkeyPatch) -> No
     for row in (kept, fed):
         assert all(side.options["keep_freed"] for side in row.sides)
         assert row.name.startswith("kept ") and row.title.endswith("all keep freed memory")
-        assert {side.where for side in row.sides} >= {"ours", "plain", "plain-nchw", "lightning", "monai"}
+        loops = {f"{loop}{layout}" for loop, layout in product(("plain", "lightning", "monai"), ("", "-nchw"))}
+        assert {side.where for side in row.sides} >= {"ours", *loops}
     on_gpu = rows_of(KINDS, [replace(DEFAULT, device="cuda")], "shards")
     assert not any("kept" in row.name or "keep_freed" in side.options for row in on_gpu for side in row.sides)
 
@@ -149,7 +151,7 @@ def test_a_cpu_that_computes_in_bfloat16_is_measured_in_it_too() -> None:
     assert [row.name.split(" Unet")[0] for row in rows] == ["made-up", "kept made-up", "kept bf16"]
     float32, _, mixed = rows
     assert {side.options["precision"] for side in mixed.sides} == {"bf16"}
-    targets = {side.label: side.target for side in float32.sides if side.target is not None and side.where != "monai"}
+    targets = {side.label: side.target for side in float32.sides if side.target is not None and side.task != "monai"}
     assert {side.label: side.target for side in mixed.sides if side.target is not None} == targets
     assert "ours, NCHW" in {side.label for side in mixed.sides}
     assert all(side.options["keep_freed"] for side in mixed.sides)
@@ -313,7 +315,7 @@ def test_every_kind_of_row_has_ours_first_and_its_targets() -> None:
     assert targets["plain loop, channels_last"] == 1.0 and targets["plain loop, NCHW"] == 1.15
     accumulated, _ = rows_of(["made-up"], [replace(DEFAULT, micro=2)], "")
     assert [side.label for side in accumulated.sides] == [side.label for side in made_up.sides]
-    assert made_up.sides[-1].where == "monai" and made_up.sides[-1].target == 1.0
+    assert made_up.sides[-1].where == "monai-nchw" and made_up.sides[-1].target == 1.0
     assert loader.sides[0].options["shards"] == "shards" and ddp.sides[0].options["ddp"]
     assert ranks.sides[1].target == 0.9 and ranks.sides[1].options["micro"] == DEFAULT.batch // 2
 
