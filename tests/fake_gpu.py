@@ -112,8 +112,8 @@ def fake_gpu() -> Iterator[HostWaits]:
     class Stream:
         """Of the device: the one that runs the network, or one beside it."""
 
-        def __init__(self, device: object = None, name: str = "side stream") -> None:
-            self.name = name
+        def __init__(self, device: torch.device = GPU, name: str = "side stream") -> None:
+            self.device, self.name = device, name
 
         def wait_stream(self, stream: "Stream") -> None:
             noted.events.append(f"{self.name} waits for {stream.name}")

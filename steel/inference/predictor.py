@@ -24,7 +24,7 @@ from steel.inference.gated_passes import MOST_PIXELS, begin_gated
 from steel.inference.tiled_passes import pass_in_tiles
 from steel.inference.tiles import is_tiled, tile_size
 from steel.model.folding import fold_batch_norms, shorten_weights
-from steel.model.host_copy import HostCopy
+from steel.model.host_copy import copies_beside
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.passes import Passes, count_passes, default_pixels_per_pass, intra_op_threads, open_passes
 from steel.model.tta import Axes, average_probs, view_probs
@@ -218,8 +218,11 @@ class Predictor(BasePredictor):
         assert images.dtype == torch.uint8, images.dtype
         height, width = images.shape[-2:]
         if self.takes_tiles(height, width):
-            tiled = partial(self._launch, lambda: reduce(*map(torch.from_numpy, self._in_tiles(images, passes))))
-            return tiled, self._on_gpu
+
+            def whole() -> tuple[Tensor, ...]:
+                return reduce(*map(torch.from_numpy, self._in_tiles(images, passes)))
+
+            return partial(_launch, whole, passes), self._on_gpu
         pixels = len(images) * height * width
         groups = self._shared_flips(pixels)
         advice = self._less_memory(len(groups[0]) * len(images), height, width)
@@ -239,14 +242,7 @@ class Predictor(BasePredictor):
                 mask_probs, label_probs = average()
                 return reduce(mask_probs[..., :height, :width], label_probs)
 
-        return partial(self._launch, finish), self._on_gpu and not in_halves
-
-    def _launch(self, finish: _Result) -> _Result:
-        """On a GPU `finish` is called now, and what it gives is copied to the host."""
-        if not self._on_gpu:
-            return finish
-        copies = [HostCopy(each) for each in finish()]
-        return lambda: tuple(copy.tensor() for copy in copies)
+        return partial(_launch, finish, passes), self._on_gpu and not in_halves
 
     def _in_tiles(self, images: Tensor, passes: Passes) -> ImageProbs:
         """Probabilities of a batch of images beyond the budget, one by one."""
@@ -300,6 +296,14 @@ class Predictor(BasePredictor):
             )
         less = "OMP_NUM_THREADS=1 has fewer at once" if self.device.type == "cpu" else "--device cpu may have more"
         return f"in a forward pass of one image of {height}x{width}, the fewest pixels per pass there can be; {less}"
+
+
+def _launch(finish: _Result, passes: Passes) -> _Result:
+    """On a GPU `finish` is called now, and what it gives is copied to the host beside the passes to come."""
+    if passes.aside is None:
+        return finish
+    copies = copies_beside(passes.aside, finish())
+    return lambda: tuple(copy.tensor() for copy in copies)
 
 
 def build_models(checkpoint: Checkpoint) -> list[UnifiedModel]:

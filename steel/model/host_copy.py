@@ -1,7 +1,8 @@
 """Device values that are read later, without a wait for what the device was told to do after them."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -34,6 +35,28 @@ class HostCopy:
     def read(self) -> list[float]:
         """The values, once they are there."""
         return self.tensor().tolist()
+
+
+@contextmanager
+def beside(stream: torch.cuda.Stream) -> Iterator[None]:
+    """In the block a GPU copies on `stream`, beside what it is told to do elsewhere meanwhile."""
+    # A thread's own GPU is the first, and going back to it from a stream would make a context there.
+    with torch.cuda.device(stream.device), torch.cuda.stream(stream):
+        yield
+
+
+def copies_beside(stream: torch.cuda.Stream, found: Sequence[Tensor]) -> list[HostCopy]:
+    """Copies of what a GPU is told to make, on `stream`: all it is told from now on need not wait until they are done.
+
+    What is on the CPU already is copied there.
+    """
+    stream.wait_stream(torch.cuda.current_stream(stream.device))
+    with beside(stream):
+        copies = [HostCopy(each) for each in found]
+    for each in found:
+        if each.device.type == "cuda":
+            each.record_stream(stream)  # so that its memory is not given to others before
+    return copies
 
 
 class HostCopies:

@@ -48,6 +48,8 @@ class Passes:
     """Batches to begin before what is left to launch of the first is launched, where that has to wait for anything."""
     unread: int = 0
     """Batches that may be under way beside these before the result of the first is asked for."""
+    aside: torch.cuda.Stream | None = None
+    """Of a GPU: where results go to the host while the next pass runs."""
 
     def begin(self, task: Callable[[], R], pixels: int) -> Callable[[], R]:
         """Begin a pass over so many pixels; the function that is returned waits for its result."""
@@ -68,8 +70,10 @@ def open_passes(device: torch.device) -> Iterator[Passes]:
     """Passes on `device`, `count_passes` of them at once."""
     threads = count_passes(device)
     if threads == 1:
-        behind = int(device.type == "cuda")  # a GPU has the next batch to do while one is waited for
-        yield Passes(None, ahead=behind, unread=behind)
+        if device.type == "cuda":  # has the next batch to do while one is waited for
+            yield Passes(None, ahead=1, unread=1, aside=torch.cuda.Stream(device))
+        else:
+            yield Passes(None, ahead=0)
         return
     pool = ThreadPoolExecutor(threads, "forward-pass", initializer=partial(torch.set_num_threads, 1))
     try:

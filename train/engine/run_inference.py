@@ -20,7 +20,7 @@ from steel.loading.eval_loader import BITMASKS, EvalBatch, Truth, eval_batches
 from steel.machine import Workers, count_evaluation_workers
 from steel.metrics.confusion import MOST_ANSWERED
 from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, counted_statistics, image_statistics
-from steel.model.host_copy import HostCopy
+from steel.model.host_copy import HostCopy, beside
 from steel.reports.gallery import GalleryKeeper, Kept, choose
 from steel.shards.reader import ShardReader
 
@@ -264,10 +264,9 @@ def _fetcher(device: torch.device) -> Callable[[Tensor | None, tuple[int | slice
 
     def fetch(maps: Tensor | None, part: tuple[int | slice, ...]) -> np.ndarray:
         assert maps is not None, "maps were let go"
-        if maps.device.type == "cpu":
+        if aside is None or maps.device.type == "cpu":
             return maps[part].numpy()
-        # A thread's own GPU is the first, and going back to it from a stream would make a context there.
-        with torch.cuda.device(maps.device), torch.cuda.stream(aside):
+        with beside(aside):
             return HostCopy(maps[part]).tensor().numpy()
 
     return fetch

@@ -152,7 +152,8 @@ def test_an_evaluation_is_the_same_either_way(
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_a_gpu_has_its_next_batch_before_the_host_waits_for_the_last(network: UnifiedModel) -> None:
-    """With three flipped views. A record follows each of the two results of a batch."""
+    """With three flipped views. A record follows each of the two results of a batch, which are copied beside the next
+    batch's work, and hold their memory until then."""
     scale_and_shift.cache_clear()
     order = []
     predictor = Predictor([network], mean=(0.4,), std=(0.2,), tta=("hflip", "vflip", "hvflip"), device="cpu")
@@ -177,18 +178,21 @@ def test_a_gpu_has_its_next_batch_before_the_host_waits_for_the_last(network: Un
         assert noted.waits == []
     scale_and_shift.cache_clear()
     assert order == ["cpu"] * 3
+    before = "side stream waits for stream"
+    behind = "side stream uses a torch.int32", "side stream uses a torch.uint8"
     assert noted.events == [
-        *("batch 0", "record 0", "record 1"),
-        *("batch 1", "record 2", "record 3"),
-        *("batch 2", "record 4", "record 5", "wait for 0", "wait for 1"),
+        *("batch 0", before, "record 0", "record 1", *behind),
+        *("batch 1", before, "record 2", "record 3", *behind),
+        *("batch 2", before, "record 4", "record 5", *behind, "wait for 0", "wait for 1"),
         *("wait for 2", "wait for 3", "wait for 4", "wait for 5"),
     ]
+    assert [copy for copy in noted.copies if copy.startswith("cuda")] == ["cuda to cpu on side stream"] * 6
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_maps_travel_from_a_gpu_when_somebody_looks_at_them(network: UnifiedModel) -> None:
-    """Three batches of two images: of each, label probabilities and two kinds of counts are copied behind the network's
-    work; the maps of the one image that is looked at, beside it."""
+    """Three batches of two images: of each, label probabilities and two kinds of counts are copied; besides, the maps
+    of the one image that is looked at."""
     scale_and_shift.cache_clear()
     predictor = Predictor([network], mean=(0.4,), std=(0.2,), device="cpu")
     looks: dict[int, Callable[[], np.ndarray]] = {}
@@ -214,7 +218,7 @@ def test_maps_travel_from_a_gpu_when_somebody_looks_at_them(network: UnifiedMode
         usual = noted.copies.copy()
         assert looks[3]().shape == (3, 30, 61)
     scale_and_shift.cache_clear()
-    assert [copy for copy in usual if copy.startswith("cuda")] == ["cuda to cpu on stream"] * 3 * 3
+    assert [copy for copy in usual if copy.startswith("cuda")] == ["cuda to cpu on side stream"] * 3 * 3
     assert noted.copies[len(usual) :] == ["cuda to cpu on side stream"]
     assert noted.waited_on[-1] == GPU  # and not on the first one, as a thread of its own would
     assert noted.waits == []
@@ -257,7 +261,7 @@ def test_a_gpu_has_its_next_encoders_before_the_host_asks_what_the_last_ones_say
         assert noted.waits == []
     scale_and_shift.cache_clear()
     assert asked == [False, True] * 2
-    assert noted.events == [
+    assert [event for event in noted.events if not event.startswith("side stream")] == [
         *("batch 0", "encode", "record 0"),
         *("batch 1", "encode", "record 1", "wait for 0", "decode", "record 2", "record 3"),
         *("batch 2", "encode", "record 4", "wait for 1", "record 5", "record 6", "wait for 2", "wait for 3"),
