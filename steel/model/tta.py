@@ -87,12 +87,13 @@ def average(parts: Iterable[Tensor]) -> Tensor:
 
 def _average(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     parts = iter(parts)
-    totals = next(parts)
-    count = 1
+    totals, count = next(parts), 1
     for part in parts:
-        totals = tuple(total + values for total, values in zip(totals, part, strict=True))
+        pairs = zip(totals, part, strict=True)
+        # The first of them are the caller's; their sum is not, and new memory for each would cost as much as adding.
+        totals = tuple(total + values if count == 1 else total.add_(values) for total, values in pairs)
         count += 1
-    return tuple(quantise(total / count) for total in totals)
+    return tuple(quantise(total if count == 1 else total.div_(count)) for total in totals)
 
 
 def quantise(probs: Tensor) -> Tensor:
