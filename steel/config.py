@@ -467,8 +467,11 @@ class Config:
         object.__setattr__(self, "augment", {name: given for name, given in self.augment.items() if given.p > 0})
 
     def told(self) -> dict[str, Any]:
-        """All of it as plain JSON values, to be stored and shown: see `told_url` of where the weights are."""
-        return to_dict(replace(self, model=replace(self.model, weights=told_url(self.model.weights))))
+        """All of it as plain JSON values, to be stored and shown: see `told_url` of where weights and teacher are."""
+        model = replace(self.model, weights=told_url(self.model.weights))
+        return to_dict(
+            replace(self, model=model, distill=replace(self.distill, teacher=told_url(self.distill.teacher)))
+        )
 
     def recipe(self) -> dict[str, Any]:
         """The part that must not change under a run: all but `runtime` and `tracking`, as `told` has it."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from steel.checkpoint import Checkpoint, load_checkpoint
 from steel.distributed.runtime import Runtime
+from steel.errors import told_url
 from steel.extensions import require_extensions
 from steel.inference.predictor import build_models
 from steel.model.distillation import SoftTargets
@@ -59,7 +60,8 @@ def load_teacher(context: RunContext) -> Teacher | None:
     config, reader = context.config, context.reader
     if not config.distill.teacher:
         return None
-    checkpoint, name = load_checkpoint(config.distill.teacher), f"--distill.teacher {config.distill.teacher}"
+    path = config.distill.teacher
+    checkpoint, name = load_checkpoint(path), f"--distill.teacher {told_url(path)}"
     require_extensions(checkpoint.provenance, name)
     network = checkpoint.network
     check_same_task(name, checkpoint.class_names, network.in_channels, checkpoint.depth, reader.manifest)

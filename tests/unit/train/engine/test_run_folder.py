@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from steel.config import Config
+from steel.config import Config, DistillConfig
 from steel.errors import InputError
 from steel.pretrained.encoder import EncoderWeights
 from train.engine.run_folder import RunFolder
@@ -89,9 +89,11 @@ def test_a_run_that_goes_on_asks_not_where_its_weights_were(
 
 def test_no_secret_of_a_url_is_kept(tmp_path: Path) -> None:
     config = of_weights("https://user:5ecret@host/w.pth?sig=5ecret")
+    config = replace(config, distill=DistillConfig("https://host/teacher.safetensors?sig=5ecret"))
     RunFolder(tmp_path).open(config, "data", "auto")
     assert "5ecret" not in (tmp_path / "config.json").read_text()
     assert config.recipe()["model"]["weights"] == "https://host/w.pth"
+    assert config.recipe()["distill"]["teacher"] == "https://host/teacher.safetensors"
     assert EncoderWeights("resnet18", "https://host/w.pth?sig=5ecret", "", "", 1, 1).source == "https://host/w.pth"
 
 
