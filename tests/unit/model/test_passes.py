@@ -37,10 +37,11 @@ def test_large_passes_have_all_threads_and_wait_until_they_are_asked_for() -> No
 
 
 @pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
-def test_one_thread_and_gpus_take_one_pass_after_another(device: torch.device) -> None:
+def test_one_thread_and_gpus_take_one_pass_after_another(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"of {device}")
     begun = []
     with intra_op_threads(1), open_passes(device) as passes:
-        assert passes.ahead == int(device.type == "cuda")
+        assert (passes.ahead, passes.aside) == ((1, "of cuda") if device.type == "cuda" else (0, None))
         result = passes.begin(lambda: begun.append(where()), 1000)
         assert not begun
         result()
