@@ -28,7 +28,7 @@ from tqdm import tqdm
 from bench.made_by import begin, facts_of_run
 from bench.speed.report import write_report
 from bench.speed.rows import Row, Side
-from bench.speed.run import Workers, measure_row
+from bench.speed.run import Workers, measure_row, num_measurements
 from bench.speed.timing import Measure
 from bench.speed.worker import ROOT, Worker
 from steel.commands.common import Parser
@@ -331,7 +331,7 @@ def main() -> None:
         where: partial(Worker, sys.executable, "bench.predictions", root.parent / "predictions.log")
         for where in ("ours", "usual")
     }
-    total = sum(len(row.sides) * (options.repeats + 1) for row in rows)
+    total = num_measurements(rows, options.repeats)
     with Workers(start) as workers, tqdm(total=total, unit="measurement", mininterval=2) as bar:
         results = [measure_row(row, options.repeats, workers, bar) for row in rows]
     facts = facts_of_run("bench.predictions", begun, ("torch", "numpy", "opencv-python-headless")) | {

@@ -17,7 +17,7 @@ from bench.speed.dataset import SHARD_SIZE, Dataset, make_dataset, make_peers_fo
 from bench.speed.environment import SAME_AS_OURS, peers_python
 from bench.speed.report import write_report
 from bench.speed.rows import DELAY, row_names, table
-from bench.speed.run import Workers, measure_row
+from bench.speed.run import Workers, measure_row, num_measurements
 from bench.speed.worker import ROOT, Worker
 from steel.commands.common import Parser
 
@@ -63,7 +63,7 @@ def main() -> None:
             start["peers"] = partial(Worker, peers_python(work / "peers"), "bench.speed.peers", log)
             make_peers_formats(data, start["peers"])
             of_peers = _facts_of_peers(data, start["peers"])
-        total = sum(len(row.sides) * (options.repeats + 1) for row in rows)
+        total = num_measurements(rows, options.repeats)
         with Workers(start) as workers, tqdm(total=total, unit="measurement", mininterval=2) as bar:
             results = [measure_row(row, options.repeats, workers, bar) for row in rows]
     finally:

@@ -1,7 +1,7 @@
 """Take the measurements: ours and the peers' in turn, repeat by repeat, so that whatever else runs hits all alike."""
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,19 +96,24 @@ class Workers:
         return worker.ask(task, **options)
 
 
+def num_measurements(rows: Sequence[Row], repeats: int) -> int:
+    """Of all sides, those that do not count included."""
+    return sum(len(row.sides) * (repeats * row.times + 1) for row in rows)
+
+
 def measure_row(row: Row, repeats: int, workers: Workers, bar: tqdm) -> RowResult:
     """All sides of a row in turn, after one round that does not count; every other round from the last to the first,
     so that no side always follows the same one, whose threads and memory it may have to wait for.
 
     Args:
         row: what to measure.
-        repeats: rounds that count.
+        repeats: rounds that count, `row.times` over.
         workers: who measure.
         bar: moves on by one a measurement.
     """
     rates: list[list[float]] = [[] for _ in row.sides]
     errors = [""] * len(row.sides)
-    for turn in range(repeats + 1):
+    for turn in range(repeats * row.times + 1):
         numbered = [*enumerate(row.sides)]
         for number, side in numbered if turn % 2 == 0 else reversed(numbered):
             bar.set_postfix_str(side.task)

@@ -19,7 +19,7 @@ from bench.made_by import Begun, begin, facts_of_run
 from bench.speed.dataset import SHARD_SIZE, make_dataset
 from bench.speed.report import write_report
 from bench.speed.rows import Row
-from bench.speed.run import RowResult, SideResult, Workers, measure_row
+from bench.speed.run import RowResult, SideResult, Workers, measure_row, num_measurements
 from bench.speed.worker import ROOT, Worker
 from bench.train_step.environment import peers_python
 from bench.train_step.profiling import write_profiles
@@ -72,7 +72,7 @@ def main() -> None:
         start["lightning"] = start["lightning-nchw"] = start["monai-nchw"] = start["monai"]
         with start["monai"]() as peers:
             of_peers = {"versions, peers": peers.ask("versions")}
-    total = sum(len(row.sides) * (options.repeats + 1) for row in rows)
+    total = num_measurements(rows, options.repeats)
     samples = work / "train_step-gpu.csv"
     with tqdm(total=total, unit="measurement", mininterval=2) as bar, sampled(samples):
         results = [_measure(row, options.repeats, start, bar) for row in rows]

@@ -19,6 +19,7 @@ from bench.train_step.setting import (
     loss_of_outputs,
     micro_batches,
     set_allocator,
+    takes_fused_optimizer,
 )
 from steel.model.network import normalise
 
@@ -86,7 +87,9 @@ def _lightning(setting: Setting, channels_last: bool) -> Any:
             return micro_steps * share  # Lightning divides by their number
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            return build_plain_optimizer(self.network, setting.device, channels_last=channels_last)
+            # In mixed precision Lightning clips no gradients of a fused one.
+            fused = setting.precision == "no" and takes_fused_optimizer(setting, channels_last=channels_last)
+            return build_plain_optimizer(self.network, fused=fused)
 
     class Clock(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
@@ -138,7 +141,8 @@ def _monai(setting: Setting, channels_last: bool) -> Any:
     micro_steps = setting.batch // setting.micro
     lead, layout = setting.lead * micro_steps, _layout(channels_last)
     network = build_network(setting).to(setting.device).to(memory_format=layout)
-    optimizer = build_plain_optimizer(network, setting.device, channels_last=channels_last)
+    fused = takes_fused_optimizer(setting, channels_last=channels_last)
+    optimizer = build_plain_optimizer(network, fused=fused)
 
     def prepare(batch: Any, device: Any, non_blocking: bool, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
         images, targets = (values.to(device, non_blocking=non_blocking) for values in batch)

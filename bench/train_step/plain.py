@@ -13,6 +13,7 @@ from bench.train_step.setting import (
     loss_of,
     micro_batches,
     set_allocator,
+    takes_fused_optimizer,
 )
 from train.engine.stopwatch import TimedIterator
 
@@ -42,7 +43,8 @@ class Loop:
             self.network.to(memory_format=torch.channels_last)
         loss = functools.partial(loss_of, setting, self.network, channels_last=channels_last)
         self._loss = torch.compile(loss, dynamic=False) if compiled else loss
-        self._optimizer = build_plain_optimizer(self.network, setting.device, channels_last=channels_last)
+        fused = takes_fused_optimizer(setting, channels_last=channels_last)
+        self._optimizer = build_plain_optimizer(self.network, fused=fused)
         self._batches = micro_batches(setting)
         self.meter = Meter(setting)
         _METERS.append(self.meter)

@@ -151,10 +151,14 @@ def loss_of_outputs(setting: Setting, outputs: dict[str, torch.Tensor], targets:
     return torch.stack([loss.sum() / (setting.batch * loss.shape[1]) for loss in losses.values()]).sum()
 
 
-def build_plain_optimizer(network: torch.nn.Module, device: str, *, channels_last: bool) -> torch.optim.AdamW:
-    """torch's fused AdamW, but on a CPU for a network in channels_last: there its usual one, for fused it errs where a
-    gradient does not lie in memory as its parameter does."""
-    fused = device == "cuda" or not channels_last
+def takes_fused_optimizer(setting: Setting, *, channels_last: bool) -> bool:
+    """Not on a CPU for a network in channels_last: fused, AdamW errs there where a gradient does not lie in memory as
+    its parameter does."""
+    return setting.device == "cuda" or not channels_last
+
+
+def build_plain_optimizer(network: torch.nn.Module, *, fused: bool) -> torch.optim.AdamW:
+    """torch's AdamW, fused or its usual one."""
     return torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=fused)
 
 

@@ -15,7 +15,7 @@ from bench.speed import ours, probabilities
 from bench.speed.dataset import Dataset
 from bench.speed.report import write_report
 from bench.speed.rows import Row, Side, _statistics, table
-from bench.speed.run import RowResult, SideResult, Workers, measure_row
+from bench.speed.run import RowResult, SideResult, Workers, measure_row, num_measurements
 from bench.speed.timing import Measure, in_child, time_passes, time_stretch
 from tests.paths import ROOT
 
@@ -49,6 +49,15 @@ def test_sides_take_turns_and_the_first_round_does_not_count() -> None:
     assert (ours.rate, peer.rate) == (60.0, 20.0)
     assert peer.ratios == (4.0, 3.0, 2.0) and peer.ratio == 3.0
     assert result.reached(peer) is True and result.reached(ours) is None
+
+
+def test_a_row_that_varies_much_is_measured_more_often() -> None:
+    rates: dict[str, list[float | None]] = {"a": [1.0, *[2.0] * 6], "b": [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 4.0]}
+    workers = FakeWorkers(rates)
+    row = Row("row", "title", "samples/s", (Side("a", "ours", "a"), Side("b", "peers", "b", target=1.0)), times=3)
+    result = measure_row(row, 2, workers, tqdm(disable=True))
+    assert result.sides[1].ratio == 1.0 and len(result.sides[1].ratios) == 6
+    assert len(workers.asked) == num_measurements([row], 2) == 14
 
 
 def test_cost_is_our_time_over_theirs() -> None:

@@ -90,6 +90,16 @@ def test_the_peers_accumulate_the_same_losses(tmp_path: Path) -> None:
             assert peers.ask("figures")["first_loss"] == pytest.approx(ours.figures()["first_loss"], rel=1e-5)
 
 
+@pytest.mark.skipif(not PEERS.exists(), reason="the peers' environment has not been made")
+@pytest.mark.skipif(not has_native_bf16("cpu"), reason="needs a CPU with bfloat16")
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_lightning_clips_in_bfloat16_too(channels_last: bool, tmp_path: Path) -> None:
+    """Which it refuses to do for a fused optimizer."""
+    with Worker(PEERS, "bench.train_step.peers", tmp_path / "log") as peers:
+        peers.ask("lightning", **TINY, keep_freed=True, channels_last=channels_last, precision="bf16")
+        assert peers.ask("figures")["first_loss"] > 0
+
+
 def test_the_first_loss_is_that_of_the_first_step_whole() -> None:
     meter = setting.Meter(Setting(**TINY))
     for share in (0.25, 0.5, 4.0, 8.0):
@@ -270,14 +280,15 @@ def test_on_a_cpu_only_a_loop_in_channels_last_goes_without_the_fused_optimizer(
     assert remarks["cuda"] == dict.fromkeys(remarks["cpu"], "") | {COMPILED_PLAIN: "beside ours, compiled"}
 
 
-def test_where_ours_is_compiled_on_a_gpu_the_plain_loop_is_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one graph, which is run here as it is: what takes the time is generating code for it."""
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_where_ours_is_compiled_on_a_gpu_the_plain_loop_is_too(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one graph, which is also run as it is: what takes the time is generating code for it."""
     compiled: list[object] = []
     torch_compile = torch.compile
 
     def compile_for_test(function: Any, *, dynamic: bool) -> Any:
         compiled.append(function)
-        return torch_compile(function, dynamic=dynamic, backend="eager", fullgraph=True)
+        return torch_compile(function, dynamic=dynamic, backend=backend, fullgraph=True)
 
     monkeypatch.setattr(torch, "compile", compile_for_test)
     plain._loop.cache_clear()  # else its last loop may not be the last that was made
