@@ -370,7 +370,7 @@ class RuntimeConfig:
     is fast on the device when None. Fewer need less memory. Another number may move the last bits of probabilities."""
     channels_last: bool = True
     """Images and weights of training in the order that tensor cores like better. On two CPU cores little depends on it,
-    being 1.07 times as fast as NCHW (0.74 to 1.09, `bench/train_step.md`) in float32 and 0.97 times in bfloat16. On by
+    being 1.02 times as fast as NCHW (0.92 to 1.04, `bench/train_step.md`) in float32 and 1.01 times in bfloat16. On by
     default by that reasoning about tensor cores alone: it has not been measured on a GPU."""
     cudnn_benchmark: bool = False
     """Let cuDNN time its kernels for each new shape of a training batch and keep the fastest. A phase has one shape, so

@@ -20,7 +20,15 @@ STEP = "Unet resnet18, 192x192, batch 16"
 
 def _side(table: str, row: str, label: str = "") -> dict[str, Any]:
     """A side of a row, each by its name or the start of it; our side without a label."""
-    return next(side for side in _row(table, row)["sides"] if side["label"].startswith(label))
+    return _sides(table, row, label)[0]
+
+
+def _sides(table: str, row: str, label: str) -> list[dict[str, Any]]:
+    """The one of that name, else all whose names begin so."""
+    sides = _row(table, row)["sides"]
+    return [side for side in sides if side["label"] == label] or [
+        side for side in sides if side["label"].startswith(label)
+    ]
 
 
 def _row(table: str, row: str) -> dict[str, Any]:
@@ -29,14 +37,17 @@ def _row(table: str, row: str) -> dict[str, Any]:
 
 
 def _ratio(table: str, row: str, label: str) -> float:
-    """As the table has it: how many times as fast ours is."""
-    return statistics.median(_side(table, row, label)["ratios"])
+    """As the table has it: how many times as fast ours is; the least where several sides have that start."""
+    return min(statistics.median(side["ratios"]) for side in _sides(table, row, label))
 
 
 def _between(table: str, row: str, label: str, other: str) -> float:
-    """How many times as fast one side is as another, the median of the ratios within each repeat."""
-    rates = (_side(table, row, each)["rates"] for each in (label, other))
-    return statistics.median(a / b for a, b in zip(*rates, strict=True))
+    """How many times as fast one side is as another, the median of the ratios within each repeat; the least where
+    several others have that start."""
+    own = _side(table, row, label)["rates"]
+    return min(
+        statistics.median(a / b for a, b in zip(own, side["rates"], strict=True)) for side in _sides(table, row, other)
+    )
 
 
 def _milliseconds(row: str) -> float:
@@ -46,6 +57,7 @@ def _milliseconds(row: str) -> float:
 def _quotes() -> Iterator[Quote]:
     readme, warm, made_up = "bench/README.md", "raw-warm", f"made-up {STEP}"
     webdataset, mosaic, litdata = "webdataset, sequential", "mosaicml-streaming, shuffle", "LitData, shuffle"
+    gray = "webdataset + albumentations, uint8, gray"
     pread, slices = "os.pread", "slices of mapped files"
     peers = ("plain loop, channels_last", "plain loop, NCHW", "PyTorch Lightning", "MONAI")
     yield Quote(
@@ -58,11 +70,20 @@ def _quotes() -> Iterator[Quote]:
         "`os.pread` and nothing else, are {:.1f} and {:.1f} times as fast as they are",
         (_between("speed", warm, pread, webdataset), _between("speed", warm, pread, mosaic)),
     )
-    yield Quote(readme, "LitData at {} (1.5 asked) is missed", (_ratio("speed", warm, litdata),))
     yield Quote(
         readme,
-        "Slices of mapped files would allow {:.1f} times mosaicml-streaming",
-        (_between("speed", warm, slices, mosaic),),
+        "LitData at {} (1.5 asked) is missed, too: it copies from mapped files, and those calls are {} times as fast",
+        (_ratio("speed", warm, litdata), _between("speed", warm, pread, litdata)),
+    )
+    yield Quote(
+        readme,
+        "Slices of mapped files would allow {:.1f} times LitData and {:.1f} times mosaicml-streaming",
+        tuple(_between("speed", warm, slices, side) for side in (litdata, mosaic)),
+    )
+    yield Quote(
+        readme,
+        "*Batches* at {} times webdataset that decodes gray (2 asked) are missed by a hair",
+        (_ratio("speed", "batches", gray),),
     )
     yield Quote(
         readme,
@@ -76,7 +97,7 @@ def _quotes() -> Iterator[Quote]:
         tuple(_ratio("train_step", made_up, peer) for peer in peers),
     )
     pairs = [(f"kept {row} {STEP}", peer) for row in ("made-up", "loader") for peer in peers]
-    single = [ratio for pair in pairs for ratio in _side("train_step", *pair)["ratios"]]
+    single = [ratio for pair in pairs for side in _sides("train_step", *pair) for ratio in side["ratios"]]
     yield Quote(
         readme,
         "Where all keep it ours is {}, {}, {} and {} times as fast, and fed by the loader {}, {}, {} and {} times, "
@@ -118,15 +139,10 @@ MISSED = {
     ("speed", "raw-warm", "webdataset, sequential"),
     ("speed", "raw-warm", "LitData, shuffle"),
     ("speed", "raw-warm", "mosaicml-streaming, shuffle"),
-    ("speed", "rle-decode", "Kaggle kernels' numpy"),
-    ("speed", "statistics-untrained", "image_statistics"),
-    ("speed", "prepare", "naive ShardWriter loop"),
-    ("train_step", f"kept made-up {STEP}", "plain loop, channels_last"),
+    ("speed", "batches", "webdataset + albumentations, uint8, gray"),
     ("train_step", f"kept made-up {STEP}", "plain loop, NCHW"),
-    ("train_step", f"kept bf16 {STEP}", "plain loop, channels_last"),
     ("train_step", f"kept bf16 {STEP}", "plain loop, NCHW"),
     ("train_step", f"kept loader {STEP}", "plain loop, NCHW"),
-    ("train_step", f"ddp {STEP}", "ours"),
 }
 """The targets that no table reaches: bench/README.md says of each that it is missed, and why."""
 
