@@ -28,7 +28,7 @@ from steel.checkpoint_header import (
 )
 from steel.config import NetworkConfig, TilingConfig
 from steel.decision import Decision
-from steel.errors import InputError
+from steel.errors import InputError, told_url
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.plain import from_dict
 
@@ -114,10 +114,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         InputError: no such file, not a checkpoint, damaged, truncated, or of a newer version.
     """
-    return parse_checkpoint(_read(path), path)
+    return parse_checkpoint(_read(path), _told(path))
 
 
-def parse_checkpoint(data: bytes, path: str | os.PathLike[str]) -> Checkpoint:
+def parse_checkpoint(data: bytes, path: str) -> Checkpoint:
     """As `load_checkpoint`, of a file's bytes; `path` is for errors."""
     import safetensors
     import safetensors.torch
@@ -161,9 +161,9 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     size = storage.file_size(path)
     if size is None:
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{_told(path)}: no such file")
     head = _read(path, 0, 8)
-    return parse_header(path, head, _read(path, 8, min(header_length(head), MAX_HEADER_BYTES)), size)
+    return parse_header(_told(path), head, _read(path, 8, min(header_length(head), MAX_HEADER_BYTES)), size)
 
 
 def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None = None) -> Checkpoint:
@@ -271,9 +271,13 @@ def _read(path: str | os.PathLike[str], offset: int = 0, length: int | None = No
     try:
         return storage.read_bytes(path) if length is None else storage.read_range(path, offset, length)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{_told(path)}: no such file") from None
     except IsADirectoryError:
-        raise InputError(f"{path}: a folder, not a checkpoint file") from None
+        raise InputError(f"{_told(path)}: a folder, not a checkpoint file") from None
+
+
+def _told(path: str | os.PathLike[str]) -> str:
+    return told_url(os.fspath(path))
 
 
 def digest_tensors(tensors: Mapping[str, "Tensor"]) -> str:

@@ -86,7 +86,7 @@ def header_length(head: bytes) -> int:
     return int.from_bytes(head, "little") if len(head) == 8 else 0
 
 
-def parse_header(path: str | os.PathLike[str], head: bytes, rest: bytes, size: int) -> dict[str, Any]:
+def parse_header(path: str, head: bytes, rest: bytes, size: int) -> dict[str, Any]:
     """The content of a header, checked against its checksum and the file's size.
 
     Args:
@@ -95,7 +95,7 @@ def parse_header(path: str | os.PathLike[str], head: bytes, rest: bytes, size: i
         rest: what follows, the header at least.
         size: of the whole file.
     """
-    if os.fspath(path).lower().endswith(".onnx"):
+    if path.lower().endswith(".onnx"):
         raise InputError(f"{path}: an exported graph, by its name; give the model.safetensors that it was made of")
     length = header_length(head)
     if length == 0 or length > min(len(rest), MAX_HEADER_BYTES):

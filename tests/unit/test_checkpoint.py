@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import safetensors.torch
@@ -321,3 +322,12 @@ def test_stacking_is_careful_about_folds_and_decisions():
 def test_members_must_be_alike(changes, message):
     with pytest.raises(InputError, match=message):
         stack_members([make(), make(1, **changes)], names=["first", "second"])
+
+
+def test_no_error_tells_the_secrets_of_a_url() -> None:
+    fsspec.filesystem("memory").pipe("/model.safetensors?sig=5ecret", b"no checkpoint")
+    for name in ("model.safetensors?sig=5ecret", "absent?sig=5ecret"):
+        for read in (load_checkpoint, read_header):
+            with pytest.raises(InputError, match=f"^memory://{name.partition('?')[0]}: ") as refused:
+                read(f"memory://{name}")
+            assert "5ecret" not in str(refused.value)

@@ -9,7 +9,7 @@ from typing import Any
 from steel import storage
 from steel.checkpoint import read_header
 from steel.config import Config, ModelConfig
-from steel.errors import InputError, list_some
+from steel.errors import InputError, list_some, told_url
 from steel.plain import from_dict, to_dict
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
@@ -261,7 +261,7 @@ def _check_folds(
     }
     for option, path in starts.items():
         if path:
-            _refuse_seen(f"{option} {path}", read_header(path), folds.test, manifest)
+            _refuse_seen(f"{option} {told_url(path)}", read_header(path), folds.test, manifest)
     held = {fold for role in ("tuning", "test") for fold in _held_out(header, reader, role)}
     lost = held - {*folds.validation, *folds.test}
     if lost and _knows_folds(header, manifest):
