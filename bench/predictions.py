@@ -28,7 +28,7 @@ from tqdm import tqdm
 from bench.made_by import begin, facts_of_run
 from bench.speed.report import write_report
 from bench.speed.rows import Row, Side
-from bench.speed.run import Workers, measure_row, num_measurements
+from bench.speed.run import Workers, measure_row, num_measurements, repeats_of
 from bench.speed.timing import Measure
 from bench.speed.worker import ROOT, Worker
 from steel.commands.common import Parser
@@ -335,7 +335,7 @@ def main() -> None:
     with Workers(start) as workers, tqdm(total=total, unit="measurement", mininterval=2) as bar:
         results = [measure_row(row, options.repeats, workers, bar) for row in rows]
     facts = facts_of_run("bench.predictions", begun, ("torch", "numpy", "opencv-python-headless")) | {
-        "repeats": options.repeats,
+        "repeats": repeats_of(rows, options.repeats),
         "network": f"U-Net on {options.encoder}, gray, 4 classes, float32, plain view",
     }
     write_report(options.out, results, facts, NOTES, TITLE)

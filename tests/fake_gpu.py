@@ -21,6 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from steel.model.passes import stream_aside
+
 GPU = torch.device("cuda", 0)
 
 WAITING = {
@@ -163,7 +165,9 @@ def fake_gpu() -> Iterator[HostWaits]:
     def record_stream(tensor: torch.Tensor, stream: Stream) -> None:
         noted.events.append(f"{stream.name} uses a {tensor.dtype}")
 
+    stream_aside.cache_clear()
     with contextlib.ExitStack() as stack:
+        stack.callback(stream_aside.cache_clear)
         stack.enter_context(patch.object(torch.cuda, "Event", Event))
         stack.enter_context(patch.object(torch.cuda, "Stream", Stream))
         stack.enter_context(patch.object(torch.cuda, "stream", on))

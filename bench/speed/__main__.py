@@ -17,7 +17,7 @@ from bench.speed.dataset import SHARD_SIZE, Dataset, make_dataset, make_peers_fo
 from bench.speed.environment import SAME_AS_OURS, peers_python
 from bench.speed.report import write_report
 from bench.speed.rows import DELAY, row_names, table
-from bench.speed.run import Workers, measure_row, num_measurements
+from bench.speed.run import Workers, measure_row, num_measurements, repeats_of
 from bench.speed.worker import ROOT, Worker
 from steel.commands.common import Parser
 
@@ -73,7 +73,7 @@ def main() -> None:
     facts["load average"] += " (alone, a run makes 1 to 2)"
     facts |= {
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "repeats": options.repeats,
+        "repeats": repeats_of(rows, options.repeats),
         "data": f"{options.num_images} images of 256x1600 from `steel synth`",
         "RLE texts": "real ones (STEEL_REAL_DATA)" if real else "of the synthetic masks",
         **of_peers,

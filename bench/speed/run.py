@@ -101,6 +101,14 @@ def num_measurements(rows: Sequence[Row], repeats: int) -> int:
     return sum(len(row.sides) * (repeats * row.times + 1) for row in rows)
 
 
+def repeats_of(rows: Sequence[Row], repeats: int) -> str:
+    """How many count, in words: of all rows, and of those that have more."""
+    more = {times: [row.title for row in rows if row.times == times] for times in {row.times for row in rows} - {1}}
+    return "; ".join(
+        [str(repeats), *(f"{times * repeats} of {' and '.join(titles)}" for times, titles in more.items())]
+    )
+
+
 def measure_row(row: Row, repeats: int, workers: Workers, bar: tqdm) -> RowResult:
     """All sides of a row in turn, after one round that does not count; every other round from the last to the first,
     so that no side always follows the same one, whose threads and memory it may have to wait for.

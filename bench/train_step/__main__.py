@@ -19,7 +19,7 @@ from bench.made_by import Begun, begin, facts_of_run
 from bench.speed.dataset import SHARD_SIZE, make_dataset
 from bench.speed.report import write_report
 from bench.speed.rows import Row
-from bench.speed.run import RowResult, SideResult, Workers, measure_row, num_measurements
+from bench.speed.run import RowResult, SideResult, Workers, measure_row, num_measurements, repeats_of
 from bench.speed.worker import ROOT, Worker
 from bench.train_step.environment import peers_python
 from bench.train_step.profiling import write_profiles
@@ -79,7 +79,8 @@ def main() -> None:
     facts = {
         **_facts(card, begun),
         **_power(card, samples.read_text(encoding="utf-8")),
-        "repeats": f"{options.repeats}, of {options.steps} steps{' after one that is not timed' * settings[0].lead}",
+        "repeats": repeats_of(rows, options.repeats),
+        "steps of a repeat": f"{options.steps}{' after one that is not timed' * settings[0].lead}",
         **of_peers,
         **_gaps(options.rows, settings, card),
     }

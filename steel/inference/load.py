@@ -6,6 +6,7 @@ from typing import Any
 
 from steel.checkpoint import read_header
 from steel.checkpoint_header import digest_content
+from steel.errors import told_url
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.folder_job import digest_file
 from steel.inference.onnx_predictor import OnnxPredictor, read_onnx_header
@@ -14,7 +15,7 @@ from steel.startup import uncollected
 
 def is_onnx(source: str | os.PathLike[str]) -> bool:
     """Whether a path or URL is that of an exported graph, by its name."""
-    return os.fspath(source).lower().endswith(".onnx")
+    return told_url(os.fspath(source)).lower().endswith(".onnx")
 
 
 def load_predictor(

@@ -14,7 +14,7 @@ from torch import Tensor
 from steel.checkpoint import Checkpoint, load_checkpoint
 from steel.config import TilingConfig
 from steel.decision import Decision, check_covers, default_decision
-from steel.errors import InputError, out_of_memory_as
+from steel.errors import InputError, out_of_memory_as, told_url
 from steel.extensions import require_extensions
 from steel.images.geometry import views_per_pass
 from steel.images.pixel_format import EIGHT_BITS, Depth
@@ -116,7 +116,7 @@ class Predictor(BasePredictor):
         try:
             models = build_models(checkpoint)
         except InputError as error:
-            where = "checkpoint" if isinstance(source, Checkpoint) else os.fspath(source)
+            where = "checkpoint" if isinstance(source, Checkpoint) else told_url(os.fspath(source))
             raise InputError(f"{where}: {error}") from error
         return cls(
             models,

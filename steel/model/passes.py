@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeVar
 
 import torch
@@ -65,13 +65,19 @@ def count_passes(device: torch.device) -> int:
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
+@lru_cache
+def stream_aside(device: torch.device) -> torch.cuda.Stream:
+    """One of a device for good: torch keeps memory that a stream has used for that stream."""
+    return torch.cuda.Stream(device)
+
+
 @contextmanager
 def open_passes(device: torch.device) -> Iterator[Passes]:
     """Passes on `device`, `count_passes` of them at once."""
     threads = count_passes(device)
     if threads == 1:
         if device.type == "cuda":  # has the next batch to do while one is waited for
-            yield Passes(None, ahead=1, unread=1, aside=torch.cuda.Stream(device))
+            yield Passes(None, ahead=1, unread=1, aside=stream_aside(device))
         else:
             yield Passes(None, ahead=0)
         return

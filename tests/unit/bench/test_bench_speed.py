@@ -6,6 +6,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from bench.speed import ours, probabilities
 from bench.speed.dataset import Dataset
 from bench.speed.report import write_report
 from bench.speed.rows import Row, Side, _statistics, table
-from bench.speed.run import RowResult, SideResult, Workers, measure_row, num_measurements
+from bench.speed.run import RowResult, SideResult, Workers, measure_row, num_measurements, repeats_of
 from bench.speed.timing import Measure, in_child, time_passes, time_stretch
 from tests.paths import ROOT
 
@@ -58,6 +59,7 @@ def test_a_row_that_varies_much_is_measured_more_often() -> None:
     result = measure_row(row, 2, workers, tqdm(disable=True))
     assert result.sides[1].ratio == 1.0 and len(result.sides[1].ratios) == 6
     assert len(workers.asked) == num_measurements([row], 2) == 14
+    assert repeats_of([row, replace(row, title="other", times=1)], 2) == "2; 6 of title"
 
 
 def test_cost_is_our_time_over_theirs() -> None:

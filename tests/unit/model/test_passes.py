@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from steel.model import passes as passes_module
 from steel.model.passes import _LARGE_PASS, default_pixels_per_pass, intra_op_threads, open_passes
 
 CPU = torch.device("cpu")
@@ -38,7 +39,7 @@ def test_large_passes_have_all_threads_and_wait_until_they_are_asked_for() -> No
 
 @pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
 def test_one_thread_and_gpus_take_one_pass_after_another(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"of {device}")
+    monkeypatch.setattr(passes_module, "stream_aside", lambda device: f"of {device}")
     begun = []
     with intra_op_threads(1), open_passes(device) as passes:
         assert (passes.ahead, passes.aside) == ((1, "of cuda") if device.type == "cuda" else (0, None))
