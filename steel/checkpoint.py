@@ -114,7 +114,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         InputError: no such file, not a checkpoint, damaged, truncated, or of a newer version.
     """
-    return parse_checkpoint(_read(path), _told(path))
+    return parse_checkpoint(_read(path), told_url(path))
 
 
 def parse_checkpoint(data: bytes, path: str) -> Checkpoint:
@@ -161,9 +161,9 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     size = storage.file_size(path)
     if size is None:
-        raise InputError(f"{_told(path)}: no such file")
+        raise InputError(f"{told_url(path)}: no such file")
     head = _read(path, 0, 8)
-    return parse_header(_told(path), head, _read(path, 8, min(header_length(head), MAX_HEADER_BYTES)), size)
+    return parse_header(told_url(path), head, _read(path, 8, min(header_length(head), MAX_HEADER_BYTES)), size)
 
 
 def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None = None) -> Checkpoint:
@@ -271,13 +271,9 @@ def _read(path: str | os.PathLike[str], offset: int = 0, length: int | None = No
     try:
         return storage.read_bytes(path) if length is None else storage.read_range(path, offset, length)
     except FileNotFoundError:
-        raise InputError(f"{_told(path)}: no such file") from None
+        raise InputError(f"{told_url(path)}: no such file") from None
     except IsADirectoryError:
-        raise InputError(f"{_told(path)}: a folder, not a checkpoint file") from None
-
-
-def _told(path: str | os.PathLike[str]) -> str:
-    return told_url(os.fspath(path))
+        raise InputError(f"{told_url(path)}: a folder, not a checkpoint file") from None
 
 
 def digest_tensors(tensors: Mapping[str, "Tensor"]) -> str:

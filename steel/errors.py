@@ -18,9 +18,10 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(_escape, text)
 
 
-def told_url(text: str) -> str:
+def told_url(text: str | os.PathLike[str]) -> str:
     """`text`, where it holds a URL, without what may be secret in it: its login (`user:password@`) and all from `?` or
     `#` on (a signature, a token). For whatever is shown or stored; fetching needs the whole."""
+    text = os.fspath(text)
     store, separator, place = text.partition("://")
     if not separator or store.endswith(("file", "local")):
         return text

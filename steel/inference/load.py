@@ -15,7 +15,7 @@ from steel.startup import uncollected
 
 def is_onnx(source: str | os.PathLike[str]) -> bool:
     """Whether a path or URL is that of an exported graph, by its name."""
-    return told_url(os.fspath(source)).lower().endswith(".onnx")
+    return told_url(source).lower().endswith(".onnx")
 
 
 def load_predictor(

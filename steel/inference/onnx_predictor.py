@@ -92,13 +92,13 @@ class OnnxPredictor(BasePredictor):
         views = tuple(header["tta"])
         if tta is not None and tuple(tta) != views:
             raise InputError(
-                f"{_told(source)}: the views averaged are in the graph ({', '.join(views) or 'none'}); "
+                f"{told_url(source)}: the views averaged are in the graph ({', '.join(views) or 'none'}); "
                 "export it again for others, or leave out --tta"
             )
         found = cls(session, header, device=device, pixels_per_pass=pixels_per_pass)
         if precision not in ("auto", found.precision):
             made_in = "float32" if found.precision == "no" else found.precision
-            raise InputError(f"{_told(source)}: the graph computes in {made_in}; leave out --precision {precision}")
+            raise InputError(f"{told_url(source)}: the graph computes in {made_in}; leave out --precision {precision}")
         return found
 
     def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
@@ -152,9 +152,9 @@ def _open(source: str | os.PathLike[str], device: str) -> tuple[Any, str]:
     try:
         data = storage.read_bytes(source)
     except FileNotFoundError:
-        raise InputError(f"{_told(source)}: no such file") from None
+        raise InputError(f"{told_url(source)}: no such file") from None
     except IsADirectoryError:
-        raise InputError(f"{_told(source)}: a folder, not a file of `steel export`") from None
+        raise InputError(f"{told_url(source)}: a folder, not a file of `steel export`") from None
     there = [name for name, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
     if device == "auto":
         device = there[-1]
@@ -164,7 +164,7 @@ def _open(source: str | os.PathLike[str], device: str) -> tuple[Any, str]:
         return make_session(data, device), device
     except Exception as error:  # the runtime's own types are not public
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{_told(source)}: not an ONNX graph that can be run, or damaged ({reason})") from error
+        raise InputError(f"{told_url(source)}: not an ONNX graph that can be run, or damaged ({reason})") from error
 
 
 def make_session(data: bytes, device: str = "cpu") -> Any:
@@ -182,14 +182,10 @@ def session_threads() -> int:
     return int(os.environ.get("OMP_NUM_THREADS") or max(1, usable_cores()))
 
 
-def _told(source: str | os.PathLike[str]) -> str:
-    return told_url(os.fspath(source))
-
-
 def _header_of(session: Any, source: str | os.PathLike[str]) -> dict[str, Any]:
     metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if metadata is None:
-        raise InputError(f"{_told(source)}: an ONNX graph of another program; give one that `steel export` wrote")
+        raise InputError(f"{told_url(source)}: an ONNX graph of another program; give one that `steel export` wrote")
     version, content = parse_metadata(source, metadata)
     try:
         from_plain(tuple[str, ...], content.get("tta"), "tta")
@@ -199,6 +195,6 @@ def _header_of(session: Any, source: str | os.PathLike[str]) -> dict[str, Any]:
         from_plain(Int8Report | None, content.get("int8"), "int8")
     except InputError as error:
         raise InputError(
-            f"{_told(source)}: a graph of another version of this program; export the checkpoint again ({error})"
+            f"{told_url(source)}: a graph of another version of this program; export the checkpoint again ({error})"
         ) from error
     return {"version": version, **content}

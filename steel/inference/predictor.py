@@ -116,7 +116,7 @@ class Predictor(BasePredictor):
         try:
             models = build_models(checkpoint)
         except InputError as error:
-            where = "checkpoint" if isinstance(source, Checkpoint) else told_url(os.fspath(source))
+            where = "checkpoint" if isinstance(source, Checkpoint) else told_url(source)
             raise InputError(f"{where}: {error}") from error
         return cls(
             models,
