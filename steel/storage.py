@@ -118,7 +118,14 @@ def _store_of(url: str | os.PathLike[str]) -> Iterator[tuple[Any, str]]:
         if isinstance(wrong, FileNotFoundError) or (isinstance(wrong, OSError) and wrong.errno == errno.ENOSPC):
             raise
         number = errno.EACCES if isinstance(wrong, PermissionError) else errno.EIO
-        raise OSError(number, str(wrong).strip().partition("\n")[0] or type(wrong).__name__, location) from error
+        raise OSError(number, _reason(wrong, location), told_url(location)) from error
+
+
+def _reason(wrong: BaseException, location: str) -> str:
+    """What a store's library says, in one line; of a place whose URL holds secrets the kind alone, for words may quote
+    it."""
+    words = str(wrong).strip().partition("\n")[0] if told_url(location) == location else ""
+    return words or type(wrong).__name__
 
 
 _ABSENT = 404, 410
@@ -195,7 +202,7 @@ def list_files(url: str | os.PathLike[str], suffixes: tuple[str, ...] | None = N
     issues = [entry for entry in wanted if isinstance(entry, Issue)]
     issues += [Issue("things that are neither files nor folders", f.path) for f in files if f.size == _NO_FILE]
     issues += name_issues(file.path for file in files)
-    raise_issues(issues, f"in {os.fspath(url)}; mend, rename or remove them")
+    raise_issues(issues, f"in {told_url(url)}; mend, rename or remove them")
     return files
 
 
@@ -250,7 +257,7 @@ def _list_remote(url: str) -> Iterator[FileInfo]:
         if not found:
             fs.info(root)  # raises what `find` keeps to itself
     if not found:
-        raise InputError(f"{url}: no such folder, or it is empty")
+        raise InputError(f"{told_url(url)}: no such folder, or it is empty")
     start = len(root.rstrip("/")) + 1
     for path, info in found.items():
         relative = path[start:]

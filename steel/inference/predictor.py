@@ -24,7 +24,7 @@ from steel.inference.gated_passes import MOST_PIXELS, begin_gated
 from steel.inference.tiled_passes import pass_in_tiles
 from steel.inference.tiles import is_tiled, tile_size
 from steel.model.folding import fold_batch_norms, shorten_weights
-from steel.model.host_copy import copies_beside
+from steel.model.host_copy import read_beside
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.passes import Passes, count_passes, default_pixels_per_pass, intra_op_threads, open_passes
 from steel.model.tta import Axes, average_probs, view_probs
@@ -156,7 +156,7 @@ class Predictor(BasePredictor):
         """
         for found in self.stream(batches, lambda mask_probs, label_probs: (mask_probs, label_probs), cleared):
             # Pinned memory is scarce, and the caller may keep what he gets.
-            mask_probs, label_probs = (each.clone() if self._on_gpu else each for each in found)
+            mask_probs, label_probs = (each.clone() if each.is_pinned() else each for each in found)
             yield ImageProbs(mask_probs.numpy(), label_probs.numpy())
 
     def stream(
@@ -302,8 +302,8 @@ def _launch(finish: _Result, passes: Passes) -> _Result:
     """On a GPU `finish` is called now, and what it gives is copied to the host beside the passes to come."""
     if passes.aside is None:
         return finish
-    copies = copies_beside(passes.aside, finish())
-    return lambda: tuple(copy.tensor() for copy in copies)
+    readers = read_beside(passes.aside, finish())
+    return lambda: tuple(read() for read in readers)
 
 
 def build_models(checkpoint: Checkpoint) -> list[UnifiedModel]:

@@ -1,8 +1,9 @@
 """Device values that are read later, without a wait for what the device was told to do after them."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,18 +46,23 @@ def beside(stream: torch.cuda.Stream) -> Iterator[None]:
         yield
 
 
-def copies_beside(stream: torch.cuda.Stream, found: Sequence[Tensor]) -> list[HostCopy]:
-    """Copies of what a GPU is told to make, on `stream`: all it is told from now on need not wait until they are done.
+def read_beside(stream: torch.cuda.Stream, found: Sequence[Tensor]) -> list[Callable[[], Tensor]]:
+    """What a GPU is told to make, copied to the host on `stream`: all it is told from now on need not wait until then.
 
-    What is on the CPU already is copied there.
+    Returns:
+        What gives each of `found` on the host, once it is there. What is on the CPU already is not copied.
     """
     stream.wait_stream(torch.cuda.current_stream(stream.device))
     with beside(stream):
-        copies = [HostCopy(each) for each in found]
+        readers = [HostCopy(each).tensor if each.device.type == "cuda" else partial(_as_it_is, each) for each in found]
     for each in found:
         if each.device.type == "cuda":
             each.record_stream(stream)  # so that its memory is not given to others before
-    return copies
+    return readers
+
+
+def _as_it_is(there: Tensor) -> Tensor:
+    return there
 
 
 class HostCopies:

@@ -260,3 +260,8 @@ def test_a_dead_host_is_told(capsys) -> None:
         host = f"http://127.0.0.1:{free.getsockname()[1]}"  # closed below, and nobody listens
     assert main(["info", f"{host}/model.safetensors"]) == 1
     assert "Cannot connect" in capsys.readouterr().err
+    assert main(["info", f"{host.replace('//', '//user:5ecret@')}/model.safetensors?sig=5ecret"]) == 1
+    told = capsys.readouterr().err
+    assert "5ecret" not in told
+    assert told.startswith("error: ClientConnectorError: http")
+    assert told.rstrip().endswith("/model.safetensors")
