@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from steel.errors import ResourceError
 from steel.extensions import load_extensions
+from steel.machine import keep_freed_memory
 
 ExecutorKind = Literal["process", "thread"]
 EXECUTOR_KINDS: tuple[str, ...] = get_args(ExecutorKind)
@@ -53,6 +54,7 @@ def _start_worker() -> None:
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()  # each image is decoded into memory of the size that the one before has just freed
     cv2.setNumThreads(1)
     load_extensions()
     parent = multiprocessing.parent_process()

@@ -70,9 +70,9 @@ def keep_freed_memory() -> bool:
 
     For programs that compute on a CPU: a pass frees hundreds of blocks of megabytes, and the next one asks for as many
     again. By itself glibc hands them back to the kernel, which fills every page with zeros when it comes anew:
-    bench/train_step.md has what that costs a training step. The process stays as large as it once had to be. To be
-    called before threads are started, as each of them would have an arena of its own. What `MALLOC_ARENA_MAX` and its
-    like say is left as it is.
+    bench/train_step.md has what that costs a training step. And for processes that decode one image after another. The
+    process stays as large as it once had to be. To be called before threads are started, as each of them would have an
+    arena of its own. What `MALLOC_ARENA_MAX` and its like say is left as it is.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return False

@@ -55,6 +55,13 @@ def no_wandb_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def no_malloc_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For this process and those it starts the environment says nothing of how memory is to be had."""
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
 def no_children() -> None:
     """End worker processes that earlier tests have left, for tests that count their own."""
     for child in multiprocessing.active_children():

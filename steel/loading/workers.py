@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from steel.errors import InputError
+from steel.machine import keep_freed_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -126,6 +127,7 @@ def _start_worker(parent: int, workers: int, on_start: Callable[[int, int], None
         signal.signal(number_of_signal, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # the watch takes it
+    keep_freed_memory()  # each sample is decoded into memory of the size that the one before has just freed
     cv2.setNumThreads(0)  # not 1: that waits for the parent's threads, which a forked child does not have
     threading.Thread(target=_watch, args=(parent, os.getppid()), daemon=True).start()
     if on_start is not None:

@@ -17,6 +17,7 @@ import torch
 
 from steel.errors import InputError
 from steel.loading.workers import ordered_map
+from tests.page_faults import PAGES, faults_of_freed_memory, needs_glibc
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.usefixtures("no_children")
@@ -114,6 +115,14 @@ def test_workers_compute_in_one_thread_though_the_parent_used_many() -> None:
     cv2.GaussianBlur(np.zeros((2000, 2000), np.float32), (31, 31), 5.0)  # starts the parent's threads
     with time_limit(20):
         assert list(ordered_map(use_opencv_and_torch, range(2), workers=2)) == [(1, 1)] * 2
+
+
+@needs_glibc
+@pytest.mark.usefixtures("no_malloc_settings")
+def test_workers_keep_freed_memory() -> None:
+    """Whatever the parent does: it is not forked here."""
+    (faults,) = ordered_map(faults_of_freed_memory, [PAGES], workers=1, start_method="spawn")
+    assert faults < PAGES / 3
 
 
 def test_workers_leave_when_their_parent_is_killed(tmp_path: Path) -> None:
