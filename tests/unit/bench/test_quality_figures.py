@@ -161,6 +161,15 @@ def _quotes() -> Iterator[Quote]:
         "after 24, which are 187, {}, which may be chance ({:+.2f} to {:+.2f}).",
         (*on_steel[0], *on_steel[1]),
     )
+    yield Quote(
+        "bench/decisions.md",
+        "they are {} points worse than batches of 8 after 16 passes, {:.0f} steps on crops ({:+.2f} to {:+.2f}).",
+        (
+            -float(_cell("batches-bsdata", "against batches of 8, points", "16", TWICE)),
+            float(_cell("batches-bsdata", "steps on crops", "16", TWICE)),
+            *_numbers(_cell("batches-bsdata", "95 % over seeds", "16", TWICE)),
+        ),
+    )
 
 
 QUOTES = tuple(_quotes())
