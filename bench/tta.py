@@ -21,7 +21,7 @@ from bench.speed.worker import ROOT
 from data_prep.arguments import parse_size
 from steel.commands.common import Parser, make_way
 from steel.config import NetworkConfig
-from steel.errors import run_program
+from steel.errors import InputError, run_program
 from steel.images.geometry import images_per_pass
 from steel.inference.predictor import Predictor, choose_device
 from steel.machine import keep_freed_memory
@@ -73,6 +73,9 @@ def main() -> None:
     torch.manual_seed(0)
     network = NetworkConfig("Unet", options.encoder, 4, 1)
     model = UnifiedModel(network).eval().to(memory_format=torch.channels_last)
+    for height, width in options.sizes:
+        if min(height, width) < model.stride:  # padded to it, so many more of them share a pass than memory holds
+            raise InputError(f"--sizes: {height}x{width}: give {model.stride} pixels a side at least")
     times = [measure(model, size, device, options.repeats) for size in tqdm(options.sizes, unit="size")]
     facts = facts_of_run("bench.tta", begun, ("torch",)) | {
         "repeats": options.repeats,

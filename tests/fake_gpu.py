@@ -59,6 +59,8 @@ class HostWaits(TorchDispatchMode):
             self.operations.append(name)
             if name in WAITING or (name.startswith(("index", "_index")) and any(map(_is_mask, tree_leaves(args[1:2])))):
                 self.waits.append(name)
+            if name.startswith(("index", "_index")) and any(map(_is_on_host, tree_leaves(args[1:2]))):
+                self.waits.append("copy cpu to cuda")  # which CUDA's kernel begins with
         if name == "_local_scalar_dense":
             return 0.0  # a fake tensor has no value; any will do
         if name == "_amp_update_scale_":
@@ -94,6 +96,10 @@ class HostWaits(TorchDispatchMode):
 
 def _is_mask(index: Any) -> bool:
     return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
+
+
+def _is_on_host(index: Any) -> bool:
+    return isinstance(index, torch.Tensor) and index.device.type == "cpu"
 
 
 def _is_non_blocking(func: Any, args: Any, kwargs: Any) -> bool:

@@ -27,6 +27,10 @@ from bench.train_step.rows import DEFAULT, KINDS, UNKEPT, aims_not_measured, not
 from bench.train_step.setting import Setting
 from data_prep.arguments import parse_size
 from steel.commands.common import Parser
+from steel.config import NetworkConfig
+from steel.errors import run_program
+from steel.inference.predictor import choose_device
+from steel.model.architectures import check_architecture
 from steel.option_values import positive
 from steel.precision import has_native_bf16
 
@@ -197,8 +201,14 @@ def _parse() -> argparse.Namespace:
     profile = "instead of the table: where the time of our steps goes, by a profiler"
     parser.add_argument("--profile", type=Path, metavar="FILE", help=profile)
     parser.add_argument("--work", type=Path, default=ROOT / ".bench", metavar="DIR", help="environment and data sets")
-    return parser.parse_args()
+    options = parser.parse_args()
+    choose_device(options.device)
+    if options.batch % (options.micro_batch or options.batch):
+        parser.error(f"--micro-batch {options.micro_batch}: a --batch of {options.batch} is no whole number of those")
+    for setting in _settings(options):
+        check_architecture(NetworkConfig(setting.architecture, setting.encoder, num_classes=1, in_channels=1))
+    return options
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -214,12 +214,13 @@ class _TrainWork:
 def present_pairs(targets: np.ndarray, num_classes: int) -> np.ndarray:
     """Which samples have which classes, of packed targets (m, h, w): (K,) int64 `sample * C + class`, ascending.
 
-    K is rounded up to a multiple of m, and to m at least, by pairs that are absent: few sizes occur, and none is empty,
-    for which a compiled step would need a graph of its own.
+    K is rounded up to a multiple of m, and to m at least, by pairs that are absent: few sizes occur, and none of those,
+    empty or of one pair beside others of more, for which a compiled step would need a graph of its own.
     """
     bits = [int(np.bitwise_or.reduce(target, axis=None)) for target in targets]
     present = np.array([bit >> k & 1 for bit in bits for k in range(num_classes)], bool)
     num = max(1, -(-int(np.count_nonzero(present)) // len(bits))) * len(bits)
+    num = max(num, min(2, len(present)))
     return np.sort(np.argsort(~present, kind="stable")[:num])
 
 

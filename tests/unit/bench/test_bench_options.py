@@ -81,6 +81,10 @@ def test_rows_that_there_are_not_are_refused_with_those_that_there_are(
         (scaling.main, ["--sizes", "0"], "argument --sizes: 0 is not at least 1"),
         (scaling.main, ["--steps", "no-such.json"], "--steps: no-such.json is no file; make it with python -m bench."),
         (train_step.main, ["--batch", "0"], "argument --batch: 0 is not at least 1"),
+        (train_step.main, ["--batch", "3", "--micro-batch", "2"], "--micro-batch 2: a --batch of 3 is no whole number"),
+        (train_step.main, ["--encoders", "resnet18", "resnet"], "model.encoder: 'resnet' is unknown"),
+        (train_step.main, ["--architectures", "UNet"], "model.architecture: 'UNet' is unknown"),
+        (tta.main, ["--sizes", "1x1"], "--sizes: 1x1: give 32 pixels a side at least"),
     ],
 )
 def test_a_value_that_is_none_is_one_line_and_exit_code_2(

@@ -156,6 +156,16 @@ def test_present_pairs_by_hand() -> None:
     assert present_pairs(targets * 0 + 7, 3).tolist() == list(range(9))
 
 
+def test_present_pairs_of_one_sample_are_two_at_least() -> None:
+    """Of one pair alone torch.compile makes a constant, and a second graph when there are more."""
+    target = np.zeros((1, 4, 5), np.uint8)
+    assert present_pairs(target, 3).tolist() == [0, 1]
+    assert present_pairs(target + 0b100, 3).tolist() == [0, 2]
+    assert present_pairs(target + 0b110, 3).tolist() == [1, 2]
+    assert present_pairs(target + 0b111, 3).tolist() == [0, 1, 2]
+    assert present_pairs(target + 1, 1).tolist() == [0]  # of which there are never more
+
+
 def test_pairs_of_a_batch_hold_all_that_its_targets_have(shards: Path) -> None:
     for batch in load(ShardReader(shards)):
         masks, _ = unpack_targets(batch.targets, 3)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from steel.errors import InputError
 from steel.model.batch_norm import RunningStatistics
+from tests.operations import Operations
 
 ACCEPT, REFUSE = torch.tensor(0.0), torch.tensor(1.0)
 
@@ -127,6 +128,20 @@ def test_a_frozen_layer_keeps_every_bit() -> None:
     for found in step(model, BATCHES, 3):
         assert all(value.equal(before[name]) for name, value in found[5].state_dict().items())
         assert not found[0].running_mean.equal(model[0].running_mean)
+
+
+@pytest.mark.parametrize("share", [range(2), range(1)])  # all of a step's micro-batches, and one of them
+def test_they_cost_as_many_operations_however_many_layers_there_are(share: range) -> None:
+    found = []
+    for num in (1, 20):
+        statistics = RunningStatistics(nn.Sequential(*(nn.BatchNorm2d(4) for _ in range(num))))
+        with Operations() as operations:
+            before = statistics.take()
+            statistics.put_back(before)
+            statistics.settle(before, ACCEPT, share, 2, lambda tensor: None)
+        found.append([name for name, _ in operations.done])
+    assert found[0] == found[1]
+    assert 0 < len(found[0]) < 20
 
 
 @pytest.mark.parametrize("world", [1, 2])

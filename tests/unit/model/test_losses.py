@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from steel.config import LossConfig
 from steel.errors import InputError
 from steel.model import losses
+from tests.operations import Operations
 
 ALL = {
     "bce": losses.binary_cross_entropy,
@@ -176,12 +177,17 @@ def test_lovasz_where_nothing_is_present():
 
 
 def test_pairs_reach_the_term_that_can_use_them():
+    """One sort of the classes that are present, instead of all, and the same loss."""
     logits, masks, valid = tied_case("random")
     config = LossConfig({"bce": 1, "lovasz": 0.5}, absent=0.25, class_weights=(1, 2, 3))
     pairs = (masks * valid).flatten(2).amax(-1).flatten().nonzero()[:, 0]
     outputs = {"segmentation": logits}
-    plain, ours = (losses.head_losses(outputs, masks, valid, config, p)["segmentation"] for p in (None, pairs))
+    with Operations() as operations:
+        plain, ours = (losses.head_losses(outputs, masks, valid, config, p)["segmentation"] for p in (None, pairs))
     assert torch.equal(plain, ours)
+    num, classes, height, width = logits.shape
+    assert operations.shapes("sort") == [(num, classes, height * width), (len(pairs), height * width)]
+    assert len(pairs) < num * classes
 
 
 def random_case(seed, n=2, classes=3, height=6, width=8):

@@ -16,6 +16,7 @@ from torch import nn
 from steel.config import Config, LossConfig
 from steel.distributed.runtime import Runtime, start
 from steel.errors import SharedError
+from steel.loading.train_loader import present_pairs
 from steel.model.losses import LOSS_TERMS
 from tests.numerics.one_step import HEIGHT, NUM_CLASSES, WIDTH, build_training, config_of, plan_of
 from train.engine import compilation
@@ -99,6 +100,17 @@ def test_the_number_of_pairs_does_not_make_another_graph(
         for head in found:
             if head != "classification":  # which drops other features in each call
                 torch.testing.assert_close(found[head], expected[head])
+    assert len(graphs) == 1
+
+
+def test_micro_batches_of_one_image_are_one_graph(runtime: Runtime, graphs: list[Any]) -> None:
+    """Whether no class is present in the image, one, or all."""
+    training = build_training(runtime, configured(micro_batch=1))
+    losses, batch, loss = training.micro_batch_losses, batch_of(1), training.config.phases[0].loss
+    losses.compile_anew(cuda_graphs=False)
+    for present in (0, 1, (1 << NUM_CLASSES) - 1, 2):
+        targets = torch.full_like(batch.targets, present)
+        losses(batch.images, targets, loss, torch.from_numpy(present_pairs(targets.numpy(), NUM_CLASSES)))
     assert len(graphs) == 1
 
 

@@ -4,6 +4,8 @@ import contextlib
 import copy
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +21,11 @@ from steel.model.losses import LOSS_TERMS
 from steel.model.network import UnifiedModel, scale_and_shift
 from tests.fake_gpu import GPU, HostWaits, accelerator_of, backward, fake_gpu
 from tests.numerics.one_step import NUM_CLASSES, config_of, plan_of
+from train import fit
 from train.engine.batch_plan import PhasePlan
 from train.engine.device_batches import device_batches
 from train.engine.micro_batch_losses import MicroBatchLosses
+from train.engine.state import StateWriter
 from train.engine.step import TrainingState
 from train.engine.step_metrics import StepMetrics
 
@@ -253,14 +257,42 @@ def test_a_save_holds_up_the_device_and_not_the_host(network: UnifiedModel, gpu:
     assert {name: id(buffer) for name, buffer in buffers.items()} == memory
 
 
+@contextlib.contextmanager
+def writer_of(training: TrainingState) -> Iterator[StateWriter]:
+    """As a run opens it."""
+    folder = SimpleNamespace(states=Path("nowhere"))
+    logger = SimpleNamespace(wait_until_written=lambda: None)
+    with contextlib.ExitStack() as closing:
+        writer = fit._open_writer(training.config, training, folder, logger, closing)  # type: ignore[arg-type]
+        assert writer is not None
+        yield writer
+
+
+@pytest.mark.parametrize(("minutes", "due"), [(10, [False, True]), (0.5, [True, True]), (0, [False, False])])
+def test_states_are_due_by_minutes(
+    small_network: UnifiedModel, train: Train, monkeypatch: pytest.MonkeyPatch, minutes: float, due: list[bool]
+) -> None:
+    """After 599 and 601 seconds; 0 minutes are never."""
+    training = train(small_network)
+    assert training.config.runtime.save_minutes == 10
+    training.config = replace(training.config, runtime=replace(training.config.runtime, save_minutes=minutes))
+    now = [1000.0]
+    monkeypatch.setattr("train.engine.state.time.monotonic", lambda: now[0])
+    with writer_of(training) as writer:
+        for seconds, expected in zip((599, 601), due, strict=True):
+            now[0] = 1000.0 + seconds
+            assert writer.is_due == expected
+
+
 def test_the_memory_of_all_saves_is_made_before_the_first_step(
     network: UnifiedModel, gpu: HostWaits, train: Train
 ) -> None:
-    """In the shapes and the order in memory of what AdamW makes later."""
+    """In the shapes and the order in memory of what AdamW makes later; and for the best weights."""
     training = train(network)
-    copies = HostCopies()
-    copies.reserve(training.tensors_to_come())
+    with writer_of(training) as writer:
+        copies, best = writer._copies, writer._best_copies
     memory = {name: id(buffer) for name, buffer in copies._buffers.items()}
+    assert best._buffers.keys() == training.model.state_dict().keys()
     take_steps(training, gpu, 1)
     assert memory.keys() == training.tensors().keys() and any(name.endswith("exp_avg") for name in memory)
     copies.begin(training.tensors())
@@ -350,6 +382,7 @@ def skip_if_not_finite(x: torch.Tensor) -> None:
         ("nonzero", lambda x: x.nonzero()),
         ("index", lambda x: x[x > 0]),
         ("masked_select", lambda x: x.masked_select(x > 0)),
+        ("copy cpu to cuda", lambda x: x[torch.arange(2)]),
         ("_unique2", lambda x: x.unique()),
         ("_local_scalar_dense", lambda x: skip_if_not_finite(x)),
     ],
@@ -366,6 +399,7 @@ def test_what_does_not_wait_is_not_noted(gpu: HostWaits) -> None:
     torch.empty(2, pin_memory=True).view(1, 2).to(x.device, non_blocking=True)
     torch.where(x > 0, x, torch.full((), 2.0, device=GPU))
     x.index_select(0, torch.arange(2, device=GPU))
+    x[torch.arange(2, device=GPU)]
     torch.zeros(2).tolist()
     assert gpu.waits == []
 

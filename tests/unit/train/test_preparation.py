@@ -1,0 +1,35 @@
+"""What a run is made ready with: here, how its micro-batches come to the device."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from steel.config import FoldsConfig
+from steel.pretrained.stem import Normalisation
+from steel.shards.reader import ShardReader
+from tests.numerics.one_step import config_of
+from tests.shard_folder import small_shards
+from train import preparation
+from train.engine.data import split_rows
+from train.live_line import LiveLine
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True)])
+def test_training_takes_micro_batches_from_the_memory_that_the_workers_fill(
+    device: str, pinned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pinned where it is, once: no copy of any in this process."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(preparation, "train_batches", lambda *given, **options: asked.update(options))
+    reader = ShardReader(small_shards(tmp_path / "shards", 9))
+    config = replace(config_of(), folds=FoldsConfig(validation=(0,), test=()))
+    runtime = SimpleNamespace(rank=0, world=1, cores=1.0, device=torch.device(device))
+    rows = split_rows(reader, config.folds)
+    first = SimpleNamespace(inputs=Normalisation((0.5,), (0.2,)))
+    context, samplers = preparation.plan_run(config, runtime, reader, rows, first, LiveLine(shown=False))  # type: ignore[arg-type]
+    preparation.load_micro_batches(context, samplers, context.plans[0], 0)
+    assert (asked["pin_memory"], asked["pin_in_place"]) == (pinned, True)
