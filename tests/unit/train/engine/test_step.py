@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from steel.distributed.runtime import start
 from steel.model.optimizer import WeightAverage
 from tests.numerics.one_step import build_training, config_of, step_at
+from tests.numerics.quick import quicken
+from train.engine.batch_plan import PhasePlan
+from train.engine.loop import Loop
 from train.engine.step import TrainingState
+from train.fit import main
 
 WALKS = (
     *("modules", "named_modules", "children", "named_children", "parameters", "named_parameters"),
@@ -154,6 +159,13 @@ def test_a_step_walks_over_no_modules(
     if ddp:
         wrap(training)
     take_steps(training, 0, 1, phase=1)
+    walked = note_walks(monkeypatch)
+    take_steps(training, 1, 3, phase=1)
+    assert walked == []
+
+
+def note_walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """From now on the names of all walks are put there."""
     walked: list[str] = []
     for name in WALKS:
         walk = getattr(nn.Module, name)
@@ -163,8 +175,27 @@ def test_a_step_walks_over_no_modules(
             return walk(*args, **kwargs)
 
         monkeypatch.setattr(nn.Module, name, noting)
-    take_steps(training, 1, 3, phase=1)
-    assert walked == []
+    return walked
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_nor_does_the_loop_around_it(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a whole run, all that is between the last step and the next one but saves and validations."""
+    quicken(monkeypatch)
+    walked, of_steps = note_walks(monkeypatch), []
+    take_step = Loop._take_step
+
+    def noting(loop: Loop, plan: PhasePlan, batches: Any) -> None:
+        before, step = len(walked), loop.state.step
+        take_step(loop, plan, batches)
+        of_steps.append((step, walked[before:]))
+
+    monkeypatch.setattr(Loop, "_take_step", noting)
+    options = "--preset smoke --phases.0.epochs 4 --phases.1.epochs 4 --runtime.workers 0 --tracking.tracker none"
+    assert main([*options.split(), "--data", str(tiny_shards), "--out", str(tmp_path / "run")]) == 0
+    later = [names for step, names in of_steps if step > 0]  # a phase's first step makes its lists
+    assert len(later) > 4
+    assert later == [[]] * len(later)
 
 
 @pytest.mark.parametrize("freeze_steps", [0, 10])
