@@ -187,18 +187,27 @@ class _Trial:
         self.losses.compute_eagerly()
         if any(self._training.runtime.all_gather(self._is_told_to_stop())):
             raise _StoppedError
-        is_of_compiler = "ompiler" in told[0] or "C++" in told[0]
-        advice = "see that a C++ compiler such as g++ works" if is_of_compiler else "choose another network or loss"
+        advice = _advice(told[0])
         if must:
             raise SharedError(
                 f"phase {name}: runtime.compile on: torch cannot compile the step ({told[0]}); "
                 f"{advice}, or take --runtime.compile off"
             )
-        logger.warning("phase %s: not compiled: torch cannot compile the step (%s)", name, told[0])
+        logger.warning("phase %s: not compiled: torch cannot compile the step (%s); %s", name, told[0], advice)
         return False
 
     def _there_and_back(self) -> None:
         there_and_back(self._training, self._plan, self._batch, self._parameters)
+
+
+def _advice(problem: str) -> str:
+    """What helps where torch cannot compile a step."""
+    if "file too short" in problem or "invalid ELF" in problem:  # torch takes a library that is there for a whole one
+        from torch._inductor.runtime.cache_dir_utils import cache_dir  # here, as it imports the compiler
+
+        return f"remove {cache_dir()}, where a compiler that was killed has left a part of a library"
+    is_of_compiler = "ompiler" in problem or "C++" in problem
+    return "see that a C++ compiler such as g++ works" if is_of_compiler else "choose another network or loss"
 
 
 def there_and_back(

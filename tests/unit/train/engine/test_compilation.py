@@ -1,5 +1,6 @@
 """The compiled step: one graph, few of them in a run, chosen alike by all ranks, gone on with after a stop."""
 
+import ctypes
 import json
 import logging
 from collections.abc import Iterator
@@ -252,9 +253,18 @@ def test_ranks_choose_by_the_slowest(
 
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_with(
+        RuntimeError("No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')\n\nmore"),
+        monkeypatch,
+    )
+
+
+def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no step be compiled."""
+
     def compile_without(function: Any, **_: Any) -> Any:
         def fail(*arguments: Any) -> Any:
-            raise RuntimeError("No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')\n\nmore")
+            raise error
 
         return fail
 
@@ -271,6 +281,21 @@ def test_without_a_compiler_on_is_one_clear_error(runtime: Runtime) -> None:
         "torch._inductor.config.cpp.cxx: (None, 'g++')); see that a C++ compiler such as g++ works, or take "
         "--runtime.compile off"
     )
+
+
+def test_a_library_that_a_killed_compiler_has_left_is_to_be_removed(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The words are those of the C library, of a file without content."""
+    library = tmp_path / "cut.so"
+    library.touch()
+    with pytest.raises(OSError) as found:
+        ctypes.CDLL(str(library))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    fail_with(ImportError(str(found.value)), monkeypatch)
+    with pytest.raises(SharedError) as raised:
+        choose(build_training(runtime, configured("on")))
+    assert f"remove {tmp_path}, where a compiler that was killed" in str(raised.value)
 
 
 @pytest.mark.parametrize("asked", ["on", "auto"])
