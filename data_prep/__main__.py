@@ -20,7 +20,7 @@ from data_prep.executors import open_executor
 from data_prep.job import Result, join_job, run_job
 from data_prep.options import Options
 from steel.commands.common import Parser
-from steel.errors import run_program
+from steel.errors import run_program, told_url
 from steel.extensions import load_extensions
 from steel.labels.arguments import add_label_arguments, label_options_from
 from steel.option_values import positive, whole
@@ -102,14 +102,15 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
 
 
 def _tell(arguments: argparse.Namespace, result: Result) -> None:
+    out = told_url(arguments.out)
     if result.already_finished:
         told = "already finished, nothing to do; where images or labels have changed since, give another --out"
-        lines = [f"{arguments.out}: {told}"]
+        lines = [f"{out}: {told}"]
     elif result.summary is None:
         k, n = arguments.part
-        lines = [f"{arguments.out}: part {k} of {n} is complete; when all are, run --join {n}"]
+        lines = [f"{out}: part {k} of {n} is complete; when all are, run --join {n}"]
     else:
-        lines = [*result.summary.lines(), f"wrote {arguments.out}"]
+        lines = [*result.summary.lines(), f"wrote {out}"]
     lines += result.left_out
     if result.restarted:
         lines.append("the input had changed since an earlier, unfinished run: started over")

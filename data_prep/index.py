@@ -23,7 +23,7 @@ from data_prep.rows import ShardRows
 from data_prep.webdataset_import import ForeignTask, index_tar
 from steel import storage
 from steel.commands.common import Parser
-from steel.errors import InputError, run_program
+from steel.errors import InputError, run_program, told_url
 from steel.labels.arguments import add_class_arguments
 from steel.labels.classes import MAX_CLASSES, parse_class_names
 from steel.shards.format import MANIFEST_NAME, Manifest, MaskCoding
@@ -153,7 +153,7 @@ def _run(arguments: argparse.Namespace) -> None:
             mask_extension=arguments.mask_extension,
             missing_is_clean=arguments.missing_mask == "clean",
         )
-    print("\n".join([*summary.lines(), f"indexed {arguments.tars}"]))  # noqa: T201
+    print("\n".join([*summary.lines(), f"indexed {told_url(arguments.tars)}"]))  # noqa: T201
 
 
 def _check_masks(arguments: argparse.Namespace, num_classes: int) -> None:

@@ -21,7 +21,7 @@ from data_prep.tile_check import TileCheck
 from steel import storage
 from steel.arrow_file import columns_of, read_batch
 from steel.commands.common import Parser
-from steel.errors import counted, run_program
+from steel.errors import counted, run_program, told_url
 from steel.images.bitmask import mask_areas
 from steel.images.decode import decode_image
 from steel.shards.checks import Total, rows_fault, totals
@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             faults = verify(arguments.shards, executor)
         for fault in faults:
             print(fault)  # noqa: T201
-        print(f"{arguments.shards}: {counted(len(faults), 'fault') if faults else 'sound'}")  # noqa: T201
+        print(f"{told_url(arguments.shards)}: {counted(len(faults), 'fault') if faults else 'sound'}")  # noqa: T201
         return 1 if faults else 0
 
     return run_program(run)

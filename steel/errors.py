@@ -28,7 +28,14 @@ def told_url(text: str | os.PathLike[str]) -> str:
     return store + separator + re.split("[?#]", _LOGIN.sub(r"\1", place), maxsplit=1)[0]
 
 
+def without_logins(text: str) -> str:
+    """`text` with every URL in it as `told_url` tells one, but for what follows `?`: in a sentence nobody can say where
+    that ends."""
+    return _LOGINS.sub("", text)
+
+
 _LOGIN = re.compile("(^|//)[^/]*@")
+_LOGINS = re.compile(r"(?<=://)[^/\s]*@")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -40,10 +47,11 @@ def _escape(found: re.Match[str]) -> str:
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: the message is one line that says what, where and what to do about it."""
+    """A mistake in what the user gave: the message is one line that says what, where and what to do about it, without
+    the logins of URLs."""
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return printable(without_logins(super().__str__()))
 
 
 class SharedError(InputError):
@@ -188,7 +196,7 @@ def report(error: BaseException) -> int | None:
     everybodys = isinstance(error, SharedError | KeyboardInterrupt)
     if not vars(error).get(_REPORTED) and (_is_first() or not everybodys):
         with suppress(OSError), _bars_away():  # OSError: nobody reads it any more
-            print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
+            print(printable(without_logins(line)), file=sys.stderr, flush=True)  # noqa: T201
     vars(error)[_REPORTED] = True
     return code
 

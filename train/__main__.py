@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from steel.commands.common import Parser
-from steel.errors import InputError, run_program
+from steel.errors import InputError, run_program, told_url
 from steel.option_values import whole
 from steel.shards.format import Manifest
 
@@ -65,7 +65,7 @@ def announce(words: Sequence[str]) -> None:
         manifest = Manifest.load(known.data)
         recipe = "the recipe made of them" if known.preset in (None, "auto") else f"preset {known.preset}"
         sys.stderr.write(
-            f"{known.data}: {manifest.held()} of {', '.join(manifest.class_names)}; {recipe}; {known.out}\n"
+            f"{told_url(known.data)}: {manifest.held()} of {', '.join(manifest.class_names)}; {recipe}; {known.out}\n"
         )
         sys.stderr.flush()
 

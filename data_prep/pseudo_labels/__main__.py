@@ -23,7 +23,7 @@ from steel import storage
 from steel.commands.common import Parser, require_torch
 from steel.commands.predictions import prediction_bars, report_unreadable
 from steel.commands.pseudo_labels import add_labelling
-from steel.errors import InputError, run_program
+from steel.errors import InputError, run_program, told_url
 from steel.extensions import load_extensions
 from steel.images.listing import list_images
 from steel.inference.base_predictor import BasePredictor
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     fold = FurtherFold.of(ShardReader(arguments.data))
     made_with = _describe(arguments, fold.manifest)
     if _is_finished(arguments.out, made_with):
-        _say([f"{arguments.out}: already finished, nothing to do; where images have changed since, give another --out"])
+        out = told_url(arguments.out)
+        _say([f"{out}: already finished, nothing to do; where images have changed since, give another --out"])
         return 0
     check_free(arguments.out)
     if not is_onnx(arguments.checkpoint):

@@ -3,6 +3,7 @@
 import argparse
 
 from steel.commands.common import image_bar, make_way
+from steel.errors import InputError, told_url
 from steel.extensions import load_extensions
 from steel.option_values import number, numbers, whole
 
@@ -78,7 +79,6 @@ def _add_explore_labels(parser: argparse.ArgumentParser) -> None:
 
 def _run_explore(arguments: argparse.Namespace) -> None:
     from steel import storage
-    from steel.errors import InputError
     from steel.labels.arguments import label_options_from
     from steel.labels.load import load_labels
     from steel.labels.options import AS_FOUND
@@ -94,7 +94,7 @@ def _run_explore(arguments: argparse.Namespace) -> None:
     storage.check_apart([arguments.shards, arguments.images, arguments.labels], written)
     if has_labels:
         with image_bar("labels") as on_image:
-            where = f"{arguments.images}, labels {arguments.labels}"
+            where = f"{told_url(arguments.images)}, labels {told_url(arguments.labels)}"
             labels = load_labels(arguments.images, arguments.labels, options)
             data = data_of_labels(labels, where, on_image)
     else:
@@ -103,7 +103,7 @@ def _run_explore(arguments: argparse.Namespace) -> None:
         found = explore(data, arguments.out, max_images=arguments.max_images, seed=arguments.seed, on_image=on_image)
     for finding in found["findings"]:
         print(finding["title"])  # noqa: T201
-    print(f"wrote {arguments.out}/{', '.join(EXPLORED[:-1])} and {EXPLORED[-1]}")  # noqa: T201
+    print(f"wrote {told_url(arguments.out)}/{', '.join(EXPLORED[:-1])} and {EXPLORED[-1]}")  # noqa: T201
 
 
 def add_compare(commands: argparse._SubParsersAction) -> None:
@@ -128,7 +128,6 @@ def add_compare(commands: argparse._SubParsersAction) -> None:
 def _run_compare(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from steel.errors import InputError
     from steel.reports.comparison import compare, format_comparison
     from steel.reports.comparison_page import write_comparison
 
@@ -172,4 +171,4 @@ def _run_convert(arguments: argparse.Namespace) -> None:
         write_labels(labels, arguments.out, arguments.to, on_image)
     for line in labels.left_out:
         print(line)  # noqa: T201
-    print(f"{arguments.out}: {len(labels.images)} images, classes {', '.join(labels.class_names)}")  # noqa: T201
+    print(f"{told_url(arguments.out)}: {len(labels.images)} images, classes {', '.join(labels.class_names)}")  # noqa: T201

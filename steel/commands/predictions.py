@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from steel.commands.common import add_inference, image_bar, tile_bar
-from steel.errors import counted, list_some
+from steel.errors import counted, list_some, told_url
 from steel.extensions import load_extensions
 from steel.option_values import positive
 
@@ -83,7 +83,7 @@ def make_way_for(arguments: argparse.Namespace) -> None:
     job = job_from(arguments)
     check_job(job)
     for file in replaced_files(job):
-        print(f"note: {file} is there already; it is replaced when all images are done", file=sys.stderr)  # noqa: T201
+        print(f"note: {told_url(file)} is there already; it is replaced when all images are done", file=sys.stderr)  # noqa: T201
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def report_predictions(job: "FolderJob", predictor: "BasePredictor", summary: "F
         + (f", {summary.not_in_sample} of them not in the sample" if summary.not_in_sample else "")
     )
     print(  # noqa: T201
-        f"{job.out}: {', '.join(WRITERS[name].place for name in job.formats)}; {images}; "
+        f"{told_url(job.out)}: {', '.join(WRITERS[name].place for name in job.formats)}; {images}; "
         f"{summary.defective} defective ({classes}); {rate:.{1 if rate >= 1 else 3}f} images/s on {predictor.device}, "
         f"{counted(1 + len(predictor.tta), 'view')} per image"
         + ("" if predictor.is_tuned else "; never tuned, so all thresholds are one half")

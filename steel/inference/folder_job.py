@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from steel import __version__, storage
-from steel.errors import InputError
+from steel.errors import InputError, told_url
 from steel.images.listing import IMAGE_SUFFIXES, ImageRecord, TiffPages, lies_in, list_images, split_pages
 from steel.inference.journal import Journal
 from steel.inference.writers import WRITERS, FileWriter, FolderWriter, Task
@@ -81,7 +81,7 @@ def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[
     template = None if job.template is None else digest_file(job.template)
     how = {"format": sorted(job.formats), "columns": job.columns, "template": template, "version": __version__}
     how["tiff_pages"] = job.tiff_pages
-    journal.begin({"images": storage.full_path(job.source), **how, **depends_on})
+    journal.begin({"images": told_url(storage.full_path(job.source)), **how, **depends_on})
     gone = journal.take_down_images([record.image_id for record in records])
     done = journal.lines(versions_of(records))
     missing = tuple(record for record in records if record.image_id not in done)

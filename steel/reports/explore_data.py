@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from steel.errors import told_url
 from steel.images.bitmask import mask_areas
 from steel.images.decode import decode_pixels
 from steel.images.geometry import resize_image
@@ -67,7 +68,7 @@ def data_of_shards(shards: str | os.PathLike[str]) -> ExploredData:
         for names in (("original_height", "original_width"), ("height", "width"))
     )
     return ExploredData(
-        where=os.fspath(shards),
+        where=told_url(shards),
         class_names=reader.manifest.class_names,
         image_ids=[index.image_id(row) for row in range(len(index))],
         sizes=sizes,

@@ -8,7 +8,7 @@ import numpy as np
 
 from steel.config import Config, PhaseConfig, SamplingConfig
 from steel.distributed.runtime import Runtime
-from steel.errors import InputError, counted
+from steel.errors import InputError, counted, told_url
 from steel.loading.augment import Augmenter
 from steel.loading.sampler import Stream, build_sampler
 from steel.loading.train_loader import train_batches
@@ -100,7 +100,7 @@ def check_shards(reader: ShardReader, rank: int) -> Iterator[Finding]:
         colour = "gray" if manifest.channels == 1 else "colour"
         yield Finding(
             "shards",
-            f"{reader.root}: {manifest.held(colour)} in {counted(len(manifest.shards), 'shard')}, "
+            f"{told_url(reader.root)}: {manifest.held(colour)} in {counted(len(manifest.shards), 'shard')}, "
             f"classes {', '.join(manifest.class_names)}; {len(rows) - len(bad)} of {len(rows)} samples read match "
             f"their checksums, {speed:.0f} samples/s in one process",
         )
@@ -108,7 +108,7 @@ def check_shards(reader: ShardReader, rank: int) -> Iterator[Finding]:
         yield Finding(
             "shards",
             f"{len(bad)} of {len(rows)} samples are damaged, the first: {bad[0]}; `python -m data_prep.verify "
-            f"{reader.root}` lists all",
+            f"{told_url(reader.root)}` lists all",
             "problem",
         )
 

@@ -7,6 +7,7 @@ import torch
 
 from steel.checkpoint import Checkpoint, digest_tensors
 from steel.distributed.runtime import Runtime
+from steel.errors import told_url
 from steel.inference.predictor import Predictor
 from steel.reports.describe import flat_scalars
 from steel.shards.reader import ShardReader
@@ -40,8 +41,8 @@ def provenance_of(checkpoint: Checkpoint, path: str | Path, reader: ShardReader)
     """
     folds = {f"{role}_folds": ", ".join(map(str, folds)) or "none" for role, folds in checkpoint.folds.items()}
     return {
-        "checkpoint": str(path),
-        "data": str(reader.root),
+        "checkpoint": told_url(path),
+        "data": told_url(reader.root),
         "checkpoint_weights_sha256": digest_tensors(checkpoint.tensors),
         "network": f"{checkpoint.network.architecture} on {checkpoint.network.encoder}",
         "members": checkpoint.members,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from steel.config import SamplingConfig
+from steel.errors import told_url
 from steel.reports.tables import format_columns
 from steel.thresholds.tuning import Tuning
 from train.engine.compilation import CompileChoice
@@ -97,7 +98,7 @@ def short_summary(
         folds = ",".join(map(str, context.config.folds.test))
         lines.append(
             f"next     python -m train.evaluate --checkpoint {quote(str(folder.checkpoint))} "
-            f"--data {quote(str(context.reader.root))} --folds {folds} --out {quote(str(folder.root / 'test'))}"
+            f"--data {quote(told_url(context.reader.root))} --folds {folds} --out {quote(str(folder.root / 'test'))}"
         )
     return "\n".join(lines)
 

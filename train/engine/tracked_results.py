@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from steel.errors import told_url
 from steel.labels.classes import ANY
 from steel.metrics.confusion import image_confusion
 from steel.metrics.counts import PREDICTED, TRUE
@@ -33,7 +34,7 @@ def dataset_item(context: RunContext) -> Files:
         description=f"{len(context.reader.index.areas):,} images of {manifest.num_classes} classes in shards",
         texts={"manifest.json": json.dumps(to_dict(manifest), indent=1, default=str)},
         metadata={
-            "path": str(context.reader.root),
+            "path": told_url(context.reader.root),
             "digest": manifest.digest,
             "images": len(context.reader.index.areas),
             "classes": list(manifest.class_names),

@@ -25,7 +25,7 @@ from steel.checkpoint_header import digest_content
 from steel.commands.common import Parser
 from steel.commands.predictions import UNREADABLE
 from steel.commands.pseudo_labels import add_labelling
-from steel.errors import InputError, run_program
+from steel.errors import InputError, run_program, told_url
 from steel.option_values import whole
 from steel.reports.comparison import compare, format_comparison
 from steel.reports.comparison_page import write_comparison
@@ -83,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(this: Round, programs: Programs) -> int:
     """All steps, each of which passes over what it has done before; returns the exit code."""
     own, run = this.own, RunFolder(this.run)
-    logger.info("== labelling the images of %s: %s", own.unlabelled, this.shards)
+    logger.info("== labelling the images of %s: %s", told_url(own.unlabelled), this.shards)
     programs.run("data_prep.pseudo_labels", this.labelling, fine=(0, UNREADABLE))
     check_training(this)
-    record = Record.load(own.out) or Record(storage.full_path(own.unlabelled), {})
+    record = Record.load(own.out) or Record(told_url(storage.full_path(own.unlabelled)), {})
     record.save(own.out)
     record = _judge(this, FIRST, record, programs)  # before hours of training, should it fail
     logger.info("== training on them, too: %s", this.run)

@@ -152,7 +152,7 @@ def _refuse_foreign(own: argparse.Namespace) -> None:
             "folder"
         )
     record = Record.load(own.out)
-    if record is not None and record.unlabelled != storage.full_path(own.unlabelled):
+    if record is not None and record.unlabelled != told_url(storage.full_path(own.unlabelled)):
         raise InputError(
             f"--out {own.out}: was started with --unlabelled {record.unlabelled}; give that again, or choose another "
             "folder"

@@ -17,7 +17,7 @@ class Record:
     """round.json: what the steps that are done do not say themselves."""
 
     unlabelled: str
-    """As `storage.full_path`."""
+    """As `storage.full_path` has it and `told_url` tells it."""
     judged: dict[str, dict[str, Any]]
     """What finished evaluations were of, by the names of the checkpoints."""
 
