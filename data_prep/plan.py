@@ -12,7 +12,7 @@ import numpy as np
 from data_prep.options import Options, SplitOptions
 from data_prep.splits import read_split_file, severstal_classic
 from steel import storage
-from steel.errors import InputError
+from steel.errors import InputError, counted
 from steel.images.listing import IMAGE_SUFFIXES, LOSSY_SUFFIXES, ImageRecord
 from steel.labels.labels import Labels
 from steel.labels.load import load_labels
@@ -114,7 +114,9 @@ def _check_split(split_options: SplitOptions, labels: Labels) -> None:
         if None not in class_ids:  # else only the masks can tell, later
             severstal_classic(image_ids, np.array([[k in (ids or ()) for k in columns] for ids in class_ids]))
     elif len(image_ids) < split_options.folds:
-        raise InputError(f"{len(image_ids)} images cannot fill {split_options.folds} folds; give a smaller --folds")
+        raise InputError(
+            f"{counted(len(image_ids), 'image')} cannot fill {split_options.folds} folds; give a smaller --folds"
+        )
 
 
 def shuffled(records: Iterable[ImageRecord], seed: int) -> list[ImageRecord]:

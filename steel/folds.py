@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from steel.errors import InputError
+from steel.errors import InputError, counted
 
 MAX_FOLDS = 2**15 - 1
 
@@ -43,7 +43,8 @@ def assign_folds(
     _, group_of = np.unique(groups, return_inverse=True)
     num_groups = int(group_of.max()) + 1 if len(group_of) else 0
     if num_groups < num_folds:
-        raise InputError(f"{len(image_ids)} images in {num_groups} groups cannot fill {num_folds} folds")
+        held = f"{counted(len(image_ids), 'image')} in {counted(num_groups, 'group')}"
+        raise InputError(f"{held} cannot fill {num_folds} folds")
 
     order = _group_order(image_ids, group_of, num_groups, seed)
     group_of = np.argsort(order)[group_of]  # from here on a group's number is its place in the dealing

@@ -3,7 +3,7 @@
 import argparse
 
 from steel.commands.common import image_bar, make_way
-from steel.errors import InputError, told_url
+from steel.errors import InputError, counted, told_url
 from steel.extensions import load_extensions
 from steel.option_values import number, numbers, whole
 
@@ -171,4 +171,4 @@ def _run_convert(arguments: argparse.Namespace) -> None:
         write_labels(labels, arguments.out, arguments.to, on_image)
     for line in labels.left_out:
         print(line)  # noqa: T201
-    print(f"{told_url(arguments.out)}: {len(labels.images)} images, classes {', '.join(labels.class_names)}")  # noqa: T201
+    print(f"{told_url(arguments.out)}: {counted(len(labels.images), 'image')}, classes {', '.join(labels.class_names)}")  # noqa: T201

@@ -95,6 +95,7 @@ def test_the_seed_decides():
     [
         ([0, 1, 2], 0, "0 folds: give 1 to"),
         ([0, 0, 1], 3, "3 images in 2 groups cannot fill 3 folds"),
+        ([0, 0], 2, "2 images in 1 group cannot fill 2 folds"),
         ([], 2, "0 images"),
     ],
 )
