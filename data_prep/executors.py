@@ -32,14 +32,25 @@ def open_executor(kind: ExecutorKind, workers: int, *, goes_on: bool = False) ->
     executor = _open_local(kind, workers)
     try:
         yield executor
-    except BrokenExecutor:
-        executor.shutdown(wait=False, cancel_futures=True)
+    except BaseException as error:
+        is_broken = isinstance(error, BrokenExecutor) or (isinstance(error, OSError) and _is_broken(executor))
+        executor.shutdown(wait=not is_broken, cancel_futures=True)
+        if not is_broken:
+            raise
         advice = "the same command goes on, with fewer --workers" if goes_on else "run it again with fewer --workers"
         raise ResourceError(f"a worker process was killed, perhaps for lack of memory; {advice}") from None
-    except BaseException:
-        executor.shutdown(wait=True, cancel_futures=True)
-        raise
     executor.shutdown()
+
+
+def _is_broken(executor: Executor) -> bool:
+    """Whether it takes no more work: one that breaks while it starts a further process fails by closed handles."""
+    try:
+        executor.submit(int).cancel()
+    except BrokenExecutor:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _open_local(kind: ExecutorKind, workers: int) -> Executor:
