@@ -4,11 +4,13 @@ import hashlib
 import io
 import json
 import tarfile
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
+import fsspec
 import numpy as np
 import pyarrow as pa
 
@@ -132,6 +134,14 @@ def small_shards(root: Path, num: int = 14, height: int = 32, width: int = 64) -
     """A folder of `num` gray images of one size with three classes, four a shard."""
     images = [steel_image(n, height, width) for n in range(num)]
     return make_shards(root, images, [defect_mask(n, height, width) for n in range(num)])
+
+
+def put_in_memory(shards: Path, login: str = "") -> str:
+    """The same folder in fsspec's store in memory; its URL, each time a new one, with `login` (`user:password@`)."""
+    store, url = fsspec.filesystem("memory"), f"memory://{login}store-{time.time_ns()}"
+    for file in shards.iterdir():
+        store.pipe_file(f"{url}/{file.name}", file.read_bytes())
+    return url
 
 
 def _row(

@@ -1,7 +1,6 @@
 """The login in a URL of shards: read with, and neither stored nor told."""
 
 import sys
-import time
 from pathlib import Path
 
 import fsspec
@@ -12,6 +11,7 @@ from steel.errors import InputError, run_program
 from steel.reports.explore_data import data_of_shards
 from steel.shards.reader import ShardReader
 from tests.numerics.quick import quicken
+from tests.shard_folder import put_in_memory
 from train.__main__ import announce
 from train.evaluate import main as evaluate
 from train.fit import main as fit
@@ -25,11 +25,8 @@ OPTIONS = (
 
 @pytest.fixture
 def remote(tiny_shards: Path) -> str:
-    """The shards in a store in memory, to which a login belongs."""
-    store, url = fsspec.filesystem("memory"), f"memory://{time.time_ns()}:{SECRET}@store/shards"
-    for file in tiny_shards.iterdir():
-        store.pipe_file(f"{url}/{file.name}", file.read_bytes())
-    return url
+    """The shards in a store to which a login belongs."""
+    return put_in_memory(tiny_shards, f"user:{SECRET}@")
 
 
 @pytest.mark.usefixtures("fresh_accelerate", "no_wandb_account")
@@ -39,7 +36,7 @@ def test_a_run_keeps_no_login(
     quicken(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     torch.set_num_threads(1)
-    run, told = tmp_path / "run", remote[: remote.index("://") + 3] + "store/shards"
+    run, told = tmp_path / "run", f"memory://{remote.partition('@')[2]}"
     words = [*OPTIONS, "--data", remote, "--out", str(run)]
     monkeypatch.setattr(sys, "argv", ["train", *words])
     announce(words)
@@ -69,4 +66,4 @@ def test_what_is_wrong_with_shards_is_told_without_the_login(remote: str, capsys
 
     assert run_program(read) == 2
     for line in (str(lost.value), capsys.readouterr().err):
-        assert "memory://store/shards" in line and SECRET not in line
+        assert f"memory://{remote.partition('@')[2]}" in line and SECRET not in line

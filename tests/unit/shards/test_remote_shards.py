@@ -16,16 +16,13 @@ from steel.shards import shard_files
 from steel.shards.cache import FetchError, ShardCache
 from steel.shards.format import Manifest
 from steel.shards.reader import BadSampleError, ShardReader
-from tests.shard_folder import steel_image
+from tests.shard_folder import put_in_memory, steel_image
 
 
 @pytest.fixture
 def remote(shards: Path) -> str:
-    """The same folder in fsspec's store in memory."""
-    store, url = fsspec.filesystem("memory"), f"memory://{time.time_ns()}"
-    for file in shards.iterdir():
-        store.pipe_file(f"{url}/{file.name}", file.read_bytes())
-    return url
+    """The same folder in a store."""
+    return put_in_memory(shards)
 
 
 def count_downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
