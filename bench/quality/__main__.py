@@ -1,7 +1,7 @@
 """Quality of trained models, measured:  python -m bench.quality QUESTION
 
-severstal | pretrained-neu | pretrained-bsdata | pretrained-strips | auto-choice | auto-bsdata | auto-strips
-batches | batches-neu | batches-bsdata | clean | small | pseudo-labels | distill | rare | neu | choice
+severstal | pretrained-neu | pretrained-bsdata | pretrained-strips | pretrained-strips-all | auto-choice | auto-bsdata
+auto-strips | batches | batches-neu | batches-bsdata | clean | small | pseudo-labels | distill | rare | neu | choice
 cascade-pretrained | cascade | parts | ablation | thresholds | demo
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
@@ -48,6 +48,7 @@ SECTIONS = {
     "pretrained-neu": "With pretrained weights: better than the plain loop on hot-rolled steel?",
     "pretrained-bsdata": "With pretrained weights: better than the plain loop on small pits?",
     "pretrained-strips": "With pretrained weights: better than the plain loop on Severstal's geometry?",
+    "pretrained-strips-all": "And on all of its images, in the natural mix?",
     "auto-choice": "What could `--preset auto` do better on pretrained weights?",
     "auto-bsdata": "And on small pits?",
     "auto-strips": "And on Severstal's geometry?",
@@ -77,7 +78,7 @@ OF_BATCHES = {
 }
 """Questions about the preset for Severstal on these sets, whose trainings of it they take."""
 SAME_WORK = {**OTHER_SETS, **OF_BATCHES}
-RENDERED = ("pretrained-strips", "auto-strips", "batches", "cascade-pretrained", "cascade")
+RENDERED = ("pretrained-strips", pretrained.ALL_STRIPS, "auto-strips", "batches", "cascade-pretrained", "cascade")
 """Of strips rendered for real masks."""
 
 
@@ -169,6 +170,8 @@ def main() -> int:
 
 def _shards(options: argparse.Namespace, work: Path) -> Path:
     """Of a question that is asked of one data set, made once under `work`."""
+    if options.what == pretrained.ALL_STRIPS:
+        return cascade.make_shards(work, options.annotations, options.image_ids, sys.maxsize, sys.maxsize)
     if options.what in RENDERED:
         return cascade.make_shards(work, options.annotations, options.image_ids, options.num_images, options.per_class)
     make = bsdata.make_shards if options.what.endswith("bsdata") else neu.make_shards
@@ -212,10 +215,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--size", metavar="HxW", help="severstal: store images at this size, for a rehearsal")
     parser.add_argument("--passes", type=int, help="times each training image is seen (neu, choice: 16)")
     parser.add_argument(
-        "--annotations", type=Path, help="cascade*, *-strips, batches: run-length masks to render images for"
+        "--annotations", type=Path, help="cascade*, *-strips*, batches: run-length masks to render images for"
     )
     parser.add_argument(
-        "--image-ids", type=Path, help="cascade*, *-strips, batches: ids to render, as `steel synth` takes them"
+        "--image-ids", type=Path, help="cascade*, *-strips*, batches: ids to render, as `steel synth` takes them"
     )
     parser.add_argument("--num-images", type=int, default=1800, help="cascade*, *-strips, batches: images to render")
     parser.add_argument(

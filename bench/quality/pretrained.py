@@ -4,7 +4,7 @@ preset for Severstal as a user would carry it over.
 All sides have the same network, training images and passes; each set's folds keep together what shows one thing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from steel.shards.reader import ShardReader
 
 ENCODER, DECODER = "tu-tf_efficientnet_lite0", (64, 48, 32, 24, 16)
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-"""The plain loop's; the best of them on the validation images, with the first seed, is its own with all."""
+"""Of the plain loop, where a set names no others."""
 PLAIN_BATCH = 8
 """The plain loop's, as `auto` chooses on all of these sets: as many steps on both sides."""
 MEASURES: Mapping[str, Measure] = {"mean IoU": miou, "mean Dice": mean_dice, "positive Dice": mean_dice_positive}
@@ -29,6 +29,7 @@ AUTO, PLAIN, SEVERSTAL = "auto", "plain loop", "preset severstal"
 PLAIN_ON_ALL = "plain loop on the validation images, too"
 """What its user has instead of images to tune on."""
 HALF = "threshold 0.5"
+ALL_STRIPS = "pretrained-strips-all"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class DataSet:
     """Which of `MEASURES` the aim is in; it chooses the plain loop's rate, too."""
     aim: float
     """Points over the plain loop."""
+    rates: tuple[float, ...] = RATES
+    """The plain loop's; the best of them on the validation images, with the first seed, is its own with all."""
+    others: tuple[str, ...] = (PLAIN, PLAIN_ON_ALL, SEVERSTAL)
+    """Sides beside auto's."""
 
 
 SETS: Mapping[str, DataSet] = {
@@ -60,6 +65,13 @@ SETS: Mapping[str, DataSet] = {
         "Synthetic strips, rendered for real masks of Severstal at a quarter of their height and width, more of the "
         "rare classes than there are by nature",
         *(8, (64, 128), (64, 384), 16, "mean IoU", 2),  # the widest that smp's U-Net takes of 400 pixels
+    ),
+    ALL_STRIPS: DataSet(
+        "Synthetic strips, rendered for the real masks of every image of Severstal whose masks are known, at a quarter "
+        "of their height and width",
+        *(1, (64, 128), (64, 384), 16, "mean IoU", 2),
+        rates=RATES[:3],
+        others=(PLAIN, SEVERSTAL),
     ),
 }
 """By the name of their section."""
@@ -82,9 +94,10 @@ class Sides:
     def severstal(self, seed: int, name: str = "severstal", options: Sequence[str] = ()) -> Trial:
         """The preset for Severstal, with its two phases in their proportion on these images, and at half of its rates:
         by the square root from its batches to those of 16."""
-        full = max(1, round(self.passes * 8 / 38))
+        share = self.passes * 8 / 38
+        full = round(share) or share
         carried_over = [
-            *("--phases.0.epochs", str(self.passes - full), "--phases.1.epochs", str(full)),
+            *("--phases.0.epochs", f"{self.passes - full:g}", "--phases.1.epochs", f"{full:g}"),
             *("--phases.0.crop", *map(str, self.of_set.crop), "--validation.every-epochs", "2"),
             *both_phases("batch-size", str(self.of_set.batch_size)),
             *both_phases("micro-batch", str(min(8, self.of_set.batch_size))),
@@ -93,7 +106,7 @@ class Sides:
         return self._ours("severstal", seed, name, [*carried_over, *options])
 
     def plain(self, seed: int, lr: float, *, on_all: bool = False) -> Trial:
-        """The plain loop at one of `RATES`; on all images but the test's, or without the validation's as the others."""
+        """The plain loop at one rate; on all images but the test's, or without the validation's as the others."""
         torch.set_num_threads(1)
         crop = "{}x{}".format(*self.of_set.plain_crop)
         return train_plain(
@@ -111,9 +124,9 @@ class Sides:
         )
 
     def rate_scores(self, seed: int) -> dict[float, float]:
-        """What the plain loop at each of `RATES` reaches on the validation images, at thresholds of one half."""
+        """What the plain loop at each of its rates reaches on the validation images, at thresholds of one half."""
         measure = MEASURES[self.of_set.measure]
-        trials = {lr: self.plain(seed, lr) for lr in RATES}
+        trials = {lr: self.plain(seed, lr) for lr in self.of_set.rates}
         return {
             lr: values([at_one_half(trial.statistics(self.data, VALIDATION, ()))], measure)[0]
             for lr, trial in trials.items()
@@ -140,13 +153,14 @@ def run(name: str, data: Path, weights: Path, work: Path, *, passes: int | None,
     of_set = SETS[name]
     sides = Sides(data, work, str(weights.absolute()), passes or of_set.passes, of_set)
     scores = sides.rate_scores(seeds[0])
-    best = max(RATES, key=scores.__getitem__)
-    trials = {
-        AUTO: [sides.auto(seed) for seed in seeds],
-        PLAIN: [sides.plain(seed, best) for seed in seeds],
-        PLAIN_ON_ALL: [sides.plain(seed, best, on_all=True) for seed in seeds],
-        SEVERSTAL: [sides.severstal(seed) for seed in seeds],
+    best = max(of_set.rates, key=scores.__getitem__)
+    train_side: Mapping[str, Callable[[int], Trial]] = {
+        AUTO: sides.auto,
+        PLAIN: lambda seed: sides.plain(seed, best),
+        PLAIN_ON_ALL: lambda seed: sides.plain(seed, best, on_all=True),
+        SEVERSTAL: sides.severstal,
     }
+    trials = {side: [train_side[side](seed) for seed in seeds] for side in (AUTO, *of_set.others)}
     tunable = {side: those for side, those in trials.items() if side != PLAIN_ON_ALL}
     judged = {
         HALF: {side: [raw(t, data) for t in those] for side, those in trials.items()},
@@ -163,10 +177,10 @@ def run(name: str, data: Path, weights: Path, work: Path, *, passes: int | None,
         [
             _about(data, sides, seeds),
             "",
-            f"The plain loop's learning rate is the best of {len(RATES)} in {of_set.measure} of the validation images "
-            f"at threshold 0.5, with the first seed: {rates}. {_chosen(trials[AUTO][0])} "
+            f"The plain loop's learning rate is the best of {len(of_set.rates)} in {of_set.measure} of the validation "
+            f"images at threshold 0.5, with the first seed: {rates}. {_chosen(trials[AUTO][0])} "
             + trained_at(
-                [*(t for those in trials.values() for t in those), *(sides.plain(seeds[0], lr) for lr in RATES)]
+                [*(t for those in trials.values() for t in those), *(sides.plain(seeds[0], lr) for lr in of_set.rates)]
             ),
             "",
             *score_rows(trials, judged),
@@ -177,7 +191,7 @@ def run(name: str, data: Path, weights: Path, work: Path, *, passes: int | None,
             "positive Dice pays for, and IoU where few images are clean (`train.evaluate --tune-thresholds --gates "
             "none` leaves it out).",
             "",
-            *_gains(judged),
+            *_gains(of_set, judged),
         ]
     )
 
@@ -196,15 +210,21 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
         f"{num[TEST]} test, {absent.all(axis=1).sum()} of these clean, and answering nothing gets "
         f"{100 * absent.mean():.2f} mean Dice; of all {len(areas)}, "
         f"{', '.join(map(str, holders))} have each class; U-Net with {ENCODER} from ImageNet weights and a decoder of "
-        f"{'-'.join(map(str, DECODER))} channels; {sides.passes} passes. The plain loop has crops of {plain_crop} in "
-        f"batches of {PLAIN_BATCH}, the batch that auto chooses; once more it trains on the validation images, "
-        "too, at the same rate and for as many passes, and has no images to tune on; the preset severstal crops of "
-        f"{crop} in batches of {sides.of_set.batch_size}, then whole images; auto what it chooses. All in "
-        f"{_precision()}. "
+        f"{'-'.join(map(str, DECODER))} channels; {sides.passes} pass{'es' * (sides.passes != 1)}. The plain loop has "
+        f"crops of {plain_crop} in batches of {PLAIN_BATCH}, the batch that auto chooses; "
+        + (f"{_ON_ALL}; " if PLAIN_ON_ALL in sides.of_set.others else "")
+        + f"the preset severstal crops of {crop} in batches of {sides.of_set.batch_size}, then whole images; auto what "
+        f"it chooses. All in {_precision()}. "
         f"Seeds {', '.join(map(str, seeds))}"
         + (f"; missing of three: {', '.join(map(str, missing))}" if missing else "")
         + ". Scores in percent, of the test images; processor seconds are of one thread."
     )
+
+
+_ON_ALL = (
+    "once more it trains on the validation images, too, at the same rate and for as many passes, and has no images to "
+    "tune on"
+)
 
 
 def _chosen(trial: Trial) -> str:
@@ -238,10 +258,10 @@ def score_rows(trials: Mapping[str, Sequence[Trial]], judged: Judged) -> list[st
     return lines
 
 
-def _gains(judged: Judged) -> list[str]:
+def _gains(of_set: DataSet, judged: Judged) -> list[str]:
     lines = ["| auto over | measure | points | 95 % over seeds | 95 % over test images |", "|---|---|---|---|---|"]
     for how, sides in judged.items():
-        for side in (PLAIN, PLAIN_ON_ALL, SEVERSTAL):
+        for side in of_set.others:
             outcomes = sides.get(side, judged[HALF][side])
             label = f"{side}, {how}" if side in sides else f"{side}, {HALF}; auto: {how}"
             for name, measure in MEASURES.items():
