@@ -41,6 +41,11 @@ def add_split_arguments(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument("--split-file", metavar="CSV", help="a given split, with the header image,fold")
     group.add_argument(
+        "--groups",
+        metavar="CSV",
+        help="images that belong together (of one coil, piece or place) and share a fold, with the header image,group",
+    )
+    group.add_argument(
         "--group-duplicates",
         action=argparse.BooleanOptionalAction,
         default=SplitOptions.group_duplicates,
@@ -51,7 +56,12 @@ def add_split_arguments(group: argparse._ActionsContainer) -> None:
 def split_options_from(arguments: argparse.Namespace) -> SplitOptions:
     """The inverse of `add_split_arguments`."""
     return SplitOptions(
-        arguments.folds, arguments.seed, arguments.split, arguments.split_file, arguments.group_duplicates
+        folds=arguments.folds,
+        seed=arguments.seed,
+        split=arguments.split,
+        split_file=arguments.split_file,
+        group_duplicates=arguments.group_duplicates,
+        groups_file=arguments.groups,
     )
 
 

@@ -121,7 +121,7 @@ def group_duplicates(
     texture = np.sqrt(np.square(records["thumbnail"], dtype=np.float32).mean(axis=(1, 2))) / _LEVELS
     rows = np.flatnonzero(texture > _FLATNESS)
     pairs = _confirm(records[rows], _candidates(records[rows]), min_correlation)
-    groups = _connect(len(records), rows[pairs])
+    groups = connect(len(records), rows[pairs])
     members = np.argsort(groups, kind="stable")
     found = [g for g in np.split(members, np.cumsum(np.bincount(groups))[:-1]) if len(g) > 1] if len(groups) else []
     report = DuplicateReport(
@@ -226,7 +226,16 @@ def _normalised(thumbnails: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
     return pixels / np.sqrt(np.square(pixels).sum(axis=(1, 2), keepdims=True))
 
 
-def _connect(num_images: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+def join_groups(one: npt.NDArray[np.integer], other: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+    """Groups (N,) of images that are together in either way, or linked by such; counted from 0 by their first image."""
+    pairs = []
+    for groups in (one, other):
+        _, first, number = np.unique(groups, return_index=True, return_inverse=True)
+        pairs.append(np.stack([first[number], np.arange(len(groups))], axis=1))
+    return connect(len(one), np.concatenate(pairs))
+
+
+def connect(num_images: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
     """Group numbers from pairs: whoever is linked to a member belongs to the group."""
     parent = list(range(num_images))
 

@@ -10,21 +10,28 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from data_prep.duplicates import group_duplicates
+from data_prep.duplicates import group_duplicates, join_groups
 from data_prep.gray_levels import fold_levels, image_levels
 from data_prep.options import SplitOptions
 from data_prep.pixels import mean_and_std
 from data_prep.rows import ShardRows
-from data_prep.splits import read_split_file, severstal_classic, straddling_groups
+from data_prep.splits import read_groups_file, read_split_file, severstal_classic, straddling_groups
 from steel import storage
-from steel.errors import counted
+from steel.errors import counted, told_url
 from steel.folds import assign_folds
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.shards.checks import manifest_fault
-from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest, MaskCoding, ShardInfo, write_index
+from steel.shards.format import (
+    DUPLICATES_NAME,
+    INDEX_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    MaskCoding,
+    ShardInfo,
+    write_index,
+)
 from steel.shards.tiles import TileGrid, image_starts
 
-DUPLICATES_NAME = "duplicates.json"
 MIN_STD = 1 / 255
 """Least standard deviation that images are normalised with: one gray level.
 
@@ -120,10 +127,15 @@ def write_manifest(
     lines: list[str] = []
     if split_options.group_duplicates:
         groups, lines = group_images(images["signature"].to_pylist(), image_ids, out, staging)
+    if split_options.groups_file is not None:
+        given = read_groups_file(split_options.groups_file, image_ids)
+        groups = join_groups(groups, given)
+        lines.append(_told_groups(given, split_options.groups_file))
     folds = _deal(image_ids, groups, classes, split_options)
     leaking = straddling_groups(groups, folds)
     if len(leaking):
-        few = f"{len(leaking)} groups of duplicates lie" if len(leaking) > 1 else "a group of duplicates lies"
+        of = "duplicates" if split_options.groups_file is None else "images that belong together"
+        few = f"{len(leaking)} groups of {of} lie" if len(leaking) > 1 else f"a group of {of} lies"
         lines.append(f"warning: {few} in more than one fold of the given split")
 
     dealt = np.repeat(folds, num_tiles), np.repeat(groups, num_tiles)
@@ -184,6 +196,13 @@ def group_images(
     held = sum(map(len, report.groups))
     said = f"{held} images lie in {counted(len(report.groups), 'group')} of duplicates" if held else "no duplicates"
     return groups, [said, *(f"warning: {warning}" for warning in report.warnings(image_ids))]
+
+
+def _told_groups(groups: np.ndarray, url: str) -> str:
+    """What a file with groups (N,) says: a name that is written in two ways shows as images that are alone."""
+    sizes = np.bincount(groups)
+    alone = int((sizes == 1).sum())
+    return f"{told_url(url)}: {counted(len(sizes) - alone, 'group')} of images that belong together, {alone:,} alone"
 
 
 def _write_index(

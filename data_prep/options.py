@@ -25,6 +25,8 @@ class SplitOptions:
     split_file: str | None = None
     """CSV that gives each image its fold; overrides `split`."""
     group_duplicates: bool = True
+    groups_file: str | None = None
+    """CSV that says which images belong together."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.folds <= MAX_FOLDS:
@@ -35,12 +37,13 @@ class SplitOptions:
             raise InputError("give either --split or --split-file")
 
     def recorded(self) -> dict[str, Any]:
-        """As plain JSON values, without the place of the split file."""
+        """As plain JSON values, without the places of files."""
         return {
             "folds": self.folds,
             "seed": self.seed,
             "split": "file" if self.split_file else self.split,
             "group_duplicates": self.group_duplicates,
+            **({} if self.groups_file is None else {"groups": "file"}),
         }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data_prep.options import Options, SplitOptions
-from data_prep.splits import read_split_file, severstal_classic
+from data_prep.splits import read_groups_file, read_split_file, severstal_classic
 from steel import storage
 from steel.errors import InputError, counted
 from steel.images.listing import IMAGE_SUFFIXES, LOSSY_SUFFIXES, ImageRecord
@@ -106,6 +106,10 @@ def _stored_bytes(image_id: str, size: int, tile: TileGrid | None) -> int:
 def _check_split(split_options: SplitOptions, labels: Labels) -> None:
     """Refuse early what would fail in the last step."""
     image_ids = [record.image_id for record in labels.images]
+    num_groups, held = len(image_ids), counted(len(image_ids), "image")
+    if split_options.groups_file is not None:
+        num_groups = len(np.unique(read_groups_file(split_options.groups_file, image_ids)))
+        held += f" in {counted(num_groups, 'group')}"
     if split_options.split_file is not None:
         read_split_file(split_options.split_file, image_ids)
     elif split_options.split == "severstal-classic":
@@ -113,10 +117,8 @@ def _check_split(split_options: SplitOptions, labels: Labels) -> None:
         columns = range(1, len(labels.class_names) + 1)
         if None not in class_ids:  # else only the masks can tell, later
             severstal_classic(image_ids, np.array([[k in (ids or ()) for k in columns] for ids in class_ids]))
-    elif len(image_ids) < split_options.folds:
-        raise InputError(
-            f"{counted(len(image_ids), 'image')} cannot fill {split_options.folds} folds; give a smaller --folds"
-        )
+    elif num_groups < split_options.folds:
+        raise InputError(f"{held} cannot fill {split_options.folds} folds; give a smaller --folds")
 
 
 def shuffled(records: Iterable[ImageRecord], seed: int) -> list[ImageRecord]:
@@ -129,7 +131,7 @@ def _shuffle_key(seed: int, image_id: str) -> bytes:
 
 
 def _fingerprint(options: Options, labels: Labels, sizes: dict[str, int]) -> str:
-    split_file = options.split_options.split_file
+    split_file, groups_file = options.split_options.split_file, options.split_options.groups_file
     class_ids = [labels.class_ids(record.image_id) for record in labels.images]
     content = {
         "options": options.recorded(),
@@ -138,6 +140,7 @@ def _fingerprint(options: Options, labels: Labels, sizes: dict[str, int]) -> str
         "labels": _digest_labels(options, labels),
         "classes": [None if ids is None else sorted(ids) for ids in class_ids],
         "split_file": None if split_file is None else _digest(split_file),
+        "groups_file": None if groups_file is None else _digest(groups_file),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

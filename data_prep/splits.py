@@ -1,4 +1,4 @@
-"""Which fold each image is in: stratified, published or given by the user."""
+"""Which images belong together, and which fold each is in: stratified, published or given by the user."""
 
 from collections.abc import Sequence
 
@@ -82,6 +82,39 @@ def read_split_file(url: str, image_ids: Sequence[str]) -> npt.NDArray[np.int16]
     issues += [Issue("images without a fold", image_id) for image_id in image_ids if image_id not in folds]
     raise_issues(issues, f"in {url}")
     return np.array([folds[image_id] for image_id in image_ids], np.int16)
+
+
+def read_groups_file(url: str, image_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The images that belong together by a CSV file with the header `image,group`: of one coil, piece or place.
+
+    Args:
+        url: Path or URL of the file.
+        image_ids: (N,) all images; one that the file does not name is a group of its own.
+
+    Returns:
+        (N,) int64 group numbers, counted from 0.
+
+    Raises:
+        ValidationErrors: rows that are malformed or twice there, rows without a group, ids without an image.
+        InputError: no such file, or another header.
+    """
+    table = read_table(url, ("image", "group"))
+    wanted = set(image_ids)
+    names: dict[str, str] = {}
+    issues = list(table.issues)
+    for line, (image_id, text) in table.rows:
+        name = text.strip()
+        if not name:
+            issues.append(Issue("rows without a group", f"line {line} ({image_id},)"[:60]))
+        elif image_id in names:
+            issues.append(Issue("duplicate rows", f"{image_id} (line {line})"))
+        elif image_id not in wanted:
+            issues.append(Issue("ids without an image", image_id))
+        names.setdefault(image_id, name)
+    raise_issues(issues, f"in {url}")
+    numbers: dict[tuple[str, bool], int] = {}
+    keys = [(names[image_id], True) if image_id in names else (image_id, False) for image_id in image_ids]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
 def straddling_groups(groups: npt.NDArray[np.integer], folds: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:

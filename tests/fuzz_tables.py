@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_prep.splits import read_split_file
+from data_prep.splits import read_groups_file, read_split_file
 from steel.errors import InputError
 from steel.labels.image_index import ImageIndex
 from steel.labels.kaggle_labels import read_kaggle_labels
@@ -19,6 +19,7 @@ MASKS = "ImageId,ClassId,EncodedPixels\na.jpg,1,1 2 9 3\na.jpg,2,5 1\nc.jpg,2,1 
 PAIRS = "ImageId_ClassId,EncodedPixels\na.jpg_1,1 2 9 3\na.jpg_2,5 1\nb.jpg_1,\nb.jpg_2,\nc.jpg_1,\nc.jpg_2,1 20\n"
 ANSWERS = "EncodedPixels,ImageId,ClassId\n1 2,a.jpg,1\n,a.jpg,2\n1 20,b.jpg,1\n,b.jpg,2\n,c.jpg,1\n3 1,c.jpg,2\n"
 SPLIT = "image,fold\na.jpg,0\nb.jpg,1\nc.jpg,2\n"
+GROUPS = "image,group\na.jpg,0815\nb.jpg,0816\nc.jpg,0815\n"
 
 
 def text_file(text: str) -> Callable[[Path], str]:
@@ -56,6 +57,9 @@ FORMATS: dict[str, Format] = {
     "masks to render": Format(text_file(MASKS), read_masks_to_render, TABLE_EDITS),
     "answers in pairs": Format(text_file(PAIRS), read_answers, TABLE_EDITS),
     "answers": Format(text_file(ANSWERS), read_answers, TABLE_EDITS),
+    "groups": Format(
+        text_file(GROUPS), lambda folder: read_groups_file(str(folder / "table.csv"), IDS).tolist(), TABLE_EDITS
+    ),
     "split": Format(
         text_file(SPLIT), lambda folder: read_split_file(str(folder / "table.csv"), IDS).tolist(), TABLE_EDITS
     ),

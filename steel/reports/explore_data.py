@@ -1,18 +1,21 @@
 """What is explored: a shard folder, or images with labels of any format; predictions are labels, too."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from steel import storage
 from steel.errors import told_url
 from steel.images.bitmask import mask_areas
 from steel.images.decode import decode_pixels
 from steel.images.geometry import resize_image
 from steel.images.listing import ImageRecord
 from steel.labels.labels import Labels
+from steel.shards.format import DUPLICATES_NAME
 from steel.shards.reader import ShardReader
 from steel.validation_errors import Issue, ValidationErrors
 
@@ -73,12 +76,24 @@ def data_of_shards(shards: str | os.PathLike[str]) -> ExploredData:
         image_ids=[index.image_id(row) for row in range(len(index))],
         sizes=sizes,
         areas=np.asarray(index.areas),
-        group=np.asarray(index.group),
+        group=_duplicates(reader),
         fold=np.asarray(index.fold),
         channels=reader.manifest.channels,
         resized=bool((sizes != stored).any()),
         read=read,
     )
+
+
+def _duplicates(reader: ShardReader) -> np.ndarray:
+    """(N,) int, shared by duplicates: of the index, or where its groups are also what a user says, of the report."""
+    if "groups" not in reader.manifest.options:
+        return np.asarray(reader.index.group)
+    path, numbers = storage.join(reader.root, DUPLICATES_NAME), np.arange(len(reader.index))
+    if storage.exists(path):
+        rows = {reader.index.image_id(row): row for row in range(len(reader.index))}
+        for names in json.loads(storage.read_bytes(path))["groups"]:
+            numbers[[rows[name] for name in names]] = rows[names[0]]
+    return numbers
 
 
 def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done, total: None) -> ExploredData:

@@ -24,6 +24,8 @@ from steel.shards.tiles import TileGrid
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.arrow"
+DUPLICATES_NAME = "duplicates.json"
+"""Groups of duplicates by name, where they were looked for."""
 MASK_EXTENSION = "mask.png"
 MEND = "put a sound copy there, or make the shards again with `python -m data_prep` and another --out"
 """What helps where files of a set are missing or damaged."""

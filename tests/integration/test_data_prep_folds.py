@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.options import Options, SplitOptions
+from data_prep.plan import make_plan
+from steel.reports.explore_data import data_of_shards
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from tests.image_folder import HEIGHT, NUM_IMAGES, WIDTH, arguments, image_name, last_line, texture
@@ -46,6 +49,64 @@ def test_a_split_file_is_followed_and_leaks_are_told(own_folder: Path, capsys: p
     index = ShardReader(own_folder / "out").index
     assert {index.image_id(row): int(index.fold[row]) for row in range(len(index))} == folds
     assert Manifest.load(str(own_folder / "out")).folds == 4
+
+
+def write_coils(folder: Path, num: int) -> Path:
+    """Every image but the last belongs to one of so many coils."""
+    path = folder / "coils.csv"
+    rows = [f"{image_name(n)},coil {n % num}\n" for n in range(NUM_IMAGES - 1)]
+    path.write_text("image,group\n" + "".join(rows))
+    return path
+
+
+def test_images_that_belong_together_share_a_fold(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strip = cv2.resize(texture(400), (4 * WIDTH, 4 * HEIGHT), interpolation=cv2.INTER_CUBIC)
+    for name in ("twin_a.png", "twin_b.png"):
+        cv2.imwrite(str(own_folder / "images" / name), strip)
+    coils = write_coils(own_folder, 4)
+    coils.write_text(coils.read_text() + "twin_b.png,coil 2\n")
+    assert main(arguments(own_folder, own_folder / "out", groups=coils)) == 0
+    assert f"{coils}: 4 groups of images that belong together, 2 alone" in capsys.readouterr().out
+    reader = ShardReader(own_folder / "out")
+    row_of = {reader.index.image_id(row): row for row in range(len(reader))}
+    of_coil = {k: {row_of[image_name(n)] for n in range(k, NUM_IMAGES - 1, 4)} for k in range(4)}
+    of_coil[2] |= {row_of["twin_a.png"], row_of["twin_b.png"]}  # the first one as a copy of the second
+    for column in (reader.index.group, reader.index.fold):
+        assert all(len({int(column[row]) for row in rows}) == 1 for rows in of_coil.values())
+    assert reader.manifest.num_groups == 5
+    assert reader.manifest.options["groups"] == "file"
+    # Images of a coil are no copies of each other: those with other labels are no mistake.
+    of = data_of_shards(own_folder / "out").group
+    assert len(np.unique(of)) == NUM_IMAGES + 1 and of[row_of["twin_a.png"]] == of[row_of["twin_b.png"]]
+
+
+def test_groups_that_a_given_split_parts_are_told(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    split = own_folder / "split.csv"
+    split.write_text("image,fold\n" + "".join(f"{image_name(n)},{n % 2}\n" for n in range(NUM_IMAGES)))
+    given = {"groups": write_coils(own_folder, 3), "split_file": split}
+    assert main([*arguments(own_folder, own_folder / "out", **given), "--no-group-duplicates"]) == 0
+    said = capsys.readouterr().out
+    assert "warning: 3 groups of images that belong together lie in more than one fold of the given split" in said
+    assert data_of_shards(own_folder / "out").group.tolist() == list(range(NUM_IMAGES))
+
+
+def test_a_job_whose_groups_have_changed_starts_over(own_folder: Path) -> None:
+    """As one whose labels have: what was dealt by the older file is not gone on with."""
+    coils = write_coils(own_folder, 4)
+    images, labels = str(own_folder / "images"), str(own_folder / "train.csv")
+    options = Options(images, str(own_folder / "out"), labels, split_options=SplitOptions(3, groups_file=str(coils)))
+    before = make_plan(options).fingerprint
+    write_coils(own_folder, 3)
+    assert make_plan(options).fingerprint != before
+
+
+def test_groups_too_few_for_the_folds_are_refused_before_the_work(
+    own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(own_folder, own_folder / "out", groups=write_coils(own_folder, 1))) == 2
+    told = f"error: {NUM_IMAGES} images in 2 groups cannot fill 3 folds; give a smaller --folds"
+    assert last_line(capsys) == told
+    assert not (own_folder / "out").exists()
 
 
 def test_a_split_that_cannot_be_is_refused_before_the_work(

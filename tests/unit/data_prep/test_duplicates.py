@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep.duplicates import _TRANSFORMS, SIGNATURE_DTYPE, group_duplicates, image_signature
+from data_prep.duplicates import _TRANSFORMS, SIGNATURE_DTYPE, group_duplicates, image_signature, join_groups
 
 pytest.importorskip("imagehash")
 REAL_DATA = os.environ.get("STEEL_REAL_DATA")
@@ -164,3 +164,11 @@ def test_real_strips_are_almost_all_different():
     paths = sorted(Path(str(REAL_DATA), "severstal_sample", "train_images").glob("*.jpg"))
     _, report = group_duplicates([image_signature(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) for path in paths])
     assert report.num_groups >= 0.95 * len(paths)
+
+
+def test_groups_that_share_an_image_become_one():
+    # 0 and 2 are copies; so are 3 and 4. The user knows that 2 and 3 are of one coil, and 5 and 6 of another.
+    copies, coils = np.array([7, 1, 7, 3, 3, 5, 6]), np.array([0, 1, 2, 2, 3, 4, 4])
+    assert join_groups(copies, coils).tolist() == [0, 1, 0, 0, 0, 2, 2]
+    assert join_groups(coils, copies).tolist() == [0, 1, 0, 0, 0, 2, 2]
+    assert join_groups(np.zeros(0, int), np.zeros(0, int)).tolist() == []

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.splits import read_split_file, severstal_classic, straddling_groups
+from data_prep.splits import read_groups_file, read_split_file, severstal_classic, straddling_groups
 from steel.errors import InputError
 from steel.folds import assign_folds
 from steel.validation_errors import ValidationErrors
@@ -142,6 +142,27 @@ def test_a_split_file_that_is_none(tmp_path):
         read_split_file(str(path), ["a.jpg"])
     with pytest.raises(InputError, match=r"none\.csv: no such file"):
         read_split_file(str(tmp_path / "none.csv"), ["a.jpg"])
+
+
+def test_images_of_one_group_share_its_number_and_others_are_alone(tmp_path):
+    path = tmp_path / "coils.csv"
+    path.write_text("image,group\nb.jpg,0815\nsub/a.jpg,e.jpg\nc.jpg, 0815\n")
+    # e.jpg is not named: it is not of the group that is called like it.
+    groups = read_groups_file(str(path), ["c.jpg", "d.jpg", "sub/a.jpg", "b.jpg", "e.jpg"])
+    assert groups.tolist() == [0, 1, 2, 0, 3]
+
+
+def test_all_problems_of_a_file_with_groups_are_told_at_once(tmp_path):
+    path = tmp_path / "coils.csv"
+    path.write_text("image,group\na.jpg,1\na.jpg,2\nb.jpg,\nx.jpg,1\nc.jpg,1,2\n")
+    with pytest.raises(ValidationErrors) as error:
+        read_groups_file(str(path), ["a.jpg", "b.jpg", "c.jpg"])
+    assert error.value.issues == (
+        ("malformed rows", "line 6 (c.jpg,1,2)"),
+        ("duplicate rows", "a.jpg (line 3)"),
+        ("rows without a group", "line 4 (b.jpg,)"),
+        ("ids without an image", "x.jpg"),
+    )
 
 
 @pytest.mark.skipif(not REAL_DATA, reason="STEEL_REAL_DATA is not set")

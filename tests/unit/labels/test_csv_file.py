@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.splits import read_split_file
+from data_prep.splits import read_groups_file, read_split_file
 from steel.errors import InputError
 from steel.labels.csv_file import read_rows, read_table, whole_number
 from steel.labels.image_index import ImageIndex
@@ -48,6 +48,7 @@ READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "masks to render": (f"{ROWS}\na.jpg,1,1 2\nb.jpg,2,3 4\n", lambda path: read_given_masks(path, None, 4, 5)),
     "submission": (f"{PAIRS}\na.jpg_1,1 2\nb.jpg_1,\n", read_submission),
     "submission, a row a class": (f"{ROWS}\na.jpg,1,1 2\nb.jpg,1,\n", read_submission),
+    "groups": ("image,group\na.jpg,0815\nb.jpg,0816\n", lambda path: read_groups_file(path, IDS).tolist()),
     "split": ("image,fold\na.jpg,0\nb.jpg,1\n", lambda path: read_split_file(path, IDS).tolist()),
     "image ids": ("a.jpg\nb.jpg\n", load_ids),
 }
