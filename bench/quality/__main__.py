@@ -2,7 +2,8 @@
 
 severstal | pretrained-neu | pretrained-bsdata | pretrained-strips | pretrained-strips-all | auto-choice | auto-bsdata
 auto-strips | batches | batches-neu | batches-bsdata | clean | small | pseudo-labels | distill | rare | neu | choice
-cascade-pretrained | cascade | parts | ablation | thresholds | demo
+cascade-pretrained | cascade | parts | ablation | thresholds | thresholds-neu | thresholds-bsdata | thresholds-strips
+demo
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
@@ -67,6 +68,9 @@ SECTIONS = {
     "parts": "Which parts matter on real steel?",
     "ablation": "Which parts matter on synthetic strips?",
     "thresholds": "Does tuning thresholds on few images ever harm?",
+    "thresholds-neu": "Does it where trained networks see hot-rolled steel?",
+    "thresholds-bsdata": "Where they see small pits?",
+    "thresholds-strips": "Where they see strips?",
     "demo": "Does the demo reach its bounds on data that nothing was chosen on?",
 }
 OTHER_SETS = {"auto-bsdata": "pretrained-bsdata", "auto-strips": "pretrained-strips"}
@@ -78,6 +82,12 @@ OF_BATCHES = {
 }
 """Questions about the preset for Severstal on these sets, whose trainings of it they take."""
 SAME_WORK = {**OTHER_SETS, **OF_BATCHES}
+OF_THRESHOLDS = {
+    "thresholds-neu": "pretrained-neu",
+    "thresholds-bsdata": "pretrained-bsdata",
+    "thresholds-strips": "pretrained-strips",
+}
+"""Questions about the networks of `auto` that were trained for these."""
 RENDERED = ("pretrained-strips", pretrained.ALL_STRIPS, "auto-strips", "batches", "cascade-pretrained", "cascade")
 """Of strips rendered for real masks."""
 
@@ -85,7 +95,7 @@ RENDERED = ("pretrained-strips", pretrained.ALL_STRIPS, "auto-strips", "batches"
 def main() -> int:
     """Entry point; returns the exit code."""
     options = _parse()
-    work = options.work.absolute() / SAME_WORK.get(options.what, options.what)
+    work = options.work.absolute() / {**SAME_WORK, **OF_THRESHOLDS}.get(options.what, options.what)
     work.mkdir(parents=True, exist_ok=True)
     if options.what in pretrained.SETS:
         given = options.what, _shards(options, work), options.weights, work
@@ -157,7 +167,9 @@ def main() -> int:
     elif options.what == "parts":
         text = parts.run(options.source, work, seeds=options.seeds, parts=options.variants or list(parts.PARTS))
     elif options.what == "thresholds":
-        text = thresholds.run(options.work.absolute(), resamples=options.resamples)
+        text = thresholds.run(resamples=options.resamples)
+    elif options.what in OF_THRESHOLDS:
+        text = thresholds.run_on_trained(OF_THRESHOLDS[options.what], work, resamples=options.resamples)
     elif options.what == "demo":
         text = demo.run(work, seeds=options.seeds)
     else:
@@ -228,7 +240,7 @@ def _parse() -> argparse.Namespace:
         help="cascade*, *-strips, batches: of them, at least so many of each class",
     )
     parser.add_argument("--seconds", type=float, default=90, help="cascade*: training time of the unified network")
-    parser.add_argument("--resamples", type=int, default=20, help="thresholds: sets of images for each network")
+    parser.add_argument("--resamples", type=int, default=20, help="thresholds*: sets of images for each network")
     parser.add_argument(
         "--variants", nargs="+", help="choice, auto-*, batches*, clean, rare, parts, ablation, severstal: only these"
     )

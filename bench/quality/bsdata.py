@@ -34,8 +34,9 @@ def make_shards(source: Path, work: Path, *, seed: int = 0) -> Path:
     with split.open("w", newline="") as file:
         csv.writer(file).writerows([("image", "fold"), *sorted(fold_of.items())])
     labels = ("--images", str(source / "images"), "--labels", str(source / "labelme"))
-    options = ("--resize", "{}x{}".format(*SIZE), "--split-file", str(split), "--no-group-duplicates")
-    if shard([*labels, "--out", str(out), *options]) != 0:
+    options = ("--resize", "{}x{}".format(*SIZE), "--no-group-duplicates")
+    dealt = ("--split-file", str(split), "--groups", str(source / "groups.csv"))
+    if shard([*labels, "--out", str(out), *options, *dealt]) != 0:
         sys.exit(1)
     return out
 

@@ -15,8 +15,9 @@ import numpy as np
 from bench.quality.pretrained import AUTO, SETS
 from bench.quality.seeds import mean_dice
 from bench.quality.simulation import MEDIAN_AREAS, Network, simulate
-from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, trained_at, training_areas
+from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, groups, trained_at, training_areas
 from steel.decision import default_decision
+from steel.errors import InputError
 from steel.gates import GATES
 from steel.metrics.bootstrap import bootstrap_difference
 from steel.metrics.scores import decide, score
@@ -37,8 +38,8 @@ NETWORKS: Mapping[str, Network] = {
     "poor": Network(-1, 1.5, alarms=0.3, alarm=-0.5, head=0.5),
 }
 RULES: Mapping[str, SearchSpace] = {
-    "always the richest": SearchSpace(noise_factor=-1e9, final_noise_factor=-1e9),
-    "what scores more": SearchSpace(noise_factor=0, final_noise_factor=0),
+    "always the richest": SearchSpace(noise_factor=-1e9, confidence=None),
+    "what scores more": SearchSpace(noise_factor=0, confidence=0),
     "ours": SearchSpace(),
 }
 """How much a richer family of settings must gain, cross-fitted."""
@@ -84,6 +85,8 @@ class Images:
     test: EvaluationStatistics
     training_areas: np.ndarray | None = None
     """As of `tune_thresholds`."""
+    groups: np.ndarray | None = None
+    """Of the tuned ones, likewise."""
 
 
 def simulated(
@@ -118,7 +121,8 @@ def drawn(whole: Images, seed: int) -> Images:
         if len(fits):
             chosen = np.zeros(len(has), bool)
             chosen[order[: 1 + rng.choice(fits)]] = True
-            return Images(whole.tuned_on.select(chosen), whole.test, whole.training_areas)
+            groups = None if whole.groups is None else whole.groups[chosen]
+            return Images(whole.tuned_on.select(chosen), whole.test, whole.training_areas, groups)
     raise RuntimeError(f"{has.sum(axis=0).tolist()} images have each class, and no draw has {POSITIVES} of all")
 
 
@@ -132,7 +136,9 @@ def judge(images: Images, space: SearchSpace, *, gates: Sequence[str] = tuple(GA
     """
     tuned_on, test = images.tuned_on, images.test
     half = default_decision(test.num_classes)
-    found = tune_thresholds(tuned_on, space=space, gates=gates, training_areas=images.training_areas)
+    found = tune_thresholds(
+        tuned_on, space=space, gates=gates, training_areas=images.training_areas, groups=images.groups
+    )
     before, after, start = decide(test, half), decide(test, found.decision), decide(tuned_on, half)
     interval = bootstrap_difference(after, before, mean_dice, num_resamples=200)
     assert interval is not None
@@ -148,65 +154,72 @@ def judge(images: Images, space: SearchSpace, *, gates: Sequence[str] = tuple(GA
     )
 
 
-def run(work: Path, *, resamples: int = 20, num_images: int = 200, num_test: int = 2500) -> str:
-    """Every network under every rule; the section of the report as Markdown.
+def run(*, resamples: int = 20, num_images: int = 200, num_test: int = 2500) -> str:
+    """Every simulated network under every rule; the section of the report as Markdown.
 
     Args:
-        work: of all questions: what `pretrained.py` trained there is judged, too.
         resamples: of each network's images.
-        num_images: simulated ones to tune on.
-        num_test: simulated ones to judge on.
+        num_images: to tune on.
+        num_test: to judge on.
     """
     networks = {
         name: partial(simulated, network, num_images=num_images, num_test=num_test)
         for name, network in NETWORKS.items()
     }
-    lines = [
-        f"{num_images} simulated images of {len(MEDIAN_AREAS)} classes, each in {POSITIVES[0]} to {POSITIVES[1]} of "
-        f"them, tune the decision; {num_test:,} others test it; {resamples} times for each network. Gains are in "
-        "points of mean Dice over thresholds of one half: on the tuned images themselves, cross-fitted (what tuning "
-        "claims), and on the test images (the truth). *Worse* counts the times that the test images show a loss beyond "
-        "its 95 % interval; *tuned* the times that anything but thresholds of one half was shipped. A richer family of "
-        "settings is taken always, or when it scores more, cross-fitted, or (ours) when it gains more than "
-        f"{RULES['ours'].noise_factor:g} standard errors; the decision as a whole is then shipped when it gains more "
-        f"than {RULES['ours'].final_noise_factor:g} of them over thresholds of one half.",
-        "",
-        *_table(networks, resamples),
-        "",
-    ]
-    found = [each for name in SETS for each in trained(work / name)]
-    if not found:
-        return "\n".join(
-            [*lines, "No trained networks: `bench.quality pretrained-neu` and its like have not been run."]
-        )
     return "\n".join(
         [
-            *lines,
-            f"Trained networks, `auto` of the comparisons above: as many of their validation images as have each class "
-            f"in {POSITIVES[0]} to {POSITIVES[1]}, drawn {resamples} times, tune the decision with all flips, and the "
-            f"whole test fold judges it. {trained_at(trial for trial, _ in found)}",
+            f"{num_images} simulated images of {len(MEDIAN_AREAS)} classes, each in {POSITIVES[0]} to {POSITIVES[1]} "
+            f"of them, tune the decision; {num_test:,} others test it; {resamples} times for each network. "
+            f"{_RULES_IN_WORDS}",
             "",
-            *_table(
-                {
-                    f"{trial.folder.parent.name}, seed {trial.folder.name.rpartition('-')[2]}": partial(drawn, whole)
-                    for trial, whole in found
-                },
-                resamples,
-            ),
+            *_table(networks, resamples),
         ]
     )
 
 
-def trained(work: Path) -> Iterator[tuple[Trial, Images]]:
-    """The finished trainings of `auto` on one of `SETS`, of its own passes, and what they say of all its images.
+def run_on_trained(name: str, work: Path, *, resamples: int = 20) -> str:
+    """Every network of `auto` that was trained on one of `SETS`, under every rule; the section as Markdown.
 
     Args:
-        work: of the set, with its name.
+        name: of the set.
+        work: of the set.
+        resamples: of the validation images, for each network.
+
+    Raises:
+        InputError: none was trained.
     """
-    for folder in sorted(work.glob(f"{AUTO}-{SETS[work.name].passes}-*/trial.json")):
+    found = list(_trained(name, work))
+    if not found:
+        raise InputError(f"{work}: no training of auto has ended there; run `python -m bench.quality {name}` first")
+    networks = {f"seed {trial.folder.name.rpartition('-')[2]}": partial(drawn, whole) for trial, whole in found}
+    return "\n".join(
+        [
+            f"Networks of `auto`, trained for `bench.quality {name}`: as many of their validation images as have each "
+            f"class in {POSITIVES[0]} to {POSITIVES[1]}, drawn {resamples} times, tune the decision with all flips, "
+            f"and the whole test fold judges it. {_RULES_IN_WORDS} {trained_at(trial for trial, _ in found)}",
+            "",
+            *_table(networks, resamples),
+        ]
+    )
+
+
+_RULES_IN_WORDS = (
+    "Gains are in points of mean Dice over thresholds of one half: on the tuned images themselves, cross-fitted (what "
+    "tuning claims), and on the test images (the truth). *Worse* counts the times that the test images show a loss "
+    "beyond its 95 % interval; *tuned* the times that anything but thresholds of one half was shipped. A richer family "
+    "of settings is taken always, or when it scores more, cross-fitted, or (ours) when it gains more than "
+    f"{RULES['ours'].noise_factor:g} standard errors; the decision as a whole is then shipped when the interval of its "
+    f"gain over thresholds of one half lies above 0 ({100 * (RULES['ours'].confidence or 0):g} %, by Student's t over "
+    "images, or over groups of them where these are known)."
+)
+
+
+def _trained(name: str, work: Path) -> Iterator[tuple[Trial, Images]]:
+    """The finished trainings of `auto` on a set, of its own passes, and what they say of all its images."""
+    for folder in sorted(work.glob(f"{AUTO}-{SETS[name].passes}-*/trial.json")):
         trial, data = Trial(folder.parent), work / "shards"
         validation, test = (trial.statistics(data, fold, FLIPS) for fold in (VALIDATION, TEST))
-        yield trial, Images(validation, test, training_areas(data))
+        yield trial, Images(validation, test, training_areas(data), groups(data)[validation.rows])
 
 
 def _table(networks: Mapping[str, Callable[[int], Images]], resamples: int) -> list[str]:

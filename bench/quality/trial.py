@@ -208,7 +208,9 @@ def tuned(
 ) -> Outcome:
     """The test fold under the decision found on the validation fold, by the shipped weights or the last ones."""
     validation, test = (trial.statistics(data, fold, tta, last=last) for fold in (VALIDATION, TEST))
-    found = tune_thresholds(validation, training_areas=training_areas(data), tta=tta, gates=gates)
+    found = tune_thresholds(
+        validation, training_areas=training_areas(data), groups=groups(data)[validation.rows], tta=tta, gates=gates
+    )
     return decide(test, found.decision)
 
 
@@ -216,6 +218,11 @@ def training_areas(data: Path) -> np.ndarray:
     """(M, C) pixels of each class in the images of the shards that neither validate nor test."""
     index = ShardReader(str(data)).index
     return np.asarray(index.areas)[~np.isin(index.fold, (VALIDATION, TEST))]
+
+
+def groups(data: Path) -> np.ndarray:
+    """(N,) the group of each image of the shards: of duplicates, and of those that are known to belong together."""
+    return np.asarray(ShardReader(str(data)).index.group)
 
 
 def raw(trial: Trial, data: Path, tta: tuple[str, ...] = (), *, last: bool = False) -> Outcome:

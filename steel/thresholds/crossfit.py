@@ -9,6 +9,7 @@ are one term.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
 from steel.folds import assign_folds
 
@@ -29,6 +30,11 @@ class CrossFolds:
         """How many folds."""
         return int(self.fold_of.max()) + 1
 
+    @property
+    def num_units(self) -> int:
+        """Terms that a mean over the images consists of."""
+        return len(np.unique(self.unit_of))
+
 
 def deal_folds(rows: np.ndarray, present: np.ndarray, groups: np.ndarray | None = None) -> CrossFolds:
     """Deal images to folds that each hold their share of every class.
@@ -44,6 +50,16 @@ def deal_folds(rows: np.ndarray, present: np.ndarray, groups: np.ndarray | None 
     num_folds = min(NUM_FOLDS, int(unit_of.max()) + 1)
     fold_of = assign_folds([str(row) for row in rows.tolist()], unit_of, present, num_folds, seed=0)
     return CrossFolds(fold_of.astype(np.int64), unit_of)
+
+
+def half_width(confidence: float, num_units: int) -> float:
+    """Of the interval of a mean, in standard errors: Student's t, as the spread of few units is itself uncertain.
+
+    Args:
+        confidence: share of such intervals that hold the true mean, at least 0 and below 1.
+        num_units: terms of the mean; NaN for one alone.
+    """
+    return float(stdtrit(num_units - 1, (1 + confidence) / 2))
 
 
 @dataclass(frozen=True)

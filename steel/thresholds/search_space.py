@@ -31,9 +31,9 @@ class SearchSpace:
     noise_factor: float = 1.1
     """A richer family is taken when it gains, cross-fitted, more than so many standard errors. What a single image
     gains is exactly one of them, so that no image decides alone."""
-    final_noise_factor: float = 1.96
-    """The tuned decision as a whole replaces thresholds of one half when it gains, cross-fitted, more than so many:
-    when the 95 % interval of its gain lies above 0."""
+    confidence: float | None = 0.95
+    """The tuned decision as a whole replaces thresholds of one half when the interval of its cross-fitted gain, by
+    Student's t over the images, lies above 0 with this confidence; always, when None."""
 
     def __post_init__(self) -> None:
         assert HALF in self.pixel_thresholds, self.pixel_thresholds

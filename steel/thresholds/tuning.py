@@ -18,7 +18,7 @@ from steel.errors import InputError
 from steel.gates import GATES
 from steel.metrics.scores import Outcome, decide, score, score_sums
 from steel.metrics.statistics import EvaluationStatistics
-from steel.thresholds.crossfit import Gain, deal_folds
+from steel.thresholds.crossfit import Gain, deal_folds, half_width
 from steel.thresholds.explanation import explain
 from steel.thresholds.gate_search import GateFit, GateSearch
 from steel.thresholds.search import DICE_UNIT, gather_evidence
@@ -99,8 +99,8 @@ def tune_thresholds(
     fixed = tuner.complete(default_decision(statistics.num_classes))
     of_found, of_fixed = tuner.cross_fitted(), decide(statistics, fixed)
     differences = (score_sums(of_found).dice - score_sums(of_fixed).dice).mean(axis=1)
-    gain = Gain.of(differences, tuner.folds.unit_of)
-    is_shown = gain.exceeds(tuner.space.final_noise_factor)
+    gain, confidence = Gain.of(differences, tuner.folds.unit_of), tuner.space.confidence
+    is_shown = confidence is None or gain.exceeds(half_width(confidence, tuner.folds.num_units))
     decision = found.decision if is_shown else fixed
     return Tuning(
         decision=decision,

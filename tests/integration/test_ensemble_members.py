@@ -105,7 +105,7 @@ def test_one_network_has_no_members(work: Path) -> None:
 def test_tuning_chooses_among_the_gates_that_are_named(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever they gain: thresholds of one half, without a gate, would stay."""
     torch.set_num_threads(1)
-    space = replace(COARSE, final_noise_factor=-1e9)
+    space = replace(COARSE, confidence=None)
     monkeypatch.setattr("train.evaluate.tune_thresholds", functools.partial(tune_thresholds, space=space))
     judged(work, "m0", "--tune-thresholds", "--gates", "class,soft")
     header = read_header(work / "m0--tune-thresholds--gatesclass,soft" / "model.safetensors")

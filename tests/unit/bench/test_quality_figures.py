@@ -67,13 +67,15 @@ def _longer(section: str) -> float:
     return ours / theirs
 
 
-def _worse(rule: str, *, of_trained: bool) -> tuple[float, float, float]:
-    """Of tuning by a rule, simulated networks or trained ones: how often it was worse, how many networks there are, and
-    the worst of all gains."""
-    lines = (ROOT / "bench" / "quality" / "sections" / "thresholds.md").read_text().splitlines()
+def _worse(rule: str, *sections: str) -> tuple[float, float, float]:
+    """Of tuning by a rule: how often it was worse, how many networks there are, and the worst of all gains."""
+    lines = [
+        line
+        for section in sections
+        for line in (ROOT / "bench" / "quality" / "sections" / f"{section}.md").read_text().splitlines()
+    ]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if f"| {rule} |" in line]
-    those = [row for row in rows if row[0].startswith("pretrained-") == of_trained]
-    return sum(float(row[8]) for row in those), len(those), min(float(row[7]) for row in those)
+    return sum(float(row[8]) for row in rows), len(rows), min(float(row[7]) for row in rows)
 
 
 def _quotes() -> Iterator[Quote]:
@@ -123,13 +125,17 @@ def _quotes() -> Iterator[Quote]:
             *_gain(bsdata, f"{ON_ALL}, {HALF}", "positive Dice"),
         ),
     )
-    for of_trained, words in (
-        (False, "beyond its interval in {:.0f} of {:.0f}; always taking the richest decision, in {:.0f}."),
-        (True, "draws each: in {:.0f} of {:.0f}, both on BSData, by {:.1f} points at most; the richest, in {:.0f} |"),
+    trained = ("thresholds-neu", "thresholds-bsdata", "thresholds-strips")
+    for sections, words in (
+        (("thresholds",), "beyond its interval in {:.0f} of {:.0f}; always taking the richest decision, in {:.0f}."),
+        (
+            trained,
+            "draws each: in {:.0f} of {:.0f}, both on BSData, by {:.1f} points at most; the richest, in {:.0f} |",
+        ),
     ):
-        worse, networks, worst = _worse("ours", of_trained=of_trained)
-        richest, _, _ = _worse("always the richest", of_trained=of_trained)
-        points = (-worst,) if of_trained else ()
+        worse, networks, worst = _worse("ours", *sections)
+        richest, _, _ = _worse("always the richest", *sections)
+        points = (-worst,) if sections == trained else ()
         yield Quote("README.md", words, (worse, 20 * networks, *points, richest))
     worse_by = [
         [-float(_cell("batches", "against batches of 16, points", passes, name)) for name in (BATCHES, TWICE)]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from bench.quality import thresholds
-from bench.quality.thresholds import Images, drawn
+from bench.quality.thresholds import RULES, Images, drawn, judge
 from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial
+from steel.errors import InputError
 from steel.metrics.statistics import EvaluationStatistics
 from tests.shard_folder import defect_mask, make_shards, steel_image
 
@@ -37,12 +38,36 @@ def test_a_class_far_more_frequent_than_another_cannot_be_drawn() -> None:
         drawn(Images(whole, whole), 0)
 
 
+def test_groups_come_along_with_the_images_that_are_drawn() -> None:
+    whole = Images(of_classes(40, num=90), of_classes(3, num=5), np.ones((2, 1)), np.arange(90) // 10)
+    for seed in range(5):
+        some = drawn(whole, seed)
+        assert some.groups is not None
+        assert some.groups.tolist() == [row // 10 for row in some.tuned_on.rows]
+
+
+def test_what_one_group_says_is_not_taken_for_what_many_images_say() -> None:
+    """All images gain alike by a threshold above the alarms: shown by ten images that differ, not by ten of one coil
+    and one of another."""
+    histograms = np.zeros((11, 1, 2, 256), np.uint32)
+    histograms[:, 0, 0, 0], histograms[:, 0, 0, 150] = 100, 40 + np.arange(11)
+    histograms[:, 0, 1, 255] = 50
+    statistics = EvaluationStatistics(np.arange(11), histograms, np.full((11, 2), 255, np.uint8))
+    apart, together = (
+        judge(Images(statistics, statistics, groups=groups), RULES["ours"], gates=["none"])
+        for groups in (None, np.array([0] * 10 + [1]))
+    )
+    assert apart.is_tuned and apart.gain > 0.1
+    assert not together.is_tuned
+
+
 def test_what_was_trained_is_judged_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thresholds, "NETWORKS", {})
-    assert thresholds.run(tmp_path).endswith("have not been run.")
-    work = tmp_path / "pretrained-bsdata"
+    name, work = "pretrained-bsdata", tmp_path / "pretrained-bsdata"
+    with pytest.raises(InputError, match=r"no training of auto has ended there; run .* pretrained-bsdata` first"):
+        thresholds.run_on_trained(name, work)
     masks = [defect_mask(n, num_classes=2) for n in range(9)]
     make_shards(work / "shards", [steel_image(n) for n in range(9)], masks, num_classes=2, folds=3)
+    monkeypatch.setattr(thresholds, "groups", lambda data: np.arange(40))  # of the images below, not of these
     trial = Trial(work / "auto-16-2")
     trial.folder.mkdir()
     for fold in (VALIDATION, TEST):
@@ -50,8 +75,8 @@ def test_what_was_trained_is_judged_where_it_lies(tmp_path: Path, monkeypatch: p
     trial.finish(1, asked=["--preset", "auto"])
     (work / "auto-16-3").mkdir()  # not finished
     monkeypatch.setattr(thresholds, "RULES", {"ours": thresholds.RULES["ours"]})
-    text = thresholds.run(tmp_path, resamples=2)
-    rows = [line for line in text.splitlines() if line.startswith("| pretrained")]
+    text = thresholds.run_on_trained(name, work, resamples=2)
+    rows = [line for line in text.splitlines() if line.startswith("| seed")]
     # Every defect is found whole, and nothing else: 100 before and after.
-    assert rows == ["| pretrained-bsdata, seed 2 | 100.00 | 60.00 | ours | +0.00 | +0.00 | +0.00 | +0.00 | 0 | 0 |"]
+    assert rows == ["| seed 2 | 100.00 | 60.00 | ours | +0.00 | +0.00 | +0.00 | +0.00 | 0 | 0 |"]
     assert f"Trained at {trial.commit}." in text

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from steel.thresholds.crossfit import NUM_FOLDS, Gain, deal_folds, paired_gain
+from steel.thresholds.crossfit import NUM_FOLDS, Gain, deal_folds, half_width, paired_gain
 
 
 def test_each_fold_has_its_share_of_every_class() -> None:
@@ -57,6 +57,20 @@ def test_what_one_image_gains_is_one_standard_error(num: int) -> None:
     gain = Gain.of(differences, np.arange(num))
     assert gain.value == pytest.approx(gain.noise)
     assert not gain.exceeds(1.1)
+
+
+def test_the_interval_of_few_units_is_wider() -> None:
+    """Student's t, by a table: 2.776 with 4 degrees of freedom, 1.960 with very many; half of it lies below 0."""
+    assert half_width(0.95, 5) == pytest.approx(2.776, abs=5e-4)
+    assert half_width(0.95, 10**6) == pytest.approx(1.960, abs=5e-4)
+    assert half_width(0.99, 20) == pytest.approx(stats.t(19).ppf(0.995))
+    assert half_width(0, 5) == 0
+    assert not Gain.of(np.array([1.0, 2.0]), np.array([0, 0])).exceeds(half_width(0.95, 1))
+
+
+def test_units_are_counted_once() -> None:
+    assert deal_folds(np.arange(6), np.ones((6, 1), bool), np.array([4, 4, 9, 2, 2, 2])).num_units == 3
+    assert deal_folds(np.arange(6), np.ones((6, 1), bool)).num_units == 6
 
 
 def test_one_unit_or_none_says_nothing() -> None:
