@@ -23,7 +23,8 @@ from steel import storage
 T = TypeVar("T")
 
 SILENCE_S = 8.0
-"""A download is given up once nothing came for so long, at its start or in between, however long the whole takes."""
+"""A download is given up once nothing of the file came for so long, be it while it is looked for, at its start or in
+between, however long the whole takes."""
 PIECES = 1 << 16, 1 << 22
 """Bytes asked of a store at a time, at least and at most: as many more as it answers faster."""
 _BRISK = 0.1
@@ -73,7 +74,7 @@ def fetch_stored(find: Callable[[], str]) -> tuple[str, bytes]:
     """A file of a store, in pieces: no store says how far it is with one that is asked for at once.
 
     Args:
-        find: gives its URL, and may ask the store for that; this and the file's size are one wait.
+        find: gives its URL, and may ask the store for that.
 
     Returns:
         The URL and the file.
@@ -81,23 +82,24 @@ def fetch_stored(find: Callable[[], str]) -> tuple[str, bytes]:
     Raises:
         FileNotFoundError, OSError: as the store says; a `TimeoutError` as `within_silence`.
     """
+    data = bytearray()
 
-    def find_sized() -> tuple[str, int | None]:
-        url = find()
-        return url, storage.file_size(url)
+    def fetch() -> str:
+        url, length = find(), PIECES[0]
+        size = storage.file_size(url)
+        if size is None:
+            raise FileNotFoundError(url)
+        while len(data) < size:
+            begun = time.monotonic()
+            piece = storage.read_range(url, len(data), min(length, size - len(data)))
+            if not piece:
+                raise IncompleteRead(bytes(data), size - len(data))
+            data.extend(piece)
+            is_brisk = time.monotonic() - begun < _BRISK * SILENCE_S
+            length = min(2 * length, PIECES[1]) if is_brisk else PIECES[0]
+        return url
 
-    url, size = within_silence(find_sized)
-    if size is None:
-        raise FileNotFoundError(url)
-    data, length = bytearray(), PIECES[0]
-    while len(data) < size:
-        begun = time.monotonic()
-        piece = within_silence(partial(storage.read_range, url, len(data), min(length, size - len(data))))
-        if not piece:
-            raise IncompleteRead(bytes(data), size - len(data))
-        data += piece
-        is_brisk = time.monotonic() - begun < _BRISK * SILENCE_S
-        length = min(2 * length, PIECES[1]) if is_brisk else PIECES[0]
+    url = within_silence(fetch, lambda: len(data))
     return url, bytes(data)
 
 
@@ -119,9 +121,11 @@ def fetch_from_hub(repository: str, files: tuple[str, ...], revision: str | None
 
 def _ask_hub(repository: str, files: tuple[str, ...], revision: str | None) -> Path:
     # The hub's own downloads try six times and wait between; whether it answers is known after one.
-    name = within_silence(partial(_first_published, repository, files, revision))
-    download = partial(huggingface_hub.hf_hub_download, repository, name, revision=revision)
-    return Path(within_silence(download, partial(_count_bytes, repository)))
+    def fetch() -> str:
+        name = _first_published(repository, files, revision)
+        return huggingface_hub.hf_hub_download(repository, name, revision=revision)
+
+    return Path(within_silence(fetch, partial(_count_bytes, repository)))
 
 
 def _first_published(repository: str, files: tuple[str, ...], revision: str | None) -> str:
@@ -139,12 +143,12 @@ def _first_published(repository: str, files: tuple[str, ...], revision: str | No
 
 
 def _count_bytes(repository: str) -> int:
-    """Of a repository in the cache, and one for each file: what is unfinished is among them, from the moment that the
-    hub has answered, and what another process fetches while ours waits for it."""
+    """Of a repository in the cache: what is unfinished is among them, and what another process fetches while ours waits
+    for it."""
     total = 0
     for path in (Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs").glob("*"):
         with suppress(FileNotFoundError):  # renamed at this moment
-            total += 1 + path.stat().st_size
+            total += path.stat().st_size
     return total
 
 

@@ -53,6 +53,8 @@ class Reply:
     pause: float = 0
     stalls: bool = False
     """Half of what was promised never comes."""
+    late: float = 0
+    """Seconds before the head is answered."""
 
     @property
     def length(self) -> int:
@@ -82,6 +84,7 @@ def server() -> Iterator[tuple[str, Files]]:
             elif reply is None or not (is_head or reply.pieces):
                 done.wait(20)
                 return
+            done.wait(reply.late if is_head else 0)
             refused = re.search(r"/answers-(\d+)", self.path)
             is_there = self.path in files
             code = 200 if is_there else int(refused[1]) if refused else 404
@@ -185,6 +188,20 @@ def test_a_hub_that_falls_silent_is_given_up_in_time(
     with pytest.raises(InputError, match=rf"'resnet34'.*TimeoutError: nothing came for 0\.4 s; {WAYS_OUT}") as caught:
         read_source("hub", "resnet34")
     assert time.monotonic() - begun < 3 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reply", [Reply(late=1.6), Reply((b"",), late=1.6, stalls=True)])
+@pytest.mark.usefixtures("hub")
+def test_a_late_answer_and_the_silence_after_it_are_one_wait(
+    reply: Reply, server: tuple[str, Files], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 2 s: two would be over 3.6."""
+    monkeypatch.setattr(downloads, "SILENCE_S", 2.0)
+    serve_resnet(server, reply, monkeypatch)
+    begun = time.monotonic()
+    with pytest.raises(InputError, match=r"TimeoutError: nothing came for 2 s"):
+        read_source("hub", "resnet34")
+    assert time.monotonic() - begun < 3.2
 
 
 @pytest.mark.usefixtures("hub", "brief")
@@ -397,6 +414,21 @@ def test_looking_for_the_file_is_one_wait(server: tuple[str, Files], monkeypatch
     monkeypatch.setattr(storage, "file_size", lambda _: time.sleep(0.3))
     with pytest.raises(InputError, match=r"TimeoutError: nothing came for 0\.4 s"):
         read_source("memory://nowhere/w.pth", "resnet18")
+
+
+@pytest.mark.usefixtures("brief")
+def test_finding_a_file_in_a_store_and_its_first_piece_are_one_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_bytes("memory://late/w.pth", b"weights")
+    of_store = storage.read_range
+
+    def read_late(*given: object) -> bytes:
+        time.sleep(0.25)
+        return of_store(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(storage, "read_range", read_late)
+    monkeypatch.setattr(storage, "file_size", lambda _: bool(time.sleep(0.25)) or 7)
+    with pytest.raises(InputError, match=r"TimeoutError: nothing came for 0\.4 s"):
+        read_source("memory://late/w.pth", "resnet18")
 
 
 @pytest.mark.parametrize("reply", SILENT)
