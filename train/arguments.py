@@ -151,6 +151,9 @@ def _parse_fit(
         parser.epilog += "and more, which are then listed below. "
         for usage, meaning in (more or {}).items():
             parser.epilog += f"{usage}: {meaning}. "
+        if known.preset == AUTO and not looks:
+            parser.epilog += "The defaults below are those of the preset severstal, as auto's own follow from the "
+            parser.epilog += "shards: give --data and --out, too, to see them."
         parser.print_help()
         tyro.cli(Config, default=preset, args=["--help"], prog=program, registry=build_registry())
     for name in ("data", "out"):

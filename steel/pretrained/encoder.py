@@ -189,9 +189,9 @@ def _tell(weights: EncoderWeights, fit: Fit) -> None:
         weights.fitted, weights.tensors, weights.architecture, weights.source, fit.how, weights.sha256[:12],
     )  # fmt: skip
     if fit.missing:
-        logger.warning("encoder weights: not in the file, so random: %s", list_some(fit.missing, 10))
+        logger.warning("encoder weights: not in the file, so random: %s", ", ".join(fit.missing))
     if fit.left_over:
-        logger.info("encoder weights: in the file, but not in the encoder: %s", list_some(fit.left_over, 4))
+        logger.info("encoder weights: in the file, but not in the encoder: %s", ", ".join(fit.left_over))
     tell_licence(weights.licence)
 
 

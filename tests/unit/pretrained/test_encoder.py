@@ -240,12 +240,14 @@ def test_what_did_not_fit_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixt
     tensors = dict(classifier("test_resnet").state_dict())
     tensors["layer4.0.bn1.weight"] = torch.zeros(3)
     del tensors["layer3.0.bn1.bias"]
+    heads = {f"head{n}.weight": torch.zeros(n + 1) for n in range(12)}
+    tensors |= heads
     with caplog.at_level(logging.INFO, logger="train.fit"):
         told, _ = load_encoder(network("tu-test_resnet"), save(tmp_path / "w.safetensors", tensors))
     assert told.tensors - told.fitted == 2
     assert "random: model.layer3.0.bn1.bias, model.layer4.0.bn1.weight" in caplog.text
     (line,) = [r.message for r in caplog.records if "not in the encoder" in r.message]
-    assert set(line.rpartition(": ")[2].split(", ")) >= {"fc.bias", "fc.weight"}
+    assert set(line.rpartition(": ")[2].split(", ")) >= {"fc.bias", "fc.weight", *heads}  # each, however many
 
 
 def test_the_licence_is_said_and_a_special_one_louder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -134,6 +134,15 @@ def test_every_option_is_known_by_its_name(capsys: pytest.CaptureFixture[str]) -
     assert listed - negated == {name for name in known if "." in name}
 
 
+def test_help_says_whose_defaults_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of `auto` there are none before the shards are named."""
+    for words, is_of_other in (["--help"], True), (["--preset", "smoke", "--help"], False):
+        with pytest.raises(SystemExit):
+            parse_fit("fit", words)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("those of the preset severstal, as auto's own follow from the shards" in said) is is_of_other
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_carry_their_own_name(name: str) -> None:
     assert PRESETS[name].preset == name
