@@ -14,7 +14,7 @@ from steel.model.libraries import timm
 from steel.model.network import UnifiedModel
 from steel.pretrained.files import WeightFile, parse_weights
 from steel.pretrained.licences import RANDOM, family_licence, is_permissive, licence_text
-from steel.pretrained.names import ENOUGH, Fit, fit_names
+from steel.pretrained.names import ENOUGH, Fit, fit_names, vit_from_torchvision
 from steel.pretrained.sources import Source, read_source, timm_settings
 from steel.pretrained.stem import Normalisation, adapt_stem, add_constant, check_channels
 
@@ -131,19 +131,23 @@ def _usual(encoder: str) -> Normalisation:
 
 
 def _converter(encoder: str) -> Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None:
-    """timm's own translation of the names in original publications, where it has one for this encoder."""
+    """timm's own translation of the names in other publications, where it has one for this encoder."""
     name = encoder.removeprefix("tu-").partition(".")[0]
     if not encoder.startswith("tu-"):
         return None
-    translate = getattr(sys.modules[timm.models.model_entrypoint(name).__module__], "checkpoint_filter_fn", None)
-    if translate is None:
+    module = sys.modules[timm.models.model_entrypoint(name).__module__]
+    of_state, of_names = (getattr(module, it, None) for it in ("checkpoint_filter_fn", "_filter_fn"))
+    if of_state is None and of_names is None:
         return None
 
     def convert(tensors: dict[str, Tensor]) -> Mapping[str, Tensor]:
         try:
-            with torch.device("meta"):
-                whole = timm.create_model(name)
-            converted = translate(tensors, whole)
+            if of_state is None:
+                converted = of_names(tensors)  # type: ignore[misc]
+            else:
+                with torch.device("meta"):
+                    whole = timm.create_model(name)
+                converted = of_state(vit_from_torchvision(tensors), whole)
             return {name: tensor for name, tensor in converted.items() if isinstance(tensor, Tensor)}
         except Exception:  # of a file that is not what it expects
             return {}

@@ -13,6 +13,21 @@ _ROLES = ("bias", "running_mean", "running_var")
 """Last parts of names that have one meaning everywhere; all others are weights."""
 
 
+_TORCHVISION_VIT = (
+    (r"^class_token$", "cls_token"),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^encoder\.pos_embedding$", "pos_embed"),
+    (r"^encoder\.ln\.", "norm."),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
+    (r"\.ln_(\d)\.", r".norm\1."),
+    (r"\.self_attention\.in_proj_", ".attn.qkv."),
+    (r"\.self_attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.(?:0|linear_1)\.", ".mlp.fc1."),
+    (r"\.mlp\.(?:3|linear_2)\.", ".mlp.fc2."),
+)
+"""Parts of torchvision's names of a vision transformer, and timm's."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """How the tensors of a file fit an encoder."""
@@ -54,6 +69,20 @@ def fit_names(
     if max(fit.share for fit in fits) < ENOUGH:
         fits.append(_by_order(own, given))
     return max(fits, key=lambda fit: fit.share)
+
+
+def vit_from_torchvision(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by timm's names where they are those of torchvision's vision transformer, whose order is another; else as
+    they are."""
+    if "encoder.layers.encoder_layer_0.ln_1.weight" not in given:
+        return dict(given)
+
+    def renamed(name: str) -> str:
+        for theirs, timms in _TORCHVISION_VIT:
+            name = re.sub(theirs, timms, name)
+        return name
+
+    return {renamed(name): tensor for name, tensor in given.items()}
 
 
 def is_same_shape(own: Tensor, given: Tensor) -> bool:

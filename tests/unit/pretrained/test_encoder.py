@@ -155,6 +155,34 @@ def test_torchvisions_names_of_a_network_that_timm_names_otherwise(tmp_path: Pat
         torch.testing.assert_close(model.encoder(pixels)[-1], expected, rtol=1e-3, atol=1e-3)
 
 
+def test_torchvisions_regnet_whose_tensors_lie_in_another_order(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = trained(torchvision.models.regnet_y_400mf())
+    model = network("tu-regnety_004")
+    told, _ = load_encoder(model, save(tmp_path / "w.safetensors", theirs.state_dict()), IMAGENET)
+    assert told.fitted == told.tensors
+    with torch.no_grad():
+        pixels = normalise(image(3, (64, 64)), MEAN, STD)
+        expected = theirs.trunk_output(theirs.stem(pixels))
+        torch.testing.assert_close(model.encoder(pixels)[-1], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_torchvisions_vision_transformer(tmp_path: Path) -> None:
+    """Of the size that timm calls tiny."""
+    torch.manual_seed(0)
+    theirs = trained(torchvision.models.VisionTransformer(224, 16, 12, 3, 192, 768))
+    model = UnifiedModel(NetworkConfig("DPT", "tu-vit_tiny_patch16_224", 1, 3)).eval()
+    told, _ = load_encoder(model, save(tmp_path / "w.safetensors", theirs.state_dict()), IMAGENET)
+    assert told.fitted == told.tensors
+    with torch.no_grad():
+        pixels = normalise(image(3, (224, 224)), MEAN, STD)
+        tokens = theirs._process_input(pixels)
+        tokens = torch.cat([theirs.class_token.expand(2, -1, -1), tokens], dim=1) + theirs.encoder.pos_embedding
+        expected = theirs.encoder.layers(tokens)[:, 1:]
+        found = model.encoder(pixels)[0][-1].flatten(2).transpose(1, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_the_names_of_an_original_publication(tmp_path: Path) -> None:
     """ConvNeXt's authors have other names, and linear layers for convolutions of 1x1."""
     theirs = classifier("test_convnext")
