@@ -25,7 +25,13 @@ def answer(dice: float, true: int) -> tuple[int, int]:
     return true, round(dice * true)
 
 
-def write_report(folder: Path, images: Sequence[Image], names: Sequence[str] = ("spot", "scratch"), **more: Any) -> str:
+def write_report(
+    folder: Path,
+    images: Sequence[Image],
+    names: Sequence[str] = ("spot", "scratch"),
+    groups: Sequence[int] | None = None,
+    **more: Any,
+) -> str:
     """What `train.evaluate` leaves of some images, as far as a comparison reads it."""
     folder.mkdir(parents=True)
     rows = [
@@ -33,6 +39,7 @@ def write_report(folder: Path, images: Sequence[Image], names: Sequence[str] = (
             "image_id": image_id,
             "result": result,
             "overlay": "",
+            **({} if groups is None else {"group": groups[i]}),
             **{f"dice {name}": dice[k] for k, name in enumerate(names)},
             **{
                 f"{what} pixels {name}": pixels
@@ -42,7 +49,7 @@ def write_report(folder: Path, images: Sequence[Image], names: Sequence[str] = (
                 )
             },
         }
-        for image_id, result, dice, true in images
+        for i, (image_id, result, dice, true) in enumerate(images)
     ]
     with (folder / "per_image.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -114,16 +114,16 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
     fold_of_row, groups, areas = (
         np.asarray(column)[statistics.rows] for column in (reader.index.fold, reader.index.group, reader.index.areas)
     )
+    statistics = replace(statistics, groups=groups)
     tta = tuple(arguments.config.validation.tta)
 
-    nested = nested_outcome(statistics, fold_of_row, training_areas=areas, groups=groups, tta=tta)
+    nested = nested_outcome(statistics, fold_of_row, training_areas=areas, tta=tta)
     members = {fold: load_checkpoint(str(RunFolder(member_folder(arguments.out, fold)).checkpoint)) for fold in folds}
     with LiveLine(shown=True) as live:
         with live.stage("threshold tuning") as on_progress:
             found = tune_thresholds(
                 statistics,
                 training_areas=areas,
-                groups=groups,
                 tta=tta,
                 class_names=reader.manifest.class_names,
                 on_progress=on_progress,

@@ -152,7 +152,6 @@ class _Images:
                 statistics,
                 gates=self.arguments.gates,
                 training_areas=areas,
-                groups=self.reader.index.group[statistics.rows],
                 tta=tta,
                 class_names=self.reader.manifest.class_names,
                 share=self.runtime.share_out,

@@ -70,7 +70,7 @@ def gain(ours: Sequence[Outcome], theirs: Sequence[Outcome], measure: Measure) -
 
 
 def _resampled(outcome: Outcome, measure: Measure) -> np.ndarray:
-    return measure(ratios(resampled_sums(score_sums(outcome), num_resamples=NUM_RESAMPLES, seed=0)))
+    return measure(ratios(resampled_sums(score_sums(outcome), outcome.groups, num_resamples=NUM_RESAMPLES, seed=0)))
 
 
 def _student(differences: np.ndarray) -> Interval | None:

@@ -15,7 +15,7 @@ import numpy as np
 from bench.quality.pretrained import AUTO, SETS
 from bench.quality.seeds import mean_dice
 from bench.quality.simulation import MEDIAN_AREAS, Network, simulate
-from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, groups, trained_at, training_areas
+from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, trained_at, training_areas
 from steel.decision import default_decision
 from steel.errors import InputError
 from steel.gates import GATES
@@ -85,8 +85,6 @@ class Images:
     test: EvaluationStatistics
     training_areas: np.ndarray | None = None
     """As of `tune_thresholds`."""
-    groups: np.ndarray | None = None
-    """Of the tuned ones, likewise."""
 
 
 def simulated(
@@ -121,8 +119,7 @@ def drawn(whole: Images, seed: int) -> Images:
         if len(fits):
             chosen = np.zeros(len(has), bool)
             chosen[order[: 1 + rng.choice(fits)]] = True
-            groups = None if whole.groups is None else whole.groups[chosen]
-            return Images(whole.tuned_on.select(chosen), whole.test, whole.training_areas, groups)
+            return Images(whole.tuned_on.select(chosen), whole.test, whole.training_areas)
     raise RuntimeError(f"{has.sum(axis=0).tolist()} images have each class, and no draw has {POSITIVES} of all")
 
 
@@ -136,9 +133,7 @@ def judge(images: Images, space: SearchSpace, *, gates: Sequence[str] = tuple(GA
     """
     tuned_on, test = images.tuned_on, images.test
     half = default_decision(test.num_classes)
-    found = tune_thresholds(
-        tuned_on, space=space, gates=gates, training_areas=images.training_areas, groups=images.groups
-    )
+    found = tune_thresholds(tuned_on, space=space, gates=gates, training_areas=images.training_areas)
     before, after, start = decide(test, half), decide(test, found.decision), decide(tuned_on, half)
     interval = bootstrap_difference(after, before, mean_dice, num_resamples=200)
     assert interval is not None
@@ -219,7 +214,7 @@ def _trained(name: str, work: Path) -> Iterator[tuple[Trial, Images]]:
     for folder in sorted(work.glob(f"{AUTO}-{SETS[name].passes}-*/trial.json")):
         trial, data = Trial(folder.parent), work / "shards"
         validation, test = (trial.statistics(data, fold, FLIPS) for fold in (VALIDATION, TEST))
-        yield trial, Images(validation, test, training_areas(data), groups(data)[validation.rows])
+        yield trial, Images(validation, test, training_areas(data))
 
 
 def _table(networks: Mapping[str, Callable[[int], Images]], resamples: int) -> list[str]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,8 @@ class Trial:
         path = self.folder / f"{'last-' * last}fold-{fold}-{len(tta)}-flips.npz"
         if not path.exists():
             evaluate(self.last_checkpoint if last else self.checkpoint, data, fold, tta).save(path)
-        return EvaluationStatistics.load(path)
+        statistics = EvaluationStatistics.load(path)
+        return replace(statistics, groups=np.asarray(ShardReader(str(data)).index.group)[statistics.rows])
 
 
 def claim(work: Path, asked: Sequence[str], *, is_begun: bool) -> None:
@@ -208,9 +209,7 @@ def tuned(
 ) -> Outcome:
     """The test fold under the decision found on the validation fold, by the shipped weights or the last ones."""
     validation, test = (trial.statistics(data, fold, tta, last=last) for fold in (VALIDATION, TEST))
-    found = tune_thresholds(
-        validation, training_areas=training_areas(data), groups=groups(data)[validation.rows], tta=tta, gates=gates
-    )
+    found = tune_thresholds(validation, training_areas=training_areas(data), tta=tta, gates=gates)
     return decide(test, found.decision)
 
 
@@ -218,11 +217,6 @@ def training_areas(data: Path) -> np.ndarray:
     """(M, C) pixels of each class in the images of the shards that neither validate nor test."""
     index = ShardReader(str(data)).index
     return np.asarray(index.areas)[~np.isin(index.fold, (VALIDATION, TEST))]
-
-
-def groups(data: Path) -> np.ndarray:
-    """(N,) the group of each image of the shards: of duplicates, and of those that are known to belong together."""
-    return np.asarray(ShardReader(str(data)).index.group)
 
 
 def raw(trial: Trial, data: Path, tta: tuple[str, ...] = (), *, last: bool = False) -> Outcome:

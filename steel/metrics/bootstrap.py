@@ -12,31 +12,42 @@ _RESAMPLES_AT_ONCE = 64
 """Bounds the memory: 12,568 images x 64 resamples x 8 bytes = 6.4 MB."""
 
 
-def resampled_sums(sums: ScoreSums, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> ScoreSums:
-    """Sums over `num_resamples` draws of N images from N with replacement.
+def resampled_sums(
+    sums: ScoreSums, groups: np.ndarray | None = None, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> ScoreSums:
+    """Sums over `num_resamples` draws of N images from N with replacement, or of whole groups from as many.
 
-    The draws depend on N, `num_resamples` and `seed` only: two outcomes on the same images are resampled alike, so
-    their differences are paired.
+    The draws depend on N, the groups, `num_resamples` and `seed` only: two outcomes on the same images are resampled
+    alike, so their differences are paired.
 
     Args:
         sums: of single images, leading shape (N,).
+        groups: (N,) as in `EvaluationStatistics`.
 
     Returns:
         Leading shape (R,).
     """
     table = sums.table()  # one product for all sums: of thin ones each costs as much
-    weights = resample_weights(len(table), num_resamples, seed)
+    weights = resample_weights(len(table), num_resamples, seed, groups)
     return sums.with_table(np.concatenate([some @ table for some in weights]))
 
 
-def resample_weights(num_images: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Parts of an (R, N) float64 array: how often each resample holds each image."""
+def resample_weights(
+    num_images: int, num_resamples: int, seed: int, groups: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Parts of an (R, N) float64 array: how often each resample holds each image.
+
+    The images of a group are drawn together: they look alike, so that other images would be other groups.
+    """
     rng = np.random.default_rng(seed)
+    group_of = np.arange(num_images) if groups is None else np.unique(groups, return_inverse=True)[1]
+    num_groups = int(group_of.max(initial=-1)) + 1
     for start in range(0, num_resamples, _RESAMPLES_AT_ONCE):
         num = min(_RESAMPLES_AT_ONCE, num_resamples - start)
-        drawn = rng.integers(num_images, size=(num, num_images))
-        drawn += np.arange(num)[:, None] * num_images
-        yield np.bincount(drawn.ravel(), minlength=num * num_images).reshape(num, num_images).astype(np.float64)
+        drawn = rng.integers(num_groups, size=(num, num_groups))
+        drawn += np.arange(num)[:, None] * num_groups
+        times = np.bincount(drawn.ravel(), minlength=num * num_groups).reshape(num, num_groups)
+        yield (times if num_groups == num_images else times[:, group_of]).astype(np.float64)
 
 
 Interval = tuple[float, float]
@@ -59,7 +70,7 @@ def bootstrap(
     seed: int = 0,
 ) -> Interval | None:
     """95 % interval of one score over images: `bootstrap(outcome, lambda s: s.mean_dice)`."""
-    sums = resampled_sums(score_sums(outcome), num_resamples=num_resamples, seed=seed)
+    sums = resampled_sums(score_sums(outcome), outcome.groups, num_resamples=num_resamples, seed=seed)
     return interval(measure(ratios(sums)))
 
 
@@ -74,7 +85,7 @@ def bootstrap_difference(
     """95 % interval of how much better `outcome` scores than `reference`, both resampled alike (paired)."""
     assert np.array_equal(outcome.rows, reference.rows), "a paired difference needs the same images"
     first, second = (
-        measure(ratios(resampled_sums(score_sums(o), num_resamples=num_resamples, seed=seed)))
+        measure(ratios(resampled_sums(score_sums(o), outcome.groups, num_resamples=num_resamples, seed=seed)))
         for o in (outcome, reference)
     )
     return interval(first - second)

@@ -11,7 +11,7 @@ import numpy as np
 
 from steel.decision import Decision, kept, labels
 from steel.metrics.counts import INTERSECTION, PREDICTED, TRUE, counts_from, dice
-from steel.metrics.statistics import EvaluationStatistics
+from steel.metrics.statistics import EvaluationStatistics, joined_groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,8 @@ class Outcome:
     """(N, 1 + C) bool: what the classification head says of any defect and of each class."""
     background: np.ndarray | None = None
     """(N, 3) int64 pixels, when they are known."""
+    groups: np.ndarray | None = None
+    """As in `EvaluationStatistics`."""
 
     @classmethod
     def concat(cls, parts: "Sequence[Outcome]") -> "Outcome":
@@ -33,7 +35,12 @@ class Outcome:
         rows = np.concatenate([part.rows for part in parts])
         order = np.argsort(rows)
         counts, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("counts", "labels"))
-        return cls(rows[order], counts[order], labels[order])
+        return cls(rows[order], counts[order], labels[order], groups=joined_groups(parts, order))
+
+    def select(self, chosen: np.ndarray) -> "Outcome":
+        """The images where `chosen` (N,) bool is set, without background counts."""
+        groups = None if self.groups is None else self.groups[chosen]
+        return Outcome(self.rows[chosen], self.counts[chosen], self.labels[chosen], groups=groups)
 
     @property
     def true_labels(self) -> np.ndarray:
@@ -50,6 +57,7 @@ def decide(statistics: EvaluationStatistics, decision: Decision) -> Outcome:
         labels(decision, statistics.label_probs),
         # Background counts hold for the decision they were made under, and no other.
         statistics.background if statistics.decision == decision else None,
+        statistics.groups,
     )
 
 

@@ -8,7 +8,7 @@ every score is the same for any number of parts.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -100,12 +100,16 @@ class EvaluationStatistics:
     """The decision the background was counted under."""
     confusion: np.ndarray | None = None
     """(N, 1 + C, 1 + C) int64 pixels by [true, predicted] class, under `decision`."""
+    groups: np.ndarray | None = None
+    """(N,) numbers that images share which are duplicates or belong together; all differ when None. What such images
+    say counts as one piece of evidence."""
 
     def __post_init__(self) -> None:
         num_images, num_classes = len(self.rows), self.histograms.shape[1]
         assert self.histograms.shape == (num_images, num_classes, 2, NUM_BINS), self.histograms.shape
         assert self.label_probs.shape == (num_images, 1 + num_classes), self.label_probs.shape
         assert self.background is None or self.background.shape == (num_images, 3), self.background
+        assert self.groups is None or self.groups.shape == (num_images,), self.groups
         assert np.all(np.diff(self.rows) > 0), "rows must be ascending and different"
 
     def __len__(self) -> int:
@@ -164,6 +168,7 @@ class EvaluationStatistics:
             background,
             None if background is None else decision,
             confusion,
+            joined_groups(parts, order),
         )
 
     def images(self) -> Iterator[ImageStatistics]:
@@ -175,15 +180,21 @@ class EvaluationStatistics:
         """The images where `chosen` (N,) bool is set."""
         assert chosen.dtype == bool, chosen.dtype
         assert chosen.shape == self.rows.shape, (chosen.shape, self.rows.shape)
-        background, confusion = (
-            None if values is None else values[chosen] for values in (self.background, self.confusion)
+        background, confusion, groups = (
+            None if values is None else values[chosen] for values in (self.background, self.confusion, self.groups)
         )
         return EvaluationStatistics(
-            self.rows[chosen], self.histograms[chosen], self.label_probs[chosen], background, self.decision, confusion
+            self.rows[chosen],
+            self.histograms[chosen],
+            self.label_probs[chosen],
+            background,
+            self.decision,
+            confusion,
+            groups,
         )
 
     def save(self, path: str | Path) -> None:
-        """Write all but background and confusion as a compressed `.npz`: a cross-validation joins them."""
+        """Write rows, histograms and probabilities as a compressed `.npz`: a cross-validation joins them."""
         with open_write(path) as file:
             np.savez_compressed(file, **{name: getattr(self, name) for name in _SAVED})
 
@@ -203,6 +214,17 @@ class EvaluationStatistics:
         if fault is not None:
             raise InputError(f"{path}: not readable evaluation statistics ({fault}); evaluate again")
         return cls(rows, counts, label_probs)
+
+
+class _Grouped(Protocol):
+    @property
+    def groups(self) -> np.ndarray | None: ...
+
+
+def joined_groups(parts: Sequence[_Grouped], order: np.ndarray) -> np.ndarray | None:
+    """The groups of all parts, one behind the other and then in `order`; None where not all know theirs."""
+    groups = [part.groups for part in parts if part.groups is not None]
+    return np.concatenate(groups)[order] if groups and len(groups) == len(parts) else None
 
 
 def _saved_fault(rows: np.ndarray, counts: np.ndarray, label_probs: np.ndarray) -> str | None:

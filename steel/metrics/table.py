@@ -78,7 +78,7 @@ def _classification(inputs: MetricInputs) -> dict[str, dict[str, float]]:
 
 
 def _intervals(inputs: MetricInputs) -> dict[str, Any]:
-    resampled = ratios(resampled_sums(score_sums(inputs.outcome), seed=inputs.seed))
+    resampled = ratios(resampled_sums(score_sums(inputs.outcome), inputs.outcome.groups, seed=inputs.seed))
     spans = {name: interval(metric.of_resample(resampled)) for name, metric in METRICS.items() if metric.of_resample}
     return {
         "confidence": CONFIDENCE,

@@ -139,7 +139,7 @@ def reach_verdict(outcome: Outcome, class_names: Sequence[str], basis: str, *, s
     """
     of_images = score_sums(outcome)
     sums = of_images.total()
-    gains, resampled = _gains(sums), _gains(resampled_sums(of_images, seed=seed))
+    gains, resampled = _gains(sums), _gains(resampled_sums(of_images, outcome.groups, seed=seed))
     answered = np.count_nonzero(outcome.counts[..., PREDICTED], axis=0)
     return Verdict(
         basis=basis,

@@ -28,7 +28,8 @@ from steel.reports.per_image import CLEAN, FALSE_ALARM, FOUND, MISS
 from steel.reports.tables import format_columns
 
 FEWEST_IMAGES = 6
-"""That can show a difference: of fewer all go the same way by chance more often than once in twenty (2 / 2 ** 5)."""
+"""Or groups of them, that can show a difference: of fewer all go the same way by chance more often than once in twenty
+(2 / 2 ** 5)."""
 RESULTS = (FOUND, MISS, FALSE_ALARM, CLEAN)
 
 
@@ -130,13 +131,14 @@ def _pair(number: int, first: Evaluated, other_number: int, other: Evaluated) ->
         return found | {"why_not": "their images are labelled differently"}
     at_first, at_other, counts = at_first[same], at_other[same], (counts[0][same], counts[1][same])
     dice = first.table.dice[np.ix_(at_first, of_first)], other.table.dice[np.ix_(at_other, of_other)]
+    groups = None if first.table.groups is None else first.table.groups[at_first]
     results = [first.table.results[i] for i in at_first], [other.table.results[i] for i in at_other]
     measures = _measures(names, *dice, counts[0][..., TRUE] > 0, *results)
     overall, others = (
-        {measure.name: _difference(measure) for measure in some if measure.weight.any()}
+        {measure.name: _difference(measure, groups) for measure in some if measure.weight.any()}
         for some in (measures[:2], measures[2:])
     )
-    differences = overall | _iou_difference(*counts) | others
+    differences = overall | _iou_difference(*counts, groups) | others
     changed = _changed(first.table.image_ids, at_first, dice, results)
     overlays = {i: (first.table.overlays[a], other.table.overlays[b]) for i, (a, b) in enumerate(
         zip(at_first, at_other, strict=True))}  # fmt: skip
@@ -179,28 +181,36 @@ def _measures(
     return measures
 
 
-def _difference(measure: Measure) -> dict[str, Any]:
+def _difference(measure: Measure, groups: np.ndarray | None) -> dict[str, Any]:
     """Both values, their difference and its paired interval; none of fewer than `FEWEST_IMAGES`."""
     total = measure.weight.sum()
     gain = measure.second - measure.first
     parts = np.stack([gain, measure.weight], axis=1)
-    sums = np.concatenate([w @ parts for w in resample_weights(len(gain), NUM_RESAMPLES, seed=0)])
+    sums = np.concatenate([w @ parts for w in resample_weights(len(gain), NUM_RESAMPLES, 0, groups)])
     with np.errstate(invalid="ignore"):
-        span = interval(sums[:, 0] / sums[:, 1]) if np.count_nonzero(measure.weight) >= FEWEST_IMAGES else None
+        span = interval(sums[:, 0] / sums[:, 1]) if _are_enough(measure.weight > 0, groups) else None
     values = measure.first.sum() / total, measure.second.sum() / total
     return _judged(*values, gain.sum() / total, span, more_is_better=measure.more_is_better)
 
 
-def _iou_difference(first: np.ndarray, second: np.ndarray) -> dict[str, dict[str, Any]]:
+def _are_enough(chosen: np.ndarray, groups: np.ndarray | None) -> bool:
+    """Whether the images where `chosen` (n,) bool is set, or the groups that they are of, can show a difference."""
+    units = np.arange(len(chosen)) if groups is None else groups
+    return len(np.unique(units[chosen])) >= FEWEST_IMAGES
+
+
+def _iou_difference(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None) -> dict[str, dict[str, Any]]:
     """That of mean IoU, which is no ratio of sums over images but a mean of such, from (n, C, 3) counts.
 
     Empty where nothing is true and nothing predicted.
     """
-    outcomes = [Outcome(np.arange(len(c)), c, np.zeros((len(c), 1 + c.shape[1]), bool)) for c in (first, second)]
+    outcomes = [
+        Outcome(np.arange(len(c)), c, np.zeros((len(c), 1 + c.shape[1]), bool), groups=groups) for c in (first, second)
+    ]
     before, after = (float(score(outcome).miou) for outcome in outcomes)
     if np.isnan([before, after]).any():
         return {}
-    is_told = len(first) >= FEWEST_IMAGES
+    is_told = _are_enough(np.ones(len(first), bool), groups)
     span = bootstrap_difference(outcomes[1], outcomes[0], lambda scores: scores.miou) if is_told else None
     return {"mean IoU": _judged(before, after, after - before, span)}
 

@@ -42,6 +42,8 @@ class ImageTable:
     """(n, C) float64."""
     counts: np.ndarray
     """(n, C, 3) int64 `(intersection, predicted, true)` pixels."""
+    groups: np.ndarray | None = None
+    """As in `EvaluationStatistics`; None in a table of before they were written down."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +187,7 @@ def _read_table(path: Path, class_names: Sequence[str], beside: str) -> ImageTab
             overlays=[str(path.parent / row["overlay"]) if row["overlay"] else "" for row in rows],
             dice=_numbers(rows, [f"dice {name}" for name in class_names]).astype(np.float64),
             counts=_counts(rows, class_names),
+            groups=_numbers(rows, ["group"])[:, 0] if rows and "group" in rows[0] else None,
         )
     except KeyError as error:
         raise InputError(f"{path}: has no column {error}, which {beside} beside it asks for; evaluate again") from error

@@ -125,7 +125,7 @@ def _of_fold(
     statistics: EvaluationStatistics, outcome: Outcome, mine: np.ndarray, class_names: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """Scores of the images where `mine` (N,) bool is set."""
-    answers = Outcome(outcome.rows[mine], outcome.counts[mine], outcome.labels[mine])
+    answers = outcome.select(mine)
     inputs = _metric_inputs(answers, statistics.select(mine), class_names, seed)
     return {"images": len(answers.rows), **compute(inputs, _OF_FOLD)}
 

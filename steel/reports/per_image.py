@@ -79,6 +79,7 @@ def image_rows(
             "overlay": (overlays or {}).get(row, ""),
             "regions": (regions or {}).get(row, ""),
             "fold": int(index.fold[row]),
+            "group": int(index.group[row]),
             "height": int(index.original_height[row]),
             "width": int(index.original_width[row]),
         }

@@ -29,7 +29,6 @@ def nested_outcome(
     *,
     gates: Sequence[str] | None = None,
     training_areas: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
     tta: tuple[str, ...] = (),
     space: SearchSpace | None = None,
 ) -> Nested:
@@ -40,7 +39,6 @@ def nested_outcome(
         folds: (N,) the fold of each image of `statistics`.
         gates: as in `tune_thresholds`.
         training_areas: as there.
-        groups: as there.
         tta: as there.
         space: as there.
 
@@ -59,7 +57,6 @@ def nested_outcome(
             others,
             gates=gates,
             training_areas=training_areas,
-            groups=None if groups is None else groups[~mine],
             tta=tta,
             space=space,
         )

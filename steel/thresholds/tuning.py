@@ -60,7 +60,6 @@ def tune_thresholds(
     *,
     gates: Sequence[str] | None = None,
     training_areas: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
     tta: tuple[str, ...] = (),
     space: SearchSpace | None = None,
     class_names: Sequence[str] | None = None,
@@ -78,7 +77,6 @@ def tune_thresholds(
         gates: those to try, all when None; the first of equals wins.
         training_areas: (M, C) pixels of each class in M training images at their original size (0s, for images without
             it, are left out); those of `statistics` when None.
-        groups: (N,) numbers that duplicates among the images share; all differ when None.
         tta: the flipped views behind the statistics, to be recorded.
         space: the settings to try.
         class_names: for the explanation; class 1, class 2, ... when None.
@@ -91,7 +89,7 @@ def tune_thresholds(
     if len(statistics) == 0:
         raise InputError("threshold tuning: there are no images in these folds; choose others")
     tuner = Tuner(
-        *(statistics, gates or tuple(GATES), training_areas, groups, tta, space or SearchSpace()),
+        *(statistics, gates or tuple(GATES), training_areas, tta, space or SearchSpace()),
         share=share,
         on_progress=on_progress,
     )
@@ -141,7 +139,6 @@ class Tuner:
         statistics: EvaluationStatistics,
         gates: Sequence[str],
         training_areas: np.ndarray | None,
-        groups: np.ndarray | None,
         tta: tuple[str, ...],
         space: SearchSpace,
         *,
@@ -153,7 +150,7 @@ class Tuner:
         areas = true_areas if training_areas is None else training_areas
         assert areas.shape[1:] == (statistics.num_classes,), (areas.shape, statistics.num_classes)
         self.present = np.greater(true_areas, 0)
-        self.folds = deal_folds(statistics.rows, self.present, groups)
+        self.folds = deal_folds(statistics.rows, self.present, statistics.groups)
         self._grids = [class_grid(space, a, bool(p.any())) for a, p in zip(areas.T, self.present.T, strict=True)]
         self._evidence = [
             gather_evidence(statistics.histograms[:, k], class_probs[k], any_probs, grid.pixel_thresholds)

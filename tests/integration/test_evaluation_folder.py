@@ -1,7 +1,11 @@
 """What an evaluation writes into a folder that holds something already."""
 
 import contextlib
+import csv
 import functools
+import itertools
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +69,30 @@ def test_a_run_folder_and_a_checkpoint_of_something_else_are_not_written_over(
     assert {path: path.read_bytes() for path in sorted(work.rglob("*")) if path.is_file()} == before
     for _ in range(2):  # the second one replaces what the first has written
         assert code_of(work, run / "tuned", *TUNED) == 0
+
+
+def test_intervals_are_of_groups_of_images(work: Path) -> None:
+    """By this test's own reckoning from the table of images: three groups are drawn three times, and each draw of them
+    is as likely as any other."""
+    images = [np.full((32, 64), 20 * n, np.uint8) for n in range(12)]
+    masks = [np.full((32, 64), int(n % 3 == 0), np.uint8) for n in range(12)]
+    shutil.rmtree(work / "shards")
+    groups = [0, 1, 0, 1, 0, 1, 0, 2, 0, 2, 0, 3]
+    make_shards(work / "shards", images, masks, num_classes=2, folds=2, groups=groups)
+    out = work / "groups"
+    assert code_of(work, out, "--folds", "1") == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    with (out / "per_image.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    members: dict[str, list[float]] = {}
+    for row in rows:
+        members.setdefault(row["group"], []).append((float(row["dice class 1"]) + float(row["dice class 2"])) / 2)
+    assert {group: len(of) for group, of in members.items()} == {"1": 3, "2": 2, "3": 1}
+    draws = itertools.product(members.values(), repeat=3)
+    means = [float(np.mean([*itertools.chain(*drawn)])) for drawn in draws]
+    low, high = metrics["intervals"]["mean_dice"]
+    assert (low, high) == pytest.approx((min(means), max(means)), abs=1e-5)  # each of the two once in 27 draws
+    assert low < metrics["mean_dice"] < high
 
 
 def names_in(folder: Path) -> set[str]:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -83,7 +84,8 @@ def collect_statistics(
             on_progress(min(done * runtime.world, len(rows)), len(rows))
 
     mine = EvaluationStatistics.from_images(counted(), reader.manifest.num_classes, decision)
-    return EvaluationStatistics.concat(runtime.all_gather(mine))
+    statistics = EvaluationStatistics.concat(runtime.all_gather(mine))
+    return replace(statistics, groups=np.asarray(reader.index.group)[statistics.rows])
 
 
 def show_images(

@@ -64,7 +64,6 @@ def validate(
         tuning = tune_thresholds(
             statistics,
             training_areas=index.areas[context.rows.train],
-            groups=index.group[statistics.rows],
             tta=tta,
             class_names=context.reader.manifest.class_names,
             share=context.runtime.share_out,

@@ -1,5 +1,6 @@
 """Few images of those that a trained network was validated on tune its decision, and all that test judge it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +39,6 @@ def test_a_class_far_more_frequent_than_another_cannot_be_drawn() -> None:
         drawn(Images(whole, whole), 0)
 
 
-def test_groups_come_along_with_the_images_that_are_drawn() -> None:
-    whole = Images(of_classes(40, num=90), of_classes(3, num=5), np.ones((2, 1)), np.arange(90) // 10)
-    for seed in range(5):
-        some = drawn(whole, seed)
-        assert some.groups is not None
-        assert some.groups.tolist() == [row // 10 for row in some.tuned_on.rows]
-
-
 def test_what_one_group_says_is_not_taken_for_what_many_images_say() -> None:
     """All images gain alike by a threshold above the alarms: shown by ten images that differ, not by ten of one coil
     and one of another."""
@@ -54,7 +47,7 @@ def test_what_one_group_says_is_not_taken_for_what_many_images_say() -> None:
     histograms[:, 0, 1, 255] = 50
     statistics = EvaluationStatistics(np.arange(11), histograms, np.full((11, 2), 255, np.uint8))
     apart, together = (
-        judge(Images(statistics, statistics, groups=groups), RULES["ours"], gates=["none"])
+        judge(Images(replace(statistics, groups=groups), statistics), RULES["ours"], gates=["none"])
         for groups in (None, np.array([0] * 10 + [1]))
     )
     assert apart.is_tuned and apart.gain > 0.1
@@ -65,9 +58,8 @@ def test_what_was_trained_is_judged_where_it_lies(tmp_path: Path, monkeypatch: p
     name, work = "pretrained-bsdata", tmp_path / "pretrained-bsdata"
     with pytest.raises(InputError, match=r"no training of auto has ended there; run .* pretrained-bsdata` first"):
         thresholds.run_on_trained(name, work)
-    masks = [defect_mask(n, num_classes=2) for n in range(9)]
-    make_shards(work / "shards", [steel_image(n) for n in range(9)], masks, num_classes=2, folds=3)
-    monkeypatch.setattr(thresholds, "groups", lambda data: np.arange(40))  # of the images below, not of these
+    masks = [defect_mask(n, num_classes=2) for n in range(40)]
+    make_shards(work / "shards", [steel_image(n) for n in range(40)], masks, num_classes=2, folds=3)
     trial = Trial(work / "auto-16-2")
     trial.folder.mkdir()
     for fold in (VALIDATION, TEST):

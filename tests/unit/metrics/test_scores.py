@@ -223,6 +223,53 @@ def test_interval_of_a_mean_is_about_two_standard_errors_wide() -> None:
     assert bootstrap(outcome, lambda s: s.mean_dice, seed=1) != (low, high)
 
 
+def copied(outcome: Outcome, times: int, *, are_told: bool) -> Outcome:
+    """Each image so many times, in a group of its copies if that is told."""
+    of = np.repeat(np.arange(len(outcome.rows)), times)
+    groups = 100 - of if are_told else None
+    return Outcome(np.arange(len(of)), outcome.counts[of], outcome.labels[of], groups=groups)
+
+
+def test_copies_that_are_told_as_such_make_no_interval_narrower() -> None:
+    """Drawn in the reverse order, as their numbers are: the interval is that of other draws of the originals."""
+    outcome = random_outcome(60)
+    reverse = Outcome(outcome.rows, outcome.counts[::-1], outcome.labels[::-1])
+    known, unknown = (copied(outcome, 4, are_told=told) for told in (True, False))
+    for measure in (lambda s: s.mean_dice, lambda s: s.mean_dice_positive, lambda s: s.miou):
+        assert bootstrap(known, measure) == pytest.approx(bootstrap(reverse, measure))
+    low, high = bootstrap(known, lambda s: s.mean_dice) or (np.nan, np.nan)
+    narrow = bootstrap(unknown, lambda s: s.mean_dice) or (np.nan, np.nan)
+    assert (high - low) / (narrow[1] - narrow[0]) == pytest.approx(2, rel=0.15)  # the square root of four
+
+
+def test_groups_of_one_image_each_change_no_draw() -> None:
+    outcome = random_outcome(30)
+    alone = Outcome(outcome.rows, outcome.counts, outcome.labels, groups=np.arange(30) + 7)
+    assert bootstrap(alone, lambda s: s.mean_dice) == bootstrap(outcome, lambda s: s.mean_dice)
+
+
+def test_draws_of_groups_of_different_sizes_are_scored_by_the_images_in_them() -> None:
+    outcome = random_outcome(6)
+    groups = np.array([4, 9, 4, 4, 0, 9])
+    sums = resampled_sums(score_sums(outcome), groups, num_resamples=20, seed=3)
+    members = [np.flatnonzero(groups == group) for group in (0, 4, 9)]
+    for i, drawn in enumerate(np.random.default_rng(3).integers(3, size=(20, 3))):
+        rows = np.concatenate([members[group] for group in drawn])
+        assert sums.images[i] == len(rows)
+        expected = score_sums(Outcome(rows, outcome.counts[rows], outcome.labels[rows])).dice.mean()
+        assert ratios(sums).mean_dice[i] == pytest.approx(expected)
+
+
+def test_answers_keep_their_groups_when_they_are_joined_and_chosen_from() -> None:
+    outcome = random_outcome(5)
+    groups = np.array([3, 3, 1, 0, 1])
+    whole = Outcome(outcome.rows, outcome.counts, outcome.labels, groups=groups)
+    odd = outcome.rows % 2 == 1
+    joined = Outcome.concat([whole.select(odd), whole.select(~odd)])
+    assert joined.groups is not None and joined.groups.tolist() == groups.tolist()
+    assert Outcome.concat([whole.select(odd), outcome.select(~odd)]).groups is None
+
+
 def test_differences_are_paired() -> None:
     outcome, other = random_outcome(50), random_outcome(50, seed=1)
     assert bootstrap_difference(outcome, outcome, lambda s: s.mean_dice) == (0, 0)

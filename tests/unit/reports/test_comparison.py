@@ -75,6 +75,31 @@ def test_the_interval_is_that_of_a_mean_of_differences(tmp_path: Path) -> None:
     assert found["pairs"][0]["sentence"].startswith("two is better than one: mean Dice +0.0")
 
 
+def test_copies_of_images_do_not_narrow_the_interval(tmp_path: Path) -> None:
+    """Of 100 images in four copies each the interval is about that of 100, not of 400: twice as wide. Of mean IoU, for
+    which every second copy is clean, that of 100 instead of 200."""
+    gain = np.repeat(np.random.default_rng(1).normal(0.02, 0.08, 100), 4)
+    widths = {}
+    for name, groups in (("untold", None), ("told", np.repeat(np.arange(100), 4).tolist())):
+        sides = zip(("one", "two"), many(gain), strict=True)
+        paths = [write_report(tmp_path / name / side, images, groups=groups) for side, images in sides]
+        differences = compare(paths)["pairs"][0]["differences"]
+        for measure in ("mean Dice", "mean IoU"):
+            low, high = differences[measure]["interval"]
+            widths[name, measure] = high - low
+    for measure, ratio in (("mean Dice", 2), ("mean IoU", np.sqrt(2))):
+        assert widths["told", measure] / widths["untold", measure] == pytest.approx(ratio, rel=0.15)
+
+
+def test_fewer_than_six_groups_show_no_difference(tmp_path: Path) -> None:
+    for num, is_shown in ((5, False), (6, True)):
+        groups = [i // 2 % num for i in range(60)]  # half of each is defective
+        first, second = many(np.full(60, 0.25))
+        paths = [write_report(tmp_path / f"{num}{n}", side, groups=groups) for n, side in enumerate((first, second))]
+        differences = compare(paths)["pairs"][0]["differences"]
+        assert {differences[name]["exceeds_noise"] for name in ("mean Dice", "mean IoU")} == {is_shown}
+
+
 def test_the_interval_of_mean_iou_is_that_of_resampled_images(tmp_path: Path) -> None:
     """Both classes' intersections and unions are summed over each resample's images before they are divided."""
     random = np.random.default_rng(2)

@@ -22,7 +22,7 @@ def test_areas_are_searched_between_percentiles_of_the_training_areas() -> None:
 def test_given_training_areas_bound_the_limits() -> None:
     low, high = 20, 25
     areas = np.array([[low, high], [22, 0], [high, low], [21, 22], [23, 23], [24, 24], [23, 23]])
-    tuner = Tuner(Images(6).statistics(), ("none",), areas, None, (), SearchSpace())
+    tuner = Tuner(Images(6).statistics(), ("none",), areas, (), SearchSpace())
     for families in tuner.search("none").families:
         minima, maxima = families["maximum area"].settings[:, 2:].T
         assert set(minima.tolist()) <= {0, *range(low, high + 1)}

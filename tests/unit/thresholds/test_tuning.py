@@ -156,7 +156,7 @@ TRAINING_AREAS = np.random.default_rng(0).integers(6, 40, (30, NUM_CLASSES))
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_gate_is_fitted_as_by_brute_force(gate: str, seed: int) -> None:
     images = Images(seed, num=30)
-    tuner = Tuner(images.statistics(), (gate,), TRAINING_AREAS, None, (), SPACE)
+    tuner = Tuner(images.statistics(), (gate,), TRAINING_AREAS, (), SPACE)
     expected = BruteForce(images, gate, TRAINING_AREAS)
     empty = np.stack([(images.bitmasks >> k) & 1 for k in range(NUM_CLASSES)]).any(axis=(2, 3)) == 0
     for among in ([0, 1, 2, 3, 4], [0, 1, 3, 4]):
@@ -174,7 +174,7 @@ def test_the_reported_scores_are_scores_on_the_images(gate: str) -> None:
     assert found.by_gate[gate].gate == gate
     assert found.by_gate[gate].tta == found.decision.tta == ("hflip",)
     assert found.score == pytest.approx(images.mean_dice(found.decision), abs=1e-12)
-    tuner = Tuner(images.statistics(), (gate,), None, None, (), SearchSpace())
+    tuner = Tuner(images.statistics(), (gate,), None, (), SearchSpace())
     of_folds = [
         images.mean_dice(tuner.tune(without=fold).decision, np.flatnonzero(tuner.folds.fold_of == fold))
         for fold in range(5)
@@ -224,11 +224,11 @@ def test_ranks_that_share_the_gates_find_what_one_finds(world: int) -> None:
 
 def test_a_fold_has_no_say_in_its_own_cross_fitted_answers() -> None:
     statistics = Images(8, num=40).statistics()
-    fold_of = Tuner(statistics, tuple(GATES), None, None, (), SearchSpace()).folds.fold_of
+    fold_of = Tuner(statistics, tuple(GATES), None, (), SearchSpace()).folds.fold_of
     changed = statistics.histograms.copy()
     changed[fold_of == 1] = changed[fold_of == 1, :, :, ::-1]  # turn the probabilities of fold 1 upside down
     other = EvaluationStatistics(statistics.rows, changed, statistics.label_probs)
-    first, second = (Tuner(s, tuple(GATES), None, None, (), SearchSpace()) for s in (statistics, other))
+    first, second = (Tuner(s, tuple(GATES), None, (), SearchSpace()) for s in (statistics, other))
     assert first.tune(without=1).by_gate == second.tune(without=1).by_gate
     assert first.tune(without=0).by_gate != second.tune(without=0).by_gate
 
