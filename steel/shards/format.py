@@ -78,7 +78,7 @@ class Manifest:
     folds: int
     """Number of folds; the index says which one a sample is in."""
     num_groups: int
-    """Groups of duplicates, single images included."""
+    """Of duplicates and of images that are known to belong together, single images included."""
     seed: int
     shards: tuple[ShardInfo, ...]
     index_size: int

@@ -49,7 +49,7 @@ class Images:
         areas: (N, C) int32, pixels of each class at the original size.
         ignored: (N,) int32, pixels without a truth at the original size.
         fold: (N,) int16.
-        group: (N,) int32, group of duplicates.
+        group: (N,) int32, of duplicates and of images that are known to belong together.
     """
 
     shard: np.ndarray
