@@ -129,6 +129,10 @@ def test_severstals_preset_takes_the_crop_of_the_strips(tmp_path: Path, monkeypa
     assert [phase.crop for phase in config.phases] == [(64, 128), (0, 0)]
     assert [phase.epochs for phase in config.phases] == [6, 2]
     assert all(side % 32 == 0 for side in config.phases[0].crop)
+    asked.clear()
+    pretrained.Sides(tmp_path, tmp_path, "none", 1, of_set).severstal(0)  # of one pass 8 parts in 38
+    config = parse_fit("fit", ["--preset", "severstal", "--data", "d", "--out", "o", *asked]).config
+    assert [phase.epochs for phase in config.phases] == pytest.approx([30 / 38, 8 / 38], abs=1e-5)
 
 
 @pytest.mark.parametrize("question", ["pretrained-strips", "cascade-pretrained"])
@@ -146,6 +150,21 @@ def test_strips_are_rendered_from_annotations(
     monkeypatch.setattr(cascade, "make_shards", lambda *given: given)
     monkeypatch.setattr(sys, "argv", [*command, "--annotations", "masks.csv"])
     assert program._shards(program._parse(), tmp_path) == (tmp_path, Path("masks.csv"), None, 7, 2)
+
+
+def test_all_strips_are_rendered_where_all_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "w").touch()
+    masks = tmp_path / "masks.csv"
+    rows = [f"{n:03d}.jpg,{1 + n % 4},1 5" for n in range(0, 30, 3)]
+    masks.write_text("\n".join(["ImageId,ClassId,EncodedPixels", *rows]) + "\n")
+    (tmp_path / "ids.txt").write_text("\n".join(f"{n:03d}.jpg" for n in range(30)) + "\n")
+    given = ["--weights", str(tmp_path / "w"), "--annotations", str(masks), "--image-ids", str(tmp_path / "ids.txt")]
+    monkeypatch.setattr(sys, "argv", ["quality", pretrained.ALL_STRIPS, *given])
+    monkeypatch.setattr(cascade, "make_shards", lambda work, *asked: cascade.choose_images(*asked))
+    assert program._shards(program._parse(), tmp_path) == [
+        *(f"{n:03d}.jpg" for n in range(0, 30, 3)),
+        *(f"{n:03d}.jpg" for n in range(30) if n % 3),
+    ]
 
 
 @pytest.mark.slow
@@ -190,6 +209,10 @@ def test_all_sides_are_trained_from_the_same_weights_and_judged(
     before = [path.stat().st_mtime_ns for path in done]
     assert run() == text
     assert [path.stat().st_mtime_ns for path in done] == before  # nothing was trained twice
+    fewer = replace(tiny, rates=RATES[:2], others=(pretrained.PLAIN, pretrained.SEVERSTAL))
+    monkeypatch.setitem(pretrained.SETS, "fewer", fewer)
+    told = pretrained.run("fewer", data, weights, tmp_path / "work", passes=2, seeds=(0, 2))
+    assert "the best of 2 in mean IoU" in told and "plain loop, threshold 0.5 |" in told and on_all not in told
     monkeypatch.setattr(pretrained, "PLAIN_BATCH", 4)
     with pytest.raises(
         InputError, match=r"plain-0\.001-32x32-2-0: holds a training .* otherwise \(batches of 4 batches of 8\)"
