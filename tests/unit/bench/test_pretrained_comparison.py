@@ -215,7 +215,7 @@ def test_all_sides_are_trained_from_the_same_weights_and_judged(
     assert "the best of 2 in mean IoU" in told and "plain loop, threshold 0.5 |" in told and on_all not in told
     monkeypatch.setattr(pretrained, "PLAIN_BATCH", 4)
     with pytest.raises(
-        InputError, match=r"plain-0\.001-32x32-2-0: holds a training .* otherwise \(batches of 4 batches of 8\)"
+        InputError, match=r"plain-0\.0005-32x32-2-0: holds a training .* otherwise \(batches of 4 batches of 8\)"
     ):
         run()
     auto = load_checkpoint(tmp_path / "work" / "auto-2-0" / "model.safetensors").provenance["config"]
