@@ -3,11 +3,15 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 from steel.metrics.scores import Outcome, Scores, ScoreSums, ratios, score_sums
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 1000
+FEWEST_IMAGES = 6
+"""Or groups of them, that can show a difference: of fewer all go the same way by chance more often than once in twenty
+(2 / 2 ** 5)."""
 _RESAMPLES_AT_ONCE = 64
 """Bounds the memory: 12,568 images x 64 resamples x 8 bytes = 6.4 MB."""
 
@@ -15,7 +19,7 @@ _RESAMPLES_AT_ONCE = 64
 def resampled_sums(
     sums: ScoreSums, groups: np.ndarray | None = None, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> ScoreSums:
-    """Sums over `num_resamples` draws of N images from N with replacement, or of whole groups from as many.
+    """Sums over `num_resamples` draws of N images from N with replacement, or of whole groups of them.
 
     The draws depend on N, the groups, `num_resamples` and `seed` only: two outcomes on the same images are resampled
     alike, so their differences are paired.
@@ -37,17 +41,29 @@ def resample_weights(
 ) -> Iterator[np.ndarray]:
     """Parts of an (R, N) float64 array: how often each resample holds each image.
 
-    The images of a group are drawn together: they look alike, so that other images would be other groups.
+    The images of a group are drawn together: they look alike, so that other images would be other groups. Of groups,
+    which may be few, fewer are drawn than there are, so that the interval is as wide as Student's t asks: the spread of
+    a few is itself uncertain, and smaller than that of all. Of fewer than `FEWEST_IMAGES` none is drawn.
     """
     rng = np.random.default_rng(seed)
     group_of = np.arange(num_images) if groups is None else np.unique(groups, return_inverse=True)[1]
     num_groups = int(group_of.max(initial=-1)) + 1
+    num_drawn = num_groups if num_groups == num_images else _num_drawn(num_groups)
     for start in range(0, num_resamples, _RESAMPLES_AT_ONCE):
         num = min(_RESAMPLES_AT_ONCE, num_resamples - start)
-        drawn = rng.integers(num_groups, size=(num, num_groups))
+        drawn = rng.integers(num_groups, size=(num, num_drawn))
         drawn += np.arange(num)[:, None] * num_groups
         times = np.bincount(drawn.ravel(), minlength=num * num_groups).reshape(num, num_groups)
         yield (times if num_groups == num_images else times[:, group_of]).astype(np.float64)
+
+
+def _num_drawn(num_groups: int) -> int:
+    """Groups, n, of which the mean spreads as the interval of a mean by Student's t is wide: with the variance of those
+    at hand, 1 / n against t^2 / (z^2 (num_groups - 1)). See Rao and Wu, 1988, on rescaling bootstraps."""
+    if num_groups < FEWEST_IMAGES:
+        return 0
+    t = float(stdtrit(num_groups - 1, (1 + CONFIDENCE) / 2))
+    return round((num_groups - 1) * (float(ndtri((1 + CONFIDENCE) / 2)) / t) ** 2)
 
 
 Interval = tuple[float, float]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from steel.errors import counted
 from steel.metrics.bootstrap import Interval, interval, resampled_sums
 from steel.metrics.counts import PREDICTED
 from steel.metrics.scores import Outcome, ScoreSums, score_sums
@@ -26,7 +27,7 @@ class ClassVerdict:
     gain: float
     """Of its Dice."""
     interval: Interval
-    """95 % of the gain, by resampling images."""
+    """95 % of the gain, by resampling images or groups of them."""
 
     @property
     def is_never_answered(self) -> bool:
@@ -50,8 +51,10 @@ class Verdict:
     floor: float
     """Mean Dice of answering nothing."""
     interval: Interval
-    """95 % of the difference, by resampling images."""
+    """95 % of the difference, by resampling images or groups of them."""
     classes: Mapping[str, ClassVerdict]
+    groups: int | None = None
+    """Of the images, where some are duplicates or belong together."""
 
     @property
     def gain(self) -> float:
@@ -88,7 +91,7 @@ class Verdict:
         """All of it in one line, what is wrong first."""
         overall = (
             f"{self._overall()}: mean Dice {self.mean_dice:.4f} against {self.floor:.4f}, "
-            f"{_difference(self.gain, self.interval)} on {self.images:,} images ({self.basis})"
+            f"{_difference(self.gain, self.interval)} on {self.images:,} images{self._in_groups()} ({self.basis})"
         )
         classes = [
             f"{name} is never answered, though {_images(found.present)} it"
@@ -111,6 +114,9 @@ class Verdict:
         if not any(found.present for found in self.classes.values()):
             return "no image here has a defect, so that nothing can be better than answering nothing"
         return ("not shown to be" if self.gain > 0 else "no") + " better than answering nothing"
+
+    def _in_groups(self) -> str:
+        return "" if self.groups is None else f" in {counted(self.groups, 'group')}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -141,6 +147,7 @@ def reach_verdict(outcome: Outcome, class_names: Sequence[str], basis: str, *, s
     sums = of_images.total()
     gains, resampled = _gains(sums), _gains(resampled_sums(of_images, outcome.groups, seed=seed))
     answered = np.count_nonzero(outcome.counts[..., PREDICTED], axis=0)
+    num_groups = None if outcome.groups is None else len(np.unique(outcome.groups))
     return Verdict(
         basis=basis,
         images=len(outcome.rows),
@@ -151,19 +158,20 @@ def reach_verdict(outcome: Outcome, class_names: Sequence[str], basis: str, *, s
             name: ClassVerdict(int(sums.positives[k]), int(answered[k]), float(gains[k]), _span(resampled[:, k]))
             for k, name in enumerate(class_names)
         },
+        groups=None if num_groups == len(outcome.rows) else num_groups,
     )
 
 
 def _gains(sums: ScoreSums) -> np.ndarray:
     """(..., C) Dice of each class over that of never answering it, which is 1 where the class is absent and 0 else."""
     images = sums.images[..., None]
-    return (sums.dice - (images - sums.positives)) / images
+    with np.errstate(invalid="ignore"):  # of no images
+        return (sums.dice - (images - sums.positives)) / images
 
 
 def _span(values: np.ndarray) -> Interval:
-    span = interval(values)
-    assert span is not None, "a gain over nothing has a value in every resample"
-    return span
+    """All that a gain can be where too few groups of images tell nothing."""
+    return interval(values) or (-1.0, 1.0)
 
 
 def _difference(gain: float, span: Interval) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from steel.errors import InputError
 from steel.metrics.bootstrap import (
     CONFIDENCE,
+    FEWEST_IMAGES,
     NUM_RESAMPLES,
     Interval,
     bootstrap_difference,
@@ -27,9 +28,6 @@ from steel.reports.evaluated import Evaluated, read_evaluated
 from steel.reports.per_image import CLEAN, FALSE_ALARM, FOUND, MISS
 from steel.reports.tables import format_columns
 
-FEWEST_IMAGES = 6
-"""Or groups of them, that can show a difference: of fewer all go the same way by chance more often than once in twenty
-(2 / 2 ** 5)."""
 RESULTS = (FOUND, MISS, FALSE_ALARM, CLEAN)
 
 

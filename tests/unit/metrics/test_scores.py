@@ -11,6 +11,7 @@ from steel.errors import InputError
 from steel.metrics.bootstrap import bootstrap, bootstrap_difference, interval, resampled_sums
 from steel.metrics.scores import Outcome, decide, label_scores, missed, ratios, score, score_sums
 from steel.metrics.statistics import EvaluationStatistics, image_statistics
+from steel.metrics.verdict import reach_verdict
 
 WORKED = Outcome(
     rows=np.arange(3),
@@ -226,20 +227,43 @@ def test_interval_of_a_mean_is_about_two_standard_errors_wide() -> None:
 def copied(outcome: Outcome, times: int, *, are_told: bool) -> Outcome:
     """Each image so many times, in a group of its copies if that is told."""
     of = np.repeat(np.arange(len(outcome.rows)), times)
-    groups = 100 - of if are_told else None
-    return Outcome(np.arange(len(of)), outcome.counts[of], outcome.labels[of], groups=groups)
+    return Outcome(np.arange(len(of)), outcome.counts[of], outcome.labels[of], groups=of if are_told else None)
 
 
 def test_copies_that_are_told_as_such_make_no_interval_narrower() -> None:
-    """Drawn in the reverse order, as their numbers are: the interval is that of other draws of the originals."""
-    outcome = random_outcome(60)
-    reverse = Outcome(outcome.rows, outcome.counts[::-1], outcome.labels[::-1])
-    known, unknown = (copied(outcome, 4, are_told=told) for told in (True, False))
+    outcome = random_outcome(100)
     for measure in (lambda s: s.mean_dice, lambda s: s.mean_dice_positive, lambda s: s.miou):
-        assert bootstrap(known, measure) == pytest.approx(bootstrap(reverse, measure))
-    low, high = bootstrap(known, lambda s: s.mean_dice) or (np.nan, np.nan)
-    narrow = bootstrap(unknown, lambda s: s.mean_dice) or (np.nan, np.nan)
-    assert (high - low) / (narrow[1] - narrow[0]) == pytest.approx(2, rel=0.15)  # the square root of four
+        spans = [bootstrap(o, measure) for o in (outcome, *(copied(outcome, 4, are_told=t) for t in (True, False)))]
+        once, told, untold = (high - low for low, high in (span or (np.nan, np.nan) for span in spans))
+        assert told / once == pytest.approx(1.02, abs=0.08)  # Student's t, and 99 for 100
+        assert once / untold == pytest.approx(2, rel=0.15)  # the square root of four
+
+
+@pytest.mark.parametrize("num_groups", [6, 8, 12, 30])
+def test_few_groups_show_a_difference_that_is_none_one_time_in_twenty(num_groups: int) -> None:
+    """Or less often: images of a group gain alike, and groups do by chance."""
+    rng, shown = np.random.default_rng(num_groups), 0
+    groups = np.repeat(np.arange(num_groups), 10)
+    for _ in range(300):
+        right = 50 + np.clip(np.rint(rng.normal(0, 8, num_groups)), -40, 40).astype(int)[groups]
+        rows, full, labels = np.arange(len(groups)), np.full(len(groups), 100), np.zeros((len(groups), 2), bool)
+        better, even = (
+            Outcome(rows, np.stack([r, full, full], axis=-1)[:, None], labels, groups=groups)
+            for r in (right, full // 2)
+        )
+        low, high = bootstrap_difference(better, even, lambda s: s.mean_dice, num_resamples=200) or (0, 0)
+        shown += not low <= 0 <= high
+    assert shown / 300 < 0.08
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 5])
+def test_fewer_than_six_groups_show_nothing(num_groups: int) -> None:
+    outcome = random_outcome(60)
+    few = Outcome(outcome.rows, outcome.counts, outcome.labels, groups=np.arange(60) % num_groups)
+    assert bootstrap(few, lambda s: s.mean_dice) is None
+    found = reach_verdict(few, ("a", "b"), "held out")
+    assert found.interval == (-1, 1) == found.classes["a"].interval and not found.is_better_than_nothing
+    assert f"(95 %: -1.0000 to +1.0000) on 60 images in {num_groups} group" in found.sentence
 
 
 def test_groups_of_one_image_each_change_no_draw() -> None:
@@ -249,11 +273,12 @@ def test_groups_of_one_image_each_change_no_draw() -> None:
 
 
 def test_draws_of_groups_of_different_sizes_are_scored_by_the_images_in_them() -> None:
-    outcome = random_outcome(6)
-    groups = np.array([4, 9, 4, 4, 0, 9])
+    """Of six groups three are drawn: 5 (1.960 / 2.571) ** 2 is 2.9."""
+    outcome = random_outcome(10)
+    groups = np.array([4, 9, 4, 4, 0, 9, 5, 6, 7, 7])
     sums = resampled_sums(score_sums(outcome), groups, num_resamples=20, seed=3)
-    members = [np.flatnonzero(groups == group) for group in (0, 4, 9)]
-    for i, drawn in enumerate(np.random.default_rng(3).integers(3, size=(20, 3))):
+    members = [np.flatnonzero(groups == group) for group in (0, 4, 5, 6, 7, 9)]
+    for i, drawn in enumerate(np.random.default_rng(3).integers(6, size=(20, 3))):
         rows = np.concatenate([members[group] for group in drawn])
         assert sums.images[i] == len(rows)
         expected = score_sums(Outcome(rows, outcome.counts[rows], outcome.labels[rows])).dice.mean()
