@@ -90,7 +90,7 @@ def claim(options: Options, plan: Plan, *, may_restart: bool) -> bool:
             return False
         differing = [name for name in wanted if theirs.options.get(name) != wanted[name]]
         if differing or not may_restart:
-            what = f"another {list_some(differing)}" if differing else "other images or labels"
+            what = f"another {list_some(differing)}" if differing else "other images, labels, groups or split"
             raise InputError(
                 f"{options.out}: holds an unfinished job with {what}; remove the folder or choose another --out"
             )

@@ -20,6 +20,7 @@ from steel import storage
 from steel.errors import counted, told_url
 from steel.folds import assign_folds
 from steel.images.pixel_format import EIGHT_BITS, Depth
+from steel.metrics.bootstrap import FEWEST_IMAGES
 from steel.shards.checks import manifest_fault
 from steel.shards.format import (
     DUPLICATES_NAME,
@@ -123,14 +124,14 @@ def write_manifest(
     images, num_tiles = _images_of(table, is_tiled=draft.tile is not None)
     image_ids = images["image_id"].to_pylist()
     classes = images["areas"].combine_chunks().flatten().to_numpy().reshape(-1, draft.num_classes) > 0
+    given = None if split_options.groups_file is None else read_groups_file(split_options.groups_file, image_ids)
     groups = np.arange(images.num_rows, dtype=np.int32)
     lines: list[str] = []
     if split_options.group_duplicates:
         groups, lines = group_images(images["signature"].to_pylist(), image_ids, out, staging)
-    if split_options.groups_file is not None:
-        given = read_groups_file(split_options.groups_file, image_ids)
+    if given is not None:
         groups = join_groups(groups, given)
-        lines.append(_told_groups(given, split_options.groups_file))
+        lines.append(_told_groups(given, str(split_options.groups_file)))
     folds = _deal(image_ids, groups, classes, split_options)
     leaking = straddling_groups(groups, folds)
     if len(leaking):
@@ -138,6 +139,8 @@ def write_manifest(
         few = f"{len(leaking)} groups of {of} lie" if len(leaking) > 1 else f"a group of {of} lies"
         lines.append(f"warning: {few} in more than one fold of the given split")
 
+    if given is not None:
+        lines += _remarks_on_few_groups(groups, folds)
     dealt = np.repeat(folds, num_tiles), np.repeat(groups, num_tiles)
     index_size, index_sha256 = _write_index(out, table, *dealt, draft.index_schema, staging)
     num_pixels, sums, squares = _pixels_of(images)
@@ -203,6 +206,16 @@ def _told_groups(groups: np.ndarray, url: str) -> str:
     sizes = np.bincount(groups)
     alone = int((sizes == 1).sum())
     return f"{told_url(url)}: {counted(len(sizes) - alone, 'group')} of images that belong together, {alone:,} alone"
+
+
+def _remarks_on_few_groups(groups: np.ndarray, folds: np.ndarray) -> list[str]:
+    """A line where folds have too few groups for an interval of their scores."""
+    numbers = [len(np.unique(groups[folds == fold])) for fold in range(int(folds.max()) + 1)]
+    few = [f"{fold} ({number})" for fold, number in enumerate(numbers) if number < FEWEST_IMAGES]
+    if not few:
+        return []
+    told = f"fewer than {FEWEST_IMAGES} groups lie in folds {', '.join(few)}"
+    return [f"warning: {told}: scores of these will have no interval; give fewer --folds, or images of more groups"]
 
 
 def _write_index(

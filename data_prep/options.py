@@ -43,7 +43,7 @@ class SplitOptions:
             "seed": self.seed,
             "split": "file" if self.split_file else self.split,
             "group_duplicates": self.group_duplicates,
-            **({} if self.groups_file is None else {"groups": "file"}),
+            "groups": "file" if self.groups_file else None,
         }
 
 

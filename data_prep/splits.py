@@ -96,9 +96,11 @@ def read_groups_file(url: str, image_ids: Sequence[str]) -> npt.NDArray[np.int64
 
     Raises:
         ValidationErrors: rows that are malformed or twice there, rows without a group, ids without an image.
-        InputError: no such file, or another header.
+        InputError: no such file, another header, or nothing below it.
     """
     table = read_table(url, ("image", "group"))
+    if not table.rows and not table.issues:
+        raise InputError(f"{url}: names no image")
     wanted = set(image_ids)
     names: dict[str, str] = {}
     issues = list(table.issues)

@@ -21,6 +21,11 @@ from steel.inference.prediction import Prediction
 from steel.inference.pseudo_label import UnsureBand, pseudo_label
 from steel.inference.sources import NamedImage
 
+_GROUPS_WARNING = (
+    "warning: the shards keep images together by --groups, and which of those these images belong to nobody has said: "
+    "they must be of other coils or pieces than the images that test"
+)
+
 
 @dataclass
 class Labelling:
@@ -158,5 +163,6 @@ class Labelling:
             f"labelled {counted(self.labelled, 'image')}, in fold {self.fold.number}: {self.per_class[0]} "
             f"clean, {classes}; {self.ignored / self.pixels:.1%} of their pixels are ignored{untuned}",
             f"left out: {self._left_out()}",
+            *([] if manifest.options.get("groups") is None else [_GROUPS_WARNING]),
             *summary.lines(),
         ]

@@ -121,6 +121,11 @@ class EvaluationStatistics:
         return self.histograms.shape[1]
 
     @property
+    def num_groups(self) -> int:
+        """Pieces of evidence: groups where these are known, else images."""
+        return len(self) if self.groups is None else len(np.unique(self.groups))
+
+    @property
     def true_areas(self) -> np.ndarray:
         """(N, C) int64 pixels."""
         return self.histograms[:, :, INSIDE].sum(axis=-1, dtype=np.int64)

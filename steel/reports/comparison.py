@@ -129,7 +129,13 @@ def _pair(number: int, first: Evaluated, other_number: int, other: Evaluated) ->
         return found | {"why_not": "their images are labelled differently"}
     at_first, at_other, counts = at_first[same], at_other[same], (counts[0][same], counts[1][same])
     dice = first.table.dice[np.ix_(at_first, of_first)], other.table.dice[np.ix_(at_other, of_other)]
-    groups = None if first.table.groups is None else first.table.groups[at_first]
+    groups = _coarsest(
+        [
+            table.groups[at]
+            for table, at in ((first.table, at_first), (other.table, at_other))
+            if table.groups is not None
+        ]
+    )
     results = [first.table.results[i] for i in at_first], [other.table.results[i] for i in at_other]
     measures = _measures(names, *dice, counts[0][..., TRUE] > 0, *results)
     overall, others = (
@@ -189,6 +195,11 @@ def _difference(measure: Measure, groups: np.ndarray | None) -> dict[str, Any]:
         span = interval(sums[:, 0] / sums[:, 1]) if _are_enough(measure.weight > 0, groups) else None
     values = measure.first.sum() / total, measure.second.sum() / total
     return _judged(*values, gain.sum() / total, span, more_is_better=measure.more_is_better)
+
+
+def _coarsest(known: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Of the groups that two tables give the same images the fewest: shards made anew may know more of them."""
+    return min(known, key=lambda groups: len(np.unique(groups)), default=None)
 
 
 def _are_enough(chosen: np.ndarray, groups: np.ndarray | None) -> bool:

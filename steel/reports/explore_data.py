@@ -1,7 +1,6 @@
 """What is explored: a shard folder, or images with labels of any format; predictions are labels, too."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from steel import storage
-from steel.errors import told_url
+from steel.errors import InputError, told_url
 from steel.images.bitmask import mask_areas
 from steel.images.decode import decode_pixels
 from steel.images.geometry import resize_image
 from steel.images.listing import ImageRecord
 from steel.labels.labels import Labels
+from steel.plain import parse_json
 from steel.shards.format import DUPLICATES_NAME
 from steel.shards.reader import ShardReader
 from steel.validation_errors import Issue, ValidationErrors
@@ -86,13 +86,16 @@ def data_of_shards(shards: str | os.PathLike[str]) -> ExploredData:
 
 def _duplicates(reader: ShardReader) -> np.ndarray:
     """(N,) int, shared by duplicates: of the index, or where its groups are also what a user says, of the report."""
-    if "groups" not in reader.manifest.options:
+    if reader.manifest.options.get("groups") is None:
         return np.asarray(reader.index.group)
     path, numbers = storage.join(reader.root, DUPLICATES_NAME), np.arange(len(reader.index))
     if storage.exists(path):
         rows = {reader.index.image_id(row): row for row in range(len(reader.index))}
-        for names in json.loads(storage.read_bytes(path))["groups"]:
-            numbers[[rows[name] for name in names]] = rows[names[0]]
+        try:
+            for names in parse_json(storage.read_bytes(path))["groups"]:
+                numbers[[rows[name] for name in names]] = rows[names[0]]
+        except (InputError, KeyError, TypeError, IndexError) as error:
+            raise InputError(f"{told_url(path)}: damaged, or of another set; make the shards again") from error
     return numbers
 
 

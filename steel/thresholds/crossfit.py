@@ -2,8 +2,8 @@
 
 The richer of two nested families of settings is never worse than the simpler one on the images it was tuned on. So both
 are tuned on all folds of the images but one and judged on that one, fold by fold; their difference on each image is
-free of that flattery. Its sum over the images is as uncertain as a sum of independent terms; duplicates of one image
-are one term.
+free of that flattery. Its sum over the images is as uncertain as a sum of independent terms; duplicates of one image,
+and images that are known to belong together, are one term.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class CrossFolds:
     fold_of: np.ndarray
     """(N,) int64, 0 to num - 1."""
     unit_of: np.ndarray
-    """(N,) int64: images of one unit are duplicates of each other, and in one fold."""
+    """(N,) int64: images of one unit are duplicates or belong together, and lie in one fold."""
 
     @property
     def num(self) -> int:
@@ -44,7 +44,7 @@ def deal_folds(rows: np.ndarray, present: np.ndarray, groups: np.ndarray | None 
     Args:
         rows: (N,) different numbers, the images' names.
         present: (N, C) bool, whether an image has some pixel of each class.
-        groups: (N,) duplicates share a number; all images differ when None.
+        groups: (N,) as in `EvaluationStatistics`.
     """
     _, unit_of = np.unique(rows if groups is None else groups, return_inverse=True)
     num_folds = min(NUM_FOLDS, int(unit_of.max()) + 1)
@@ -92,7 +92,9 @@ def paired_gain(differences: np.ndarray, unit_of: np.ndarray) -> tuple[np.ndarra
         unit_of: (n,) as in `CrossFolds`.
 
     Returns:
-        Two (...) float64: the mean and, from the spread of the sums over units, its standard error.
+        Two (...) float64: the mean and, from the spread of the sums over units, its standard error. Where units differ
+        in size that is more than the error of the mean alone, as if their sizes were chance: one large unit among small
+        ones shows nothing by itself.
     """
     per_unit = np.bincount(unit_of)
     num_units = np.count_nonzero(per_unit)

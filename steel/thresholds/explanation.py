@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from steel.decision import ClassDecision, Decision, default_decision
+from steel.errors import counted
 from steel.gates import GATES
 from steel.metrics.scores import Outcome, decide, score
 from steel.metrics.statistics import EvaluationStatistics
@@ -51,8 +52,9 @@ def explain(
         if rungs
         else f"and these stay: tuned ones get {honest.mean_dice:.4f} cross-fitted ({gain}), which may be noise"
     )
+    in_groups = f" in {counted(statistics.num_groups, 'group')}" if statistics.num_groups < num_images else ""
     lines = [
-        f"tuned on {num_images:,} images: mean Dice {half.mean_dice:.4f} with every threshold at one half, "
+        f"tuned on {num_images:,} images{in_groups}: mean Dice {half.mean_dice:.4f} with every threshold at one half, "
         f"{gained}; answering nothing gets {half.mean_dice_all_empty:.4f}",
         f"gate {decision.gate}: {_gate_words(decision)}{_missed_words(missed.get(decision.gate, ()), class_names)}"
         f"{_comparison(gate_gains, missed, class_names)}",

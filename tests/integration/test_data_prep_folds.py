@@ -1,6 +1,7 @@
 """Folds: duplicates share one, a split file is followed, and a split that cannot be is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 from data_prep.__main__ import main
 from data_prep.options import Options, SplitOptions
 from data_prep.plan import make_plan
+from steel.errors import InputError
 from steel.reports.explore_data import data_of_shards
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
@@ -98,6 +100,54 @@ def test_a_job_whose_groups_have_changed_starts_over(own_folder: Path) -> None:
     before = make_plan(options).fingerprint
     write_coils(own_folder, 3)
     assert make_plan(options).fingerprint != before
+
+
+def test_a_finished_set_is_not_taken_for_one_without_its_groups(
+    own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_groups = arguments(own_folder, own_folder / "out", groups=write_coils(own_folder, 4))
+    without = arguments(own_folder, own_folder / "out")
+    for first, second in ((with_groups, without), (without, with_groups)):
+        shutil.rmtree(own_folder / "out", ignore_errors=True)
+        assert main(first) == 0
+        assert main(second) == 2
+        assert "already holds shards made with another groups; choose another --out" in last_line(capsys)
+        assert main(first) == 0
+        assert "labels, groups or a split have changed since" in capsys.readouterr().out
+
+
+def test_groups_of_tiled_images_and_parts_of_a_job(own_folder: Path) -> None:
+    coils = write_coils(own_folder, 4)
+    assert main(arguments(own_folder, own_folder / "whole", groups=coils)) == 0
+    assert main([*arguments(own_folder, own_folder / "tiles", groups=coils), "--tile", "32x32"]) == 0
+    parts = arguments(own_folder, own_folder / "parts", groups=coils)
+    for options in (["--part", "1/2"], ["--part", "2/2"], ["--join", "2"]):
+        assert main([*parts, *options]) == 0
+    folds = []
+    for name in ("whole", "tiles", "parts"):
+        index = ShardReader(own_folder / name).index
+        folds.append({index.image_id(row): (int(index.fold[row]), int(index.group[row])) for row in range(len(index))})
+    assert folds[0] == folds[1] == folds[2]
+
+
+def test_folds_of_few_groups_are_told(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(own_folder, own_folder / "out", groups=write_coils(own_folder, 7), folds=2)) == 0
+    assert (
+        "warning: fewer than 6 groups lie in folds 0 (4), 1 (4): scores of these will have no"
+        in capsys.readouterr().out
+    )
+    assert main(arguments(own_folder, own_folder / "one", groups=write_coils(own_folder, 7), folds=1)) == 0
+    assert "groups lie in" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "damage", ['{"groups": [["gone.png", "also.png"]]}', '{"groups": [["', "[1]", '{"groups": [[]]}']
+)
+def test_a_damaged_list_of_duplicates_is_one_line(damage: str, own_folder: Path) -> None:
+    assert main(arguments(own_folder, own_folder / "out", groups=write_coils(own_folder, 4))) == 0
+    (own_folder / "out" / "duplicates.json").write_text(damage)
+    with pytest.raises(InputError, match=r"duplicates\.json: damaged, or of another set; make the shards again"):
+        data_of_shards(own_folder / "out")
 
 
 def test_groups_too_few_for_the_folds_are_refused_before_the_work(

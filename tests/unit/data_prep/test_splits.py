@@ -152,6 +152,12 @@ def test_images_of_one_group_share_its_number_and_others_are_alone(tmp_path):
     assert groups.tolist() == [0, 1, 2, 0, 3]
 
 
+def test_a_file_with_groups_that_names_nothing_is_refused(tmp_path):
+    (tmp_path / "coils.csv").write_text("image,group\n")
+    with pytest.raises(InputError, match=r"coils\.csv: names no image"):
+        read_groups_file(str(tmp_path / "coils.csv"), ["a.jpg"])
+
+
 def test_all_problems_of_a_file_with_groups_are_told_at_once(tmp_path):
     path = tmp_path / "coils.csv"
     path.write_text("image,group\na.jpg,1\na.jpg,2\nb.jpg,\nx.jpg,1\nc.jpg,1,2\n")

@@ -91,6 +91,18 @@ def test_copies_of_images_do_not_narrow_the_interval(tmp_path: Path) -> None:
         assert widths["told", measure] / widths["untold", measure] == pytest.approx(ratio, rel=0.15)
 
 
+@pytest.mark.parametrize("known", ["first", "second", "both"])
+def test_groups_that_one_table_knows_are_enough(known: str, tmp_path: Path) -> None:
+    """The coarser ones where both know: duplicates alone, and coils."""
+    sides = many(np.full(60, 0.25))
+    coils, alone = [i // 12 for i in range(60)], [*range(60)]
+    given = {"first": (coils, None), "second": (None, coils), "both": (alone, coils)}[known]
+    paths = [
+        write_report(tmp_path / f"{n}", side, groups=g) for n, (side, g) in enumerate(zip(sides, given, strict=True))
+    ]
+    assert not compare(paths)["pairs"][0]["differences"]["mean Dice"]["exceeds_noise"]  # of five coils
+
+
 def test_fewer_than_six_groups_show_no_difference(tmp_path: Path) -> None:
     for num, is_shown in ((5, False), (6, True)):
         groups = [i // 2 % num for i in range(60)]  # half of each is defective
