@@ -104,10 +104,8 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
 def _tell(arguments: argparse.Namespace, result: Result) -> None:
     out = told_url(arguments.out)
     if result.already_finished:
-        told = (
-            "already finished, nothing to do; where images, labels, groups or a split have changed since, give another"
-        )
-        lines = [f"{out}: {told} --out"]
+        told = "already finished, nothing to do; where images, labels or a table have changed since, give another --out"
+        lines = [f"{out}: {told}"]
     elif result.summary is None:
         k, n = arguments.part
         lines = [f"{out}: part {k} of {n} is complete; when all are, run --join {n}"]

@@ -36,7 +36,7 @@ def test_mended_input_starts_over(
     out = tmp_path / "out"
     assert main(arguments(tmp_path / "more", out, part="1/2")) == 0
     assert main(arguments(own_folder, out, part="1/2")) == 2
-    assert "unfinished job with other images or labels" in last_line(capsys)
+    assert "unfinished job with other images, labels, groups or split" in last_line(capsys)
     assert main(arguments(own_folder, out, seed=3)) == 2
     assert "unfinished job with another seed" in last_line(capsys)
     assert main(arguments(own_folder, out)) == 2
@@ -66,7 +66,7 @@ def test_a_label_that_was_corrected_in_place_starts_over(
     labels[0].write_text("1 0.1 0.1 0.6 0.1 0.6 0.6\n")
     os.utime(labels[0], ns=(times.st_atime_ns, times.st_mtime_ns))
     assert main([*line, "--part", "2/2"]) == 2
-    assert "unfinished job with other images or labels" in last_line(capsys)
+    assert "unfinished job with other images, labels, groups or split" in last_line(capsys)
     assert main(line) == 0
     assert "started over" in capsys.readouterr().out
     index = ShardReader(out).index
@@ -140,7 +140,10 @@ def test_a_folder_with_other_files_is_left_alone(
 def test_a_finished_folder_is_left_as_it_is(folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     times = {path: path.stat().st_mtime_ns for path in shards.iterdir()}
     assert main(arguments(folder, shards)) == 0
-    assert "already finished, nothing to do; where images or labels have changed since, give" in capsys.readouterr().out
+    assert (
+        "already finished, nothing to do; where images, labels or a table have changed since, give"
+        in capsys.readouterr().out
+    )
     assert {path: path.stat().st_mtime_ns for path in shards.iterdir()} == times
     assert main(arguments(folder, shards, seed=1)) == 2
     assert "made with another seed" in last_line(capsys)

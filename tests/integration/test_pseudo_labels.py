@@ -6,12 +6,14 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from data_prep.pseudo_labels.__main__ import main as program
+from data_prep.pseudo_labels.labelling import Labelling
 from data_prep.verify import main as verify
 from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
 from steel.cli import main as steel
@@ -209,6 +211,14 @@ def test_a_second_round_is_another_fold(work: Path, more: Path, tmp_path: Path) 
     reader = ShardReader(str(out))
     assert [reader.index.image_id(int(row)) for row in reader.index.rows([4])] == ["fold-4/line/new.png"]
     assert verify([str(out), "--workers", "1"]) == 0
+
+
+@pytest.mark.parametrize("groups", [None, "file"])
+def test_where_images_of_one_coil_are_kept_together_it_says_what_it_cannot_know(groups: str | None) -> None:
+    labelling = Labelling(SimpleNamespace(number=3), SimpleNamespace(is_tuned=True), None, 1, pixels=1)  # type: ignore[arg-type]
+    manifest = SimpleNamespace(class_names=("pit",), options={"groups": groups})
+    lines = labelling.lines(SimpleNamespace(manifest=manifest, lines=list))  # type: ignore[arg-type]
+    assert any("must be of other coils or pieces than the images that test" in line for line in lines) is bool(groups)
 
 
 @pytest.mark.parametrize("options", [("--tile", "32x48", "--tile-overlap", "8"), ("--resize", "32x48")])
