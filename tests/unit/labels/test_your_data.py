@@ -16,7 +16,8 @@ from train.presets import get_preset
 from train.second_round import __main__ as second_round
 
 PAGE = (ROOT / "docs" / "your-data.md").read_text()
-COMMANDS = [line for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
+COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines()]
 
 PARSERS = {
     "data_prep": build_parser,
