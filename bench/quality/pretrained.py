@@ -71,7 +71,7 @@ SETS: Mapping[str, DataSet] = {
         "of their height and width",
         *(1, (64, 128), (64, 384), 16, "mean IoU", 2),
         rates=RATES[:3],
-        others=(PLAIN, SEVERSTAL),
+        others=(PLAIN,),
     ),
 }
 """By the name of their section."""
@@ -204,6 +204,11 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
     areas = np.asarray(index.areas)
     absent, holders = areas[folds == TEST] == 0, (areas > 0).sum(axis=0)
     crop, plain_crop = ("{}x{}".format(*size) for size in (sides.of_set.crop, sides.of_set.plain_crop))
+    of_others = {
+        PLAIN_ON_ALL: "once more it trains on the validation images, too, at the same rate and for as many passes, and "
+        "has no images to tune on; ",
+        SEVERSTAL: f"the preset severstal crops of {crop} in batches of {sides.of_set.batch_size}, then whole images; ",
+    }
     missing = [seed for seed in (0, 1, 2) if seed not in seeds]
     return (
         f"{sides.of_set.images}: {num[2:].sum()} images of {height}x{width} train, {num[VALIDATION]} validate, "
@@ -212,19 +217,12 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
         f"{', '.join(map(str, holders))} have each class; U-Net with {ENCODER} from ImageNet weights and a decoder of "
         f"{'-'.join(map(str, DECODER))} channels; {sides.passes} pass{'es' * (sides.passes != 1)}. The plain loop has "
         f"crops of {plain_crop} in batches of {PLAIN_BATCH}, the batch that auto chooses; "
-        + (f"{_ON_ALL}; " if PLAIN_ON_ALL in sides.of_set.others else "")
-        + f"the preset severstal crops of {crop} in batches of {sides.of_set.batch_size}, then whole images; auto what "
-        f"it chooses. All in {_precision()}. "
+        + "".join(words for side, words in of_others.items() if side in sides.of_set.others)
+        + f"auto what it chooses. All in {_precision()}. "
         f"Seeds {', '.join(map(str, seeds))}"
         + (f"; missing of three: {', '.join(map(str, missing))}" if missing else "")
         + ". Scores in percent, of the test images; processor seconds are of one thread."
     )
-
-
-_ON_ALL = (
-    "once more it trains on the validation images, too, at the same rate and for as many passes, and has no images to "
-    "tune on"
-)
 
 
 def _chosen(trial: Trial) -> str:
