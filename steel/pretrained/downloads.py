@@ -133,7 +133,8 @@ def _first_published(repository: str, files: tuple[str, ...], revision: str | No
     for name in files:
         url = huggingface_hub.hf_hub_url(repository, name, revision=revision)
         try:
-            huggingface_hub.get_hf_file_metadata(url, timeout=SILENCE_S)
+            # Longer than the wait for it, so that one and the same line is told wherever nothing answers.
+            huggingface_hub.get_hf_file_metadata(url, timeout=2 * SILENCE_S)
         except EntryNotFoundError:
             if name == files[-1]:
                 raise
