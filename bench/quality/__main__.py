@@ -1,9 +1,9 @@
 """Quality of trained models, measured:  python -m bench.quality QUESTION
 
 severstal | pretrained-neu | pretrained-bsdata | pretrained-strips | pretrained-strips-all | auto-choice | auto-bsdata
-auto-strips | batches | batches-neu | batches-bsdata | clean | small | pseudo-labels | distill | rare | neu | choice
-cascade-pretrained | cascade | parts | ablation | thresholds | thresholds-neu | thresholds-bsdata | thresholds-strips
-demo
+auto-strips | batches | batches-neu | batches-bsdata | clean | small | pseudo-labels | distill | rare | rare-strips
+neu | choice | cascade-pretrained | cascade | parts | ablation | thresholds | thresholds-neu | thresholds-bsdata
+thresholds-strips | demo
 
 Each answers one question: it writes its section into bench/quality/sections and puts bench/quality.md together anew.
 What was trained before is not trained again: remove a run's folder under --work to repeat it.
@@ -61,6 +61,7 @@ SECTIONS = {
     "pseudo-labels": "What are images without labels worth?",
     "distill": "What does one network learn from an ensemble?",
     "rare": "Is a class found of which 8 images train?",
+    "rare-strips": "And on strips?",
     "neu": "Better than the plain loop?",
     "choice": "How was that recipe chosen?",
     "cascade-pretrained": "Better than six networks, with pretrained weights?",
@@ -90,6 +91,8 @@ OF_THRESHOLDS = {
 """Questions about the networks of `auto` that were trained for these."""
 RENDERED = ("pretrained-strips", pretrained.ALL_STRIPS, "auto-strips", "batches", "cascade-pretrained", "cascade")
 """Of strips rendered for real masks."""
+RARE = ("rare", "rare-strips")
+"""Of a class of which few images train."""
 
 
 def main() -> int:
@@ -142,11 +145,10 @@ def main() -> int:
         text = pseudo.run(options.source, options.weights, work, seeds=options.seeds, passes=options.passes)
     elif options.what == "distill":
         text = distill.run(options.source, options.weights, work, passes=options.passes, seeds=options.seeds)
-    elif options.what == "rare":
+    elif options.what in RARE:
+        of_set = rare.make_steel(options.source, work) if options.what == "rare" else rare.make_strips(work)
         variants = options.variants or list(rare.VARIANTS)
-        text = rare.run(
-            *(options.source, options.weights, work), seeds=options.seeds, variants=variants, sets=options.sets
-        )
+        text = rare.run(of_set, options.weights, work, seeds=options.seeds, variants=variants)
     elif options.what == "neu":
         text = neu.run(options.source, work, passes=options.passes or 16, seeds=options.seeds)
     elif options.what == "choice":
@@ -242,7 +244,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=90, help="cascade*: training time of the unified network")
     parser.add_argument("--resamples", type=int, default=20, help="thresholds*: sets of images for each network")
     parser.add_argument(
-        "--variants", nargs="+", help="choice, auto-*, batches*, clean, rare, parts, ablation, severstal: only these"
+        "--variants", nargs="+", help="choice, auto-*, batches*, clean, rare*, parts, ablation, severstal: only these"
     )
     parser.add_argument(
         "--once",
@@ -252,14 +254,12 @@ def _parse() -> argparse.Namespace:
         help="auto-*, clean: these too, with the first seed alone",
     )
     parser.add_argument(
-        "--sets", nargs="+", choices=(rare.STEEL, rare.STRIPS), default=[rare.STEEL, rare.STRIPS], help="rare: these"
-    )
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", help="of the trainings (0 1 2; rare: 0 to 4), of the demo's data (11 12 13)"
+        "--seeds", type=int, nargs="+", help="of the trainings (0 1 2; rare*: 0 to 4), of the demo's data (11 12 13)"
     )
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")
     options = parser.parse_args()
-    options.seeds = options.seeds or list({"demo": demo.SEEDS, "rare": range(5)}.get(options.what, (0, 1, 2)))
+    seeds = {"demo": demo.SEEDS, **dict.fromkeys(RARE, range(5))}
+    options.seeds = options.seeds or list(seeds.get(options.what, (0, 1, 2)))
     of_neu = ("neu", "choice", "parts", "auto-choice", "small", "pseudo-labels", "distill", "rare")
     if (
         options.what in (*of_neu, *pretrained.SETS, *SAME_WORK)
@@ -274,7 +274,7 @@ def _parse() -> argparse.Namespace:
         "small",
         "pseudo-labels",
         "distill",
-        "rare",
+        *RARE,
         "cascade-pretrained",
         *pretrained.SETS,
     )
@@ -296,7 +296,7 @@ def _parse() -> argparse.Namespace:
         **{section: auto_choice.VARIANTS_ON[name] for section, name in OTHER_SETS.items()},
         **dict.fromkeys(OF_BATCHES, batches.VARIANTS),
         "clean": clean.VARIANTS,
-        "rare": rare.VARIANTS,
+        **dict.fromkeys(RARE, rare.VARIANTS),
     }
     known: Collection[str] = tables.get(options.what, ablation.VARIANTS)
     if options.once and options.what not in ("auto-choice", *OTHER_SETS, "clean"):

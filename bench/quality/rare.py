@@ -1,7 +1,7 @@
 """A rare class, of which 8 images train: whether `--preset auto` finds it, and what copy-paste and other sampling add.
 
-Two sets: real steel (NEU-Seg, of whose inclusions 8 images train and 2 validate), and synthetic strips of which 8 of
-1,000 training images have class 2.
+Asked of two sets: of real steel (NEU-Seg, of whose inclusions 8 images train and 2 validate), and of synthetic strips
+of which 8 of 1,000 training images have class 2.
 """
 
 import re
@@ -25,7 +25,6 @@ from steel.synthetic.dataset import synthesize
 
 TRAINED, VALIDATED = 8, 2
 """Images with the rare class."""
-STEEL, STRIPS = "real steel", "synthetic strips"
 NUM_IMAGES, NUM_TEST = 1250, 200
 """Synthetic images in five folds, of which one validates; and of a set of their own, for the test."""
 SHARES = (0.08, 0.008, 0.3, 0.08)
@@ -58,18 +57,15 @@ class RareSet:
     """With how many seeds a variant other than auto is trained; one where it is not named."""
 
 
-def run(
-    source: Path, weights: Path, work: Path, *, seeds: Sequence[int], variants: Sequence[str], sets: Sequence[str]
-) -> str:
-    """Train on each set with every variant and seed; the section of the report as Markdown.
+def run(of_set: RareSet, weights: Path, work: Path, *, seeds: Sequence[int], variants: Sequence[str]) -> str:
+    """Train with every variant and seed; the section of the report as Markdown.
 
     Args:
-        source: NEU-Seg.
+        of_set: of `make_steel` or `make_strips`.
         weights: file of the encoder's pretrained weights.
-        work: where data and runs go.
+        work: where runs go.
         seeds: of the trainings; other variants than auto have the first of them.
         variants: of `VARIANTS`.
-        sets: `STEEL`, `STRIPS` or both.
     """
     lines = [
         f"`--preset auto` with {ENCODER} from ImageNet weights and a decoder of {'-'.join(map(str, DECODER))} "
@@ -80,16 +76,13 @@ def run(
         "under the ROC curve, in percent), by its most probable pixel and by the classification head. "
         f"Seeds {', '.join(map(str, seeds))}; other variants than auto with the first ones.",
     ]
-    for name in sets:
-        of_set = make_steel(source, work) if name == STEEL else make_strips(work)
-        lines += ["", *_about(of_set), "", *_table(of_set, weights, work, seeds, variants)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_about(of_set), "", *_table(of_set, weights, work, seeds, variants)])
 
 
 def make_steel(source: Path, work: Path) -> RareSet:
     """NEU-Seg with few inclusions; all of its test images."""
     data = neu.make_shards(source, work / "steel", few=(0, TRAINED, VALIDATED))
-    return RareSet(STEEL, data, (neu.make_shards(source, work / "steel"), TEST), 0, 13, {})
+    return RareSet("real steel", data, (neu.make_shards(source, work / "steel"), TEST), 0, 13, {})
 
 
 def make_strips(work: Path) -> RareSet:
@@ -102,7 +95,7 @@ def make_strips(work: Path) -> RareSet:
             given = ("--images", str(made / "train_images"), "--labels", str(made / "train.csv"))
             if shard([*given, "--out", str(work / name), "--folds", folds, "--resize", SIZE]) != 0:
                 sys.exit(1)
-    return RareSet(STRIPS, work / "train", (work / "test", 0), 1, 8, {"balanced order": 3})
+    return RareSet("synthetic strips", work / "train", (work / "test", 0), 1, 8, {"balanced order": 3})
 
 
 def _about(of_set: RareSet) -> list[str]:
