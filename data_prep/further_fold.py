@@ -7,7 +7,7 @@ any in the set is left out (`like_none`): a copy of a test image would else be t
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -48,6 +48,15 @@ class NewImage(NamedTuple):
     """(H, W) at the image's original size; see `FurtherFold.bitmask`."""
     signature: bytes
     """Of `FurtherFold.signatures`."""
+
+
+class Groups(NamedTuple):
+    """Which images belong together, of the set and new ones alike."""
+
+    of_rows: np.ndarray
+    """(N,) int, of the set's images."""
+    of_new: Mapping[str, int]
+    """By `NewImage.image_id`."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +162,7 @@ class FurtherFold:
         known: Sequence[bytes],
         images: Iterable[NewImage],
         provenance: Callable[[], dict[str, Any]],
+        given: Groups | None = None,
     ) -> Summary:
         """Make the set with its further fold in an empty folder.
 
@@ -161,6 +171,7 @@ class FurtherFold:
             known: `known_signatures`.
             images: the new ones, at least one.
             provenance: options of the manifest, beside those of the set; asked for when all images have come.
+            given: which images belong together; those of the set as it says and new ones as they look when None.
         """
         root, staging = os.fspath(folder), staging_folder(os.fspath(folder))
         for shard in self.manifest.shards:
@@ -169,9 +180,13 @@ class FurtherFold:
         shards = self._write_shards(root, staging, iter(images), fold)
         assert shards, "a fold without images"
         image_ids = [self.reader.index.image_id(row) for row in range(len(self.reader))]
-        groups, lines = group_images([*known, *fold.signatures], [*image_ids, *fold.image_ids], root, staging)
-        _, of_image = np.unique(groups[len(known) :], return_inverse=True)
-        index = self._index(fold, of_image)
+        alike, lines = group_images([*known, *fold.signatures], [*image_ids, *fold.image_ids], root, staging)
+        if given is None:
+            of_rows, of_new = self.reader.index.group, self.manifest.num_groups + alike[len(known) :]
+        else:
+            of_rows, of_new = given.of_rows, np.array([given.of_new[image_id] for image_id in fold.image_ids])
+        _, groups = np.unique(np.concatenate([of_rows, of_new]), return_inverse=True)
+        index = self._index(fold, groups[: len(known)], groups[len(known) :])
         index_size, index_sha256 = save_index(root, index, staging)
         old, present = self.manifest, np.array(fold.classes)
         manifest = replace(
@@ -182,7 +197,7 @@ class FurtherFold:
             num_positive=tuple((np.array(old.num_positive) + present.sum(0)).tolist()),
             num_clean=old.num_clean + int((~present.any(1)).sum()),
             folds=self.number + 1,
-            num_groups=old.num_groups + int(of_image.max()) + 1,
+            num_groups=int(groups.max()) + 1,
             shards=(*old.shards, *shards),
             index_size=index_size,
             index_sha256=index_sha256,
@@ -207,20 +222,17 @@ class FurtherFold:
             shards.append(ShardInfo(name, len(fold.rows) - before, tar.size, tar.sha256))
         return shards
 
-    def _index(self, fold: "_Written", of_image: np.ndarray) -> pa.Table:
-        """The rows of the set, and behind them the new ones with their fold and group."""
-        old = self.manifest
-        batch = read_batch(pa.memory_map(self.reader.samples.path).read_buffer(), old.index_schema)
-        groups = old.num_groups + of_image[fold.image_of_row]
-        rows = [
-            {**row, "fold": self.number, "group": group} for row, group in zip(fold.rows, groups.tolist(), strict=True)
-        ]
-        return pa.concat_tables(
-            [
-                pa.Table.from_batches([batch.replace_schema_metadata(None)]),
-                pa.Table.from_pylist(rows, old.index_schema),
-            ]
-        )
+    def _index(self, fold: "_Written", of_rows: np.ndarray, of_image: np.ndarray) -> pa.Table:
+        """The samples of the set with their images' groups, and behind them the new ones with theirs and their fold."""
+        schema = self.manifest.index_schema
+        batch = read_batch(pa.memory_map(self.reader.samples.path).read_buffer(), schema)
+        of_set = pa.Table.from_batches([batch.replace_schema_metadata(None)])
+        num_tiles = [len(self.reader.index.tiles(row)) for row in range(len(of_rows))]
+        of_sample, column = pa.array(np.repeat(of_rows, num_tiles), pa.int32()), schema.get_field_index("group")
+        of_set = of_set.set_column(column, schema.field(column), of_sample)
+        groups = of_image[fold.image_of_row].tolist()
+        rows = [{**row, "fold": self.number, "group": group} for row, group in zip(fold.rows, groups, strict=True)]
+        return pa.concat_tables([of_set, pa.Table.from_pylist(rows, schema)])
 
 
 class _Written:

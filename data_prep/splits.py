@@ -1,6 +1,6 @@
 """Which images belong together, and which fold each is in: stratified, published or given by the user."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +95,19 @@ def read_groups_file(url: str, image_ids: Sequence[str]) -> npt.NDArray[np.int64
         (N,) int64 group numbers, counted from 0.
 
     Raises:
+        InputError: of `read_group_names`.
+    """
+    return number_groups(image_ids, read_group_names(url, image_ids))
+
+
+def read_group_names(url: str, image_ids: Collection[str]) -> dict[str, str]:
+    """The groups' names, by image, in a CSV file with the header `image,group`.
+
+    Args:
+        url: Path or URL of the file.
+        image_ids: All images; the file may leave some out.
+
+    Raises:
         ValidationErrors: rows that are malformed or twice there, rows without a group, ids without an image.
         InputError: no such file, another header, or nothing below it.
     """
@@ -114,6 +127,11 @@ def read_groups_file(url: str, image_ids: Sequence[str]) -> npt.NDArray[np.int64
             issues.append(Issue("ids without an image", image_id))
         names.setdefault(image_id, name)
     raise_issues(issues, f"in {url}")
+    return names
+
+
+def number_groups(image_ids: Sequence[str], names: Mapping[str, str]) -> npt.NDArray[np.int64]:
+    """Group numbers (N,) of images (N,) by their groups' names, counted from 0; one without a name is alone."""
     numbers: dict[tuple[str, bool], int] = {}
     keys = [(names[image_id], True) if image_id in names else (image_id, False) for image_id in image_ids]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)

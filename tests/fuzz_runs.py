@@ -21,11 +21,11 @@ from steel.pretrained.encoder import EncoderWeights
 from steel.pretrained.stem import Normalisation
 from steel.reports.describe import describe_checkpoint
 from steel.reports.plots import plot_history
+from steel.shards.split_roles import role_of
 from steel.tracking.history import History
 from tests.fuzzing import JSON_EDITS, Format, Random, edit_bytes, edit_json, edit_json_line, edit_value
 from train.engine.loop_state import LoopState
 from train.engine.run_folder import RunFolder
-from train.engine.split_roles import role_of
 from train.engine.state import (
     RECORD,
     TENSORS,

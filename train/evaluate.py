@@ -39,13 +39,13 @@ from steel.reports.gates import format_gates, gate_table
 from steel.reports.members import Judged
 from steel.shards.reader import ShardReader
 from steel.shards.selection import check_same_task, data_digests, folds_of, rows_in
+from steel.shards.split_roles import role_of
 from steel.thresholds.tuning import Tuning, tune_thresholds
 from steel.views import parse_tta
 from train.engine.evaluation_origin import provenance_of, recipe_reasons, speed_of
 from train.engine.member_scores import judge_members
 from train.engine.run_folder import RunFolder, has_members
 from train.engine.run_inference import collect_statistics, gather_kept
-from train.engine.split_roles import role_of
 from train.engine.visualise import NUM_EXAMPLES, choose_examples, choose_random, draw_examples, predict_examples
 from train.live_line import LiveLine
 from train.logging_setup import set_up_logging

@@ -4,9 +4,9 @@ python -m data_prep.pseudo_labels --checkpoint RUN/model.safetensors --data SHAR
 
 SHARDS2 holds all of SHARDS in the same folds and the images of DIR in one further fold, with the masks that the
 checkpoint's decision finds in them. Pixels of which it is unsure are ignored, images of which it is unsure left out,
-and so are near-duplicates of images in SHARDS. `python -m train --data SHARDS2` then trains on them, and validates and
-tests on what people have labelled. Exit code 3: some images could not be read and were left out. A run that is stopped
-starts over; nothing is seen of it under the name SHARDS2.
+and so are near-duplicates of images in SHARDS and, by --groups, what belongs to images that judge. `python -m train
+--data SHARDS2` then trains on them, and validates and tests on what people have labelled. Exit code 3: some images
+could not be read and were left out. A run that is stopped starts over; nothing is seen of it under the name SHARDS2.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 
 from data_prep.folder import refuse_others
 from data_prep.further_fold import FurtherFold
+from data_prep.pseudo_labels.known_groups import KnownGroups
 from data_prep.pseudo_labels.labelling import Labelling
 from data_prep.whole_folder import appearing_whole, check_free
 from steel import storage
@@ -27,12 +28,14 @@ from steel.errors import InputError, run_program, told_url
 from steel.extensions import load_extensions
 from steel.images.listing import list_images
 from steel.inference.base_predictor import BasePredictor
-from steel.inference.load import digest_source, is_onnx, load_predictor
+from steel.inference.folder_job import digest_file
+from steel.inference.load import digest_source, is_onnx, load_predictor, read_any_header
 from steel.labels.labels import refuse_same_stems
 from steel.machine import keep_freed_memory
 from steel.shards.format import MANIFEST_NAME, Manifest, sample_key
 from steel.shards.reader import ShardReader
-from steel.shards.selection import PSEUDO_LABELS, check_same_task, pseudo_rounds
+from steel.shards.selection import PSEUDO_LABELS, check_same_task, data_digests, folds_of, pseudo_rounds
+from steel.shards.split_roles import role_of
 from steel.views import parse_tta
 
 
@@ -72,16 +75,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_task(arguments.checkpoint, predictor, fold.manifest)
     records = list_images(arguments.unlabelled, tiff_pages=arguments.tiff_pages)
     refuse_same_stems(records, sample_key)
+    together = None
+    if arguments.groups is not None:
+        trained = _trained_folds(arguments.checkpoint, fold.reader)
+        together = KnownGroups.read(arguments.groups, fold, records, trained)
     with appearing_whole(arguments.out) as unfinished:
-        labelling = Labelling(fold, predictor, arguments.unsure, arguments.threads)
+        labelling = Labelling(fold, predictor, arguments.unsure, arguments.threads, together)
 
         def provenance() -> dict[str, Any]:
             this = {"fold": fold.number, **made_with, **labelling.recorded()}
-            return {PSEUDO_LABELS: [*pseudo_rounds(fold.manifest), this]}
+            options = {PSEUDO_LABELS: [*pseudo_rounds(fold.manifest), this]}
+            return options if together is None else {**options, "groups": "file"}
 
         known, new = labelling.screen(records)
+        groups, new = labelling.keep_apart(new)
         with prediction_bars(predictor) as on_image, closing(labelling.label(new, on_image)) as images:
-            summary = fold.write(unfinished.path, known, images, provenance)
+            summary = fold.write(unfinished.path, known, images, provenance, groups)
     _say([*labelling.lines(summary), *(["an earlier run was stopped: started over"] if unfinished.is_restart else [])])
     return report_unreadable(labelling.unreadable)
 
@@ -105,7 +114,15 @@ def _describe(arguments: argparse.Namespace, manifest: Manifest) -> dict[str, An
         "tta": None if arguments.tta is None else list(parse_tta(arguments.tta)),
         "precision": arguments.precision,
         "tiff_pages": arguments.tiff_pages,
+        "groups_sha256": None if arguments.groups is None else digest_file(arguments.groups),
     }
+
+
+def _trained_folds(checkpoint: str, reader: ShardReader) -> list[int]:
+    """The folds of the set that a checkpoint was trained on, as far as it knows them."""
+    header, digests = read_any_header(checkpoint), data_digests(reader.manifest)
+    used, provenance = header["folds"], header["provenance"]
+    return [fold for fold in folds_of(reader) if role_of([fold], digests, used, provenance) == "train"]
 
 
 def _is_finished(out: str, made_with: Mapping[str, Any]) -> bool:

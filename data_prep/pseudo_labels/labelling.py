@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.further_fold import FurtherFold, NewImage, like_none
+from data_prep.further_fold import FurtherFold, Groups, NewImage, like_none
 from data_prep.manifest import Summary
 from data_prep.plan import shuffled
+from data_prep.pseudo_labels.known_groups import KnownGroups
 from steel.commands.common import image_bar
 from steel.errors import InputError, counted, out_of_memory_as
 from steel.images.decode import decode_image
@@ -23,7 +24,7 @@ from steel.inference.sources import NamedImage
 
 _GROUPS_WARNING = (
     "warning: the shards keep images together by --groups, and which of those these images belong to nobody has said: "
-    "they must be of other coils or pieces than the images that test"
+    "give --groups here, too, or images of other coils or pieces than those that test"
 )
 
 
@@ -35,9 +36,13 @@ class Labelling:
     predictor: BasePredictor
     band: UnsureBand
     threads: int
+    together: KnownGroups | None = None
+    """Which images belong together, where somebody has said so."""
     labelled: int = 0
     duplicates: int = 0
     """Of images in the set."""
+    held_out: int = 0
+    """That belong to images which the checkpoint was not trained on."""
     unsure: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
     """Image id -> why."""
@@ -69,6 +74,23 @@ class Labelling:
         left = [record for record, new in zip(readable, is_new.tolist(), strict=True) if new]
         self.duplicates = len(readable) - len(left)
         return known, shuffled(left, self.fold.manifest.seed)
+
+    def keep_apart(self, records: Sequence[ImageRecord]) -> tuple[Groups | None, list[ImageRecord]]:
+        """Leave out what belongs to images that the checkpoint was not trained on, and so may be judged by.
+
+        Args:
+            records: that `screen` has left.
+
+        Returns:
+            The groups of all these and of the set, where they are known, and the images that are left.
+        """
+        if self.together is None:
+            return None, list(records)
+        groups = self.together.join({self.fold.image_id(one): self._signatures[one.image_id] for one in records})
+        out = self.together.held_out(groups)
+        left = [record for record in records if self.fold.image_id(record) not in out]
+        self.held_out = len(records) - len(left)
+        return groups, left
 
     def label(
         self, records: Sequence[ImageRecord], on_image: Callable[[int, int], None]
@@ -145,24 +167,27 @@ class Labelling:
             "per_class": [self.per_class[k] for k in classes],
             "unsure_images": self.unsure,
             "duplicates": self.duplicates,
+            "held_out": self.held_out,
             "unreadable": len(self.unreadable),
         }
 
     def _left_out(self) -> str:
+        apart = "" if self.together is None else f"{self.held_out} of groups that the checkpoint was not trained on, "
         return (
-            f"{self.unsure} unsure, {self.duplicates} duplicates of images in the shards, {len(self.unreadable)} "
-            "unreadable"
+            f"{self.unsure} unsure, {self.duplicates} duplicates of images in the shards, {apart}"
+            f"{len(self.unreadable)} unreadable"
         )
 
     def lines(self, summary: Summary) -> list[str]:
         """What became of the images, and of the set."""
         manifest = summary.manifest
+        is_unknown = self.together is None and manifest.options.get("groups") is not None
         classes = ", ".join(f"{self.per_class[k]} {name}" for k, name in enumerate(manifest.class_names, 1))
         untuned = "" if self.predictor.is_tuned else "; never tuned, so all thresholds are one half"
         return [
             f"labelled {counted(self.labelled, 'image')}, in fold {self.fold.number}: {self.per_class[0]} "
             f"clean, {classes}; {self.ignored / self.pixels:.1%} of their pixels are ignored{untuned}",
             f"left out: {self._left_out()}",
-            *([] if manifest.options.get("groups") is None else [_GROUPS_WARNING]),
+            *([_GROUPS_WARNING] if is_unknown else []),
             *summary.lines(),
         ]

@@ -16,6 +16,12 @@ def add_labelling(parser: argparse.ArgumentParser) -> None:
     add("--unlabelled", metavar="DIR", required=True, help="folder or URL of images without labels")
     add_tiff_pages(parser)
     add(
+        "--groups",
+        metavar="CSV",
+        help="images that belong together, of SHARDS and of DIR, with the header image,group: an image of DIR that "
+        "belongs to one that the checkpoint was not trained on is left out",
+    )
+    add(
         "--unsure",
         type=parse_unsure,
         metavar="LOW,HIGH",

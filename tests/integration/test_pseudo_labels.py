@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from tests.image_folder import tree_digest
 from tests.numerics.quick import quicken
-from tests.pseudo_labelled import DECISION, NUM_NEW, SIZE, make_set, make_unlabelled, picture
+from tests.pseudo_labelled import DECISION, NUM_LABELLED, NUM_NEW, SIZE, make_set, make_unlabelled, picture
 from tests.random_members import make_member
 from train.crossval import main as crossval
 from train.evaluate import main as evaluate
@@ -132,11 +133,13 @@ def test_the_manifest_says_where_the_labels_are_from(work: Path, more: Path) -> 
         "tta": None,
         "precision": "no",
         "tiff_pages": "refuse",
+        "groups_sha256": None,
         "images": NUM_NEW,
         "clean": after.num_clean - before.num_clean,
         "per_class": positive,
         "unsure_images": 0,
         "duplicates": 2,
+        "held_out": 0,
         "unreadable": 1,
     }
 
@@ -218,7 +221,97 @@ def test_where_images_of_one_coil_are_kept_together_it_says_what_it_cannot_know(
     labelling = Labelling(SimpleNamespace(number=3), SimpleNamespace(is_tuned=True), None, 1, pixels=1)  # type: ignore[arg-type]
     manifest = SimpleNamespace(class_names=("pit",), options={"groups": groups})
     lines = labelling.lines(SimpleNamespace(manifest=manifest, lines=list))  # type: ignore[arg-type]
-    assert any("must be of other coils or pieces than the images that test" in line for line in lines) is bool(groups)
+    assert any("give --groups here, too" in line for line in lines) is bool(groups)
+
+
+COILS = {
+    "0.png": "a",
+    "1.png": "b",
+    "2.png": "c",
+    "line/0.png": "a",
+    "line/1.png": "b",
+    "line/2.png": "c",
+    "line/3.png": "new",
+    "line/4.png": "new",
+}
+"""Images of the set, one of each fold, and others of the same coils and of one that the set does not know."""
+
+
+def coils_file(folder: Path, coils: Mapping[str, str]) -> Path:
+    path = folder / "coils.csv"
+    path.write_text("".join(f"{image},{coil}\n" for image, coil in {"image": "group", **coils}.items()))
+    return path
+
+
+def make_coils(work: Path, folder: Path, *, knows_folds: bool, options: Sequence[str] = ()) -> dict[str, Path]:
+    """A set with one of the named images in each fold, and a checkpoint that was trained on the last of them."""
+    folds = folder / "folds.csv"
+    folds.write_text("image,fold\n" + "".join(f"{number}.png,{number % 3}\n" for number in range(NUM_LABELLED)))
+    data = make_set(folder / "set", "--split-file", str(folds), *options)
+    member = make_member(1, decision=DECISION)
+    digest = Manifest.load(str(data)).digest if knows_folds else "of others"
+    used = {"train": (2,), "tuning": (0,), "test": (1,)}
+    known = replace(member, folds=used, provenance={**member.provenance, "data_digest": digest})
+    return {"data": data, "checkpoint": Path(save(folder / "model.safetensors", known))}
+
+
+@pytest.mark.parametrize("options", [(), ("--tile", "32x48", "--tile-overlap", "8")])
+@pytest.mark.parametrize("knows_folds", [True, False])
+def test_images_of_coils_that_judge_stay_out(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture, knows_folds: bool, options: tuple[str, ...]
+) -> None:
+    """Those of the trained fold's come in, into its group; `again.png`, unnamed, mirrors one of a tuning coil."""
+    given = make_coils(work, tmp_path, knows_folds=knows_folds, options=options)
+    coils = coils_file(tmp_path, COILS)
+    assert run(*line(work, tmp_path / "out", groups=coils, **given)) == 3
+    told = capsys.readouterr().out
+    reader, before = ShardReader(str(tmp_path / "out")), ShardReader(str(given["data"]))
+    new = {reader.index.image_id(int(row)): int(reader.index.group[row]) for row in reader.index.rows([3])}
+    taken = {"fold-3/line/3.png", "fold-3/line/4.png", *(["fold-3/line/2.png"] if knows_folds else [])}
+    assert new.keys() == taken
+    assert f"{6 - len(taken)} of groups that the checkpoint was not trained on, 1 unreadable" in told
+    of_set = {before.index.image_id(row): int(reader.index.group[row]) for row in range(len(before))}
+    assert [reader.index.group[row] for row in range(len(before))] == before.index.group.tolist()
+    assert new["fold-3/line/3.png"] == new["fold-3/line/4.png"] not in of_set.values()
+    if knows_folds:
+        assert new["fold-3/line/2.png"] == of_set["2.png"]
+    assert reader.manifest.options["groups"] == "file"
+    assert reader.manifest.options["pseudo_labels"][0]["held_out"] == 6 - len(taken)
+    assert verify([str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert run(*line(work, tmp_path / "out", groups=coils, **given)) == 0  # finished
+    other = coils_file(tmp_path, {**COILS, "line/2.png": "b"})
+    assert run(*line(work, tmp_path / "out", groups=other, **given)) == 2
+
+
+def test_a_name_that_the_set_has_too_is_of_the_set(work: Path, tmp_path: Path) -> None:
+    """A camera that counts anew: its `3.png` is no image of the test coil, and the set's name for it says of which."""
+    given = make_coils(work, tmp_path, knows_folds=True)
+    images = tmp_path / "unlabelled"
+    images.mkdir()
+    for number in (1, 2, 3):
+        cv2.imwrite(str(images / f"{number}.png"), picture(300 + number))
+    coils = coils_file(tmp_path, {"1.png": "b", "2.png": "c", "fold-3/2.png": "b"})
+    assert run(*line(work, tmp_path / "out", groups=coils, unlabelled=images, **given)) == 0
+    reader = ShardReader(str(tmp_path / "out"))
+    taken = {reader.index.image_id(int(row)) for row in reader.index.rows([3])}
+    assert taken == {"fold-3/1.png", "fold-3/3.png"}
+
+
+@pytest.mark.parametrize(
+    ("coils", "told"),
+    [
+        ({"line/0.png": "a"}, "names no image of"),
+        ({"0.png": "a", "line/9.png": "a"}, "ids without an image"),
+        ({"0.png": "a", "1.png": "a", "2.png": "a", **{f"line/{n}.png": "a" for n in range(5)}}, "no image could be"),
+    ],
+)
+def test_groups_that_help_nothing_are_refused(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture, coils: dict[str, str], told: str
+) -> None:
+    given = make_coils(work, tmp_path, knows_folds=True)
+    assert run(*line(work, tmp_path / "out", groups=coils_file(tmp_path, coils), **given)) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("options", [("--tile", "32x48", "--tile-overlap", "8"), ("--resize", "32x48")])

@@ -7,7 +7,7 @@ from steel.checkpoint import Checkpoint, unstack_members
 from steel.metrics.scores import Outcome
 from steel.metrics.statistics import EvaluationStatistics
 from steel.reports.members import Judged, member_metrics
-from train.engine.split_roles import role_of
+from steel.shards.split_roles import role_of
 
 Judge = Callable[[Checkpoint], tuple[EvaluationStatistics, Outcome]]
 """Predicts all images by a checkpoint, and answers them."""

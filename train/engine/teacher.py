@@ -16,8 +16,8 @@ from steel.model.heads import CLASSIFICATION, SEGMENTATION
 from steel.model.network import scale_and_shift, scale_pixels
 from steel.precision import DTYPES
 from steel.shards.selection import check_same_task, data_digests
+from steel.shards.split_roles import role_of
 from train.engine.run_context import RunContext
-from train.engine.split_roles import role_of
 
 logger = logging.getLogger("train.fit")
 

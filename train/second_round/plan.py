@@ -14,10 +14,10 @@ from steel.plain import from_dict, to_dict
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from steel.shards.selection import data_digests, folds_of, pseudo_folds, rows_in
+from steel.shards.split_roles import role_of
 from train.__main__ import choose_processes, count_gpus
 from train.arguments import FitArguments, parse_fit
 from train.engine.run_folder import RunFolder, RunFolderError
-from train.engine.split_roles import role_of
 from train.presets import AUTO, PRESETS
 from train.second_round.record import RECORD, Record
 
@@ -71,7 +71,7 @@ class Round:
     @property
     def labelling(self) -> list[str]:
         """The command line of `data_prep.pseudo_labels`."""
-        words = _words_of(self.own, "checkpoint", "data", "unlabelled", "tiff_pages", "unsure", "threads")
+        words = _words_of(self.own, "checkpoint", "data", "unlabelled", "tiff_pages", "groups", "unsure", "threads")
         return [*words, *self.asked, *(["--device", "cpu"] if self.own.cpu else []), "--out", self.shards]
 
     @property

@@ -8,8 +8,8 @@ import pytest
 
 from steel.shards.format import Manifest
 from steel.shards.selection import data_digests
+from steel.shards.split_roles import role_of
 from tests.shard_folder import make_shards, steel_image
-from train.engine.split_roles import role_of
 
 USED = {"train": [2, 3], "tuning": [0], "test": [1]}
 MEMBER_OF_B = {"name": "one", "folds": {"train": [3]}, "provenance": {"data_digest": "b"}}
