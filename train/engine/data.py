@@ -41,6 +41,23 @@ def split_rows(reader: ShardReader, folds: FoldsConfig) -> FoldRows:
     )
 
 
+def say_shared_groups(reader: ShardReader, rows: FoldRows) -> list[str]:
+    """A line for each role whose images some that train are near-duplicates of, or of one coil: a given split may be so.
+
+    The scores of that role flatter, of the validation those that weights and thresholds are chosen by.
+    """
+    group, lines = reader.index.group, []
+    of_train = group[rows.train]
+    for role, held in (("validation", rows.validation), ("test", rows.test)):
+        shared = np.isin(of_train, group[held])
+        if shared.any():
+            lines.append(
+                f"{np.count_nonzero(shared):,} of {len(of_train):,} images that train are near-duplicates of "
+                f"{role} images, or belong together with them, whose scores they flatter"
+            )
+    return lines
+
+
 def _say_none_to_train(present: Sequence[int], folds: FoldsConfig) -> str:
     """That validation and test have all folds, and what to do about it."""
     roles = {"--folds.validation": folds.validation, "--folds.test": folds.test}

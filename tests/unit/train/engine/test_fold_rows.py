@@ -9,7 +9,7 @@ from steel.config import FoldsConfig
 from steel.errors import InputError
 from steel.shards.reader import ShardReader
 from tests.shard_folder import make_shards, steel_image
-from train.engine.data import split_rows
+from train.engine.data import say_shared_groups, split_rows
 from train.options import parse_fields
 from train.presets import SEVERSTAL
 
@@ -58,3 +58,23 @@ def test_what_is_advised_works(tmp_path: Path) -> None:
     assert (rows.train_folds, len(rows.train), len(rows.validation), len(rows.test)) == ((1,), 2, 2, 0)
     rows = split_rows(reader_of(tmp_path / "three", 3), FoldsConfig())
     assert (rows.train_folds, len(rows.train), len(rows.validation), len(rows.test)) == ((2,), 1, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("group", "told"),
+    [
+        ([0, 1, 2, 3, 4, 5], []),
+        ([0, 1, 0, 3, 4, 0], ["2 of 2 images that train are near-duplicates of validation images"]),
+        ([0, 1, 1, 0, 1, 5], ["1 of 2 images that train are near-duplicates of test images"]),
+        ([0, 1, 0, 3, 3, 1], [f"1 of 2 images that train are near-duplicates of {role}" for role in ("vali", "test")]),
+    ],
+)
+def test_images_that_train_and_belong_to_such_that_judge_are_told(
+    group: list[int], told: list[str], tmp_path: Path
+) -> None:
+    """Images 0 and 3 validate, 1 and 4 test, 2 and 5 train."""
+    images, clean = [steel_image(n) for n in range(6)], [np.zeros((32, 64), np.uint8)] * 6
+    reader = ShardReader(str(make_shards(tmp_path / "shards", images, clean, folds=3, groups=group)))
+    assert reader.index.fold.tolist() == [0, 1, 2, 0, 1, 2]
+    lines = say_shared_groups(reader, split_rows(reader, FoldsConfig()))
+    assert len(lines) == len(told) and all(line.startswith(start) for line, start in zip(lines, told, strict=True))
