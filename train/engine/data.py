@@ -42,7 +42,7 @@ def split_rows(reader: ShardReader, folds: FoldsConfig) -> FoldRows:
 
 
 def say_shared_groups(reader: ShardReader, rows: FoldRows) -> list[str]:
-    """A line for each role whose images some that train are near-duplicates of, or of one coil: a given split may be so.
+    """A line for each role whose images some that train belong to, as near-duplicates or by `--groups`.
 
     The scores of that role flatter, of the validation those that weights and thresholds are chosen by.
     """

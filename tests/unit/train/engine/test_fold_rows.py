@@ -64,9 +64,9 @@ def test_what_is_advised_works(tmp_path: Path) -> None:
     ("group", "told"),
     [
         ([0, 1, 2, 3, 4, 5], []),
-        ([0, 1, 0, 3, 4, 0], ["2 of 2 images that train are near-duplicates of validation images"]),
-        ([0, 1, 1, 0, 1, 5], ["1 of 2 images that train are near-duplicates of test images"]),
-        ([0, 1, 0, 3, 3, 1], [f"1 of 2 images that train are near-duplicates of {role}" for role in ("vali", "test")]),
+        ([0, 1, 0, 2, 3, 0], ["2 of 2 images that train are near-duplicates of validation images"]),
+        ([0, 1, 1, 0, 1, 2], ["1 of 2 images that train are near-duplicates of test images"]),
+        ([0, 1, 0, 2, 2, 1], [f"1 of 2 images that train are near-duplicates of {role}" for role in ("vali", "test")]),
     ],
 )
 def test_images_that_train_and_belong_to_such_that_judge_are_told(
