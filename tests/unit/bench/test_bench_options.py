@@ -8,6 +8,7 @@ import pytest
 from bench import large_image, predictions, serve, startup, tta
 from bench.end_to_end import __main__ as end_to_end
 from bench.quality import __main__ as quality
+from bench.quality.questions import QUESTIONS, WEIGHTS, Question
 from bench.scaling import __main__ as scaling
 from bench.speed import __main__ as speed
 from bench.train_step import __main__ as train_step
@@ -119,3 +120,36 @@ def test_a_variant_that_there_is_not_is_told_of_the_option_that_names_it(
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {option}: there is no 'no-such'; there are as the preset for ")
+
+
+@pytest.mark.parametrize(("what", "question"), QUESTIONS.items(), ids=QUESTIONS)
+def test_a_question_says_what_it_cannot_be_answered_without(
+    what: str,
+    question: Question,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One option after another, and then variants of others than it has; no folder is made before."""
+    weights, words = tmp_path / "weights", [what, "--work", str(tmp_path / "work")]
+    weights.touch()
+
+    def said(*more: str) -> str:
+        monkeypatch.setattr("sys.argv", ["program", *words, *more])
+        with pytest.raises(SystemExit) as ended:
+            quality.main()
+        assert ended.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    for need in question.needs:
+        assert said().startswith(f"error: {what} needs --{need}, ")
+        words += [f"--{need}", str(weights)]
+    if question.needs[:1] == (WEIGHTS,):
+        assert said("--weights", "nowhere").startswith("error: --weights nowhere: there is no such file")
+    unknown = "--variants: there is no 'no-such'; there are " if question.variants else f"{what} takes no --variants"
+    assert said("--variants", "no-such").startswith(f"error: {unknown}")
+    unknown = "--once: there is no 'no-such'; there are " if question.takes_once else f"{what} takes no --once"
+    assert said("--once", "no-such").startswith(f"error: {unknown}")
+    assert question.goes_on_in is None or question.goes_on_in in QUESTIONS
+    assert not (tmp_path / "work").exists()

@@ -11,7 +11,7 @@ import torch
 
 from bench.made_by import commit
 from bench.quality import __main__ as program
-from bench.quality import auto_choice, cascade, clean, neu, pretrained, rare, small
+from bench.quality import auto_choice, cascade, clean, neu, pretrained, questions, rare, small
 from bench.quality.bsdata import deal
 from bench.quality.pretrained import RATES, SETS
 from steel.checkpoint import load_checkpoint
@@ -149,7 +149,7 @@ def test_strips_are_rendered_from_annotations(
         weights.touch()
     monkeypatch.setattr(cascade, "make_shards", lambda *given: given)
     monkeypatch.setattr(sys, "argv", [*command, "--annotations", "masks.csv"])
-    assert program._shards(program._parse(), tmp_path) == (tmp_path, Path("masks.csv"), None, 7, 2)
+    assert questions._strips(program._parse(), tmp_path) == (tmp_path, Path("masks.csv"), None, 7, 2)
 
 
 def test_all_strips_are_rendered_where_all_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_all_strips_are_rendered_where_all_are_asked_for(tmp_path: Path, monkeyp
     given = ["--weights", str(tmp_path / "w"), "--annotations", str(masks), "--image-ids", str(tmp_path / "ids.txt")]
     monkeypatch.setattr(sys, "argv", ["quality", pretrained.ALL_STRIPS, *given])
     monkeypatch.setattr(cascade, "make_shards", lambda work, *asked: cascade.choose_images(*asked))
-    assert program._shards(program._parse(), tmp_path) == [
+    assert questions._all_strips(program._parse(), tmp_path) == [
         *(f"{n:03d}.jpg" for n in range(0, 30, 3)),
         *(f"{n:03d}.jpg" for n in range(30) if n % 3),
     ]
