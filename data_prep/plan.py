@@ -139,8 +139,8 @@ def _fingerprint(options: Options, labels: Labels, sizes: dict[str, int]) -> str
         "images": [(record.image_id, sizes[record.image_id]) for record in labels.images],
         "labels": _digest_labels(options, labels),
         "classes": [None if ids is None else sorted(ids) for ids in class_ids],
-        "split_file": None if split_file is None else _digest(split_file),
-        "groups_file": None if groups_file is None else _digest(groups_file),
+        "split_file": None if split_file is None else storage.digest_file(split_file),
+        "groups_file": None if groups_file is None else storage.digest_file(groups_file),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -155,7 +155,7 @@ def _digest_labels(options: Options, labels: Labels) -> str | list[tuple[str, st
     url = options.labels
     if not storage.is_folder(url):
         if not url.lower().endswith(_TABLES):
-            return _digest(url)
+            return storage.digest_file(url)
         url = url.rpartition("/")[0] or "."
     start, root = len(storage.join(options.images, "")), storage.full_path(options.images)
     images, folder = {root + record.url[start:] for record in labels.images}, storage.full_path(url)
@@ -165,11 +165,5 @@ def _digest_labels(options: Options, labels: Labels) -> str | list[tuple[str, st
     urls, digests = [storage.join(url, file.path) for file in files], list[str]()
     with ThreadPoolExecutor(_READS) as pool:
         for i in range(0, len(urls), _READS_AHEAD):
-            digests += pool.map(_digest, urls[i : i + _READS_AHEAD])
+            digests += pool.map(storage.digest_file, urls[i : i + _READS_AHEAD])
     return [(file.path, digest) for file, digest in zip(files, digests, strict=True)]
-
-
-def _digest(url: str) -> str:
-    """The hash of a file."""
-    with storage.local_copy(url) as path, open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,6 +5,7 @@ name: local files are written beside it, flushed to disk and renamed; remote sto
 """
 
 import errno
+import hashlib
 import mmap
 import os
 import shutil
@@ -314,6 +315,16 @@ def local_copy(url: str | os.PathLike[str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="steel-") as folder:
         download(os.fspath(url), Path(folder) / "copy")
         yield Path(folder) / "copy"
+
+
+def digest_file(url: str | os.PathLike[str]) -> str:
+    """The sha256 of a file, in hexadecimal.
+
+    Raises:
+        FileNotFoundError, OSError: as the store says.
+    """
+    with local_copy(url) as path, open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -28,8 +28,8 @@ from steel.errors import InputError, run_program, told_url
 from steel.extensions import load_extensions
 from steel.images.listing import list_images
 from steel.inference.base_predictor import BasePredictor
-from steel.inference.folder_job import digest_file
 from steel.inference.load import digest_source, is_onnx, load_predictor, read_any_header
+from steel.labels.csv_file import read_table
 from steel.labels.labels import refuse_same_stems
 from steel.machine import keep_freed_memory
 from steel.shards.format import MANIFEST_NAME, Manifest, sample_key
@@ -114,8 +114,18 @@ def _describe(arguments: argparse.Namespace, manifest: Manifest) -> dict[str, An
         "tta": None if arguments.tta is None else list(parse_tta(arguments.tta)),
         "precision": arguments.precision,
         "tiff_pages": arguments.tiff_pages,
-        "groups_sha256": None if arguments.groups is None else digest_file(arguments.groups),
+        "groups_sha256": None if arguments.groups is None else _digest_groups(arguments.groups),
     }
+
+
+def _digest_groups(url: str) -> str:
+    """What tells a file with groups from all others.
+
+    Raises:
+        InputError: there is none, or it is of another kind.
+    """
+    read_table(url, ("image", "group"))
+    return storage.digest_file(url)
 
 
 def _trained_folds(checkpoint: str, reader: ShardReader) -> list[int]:

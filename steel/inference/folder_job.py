@@ -1,6 +1,5 @@
 """What is to be predicted of a folder and written where: checked before anything is predicted."""
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -78,7 +77,7 @@ def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[
         WRITERS[name].check(job.task(class_names, records))
     storage.make_folder(job.out)
     journal = Journal(job.out)
-    template = None if job.template is None else digest_file(job.template)
+    template = None if job.template is None else storage.digest_file(job.template)
     how = {"format": sorted(job.formats), "columns": job.columns, "template": template, "version": __version__}
     how["tiff_pages"] = job.tiff_pages
     journal.begin({"images": told_url(storage.full_path(job.source)), **how, **depends_on})
@@ -92,11 +91,6 @@ def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[
 def versions_of(records: Sequence[ImageRecord]) -> dict[str, str]:
     """Image id -> version of its file: what was predicted of another one does not count."""
     return {record.image_id: record.version for record in records}
-
-
-def digest_file(url: str) -> str:
-    """The sha256 of a file."""
-    return hashlib.sha256(storage.read_bytes(url)).hexdigest()
 
 
 def find_images(source: str, tiff_pages: TiffPages = "refuse") -> tuple[ImageRecord, ...]:

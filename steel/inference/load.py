@@ -4,11 +4,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from steel import storage
 from steel.checkpoint import read_header
 from steel.checkpoint_header import digest_content
 from steel.errors import told_url
 from steel.inference.base_predictor import BasePredictor
-from steel.inference.folder_job import digest_file
 from steel.inference.onnx_predictor import OnnxPredictor, read_onnx_header
 from steel.startup import uncollected
 
@@ -61,4 +61,4 @@ def digest_source(source: str | os.PathLike[str]) -> str:
     A checkpoint's header has a checksum of all that follows it, which loading has compared: the weights, of which a
     store would have to send every byte once more, are not read again.
     """
-    return digest_file(os.fspath(source)) if is_onnx(source) else digest_content(read_header(source))
+    return storage.digest_file(source) if is_onnx(source) else digest_content(read_header(source))

@@ -311,6 +311,9 @@ def test_groups_that_help_nothing_are_refused(
     given = make_coils(work, tmp_path, knows_folds=True)
     assert run(*line(work, tmp_path / "out", groups=coils_file(tmp_path, coils), **given)) == 2
     assert told in capsys.readouterr().err
+    assert run(*line(work, tmp_path / "out", groups=tmp_path / "no.csv", **given)) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ") and "no.csv" in said
     assert not (tmp_path / "out").exists()
 
 
