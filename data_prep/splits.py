@@ -97,15 +97,15 @@ def read_groups_file(url: str, image_ids: Sequence[str]) -> npt.NDArray[np.int64
     Raises:
         InputError: of `read_group_names`.
     """
-    return number_groups(image_ids, read_group_names(url, image_ids))
+    return number_groups(image_ids, read_group_names(url, set(image_ids)))
 
 
-def read_group_names(url: str, image_ids: Collection[str]) -> dict[str, str]:
+def read_group_names(url: str, there: Collection[str] | None = None) -> dict[str, str]:
     """The groups' names, by image, in a CSV file with the header `image,group`.
 
     Args:
         url: Path or URL of the file.
-        image_ids: All images; the file may leave some out.
+        there: All images; None lets the file name any.
 
     Raises:
         ValidationErrors: rows that are malformed or twice there, rows without a group, ids without an image.
@@ -114,7 +114,6 @@ def read_group_names(url: str, image_ids: Collection[str]) -> dict[str, str]:
     table = read_table(url, ("image", "group"))
     if not table.rows and not table.issues:
         raise InputError(f"{url}: names no image")
-    wanted = set(image_ids)
     names: dict[str, str] = {}
     issues = list(table.issues)
     for line, (image_id, text) in table.rows:
@@ -123,7 +122,7 @@ def read_group_names(url: str, image_ids: Collection[str]) -> dict[str, str]:
             issues.append(Issue("rows without a group", f"line {line} ({image_id},)"[:60]))
         elif image_id in names:
             issues.append(Issue("duplicate rows", f"{image_id} (line {line})"))
-        elif image_id not in wanted:
+        elif there is not None and image_id not in there:
             issues.append(Issue("ids without an image", image_id))
         names.setdefault(image_id, name)
     raise_issues(issues, f"in {url}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from data_prep.folder import refuse_others
 from data_prep.further_fold import FurtherFold
-from data_prep.pseudo_labels.known_groups import KnownGroups
+from data_prep.pseudo_labels.known_groups import KnownGroups, folds_that_judge
 from data_prep.pseudo_labels.labelling import Labelling
 from data_prep.whole_folder import appearing_whole, check_free
 from steel import storage
@@ -32,6 +32,7 @@ from steel.inference.load import digest_source, is_onnx, load_predictor, read_an
 from steel.labels.csv_file import read_table
 from steel.labels.labels import refuse_same_stems
 from steel.machine import keep_freed_memory
+from steel.option_values import whole
 from steel.shards.format import MANIFEST_NAME, Manifest, sample_key
 from steel.shards.reader import ShardReader
 from steel.shards.selection import PSEUDO_LABELS, check_same_task, data_digests, folds_of, pseudo_rounds
@@ -45,6 +46,14 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--checkpoint", metavar="FILE", required=True, help="model.safetensors, or model.onnx; a path or URL")
     add_labelling(parser)
+    add(
+        "--held-out",
+        type=whole,
+        nargs="+",
+        metavar="FOLD",
+        help="folds of SHARDS that are to validate and test, for --groups; by default those that the checkpoint was "
+        "not trained on",
+    )
     add("--out", metavar="SHARDS2", required=True, help="folder to make")
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     return parser
@@ -78,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     together = None
     if arguments.groups is not None:
         trained = _trained_folds(arguments.checkpoint, fold.reader)
-        together = KnownGroups.read(arguments.groups, fold, records, trained)
+        held = folds_that_judge(arguments.held_out, trained, fold)
+        together = KnownGroups.read(arguments.groups, fold, records, held)
     with appearing_whole(arguments.out) as unfinished:
         labelling = Labelling(fold, predictor, arguments.unsure, arguments.threads, together)
 
@@ -87,8 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options = {PSEUDO_LABELS: [*pseudo_rounds(fold.manifest), this]}
             return options if together is None else {**options, "groups": "file"}
 
-        known, new = labelling.screen(records)
-        groups, new = labelling.keep_apart(new)
+        known, groups, new = labelling.screen(records)
         with prediction_bars(predictor) as on_image, closing(labelling.label(new, on_image)) as images:
             summary = fold.write(unfinished.path, known, images, provenance, groups)
     _say([*labelling.lines(summary), *(["an earlier run was stopped: started over"] if unfinished.is_restart else [])])
@@ -96,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_places(arguments: argparse.Namespace) -> None:
+    if arguments.held_out is not None and arguments.groups is None:
+        raise InputError("--held-out: is for --groups, which is not given; no other images are left out by folds")
     for option in ("data", "out"):
         if storage.is_remote(getattr(arguments, option)):
             raise InputError(
@@ -114,7 +125,8 @@ def _describe(arguments: argparse.Namespace, manifest: Manifest) -> dict[str, An
         "tta": None if arguments.tta is None else list(parse_tta(arguments.tta)),
         "precision": arguments.precision,
         "tiff_pages": arguments.tiff_pages,
-        "groups_sha256": None if arguments.groups is None else _digest_groups(arguments.groups),
+        "groups": None if arguments.groups is None else _digest_groups(arguments.groups),
+        "held_out_folds": arguments.held_out,
     }
 
 

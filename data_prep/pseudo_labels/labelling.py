@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,17 @@ _GROUPS_WARNING = (
 )
 
 
+class Screened(NamedTuple):
+    """What is to be labelled, and what it was compared with."""
+
+    known: list[bytes]
+    """What the images of the set are recognised by."""
+    groups: Groups | None
+    """Of the set and of all new images, where somebody has said which belong together."""
+    records: list[ImageRecord]
+    """In the order of shards."""
+
+
 @dataclass
 class Labelling:
     """Images on their way into a further fold, and what becomes of those that do not get there."""
@@ -42,7 +53,7 @@ class Labelling:
     duplicates: int = 0
     """Of images in the set."""
     held_out: int = 0
-    """That belong to images which the checkpoint was not trained on."""
+    """That belong to images which judge."""
     unsure: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
     """Image id -> why."""
@@ -53,12 +64,8 @@ class Labelling:
     """Of the images that were labelled."""
     _signatures: dict[str, bytes] = field(default_factory=dict)
 
-    def screen(self, records: Sequence[ImageRecord]) -> tuple[list[bytes], list[ImageRecord]]:
-        """Leave out what cannot be read and what the set has already.
-
-        Returns:
-            What the images of the set are recognised by, and the images that are left, in the order of shards.
-        """
+    def screen(self, records: Sequence[ImageRecord]) -> "Screened":
+        """Leave out what cannot be read, what the set has already, and what belongs to images that judge."""
         with image_bar("looking at the shards") as on_image:
             known = self.fold.known_signatures(self.threads, on_image)
         with image_bar("looking for duplicates") as on_image:
@@ -70,27 +77,15 @@ class Labelling:
             else:
                 readable.append(record)
                 self._signatures[record.image_id] = signature
-        is_new = like_none([self._signatures[record.image_id] for record in readable], known)
-        left = [record for record, new in zip(readable, is_new.tolist(), strict=True) if new]
-        self.duplicates = len(readable) - len(left)
-        return known, shuffled(left, self.fold.manifest.seed)
-
-    def keep_apart(self, records: Sequence[ImageRecord]) -> tuple[Groups | None, list[ImageRecord]]:
-        """Leave out what belongs to images that the checkpoint was not trained on, and so may be judged by.
-
-        Args:
-            records: that `screen` has left.
-
-        Returns:
-            The groups of all these and of the set, where they are known, and the images that are left.
-        """
-        if self.together is None:
-            return None, list(records)
-        groups = self.together.join({self.fold.image_id(one): self._signatures[one.image_id] for one in records})
-        out = self.together.held_out(groups)
-        left = [record for record in records if self.fold.image_id(record) not in out]
-        self.held_out = len(records) - len(left)
-        return groups, left
+        is_new = like_none([self._signatures[record.image_id] for record in readable], known).tolist()
+        groups, out = None, set[str]()
+        if self.together is not None:
+            groups = self.together.join(known, {self.fold.image_id(r): self._signatures[r.image_id] for r in readable})
+            out = self.together.held_out(groups)
+        fresh = [record for record, new in zip(readable, is_new, strict=True) if new]
+        left = [record for record in fresh if self.fold.image_id(record) not in out]
+        self.duplicates, self.held_out = len(readable) - len(fresh), len(fresh) - len(left)
+        return Screened(known, groups, shuffled(left, self.fold.manifest.seed))
 
     def label(
         self, records: Sequence[ImageRecord], on_image: Callable[[int, int], None]
@@ -172,7 +167,7 @@ class Labelling:
         }
 
     def _left_out(self) -> str:
-        apart = "" if self.together is None else f"{self.held_out} of groups that the checkpoint was not trained on, "
+        apart = "" if self.together is None else f"{self.held_out} of groups that judge, "
         return (
             f"{self.unsure} unsure, {self.duplicates} duplicates of images in the shards, {apart}"
             f"{len(self.unreadable)} unreadable"
@@ -189,5 +184,6 @@ class Labelling:
             f"clean, {classes}; {self.ignored / self.pixels:.1%} of their pixels are ignored{untuned}",
             f"left out: {self._left_out()}",
             *([_GROUPS_WARNING] if is_unknown else []),
+            *([] if self.together is None else [self.together.told()]),
             *summary.lines(),
         ]

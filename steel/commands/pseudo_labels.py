@@ -19,7 +19,7 @@ def add_labelling(parser: argparse.ArgumentParser) -> None:
         "--groups",
         metavar="CSV",
         help="images that belong together, of SHARDS and of DIR, with the header image,group: an image of DIR that "
-        "belongs to one that the checkpoint was not trained on is left out",
+        "belongs to one that validates or tests is left out",
     )
     add(
         "--unsure",

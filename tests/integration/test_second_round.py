@@ -20,6 +20,7 @@ from steel.checkpoint import read_header, save_checkpoint
 from steel.config import ModelConfig
 from steel.errors import run_program
 from steel.shards.format import Manifest
+from steel.shards.reader import ShardReader
 from tests.image_folder import tree_digest
 from tests.numerics.quick import quicken
 from tests.pseudo_labelled import DECISION, NUM_NEW, make_set, make_unlabelled
@@ -184,3 +185,20 @@ def test_a_run_folder_that_cannot_be_taken_is_told_by_the_option_that_was_given(
         f"error: --out {out}: its run folder {out}/run: not empty and not a run folder (it holds notes.txt); choose "
         "another folder"
     )
+
+
+def test_images_of_coils_that_judge_take_no_part(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folds are those of the second training, whatever the first was trained on."""
+    shards = ShardReader(str(work / "shards"))
+    of_fold = {fold: shards.index.image_id(int(shards.index.rows([fold])[0])) for fold in range(3)}
+    coils = tmp_path / "coils.csv"
+    rows = [f"{image_id},{fold}" for fold, image_id in of_fold.items()]
+    coils.write_text("\n".join(["image,group", *rows, *(f"line/{fold}.png,{fold}" for fold in range(3))]) + "\n")
+    out = tmp_path / "second"
+    assert run(work, out, monkeypatch, "--groups", str(coils)) == (3, [LABELLING, FIRST, TRAINING, SECOND])
+    (said,) = Manifest.load(str(out / "shards")).options["pseudo_labels"]
+    assert (said["held_out_folds"], said["held_out"]) == ([0, 1], 3)  # line/0.png, its mirror image and line/1.png
+    reader = ShardReader(str(out / "shards"))
+    taken = {reader.index.image_id(int(row)) for row in reader.index.rows([3])}
+    assert taken == {f"fold-3/line/{number}.png" for number in (2, 3, 4)}
+    assert run(work, out, monkeypatch) == (2, [LABELLING])

@@ -72,6 +72,9 @@ class Round:
     def labelling(self) -> list[str]:
         """The command line of `data_prep.pseudo_labels`."""
         words = _words_of(self.own, "checkpoint", "data", "unlabelled", "tiff_pages", "groups", "unsure", "threads")
+        if self.own.groups is not None:
+            judging = sorted({*self.config.folds.validation, *self.config.folds.test})
+            words += ["--held-out", *map(str, judging)]
         return [*words, *self.asked, *(["--device", "cpu"] if self.own.cpu else []), "--out", self.shards]
 
     @property

@@ -1,6 +1,8 @@
 """Which rows play which role in a run, and what is said where none is left to train on."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from steel.errors import InputError
 from steel.shards.reader import ShardReader
 from tests.shard_folder import make_shards, steel_image
 from train.engine.data import say_shared_groups, split_rows
+from train.engine.run_progress import announce_data
 from train.options import parse_fields
-from train.presets import SEVERSTAL
+from train.presets import SEVERSTAL, SMOKE
 
 
 def reader_of(root: Path, folds: int) -> ShardReader:
@@ -70,7 +73,7 @@ def test_what_is_advised_works(tmp_path: Path) -> None:
     ],
 )
 def test_images_that_train_and_belong_to_such_that_judge_are_told(
-    group: list[int], told: list[str], tmp_path: Path
+    group: list[int], told: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Images 0 and 3 validate, 1 and 4 test, 2 and 5 train."""
     images, clean = [steel_image(n) for n in range(6)], [np.zeros((32, 64), np.uint8)] * 6
@@ -78,3 +81,7 @@ def test_images_that_train_and_belong_to_such_that_judge_are_told(
     assert reader.index.fold.tolist() == [0, 1, 2, 0, 1, 2]
     lines = say_shared_groups(reader, split_rows(reader, FoldsConfig()))
     assert len(lines) == len(told) and all(line.startswith(start) for line, start in zip(lines, told, strict=True))
+    runtime = SimpleNamespace(accelerator=SimpleNamespace(mixed_precision="no"), world=1, device="cpu")
+    with caplog.at_level("WARNING", logger="train.fit"):
+        announce_data(SMOKE, reader, split_rows(reader, FoldsConfig()), cast(Any, runtime))
+    assert [record.getMessage() for record in caplog.records] == [f"WARNING: {line}" for line in lines]

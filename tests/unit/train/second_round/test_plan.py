@@ -48,28 +48,15 @@ def plan(checkpoint: str, shards: Path, out: Path, *words: str) -> Round:
 
 def test_the_recipe_and_the_folds_are_those_of_the_first_training(shards: Path, tmp_path: Path) -> None:
     checkpoint = save(tmp_path / "model.safetensors", shards)
-    this = plan(
-        checkpoint, shards, tmp_path / "out", "--tta", "hflip", "--groups", "c.csv", "--runtime.workers", "0", "--cpu"
-    )
+    given = ("--tta", "hflip", "--groups", "c.csv", "--runtime.workers", "0", "--cpu")
+    this = plan(checkpoint, shards, tmp_path / "out", *given)
     assert (this.config.preset, this.config.model) == ("smoke", NETWORK)
     assert (this.config.folds.validation, this.config.folds.test) == ((0,), (1,))
     assert this.training[-5:] == ["--data", f"{tmp_path}/out/shards", "--out", f"{tmp_path}/out/run", "--cpu"]
     assert this.labelling == [
         *("--checkpoint", checkpoint, "--data", str(shards), "--unlabelled", "line", "--tiff-pages", "refuse"),
-        *(
-            "--groups",
-            "c.csv",
-            "--unsure",
-            "0.2,0.8",
-            "--threads",
-            "4",
-            "--tta",
-            "hflip",
-            "--precision",
-            "auto",
-            "--device",
-            "cpu",
-        ),
+        *("--groups", "c.csv", "--unsure", "0.2,0.8", "--threads", "4", "--held-out", "0", "1"),
+        *("--tta", "hflip", "--precision", "auto", "--device", "cpu"),
         *("--out", f"{tmp_path}/out/shards"),
     ]
     assert this.evaluation("second") == [
