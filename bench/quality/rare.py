@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.quality import neu
 from bench.quality.pretrained import DECODER, ENCODER
-from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, at_one_half, folder_name, train
+from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, at_one_half, folder_name, train, trained_at
 from data_prep.__main__ import main as shard
 from steel.checkpoint import load_checkpoint
 from steel.metrics.counts import PREDICTED, TRUE
@@ -120,13 +120,16 @@ def _table(of_set: RareSet, weights: Path, work: Path, seeds: Sequence[int], var
         "mean Dice | separation by mask, by head | silent validations |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    aims = []
+    aims, trained = [], list[Trial]()
     for variant in variants:
         mine = seeds if variant == AUTO else seeds[: of_set.seeds_of.get(variant, 1)]
-        rows = [_row(of_set, _train(of_set, weights, work, variant, seed), variant, seed) for seed in mine]
+        trials = [_train(of_set, weights, work, variant, seed) for seed in mine]
+        rows = [_row(of_set, trial, variant, seed) for trial, seed in zip(trials, mine, strict=True)]
         lines += [row for row, _ in rows]
         aims.append(f"{variant}: {sum(is_found for _, is_found in rows)} of {len(rows)} seeds")
-    return [*lines, "", f"Recall above 0 as shipped (the aim: all of five seeds). {'; '.join(aims)}."]
+        trained += trials
+    aim = f"Recall above 0 as shipped (the aim: all of five seeds). {'; '.join(aims)}."
+    return [*lines, "", f"{aim} {trained_at(trained)}"]
 
 
 def _row(of_set: RareSet, trial: Trial, variant: str, seed: int) -> tuple[str, bool]:
