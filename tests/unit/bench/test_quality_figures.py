@@ -239,16 +239,20 @@ def _other_quotes() -> Iterator[Quote]:
             for length in lengths
         ),
     )
-    for section, column, words in (
-        (
-            "rare",
-            "recall of inclusion",
-            "found in {:.0f} to {:.0f} % of the test images that have it, without a false alarm",
-        ),
-        ("rare-strips", "recall of class 2", "found by all seeds, in {:.0f} to {:.0f} %, with one false alarm at most"),
-    ):
-        found = [float(_cell(section, column, "auto", str(seed))) for seed in range(5)]
-        yield Quote("README.md", words, (min(found), max(found)))
+    found, alarms = (
+        [float(_cell("rare", column, "auto", str(seed))) for seed in range(5)]
+        for column in ("recall of inclusion", "alarms")
+    )
+    yield Quote(
+        "README.md",
+        "found in {:.0f} to {:.0f} % of the test images that have it, without a false alarm by four seeds and with "
+        "{:.0f} by the fifth",
+        (min(found), max(found), max(alarms)),
+    )
+    assert sorted(alarms)[:4] == [0] * 4
+    found = [float(_cell("rare-strips", "recall of class 2", "auto", str(seed))) for seed in range(5)]
+    words = "found by all seeds, in {:.0f} to {:.0f} %, with one false alarm at most"
+    yield Quote("README.md", words, (min(found), max(found)))
     pairs = [
         each
         for measure in ("mean IoU", "mean Dice")
