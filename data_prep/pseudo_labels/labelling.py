@@ -64,7 +64,7 @@ class Labelling:
     """Of the images that were labelled."""
     _signatures: dict[str, bytes] = field(default_factory=dict)
 
-    def screen(self, records: Sequence[ImageRecord]) -> "Screened":
+    def screen(self, records: Sequence[ImageRecord]) -> Screened:
         """Leave out what cannot be read, what the set has already, and what belongs to images that judge."""
         with image_bar("looking at the shards") as on_image:
             known = self.fold.known_signatures(self.threads, on_image)
