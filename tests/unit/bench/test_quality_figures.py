@@ -193,15 +193,16 @@ def _other_quotes() -> Iterator[Quote]:
     yield Quote(
         "README.md",
         "the strips' loss to the plain loop ({:+.1f} to {:+.1f} points over seeds) and to the one on the validation "
-        "images, too ({:+.1f} to {:+.1f}), NEU-Seg's gain over the latter ({:+.1f} to {:+.1f}), and all strips' loss "
-        "({:+.1f} to {:+.1f}).",
+        "images, too ({:+.1f} to {:+.1f}), NEU-Seg's gain over the latter ({:+.1f} to {:+.1f}), and all strips' "
+        "loss ({:+.1f} to {:+.1f}).",
         tuple(end for interval in ends for end in interval),
     )
     ours, theirs = (sorted(_each(every, "mean IoU", f"{side}, {HALF}")) for side in ("auto", PLAIN))
     yield Quote(
         "README.md",
         "three of the loop's five seeds fall to {:.1f} to {:.1f} points of mean IoU, at the rate that was its best "
-        "with another seed, where `auto`'s are between {:.1f} and {:.1f}: a gain of {:.1f} to {:.1f} points over seeds.",
+        "with another seed, where `auto`'s are between {:.1f} and {:.1f}: a gain of {:.1f} to {:.1f} points over "
+        "seeds.",
         (theirs[0], theirs[2], ours[0], ours[-1], *_gain(every, f"{PLAIN}, {HALF}", "mean IoU")[1:]),
     )
     sets = ((bsdata, "positive Dice"), (neu, "mean IoU"), (strips, "mean IoU"))
