@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import large_image, predictions, serve, startup, tta
+from bench import budget, large_image, predictions, serve, startup, tta
 from bench.end_to_end import __main__ as end_to_end
 from bench.quality import __main__ as quality
 from bench.quality.questions import QUESTIONS, WEIGHTS, Question
@@ -18,6 +18,7 @@ from steel.errors import run_program
 @pytest.mark.parametrize(
     ("program", "defaults"),
     [
+        (budget.main, ["2m 5m", "1 2"]),
         (tta.main, ["128x128 256x256 256x512 256x1600"]),
         (train_step.main, ["192x192", "made-up loader ddp ranks", "Unet", "resnet18"]),
         (end_to_end.main, ["256x1600", "on off"]),
@@ -68,6 +69,9 @@ def test_rows_that_there_are_not_are_refused_with_those_that_there_are(
 @pytest.mark.parametrize(
     ("program", "words", "said"),
     [
+        (budget.main, ["--budgets", "2m", "8passes"], "--budgets 8passes: give a time, as 2m"),
+        (budget.main, ["--budgets", "soon"], "--budget soon: give a time, as 90s, "),
+        (budget.main, ["--processes", "0"], "argument --processes: 0 is not at least 1"),
         (large_image.main, ["--size", "20000"], "argument --size: '20000': give height and width in pixels"),
         (large_image.main, ["--size", "0x4096"], "argument --size: '0x4096': give height and width in pixels"),
         (large_image.main, ["--repeats", "0"], "argument --repeats: 0 is not at least 1"),
