@@ -35,8 +35,9 @@ class Gain:
     of_seeds: tuple[float, ...]
     seeds_interval: Interval | None
     """None for a single seed. 95 % by Student's t over the seeds: would other seeds agree?"""
-    images_interval: Interval
-    """95 % by resampling the images, alike for all seeds and both sides: would other images agree?"""
+    images_interval: Interval | None
+    """95 % by resampling the images, alike for all seeds and both sides: would other images agree? None where there are
+    too few, or too few groups of such as belong together, to tell."""
 
     def text(self, scale: float = 100) -> str:
         """Three cells of a table: the mean and both intervals, times `scale`."""
@@ -49,8 +50,8 @@ class Gain:
 
     def _parts(self, scale: float) -> list[str]:
         spans = [
-            "one seed" if span is None else f"{scale * span[0]:+.2f} to {scale * span[1]:+.2f}"
-            for span in (self.seeds_interval, self.images_interval)
+            missing if span is None else f"{scale * span[0]:+.2f} to {scale * span[1]:+.2f}"
+            for span, missing in ((self.seeds_interval, "one seed"), (self.images_interval, "too few groups"))
         ]
         return [f"{scale * self.mean:+.2f}", *spans]
 
@@ -64,9 +65,7 @@ def gain(ours: Sequence[Outcome], theirs: Sequence[Outcome], measure: Measure) -
     """Compare seed by seed; the two sides' first outcomes are of one seed, and so on."""
     of_seeds = np.subtract(values(ours, measure), values(theirs, measure))
     resampled = np.mean([_resampled(a, measure) - _resampled(b, measure) for a, b in zip(ours, theirs, strict=True)], 0)
-    of_images = interval(resampled)
-    assert of_images is not None, "some resample of the images has no value; judge more of them"
-    return Gain(float(of_seeds.mean()), tuple(of_seeds.tolist()), _student(of_seeds), of_images)
+    return Gain(float(of_seeds.mean()), tuple(of_seeds.tolist()), _student(of_seeds), interval(resampled))
 
 
 def _resampled(outcome: Outcome, measure: Measure) -> np.ndarray:

@@ -44,7 +44,9 @@ def test_a_gain_is_the_mean_of_the_seeds_with_students_interval() -> None:
 
 
 def test_resampling_images_moves_a_gain_that_rests_on_one_of_them() -> None:
-    low, high = gain([outcome([10, 5, 5, 5])], [outcome([5, 5, 5, 5])], mean_dice).images_interval
+    found = gain([outcome([10, 5, 5, 5])], [outcome([5, 5, 5, 5])], mean_dice)
+    assert found.images_interval is not None
+    low, high = found.images_interval
     assert low == 0
     assert high > 0.125
 
@@ -53,6 +55,14 @@ def test_one_seed_says_nothing_of_others() -> None:
     found = gain([outcome([6])], [outcome([5])], mean_dice)
     assert found.seeds_interval is None
     assert found.text() == "+10.00 | one seed | +10.00 to +10.00"
+
+
+def test_a_few_groups_of_images_say_nothing_of_others() -> None:
+    """Each side counts them alike, and a table says so instead of ending."""
+    ours, theirs = (replace(outcome([hits] * 10), groups=np.arange(10) % 5) for hits in (6, 5))
+    found = gain([ours, ours], [theirs, theirs], mean_dice)
+    assert found.images_interval is None
+    assert found.text() == "+10.00 | +10.00 to +10.00 | too few groups"
 
 
 def test_spread_shows_every_seed() -> None:
