@@ -1,8 +1,8 @@
 """Whether `--budget` keeps its time: `python -m bench.budget` writes `bench/budget.md`.
 
 `python -m train --preset auto --budget TIME` on synthetic strips, from random weights, for one time and number of
-processes after the other. What counts is the whole process: imports, the measuring of the pace, validations, the choice
-of the model and the report are in its time.
+processes after the other. The clock of a budget starts at the first step, as docs/auto.md says: imports and the
+measuring of the pace come before it; validations, the choice of the model and the report are in its time.
 """
 
 import re
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +27,8 @@ from train.budget import parse_budget
 STEEL = ["-c", "import sys; from steel.cli import main; sys.exit(main())"]
 NUM_IMAGES, HEIGHT, WIDTH = 150, 128, 400
 """Strips, of which a fifth validate and a fifth are kept for a test."""
-TARGET = 1.0
-"""The most of its budget that a process may take."""
+BEGINS = "phase 1 of "
+"""How the line begins that a run writes once its length is settled, before its first step."""
 
 
 class Row(NamedTuple):
@@ -43,14 +43,16 @@ class Row(NamedTuple):
     """Passes, as the run says."""
     foreseen: str
     """Time that these were to take, from the first step on."""
+    before: float
+    """Seconds until the first step: imports, and the measuring of the pace."""
     took: float
-    """Seconds of the whole process."""
+    """Seconds from there to the end of the process."""
 
 
 def main() -> None:
     """Entry point."""
     parser = Parser(prog="python -m bench.budget", description=__doc__)
-    parser.add_argument("--budgets", nargs="+", default=["2m", "5m"], metavar="TIME", help="(default: 2m 5m)")
+    parser.add_argument("--budgets", nargs="+", default=["3m"], metavar="TIME", help="(default: 3m)")
     parser.add_argument("--processes", type=positive, nargs="+", default=[1, 2], metavar="N", help="(default: 1 2)")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "budget.md", metavar="FILE", help="the table")
     options = parser.parse_args()
@@ -95,10 +97,18 @@ def measure(data: Path, out: Path, budget: str, asked: float, processes: int) ->
     """Train within a budget."""
     words = ["-m", "train", "--preset", "auto", "--budget", budget, "--processes", str(processes)]
     words += ["--data", str(data), "--out", str(out), "--model.weights", "none", "--tracking.tracker", "none"]
-    begun = time.perf_counter()
-    said = _run(words, out.with_name(f"{out.name}.log"))
-    took = time.perf_counter() - begun
-    return Row(budget, asked, processes, *told(said), took)
+    log, begun = out.with_name(f"{out.name}.log"), time.perf_counter()
+    first_step: list[float] = []
+
+    def watch() -> None:
+        if not first_step and BEGINS in log.read_text(encoding="utf-8", errors="replace"):
+            first_step.append(time.perf_counter())
+
+    said = _run(words, log, watch)
+    ended = time.perf_counter()
+    if not first_step:
+        raise ValueError(f"the training never said that it begins: {said[-500:]}")
+    return Row(budget, asked, processes, *told(said), first_step[0] - begun, ended - first_step[0])
 
 
 def told(said: str) -> tuple[str, str]:
@@ -116,16 +126,30 @@ def told(said: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def _run(words: Sequence[str], log: Path) -> str:
+def _run(words: Sequence[str], log: Path, watch: Callable[[], None] = lambda: None) -> str:
     """What a process writes.
+
+    Args:
+        words: of the interpreter's command line.
+        log: where it writes to.
+        watch: called ten times a second while it runs.
 
     Raises:
         InputError: it has failed, as where a budget is too short; with its last line.
     """
-    with log.open("wb") as file:
-        code = subprocess.run([sys.executable, *words], cwd=ROOT, stdout=file, stderr=file, check=False).returncode
-    said = log.read_text(encoding="utf-8")
-    if code:
+    with (
+        log.open("wb") as file,
+        subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=file, stderr=file) as process,
+    ):
+        try:
+            while process.poll() is None:
+                watch()
+                time.sleep(0.1)
+        except BaseException:
+            process.terminate()  # on a signal, or Ctrl-C: it saves its state and ends
+            raise
+    said = log.read_text(encoding="utf-8", errors="replace")
+    if process.returncode:
         raise InputError(f"{' '.join(words[:2])} failed: {said.strip().splitlines()[-1]}")
     return said
 
@@ -134,9 +158,9 @@ def page(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
     """The document."""
     words = (
         "Trainings by `python -m train --preset auto --budget TIME`, from random weights, on "
-        f"{NUM_IMAGES} synthetic strips of {HEIGHT}x{WIDTH}, of which three fifths train. The time is of the whole "
-        "process: imports, the measuring of the pace, all steps, validations, the choice of the model, the report. "
-        "What the run foresees is counted from its first step on, nine tenths of the budget at most."
+        f"{NUM_IMAGES} synthetic strips of {HEIGHT}x{WIDTH}, of which three fifths train. The clock of a budget starts "
+        "at the first step; imports and the measuring of the pace come before. In its time are all steps, validations, "
+        "the choice of the model and the report, up to the end of the process. A run plans for nine tenths of it."
     )
     lines = [
         "# A time to keep",
@@ -145,14 +169,14 @@ def page(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
         "",
         *fact_lines(facts),
         "",
-        "| budget | processes | passes | foreseen | took, s | of the budget | target |",
-        "|---|---|---|---|---|---|---|",
+        "| budget | processes | passes | before the first step, s | foreseen | took, s | of the budget | target |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         share = row.took / row.asked
-        target = f"at most {TARGET:.0%}: {'reached' if share <= TARGET else '**missed**'}"
-        cells = row.budget, str(row.processes), row.chosen, row.foreseen, f"{row.took:.0f}", f"{share:.0%}", target
-        lines.append(f"| {' | '.join(cells)} |")
+        target = f"at most 100%: {'reached' if share <= 1 else '**missed**'}"
+        timed = f"{row.before:.0f}", row.foreseen, f"{row.took:.0f}", f"{share:.0%}"
+        lines.append(f"| {' | '.join([row.budget, str(row.processes), row.chosen, *timed, target])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -19,7 +19,7 @@ def test_what_a_run_says_of_its_budget_is_read(passes: float, expected: str) -> 
 
 
 def test_a_run_that_takes_longer_misses() -> None:
-    rows = [Row("2m", 120, 1, "3", "1:48", 119.6), Row("2m", 120, 2, "5", "1:48", 126.0)]
+    rows = [Row("2m", 120, 1, "3", "1:48", 14.2, 119.6), Row("2m", 120, 2, "5", "1:48", 20, 126.0)]
     *_, kept, missed = page(rows, {}).splitlines()
-    assert kept == "| 2m | 1 | 3 | 1:48 | 120 | 100% | at most 100%: reached |"
-    assert missed == "| 2m | 2 | 5 | 1:48 | 126 | 105% | at most 100%: **missed** |"
+    assert kept == "| 2m | 1 | 3 | 14 | 1:48 | 120 | 100% | at most 100%: reached |"
+    assert missed == "| 2m | 2 | 5 | 20 | 1:48 | 126 | 105% | at most 100%: **missed** |"

@@ -18,7 +18,7 @@ from steel.errors import run_program
 @pytest.mark.parametrize(
     ("program", "defaults"),
     [
-        (budget.main, ["2m 5m", "1 2"]),
+        (budget.main, ["3m", "1 2"]),
         (tta.main, ["128x128 256x256 256x512 256x1600"]),
         (train_step.main, ["192x192", "made-up loader ddp ranks", "Unet", "resnet18"]),
         (end_to_end.main, ["256x1600", "on off"]),
