@@ -97,6 +97,7 @@ def measure(data: Path, out: Path, budget: str, asked: float, processes: int) ->
     """Train within a budget."""
     words = ["-m", "train", "--preset", "auto", "--budget", budget, "--processes", str(processes)]
     words += ["--data", str(data), "--out", str(out), "--model.weights", "none", "--tracking.tracker", "none"]
+    words += ["--phases.0.micro-batch", "4", "--phases.1.micro-batch", "4"]  # batches of 8, which two processes share
     log, begun = out.with_name(f"{out.name}.log"), time.perf_counter()
     first_step: list[float] = []
 
