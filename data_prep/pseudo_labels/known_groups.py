@@ -81,10 +81,10 @@ class KnownGroups:
         return {image_id for image_id, group in groups.of_new.items() if group in of_held}
 
     def told(self) -> str:
-        """What the file does not say: a name that is written in two ways shows here."""
-        warning = "warning: " if self.unnamed else ""
-        also = f"; {counted(self.of_nothing, 'name')} in it of no image" if self.of_nothing else ""
-        return f"{warning}--groups does not name {self.unnamed:,} of {counted(self.num_new, 'new image')}{also}"
+        """What the file says of new images: a name that is written in two ways shows as one without a group."""
+        new = counted(self.num_new, "new image")
+        said = f"warning: --groups does not name {self.unnamed:,} of {new}" if self.unnamed else f"--groups names {new}"
+        return said + (f"; {counted(self.of_nothing, 'name')} in it of no image" if self.of_nothing else "")
 
 
 def folds_that_judge(asked: Sequence[int] | None, trained: Collection[int], fold: FurtherFold) -> list[int]:

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import timm
@@ -12,15 +13,18 @@ from steel.pretrained.downloads import SILENCE_S
 from steel.pretrained.licences import SPECIAL
 from tests.paths import ROOT
 from train.arguments import parse_fit
+from train.presets import AUTO
 
 PAGE = (ROOT / "docs" / "pretrained.md").read_text()
 
 
-def test_commands_are_understood() -> None:
+def test_commands_are_understood(tiny_shards: Path) -> None:
     (command,) = re.findall(r"python -m train ((?:.*\\\n)*.*)", PAGE)
-    config = parse_fit("train", shlex.split(command.replace("\\\n", " "))).config
+    given = shlex.split(command.replace("\\\n", " ").replace("--data shards", f"--data {tiny_shards}"))
+    config = parse_fit("train", given).config
+    assert config.preset == AUTO
     assert config.model.weights == "tf_efficientnet_lite0.safetensors"
-    options = re.search(r"`(--model\.mean .*?)`", PAGE)
+    options = re.search(r"`(--model\.mean [^`]*)`", PAGE)
     assert options is not None
     base = ["--preset", "smoke", "--data", "d", "--out", "o"]
     assert parse_fit("train", [*base, *options[1].split()]).config.model.std == (0.5, 0.5, 0.5)
