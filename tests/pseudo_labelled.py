@@ -6,7 +6,11 @@ import cv2
 import numpy as np
 
 from data_prep.__main__ import main as shard
+from data_prep.pseudo_labels.__main__ import main as program
+from steel.checkpoint import Checkpoint, save_checkpoint
 from steel.decision import ClassDecision, Decision
+from steel.errors import run_program
+from tests.random_members import make_member
 
 DECISION = Decision((ClassDecision(128), ClassDecision(120)), binary_threshold=1)
 """The head calls every image defective, so that it agrees with masks."""
@@ -48,3 +52,33 @@ def make_unlabelled(folder: Path) -> Path:
     cv2.imwrite(str(folder / "6.png"), picture(6))
     (folder / "cut.png").write_bytes((folder / "6.png").read_bytes()[:700])
     return folder
+
+
+def save(path: Path, checkpoint: Checkpoint) -> str:
+    save_checkpoint(path, checkpoint)
+    return str(path)
+
+
+def make_round(folder: Path) -> Path:
+    """A set, images without labels, and a checkpoint."""
+    make_set(folder / "set")
+    make_unlabelled(folder / "unlabelled")
+    save(folder / "model.safetensors", make_member(1, decision=DECISION))
+    return folder
+
+
+def line(work: Path, place: Path, **changes: object) -> list[str]:
+    """The options of `data_prep.pseudo_labels` on what `make_round` made, with some of them otherwise."""
+    given = {
+        "checkpoint": work / "model.safetensors",
+        "data": work / "set" / "shards",
+        "unlabelled": work / "unlabelled",
+        "out": place,
+        "precision": "no",
+        **changes,
+    }
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+
+def run(*words: str) -> int:
+    return run_program(lambda: program(words))
