@@ -26,9 +26,14 @@ from data_prep.options import Options
 from data_prep.plan import Plan, ShardPlan, make_plan
 from data_prep.rows import ShardRows
 from data_prep.write import ShardTask, write_shard
+from steel import storage
 from steel.errors import InputError, list_some
 from steel.images.pixel_format import Depth
+from steel.shards.format import Manifest
 from steel.validation_errors import Issue, ValidationErrors, raise_issues
+
+INPUT_DIGEST = "input_sha256"
+"""Among the options in the manifest: of all that the shards were made of."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Result:
     summary: Summary | None = None
     """Of the finished set; None after a part of a job."""
     already_finished: bool = False
+    gone: tuple[str, ...] = ()
+    """Input of a finished job that is not there any more, so that nothing tells whether it has changed."""
     restarted: bool = False
     """An earlier, unfinished run had other images or labels; what it had written was discarded."""
     left_out: tuple[str, ...] = ()
@@ -60,16 +67,16 @@ def run_job(options: Options, executor: Executor, *, workers: int, part: tuple[i
         InputError: the input, the options or the output folder are not fit for this.
         ResourceError: the disk has too little room.
     """
-    if _already_finished(options):
-        return Result(0, already_finished=True)
+    if is_finished(options):
+        return _leave_finished(options)
     refuse_foreign(options)
     plan = make_plan(options)
     shards = plan.shards if part is None else plan.part(*part)
     if not is_begun(options):
         check_disk(options, shards, workers)  # before anything is written: what is refused here leaves nothing behind
     with lock(options.out, shared=part is not None):
-        if _already_finished(options):  # by another run, before this one got the lock
-            return Result(0, already_finished=True)
+        if is_finished(options):  # by another run, before this one got the lock
+            return _leave_finished(options)
         restarted = claim(options, plan, may_restart=part is None)
         missing = [shard for shard in shards if finished_rows(options, plan, shard) is None]
         check_disk(options, missing, workers)
@@ -86,8 +93,8 @@ def join_job(options: Options, num_parts: int) -> Result:
     Raises:
         InputError: some part is not complete; the line names them.
     """
-    if _already_finished(options):
-        return Result(0, already_finished=True)
+    if is_finished(options):
+        return _leave_finished(options)
     refuse_foreign(options)
     plan = make_plan(options)
     with lock(options.out, shared=False):
@@ -95,11 +102,20 @@ def join_job(options: Options, num_parts: int) -> Result:
         return Result(0, _finish(options, plan, _known_depth(options, plan), parts=num_parts))
 
 
-def _already_finished(options: Options) -> bool:
-    if not is_finished(options):
-        return False
+def _leave_finished(options: Options) -> Result:
+    """A finished folder stays as it is.
+
+    Raises:
+        InputError: images, labels or tables have changed since; in a script, corrected labels would else be lost.
+    """
     clear_unfinished(options.out)  # what a run left that was killed after its last step
-    return True
+    gone = tuple(url for url in options.inputs() if not storage.exists(url))
+    if not gone and Manifest.load(options.out).options.get(INPUT_DIGEST) != make_plan(options).fingerprint:
+        raise InputError(
+            f"{options.out}: already holds shards of other images, labels, groups or split: they have changed since, "
+            "or another version of this program made it; choose another --out"
+        )
+    return Result(0, already_finished=True, gone=gone)
 
 
 def _resolve_depth(options: Options, plan: Plan, executor: Executor, first: Sequence[ShardPlan]) -> Depth:
@@ -192,7 +208,7 @@ def _finish(options: Options, plan: Plan, depth: Depth, *, parts: int) -> Summar
         ignore_bit=plan.labels.ignore_bit,
         depth=depth,
         tile=options.tile,
-        options={**options.recorded(), "input_sha256": plan.fingerprint},
+        options={**options.recorded(), INPUT_DIGEST: plan.fingerprint},
     )
     names = [shard.name for shard in plan.shards]
     summary = write_manifest(

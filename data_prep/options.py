@@ -94,6 +94,11 @@ class Options:
                 f"--tile-overlap {tile.overlap}: give 0 to {min(sides) // 2} pixels, half of the tile's shorter side"
             )
 
+    def inputs(self) -> list[str]:
+        """All that is read."""
+        tables = (self.split_options.split_file, self.split_options.groups_file)
+        return [self.images, self.labels, *(url for url in tables if url is not None)]
+
     def recorded(self) -> dict[str, Any]:
         """What changes the bytes written, without the places of input and output, as plain JSON values."""
         return {

@@ -72,7 +72,7 @@ def make_plan(options: Options) -> Plan:
     """
     labels = load_labels(options.images, options.labels, options.label_options)
     _check_split(options.split_options, labels)
-    sizes = _file_sizes(options.images, labels.images)
+    sizes = file_sizes(options.images, labels.images)
     records = shuffled(labels.images, options.split_options.seed)
     chunks = [records[i : i + options.shard_size] for i in range(0, len(records), options.shard_size)]
     shards = tuple(
@@ -87,7 +87,7 @@ def make_plan(options: Options) -> Plan:
     return Plan(labels, shards, _fingerprint(options, labels, sizes))
 
 
-def _file_sizes(folder: str, records: Sequence[ImageRecord]) -> dict[str, int]:
+def file_sizes(folder: str, records: Sequence[ImageRecord]) -> dict[str, int]:
     """Bytes of each image's file, or its share of one that it is a page of."""
     files = {storage.join(folder, file.path): file.size for file in storage.list_files(folder, IMAGE_SUFFIXES)}
     pages = Counter(record.url for record in records)

@@ -10,6 +10,8 @@ could not be read and were left out. A run that is stopped starts over; nothing 
 """
 
 import argparse
+import hashlib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -17,6 +19,7 @@ from typing import Any
 
 from data_prep.folder import refuse_others
 from data_prep.further_fold import FurtherFold
+from data_prep.plan import file_sizes
 from data_prep.pseudo_labels.known_groups import KnownGroups, folds_that_judge
 from data_prep.pseudo_labels.labelling import Labelling
 from data_prep.whole_folder import appearing_whole, check_free
@@ -26,7 +29,7 @@ from steel.commands.predictions import prediction_bars, report_unreadable
 from steel.commands.pseudo_labels import add_labelling
 from steel.errors import InputError, run_program, told_url
 from steel.extensions import load_extensions
-from steel.images.listing import list_images
+from steel.images.listing import ImageRecord, list_images
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.load import digest_source, is_onnx, load_predictor, read_any_header
 from steel.labels.csv_file import read_table
@@ -38,6 +41,9 @@ from steel.shards.reader import ShardReader
 from steel.shards.selection import PSEUDO_LABELS, check_same_task, data_digests, folds_of, pseudo_rounds
 from steel.shards.split_roles import role_of
 from steel.views import parse_tta
+
+IMAGES_DIGEST = "images_sha256"
+"""In what the manifest says of a round: of the images that were there."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,8 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fold = FurtherFold.of(ShardReader(arguments.data))
     made_with = _describe(arguments, fold.manifest)
     if _is_finished(arguments.out, made_with):
-        out = told_url(arguments.out)
-        _say([f"{out}: already finished, nothing to do; where images have changed since, give another --out"])
+        _say([f"{told_url(arguments.out)}: already finished, nothing to do", *_compare_images(arguments)])
         return 0
     check_free(arguments.out)
     if not is_onnx(arguments.checkpoint):
@@ -84,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_task(arguments.checkpoint, predictor, fold.manifest)
     records = list_images(arguments.unlabelled, tiff_pages=arguments.tiff_pages)
     refuse_same_stems(records, sample_key)
+    round_of = {"fold": fold.number, IMAGES_DIGEST: _digest_images(arguments.unlabelled, records), **made_with}
     together = None
     if arguments.groups is not None:
         trained = _trained_folds(arguments.checkpoint, fold.reader)
@@ -93,8 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         labelling = Labelling(fold, predictor, arguments.unsure, arguments.threads, together)
 
         def provenance() -> dict[str, Any]:
-            this = {"fold": fold.number, **made_with, **labelling.recorded()}
-            options = {PSEUDO_LABELS: [*pseudo_rounds(fold.manifest), this]}
+            options = {PSEUDO_LABELS: [*pseudo_rounds(fold.manifest), {**round_of, **labelling.recorded()}]}
             return options if together is None else {**options, "groups": "file"}
 
         known, groups, new = labelling.screen(records)
@@ -158,6 +163,27 @@ def _is_finished(out: str, made_with: Mapping[str, Any]) -> bool:
     rounds = pseudo_rounds(Manifest.load(out))
     refuse_others(out, rounds[-1] if rounds else {}, made_with)
     return True
+
+
+def _compare_images(arguments: argparse.Namespace) -> list[str]:
+    """What there is to say of the images that a finished folder was made of.
+
+    Raises:
+        InputError: they have changed since; in a script, new images would else be left out unseen.
+    """
+    url = arguments.unlabelled
+    if not storage.exists(url):
+        return [f"not compared with its images, which are not there any more: {told_url(url)}"]
+    records = list_images(url, tiff_pages=arguments.tiff_pages)
+    said = pseudo_rounds(Manifest.load(arguments.out))[-1]
+    if said.get(IMAGES_DIGEST) not in (None, _digest_images(url, records)):
+        raise InputError(f"{arguments.out}: already holds other images: {url} has changed since; choose another --out")
+    return []
+
+
+def _digest_images(folder: str, records: Sequence[ImageRecord]) -> str:
+    """What tells a folder from what it was: names and sizes of the images in it."""
+    return hashlib.sha256(json.dumps(sorted(file_sizes(folder, records).items())).encode()).hexdigest()
 
 
 def _check_task(checkpoint: str, predictor: BasePredictor, manifest: Manifest) -> None:

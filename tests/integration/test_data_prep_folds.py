@@ -113,7 +113,7 @@ def test_a_finished_set_is_not_taken_for_one_without_its_groups(
         assert main(second) == 2
         assert "already holds shards made with another groups; choose another --out" in last_line(capsys)
         assert main(first) == 0
-        assert "where images, labels or a table have changed since" in capsys.readouterr().out
+        assert "already finished, nothing to do" in capsys.readouterr().out
 
 
 def test_groups_of_tiled_images_and_parts_of_a_job(own_folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Sharding as a job: mistakes are told in one line, and workers, parts and doing it again do not change a byte."""
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -140,13 +141,51 @@ def test_a_folder_with_other_files_is_left_alone(
 def test_a_finished_folder_is_left_as_it_is(folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     times = {path: path.stat().st_mtime_ns for path in shards.iterdir()}
     assert main(arguments(folder, shards)) == 0
-    assert (
-        "already finished, nothing to do; where images, labels or a table have changed since, give"
-        in capsys.readouterr().out
-    )
+    assert capsys.readouterr().out == f"{shards}: already finished, nothing to do\n"
     assert {path: path.stat().st_mtime_ns for path in shards.iterdir()} == times
     assert main(arguments(folder, shards, seed=1)) == 2
     assert "made with another seed" in last_line(capsys)
+
+
+@pytest.mark.parametrize("changed", ["mask", "images", "groups"])
+def test_a_finished_folder_is_not_taken_for_one_of_what_has_changed_since(
+    own_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: str
+) -> None:
+    """By as many bytes, too; the shards stay, and who has seen the line may put it all back."""
+    groups = tmp_path / "groups.csv"
+    groups.write_text("image,group\n" + "".join(f"{image_name(n)},{n // 2}\n" for n in range(NUM_IMAGES)))
+    line = arguments(own_folder, tmp_path / "out", groups=groups)
+    assert main(line) == 0
+    before = tree_digest(tmp_path / "out")
+    path, new = {
+        "mask": (own_folder / "train.csv", lambda old: old.replace(b"002.jpg,3,", b"002.jpg,4,")),
+        "images": (own_folder / "images" / image_name(0), lambda old: old + b"\0"),
+        "groups": (groups, lambda old: old.replace(b",0\n", b",1\n", 1)),
+    }[changed]
+    old = path.read_bytes()
+    path.write_bytes(new(old))
+    assert path.read_bytes() != old
+    for more in ([], ["--part", "1/2"], ["--join", "2"]):
+        assert main([*line, *more]) == 2
+        told = "already holds shards of other images, labels, groups or split: they have changed since"
+        assert told in last_line(capsys)
+    path.write_bytes(old)
+    assert main(line) == 0
+    assert tree_digest(tmp_path / "out") == before
+
+
+def test_a_finished_folder_does_without_its_input(
+    own_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(own_folder, out)) == 0
+    shutil.rmtree(own_folder / "images")
+    capsys.readouterr()
+    assert main(arguments(own_folder, out)) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{out}: already finished, nothing to do",
+        f"not compared with its input, which is not there any more: {own_folder / 'images'}",
+    ]
 
 
 @pytest.mark.parametrize("options", [{"workers": 3, "executor": "thread"}, {"workers": 2, "executor": "process"}])

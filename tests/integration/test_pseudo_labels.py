@@ -101,7 +101,8 @@ def test_the_manifest_says_where_the_labels_are_from(work: Path, more: Path) -> 
     assert (after.mean, after.std, after.class_names) == (before.mean, before.std, before.class_names)
     assert after.options["input_sha256"] == before.options["input_sha256"]
     (said,) = after.options["pseudo_labels"]
-    assert re.fullmatch("[0-9a-f]{64}", said.pop("checkpoint_sha256"))
+    for digest in ("checkpoint_sha256", "images_sha256"):
+        assert re.fullmatch("[0-9a-f]{64}", said.pop(digest))
     assert before.fold_levels is not None and after.fold_levels is not None
     assert after.fold_levels[:-1] == before.fold_levels and after.fold_levels[-1].num_images == NUM_NEW
     reader = ShardReader(str(more))
@@ -137,11 +138,32 @@ def test_what_was_done_is_told_and_a_second_run_does_nothing(
     assert "warning: left out 1 unreadable image: cut.png (" in told.err
     before = tree_digest(tmp_path)
     assert run(*line(work, tmp_path / "out")) == 0
-    assert "already finished, nothing to do" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}: already finished, nothing to do\n"
     for option, value in {"unsure": 0.2, "precision": "auto", "tiff-pages": "split"}.items():
         assert run(*line(work, tmp_path / "out", **{option: value})) == 2
         assert f"already holds shards made with another {option.replace('-', '_')}" in capsys.readouterr().err
     assert tree_digest(tmp_path) == before
+
+
+def test_a_finished_round_is_not_taken_for_one_of_other_images(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = shutil.copytree(work / "unlabelled", tmp_path / "images")
+    words = line(work, tmp_path / "out", unlabelled=images)
+    assert run(*words) == 3
+    before = tree_digest(tmp_path / "out")
+    more = images / "more.png"
+    shutil.copy(sorted(images.iterdir())[0], more)
+    assert run(*words) == 2
+    assert f"already holds other images: {images} has changed since; choose another --out" in capsys.readouterr().err
+    more.unlink()
+    assert run(*words) == 0
+    shutil.rmtree(images)
+    capsys.readouterr()
+    assert run(*words) == 0
+    told = f"not compared with its images, which are not there any more: {images}"
+    assert capsys.readouterr().out.splitlines()[1:] == [told]
+    assert tree_digest(tmp_path / "out") == before
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
