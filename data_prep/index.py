@@ -20,12 +20,14 @@ from data_prep.executors import open_executor
 from data_prep.manifest import Summary, draft_manifest, write_manifest
 from data_prep.options import SplitOptions
 from data_prep.rows import ShardRows
+from data_prep.splits import read_group_names
 from data_prep.webdataset_import import ForeignTask, index_tar
 from steel import storage
 from steel.commands.common import Parser
 from steel.errors import InputError, run_program, told_url
 from steel.labels.arguments import add_class_arguments
 from steel.labels.classes import MAX_CLASSES, parse_class_names
+from steel.labels.csv_file import read_table
 from steel.shards.format import MANIFEST_NAME, Manifest, MaskCoding
 from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
@@ -132,6 +134,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if not classes.numbered_from_one:
         raise InputError("--class-names: masks in tars number the classes from 1; give plain names in that order")
     _check_masks(arguments, len(classes))
+    _check_tables(split_options_from(arguments))
     depth = depth_from(arguments)
     if isinstance(depth, Percentiles):
         raise InputError(f"--depth {depth}: of tars give window LOW HIGH or high-byte")
@@ -154,6 +157,18 @@ def _run(arguments: argparse.Namespace) -> None:
             missing_is_clean=arguments.missing_mask == "clean",
         )
     print("\n".join([*summary.lines(), f"indexed {told_url(arguments.tars)}"]))  # noqa: T201
+
+
+def _check_tables(split_options: SplitOptions) -> None:
+    """Refuse early what reading every tar would not mend; whether the tables name the images is known after that.
+
+    Raises:
+        ValidationErrors, InputError: of the files of splits and groups.
+    """
+    if split_options.split_file is not None:
+        read_table(split_options.split_file, ("image", "fold"))
+    if split_options.groups_file is not None:
+        read_group_names(split_options.groups_file)
 
 
 def _check_masks(arguments: argparse.Namespace, num_classes: int) -> None:

@@ -193,3 +193,18 @@ def test_keys_that_occur_twice_are_refused(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "copy.tar").write_bytes((tmp_path / "part0.tar").read_bytes())
     assert main(options(tmp_path)) == 2
     assert "5 keys that stand in the tars more than once: coil/000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--split-file", "--groups"])
+def test_tables_are_looked_at_before_the_tars_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    write_tars(tmp_path / "tars")
+    monkeypatch.setattr("data_prep.index.index_tar", lambda task: pytest.fail("has read a tar"))
+    table = tmp_path / "table.csv"
+    line = [*options(tmp_path / "tars"), "--executor", "thread", option, str(table)]
+    for text in (None, "a,b\n1,2\n"):
+        if text is not None:
+            table.write_text(text)
+        assert main(line) == 2
+        assert str(table) in capsys.readouterr().err
