@@ -8,7 +8,7 @@ sides see the same training images the same number of times, with the same netwo
 import csv
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,18 +66,19 @@ def make_shards(
     if num_train is not None:
         validation, train_names = validation[: max(8, num_train // 4)], train_names[:num_train]
     fold_of = dict.fromkeys(test, TEST) | dict.fromkeys(validation, VALIDATION) | dict.fromkeys(train_names, 2)
-    images, masks = out.with_name(f"{out.name}-images"), out.with_name(f"{out.name}-masks")
-    images.mkdir(parents=True, exist_ok=True)
-    masks.mkdir(parents=True, exist_ok=True)
-    mask_of = {path.stem: path for path in (source / "masks").iterdir()}
-    for name in fold_of:
-        shutil.copy(source / "images" / name, images / name)
-        mask = mask_of[Path(name).stem]
-        shutil.copy(mask, masks / mask.name)
-    split = out.with_name(f"{out.name}-split.csv")
-    with split.open("w", newline="") as file:
-        csv.writer(file).writerows([("image", "fold"), *sorted(fold_of.items())])
-    _shard(images, masks, out, "--split-file", str(split))
+    _shard_as_dealt(source, out, fold_of)
+    return out
+
+
+def make_folds(source: Path, work: Path, number: int, *, seed: int = 0) -> Path:
+    """Shards of the same images, of which those that do not test are dealt to so many folds: 0, 2, 3, ..."""
+    out = work / f"folds-{number}"
+    if not (out / "manifest.json").exists():
+        test, *others = _deal(source, work, seed)
+        rest = [name for names in others for name in names]
+        folds = [fold for fold in range(number + 1) if fold != TEST]
+        dealt = {name: folds[i % number] for i, name in enumerate(rest)}
+        _shard_as_dealt(source, out, dict.fromkeys(test, TEST) | dealt)
     return out
 
 
@@ -107,6 +108,22 @@ def _deal(source: Path, work: Path, seed: int) -> tuple[list[str], list[str], li
     fifth = len(chosen) // 5
     test, rest = chosen[:fifth], chosen[fifth:]
     return test, rest[: len(rest) // 10], rest[len(rest) // 10 :]
+
+
+def _shard_as_dealt(source: Path, out: Path, fold_of: Mapping[str, int]) -> None:
+    """Shards of the images that are named, in the folds that they are given."""
+    images, masks = out.with_name(f"{out.name}-images"), out.with_name(f"{out.name}-masks")
+    images.mkdir(parents=True, exist_ok=True)
+    masks.mkdir(parents=True, exist_ok=True)
+    mask_of = {path.stem: path for path in (source / "masks").iterdir()}
+    for name in fold_of:
+        shutil.copy(source / "images" / name, images / name)
+        mask = mask_of[Path(name).stem]
+        shutil.copy(mask, masks / mask.name)
+    split = out.with_name(f"{out.name}-split.csv")
+    with split.open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "fold"), *sorted(fold_of.items())])
+    _shard(images, masks, out, "--split-file", str(split))
 
 
 def _names_with(work: Path, number: int) -> set[str]:

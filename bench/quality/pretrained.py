@@ -13,7 +13,18 @@ import torch
 
 from bench.quality.baseline import train_plain
 from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
-from bench.quality.trial import TEST, VALIDATION, Trial, at_one_half, both_phases, raw, train, trained_at, tuned
+from bench.quality.trial import (
+    TEST,
+    VALIDATION,
+    Program,
+    Trial,
+    at_one_half,
+    both_phases,
+    raw,
+    train,
+    trained_at,
+    tuned,
+)
 from steel.checkpoint import load_checkpoint
 from steel.metrics.scores import Outcome
 from steel.precision import choose_precision
@@ -91,6 +102,11 @@ class Sides:
         """`--preset auto`, whatever it chooses, with the network and the passes of the others."""
         return self._ours("auto", seed, name, ["--budget", f"{self.passes}passes", *options])
 
+    def cross_validation(self, seed: int) -> Trial:
+        """The same for each fold that does not test, which validates it; all of them in one file."""
+        options = ["--budget", f"{self.passes}passes"]
+        return self._ours("auto", seed, "folds", options, program="train.crossval")
+
     def severstal(self, seed: int, name: str = "severstal", options: Sequence[str] = ()) -> Trial:
         """The preset for Severstal, with its two phases in their proportion on these images, and at half of its rates:
         by the square root from its batches to those of 16."""
@@ -132,11 +148,11 @@ class Sides:
             for lr, trial in trials.items()
         }
 
-    def _ours(self, preset: str, seed: int, name: str, options: Sequence[str]) -> Trial:
+    def _ours(self, preset: str, seed: int, name: str, options: Sequence[str], program: Program = "train.fit") -> Trial:
         network = ("--model.encoder", ENCODER, "--model.decoder-channels", *map(str, DECODER))
         given = ("--model.weights", self.weights, "--seed", str(seed), "--runtime.workers", "0")
         folder = self.work / f"{name}-{self.passes}-{seed}"
-        return train(folder, self.data, preset, [*network, *given, *options], alone=False)
+        return train(folder, self.data, preset, [*network, *given, *options], alone=False, program=program)
 
 
 def run(name: str, data: Path, weights: Path, work: Path, *, passes: int | None, seeds: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ from bench.quality import (
     clean,
     demo,
     distill,
+    fold_ensemble,
     neu,
     parts,
     pretrained,
@@ -154,6 +155,11 @@ def _distill(options: Namespace, work: Path) -> str:
     return distill.run(options.source, options.weights, work, passes=options.passes, seeds=options.seeds)
 
 
+def _folds(options: Namespace, work: Path) -> str:
+    given = options.source, options.weights, work
+    return fold_ensemble.run(*given, passes=options.passes, seeds=options.seeds)
+
+
 def _rare(options: Namespace, work: Path) -> str:
     of_set = rare.make_steel(options.source, work)
     return rare.run(of_set, options.weights, work, seeds=options.seeds, variants=_named(options, rare.VARIANTS))
@@ -242,6 +248,7 @@ QUESTIONS = {
     "small": Question("With few images: what pretrained weights and the recipe are worth", _small, (WEIGHTS, SOURCE)),
     "pseudo-labels": Question("What are images without labels worth?", _pseudo, (WEIGHTS, SOURCE)),
     "distill": Question("What does one network learn from an ensemble?", _distill, (WEIGHTS, SOURCE)),
+    "folds": Question("What is an ensemble by folds worth?", _folds, (WEIGHTS, SOURCE), goes_on_in="distill"),
     "rare": Question(
         "Is a class found of which 8 images train?",
         _rare,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +32,7 @@ VALIDATION, TEST = 0, 1
 COMMIT = commit()
 """Of the code that this process has loaded, whatever is checked out before its trainings end."""
 FLIPS = ("hflip", "vflip", "hvflip")
+Program = Literal["train.fit", "train.crossval"]
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,16 @@ def both_phases(option: str, *value: str) -> tuple[str, ...]:
     return tuple(word for phase in (0, 1) for word in (f"--phases.{phase}.{option}", *value))
 
 
-def train(folder: Path, data: Path, preset: str, options: Sequence[str], *, alone: bool = True) -> Trial:
-    """Train one model with `train.fit`; what was finished before is not done again.
+def train(
+    folder: Path,
+    data: Path,
+    preset: str,
+    options: Sequence[str],
+    *,
+    alone: bool = True,
+    program: Program = "train.fit",
+) -> Trial:
+    """Train one model; what was finished before is not done again.
 
     Args:
         folder: of the run.
@@ -161,13 +170,14 @@ def train(folder: Path, data: Path, preset: str, options: Sequence[str], *, alon
         preset: its preset.
         options: on top of that.
         alone: `accelerate launch` on all cores or the GPU; else one process, for trainings that share the machine.
+        program: `train.crossval` validates each of its members on another fold.
     """
     trial, asked = Trial(folder), ["--preset", preset, *options]
     if trial.is_done(asked):
         return trial
     launch = ("-m", "accelerate.commands.launch", "--config_file", launch_config()) if alone else ()
     command = [
-        *(sys.executable, *launch, "-m", "train.fit", "--preset", preset),
+        *(sys.executable, *launch, "-m", program, "--preset", preset),
         *("--data", str(data), "--out", str(folder)),
         *("--folds.validation", str(VALIDATION), "--folds.test", str(TEST), "--tracking.tracker", "none"),
         *options,

@@ -42,9 +42,9 @@ def test_every_number_of_images_is_seen_as_often_in_all() -> None:
 
 
 def test_every_variant_of_auto_changes_it_in_its_own_way(tmp_path: Path) -> None:
-    """On a set as theirs, without clean images."""
-    masks = [mask for mask in map(defect_mask, range(20)) if mask.any()][:6]
-    data = make_shards(tmp_path / "shards", [steel_image(n) for n in range(6)], masks)
+    """On a set as NEU-Seg, of square images, none of them clean."""
+    masks = [mask for n in range(20) if (mask := defect_mask(n, 64, 64)).any()][:6]
+    data = make_shards(tmp_path / "shards", [steel_image(n, 64, 64) for n in range(6)], masks)
     words = ["--preset", "auto", "--data", str(data), "--out", str(tmp_path / "run"), "--budget", "8passes"]
     plain = parse_fit("fit", words).config
     given = [auto_choice.options_of(name, data) for name in auto_choice.VARIANTS]
@@ -122,7 +122,7 @@ def test_a_section_says_what_the_images_are_and_what_answering_nothing_gets(tmp_
 
 def test_severstals_preset_takes_the_crop_of_the_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(pretrained, "train", lambda folder, data, preset, options, alone: asked.extend(options))
+    monkeypatch.setattr(pretrained, "train", lambda folder, data, preset, options, **_: asked.extend(options))
     of_set = SETS["pretrained-strips"]
     pretrained.Sides(tmp_path, tmp_path, "none", of_set.passes, of_set).severstal(0)
     config = parse_fit("fit", ["--preset", "severstal", "--data", "d", "--out", "o", *asked]).config
