@@ -76,5 +76,6 @@ def _about(sides: Sides, folds: Path, seeds: Sequence[int]) -> str:
         f"ensemble is of {FOLDS} networks, `train.crossval --folds.test {TEST}` on folds of "
         f"{', '.join(map(str, sizes))} images, each of which validates one network that the others train; auto alone "
         f"has {len(validates)} images that validate. Seeds {', '.join(map(str, seeds))}. Scores in percent, of the "
-        f"test images; processor seconds are of one thread, of the ensemble and of its first network those of all {FOLDS}."
+        "test images; processor seconds are of one thread, and of the ensemble and its first network those of all "
+        f"{FOLDS}."
     )
