@@ -2,6 +2,7 @@
 a run that resumes at what it began with."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,27 +16,27 @@ from steel.plain import from_dict
 from steel.shards.reader import ShardReader
 from train.auto_recipe import auto_recipe
 from train.budget import Budget, scale_to
-from train.engine.run_folder import RunFolder
+from train.engine.run_folder import recipe_begun
 from train.level_difference import level_difference
 from train.presets import AUTO, get_preset
 from train.recipe_facts import DataFacts, MachineClass, machine_class
 
 
 def fit_preset(name: str, data: str, out: str, budget: Budget, reader: ShardReader | None = None) -> Config:
-    """The preset `name` for the shards at `data` on this machine; of a run at `out` that has begun, the one it began
-    with, where it depended on them.
+    """The preset `name` for the shards at `data` on this machine; of a run at `out` that has begun, or of a member of a
+    cross-validation there, the one it began with, where it depended on them.
 
     Args:
         name: of the preset.
         data: folder or URL of the shards.
-        out: the run folder.
+        out: the folder of the run, or of the cross-validation.
         budget: the length.
         reader: of the shards; they are opened when None.
 
     Raises:
         InputError: no usable shards or run folder, or no such preset.
     """
-    begun = RunFolder(out).begun_config()
+    begun = recipe_begun(Path(out))
     if begun is not None and begun.get("preset") == name and (name == AUTO or _has_budget(begun)):
         try:
             return from_dict(Config, begun)

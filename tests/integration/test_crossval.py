@@ -12,7 +12,9 @@ from steel.checkpoint import load_checkpoint
 from steel.errors import InputError
 from tests.numerics.quick import quicken
 from tests.shard_folder import defect_mask, make_shards, steel_image
+from train import fitting
 from train.crossval import main
+from train.recipe_facts import MachineClass
 
 OPTIONS = (
     "--preset smoke --phases.0.epochs 0.1 --phases.1.epochs 0.1 --phases.0.lr 1e-9 --phases.1.lr 1e-9 "
@@ -92,3 +94,29 @@ def test_members_one_by_one_and_joined(shards: Path, tmp_path: Path, monkeypatch
     report = (tmp_path / "report.txt").read_text()
     assert "3 members; out-of-fold scores, each fold judged by thresholds found on the others:" in report
     assert "the shipped decision, found on all folds:" in report
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_members_to_come_have_the_recipe_of_those_that_are_there(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made on another machine, of another length; else the members would be of several recipes, or be refused."""
+    torch.set_num_threads(1)
+    quicken(monkeypatch)
+    network = ("--model.encoder", "tu-test_resnet", "--model.decoder-channels", "8", "8", "--model.weights", "none")
+    line = [*network, "--tracking.tracker", "none", "--runtime.workers", "0", "--data", str(shards)]
+    line = [*line, "--out", str(tmp_path)]
+    monkeypatch.setattr(fitting, "find_machine_class", lambda: MachineClass("cpu", 80))
+    assert main([*line, "--budget", "0.5passes", "--fold", "1"]) == 0
+    monkeypatch.setattr(fitting, "find_machine_class", lambda: MachineClass("gpu", 4))
+    with pytest.raises(InputError, match=r"--budget"):
+        main([*line, "--budget", "0.7passes"])
+    assert main(line) == 0
+    assert [attempt_of(tmp_path / f"fold-{fold}") for fold in range(3)] == [1, 1, 1]
+    recipes = []
+    for fold in range(3):
+        recipe = json.loads((tmp_path / f"fold-{fold}" / "config.json").read_text())["config"]
+        assert recipe.pop("folds")["validation"] == [fold]
+        recipes.append(recipe)
+    assert recipes[0] == recipes[1] == recipes[2]
+    assert recipes[0]["reasons"]["machine"].startswith("a CPU with 80 GB")

@@ -70,6 +70,14 @@ def has_members(root: Path) -> bool:
     return any(RunFolder(folder).is_run for folder in root.glob(member_folder("", "*").name))
 
 
+def recipe_begun(root: Path) -> dict[str, Any] | None:
+    """The configuration, as plain JSON values, of the run that has left states in `root`, or of such a member of the
+    cross-validation there, as all members have one recipe; None where there is none."""
+    members = sorted(root.glob(member_folder("", "*").name))
+    found = (RunFolder(folder).begun_config() for folder in (root, *members))
+    return next((config for config in found if config is not None), None)
+
+
 class RunFolderError(InputError):
     """A run folder that cannot be taken; what is said names it as `--out`, which is how a user has given it."""
 
