@@ -9,9 +9,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from steel.config import Config
+from steel.config import Config, PhaseConfig
 from steel.errors import InputError
-from train.engine.batch_plan import PhasePlan
+from train.engine.batch_plan import PhasePlan, most_images
 from train.engine.measured_pace import MeasuredPace
 from train.engine.pace import Work
 from train.live_line import format_duration
@@ -65,7 +65,12 @@ def scale_to(config: Config, passes: float) -> Config:
 
 def seconds_of_steps(plans: Sequence[PhasePlan], pace: MeasuredPace) -> float:
     """How long the steps of a run take."""
-    return sum(plan.steps * plan.phase.batch_size * pace.image_seconds[plan.number] for plan in plans)
+    return sum(plan.steps * _step_seconds(plan.phase, pace.image_seconds[plan.number], pace.world) for plan in plans)
+
+
+def _step_seconds(phase: PhaseConfig, image_seconds: float, world: int) -> float:
+    """Of a step of all ranks; of five micro-batches, two ranks need the time of three."""
+    return most_images(phase, world) * image_seconds
 
 
 def seconds_of(work: Work, pace: MeasuredPace) -> float:
@@ -170,7 +175,7 @@ def _why_no_fewer(fewest: float, world: int) -> str:
 def explain_fit(config: Config, passes: float, budget: float, pace: MeasuredPace, seconds: float) -> str:
     """The choice as a sentence, with all that it was made of."""
     images = ", ".join(
-        f"{1000 * each:g} ms an image of {phase.name}"
+        f"{1000 * _step_seconds(phase, each, pace.world) / phase.batch_size:.3g} ms an image of {phase.name}"
         for each, phase in zip(pace.image_seconds, config.phases, strict=True)
     )
     most = ", the most that a time is fitted to" if passes == PASSES[-1] else ""

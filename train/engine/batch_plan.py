@@ -112,6 +112,11 @@ def micro_batch_share(phase: PhaseConfig, rank: int, world: int) -> range:
     return range(rank * total // world, (rank + 1) * total // world)
 
 
+def most_images(phase: PhaseConfig, world: int) -> int:
+    """Of a step, with the rank that has the most of them, for which the others wait."""
+    return math.ceil(phase.micro_batches / world) * phase.micro_batch
+
+
 def plan_phases(
     phases: Sequence[PhaseConfig], epoch_lengths: Sequence[int], every_epochs: float, *, rank: int, world: int
 ) -> tuple[PhasePlan, ...]:

@@ -34,14 +34,16 @@ FEWER_IMAGES = 16
 
 @dataclass(frozen=True)
 class MeasuredPace:
-    """Seconds, of all ranks together: those of the slowest; 0 where nothing has been measured yet."""
+    """Seconds of the slowest rank; 0 where nothing has been measured yet."""
 
     image_seconds: tuple[float, ...]
-    """Of each phase, from one training image to the next: loading, forward and backward pass."""
+    """Of each phase, from one of a rank's training images to its next: loading, forward and backward pass."""
     predicting: float
     """One validation's passes over its images."""
     tuning: float
     """One validation's thresholds."""
+    world: int = 1
+    """Ranks that share the images."""
 
 
 def measure_pace(
@@ -71,9 +73,9 @@ def measure_pace(
         for plan in context.plans:
             most = min(SECONDS, limit_s / (2 * len(images)))  # half of the time is for the validation
             (images[plan.number],) = _of_slowest(runtime, [_seconds_per_image(context, training, plan, load, most)])
-            runtime.on_main(functools.partial(check, MeasuredPace(tuple(images), 0.0, 0.0)))
+            runtime.on_main(functools.partial(check, MeasuredPace(tuple(images), 0.0, 0.0, runtime.world)))
         predicting, tuning = _of_slowest(runtime, _validation_seconds(context, training, begun + limit_s))
-    return MeasuredPace(tuple(images), predicting, tuning)
+    return MeasuredPace(tuple(images), predicting, tuning, runtime.world)
 
 
 def _of_slowest(runtime: Runtime, seconds: Sequence[float]) -> list[float]:
@@ -88,7 +90,7 @@ def _seconds_per_image(
     load: Callable[[PhasePlan], Generator[MicroBatch, None, None]],
     most_s: float,
 ) -> float:
-    """From one image of the global batch to the next, at this rank's speed, measured for so many seconds."""
+    """From one of this rank's images to its next, measured for so many seconds."""
     set_encoder_trainable(training.model, True)
     training.wrapped.train()
     times: list[float] = []
@@ -102,7 +104,7 @@ def _seconds_per_image(
             if len(times) > 1 and sum(times[1:]) >= most_s:
                 break
     measured = times[1:] or times
-    return sum(measured) / len(measured) * len(plan.share) / plan.phase.batch_size
+    return sum(measured) / len(measured) / plan.phase.micro_batch
 
 
 def _validation_seconds(context: RunContext, training: TrainingState, until: float) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from train.budget import (
     refuse_hopeless,
     scale_to,
     seconds_of,
+    seconds_of_steps,
     trainable,
 )
 from train.engine.batch_plan import plan_phases
@@ -78,6 +79,25 @@ def test_a_runs_seconds_are_its_steps_validations_and_the_choice_at_its_end() ->
     work = Work(plan_phases(phases, [80, 80], 1.0, rank=0, world=1), (1, 1), 1, final_validations=2, final_views=4)
     # 240 crops and 80 whole images; four validations; at the end two sets of weights, each in four views and tuned.
     assert seconds_of(work, PACE) == pytest.approx(240 * 0.01 + 80 * 0.05 + 4 * 5 + 2 * (4 * 4 + 1))
+
+
+def test_ranks_wait_for_the_one_with_the_most_micro_batches() -> None:
+    """Whatever the batch was that the pace was measured with: in smaller ones the uneven share weighs more."""
+    pace = MeasuredPace((0.01, 0.05), predicting=0.0, tuning=0.0, world=3)
+    few, many = (
+        plan_phases(
+            [replace(phase, epochs=1, batch_size=size, micro_batch=8) for phase in SEVERSTAL.phases],
+            *([640, 640], 1.0),
+            rank=0,
+            world=3,
+        )
+        for size in (32, 64)
+    )
+    # 20 steps of four micro-batches, of which a rank has two; 10 steps of eight, of which two ranks have three.
+    assert seconds_of_steps(few, pace) == pytest.approx(20 * 16 * 0.06)
+    assert seconds_of_steps(many, pace) == pytest.approx(10 * 24 * 0.06)
+    config = replace(SEVERSTAL, phases=tuple(plan.phase for plan in few))
+    assert "5 ms an image of crops, 25 ms an image of full" in explain_fit(config, 8, 1800, pace, 1500)
 
 
 def test_the_most_passes_that_take_nine_tenths_of_a_time() -> None:

@@ -29,7 +29,7 @@ class Measurement:
         self._micro_batch_s, self._image_s = micro_batch_s, image_s
         phases = [replace(phase, batch_size=8, micro_batch=8) for phase in SMOKE.phases]
         plans = [PhasePlan(number, phase, 100, 50, 0, range(1)) for number, phase in enumerate(phases)]
-        runtime = SimpleNamespace(all_gather=lambda value: [value], on_main=lambda task: task())
+        runtime = SimpleNamespace(world=1, all_gather=lambda value: [value], on_main=lambda task: task())
         rows = SimpleNamespace(validation=range(100))
         self.context: Any = SimpleNamespace(plans=plans, runtime=runtime, rows=rows, live=LiveLine(shown=False))
         monkeypatch.setattr(module.time, "perf_counter", lambda: self.now)
