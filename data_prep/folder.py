@@ -174,8 +174,7 @@ def lock(out: str, *, shared: bool) -> Iterator[None]:
         except BlockingIOError:
             raise InputError(f"{out}: another job is writing there; wait for it or choose another --out") from None
         if not shared:
-            for leftover in folder.glob(".unfinished-*"):
-                leftover.unlink(missing_ok=True)
+            storage.remove_leftovers(folder)
         yield
 
 

@@ -366,6 +366,10 @@ def free_bytes(url: str | os.PathLike[str]) -> int | None:
     return shutil.disk_usage(path).free
 
 
+_UNFINISHED = ".unfinished-"
+"""What the names of files and folders to come begin with."""
+
+
 @contextmanager
 def open_write(
     url: str | os.PathLike[str], *, staging: str | os.PathLike[str] | None = None
@@ -384,7 +388,7 @@ def open_write(
     if not remote and local_path(url).is_dir():
         raise InputError(f"{os.fspath(url)}: a folder; give the name of the file to write")
     folder = staging if staging is not None else (tempfile.gettempdir() if remote else local_path(url).parent)
-    temporary = os.path.join(folder, f".unfinished-{uuid.uuid4().hex}")
+    temporary = os.path.join(folder, f"{_UNFINISHED}{uuid.uuid4().hex}")
     try:
         with _errors_named(temporary, os.fspath(url)):
             with open(temporary, "x+b") as file:
@@ -413,7 +417,7 @@ def open_folder(url: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = local_path(url)
     make_folder(final.parent)
-    staging = final.parent / f".unfinished-{uuid.uuid4().hex}"
+    staging = final.parent / f"{_UNFINISHED}{uuid.uuid4().hex}"
     try:
         with _errors_named(os.fspath(staging), os.fspath(url)):
             staging.mkdir()
@@ -421,6 +425,13 @@ def open_folder(url: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(staging, final)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed have left of files and folders to come in a local folder, and in no folder
+    of that; whoever calls this knows that nobody is writing there."""
+    for leftover in folder.glob(f"{_UNFINISHED}*"):
+        remove(leftover)
 
 
 @contextmanager

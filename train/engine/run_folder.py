@@ -23,7 +23,7 @@ from steel.config import Config, recipe_of
 from steel.distributed.runtime import Runtime
 from steel.errors import InputError
 from steel.plain import from_dict, parse_json, to_dict
-from steel.storage import write_bytes
+from steel.storage import remove_leftovers, write_bytes
 from steel.tracking.queue import Status
 from train.engine.weight_initialisation import FirstWeights
 
@@ -131,6 +131,8 @@ class RunFolder:
         if (self.status() or {}).get("state") == "finished":
             return False
         attempt = int((self.status() or {}).get("attempt", 0)) + 1
+        for place in (self.root, self.top_checkpoints):  # states look after their own
+            remove_leftovers(place)
         try:
             self.keep_config(config, data_digest, self._budget_at_start(budget))
             self._write("status.json", self._describe("running", "", attempt))

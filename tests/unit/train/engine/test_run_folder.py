@@ -189,6 +189,27 @@ def test_a_start_that_was_killed_at_once_is_no_obstacle(tmp_path: Path) -> None:
     assert RunFolder(tmp_path).open(SMOKE, "data", "auto")
 
 
+def test_what_was_being_written_when_a_run_was_killed_goes(tmp_path: Path) -> None:
+    """Else each such end leaves the size of a checkpoint on the disk."""
+    code = (
+        "import sys, time\nfrom train.presets import SMOKE\nfrom train.engine.run_folder import RunFolder\n"
+        "from steel.storage import open_write\nfolder = RunFolder(sys.argv[1])\nfolder.open(SMOKE, 'data', 'auto')\n"
+        "folder.top_checkpoints.mkdir()\n"
+        "with open_write(folder.checkpoint) as one, open_write(folder.top_checkpoints / 'best') as other:\n"
+        "    print('writing', flush=True)\n    time.sleep(60)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=os.getcwd())
+    assert writer.stdout is not None
+    with writer.stdout:
+        assert writer.stdout.readline() == b"writing\n"
+        writer.kill()
+        writer.wait()
+    assert len(list(tmp_path.rglob(".unfinished-*"))) == 2
+    assert RunFolder(tmp_path).open(SMOKE, "data", "auto")
+    assert not list(tmp_path.rglob(".unfinished-*"))
+    assert (tmp_path / "config.json").exists()
+
+
 def test_a_failure_is_recorded_even_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(tmp_path)
     folder.open(SMOKE, "data", "auto")
