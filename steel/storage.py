@@ -12,6 +12,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -427,11 +428,17 @@ def open_folder(url: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, *, older_than_s: float = 0.0) -> None:
     """Remove what processes that were killed have left of files and folders to come in a local folder, and in no folder
-    of that; whoever calls this knows that nobody is writing there."""
+    of that.
+
+    Args:
+        folder: where they lie.
+        older_than_s: seconds since something was written to one; where nobody can be writing, 0.
+    """
     for leftover in folder.glob(f"{_UNFINISHED}*"):
-        remove(leftover)
+        if time.time() - leftover.lstat().st_mtime >= older_than_s:
+            remove(leftover)
 
 
 @contextmanager

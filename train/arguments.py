@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -44,7 +44,7 @@ class FitArguments:
     def at_passes(self, passes: float, reader: ShardReader | None = None) -> Config:
         """The configuration of the same command line, but for a budget of so many passes; with a reader of its shards
         they are not opened again."""
-        config = _parse_fit("train.fit", [*self.words, "--budget", f"{passes:g}passes"], None, reader).config
+        config = _parse_fit("train.fit", [*self.words, "--budget", f"{passes:g}passes"], reader=reader).config
         return replace(_with_identity(config), extensions=self.config.extensions)
 
     def wants_time_fitted(self, *, has_begun: bool) -> bool:
@@ -63,13 +63,19 @@ class FitArguments:
         return True
 
 
-def parse_fit(program: str, argv: Sequence[str] | None = None, more: Mapping[str, str] | None = None) -> FitArguments:
+def parse_fit(
+    program: str,
+    argv: Sequence[str] | None = None,
+    more: Mapping[str, str] | None = None,
+    runs_in: Callable[[Path], Sequence[Path]] = lambda out: [out],
+) -> FitArguments:
     """Parse `--preset NAME --data SHARDS --out RUN [--group.field value ...]`.
 
     Args:
         program: its name in messages.
         argv: the command line; this process's when None.
         more: options that the program has parsed itself, for the help text: usage to meaning.
+        runs_in: the run folders of an `--out`, which have one recipe.
 
     Raises:
         SharedError: an extension that cannot be imported, an unknown preset, or values that the configuration refuses.
@@ -77,7 +83,7 @@ def parse_fit(program: str, argv: Sequence[str] | None = None, more: Mapping[str
     """
     extensions = load_extensions()  # before the options, to which they add
     try:
-        parsed = _parse_fit(program, argv, more)
+        parsed = _parse_fit(program, argv, more, runs_in)
         return replace(parsed, config=replace(_with_identity(parsed.config), extensions=extensions))
     except InputError as error:
         raise SharedError(str(error)) from error
@@ -103,7 +109,11 @@ def _with_identity(config: Config) -> Config:
 
 
 def _parse_fit(
-    program: str, argv: Sequence[str] | None, more: Mapping[str, str] | None, reader: ShardReader | None = None
+    program: str,
+    argv: Sequence[str] | None,
+    more: Mapping[str, str] | None = None,
+    runs_in: Callable[[Path], Sequence[Path]] = lambda out: [out],
+    reader: ShardReader | None = None,
 ) -> FitArguments:
     parser = Parser(
         prog=program,
@@ -140,7 +150,7 @@ def _parse_fit(
     budget = Budget() if known.budget is None else parse_budget(known.budget)
     looks = known.data is not None and known.out is not None
     if looks:
-        preset = fit_preset(known.preset, known.data, str(known.out), budget, reader)
+        preset = fit_preset(known.preset, known.data, runs_in(Path(known.out)), budget, reader)
     else:
         preset = get_preset("severstal" if known.preset == AUTO else known.preset)
     check_names(preset)  # options have the tables' names alone: what a preset misspells would be lost

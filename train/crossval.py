@@ -27,6 +27,7 @@ from steel.reports.comparison import compare
 from steel.reports.comparison_page import write_comparison
 from steel.reports.crossval_report import images_to_see, write_crossval
 from steel.reports.evaluation import format_table
+from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from steel.shards.selection import folds_of, pseudo_folds
 from steel.storage import write_text
@@ -35,7 +36,7 @@ from steel.thresholds.tuning import tune_thresholds
 from train.arguments import FitArguments, parse_fit, share_recipe
 from train.engine.evaluation_origin import provenance_of, recipe_reasons
 from train.engine.fold_pictures import keep_of_folds
-from train.engine.run_folder import RunFolder, member_folder
+from train.engine.run_folder import RunFolder, member_folder, members_of
 from train.fit import train_in_folder
 from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--fold K": "train the member of fold K only",
             "--join": "train nothing: join the members that are there",
         },
+        runs_in=lambda out: [*([] if own.fold is None else [member_folder(out, own.fold)]), *members_of(out).values()],
     )
     if arguments.budget.seconds is not None:
         raise InputError("--budget: a cross-validation takes passes, as 8passes; a time is fitted for one run alone")
@@ -72,12 +74,10 @@ def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: 
         raise InputError(f"--fold {only}: not a fold to train a member for; there are {', '.join(map(str, folds))}")
     if len(folds) < 2:
         raise InputError(f"--data {arguments.data}: cross-validation needs at least two folds; see data_prep --folds")
-    for fold in [] if join else folds if only is None else [only]:
-        member = replace(
-            arguments,
-            out=str(member_folder(arguments.out, fold)),
-            config=replace(arguments.config, folds=FoldsConfig(validation=(fold,), test=test)),
-        )
+    to_train = [] if join else folds if only is None else [only]
+    arguments = runtime.on_main(lambda: _with_their_budget(arguments, to_train, test))
+    for fold in to_train:
+        member = _member(arguments, fold, test)
         logger.info("== member of fold %d: %s", fold, member.out)
         train_in_folder(member, runtime, signals)
         if signals.received:
@@ -85,6 +85,35 @@ def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: 
         runtime.forget_trainings()
     if only is None:
         runtime.on_main(lambda: join_members(arguments, folds, test, runtime))
+
+
+def _member(arguments: FitArguments, fold: int, test: Sequence[int]) -> FitArguments:
+    """Of the run that is validated on a fold."""
+    config = replace(arguments.config, folds=FoldsConfig(validation=(fold,), test=tuple(test)))
+    return replace(arguments, out=str(member_folder(arguments.out, fold)), config=config)
+
+
+def _with_their_budget(arguments: FitArguments, to_train: Sequence[int], test: Sequence[int]) -> FitArguments:
+    """`arguments` with what `--budget` said of the members that are there, where it says nothing now.
+
+    Members that are to go on must be of the same command, and new ones of the command of one that is there: what is
+    refused is so before any is trained.
+
+    Raises:
+        InputError: they are of another configuration, data set or budget.
+    """
+    if not to_train:
+        return arguments
+    digest = Manifest.load(arguments.data).digest
+    folders = {fold: RunFolder(folder) for fold, folder in members_of(Path(arguments.out)).items()}
+    there = [fold for fold, folder in folders.items() if folder.begun_config() is not None]
+    going_on, new = [fold for fold in to_train if fold in there], [fold for fold in to_train if fold not in there]
+    alike = [*going_on, *(there[:1] if new else [])]
+    for fold in alike:
+        folders[fold].check_same(_member(arguments, fold, test).config, digest, arguments.budget.text)
+    if arguments.budget.text or not alike:
+        return arguments
+    return replace(arguments, budget=replace(arguments.budget, text=folders[alike[0]].budget_at_start("") or ""))
 
 
 def _labelled_folds(data: str) -> list[int]:

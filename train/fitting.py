@@ -2,6 +2,7 @@
 a run that resumes at what it began with."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,40 @@ from steel.plain import from_dict
 from steel.shards.reader import ShardReader
 from train.auto_recipe import auto_recipe
 from train.budget import Budget, scale_to
-from train.engine.run_folder import recipe_begun
+from train.engine.run_folder import RunFolder
 from train.level_difference import level_difference
 from train.presets import AUTO, get_preset
 from train.recipe_facts import DataFacts, MachineClass, machine_class
 
 
-def fit_preset(name: str, data: str, out: str, budget: Budget, reader: ShardReader | None = None) -> Config:
-    """The preset `name` for the shards at `data` on this machine; of a run at `out` that has begun, or of a member of a
-    cross-validation there, the one it began with, where it depended on them.
+def fit_preset(
+    name: str, data: str, folders: Sequence[Path], budget: Budget, reader: ShardReader | None = None
+) -> Config:
+    """The preset `name` for the shards at `data` on this machine; where a run has begun, the one that it began with, if
+    that depended on them.
 
     Args:
         name: of the preset.
         data: folder or URL of the shards.
-        out: the folder of the run, or of the cross-validation.
+        folders: of the run, or of those that have one recipe; the first that has begun counts.
         budget: the length.
         reader: of the shards; they are opened when None.
 
     Raises:
         InputError: no usable shards or run folder, or no such preset.
     """
-    begun = recipe_begun(Path(out))
-    if begun is not None and begun.get("preset") == name and (name == AUTO or _has_budget(begun)):
-        try:
-            return from_dict(Config, begun)
-        except InputError as error:
-            raise InputError(f"--out {out}: its config.json cannot be used ({error}); choose another folder") from error
+    for folder in folders:
+        begun = RunFolder(folder).begun_config()
+        if begun is None:
+            continue
+        if begun.get("preset") == name and (name == AUTO or _has_budget(begun)):
+            try:
+                return from_dict(Config, begun)
+            except InputError as error:
+                raise InputError(
+                    f"--out {folder}: its config.json cannot be used ({error}); choose another folder"
+                ) from error
+        break
     if name != AUTO:
         return get_preset(name) if budget.passes is None else scale_to(get_preset(name), budget.passes)
     return preset_for(name, ShardReader(data, on_bad_sample="skip") if reader is None else reader, budget.passes)

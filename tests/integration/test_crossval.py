@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from steel.checkpoint import load_checkpoint
 from steel.errors import InputError
+from tests.image_folder import tree_digest
 from tests.numerics.quick import quicken
 from tests.shard_folder import defect_mask, make_shards, steel_image
 from train import fitting
@@ -96,6 +99,18 @@ def test_members_one_by_one_and_joined(shards: Path, tmp_path: Path, monkeypatch
     assert "the shipped decision, found on all folds:" in report
 
 
+AUTO = (
+    "--model.encoder tu-test_resnet --model.decoder-channels 8 8 --model.weights none --tracking.tracker none "
+    "--runtime.workers 0"
+).split()
+
+
+def config_of(folder: Path) -> tuple[dict[str, Any], str]:
+    """The configuration of a run, and what `--budget` said."""
+    values = json.loads((folder / "config.json").read_text())
+    return values["config"], values["budget"]
+
+
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_members_to_come_have_the_recipe_of_those_that_are_there(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,20 +118,54 @@ def test_members_to_come_have_the_recipe_of_those_that_are_there(
     """Made on another machine, of another length; else the members would be of several recipes, or be refused."""
     torch.set_num_threads(1)
     quicken(monkeypatch)
-    network = ("--model.encoder", "tu-test_resnet", "--model.decoder-channels", "8", "8", "--model.weights", "none")
-    line = [*network, "--tracking.tracker", "none", "--runtime.workers", "0", "--data", str(shards)]
-    line = [*line, "--out", str(tmp_path)]
+    line = [*AUTO, "--data", str(shards), "--out", str(tmp_path)]
     monkeypatch.setattr(fitting, "find_machine_class", lambda: MachineClass("cpu", 80))
     assert main([*line, "--budget", "0.5passes", "--fold", "1"]) == 0
     monkeypatch.setattr(fitting, "find_machine_class", lambda: MachineClass("gpu", 4))
-    with pytest.raises(InputError, match=r"--budget"):
-        main([*line, "--budget", "0.7passes"])
+    before = tree_digest(tmp_path)
+    other = {
+        "was started with --budget 0.5passes, now --budget 0.7passes": ["--budget", "0.7passes"],
+        r"was started with another configuration \(phases.0.lr was 0.002, now 1e-05\)": ["--phases.0.lr", "1e-5"],
+        r"was started with another configuration \(.* model.dropout was 0.2, now 0.1": [
+            "--preset",
+            "smoke",
+            "--resume",
+            "never",
+        ],
+    }
+    for told, words in other.items():
+        for fold in ([], ["--fold", "0"]):  # before any is trained, and whether it is that member's turn or another's
+            with pytest.raises(InputError, match=f"--out {tmp_path}/fold-1: {told}"):
+                main([*line, *words, *fold])
+    assert tree_digest(tmp_path) == before
+    (tmp_path / "fold-0-old").mkdir()
+    shutil.copy(tmp_path / "fold-1" / "config.json", tmp_path / "fold-0-old" / "config.json")
+    shutil.rmtree(tmp_path / "fold-1" / "states")  # to save room; what has ended is there all the same
     assert main(line) == 0
     assert [attempt_of(tmp_path / f"fold-{fold}") for fold in range(3)] == [1, 1, 1]
     recipes = []
     for fold in range(3):
-        recipe = json.loads((tmp_path / f"fold-{fold}" / "config.json").read_text())["config"]
-        assert recipe.pop("folds")["validation"] == [fold]
+        recipe, budget = config_of(tmp_path / f"fold-{fold}")
+        assert (recipe.pop("folds")["validation"], budget) == ([fold], "0.5passes")
         recipes.append(recipe)
     assert recipes[0] == recipes[1] == recipes[2]
     assert recipes[0]["reasons"]["machine"].startswith("a CPU with 80 GB")
+    assert main([*line, "--budget", "0.5passes"]) == 0  # as it was begun
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_members_that_were_begun_side_by_side_go_on_with_their_own_recipes(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As tasks of an array on several machines: none knew of the others when it made its own."""
+    torch.set_num_threads(1)
+    quicken(monkeypatch)
+    line = [*AUTO, "--data", str(shards), "--budget", "0.5passes", "--out"]
+    for fold, memory in ((0, 80), (1, 4)):
+        monkeypatch.setattr(fitting, "find_machine_class", lambda memory=memory: MachineClass("cpu", memory))
+        assert main([*line, str(tmp_path / str(fold)), "--fold", str(fold)]) == 0
+    (tmp_path / "1" / "fold-1").rename(tmp_path / "0" / "fold-1")
+    for fold in (0, 1):
+        assert main([*line, str(tmp_path / "0"), "--fold", str(fold)]) == 0
+    told = [config_of(tmp_path / "0" / f"fold-{fold}")[0]["reasons"]["machine"] for fold in (0, 1)]
+    assert told[0] != told[1]

@@ -60,22 +60,25 @@ class _ConfigFile:
     """What `--budget` said at the first start, nothing where it was not given; None where an earlier version began."""
 
 
+LEFTOVER_S = 600.0
+"""An unfinished file is left over when nothing was written to it for so long: others write into a run folder, too."""
+
+
 def member_folder(root: str | Path, fold: object) -> Path:
     """Where a cross-validation in `root` trains the member that is validated on `fold`."""
     return Path(root) / f"fold-{fold}"
 
 
+def members_of(root: Path) -> dict[int, Path]:
+    """The folders of a cross-validation's members in `root`, by their folds, in that order."""
+    start = member_folder("", "").name
+    folds = {path.name.removeprefix(start): path for path in root.glob(f"{start}*")}
+    return {int(fold): folds[fold] for fold in sorted(filter(str.isdecimal, folds), key=int)}
+
+
 def has_members(root: Path) -> bool:
     """Whether a cross-validation has begun to train members in `root`."""
-    return any(RunFolder(folder).is_run for folder in root.glob(member_folder("", "*").name))
-
-
-def recipe_begun(root: Path) -> dict[str, Any] | None:
-    """The configuration, as plain JSON values, of the run that has left states in `root`, or of such a member of the
-    cross-validation there, as all members have one recipe; None where there is none."""
-    members = sorted(root.glob(member_folder("", "*").name))
-    found = (RunFolder(folder).begun_config() for folder in (root, *members))
-    return next((config for config in found if config is not None), None)
+    return any(RunFolder(folder).is_run for folder in members_of(root).values())
 
 
 class RunFolderError(InputError):
@@ -131,10 +134,10 @@ class RunFolder:
         if (self.status() or {}).get("state") == "finished":
             return False
         attempt = int((self.status() or {}).get("attempt", 0)) + 1
-        for place in (self.root, self.top_checkpoints):  # states look after their own
-            remove_leftovers(place)
         try:
-            self.keep_config(config, data_digest, self._budget_at_start(budget))
+            for place in (self.root, self.top_checkpoints):  # states look after their own
+                remove_leftovers(place, older_than_s=LEFTOVER_S)
+            self.keep_config(config, data_digest, self.budget_at_start(budget))
             self._write("status.json", self._describe("running", "", attempt))
         except OSError as error:
             raise self._unwritable(error) from error
@@ -160,15 +163,26 @@ class RunFolder:
                 "holds a run already and --resume never was given; without that it goes on, or "
                 "begins anew where it has saved no state; or choose another folder",
             )
-        elif self.begun_config() is not None:  # without one the run begins anew, as it is asked now
-            self._check_same(former, config, data_digest, budget)
+        else:
+            self.check_same(config, data_digest, budget)
+
+    def check_same(self, config: Config, data_digest: str, budget: str = "") -> None:
+        """See that the run that has begun here is of `config`, `data_digest` and `budget`; where none has, a run begins
+        anew, as it is asked now.
+
+        Raises:
+            InputError: it is of others.
+        """
+        former = self._read_config()
+        if former is not None and self.begun_config() is not None:
+            self._refuse_other(former, config, data_digest, budget)
 
     def keep_config(self, config: Config, data_digest: str, budget: str | None) -> None:
         """Write down what is run on which data set, and what `--budget` said when the run began."""
         self._write("config.json", to_dict(_ConfigFile(config.told(), data_digest, budget)))
 
-    def _budget_at_start(self, budget: str) -> str | None:
-        """Of the run that goes on here; `budget` where one begins."""
+    def budget_at_start(self, budget: str) -> str | None:
+        """What `--budget` said of the run that goes on here; `budget` where one begins."""
         former = self._read_config()
         return budget if former is None or self.begun_config() is None else former["budget"]
 
@@ -204,7 +218,7 @@ class RunFolder:
                 return
             time.sleep(0.1)
 
-    def _check_same(self, former: dict[str, Any], config: Config, data_digest: str, budget: str) -> None:
+    def _refuse_other(self, former: dict[str, Any], config: Config, data_digest: str, budget: str) -> None:
         if former["data_digest"] != data_digest:
             raise RunFolderError(
                 self.root, "was started on another data set, or the shards have changed; choose another folder"
@@ -225,9 +239,11 @@ class RunFolder:
             )
 
     def begun_config(self) -> dict[str, Any] | None:
-        """The configuration of the run that has left states here, as plain JSON values; None where there is none."""
+        """The configuration of the run that has left states here, or has ended, as plain JSON values; None where there
+        is none."""
         former = self._read_config()
-        return dict(former["config"]) if former is not None and self.has_states else None
+        has_begun = self.has_states or (self.status() or {}).get("state") == "finished"
+        return dict(former["config"]) if former is not None and has_begun else None
 
     @property
     def has_states(self) -> bool:

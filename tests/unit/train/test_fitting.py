@@ -94,7 +94,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *given: Any) -> None:
 def test_the_command_line(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, "gpu", 24)
     found = parse(tiny_shards, tmp_path, "--phases.0.lr", "1e-5")
-    expected = fit_preset("auto", str(tiny_shards), str(tmp_path), Budget())
+    expected = fit_preset("auto", str(tiny_shards), [tmp_path], Budget())
     assert (found.preset, found.phases[0].lr) == ("auto", 1e-5)
     assert found.phases[1] == expected.phases[1] and found.reasons["phases.0.lr"].startswith("1e-05, as given")
 

@@ -97,7 +97,7 @@ def test_a_sum_that_cannot_hide_behind_the_backward_pass_is_a_warning() -> None:
 
 def test_auto_is_what_a_run_on_these_shards_begins_with(tmp_path: Path) -> None:
     shards = small_shards(tmp_path / "shards")
-    assert preset_for(AUTO, ShardReader(shards)) == fit_preset(AUTO, str(shards), str(tmp_path / "run"), Budget())
+    assert preset_for(AUTO, ShardReader(shards)) == fit_preset(AUTO, str(shards), [tmp_path / "run"], Budget())
     assert preset_for("smoke", ShardReader(shards)) == SMOKE
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from steel.config import Config, DistillConfig
 from steel.errors import InputError
 from steel.pretrained.encoder import EncoderWeights
+from steel.storage import open_write
 from train.engine.run_folder import RunFolder
 from train.presets import SMOKE
 
@@ -190,7 +192,7 @@ def test_a_start_that_was_killed_at_once_is_no_obstacle(tmp_path: Path) -> None:
 
 
 def test_what_was_being_written_when_a_run_was_killed_goes(tmp_path: Path) -> None:
-    """Else each such end leaves the size of a checkpoint on the disk."""
+    """Else each such end leaves the size of a checkpoint on the disk; what others are writing there stays."""
     code = (
         "import sys, time\nfrom train.presets import SMOKE\nfrom train.engine.run_folder import RunFolder\n"
         "from steel.storage import open_write\nfolder = RunFolder(sys.argv[1])\nfolder.open(SMOKE, 'data', 'auto')\n"
@@ -204,9 +206,15 @@ def test_what_was_being_written_when_a_run_was_killed_goes(tmp_path: Path) -> No
         assert writer.stdout.readline() == b"writing\n"
         writer.kill()
         writer.wait()
-    assert len(list(tmp_path.rglob(".unfinished-*"))) == 2
-    assert RunFolder(tmp_path).open(SMOKE, "data", "auto")
-    assert not list(tmp_path.rglob(".unfinished-*"))
+    left = sorted(tmp_path.rglob(".unfinished-*"))
+    assert len(left) == 2
+    for path in left:
+        os.utime(path, (time.time() - 601, time.time() - 601))
+    with open_write(tmp_path / "model.onnx") as file:  # by another program
+        assert RunFolder(tmp_path).open(SMOKE, "data", "auto")
+        assert not any(path.exists() for path in left)
+        file.write(b"whole")
+    assert (tmp_path / "model.onnx").read_bytes() == b"whole"
     assert (tmp_path / "config.json").exists()
 
 
