@@ -123,6 +123,7 @@ def test_members_to_come_have_the_recipe_of_those_that_are_there(
     assert main([*line, "--budget", "0.5passes", "--fold", "1"]) == 0
     monkeypatch.setattr(fitting, "find_machine_class", lambda: MachineClass("gpu", 4))
     before = tree_digest(tmp_path)
+    recipe_of_smoke = ["--preset", "smoke", "--resume", "never"]
     other = {
         "was started with --budget 0.5passes, now --budget 0.7passes": ["--budget", "0.7passes"],
         r"was started with another configuration \(phases.0.lr was 0.002, now 1e-05\)": ["--phases.0.lr", "1e-5"],
