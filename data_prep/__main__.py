@@ -106,7 +106,7 @@ def _tell(arguments: argparse.Namespace, result: Result) -> None:
     if result.already_finished:
         lines = [f"{out}: already finished, nothing to do"]
         if result.gone:
-            lines.append(f"not compared with its input, which is not there any more: {list_some(result.gone)}")
+            lines.append(f"not compared with what it was made of, as this is not there now: {list_some(result.gone)}")
     elif result.summary is None:
         k, n = arguments.part
         lines = [f"{out}: part {k} of {n} is complete; when all are, run --join {n}"]

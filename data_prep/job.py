@@ -27,7 +27,7 @@ from data_prep.plan import Plan, ShardPlan, make_plan
 from data_prep.rows import ShardRows
 from data_prep.write import ShardTask, write_shard
 from steel import storage
-from steel.errors import InputError, list_some
+from steel.errors import InputError, list_some, told_url
 from steel.images.pixel_format import Depth
 from steel.shards.format import Manifest
 from steel.validation_errors import Issue, ValidationErrors, raise_issues
@@ -106,16 +106,25 @@ def _leave_finished(options: Options) -> Result:
     """A finished folder stays as it is.
 
     Raises:
-        InputError: images, labels or tables have changed since; in a script, corrected labels would else be lost.
+        InputError: names or sizes of images, or labels or tables, have changed since; in a script, corrected labels
+            would else be lost. Or they cannot be read now.
     """
     clear_unfinished(options.out)  # what a run left that was killed after its last step
-    gone = tuple(url for url in options.inputs() if not storage.exists(url))
-    if not gone and Manifest.load(options.out).options.get(INPUT_DIGEST) != make_plan(options).fingerprint:
+    gone = tuple(dict.fromkeys(told_url(url) for url in options.inputs() if not storage.exists(url)))
+    if gone:
+        return Result(0, already_finished=True, gone=gone)
+    try:
+        fingerprint = make_plan(options).fingerprint
+    except InputError as error:
+        raise InputError(
+            f"{options.out}: is finished, but cannot be compared with what it was made of: {error}"
+        ) from error
+    if Manifest.load(options.out).options.get(INPUT_DIGEST) != fingerprint:
         raise InputError(
             f"{options.out}: already holds shards of other images, labels, groups or split: they have changed since, "
             "or another version of this program made it; choose another --out"
         )
-    return Result(0, already_finished=True, gone=gone)
+    return Result(0, already_finished=True)
 
 
 def _resolve_depth(options: Options, plan: Plan, executor: Executor, first: Sequence[ShardPlan]) -> Depth:

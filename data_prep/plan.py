@@ -16,14 +16,13 @@ from steel.errors import InputError, counted
 from steel.images.listing import IMAGE_SUFFIXES, LOSSY_SUFFIXES, ImageRecord
 from steel.labels.labels import Labels
 from steel.labels.load import load_labels
+from steel.labels.yolo import TABLES, folder_of_table
 from steel.shards.tiles import TileGrid
 
 _SAMPLE_OVERHEAD = 8192
 """Bytes that a sample takes beside its image: mask, description, tar headers and padding, generously."""
 _LOSSLESS = 2
 """How many times as large as a JPEG a PNG of the same pixels is, at least."""
-_TABLES = (".yaml", ".yml")
-"""Of YOLO's classes: stands for the folder that it lies in."""
 _READS = 16
 """Label files that are read at once: on a disk of the network each waits."""
 _READS_AHEAD = 4096
@@ -146,7 +145,7 @@ def _fingerprint(options: Options, labels: Labels, sizes: dict[str, int]) -> str
 
 
 def _digest_labels(options: Options, labels: Labels) -> str | list[tuple[str, str]]:
-    """What tells whether labels have changed: a file's hash; of a folder each file but the images, with its hash.
+    """What tells whether labels have changed: a file's hash; of a folder each file that can be labels, with its hash.
 
     Not with its size, which a corrected digit leaves as it is, nor with its time: copies of a folder, on the machines
     that write parts of a job, make the same shards. Masks are small, and other labels have just been read. Of files in
@@ -154,12 +153,17 @@ def _digest_labels(options: Options, labels: Labels) -> str | list[tuple[str, st
     """
     url = options.labels
     if not storage.is_folder(url):
-        if not url.lower().endswith(_TABLES):
+        if not url.lower().endswith(TABLES):
             return storage.digest_file(url)
-        url = url.rpartition("/")[0] or "."
+        url = folder_of_table(url)
     start, root = len(storage.join(options.images, "")), storage.full_path(options.images)
-    images, folder = {root + record.url[start:] for record in labels.images}, storage.full_path(url)
-    files = [file for file in storage.list_files(url) if folder + file.path not in images]
+    images = {root + record.url[start:] for record in labels.images}
+    folder, out = storage.full_path(url), storage.full_path(options.out)
+    files = [
+        file
+        for file in storage.list_files(url, labels.suffixes)
+        if folder + file.path not in images and not (folder + file.path).startswith(out)
+    ]
     if storage.is_remote(url):
         return [(file.path, file.version) for file in files]
     urls, digests = [storage.join(url, file.path) for file in files], list[str]()

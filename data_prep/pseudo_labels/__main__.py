@@ -166,19 +166,16 @@ def _is_finished(out: str, made_with: Mapping[str, Any]) -> bool:
 
 
 def _compare_images(arguments: argparse.Namespace) -> list[str]:
-    """What there is to say of the images that a finished folder was made of.
-
-    Raises:
-        InputError: they have changed since; in a script, new images would else be left out unseen.
-    """
+    """What there is to say of the images that a finished folder was made of. That there are others now is no mistake:
+    a line goes on to make them, and a second round goes on with those that it began with."""
     url = arguments.unlabelled
     if not storage.exists(url):
-        return [f"not compared with its images, which are not there any more: {told_url(url)}"]
+        return []
     records = list_images(url, tiff_pages=arguments.tiff_pages)
     said = pseudo_rounds(Manifest.load(arguments.out))[-1]
-    if said.get(IMAGES_DIGEST) not in (None, _digest_images(url, records)):
-        raise InputError(f"{arguments.out}: already holds other images: {url} has changed since; choose another --out")
-    return []
+    if said.get(IMAGES_DIGEST) in (None, _digest_images(url, records)):
+        return []
+    return [f"{told_url(url)} holds other images now; for these, give another --out"]
 
 
 def _digest_images(folder: str, records: Sequence[ImageRecord]) -> str:

@@ -23,6 +23,8 @@ class Labels:
     source: MaskSource
     left_out: tuple[str, ...] = ()
     """What was left out at the user's word, a line a kind."""
+    suffixes: tuple[str, ...] | None = None
+    """Of the files in a folder that can be labels; None for all."""
 
     @property
     def ignore(self) -> bool:

@@ -4,7 +4,7 @@ import os
 
 from steel import storage
 from steel.errors import InputError
-from steel.images.listing import image_stem, lies_in, list_images
+from steel.images.listing import IMAGE_SUFFIXES, image_stem, lies_in, list_images
 from steel.labels.classes import MAX_CLASSES
 from steel.labels.formats import FORMATS
 from steel.labels.image_index import ImageIndex
@@ -45,7 +45,8 @@ def load_labels(
     if len(found.classes) + found.source.ignore > MAX_CLASSES:
         limit = f"at most {MAX_CLASSES - 1} classes are possible then"
         raise InputError(f"{len(found.classes)} classes and ignored pixels: {limit}")
-    return Labels(found.classes.names, records, found.source, found.left_out)
+    suffixes = IMAGE_SUFFIXES if FORMATS[name].is_pixels else FORMATS[name].suffixes or None
+    return Labels(found.classes.names, records, found.source, found.left_out, suffixes)
 
 
 def _choose_format(wanted: str, place: Place, images: ImageIndex) -> str:

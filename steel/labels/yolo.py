@@ -24,14 +24,14 @@ from steel.labels.polygon import trace_polygons
 from steel.labels.shape_collector import ShapeCollector
 from steel.labels.shapes import SLACK, Polygon, polygon_of
 
-_TABLES = (".yaml", ".yml")
+TABLES = (".yaml", ".yml")
 _LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt", "README.dataset.txt", "README.roboflow.txt")
 """Text files of such data sets that are no labels."""
 
 
 def looks_like_yolo(place: Place, images: ImageIndex) -> bool:
     """Whether there is a table of classes, or a text file that is named as an image."""
-    if place.ending(*_TABLES):
+    if place.ending(*TABLES):
         return True
     texts = [file.path for file in place.files if file.path.lower().endswith(".txt")]
     stems = {_plain_stem(image_id, "images") for image_id in images.image_ids}
@@ -39,6 +39,11 @@ def looks_like_yolo(place: Place, images: ImageIndex) -> bool:
         return True
     in_any_case = LabelOptions(any_case=True)
     return any(images.of_file_name(path, in_any_case, "labels").image_id is not None for path in texts)
+
+
+def folder_of_table(url: str) -> str:
+    """Where a table of classes lies: it stands for all below."""
+    return url.rpartition("/")[0] or ("/" if url.startswith("/") else ".")
 
 
 def read_yolo(place: Place, images: ImageIndex, options: LabelOptions) -> FoundLabels:
@@ -55,7 +60,7 @@ def read_yolo(place: Place, images: ImageIndex, options: LabelOptions) -> FoundL
     """
     names = _read_names(place, options)
     if place.is_file:
-        place = look_at(place.url.rpartition("/")[0] or ".", "")
+        place = look_at(folder_of_table(place.url), "")
     collector = ShapeCollector(place.url, images, options)
     image_of = {_plain_stem(image_id, "images"): image_id for image_id in images.image_ids}
     for path, data in read_all(place, ".txt"):
@@ -115,7 +120,7 @@ def _parse(line: str) -> tuple[int, Polygon]:
 
 def _read_names(place: Place, options: LabelOptions) -> dict[int, str]:
     """The name of each number, from the table of a data set or the user."""
-    urls = place.ending(*_TABLES) + [url for url in place.ending(".txt") if url.endswith("/classes.txt")]
+    urls = place.ending(*TABLES) + [url for url in place.ending(".txt") if url.endswith("/classes.txt")]
     folder = place.url.rstrip("/")
     for _ in range(0 if place.is_file else 2):
         folder = folder.rpartition("/")[0] or ("." if "/" not in folder else "/")
@@ -136,7 +141,7 @@ def _names_in(url: str) -> dict[int, str] | None:
     """The names in a table; None when it has none."""
     try:
         text = storage.read_bytes(url).decode("utf-8-sig")
-        if not url.endswith(_TABLES):
+        if not url.endswith(TABLES):
             return dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

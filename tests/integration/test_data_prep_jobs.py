@@ -5,6 +5,8 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from data_prep.__main__ import main
@@ -184,8 +186,50 @@ def test_a_finished_folder_does_without_its_input(
     assert main(arguments(own_folder, out)) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{out}: already finished, nothing to do",
-        f"not compared with its input, which is not there any more: {own_folder / 'images'}",
+        f"not compared with what it was made of, as this is not there now: {own_folder / 'images'}",
     ]
+    (own_folder / "images").mkdir()  # of a disk that is not mounted, say
+    assert main(arguments(own_folder, out)) == 2
+    told = f"error: {out}: is finished, but cannot be compared with what it was made of: {own_folder / 'images'}"
+    assert last_line(capsys).startswith(told)
+
+
+@pytest.mark.parametrize("labels", ["one", "one/data.yaml"])
+def test_what_is_no_label_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], labels: str) -> None:
+    """Beside YOLO's texts and its table: the shards, while they are made too, a run, what a desktop leaves."""
+    one = tmp_path / "one"
+    write_images(one, NUM_IMAGES)
+    (one / "train.csv").unlink()
+    for image in sorted((one / "images").rglob("*.jpg")):
+        image.with_suffix(".txt").write_text("0 0.1 0.1 0.6 0.1 0.6 0.6\n")
+    (one / "data.yaml").write_text("names: [pit]\n")
+    line = arguments(one, one / "shards", labels=tmp_path / labels)
+    for more in (["--part", "1/2"], ["--part", "2/2"], ["--join", "2"]):
+        assert main([*line, *more]) == 0
+    (one / "run").mkdir()
+    for name in ("run/model.safetensors", "Thumbs.db", "notes.md"):
+        (one / name).write_text("other")
+    capsys.readouterr()
+    assert main(line) == 0
+    assert capsys.readouterr().out == f"{one / 'shards'}: already finished, nothing to do\n"
+    (one / "images" / image_name(0)).with_suffix(".txt").write_text("0 0.1 0.1 0.7 0.1 0.6 0.6\n")
+    assert main(line) == 2
+
+
+def test_what_is_no_mask_changes_nothing(tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    write_images(one, 6)
+    masks = one / "masks"
+    for number in range(6):
+        mask = masks / Path(image_name(number)).with_suffix(".png")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(mask), np.full((HEIGHT, WIDTH), number % 2, np.uint8))
+    line = [*arguments(one, masks / "shards", labels=masks), "--class-names", "pit"]
+    assert main(line) == 0
+    (masks / "Thumbs.db").write_text("other")
+    assert main(line) == 0
+    cv2.imwrite(str((masks / image_name(0)).with_suffix(".png")), np.ones((HEIGHT, WIDTH), np.uint8))
+    assert main(line) == 2
 
 
 @pytest.mark.parametrize("options", [{"workers": 3, "executor": "thread"}, {"workers": 2, "executor": "process"}])
