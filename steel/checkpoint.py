@@ -190,7 +190,7 @@ def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None
             if mine != theirs:
                 what = attribute.replace("_", " ")
                 raise InputError(
-                    f"{name}: differs from {names[0]} in {what} ({_brief(mine)}, not {_brief(theirs)}); "
+                    f"{name}: differs from {names[0]} in {what} ({_told_apart(mine, theirs)}); "
                     "an ensemble takes checkpoints of one network for one task"
                 )
     train, tuning, test = ([set(c.folds.get(role, ())) for c in checkpoints] for role in ("train", "tuning", "test"))
@@ -248,8 +248,15 @@ def _plain_decision(checkpoint: Checkpoint) -> dict[str, Any] | None:
     return None if checkpoint.decision is None else checkpoint.decision.to_dict()
 
 
-def _brief(value: Any) -> str:
-    return f"{value.architecture} on {value.encoder}" if isinstance(value, NetworkConfig) else str(value)
+def _told_apart(mine: Any, theirs: Any) -> str:
+    """What one value is and not the other; of networks that have the same name, the settings in which they differ."""
+    if not isinstance(mine, NetworkConfig):
+        return f"{mine}, not {theirs}"
+    names = [f"{network.architecture} on {network.encoder}" for network in (mine, theirs)]
+    if names[0] != names[1]:
+        return f"{names[0]}, not {names[1]}"
+    pairs = {each.name: (getattr(mine, each.name), getattr(theirs, each.name)) for each in dataclasses.fields(mine)}
+    return "; ".join(f"{name.replace('_', ' ')} {a}, not {b}" for name, (a, b) in pairs.items() if a != b)
 
 
 def _contradiction(checkpoint: Checkpoint) -> str | None:

@@ -313,6 +313,10 @@ def test_stacking_is_careful_about_folds_and_decisions():
             {"network": dataclasses.replace(NETWORK, encoder="resnet18")},
             "network .*Unet on resnet18, not Unet on tu-test",
         ),
+        (
+            {"network": dataclasses.replace(NETWORK, decoder_channels=(16, 8))},
+            r"in network \(decoder channels \(16, 8\), not ",
+        ),
         ({"mean": (0.5,)}, "mean"),
         ({"input_size": None}, "input size"),
         ({"depth": Depth("8-bit")}, "depth"),
