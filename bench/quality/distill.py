@@ -70,15 +70,20 @@ def _about(sides: Sides, seeds: Sequence[int]) -> str:
         f"weights and a decoder of {'-'.join(map(str, DECODER))} channels, `--preset auto`. The ensemble has "
         f"{len(seeds)} networks, those trained alone; a student has one, and half of its loss is told from the "
         f"ensemble. Seeds {', '.join(map(str, seeds))}. Scores in percent, of the test images; processor seconds are "
-        "of one thread."
+        "of one thread. The one ensemble is held against the network of each seed."
     )
 
 
 def _gains(judged: Judged, num: int) -> list[str]:
-    lines = ["| student over | measure | points | 95 % over seeds | 95 % over test images |", "|---|---|---|---|---|"]
+    lines = ["| | measure | points | 95 % over seeds | 95 % over test images |", "|---|---|---|---|---|"]
     for how, sides in judged.items():
-        against = {AUTO: sides[AUTO], ENSEMBLE: list(sides[ENSEMBLE]) * num}
-        for side, outcomes in against.items():
+        alone, students, together = sides[AUTO], sides[STUDENT], list(sides[ENSEMBLE]) * num
+        pairs = {
+            f"{STUDENT} over {AUTO}": (students, alone),
+            f"{STUDENT} over {ENSEMBLE}": (students, together),
+            f"{ENSEMBLE} over {AUTO}": (together, alone),
+        }
+        for names, (ours, theirs) in pairs.items():
             for name, measure in MEASURES.items():
-                lines.append(f"| {side}, {how} | {name} | {gain(sides[STUDENT], outcomes, measure).text()} |")
+                lines.append(f"| {names}, {how} | {name} | {gain(ours, theirs, measure).text()} |")
     return lines
