@@ -10,10 +10,19 @@ import numpy as np
 
 from bench.quality.choice import DEVELOPMENT
 from bench.quality.neu import make_shards
-from bench.quality.pretrained import AUTO, PLAIN, RATES, SETS, Sides
+from bench.quality.pretrained import AUTO, SETS, Sides
 from bench.quality.seeds import Gain, Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
-from bench.quality.trial import TEST, VALIDATION, Trial, at_one_half, both_phases, folder_name, raw, tuned
-from steel.gates import GATES
+from bench.quality.trial import (
+    TEST,
+    VALIDATION,
+    Trial,
+    at_one_half,
+    both_phases,
+    folder_name,
+    raw,
+    trained_at,
+    tuned,
+)
 from steel.metrics.scores import Outcome
 from steel.shards.reader import ShardReader
 
@@ -116,7 +125,7 @@ def run(
     variants: Sequence[str],
     once: Sequence[str] = (),
 ) -> str:
-    """Train the variants and the plain loop; the section of the report as Markdown.
+    """Train the variants; the section of the report as Markdown.
 
     Args:
         source: NEU-Seg.
@@ -129,17 +138,15 @@ def run(
     """
     data, of_set = make_shards(source, work, development=DEVELOPMENT), SETS["pretrained-neu"]
     sides = Sides(data, work, str(weights.absolute()), passes or of_set.passes, of_set)
-    scores = sides.rate_scores(seeds[0])
-    best = max(RATES, key=scores.__getitem__)
     trials = train_variants(sides, seeds, variants, once)
-    trials = {AUTO: trials.pop(AUTO), PLAIN: [sides.plain(seed, best) for seed in seeds], **trials}
     left_out = [name for name in VARIANTS if name not in trials]
     return "\n".join(
         [
             f"{DEVELOPMENT[1]} images train and {DEVELOPMENT[0]} others stand in for the test images, which have no "
-            f"part in this; network, weights and sides as on hot-rolled steel above, {sides.passes} passes; seeds "
+            f"part in this; network and weights as on hot-rolled steel above, {sides.passes} passes; seeds "
             f"{', '.join(map(str, seeds))}, or the first, which is compared with `auto`'s first. IoU and Dice in "
-            "percent." + (f" Not measured: {'; '.join(left_out)}." if left_out else ""),
+            f"percent. {trained_at([trial for those in trials.values() for trial in those])}"
+            + (f" Not measured: {'; '.join(left_out)}." if left_out else ""),
             "",
             *against_auto(trials, data),
         ]
@@ -222,11 +229,10 @@ def against_auto(trials: Mapping[str, Sequence[Trial]], data: Path) -> list[str]
     """
     half, after = {}, {}
     for name, those in trials.items():
-        gates = ("none",) if name == PLAIN else tuple(GATES)
         for last in (False, True)[: 1 + (name in AVERAGES)]:
             words = f"{name}: itself, not what was shipped" if last else name
             half[words] = [raw(trial, data, last=last) for trial in those]
-            after[words] = [tuned(trial, data, gates, last=last) for trial in those]
+            after[words] = [tuned(trial, data, last=last) for trial in those]
     return tables(
         {
             "mean IoU, threshold 0.5": (half, miou),

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.quality.neu import make_shards
 from bench.quality.pretrained import AUTO, DECODER, ENCODER, MEASURES, SETS, Judged, Sides, score_rows
 from bench.quality.seeds import gain
-from bench.quality.trial import Trial, raw, tuned
+from bench.quality.trial import Trial, raw, trained_at, tuned
 from steel.cli import main as steel
 from steel.inference.load import digest_source
 
@@ -45,7 +45,8 @@ def run(source: Path, weights: Path, work: Path, *, passes: int | None, seeds: S
         how: {side: [rule(trial, data) for trial in those] for side, those in trials.items()}
         for how, rule in RULES.items()
     }
-    return "\n".join([_about(sides, seeds), "", *score_rows(trials, judged), "", *_gains(judged, len(seeds))])
+    about = f"{_about(sides, seeds)} {trained_at([*alone, *students])}"
+    return "\n".join([about, "", *score_rows(trials, judged), "", *_gains(judged, len(seeds))])
 
 
 def _pack(members: Sequence[Trial], folder: Path) -> Trial:
