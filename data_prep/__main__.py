@@ -20,7 +20,7 @@ from data_prep.executors import open_executor
 from data_prep.job import Result, join_job, run_job
 from data_prep.options import Options
 from steel.commands.common import Parser
-from steel.errors import list_some, run_program, told_url
+from steel.errors import run_program, told_url
 from steel.extensions import load_extensions
 from steel.labels.arguments import add_label_arguments, label_options_from
 from steel.option_values import positive, whole
@@ -105,8 +105,8 @@ def _tell(arguments: argparse.Namespace, result: Result) -> None:
     out = told_url(arguments.out)
     if result.already_finished:
         lines = [f"{out}: already finished, nothing to do"]
-        if result.gone:
-            lines.append(f"not compared with what it was made of, as this is not there now: {list_some(result.gone)}")
+        if result.not_compared:
+            lines.append(f"not compared with what it was made of: {result.not_compared}")
     elif result.summary is None:
         k, n = arguments.part
         lines = [f"{out}: part {k} of {n} is complete; when all are, run --join {n}"]

@@ -23,7 +23,7 @@ from data_prep.folder import (
 )
 from data_prep.manifest import Summary, draft_manifest, write_manifest
 from data_prep.options import Options
-from data_prep.plan import Plan, ShardPlan, make_plan
+from data_prep.plan import Plan, ShardPlan, are_comparable, make_plan
 from data_prep.rows import ShardRows
 from data_prep.write import ShardTask, write_shard
 from steel import storage
@@ -45,8 +45,8 @@ class Result:
     summary: Summary | None = None
     """Of the finished set; None after a part of a job."""
     already_finished: bool = False
-    gone: tuple[str, ...] = ()
-    """Input of a finished job that is not there any more, so that nothing tells whether it has changed."""
+    not_compared: str = ""
+    """Why nothing tells whether the input of a finished job has changed."""
     restarted: bool = False
     """An earlier, unfinished run had other images or labels; what it had written was discarded."""
     left_out: tuple[str, ...] = ()
@@ -110,19 +110,22 @@ def _leave_finished(options: Options) -> Result:
             would else be lost. Or they cannot be read now.
     """
     clear_unfinished(options.out)  # what a run left that was killed after its last step
-    gone = tuple(dict.fromkeys(told_url(url) for url in options.inputs() if not storage.exists(url)))
+    gone = list(dict.fromkeys(told_url(url) for url in options.inputs() if not storage.exists(url)))
     if gone:
-        return Result(0, already_finished=True, gone=gone)
+        return Result(0, already_finished=True, not_compared=f"this is not there now: {list_some(gone)}")
     try:
         fingerprint = make_plan(options).fingerprint
     except InputError as error:
         raise InputError(
             f"{options.out}: is finished, but cannot be compared with what it was made of: {error}"
         ) from error
-    if Manifest.load(options.out).options.get(INPUT_DIGEST) != fingerprint:
+    made_of = Manifest.load(options.out).options.get(INPUT_DIGEST, "")
+    if not are_comparable(made_of, fingerprint):
+        return Result(0, already_finished=True, not_compared="another version of this program made it")
+    if made_of != fingerprint:
         raise InputError(
-            f"{options.out}: already holds shards of other images, labels, groups or split: they have changed since, "
-            "or another version of this program made it; choose another --out"
+            f"{options.out}: already holds shards of other images, labels, groups or split: they have changed since; "
+            "choose another --out"
         )
     return Result(0, already_finished=True)
 

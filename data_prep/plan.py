@@ -23,6 +23,8 @@ _SAMPLE_OVERHEAD = 8192
 """Bytes that a sample takes beside its image: mask, description, tar headers and padding, generously."""
 _LOSSLESS = 2
 """How many times as large as a JPEG a PNG of the same pixels is, at least."""
+_FINGERPRINT_VERSION = 2
+"""Another number where other things make a fingerprint."""
 _READS = 16
 """Label files that are read at once: on a disk of the network each waits."""
 _READS_AHEAD = 4096
@@ -141,7 +143,12 @@ def _fingerprint(options: Options, labels: Labels, sizes: dict[str, int]) -> str
         "split_file": None if split_file is None else storage.digest_file(split_file),
         "groups_file": None if groups_file is None else storage.digest_file(groups_file),
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return f"{_FINGERPRINT_VERSION}-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}"
+
+
+def are_comparable(one: str, other: str) -> bool:
+    """Whether two fingerprints are of the same things; else that they differ says nothing."""
+    return one.partition("-")[0] == other.partition("-")[0]
 
 
 def _digest_labels(options: Options, labels: Labels) -> str | list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Sharding as a job: mistakes are told in one line, and workers, parts and doing it again do not change a byte."""
 
+import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -186,12 +187,29 @@ def test_a_finished_folder_does_without_its_input(
     assert main(arguments(own_folder, out)) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{out}: already finished, nothing to do",
-        f"not compared with what it was made of, as this is not there now: {own_folder / 'images'}",
+        f"not compared with what it was made of: this is not there now: {own_folder / 'images'}",
     ]
     (own_folder / "images").mkdir()  # of a disk that is not mounted, say
     assert main(arguments(own_folder, out)) == 2
     told = f"error: {out}: is finished, but cannot be compared with what it was made of: {own_folder / 'images'}"
     assert last_line(capsys).startswith(told)
+
+
+def test_shards_of_another_version_are_not_taken_for_those_of_other_input(
+    own_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(own_folder, out)) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    for made_of in ("0" * 64, None):  # as it was before it had a number; as nothing
+        manifest["options"]["input_sha256"] = made_of
+        if made_of is None:
+            del manifest["options"]["input_sha256"]
+        (out / "manifest.json").write_text(json.dumps(manifest))
+        capsys.readouterr()
+        assert main(arguments(own_folder, out)) == 0
+        told = "not compared with what it was made of: another version of this program made it"
+        assert capsys.readouterr().out.splitlines()[1] == told
 
 
 @pytest.mark.parametrize("labels", ["one", "one/data.yaml"])
