@@ -36,14 +36,18 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("shards") / "shards", images, MASKS, num_classes=2, folds=3)
 
 
+@pytest.fixture
+def quick(fresh_accelerate: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    quicken(monkeypatch)
+
+
 def attempt_of(folder: Path) -> int:
     return json.loads((folder / "status.json").read_text())["attempt"]
 
 
-@pytest.mark.usefixtures("fresh_accelerate")
-def test_members_one_by_one_and_joined(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-    quicken(monkeypatch)
+@pytest.mark.usefixtures("quick")
+def test_members_one_by_one_and_joined(shards: Path, tmp_path: Path) -> None:
     line = [*OPTIONS, "--data", str(shards), "--out", str(tmp_path)]
     with pytest.raises(InputError, match=r"--fold 3: not a fold to train a member for; there are 0, 1, 2"):
         main([*line, "--fold", "3"])
@@ -111,13 +115,11 @@ def config_of(folder: Path) -> tuple[dict[str, Any], str]:
     return values["config"], values["budget"]
 
 
-@pytest.mark.usefixtures("fresh_accelerate")
+@pytest.mark.usefixtures("quick")
 def test_members_to_come_have_the_recipe_of_those_that_are_there(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Made on another machine, of another length; else the members would be of several recipes, or be refused."""
-    torch.set_num_threads(1)
-    quicken(monkeypatch)
     line = [*AUTO, "--data", str(shards), "--out", str(tmp_path)]
     monkeypatch.setattr(fitting, "find_machine_class", lambda: MachineClass("cpu", 80))
     assert main([*line, "--budget", "0.5passes", "--fold", "1"]) == 0
@@ -149,13 +151,11 @@ def test_members_to_come_have_the_recipe_of_those_that_are_there(
     assert main([*line, "--budget", "0.5passes"]) == 0  # as it was begun
 
 
-@pytest.mark.usefixtures("fresh_accelerate")
+@pytest.mark.usefixtures("quick")
 def test_members_that_were_begun_side_by_side_go_on_with_their_own_recipes(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As tasks of an array on several machines: none knew of the others when it made its own."""
-    torch.set_num_threads(1)
-    quicken(monkeypatch)
     line = [*AUTO, "--data", str(shards), "--budget", "0.5passes", "--out"]
     for fold, memory in ((0, 80), (1, 4)):
         monkeypatch.setattr(fitting, "find_machine_class", lambda memory=memory: MachineClass("cpu", memory))

@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import torch
 
-from bench.quality import fold_ensemble, neu, pretrained
+from bench.quality import fold_ensemble, neu
 from steel.checkpoint import load_checkpoint
-from steel.config import NetworkConfig
-from steel.model.network import UnifiedModel
 from tests.shard_folder import defect_mask, make_shards, steel_image
+from tests.tiny_pretrained import make_tiny
 
 
 def test_every_image_that_does_not_test_is_in_one_of_the_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,9 +32,6 @@ def test_every_image_that_does_not_test_is_in_one_of_the_folds(tmp_path: Path, m
 def test_the_ensemble_is_of_a_network_for_each_fold_and_judged_on_the_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, decoder = "tu-test_resnet", (8, 8, 8, 8, 8)
-    monkeypatch.setattr(pretrained, "ENCODER", encoder)
-    monkeypatch.setattr(pretrained, "DECODER", decoder)
     images = [steel_image(n, 64, 64) for n in range(30)]
     masks = [defect_mask(n, 64, 64, num_classes=2) for n in range(30)]
     alone, folds = (
@@ -45,9 +40,7 @@ def test_the_ensemble_is_of_a_network_for_each_fold_and_judged_on_the_test(
     )
     monkeypatch.setattr(fold_ensemble, "make_shards", lambda source, work: alone)
     monkeypatch.setattr(fold_ensemble, "make_folds", lambda source, work, number: folds)
-    torch.manual_seed(1)
-    weights = tmp_path / "weights.pth"
-    torch.save(UnifiedModel(NetworkConfig("Unet", encoder, 2, 1, decoder)).encoder.state_dict(), weights)
+    weights = make_tiny(tmp_path, monkeypatch)
 
     def run() -> str:
         return fold_ensemble.run(tmp_path, weights, tmp_path / "work", passes=2, seeds=(0,))

@@ -15,11 +15,10 @@ from bench.quality import auto_choice, cascade, clean, neu, pretrained, question
 from bench.quality.bsdata import deal
 from bench.quality.pretrained import RATES, SETS
 from steel.checkpoint import load_checkpoint
-from steel.config import NetworkConfig
 from steel.errors import InputError
 from steel.metrics.scores import Outcome
-from steel.model.network import UnifiedModel
 from tests.shard_folder import defect_mask, make_shards, steel_image
+from tests.tiny_pretrained import make_tiny
 from train.arguments import parse_fit
 
 
@@ -172,16 +171,11 @@ def test_all_strips_are_rendered_where_all_are_asked_for(tmp_path: Path, monkeyp
 def test_all_sides_are_trained_from_the_same_weights_and_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, decoder = "tu-test_resnet", (8, 8, 8, 8, 8)
-    monkeypatch.setattr(pretrained, "ENCODER", encoder)
-    monkeypatch.setattr(pretrained, "DECODER", decoder)
     images = [steel_image(n, 64, 64) for n in range(36)]
     masks = [defect_mask(n, 64, 64, num_classes=2) for n in range(36)]
     data = make_shards(tmp_path / "shards", images, masks, num_classes=2, folds=3)
-    torch.manual_seed(1)
-    weights = tmp_path / "weights.pth"
-    first = UnifiedModel(NetworkConfig("Unet", encoder, 2, 1, decoder)).encoder.state_dict()
-    torch.save(first, weights)
+    weights = make_tiny(tmp_path, monkeypatch)
+    first = torch.load(weights)
     tiny = replace(SETS["pretrained-neu"], crop=(32, 32), plain_crop=(32, 32), batch_size=4)
     monkeypatch.setitem(pretrained.SETS, "tiny", tiny)
 

@@ -6,13 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from bench.quality import neu, pretrained, pseudo
-from steel.config import NetworkConfig
-from steel.model.network import UnifiedModel
+from bench.quality import neu, pseudo
 from steel.shards.format import Manifest
 from tests.shard_folder import make_shards, steel_image
+from tests.tiny_pretrained import make_tiny
 
 
 def test_no_image_that_is_judged_is_among_those_without_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,9 +33,6 @@ def thick(number: int) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_teacher_control_and_student_are_trained_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder, decoder = "tu-test_resnet", (8, 8, 8, 8, 8)
-    monkeypatch.setattr(pretrained, "ENCODER", encoder)
-    monkeypatch.setattr(pretrained, "DECODER", decoder)
     data = make_shards(
         tmp_path / "shards",
         [steel_image(n, 64, 64) for n in range(30)],
@@ -51,9 +46,7 @@ def test_teacher_control_and_student_are_trained_and_judged(tmp_path: Path, monk
         cv2.imwrite(str(others / f"{number}.png"), steel_image(100 + number, 64, 64))
     monkeypatch.setattr(pseudo, "make_shards", lambda source, work, num_train: data)
     monkeypatch.setattr(pseudo, "copy_unlabelled", lambda source, work, num_train: others)
-    torch.manual_seed(1)
-    weights = tmp_path / "weights.pth"
-    torch.save(UnifiedModel(NetworkConfig("Unet", encoder, 2, 1, decoder)).encoder.state_dict(), weights)
+    weights = make_tiny(tmp_path, monkeypatch)
 
     def run() -> str:
         return pseudo.run(tmp_path, weights, tmp_path / "work", seeds=(0,), passes=4, size=10)

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,20 +154,30 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
         RunFolder(tmp_path).open(SMOKE, "data", "auto")
 
 
+@contextmanager
+def run_of_another_process(root: Path, then: str = "wait()") -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has opened the run folder and done more, in which `wait()` waits; killed at the end."""
+    code = (
+        "import sys, time\nfrom steel.storage import open_write\nfrom train.engine.run_folder import RunFolder\n"
+        "from train.presets import SMOKE\nfolder = RunFolder(sys.argv[1])\nfolder.open(SMOKE, 'data', 'auto')\n"
+        f"def wait():\n    print('there', flush=True)\n    time.sleep(60)\n{then}"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, cwd=os.getcwd())
+    assert other.stdout is not None
+    with other.stdout:
+        assert other.stdout.readline() == b"there\n"
+        yield other
+        other.kill()
+        other.wait()
+
+
 def test_a_live_run_is_refused_and_a_killed_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.engine.run_folder._CLAIM_S", 0.2)
-    code = (
-        "import sys, time\nfrom train.presets import SMOKE\nfrom train.engine.run_folder import RunFolder\n"
-        "folder = RunFolder(sys.argv[1])\nfolder.open(SMOKE, 'data', 'auto')\nprint('held', flush=True)\ntime.sleep(60)"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=os.getcwd())
-    assert holder.stdout is not None
-    with holder.stdout:
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(InputError, match=f"live run \\(pid {holder.pid}"):
-            RunFolder(tmp_path).open(SMOKE, "data", "auto")
-        holder.kill()
-        holder.wait()
+    with (
+        run_of_another_process(tmp_path) as holder,
+        pytest.raises(InputError, match=f"live run \\(pid {holder.pid}"),
+    ):
+        RunFolder(tmp_path).open(SMOKE, "data", "auto")
     assert RunFolder(tmp_path).open(SMOKE, "data", "auto")
 
 
@@ -193,19 +204,12 @@ def test_a_start_that_was_killed_at_once_is_no_obstacle(tmp_path: Path) -> None:
 
 def test_what_was_being_written_when_a_run_was_killed_goes(tmp_path: Path) -> None:
     """Else each such end leaves the size of a checkpoint on the disk; what others are writing there stays."""
-    code = (
-        "import sys, time\nfrom train.presets import SMOKE\nfrom train.engine.run_folder import RunFolder\n"
-        "from steel.storage import open_write\nfolder = RunFolder(sys.argv[1])\nfolder.open(SMOKE, 'data', 'auto')\n"
+    writing = (
         "folder.top_checkpoints.mkdir()\n"
-        "with open_write(folder.checkpoint) as one, open_write(folder.top_checkpoints / 'best') as other:\n"
-        "    print('writing', flush=True)\n    time.sleep(60)"
+        "with open_write(folder.checkpoint) as one, open_write(folder.top_checkpoints / 'best') as other:\n    wait()"
     )
-    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=os.getcwd())
-    assert writer.stdout is not None
-    with writer.stdout:
-        assert writer.stdout.readline() == b"writing\n"
-        writer.kill()
-        writer.wait()
+    with run_of_another_process(tmp_path, writing):
+        pass
     left = sorted(tmp_path.rglob(".unfinished-*"))
     assert len(left) == 2
     for path in left:
