@@ -63,11 +63,15 @@ class FitArguments:
         return True
 
 
+def _itself(out: Path) -> list[Path]:
+    return [out]
+
+
 def parse_fit(
     program: str,
     argv: Sequence[str] | None = None,
     more: Mapping[str, str] | None = None,
-    runs_in: Callable[[Path], Sequence[Path]] = lambda out: [out],
+    runs_in: Callable[[Path], Sequence[Path]] = _itself,
 ) -> FitArguments:
     """Parse `--preset NAME --data SHARDS --out RUN [--group.field value ...]`.
 
@@ -112,7 +116,7 @@ def _parse_fit(
     program: str,
     argv: Sequence[str] | None,
     more: Mapping[str, str] | None = None,
-    runs_in: Callable[[Path], Sequence[Path]] = lambda out: [out],
+    runs_in: Callable[[Path], Sequence[Path]] = _itself,
     reader: ShardReader | None = None,
 ) -> FitArguments:
     parser = Parser(

@@ -75,7 +75,7 @@ def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: 
     if len(folds) < 2:
         raise InputError(f"--data {arguments.data}: cross-validation needs at least two folds; see data_prep --folds")
     to_train = [] if join else folds if only is None else [only]
-    arguments = runtime.on_main(lambda: _with_their_budget(arguments, to_train, test))
+    arguments = runtime.on_main(lambda: _as_members_began(arguments, to_train, test))
     for fold in to_train:
         member = _member(arguments, fold, test)
         logger.info("== member of fold %d: %s", fold, member.out)
@@ -93,11 +93,9 @@ def _member(arguments: FitArguments, fold: int, test: Sequence[int]) -> FitArgum
     return replace(arguments, out=str(member_folder(arguments.out, fold)), config=config)
 
 
-def _with_their_budget(arguments: FitArguments, to_train: Sequence[int], test: Sequence[int]) -> FitArguments:
-    """`arguments` with what `--budget` said of the members that are there, where it says nothing now.
-
-    Members that are to go on must be of the same command, and new ones of the command of one that is there: what is
-    refused is so before any is trained.
+def _as_members_began(arguments: FitArguments, to_train: Sequence[int], test: Sequence[int]) -> FitArguments:
+    """`arguments`, seen to be those of the members that are there before any is trained: of all that are to go on and,
+    for new ones, of the first. Where `--budget` says nothing now, it is what it said then.
 
     Raises:
         InputError: they are of another configuration, data set or budget.

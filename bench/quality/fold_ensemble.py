@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.quality.neu import make_folds, make_shards
-from bench.quality.pretrained import AUTO, MEASURES, SETS, Sides, score_rows
+from bench.quality.pretrained import AUTO, HALF, MEASURES, SETS, Sides, score_rows
 from bench.quality.seeds import gain
 from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, raw, tuned
 from steel.checkpoint import load_checkpoint
@@ -23,7 +23,7 @@ from train.engine.run_folder import member_folder
 OF_SET = SETS["pretrained-neu"]
 FOLDS = 4
 ENSEMBLE, MEMBER = "ensemble by folds", "its first network"
-HALF, TUNED = "threshold 0.5", "threshold tuning and TTA"
+TUNED = "threshold tuning and TTA"
 
 
 def run(source: Path, weights: Path, work: Path, *, passes: int | None, seeds: Sequence[int]) -> str:
