@@ -156,10 +156,9 @@ def test_training_does_not_wait_for_a_drawing_that_hangs(
 
 
 HANGING = """
-import sys, time
+import os, sys, time
 from train.engine import draw_curves
-from steel import storage
-storage.os.fsync = lambda handle: time.sleep(600)
+os.fsync = lambda handle: time.sleep(600)
 draw_curves.main(*sys.argv[3:])
 """
 

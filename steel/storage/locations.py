@@ -1,0 +1,45 @@
+"""How places are written: a path, or the URL of a store. No file is opened here."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from steel.errors import InputError
+
+
+def is_remote(url: str | os.PathLike[str]) -> bool:
+    """Whether `url` names another store than the local file system."""
+    text = os.fspath(url)
+    return "://" in text and not text.startswith(("file://", "local://"))
+
+
+def local_path(url: str | os.PathLike[str]) -> Path:
+    """The path of a local location, with or without `file://`."""
+    text = os.fspath(url)
+    assert not is_remote(text), text
+    return Path(text.split("://", 1)[1] if "://" in text else text)
+
+
+def full_path(url: str) -> str:
+    """The one way to write a path or URL, links resolved, with a slash at its end. Links in a circle stay as they are:
+    whoever opens them is told."""
+    return (url if is_remote(url) else os.path.realpath(local_path(url))).rstrip("/") + "/"
+
+
+def check_apart(inputs: Iterable[str | None], outputs: Iterable[str | None]) -> None:
+    """Refuse outputs that would replace an input or each other, however their paths are written; None is no file.
+
+    Raises:
+        InputError: names the first such output.
+    """
+    taken = {full_path(path): "read" for path in inputs if path is not None}
+    for path in filter(None, outputs):
+        if full_path(path) in taken:
+            raise InputError(f"{path}: {taken[full_path(path)]} by the same command; give this output another name")
+        taken[full_path(path)] = "written"
+
+
+def join(url: str | os.PathLike[str], *names: str) -> str:
+    """`url/name/...` for paths and URLs alike; "" is the current folder, as in `pathlib`."""
+    base = os.fspath(url)
+    return "/".join([base.rstrip("/"), *names] if base else names)
