@@ -50,9 +50,11 @@ SEVERSTAL = Config(
 
 Micro-batches of 8 leave a step's batch of 64 to up to eight GPUs. The rates are those that go with it, by the square
 root of the batch from 1e-3 at 16: on rendered strips, in micro-batches of 8 at equal passes, batches of 64 at the rates
-of 16 were 4.6 points of mean IoU worse than of 16 after 321 steps, and at these 0.9, which may be chance; after 102
-steps they were 3.4 worse at these (`batches` in `bench/quality.md`, one seed, EfficientNet-Lite0). Few steps want small
-batches, which is why `auto` halves them. Thousands of steps, and ResNet-34, have not been compared: that needs a GPU.
+of 16 were 4.6 points of mean IoU worse than of 16 after 321 steps, and at these 0.95, which may be chance; after 102
+steps they were 3.4 worse at these (`batches` in `bench/quality.md`, one seed, EfficientNet-Lite0). On real steel they
+were 10.7 and 9.7 points worse at these after 59 and 19 steps, and after 187 0.7, which may be chance (`batches-neu`,
+`batches-bsdata`, three seeds). Few steps want small batches, which is why `auto` halves them. Thousands of steps, and
+ResNet-34, have not been compared: that needs a GPU.
 """
 
 _CROPS, _FULL = SEVERSTAL.phases
@@ -102,7 +104,7 @@ SMOKE = replace(
 """Seconds: to see whether everything works, the moving average included, not to learn."""
 
 _FINE_TUNING = OptimConfig(weight_decay=0.05, encoder_lr_scale=0.05)
-"""As is usual for encoders of layer normalisation or attention, at 1e-4: the rate of ResNets undoes what they know."""
+"""As is usual for encoders of layer normalisation or attention, at 1e-4. Not measured here."""
 
 ENCODERS = (
     replace(SEVERSTAL, preset="efficientnet-b3", model=ModelConfig(encoder="efficientnet-b3")),
