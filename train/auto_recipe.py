@@ -17,7 +17,7 @@ from steel.errors import InputError
 from steel.thresholds.search_space import SearchSpace
 from train.level_difference import LEAST_DIFFERENCE, STANDARD_RANGE, LevelDifference
 from train.presets import AUGMENT, SEVERSTAL
-from train.recipe_facts import DataFacts, MachineClass
+from train.recipe_facts import STRIDE, DataFacts, MachineClass, padded_pixels
 
 _CROPS, _FULL = SEVERSTAL.phases
 _LOSS = LossConfig({"bce": 1.0, "batch_dice": 1.0, "classification": 0.02}, absent=0.0)
@@ -30,8 +30,6 @@ _CROP_PIXELS = {"gpu": 256 * 512, "cpu": 128 * 256}
 """Of a crop of the first phase: Severstal's, and a quarter of it where each costs a CPU seconds."""
 _FULL_PIXELS = 1 << 20
 """Larger images than that are cut in the second phase, too."""
-_STRIDE = 32
-"""Of auto's encoders: images are padded to whole ones."""
 _SHORT_SIDE = 384
 """A crop is at most so high or wide, whichever is less: a square one sees more around a defect than a thin one."""
 _BYTES_PER_PIXEL = 4000
@@ -105,7 +103,7 @@ def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> 
     if crop != size and _is_nearly_square(size):
         crop = (min(crop), min(crop))  # so that quarter turns fit
     room = int(_USED_MEMORY * machine.memory_gb * 1e9 / _BYTES_PER_PIXEL / 2)
-    if math.prod(size) > min(_FULL_PIXELS, room):
+    if padded_pixels(size) > min(_FULL_PIXELS, room):
         full = fit_crop(size, min(_FULL_PIXELS, room), side=1 << 15)
     else:
         full = (0, 0) if facts.largest == size else size
@@ -120,7 +118,7 @@ def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> 
         reasons["phases.1.crop"] = (
             "whole images, as they will be predicted"
             if facts.whole is None
-            else f"whole {sizes}, as images of up to {_by(facts.whole)} are stored"
+            else f"whole {sizes}, as images {_up_to(facts.whole)} are stored"
         )
     elif full == size:
         reasons["phases.1.crop"] = (
@@ -150,7 +148,7 @@ def _noun(facts: DataFacts) -> str:
 
 def _sizes(facts: DataFacts) -> str:
     """All that are drawn, with their sizes, for reasons."""
-    more = "" if facts.largest == facts.size else f" at the median, up to {_by(facts.largest)}"
+    more = "" if facts.largest == facts.size else f" at the median, {_up_to(facts.largest)}"
     return f"{_noun(facts)}s of {_by(facts.size)}{more}"
 
 
@@ -174,10 +172,10 @@ def fit_crop(size: tuple[int, int], pixels: int, side: int = _SHORT_SIDE) -> tup
 
     Args:
         size: height and width of the image.
-        pixels: of the crop.
+        pixels: of the crop, padded to whole 32s.
         side: the most that the crop's shorter side may have.
     """
-    if math.prod(size) <= pixels:
+    if padded_pixels(size) <= pixels:
         return size
     short, long = min(size), max(size)
     least = _whole(min(short, side, math.isqrt(pixels)))
@@ -211,7 +209,7 @@ def _rate(reasons: dict[str, str]) -> float:
     """The first phase's, whatever the batch."""
     reasons["phases.0.lr"] = (
         f"{_CROPS.lr:g}, as in Severstal's preset, rising for {_WARMUP:.0%} of the steps, whatever the batch: by "
-        "trials of one seed with EfficientNet-Lite0, in batches of 64 and of 8"
+        "trials of one seed with EfficientNet-Lite0, the rate in batches of 64 and of 8, the rise in those of 8"
     )
     return _CROPS.lr
 
@@ -231,7 +229,7 @@ def _micro_batch(
     reasons: dict[str, str],
 ) -> int:
     """As many images of a crop as half of the memory holds, up to 8; two at least, for batch normalisation."""
-    pixels = math.prod(largest if crop == (0, 0) else crop)
+    pixels = padded_pixels(largest if crop == (0, 0) else crop)
     room = _USED_MEMORY * machine.memory_gb * 1e9
     micro = next((m for m in (8, 4) if m <= batch and m * pixels * _BYTES_PER_PIXEL <= room), 2)
     needed = micro * pixels * _BYTES_PER_PIXEL / 1e9
@@ -279,10 +277,11 @@ def _why_not_there(facts: DataFacts) -> str:
 
 
 def _defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> float:
-    share = math.prod(crop) / math.prod(facts.size)
+    share = math.prod(map(min, crop, facts.size)) / math.prod(facts.size)
     chosen = 0.0 if share > 0.5 else 0.5 if share > 0.1 else 0.8
     noun, article = _noun(facts), "an" if facts.whole is None else "a"
-    why = f"the crop is the {noun}" if share >= 1 else f"a crop is {share:.0%} of {article} {noun}"
+    part = f"{share:.0%}" if share >= 0.01 else "less than 1%"
+    why = f"the crop is the {noun}" if share >= 1 else f"a crop is {part} of {article} {noun}"
     reasons["phases.0.sampling.defect-crop"] = f"{chosen:g}: {why}"
     return chosen
 
@@ -361,15 +360,15 @@ def _validation(passes: float, reasons: dict[str, str]) -> ValidationConfig:
 def _why_tiling(facts: DataFacts) -> str:
     """As in Severstal's preset, whatever the set: what that means for its images."""
     tiling, largest = SEVERSTAL.tiling, facts.whole or facts.largest
-    if math.prod(-(-side // _STRIDE) * _STRIDE for side in largest) <= tiling.budget:
+    if (facts.most_pixels or padded_pixels(largest)) <= tiling.budget:
         return (
-            f"none: images, of up to {_by(largest)}, are validated and predicted whole, as they are up to "
+            f"none: images, {_up_to(largest)}, are validated and predicted whole, as they are up to "
             f"{tiling.budget:,} pixels"
         )
     return (
         f"images of more than {tiling.budget:,} pixels are validated and predicted in tiles of as many as in "
-        f"{tiling.tile}x{tiling.tile} that share {tiling.overlap}, smaller ones whole; here they are of up to "
-        f"{_by(largest)}"
+        f"{tiling.tile}x{tiling.tile} that share {tiling.overlap}, smaller ones whole; here they are "
+        f"{_up_to(largest)}"
     )
 
 
@@ -389,11 +388,16 @@ def _why_thresholds() -> str:
 
 def _whole(length: float) -> int:
     """The nearest multiple of the stride that is not more, but one stride at least."""
-    return max(_STRIDE, int(length) // _STRIDE * _STRIDE)
+    return max(STRIDE, int(length) // STRIDE * STRIDE)
 
 
 def _is_nearly_square(size: tuple[int, int]) -> bool:
     return max(size) <= 1.25 * min(size)
+
+
+def _up_to(largest: tuple[int, int]) -> str:
+    """The greatest height and width, which no image need have both."""
+    return f"up to {largest[0]} high and {largest[1]} wide"
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -20,7 +20,7 @@ from train.budget import Budget, scale_to
 from train.engine.run_folder import RunFolder
 from train.level_difference import level_difference
 from train.presets import AUTO, get_preset
-from train.recipe_facts import DataFacts, MachineClass, machine_class
+from train.recipe_facts import DataFacts, MachineClass, machine_class, most_padded_pixels, padded_pixels
 
 
 def fit_preset(
@@ -78,6 +78,7 @@ def read_facts(reader: ShardReader) -> DataFacts:
     index = reader.samples
     present = np.asarray(index.areas) > 0
     largest, whole = (_largest(part.height, part.width) for part in (index, reader.index))
+    most = most_padded_pixels(reader.index.height, reader.index.width)
     return DataFacts(
         images=len(index),
         clean=int((~present.any(axis=1)).sum()),
@@ -86,6 +87,7 @@ def read_facts(reader: ShardReader) -> DataFacts:
         size=_median_size(index.height, index.width),
         largest=largest,
         whole=whole if whole != largest else None,
+        most_pixels=most if most != padded_pixels(whole) else None,
         levels=level_difference(reader.manifest.fold_levels),
     )
 

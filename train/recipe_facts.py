@@ -1,9 +1,16 @@
 """What `--preset auto` goes by: what the shards say of themselves, and what a machine can hold."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from train.level_difference import LevelDifference
+
+STRIDE = 32
+"""Of auto's encoders: images are padded to whole ones."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,8 @@ class DataFacts:
     """Largest height and largest width."""
     whole: tuple[int, int] | None = None
     """Those of whole images where these are tiles, as the shards store large images; None where none is larger."""
+    most_pixels: int | None = None
+    """Of one whole image, padded to whole `STRIDE`s; None where an image has the greatest height and width both."""
     levels: LevelDifference | None = None
     """How the gray levels of whole images differ between the folds; None where the shards do not tell."""
 
@@ -43,6 +52,17 @@ class MachineClass:
 
 MEMORY_CLASSES = (4, 8, 12, 16, 24, 32, 40, 48, 80)
 """In units of 10**9 bytes; a machine is of the largest class that it fills nearly, one with less of the smallest."""
+
+
+def padded_pixels(size: tuple[int, int]) -> int:
+    """What the network is given of an image of that height and width."""
+    return math.prod(-(-side // STRIDE) * STRIDE for side in size)
+
+
+def most_padded_pixels(heights: npt.ArrayLike, widths: npt.ArrayLike) -> int:
+    """The most that it is given of one of these images; 0 of none."""
+    tall, wide = (-(-np.asarray(sides, np.int64) // STRIDE) * STRIDE for sides in (heights, widths))
+    return int(np.max(tall * wide, initial=0))
 
 
 def machine_class(kind: Literal["cpu", "gpu"], num_bytes: float) -> MachineClass:

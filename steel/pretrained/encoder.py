@@ -14,7 +14,7 @@ from steel.model.libraries import timm
 from steel.model.network import UnifiedModel
 from steel.pretrained.files import WeightFile, parse_weights
 from steel.pretrained.licences import RANDOM, family_licence, is_permissive, licence_text
-from steel.pretrained.names import ENOUGH, Fit, fit_names, vit_from_torchvision
+from steel.pretrained.names import ENOUGH, Fit, fit_names, skipped_blocks, vit_from_torchvision
 from steel.pretrained.sources import Source, read_source, timm_settings
 from steel.pretrained.stem import Normalisation, adapt_stem, add_constant, check_channels
 
@@ -162,6 +162,18 @@ def _check_fit(fit: Fit, source: str, encoder: str) -> None:
             f"model.weights {source}: fits {len(fit.taken)} of the {number} tensors of encoder {encoder!r} "
             f"({100 * fit.share:.0f} %); it lacks {list_some(fit.missing, 2)} and has "
             f"{list_some(fit.left_over, 2) or 'no others'}: name the encoder that it is for"
+        )
+    skipped = skipped_blocks(fit)
+    if skipped:
+        raise InputError(
+            f"model.weights {source}: of a deeper encoder than {encoder!r}, with {list_some(skipped, 2)} between what "
+            "fits: name the encoder that it is for"
+        )
+    broken = [theirs for theirs in fit.taken.values() if not fit.given[theirs].isfinite().all()]
+    if broken:
+        raise InputError(
+            f"model.weights {source}: {list_some(broken, 2)} with numbers that are not finite: get the file once more, "
+            "or take another"
         )
 
 

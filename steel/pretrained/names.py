@@ -28,6 +28,10 @@ _TORCHVISION_VIT = (
 """Parts of torchvision's names of a vision transformer, and timm's."""
 
 
+_NUMBER = re.compile(r"\d+(?=\.)")
+"""Of a stage or block, at the end of a part of a name."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """How the tensors of a file fit an encoder."""
@@ -69,6 +73,28 @@ def fit_names(
     if max(fit.share for fit in fits) < ENOUGH:
         fits.append(_by_order(own, given))
     return max(fits, key=lambda fit: fit.share)
+
+
+def skipped_blocks(fit: Fit) -> list[str]:
+    """Blocks of the file that come before others which are taken, such as `layer1.2` of a ResNet-34 where an encoder
+    takes `layer1.1` and `layer2.0`. Those of a deeper encoder have the shapes of their neighbours, and what follows
+    them was trained on what they make."""
+    last: dict[str, int] = {}
+    """The greatest number that is taken after the beginning of a name."""
+    for name in fit.taken.values():
+        for number in _NUMBER.finditer(name):
+            beginning = name[: number.start()]
+            last[beginning] = max(int(number[0]), last.get(beginning, 0))
+    found: dict[str, None] = {}
+    for name in fit.left_over:
+        is_followed = False
+        for number in _NUMBER.finditer(name):
+            beginning = name[: number.start()]
+            beyond = int(number[0]) - last.get(beginning, int(number[0]))
+            if is_followed and beyond > 0 and beginning.endswith("."):
+                found[name[: number.end()]] = None
+            is_followed |= beyond < 0
+    return list(found)
 
 
 def vit_from_torchvision(given: Mapping[str, Tensor]) -> dict[str, Tensor]:

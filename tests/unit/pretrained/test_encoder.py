@@ -264,6 +264,42 @@ def test_weights_of_another_encoder_are_refused_with_how_much_fits(tmp_path: Pat
     assert all(before[name].equal(tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("encoder", "deeper", "block", "more"),
+    [
+        ("resnet18", "resnet34", r"layer[123]\.\d", 5),  # those of layer4 have nothing after them
+        ("tu-tf_efficientnet_lite0", "tf_efficientnet_lite1", r"blocks\.[1-5]\.\d", 3),
+    ],
+)
+def test_weights_of_a_deeper_encoder_are_refused_though_all_is_found(
+    encoder: str, deeper: str, block: str, more: int, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "w.safetensors", timm.create_model(deeper).state_dict())
+    told = rf"of a deeper encoder than '{encoder}', with {block}, {block} and {more} more between what fits"
+    with pytest.raises(InputError, match=told):
+        load_encoder(network(encoder), path)
+
+
+def test_later_stages_may_be_left_over(tmp_path: Path) -> None:
+    """As of a classifier whose last stages give no features that the decoder takes."""
+    tensors = dict(classifier("test_resnet").state_dict())
+    tensors |= {"layer5.0.conv1.weight": torch.zeros(2), "layer4.1.conv1.weight": torch.zeros(2)}
+    told, _ = load_encoder(network("tu-test_resnet"), save(tmp_path / "w.safetensors", tensors))
+    assert told.fitted == told.tensors
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    tensors = dict(classifier("test_resnet").state_dict())
+    tensors["fc.bias"][0] = value  # which nothing takes
+    load_encoder(network("tu-test_resnet"), save(tmp_path / "w.safetensors", tensors))
+    tensors["layer2.0.bn1.running_var"][1] = value
+    with pytest.raises(
+        InputError, match=r"w\.safetensors: layer2\.0\.bn1\.running_var with numbers that are not finite"
+    ):
+        load_encoder(network("tu-test_resnet"), save(tmp_path / "w.safetensors", tensors))
+
+
 def test_what_did_not_fit_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tensors = dict(classifier("test_resnet").state_dict())
     tensors["layer4.0.bn1.weight"] = torch.zeros(3)

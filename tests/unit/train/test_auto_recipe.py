@@ -166,8 +166,9 @@ def test_every_choice_holds_together(
         height, width = largest if phase.crop == (0, 0) else phase.crop
         assert height <= max(32, largest[0]) and width <= max(32, largest[1])
         assert phase.micro_batch >= 2
-        # 4 kB per pixel; a step of two of the smallest crops always fits.
-        assert phase.micro_batch * height * width * 4000 <= memory * 0.5e9 * 1.01 or phase.crop == (0, 0)
+        # 4 kB per pixel, padded as the network is given them; a step of two of the smallest crops always fits.
+        pixels = math.ceil(height / 32) * 32 * math.ceil(width / 32) * 32
+        assert phase.micro_batch * pixels * 4000 <= memory * 0.5e9 * 1.01 or phase.crop == (0, 0)
     assert {"phases.0.crop", "phases.1.micro-batch", "model.encoder", "machine"} <= found.reasons.keys()
     assert all(len(reason.splitlines()) == 1 for reason in found.reasons.values())
 
@@ -205,10 +206,25 @@ def test_few_images_leave_one_process_and_the_way_to_two_is_told() -> None:
         ((460, 1130), 256 * 512, (352, 352)),
         ((2000, 2000), 256 * 512, (352, 352)),
         ((40, 5000), 256 * 512, (32, 4096)),
+        ((7, 18_000), 256 * 512, (32, 4096)),  # 126,000 pixels, which are padded to 576,512
     ],
 )
 def test_crops(size: tuple[int, int], pixels: int, crop: tuple[int, int]) -> None:
     assert fit_crop(size, pixels) == crop
+
+
+def test_thin_images_count_as_they_are_padded() -> None:
+    """7 rows are given to the network as 32, and a crop of 32 rows of them shows 7."""
+    thin = changed(TILES, size=(7, 20_000), largest=(7, 20_000))
+    found = auto_recipe(thin, MachineClass("cpu", 24))
+    # 32 x 20,000 pixels of 4 kB are 2.56 GB; half of 24 GB holds four.
+    assert found.phases[1].micro_batch == 4
+    assert found.reasons["phases.1.micro-batch"].startswith("4: needs about 10.2 GB of ")
+    assert found.phases[0].crop == (32, 1024)
+    assert found.reasons["phases.0.sampling.defect-crop"] == "0.8: a crop is 5% of an image"  # 7 x 1,024 of 7 x 20,000
+    huge = changed(TILES, size=(4000, 4000), largest=(4000, 4000))
+    told = auto_recipe(huge, MachineClass("cpu", 24)).reasons["phases.0.sampling.defect-crop"]
+    assert told == "0.8: a crop is less than 1% of an image"
 
 
 def test_memory_has_classes() -> None:

@@ -77,6 +77,21 @@ def test_images_on_their_side_are_not_taken_for_square_ones() -> None:
     assert "rotate90" not in found.augment and found.phases[1].crop == (480, 640)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"), [([(1500, 20), (32, 2000), (200, 300)], 224 * 320), ([(32, 40), (200, 300)], None)]
+)
+def test_the_image_of_most_pixels_counts_not_the_greatest_sides(
+    sizes: list[tuple[int, int]], expected: int | None
+) -> None:
+    """The three of the first set are padded to 1504x32, 32x2016 and 224x320; none is 1500x2000."""
+    height, width = np.array(sizes, np.int32).T
+    rows = SizedRows(height, width, np.ones((len(sizes), 1), np.int64))
+    manifest = SimpleNamespace(class_names=("a",), fold_levels=None)
+    reader: Any = SimpleNamespace(samples=rows, index=rows, manifest=manifest)
+    facts = read_facts(reader)
+    assert facts.largest == (height.max(), width.max()) and facts.most_pixels == expected
+
+
 def test_older_shards_do_not_tell_of_gray_levels(tmp_path: Path) -> None:
     reader = ShardReader(str(small_shards(tmp_path / "shards")))
     assert reader.manifest.fold_levels is None
