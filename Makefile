@@ -18,6 +18,9 @@ PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --max-worker-resta
 INSTALL = { $(BIN)/python -m pip list --format freeze | grep -E '^torch(vision)?==.*[+]' || true; cat constraints.txt; } \
   | awk -F '==' '!seen[$$1]++' > $(PINS) && $(BIN)/python -m pip install --disable-pip-version-check -c $(PINS)
 
+# Tests that hold what is computed against recorded values or between worlds, within a tolerance.
+NUMBERS := $(addprefix tests/numerics/,test_golden.py test_gradients.py test_worlds.py)
+
 .PHONY: setup install demo test test-all check bench docs pictures format clean
 
 setup: $(ALL)
@@ -55,8 +58,8 @@ demo: $(USER)
 
 test: $(ALL)
 	$(PYTEST)
-	# The numbers must hold whatever the processor can do: once more, without its newer instructions.
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(PYTEST) tests/numerics
+	# Losses and gradients must hold whatever the processor can do: once more, without its newer instructions.
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(PYTEST) $(NUMBERS)
 
 test-all: $(ALL)
 	$(PYTEST) -m ''
