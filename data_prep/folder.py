@@ -73,7 +73,8 @@ def claim(options: Options, plan: Plan, *, may_restart: bool) -> bool:
         options: What to do.
         plan: What it comes to.
         may_restart: Discard what an unfinished run of the same options has written for other images or labels:
-            people mend what was refused, then start again.
+            people mend what was refused, then start again. One of other options that has written nothing, as it was
+            refused for want of an option, is nothing to keep either.
 
     Returns:
         Whether something was discarded.
@@ -89,19 +90,24 @@ def claim(options: Options, plan: Plan, *, may_restart: bool) -> bool:
         if theirs.fingerprint == plan.fingerprint:
             return False
         differing = [name for name in wanted if theirs.options.get(name) != wanted[name]]
-        if differing or not may_restart:
+        written = _written(options.out)
+        if not may_restart or (differing and written):
             what = f"another {list_some(differing)}" if differing else "other images, labels, groups or split"
             raise InputError(
                 f"{options.out}: holds an unfinished job with {what}; remove the folder or choose another --out"
             )
-        restarts = True
-        for file in storage.list_files(options.out, (".tar",)):
-            storage.remove(storage.join(options.out, file.path))
-        for file in storage.list_files(storage.join(options.out, UNFINISHED), (".rows", ".levels")):
-            storage.remove(storage.join(options.out, UNFINISHED, file.path))
+        restarts = bool(written)
+        for url in written:
+            storage.remove(url)
     mine = json.dumps(to_dict(_Claim(plan.fingerprint, wanted)), indent=1, sort_keys=True)
     storage.write_bytes(plan_url, mine.encode(), staging=staging_folder(options.out))
     return restarts
+
+
+def _written(out: str) -> list[str]:
+    """Shards of an unfinished job, and what it has noted of them."""
+    folders = (out, (".tar",)), (storage.join(out, UNFINISHED), (".rows", ".levels"))
+    return [storage.join(folder, file.path) for folder, names in folders for file in storage.list_files(folder, names)]
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def read_source(weights: str, encoder: str) -> Source:
         if published.repository:
             return _read_hub(published, encoder)
         return _read_url(published.url, lambda: Settings("timm", published.settings))
-    if weights.startswith(("http://", "https://")):
+    if weights.lower().startswith(("http://", "https://")):
         return _read_url(weights, lambda: _read_beside(_url_beside(weights), fetch_url))
     return _read_stored(weights) if storage.is_remote(weights) else _read_file(weights)
 

@@ -51,6 +51,23 @@ def test_mended_input_starts_over(
     assert tree_digest(out) == tree_digest(shards)
 
 
+def test_what_was_refused_before_anything_was_written_goes_on_with_the_option_that_it_named(
+    own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in sorted((own_folder / "images").rglob("*.jpg")):
+        cv2.imwrite(str(path.with_suffix(".png")), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16) * 257)
+        path.unlink()
+    table = own_folder / "train.csv"
+    table.write_text(table.read_text().replace(".jpg", ".png"))
+    out = own_folder / "out"
+    assert main(arguments(own_folder, out)) == 2
+    assert "--depth" in last_line(capsys)
+    assert main(arguments(own_folder, out, depth="high-byte")) == 0
+    assert "started over" not in capsys.readouterr().out
+    assert main(arguments(own_folder, own_folder / "anew", depth="high-byte")) == 0
+    assert tree_digest(out) == tree_digest(own_folder / "anew")
+
+
 @pytest.mark.parametrize("place", ["images", "images/data.yaml"])
 def test_a_label_that_was_corrected_in_place_starts_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
