@@ -105,6 +105,8 @@ def _parse() -> argparse.Namespace:
     add("--work", type=Path, default=ROOT / ".bench" / "quality", help="data sets and runs")
     options = parser.parse_args()
     question = QUESTIONS[options.what]
+    if options.seeds and not question.seeds:
+        parser.error(f"{options.what} takes no --seeds")
     options.seeds = options.seeds or list(question.seeds)
     for need in question.needs:
         if getattr(options, need) is None:

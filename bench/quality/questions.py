@@ -53,6 +53,7 @@ class Question:
     takes_once: bool = False
     """Whether `--once` may name some of them, too."""
     seeds: Sequence[int] = (0, 1, 2)
+    """What `--seeds` is where it is not given; none where it is not taken."""
     goes_on_in: str | None = None
     """The question whose trainings it takes, and in whose folder it works."""
 
@@ -93,7 +94,7 @@ def _of_thresholds(title: str, name: str) -> Question:
     def answer(options: Namespace, work: Path) -> str:
         return thresholds.run_on_trained(name, work, resamples=options.resamples)
 
-    return Question(title, answer, goes_on_in=name)
+    return Question(title, answer, seeds=(), goes_on_in=name)
 
 
 def _neu_shards(options: Namespace, work: Path) -> Path:
@@ -216,7 +217,7 @@ _OF_BSDATA = ((SOURCE,), _bsdata_shards)
 
 QUESTIONS = {
     "severstal": Question(
-        "The full Severstal set, beside what was published", _severstal, (DATA,), variants=severstal.SPLITS
+        "The full Severstal set, beside what was published", _severstal, (DATA,), severstal.SPLITS, seeds=()
     ),
     "pretrained-neu": _on_pretrained(
         "With pretrained weights: better than the plain loop on hot-rolled steel?", "pretrained-neu", *_OF_NEU
@@ -265,7 +266,7 @@ QUESTIONS = {
     "cascade": Question("Better than six networks?", _cascade, (ANNOTATIONS,)),
     "parts": Question("Which parts matter on real steel?", _parts, (SOURCE,), variants=parts.PARTS),
     "ablation": Question("Which parts matter on synthetic strips?", _ablation, variants=ablation.VARIANTS),
-    "thresholds": Question("Does tuning thresholds on few images ever harm?", _thresholds),
+    "thresholds": Question("Does tuning thresholds on few images ever harm?", _thresholds, seeds=()),
     "thresholds-neu": _of_thresholds("Does it where trained networks see hot-rolled steel?", "pretrained-neu"),
     "thresholds-bsdata": _of_thresholds("Where they see small pits?", "pretrained-bsdata"),
     "thresholds-strips": _of_thresholds("Where they see strips?", "pretrained-strips"),

@@ -22,6 +22,7 @@ from data_prep.__main__ import main as shard
 from steel.distributed.runtime import start
 from steel.errors import InputError
 from steel.labels.classes import ANY
+from steel.labels.load import load_labels
 from steel.shards.reader import ShardReader
 from train.arguments import parse_fit
 from train.auto_recipe import auto_recipe
@@ -213,11 +214,12 @@ def _shard_sample(source: Path, folder: Path, recipe: Recipe, names: Sequence[st
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "images").mkdir(parents=True)
     for name in names:
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source / "train_images" / name, folder / "images" / name)
     chosen = set(names)
     with (source / "train.csv").open(newline="") as file, (folder / "train.csv").open("w", newline="") as out:
         lines = csv.reader(file)
-        kept = [line for line in lines if lines.line_num == 1 or line[0].partition("_")[0] in chosen]
+        kept = [line for line in lines if lines.line_num == 1 or (line and line[0].partition("_")[0] in chosen)]
         csv.writer(out).writerows(kept)
     begun = time.perf_counter()
     _shard(folder / "images", folder / "train.csv", folder / "shards", recipe, ("--folds", "3"))
@@ -231,11 +233,11 @@ def _shard(images: Path, labels: Path, out: Path, recipe: Recipe, options: Seque
 
 
 def _image_names(source: Path) -> list[str]:
-    """Of all images, in random order, always the same."""
+    """Of all images, in random order, always the same. What is wrong with the table is told before hours are spent."""
     for name in ("train.csv", "train_images"):
         if not (source / name).exists():
             raise InputError(f"--data {source}: has no {name}; give the folder of Kaggle's unpacked Severstal data")
-    names = sorted(path.name for path in (source / "train_images").iterdir())
+    names = [record.image_id for record in load_labels(source / "train_images", source / "train.csv").images]
     np.random.default_rng(0).shuffle(names)
     return names
 

@@ -155,5 +155,7 @@ def test_a_question_says_what_it_cannot_be_answered_without(
     assert said("--variants", "no-such").startswith(f"error: {unknown}")
     unknown = "--once: there is no 'no-such'; there are " if question.takes_once else f"{what} takes no --once"
     assert said("--once", "no-such").startswith(f"error: {unknown}")
+    if not question.seeds:
+        assert said("--seeds", "7").startswith(f"error: {what} takes no --seeds")
     assert question.goes_on_in is None or question.goes_on_in in QUESTIONS
     assert not (tmp_path / "work").exists()

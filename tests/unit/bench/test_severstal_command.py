@@ -25,6 +25,7 @@ from steel.config import Config
 from steel.errors import InputError
 from steel.shards.reader import ShardReader
 from steel.synthetic.dataset import synthesize
+from steel.validation_errors import ValidationErrors
 from tests.numerics.quick import quicken
 from train.arguments import FitArguments
 from train.budget import seconds_of
@@ -121,6 +122,15 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
         run(tmp_path, tmp_path, SMOKE, splits=["classic"])
 
 
+def test_labels_without_an_image_are_told_before_anything_is_timed(tmp_path: Path) -> None:
+    synthesize(tmp_path / "data", 4, 1, 0, class_share=(0.25,) * 4, workers=1, height=32, width=200)
+    first = (tmp_path / "data" / "train.csv").read_text().splitlines()[1].partition(",")[0]
+    (tmp_path / "data" / "train_images" / first).unlink()
+    with pytest.raises(ValidationErrors, match=rf"without an image.*{re.escape(first)}"):
+        run(tmp_path / "data", tmp_path / "work", SMOKE, splits=["classic"])
+    assert not (tmp_path / "work").exists()
+
+
 def test_both_splits_are_sharded_of_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published one by its shares of the images, the grouped one in ten folds that no duplicates straddle."""
     data, called = tmp_path / "data", []
@@ -160,7 +170,7 @@ def test_both_splits_are_sharded_of_the_same_images(tmp_path: Path, monkeypatch:
     for other in (replace(SMOKE, size="64x400"), replace(SMOKE, preset="severstal")):  # after a rehearsal, say
         with pytest.raises(InputError, match=r"results that were asked for otherwise \(.*(64x400|severstal).*--work$"):
             run(data, tmp_path, other, splits=["grouped"])
-    (data / "train.csv").write_text((data / "train.csv").read_text().splitlines()[0] + "\n")
+    (data / "train.csv").write_text((data / "train.csv").read_text().rpartition("\n")[0].rpartition("\n")[0] + "\n")
     with pytest.raises(InputError, match=r"asked for otherwise \(with a train\.csv of sha256 "):
         run(data, tmp_path, SMOKE, splits=["classic"])
 
@@ -273,6 +283,10 @@ def test_strips_are_sharded_trained_and_judged_once(
     monkeypatch.setattr(severstal, "MORE_IMAGES", 24)
     monkeypatch.setattr("train.engine.measured_pace.SECONDS", 0.0)
     synthesize(tmp_path / "data", 60, 1, 0, class_share=(0.25,) * 4, workers=1, height=32, width=200)
+    images = tmp_path / "data" / "train_images"
+    (images / ".ipynb_checkpoints").mkdir()
+    with (tmp_path / "data" / "train.csv").open("a") as file:
+        file.write("\n")
     text = run(tmp_path / "data", tmp_path, SMOKE, splits=["classic"])
     said = capsys.readouterr().out
     assert re.search(r"60 images, classic: about [\d:]+ at the pace of a sample \(shards [\d:]+, training ", said)
@@ -280,6 +294,7 @@ def test_strips_are_sharded_trained_and_judged_once(
     metrics = json.loads((tmp_path / "test-classic" / "metrics.json").read_text())
     assert metrics["images"] == 6 and row("this, classic test images", metrics) in text
     assert "| six networks, on the classic test images | 0.9275 |" in text
+    (images / ".DS_Store").touch()  # as whoever looks into the folder leaves
     assert run(tmp_path / "data", tmp_path, SMOKE, splits=["classic"]) == text
     assert "about" not in capsys.readouterr().out  # nothing was left to do
 
