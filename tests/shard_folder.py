@@ -26,6 +26,7 @@ from steel.shards.format import (
     write_index,
 )
 from steel.shards.mask_codec import encode_mask
+from steel.shards.reader import ShardReader
 
 
 def steel_image(number: int, height: int = 32, width: int = 64, channels: int = 1) -> np.ndarray:
@@ -134,6 +135,16 @@ def small_shards(root: Path, num: int = 14, height: int = 32, width: int = 64) -
     """A folder of `num` gray images of one size with three classes, four a shard."""
     images = [steel_image(n, height, width) for n in range(num)]
     return make_shards(root, images, [defect_mask(n, height, width) for n in range(num)])
+
+
+def damage_image(shards: Path, row: int) -> None:
+    """Flip a bit in the stored image of a sample."""
+    reader = ShardReader(shards)
+    at = reader.samples.place(row)
+    path = shards / reader.manifest.shards[at.shard].name
+    data = bytearray(path.read_bytes())
+    data[at.image_offset + at.image_length // 2] ^= 1
+    path.write_bytes(data)
 
 
 def put_in_memory(shards: Path, login: str = "") -> str:

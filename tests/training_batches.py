@@ -12,7 +12,7 @@ from steel.loading.augment import Augmenter
 from steel.loading.sampler import build_sampler
 from steel.loading.train_loader import MicroBatch, train_batches
 from steel.shards.reader import ShardReader
-from tests.shard_folder import small_shards
+from tests.shard_folder import damage_image, small_shards
 from train.engine.batch_plan import PhasePlan, micro_batch_share
 
 NUM, BATCH, MICRO = 22, 8, 2
@@ -58,11 +58,5 @@ def assert_same(first: list[MicroBatch], second: list[MicroBatch]) -> None:
 
 def damaged_shards(root: Path) -> Path:
     """Row 9 has a flipped bit in its image."""
-    small_shards(root, NUM)
-    reader = ShardReader(root)
-    at = reader.samples.place(9)
-    path = root / reader.manifest.shards[at.shard].name
-    data = bytearray(path.read_bytes())
-    data[at.image_offset + at.image_length // 2] ^= 1
-    path.write_bytes(data)
+    damage_image(small_shards(root, NUM), 9)
     return root

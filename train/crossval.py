@@ -15,14 +15,15 @@ import numpy as np
 
 from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
 from steel.commands.common import Parser
-from steel.config import FoldsConfig
+from steel.config import Config, FoldsConfig
 from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
-from steel.errors import InputError, run_program
+from steel.errors import InputError, counted, run_program
 from steel.metrics.expected import expected_figures
 from steel.metrics.statistics import EvaluationStatistics
 from steel.option_values import whole
+from steel.plain import from_dict
 from steel.reports.comparison import compare
 from steel.reports.comparison_page import write_comparison
 from steel.reports.crossval_report import images_to_see, write_crossval
@@ -40,6 +41,7 @@ from train.engine.run_folder import RunFolder, member_folder, members_of
 from train.fit import train_in_folder
 from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
+from train.preparation import open_reader
 
 logger = logging.getLogger("train.crossval")
 
@@ -59,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         },
         runs_in=lambda out: [*([] if own.fold is None else [member_folder(out, own.fold)]), *members_of(out).values()],
     )
+    if any(word.partition("=")[0] == "--folds.validation" for word in rest):
+        raise InputError("--folds.validation: each member of a cross-validation has a fold of its own; leave it out")
     if arguments.budget.seconds is not None:
         raise InputError("--budget: a cross-validation takes passes, as 8passes; a time is fitted for one run alone")
     set_up_logging()
@@ -68,8 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: int | None, join: bool) -> None:
+    runtime.on_main(lambda: _refuse_run(Path(arguments.out)))
+    labelled = runtime.on_main(lambda: _labelled_folds(arguments))
+    if join:
+        arguments = runtime.on_main(lambda: _as_members_ended(arguments))
     test = arguments.config.folds.test if arguments.test_folds_given else ()
-    folds = [f for f in runtime.on_main(lambda: _labelled_folds(arguments.data)) if f not in test]
+    folds = [fold for fold in labelled if fold not in test]
     if only is not None and only not in folds:
         raise InputError(f"--fold {only}: not a fold to train a member for; there are {', '.join(map(str, folds))}")
     if len(folds) < 2:
@@ -80,7 +88,7 @@ def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: 
         member = _member(arguments, fold, test)
         logger.info("== member of fold %d: %s", fold, member.out)
         train_in_folder(member, runtime, signals)
-        if signals.received:
+        if any(runtime.all_gather(signals.received)):  # of any rank, or some would wait for those that leave
             return
         runtime.forget_trainings()
     if only is None:
@@ -114,9 +122,48 @@ def _as_members_began(arguments: FitArguments, to_train: Sequence[int], test: Se
     return replace(arguments, budget=replace(arguments.budget, text=folders[alike[0]].budget_at_start("") or ""))
 
 
-def _labelled_folds(data: str) -> list[int]:
+def _as_members_ended(arguments: FitArguments) -> FitArguments:
+    """`arguments` of a join, with the test folds and the views that the members have: their predictions are there.
+
+    Raises:
+        InputError: they have several, or others than are given.
+    """
+    members = {fold: RunFolder(folder).begun_config() for fold, folder in members_of(Path(arguments.out)).items()}
+    there = {fold: from_dict(Config, config) for fold, config in members.items() if config is not None}
+    if not there:
+        return arguments
+    (first, config), *others = there.items()
+    for fold, other in others:
+        for option, ours, theirs in (
+            ("folds.test", config.folds.test, other.folds.test),
+            ("validation.tta", config.validation.tta, other.validation.tta),
+        ):
+            if ours != theirs:
+                raise InputError(
+                    f"--out {arguments.out}: the members of folds {first} and {fold} differ in --{option}, so that "
+                    "they cannot be joined; train one of them again, in another folder"
+                )
+    given = arguments.config.folds.test
+    if arguments.test_folds_given and given != config.folds.test:
+        raise InputError(
+            f"--folds.test {' '.join(map(str, given))}: the members in {arguments.out} have kept "
+            f"{' '.join(map(str, config.folds.test)) or 'no fold'} for the test; leave it out"
+        )
+    validation = replace(arguments.config.validation, tta=config.validation.tta)
+    joined = replace(
+        arguments.config, validation=validation, folds=replace(arguments.config.folds, test=config.folds.test)
+    )
+    return replace(arguments, config=joined, test_folds_given=True)
+
+
+def _refuse_run(out: Path) -> None:
+    if RunFolder(out).is_run:
+        raise InputError(f"--out {out}: holds a training, whose model would be replaced; choose another folder")
+
+
+def _labelled_folds(arguments: FitArguments) -> list[int]:
     """Those that people have labelled; what a checkpoint has labelled is trained on by all members."""
-    reader = ShardReader(data)
+    reader = open_reader(arguments)
     pseudo = pseudo_folds(reader.manifest)
     return [fold for fold in folds_of(reader) if fold not in pseudo]
 
@@ -135,7 +182,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
     """
     out = Path(arguments.out)
     _refuse_unfinished(arguments.out, folds)
-    reader = ShardReader(arguments.data)
+    reader = open_reader(arguments)
     parts = [_read_part(reader, RunFolder(member_folder(arguments.out, fold)).statistics, fold) for fold in folds]
     statistics = EvaluationStatistics.concat(parts)
     fold_of_row, groups, areas = (
@@ -144,7 +191,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
     statistics = replace(statistics, groups=groups)
     tta = tuple(arguments.config.validation.tta)
 
-    nested = nested_outcome(statistics, fold_of_row, training_areas=areas, tta=tta)
+    nested = nested_outcome(statistics, fold_of_row, tta=tta)
     members = {fold: load_checkpoint(str(RunFolder(member_folder(arguments.out, fold)).checkpoint)) for fold in folds}
     with LiveLine(shown=True) as live:
         with live.stage("threshold tuning") as on_progress:
@@ -213,9 +260,14 @@ def _read_part(reader: ShardReader, path: Path, fold: int) -> EvaluationStatisti
     Raises:
         InputError: unreadable, or not of this fold of these shards.
     """
-    part = EvaluationStatistics.load(path)
-    if part.num_classes != reader.manifest.num_classes or not np.array_equal(part.rows, reader.index.rows([fold])):
+    part, rows = EvaluationStatistics.load(path), reader.index.rows([fold])
+    if part.num_classes != reader.manifest.num_classes or not np.isin(part.rows, rows).all():
         raise InputError(f"{path}: not of the images of fold {fold}; train that member again, in another --out")
+    if reader.on_bad_sample == "fail" and len(part.rows) < len(rows):
+        raise InputError(
+            f"{path}: lacks {counted(len(rows) - len(part.rows), 'image')} of fold {fold}, which could not be read; "
+            "--runtime.on-bad-sample skip goes on without"
+        )
     return part
 
 

@@ -323,11 +323,13 @@ def training_rows(checkpoint: Checkpoint, reader: ShardReader, otherwise: np.nda
 def retuned(
     checkpoint: Checkpoint, found: Tuning, folds: Sequence[int], data_digest: str, statistics: EvaluationStatistics
 ) -> Checkpoint:
-    """The same network with another decision, which remembers what it was found on."""
+    """The same network with another decision, which remembers what it was found on, and what chose its weights."""
+    former = checkpoint.provenance.get("tuning_digest", checkpoint.provenance.get("data_digest"))
+    chosen_on = checkpoint.folds.get("tuning", ()) if former == data_digest else ()
     return replace(
         checkpoint,
         decision=found.decision,
-        folds={**checkpoint.folds, "tuning": list(folds)},
+        folds={**checkpoint.folds, "tuning": sorted({*chosen_on, *folds})},
         provenance={
             **checkpoint.provenance,
             "tuning_digest": data_digest,

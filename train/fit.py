@@ -187,7 +187,7 @@ def _start(
     that goes on, what was written down.
     """
     if saved is not None:
-        return runtime.on_main(lambda: _kept_first_weights(folder, arguments.config.model.weights))
+        return runtime.on_main(lambda: _kept_first_weights(folder, arguments))
     index, train = reader.index, rows.train
     pixels = int((index.original_height[train].astype(np.int64) * index.original_width[train]).sum())
     start_heads_at_frequencies(model, index.areas[train], pixels)
@@ -200,11 +200,14 @@ def _start(
     return runtime.on_main(find_and_keep)
 
 
-def _kept_first_weights(folder: RunFolder, asked: str) -> FirstWeights:
-    """Those that the run began with; it is said where `asked` names a file elsewhere, which may be another one."""
-    first = folder.first_weights()
-    if asked not in ("hub", "none") and first.encoder is not None and first.encoder.source != told_url(asked):
-        logger.info("the encoder began with %s; --model.weights is not read again", first.encoder.source)
+def _kept_first_weights(folder: RunFolder, arguments: FitArguments) -> FirstWeights:
+    """Those that the run began with; it is said where a file elsewhere is named now, which may be another one."""
+    first, init_from = folder.first_weights(), arguments.init_from
+    asked = arguments.config.model.weights if init_from is None else init_from
+    began = "random weights" if first.encoder is None else first.encoder.source
+    if asked not in ("hub", "none") and began != told_url(asked):
+        option = "--model.weights" if init_from is None else "--init-from"
+        logger.info("the encoder began with %s; %s is not read again", began, option)
     return first
 
 

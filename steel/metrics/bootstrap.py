@@ -48,7 +48,8 @@ def resample_weights(
     rng = np.random.default_rng(seed)
     group_of = np.arange(num_images) if groups is None else np.unique(groups, return_inverse=True)[1]
     num_groups = int(group_of.max(initial=-1)) + 1
-    num_drawn = num_groups if num_groups == num_images else _num_drawn(num_groups)
+    is_grouped = num_groups < num_images
+    num_drawn = num_groups if not is_grouped and num_groups >= FEWEST_IMAGES else _num_drawn(num_groups)
     for start in range(0, num_resamples, _RESAMPLES_AT_ONCE):
         num = min(_RESAMPLES_AT_ONCE, num_resamples - start)
         drawn = rng.integers(num_groups, size=(num, num_drawn))

@@ -28,7 +28,6 @@ def nested_outcome(
     folds: np.ndarray,
     *,
     gates: Sequence[str] | None = None,
-    training_areas: np.ndarray | None = None,
     tta: tuple[str, ...] = (),
     space: SearchSpace | None = None,
 ) -> Nested:
@@ -38,7 +37,6 @@ def nested_outcome(
         statistics: out-of-fold: each image seen by the member that was not trained on it.
         folds: (N,) the fold of each image of `statistics`.
         gates: as in `tune_thresholds`.
-        training_areas: as there.
         tta: as there.
         space: as there.
 
@@ -53,13 +51,7 @@ def nested_outcome(
     for fold in names:
         mine = folds == fold
         others = statistics.select(~mine)
-        found = tune_thresholds(
-            others,
-            gates=gates,
-            training_areas=training_areas,
-            tta=tta,
-            space=space,
-        )
+        found = tune_thresholds(others, gates=gates, tta=tta, space=space)
         decisions[fold] = found.decision
         outcomes.append(decide(statistics.select(mine), found.decision))
     return Nested(Outcome.concat(outcomes), decisions)

@@ -91,7 +91,10 @@ class Job:
         return [
             process
             for process in children(self.launcher.pid)
-            if any(name in command_line(process) for name in (b"train.fit", b"recording_fit", b"leaking_fit"))
+            if any(
+                name in command_line(process)
+                for name in (b"train.fit", b"train.crossval", b"recording_fit", b"leaking_fit")
+            )
         ]
 
     def family(self) -> list[int]:

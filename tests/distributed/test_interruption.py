@@ -250,3 +250,18 @@ def test_more_processes_than_micro_batches(tmp_path: Path, tiny_shards: Path) ->
     assert done.returncode != 0
     assert len(lines) == 1 and "2 processes share 1 micro-batch per step" in lines[0], done.stderr
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_a_cross_validation_on_all(tmp_path: Path, tiny_shards: Path) -> None:
+    """The others would wait for the one that leaves in the member to come."""
+    out = tmp_path / "run" / "fold-0"
+    line = command(2, "train.crossval", options(tiny_shards, tmp_path / "run"))
+    started = Job(line, tmp_path / "log", out)
+    try:
+        started.wait_for_step(4)
+        os.kill(started.ranks()[1], signal.SIGTERM)
+        assert started.wait(timeout=120) == 0, started.output()
+    finally:
+        started.end()
+    assert status(out)["state"] == "interrupted" and not (tmp_path / "run" / "fold-1").exists()

@@ -14,7 +14,7 @@ from steel.checkpoint import load_checkpoint
 from steel.errors import InputError
 from tests.image_folder import tree_digest
 from tests.numerics.quick import quicken
-from tests.shard_folder import defect_mask, make_shards, steel_image
+from tests.shard_folder import damage_image, defect_mask, make_shards, steel_image
 from train import fitting
 from train.crossval import main
 from train.recipe_facts import MachineClass
@@ -149,6 +149,51 @@ def test_members_to_come_have_the_recipe_of_those_that_are_there(
     assert recipes[0] == recipes[1] == recipes[2]
     assert recipes[0]["reasons"]["machine"].startswith("a CPU with 80 GB")
     assert main([*line, "--budget", "0.5passes"]) == 0  # as it was begun
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_join_takes_the_views_and_the_test_folds_of_the_members(shards: Path, tmp_path: Path) -> None:
+    """Their predictions are there: thresholds found on these go with no other views."""
+    start = [*(word for word in OPTIONS if word != "--validation.tta"), "--data", str(shards), "--out", str(tmp_path)]
+    line = [*start, "--folds.test", "1", "--validation.tta", "vflip"]
+    for fold in ("0", "2"):
+        assert main([*line, "--fold", fold]) == 0
+    with pytest.raises(InputError, match=r"--folds.test 2: the members in .* have kept 1 for the test; leave it out"):
+        main([*start, "--folds.test", "2", "--join"])
+    assert main(["--preset", "smoke", "--data", str(shards), "--out", str(tmp_path), "--join"]) == 0
+    joined = load_checkpoint(tmp_path / "model.safetensors")
+    assert joined.decision is not None and joined.decision.tta == ("vflip",)
+    assert joined.folds == {"train": [0, 2], "tuning": [0, 2], "test": [1]}
+    config = json.loads((tmp_path / "fold-2" / "config.json").read_text())
+    config["config"]["validation"]["tta"] = ["hflip"]
+    (tmp_path / "fold-2" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"the members of folds 0 and 2 differ in --validation\.tta, so that"):
+        main([*line, "--join"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_damaged_sample_is_skipped_by_members_and_join(shards: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(shards, tmp_path / "shards")
+    damage_image(data, 0)
+    out = tmp_path / "out"
+    line = [*OPTIONS, "--data", str(data), "--out", str(out), "--runtime.max-bad-samples", "99"]
+    with pytest.raises(InputError):
+        main(line)
+    shutil.rmtree(out)
+    assert main([*line, "--runtime.on-bad-sample", "skip"]) == 0
+    assert len((out / "per_image.csv").read_text().splitlines()) == 1 + 17
+    with pytest.raises(InputError, match=r"lacks 1 image of fold 0, which could not be read; --runtime\.on-bad-"):
+        main([*line, "--join"])
+
+
+def test_a_trainings_folder_and_a_fold_to_validate_are_refused(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    (tmp_path / "status.json").touch()
+    line = [*OPTIONS, "--data", str(shards), "--out", str(tmp_path)]
+    with pytest.raises(InputError, match=rf"--out {tmp_path}: holds a training, whose model would be replaced; choose"):
+        main(line)
+    with pytest.raises(InputError, match=r"--folds\.validation: each member of a cross-validation has a fold of"):
+        main([*line, "--folds.validation", "2"])
 
 
 @pytest.mark.usefixtures("quick")

@@ -85,6 +85,10 @@ def test_a_run_from_a_file(
     assert (heir.mean, heir.std) == (made.mean, made.std)
     assert heir.provenance["encoder_weights"]["licence"] == licence
     assert f"encoder weights: licence {licence}: not this project's" in "".join(capsys.readouterr())
+    RunFolder(tmp_path / "later").end("interrupted")
+    fit(tiny_shards, tmp_path / "later", "--model.weights", "none", "--init-from", "elsewhere.safetensors")
+    told = f"the encoder began with {out}/model.safetensors; --init-from is not read again"
+    assert told in "".join(capsys.readouterr())
 
 
 def test_no_secret_of_a_url_is_told(

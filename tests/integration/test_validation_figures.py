@@ -92,7 +92,9 @@ def test_from_an_interrupted_training_to_metrics(
 
     tuned = ["--checkpoint", str(run / "model.safetensors"), "--data", str(tiny_shards), "--folds", "1"]
     evaluate([*tuned, "--tune-thresholds", "--precision", "no", "--out", str(tmp_path / "tuned"), "--workers", "0"])
-    tuned_on_another = read_header(tmp_path / "tuned" / "model.safetensors")["provenance"]["validation"]
+    of_tuned = read_header(tmp_path / "tuned" / "model.safetensors")
+    assert of_tuned["folds"]["tuning"] == [0, 1]  # fold 0 chose the weights, and is held out from nothing
+    tuned_on_another = of_tuned["provenance"]["validation"]
     assert tuned_on_another == expected_of(tmp_path / "tuned" / "model.safetensors", 1) != validation
 
     for package in ("onnxruntime", "onnxscript", "starlette", "uvicorn", "prometheus_client"):

@@ -43,7 +43,7 @@ def keep_of_folds(
         on_progress: is told how many of how many images are done.
     """
     of_row = np.asarray(reader.index.fold)
-    rows = np.flatnonzero(np.isin(of_row, list(members)))
+    rows = nested.outcome.rows
     kinds = {
         **to_see.kinds,
         TYPICAL: choose_examples(reader, rows, NUM_EXAMPLES),

@@ -77,7 +77,9 @@ class LoopState:
 
     @compilation.setter
     def compilation(self, choice: CompileChoice) -> None:
-        self.compilations[self.phase :] = [choice]
+        # An earlier phase has none where a signal came before it was chosen.
+        known = self.compilations[: self.phase]
+        self.compilations = [*known, *[CompileChoice(False)] * (self.phase - len(known)), choice]
 
     def count_step(self, done: FinishedStep) -> bool:
         """Take in a finished step; whether it was skipped for what is not finite, rather than by the fp16 scaler."""

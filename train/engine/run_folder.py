@@ -248,7 +248,7 @@ class RunFolder:
     @property
     def has_states(self) -> bool:
         """Whether a state has been saved here, with which the run goes on as it began."""
-        return self.states.is_dir() and any(self.states.iterdir())
+        return self.states.is_dir() and any(not path.name.startswith(".") for path in self.states.iterdir())
 
     def keep_first_weights(self, first: FirstWeights) -> None:
         """Write down what the network starts from, for attempts that resume."""

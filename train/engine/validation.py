@@ -1,6 +1,7 @@
 """Validation: what the validation folds say of some weights, and what is told of it while training goes on."""
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from steel.inference.predictor import Predictor
@@ -108,7 +109,7 @@ def validation_examples(context: RunContext, model: UnifiedModel, result: Valida
     parts = runtime.gather_on_main(examples, len(rows))
     if not parts:
         return None
-    shown = [parts[number % runtime.world][number // runtime.world] for number in range(len(rows))]
+    shown = [example for of_ranks in zip_longest(*parts) for example in of_ranks if example is not None]
     return MaskedImages("val/examples", reader.manifest.class_names, shown)
 
 

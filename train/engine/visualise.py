@@ -1,6 +1,6 @@
 """Pictures of what a model predicts: a fixed choice of images, true and predicted masks drawn in."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from steel.images.geometry import resize_image, restore_size
 from steel.images.pictures import draw_comparison
 from steel.inference.predictor import Predictor
 from steel.inference.region_tags import mark_regions, tags_of
-from steel.shards.reader import ShardReader
+from steel.shards.reader import BadSampleError, Sample, ShardReader
 from steel.tracking.items import MaskedImage
 
 NUM_EXAMPLES = 12
@@ -44,20 +44,20 @@ def choose_random(rows: np.ndarray, count: int) -> list[int]:
 def predict_examples(
     predictor: Predictor, decision: Decision, reader: ShardReader, rows: Sequence[int]
 ) -> list[MaskedImage]:
-    """Images with their true and predicted masks, captioned with both.
+    """Images with their true and predicted masks, captioned with both; without damaged ones, where these are skipped.
 
     All at the images' original size, which the decision's areas are for, also where the shards hold reduced ones.
     """
     names = reader.manifest.class_names
-    samples = [reader.read(row, original_mask=True) for row in rows]
+    samples = list(_readable(reader, rows))
     examples = []
-    for row, sample, prediction in zip(rows, samples, predictor.predict([s.image for s in samples]), strict=True):
+    for sample, prediction in zip(samples, predictor.predict([s.image for s in samples]), strict=True):
         size = sample.bitmask.shape
         mask_probs = restore_size(prediction.mask_probs, *size)
         masks = apply_decision(decision, mask_probs, prediction.label_probs)
         said = [name for name, mask in zip(names, masks, strict=True) if mask.any()]
         true = [name for name, area in zip(names, mask_areas(sample.bitmask, len(names)), strict=True) if area]
-        image_id = reader.index.image_id(row)
+        image_id = reader.index.image_id(sample.row)
         caption = f"{image_id} · true: {', '.join(true) or 'clean'} · predicted: {', '.join(said) or 'clean'}"
         image = resize_image(sample.image, size)
         examples.append(
@@ -68,6 +68,15 @@ def predict_examples(
             )
         )
     return examples
+
+
+def _readable(reader: ShardReader, rows: Sequence[int]) -> Iterator[Sample]:
+    for row in rows:
+        try:
+            yield reader.read(row, original_mask=True)
+        except BadSampleError:
+            if reader.on_bad_sample == "fail":
+                raise
 
 
 def draw_examples(examples: Sequence[MaskedImage], num_classes: int) -> tuple[list[np.ndarray], list[str]]:

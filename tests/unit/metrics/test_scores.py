@@ -239,6 +239,16 @@ def test_copies_that_are_told_as_such_make_no_interval_narrower() -> None:
         assert once / untold == pytest.approx(2, rel=0.15)  # the square root of four
 
 
+@pytest.mark.parametrize("num_images", [1, 3, 5, 6])
+def test_images_that_are_too_few_have_no_interval(num_images: int) -> None:
+    """As groups: of five all go the same way by chance more often than once in twenty."""
+    rows, labels = np.arange(num_images), np.zeros((num_images, 2), bool)
+    counts = np.full((num_images, 1, 3), (4, 10, 8))
+    for groups in (None, rows):
+        found = bootstrap(Outcome(rows, counts, labels, groups=groups), lambda scores: scores.mean_dice)
+        assert (found is None) == (num_images < 6)
+
+
 @pytest.mark.parametrize("num_groups", [6, 8, 12, 30])
 def test_few_groups_show_a_difference_that_is_none_one_time_in_twenty(num_groups: int) -> None:
     """Or less often: images of a group gain alike, and groups do by chance."""

@@ -30,7 +30,8 @@ def test_each_image_is_shown_by_the_member_of_its_fold(tmp_path: Path) -> None:
     reader = ShardReader(make_shards(tmp_path / "shards", images, masks, num_classes=2, folds=3))
     members = {fold: make_member(fold) for fold in (0, 1)}  # fold 2 is kept for a test
     decisions = {0: Decision((ClassDecision(110), ClassDecision(140))), 1: Decision((ClassDecision(150),) * 2)}
-    nothing = Outcome(np.zeros(0, np.int64), np.zeros((0, 2, 3), np.int64), np.zeros((0, 3), bool))
+    judged = np.flatnonzero(np.asarray(reader.index.fold) != 2)
+    nothing = Outcome(judged, np.zeros((len(judged), 2, 3), np.int64), np.zeros((len(judged), 3), bool))
     to_see = ToSee({MISSES: [4, 3, 10]}, frozenset({21}))
     progress: list[tuple[int, int]] = []
 

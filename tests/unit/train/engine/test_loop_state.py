@@ -7,6 +7,7 @@ import pytest
 
 from steel.errors import InputError
 from train.engine.batch_plan import PhasePlan
+from train.engine.compilation import CompileChoice
 from train.engine.loop_state import OVERFLOW_PATIENCE, LoopState, Window
 from train.engine.metric_logger import train_figures
 from train.engine.step_metrics import FinishedStep, Speed
@@ -90,6 +91,14 @@ def test_a_phase_begins_without_what_the_one_before_it_left() -> None:
     state = LoopState(0, 9, phase_best=0.5, stale=2, nonfinite_steps=3, window=Window(1, {"segmentation": 1.0}))
     state.start_phase(1)
     assert state == LoopState(1, 0, nonfinite_steps=3)
+
+
+def test_a_choice_to_compile_is_of_its_phase_also_where_an_earlier_one_has_none() -> None:
+    """As where a stop signal came before it was chosen, and the phase ended with that."""
+    state, choice = LoopState(phase=1), CompileChoice(True, 1.5)
+    assert state.compilation is None
+    state.compilation = choice
+    assert state.compilation == choice and state.compilations == [CompileChoice(False), choice]
 
 
 def test_a_phase_keeps_to_what_was_missed_before_it() -> None:

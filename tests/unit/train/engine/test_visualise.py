@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 
 import numpy as np
+import pytest
 
 from steel.decision import ClassDecision, Decision
 from steel.inference.prediction import Prediction
-from steel.shards.reader import ShardReader
-from tests.shard_folder import make_shards, steel_image
+from steel.shards.reader import BadSampleError, ShardReader
+from tests.shard_folder import damage_image, make_shards, steel_image
 from train.engine.visualise import draw_examples, predict_examples
 
 
@@ -22,6 +23,17 @@ class SureOfACorner:
             decision = Decision((ClassDecision(),))
             answers.append(Prediction("", image, ("a",), decision, probs, np.full(2, 255, np.uint8)))
         return answers
+
+
+def test_a_damaged_image_is_not_shown_where_it_is_skipped(tmp_path) -> None:
+    images = [steel_image(n, 32, 64) for n in range(2)]
+    shards = make_shards(tmp_path / "shards", images, [np.zeros((32, 64), np.uint8)] * 2, num_classes=1)
+    damage_image(shards, 0)
+    decision, skipping = Decision((ClassDecision(),)), ShardReader(str(shards), on_bad_sample="skip")
+    (shown,) = predict_examples(SureOfACorner(), decision, skipping, [0, 1])  # type: ignore[arg-type]
+    assert shown.image_id == skipping.index.image_id(1)
+    with pytest.raises(BadSampleError):
+        predict_examples(SureOfACorner(), decision, ShardReader(str(shards)), [0, 1])  # type: ignore[arg-type]
 
 
 def test_areas_are_counted_at_the_original_size(tmp_path) -> None:
