@@ -25,8 +25,8 @@ from steel.labels.shape_collector import ShapeCollector
 from steel.labels.shapes import SLACK, Polygon, polygon_of
 
 TABLES = (".yaml", ".yml")
-_LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt", "README.dataset.txt", "README.roboflow.txt")
-"""Text files of such data sets that are no labels."""
+_LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt", "readme.dataset.txt", "readme.roboflow.txt")
+"""Text files of such data sets that are no labels, in any case of letters."""
 
 
 def looks_like_yolo(place: Place, images: ImageIndex) -> bool:
@@ -65,7 +65,7 @@ def read_yolo(place: Place, images: ImageIndex, options: LabelOptions) -> FoundL
     image_of = {_plain_stem(image_id, "images"): image_id for image_id in images.image_ids}
     for path, data in read_all(place, ".txt"):
         stem = _plain_stem(path, "labels")
-        if stem not in image_of and path.rpartition("/")[2] in _LISTS:
+        if stem not in image_of and path.rpartition("/")[2].lower() in _LISTS:
             continue
         image_id = collector.open_image(image_of.get(stem, path), None, path)
         if isinstance(data, OSError):
@@ -120,7 +120,7 @@ def _parse(line: str) -> tuple[int, Polygon]:
 
 def _read_names(place: Place, options: LabelOptions) -> dict[int, str]:
     """The name of each number, from the table of a data set or the user."""
-    urls = place.ending(*TABLES) + [url for url in place.ending(".txt") if url.endswith("/classes.txt")]
+    urls = place.ending(*TABLES) + [url for url in place.ending(".txt") if url.lower().endswith("/classes.txt")]
     folder = place.url.rstrip("/")
     for _ in range(0 if place.is_file else 2):
         folder = folder.rpartition("/")[0] or ("." if "/" not in folder else "/")
@@ -141,7 +141,7 @@ def _names_in(url: str) -> dict[int, str] | None:
     """The names in a table; None when it has none."""
     try:
         text = storage.read_bytes(url).decode("utf-8-sig")
-        if not url.endswith(TABLES):
+        if not url.lower().endswith(TABLES):
             return dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -124,6 +124,14 @@ def test_a_table_stands_for_the_folder_that_it_lies_in(tmp_path: Path) -> None:
     assert np.array_equal(found.bitmask("coil/a.jpg", HEIGHT, WIDTH) >> 1, by_coco(RING))
 
 
+@pytest.mark.parametrize("name", ["data.YAML", "DATA.YML", "Classes.TXT"])
+def test_a_table_is_told_by_its_ending_in_any_case_of_letters(tmp_path: Path, name: str) -> None:
+    images = write_images(tmp_path / "images", "a.jpg")
+    write(tmp_path / "labels/a.txt", line(1, RING))
+    write(tmp_path / "labels" / name, "pit\ndent\n" if name == "Classes.TXT" else NAMES)
+    assert load_labels(images, tmp_path / "labels").class_names == ("pit", "dent")
+
+
 @pytest.mark.parametrize(
     ("table", "names", "expected"),
     [
