@@ -89,6 +89,7 @@ def verify(root: str, executor: Executor) -> list[Fault]:
 
 def _check_index(root: str, manifest: Manifest) -> list[Fault]:
     """The index as a file, before anything in it is believed."""
+    faults: list[Fault] = []
     try:
         with storage.mapped(storage.join(root, INDEX_NAME)) as data:
             faults = _check_bytes(INDEX_NAME, data, manifest.index_size, manifest.index_sha256)

@@ -109,6 +109,15 @@ def test_missing_files_are_named(shards: Path) -> None:
     assert faults_of(shards) == ["index.arrow: missing", f"{LAST}: missing"]
 
 
+def test_a_folder_in_the_place_of_the_index_is_a_fault(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shards / "index.arrow").unlink()
+    (shards / "index.arrow").mkdir()
+    assert verify_main([str(shards), "--workers", "1"]) == 1
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("index.arrow: cannot be read (") and "Is a directory" in first
+    assert last == f"{shards}: 1 fault"
+
+
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
