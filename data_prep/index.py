@@ -28,6 +28,7 @@ from steel.errors import InputError, run_program, told_url
 from steel.labels.arguments import add_class_arguments
 from steel.labels.classes import MAX_CLASSES, parse_class_names
 from steel.labels.csv_file import read_table
+from steel.shards.checks import is_shard_name
 from steel.shards.format import MANIFEST_NAME, Manifest, MaskCoding
 from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
@@ -54,7 +55,7 @@ def index_tars(
         missing_is_clean: A sample without a mask has no defect; else that is a mistake.
 
     Raises:
-        ValidationErrors: damaged tars and unusable samples, all at once.
+        ValidationErrors: names that no shard can have; damaged tars and unusable samples, all at once.
         InputError: no tars there, or there is a manifest already.
     """
     if storage.exists(storage.join(root, MANIFEST_NAME)):
@@ -62,6 +63,8 @@ def index_tars(
     names = [file.path for file in storage.list_files(root, (".tar",))]
     if not names:
         raise InputError(f"{root}: no .tar files there (compressed ones cannot be read at random; unpack them)")
+    odd = [Issue("names that no shard can have", name) for name in names if not is_shard_name(name)]
+    raise_issues(odd, f"in {told_url(root)}; rename what has ':' or '\\' in it, or more than 255 bytes")
     tasks = [
         ForeignTask(
             number,

@@ -120,14 +120,18 @@ def _level_fault(manifest: "Manifest") -> str | None:
     )
 
 
-def shard_fault(shard: "ShardInfo") -> str | None:
-    """What is wrong with a shard's entry; its name is a relative path that stays in its folder."""
-    name, parts = shard.name, shard.name.split("/")
+def is_shard_name(name: str) -> bool:
+    """Whether a shard may be called so: a relative path that stays in its folder, whatever system reads it."""
     is_plain = printable(name) == name and not re.search(r"[\\:]", name) and name.lower().endswith(".tar")
     # Listings leave hidden files out, and the cache has hidden files of its own beside the shards.
-    is_plain = is_plain and all(part and part[0] != "." and len(part.encode()) <= 255 for part in parts)
+    return is_plain and all(part and part[0] != "." and len(part.encode()) <= 255 for part in name.split("/"))
+
+
+def shard_fault(shard: "ShardInfo") -> str | None:
+    """What is wrong with a shard's entry."""
+    name = shard.name
     return _first(
-        (not is_plain, f"{name!r} is no name of a shard"),
+        (not is_shard_name(name), f"{name!r} is no name of a shard"),
         (not 0 <= shard.num_samples <= _MAX_ROWS, f"{name}: {shard.num_samples} samples"),
         (not 0 < shard.size < 1 << 63, f"{name}: {shard.size} bytes"),
         (not _is_sha256(shard.sha256), f"{name}: no sha256"),

@@ -188,6 +188,17 @@ def test_what_cannot_be_indexed_is_one_line(tmp_path: Path, capsys: pytest.Captu
     assert "has a manifest.json already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["2024-05-01T10:30.tar", "coil\\1.tar", "line:1/part.tar"])
+def test_names_that_no_shard_can_have_are_told_before_the_tars_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"nobody looks into it")
+    assert main(options(tmp_path)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: 1 names that no shard can have: {name} (in {tmp_path}; rename what has ':' or")
+
+
 def test_keys_that_occur_twice_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tars(tmp_path)
     (tmp_path / "copy.tar").write_bytes((tmp_path / "part0.tar").read_bytes())
