@@ -63,25 +63,20 @@ class ImageRecord:
             return page_of(data, self.page)
 
 
-def list_images(
-    folder: str, *, without: str | None = None, tiff_pages: TiffPages = "refuse"
-) -> tuple[ImageRecord, ...]:
+def list_images(folder: str, *, tiff_pages: TiffPages = "refuse") -> tuple[ImageRecord, ...]:
     """All images in and below a folder (a path or URL), sorted by their relative path.
 
     Files of image formats that are not read are left out, with a warning in the log that names them.
 
     Args:
         folder: Where to look. Hidden files and folders are left out.
-        without: A folder that is left out with all in it: masks that lie among the images.
         tiff_pages: See `split_pages`.
 
     Raises:
         InputError: no such folder, or no image in it.
         ValidationErrors: see `split_pages`.
     """
-    inner = "" if without is None else _inside(folder, without)
-    listed = storage.list_files(folder, IMAGE_SUFFIXES + _UNREAD_SUFFIXES)
-    files = [file for file in listed if not (inner and file.path.startswith(inner))]
+    files = storage.list_files(folder, IMAGE_SUFFIXES + _UNREAD_SUFFIXES)
     unread = [file.path for file in files if not file.path.lower().endswith(IMAGE_SUFFIXES)]
     left_out = set(unread)
     records = tuple(
@@ -151,8 +146,3 @@ def image_stem(image_id: str) -> str:
 def lies_in(url: str, folder: str) -> bool:
     """Whether a path or URL is a folder or lies below it."""
     return storage.full_path(url).startswith(storage.full_path(folder))
-
-
-def _inside(folder: str, other: str) -> str:
-    """`other` relative to `folder`, with a slash at its end; "" when it does not lie below."""
-    return storage.full_path(other).removeprefix(storage.full_path(folder)) if lies_in(other, folder) else ""

@@ -4,7 +4,7 @@ import os
 
 from steel import storage
 from steel.errors import InputError
-from steel.images.listing import IMAGE_SUFFIXES, image_stem, lies_in, list_images
+from steel.images.listing import IMAGE_SUFFIXES, ImageRecord, image_stem, lies_in, list_images
 from steel.labels.classes import MAX_CLASSES
 from steel.labels.formats import FORMATS
 from steel.labels.image_index import ImageIndex
@@ -30,16 +30,21 @@ def load_labels(
         InputError: a folder or file that is not there, or options that contradict each other.
     """
     images, url = os.fspath(images), os.fspath(labels)
-    is_below = lies_in(url, images) and not lies_in(images, url)
-    records = list_images(images, without=url if is_below else None, tiff_pages=options.tiff_pages)
+    records = list_images(images, tiff_pages=options.tiff_pages)
     place = look_at(url, images)
-    index = ImageIndex([record.image_id for record in records])
-    name = _choose_format(options.format, place, index)
+    outside = _outside_of(url, images, records)
+    index = _index_of(records)
+    index_outside = index if outside is records else _index_of(outside)
+    name = _choose_format(options.format, place, index, index_outside)
     _refuse_unfit(name, place, options)
-    if FORMATS[name].is_pixels and place.has_images:
-        masks = {storage.join(images, file.path) for file in place.masks}
-        records = tuple(record for record in records if record.url not in masks)
-        index = ImageIndex([record.image_id for record in records])
+    if FORMATS[name].is_pixels:
+        records, index = outside, index_outside
+        if not records:
+            raise InputError(f"{images}: no images there but those in {url}, which are taken for masks")
+        if place.has_images:
+            masks = {storage.join(images, file.path) for file in place.masks}
+            records = tuple(record for record in records if record.url not in masks)
+            index = _index_of(records)
     refuse_same_stems(records, image_stem)
     found = FORMATS[name].read(place, index, options)
     if len(found.classes) + found.source.ignore > MAX_CLASSES:
@@ -49,8 +54,26 @@ def load_labels(
     return Labels(found.classes.names, records, found.source, found.left_out, suffixes)
 
 
-def _choose_format(wanted: str, place: Place, images: ImageIndex) -> str:
+def _outside_of(url: str, images: str, records: tuple[ImageRecord, ...]) -> tuple[ImageRecord, ...]:
+    """The images that do not lie in a folder of labels below their own, where they would be masks."""
+    if not lies_in(url, images) or lies_in(images, url):
+        return records
+    inner = storage.full_path(url).removeprefix(storage.full_path(images))
+    return tuple(record for record in records if not record.image_id.startswith(inner))
+
+
+def _index_of(records: tuple[ImageRecord, ...]) -> ImageIndex:
+    return ImageIndex([record.image_id for record in records])
+
+
+def _choose_format(wanted: str, place: Place, images: ImageIndex, images_outside: ImageIndex) -> str:
     """The name of the format of what lies somewhere: the wanted one, or the one that is recognised.
+
+    Args:
+        wanted: A format, or `auto`.
+        place: Of the labels.
+        images: Of the folder of images.
+        images_outside: Those that do not lie in the folder of labels, where masks would.
 
     Raises:
         InputError: none that is known.
@@ -60,7 +83,7 @@ def _choose_format(wanted: str, place: Place, images: ImageIndex) -> str:
     if wanted != AUTO:
         raise InputError(f"--labels-format {wanted}: none that is known ({', '.join(FORMATS)})")
     for name, form in sorted(FORMATS.items(), key=lambda entry: entry[1].is_pixels):  # any image may be a mask
-        if form.recognise(place, images):
+        if form.recognise(place, images_outside if form.is_pixels else images):
             return name
     raise InputError(f"{place.url}: no labels that are known there; --labels-format says which of {', '.join(FORMATS)}")
 

@@ -91,6 +91,28 @@ def test_masks_among_the_images_are_no_images(tmp_path):
     assert [record.image_id for record in found.images] == ["a.jpg"]
 
 
+def test_a_folder_that_holds_all_images_cannot_be_that_of_their_masks(tmp_path):
+    write_images(tmp_path / "masks", "a.png")
+    with pytest.raises(InputError, match=rf"{tmp_path}: no images there but those in {tmp_path}/masks, which"):
+        load_labels(tmp_path, tmp_path / "masks")
+
+
+@pytest.mark.parametrize("named", ["coco", "auto"])
+@pytest.mark.parametrize("splits", [("train",), ("train", "valid")])
+def test_images_beside_their_labels_in_a_folder_below_are_images(tmp_path, named, splits):
+    """Roboflow's layout, where `--images` is the whole set and `--labels` one split."""
+    mask = np.zeros((4, 6), np.uint8)
+    mask[1:3, 2:5] = 1
+    for split in splits:
+        write_images(tmp_path / split, f"{split}_jpg.rf.0c1f.jpg")
+    labelled = LabelledImage("train_jpg.rf.0c1f.jpg", 4, 6, {1: mask})
+    FORMATS["coco"].write(str(tmp_path / "train/_annotations.coco.json"), ("pit",), [labelled])
+    options = LabelOptions(format=named, missing_mask="clean")
+    found = load_labels(tmp_path, tmp_path / "train", options)
+    assert [record.image_id for record in found.images] == [f"{split}/{split}_jpg.rf.0c1f.jpg" for split in splits]
+    np.testing.assert_array_equal(found.bitmask("train/train_jpg.rf.0c1f.jpg", 4, 6), mask)
+
+
 def test_images_and_masks_by_url(tmp_path):
     write_images(tmp_path / "images", "coil/a.png", "b.png")
     write_mask(tmp_path / "masks/coil/a.png", [[0, 1, 0, 0, 0, 2]] * 4)
