@@ -69,9 +69,7 @@ def _collect(
     names: set[str],
 ) -> None:
     """Add one file's shapes."""
-    image_path = content.get("imagePath")
-    by_name = images.of_file_name(f"{image_stem(path)}.json", options, "labels").image_id
-    named = by_name or (image_path if isinstance(image_path, str) and image_path.strip() else path)
+    named = _name_of_image(path, content.get("imagePath"), images, options)
     height, width = content.get("imageHeight"), content.get("imageWidth")
     is_size = isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0
     image_id = collector.open_image(named, (height, width) if is_size else None, path)  # type: ignore[arg-type]
@@ -91,6 +89,27 @@ def _collect(
             collector.fail(NO_AREA, f"{shown} ({shape.get('shape_type')})")
         elif image_id is not None:
             collector.add(image_id, label, found)
+
+
+def _name_of_image(path: str, image_path: Any, images: ImageIndex, options: LabelOptions) -> str:
+    """What a file calls its image: its own name where an image has it, else its `imagePath`.
+
+    Where neither is an image's without an option, it is the own name, if that has an issue to be told.
+
+    Args:
+        path: Of the file.
+        image_path: What stands in it.
+        images: Of the folder of images.
+        options: Whether capitals count.
+    """
+    by_name = images.of_file_name(f"{image_stem(path)}.json", options, "labels")
+    if by_name.image_id is not None and by_name.issue is None:
+        return by_name.image_id
+    if not isinstance(image_path, str) or not image_path.strip():
+        return path
+    by_path = images.of_file_name(image_path, options, "labels")
+    is_image = by_path.image_id is not None and by_path.issue is None
+    return image_path if is_image or by_name.issue is None else path
 
 
 def _shape_of(shape: dict[str, Any]) -> Shape | None:

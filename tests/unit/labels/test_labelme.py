@@ -115,6 +115,20 @@ def test_files_belong_to_images_by_name_or_by_their_path(tmp_path: Path) -> None
     assert [found.class_ids(i) for i in ("a.jpg", "c.jpg", "clean.jpg", "coil/b.jpg")] == [{2}, {1, 2}, set(), {1}]
 
 
+def test_a_file_in_other_capitals_needs_the_option_and_its_path_comes_first(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", "a.jpg", "b.jpg")
+    write(tmp_path / "labels/A.json", "b.jpg", shape("pit", TRIANGLE))
+    found = load_labels(images, tmp_path / "labels", LabelOptions(missing_mask="clean"))
+    assert (found.class_ids("a.jpg"), found.class_ids("b.jpg")) == (frozenset(), {1})
+    for image_path in ("A.jpg", "gone.jpg", ""):
+        write(tmp_path / "labels/A.json", image_path, shape("pit", TRIANGLE))
+        told = r"1 labels named in other capitals than their image \(--any-case takes them\): A\.json \(for a\.jpg\)"
+        with pytest.raises(InputError, match=told):
+            load_labels(images, tmp_path / "labels", LabelOptions(missing_mask="clean"))
+        found = load_labels(images, tmp_path / "labels", LabelOptions(missing_mask="clean", any_case=True))
+        assert found.class_ids("a.jpg") == {1}
+
+
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", "a.jpg", "b.jpg", "c.jpg")
     labels = tmp_path / "labels"
