@@ -138,7 +138,8 @@ def _shapes_of(segmentation: Any, box: Any) -> Iterable[Shape]:
     Raises:
         InputError: neither polygons nor run lengths, or a malformed box.
     """
-    if segmentation in (None, []) and box:
+    has_none = segmentation is None or (isinstance(segmentation, list) and all(ring == [] for ring in segmentation))
+    if has_none and box:
         yield _box_of(box)
         return
     if isinstance(segmentation, dict):

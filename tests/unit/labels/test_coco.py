@@ -170,11 +170,12 @@ def test_files_in_a_folder_are_parts_of_the_labels(tmp_path: Path) -> None:
         load_labels(images, tmp_path / "labels")
 
 
-def test_a_box_stands_for_an_outline_that_is_not_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("empty", [None, [], [[]], [[], []]])
+def test_a_box_stands_for_an_outline_that_is_not_there(tmp_path: Path, empty: Any) -> None:
     """As Label Studio, CVAT and Roboflow write boxes; a line, or a box beside an outline, is none."""
     images = write_images(tmp_path / "images", "a.jpg")
     shapes = [
-        annotation(1, 1, 1, [], bbox=[4.2, 6.2, 15.9, 2.8]),
+        annotation(1, 1, 1, empty, bbox=[4.2, 6.2, 15.9, 2.8]),
         {"id": 2, "image_id": 1, "category_id": 2, "bbox": [30, 20, 8, 6], "area": 48},
         annotation(3, 1, 1, [SQUARE], bbox=[0, 0, WIDTH, HEIGHT]),
     ]
