@@ -92,17 +92,21 @@ def _run_explore(arguments: argparse.Namespace) -> None:
         raise InputError("explore: give either SHARDS, or --images and --labels")
     written = [arguments.out, *(storage.join(arguments.out, name) for name in EXPLORED)]
     storage.check_apart([arguments.shards, arguments.images, arguments.labels], written)
+    left_out: tuple[str, ...] = ()
     if has_labels:
         with image_bar("labels") as on_image:
             where = f"{told_url(arguments.images)}, labels {told_url(arguments.labels)}"
             labels = load_labels(arguments.images, arguments.labels, options)
             data = data_of_labels(labels, where, on_image)
+            left_out = labels.left_out
     else:
         data = data_of_shards(arguments.shards)
     with image_bar("explore") as on_image:
         found = explore(data, arguments.out, max_images=arguments.max_images, seed=arguments.seed, on_image=on_image)
     for finding in found["findings"]:
         print(finding["title"])  # noqa: T201
+    for line in left_out:
+        print(line)  # noqa: T201
     print(f"wrote {told_url(arguments.out)}/{', '.join(EXPLORED[:-1])} and {EXPLORED[-1]}")  # noqa: T201
 
 

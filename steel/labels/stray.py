@@ -1,6 +1,7 @@
 """Labels that belong nowhere: of images that are not there, of unknown classes, shapes without any pixel.
 
-They are mistakes until the user says otherwise (`--stray-labels skip`); then they are left out, and counted.
+They are mistakes until the user says otherwise (`--stray-labels skip`); then they are left out, and counted. Shapes
+with an outline that turn out to cover no pixel when they are drawn, long after, are not counted.
 """
 
 from collections import Counter

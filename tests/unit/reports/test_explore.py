@@ -302,6 +302,18 @@ def test_labels_are_explored_before_sharding(tmp_path: Path, capsys: pytest.Capt
     assert explore(data, tmp_path / "again")["classes"] == figures["classes"]
 
 
+def test_what_is_left_out_of_the_labels_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import cv2
+
+    (tmp_path / "images").mkdir()
+    for n in range(2):
+        cv2.imwrite(str(tmp_path / "images" / f"{n}.png"), np.full((20, 40), 90 + n, np.uint8))
+    (tmp_path / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n0.png,1,1 5\ngone.png,1,1 5\n")
+    paths = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "train.csv")]
+    assert main(["explore", *paths, "--stray-labels", "skip", "--out", str(tmp_path / "out")]) == 0
+    assert "left out: 1 labels without an image" in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.parametrize(("format", "place"), [("coco", "coco.json"), ("kaggle", "submission.csv")])
 def test_predictions_are_explored_as_labels(format: str, place: str, tmp_path: Path) -> None:
     """What `steel predict` writes of an image with a square of 24 pixels, and of a clean one."""
