@@ -109,6 +109,10 @@ class BasePredictor(ABC):
         return 1
 
     @abstractmethod
+    def model_digest(self) -> str:
+        """What tells the model as it is, its weights above all, from others; thresholds and views are not in it."""
+
+    @abstractmethod
     def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
         """The probabilities of batches (B, c, H, W) uint8 of whole strides, in their order.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from steel import storage
-from steel.checkpoint_header import METADATA_KEY, parse_metadata
+from steel.checkpoint_header import METADATA_KEY, digest_content, parse_metadata
 from steel.config import TilingConfig
 from steel.decision import Decision, default_decision
 from steel.errors import InputError, out_of_memory_as, told_url
@@ -49,6 +49,7 @@ class OnnxPredictor(BasePredictor):
         """
         super().__init__(pixels_per_pass, PIXELS_PER_PASS)
         self._session = session
+        self._header = header
         self.class_names = tuple(header["class_names"])
         self.is_tuned = header["decision"] is not None
         stored = header["decision"]
@@ -100,6 +101,10 @@ class OnnxPredictor(BasePredictor):
             made_in = "float32" if found.precision == "no" else found.precision
             raise InputError(f"{told_url(source)}: the graph computes in {made_in}; leave out --precision {precision}")
         return found
+
+    def model_digest(self) -> str:
+        """Over the header, which holds the checksum of the weights that the graph was made of."""
+        return digest_content(self._header)
 
     def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
         for batch in batches:

@@ -56,14 +56,16 @@ def predict_folder(
     Args:
         predictor: with its decision and views.
         job: what is to be done.
-        depends_on: what else the predictions depend on, such as `describe_predictor` says.
+        depends_on: what else the predictions depend on, as plain JSON values; what the predictor says of itself is
+            added. With `checkpoint`, as `describe_predictor` has it, its weights need not be read for that.
         on_image: called with the images done so far and in total.
 
     Raises:
         InputError: no images, formats or places that cannot be, or unfinished predictions of another job.
         OutOfMemoryError: says what needs less.
     """
-    plan = plan_folder(job, predictor.class_names, depends_on)
+    model = {} if "checkpoint" in depends_on else {"checkpoint": predictor.model_digest()}
+    plan = plan_folder(job, predictor.class_names, {**depends_on, **model, **_settings(predictor)})
     before, total = len(plan.records) - len(plan.missing), len(plan.records)
     unreadable = predict_images(predictor, job, plan.missing, lambda done: on_image(before + done, total))
     return finish_folder(job, predictor.class_names, plan, unreadable)
@@ -71,8 +73,13 @@ def predict_folder(
 
 def describe_predictor(predictor: BasePredictor, checkpoint: str) -> dict[str, Any]:
     """What predictions depend on, as plain JSON values."""
+    return {"checkpoint": digest_source(checkpoint), **_settings(predictor)}
+
+
+def _settings(predictor: BasePredictor) -> dict[str, Any]:
+    """How it predicts now, whatever its model is."""
     return {
-        "checkpoint": digest_source(checkpoint),
+        "decision": predictor.decision.to_dict(),
         "tta": list(predictor.tta),
         "device": str(predictor.device).partition(":")[0],
         "precision": predictor.precision,

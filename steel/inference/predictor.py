@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steel.checkpoint import Checkpoint, load_checkpoint
+from steel.checkpoint import Checkpoint, digest_tensors, load_checkpoint
+from steel.checkpoint_header import digest_content, network_to_dict
 from steel.config import TilingConfig
 from steel.decision import Decision, check_covers, default_decision
 from steel.errors import InputError, out_of_memory_as, told_url
@@ -28,6 +29,7 @@ from steel.model.host_copy import read_beside
 from steel.model.network import UnifiedModel, normalise, reflect_to_stride
 from steel.model.passes import Passes, count_passes, default_pixels_per_pass, intra_op_threads, open_passes
 from steel.model.tta import Axes, average_probs, view_probs
+from steel.plain import to_dict
 from steel.precision import DTYPES, choose_precision
 from steel.views import check_tta, flips_of
 
@@ -189,6 +191,14 @@ class Predictor(BasePredictor):
                 if begun:
                     launched.append(begun.popleft()())
                 yield launched.popleft()()
+
+    def model_digest(self) -> str:
+        """Over the weights of all members, and what is done with images before and after."""
+        states = [model.state_dict() for model in self.models]
+        weights = [digest_tensors({name: tensor.cpu() for name, tensor in state.items()}) for state in states]
+        told = {"network": network_to_dict(self.models[0].network), "weights": weights, "classes": self.class_names}
+        images = {"mean": self.mean, "std": self.std, "input_size": self.input_size}
+        return digest_content({**told, **images, "depth": to_dict(self.depth), "tiling": to_dict(self.tiling)})
 
     def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
         return self.stream_probabilities((torch.from_numpy(batch) for batch in batches), cleared)

@@ -157,6 +157,32 @@ def test_the_unfinished_job_of_another_command_is_refused(folder: Path, predicto
     predict_folder(other, job, other_how)  # a finished one is nobody's
 
 
+def test_from_python_another_model_or_decision_does_not_go_on_with_what_was_stopped(
+    folder: Path, predictor: Predictor, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The call says nothing of the predictor, which is asked itself; one that was loaded anew is the same."""
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"), ALL)
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, {}, lambda done, total: interrupt(done == 3))
+    plain = load_checkpoint(folder / "model.safetensors")
+    strict = dataclasses.replace(predictor.decision, binary_threshold=201)
+    mean = dataclasses.replace(plain, mean=(plain.mean[0] / 2,))
+    first = min(name for name in plain.tensors if name.endswith(".weight"))  # a norm's count of batches says nothing
+    weights = dataclasses.replace(plain, tensors=plain.tensors | {first: plain.tensors[first] + 1})
+    for checkpoint, decision, said in (
+        (weights, None, "checkpoint"),
+        (mean, None, "checkpoint"),
+        (plain, strict, "decision"),
+    ):
+        other = Predictor.from_checkpoint(checkpoint, device="cpu", pixels_per_pass=4000)
+        other.decision = decision or other.decision
+        with pytest.raises(InputError, match=rf"it differs in {said}\)"):
+            predict_folder(other, job, {})
+    same = Predictor.from_checkpoint(folder / "model.safetensors", device="cpu", pixels_per_pass=4000)
+    assert predict_folder(same, job, {}).new == 2
+    assert tree_digest(tmp_path / "out") == tree_digest(undisturbed)
+
+
 def test_a_job_knows_its_checkpoint_by_the_header_alone(
     folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

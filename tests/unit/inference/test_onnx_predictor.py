@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import steel
-from steel.checkpoint import Checkpoint, save_checkpoint
+from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from steel.checkpoint_header import make_metadata, parse_metadata
 from steel.cli import main
 from steel.config import NetworkConfig, TilingConfig
@@ -91,6 +91,18 @@ def test_probabilities_differ_by_at_most_one(
     num_pixels = 2 * sum(height * width for height, width in SIZES)
     assert other <= near < 0.05 * num_pixels
     assert other < 0.002 * num_pixels
+
+
+def test_a_graph_that_was_loaded_again_is_the_same_model_and_one_of_other_weights_is_not(
+    folder: Path, graph: OnnxPredictor, tmp_path: Path
+) -> None:
+    assert OnnxPredictor.from_file(folder / "model.onnx").model_digest() == graph.model_digest()
+    plain = load_checkpoint(folder / "model.safetensors")
+    first = next(iter(plain.tensors))
+    other = dataclasses.replace(plain, tensors=plain.tensors | {first: plain.tensors[first] + 1})
+    save_checkpoint(tmp_path / "other.safetensors", other)
+    assert main(["export", str(tmp_path / "other.safetensors"), "--onnx", str(tmp_path / "other.onnx")]) == 0
+    assert OnnxPredictor.from_file(tmp_path / "other.onnx").model_digest() != graph.model_digest()
 
 
 TILED = [(64, 96), (130, 61), (70, 199), (50, 50), (33, 400), (300, 34), (90, 45)]
