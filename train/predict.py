@@ -65,10 +65,14 @@ def _predict(arguments: argparse.Namespace, runtime: Runtime) -> int:
     if runtime.is_main:
         with prediction_bars(predictor) as on_image:  # as if all ranks were equally fast
             found = predict_images(
-                predictor, job, mine, lambda done: on_image(min(total, before + done * runtime.world), total)
+                predictor,
+                job,
+                planned.mark,
+                mine,
+                lambda done: on_image(min(total, before + done * runtime.world), total),
             )
     else:
-        found = predict_images(predictor, job, mine)
+        found = predict_images(predictor, job, planned.mark, mine)
     unreadable = {image_id: reason for part in runtime.all_gather(found) for image_id, reason in part.items()}
     summary = runtime.on_main(lambda: finish_folder(job, predictor.class_names, planned, unreadable))
     if not runtime.is_main:

@@ -44,6 +44,8 @@ class Plan(NamedTuple):
     """All, in order."""
     missing: tuple[ImageRecord, ...]
     """Those that are still to be predicted."""
+    mark: str
+    """Of the job's journal."""
 
 
 def check_job(job: FolderJob) -> None:
@@ -85,7 +87,7 @@ def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[
     done = journal.lines(versions_of(records))
     missing = tuple(record for record in records if record.image_id not in done)
     _remove_pictures(job, class_names, gone.union(record.image_id for record in missing), done)
-    return Plan(records, missing)
+    return Plan(records, missing, journal.mark)
 
 
 def versions_of(records: Sequence[ImageRecord]) -> dict[str, str]:

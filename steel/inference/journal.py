@@ -3,9 +3,11 @@
 Below the output folder lies a hidden one with the description of the job, the names of its images and parts: files of
 lines, one for each image with what every output needs of it, as a checksum and JSON. A part appears whole or not at
 all; a line that was damaged since is none, nor is one of another version of the image: it is predicted again. Several
-ranks write parts side by side. When the outputs are complete the folder is removed.
+ranks write parts side by side; those whose names do not begin with the mark of the job are another's. When the outputs
+are complete the folder is removed.
 """
 
+import hashlib
 import json
 import tempfile
 import time
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from steel import storage
-from steel.errors import InputError
+from steel.errors import InputError, counted
 from steel.plain import from_plain, parse_json
 
 _FOLDER = ".unfinished"
@@ -61,8 +63,15 @@ class Lines(Mapping[str, dict[str, Any]]):
 class Journal:
     """The hidden folder of one output folder."""
 
-    def __init__(self, out: str) -> None:
+    def __init__(self, out: str, mark: str = "") -> None:
+        """Of an output folder.
+
+        Args:
+            out: a path or URL.
+            mark: of the job, once an attempt has begun it.
+        """
         self.out = out
+        self.mark = mark
         self.folder = storage.join(out, _FOLDER)
 
     @property
@@ -75,7 +84,7 @@ class Journal:
         return storage.exists(storage.join(self.folder, _DESCRIPTION))
 
     def begin(self, job: Mapping[str, Any]) -> None:
-        """Begin a job, or go on with it.
+        """Begin a job, or go on with it; `mark` is then the job's.
 
         Args:
             job: all that its outputs depend on, as plain JSON values.
@@ -85,6 +94,7 @@ class Journal:
         """
         storage.make_folder(self.folder)
         url = storage.join(self.folder, _DESCRIPTION)
+        self.mark = _mark_of(job)
         if not self.is_begun():
             storage.write_text(url, json.dumps(job, indent=1))
             return
@@ -114,7 +124,7 @@ class Journal:
     @contextmanager
     def recorder(self) -> Iterator["Recorder"]:
         """Take down lines; those that are not yet in a part become one however the block ends."""
-        recorder = Recorder(self.folder)
+        recorder = Recorder(self)
         try:
             yield recorder
         finally:
@@ -141,30 +151,63 @@ class Journal:
             yield self.lines(versions)
             return
         with tempfile.TemporaryDirectory(prefix="steel-") as folder:
-            copy = Journal(folder)
+            copy = Journal(folder, self.mark)
             storage.make_folder(copy.folder)
             for number, url in enumerate(self._parts()):
-                storage.download(url, Path(copy.folder, f"{number}.jsonl"))
+                storage.download(url, Path(copy.folder, f"{self.mark}-{number}.jsonl"))
             yield copy.lines(versions)
 
     def _parts(self) -> list[str]:
-        return [storage.join(self.folder, file.path) for file in storage.list_files(self.folder, (".jsonl",))]
+        """Of this job: where somebody removed the folder, another that still runs may write into the new one."""
+        files = storage.list_files(self.folder, (".jsonl",))
+        return [storage.join(self.folder, file.path) for file in files if file.path.startswith(f"{self.mark}-")]
+
+    def is_ours(self) -> bool:
+        """Whether the folder is there, and still that of this job."""
+        url = storage.join(self.folder, _DESCRIPTION)
+        try:
+            return _mark_of(_read_job(url, self.folder)) == self.mark
+        except (FileNotFoundError, InputError):
+            return False
+
+    def check_ours(self) -> None:
+        """Refuse to go on where the folder is gone, or another job's by now.
+
+        Raises:
+            InputError: it is.
+        """
+        if not self.is_ours():
+            raise InputError(
+                f"{self.folder}: gone meanwhile; another command for {self.out} has finished, or somebody removed it"
+            )
+
+    def check_whole(self, lines: Mapping[str, Any], image_ids: Collection[str]) -> None:
+        """Refuse to write files from fewer lines than there are images.
+
+        Raises:
+            InputError: some are gone.
+        """
+        if lost := len(set(image_ids) - lines.keys()):
+            raise InputError(
+                f"{self.folder}: what was predicted of {counted(lost, 'image')} is gone meanwhile; "
+                "give the same command again"
+            )
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Say so where the folder goes while it is used: whatever fails then fails for that.
 
         Raises:
-            InputError: it is gone.
+            InputError: it is gone, or another job's.
         """
         try:
             yield
         except (FileNotFoundError, InputError) as error:
-            if self.is_begun():
-                raise
-            raise InputError(
-                f"{self.folder}: gone meanwhile; another command for {self.out} has finished, or somebody removed it"
-            ) from error
+            try:
+                self.check_ours()
+            except InputError as gone:
+                raise gone from error
+            raise
 
     def remove(self) -> None:
         """The outputs are complete."""
@@ -174,9 +217,9 @@ class Journal:
 class Recorder:
     """Writes the parts of one process."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._prefix = uuid.uuid4().hex
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._prefix = f"{journal.mark}-{uuid.uuid4().hex}"
         self._count = 0
         self._lines: list[bytes] = []
         self._since = time.monotonic()
@@ -188,11 +231,16 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Make a part of what has come since the last one."""
+        """Make a part of what has come since the last one.
+
+        Raises:
+            InputError: the folder is gone, or another job's by now.
+        """
         if self._lines:
-            staging = None if storage.is_remote(self._folder) else self._folder
+            self._journal.check_ours()
             name = f"{self._prefix}-{self._count:06d}.jsonl"
-            storage.write_bytes(storage.join(self._folder, name), b"".join(self._lines), staging=staging)
+            url = storage.join(self._journal.folder, name)
+            storage.write_bytes(url, b"".join(self._lines), staging=self._journal.staging)
             self._count += 1
         self._lines = []
         self._since = time.monotonic()
@@ -207,6 +255,12 @@ def line_of(image_id: str, version: str, values: Mapping[str, Any]) -> bytes:
 def _checksum(text: bytes) -> bytes:
     """What stands before the JSON of a line, its end included."""
     return b"%08x " % zlib.crc32(text)
+
+
+def _mark_of(job: Mapping[str, Any]) -> str:
+    """What the names of a job's parts begin with: told by all that its outputs depend on, so the same in every attempt
+    and on every rank."""
+    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _read_job(url: str, folder: str) -> dict[str, Any]:

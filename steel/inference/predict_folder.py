@@ -67,7 +67,7 @@ def predict_folder(
     model = {} if "checkpoint" in depends_on else {"checkpoint": predictor.model_digest()}
     plan = plan_folder(job, predictor.class_names, {**depends_on, **model, **_settings(predictor)})
     before, total = len(plan.records) - len(plan.missing), len(plan.records)
-    unreadable = predict_images(predictor, job, plan.missing, lambda done: on_image(before + done, total))
+    unreadable = predict_images(predictor, job, plan.mark, plan.missing, lambda done: on_image(before + done, total))
     return finish_folder(job, predictor.class_names, plan, unreadable)
 
 
@@ -90,6 +90,7 @@ def _settings(predictor: BasePredictor) -> dict[str, Any]:
 def predict_images(
     predictor: BasePredictor,
     job: FolderJob,
+    mark: str,
     records: Sequence[ImageRecord],
     on_image: Callable[[int], None] = lambda done: None,
 ) -> dict[str, str]:
@@ -98,6 +99,7 @@ def predict_images(
     Args:
         predictor: with its decision and views.
         job: what is to be done.
+        mark: of its journal, as its plan has it.
         records: the images.
         on_image: called with the number of images done.
 
@@ -105,9 +107,10 @@ def predict_images(
         Images that cannot be read, and why.
 
     Raises:
+        InputError: the journal is gone, or another job's by now.
         OutOfMemoryError: says what needs less.
     """
-    journal, unreadable, versions = Journal(job.out), dict[str, str](), versions_of(records)
+    journal, unreadable, versions = Journal(job.out, mark), dict[str, str](), versions_of(records)
     ahead = Ahead(job.threads)
     with journal.watched(), out_of_memory_as("fewer --threads need less"), ThreadPoolExecutor(job.threads) as pool:
 
@@ -133,9 +136,15 @@ def predict_images(
 def finish_folder(
     job: FolderJob, class_names: Sequence[str], plan: Plan, unreadable: Mapping[str, str]
 ) -> FolderSummary:
-    """Write the files of all images from the journal, then remove it."""
-    journal, task = Journal(job.out), job.task(class_names, plan.records)
+    """Write the files of all images from the journal, then remove it.
+
+    Raises:
+        InputError: the journal is gone, or another job's by now.
+    """
+    journal, task = Journal(job.out, plan.mark), job.task(class_names, plan.records)
     with journal.watched(), journal.local_lines(versions_of(plan.records)) as lines:
+        journal.check_ours()
+        journal.check_whole(lines, set(task.image_ids) - unreadable.keys())
         for name in job.formats:
             writer = WRITERS[name]
             if isinstance(writer, FileWriter):

@@ -15,6 +15,7 @@ import pytest
 
 from steel import storage
 from steel.checkpoint import load_checkpoint, save_checkpoint
+from steel.decision import ClassDecision
 from steel.errors import InputError
 from steel.inference.folder_job import FolderJob
 from steel.inference.predict_folder import describe_predictor, predict_folder
@@ -216,6 +217,51 @@ def test_a_journal_that_goes_meanwhile_is_told(
     for last in (2, 5):
         with pytest.raises(InputError, match=r"out/\.unfinished: gone meanwhile; another command for .*out has"):
             predict_folder(predictor, job, {}, lambda done, _, last=last: done == last and shutil.rmtree(job.out))
+
+
+def test_parts_that_a_command_writes_into_the_folder_of_the_next_do_not_count(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody removes the folder of a command that still runs, as the refusal of another one says, and begins that."""
+    monkeypatch.setattr("steel.inference.journal._LINES_PER_PART", 1)
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"), ("kaggle", "jsonl"))
+    other = Predictor.from_checkpoint(folder / "model.safetensors", device="cpu", pixels_per_pass=4000)
+    other.decision = dataclasses.replace(
+        other.decision, classes=tuple(ClassDecision(pixel_threshold=t) for t in (90, 99))
+    )
+    unfinished, parts = tmp_path / "out/.unfinished", dict[str, bytes]()
+
+    def begin_another(done: int, total: int) -> None:
+        if done == 3:
+            parts.update({path.name: path.read_bytes() for path in unfinished.glob("*.jsonl")})
+            shutil.rmtree(unfinished)
+            with pytest.raises(KeyboardInterrupt):
+                predict_folder(other, job, {}, lambda done, total: interrupt(done == 1))
+
+    with pytest.raises(InputError, match=r"out/\.unfinished: gone meanwhile; another command .* somebody removed it"):
+        predict_folder(predictor, job, {}, begin_another)
+    assert len(parts) == 3
+    for name, data in parts.items():  # which it may have written in the very moment
+        (unfinished / name).write_bytes(data)
+    assert predict_folder(other, job, {}).new == 4
+    predict_folder(other, dataclasses.replace(job, out=str(tmp_path / "undisturbed")), {})
+    assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "undisturbed")
+
+
+def test_files_are_not_made_of_fewer_images_than_there_are(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steel.inference.journal._LINES_PER_PART", 1)
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"))
+
+    def lose(done: int, total: int) -> None:
+        if done == 3:
+            for path in (tmp_path / "out/.unfinished").glob("*.jsonl"):
+                path.unlink()
+
+    with pytest.raises(InputError, match=r"what was predicted of 3 images is gone meanwhile; give the same command"):
+        predict_folder(predictor, job, {}, lose)
+    assert predict_folder(predictor, job, {}).new == 3
 
 
 def test_unreadable_images_are_told_and_tried_again(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
