@@ -94,6 +94,30 @@ def check_coverage(sample: Submission, image_ids: Collection[str], where: str | 
     return tuple(sorted(set(image_ids) - set(sample.image_ids)))
 
 
+def has_every_class(sample: Submission, num_classes: int, where: str | Path) -> bool:
+    """Whether a sample has a row for every class of every image; False where each row stands for an image alone.
+
+    Args:
+        sample: as read from `where`.
+        num_classes: that are predicted.
+        where: the sample's name, for the message.
+
+    Raises:
+        InputError: it is neither; worth knowing before predicting.
+    """
+    image_ids = sample.image_ids
+    pairs = {(row.image_id, row.class_id) for row in sample.rows}
+    wanted = {(image_id, k) for image_id in image_ids for k in range(1, num_classes + 1)}
+    if pairs == wanted and len(sample.rows) == len(pairs):
+        return True
+    if sample.is_pairs or len(sample.rows) != len(image_ids):
+        raise InputError(
+            f"{where}: it does not list classes 1 to {num_classes} of every image once each, "
+            "which is what this model predicts; give the sample of the same task"
+        )
+    return False
+
+
 def write_submission(
     path: str | Path, predictions: Iterable[tuple[str, np.ndarray]], *, format: str = "ImageId_ClassId"
 ) -> SubmissionSummary:
@@ -164,17 +188,9 @@ def _rows_of(
     sample: Submission, found: Mapping[str, Sequence[str]], num_classes: int, where: str | Path
 ) -> Iterable[Row]:
     """The predictions in the rows of the sample."""
-    image_ids = sample.image_ids
-    pairs = {(row.image_id, row.class_id) for row in sample.rows}
-    wanted = {(image_id, k) for image_id in image_ids for k in range(1, num_classes + 1)}
-    if pairs == wanted and len(sample.rows) == len(pairs):
+    if has_every_class(sample, num_classes, where):
         return (Row(row.image_id, row.class_id, found[row.image_id][row.class_id - 1]) for row in sample.rows)
-    if sample.is_pairs or len(sample.rows) != len(image_ids):
-        raise InputError(
-            f"{where}: it does not list classes 1 to {num_classes} of every image once each, "
-            "which is what this model predicts; give the sample of the same task"
-        )
-    return (row for image_id in image_ids for row in _found_classes(image_id, found[image_id]))
+    return (row for image_id in sample.image_ids for row in _found_classes(image_id, found[image_id]))
 
 
 def _found_classes(image_id: str, rles: Sequence[str]) -> Iterable[Row]:

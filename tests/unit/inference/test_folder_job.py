@@ -314,6 +314,18 @@ def test_two_images_that_would_share_a_picture_are_refused_before_any_is_predict
     assert not (tmp_path / "out").exists()
 
 
+def test_a_sample_of_other_classes_is_refused_before_any_image_is_predicted(
+    folder: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    (tmp_path / "sample.csv").write_text(
+        "ImageId_ClassId,EncodedPixels\n" + "".join(f"a.jpg_{k},\n" for k in (1, 2, 3))
+    )
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"), template=str(tmp_path / "sample.csv"))
+    with pytest.raises(InputError, match=r"sample\.csv: it does not list classes 1 to 2 of every image once each"):
+        predict_folder(predictor, job, {})
+    assert not (tmp_path / "out").exists()
+
+
 def test_columns_are_refused_where_nothing_has_them(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
     job = FolderJob(str(folder / "images"), str(tmp_path / "out"), ("coco",), columns="ImageId,ClassId")
     with pytest.raises(InputError, match="--columns: only the format kaggle has them"):
