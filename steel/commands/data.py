@@ -134,11 +134,12 @@ def _run_compare(arguments: argparse.Namespace) -> None:
 
     from steel.reports.comparison import compare, format_comparison
     from steel.reports.comparison_page import write_comparison
+    from steel.reports.evaluated import files_of
 
     out = Path(arguments.out)
     if out.suffix != ".html":
         raise InputError(f"--out {out}: the name of a page, ending in .html")
-    make_way([], [str(out)])
+    make_way(files_of(arguments.evaluated), [str(out), str(out.with_suffix(".json"))])
     comparison = compare(arguments.evaluated)
     write_comparison(comparison, out)
     print(f"{format_comparison(comparison)}\n\nwrote {out} and {out.with_suffix('.json')}")  # noqa: T201

@@ -18,6 +18,8 @@ METRICS_FILES = ("metrics.json", "validation.json")
 """Of an evaluation or a cross-validation; of a run."""
 REPORT_NAME = "report.html"
 """The page of an evaluation, beside its scores."""
+_CONFIG_NAME = "config.json"
+"""The configuration of a run, beside its scores."""
 _MOST_PIXELS = 1 << 40
 """More than any image has."""
 _PerClass = dict[str, float | None]
@@ -80,6 +82,19 @@ def read_evaluated(paths: Sequence[str]) -> list[Evaluated]:
     for name in METRICS:
         _check_alike(name, [source for source in found if source.metrics.get(name) is not None])
     return found
+
+
+def files_of(paths: Sequence[str]) -> list[str]:
+    """What a comparison of these must not replace: their scores, and what lies beside them under fixed names.
+
+    Args:
+        paths: as `read_evaluated` has them.
+
+    Raises:
+        InputError: nothing that could be compared is there.
+    """
+    files = [_metrics_file(Path(path)) for path in paths]
+    return [str(place) for file in files for place in (file, file.with_name(REPORT_NAME), file.with_name(_CONFIG_NAME))]
 
 
 def _check_alike(name: str, sources: Sequence[Evaluated]) -> None:
@@ -157,7 +172,7 @@ def _settings(path: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
     provenance = metrics.get("provenance")
     if isinstance(provenance, Mapping) and provenance:
         return {key: str(value) for key, value in flat_scalars(provenance)}
-    config = path.parent / "config.json"
+    config = path.with_name(_CONFIG_NAME)
     if not config.is_file():
         return {}
     values = _parse(config)

@@ -231,6 +231,21 @@ def test_every_number_of_the_page_is_one_of_its_json(tmp_path: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.parametrize("name", ["report", "metrics", "config"])
+def test_a_comparison_replaces_nothing_of_what_it_compares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Neither by its page nor by the numbers beside that, however the evaluation is named."""
+    paths = [write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)]
+    for path in paths:
+        (Path(path) / "report.html").write_text("a page")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for two in (paths[1], f"{paths[1]}/report.html", f"{paths[1]}/metrics.json"):
+        assert main(["compare", paths[0], two, "--out", f"{paths[1]}/{name}.html"]) == 2
+        assert f"two/{name}." in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_a_file_that_lies_beside_scores_is_not_taken_for_them(tmp_path: Path) -> None:
     """Two checkpoints of one run would seem to be alike to the last digit."""
     one, two = write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)
