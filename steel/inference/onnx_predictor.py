@@ -167,13 +167,19 @@ def _open(source: str | os.PathLike[str], device: str) -> tuple[Any, str]:
         raise InputError(f"device {device!r} is not to be had here with this onnxruntime; choose auto or {there[0]}")
     try:
         return make_session(data, device), device
+    except InputError:  # of the threads, not of the file
+        raise
     except Exception as error:  # the runtime's own types are not public
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{told_url(source)}: not an ONNX graph that can be run, or damaged ({reason})") from error
 
 
 def make_session(data: bytes, device: str = "cpu") -> Any:
-    """A session of onnxruntime for a graph; fails with the runtime's own errors."""
+    """A session of onnxruntime for a graph; fails with the runtime's own errors.
+
+    Raises:
+        InputError: see `session_threads`.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -183,8 +189,17 @@ def make_session(data: bytes, device: str = "cpu") -> Any:
 
 
 def session_threads() -> int:
-    """Threads of a session on a CPU."""
-    return int(os.environ.get("OMP_NUM_THREADS") or max(1, usable_cores()))
+    """Threads of a session on a CPU: the first number of `OMP_NUM_THREADS`, which may have one for each level of
+    threads within threads; all cores where that says nothing.
+
+    Raises:
+        InputError: it is no number.
+    """
+    text = os.environ.get("OMP_NUM_THREADS", "").strip()
+    first = text.partition(",")[0].strip()
+    if text and not first.isdecimal():
+        raise InputError(f"OMP_NUM_THREADS={text}: not a number of threads; give one, such as 4, or unset it")
+    return int(first or 0) or max(1, int(usable_cores()))
 
 
 def _header_of(session: Any, source: str | os.PathLike[str]) -> dict[str, Any]:

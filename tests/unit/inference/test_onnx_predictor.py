@@ -19,7 +19,7 @@ from steel.config import NetworkConfig, TilingConfig
 from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
 from steel.images.geometry import resize_image
-from steel.inference.onnx_predictor import OnnxPredictor
+from steel.inference.onnx_predictor import OnnxPredictor, session_threads
 from steel.inference.predictor import Predictor
 from steel.inference.tiles import make_tiles
 from steel.labels.rle import decode_rle
@@ -103,6 +103,22 @@ def test_a_graph_that_was_loaded_again_is_the_same_model_and_one_of_other_weight
     save_checkpoint(tmp_path / "other.safetensors", other)
     assert main(["export", str(tmp_path / "other.safetensors"), "--onnx", str(tmp_path / "other.onnx")]) == 0
     assert OnnxPredictor.from_file(tmp_path / "other.onnx").model_digest() != graph.model_digest()
+
+
+def test_the_first_number_of_omp_num_threads_counts_and_what_is_none_is_not_blamed_on_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text, threads in (("3", 3), ("4,2", 4), (" 2 , 1", 2)):
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+        assert session_threads() == threads
+        assert OnnxPredictor.from_file(folder / "model.onnx").class_names == ("spot", "trace")
+    for text in ("", "0"):
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+        assert session_threads() >= 1
+    for text in ("many", "-1", "2.5", ",2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+        with pytest.raises(InputError, match=f"^OMP_NUM_THREADS={text}: not a number of threads; give one"):
+            OnnxPredictor.from_file(folder / "model.onnx")
 
 
 TILED = [(64, 96), (130, 61), (70, 199), (50, 50), (33, 400), (300, 34), (90, 45)]
