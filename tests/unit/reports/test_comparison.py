@@ -142,7 +142,8 @@ def test_the_interval_of_mean_iou_is_that_of_resampled_images(tmp_path: Path) ->
 def test_differences_stand_beside_the_scores_of_two_that_judged_the_same_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steel.reports.comparison.FEWEST_IMAGES", 1)
+    for module in ("steel.reports.comparison", "steel.metrics.bootstrap"):
+        monkeypatch.setattr(f"{module}.FEWEST_IMAGES", 1)
     one, two, three = (write_report(tmp_path / n, s) for n, s in (("one", FIRST), ("two", SECOND[:4]), ("3", SECOND)))
     text = format_comparison(compare([one, two]))
     assert re.search(r"^ +one +two +difference +95 %$", text, re.MULTILINE)

@@ -284,7 +284,7 @@ def test_a_disk_that_is_read_only_is_told_by_the_name_that_was_given(
     def read_only(path: Path, *_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    monkeypatch.setattr("steel.storage.make_folder", lambda _: None)  # that above is there
+    monkeypatch.setattr("steel.storage.writing.make_folder", lambda _: None)  # that above is there
     monkeypatch.setattr(Path, "mkdir", read_only)
     assert main(["synth", str(tmp_path / "s"), "--num-train", "2", "--workers", "1"]) == 1
     assert capsys.readouterr().err == f"error: Read-only file system: {tmp_path}/s; choose another place\n"
