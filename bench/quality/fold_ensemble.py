@@ -14,7 +14,7 @@ import numpy as np
 from bench.quality.neu import make_folds, make_shards
 from bench.quality.pretrained import AUTO, HALF, MEASURES, SETS, Sides, score_rows
 from bench.quality.seeds import gain
-from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, raw, tuned
+from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, raw, trained_at, tuned
 from steel.checkpoint import load_checkpoint
 from steel.metrics.scores import Outcome, decide
 from steel.shards.reader import ShardReader
@@ -57,7 +57,8 @@ def run(source: Path, weights: Path, work: Path, *, passes: int | None, seeds: S
         for side in [side for side in outcomes if side != ENSEMBLE]:
             for name, measure in MEASURES.items():
                 lines.append(f"| {side}, {how} | {name} | {gain(outcomes[ENSEMBLE], outcomes[side], measure).text()} |")
-    return "\n".join([_about(sides, folds, seeds), "", *score_rows(taken, judged), "", *lines])
+    about = f"{_about(sides, folds, seeds)} {trained_at([*trials[AUTO], *trials[ENSEMBLE]])}"
+    return "\n".join([about, "", *score_rows(taken, judged), "", *lines])
 
 
 def _as_shipped(trial: Trial, data: Path) -> Outcome:
