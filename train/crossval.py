@@ -15,7 +15,7 @@ import numpy as np
 
 from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
 from steel.commands.common import Parser
-from steel.config import Config, FoldsConfig
+from steel.config import FoldsConfig
 from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
@@ -23,7 +23,6 @@ from steel.errors import InputError, counted, run_program
 from steel.metrics.expected import expected_figures
 from steel.metrics.statistics import EvaluationStatistics
 from steel.option_values import whole
-from steel.plain import from_dict
 from steel.reports.comparison import compare
 from steel.reports.comparison_page import write_comparison
 from steel.reports.crossval_report import images_to_see, write_crossval
@@ -61,8 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         },
         runs_in=lambda out: [*([] if own.fold is None else [member_folder(out, own.fold)]), *members_of(out).values()],
     )
-    if any(word.partition("=")[0] == "--folds.validation" for word in rest):
-        raise InputError("--folds.validation: each member of a cross-validation has a fold of its own; leave it out")
     if arguments.budget.seconds is not None:
         raise InputError("--budget: a cross-validation takes passes, as 8passes; a time is fitted for one run alone")
     set_up_logging()
@@ -129,30 +126,25 @@ def _as_members_ended(arguments: FitArguments) -> FitArguments:
         InputError: they have several, or others than are given.
     """
     members = {fold: RunFolder(folder).begun_config() for fold, folder in members_of(Path(arguments.out)).items()}
-    there = {fold: from_dict(Config, config) for fold, config in members.items() if config is not None}
+    there = {fold: config for fold, config in members.items() if config is not None}  # an earlier version's, perhaps
     if not there:
         return arguments
     (first, config), *others = there.items()
     for fold, other in others:
-        for option, ours, theirs in (
-            ("folds.test", config.folds.test, other.folds.test),
-            ("validation.tta", config.validation.tta, other.validation.tta),
-        ):
-            if ours != theirs:
+        for group, name in (("folds", "test"), ("validation", "tta")):
+            if config[group][name] != other[group][name]:
                 raise InputError(
-                    f"--out {arguments.out}: the members of folds {first} and {fold} differ in --{option}, so that "
-                    "they cannot be joined; train one of them again, in another folder"
+                    f"--out {arguments.out}: the members of folds {first} and {fold} differ in --{group}.{name}, so "
+                    "that they cannot be joined; train one of them again, in another folder"
                 )
-    given = arguments.config.folds.test
-    if arguments.test_folds_given and given != config.folds.test:
+    given, test = arguments.config.folds.test, tuple(config["folds"]["test"])
+    if arguments.test_folds_given and given != test:
         raise InputError(
             f"--folds.test {' '.join(map(str, given))}: the members in {arguments.out} have kept "
-            f"{' '.join(map(str, config.folds.test)) or 'no fold'} for the test; leave it out"
+            f"{' '.join(map(str, test)) or 'no fold'} for the test; leave it out"
         )
-    validation = replace(arguments.config.validation, tta=config.validation.tta)
-    joined = replace(
-        arguments.config, validation=validation, folds=replace(arguments.config.folds, test=config.folds.test)
-    )
+    validation = replace(arguments.config.validation, tta=tuple(config["validation"]["tta"]))
+    joined = replace(arguments.config, validation=validation, folds=FoldsConfig((first,), test))
     return replace(arguments, config=joined, test_folds_given=True)
 
 

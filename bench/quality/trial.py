@@ -175,12 +175,11 @@ def train(
     trial, asked = Trial(folder), ["--preset", preset, *options]
     if trial.is_done(asked):
         return trial
-    validation = ("--folds.validation", str(VALIDATION)) if program == "train.fit" else ()
     launch = ("-m", "accelerate.commands.launch", "--config_file", launch_config()) if alone else ()
     command = [
         *(sys.executable, *launch, "-m", program, "--preset", preset),
         *("--data", str(data), "--out", str(folder)),
-        *(*validation, "--folds.test", str(TEST), "--tracking.tracker", "none"),
+        *("--folds.validation", str(VALIDATION), "--folds.test", str(TEST), "--tracking.tracker", "none"),
         *options,
     ]
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -155,19 +155,19 @@ def test_members_to_come_have_the_recipe_of_those_that_are_there(
 def test_a_join_takes_the_views_and_the_test_folds_of_the_members(shards: Path, tmp_path: Path) -> None:
     """Their predictions are there: thresholds found on these go with no other views."""
     start = [*(word for word in OPTIONS if word != "--validation.tta"), "--data", str(shards), "--out", str(tmp_path)]
-    line = [*start, "--folds.test", "1", "--validation.tta", "vflip"]
-    for fold in ("0", "2"):
+    line = [*start, "--folds.validation", "1", "--folds.test", "0", "--validation.tta", "vflip"]
+    for fold in ("1", "2"):
         assert main([*line, "--fold", fold]) == 0
-    with pytest.raises(InputError, match=r"--folds.test 2: the members in .* have kept 1 for the test; leave it out"):
+    with pytest.raises(InputError, match=r"--folds.test 2: the members in .* have kept 0 for the test; leave it out"):
         main([*start, "--folds.test", "2", "--join"])
     assert main(["--preset", "smoke", "--data", str(shards), "--out", str(tmp_path), "--join"]) == 0
     joined = load_checkpoint(tmp_path / "model.safetensors")
     assert joined.decision is not None and joined.decision.tta == ("vflip",)
-    assert joined.folds == {"train": [0, 2], "tuning": [0, 2], "test": [1]}
+    assert joined.folds == {"train": [1, 2], "tuning": [1, 2], "test": [0]}
     config = json.loads((tmp_path / "fold-2" / "config.json").read_text())
     config["config"]["validation"]["tta"] = ["hflip"]
     (tmp_path / "fold-2" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"the members of folds 0 and 2 differ in --validation\.tta, so that"):
+    with pytest.raises(InputError, match=r"the members of folds 1 and 2 differ in --validation\.tta, so that"):
         main([*line, "--join"])
 
 
@@ -186,14 +186,12 @@ def test_a_damaged_sample_is_skipped_by_members_and_join(shards: Path, tmp_path:
         main([*line, "--join"])
 
 
-def test_a_trainings_folder_and_a_fold_to_validate_are_refused(shards: Path, tmp_path: Path) -> None:
+def test_a_trainings_folder_is_refused(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
     (tmp_path / "status.json").touch()
     line = [*OPTIONS, "--data", str(shards), "--out", str(tmp_path)]
     with pytest.raises(InputError, match=rf"--out {tmp_path}: holds a training, whose model would be replaced; choose"):
         main(line)
-    with pytest.raises(InputError, match=r"--folds\.validation: each member of a cross-validation has a fold of"):
-        main([*line, "--folds.validation", "2"])
 
 
 @pytest.mark.usefixtures("quick")
