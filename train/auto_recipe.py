@@ -15,9 +15,11 @@ from typing import Literal
 from steel.config import Config, LossConfig, ModelConfig, TransformConfig, ValidationConfig
 from steel.errors import InputError
 from steel.thresholds.search_space import SearchSpace
+from train.crop_recipe import choose_crops, choose_defect_crop, choose_micro_batch
 from train.level_difference import LEAST_DIFFERENCE, STANDARD_RANGE, LevelDifference
 from train.presets import AUGMENT, SEVERSTAL
-from train.recipe_facts import STRIDE, DataFacts, MachineClass, padded_pixels
+from train.recipe_facts import DataFacts, MachineClass, padded_pixels
+from train.recipe_words import is_nearly_square, noun_of, typical_of, up_to
 
 _CROPS, _FULL = SEVERSTAL.phases
 _LOSS = LossConfig({"bce": 1.0, "batch_dice": 1.0, "classification": 0.02}, absent=0.0)
@@ -26,17 +28,6 @@ _BOUNDARY, _FEW_CLEAN = 0.5, 0.1
 """Weight of the boundary term in both phases, where less than that share of the images is clean."""
 _WARMUP = 0.3
 """Of the first phase: share of the steps in which the rate rises."""
-_CROP_PIXELS = {"gpu": 256 * 512, "cpu": 128 * 256}
-"""Of a crop of the first phase: Severstal's, and a quarter of it where each costs a CPU seconds."""
-_FULL_PIXELS = 1 << 20
-"""Larger images than that are cut in the second phase, too."""
-_SHORT_SIDE = 384
-"""A crop is at most so high or wide, whichever is less: a square one sees more around a defect than a thin one."""
-_BYTES_PER_PIXEL = 4000
-"""Of a micro-batch in training: what a U-Net on ResNet-34 keeps for its backward pass in float32 (1.5 kB; 2.1 kB with
-EfficientNet-Lite0), and as much again for what that pass makes."""
-_USED_MEMORY = 0.5
-"""Share of the memory that a micro-batch may take."""
 _REFERENCE_IMAGES, _REFERENCE_PASSES = 12_568, 30
 """Images of Severstal's set, all folds together, and passes of the first phase of its preset."""
 _MOST_PASSES = 100
@@ -72,12 +63,12 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
     if facts.images < 1:
         raise InputError("--preset auto: the shards hold no images")
     reasons: dict[str, str] = {}
-    crop, full = _crops(facts, machine, reasons)
+    crop, full = choose_crops(facts, machine, reasons)
     passes, batch = _length(facts, budget, reasons)
-    micro = [_micro_batch(k, part, facts.largest, batch, machine, reasons) for k, part in enumerate((crop, full))]
+    micro = [choose_micro_batch(k, part, facts.largest, batch, machine, reasons) for k, part in enumerate((crop, full))]
     lr = _rate(reasons)
     order, paste = _draws(facts, passes, reasons)
-    sampling = replace(_CROPS.sampling, order=order, paste=paste, defect_crop=_defect_crop(facts, crop, reasons))
+    sampling = replace(_CROPS.sampling, order=order, paste=paste, defect_crop=choose_defect_crop(facts, crop, reasons))
     first = replace(_CROPS, epochs=passes, crop=crop, batch_size=batch, micro_batch=micro[0], lr=lr, sampling=sampling)
     first_loss, last_loss = _losses(facts, reasons)
     reasons["tiling"], reasons["thresholds"] = _why_tiling(facts), _why_thresholds()
@@ -96,99 +87,12 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
     )
 
 
-def _crops(facts: DataFacts, machine: MachineClass, reasons: dict[str, str]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Crops of both phases; (0, 0) is the whole image."""
-    size, budget = facts.size, _CROP_PIXELS[machine.kind]
-    crop = fit_crop(size, budget)
-    if crop != size and _is_nearly_square(size):
-        crop = (min(crop), min(crop))  # so that quarter turns fit
-    room = int(_USED_MEMORY * machine.memory_gb * 1e9 / _BYTES_PER_PIXEL / 2)
-    if padded_pixels(size) > min(_FULL_PIXELS, room):
-        full = fit_crop(size, min(_FULL_PIXELS, room), side=1 << 15)
-    else:
-        full = (0, 0) if facts.largest == size else size
-    noun, sizes = _noun(facts), _sizes(facts)
-    if crop == size:
-        reasons["phases.0.crop"] = f"the median {noun}, {_by(size)}: it is no larger than a crop is on {machine.kind}s"
-    else:
-        reasons["phases.0.crop"] = (
-            f"{_by(crop)} of {sizes}: {budget} pixels at most, {_shape(crop, facts)}, in whole 32s"
-        )
-    if full == (0, 0):
-        reasons["phases.1.crop"] = (
-            "whole images, as they will be predicted"
-            if facts.whole is None
-            else f"whole {sizes}, as images {_up_to(facts.whole)} are stored"
-        )
-    elif full == size:
-        reasons["phases.1.crop"] = (
-            f"{_by(full)} of {sizes}: the median pads less than the largest would, and larger ones are cropped"
-        )
-    elif room < _FULL_PIXELS:
-        reasons["phases.1.crop"] = (
-            f"{_by(full)} of {sizes}: at {_BYTES_PER_PIXEL // 1000} kB per pixel, two crops of {room:,} pixels need "
-            f"half of {_memory(machine)}"
-        )
-    else:
-        reasons["phases.1.crop"] = f"{_by(full)} of {sizes}: {_FULL_PIXELS:,} pixels at most, on whatever machine"
-    return crop, full
-
-
-def _memory(machine: MachineClass) -> str:
-    """What is reckoned with, for reasons."""
-    if machine.is_below:
-        return f"{machine.memory_gb} GB, the least that auto reckons with; here is {machine}"
-    return str(machine)
-
-
-def _noun(facts: DataFacts) -> str:
-    """What training draws, and all that is counted here is of, for reasons."""
-    return "image" if facts.whole is None else "stored tile"
-
-
-def _sizes(facts: DataFacts) -> str:
-    """All that are drawn, with their sizes, for reasons."""
-    more = "" if facts.largest == facts.size else f" at the median, {_up_to(facts.largest)}"
-    return f"{_noun(facts)}s of {_by(facts.size)}{more}"
-
-
-def _typical(facts: DataFacts) -> str:
-    """What the median size is of: all, or one of several sizes, of which the others need not be alike in shape."""
-    return f"{_noun(facts)}s" if facts.largest == facts.size else f"the median {_noun(facts)}"
-
-
-def _shape(crop: tuple[int, int], facts: DataFacts) -> str:
-    """Of a crop of an image that is larger, for reasons."""
-    size = facts.size
-    if _is_nearly_square(size):
-        return f"square, as {_typical(facts)} nearly {'are' if facts.largest == size else 'is'}"
-    if min(crop) == _whole(min(size)):
-        return f"all of their {'height' if size[0] <= size[1] else 'width'}"
-    return "nearly square, which shows more around a defect"
-
-
-def fit_crop(size: tuple[int, int], pixels: int, side: int = _SHORT_SIDE) -> tuple[int, int]:
-    """The crop of about so many pixels that an image has room for, in whole 32s; the image where it has no more.
-
-    Args:
-        size: height and width of the image.
-        pixels: of the crop, padded to whole 32s.
-        side: the most that the crop's shorter side may have.
-    """
-    if padded_pixels(size) <= pixels:
-        return size
-    short, long = min(size), max(size)
-    least = _whole(min(short, side, math.isqrt(pixels)))
-    most = _whole(min(long, pixels / least))
-    return (least, most) if size[0] <= size[1] else (most, least)
-
-
 def _length(facts: DataFacts, budget: float | None, reasons: dict[str, str]) -> tuple[float, int]:
     """Passes of the first phase, and the batch."""
     wanted = _REFERENCE_PASSES * math.sqrt(_REFERENCE_IMAGES / facts.images)
     passes = float(min(_MOST_PASSES, max(1, round(wanted))))
     length = (
-        f"{passes:g} passes over a set of {facts.images:,} {_noun(facts)}s: {_REFERENCE_PASSES} for "
+        f"{passes:g} passes over a set of {facts.images:,} {noun_of(facts)}s: {_REFERENCE_PASSES} for "
         f"{_REFERENCE_IMAGES:,}, and more for fewer by the square root, up to {_MOST_PASSES}"
     )
     if budget is not None:
@@ -199,7 +103,7 @@ def _length(facts: DataFacts, budget: float | None, reasons: dict[str, str]) -> 
     while batch > 8 and passes * facts.images / batch < _LEAST_STEPS:
         batch //= 2
     reasons["phases.0.batch-size"] = (
-        f"{batch}: {math.ceil(passes * facts.images / batch):,} steps, were all {_noun(facts)}s to train, where at "
+        f"{batch}: {math.ceil(passes * facts.images / batch):,} steps, were all {noun_of(facts)}s to train, where at "
         f"least {_LEAST_STEPS:,} are wanted"
     )
     return passes, batch
@@ -220,29 +124,9 @@ def _last_passes(passes: float, reasons: dict[str, str]) -> float:
     return last
 
 
-def _micro_batch(
-    phase: int,
-    crop: tuple[int, int],
-    largest: tuple[int, int],
-    batch: int,
-    machine: MachineClass,
-    reasons: dict[str, str],
-) -> int:
-    """As many images of a crop as half of the memory holds, up to 8; two at least, for batch normalisation."""
-    pixels = padded_pixels(largest if crop == (0, 0) else crop)
-    room = _USED_MEMORY * machine.memory_gb * 1e9
-    micro = next((m for m in (8, 4) if m <= batch and m * pixels * _BYTES_PER_PIXEL <= room), 2)
-    needed = micro * pixels * _BYTES_PER_PIXEL / 1e9
-    less = (
-        f", more than half; if that is too much, phases.{phase}.crop needs fewer pixels" if needed > room / 1e9 else ""
-    )
-    reasons[f"phases.{phase}.micro-batch"] = f"{micro}: needs about {needed:.1f} GB of {machine}{less}"
-    return micro
-
-
 def _draws(facts: DataFacts, passes: float, reasons: dict[str, str]) -> tuple[Literal["natural", "balanced"], float]:
     """Which images are drawn, and into how many crops a defect is pasted."""
-    nouns = f"{_noun(facts)}s"
+    nouns = f"{noun_of(facts)}s"
     there = [(n, name) for n, name in zip(facts.images_per_class, facts.class_names, strict=True) if n > 0]
     fewest, name = min(there, default=(facts.images, ""))
     nowhere = _why_not_there(facts)
@@ -273,23 +157,13 @@ def _why_not_there(facts: DataFacts) -> str:
     """That no image has some of the classes; nothing where each is in one."""
     absent = [name for n, name in zip(facts.images_per_class, facts.class_names, strict=True) if n == 0]
     names = " and ".join(part for part in (", ".join(absent[:-1]), *absent[-1:]) if part)
-    return f"{names} {'is' if len(absent) == 1 else 'are'} in no {_noun(facts)}" if absent else ""
-
-
-def _defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> float:
-    share = math.prod(map(min, crop, facts.size)) / math.prod(facts.size)
-    chosen = 0.0 if share > 0.5 else 0.5 if share > 0.1 else 0.8
-    noun, article = _noun(facts), "an" if facts.whole is None else "a"
-    part = f"{share:.0%}" if share >= 0.01 else "less than 1%"
-    why = f"the crop is the {noun}" if share >= 1 else f"a crop is {part} of {article} {noun}"
-    reasons["phases.0.sampling.defect-crop"] = f"{chosen:g}: {why}"
-    return chosen
+    return f"{names} {'is' if len(absent) == 1 else 'are'} in no {noun_of(facts)}" if absent else ""
 
 
 def _losses(facts: DataFacts, reasons: dict[str, str]) -> tuple[LossConfig, LossConfig]:
     """Of both phases."""
     share = facts.clean / facts.images
-    boundary, clean = _BOUNDARY if share < _FEW_CLEAN else 0.0, f"{share:.0%} of the {_noun(facts)}s are clean"
+    boundary, clean = _BOUNDARY if share < _FEW_CLEAN else 0.0, f"{share:.0%} of the {noun_of(facts)}s are clean"
     for phase in (0, 1):
         reasons[f"phases.{phase}.loss.boundary"] = f"{boundary:g}, for {clean}: " + (
             "pixels near a border count for more, so that outlines and small defects do"
@@ -310,12 +184,12 @@ def _losses(facts: DataFacts, reasons: dict[str, str]) -> tuple[LossConfig, Loss
 
 
 def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> Mapping[str, TransformConfig]:
-    turns = crop[0] == crop[1] and _is_nearly_square(facts.size)
+    turns = crop[0] == crop[1] and is_nearly_square(facts.size)
     reasons["augment.rotate90"] = (
-        f"on: the first phase's crops are square, and {_typical(facts)} nearly so; not for steel that has a "
+        f"on: the first phase's crops are square, and {typical_of(facts)} nearly so; not for steel that has a "
         "direction, which no count tells"
         if turns
-        else f"off: {_typical(facts)} or the first phase's crops are not square"
+        else f"off: {typical_of(facts)} or the first phase's crops are not square"
     )
     reasons["augment.brightness-contrast"] = _why_brightness(facts.levels)
     strength = 1.0 if facts.levels is None else facts.levels.strength
@@ -362,13 +236,13 @@ def _why_tiling(facts: DataFacts) -> str:
     tiling, largest = SEVERSTAL.tiling, facts.whole or facts.largest
     if (facts.most_pixels or padded_pixels(largest)) <= tiling.budget:
         return (
-            f"none: images, {_up_to(largest)}, are validated and predicted whole, as they are up to "
+            f"none: images, {up_to(largest)}, are validated and predicted whole, as they are up to "
             f"{tiling.budget:,} pixels"
         )
     return (
         f"images of more than {tiling.budget:,} pixels are validated and predicted in tiles of as many as in "
         f"{tiling.tile}x{tiling.tile} that share {tiling.overlap}, smaller ones whole; here they are "
-        f"{_up_to(largest)}"
+        f"{up_to(largest)}"
     )
 
 
@@ -384,21 +258,3 @@ def _why_thresholds() -> str:
         f"{space.area_steps} areas between those of the class's own training images; what gains no more than noise, "
         "cross-fitted, is not taken, so that nothing is left to choose beforehand"
     )
-
-
-def _whole(length: float) -> int:
-    """The nearest multiple of the stride that is not more, but one stride at least."""
-    return max(STRIDE, int(length) // STRIDE * STRIDE)
-
-
-def _is_nearly_square(size: tuple[int, int]) -> bool:
-    return max(size) <= 1.25 * min(size)
-
-
-def _up_to(largest: tuple[int, int]) -> str:
-    """The greatest height and width, which no image need have both."""
-    return f"up to {largest[0]} high and {largest[1]} wide"
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"

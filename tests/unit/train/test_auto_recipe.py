@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from steel.config import LossConfig, TransformConfig
 from steel.errors import InputError
 from tests.recipe_inputs import LARGE, STRIPS, TILES, changed
-from train.auto_recipe import auto_recipe, fit_crop
+from train.auto_recipe import auto_recipe
+from train.crop_recipe import fit_crop
 from train.engine.batch_plan import plan_phases
 from train.presets import SEVERSTAL
 from train.recipe_facts import MEMORY_CLASSES, DataFacts, MachineClass, machine_class

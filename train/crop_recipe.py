@@ -1,0 +1,129 @@
+"""Crops of `--preset auto`: how much of an image a step sees, of how many images at a time, and where."""
+
+import math
+
+from train.recipe_facts import STRIDE, DataFacts, MachineClass, padded_pixels
+from train.recipe_words import is_nearly_square, noun_of, size_text, sizes_of, typical_of, up_to
+
+_CROP_PIXELS = {"gpu": 256 * 512, "cpu": 128 * 256}
+"""Of a crop of the first phase: Severstal's, and a quarter of it where each costs a CPU seconds."""
+_FULL_PIXELS = 1 << 20
+"""Larger images than that are cut in the second phase, too."""
+_SHORT_SIDE = 384
+"""A crop is at most so high or wide, whichever is less: a square one sees more around a defect than a thin one."""
+_BYTES_PER_PIXEL = 4000
+"""Of a micro-batch in training: what a U-Net on ResNet-34 keeps for its backward pass in float32 (1.5 kB; 2.1 kB with
+EfficientNet-Lite0), and as much again for what that pass makes."""
+_USED_MEMORY = 0.5
+"""Share of the memory that a micro-batch may take."""
+
+
+def choose_crops(
+    facts: DataFacts, machine: MachineClass, reasons: dict[str, str]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Crops of both phases; (0, 0) is the whole image."""
+    size, budget = facts.size, _CROP_PIXELS[machine.kind]
+    crop = fit_crop(size, budget)
+    if crop != size and is_nearly_square(size):
+        crop = (min(crop), min(crop))  # so that quarter turns fit
+    room = int(_USED_MEMORY * machine.memory_gb * 1e9 / _BYTES_PER_PIXEL / 2)
+    if padded_pixels(size) > min(_FULL_PIXELS, room):
+        full = fit_crop(size, min(_FULL_PIXELS, room), side=1 << 15)
+    else:
+        full = (0, 0) if facts.largest == size else size
+    noun, sizes = noun_of(facts), sizes_of(facts)
+    if crop == size:
+        reasons["phases.0.crop"] = (
+            f"the median {noun}, {size_text(size)}: it is no larger than a crop is on {machine.kind}s"
+        )
+    else:
+        reasons["phases.0.crop"] = (
+            f"{size_text(crop)} of {sizes}: {budget} pixels at most, {_shape(crop, facts)}, in whole 32s"
+        )
+    if full == (0, 0):
+        reasons["phases.1.crop"] = (
+            "whole images, as they will be predicted"
+            if facts.whole is None
+            else f"whole {sizes}, as images {up_to(facts.whole)} are stored"
+        )
+    elif full == size:
+        reasons["phases.1.crop"] = (
+            f"{size_text(full)} of {sizes}: the median pads less than the largest would, and larger ones are cropped"
+        )
+    elif room < _FULL_PIXELS:
+        reasons["phases.1.crop"] = (
+            f"{size_text(full)} of {sizes}: at {_BYTES_PER_PIXEL // 1000} kB per pixel, two crops of {room:,} pixels need "
+            f"half of {_memory(machine)}"
+        )
+    else:
+        reasons["phases.1.crop"] = f"{size_text(full)} of {sizes}: {_FULL_PIXELS:,} pixels at most, on whatever machine"
+    return crop, full
+
+
+def fit_crop(size: tuple[int, int], pixels: int, side: int = _SHORT_SIDE) -> tuple[int, int]:
+    """The crop of about so many pixels that an image has room for, in whole 32s; the image where it has no more.
+
+    Args:
+        size: height and width of the image.
+        pixels: of the crop, padded to whole 32s.
+        side: the most that the crop's shorter side may have.
+    """
+    if padded_pixels(size) <= pixels:
+        return size
+    short, long = min(size), max(size)
+    least = _whole(min(short, side, math.isqrt(pixels)))
+    most = _whole(min(long, pixels / least))
+    return (least, most) if size[0] <= size[1] else (most, least)
+
+
+def choose_micro_batch(
+    phase: int,
+    crop: tuple[int, int],
+    largest: tuple[int, int],
+    batch: int,
+    machine: MachineClass,
+    reasons: dict[str, str],
+) -> int:
+    """As many images of a crop as half of the memory holds, up to 8; two at least, for batch normalisation."""
+    pixels = padded_pixels(largest if crop == (0, 0) else crop)
+    room = _USED_MEMORY * machine.memory_gb * 1e9
+    micro = next((m for m in (8, 4) if m <= batch and m * pixels * _BYTES_PER_PIXEL <= room), 2)
+    needed = micro * pixels * _BYTES_PER_PIXEL / 1e9
+    less = (
+        f", more than half; if that is too much, phases.{phase}.crop needs fewer pixels" if needed > room / 1e9 else ""
+    )
+    reasons[f"phases.{phase}.micro-batch"] = f"{micro}: needs about {needed:.1f} GB of {machine}{less}"
+    return micro
+
+
+def choose_defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> float:
+    """Share of the crops of defective images that are moved onto a defect: the less of an image a crop shows, the more."""
+    share = math.prod(map(min, crop, facts.size)) / math.prod(facts.size)
+    chosen = 0.0 if share > 0.5 else 0.5 if share > 0.1 else 0.8
+    noun, article = noun_of(facts), "an" if facts.whole is None else "a"
+    part = f"{share:.0%}" if share >= 0.01 else "less than 1%"
+    why = f"the crop is the {noun}" if share >= 1 else f"a crop is {part} of {article} {noun}"
+    reasons["phases.0.sampling.defect-crop"] = f"{chosen:g}: {why}"
+    return chosen
+
+
+def _memory(machine: MachineClass) -> str:
+    """What is reckoned with, for reasons."""
+    if machine.is_below:
+        return f"{machine.memory_gb} GB, the least that auto reckons with; here is {machine}"
+    return str(machine)
+
+
+def _shape(crop: tuple[int, int], facts: DataFacts) -> str:
+    """Of a crop of an image that is larger, for reasons."""
+    size = facts.size
+    if is_nearly_square(size):
+        return f"square, as {typical_of(facts)} nearly {'are' if facts.largest == size else 'is'}"
+    if min(crop) == _whole(min(size)):
+        return f"all of their {'height' if size[0] <= size[1] else 'width'}"
+    return "nearly square, which shows more around a defect"
+
+
+def _whole(length: float) -> int:
+    """The nearest multiple of the stride that is not more, but one stride at least."""
+    return max(STRIDE, int(length) // STRIDE * STRIDE)
