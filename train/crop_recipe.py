@@ -52,8 +52,8 @@ def choose_crops(
         )
     elif room < _FULL_PIXELS:
         reasons["phases.1.crop"] = (
-            f"{size_text(full)} of {sizes}: at {_BYTES_PER_PIXEL // 1000} kB per pixel, two crops of {room:,} pixels need "
-            f"half of {_memory(machine)}"
+            f"{size_text(full)} of {sizes}: at {_BYTES_PER_PIXEL // 1000} kB per pixel, two crops of {room:,} pixels "
+            f"need half of {_memory(machine)}"
         )
     else:
         reasons["phases.1.crop"] = f"{size_text(full)} of {sizes}: {_FULL_PIXELS:,} pixels at most, on whatever machine"
@@ -97,7 +97,7 @@ def choose_micro_batch(
 
 
 def choose_defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> float:
-    """Share of the crops of defective images that are moved onto a defect: the less of an image a crop shows, the more."""
+    """Share of the crops of defective images that are moved onto a defect: more, the less of an image a crop shows."""
     share = math.prod(map(min, crop, facts.size)) / math.prod(facts.size)
     chosen = 0.0 if share > 0.5 else 0.5 if share > 0.1 else 0.8
     noun, article = noun_of(facts), "an" if facts.whole is None else "a"
