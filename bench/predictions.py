@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from bench.made_by import begin, facts_of_run
 from bench.speed.report import write_report
-from bench.speed.rows import Row, Side
+from bench.speed.row import Row, Side
 from bench.speed.run import Workers, measure_row, num_measurements, repeats_of
 from bench.speed.timing import Measure
 from bench.speed.worker import ROOT, Worker

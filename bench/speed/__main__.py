@@ -15,8 +15,9 @@ from tqdm import tqdm
 from bench.made_by import begin, facts_of_run
 from bench.speed.dataset import SHARD_SIZE, Dataset, make_dataset, make_peers_formats
 from bench.speed.environment import SAME_AS_OURS, peers_python
+from bench.speed.read_rows import DELAY
 from bench.speed.report import write_report
-from bench.speed.rows import DELAY, row_names, table
+from bench.speed.rows import row_names, table
 from bench.speed.run import Workers, measure_row, num_measurements, repeats_of
 from bench.speed.worker import ROOT, Worker
 from steel.commands.common import Parser

@@ -1,51 +1,15 @@
 """Every row of the table: what is measured, on which sides, and what is to be reached."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from bench.speed.dataset import SHARD_SIZE, Dataset
+from bench.speed.read_rows import read_rows
+from bench.speed.row import Row, Side
 
 CROP = [256, 512]
 BATCH_SIZE = 16
 WORKERS = 2
-DELAY = 0.02
-"""Seconds added to each request to the remote store."""
 NUM_STRINGS = 300
-Where = dict[str, Any]
-"""The option that names a folder."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """One way of doing the work of a row."""
-
-    label: str
-    where: str
-    """The name of its process."""
-    task: str
-    options: dict[str, Any] = field(default_factory=dict)
-    target: float | None = None
-    """The least ratio to our side; with `at_most` of the row, the largest."""
-    remark: str = ""
-    most_ms: float | None = None
-    """The most milliseconds an item may take, where that is the target instead."""
-    least_rate: float | None = None
-    """The fewest items a second, where that is the target instead."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A measurement: the first side is ours, the others are what it is compared with."""
-
-    name: str
-    title: str
-    unit: str
-    sides: tuple[Side, ...]
-    at_most: bool = False
-    """The ratio is our time over theirs, and the target an upper bound."""
-    times: int = 1
-    """As many repeats as usual so many times: where single ones differ much, or where what is asked is close to 1."""
 
 
 def table(data: Dataset, *, endpoint: str, bucket: str, rle_csv: str, num_samples: int, has_gpu: bool) -> list[Row]:
@@ -60,7 +24,7 @@ def table(data: Dataset, *, endpoint: str, bucket: str, rle_csv: str, num_sample
         has_gpu: what belongs on one runs there.
     """
     return [
-        *_reads(data, endpoint, bucket),
+        *read_rows(data, endpoint, bucket),
         *_decoding(data),
         *_batches(data, num_samples),
         *_run_lengths(rle_csv),
@@ -73,147 +37,6 @@ def row_names() -> list[str]:
     """Of all rows, whatever they are measured on."""
     rows = table(Dataset(Path()), endpoint="", bucket="", rle_csv="", num_samples=0, has_gpu=False)
     return [row.name for row in rows]
-
-
-def _reads(data: Dataset, endpoint: str, bucket: str) -> list[Row]:
-    folders = {name: {"folder": data.folder(name)} for name in ("litdata", "mosaic")}
-    shards = {"shards": data.folder("ours")}
-    return [
-        _cold_reads(shards, folders["litdata"], folders["mosaic"]),
-        _remote_reads(data, endpoint, bucket),
-        _warm_reads(shards, folders["litdata"], folders["mosaic"]),
-    ]
-
-
-def _cold_reads(shards: Where, lit: Where, mosaic: Where) -> Row:
-    return Row(
-        "raw-cold",
-        "shuffled raw reads, cold cache",
-        "samples/s",
-        (
-            Side(
-                "shard reader, read ahead, lengths checked",
-                "ours",
-                "raw_cold",
-                shards | {"verify": False},
-                remark="as the peers, which verify no checksum",
-            ),
-            Side("webdataset, sequential", "peers", "raw_webdataset_cold", shards, 1.0),
-            Side("LitData, shuffle", "peers", "raw_litdata_cold", lit, 1.0),
-            Side("mosaicml-streaming, shuffle", "peers", "raw_mosaic_cold", mosaic, 1.0),
-            Side(
-                "shard reader, read ahead, checksums verified",
-                "ours",
-                "raw_cold",
-                shards | {"verify": True},
-                remark="what training does",
-            ),
-        ),
-        times=3,  # the disk's speed varies
-    )
-
-
-def _remote_reads(data: Dataset, endpoint: str, bucket: str) -> Row:
-    remote = {"endpoint": endpoint}
-    return Row(
-        "raw-remote",
-        f"shuffled raw reads from a store, {DELAY * 1e3:.0f} ms added per request, empty cache",
-        "samples/s",
-        (
-            Side(
-                "shard reader with its cache, http, checksums verified",
-                "ours",
-                "raw_remote",
-                {"url": f"{endpoint}/{bucket}/ours"} | remote,
-            ),
-            Side(
-                "webdataset, sequential, http by curl",
-                "peers",
-                "raw_webdataset_remote",
-                {"url": f"{endpoint}/{bucket}/ours", "names": data.shard_names},
-                1.0,
-                remark="keeps no copy: every epoch costs the same",
-            ),
-            Side(
-                "LitData, shuffle, obstore",
-                "peers",
-                "raw_litdata_remote",
-                {"url": f"s3://{bucket}/litdata"} | remote,
-                1.0,
-            ),
-            Side(
-                "mosaicml-streaming, shuffle",
-                "peers",
-                "raw_mosaic_remote",
-                {"url": f"s3://{bucket}/mosaic"} | remote,
-                1.0,
-            ),
-            Side(
-                "shard reader with its cache, s3, checksums verified",
-                "ours",
-                "raw_remote",
-                {"url": f"s3://{bucket}/ours"} | remote,
-                remark="making an S3 client takes s3fs a third of a second, once a run",
-            ),
-        ),
-    )
-
-
-def _warm_reads(shards: Where, lit: Where, mosaic: Where) -> Row:
-    short = {"seconds": 0.4}
-    return Row(
-        "raw-warm",
-        "shuffled raw reads, warm cache",
-        "samples/s",
-        (
-            Side(
-                "shard reader, lengths checked",
-                "ours",
-                "raw_warm",
-                shards | short | {"verify": False},
-                remark="as the peers, which verify no checksum",
-            ),
-            Side("webdataset, sequential", "peers", "raw_webdataset", shards | short, 8.0),
-            Side("LitData, shuffle", "peers", "raw_litdata", lit | short | {"mode": "iterate"}, 1.5),
-            Side("LitData, by index", "peers", "raw_litdata", lit | short | {"mode": "index"}, remark="random access"),
-            Side(
-                "LitData, shuffle, views",
-                "peers",
-                "raw_litdata",
-                lit | short | {"mode": "views"},
-                remark="hands over mapped memory that nobody has read",
-            ),
-            Side("mosaicml-streaming, shuffle", "peers", "raw_mosaic", mosaic | short | {"mode": "iterate"}, 5.0),
-            Side(
-                "mosaicml-streaming, by index",
-                "peers",
-                "raw_mosaic",
-                mosaic | short | {"mode": "index"},
-                remark="random access, no shuffle of its own",
-            ),
-            Side(
-                "os.pread of the same bytes, nothing else",
-                "ours",
-                "raw_copy",
-                shards | short | {"mapped": False},
-                remark="the kernel's copy alone: the bound of readers by system call",
-            ),
-            Side(
-                "slices of mapped files, nothing else",
-                "ours",
-                "raw_copy",
-                shards | short | {"mapped": True},
-                remark="one copy alone: the bound of all readers that copy; a failing disk kills their process",
-            ),
-            Side(
-                "shard reader, checksums verified",
-                "ours",
-                "raw_warm",
-                shards | short | {"verify": True},
-                remark="what training does",
-            ),
-        ),
-    )
 
 
 def _decoding(data: Dataset) -> list[Row]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bench.speed.rows import Row, Side
+from bench.speed.row import Row, Side
 from bench.speed.worker import Worker
 
 

@@ -18,7 +18,7 @@ from bench.gpu_samples import in_words, parse_cards, sampled
 from bench.made_by import Begun, begin, facts_of_run
 from bench.speed.dataset import SHARD_SIZE, make_dataset
 from bench.speed.report import write_report
-from bench.speed.rows import Row
+from bench.speed.row import Row
 from bench.speed.run import RowResult, SideResult, Workers, measure_row, num_measurements, repeats_of
 from bench.speed.worker import ROOT, Worker
 from bench.train_step.environment import peers_python

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
 
-from bench.speed.rows import Row, Side
+from bench.speed.row import Row, Side
 from bench.train_step.setting import Setting
 
 ARCHITECTURES = ("Unet", "FPN")

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from bench.speed import ours, probabilities
 from bench.speed.dataset import Dataset
 from bench.speed.report import write_report
-from bench.speed.rows import Row, Side, _statistics, table
+from bench.speed.row import Row, Side
+from bench.speed.rows import _statistics, table
 from bench.speed.run import RowResult, SideResult, Workers, measure_row, num_measurements, repeats_of
 from bench.speed.timing import Measure, in_child, time_passes, time_stretch
 from tests.paths import ROOT

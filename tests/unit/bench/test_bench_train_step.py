@@ -17,7 +17,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from bench.speed.rows import Side
+from bench.speed.row import Side
 from bench.speed.run import RowResult, SideResult
 from bench.speed.worker import ROOT, Worker
 from bench.train_step import ours, plain, setting
