@@ -19,7 +19,7 @@ from steel.labels.coco import CocoImage, describe_polygon, describe_runs, write_
 from steel.labels.labels import refuse_same_stems
 from steel.labels.mask_writer import INSIDE, check_folder_names
 from steel.labels.rle import encode_rle
-from steel.labels.submission import check_coverage, has_every_class, read_submission, write_encoded
+from steel.labels.submission import check_classes, check_coverage, read_submission, write_encoded
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _check_sample(task: Task) -> None:
     if task.template is not None:
         sample = read_submission(task.template)
         check_coverage(sample, set(task.image_ids), task.template)
-        has_every_class(sample, len(task.class_names), task.template)
+        check_classes(sample, len(task.class_names), task.template)
 
 
 def _write_submission(url: str, predicted: Predicted) -> None:

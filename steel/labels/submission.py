@@ -94,13 +94,16 @@ def check_coverage(sample: Submission, image_ids: Collection[str], where: str | 
     return tuple(sorted(set(image_ids) - set(sample.image_ids)))
 
 
-def has_every_class(sample: Submission, num_classes: int, where: str | Path) -> bool:
-    """Whether a sample has a row for every class of every image; False where each row stands for an image alone.
+def check_classes(sample: Submission, num_classes: int, where: str | Path) -> bool:
+    """Refuse a sample that has neither a row for every class of every image nor one for each image alone.
 
     Args:
         sample: as read from `where`.
         num_classes: that are predicted.
         where: the sample's name, for the message.
+
+    Returns:
+        Whether it is the former.
 
     Raises:
         InputError: it is neither; worth knowing before predicting.
@@ -188,7 +191,7 @@ def _rows_of(
     sample: Submission, found: Mapping[str, Sequence[str]], num_classes: int, where: str | Path
 ) -> Iterable[Row]:
     """The predictions in the rows of the sample."""
-    if has_every_class(sample, num_classes, where):
+    if check_classes(sample, num_classes, where):
         return (Row(row.image_id, row.class_id, found[row.image_id][row.class_id - 1]) for row in sample.rows)
     return (row for image_id in sample.image_ids for row in _found_classes(image_id, found[image_id]))
 
