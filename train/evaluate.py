@@ -38,7 +38,7 @@ from steel.reports.gallery import RANDOM, TYPICAL, GalleryKeeper
 from steel.reports.gates import format_gates, gate_table
 from steel.reports.members import Judged
 from steel.shards.reader import ShardReader
-from steel.shards.selection import check_same_task, data_digests, folds_of, rows_in
+from steel.shards.selection import check_same_task, check_stored_sizes, data_digests, folds_of, rows_in
 from steel.shards.split_roles import role_of
 from steel.thresholds.tuning import Tuning, tune_thresholds
 from steel.views import parse_tta
@@ -173,6 +173,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     checkpoint, reader = _open(arguments)
     folds = parse_folds(arguments.folds, reader)
     rows = rows_in(reader, folds, "evaluated")
+    check_stored_sizes(f"--checkpoint {arguments.checkpoint}", checkpoint.input_size, reader, rows)
     role = role_of(folds, data_digests(reader.manifest), checkpoint.folds, checkpoint.provenance)
     if role != "test":
         logger.warning("WARNING: the checkpoint has seen folds %s (%s): these scores flatter it", folds, role)

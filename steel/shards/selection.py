@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from steel.errors import InputError
+from steel.errors import InputError, counted
 from steel.images.pixel_format import Depth
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
@@ -68,4 +68,31 @@ def check_same_task(name: str, class_names: Sequence[str], in_channels: int, dep
         raise InputError(
             f"{name}: it reads images of 16 bits by {depth}, the shards theirs by {manifest.depth}; take shards like "
             "those it was trained on"
+        )
+
+
+def check_stored_sizes(name: str, input_size: tuple[int, int] | None, reader: ShardReader, rows: np.ndarray) -> None:
+    """Refuse images stored at another size than a model is given in prediction, where it would say something else.
+
+    Args:
+        name: what the message begins with.
+        input_size: height and width that images are resized to for it; as they are when None.
+        reader: of the shards.
+        rows: of the images that are judged.
+
+    Raises:
+        InputError: some image is stored at another size.
+    """
+    index = reader.index
+    stored = np.stack([index.height[rows], index.width[rows]], axis=1)
+    given = np.stack([index.original_height[rows], index.original_width[rows]], axis=1)
+    wanted = given if input_size is None else np.broadcast_to(np.asarray(input_size), given.shape)
+    odd = np.flatnonzero((stored != wanted).any(axis=1))
+    if len(odd):
+        (height, width), first = stored[odd[0]], index.image_id(int(rows[odd[0]]))
+        takes = "at their own size" if input_size is None else f"resized to {input_size[0]}x{input_size[1]}"
+        way = "without --resize" if input_size is None else f"with --resize {input_size[0]}x{input_size[1]}"
+        raise InputError(
+            f"{name}: it takes images {takes}, the shards hold {counted(len(odd), 'image')} of another one, as {first} "
+            f"at {height}x{width}; make shards {way}"
         )

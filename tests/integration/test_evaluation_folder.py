@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from steel.checkpoint import save_checkpoint
-from steel.errors import run_program
+from steel.errors import InputError, run_program
+from steel.shards.reader import ShardReader
+from steel.shards.selection import check_stored_sizes
 from tests.numerics.quick import COARSE
 from tests.random_members import make_member
 from tests.shard_folder import make_shards
@@ -150,3 +152,27 @@ def test_a_tuned_checkpoint_stays_and_beside_its_own_scores_alone(
     assert names_in(work) == before
     assert code_of(work, work / "tuned", "--folds", "1", checkpoint="tuned/model.safetensors") == 0
     assert (work / "tuned" / "model.safetensors").read_bytes() == tuned
+
+
+def test_images_of_another_size_than_prediction_gives_the_network_are_refused(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`steel predict` resizes them; what the network says of these nobody would get."""
+    save_checkpoint(work / "small.safetensors", make_member(0, folds={"train": [9]}, input_size=(16, 32)))
+    assert code_of(work, work / "out", "--folds", "1", checkpoint="small.safetensors") == 2
+    assert capsys.readouterr().err == (
+        f"error: --checkpoint {work}/small.safetensors: it takes images resized to 16x32, the shards hold 6 images of "
+        "another one, as images/0001.png at 32x64; make shards with --resize 16x32\n"
+    )
+    assert not (work / "out").exists()
+    save_checkpoint(work / "same.safetensors", make_member(0, folds={"train": [9]}, input_size=(32, 64)))
+    assert code_of(work, work / "out", "--folds", "1", checkpoint="same.safetensors") == 0
+
+
+def test_reduced_images_are_refused_for_a_network_that_takes_them_whole(tmp_path: Path) -> None:
+    originals = [np.zeros((64, 128), np.uint8) for _ in range(2)]
+    images = [np.zeros((32, 64), np.uint8) for _ in range(2)]
+    reader = ShardReader(make_shards(tmp_path / "shards", images, originals, num_classes=2, folds=2))
+    with pytest.raises(InputError, match=r"it takes images at their own size, the shards hold 1 image of another"):
+        check_stored_sizes("x", None, reader, np.array([1]))
+    check_stored_sizes("x", (32, 64), reader, np.array([0, 1]))
