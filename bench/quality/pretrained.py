@@ -41,6 +41,7 @@ PLAIN_ON_ALL = "plain loop on the validation images, too"
 """What its user has instead of images to tune on."""
 HALF = "threshold 0.5"
 ALL_STRIPS = "pretrained-strips-all"
+OWN_LENGTH = "pretrained-bsdata-long"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class DataSet:
     """The plain loop's; the best of them on the validation images, with the first seed, is its own with all."""
     others: tuple[str, ...] = (PLAIN, PLAIN_ON_ALL, SEVERSTAL)
     """Sides beside auto's."""
+    is_own_length: bool = False
+    """Whether `passes` is what `auto` makes where nobody tells it a budget, and it is told none here."""
 
 
 SETS: Mapping[str, DataSet] = {
@@ -84,6 +87,13 @@ SETS: Mapping[str, DataSet] = {
         rates=RATES[:3],
         others=(PLAIN,),
     ),
+    OWN_LENGTH: DataSet(
+        "The same images of BSData, for as many passes as auto makes by itself",
+        *(127, (128, 256), (128, 256), 8, "positive Dice", 3),
+        rates=RATES[:3],
+        others=(PLAIN, PLAIN_ON_ALL),
+        is_own_length=True,
+    ),
 }
 """By the name of their section."""
 
@@ -100,7 +110,9 @@ class Sides:
 
     def auto(self, seed: int, name: str = AUTO, options: Sequence[str] = ()) -> Trial:
         """`--preset auto`, whatever it chooses, with the network and the passes of the others."""
-        return self._ours("auto", seed, name, ["--budget", f"{self.passes}passes", *options])
+        is_told = not (self.of_set.is_own_length and self.passes == self.of_set.passes)
+        length = ["--budget", f"{self.passes}passes"] if is_told else []
+        return self._ours("auto", seed, name, [*length, *options])
 
     def cross_validation(self, seed: int) -> Trial:
         """The same for each fold that does not test, which validates it; all of them in one file."""
@@ -243,9 +255,9 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
 
 def _chosen(trial: Trial) -> str:
     """What auto made of the set: a pass of larger crops shows more of an image."""
-    phase = load_checkpoint(trial.checkpoint).provenance["config"]["phases"][0]
-    height, width = phase["crop"]
-    return f"For its first phase auto chose crops of {height}x{width} in batches of {phase['batch_size']}."
+    phases = load_checkpoint(trial.checkpoint).provenance["config"]["phases"]
+    height, width = phases[0]["crop"]
+    return f"For its first phase auto chose crops of {height}x{width} in batches of {phases[0]['batch_size']}."
 
 
 def _precision() -> str:

@@ -225,6 +225,9 @@ QUESTIONS = {
     "pretrained-bsdata": _on_pretrained(
         "With pretrained weights: better than the plain loop on small pits?", "pretrained-bsdata", *_OF_BSDATA
     ),
+    pretrained.OWN_LENGTH: _on_pretrained(
+        "And at the length that `--preset auto` takes by itself?", pretrained.OWN_LENGTH, *_OF_BSDATA
+    ),
     "pretrained-strips": _on_pretrained(
         "With pretrained weights: better than the plain loop on Severstal's geometry?", "pretrained-strips", *_OF_STRIPS
     ),

@@ -17,9 +17,13 @@ from bench.quality.pretrained import RATES, SETS
 from steel.checkpoint import load_checkpoint
 from steel.errors import InputError
 from steel.metrics.scores import Outcome
+from steel.shards.reader import ShardReader
 from tests.shard_folder import defect_mask, make_shards, steel_image
 from tests.tiny_pretrained import make_tiny
 from train.arguments import parse_fit
+from train.auto_recipe import auto_recipe
+from train.fitting import read_facts
+from train.recipe_facts import MachineClass
 
 
 def test_a_place_on_a_spindle_is_in_one_fold() -> None:
@@ -132,6 +136,19 @@ def test_severstals_preset_takes_the_crop_of_the_strips(tmp_path: Path, monkeypa
     pretrained.Sides(tmp_path, tmp_path, "none", 1, of_set).severstal(0)  # of one pass 8 parts in 38
     config = parse_fit("fit", ["--preset", "severstal", "--data", "d", "--out", "o", *asked]).config
     assert [phase.epochs for phase in config.phases] == pytest.approx([30 / 38, 8 / 38], abs=1e-5)
+
+
+def test_auto_at_its_own_length_is_told_no_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, masks = [steel_image(n, 64, 96) for n in range(12)], [defect_mask(n, 64, 96) for n in range(12)]
+    data = make_shards(tmp_path / "s", images, masks, folds=3)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(pretrained, "train", lambda folder, data, preset, options, **_: asked.append([*options]))
+    of_set = SETS[pretrained.OWN_LENGTH]
+    for passes in (of_set.passes, 2):  # the set's own, and a rehearsal
+        pretrained.Sides(data, tmp_path, "none", passes, of_set).auto(0)
+    assert "--budget" not in asked[0] and asked[1][-2:] == ["--budget", "2passes"]
+    phases = auto_recipe(read_facts(ShardReader(str(data))), MachineClass("cpu", 8)).phases
+    assert round(sum(phase.epochs for phase in phases)) == of_set.passes  # as on every small set
 
 
 @pytest.mark.parametrize("question", ["pretrained-strips", "cascade-pretrained"])
