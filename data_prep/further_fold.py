@@ -120,9 +120,8 @@ class FurtherFold:
             OSError: it cannot be read.
             ValueError: no image that the set could hold.
         """
-        size, extension = self.manifest.options.get("resize"), record.image_id.rpartition(".")[2].lower()
-        resize = None if size is None else (size[0], size[1])
-        image = load_image(record.read(), extension, resize=resize, depth=self.manifest.depth)
+        extension = record.image_id.rpartition(".")[2].lower()
+        image = load_image(record.read(), extension, resize=self.manifest.input_size, depth=self.manifest.depth)
         if image.pixels.ndim == 3 and self.manifest.channels == 1:
             raise ValueError("in colour, and the shards hold gray images")
         return image

@@ -37,6 +37,14 @@ class _Header:
 
 
 @dataclass(frozen=True)
+class _Choice:
+    """On which folds of which shards weights or a decision were once chosen."""
+
+    digest: str | None
+    folds: list[int]
+
+
+@dataclass(frozen=True)
 class _Member:
     """What an ensemble's provenance says of one of its members."""
 
@@ -181,6 +189,7 @@ def _check_provenance(provenance: dict[str, Any]) -> None:
     from_plain(dict[str, Decision], provenance.get("gates", {}), "provenance.gates")
     from_plain(Decision | None, provenance.get("decision"), "provenance.decision")
     from_plain(dict[str, Any] | None, provenance.get("encoder_weights"), "provenance.encoder_weights")
+    from_plain(list[_Choice], provenance.get("tuned_before", []), "provenance.tuned_before")
     for member in from_plain(list[_Member], provenance.get("members", []), "provenance.members"):
         _check_provenance(member.provenance)
 

@@ -326,7 +326,9 @@ def retuned(
 ) -> Checkpoint:
     """The same network with another decision, which remembers what it was found on, and what chose its weights."""
     former = checkpoint.provenance.get("tuning_digest", checkpoint.provenance.get("data_digest"))
-    chosen_on = checkpoint.folds.get("tuning", ()) if former == data_digest else ()
+    chosen_on, before = checkpoint.folds.get("tuning", ()), list(checkpoint.provenance.get("tuned_before", ()))
+    if former != data_digest:
+        chosen_on, before = (), [*before, {"digest": former, "folds": list(chosen_on)}]
     return replace(
         checkpoint,
         decision=found.decision,
@@ -334,6 +336,7 @@ def retuned(
         provenance={
             **checkpoint.provenance,
             "tuning_digest": data_digest,
+            "tuned_before": before,
             "gates": {gate: decision.to_dict() for gate, decision in found.by_gate.items()},
             "validation": expected_figures(statistics, found.decision),
         },

@@ -29,6 +29,7 @@ from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, imag
 from steel.plain import to_dict
 from steel.shards.reader import ShardReader
 from steel.shards.selection import check_same_task, rows_in
+from steel.shards.split_roles import tuning_folds
 
 _TOGETHER = 32
 """Images that go through one graph and then through the other, so that both see the same machine; fewer, if they are
@@ -187,8 +188,9 @@ def _passes(predictor: OnnxPredictor, image: np.ndarray) -> Iterator[np.ndarray]
 
 def _own_folds(checkpoint: Checkpoint, reader: ShardReader) -> Int8Folds:
     """Those that the checkpoint was trained and tuned on, if these are its shards."""
-    train, tuning = (tuple(checkpoint.folds.get(role, ())) for role in ("train", "tuning"))
-    if reader.manifest.digest != checkpoint.provenance.get("data_digest") or not (train and tuning):
+    digest, train = reader.manifest.digest, tuple(checkpoint.folds.get("train", ()))
+    tuning = tuple(sorted(tuning_folds([digest], checkpoint.folds, checkpoint.provenance)))
+    if digest != checkpoint.provenance.get("data_digest") or not (train and tuning):
         raise InputError(
             f"{reader.root}: not the shards that the checkpoint says it was trained and tuned on; name the folds "
             "whose images calibrate and those that are scored, with --int8-folds"

@@ -99,6 +99,13 @@ class Manifest:
     """What the set was made with; for the record."""
     version: int = FORMAT_VERSION
 
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width that `data_prep --resize` gave every image, which new ones must be given too; None without
+        it."""
+        size = self.options.get("resize")
+        return None if size is None else (int(size[0]), int(size[1]))
+
     @classmethod
     def load(cls, root: str) -> "Manifest":
         """Read the manifest of a shard folder (a path or URL).

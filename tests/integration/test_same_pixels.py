@@ -15,7 +15,6 @@ from steel.inference.predictor import ImageProbs, Predictor
 from steel.loading.eval_loader import eval_batches
 from steel.model.network import UnifiedModel
 from steel.shards.reader import ShardReader
-from train.engine.model_selection import input_size_of
 
 SIZES = ((61, 97), (40, 64), (128, 33), (62, 98))
 DEPTHS = (["--depth", "percentile", 1, 99], ["--depth", "window", 50, 4000], ["--depth", "high-byte"])
@@ -95,7 +94,7 @@ def test_evaluation_and_prediction_see_the_same(
         [model],
         mean=manifest.mean,
         std=manifest.std,
-        input_size=input_size_of(manifest),
+        input_size=manifest.input_size,
         depth=manifest.depth,
         pixels_per_pass=1,
         device="cpu",

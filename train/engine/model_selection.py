@@ -20,7 +20,6 @@ from steel.plain import to_dict
 from steel.reports.evaluation import format_table, write_metrics
 from steel.reports.model_card import model_card
 from steel.reports.per_image import image_rows, write_image_rows
-from steel.shards.format import Manifest
 from steel.storage import write_text
 from train.engine.loop_state import LoopState
 from train.engine.metric_logger import MetricLogger
@@ -120,12 +119,6 @@ def _write_results(
     return best, metrics
 
 
-def input_size_of(manifest: Manifest) -> tuple[int, int] | None:
-    """Height and width that `data_prep --resize` gave every image, which new images must be given too; None without."""
-    size = manifest.options.get("resize")
-    return None if size is None else (int(size[0]), int(size[1]))
-
-
 def _checkpoint(
     context: RunContext, network: NetworkConfig, candidate: Candidate, scores: Mapping[str, float]
 ) -> Checkpoint:
@@ -137,7 +130,7 @@ def _checkpoint(
         mean=first.inputs.mean,
         std=first.inputs.std,
         decision=tuning.decision,
-        input_size=input_size_of(manifest),
+        input_size=manifest.input_size,
         depth=manifest.depth,
         tiling=config.tiling,
         folds={

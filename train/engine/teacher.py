@@ -51,6 +51,10 @@ def _average(logits: list[Tensor]) -> Tensor:
     return torch.stack([torch.sigmoid(one.float()) for one in logits]).mean(dim=0)
 
 
+def _told_size(size: tuple[int, int] | None) -> str:
+    return "of their own size" if size is None else f"resized to {size[0]}x{size[1]}"
+
+
 def load_teacher(context: RunContext) -> Teacher | None:
     """The configuration's teacher on this rank's device; None without one.
 
@@ -65,6 +69,12 @@ def load_teacher(context: RunContext) -> Teacher | None:
     require_extensions(checkpoint.provenance, name)
     network = checkpoint.network
     check_same_task(name, checkpoint.class_names, network.in_channels, checkpoint.depth, reader.manifest)
+    if checkpoint.input_size != reader.manifest.input_size:
+        theirs, ours = (_told_size(size) for size in (checkpoint.input_size, reader.manifest.input_size))
+        logger.warning(
+            "WARNING: %s was trained on images %s, the shards hold them %s: it knows another scale",
+            *(name, theirs, ours),
+        )
     for role, folds in (("validation", config.folds.validation), ("test", config.folds.test)):
         if folds and role_of(folds, data_digests(reader.manifest), checkpoint.folds, checkpoint.provenance) == "train":
             logger.warning("WARNING: %s was trained on %s folds of this run, whose scores it flatters", name, role)

@@ -14,7 +14,7 @@ from steel.plain import from_dict, to_dict
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from steel.shards.selection import data_digests, folds_of, pseudo_folds, rows_in
-from steel.shards.split_roles import role_of
+from steel.shards.split_roles import role_of, tuning_folds
 from train.__main__ import choose_processes, count_gpus
 from train.arguments import FitArguments, parse_fit
 from train.engine.run_folder import RunFolder, RunFolderError
@@ -204,9 +204,10 @@ def _knows_folds(header: Mapping[str, Any], manifest: Manifest) -> bool:
 
 
 def _held_out(header: Mapping[str, Any], reader: ShardReader, role: str) -> list[int]:
-    """The folds of a role that a checkpoint's training had and did not train on."""
-    folds = set(header["folds"].get(role, ())) - set(header["folds"].get("train", ()))
-    return sorted(folds & set(folds_of(reader)))
+    """The folds of a role, `tuning` or `test`, that a checkpoint's training had and did not train on."""
+    used, digests = header["folds"], data_digests(reader.manifest)
+    folds = tuning_folds(digests, used, header["provenance"]) if role == "tuning" else set(used.get(role, ()))
+    return sorted((folds - set(used.get("train", ()))) & set(folds_of(reader)))
 
 
 def _fold_words(

@@ -12,6 +12,12 @@ from steel.shards.split_roles import role_of
 from tests.shard_folder import make_shards, steel_image
 
 USED = {"train": [2, 3], "tuning": [0], "test": [1]}
+BEFORE = {"digest": "a", "folds": [5]}
+TUNED_ON_B = {
+    "name": "two",
+    "folds": {"train": [2], "tuning": [5]},
+    "provenance": {"data_digest": "a", "tuning_digest": "b"},
+}
 MEMBER_OF_B = {"name": "one", "folds": {"train": [3]}, "provenance": {"data_digest": "b"}}
 
 
@@ -26,6 +32,12 @@ MEMBER_OF_B = {"name": "one", "folds": {"train": [3]}, "provenance": {"data_dige
         ([0], "b", {"data_digest": "a", "tuning_digest": "b"}, "tuning"),
         ([0], "a", {"data_digest": "a", "tuning_digest": "b"}, "test"),
         ([3], "a", {"data_digest": "a", "tuning_digest": "b"}, "train"),
+        ([5], "a", {"data_digest": "a", "tuning_digest": "b", "tuned_before": [BEFORE]}, "tuning"),  # chose the weights
+        ([0], "a", {"data_digest": "a", "tuning_digest": "b", "tuned_before": [BEFORE]}, "test"),
+        ([0], "b", {"data_digest": "a", "tuning_digest": "b", "tuned_before": [BEFORE]}, "tuning"),
+        ([5], "c", {"data_digest": "a", "tuning_digest": "b", "tuned_before": [BEFORE]}, "test"),
+        ([5], "b", {"data_digest": "a", "members": [TUNED_ON_B]}, "tuning"),  # whichever shards the others are of
+        ([5], "a", {"data_digest": "a", "members": [TUNED_ON_B]}, "test"),
         ([3], "b", {"data_digest": None, "members": [MEMBER_OF_B]}, "train"),  # an ensemble of several data sets
         ([1], "b", {"data_digest": None, "members": [MEMBER_OF_B]}, "test"),
         ([3], "c", {"data_digest": None, "members": [MEMBER_OF_B]}, "test"),

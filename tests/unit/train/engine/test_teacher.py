@@ -145,6 +145,16 @@ def test_a_teacher_that_has_seen_the_validation_images_is_told_of(context: Any, 
     assert load_teacher(context) is None
 
 
+def test_a_teacher_of_another_scale_is_told_of(context: Any, ensemble: Checkpoint, caplog: Any) -> None:
+    with caplog.at_level(logging.INFO):
+        load_teacher(context)
+        assert "scale" not in caplog.text
+        path = context.config.distill.teacher
+        save_checkpoint(path, replace(ensemble, class_names=("class 1", "class 2"), input_size=(16, 32)))
+        load_teacher(context)
+    assert "was trained on images resized to 16x32, the shards hold them of their own size" in caplog.text
+
+
 def test_a_teacher_for_other_classes_is_refused(context: Any, tmp_path: Any) -> None:
     save_checkpoint(tmp_path / "teacher.safetensors", replace(make_member(0), class_names=("pit", "dent")))
     with pytest.raises(InputError, match=r"--distill.teacher .*its classes are pit, dent"):

@@ -1,0 +1,47 @@
+"""What a checkpoint remembers of the images that chose it, however often its decision is found anew."""
+
+import itertools
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from steel.checkpoint import Checkpoint
+from steel.decision import default_decision
+from steel.shards.split_roles import role_of
+from steel.thresholds.tuning import Tuning
+from tests.random_members import make_member
+from train import evaluate
+from train.evaluate import retuned
+
+
+@pytest.fixture
+def trained() -> Checkpoint:
+    return replace(make_member(1), folds={"train": [2], "tuning": [0], "test": [1]}, provenance={"data_digest": "a"})
+
+
+def tune_on(checkpoint: Checkpoint, digest: str, folds: list[int]) -> Checkpoint:
+    found: Any = type("Found", (), {"decision": default_decision(2), "by_gate": {}})
+    return retuned(checkpoint, cast(Tuning, found), folds, digest, cast(Any, None))
+
+
+def roles(checkpoint: Checkpoint, digest: str) -> str:
+    """Of folds 0, 1 and 2."""
+    return " ".join(role_of([fold], [digest], checkpoint.folds, checkpoint.provenance) for fold in range(3))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([("a", [1]), ("b", [1]), ("c", [0, 2])])))
+def test_every_choice_counts_in_whatever_order_they_were_made(
+    trained: Checkpoint, order: tuple[tuple[str, list[int]], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "expected_figures", lambda *given: {})
+    assert roles(trained, "a") == "tuning test train"
+    checkpoint = trained
+    for digest, folds in order:
+        checkpoint = tune_on(checkpoint, digest, folds)
+        assert role_of(folds, [digest], checkpoint.folds, checkpoint.provenance) == "tuning"
+        assert role_of([0], ["a"], checkpoint.folds, checkpoint.provenance) == "tuning"  # it chose the weights
+    assert roles(checkpoint, "a") == "tuning tuning train"
+    assert roles(checkpoint, "b") == "test tuning test"
+    assert roles(checkpoint, "c") == "tuning test tuning"
+    assert roles(checkpoint, "d") == "test test test"
