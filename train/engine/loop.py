@@ -69,6 +69,7 @@ class Loop:
                 self.state.start_phase(plan.number)
             if not self._train_phase(plan):
                 return False
+        self._fail_if_untrained()
         if self.writer is not None:
             self.writer.wait()  # the best weights are read next
         self.training.micro_batch_losses.compute_eagerly()  # what follows has the memory
@@ -161,6 +162,16 @@ class Loop:
             raise SharedError(
                 f"{limit} steps in a row had a non-finite loss or gradient, the last at phase {self.state.phase} "
                 f"step {self.state.step}; lower the learning rate or look at the samples in nonfinite.json"
+            )
+
+    def _fail_if_untrained(self) -> None:
+        """A run of fewer steps than the limit may skip all of them, and would ship the weights it began with."""
+        steps = sum(plan.steps for plan in self.context.plans)
+        if self.state.nonfinite_steps + self.state.scaler_overflows >= steps:
+            self.name_suspects(self._suspects)
+            raise SharedError(
+                f"none of {steps} steps had a finite loss and gradient: nothing was trained; lower the learning "
+                "rate or look at the samples in nonfinite.json"
             )
 
     def _is_save_due(self) -> bool:
