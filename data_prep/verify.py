@@ -151,6 +151,8 @@ def _check_shard(check: _ShardCheck) -> list[Fault]:
             return faults
     except FileNotFoundError:
         return [Fault(shard.name, "missing")]
+    except OSError as error:  # the other shards are worth looking at
+        return [Fault(shard.name, f"cannot be read ({error.strerror or error})")]
 
 
 def _rows(check: _ShardCheck) -> list[dict[str, Any]]:

@@ -118,6 +118,13 @@ def test_a_folder_in_the_place_of_the_index_is_a_fault(shards: Path, capsys: pyt
     assert last == f"{shards}: 1 fault"
 
 
+def test_a_folder_in_the_place_of_a_shard_is_one_fault_among_others(shards: Path) -> None:
+    (shards / "shard-000000.tar").unlink()
+    (shards / "shard-000000.tar").mkdir()
+    (shards / LAST).unlink()
+    assert faults_of(shards) == ["shard-000000.tar: cannot be read (Is a directory)", f"{LAST}: missing"]
+
+
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
