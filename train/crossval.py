@@ -5,6 +5,7 @@ the other folds, and one checkpoint file that holds all members. A fold of pseud
 K only that member is trained (for a job array); with --join the trained members are joined.
 """
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from steel.config import FoldsConfig
 from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
-from steel.errors import InputError, counted, run_program
+from steel.errors import InputError, SharedError, counted, run_program
 from steel.metrics.expected import expected_figures
 from steel.metrics.statistics import EvaluationStatistics
 from steel.option_values import whole
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, rest = parser.parse_known_args(argv)
     arguments = parse_fit(
         "train.crossval",
-        rest,
+        _validating_in_turn(rest),
         more={
             "--fold K": "train the member of fold K only",
             "--join": "train nothing: join the members that are there",
@@ -61,11 +62,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs_in=lambda out: [*([] if own.fold is None else [member_folder(out, own.fold)]), *members_of(out).values()],
     )
     if arguments.budget.seconds is not None:
-        raise InputError("--budget: a cross-validation takes passes, as 8passes; a time is fitted for one run alone")
+        raise SharedError("--budget: a cross-validation takes passes, as 8passes; a time is fitted for one run alone")
     set_up_logging()
     with start(arguments.config.runtime.precision).running() as runtime, StopSignals().installed() as signals:
         _run(share_recipe(arguments, runtime), runtime, signals, own.fold, own.join)
     return 0
+
+
+def _validating_in_turn(words: Sequence[str]) -> list[str]:
+    """The command line with a fold that validates, which a run must have and each member is given anew: one that is not
+    named for the test.
+
+    Raises:
+        SharedError: a fold is named.
+    """
+    if any(word.partition("=")[0] == "--folds.validation" for word in words):
+        raise SharedError(
+            "--folds.validation: in a cross-validation each fold that does not test validates one member; leave it out"
+        )
+    taken = {*words, *map(str, FoldsConfig().test)}
+    return ["--folds.validation", next(str(fold) for fold in itertools.count() if str(fold) not in taken), *words]
 
 
 def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: int | None, join: bool) -> None:

@@ -179,7 +179,8 @@ def train(
     command = [
         *(sys.executable, *launch, "-m", program, "--preset", preset),
         *("--data", str(data), "--out", str(folder)),
-        *("--folds.validation", str(VALIDATION), "--folds.test", str(TEST), "--tracking.tracker", "none"),
+        *(("--folds.validation", str(VALIDATION)) if program == "train.fit" else ()),
+        *("--folds.test", str(TEST), "--tracking.tracker", "none"),
         *options,
     ]
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -155,9 +155,11 @@ def test_members_to_come_have_the_recipe_of_those_that_are_there(
 def test_a_join_takes_the_views_and_the_test_folds_of_the_members(shards: Path, tmp_path: Path) -> None:
     """Their predictions are there: thresholds found on these go with no other views."""
     start = [*(word for word in OPTIONS if word != "--validation.tta"), "--data", str(shards), "--out", str(tmp_path)]
-    line = [*start, "--folds.validation", "1", "--folds.test", "0", "--validation.tta", "vflip"]
+    line = [*start, "--folds.test", "0", "--validation.tta", "vflip"]
     for fold in ("1", "2"):
         assert main([*line, "--fold", fold]) == 0
+    with pytest.raises(InputError, match=r"--folds\.validation: in a cross-validation each fold that does not test"):
+        main([*line, "--folds.validation=1"])
     with pytest.raises(InputError, match=r"--folds.test 2: the members in .* have kept 0 for the test; leave it out"):
         main([*start, "--folds.test", "2", "--join"])
     assert main(["--preset", "smoke", "--data", str(shards), "--out", str(tmp_path), "--join"]) == 0

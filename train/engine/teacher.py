@@ -15,7 +15,7 @@ from steel.model.folding import fold_batch_norms, shorten_weights
 from steel.model.heads import CLASSIFICATION, SEGMENTATION
 from steel.model.network import scale_and_shift, scale_pixels
 from steel.precision import DTYPES
-from steel.shards.selection import check_same_task, data_digests
+from steel.shards.selection import check_same_task, check_stored_sizes, data_digests
 from steel.shards.split_roles import role_of
 from train.engine.run_context import RunContext
 
@@ -51,15 +51,11 @@ def _average(logits: list[Tensor]) -> Tensor:
     return torch.stack([torch.sigmoid(one.float()) for one in logits]).mean(dim=0)
 
 
-def _told_size(size: tuple[int, int] | None) -> str:
-    return "of their own size" if size is None else f"resized to {size[0]}x{size[1]}"
-
-
 def load_teacher(context: RunContext) -> Teacher | None:
     """The configuration's teacher on this rank's device; None without one.
 
     Raises:
-        InputError: not a usable checkpoint, or one for other classes, channels or depth than the data's.
+        InputError: not a usable checkpoint, or one for other classes, channels, depth or sizes than the data's.
     """
     config, reader = context.config, context.reader
     if not config.distill.teacher:
@@ -69,12 +65,7 @@ def load_teacher(context: RunContext) -> Teacher | None:
     require_extensions(checkpoint.provenance, name)
     network = checkpoint.network
     check_same_task(name, checkpoint.class_names, network.in_channels, checkpoint.depth, reader.manifest)
-    if checkpoint.input_size != reader.manifest.input_size:
-        theirs, ours = (_told_size(size) for size in (checkpoint.input_size, reader.manifest.input_size))
-        logger.warning(
-            "WARNING: %s was trained on images %s, the shards hold them %s: it knows another scale",
-            *(name, theirs, ours),
-        )
+    check_stored_sizes(name, checkpoint.input_size, reader, context.rows.train)
     for role, folds in (("validation", config.folds.validation), ("test", config.folds.test)):
         if folds and role_of(folds, data_digests(reader.manifest), checkpoint.folds, checkpoint.provenance) == "train":
             logger.warning("WARNING: %s was trained on %s folds of this run, whose scores it flatters", name, role)
