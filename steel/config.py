@@ -324,7 +324,8 @@ class TilingConfig:
     """Pixels, padded to whole strides, up to which an image goes through the network whole; also the most pixels of
     a full-size training crop, (0, 0)."""
     tile: int = 1024
-    """Height and width of a tile in pixels; of an image that is narrower, tiles are as much longer."""
+    """Height and width of a tile in pixels; of an image that is narrower, tiles are as much longer. Rounded up to whole
+    strides of the network, of which a tile has at least one more than the overlap."""
     overlap: int = 256
     """Pixels that neighbouring tiles share; a quarter of it is what the network may reach beyond a pixel to give the
     same as for the whole image."""

@@ -72,12 +72,12 @@ def make_spans(length: int, size: int, overlap: int, stride: int) -> list[Span]:
 
     Args:
         length: of the side.
-        size: of a tile, rounded up to whole strides.
+        size: of a tile, rounded up to whole strides; a stride more than the overlap at least.
         overlap: that neighbours share at least, rounded up likewise.
         stride: of the network.
     """
     size, overlap = (-(-pixels // stride) * stride for pixels in (size, overlap))
-    size = min(size, length)
+    size = min(max(size, overlap + stride), length)  # of tiles no larger than a stride, both are one: no step is left
     num = 1 if size == length else int(count_tiles(np.array(length), size, overlap))
     starts = (tile_starts(np.arange(num), np.array(num), np.array(length), np.array(size)) // stride * stride).tolist()
     seams = [(later + earlier + size) / 2 for earlier, later in pairwise(starts)]

@@ -71,6 +71,15 @@ def test_what_is_left_out_shows_at_the_seams() -> None:
     assert all(min(abs(column - seam) for seam in seams) < 24 for column in columns), columns
 
 
+def test_tiles_no_larger_than_a_stride_are_predicted() -> None:
+    """They are made two strides large, so that they go on and share one: what is asked for leaves no step."""
+    _, least = predictors(make_checkpoint(0), TilingConfig(budget=1, tile=STRIDE, overlap=STRIDE // 2))
+    _, same = predictors(make_checkpoint(0), TilingConfig(budget=1, tile=2 * STRIDE, overlap=STRIDE))
+    (found,), (expected,) = least.predict([picture(6, 39)]), same.predict([picture(6, 39)])
+    assert np.array_equal(found.mask_probs, expected.mask_probs) and np.ptp(found.mask_probs) > 60
+    assert np.array_equal(found.label_probs, expected.label_probs)
+
+
 def test_members_and_colours_are_averaged_before_the_seams() -> None:
     ensemble = stack_members([make_checkpoint(seed, in_channels=3) for seed in (1, 2)])
     whole, in_tiles = predictors(ensemble, tta=("vflip",))

@@ -23,7 +23,7 @@ def test_spans_by_hand() -> None:
 
 
 @pytest.mark.parametrize("stride", [4, 32])
-@pytest.mark.parametrize(("size", "overlap"), [(64, 32), (100, 30), (256, 64), (1024, 256)])
+@pytest.mark.parametrize(("size", "overlap"), [(2, 1), (16, 8), (32, 16), (64, 32), (96, 48), (100, 30), (1024, 256)])
 def test_tiles_cover_a_side_and_add_up_to_one(size: int, overlap: int, stride: int) -> None:
     whole = -(-overlap // stride) * stride
     for length in range(stride, 3000, 17 * stride):
@@ -65,6 +65,16 @@ def test_the_budget_is_of_padded_pixels() -> None:
     for wrong in ({"budget": 0}, {"overlap": 0}, {"tile": 500, "overlap": 251}):
         with pytest.raises(InputError, match=r"tiling\."):
             TilingConfig(**wrong)
+
+
+def test_tiles_no_larger_than_a_stride_are_two_strides() -> None:
+    """Both sides of such a tile and what it shares are one stride, once they are whole ones."""
+    spans = make_spans(256, size=32, overlap=16, stride=32)
+    assert [(span.start, span.stop) for span in spans] == [(start, start + 64) for start in range(0, 224, 32)]
+    tiles = make_tiles(96, 160, TilingConfig(budget=1, tile=16, overlap=8), stride=32)
+    assert [(rows.start, columns.start) for rows, columns in tiles] == [
+        (y, x) for x in (0, 32, 64, 96) for y in (0, 32)
+    ]
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 200), (200, 40), (136, 136), (24, 24)])
