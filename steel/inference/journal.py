@@ -76,8 +76,8 @@ class Journal:
 
     @property
     def staging(self) -> str | None:
-        """Where unfinished files lie; None for a remote folder."""
-        return None if storage.is_remote(self.out) else self.folder
+        """The path of the local folder in which unfinished files lie; None for a remote one."""
+        return None if storage.is_remote(self.out) else str(storage.local_path(self.folder))
 
     def is_begun(self) -> bool:
         """Whether an earlier attempt has left something."""

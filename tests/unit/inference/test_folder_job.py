@@ -301,6 +301,16 @@ def test_into_a_store_and_gone_on_with_there(folder: Path, predictor: Predictor,
     assert not storage.exists(f"{url}/.unfinished")
 
 
+def test_into_a_local_folder_that_is_named_by_its_url(
+    folder: Path, predictor: Predictor, undisturbed: Path, tmp_path: Path
+) -> None:
+    job = FolderJob((folder / "images").as_uri(), (tmp_path / "out").as_uri(), ALL)
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, {}, lambda done, total: interrupt(done == 2))
+    predict_folder(predictor, job, {})
+    assert tree_digest(tmp_path / "out") == tree_digest(undisturbed)
+
+
 def test_two_images_that_would_share_a_picture_are_refused_before_any_is_predicted(
     folder: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
