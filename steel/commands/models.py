@@ -197,10 +197,12 @@ def _run_ensemble(arguments: argparse.Namespace) -> None:
 
 
 def _check_differ(checkpoints: Sequence["Checkpoint"], names: Sequence[str]) -> None:
-    """Refuse the same weights twice, which would have two votes for one's forward passes each."""
+    """Refuse the same weights twice, members of ensembles among them, which would have two votes for one's forward
+    passes each."""
     import torch
 
-    for i, j in itertools.combinations(range(len(names)), 2):
-        one, other = checkpoints[i].tensors, checkpoints[j].tensors
+    members = [(i, one.member_state(member)) for i, one in enumerate(checkpoints) for member in range(one.members)]
+    for (i, one), (j, other) in itertools.combinations(members, 2):
         if one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one):
-            raise InputError(f"{names[j]}: the weights of {names[i]}; name each network once")
+            what = "the same weights twice" if i == j else f"weights of {names[i]}"
+            raise InputError(f"{names[j]}: holds {what}; an ensemble takes each network once")

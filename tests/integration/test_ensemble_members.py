@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from steel.checkpoint import read_header, save_checkpoint
+from steel.checkpoint import load_checkpoint, read_header, save_checkpoint, stack_members
 from steel.cli import main as steel
 from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
@@ -119,9 +119,18 @@ def test_tuning_chooses_among_the_gates_that_are_named(work: Path, monkeypatch: 
 
 def test_one_file_and_one_network_twice_are_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = (str(work / f"m{k}.safetensors") for k in (0, 1))
-    copy = str(work / "copy.safetensors")
+    copy, both, twice = (str(work / f"{name}.safetensors") for name in ("copy", "both", "twice"))
     shutil.copy(one, copy)
-    for names, told in (([one], "one file alone makes no ensemble"), ([one, other, copy], f"the weights of {one};")):
+    assert steel(["ensemble", one, other, "--out", both]) == 0
+    save_checkpoint(twice, stack_members([load_checkpoint(one)] * 2))  # as an earlier version made one
+    for names, told in (
+        ([one], "one file alone makes no ensemble"),
+        ([one, other, copy], f"{copy}: holds weights of {one};"),
+        ([both, other], f"{other}: holds weights of {both};"),
+        ([other, both], f"{both}: holds weights of {other};"),
+        ([both, both], f"{both}: holds weights of {both};"),
+        ([other, twice], f"{twice}: holds the same weights twice;"),
+    ):
         assert steel(["ensemble", *names, "--out", str(work / "none.safetensors")]) == 2
         assert told in capsys.readouterr().err
     assert not (work / "none.safetensors").exists()
