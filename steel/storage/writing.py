@@ -4,6 +4,7 @@ Local ones are written beside their final name, flushed to disk and renamed; rem
 complete.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -59,8 +60,8 @@ def open_write(
 
     Args:
         url: The final name. Its folder must exist when local.
-        staging: Local folder for the unfinished file; must be on the same file system as a local `url`. The folder of
-            `url` when None (the system's temporary folder for remote stores).
+        staging: Local folder for the unfinished file, best on the same file system as a local `url`: it is copied
+            beside that otherwise. The folder of `url` when None (the system's temporary folder for remote stores).
 
     Raises:
         InputError: a folder is there.
@@ -81,11 +82,22 @@ def open_write(
                 with store_of(url) as (fs, path):
                     fs.put_file(temporary, path)
             else:
-                os.replace(temporary, local_path(url))
+                try:
+                    os.replace(temporary, local_path(url))
+                except OSError as error:
+                    if error.errno != errno.EXDEV or staging is None:
+                        raise
+                    _copy_whole(temporary, url)
                 sync_to_disk(local_path(url).parent)
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def _copy_whole(file: str, url: str | os.PathLike[str]) -> None:
+    """Copy an unfinished file to another file system, where its name is that of a link or a mount."""
+    with open(file, "rb") as unfinished, open_write(url) as copy:
+        shutil.copyfileobj(unfinished, copy)
 
 
 @contextmanager

@@ -117,6 +117,26 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_a_file_comes_from_a_staging_folder_on_another_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the folder of the final name is a link: no name moves from one to the other, but within each."""
+    replace = os.replace
+
+    def replace_here(source: str, target: Path) -> None:
+        if os.path.dirname(source) != os.path.dirname(target):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source, None, str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_here)
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/x").write_bytes(b"old")
+    storage.write_bytes(tmp_path / "there/x", b"new", staging=tmp_path / "staging")
+    assert (tmp_path / "there/x").read_bytes() == b"new"
+    assert (os.listdir(tmp_path / "staging"), os.listdir(tmp_path / "there")) == ([], ["x"])
+
+
 def test_a_folder_appears_whole_in_place_of_an_empty_one_and_as_no_other(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with storage.open_folder(tmp_path / "out") as folder:
