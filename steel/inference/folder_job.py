@@ -55,8 +55,7 @@ def check_job(job: FolderJob) -> None:
         InputError: formats or places that cannot be, or files of an earlier job in the way.
     """
     _check_formats(job)
-    if not storage.is_remote(job.source) and not storage.local_path(job.source).exists():
-        raise InputError(f"{job.source}: no such file or folder")
+    _check_source(job.source)
     _check_places(job)
     if not Journal(job.out).is_begun():
         _check_empty(job)
@@ -124,6 +123,19 @@ def _check_formats(job: FolderJob) -> None:
         raise InputError("--template: only the format kaggle has one; add that to --format")
     if job.columns != FolderJob.columns and "kaggle" not in job.formats:
         raise InputError("--columns: only the format kaggle has them; add that to --format")
+
+
+def _check_source(source: str) -> None:
+    """Refuse a local one that is not there, or whose end, as a slash, is no name that an image could have."""
+    if not source:
+        raise InputError("images: an empty path; give . for the current folder")
+    if storage.is_remote(source):
+        return
+    path = storage.local_path(source)
+    if not path.exists():
+        raise InputError(f"{source}: no such file or folder")
+    if path.is_file() and source.rpartition("/")[2] != path.name:
+        raise InputError(f"{source}: a file, not a folder; leave out what follows {path.name}")
 
 
 def _folder_writers(job: FolderJob) -> list[FolderWriter]:

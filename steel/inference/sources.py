@@ -54,6 +54,8 @@ def _is_stack(pixels: np.ndarray) -> bool:
 
 def _at(url: str) -> Iterator[NamedImage]:
     """The images at a path or URL."""
+    if not url:  # what a variable that is not set makes of a path; pathlib takes it for the current folder
+        raise InputError("an image's path is empty; give . for the current folder")
     if storage.is_folder(url):
         yield from (NamedImage(record.image_id, record.url) for record in list_images(url))
     else:

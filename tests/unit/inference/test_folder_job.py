@@ -17,7 +17,7 @@ from steel import storage
 from steel.checkpoint import load_checkpoint, save_checkpoint
 from steel.decision import ClassDecision
 from steel.errors import InputError
-from steel.inference.folder_job import FolderJob
+from steel.inference.folder_job import FolderJob, check_job
 from steel.inference.predict_folder import describe_predictor, predict_folder
 from steel.inference.predictor import Predictor
 from steel.labels.submission import read_submission
@@ -50,7 +50,7 @@ def interrupt(now: bool) -> None:
 KILLED = """
 import os, signal, sys
 import steel.inference.journal as journal
-from steel.inference.folder_job import FolderJob
+from steel.inference.folder_job import FolderJob, check_job
 from steel.inference.predict_folder import predict_folder
 from steel.inference.predictor import Predictor
 from steel.inference.writers import WRITERS
@@ -340,3 +340,18 @@ def test_columns_are_refused_where_nothing_has_them(folder: Path, predictor: Pre
     job = FolderJob(str(folder / "images"), str(tmp_path / "out"), ("coco",), columns="ImageId,ClassId")
     with pytest.raises(InputError, match="--columns: only the format kaggle has them"):
         predict_folder(predictor, job, {})
+
+
+def test_an_image_is_named_by_its_own_name(folder: Path, tmp_path: Path) -> None:
+    """Of what stands behind a slash, paths say nothing, but names of images and of their pictures are made of it."""
+    image = folder / "images/b.png"
+    for source, said in (
+        (f"{image}/", r"b\.png/: a file, not a folder; leave out what follows b\.png"),
+        (f"{image}//.", r"b\.png//\.: a file, not a folder; leave out what follows b\.png"),
+        (f"{image.as_uri()}/", r"b\.png/: a file, not a folder; leave out what follows b\.png"),
+        ("", r"images: an empty path; give \. for the current folder"),
+    ):
+        with pytest.raises(InputError, match=said):
+            check_job(FolderJob(source, str(tmp_path)))
+    for source in (str(image), image.as_uri(), f"{folder}/images/", f"{folder}/images/."):
+        check_job(FolderJob(source, str(tmp_path)))

@@ -69,6 +69,8 @@ def test_what_is_no_image_is_refused(predictor, tmp_path):
         ([gray.tolist()], "not list"),
         ([None], "not NoneType"),
         ("a.jpg", "a.jpg: no such file"),
+        ("", "path is empty; give . for the current folder"),
+        ([gray, ""], "path is empty; give . for the current folder"),
         (tmp_path, "no images there"),
         (gray.astype(float), "float64 pixels; convert them to 8"),
         (np.zeros((32, 40, 4), np.uint8), r"an image must be .* not \(32, 40, 4\)"),
