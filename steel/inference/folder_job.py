@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from steel import __version__, storage
 from steel.errors import InputError, told_url
 from steel.images.listing import IMAGE_SUFFIXES, ImageRecord, TiffPages, lies_in, list_images, split_pages
 from steel.inference.journal import Journal
 from steel.inference.writers import WRITERS, FileWriter, FolderWriter, Task
+from steel.labels.submission import SUBMISSION_FORMATS
 from steel.validation_errors import raise_issues
 
 
@@ -23,7 +24,7 @@ class FolderJob:
     formats: tuple[str, ...] = ("kaggle",)
     """Names in `WRITERS`."""
     columns: str = "ImageId_ClassId"
-    """Of the submission, where there is no template."""
+    """Of the submission, where there is no template: one of `SUBMISSION_FORMATS`."""
     template: str | None = None
     """A sample submission whose rows and order to take."""
     threads: int = 4
@@ -123,6 +124,12 @@ def _check_formats(job: FolderJob) -> None:
         raise InputError("--template: only the format kaggle has one; add that to --format")
     if job.columns != FolderJob.columns and "kaggle" not in job.formats:
         raise InputError("--columns: only the format kaggle has them; add that to --format")
+    for name, value, known in (
+        ("columns", job.columns, tuple(SUBMISSION_FORMATS)),
+        ("tiff-pages", job.tiff_pages, get_args(TiffPages)),
+    ):
+        if value not in known:  # a command line has its own check
+            raise InputError(f"--{name} {value}: choose from {' and '.join(known)}")
 
 
 def _check_source(source: str) -> None:

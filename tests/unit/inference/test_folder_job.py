@@ -342,6 +342,22 @@ def test_columns_are_refused_where_nothing_has_them(folder: Path, predictor: Pre
         predict_folder(predictor, job, {})
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"columns": "ImageId"}, "--columns ImageId: choose from ImageId_ClassId and ImageId,ClassId"),
+        ({"tiff_pages": "all"}, "--tiff-pages all: choose from refuse and split"),
+    ],
+)
+def test_what_no_job_can_be_is_refused_before_any_image_is_predicted(
+    folder: Path, predictor: Predictor, tmp_path: Path, wrong: dict[str, str], said: str
+) -> None:
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"), **wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=said):
+        predict_folder(predictor, job, {})
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_image_is_named_by_its_own_name(folder: Path, tmp_path: Path) -> None:
     """Of what stands behind a slash, paths say nothing, but names of images and of their pictures are made of it."""
     image = folder / "images/b.png"
