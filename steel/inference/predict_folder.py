@@ -148,7 +148,8 @@ def finish_folder(
         for name in job.formats:
             writer = WRITERS[name]
             if isinstance(writer, FileWriter):
-                writer.write(storage.join(job.out, writer.place), Predicted(task, _Entries(lines, name), unreadable))
+                predicted = Predicted(task, _Entries(lines, name), unreadable, journal.staging)
+                writer.write(storage.join(job.out, writer.place), predicted)
         found = [line["classes"] for line in lines.values()]
     listed = set(task.image_ids if job.template is None else read_submission(job.template).image_ids)
     journal.remove()

@@ -43,6 +43,8 @@ class Predicted:
     """Image id -> what `encode` made of it, in the order of the images; read when it is asked for."""
     unreadable: Mapping[str, str]
     """Image id -> why there is no entry."""
+    staging: str | None = None
+    """The path of a local folder for what is unfinished, which goes with the job's; beside the file when None."""
 
 
 def _no_check(task: Task) -> None:
@@ -104,6 +106,7 @@ def _write_submission(url: str, predicted: Predicted) -> None:
         format=task.columns,
         template=task.template,
         unreadable=predicted.unreadable,
+        staging=predicted.staging,
     )
 
 
@@ -143,12 +146,12 @@ def _write_coco(url: str, predicted: Predicted) -> None:
         CocoImage(image_id, entry["height"], entry["width"], entry["annotations"])
         for image_id, entry in predicted.entries.items()
     )
-    write_annotations(url, predicted.task.class_names, images)
+    write_annotations(url, predicted.task.class_names, images, staging=predicted.staging)
 
 
 def _write_lines(url: str, predicted: Predicted) -> None:
     """Every image has a line, in the order of the images; those that could not be read say why."""
-    with storage.open_write(url) as file:
+    with storage.open_write(url, staging=predicted.staging) as file:
         for image_id in predicted.task.image_ids:
             if image_id in predicted.unreadable:
                 line = {"image": image_id, "error": predicted.unreadable[image_id]}
@@ -171,7 +174,7 @@ def _row(prediction: Prediction) -> list[Any]:
 
 def _write_table(url: str, predicted: Predicted) -> None:
     names = predicted.task.class_names
-    with storage.open_write(url) as file:
+    with storage.open_write(url, staging=predicted.staging) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(text, lineterminator="\n")
         probs, areas = (f"P({name})" for name in names), (f"Area({name})" for name in names)

@@ -246,10 +246,22 @@ def write_coco(url: str, class_names: tuple[str, ...], images: Iterable[Labelled
     )
 
 
-def write_annotations(url: str, class_names: Sequence[str], images: Iterable[CocoImage]) -> None:
-    """Write a COCO file of any annotations, each image as it comes; images and annotations are numbered from 1."""
+def write_annotations(
+    url: str, class_names: Sequence[str], images: Iterable[CocoImage], *, staging: str | None = None
+) -> None:
+    """Write a COCO file of any annotations, each image as it comes; images and annotations are numbered from 1.
+
+    Args:
+        url: the file to write.
+        class_names: of the categories, in their order.
+        images: with their annotations.
+        staging: as for `steel.storage.open_write`.
+    """
     count = 0
-    with storage.open_write(url) as file, tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n") as listed:
+    with (
+        storage.open_write(url, staging=staging) as file,
+        tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n") as listed,
+    ):
         text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
         categories = [{"id": k, "name": name, "supercategory": ""} for k, name in enumerate(class_names, 1)]
         text.write(f'{{"categories": {json.dumps(categories, ensure_ascii=False)},\n"annotations": [')

@@ -147,6 +147,7 @@ def write_encoded(
     format: str = "ImageId_ClassId",
     template: str | Path | None = None,
     unreadable: Collection[str] = (),
+    staging: str | None = None,
 ) -> SubmissionSummary:
     """As `write_submission`, of run-length texts, in the shape of a sample if there is one.
 
@@ -159,27 +160,29 @@ def write_encoded(
             single row per image stands for its images only: each then gets a row for every class found in it, or one
             empty row.
         unreadable: images without an entry; their rows in a sample are empty.
+        staging: as for `steel.storage.open_write`.
 
     Raises:
         InputError: an unreadable sample, or one that asks for other images or classes than were predicted.
     """
     if template is None:
-        return _write_rows(path, format, rles.items())
+        return _write_rows(path, format, rles.items(), staging)
     sample = read_submission(template)
     nothing: dict[str, Sequence[str]] = dict.fromkeys(unreadable, [""] * num_classes)
     found = ChainMap(nothing, cast(MutableMapping[str, Sequence[str]], rles))  # which is only read
     unknown = check_coverage(sample, found, template)
-    return _write(path, sample.columns, _rows_of(sample, found, num_classes, template), unknown)
+    return _write(path, sample.columns, _rows_of(sample, found, num_classes, template), unknown, staging)
 
 
-def _write_rows(path: str | Path, format: str, rles: Iterable[tuple[str, Sequence[str]]]) -> SubmissionSummary:
+def _write_rows(
+    path: str | Path, format: str, rles: Iterable[tuple[str, Sequence[str]]], staging: str | None = None
+) -> SubmissionSummary:
     if format not in SUBMISSION_FORMATS:
         raise InputError(
             f"unknown format of submission {format!r}; choose from {', '.join(map(repr, SUBMISSION_FORMATS))}"
         )
-    return _write(
-        path, SUBMISSION_FORMATS[format], (row for image_id, texts in rles for row in _every_class(image_id, texts))
-    )
+    rows = (row for image_id, texts in rles for row in _every_class(image_id, texts))
+    return _write(path, SUBMISSION_FORMATS[format], rows, staging=staging)
 
 
 def _every_class(image_id: str, rles: Sequence[str]) -> Iterator[Row]:
@@ -201,11 +204,15 @@ def _found_classes(image_id: str, rles: Sequence[str]) -> Iterable[Row]:
 
 
 def _write(
-    path: str | Path, columns: Sequence[str], rows: Iterable[Row], unknown: tuple[str, ...] = ()
+    path: str | Path,
+    columns: Sequence[str],
+    rows: Iterable[Row],
+    unknown: tuple[str, ...] = (),
+    staging: str | None = None,
 ) -> SubmissionSummary:
     num_rows = num_masks = 0
     images = set()
-    with open_write(path) as file:
+    with open_write(path, staging=staging) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -71,6 +72,22 @@ def test_a_killed_process_loses_little(folder: Path, predictor: Predictor, undis
     predict_folder(predictor, job, {}, lambda now, total: done.append(now))
     assert done == [3, 4, 5]
     assert tree_digest(tmp_path / "out") == tree_digest(undisturbed)
+
+
+def test_whatever_is_unfinished_lies_in_the_folder_that_goes_with_the_job(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a process that is killed leaves nothing that the next one would not remove, also of files of all images."""
+    replace, finished = os.replace, dict[str, str]()
+
+    def watch(source: str, target: Path) -> None:
+        finished[target.name] = os.path.dirname(source)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watch)
+    predict_folder(predictor, FolderJob(str(folder / "images"), str(tmp_path / "out"), ALL), {})
+    assert {"submission.csv", "coco.json", "predictions.jsonl", "table.csv", "b.png.jpg"} < finished.keys()
+    assert set(finished.values()) == {str(tmp_path / "out/.unfinished")}
 
 
 def test_images_that_come_meanwhile_are_predicted_too(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
