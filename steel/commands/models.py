@@ -133,8 +133,8 @@ def _run_export(arguments: argparse.Namespace) -> None:
 
     if not is_onnx(arguments.onnx):
         raise InputError(f"--onnx {arguments.onnx}: give a name that ends in .onnx, as graphs are told by it")
-    if arguments.int8 is None and (arguments.force or arguments.int8_folds is not None):
-        raise InputError("--int8-folds and --force go with --int8 SHARDS alone; add that, or leave them out")
+    if arguments.int8 is None:
+        _check_without_int8(arguments)
     make_way([arguments.checkpoint, arguments.int8], [arguments.onnx])
     checkpoint = load_checkpoint(arguments.checkpoint)
     if arguments.int8 is not None:
@@ -146,6 +146,18 @@ def _run_export(arguments: argparse.Namespace) -> None:
     size = checkpoint.input_size
     resized = "" if size is None else f"; resize images to {size[0]}x{size[1]} first, as in training"
     print(f"{arguments.onnx}: checked against the checkpoint at {num_sizes} sizes{resized}")  # noqa: T201
+
+
+def _check_without_int8(arguments: argparse.Namespace) -> None:
+    """Refuse what would say nothing of a graph in float32."""
+    for option, is_given in (
+        ("--int8-folds", arguments.int8_folds is not None),
+        ("--int8-images", arguments.int8_images != NUM_IMAGES),
+        ("--int8-max-loss", arguments.int8_max_loss != MAX_LOSS),
+        ("--force", arguments.force),
+    ):
+        if is_given:
+            raise InputError(f"{option}: goes with --int8 SHARDS alone; add that, or leave it out")
 
 
 def _export_int8(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> None:

@@ -192,7 +192,7 @@ def test_predict_tells_mistakes_in_one_line_and_writes_nothing(work, steel, tmp_
     (tmp_path / "full/masks").mkdir(parents=True)
     (tmp_path / "full/masks/old.png").write_text("of another folder")
     out = str(tmp_path / "out")
-    predict = ("predict", "one.safetensors")
+    predict, export = ("predict", "one.safetensors"), ("export", "one.safetensors", "--onnx", f"{out}.onnx")
     cases = {
         (*predict, "nowhere", "--out", out): "nowhere: no such file or folder",
         (*predict, "images/none.jpg", "--out", out): "images/none.jpg: no such file or folder",
@@ -214,8 +214,10 @@ def test_predict_tells_mistakes_in_one_line_and_writes_nothing(work, steel, tmp_
         (*predict, "images", "--out", f"../{work.name}/one.safetensors"): "read by the same command",
         ("export", "one.onnx", "--onnx", "one.onnx"): "read by the same command",
         ("export", "one.safetensors", "--onnx", f"{out}.bin"): "out.bin: give a name that ends in .onnx",
-        ("export", "one.safetensors", "--onnx", f"{out}.onnx", "--force"): "--force go with --int8 SHARDS alone",
-        ("export", "one.safetensors", "--onnx", f"{out}.onnx", "--int8-folds", "1", "0"): "with --int8 SHARDS alone",
+        (*export, "--force"): "--force: goes with --int8 SHARDS alone",
+        (*export, "--int8-folds", "1", "0"): "--int8-folds: goes with --int8 SHARDS alone",
+        (*export, "--int8-images", "8"): "--int8-images: goes with --int8 SHARDS alone",
+        (*export, "--int8-max-loss", "1"): "--int8-max-loss: goes with --int8 SHARDS alone",
         ("ensemble", "one.safetensors", "two.safetensors", "--out", "two.safetensors"): "read by the same command",
         ("predict", "images/a.jpg", "images", "--out", out): "not a checkpoint",
         ("predict", "absent.safetensors", "images", "--out", out): "no such file",
