@@ -110,7 +110,8 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         nargs=2,
         type=fold_numbers,
         metavar=("RANGES", "SCORED"),
-        help="other folds, such as 2,3 0; shards that the checkpoint was not trained on need them",
+        help="other folds, such as 2,3 0; shards that the checkpoint was not trained on need them, and ensembles of a "
+        "cross-validation",
     )
     parser.add_argument(
         "--int8-images", type=positive, default=NUM_IMAGES, metavar="N", help="at most so many give ranges"

@@ -190,10 +190,15 @@ def _own_folds(checkpoint: Checkpoint, reader: ShardReader) -> Int8Folds:
     """Those that the checkpoint was trained and tuned on, if these are its shards."""
     digest, train = reader.manifest.digest, tuple(checkpoint.folds.get("train", ()))
     tuning = tuple(sorted(tuning_folds([digest], checkpoint.folds, checkpoint.provenance)))
-    if digest != checkpoint.provenance.get("data_digest") or not (train and tuning):
+    is_own = digest == checkpoint.provenance.get("data_digest")
+    if not (is_own and train and tuning):
+        what = (
+            "the checkpoint names no folds there that trained it and others that tuned it, as of a cross-validation"
+            if is_own
+            else "not the shards that the checkpoint says it was trained and tuned on"
+        )
         raise InputError(
-            f"{reader.root}: not the shards that the checkpoint says it was trained and tuned on; name the folds "
-            "whose images calibrate and those that are scored, with --int8-folds"
+            f"{reader.root}: {what}; name the folds whose images calibrate and those that are scored, with --int8-folds"
         )
     return Int8Folds(train, tuning)
 

@@ -1,6 +1,7 @@
 """`steel export --int8`: its figures are those of the predictions that are written, and too great a loss is refused."""
 
 import csv
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -14,11 +15,12 @@ import torch
 from torch.nn import functional
 
 from steel import load_predictor
-from steel.checkpoint import Checkpoint, save_checkpoint
+from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, stack_members
 from steel.checkpoint_header import METADATA_KEY
 from steel.cli import main
 from steel.config import NetworkConfig, TilingConfig
 from steel.decision import ClassDecision, Decision
+from steel.errors import InputError
 from steel.inference import int8_export, int8_report, onnx_export
 from steel.inference.load import read_any_header
 from steel.inference.onnx_export import make_onnx
@@ -268,3 +270,13 @@ def test_folds_that_do_not_do_are_refused(plant: Plant, tmp_path: Path, capsys: 
         assert main([*line, "--int8", str(folder), *options]) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / "no.onnx").exists()
+
+
+def test_its_own_shards_without_folds_that_tuned_alone_are_told_as_such(plant: Plant) -> None:
+    """Two of a cross-validation: what tuned one trained the other."""
+    first = load_checkpoint(plant.root / "model.safetensors")
+    second = dataclasses.replace(first, folds={"train": [SCORED], "tuning": [RANGES], "test": [BLACK]})
+    with pytest.raises(InputError, match=r"shards: the checkpoint names no folds there .* with --int8-folds"):
+        int8_export.export_int8(
+            stack_members([first, second]), plant.root / "no.onnx", ShardReader(plant.root / "shards")
+        )
