@@ -16,7 +16,7 @@ from steel.errors import InputError
 from steel.images.geometry import restore_size
 from steel.images.pictures import draw_overlay, encode_picture
 from steel.images.png import encode_png
-from steel.inference.region_tags import mark_regions, tags_of
+from steel.inference.region_tags import mark_regions, mean_prob_of, tags_of
 from steel.labels.polygon import Part, find_parts, trace_part
 
 DIGITS = 4
@@ -99,8 +99,7 @@ class Prediction:
 
     def _region(self, class_id: int, part: Part) -> Region:
         height, width = part.inside.shape
-        probs = self.mask_probs[class_id - 1, part.top : part.top + height, part.left : part.left + width]
-        mean_prob = float(probs[part.inside].mean()) / 255
+        mean_prob = mean_prob_of(part, self.mask_probs[class_id - 1])
         box = (part.left, part.top, width, height)
         return Region(class_id, self.class_names[class_id - 1], part.area, box, trace_part(part), mean_prob)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from steel.images.tags import Tag
-from steel.labels.polygon import find_parts
+from steel.labels.polygon import Part, find_parts
 
 MOST_TAGS = 50
 """Regions whose name stands in a picture, the largest first: more of them would hide the image."""
@@ -23,6 +23,12 @@ class Mark(NamedTuple):
     """Of the class, over the region's pixels; None of a true one."""
 
 
+def mean_prob_of(part: Part, probs: np.ndarray) -> float:
+    """The mean over a region's pixels of the probabilities (H, W) uint8 of its class, in 0..1."""
+    height, width = part.inside.shape
+    return float(probs[part.top : part.top + height, part.left : part.left + width][part.inside].mean()) / 255
+
+
 def mark_regions(masks: np.ndarray, mask_probs: np.ndarray | None = None) -> list[Mark]:
     """The largest regions, those first.
 
@@ -33,11 +39,7 @@ def mark_regions(masks: np.ndarray, mask_probs: np.ndarray | None = None) -> lis
     found: list[tuple[int, Mark]] = []
     for class_id, mask in enumerate(masks, start=1):
         for part in find_parts(mask.view(np.uint8)) if mask.any() else ():
-            mean_prob = None
-            if mask_probs is not None:
-                height, width = part.inside.shape
-                probs = mask_probs[class_id - 1, part.top : part.top + height, part.left : part.left + width]
-                mean_prob = float(probs[part.inside].mean()) / 255
+            mean_prob = None if mask_probs is None else mean_prob_of(part, mask_probs[class_id - 1])
             found.append((part.area, Mark(part.left, part.top, class_id, mean_prob)))
     return [mark for _, mark in sorted(found, key=lambda one: -one[0])[:MOST_TAGS]]
 
