@@ -91,6 +91,8 @@ class TrainingState:
         self._latest = AveragedTensors.of(model)
         self.scaler: torch.amp.GradScaler | None = runtime.accelerator.scaler
         """Of fp16 training alone."""
+        if self.scaler is not None:  # the job's only one: trainings before this have moved its scale
+            self.scaler.load_state_dict(torch.amp.GradScaler(runtime.device.type).state_dict())
         self._teacher = teacher
 
     def scored_model(self, phase: int) -> UnifiedModel:

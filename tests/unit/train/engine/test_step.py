@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from steel.distributed.runtime import start
+from steel.distributed.runtime import Runtime, start
 from steel.model.optimizer import WeightAverage
 from tests.numerics.one_step import build_training, config_of, step_at
 from tests.numerics.quick import quicken
@@ -123,6 +123,35 @@ def test_what_the_finest_resolution_loses_stays_the_number_that_it_is() -> None:
     assert [deep.losses[head] for head in plain.losses] == list(plain.losses.values())
     assert deep.losses["deep_supervision"] != 0
     torch.testing.assert_close(deep.sample_losses.sum(), torch.stack(list(deep.losses.values())).sum())
+
+
+def scaled(runtime: Runtime) -> torch.amp.GradScaler:
+    """The job's loss scaler, as that of fp16 on a GPU."""
+    runtime.accelerator.scaler = scaler = torch.amp.GradScaler("cpu")
+    return scaler
+
+
+def overflow(scaler: torch.amp.GradScaler) -> None:
+    """What a step does to the scale whose scaled gradient is beyond fp16."""
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([parameter])
+    scaler.scale(parameter.sum() * torch.inf).backward()
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def test_each_training_of_a_job_begins_with_the_scale_of_the_first() -> None:
+    """A cross-validation's members come one after another, or each in a job of its own."""
+    runtime, config = start("no", cpu=True), config_of(batch_size=6, micro_batch=3)
+    scaler = scaled(runtime)
+    build_training(runtime, config)
+    first = scaler.state_dict()
+    overflow(scaler)
+    assert scaler.get_scale() == first["scale"] / 2
+    build_training(runtime, config)
+    assert scaler.state_dict() == first == torch.amp.GradScaler("cpu").state_dict()
+    scaler.scale(torch.ones(1))
+    assert scaler.get_scale() == first["scale"]
 
 
 @pytest.fixture
