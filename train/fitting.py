@@ -3,6 +3,7 @@ a run that resumes at what it began with."""
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from train.auto_recipe import auto_recipe
 from train.budget import Budget, scale_to
 from train.engine.run_folder import RunFolder
 from train.level_difference import level_difference
-from train.presets import AUTO, get_preset
+from train.presets import AUTO, SEVERSTAL, get_preset
 from train.recipe_facts import DataFacts, MachineClass, machine_class, most_padded_pixels, padded_pixels
 
 
@@ -27,7 +28,7 @@ def fit_preset(
     name: str, data: str, folders: Sequence[Path], budget: Budget, reader: ShardReader | None = None
 ) -> Config:
     """The preset `name` for the shards at `data` on this machine; where a run has begun, the one that it began with, if
-    that depended on them.
+    that depended on them, but for `runtime` and `tracking`: these never do, and are what is asked for now.
 
     Args:
         name: of the preset.
@@ -45,7 +46,8 @@ def fit_preset(
             continue
         if begun.get("preset") == name and (name == AUTO or _has_budget(begun)):
             try:
-                return from_dict(Config, begun)
+                fresh = SEVERSTAL if name == AUTO else get_preset(name)  # auto derives neither part
+                return replace(from_dict(Config, begun), runtime=fresh.runtime, tracking=fresh.tracking)
             except InputError as error:
                 raise InputError(
                     f"--out {folder}: its config.json cannot be used ({error}); choose another folder"

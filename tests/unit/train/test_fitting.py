@@ -98,8 +98,8 @@ def test_older_shards_do_not_tell_of_gray_levels(tmp_path: Path) -> None:
     assert read_facts(reader).levels is None
 
 
-def parse(shards: Path, out: Path, *options: str) -> Config:
-    return parse_fit("fit", ["--preset", "auto", "--data", str(shards), "--out", str(out), *options]).config
+def parse(shards: Path, out: Path, *options: str, preset: str = "auto") -> Config:
+    return parse_fit("fit", ["--preset", preset, "--data", str(shards), "--out", str(out), *options]).config
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *given: Any) -> None:
@@ -127,6 +127,26 @@ def test_a_run_goes_on_with_its_recipe_on_another_machine(
     assert parse(tiny_shards, tmp_path, *options) != begun  # nothing has been trained yet
     (folder.states / "000000-00000001").mkdir(parents=True)
     assert to_dict(parse(tiny_shards, tmp_path, *options)) == to_dict(begun)
+
+
+@pytest.mark.parametrize(
+    ("preset", "length"), [("auto", []), ("auto", ["--budget", "2passes"]), ("demo", ["--budget", "2passes"])]
+)
+def test_how_a_run_is_carried_out_is_what_its_latest_start_says(
+    preset: str, length: list[str], tiny_shards: Path, tmp_path: Path
+) -> None:
+    """As with any other preset: an option that is left out is back at its default."""
+    options = "--runtime.on-bad-sample skip --runtime.workers 3 --tracking.tracker none --phases.0.lr 1e-5".split()
+    begun = parse(tiny_shards, tmp_path, *length, *options, preset=preset)
+    assert (begun.runtime.on_bad_sample, begun.runtime.workers, begun.tracking.tracker) == ("skip", 3, "none")
+    folder = RunFolder(tmp_path)
+    folder.open(begun, "digest", "auto")
+    folder.release()
+    (folder.states / "000000-00000001").mkdir(parents=True)
+    again = parse(tiny_shards, tmp_path, *length, "--phases.0.lr", "1e-5", preset=preset)
+    assert again.recipe() == begun.recipe()
+    fresh = parse(tiny_shards, tmp_path / "new", preset=preset)
+    assert (again.runtime, again.tracking) == (fresh.runtime, fresh.tracking)
 
 
 def test_this_machine_has_a_class() -> None:
