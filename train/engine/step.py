@@ -200,7 +200,7 @@ class TrainingState:
         return named | self.tensors()
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take over what `tensors` gave."""
+        """Take over what `tensors` gave, in whatever precision: where that has no loss scale, fp16 looks for one."""
 
         def group(prefix: str) -> dict[str, torch.Tensor]:
             return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -215,6 +215,7 @@ class TrainingState:
             states.setdefault(int(index), {})[key] = tensor
         param_groups = self.optimizer.state_dict()["param_groups"]
         load_optimizer_state(self.optimizer, {"state": states, "param_groups": param_groups})
-        if self.scaler is not None:
+        scale = group("scaler.")
+        if self.scaler is not None and scale:
             kinds = {name: type(value) for name, value in self.scaler.state_dict().items()}
-            self.scaler.load_state_dict({k: kinds[k](t.item()) for k, t in group("scaler.").items() if k in kinds})
+            self.scaler.load_state_dict({k: kinds[k](t.item()) for k, t in scale.items() if k in kinds})

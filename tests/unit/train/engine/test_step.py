@@ -154,6 +154,32 @@ def test_each_training_of_a_job_begins_with_the_scale_of_the_first() -> None:
     assert scaler.get_scale() == first["scale"]
 
 
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("after", [True, False])
+def test_a_run_goes_on_in_another_precision(before: bool, after: bool) -> None:
+    """From or to fp16, which has a scaler; where the state has no scale of one, it begins with its first."""
+    runtime, config = start("no", cpu=True), config_of(batch_size=6, micro_batch=3)
+    if before:
+        scaled(runtime)
+    training = build_training(runtime, config)
+    if before:
+        assert training.scaler is not None
+        training.scaler.load_state_dict(training.scaler.state_dict() | {"scale": 8.0, "_growth_tracker": 3})
+    tensors = copies(training)
+    runtime = start("no", cpu=True)
+    if after:
+        scaled(runtime)
+    resumed = build_training(runtime, config)
+    with torch.no_grad():
+        for parameter in resumed.parameters:
+            parameter.add_(1)
+    resumed.load_tensors(tensors)
+    assert all(tensor.equal(tensors[f"model.{name}"]) for name, tensor in resumed.model.state_dict().items())
+    if resumed.scaler is not None:
+        found = resumed.scaler.state_dict()
+        assert (found["scale"], found["_growth_tracker"]) == ((8.0, 3) if before else (2.0**16, 0))
+
+
 @pytest.fixture
 def wrap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[TrainingState], None]]:
     """Wraps a training as accelerate does where there are several ranks; here there is one, of gloo."""
