@@ -4,7 +4,8 @@
                                                sha256 of the tensors, and a sha256 of itself
                            tensors.safetensors weights, average, optimizer; no pickle
 
-A state under its final name is whole; a state that does not match its own hash is passed over with a warning.
+A state under its final name is whole; a state that does not match its own hash is passed over with a warning. One of
+another format version is refused: the run would begin anew, and lose what it has trained.
 """
 
 import contextlib
@@ -58,7 +59,12 @@ class SavedState:
 
 
 def write_state(folder: Path, state: SavedState, keep: int) -> Path:
-    """Write `state` into `folder`, then remove all but the `keep` newest; returns its final place."""
+    """Write `state` into `folder`, then remove all but the `keep` newest; returns its final place.
+
+    Raises:
+        StateWriteError: it could not be written.
+        OtherVersionError: another program's state is in its place.
+    """
     final = folder / "{:06d}-{:08d}".format(*state.order)
     if _is_whole(final):  # by an attempt that was rolled back: the same position holds the same weights
         return final
@@ -97,6 +103,8 @@ def write_state(folder: Path, state: SavedState, keep: int) -> Path:
 def _is_whole(path: Path) -> bool:
     try:
         read_state(path)
+    except OtherVersionError:
+        raise  # not to be replaced
     except InputError:
         return False
     return True
@@ -106,17 +114,39 @@ class StateWriteError(ResourceError):
     """A resumable state could not be written; what was saved before is untouched."""
 
 
+class OtherVersionError(InputError):
+    """A state that another version of this program has written; nothing says that it is damaged."""
+
+
 def _prune(folder: Path, newest: Path, keep: int) -> None:
-    """Remove staging leftovers and all but the `keep` states up to `newest`; later ones are of an abandoned attempt."""
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    """Remove staging leftovers and all but the `keep` states up to `newest`; later ones are of an abandoned attempt.
+
+    States of another version stay: that may go on with them.
+    """
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_of_other_version(p))
     states = [n for n in names if not n.startswith(".") and n <= newest.name]
     for name in set(names) - set(states[-keep:]):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
+def _is_of_other_version(path: Path) -> bool:
+    try:
+        _read_record(path)
+    except OtherVersionError:
+        return True
+    except InputError:
+        return False
+    return False
+
+
 def find_newest_state(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest valid state in `folder`, and a line for each newer one that is damaged and was passed over."""
-    skipped: list[str] = []
+    """The newest valid state in `folder`, and a line for each newer one that is damaged and was passed over.
+
+    Raises:
+        OtherVersionError: no newer one than such a state can be used.
+        InputError: none can be used, and one of them could not be read, although it is there.
+    """
+    skipped: list[InputError] = []
     names = (
         sorted((p.name for p in folder.iterdir() if not p.name.startswith(".")), reverse=True)
         if folder.is_dir()
@@ -125,26 +155,39 @@ def find_newest_state(folder: Path) -> tuple[Path | None, list[str]]:
     for name in names:
         try:
             read_state(folder / name)
-            return folder / name, skipped
+            return folder / name, [str(error) for error in skipped]
+        except OtherVersionError:
+            raise
         except InputError as error:
-            skipped.append(str(error))
-    return None, skipped
+            skipped.append(error)
+    for passed_over in skipped:
+        cause = passed_over.__cause__
+        if isinstance(cause, OSError) and not isinstance(cause, _NOT_THERE):
+            raise InputError(f"{passed_over}; make it readable, or choose another --out") from cause
+    return None, [str(error) for error in skipped]
+
+
+_NOT_THERE = FileNotFoundError, NotADirectoryError
+"""A state that is cut short, or no state."""
 
 
 def read_state(path: Path) -> SavedState:
     """Read and check one state.
 
     Raises:
-        InputError: it is not whole, or of another format version; names the file and what is wrong.
+        OtherVersionError: it is of another format version.
+        InputError: it is not whole, or cannot be read; names the file and what is wrong.
     """
     record = _read_record(path)
     tensors = path / TENSORS
-    if not tensors.is_file() or tensors.stat().st_size != record.tensors_size:
-        raise InputError(f"state {path} is damaged ({TENSORS} does not have its size)")
-    if _sha256(tensors) != record.tensors_sha256:
-        raise InputError(f"state {path} is damaged ({TENSORS} does not match its hash)")
     try:
+        if not tensors.is_file() or tensors.stat().st_size != record.tensors_size:
+            raise InputError(f"state {path} is damaged ({TENSORS} does not have its size)")
+        if _sha256(tensors) != record.tensors_sha256:
+            raise InputError(f"state {path} is damaged ({TENSORS} does not match its hash)")
         return SavedState(record.loop, record.top_checkpoints, load_file(tensors))
+    except OSError as error:
+        raise InputError(f"state {path} cannot be read ({TENSORS}: {error.strerror or error})") from error
     except SafetensorError as error:
         raise InputError(f"state {path} is damaged ({TENSORS}: {error})") from error
 
@@ -165,11 +208,16 @@ def _read_record(path: Path) -> _Record:
     try:
         values = parse_json((path / RECORD).read_bytes())
         version = values.get("format_version") if isinstance(values, dict) else None
-        if isinstance(version, int) and version != FORMAT_VERSION:
-            raise InputError(f"format version {version}; this version reads {FORMAT_VERSION}")
+        if type(version) is int and version != FORMAT_VERSION:
+            raise OtherVersionError(
+                f"state {path}: made by another version of this program ({RECORD}: format version {version}, this one "
+                f"reads {FORMAT_VERSION}); finish the run with that version, or choose another --out"
+            )
         record = from_dict(_Record, values)
         if record.sha256 != digest_record({name: value for name, value in values.items() if name != "sha256"}):
             raise InputError("it does not match its hash")
+    except OtherVersionError:
+        raise
     except (OSError, InputError) as error:
         raise InputError(f"state {path} is not whole ({RECORD}: {error})") from error
     return record
@@ -193,6 +241,7 @@ def resume_state(runtime: Runtime, folder: Path) -> SavedState | None:
     """The state that all ranks go on from: the newest that rank 0 finds valid; None when there is none.
 
     Raises:
+        SharedError: rank 0 finds states of another version, or none that can be read; see `find_newest_state`.
         InputError: this rank cannot read what rank 0 has read.
     """
     path, passed_over = runtime.on_main(lambda: find_newest_state(folder))

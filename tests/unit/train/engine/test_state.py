@@ -1,9 +1,11 @@
 """Resumable states: whole or not there."""
 
+import errno
 import json
 import logging
 import os
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -12,17 +14,20 @@ from typing import Any
 import pytest
 import torch
 
-from steel.errors import InputError
+from steel.distributed.runtime import start
+from steel.errors import InputError, SharedError, exit_code
 from train.engine import state as states
 from train.engine.loop_state import LoopState, Window
 from train.engine.state import (
     RECORD,
     TENSORS,
+    OtherVersionError,
     SavedState,
     StateWriteError,
     StateWriter,
     find_newest_state,
     read_state,
+    resume_state,
     top_checkpoint_files,
     write_state,
 )
@@ -102,7 +107,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000-00000003", "000000-00000010"]
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "no record", "empty record", "no tensors", "future version"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "no record", "empty record", "no tensors"])
 def test_a_damaged_state_is_passed_over_for_the_one_before_it(tmp_path: Path, damage: str) -> None:
     write_state(tmp_path, state(1, 1.0), keep=3)
     last = write_state(tmp_path, state(2, 2.0), keep=3)
@@ -117,13 +122,72 @@ def test_a_damaged_state_is_passed_over_for_the_one_before_it(tmp_path: Path, da
         record.unlink()
     elif damage == "empty record":
         record.write_text("")
-    elif damage == "no tensors":
-        tensors.unlink()
     else:
-        record.write_text(json.dumps(json.loads(record.read_text()) | {"format_version": 99}))
+        tensors.unlink()
     found, skipped = newest(tmp_path)
     assert found.loop.step == 1
     assert len(skipped) == 1 and last.name in skipped[0]
+
+
+def age(path: Path, version: int) -> bytes:
+    """Make a state one of another version; returns its record."""
+    record = path / RECORD
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"format_version": version}))
+    return record.read_bytes()
+
+
+@pytest.mark.parametrize("version", [states.FORMAT_VERSION - 1, states.FORMAT_VERSION + 1])
+@pytest.mark.parametrize("newer_is_damaged", [False, True])
+def test_a_state_of_another_version_is_refused_not_passed_over(
+    tmp_path: Path, version: int, newer_is_damaged: bool
+) -> None:
+    """The run would begin anew, and remove it."""
+    for step in (1, 2):
+        age(write_state(tmp_path, state(step), keep=3), version)
+    if newer_is_damaged:
+        (write_state(tmp_path, state(3), keep=3) / TENSORS).unlink()
+    with pytest.raises(
+        OtherVersionError, match=rf"000000-00000002: made by another version .* version {version}, .* another --out$"
+    ):
+        find_newest_state(tmp_path)
+    with start("no", cpu=True).running() as runtime, pytest.raises(SharedError, match="made by another version"):
+        resume_state(runtime, tmp_path)
+
+
+def test_a_save_leaves_states_of_another_version(tmp_path: Path) -> None:
+    """Before it and after it; where one is in its place, nothing is saved. What is newer and can be used stands."""
+    kept = {step: age(write_state(tmp_path, state(step), keep=3), 4) for step in (1, 20)}
+    for step in (5, 6, 7):
+        write_state(tmp_path, state(step), keep=2)
+    assert sorted(int(path.name[-8:]) for path in tmp_path.iterdir()) == [1, 6, 7, 20]
+    with pytest.raises(OtherVersionError, match="00000020"):
+        write_state(tmp_path, state(20), keep=2)
+    assert {step: (tmp_path / f"000000-{step:08d}" / RECORD).read_bytes() for step in kept} == kept
+    shutil.rmtree(tmp_path / "000000-00000020")
+    assert newest(tmp_path)[0].loop.step == 7
+
+
+@pytest.mark.parametrize("name", [RECORD, TENSORS])
+def test_states_that_cannot_be_read_are_not_taken_for_damaged(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run would begin anew for a share that fails for a moment; while one can be read, it goes on with that."""
+    last = [write_state(tmp_path, state(step), keep=2) for step in (1, 2)][1]
+    broken = {last / name}
+    real_open, real_read = Path.open, Path.read_bytes
+
+    def fail(path: Path) -> None:
+        if path in broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "open", lambda path, *how, **more: fail(path) or real_open(path, *how, **more))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: fail(path) or real_read(path))
+    found, skipped = newest(tmp_path)
+    assert found.loop.step == 1 and len(skipped) == 1 and last.name in skipped[0]
+    broken.add(tmp_path / "000000-00000001" / name)
+    with pytest.raises(InputError, match=rf"{last.name} .*{name}: .*; make it readable, or choose another") as caught:
+        find_newest_state(tmp_path)
+    assert exit_code(caught.value) == 1
 
 
 def test_writing_a_state_that_is_there_already_leaves_it_alone(tmp_path: Path) -> None:
