@@ -12,6 +12,7 @@ from steel.errors import InputError
 from steel.extensions import say_missing
 from steel.images.pixel_format import EIGHT_BITS, MAX_RESIZED_SIDE, Depth
 from steel.plain import from_dict, from_plain, parse_json, to_dict
+from steel.shards.split_roles import LearnedFrom
 
 FORMAT_VERSION = 1
 METADATA_KEY = "steel"
@@ -190,6 +191,7 @@ def _check_provenance(provenance: dict[str, Any]) -> None:
     from_plain(Decision | None, provenance.get("decision"), "provenance.decision")
     from_plain(dict[str, Any] | None, provenance.get("encoder_weights"), "provenance.encoder_weights")
     from_plain(list[_Choice], provenance.get("tuned_before", []), "provenance.tuned_before")
+    from_plain(list[LearnedFrom], provenance.get("learned_from", []), "provenance.learned_from")
     for member in from_plain(list[_Member], provenance.get("members", []), "provenance.members"):
         _check_provenance(member.provenance)
 

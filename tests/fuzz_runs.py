@@ -21,7 +21,7 @@ from steel.pretrained.encoder import EncoderWeights
 from steel.pretrained.stem import Normalisation
 from steel.reports.describe import describe_checkpoint
 from steel.reports.plots import plot_history
-from steel.shards.split_roles import role_of
+from steel.shards.split_roles import LearnedFrom, SeenFolds, role_of
 from steel.tracking.history import History
 from tests.fuzzing import JSON_EDITS, Format, Random, edit_bytes, edit_json, edit_json_line, edit_value
 from train.engine.loop_state import LoopState
@@ -50,7 +50,9 @@ def make_checkpoint(folder: Path) -> str:
     member = {"name": "one", "folds": {"train": [2]}, "provenance": {"data_digest": "d"}}
     weights = {"source": "w.pth", "licence": "MIT"}
     gates = {"none": decision.to_dict()}
+    start = {"source": "a", "seen": [{"digest": "d", "train": [3], "tuning": []}]}
     provenance = {"data_digest": "d", "gates": gates, "members": [member], "encoder_weights": weights}
+    provenance["learned_from"] = [start]
     folds = {"train": [2], "tuning": [0], "test": [1]}
     saved = Checkpoint(network, ("Riß", "b"), (0.4,), (0.2,), tensors, decision, folds, provenance, (64, 128))
     save_checkpoint(folder / "model.safetensors", saved)
@@ -195,8 +197,11 @@ def make_run_config(folder: Path) -> str:
 
 
 def make_first_weights(folder: Path) -> str:
+    seen = (SeenFolds("d", (3,), ()),)
     weights = EncoderWeights("resnet18", "smp-hub/resnet18.imagenet", "ab" * 32, "BSD-3-Clause", 99, 100)
-    RunFolder(folder).keep_first_weights(FirstWeights(weights, Normalisation((0.4,), (0.2,))))
+    RunFolder(folder).keep_first_weights(
+        FirstWeights(weights, Normalisation((0.4,), (0.2,)), (LearnedFrom("a", seen),))
+    )
     return "first_weights.json"
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from train.engine.batch_plan import check_processes
 from train.engine.data import FoldRows, resolve_crop, split_rows
 from train.engine.decoded_samples import keep_decoded_samples
 from train.engine.dry_run import try_phases
+from train.engine.learned_folds import find_learned_from
 from train.engine.loop import Loop
 from train.engine.loop_state import LoopState
 from train.engine.memory_advice import less_memory
@@ -193,7 +195,9 @@ def _start(
     start_heads_at_frequencies(model, index.areas[train], pixels)
 
     def find_and_keep() -> FirstWeights:
-        first = find_first_weights(model, arguments.config.model, arguments.init_from, reader.manifest)
+        config, init_from, data = arguments.config, arguments.init_from, reader.manifest
+        first = find_first_weights(model, config.model, init_from, data)
+        first = replace(first, learned_from=find_learned_from(config, init_from, data))
         folder.keep_first_weights(first)
         return first
 

@@ -4,11 +4,13 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from steel.checkpoint import Checkpoint, parse_checkpoint
+from steel.checkpoint_header import parse_header
 from steel.errors import InputError, list_some, told_url
 from steel.model.libraries import timm
 from steel.model.network import UnifiedModel
@@ -94,6 +96,20 @@ def load_encoder(
     given_by = given.told_by if given.expected else f"what is usual for {name}"
     _tell_inputs(inputs, given_by if expected is None else "--model.mean and --model.std")
     return told, inputs
+
+
+def own_header(weights: str, encoder: str) -> dict[str, Any] | None:
+    """The header of the checkpoint of this program that `--model.weights` names; None where they are others'.
+
+    Raises:
+        InputError: not to be had, or not to be read.
+    """
+    if weights in ("hub", "none"):
+        return None
+    source = read_source(weights, encoder)
+    if not parse_weights(source.data, f"model.weights {source.name}").is_checkpoint:
+        return None
+    return parse_header(source.name, source.data[:8], source.data[8:], len(source.data))
 
 
 def _of_checkpoint(checkpoint: Checkpoint, name: str) -> _Given:

@@ -1,30 +1,82 @@
 """What a set of folds was to a checkpoint: scores on folds it was trained or tuned on flatter it."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class SeenFolds:
+    """Folds of one set of shards that a checkpoint owes something to."""
+
+    digest: str
+    """Of the shards."""
+    train: tuple[int, ...]
+    tuning: tuple[int, ...]
+    """Those that chose weights or a decision."""
+
+
+@dataclass(frozen=True)
+class LearnedFrom:
+    """A checkpoint that a training started from, or had for a teacher."""
+
+    source: str
+    seen: tuple[SeenFolds, ...]
+    """What that had seen, see `seen_folds`: whoever learns from it has seen it, too."""
 
 
 def role_of(
     folds: Sequence[int], digests: Collection[str], used: Mapping[str, Sequence[int]], provenance: Mapping[str, Any]
-) -> str:
-    """`train`, `tuning` or `test`: the first of these that any of the folds was.
+) -> Literal["train", "tuning", "test"]:
+    """The first of the three that any of the folds was to a checkpoint.
 
     Args:
         folds: of the shards evaluated on.
         digests: `data_digests` of these shards; fold numbers mean nothing across others.
         used: the checkpoint's folds by role.
+        provenance: the checkpoint's, as `seen_folds` reads it.
+    """
+    return role_in(folds, digests, seen_folds(used, provenance))
+
+
+def role_in(
+    folds: Sequence[int], digests: Collection[str], seen: Sequence[SeenFolds]
+) -> Literal["train", "tuning", "test"]:
+    """As `role_of`, of what a checkpoint has seen."""
+    known = [one for one in seen if one.digest in digests]
+    if any(set(folds) & set(one.train) for one in known):
+        return "train"
+    return "tuning" if any(set(folds) & set(one.tuning) for one in known) else "test"
+
+
+def seen_folds(used: Mapping[str, Sequence[int]], provenance: Mapping[str, Any]) -> tuple[SeenFolds, ...]:
+    """All folds that a checkpoint was trained or tuned on, by their shards.
+
+    Args:
+        used: the checkpoint's folds by role.
         provenance: the checkpoint's; `data_digest` of the shards it was trained on, and `tuning_digest` of those
             its decision was found on where they are others; `tuned_before`, as `tuning_folds` reads it; an ensemble's
             `members`, each with its own folds and provenance, may come from different data, and what any of them was
-            trained or tuned on counts.
+            trained or tuned on counts; so does what those had seen that it has `learned_from`.
     """
-    members = [role_of(folds, digests, one["folds"], one["provenance"]) for one in provenance.get("members", ())]
-    trained = used.get("train", ()) if provenance.get("data_digest") in digests else ()
-    if set(folds) & set(trained) or "train" in members:
-        return "train"
-    if set(folds) & tuning_folds(digests, used, provenance) or "tuning" in members:
-        return "tuning"
-    return "test"
+    found: dict[str, tuple[set[int], set[int]]] = defaultdict(lambda: (set(), set()))
+
+    def count(digest: Any, train: Collection[int], tuning: Collection[int]) -> None:
+        if isinstance(digest, str):  # fold numbers of unknown shards mean nothing
+            found[digest][0].update(train)
+            found[digest][1].update(tuning)
+
+    count(provenance.get("data_digest"), used.get("train", ()), ())
+    for choice in _choices(used, provenance):
+        count(choice["digest"], (), choice["folds"])
+    for member in provenance.get("members", ()):
+        for one in seen_folds(member["folds"], member["provenance"]):
+            count(one.digest, one.train, one.tuning)
+    for former in provenance.get("learned_from", ()):
+        for seen in former["seen"]:
+            count(seen["digest"], seen["train"], seen["tuning"])
+    return tuple(SeenFolds(of, *(tuple(sorted(folds)) for folds in found[of])) for of in sorted(found))
 
 
 def tuning_folds(
@@ -38,6 +90,9 @@ def tuning_folds(
         provenance: the checkpoint's; `tuned_before` has the folds of earlier choices on other shards, each with their
             `digest`.
     """
+    return {fold for one in _choices(used, provenance) if one["digest"] in digests for fold in one["folds"]}
+
+
+def _choices(used: Mapping[str, Sequence[int]], provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
     tuned_on = provenance.get("tuning_digest", provenance.get("data_digest"))
-    choices = [{"digest": tuned_on, "folds": used.get("tuning", ())}, *provenance.get("tuned_before", ())]
-    return {fold for choice in choices if choice["digest"] in digests for fold in choice["folds"]}
+    return [{"digest": tuned_on, "folds": used.get("tuning", ())}, *provenance.get("tuned_before", ())]

@@ -144,6 +144,7 @@ def _checkpoint(
             "data_digest": manifest.digest,
             "config": config.recipe(),
             "encoder_weights": first.encoder and to_dict(first.encoder),
+            "learned_from": [to_dict(one) for one in first.learned_from],
             "weights": candidate.name,
             "candidates": dict(scores),
             "gates": {gate: decision.to_dict() for gate, decision in tuning.by_gate.items()},

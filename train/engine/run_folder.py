@@ -260,7 +260,7 @@ class RunFolder:
         Raises:
             InputError: there is none, or it is damaged.
         """
-        values = self._read(_FIRST_WEIGHTS, FirstWeights)
+        values = self._read(_FIRST_WEIGHTS, FirstWeights, {"learned_from": []})
         if values is None:
             raise RunFolderError(self.root, f"holds states, but no {_FIRST_WEIGHTS}; choose another folder")
         return from_dict(FirstWeights, values)

@@ -15,8 +15,9 @@ from steel.model.folding import fold_batch_norms, shorten_weights
 from steel.model.heads import CLASSIFICATION, SEGMENTATION
 from steel.model.network import scale_and_shift, scale_pixels
 from steel.precision import DTYPES
-from steel.shards.selection import check_same_task, check_stored_sizes, data_digests
-from steel.shards.split_roles import role_of
+from steel.shards.selection import check_same_task, check_stored_sizes
+from steel.shards.split_roles import seen_folds
+from train.engine.learned_folds import warn_of_seen
 from train.engine.run_context import RunContext
 
 logger = logging.getLogger("train.fit")
@@ -66,9 +67,7 @@ def load_teacher(context: RunContext) -> Teacher | None:
     network = checkpoint.network
     check_same_task(name, checkpoint.class_names, network.in_channels, checkpoint.depth, reader.manifest)
     check_stored_sizes(name, checkpoint.input_size, reader, context.rows.train)
-    for role, folds in (("validation", config.folds.validation), ("test", config.folds.test)):
-        if folds and role_of(folds, data_digests(reader.manifest), checkpoint.folds, checkpoint.provenance) == "train":
-            logger.warning("WARNING: %s was trained on %s folds of this run, whose scores it flatters", name, role)
+    warn_of_seen(name, seen_folds(checkpoint.folds, checkpoint.provenance), config.folds, reader.manifest)
     members = "1 network" if checkpoint.members == 1 else f"{checkpoint.members} networks"
     logger.info("learning from %s (%s), %.0f %% of the loss", name, members, 100 * config.distill.share)
     return Teacher(checkpoint, context.runtime, channels_last=config.runtime.channels_last)

@@ -19,6 +19,7 @@ from steel.model.network import UnifiedModel
 from steel.pretrained.encoder import EncoderWeights, inherited_licence, load_encoder, tell_licence
 from steel.pretrained.stem import Normalisation, check_channels
 from steel.shards.format import Manifest
+from steel.shards.split_roles import LearnedFrom
 
 logger = logging.getLogger("train.fit")
 
@@ -36,6 +37,8 @@ class FirstWeights:
     """Where the encoder's weights are from; None for random ones."""
     inputs: Normalisation
     """What the network expects of its inputs."""
+    learned_from: tuple[LearnedFrom, ...] = ()
+    """Checkpoints of this program among what it starts from, and its teacher: what they have seen counts for it."""
 
     def __post_init__(self) -> None:
         lengths = len(self.inputs.mean), len(self.inputs.std)

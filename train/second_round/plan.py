@@ -11,6 +11,7 @@ from steel.checkpoint import read_header
 from steel.config import Config, ModelConfig
 from steel.errors import InputError, list_some, told_url
 from steel.plain import from_dict, to_dict
+from steel.pretrained.encoder import own_header
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from steel.shards.selection import data_digests, folds_of, pseudo_folds, rows_in
@@ -266,6 +267,10 @@ def _check_folds(
     for option, path in starts.items():
         if path:
             _refuse_seen(f"{option} {told_url(path)}", read_header(path), folds.test, manifest)
+    encoder = None if arguments.init_from else _own_weights(arguments.config.model)
+    if encoder is not None:
+        name = f"--model.weights {told_url(arguments.config.model.weights)}"
+        _refuse_seen(name, encoder, folds.test, manifest)
     held = {fold for role in ("tuning", "test") for fold in _held_out(header, reader, role)}
     lost = held - {*folds.validation, *folds.test}
     if lost and _knows_folds(header, manifest):
@@ -273,6 +278,15 @@ def _check_folds(
             f"--folds.validation {_listed(folds.validation)} {test}: the first training held out fold {_listed(lost)}, "
             "which would now be trained on; hold it out again"
         )
+
+
+def _own_weights(model: ModelConfig) -> dict[str, Any] | None:
+    """The header of the checkpoint that the second training has its encoder's weights from; None where they are
+    others'."""
+    try:
+        return own_header(model.weights, model.encoder)
+    except InputError:  # not to be had: the training says so, or has begun and does not ask for it again
+        return None
 
 
 def _refuse_seen(name: str, header: Mapping[str, Any], test: Sequence[int], manifest: Manifest) -> None:

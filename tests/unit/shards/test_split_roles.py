@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steel.plain import to_dict
 from steel.shards.format import Manifest
 from steel.shards.selection import data_digests
-from steel.shards.split_roles import role_of
+from steel.shards.split_roles import LearnedFrom, SeenFolds, role_of, seen_folds, tuning_folds
 from tests.shard_folder import make_shards, steel_image
 
 USED = {"train": [2, 3], "tuning": [0], "test": [1]}
@@ -17,6 +18,10 @@ TUNED_ON_B = {
     "name": "two",
     "folds": {"train": [2], "tuning": [5]},
     "provenance": {"data_digest": "a", "tuning_digest": "b"},
+}
+START = {
+    "source": "start.safetensors",
+    "seen": [{"digest": "a", "train": [0, 1], "tuning": [4]}, {"digest": "b", "train": [], "tuning": [6]}],
 }
 MEMBER_OF_B = {"name": "one", "folds": {"train": [3]}, "provenance": {"data_digest": "b"}}
 
@@ -41,10 +46,26 @@ MEMBER_OF_B = {"name": "one", "folds": {"train": [3]}, "provenance": {"data_dige
         ([3], "b", {"data_digest": None, "members": [MEMBER_OF_B]}, "train"),  # an ensemble of several data sets
         ([1], "b", {"data_digest": None, "members": [MEMBER_OF_B]}, "test"),
         ([3], "c", {"data_digest": None, "members": [MEMBER_OF_B]}, "test"),
+        ([1], "a", {"data_digest": "a", "learned_from": [START]}, "train"),  # which the start was trained on
+        ([4], "a", {"data_digest": "a", "learned_from": [START]}, "tuning"),
+        ([1], "b", {"data_digest": "a", "learned_from": [START]}, "test"),
+        ([6], "b", {"data_digest": "a", "learned_from": [START]}, "tuning"),
+        ([1], "a", {"members": [{"name": "x", "folds": {}, "provenance": {"learned_from": [START]}}]}, "train"),
     ],
 )
 def test_the_worst_role_counts(folds: list[int], digest: str, provenance: dict[str, object], role: str) -> None:
     assert role_of(folds, [digest], USED, provenance) == role
+
+
+def test_what_a_checkpoint_has_seen_goes_from_heir_to_heir() -> None:
+    """Whatever the shards; of those that nobody knows nothing is told."""
+    provenance = {"data_digest": "a", "tuning_digest": "b", "tuned_before": [BEFORE], "learned_from": [START]}
+    seen = seen_folds(USED, provenance)
+    assert seen == (SeenFolds("a", (0, 1, 2, 3), (4, 5)), SeenFolds("b", (), (0, 6)))
+    heir = {"data_digest": "c", "learned_from": [to_dict(LearnedFrom("heir", seen))]}
+    assert seen_folds({"train": [7]}, heir) == (*seen, SeenFolds("c", (7,), ()))
+    assert seen_folds(USED, {}) == seen_folds(USED, {"data_digest": None}) == ()
+    assert tuning_folds(["a", "b"], USED, provenance) == {0, 5}  # those that this training held out itself
 
 
 def test_folds_that_a_set_has_kept_are_those_of_the_set_before(tmp_path: Path) -> None:

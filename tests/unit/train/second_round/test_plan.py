@@ -132,7 +132,7 @@ def test_shards_that_the_checkpoint_does_not_know_want_a_test_fold_by_name(shard
         plan(checkpoint, shards, tmp_path / "out", "--folds.test", "2")
 
 
-@pytest.mark.parametrize("option", ["--init-from", "--distill.teacher"])
+@pytest.mark.parametrize("option", ["--init-from", "--distill.teacher", "--model.weights"])
 def test_what_the_second_training_learns_from_may_not_have_seen_the_test_either(
     shards: Path, tmp_path: Path, option: str
 ) -> None:
@@ -141,6 +141,14 @@ def test_what_the_second_training_learns_from_may_not_have_seen_the_test_either(
     assert plan(checkpoint, shards, tmp_path / "out", option, checkpoint)
     with pytest.raises(InputError, match=f"{option} .*other.safetensors: was trained on fold 1, which is to judge"):
         plan(checkpoint, shards, tmp_path / "out", option, other)
+
+
+def test_weights_that_are_not_to_be_had_are_the_trainings_to_tell(shards: Path, tmp_path: Path) -> None:
+    """A training that has begun does not read them again, wherever they are now; nor does one with another start."""
+    checkpoint = save(tmp_path / "model.safetensors", shards)
+    other = save(tmp_path / "other.safetensors", shards, {"train": [1], "tuning": [0], "test": []})
+    assert plan(checkpoint, shards, tmp_path / "out", "--model.weights", str(tmp_path / "gone.safetensors"))
+    assert plan(checkpoint, shards, tmp_path / "out", "--model.weights", other, "--init-from", checkpoint)
 
 
 def test_labels_of_a_checkpoint_judge_nothing(shards: Path, tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""What a training starts or learns from, and the folds that this has seen: they flatter the scores of this run."""
+
+import logging
+from collections.abc import Sequence
+
+from steel.checkpoint import read_header
+from steel.config import Config, FoldsConfig
+from steel.errors import told_url
+from steel.pretrained.encoder import own_header
+from steel.shards.format import Manifest
+from steel.shards.selection import data_digests
+from steel.shards.split_roles import LearnedFrom, SeenFolds, role_in, seen_folds
+
+logger = logging.getLogger("train.fit")
+
+
+def find_learned_from(config: Config, init_from: str | None, data: Manifest) -> tuple[LearnedFrom, ...]:
+    """The checkpoints of this program that a run begins with and is taught by. Of those that it begins with it is said
+    where they have seen what is to judge; `load_teacher` says so of teachers.
+
+    Args:
+        config: of the run.
+        init_from: as the option.
+        data: that it is to be trained on.
+
+    Raises:
+        InputError: one that cannot be read.
+    """
+    found, model = [], config.model
+    name, header = "--init-from", None if init_from is None else read_header(init_from)
+    if init_from is None:
+        name, header = "--model.weights", own_header(model.weights, model.encoder)
+    if header is not None:
+        source = told_url(model.weights if init_from is None else init_from)
+        found.append(LearnedFrom(source, seen_folds(header["folds"], header["provenance"])))
+        warn_of_seen(f"{name} {source}", found[0].seen, config.folds, data)
+    if config.distill.teacher:
+        header = read_header(config.distill.teacher)
+        seen = seen_folds(header["folds"], header["provenance"])
+        found.append(LearnedFrom(told_url(config.distill.teacher), seen))
+    return tuple(found)
+
+
+def warn_of_seen(name: str, seen: Sequence[SeenFolds], folds: FoldsConfig, data: Manifest) -> None:
+    """Say where folds that are to judge a run are among those that something was trained on which it learns from.
+
+    Args:
+        name: what the warning begins with.
+        seen: by that.
+        folds: of the run.
+        data: of the run.
+    """
+    for role, judging in (("validation", folds.validation), ("test", folds.test)):
+        if role_in(judging, data_digests(data), seen) == "train":
+            logger.warning("WARNING: %s was trained on %s folds of this run, whose scores it flatters", name, role)
