@@ -209,10 +209,21 @@ def _fill(model: UnifiedModel, fit: Fit, wanted: Normalisation | None, usual: No
             if name in stems:
                 tensor, constants[name] = adapt_stem(tensor, expected, channels, inputs)
             own[name].copy_(tensor.reshape(own[name].shape))
+    add_constants(model, constants)
+    return inputs
+
+
+def add_constants(model: UnifiedModel, constants: Mapping[str, Tensor]) -> None:
+    """Add what `adapt_stem` gave to what the encoder's convolutions give.
+
+    Args:
+        model: changed in place.
+        constants: by the names of the weights in the encoder's state dict.
+    """
     side = -(-128 // model.stride) * model.stride
     for name, constant in constants.items():
-        add_constant(encoder, name, constant, torch.zeros(1, channels, side, side, dtype=own[name].dtype))
-    return inputs
+        example = torch.zeros(1, model.network.in_channels, side, side, dtype=constant.dtype)
+        add_constant(model.encoder, name, constant, example)
 
 
 def _tell(weights: EncoderWeights, fit: Fit) -> None:

@@ -16,8 +16,8 @@ from steel.checkpoint import load_checkpoint
 from steel.config import ModelConfig
 from steel.errors import InputError, list_some, told_url
 from steel.model.network import UnifiedModel
-from steel.pretrained.encoder import EncoderWeights, inherited_licence, load_encoder, tell_licence
-from steel.pretrained.stem import Normalisation, check_channels
+from steel.pretrained.encoder import EncoderWeights, add_constants, inherited_licence, load_encoder, tell_licence
+from steel.pretrained.stem import Normalisation, adapt_stem, check_channels
 from steel.shards.format import Manifest
 from steel.shards.split_roles import LearnedFrom
 
@@ -62,10 +62,7 @@ def find_first_weights(model: UnifiedModel, wanted: ModelConfig, init_from: str 
     given = None if wanted.mean is None or wanted.std is None else Normalisation(wanted.mean, wanted.std)
     of_data = Normalisation(data.mean, data.std).for_channels(channels)
     if init_from is not None:
-        encoder, inputs = initialise_weights(model, init_from, data.class_names)
-        if len(inputs.mean) != channels:
-            inputs = of_data
-        return FirstWeights(encoder, inputs if given is None else check_channels(given, channels, "the network"))
+        return FirstWeights(*initialise_weights(model, init_from, data.class_names, given))
     if wanted.weights == "none":
         return FirstWeights(None, of_data if given is None else check_channels(given, channels, "the network"))
     return FirstWeights(*load_encoder(model, wanted.weights, given))
@@ -103,12 +100,19 @@ def _logits(frequencies: np.ndarray) -> torch.Tensor:
 
 
 def initialise_weights(
-    model: UnifiedModel, path: str, class_names: Sequence[str]
+    model: UnifiedModel, path: str, class_names: Sequence[str], expected: Normalisation | None = None
 ) -> tuple[EncoderWeights, Normalisation]:
-    """Start `model` from the checkpoint at `path`: tensors of the same shape, and the heads class by class, by name.
+    """Start `model` from the checkpoint at `path`: tensors of the same shape, the first convolution of another number
+    of channels, and the heads class by class, by name. What else is left as it was is told of.
+
+    Args:
+        model: changed in place.
+        path: or URL.
+        class_names: of the model's classes.
+        expected: what the weights expect of their inputs; None for what the checkpoint says.
 
     Returns:
-        Where its encoder is from, and what the checkpoint's network expects of its inputs.
+        Where its encoder is from, and what the network expects of its inputs from now on.
 
     Raises:
         InputError: not a readable checkpoint, an ensemble, or a network that shares hardly anything with this.
@@ -119,17 +123,27 @@ def initialise_weights(
     given = {name: tensor[0] for name, tensor in checkpoint.tensors.items()}
     places = {name: i for i, name in enumerate(checkpoint.class_names)}
     taken: dict[str, torch.Tensor] = {}
-    class_layer = f"{_class_layer(model)}."
+    constants: dict[str, torch.Tensor] = {}
+    channels, class_layer = model.network.in_channels, f"{_class_layer(model)}."
+    of_given = Normalisation(checkpoint.mean, checkpoint.std)
+    inputs = of_given.for_channels(channels) if expected is None else check_channels(expected, channels, "the network")
+    of_given = of_given if expected is None else expected.for_channels(checkpoint.network.in_channels)
     for name, own in model.state_dict().items():
         if name not in given:
             continue
+        rows: list[int | None] | None = None
         if name.startswith(class_layer) or name == _RELIANCE:
-            taken[name] = _matched_rows(own, given[name], [places.get(c) for c in class_names])
+            rows = [places.get(c) for c in class_names]
         elif name.startswith(_LABEL_HEAD):
-            labels = [0, *(None if c not in places else 1 + places[c] for c in class_names)]
-            taken[name] = _matched_rows(own, given[name], labels)
+            rows = [0, *(None if c not in places else 1 + places[c] for c in class_names)]
+        if rows is not None:
+            if own.shape[1:] == given[name].shape[1:] and len(own) == len(rows):
+                taken[name] = _matched_rows(own, given[name], rows)
         elif given[name].shape == own.shape:
             taken[name] = given[name]
+        elif name.startswith("encoder.") and _is_stem(own, given[name]):
+            adapted, constant = adapt_stem(given[name], of_given, channels, inputs)
+            taken[name], constants[name.removeprefix("encoder.")] = adapted, constant
     left = sorted(set(model.state_dict()) - set(taken))
     if len(left) > len(taken):
         raise InputError(
@@ -137,6 +151,13 @@ def initialise_weights(
             f"little with this network ({len(left)} of {len(left) + len(taken)} tensors differ: {list_some(left, 2)})"
         )
     model.load_state_dict(taken, strict=False)
+    add_constants(model, constants)
+    if left:
+        logger.warning(
+            "WARNING: --init-from %s: %d of %d tensors of this network are not in it, or have another shape, and start "
+            "anew: %s",
+            *(told, len(left), len(left) + len(taken), list_some(left)),
+        )
     known = [c for c in class_names if c in places]
     logger.info("started from %s: %d tensors, classes %s", told, len(taken), ", ".join(known) or "none in common")
     encoder = [name.startswith("encoder.") for name in taken].count(True)
@@ -145,12 +166,19 @@ def initialise_weights(
     weights = EncoderWeights(model.network.encoder, told, digest, inherited_licence(checkpoint), encoder, total)
     if encoder:
         tell_licence(weights.licence)
-    return weights, Normalisation(checkpoint.mean, checkpoint.std)
+    return weights, inputs
+
+
+def _is_stem(own: torch.Tensor, given: torch.Tensor) -> bool:
+    """Whether these are first convolutions that differ in the number of image channels alone."""
+    return (
+        own.ndim == given.ndim == 4
+        and {own.shape[1], given.shape[1]} == {1, 3}
+        and (own.shape[0], *own.shape[2:]) == (given.shape[0], *given.shape[2:])
+    )
 
 
 def _matched_rows(own: torch.Tensor, given: torch.Tensor, sources: Sequence[int | None]) -> torch.Tensor:
-    """`own` with row i replaced by `given`'s row `sources[i]`, where there is one and the rest of the shape agrees."""
-    if own.shape[1:] != given.shape[1:] or len(own) != len(sources):
-        return own
+    """`own` with row i replaced by `given`'s row `sources[i]`, where there is one."""
     rows = [own[i] if source is None else given[source] for i, source in enumerate(sources)]
     return torch.stack(rows)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from steel.checkpoint import Checkpoint, save_checkpoint
+from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from steel.config import NetworkConfig
 from steel.errors import InputError
 from steel.model.architectures import ARCHITECTURES
@@ -15,13 +15,17 @@ from steel.pretrained.stem import Normalisation
 from train.engine.weight_initialisation import initialise_weights, start_heads_at_frequencies
 
 
-def build(names: tuple[str, ...], encoder: str = "resnet18") -> UnifiedModel:
-    return UnifiedModel(NetworkConfig("Unet", encoder, len(names), 1, (16, 8, 8)))
+def build(
+    names: tuple[str, ...], encoder: str = "resnet18", channels: int = 1, widths: tuple[int, ...] = (16, 8, 8)
+) -> UnifiedModel:
+    return UnifiedModel(NetworkConfig("Unet", encoder, len(names), channels, widths))
 
 
 def save(path: Path, model: UnifiedModel, names: tuple[str, ...], members: int = 1) -> str:
     tensors = {k: torch.stack([v] * members) for k, v in model.state_dict().items()}
-    save_checkpoint(path, Checkpoint(model.network, names, (0.5,), (0.2,), tensors))
+    channels = model.network.in_channels
+    mean, std = ((0.5,), (0.2,)) if channels == 1 else ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    save_checkpoint(path, Checkpoint(model.network, names, mean, std, tensors))
     return str(path)
 
 
@@ -42,6 +46,45 @@ def test_heads_follow_the_names_of_the_classes(tmp_path: Path) -> None:
     assert torch.equal(labels[1], before["classification_head.linear.weight"][1])
     assert new.classification_head.reliance.tolist() == [0, 3, 2]
     assert torch.equal(new.encoder.conv1.weight, old.encoder.conv1.weight)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1)])
+@pytest.mark.parametrize("given", [None, Normalisation((0.6,), (0.3,))])
+def test_a_network_of_other_channels_says_the_same_of_gray_images(
+    before: int, after: int, given: Normalisation | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But at the border, where padding stands for a gray that is another in each channel."""
+    old, new = build(("a", "b"), channels=before).eval(), build(("a", "b"), channels=after).eval()
+    path = save(tmp_path / "old.safetensors", old, ("a", "b"))
+    told, inputs = initialise_weights(new, path, ("a", "b"), given)
+    of_old = load_checkpoint(path)
+    expected = Normalisation(of_old.mean, of_old.std) if given is None else given.for_channels(before)
+    assert inputs == expected.for_channels(after) and told.fitted == told.tensors
+    gray = torch.rand(1, 1, 64, 64)
+    stems = []
+    for model, of_inputs in ((old, expected), (new, inputs)):
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (of_inputs.mean, of_inputs.std))
+        encoder = model.encoder
+        with torch.no_grad():
+            stems.append(encoder.bn1(encoder.conv1((gray.expand(-1, len(of_inputs.mean), -1, -1) - mean) / std)))
+    torch.testing.assert_close(stems[1][..., 4:-4, 4:-4], stems[0][..., 4:-4, 4:-4], rtol=1e-4, atol=1e-4)
+    assert not [record for record in caplog.records if "start anew" in record.getMessage()]
+
+
+def test_what_is_left_as_it_began_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Heads for other classes are none of it; one of another width is."""
+    path = save(tmp_path / "old.safetensors", build(("a", "b")), ("a", "b"))
+    initialise_weights(build(("c",)), path, ("c",))
+    assert not [record for record in caplog.records if "start anew" in record.getMessage()]
+    new = build(("a", "b"), widths=(32, 8, 4))
+    before = {name: tensor.clone() for name, tensor in new.state_dict().items()}
+    initialise_weights(new, path, ("a", "b"))
+    (line,) = [record.getMessage() for record in caplog.records if "start anew" in record.getMessage()]
+    assert f"--init-from {path}: " in line and "start anew: decoder.blocks.0." in line
+    assert new.segmentation_head[0].weight.equal(before["segmentation_head.0.weight"])
+    left = [n for n, t in build(("a", "b")).state_dict().items() if t.shape != before[n].shape]
+    assert "segmentation_head.0.weight" in left
+    assert f" {len(left)} of {len(before)} tensors of this network" in line
 
 
 def test_another_kind_of_network_is_refused(tmp_path: Path) -> None:
