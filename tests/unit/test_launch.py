@@ -1,6 +1,7 @@
 """The launch files say what they should, without a cluster: tests/cluster and tests/distributed run them."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -12,10 +13,12 @@ import yaml
 from jsonschema import Draft7Validator
 
 from tests.paths import ROOT
-from train.engine.batch_plan import plan_phases
+from train.engine.batch_plan import check_processes, plan_phases
+from train.options import parse_fields
 from train.presets import PRESETS
 
 LAUNCH = ROOT / "launch"
+README = (LAUNCH / "README.md").read_text()
 MANIFESTS = list(yaml.safe_load_all((LAUNCH / "kubernetes" / "train.yaml").read_text()))
 SCHEMA = Draft7Validator(json.loads((Path(__file__).parent / "kubernetes_schema.json").read_text()))
 
@@ -79,6 +82,50 @@ def test_presets_have_micro_batches_for_the_processes_that_they_are_started_with
         config = PRESETS[name]
         lengths = [640] * len(config.phases)
         plan_phases(config.phases, lengths, config.validation.every_epochs, rank=0, world=processes)
+
+
+def shipped_launches() -> list[tuple[str, int, str]]:
+    """(file, ranks, command) of the Kubernetes job and of each command in launch/README.md that says how many ranks."""
+    job = MANIFESTS[1]["spec"]["template"]["spec"]["containers"][0]["args"][0].replace("\\\n", " ")
+    told = re.findall(
+        r"`([^`]*launch/(?:accelerate|slurm)/(?:[^`]*train\.fit|train|crossval)\b[^`]* SHARDS [^`]*)`", README
+    )
+    files = [re.search(r"launch/(\S+\.(?:yaml|sbatch))", command)[1] for command in told]
+    return [
+        (file, ranks_of(command, (LAUNCH / file).read_text()), command)
+        for file, command in [("kubernetes/train.yaml", job), *zip(files, told, strict=True)]
+    ]
+
+
+def ranks_of(command: str, file: str) -> int:
+    """What the command says, else the file, its comments left out."""
+    text = "\n".join([command, *(line for line in file.splitlines() if not line.startswith("# "))])
+    if command.startswith("accelerate"):
+        return int(re.search(r"num_processes[: ] *(\d+)", text)[1])
+    nodes, each = (("nnodes", "nproc-per-node"), ("nodes", "ntasks-per-node"))["sbatch" in command]
+    return math.prod(int(re.search(rf"--{name}=(\d+)", text)[1]) for name in (nodes, each))
+
+
+@pytest.mark.parametrize(
+    ("file", "ranks", "command"), shipped_launches(), ids=[file for file, *_ in shipped_launches()]
+)
+def test_every_shipped_launch_gives_each_of_its_ranks_a_micro_batch(file: str, ranks: int, command: str):
+    preset = re.search(r"(?:--preset |\.sbatch )([\w-]+)", command)[1]
+    words = " ".join(re.findall(r"--phases\.\S+ \d+", command)).split()
+    check_processes(parse_fields("train.fit", PRESETS[preset], words).phases, ranks)
+
+
+def test_the_shipped_launches_are_found_with_their_ranks():
+    assert [(file, ranks) for file, ranks, _ in shipped_launches()] == [
+        ("kubernetes/train.yaml", 16),
+        ("accelerate/cpu2.yaml", 2),
+        ("accelerate/gpu1.yaml", 1),
+        ("accelerate/ddp8.yaml", 8),
+        ("accelerate/multinode.yaml", 16),
+        ("slurm/train.sbatch", 16),
+        ("slurm/crossval.sbatch", 8),
+        ("slurm/crossval.sbatch", 1),
+    ]
 
 
 @pytest.mark.parametrize(
