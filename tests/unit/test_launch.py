@@ -52,8 +52,41 @@ def test_the_kubernetes_job_agrees_with_itself():
     assert f"--rdzv-endpoint={job['metadata']['name']}-0.{name}:" in command
     rule = spec["podFailurePolicy"]["rules"][0]["onExitCodes"]
     assert rule["containerName"] == container["name"]
-    assert f"*interrupted*) exit {rule['values'][0]} ;;" in command
+    assert f"""*'"state": "interrupted"'*) exit {rule["values"][0]} ;;""" in command
     subprocess.run(["bash", "-n"], input=command, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code"),
+    [
+        (None, None, 1),
+        (None, ("interrupted", 1), 75),
+        (None, ("failed", 1), 1),
+        (("interrupted", 1), ("interrupted", 1), 1),  # it fails before the run begins, which leaves what is there
+        (("interrupted", 1), ("interrupted", 2), 75),
+        (("interrupted", 1), ("running", 2), 1),
+        (("interrupted", 1), ("failed", 2), 1),
+        (("running", 1), ("finished", 1), 0),
+        (("finished", 1), ("finished", 1), 0),
+    ],
+)
+def test_a_kubernetes_pod_starts_again_uncounted_only_if_its_own_run_was_interrupted(
+    before: tuple[str, int] | None, after: tuple[str, int] | None, code: int, tmp_path: Path
+):
+    """The launcher replaced by one that exits with 2, whatever became of the run."""
+    out = tmp_path / "run"
+    out.mkdir()
+    for name, status in (("status.json", before), ("later.json", after)):
+        if status is not None:
+            (out / name).write_text(json.dumps({"state": status[0], "attempt": status[1]}, indent=1) + "\n")
+    (tmp_path / "python").write_text(
+        '#!/bin/sh\n[ -e "$OUT/later.json" ] && mv "$OUT/later.json" "$OUT/status.json"\nexit 2'
+    )
+    (tmp_path / "python").chmod(0o755)
+    container = MANIFESTS[1]["spec"]["template"]["spec"]["containers"][0]
+    where = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DATA": "shards", "OUT": str(out)}
+    ended = subprocess.run([*container["command"], *container["args"]], env=where, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (code, "")
 
 
 @pytest.mark.parametrize(
