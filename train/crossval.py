@@ -218,7 +218,8 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
                 workers=arguments.config.runtime.workers,
                 on_progress=on_progress,
             )
-    # Every image was seen by some member, and had a say in the shipped decision by its out-of-fold prediction alone.
+    # Every image was trained on by some member. In the shipped decision it had a say by its out-of-fold prediction
+    # alone; by its score, in which weights the member that made that has kept.
     joined = stack_members([*members.values()], [f"fold {fold}" for fold in members])
     packed = replace(
         joined,

@@ -27,11 +27,13 @@ from steel.storage import write_text
 from steel.thresholds.nested import Nested
 
 ROLES = ("train", "tuning", "test")
-ROLE_WORDS = {
+_ROLE_WORDS = {
     "train": "TRAINED ON: these scores flatter",
     "tuning": "the decision was tuned on them: these scores flatter a little",
     "test": "held out",
 }
+_NESTED_WORDS = "each fold chose the weights of the member that it judges: these scores flatter a little"
+"""Of a cross-validation, whatever its role."""
 
 _OF_FOLD = (
     "mean_dice", "mean_dice_all_empty", "mean_dice_positive", "dice_per_class", "dice_positive_per_class",
@@ -100,8 +102,10 @@ def build_nested_metrics(
 ) -> dict[str, Any]:
     """The same for a cross-validation: each fold answered by the decision found on the others.
 
-    `role` is `test`, since no image had a say in its own answer. `decision` is the `shipped` one, found on all folds;
-    `per_fold` has the scores of each fold with the decision that answered it. `folds` (N,) are those of the images.
+    `role` is `test`, since no image was trained on by the member that answers it, or had a say in its thresholds; but
+    its fold chose among that member's weights, which flatters a little, as `role_words` says. `decision` is the
+    `shipped` one, found on all folds; `per_fold` has the scores of each fold with the decision that answered it.
+    `folds` (N,) are those of the images.
     """
     inputs = _metric_inputs(nested.outcome, statistics, class_names, seed)
     return {
@@ -169,6 +173,11 @@ def write_metrics(path: str | Path, metrics: Mapping[str, Any]) -> None:
     write_text(path, _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 
 
+def role_words(metrics: Mapping[str, Any]) -> str:
+    """What the judged images were to what answered them, of `metrics.json`'s values."""
+    return _NESTED_WORDS if "per_fold" in metrics else _ROLE_WORDS[metrics["role"]]
+
+
 def format_table(metrics: Mapping[str, Any]) -> str:
     """A short text for terminals: mean Dice beside the all-empty floor, then positive Dice and F1 per class."""
     folds = ", ".join(str(fold) for fold in metrics["folds"])
@@ -183,7 +192,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         for name, heading in headings(metrics, per_class=False).items()
     ]
     head = [
-        f"{metrics['images']:,} images, folds {folds} ({ROLE_WORDS[metrics['role']]}), TTA {flips}",
+        f"{metrics['images']:,} images, folds {folds} ({role_words(metrics)}), TTA {flips}",
         ", ".join(numbers),
     ]
     rows = [["class", *columns.values(), "head F1", "images true", "predicted"]]

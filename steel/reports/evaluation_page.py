@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steel.reports.evaluation import ROLE_WORDS
+from steel.reports.evaluation import role_words
 from steel.reports.html.document import Section, document
 from steel.reports.html.figures import Figures
 from steel.reports.html.markup import Markup, join
@@ -66,7 +66,7 @@ def _subtitle(page: Figures) -> Markup:
     if "checkpoint" in provenance:
         parts += [page.show("provenance", "checkpoint"), " on ", page.show("provenance", "data"), ": "]
     parts += [page.show("images"), " images, folds ", page.texts("folds")]
-    parts += [f" ({ROLE_WORDS[page.metrics['role']]}), flips averaged: ", page.texts("tta")]
+    parts += [f" ({role_words(page.metrics)}), flips averaged: ", page.texts("tta")]
     if is_crossval(page):
         parts.append("; each image judged by the member that has not seen it, with the decision of the other folds")
     elif provenance.get("members", 1) > 1:

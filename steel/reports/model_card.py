@@ -40,7 +40,11 @@ def model_card(header: Mapping[str, Any], metrics: Mapping[str, Any], sizes: Seq
         *_bullets(_data(header)),
         "## Scores",
         f"On {name_folds(metrics['folds'])} ({metrics['images']:,} images), which were for {metrics['role']}"
-        + (": scores as tuned flatter, those cross-fitted do not." if metrics.get("cross_fitted") else "."),
+        + (
+            ": scores as tuned flatter, and those cross-fitted a little, as these images chose among the weights."
+            if metrics.get("cross_fitted")
+            else "."
+        ),
         _scores(names, metrics),
         "## Known failures",
         *_bullets(_failures(names, metrics, sizes)),

@@ -15,7 +15,8 @@ from steel.thresholds.tuning import tune_thresholds
 
 @dataclass(frozen=True, eq=False)
 class Nested:
-    """Out-of-fold answers to every image, none of which had a say in how it was answered."""
+    """Out-of-fold answers to every image, by thresholds in which it had no say; in the weights of the member that
+    answers, which were chosen by its score on this fold, the image had one."""
 
     outcome: Outcome
     """Of all images; no background counts."""

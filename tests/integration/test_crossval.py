@@ -100,6 +100,7 @@ def test_members_one_by_one_and_joined(shards: Path, tmp_path: Path) -> None:
     assert validation["mean_probabilities"] == pytest.approx(means, abs=1e-6)
     report = (tmp_path / "report.txt").read_text()
     assert "3 members; out-of-fold scores, each fold judged by thresholds found on the others:" in report
+    assert "folds 0, 1, 2 (each fold chose the weights of the member that it judges: these scores flatter" in report
     assert "the shipped decision, found on all folds:" in report
 
 

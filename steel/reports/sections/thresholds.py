@@ -9,7 +9,7 @@ from steel.reports.sections.folds import is_crossval
 
 _SHIPPED = (
     "This is the decision that is shipped, found on all folds; it and the gates are judged here by the images that "
-    "they were found on, which flatters. All other scores of this page are of images that had no say in their answer."
+    "they were found on, which flatters. All other scores of this page are by thresholds found on the other folds."
 )
 _UNASKED = (
     "Thresholds that the gate does not ask for are of the classification head by itself, and count in its own scores "

@@ -54,11 +54,13 @@ def test_the_page_shows_them_and_says_what_it_is(out: Path) -> None:
     words = html.unescape(page)
     for said in (
         "each image judged by the member that has not seen it",
+        "each fold chose the weights of the member that it judges: these scores flatter a little",
         "found on all folds",
         "Cross-validation of a defect model",
         "At the decision found on the other folds",
     ):
         assert said in words
+    assert "held out" not in words and "no say" not in words
 
 
 def test_the_gallery_shows_the_worst_first_by_the_member_of_their_fold(out: Path) -> None:

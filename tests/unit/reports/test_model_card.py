@@ -11,6 +11,7 @@ import torch
 from steel.checkpoint import Checkpoint, read_header, save_checkpoint
 from steel.config import NetworkConfig
 from steel.decision import default_decision
+from steel.metrics.scores import decide
 from steel.metrics.sizes import SizeBin
 from steel.metrics.statistics import EvaluationStatistics
 from steel.reports.evaluation import build_metrics
@@ -79,6 +80,15 @@ def test_what_fails_is_named(tmp_path: Path) -> None:
     assert rows[3] == ["scratch", "3", "0", "0.9500", "0.0000", "0.0000"]  # 57 of 60 images are rightly left empty
     assert "- folds by use: train: 2, 3; tuning: 0; test: 1" in text and "ab12" in text
     assert "12 parameters" in text  # running statistics are not trained
+
+
+def test_scores_of_images_that_chose_the_weights_are_said_to_flatter(tmp_path: Path) -> None:
+    card(tmp_path)
+    decision, found = default_decision(2), statistics()
+    answers = decide(found, decision)
+    metrics = build_metrics(found, decision, folds=[0], role="tuning", class_names=NAMES, cross_fitted=answers)
+    text = model_card(read_header(tmp_path / "model.safetensors"), metrics, [])
+    assert "scores as tuned flatter, and those cross-fitted a little, as these images chose among the weights." in text
 
 
 def test_names_are_no_markup(tmp_path: Path) -> None:

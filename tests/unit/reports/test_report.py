@@ -211,6 +211,12 @@ def test_each_fold_is_judged_by_thresholds_found_on_the_others() -> None:
     assert metrics["mean_dice"] == metrics["cross_fitted"]["mean_dice"] == score(nested.outcome).mean_dice
     assert metrics["verdict"]["basis"] == "cross-fitted"
     assert metrics["folds"] == [0, 1, 2]
+    told = format_table(metrics).splitlines()[0]  # the thresholds are free of it, the weights are not
+    assert (
+        told
+        == "45 images, folds 0, 1, 2 (each fold chose the weights of the member that it judges: these scores "
+        + ("flatter a little), TTA none")
+    )
     assert Decision.from_dict(metrics["decision"]) == shipped
     assert list(metrics["per_fold"]) == ["0", "1", "2"]
     assert Decision.from_dict(metrics["per_fold"]["1"]["decision"]) == nested.decisions[1]
