@@ -14,6 +14,8 @@ from steel.plain import INLINE, to_dict
 
 MOST_EPOCHS, MOST_SAMPLES, MOST_PIXELS = 1_000_000, 1 << 20, 1 << 30
 """Of a phase, of its batch and of its crop: beyond are slips of the keyboard, which would be tried for a long time."""
+_MOST_STRENGTH = 100.0
+"""Of an augmentation: long before, nothing of the image is left, and far beyond, its numbers overflow."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -105,7 +107,8 @@ class ModelConfig:
         _require(self.weights != "", "model.weights: give hub, none, a path or a URL")
         given = [len(values) for values in (self.mean, self.std) if values is not None]
         _require(given in ([], [1, 1], [3, 3]), "model.mean, model.std: give both, with 1 or 3 values each, or neither")
-        _require(min(self.std or (1,)) > 0, f"model.std: {self.std} is not above 0")
+        _require(all(0 <= mean <= 1 for mean in self.mean or ()), f"model.mean: {self.mean} is not in [0, 1]")
+        _require(all(0 < std < math.inf for std in self.std or ()), f"model.std: {self.std} is not a number above 0")
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,12 @@ class LossConfig:
         for name, weight in (*self.weights.items(), ("absent", self.absent), *of_classes):
             message = f"loss.{name.replace('_', '-')}: {weight} is not 0 or a number above it"
             _require(0 <= weight < math.inf, message)
+        of_all = self.class_weights
+        _require(of_all is None or any(of_all), f"loss.class-weights: {of_all} has none above 0")
+        _require(
+            0 <= self.focal_gamma < math.inf, f"loss.focal-gamma: {self.focal_gamma} is not 0 or a number above it"
+        )
+        _require(0 <= self.tversky_alpha <= 1, f"loss.tversky-alpha: {self.tversky_alpha} is not in [0, 1]")
         _require(0 < self.tversky_power <= 8, f"loss.tversky-power: {self.tversky_power} is not above 0 and at most 8")
         _require(1 <= self.boundary_width <= 1024, f"loss.boundary-width: {self.boundary_width} is not in 1 to 1024")
         settings = sorted(self.weights.keys() & {setting.name for setting in fields(self)})
@@ -196,7 +205,10 @@ class TransformConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.p <= 1, f"augment.p: {self.p} is not in [0, 1]")
-        _require(self.strength > 0, f"augment.strength: {self.strength} is not above 0")
+        _require(
+            0 < self.strength <= _MOST_STRENGTH,
+            f"augment.strength: {self.strength} is not above 0 and at most {_MOST_STRENGTH:g}",
+        )
 
 
 @dataclass(frozen=True)
@@ -347,7 +359,10 @@ class ValidationConfig:
     """Flips averaged with the plain view when the decision is tuned (not in each epoch's validation)."""
 
     def __post_init__(self) -> None:
-        _require(self.every_epochs > 0, "validation.every-epochs must be above 0")
+        _require(
+            0 < self.every_epochs <= MOST_EPOCHS,
+            f"validation.every-epochs: {self.every_epochs:g} is not above 0 and at most {MOST_EPOCHS}",
+        )
         _require(self.patience >= 0, f"validation.patience: {self.patience} is not 0 or a number above it")
 
 
@@ -414,6 +429,8 @@ class RuntimeConfig:
             min(self.save_minutes, self.save_every) >= 0, "runtime: save-minutes and save-every cannot be negative"
         )
         _require(self.keep_states > 0, "runtime.keep-states must be above 0")
+        _require(self.max_bad_samples >= 0, "runtime.max-bad-samples cannot be negative")
+        _require(self.cache_bytes is None or self.cache_bytes > 0, "runtime.cache-bytes must be above 0")
 
 
 @dataclass(frozen=True)
