@@ -292,7 +292,7 @@ class OptimConfig:
     """Average the weights after each step of the last phase, all alike (stochastic weight averaging). That average is
     validated in the last phase, and one more candidate to ship. Off by default: no figure says that it pays."""
     average_top_k: int = 0
-    """Average the weights of the k best epochs as one more candidate to ship; 0 turns it off."""
+    """Average the weights of the k best epochs, 2 or more, as one more candidate to ship; 0 turns it off."""
     nonfinite_limit: int = 20
     """Stop after so many steps in a row with a non-finite loss or gradient."""
 
@@ -300,6 +300,7 @@ class OptimConfig:
         for name in ("weight_decay", "encoder_lr_scale", "freeze_encoder_epochs", "average_top_k"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"optim.{name.replace('_', '-')}: {value} is not 0 or a number above it")
+        _require(self.average_top_k != 1, "optim.average-top-k: 1 epoch has no average; give 2 or more, or 0 for none")
         _require(self.nonfinite_limit > 0, f"optim.nonfinite-limit: {self.nonfinite_limit} is not above 0")
         _require(0 < self.layer_decay <= 1, f"optim.layer-decay: {self.layer_decay} is not in (0, 1]")
         _require(0 <= self.ema_decay <= 1, f"optim.ema-decay: {self.ema_decay} is not in [0, 1]")

@@ -93,7 +93,8 @@ def parse_fields(program: str, default: Config, words: Sequence[str]) -> Config:
         words: of the command line.
 
     Raises:
-        InputError: an unknown name, with those that are nearest, or a value that its field refuses.
+        InputError: an unknown name, with those that are nearest, or a value that its field refuses or that has no
+            effect beside the others.
     """
     told = io.StringIO()
     try:
@@ -107,7 +108,31 @@ def parse_fields(program: str, default: Config, words: Sequence[str]) -> Config:
         raise InputError(f"{_line_of(told.getvalue())}; --help lists the options") from error
     if unknown:
         raise InputError(f"{_say_unknown(unknown[0], list(option_names(default)))}; --help lists the options")
+    _check_effects(default, config)
     return config
+
+
+def _check_effects(default: Config, config: Config) -> None:
+    """See that what differs from `default`, which a user has asked for, has an effect; what a preset says may lose it.
+
+    Of augmentations `_build_augment` sees to it, of losses `check_terms`.
+
+    Raises:
+        InputError: it has none.
+    """
+    if config.distill.share != default.distill.share and not config.distill.teacher:
+        raise InputError(
+            f"distill.share: {config.distill.share:g} has no effect without a teacher; give --distill.teacher, or "
+            "leave it out"
+        )
+    for number, (former, phase) in enumerate(zip(default.phases, config.phases, strict=True)):
+        for name in find_schedule(phase).ignores:
+            if getattr(phase, name) != getattr(former, name):
+                others = " or ".join(other for other, schedule in SCHEDULES.items() if name not in schedule.ignores)
+                raise InputError(
+                    f"phases.{number}.{name.replace('_', '-')}: {getattr(phase, name):g} has no effect with the "
+                    f"schedule {phase.schedule}; give --phases.{number}.schedule {others}, or leave it out"
+                )
 
 
 def option_names(value: Any, prefix: str = "--") -> Iterator[str]:
@@ -169,7 +194,8 @@ def _by_name(info: StructTypeInfo) -> StructConstructorSpec | None:
     """The options of a part of the configuration, with texts that tyro may wrap anew; None of anything else."""
     if info.type is _Augment:
         given = info.default if isinstance(info.default, Mapping) else {}
-        return StructConstructorSpec(_Augment, tuple(_entries(ENTRIES[_Augment], given)))
+        build = functools.partial(_build_augment, given)
+        return StructConstructorSpec(build, tuple(_entries(ENTRIES[_Augment], given)))
     if info.type is LossConfig:
         return StructConstructorSpec(_build_loss, tuple(_options(LossConfig, info.default)))
     if isinstance(info.type, type) and dataclasses.is_dataclass(info.type):
@@ -180,6 +206,23 @@ def _by_name(info: StructTypeInfo) -> StructConstructorSpec | None:
 def _build_loss(**values: Any) -> LossConfig:
     weights = {name: values.pop(name) for name in LOSS_TERMS}
     return LossConfig(weights, **values)
+
+
+def _build_augment(former: Mapping[str, TransformConfig], **values: TransformConfig) -> _Augment:
+    """The mapping, before what is off is left out of it.
+
+    Raises:
+        InputError: a strength that a user has asked for, of what is off.
+    """
+    for name, given in values.items():
+        before = former.get(name, ENTRIES[_Augment].absent)
+        if given.p == 0 and given.strength != before.strength:
+            option = f"augment.{name.replace('_', '-')}"
+            raise InputError(
+                f"{option}: a strength of {given.strength:g} has no effect while {option}.p is 0; give --{option}.p "
+                "above 0, or leave the strength out"
+            )
+    return _Augment(values)
 
 
 def _options(kind: type, default: Any) -> Iterator[StructFieldSpec]:

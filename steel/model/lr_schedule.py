@@ -21,6 +21,8 @@ class Schedule:
     """In a few words, for `--help`."""
     rate: Callable[[int, int, PhaseConfig], float]
     """From step, steps of the phase and the phase to the rate; see the head of this module."""
+    ignores: tuple[str, ...] = ()
+    """Fields of the phase for other schedules, of which this one makes nothing; to give them with it is refused."""
 
 
 def lr_at(step: int, total_steps: int, phase: PhaseConfig) -> float:
@@ -93,9 +95,11 @@ def _one_cycle(step: int, total_steps: int, phase: PhaseConfig) -> float:
 
 
 SCHEDULES: dict[str, Schedule] = {
-    "cosine": Schedule("a linear rise, then half a cosine down to `lr-floor`", _cosine),
-    "constant": Schedule("a linear rise, then the same rate to the end", _constant),
-    "one_cycle": Schedule("half a cosine up over `warmup` (0.3 is usual), then one down to `lr-floor`", _one_cycle),
+    "cosine": Schedule("a linear rise, then half a cosine down to `lr-floor`", _cosine, ("lr_power",)),
+    "constant": Schedule("a linear rise, then the same rate to the end", _constant, ("lr_floor", "lr_power")),
+    "one_cycle": Schedule(
+        "half a cosine up over `warmup` (0.3 is usual), then one down to `lr-floor`", _one_cycle, ("lr_power",)
+    ),
     "polynomial": Schedule(
         "a linear rise, then down to `lr-floor` as a power, `lr-power`, of what is left", _polynomial
     ),

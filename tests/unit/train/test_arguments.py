@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from steel.config import LossConfig, RuntimeConfig, TransformConfig
+from steel.config import DistillConfig, LossConfig, RuntimeConfig, TransformConfig
 from steel.errors import InputError, run_program
 from steel.loading.augment import TRANSFORMS
 from steel.model.losses import LOSS_TERMS
@@ -125,6 +125,32 @@ def test_what_is_missing_or_unknown_is_said(arguments: list[str], message: str) 
         ("--phases.0.sampling.zoom 0 1", "phases.0.sampling.zoom: 0 1 are not two scales from 0.1 to 10, the smaller"),
         ("--phases.0.sampling.zoom nan 1", "phases.0.sampling.zoom: nan 1 are not two scales from 0.1 to 10, the"),
         ("--phases.0.loss.tversky-power 0", "phases.0.loss.tversky-power: 0.0 is not above 0 and at most 8"),
+        (
+            "--augment.brightness-contrast.strength 2",
+            "augment.brightness-contrast: a strength of 2 has no effect while augment.brightness-contrast.p is 0; give "
+            "--augment.brightness-contrast.p above 0, or leave the strength out; --help lists the options",
+        ),
+        (
+            "--augment.hflip.p 0 --augment.hflip.strength 2",
+            "augment.hflip: a strength of 2 has no effect while augment.",
+        ),
+        (
+            "--distill.share 0.9",
+            "distill.share: 0.9 has no effect without a teacher; give --distill.teacher, or leave it out",
+        ),
+        (
+            "--phases.0.lr-power 3",
+            "phases.0.lr-power: 3 has no effect with the schedule cosine; give --phases.0.schedule polynomial, or "
+            "leave it out",
+        ),
+        (
+            "--phases.1.schedule constant --phases.1.lr-floor 0.1",
+            "phases.1.lr-floor: 0.1 has no effect with the schedule constant; give --phases.1.schedule cosine or one_",
+        ),
+        (
+            "--optim.average-top-k 1",
+            "optim.average-top-k: 1 epoch has no average; give 2 or more, or 0 for none; --help lists the options",
+        ),
         ("--phases.0.epoch 3", "--phases.0.epoch: no such option; the nearest: --phases.0.epochs, "),
         ("--phases.0.batch_sise=3", "--phases.0.batch_sise=3: no such option; the nearest: --phases.0.batch-size, "),
         ("--augment.flip.p 0.5", "--augment.flip.p: no such option; the nearest: --augment.vflip.p, --augment.hflip.p"),
@@ -138,6 +164,20 @@ def test_what_is_wrong_is_one_line_that_names_it(wrong: str, line: str, capsys: 
     assert run_program(lambda: parse_fit("fit", [*NEEDED, *wrong.split()]) and None) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"error: {line}")
+
+
+def test_what_a_preset_says_may_lose_its_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has asked for it; the same value as the preset's asks for nothing either."""
+    preset = replace(
+        PRESETS["smoke"],
+        augment={"hflip": TransformConfig(0.5, 2.0)},
+        distill=DistillConfig(share=0.7),
+        phases=tuple(replace(phase, schedule="polynomial", lr_power=2.0) for phase in PRESETS["smoke"].phases),
+    )
+    monkeypatch.setitem(PRESETS, "smoke", preset)
+    options = "--augment.hflip.p 0 --augment.hflip.strength 2 --distill.share 0.7 --phases.1.schedule cosine"
+    config = parse_fit("fit", [*NEEDED, *options.split()]).config
+    assert config.augment == {} and config.distill.share == 0.7 and config.phases[1].lr_power == 2.0
 
 
 def test_every_option_is_known_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
