@@ -97,14 +97,25 @@ def choose_micro_batch(
 
 
 def choose_defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> float:
-    """Share of the crops of defective images that are moved onto a defect: more, the less of an image a crop shows."""
-    share = math.prod(map(min, crop, facts.size)) / math.prod(facts.size)
-    chosen = 0.0 if share > 0.5 else 0.5 if share > 0.1 else 0.8
-    noun, article = noun_of(facts), "an" if facts.whole is None else "a"
+    """Share of the crops of defective images that are moved onto a defect: more, the less of an image a crop shows.
+
+    Where a crop is most of the median image but not of larger ones, half are moved for these: in an image that a crop
+    holds, there is no other place for it.
+    """
+    share, of_largest = (_shown(crop, size) for size in (facts.size, facts.largest))
+    chosen = 0.0 if of_largest > 0.5 else 0.5 if share > 0.1 else 0.8
     part = f"{share:.0%}" if share >= 0.01 else "less than 1%"
-    why = f"the crop is the {noun}" if share >= 1 else f"a crop is {part} of {article} {noun}"
-    reasons["phases.0.sampling.defect-crop"] = f"{chosen:g}: {why}"
+    noun = noun_of(facts)
+    one, another = ("the", "an" if facts.whole is None else "a") if facts.largest == facts.size else ("the median",) * 2
+    why = f"the crop is {one} {noun}" if share >= 1 else f"a crop is {part} of {another} {noun}"
+    less = ", but less of larger ones" if share > 0.5 and chosen else ""
+    reasons["phases.0.sampling.defect-crop"] = f"{chosen:g}: {why}{less}"
     return chosen
+
+
+def _shown(crop: tuple[int, int], size: tuple[int, int]) -> float:
+    """The share of an image that a crop shows."""
+    return math.prod(map(min, crop, size)) / math.prod(size)
 
 
 def _memory(machine: MachineClass) -> str:

@@ -228,6 +228,27 @@ def test_thin_images_count_as_they_are_padded() -> None:
     assert told == "0.8: a crop is less than 1% of an image"
 
 
+@pytest.mark.parametrize(
+    ("size", "largest", "whole", "reason"),
+    [
+        ((128, 256), (128, 256), None, "0: the crop is the image"),
+        ((128, 256), (128, 256), (2000, 2000), "0: the crop is the stored tile"),
+        ((128, 256), (140, 300), None, "0: the crop is the median image"),
+        ((128, 256), (1024, 1024), None, "0.5: the crop is the median image, but less of larger ones"),
+        ((256, 256), (1024, 1024), None, "0.5: a crop is 39% of the median image"),
+        ((176, 200), (1024, 1024), None, "0.5: a crop is 73% of the median image, but less of larger ones"),
+        ((600, 2000), (900, 2000), None, "0.8: a crop is 3% of the median image"),
+    ],
+)
+def test_crops_of_larger_images_than_the_median_are_moved_onto_defects(
+    size: tuple[int, int], largest: tuple[int, int], whole: tuple[int, int] | None, reason: str
+) -> None:
+    """On a CPU, whose crops have 32,768 pixels."""
+    found = auto_recipe(changed(TILES, size=size, largest=largest, whole=whole), MachineClass("cpu", 24))
+    assert found.reasons["phases.0.sampling.defect-crop"] == reason
+    assert found.phases[0].sampling.defect_crop == float(reason.partition(":")[0])
+
+
 def test_memory_has_classes() -> None:
     """An H100 of 80 GB tells of 84.9, a 24 GB card of 25.3 and a 16 GB host of 15.6 or so times 10**9 bytes."""
     given_bytes = [84.9e9, 25.3e9, 15.6e9, 14.9e9, 3.75e9]
