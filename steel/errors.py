@@ -67,6 +67,23 @@ class ResourceError(InputError):
     """Nothing is wrong with what the user gave: the machine has too little room, or has ended a process."""
 
 
+@contextmanager
+def alike_on_all_ranks() -> Iterator[None]:
+    """Turn a mistake of the user that the block, or the function it decorates, finds into one that rank 0 alone says.
+
+    For what every rank does with the same values, and nothing else: what another rank alone met would be said by none.
+
+    Raises:
+        SharedError: in place of InputError.
+    """
+    try:
+        yield
+    except InputError as error:
+        if isinstance(error, SharedError | ResourceError):
+            raise
+        raise SharedError(str(error), exit_code(error)) from error
+
+
 class LostRankError(RuntimeError):
     """The job cannot go on, for another rank is gone; the message names it."""
 

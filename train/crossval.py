@@ -92,9 +92,9 @@ def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: 
     test = arguments.config.folds.test if arguments.test_folds_given else ()
     folds = [fold for fold in labelled if fold not in test]
     if only is not None and only not in folds:
-        raise InputError(f"--fold {only}: not a fold to train a member for; there are {', '.join(map(str, folds))}")
+        raise SharedError(f"--fold {only}: not a fold to train a member for; there are {', '.join(map(str, folds))}")
     if len(folds) < 2:
-        raise InputError(f"--data {arguments.data}: cross-validation needs at least two folds; see data_prep --folds")
+        raise SharedError(f"--data {arguments.data}: cross-validation needs at least two folds; see data_prep --folds")
     to_train = [] if join else folds if only is None else [only]
     arguments = runtime.on_main(lambda: _as_members_began(arguments, to_train, test))
     for fold in to_train:

@@ -17,7 +17,7 @@ from steel.config import Config, PhaseConfig
 from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, seed_everything, start
 from steel.distributed.signals import StopSignals
-from steel.errors import out_of_memory_as, run_program, told_url
+from steel.errors import alike_on_all_ranks, out_of_memory_as, run_program, told_url
 from steel.loading.sampler import Stream
 from steel.model.network import UnifiedModel
 from steel.shards.format import Manifest
@@ -99,7 +99,8 @@ def run_attempt(
     rows = split_rows(reader, config.folds)
     announce_data(config, reader, rows, runtime)
     seed_everything(config.seed)
-    model = UnifiedModel(network)
+    with alike_on_all_ranks():
+        model = UnifiedModel(network)
     first = _start(arguments, runtime, folder, model, reader, rows, saved)
     context, samplers = plan_run(config, runtime, reader, rows, first, live)
     if arguments.wants_time_fitted(has_begun=saved is not None):
@@ -107,7 +108,8 @@ def run_attempt(
         context, samplers = plan_run(arguments.config, runtime, reader, rows, first, live)
     _hold_decoded(context)
     state = LoopState() if saved is None else saved.loop
-    state.check_within([plan.steps for plan in context.plans], f"--out {arguments.out}")
+    with alike_on_all_ranks():
+        state.check_within([plan.steps for plan in context.plans], f"--out {arguments.out}")
     announce_phases(context, state)
     metric_logger = open_metric_logger(context, folder, state)  # its tracker starts beside what follows
     closing.callback(metric_logger.finish, "failed")  # unless it has been finished by then

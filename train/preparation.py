@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 
 from steel.config import Config, NetworkConfig
 from steel.distributed.runtime import Runtime
-from steel.errors import InputError
+from steel.errors import InputError, alike_on_all_ranks
 from steel.loading.augment import Augmenter
 from steel.loading.hard_sampler import favour_missed
 from steel.loading.sampler import Stream, build_sampler
@@ -52,11 +52,12 @@ def _build_samplers(config: Config, reader: ShardReader, rows: FoldRows) -> list
     ]
 
 
+@alike_on_all_ranks()
 def network_for(config: Config, manifest: Manifest) -> NetworkConfig:
     """The network for this data: its classes and channels are the data's.
 
     Raises:
-        InputError: class weights or channels that do not fit the data.
+        SharedError: class weights or channels that do not fit the data.
     """
     for weights in (phase.loss.class_weights for phase in config.phases):
         if weights is not None and len(weights) != manifest.num_classes:
@@ -131,10 +132,15 @@ def load_micro_batches(
     )
 
 
+@alike_on_all_ranks()
 def plan_run(
     config: Config, runtime: Runtime, reader: ShardReader, rows: FoldRows, first: FirstWeights, live: LiveLine
 ) -> tuple[RunContext, list[Stream]]:
-    """The run's surroundings, and which training sample stands at which position in each of its phases."""
+    """The run's surroundings, and which training sample stands at which position in each of its phases.
+
+    Raises:
+        SharedError: too few micro-batches for the ranks, or samples that a phase asks for and the folds lack.
+    """
     samplers = _build_samplers(config, reader, rows)
     plans = plan_phases(
         config.phases,

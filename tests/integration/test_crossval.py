@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from steel.checkpoint import load_checkpoint
-from steel.errors import InputError
+from steel.errors import InputError, SharedError
 from tests.image_folder import tree_digest
 from tests.numerics.quick import quicken
 from tests.shard_folder import damage_image, defect_mask, make_shards, steel_image
@@ -49,7 +49,7 @@ def attempt_of(folder: Path) -> int:
 @pytest.mark.usefixtures("quick")
 def test_members_one_by_one_and_joined(shards: Path, tmp_path: Path) -> None:
     line = [*OPTIONS, "--data", str(shards), "--out", str(tmp_path)]
-    with pytest.raises(InputError, match=r"--fold 3: not a fold to train a member for; there are 0, 1, 2"):
+    with pytest.raises(SharedError, match=r"--fold 3: not a fold to train a member for; there are 0, 1, 2"):
         main([*line, "--fold", "3"])
     assert main([*line, "--fold", "2"]) == 0
     assert not (tmp_path / "fold-0").exists() and not (tmp_path / "model.safetensors").exists()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from steel.config import FoldsConfig, TilingConfig
-from steel.errors import InputError
+from steel.errors import InputError, alike_on_all_ranks
 from steel.inference.tiles import tile_size
 from steel.shards.reader import ShardReader
 from steel.shards.selection import folds_of, rows_in
@@ -23,11 +23,12 @@ class FoldRows:
     train_folds: tuple[int, ...]
 
 
+@alike_on_all_ranks()
 def split_rows(reader: ShardReader, folds: FoldsConfig) -> FoldRows:
     """Deal the rows to their roles: what is neither validation nor test is trained on.
 
     Raises:
-        InputError: a fold that the shards do not have, or a role without any image; only test folds may be missing.
+        SharedError: a fold that the shards do not have, or a role without any image; only test folds may be missing.
     """
     present = folds_of(reader)
     train_folds = tuple(f for f in present if f not in (*folds.validation, *folds.test))
@@ -72,6 +73,7 @@ def _say_none_to_train(present: Sequence[int], folds: FoldsConfig) -> str:
     )
 
 
+@alike_on_all_ranks()
 def resolve_crop(
     reader: ShardReader, rows: np.ndarray, crop: tuple[int, int], tiling: TilingConfig, scale: float = 1.0
 ) -> tuple[int, int]:
@@ -87,7 +89,7 @@ def resolve_crop(
         scale: the smallest at which a crop shows its part of an image; above 1 it is as 1.
 
     Raises:
-        InputError: it shows more than the tiles that the images are stored in.
+        SharedError: it shows more than the tiles that the images are stored in.
     """
     height, width = _largest(reader, rows)
     crop = _within_budget(height, width, tiling) if crop == (0, 0) else crop

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from steel.distributed.ending import Ending
-from steel.errors import InputError, LostRankError, OutOfMemoryError, SharedError, report, run_program
+from steel.errors import (
+    InputError,
+    LostRankError,
+    OutOfMemoryError,
+    ResourceError,
+    SharedError,
+    alike_on_all_ranks,
+    report,
+    run_program,
+)
 from tests.paths import ROOT
 from train.fit import main
 
@@ -48,6 +57,18 @@ def test_other_ranks_leave_what_all_find_to_rank_0(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
     assert report(InputError("no such file on this node")) == 2
     assert capsys.readouterr().err == "error: no such file on this node\n"
+
+
+def test_what_all_ranks_find_alike_is_told_from_what_one_finds():
+    def found(error: InputError) -> InputError:
+        with pytest.raises(InputError) as raised, alike_on_all_ranks():
+            raise error
+        return raised.value
+
+    shared = found(InputError("folds: none"))
+    assert isinstance(shared, SharedError) and (str(shared), shared.code) == ("folds: none", 2)
+    for error in (SharedError("--out x: in use", 1), ResourceError("no room on this node")):
+        assert found(error) is error
 
 
 def test_the_first_failure_counts_and_one_that_cannot_be_recorded_is_said(capsys):

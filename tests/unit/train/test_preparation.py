@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from steel.config import FoldsConfig
+from steel.errors import SharedError
 from steel.pretrained.stem import Normalisation
 from steel.shards.reader import ShardReader
 from tests.numerics.one_step import config_of
@@ -33,3 +34,17 @@ def test_training_takes_micro_batches_from_the_memory_that_the_workers_fill(
     context, samplers = preparation.plan_run(config, runtime, reader, rows, first, LiveLine(shown=False))  # type: ignore[arg-type]
     preparation.load_micro_batches(context, samplers, context.plans[0], 0)
     assert (asked["pin_memory"], asked["pin_in_place"]) == (pinned, True)
+
+
+def test_what_no_rank_can_train_is_found_alike_by_all(tmp_path: Path) -> None:
+    reader = ShardReader(small_shards(tmp_path / "shards", 9))
+    config = replace(config_of(), folds=FoldsConfig(validation=(0,), test=()))
+    first = config.phases[0]
+    weighted = replace(first, loss=replace(first.loss, class_weights=(1.0,) * 5))
+    with pytest.raises(SharedError, match=r"loss\.class-weights: 5 weights for"):
+        preparation.network_for(replace(config, phases=(weighted,)), reader.manifest)
+    windowed = replace(first, sampling=replace(first.sampling, window_shards=1, paste=0.5))
+    runtime = SimpleNamespace(rank=1, world=2)
+    given = (runtime, reader, split_rows(reader, config.folds), SimpleNamespace(), LiveLine(shown=False))
+    with pytest.raises(SharedError, match="windows need paste 0"):
+        preparation.plan_run(replace(config, phases=(windowed,)), *given)  # type: ignore[arg-type]

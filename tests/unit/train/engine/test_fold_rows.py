@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from steel.config import FoldsConfig
-from steel.errors import InputError
+from steel.errors import SharedError
 from steel.shards.reader import ShardReader
 from tests.shard_folder import make_shards, steel_image
 from train.engine.data import say_shared_groups, split_rows
@@ -50,7 +50,7 @@ def test_where_no_fold_is_left_to_train_on_it_is_said_what_to_do(
     present: int, folds: FoldsConfig, message: str, tmp_path: Path
 ) -> None:
     expected = message.replace("(--folds.test without a number tests on none)", r"\(--folds.test without .* on none\)")
-    with pytest.raises(InputError, match=expected):
+    with pytest.raises(SharedError, match=expected):  # which rank 0 alone says
         split_rows(reader_of(tmp_path, present), folds)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from steel.config import PhaseConfig, SamplingConfig, TilingConfig
-from steel.errors import InputError
+from steel.errors import SharedError
 from steel.shards.tiles import TileGrid
 from train.engine.batch_plan import PhasePlan, micro_batch_share
 from train.engine.data import explain_crop, resolve_crop
@@ -90,7 +90,7 @@ def test_full_size_of_images_in_tiles_is_that_of_the_largest_tile() -> None:
 def test_a_crop_larger_than_the_tiles_of_larger_images_is_refused() -> None:
     reader, tiling = tiled_reader(), TilingConfig()
     for crop in ((40, 65), (32, 300)):
-        with pytest.raises(InputError, match="images of up to 40x300 in tiles of 40x64; give a crop"):
+        with pytest.raises(SharedError, match="images of up to 40x300 in tiles of 40x64; give a crop"):
             resolve_crop(reader, ROWS, crop, tiling)
     # A side that is larger than all images is mirrored beyond them, as anywhere.
     assert resolve_crop(reader, ROWS, (64, 64), tiling) == (64, 64)
@@ -99,13 +99,13 @@ def test_a_crop_larger_than_the_tiles_of_larger_images_is_refused() -> None:
 
 def test_a_crop_that_shows_more_than_a_tile_at_its_smallest_scale_is_refused() -> None:
     reader, tiling = tiled_reader(), TilingConfig()
-    with pytest.raises(InputError, match=r"crop 32x33 at a scale of 0\.5, which shows 64x66: .* that shows no more"):
+    with pytest.raises(SharedError, match=r"crop 32x33 at a scale of 0\.5, which shows 64x66: .* that shows no more"):
         resolve_crop(reader, ROWS, (32, 33), tiling, 0.5)
-    with pytest.raises(InputError, match=r"crop 40x64 at a scale of 0\.5, which shows 80x128: "):
+    with pytest.raises(SharedError, match=r"crop 40x64 at a scale of 0\.5, which shows 80x128: "):
         resolve_crop(reader, ROWS, (0, 0), tiling, 0.5)
     assert resolve_crop(reader, ROWS, (32, 32), tiling, 0.5) == (32, 32)
     assert resolve_crop(reader, ROWS, (40, 64), tiling, 2.0) == (40, 64)
-    with pytest.raises(InputError, match="crop 40x65: "):  # validation's are not scaled
+    with pytest.raises(SharedError, match="crop 40x65: "):  # validation's are not scaled
         resolve_crop(reader, ROWS, (40, 65), tiling, 2.0)
     assert resolve_crop(reader_of((256, 1500)), np.array([0]), (0, 0), tiling, 0.5) == (256, 1500)
 
@@ -115,5 +115,5 @@ def test_a_phase_at_such_a_scale_is_refused_before_the_run_begins() -> None:
         return PhaseConfig("crops", 2, (32, 40), 8, 2, lr=1e-3, sampling=SamplingConfig(zoom=(zoom[0], zoom[1])))
 
     announce(phase(0.8, 2), tiled_reader(), ROWS, TilingConfig())
-    with pytest.raises(InputError, match=r"crop 32x40 at a scale of 0\.5, which shows 64x80: "):
+    with pytest.raises(SharedError, match=r"crop 32x40 at a scale of 0\.5, which shows 64x80: "):
         announce(phase(0.5, 2), tiled_reader(), ROWS, TilingConfig())
