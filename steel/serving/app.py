@@ -111,8 +111,12 @@ class Service:
             raise Refusal(400, str(error)) from error
 
     async def _predicted(self, request: Request, name: str, image: np.ndarray) -> Prediction:
-        """An image's prediction, for which nobody works any more once the client has left."""
-        future = asyncio.wrap_future(self.queue.put(name, image))
+        """An image's prediction, for which no pass begins any more once the client has left.
+
+        One that runs by then holds the image to its end, and so does this.
+        """
+        job = self.queue.put(name, image)
+        future = asyncio.wrap_future(job)
         gone = asyncio.ensure_future(_until_gone(request))
         try:
             await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -122,8 +126,9 @@ class Service:
         except OutOfMemoryError as error:
             raise Refusal(BUSY, str(error)) from error
         finally:
-            future.cancel()
             gone.cancel()
+            job.cancel()
+            await asyncio.gather(future, return_exceptions=True)
 
 
 def build_app(

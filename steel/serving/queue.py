@@ -73,13 +73,21 @@ class PredictionQueue:
             image: (H, W) or (H, W, 3) uint8, as `decode_image` gives it.
 
         Returns:
-            A future; cancelled before its batch begins, the image is left out. What a prediction may raise it raises.
+            A future; cancelled before its batch begins, the image is dropped at once. What a prediction may raise it
+            raises.
         """
         job = _Job(name, image, time.monotonic(), Future())
         with self._changed:
             self._jobs.append(job)
             self._changed.notify()
+        job.done.add_done_callback(self._drop)
         return job.done
+
+    def _drop(self, done: "Future[Prediction]") -> None:
+        """Let go of an image that nobody wants any more: a slow batch may be under way for long before its turn."""
+        if done.cancelled():
+            with self._changed:
+                self._jobs = deque(job for job in self._jobs if job.done is not done)
 
     def _run(self) -> None:
         while batch := self._next_batch():
@@ -91,16 +99,20 @@ class PredictionQueue:
     def _next_batch(self) -> list[_Job]:
         """Wait for images, and then for more of them as long as it is worth it; none once the queue is closed."""
         with self._changed:
-            while not self._jobs and not self._closed:
-                self._changed.wait()
-            if self._jobs:
-                end = self._jobs[0].since + self._wait_s
-                while not self._closed and not self._fill(self._jobs, 1) and (left := end - time.monotonic()) > 0:
-                    self._changed.wait(left)
+            while (left := self._wait_left()) is None or left > 0:
+                self._changed.wait(left)
             batch: list[_Job] = []
             while self._jobs and not self._fill(batch, self._predictor.passes_at_once):
                 batch.append(self._jobs.popleft())
             return batch
+
+    def _wait_left(self) -> float | None:
+        """Seconds that it is worth to wait for more images; None while there is none, and nobody has closed."""
+        if not self._jobs and not self._closed:
+            return None
+        if self._closed or self._fill(self._jobs, 1):
+            return 0
+        return self._jobs[0].since + self._wait_s - time.monotonic()
 
     def _fill(self, jobs: Collection[_Job], passes: int) -> bool:
         """Whether one more would not fit into so many forward passes with them; a large image has one to itself."""

@@ -232,10 +232,24 @@ def test_a_client_that_leaves_is_not_predicted_and_gives_its_place_back(model: P
             connection.sendall(head.encode() + WHOLE)
             wait_for(server, "steel_waiting_images", 1)
         wait_for(server, "steel_requests_under_way", 1)
+        assert server.metric("steel_waiting_images") == 0 and not first.done(), "its image is held no longer"
         assert server.metric('steel_requests_total{status="499"}') == 1
         assert first.result(10).status == 200
         assert server.ask("/predict", WHOLE).status == 200
         assert server.metric("steel_batch_images_sum") == 2, "the first and the last"
+        assert server.stop() == 0
+
+
+def test_a_client_that_leaves_while_its_image_is_predicted_keeps_its_place_that_long(model: Path) -> None:
+    with serving(model, "--max-requests", "1", code=SLOW) as server:
+        with server.connect() as connection:
+            head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(WHOLE)}\r\n\r\n"
+            connection.sendall(head.encode() + WHOLE)
+            wait_for(server, "steel_batch_images_sum", 1)
+        assert server.ask("/predict", WHOLE).status == 503
+        wait_for(server, "steel_requests_under_way", 0)
+        assert server.metric('steel_requests_total{status="499"}') == 1
+        assert server.ask("/predict", WHOLE).status == 200
         assert server.stop() == 0
 
 

@@ -128,6 +128,35 @@ def test_an_image_that_fails_fails_alone() -> None:
     queue.close()
 
 
+def test_an_image_that_nobody_waits_for_is_dropped_before_its_turn() -> None:
+    predictor = Recording()
+    predictor.may_go_on.clear()
+    queue, counts = started(predictor)
+    first = queue.put("1", image(1))
+    while not predictor.batches:
+        time.sleep(0.001)
+    left = [queue.put("2", image(2)) for _ in range(5)]
+    second = queue.put("3", image(3))
+    assert all(future.cancel() for future in left)
+    assert len(queue) == 1
+    assert not first.cancel(), "it is being predicted"
+    predictor.may_go_on.set()
+    assert [int(future.result(10).label_probs[0]) for future in (first, second)] == [1, 3]
+    queue.close()
+    assert counts == [1, 1]
+
+
+def test_a_queue_that_everybody_has_left_goes_on() -> None:
+    predictor = Recording()
+    queue, counts = started(predictor, wait_s=0.2)
+    assert queue.put("1", image(1)).cancel()
+    time.sleep(0.4)
+    assert queue.is_running
+    assert int(queue.put("2", image(2)).result(10).label_probs[0]) == 2
+    queue.close()
+    assert counts == [1]
+
+
 def test_what_nobody_waits_for_is_left_out_and_closing_predicts_the_rest() -> None:
     predictor = Recording()
     queue, counts = started(predictor, wait_s=60)
