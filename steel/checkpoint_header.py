@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +126,7 @@ def parse_header(path: str, head: bytes, rest: bytes, size: int) -> dict[str, An
     return {"version": version, **content, "tensors": shapes}
 
 
-def parse_metadata(path: str | os.PathLike[str], metadata: str) -> tuple[int, dict[str, Any]]:
+def parse_metadata(path: str, metadata: str) -> tuple[int, dict[str, Any]]:
     """The version and the content of what stands under our key in a file's metadata.
 
     Raises:

@@ -28,14 +28,15 @@ def told_url(text: str | os.PathLike[str]) -> str:
     return store + separator + re.split("[?#]", _LOGIN.sub(r"\1", place), maxsplit=1)[0]
 
 
-def without_logins(text: str) -> str:
-    """`text` with every URL in it as `told_url` tells one, but for what follows `?`: in a sentence nobody can say where
-    that ends."""
-    return _LOGINS.sub("", text)
+def without_secrets(text: str) -> str:
+    """`text` with every URL in it as `told_url` tells one, but that only those of HTTP end at `?` or `#`, as files of
+    other stores may be called so. In a sentence a URL goes on to the next blank, punctuation before that left out."""
+    return _QUERIES.sub(r"\1", _LOGINS.sub("", text))
 
 
 _LOGIN = re.compile("(^|//)[^/]*@")
 _LOGINS = re.compile(r"(?<=://)[^/\s]*@")
+_QUERIES = re.compile(r"""(https?://[^\s?#]*)[?#]\S*?(?=[:;,.)\]'"`]*(?:\s|$))""")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -48,10 +49,10 @@ def _escape(found: re.Match[str]) -> str:
 
 class InputError(ValueError):
     """A mistake in what the user gave: the message is one line that says what, where and what to do about it, without
-    the logins of URLs."""
+    the secrets of URLs."""
 
     def __str__(self) -> str:
-        return printable(without_logins(super().__str__()))
+        return printable(without_secrets(super().__str__()))
 
 
 class SharedError(InputError):
@@ -213,7 +214,7 @@ def report(error: BaseException) -> int | None:
     everybodys = isinstance(error, SharedError | KeyboardInterrupt)
     if not vars(error).get(_REPORTED) and (_is_first() or not everybodys):
         with suppress(OSError), _bars_away():  # OSError: nobody reads it any more
-            print(printable(without_logins(line)), file=sys.stderr, flush=True)  # noqa: T201
+            print(printable(without_secrets(line)), file=sys.stderr, flush=True)  # noqa: T201
     vars(error)[_REPORTED] = True
     return code
 

@@ -15,7 +15,7 @@ from steel.commands.predictions import (
     prediction_bars,
     report_predictions,
 )
-from steel.errors import InputError, counted
+from steel.errors import InputError, counted, told_url
 from steel.inference.int8_report import MAX_LOSS, NUM_IMAGES
 from steel.machine import keep_freed_memory
 from steel.option_values import fold_numbers, number, positive
@@ -146,7 +146,7 @@ def _run_export(arguments: argparse.Namespace) -> None:
     num_sizes = export_onnx(checkpoint, arguments.onnx, None if arguments.tta is None else parse_tta(arguments.tta))
     size = checkpoint.input_size
     resized = "" if size is None else f"; resize images to {size[0]}x{size[1]} first, as in training"
-    print(f"{arguments.onnx}: checked against the checkpoint at {num_sizes} sizes{resized}")  # noqa: T201
+    print(f"{told_url(arguments.onnx)}: checked against the checkpoint at {num_sizes} sizes{resized}")  # noqa: T201
 
 
 def _check_without_int8(arguments: argparse.Namespace) -> None:
@@ -178,7 +178,7 @@ def _export_int8(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> Non
             max_loss=None if arguments.force else arguments.int8_max_loss,
             on_image=on_image,
         )
-    print("\n".join([arguments.onnx, *describe_int8(to_dict(report))]))  # noqa: T201
+    print("\n".join([told_url(arguments.onnx), *describe_int8(to_dict(report))]))  # noqa: T201
 
 
 def add_ensemble(commands: argparse._SubParsersAction) -> None:
@@ -197,16 +197,16 @@ def _run_ensemble(arguments: argparse.Namespace) -> None:
     require_torch()
     from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
 
-    names = arguments.checkpoints
+    names = list(map(told_url, arguments.checkpoints))
     if len(names) < 2:
         raise InputError(f"{names[0]}: one file alone makes no ensemble; give two or more")
-    make_way(names, [arguments.out])
-    checkpoints = [load_checkpoint(name) for name in names]
+    make_way(arguments.checkpoints, [arguments.out])
+    checkpoints = [load_checkpoint(path) for path in arguments.checkpoints]
     ensemble = stack_members(checkpoints, names)
     _check_differ(checkpoints, names)
     save_checkpoint(arguments.out, ensemble)
     decision = "" if ensemble.decision else "; without a decision: find one with `train.evaluate --tune-thresholds`"
-    print(f"{arguments.out}: {counted(ensemble.members, 'member')}{decision}")  # noqa: T201
+    print(f"{told_url(arguments.out)}: {counted(ensemble.members, 'member')}{decision}")  # noqa: T201
 
 
 def _check_differ(checkpoints: Sequence["Checkpoint"], names: Sequence[str]) -> None:

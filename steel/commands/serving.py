@@ -5,7 +5,7 @@ import ipaddress
 import sys
 
 from steel.commands.common import add_inference, require_torch
-from steel.errors import InputError
+from steel.errors import InputError, told_url
 from steel.machine import keep_freed_memory
 from steel.option_values import milliseconds, positive, whole
 from steel.serving.limits import Limits
@@ -71,7 +71,7 @@ def _run_serve(arguments: argparse.Namespace) -> None:
                 f"warning: whoever reaches {arguments.host} can send images here; there are no passwords",
                 file=sys.stderr,
             )
-        line = f"{arguments.checkpoint}: served at {url_of(listener)}"
+        line = f"{told_url(arguments.checkpoint)}: served at {url_of(listener)}"
         serve(predictor, arguments.checkpoint, listener, limits, lambda: print(line, flush=True))  # noqa: T201
 
 

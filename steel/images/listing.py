@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from steel import storage
-from steel.errors import InputError, counted, list_some
+from steel.errors import InputError, counted, list_some, told_url
 from steel.images.decode import decode_image, is_tiff
 from steel.images.pixel_format import Depth
 from steel.images.tiff_pages import count_pages, page_of
@@ -90,7 +90,7 @@ def list_images(folder: str, *, tiff_pages: TiffPages = "refuse") -> tuple[Image
     if unread:
         logger.warning(
             "warning: %s: left out %s of image formats that are not read: %s; save them as PNG",
-            folder,
+            told_url(folder),
             counted(len(unread), "file"),
             list_some(unread),
         )

@@ -16,7 +16,7 @@ import numpy as np
 from steel import storage
 from steel.checkpoint import Checkpoint
 from steel.checkpoint_header import METADATA_KEY, make_metadata, parse_metadata
-from steel.errors import InputError
+from steel.errors import InputError, told_url
 from steel.images.geometry import restore_size
 from steel.inference.batching import prepare
 from steel.inference.int8_report import MAX_LOSS, NUM_IMAGES, GraphScore, Int8Report
@@ -95,7 +95,7 @@ def export_int8(
     report = Int8Report(calibration, len(rows), scored, len(scored_rows), session_threads(), *scores)
     if max_loss is not None and report.loss > max_loss:
         raise InputError(
-            f"{os.fspath(path)}: not written: {_say_loss(report)}: more than --int8-max-loss {max_loss:g} is lost; "
+            f"{told_url(path)}: not written: {_say_loss(report)}: more than --int8-max-loss {max_loss:g} is lost; "
             "--force writes it"
         )
     storage.write_bytes(path, _with_report(quantised, path, report))
@@ -253,7 +253,7 @@ def _with_report(data: bytes, path: str | os.PathLike[str], report: Int8Report) 
 
     model = onnx.load_model_from_string(data)
     (entry,) = [entry for entry in model.metadata_props if entry.key == METADATA_KEY]
-    _, content = parse_metadata(path, entry.value)
+    _, content = parse_metadata(told_url(path), entry.value)
     entry.value = make_metadata(content | {"int8": to_dict(report)})
     return model.SerializeToString()
 

@@ -206,7 +206,7 @@ def _header_of(session: Any, source: str | os.PathLike[str]) -> dict[str, Any]:
     metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if metadata is None:
         raise InputError(f"{told_url(source)}: an ONNX graph of another program; give one that `steel export` wrote")
-    version, content = parse_metadata(source, metadata)
+    version, content = parse_metadata(told_url(source), metadata)
     try:
         from_plain(tuple[str, ...], content.get("tta"), "tta")
         from_plain(int, content.get("stride"), "stride")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from steel import storage
-from steel.errors import InputError
+from steel.errors import InputError, told_url
 from steel.images.listing import list_images
 
 Location = str | os.PathLike[str]
@@ -59,4 +59,4 @@ def _at(url: str) -> Iterator[NamedImage]:
     if storage.is_folder(url):
         yield from (NamedImage(record.image_id, record.url) for record in list_images(url))
     else:
-        yield NamedImage(url, url)
+        yield NamedImage(told_url(url), url)

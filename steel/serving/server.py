@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 
 from steel import __version__
-from steel.errors import InputError
+from steel.errors import InputError, told_url
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.load import read_any_header
 from steel.plain import to_dict
@@ -96,7 +96,7 @@ def describe_service(predictor: BasePredictor, source: str, limits: Limits) -> d
     header = read_any_header(source)
     return {
         "version": __version__,
-        "file": PurePath(os.fspath(source)).name,
+        "file": PurePath(told_url(source)).name,
         "class_names": list(predictor.class_names),
         "decision": predictor.decision.to_dict(),
         "is_tuned": predictor.is_tuned,

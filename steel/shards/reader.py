@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from steel import storage
-from steel.errors import InputError, list_some, printable, without_logins
+from steel.errors import InputError, list_some, printable, without_secrets
 from steel.images.decode import decode_image
 from steel.images.geometry import resize_bitmask
 from steel.shards.cache import ShardCache
@@ -43,7 +43,7 @@ class BadSampleError(InputError):
         self.row = row
 
     def __str__(self) -> str:
-        return printable(without_logins(self.args[0]))
+        return printable(without_secrets(self.args[0]))
 
 
 class RawSample(NamedTuple):

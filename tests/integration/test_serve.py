@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import cv2
+import fsspec
 import numpy as np
 import pytest
 
@@ -199,6 +200,24 @@ def test_metrics_count_and_compare_with_validation(model: Path) -> None:
         info = server.ask("/info").json
         assert (info["file"], info["class_names"], info["validation"]) == ("model.onnx", list(CLASS_NAMES), EXPECTED)
         assert str(model.parent) not in json.dumps(info)
+
+
+def test_no_secret_of_the_models_url_is_told(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from steel.serving import server as module
+
+    def say(predictor, source, listener, limits, on_start) -> None:  # type: ignore[no-untyped-def]
+        on_start()
+        print(json.dumps(module.describe_service(predictor, source, limits)))
+
+    monkeypatch.setattr(module, "serve", say)
+    url = "memory://user:5ecret@host/model.onnx?token=5ecret"
+    fsspec.filesystem("memory").pipe(url, model.read_bytes())
+    assert main(["serve", url, "--port", "0", "--device", "cpu"]) == 0
+    line, info = capsys.readouterr().out.splitlines()
+    assert line.startswith("memory://host/model.onnx: served at http://127.0.0.1:")
+    assert json.loads(info)["file"] == "model.onnx" and "5ecret" not in info
 
 
 def test_concurrent_clients_get_their_own_predictions(server: Server, model: Path) -> None:

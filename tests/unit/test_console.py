@@ -14,7 +14,7 @@ import pytest
 
 from data_prep.__main__ import main as shard
 from steel.distributed.runtime import start
-from steel.errors import InputError, counted, printable, run_program, told_url, without_logins
+from steel.errors import InputError, counted, printable, run_program, told_url, without_secrets
 from steel.labels.submission import write_submission
 from tests.image_folder import arguments, write_images
 from tests.paths import ROOT
@@ -205,10 +205,19 @@ def test_a_url_is_told_without_its_secrets(text: str, told: str) -> None:
     [
         ("https://user:5ecret@host/a/s.tar: lost", "https://host/a/s.tar: lost"),
         ("s3://key:5ec@ret@bucket and `ftp://u:5ecret@h/x`", "s3://bucket and `ftp://h/x`"),
+        ("https://host/a.csv?sig=5ecret: no such file", "https://host/a.csv: no such file"),
+        (
+            "labels ('http://u:5ecret@h/a.csv?5ecret#5ecret'), https://h/b#5ecret",
+            "labels ('http://h/a.csv'), https://h/b",
+        ),
+        (
+            "http://host/a.csv: a what? of https://h, s3://b/coil#1?.jpg",
+            "http://host/a.csv: a what? of https://h, s3://b/coil#1?.jpg",
+        ),
         ("s3://bucket/model@v2 of me@home", "s3://bucket/model@v2 of me@home"),
         ("at https://host or me@home/x", "at https://host or me@home/x"),
         ("C:\\a@b, /data//me@home/x", "C:\\a@b, /data//me@home/x"),
     ],
 )
-def test_an_error_tells_no_logins(text: str, told: str) -> None:
-    assert without_logins(text) == str(InputError(text)) == told
+def test_an_error_tells_no_secrets(text: str, told: str) -> None:
+    assert without_secrets(text) == str(InputError(text)) == told

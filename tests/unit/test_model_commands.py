@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import cv2
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -334,6 +335,24 @@ def test_ensemble_packs_members_into_one_file(work, steel):
     assert code == 0
     assert steel("ensemble", "one.safetensors", "images/a.jpg", "--out", "worse.safetensors")[0] == 2
     assert not (work / "worse.safetensors").exists()
+
+
+def test_no_secret_of_a_url_is_printed_or_stored(work, steel):
+    store, names = fsspec.filesystem("memory"), []
+    for name in ("one", "two"):
+        names.append(f"memory://user:5ecret@host/{name}.safetensors?sig=5ecret")
+        store.pipe(names[-1], (work / f"{name}.safetensors").read_bytes())
+    code, out, _ = steel("ensemble", *names, "--out", "memory://user:5ecret@host/both.safetensors")
+    assert (code, out) == (0, "memory://host/both.safetensors: 2 members\n")
+    stored = store.cat_file("/user:5ecret@host/both.safetensors")
+    assert b"memory://host/one.safetensors" in stored and b"5ecret" not in stored
+    code, _, err = steel("ensemble", names[0], names[1], names[0], "--out", "more.safetensors")
+    assert code == 2 and "memory://host/one.safetensors: the weights of memory://host/one.safetensors" in err
+    assert "5ecret" not in err
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    code, out, _ = steel("export", names[0], "--onnx", "memory://user:5ecret@host/model.onnx")
+    assert code == 0 and out.startswith("memory://host/model.onnx: ") and "5ecret" not in out
 
 
 def test_export_says_what_it_wrote(work, steel):

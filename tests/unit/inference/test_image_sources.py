@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import cv2
+import fsspec
 import numpy as np
 import pytest
 
@@ -31,6 +32,12 @@ def test_images_can_be_given_by_path(predictor, tmp_path):
         predictor.predict([tmp_path / "absent.jpg"])
     with pytest.raises(InputError, match=r"text\.jpg: "):
         predictor.predict([tmp_path / "text.jpg"])
+
+
+def test_an_image_is_not_called_by_the_secrets_of_its_url(predictor):
+    url = "memory://user:5ecret@host/a.png?sig=5ecret"
+    fsspec.filesystem("memory").pipe(url, cv2.imencode(".png", images((32, 40))[0])[1].tobytes())
+    assert [prediction.image_id for prediction in predictor.predict(url)] == ["memory://host/a.png"]
 
 
 def test_sources_of_every_kind(predictor, tmp_path, monkeypatch):
