@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from steel.errors import is_out_of_memory
 from steel.images.jpeg import has_hole
 from steel.images.pillow_reader import read_by_pillow, size_by_pillow
 from steel.images.pixel_format import EIGHT_BITS, MAX_PIXELS, Depth, check_size, to_channels
@@ -52,6 +53,7 @@ def decode_image(data: bytes, channels: int, depth: Depth = EIGHT_BITS) -> np.nd
 
     Raises:
         ValueError: not a whole image, too large, or of a depth that is not wanted.
+        MemoryError: there is too little memory for it, which is no fault of the file.
     """
     is_gray_jpeg = channels == 1 and _kind(data) == "JPEG"
     return to_channels(depth.to_uint8(_decode_jpeg(data, "GRAY") if is_gray_jpeg else decode_pixels(data)), channels)
@@ -202,6 +204,7 @@ def _decode_jpeg(data: bytes, colours: Literal["GRAY", "RGB"]) -> np.ndarray:
     try:
         pixels = simplejpeg.decode_jpeg(data, colours)
     except ValueError as error:
+        _raise_out_of_memory(error, "JPEG")
         raise ValueError(f"damaged JPEG ({error})") from error
     return pixels[:, :, 0] if colours == "GRAY" else pixels
 
@@ -210,7 +213,14 @@ def _decode_by_opencv(data: bytes, kind: _Kind, how: int) -> np.ndarray:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error as error:
+        _raise_out_of_memory(error, kind)
         raise ValueError(f"more than {MAX_PIXELS:,} pixels, or a {kind} beyond OpenCV; cut it into tiles") from error
     if pixels is None:
         raise ValueError(f"damaged or unusual {kind}")
     return pixels
+
+
+def _raise_out_of_memory(error: Exception, kind: _Kind) -> None:
+    """Raises MemoryError where a library says that of a file which may be whole."""
+    if is_out_of_memory(error):
+        raise MemoryError(f"to decode a {kind}") from error

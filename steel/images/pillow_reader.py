@@ -29,6 +29,8 @@ def read_by_pillow(data: bytes, kind: Literal["PNG", "TIFF", "BMP"]) -> np.ndarr
         try:
             with reader(io.BytesIO(data)) as image:  # type: ignore[abstract]
                 return np.asarray(image)
+        except MemoryError:  # which is no fault of the file
+            raise
         except Exception as error:  # on damaged files Pillow raises whatever its parser stumbles over
             raise ValueError(f"damaged or unusual {kind} ({error})") from error
         finally:

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from steel.errors import OutOfMemoryError
+from steel.errors import OutOfMemoryError, out_of_memory_as
 from steel.images.decode import count_pixels, decode_image
 from steel.images.pixel_format import TooManyPixels
 from steel.inference.base_predictor import BasePredictor
@@ -93,6 +93,13 @@ class Service:
 
     async def _respond(self, request: Request) -> Response:
         form = choose_format(request.query_params.get("format"), request.headers.get("accept", ""))
+        try:
+            with out_of_memory_as("try again, or send a smaller image"):
+                return await self._answer(request, form)
+        except OutOfMemoryError as error:
+            raise Refusal(BUSY, str(error)) from error
+
+    async def _answer(self, request: Request, form: Format) -> Response:
         name = request.query_params.get("name") or str(next(self._numbers))
         with self._bytes.hold() as held_bytes, self._places.hold() as place, self._pixels.hold() as held_pixels:
             data = await read_body(request, self._limits, held_bytes)
@@ -123,8 +130,6 @@ class Service:
             if not future.done():
                 raise ClientDisconnect
             return future.result()
-        except OutOfMemoryError as error:
-            raise Refusal(BUSY, str(error)) from error
         finally:
             gone.cancel()
             job.cancel()

@@ -17,7 +17,7 @@ import pytest
 from steel import storage
 from steel.checkpoint import load_checkpoint, save_checkpoint
 from steel.decision import ClassDecision
-from steel.errors import InputError
+from steel.errors import InputError, OutOfMemoryError
 from steel.inference.folder_job import FolderJob, check_job
 from steel.inference.predict_folder import describe_predictor, predict_folder
 from steel.inference.predictor import Predictor
@@ -304,6 +304,25 @@ def test_unreadable_images_are_told_and_tried_again(folder: Path, predictor: Pre
     assert lines[0]["regions"] == lines[1]["regions"]
     coco = json.loads((tmp_path / "out/coco.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == ["cut.png", "fine.png", "z.png"]
+
+
+def test_too_little_memory_for_an_image_stops_the_job(
+    folder: Path, predictor: Predictor, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be left out of outputs that look whole."""
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"), ALL)
+    said = "OpenCV(4.10.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes in function 'x'"
+
+    def refuse(data: np.ndarray, how: int) -> np.ndarray:
+        raise cv2.error(said)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cv2, "imdecode", refuse)
+        with pytest.raises(OutOfMemoryError, match=r"^out of memory \(to decode a PNG\); fewer --threads need less$"):
+            predict_folder(predictor, job, {})
+    assert (tmp_path / "out/.unfinished").exists() and not (tmp_path / "out/submission.csv").exists()
+    predict_folder(predictor, job, {})
+    assert tree_digest(tmp_path / "out") == tree_digest(undisturbed)
 
 
 def test_into_a_store_and_gone_on_with_there(folder: Path, predictor: Predictor, undisturbed: Path) -> None:
