@@ -29,7 +29,7 @@ from steel import storage
 from steel.arrow_file import read_batch
 from steel.errors import InputError
 from steel.images.bitmask import bitmask_dtype, pack_masks
-from steel.images.listing import ImageRecord
+from steel.images.listing import ImageRecord, why_unreadable
 from steel.inference.ahead import Ahead
 from steel.shards.format import FoldLevels, Manifest, ShardInfo
 from steel.shards.reader import ShardReader
@@ -151,7 +151,7 @@ class FurtherFold:
             try:
                 return image_signature(gray_of(self.load(record).pixels))
             except (OSError, ValueError) as error:
-                return str(error)
+                return why_unreadable(record, error)
 
         return _each(look, records, threads, lambda n: on_image(n, len(records)))
 

@@ -15,7 +15,7 @@ from data_prep.pseudo_labels.known_groups import KnownGroups
 from steel.commands.common import image_bar
 from steel.errors import InputError, counted, out_of_memory_as
 from steel.images.decode import decode_image
-from steel.images.listing import ImageRecord
+from steel.images.listing import ImageRecord, why_unreadable
 from steel.inference.ahead import Ahead
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.prediction import Prediction
@@ -131,7 +131,7 @@ class Labelling:
         try:
             return decode_image(record.read(), self.predictor.in_channels, self.predictor.depth)
         except (OSError, ValueError) as error:
-            return str(error)
+            return why_unreadable(record, error)
 
     def _make(self, prediction: Prediction, record: ImageRecord) -> NewImage | str | None:
         """What goes into the shards, why the image could not be read again, or None where it is unsure."""
@@ -141,7 +141,7 @@ class Labelling:
         try:
             image = self.fold.load(record)
         except (OSError, ValueError) as error:
-            return str(error)
+            return why_unreadable(record, error)
         bitmask = self.fold.bitmask(label.masks, label.ignored)
         return NewImage(self.fold.image_id(record), image, bitmask, self._signatures[record.image_id])
 

@@ -1,6 +1,7 @@
 """The images of a folder."""
 
 import contextlib
+import errno
 import logging
 import os
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from steel import storage
-from steel.errors import InputError, counted, list_some, told_url
+from steel.errors import InputError, ResourceError, counted, is_out_of_memory, list_some, told_url
 from steel.images.decode import decode_image, is_tiff
 from steel.images.pixel_format import Depth
 from steel.images.tiff_pages import count_pages, page_of
@@ -136,6 +137,27 @@ def read_image(url: str | os.PathLike[str], channels: int, depth: Depth) -> np.n
         raise InputError(f"{os.fspath(url)}: no such file") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{os.fspath(url)}: {error}") from error
+
+
+def why_unreadable(record: ImageRecord, error: OSError | ValueError) -> str:
+    """What there is to say of an image that is left out because it could not be read or decoded.
+
+    Raises:
+        ResourceError: that is no fault of this image but of a disk, a store or the machine: others, which are whole,
+            would be left out with it. In a store that goes for rights, too, as they run out for all images at once.
+        OSError: `error` itself, where it says that memory has run out.
+    """
+    if not isinstance(error, OSError):
+        return str(error)
+    rights = () if storage.is_remote(record.url) else (PermissionError,)
+    if isinstance(error, (FileNotFoundError, IsADirectoryError, *rights)):
+        return error.strerror or os.strerror(errno.ENOENT)  # stores' libraries say the place alone
+    if is_out_of_memory(error):
+        raise error
+    raise ResourceError(
+        f"{told_url(record.url)}: cannot be read now ({error.strerror or error}); see to that, then give the same "
+        "command again"
+    ) from error
 
 
 def image_stem(image_id: str) -> str:

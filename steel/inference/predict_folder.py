@@ -15,7 +15,7 @@ import numpy as np
 from steel import storage
 from steel.errors import out_of_memory_as
 from steel.images.decode import decode_image
-from steel.images.listing import ImageRecord
+from steel.images.listing import ImageRecord, why_unreadable
 from steel.inference.ahead import Ahead
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.folder_job import FolderJob, Plan, plan_folder, versions_of
@@ -62,6 +62,7 @@ def predict_folder(
 
     Raises:
         InputError: no images, formats or places that cannot be, or unfinished predictions of another job.
+        ResourceError: the disk or store of the images fails; the same call goes on.
         OutOfMemoryError: says what needs less.
     """
     model = {} if "checkpoint" in depends_on else {"checkpoint": predictor.model_digest()}
@@ -108,6 +109,7 @@ def predict_images(
 
     Raises:
         InputError: the journal is gone, or another job's by now.
+        ResourceError: the disk or store of the images fails.
         OutOfMemoryError: says what needs less.
     """
     journal, unreadable, versions = Journal(job.out, mark), dict[str, str](), versions_of(records)
@@ -187,7 +189,7 @@ def _decode(record: ImageRecord, predictor: BasePredictor) -> np.ndarray | str:
     try:
         return decode_image(record.read(), predictor.in_channels, predictor.depth)
     except (OSError, ValueError) as error:
-        return str(error)
+        return why_unreadable(record, error)
 
 
 def _encode(prediction: Prediction, versions: Mapping[str, str], job: FolderJob, journal: Journal) -> bytes:

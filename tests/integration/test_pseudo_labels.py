@@ -15,6 +15,7 @@ from data_prep.verify import main as verify
 from steel.checkpoint import stack_members
 from steel.cli import main as steel
 from steel.errors import InputError
+from steel.images.listing import ImageRecord
 from steel.images.pixel_format import Depth
 from steel.inference.predictor import Predictor
 from steel.inference.pseudo_label import UnsureBand, pseudo_label
@@ -126,6 +127,18 @@ def test_the_manifest_says_where_the_labels_are_from(work: Path, more: Path) -> 
         "held_out": 0,
         "unreadable": 1,
     }
+
+
+def test_a_disk_that_fails_ends_it_and_leaves_nothing(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(record: ImageRecord) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", record.url)
+
+    monkeypatch.setattr(ImageRecord, "read", fail)
+    assert run(*line(work, tmp_path / "out")) == 1
+    assert re.fullmatch(r"error: .*: cannot be read now \(Input/output error\); .*\n", capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_done_is_told_and_a_second_run_does_nothing(

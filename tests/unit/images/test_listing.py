@@ -1,5 +1,6 @@
 """What stands in a folder besides images: links, pipes, names that are no text; and folders that cannot be made."""
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main as shard
-from steel.errors import InputError
+from steel.errors import InputError, ResourceError
 from steel.images.decode import decode_image
-from steel.images.listing import list_images
+from steel.images.listing import ImageRecord, list_images, why_unreadable
 from steel.labels.load import load_labels
 from steel.reports.explore import explore
 from steel.reports.explore_data import data_of_shards
@@ -254,3 +255,16 @@ def test_exploring_to_a_place_below_a_file_is_refused_before_any_image_is_read(
 def test_text_is_written_as_utf_8_whatever_it_holds(tmp_path: Path) -> None:
     write_text(tmp_path / "report.txt", "Riß in \udcff\n")
     assert (tmp_path / "report.txt").read_bytes() == "Riß in \\udcff\n".encode()
+
+
+def test_what_is_an_images_own_fault_is_told_from_what_is_its_disks() -> None:
+    here, there = ImageRecord("a.png", "/data/a.png"), ImageRecord("a.png", "s3://user:5ecret@bucket/a.png")
+    assert why_unreadable(here, ValueError("damaged PNG")) == "damaged PNG"
+    assert why_unreadable(there, FileNotFoundError(there.url)) == "No such file or directory"
+    refused = OSError(errno.EACCES, "Permission denied", here.url)
+    assert why_unreadable(here, refused) == "Permission denied"
+    with pytest.raises(ResourceError) as told:
+        why_unreadable(there, refused)
+    assert str(told.value).startswith("s3://bucket/a.png: cannot be read now (Permission denied); see to that")
+    with pytest.raises(OSError, match="Cannot allocate"):
+        why_unreadable(here, OSError(errno.ENOMEM, "Cannot allocate memory"))

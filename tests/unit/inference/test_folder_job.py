@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,8 @@ import pytest
 from steel import storage
 from steel.checkpoint import load_checkpoint, save_checkpoint
 from steel.decision import ClassDecision
-from steel.errors import InputError, OutOfMemoryError
+from steel.errors import InputError, OutOfMemoryError, ResourceError, exit_code
+from steel.images.listing import ImageRecord
 from steel.inference.folder_job import FolderJob, check_job
 from steel.inference.predict_folder import describe_predictor, predict_folder
 from steel.inference.predictor import Predictor
@@ -304,6 +306,44 @@ def test_unreadable_images_are_told_and_tried_again(folder: Path, predictor: Pre
     assert lines[0]["regions"] == lines[1]["regions"]
     coco = json.loads((tmp_path / "out/coco.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == ["cut.png", "fine.png", "z.png"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENETUNREACH])
+def test_a_disk_that_fails_stops_the_job_and_what_was_written_before_stays(
+    folder: Path, predictor: Predictor, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"), ALL)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/submission.csv").write_text("of before")
+    with monkeypatch.context() as patched:
+        break_reading(patched, OSError(number, os.strerror(number)))
+        with pytest.raises(ResourceError, match=r"/images/.*: cannot be read now \([A-Z][a-z/ ]+\); see to") as told:
+            predict_folder(predictor, job, {})
+    assert exit_code(told.value) == 1
+    assert (tmp_path / "out/submission.csv").read_text() == "of before"
+    assert predict_folder(predictor, job, {}).images == 5
+    assert tree_digest(tmp_path / "out") == tree_digest(undisturbed)
+
+
+def break_reading(patched: pytest.MonkeyPatch, error: OSError) -> None:
+    """From the second image on."""
+    read = ImageRecord.read
+
+    def fail(record: ImageRecord) -> bytes:
+        if record.image_id != "a.jpg":
+            raise error
+        return read(record)
+
+    patched.setattr(ImageRecord, "read", fail)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EISDIR])
+def test_a_file_that_is_refused_or_gone_is_left_out(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    break_reading(monkeypatch, OSError(number, os.strerror(number), "a place"))
+    found = predict_folder(predictor, FolderJob(str(folder / "images"), str(tmp_path / "out")), {})
+    assert found.images == 1 and set(found.unreadable.values()) == {os.strerror(number)}
 
 
 def test_too_little_memory_for_an_image_stops_the_job(
