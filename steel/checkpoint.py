@@ -114,11 +114,20 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         InputError: no such file, not a checkpoint, damaged, truncated, or of a newer version.
     """
-    return parse_checkpoint(_read(path), told_url(path))
+    return load_with_header(path)[0]
+
+
+def load_with_header(path: str | os.PathLike[str]) -> tuple[Checkpoint, dict[str, Any]]:
+    """As `load_checkpoint`, with what `read_header` gives of the same bytes."""
+    return _parse(_read(path), told_url(path))
 
 
 def parse_checkpoint(data: bytes, path: str) -> Checkpoint:
     """As `load_checkpoint`, of a file's bytes; `path` is for errors."""
+    return _parse(data, path)[0]
+
+
+def _parse(data: bytes, path: str) -> tuple[Checkpoint, dict[str, Any]]:
     import safetensors
     import safetensors.torch
 
@@ -146,7 +155,7 @@ def parse_checkpoint(data: bytes, path: str) -> Checkpoint:
     fault = _contradiction(checkpoint)
     if fault is not None:
         raise InputError(f"{path}: not a checkpoint that this program can use ({fault})")
-    return checkpoint
+    return checkpoint, header
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def _predict(arguments: argparse.Namespace, runtime: Runtime) -> int:
     )
 
     def plan() -> Plan:
-        return plan_folder(job, predictor.class_names, describe_predictor(predictor, arguments.checkpoint))
+        return plan_folder(job, predictor.class_names, describe_predictor(predictor))
 
     planned, begun = runtime.on_main(plan), time.perf_counter()
     total, before = len(planned.records), len(planned.records) - len(planned.missing)

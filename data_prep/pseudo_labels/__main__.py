@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         pixels_per_pass=arguments.pixels_per_pass,
         precision=arguments.precision,
     )
+    if predictor.file_digest != made_with["checkpoint_sha256"]:
+        raise InputError(f"--checkpoint {arguments.checkpoint}: has changed meanwhile; give the same command again")
     _check_task(arguments.checkpoint, predictor, fold.manifest)
     records = list_images(arguments.unlabelled, tiff_pages=arguments.tiff_pages)
     refuse_same_stems(records, sample_key)

@@ -61,7 +61,7 @@ def _run_predict(arguments: argparse.Namespace) -> int:
     )
     with prediction_bars(predictor) as on_image:
         begun = time.perf_counter()
-        summary = predict_folder(predictor, job, describe_predictor(predictor, arguments.checkpoint), on_image)
+        summary = predict_folder(predictor, job, describe_predictor(predictor), on_image)
         seconds = time.perf_counter() - begun
     return report_predictions(job, predictor, summary, seconds)
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -46,6 +46,11 @@ class BasePredictor(ABC):
     """What the network runs on; `str` names it."""
     precision: str
     """`no`, `bf16`, `fp16` or `int8`."""
+    header: Mapping[str, Any] | None = None
+    """What the file that it was loaded from says of itself, as `read_any_header` has it, by now maybe of another file;
+    None where it was not loaded from one."""
+    file_digest: str | None = None
+    """What tells that file from all others, as `digest_source` has it."""
 
     def __init__(self, pixels_per_pass: int | None, default: int) -> None:
         """Take so many pixels in a pass, `default` when None."""

@@ -4,6 +4,7 @@ Normalisation, padding, members, views and rounding are inside the graph (`steel
 grouping, the decision and all that is written are those of every predictor.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -49,7 +50,7 @@ class OnnxPredictor(BasePredictor):
         """
         super().__init__(pixels_per_pass, PIXELS_PER_PASS)
         self._session = session
-        self._header = header
+        self.header = header
         self.class_names = tuple(header["class_names"])
         self.is_tuned = header["decision"] is not None
         stored = header["decision"]
@@ -88,7 +89,8 @@ class OnnxPredictor(BasePredictor):
         Raises:
             InputError: not a usable graph, or one that is not as asked for.
         """
-        session, device = _open(source, device)
+        data = _read(source)
+        session, device = _open(data, source, device)
         header = _header_of(session, source)
         views = tuple(header["tta"])
         if tta is not None and tuple(tta) != views:
@@ -97,6 +99,7 @@ class OnnxPredictor(BasePredictor):
                 "export it again for others, or leave out --tta"
             )
         found = cls(session, header, device=device, pixels_per_pass=pixels_per_pass)
+        found.file_digest = hashlib.sha256(data).hexdigest()
         if precision not in ("auto", found.precision):
             made_in = "float32" if found.precision == "no" else found.precision
             raise InputError(f"{told_url(source)}: the graph computes in {made_in}; leave out --precision {precision}")
@@ -104,7 +107,7 @@ class OnnxPredictor(BasePredictor):
 
     def model_digest(self) -> str:
         """Over the header, which holds the checksum of the weights that the graph was made of."""
-        return digest_content(self._header)
+        return digest_content(self.header)
 
     def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
         for batch in batches:
@@ -144,22 +147,26 @@ def read_onnx_header(source: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: no such file, or not a graph of `steel export`.
     """
-    session, _ = _open(source, "cpu")
+    session, _ = _open(_read(source), source, "cpu")
     return _header_of(session, source)
 
 
-def _open(source: str | os.PathLike[str], device: str) -> tuple[Any, str]:
-    """A session of onnxruntime for the graph at a path or URL, and the device that it runs on."""
+def _read(source: str | os.PathLike[str]) -> bytes:
+    """The file at a path or URL."""
     try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(f"ONNX needs the package {error.name}: pip install 'steel-defects[onnx]'") from error
-    try:
-        data = storage.read_bytes(source)
+        return storage.read_bytes(source)
     except FileNotFoundError:
         raise InputError(f"{told_url(source)}: no such file") from None
     except IsADirectoryError:
         raise InputError(f"{told_url(source)}: a folder, not a file of `steel export`") from None
+
+
+def _open(data: bytes, source: str | os.PathLike[str], device: str) -> tuple[Any, str]:
+    """A session of onnxruntime for a graph, and the device that it runs on; `source` is for errors."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"ONNX needs the package {error.name}: pip install 'steel-defects[onnx]'") from error
     there = [name for name, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
     if device == "auto":
         device = there[-1]

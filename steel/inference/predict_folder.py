@@ -20,7 +20,6 @@ from steel.inference.ahead import Ahead
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.folder_job import FolderJob, Plan, plan_folder, versions_of
 from steel.inference.journal import Journal, Lines, line_of
-from steel.inference.load import digest_source
 from steel.inference.prediction import Prediction
 from steel.inference.sources import NamedImage
 from steel.inference.writers import WRITERS, FileWriter, Predicted
@@ -72,9 +71,9 @@ def predict_folder(
     return finish_folder(job, predictor.class_names, plan, unreadable)
 
 
-def describe_predictor(predictor: BasePredictor, checkpoint: str) -> dict[str, Any]:
-    """What predictions depend on, as plain JSON values."""
-    return {"checkpoint": digest_source(checkpoint), **_settings(predictor)}
+def describe_predictor(predictor: BasePredictor) -> dict[str, Any]:
+    """What predictions depend on, as plain JSON values: of the file as it was loaded, whatever is there by now."""
+    return {"checkpoint": predictor.file_digest or predictor.model_digest(), **_settings(predictor)}
 
 
 def _settings(predictor: BasePredictor) -> dict[str, Any]:

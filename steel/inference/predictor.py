@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steel.checkpoint import Checkpoint, digest_tensors, load_checkpoint
+from steel.checkpoint import Checkpoint, digest_tensors, load_with_header
 from steel.checkpoint_header import digest_content, network_to_dict
 from steel.config import TilingConfig
 from steel.decision import Decision, check_covers, default_decision
@@ -114,13 +114,13 @@ class Predictor(BasePredictor):
         Raises:
             InputError: not a usable checkpoint, or a device that is not there.
         """
-        checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
+        checkpoint, header = (source, None) if isinstance(source, Checkpoint) else load_with_header(source)
         try:
             models = build_models(checkpoint)
         except InputError as error:
             where = "checkpoint" if isinstance(source, Checkpoint) else told_url(source)
             raise InputError(f"{where}: {error}") from error
-        return cls(
+        found = cls(
             models,
             mean=checkpoint.mean,
             std=checkpoint.std,
@@ -134,6 +134,9 @@ class Predictor(BasePredictor):
             device=device,
             precision=precision,
         )
+        found.header = header
+        found.file_digest = None if header is None else digest_content(header)
+        return found
 
     def probabilities(self, images: Tensor) -> ImageProbs:
         """Probabilities of a batch (B, c, H, W) uint8, averaged over members and views and rounded once.

@@ -15,7 +15,6 @@ import uvicorn
 from steel import __version__
 from steel.errors import InputError, told_url
 from steel.inference.base_predictor import BasePredictor
-from steel.inference.load import read_any_header
 from steel.plain import to_dict
 from steel.serving.app import build_app
 from steel.serving.limits import Limits
@@ -29,7 +28,7 @@ def serve(
 
     Args:
         predictor: used by the service alone.
-        source: the file that it was made of.
+        source: the file that it was loaded from.
         listener: of `listen`; closed at the end.
         limits: what is taken on.
         on_start: called once images are predicted, and SIGTERM is heeded.
@@ -93,7 +92,8 @@ def url_of(listener: socket.socket) -> str:
 
 def describe_service(predictor: BasePredictor, source: str, limits: Limits) -> dict[str, Any]:
     """What `/info` says, as plain JSON values; of the file its name alone."""
-    header = read_any_header(source)
+    header = predictor.header
+    assert header is not None, "of a file"
     return {
         "version": __version__,
         "file": PurePath(told_url(source)).name,

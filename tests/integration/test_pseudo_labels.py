@@ -141,6 +141,16 @@ def test_a_disk_that_fails_ends_it_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_checkpoint_that_is_replaced_while_it_is_loaded_is_refused(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The labels would be recorded as those of the one before."""
+    monkeypatch.setattr("data_prep.pseudo_labels.__main__.digest_source", lambda checkpoint: "of another")
+    assert run(*line(work, tmp_path / "out")) == 2
+    assert capsys.readouterr().err.endswith("model.safetensors: has changed meanwhile; give the same command again\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_was_done_is_told_and_a_second_run_does_nothing(
     work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

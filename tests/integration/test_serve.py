@@ -17,6 +17,7 @@ import cv2
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 import steel
 from steel.cli import main
@@ -214,7 +215,12 @@ def test_no_secret_of_the_models_url_is_told(
     monkeypatch.setattr(module, "serve", say)
     url = "memory://user:5ecret@host/model.onnx?token=5ecret"
     fsspec.filesystem("memory").pipe(url, model.read_bytes())
+    reads, cat_file = [], MemoryFileSystem.cat_file
+    monkeypatch.setattr(
+        MemoryFileSystem, "cat_file", lambda self, path, *a, **k: reads.append(path) or cat_file(self, path, *a, **k)
+    )
     assert main(["serve", url, "--port", "0", "--device", "cpu"]) == 0
+    assert len(reads) == 1, "fetched once"
     line, info = capsys.readouterr().out.splitlines()
     assert line.startswith("memory://host/model.onnx: served at http://127.0.0.1:")
     assert json.loads(info)["file"] == "model.onnx" and "5ecret" not in info

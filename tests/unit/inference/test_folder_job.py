@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from steel import storage
-from steel.checkpoint import load_checkpoint, save_checkpoint
+from steel.checkpoint import load_checkpoint, read_header, save_checkpoint
 from steel.decision import ClassDecision
 from steel.errors import InputError, OutOfMemoryError, ResourceError, exit_code
 from steel.images.listing import ImageRecord
 from steel.inference.folder_job import FolderJob, check_job
+from steel.inference.load import digest_source
 from steel.inference.predict_folder import describe_predictor, predict_folder
 from steel.inference.predictor import Predictor
 from steel.labels.submission import read_submission
@@ -53,7 +54,7 @@ def interrupt(now: bool) -> None:
 KILLED = """
 import os, signal, sys
 import steel.inference.journal as journal
-from steel.inference.folder_job import FolderJob, check_job
+from steel.inference.folder_job import FolderJob
 from steel.inference.predict_folder import predict_folder
 from steel.inference.predictor import Predictor
 from steel.inference.writers import WRITERS
@@ -164,11 +165,11 @@ def test_pictures_of_images_that_are_gone_or_unreadable_meanwhile_do_not_stay(
 
 def test_the_unfinished_job_of_another_command_is_refused(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
     job = FolderJob(str(folder / "images"), str(tmp_path / "out"))
-    how = describe_predictor(predictor, str(folder / "model.safetensors"))
+    how = describe_predictor(predictor)
     with pytest.raises(KeyboardInterrupt):
         predict_folder(predictor, job, how, lambda done, total: interrupt(done == 1))
     other = Predictor.from_checkpoint(folder / "model.safetensors", device="cpu", tta=())
-    other_how = describe_predictor(other, str(folder / "model.safetensors"))
+    other_how = describe_predictor(other)
     for other_job, said in ((job, r"pixels-per-pass, tta"), (dataclasses.replace(job, formats=("coco",)), "format, ")):
         with pytest.raises(InputError, match=rf"differs in {said}.*remove .*/\.unfinished"):
             predict_folder(other, other_job, other_how)
@@ -203,28 +204,28 @@ def test_from_python_another_model_or_decision_does_not_go_on_with_what_was_stop
     assert tree_digest(tmp_path / "out") == tree_digest(undisturbed)
 
 
-def test_a_job_knows_its_checkpoint_by_the_header_alone(
-    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_job_knows_its_checkpoint_by_the_file_that_was_loaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever differs: weights, or the decision."""
+    """Whatever differs: weights, or the decision. By its header, and however often the file is replaced meanwhile."""
     plain = load_checkpoint(folder / "model.safetensors")
-    first = next(iter(plain.tensors))
-    others = [
+    first, live = next(iter(plain.tensors)), tmp_path / "live.safetensors"
+    predictors, said = [], []
+    for checkpoint in (
+        plain,
         dataclasses.replace(plain, tensors=plain.tensors | {first: plain.tensors[first] + 1}),
         dataclasses.replace(plain, decision=None),
         plain,
-    ]
-    for number, checkpoint in enumerate(others):
-        save_checkpoint(tmp_path / f"{number}.safetensors", checkpoint)
-
-    def refuse(*_: object) -> bytes:
-        raise AssertionError("the whole file was read")
-
-    monkeypatch.setattr(storage, "read_bytes", refuse)
-    paths = [folder / "model.safetensors", *(tmp_path / f"{number}.safetensors" for number in range(3))]
-    own, weights, decision, same = (describe_predictor(predictor, str(path))["checkpoint"] for path in paths)
+    ):
+        save_checkpoint(live, checkpoint)
+        predictors.append(Predictor.from_checkpoint(live, device="cpu"))
+        said.append(digest_source(live))
+    monkeypatch.setattr(Predictor, "model_digest", None)  # of all weights, which loading has read already
+    own, weights, decision, same = (describe_predictor(predictor)["checkpoint"] for predictor in predictors)
     assert own == same
     assert len({own, weights, decision}) == 3
+    assert [own, weights, decision, same] == said
+    assert predictors[0].header == read_header(live)
 
 
 def test_a_journal_that_goes_meanwhile_is_told(

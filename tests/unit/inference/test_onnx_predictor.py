@@ -19,7 +19,8 @@ from steel.config import NetworkConfig, TilingConfig
 from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
 from steel.images.geometry import resize_image
-from steel.inference.onnx_predictor import OnnxPredictor, session_threads
+from steel.inference.load import digest_source
+from steel.inference.onnx_predictor import OnnxPredictor, read_onnx_header, session_threads
 from steel.inference.predictor import Predictor
 from steel.inference.tiles import make_tiles
 from steel.labels.rle import decode_rle
@@ -103,6 +104,11 @@ def test_a_graph_that_was_loaded_again_is_the_same_model_and_one_of_other_weight
     save_checkpoint(tmp_path / "other.safetensors", other)
     assert main(["export", str(tmp_path / "other.safetensors"), "--onnx", str(tmp_path / "other.onnx")]) == 0
     assert OnnxPredictor.from_file(tmp_path / "other.onnx").model_digest() != graph.model_digest()
+
+
+def test_a_graph_keeps_what_its_file_was_when_it_was_loaded(folder: Path, graph: OnnxPredictor) -> None:
+    assert graph.header == read_onnx_header(folder / "model.onnx")
+    assert graph.file_digest == digest_source(folder / "model.onnx")
 
 
 def test_the_first_number_of_omp_num_threads_counts_and_what_is_none_is_not_blamed_on_the_file(
