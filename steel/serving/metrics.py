@@ -8,12 +8,12 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from steel.inference.prediction import Prediction
+from steel.labels.classes import ANY
 
 RECENT = 1000
 """Images behind the gauges of drift."""
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64)
-_ANY = "any defect"
 
 
 class Metrics:
@@ -36,7 +36,7 @@ class Metrics:
             under_way: how many requests have a place.
         """
         self._registry = CollectorRegistry()
-        self._targets = (_ANY, *class_names)
+        self._targets = (ANY, *class_names)
         self._recent: deque[tuple[bool, np.ndarray]] = deque(maxlen=RECENT)
         make: dict[str, Any] = {"registry": self._registry}
         self._requests = Counter("steel_requests", "Requests to /predict by HTTP status", ["status"], **make)

@@ -104,7 +104,7 @@ def test_from_an_interrupted_training_to_metrics(
     with serving(graph) as server:
         assert server.ask("/info").json["validation"] == validation
         assert server.metric("steel_validation_defective_share") == validation["defective_share"]
-        names = ("any defect", "class 1", "class 2", "class 3", "class 4")
+        names = ("any", "class 1", "class 2", "class 3", "class 4")
         for target, value in zip(names, validation["mean_probabilities"], strict=True):
             assert server.metric(f'steel_validation_mean_probability{{target="{target}"}}') == value
         assert server.stop() == 0
