@@ -187,7 +187,8 @@ def _run(main: Callable[[], int | None]) -> int:
         try:
             return main() or 0
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as with `>&-`, where printing is in vain and no error
+                sys.stdout.flush()
     except BrokenPipeError:
         # What Python would flush at its end has no reader either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
@@ -136,16 +136,13 @@ class Service:
             await asyncio.gather(future, return_exceptions=True)
 
 
-def build_app(
-    predictor: BasePredictor, info: Mapping[str, Any], limits: Limits, on_start: Callable[[], None]
-) -> Starlette:
-    """The application; `on_start` is called once it predicts, the other arguments are those of `Service`."""
+def build_app(predictor: BasePredictor, info: Mapping[str, Any], limits: Limits) -> Starlette:
+    """The application; the arguments are those of `Service`."""
     service = Service(predictor, info, limits)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         service.queue.start()
-        on_start()
         yield
         await asyncio.to_thread(service.queue.close)
 

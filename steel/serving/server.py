@@ -31,9 +31,9 @@ def serve(
         source: the file that it was loaded from.
         listener: of `listen`; closed at the end.
         limits: what is taken on.
-        on_start: called once images are predicted, and SIGTERM is heeded.
+        on_start: called once images are predicted, and SIGTERM is heeded; what it raises ends the service.
     """
-    app = build_app(predictor, describe_service(predictor, source, limits), limits, on_start)
+    app = build_app(predictor, describe_service(predictor, source, limits), limits)
     config = uvicorn.Config(
         app,
         http=impatient_protocol(limits.head_s, limits.unread_s),
@@ -48,14 +48,31 @@ def serve(
     )
     # uvicorn finishes what is under way and then raises the signal again for whoever handled it before.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
+    server = _Server(config, on_start)
     try:
-        _Server(config).run([listener])
+        server.run([listener])
     finally:
         signal.signal(signal.SIGTERM, before)
+    if server.failure is not None:
+        raise server.failure
 
 
 class _Server(uvicorn.Server):
-    """Leaves by force when what is under way does not end: a thread that computes cannot be told to stop."""
+    """Says when it has started, and leaves by force when what is under way does not end: a thread that computes cannot
+    be told to stop."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+        self.failure: OSError | None = None
+        """Why nobody could be told of the start."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        try:
+            self._on_start()
+        except OSError as error:  # raised from here, uvicorn would print it with its traceback
+            self.failure, self.should_exit = error, True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)

@@ -1,6 +1,7 @@
 """`steel serve` over real sockets, in a process of its own, with a tiny model."""
 
 import json
+import os
 import re
 import socket
 import struct
@@ -307,6 +308,19 @@ def test_the_page_of_the_docs_is_true(
     documented = {"steel_" + name for row in rows for name in re.findall(r"`(\w+)(?:\{\w+\})?`", row)}
     families = re.findall(r"^# TYPE (\S+) (\S+)$", server.ask("/metrics").body.decode(), re.MULTILINE)
     assert documented == {name for name, _ in families if not name.endswith("_created")}
+
+
+def test_a_start_that_nobody_can_be_told_of_is_one_line(model: Path) -> None:
+    line = [sys.executable, "-m", "steel", "serve", str(model), "--port", "0", "--device", "cpu"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(line, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "error: No space left on device: while writing; make room there or choose another place\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as unread:
+        done = subprocess.run(line, cwd=ROOT, stdout=unread, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 WATCHED = """

@@ -162,6 +162,14 @@ def test_output_that_nobody_reads_ends_a_program_quietly() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_a_program_may_begin_without_a_place_to_print_to() -> None:
+    """As with `>&-`."""
+    program = "from steel.errors import run_program; raise SystemExit(run_program(lambda: print('x')))"
+    line = ["bash", "-c", 'exec "$0" -c "$1" >&-', sys.executable, program]
+    done = subprocess.run(line, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_names_that_the_locale_cannot_read_are_not_called_broken(tmp_path: Path) -> None:
     """In a Python that takes names for ASCII; the names themselves are UTF-8."""
     (tmp_path / "прокат.jpg").write_bytes(b"")
