@@ -49,7 +49,8 @@ def add_split_arguments(group: argparse._ActionsContainer) -> None:
         "--group-duplicates",
         action=argparse.BooleanOptionalAction,
         default=SplitOptions.group_duplicates,
-        help="find images that are equal or nearly so, also flipped or turned, and keep them in one fold",
+        help="find images that are equal or nearly so, also flipped or turned, and keep them in one fold; of images "
+        "with hardly any texture only exact copies are found, and of one gray level none",
     )
 
 

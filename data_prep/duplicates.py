@@ -2,7 +2,7 @@
 
 Each image gives a small signature once: a perceptual hash and a thumbnail of its texture. Pairs that may be duplicates
 are neighbours when the hashes are sorted in several ways, so their number grows with the number of images, not with its
-square; the correlation of the thumbnails decides.
+square; the correlation of the thumbnails decides. Equal pixels are equal however little there is to be seen in them.
 
 What the thumbnail shows is the texture alone. Strips look alike in their brightness, their black edges and the stripes
 along the line: raw thumbnails of different images correlate up to 0.97. So what varies slowly is taken away, the rest
@@ -10,6 +10,7 @@ is scaled to even contrast, and row and column means are removed. Different imag
 that was saved again as a JPEG stays above 0.95.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from steel.errors import list_some
+from steel.errors import counted, list_some
 
 _HASH_SIDE = 16
 _FINE_SIDE, _SIDE = 64, 32
@@ -27,9 +28,10 @@ SIGNATURE_DTYPE = np.dtype(
         ("width", "<u4"),
         ("hash", "u1", (_HASH_SIDE * _HASH_SIDE // 8,)),
         ("thumbnail", "i1", (_SIDE, _SIDE)),
+        ("digest", "<u8"),
     ]
 )
-"""Layout of a signature: 1,064 bytes."""
+"""Layout of a signature: 1,072 bytes. The digest is of all pixels; 0 where they are of one gray level."""
 
 _SMOOTH_SIGMA = 3.0
 """Pixels of the fine thumbnail: what varies more slowly is light, not texture."""
@@ -38,7 +40,7 @@ _NOISE_LEVEL = 1.0
 _LEVELS = 32.0
 """Thumbnail steps per unit of evened contrast."""
 _FLATNESS = 0.1
-"""An image whose texture is below this, in units of evened contrast, says too little to be compared."""
+"""An image whose texture is below this, in units of evened contrast, says too little to be compared by it."""
 _WINDOW = 2
 """Neighbours looked at on either side in each sorting."""
 _MAX_BITS_APART = 96
@@ -59,7 +61,7 @@ class DuplicateReport:
     groups: tuple[tuple[int, ...], ...]
     """Rows of each group of two or more images, the largest first."""
     num_flat: int
-    """Images with too little texture to be compared; each is a group of its own."""
+    """Images with too little texture to be compared: only others of the same pixels share their group."""
 
     def to_dict(self, image_ids: Sequence[str]) -> dict[str, object]:
         """As plain JSON values, with names instead of rows."""
@@ -77,6 +79,16 @@ class DuplicateReport:
             f"{len(group)} of {self.num_images} images are one group of duplicates "
             f"and will lie in one fold: {list_some([image_ids[row] for row in group], 3)}"
             for group in large
+        ]
+
+    def told(self) -> list[str]:
+        """What was found, and of how many images only exact copies could be."""
+        held = sum(map(len, self.groups))
+        found = f"{held} images lie in {counted(len(self.groups), 'group')} of duplicates" if held else "no duplicates"
+        flat = counted(self.num_flat, "image")
+        return [
+            found,
+            *([f"too little texture to look for more than exact copies: {flat}"] if self.num_flat else []),
         ]
 
 
@@ -100,6 +112,7 @@ def image_signature(gray: npt.NDArray[np.uint8]) -> bytes:
     signature["height"], signature["width"] = gray.shape
     signature["hash"] = np.packbits(imagehash.phash(Image.fromarray(shades), _HASH_SIDE).hash)
     signature["thumbnail"] = np.clip(np.rint(coarse * _LEVELS), -127, 127)
+    signature["digest"] = _digest(gray)
     return signature.tobytes()
 
 
@@ -107,6 +120,9 @@ def group_duplicates(
     signatures: Sequence[bytes], *, min_correlation: float = 0.75
 ) -> tuple[npt.NDArray[np.int32], DuplicateReport]:
     """Put images that are equal up to flips and quarter turns, or nearly, into one group.
+
+    Of images with too little texture only those with the same pixels are, and of images of one gray level none: frames
+    without steel, which tell nothing, would link all the coils that have some.
 
     Args:
         signatures: (N,) of `image_signature`.
@@ -121,7 +137,7 @@ def group_duplicates(
     texture = np.sqrt(np.square(records["thumbnail"], dtype=np.float32).mean(axis=(1, 2))) / _LEVELS
     rows = np.flatnonzero(texture > _FLATNESS)
     pairs = _confirm(records[rows], _candidates(records[rows]), min_correlation)
-    groups = connect(len(records), rows[pairs])
+    groups = connect(len(records), np.concatenate([rows[pairs], _copies(records["digest"])]))
     members = np.argsort(groups, kind="stable")
     found = [g for g in np.split(members, np.cumsum(np.bincount(groups))[:-1]) if len(g) > 1] if len(groups) else []
     report = DuplicateReport(
@@ -131,6 +147,22 @@ def group_duplicates(
         num_flat=len(records) - len(rows),
     )
     return groups, report
+
+
+def _digest(gray: npt.NDArray[np.uint8]) -> int:
+    """Of shape and pixels (H, W); 0 where all are of one gray level."""
+    if gray.min() == gray.max():
+        return 0
+    pixels = hashlib.blake2b(repr(gray.shape).encode(), digest_size=8)
+    pixels.update(np.ascontiguousarray(gray).data)
+    return int.from_bytes(pixels.digest(), "little")
+
+
+def _copies(digests: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Pairs (M, 2) of the first image with some digest and each that has the same; the first with itself, too."""
+    rows = np.flatnonzero(digests)
+    _, first, number = np.unique(digests[rows], return_index=True, return_inverse=True)
+    return np.stack([rows[first[number]], rows], axis=1)
 
 
 def _texture(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -265,7 +265,7 @@ class _Written:
 def like_none(new: Sequence[bytes], known: Sequence[bytes]) -> np.ndarray:
     """Which images are no duplicates of any that is known, nor of one that is: (n,) bool.
 
-    Images of too little texture to be compared are duplicates where their signatures are equal.
+    Images of one gray level, too, are duplicates where their signatures are equal.
 
     Args:
         new: (n,) signatures.

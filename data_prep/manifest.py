@@ -196,9 +196,7 @@ def group_images(
     groups, report = group_duplicates(signatures)
     text = json.dumps(report.to_dict(image_ids), indent=1) + "\n"
     storage.write_bytes(storage.join(out, DUPLICATES_NAME), text.encode(), staging=staging)
-    held = sum(map(len, report.groups))
-    said = f"{held} images lie in {counted(len(report.groups), 'group')} of duplicates" if held else "no duplicates"
-    return groups, [said, *(f"warning: {warning}" for warning in report.warnings(image_ids))]
+    return groups, [*report.told(), *(f"warning: {warning}" for warning in report.warnings(image_ids))]
 
 
 def _told_groups(groups: np.ndarray, url: str) -> str:

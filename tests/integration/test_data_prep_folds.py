@@ -15,7 +15,7 @@ from steel.errors import InputError
 from steel.reports.explore_data import data_of_shards
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
-from tests.image_folder import HEIGHT, NUM_IMAGES, WIDTH, arguments, image_name, last_line, texture
+from tests.image_folder import HEIGHT, NUM_IMAGES, WIDTH, arguments, image_name, last_line, texture, tree_digest
 
 
 def test_duplicates_share_a_group_and_a_fold(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,6 +31,35 @@ def test_duplicates_share_a_group_and_a_fold(own_folder: Path, capsys: pytest.Ca
     place = {index.image_id(row): (index.group[row], index.fold[row]) for row in range(len(index))}
     assert all(place[f"twin{n}a.png"] == place[f"twin{n}b.png"] for n in range(4))
     assert Manifest.load(str(own_folder / "out")).num_groups == NUM_IMAGES + 4
+
+
+@pytest.mark.parametrize("more", [[], ["--tile", "64x200"]])
+def test_exact_copies_of_smooth_steel_share_a_fold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    """Tiled and whole, by parts too; apart where duplicates are not looked for."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n0_a.png,1,1 3\n")
+    for number in range(8):
+        noise = np.random.default_rng(number).normal(100 + number, 0.7, (128, 800))
+        for copy in "ab":
+            cv2.imwrite(str(tmp_path / "images" / f"{number}_{copy}.png"), np.clip(noise, 0, 255).astype(np.uint8))
+    line = [*arguments(tmp_path, tmp_path / "out"), *more]
+    assert main(line) == 0
+    said = capsys.readouterr().out
+    assert "16 images lie in 8 groups of duplicates" in said
+    assert "too little texture to look for more than exact copies: 16 images" in said
+    report = json.loads((tmp_path / "out" / "duplicates.json").read_text())
+    assert sorted(map(sorted, report["groups"])) == [[f"{n}_a.png", f"{n}_b.png"] for n in range(8)]
+    index = ShardReader(tmp_path / "out").index
+    places = {index.image_id(row): (index.group[row], index.fold[row]) for row in range(len(index))}
+    assert all(places[f"{n}_a.png"] == places[f"{n}_b.png"] for n in range(8))
+    parts = [*arguments(tmp_path, tmp_path / "parts"), *more]
+    for part in (["--part", "2/2"], ["--part", "1/2"], ["--join", "2"]):
+        assert main([*parts, *part]) == 0
+    assert tree_digest(tmp_path / "parts") == tree_digest(tmp_path / "out")
+    assert main([*arguments(tmp_path, tmp_path / "apart"), *more, "--no-group-duplicates"]) == 0
+    assert Manifest.load(str(tmp_path / "apart")).num_groups == 16
 
 
 def test_duplicates_are_not_looked_for_when_not_asked(own_folder: Path) -> None:
