@@ -114,7 +114,7 @@ def _tell(arguments: argparse.Namespace, result: Result) -> None:
         lines = [*result.summary.lines(), f"wrote {out}"]
     lines += result.left_out
     if result.restarted:
-        lines.append("the input had changed since an earlier, unfinished run: started over")
+        lines.append(f"{result.restarted}: started over")
     print("\n".join(lines))  # noqa: T201
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.options import Options
-from data_prep.plan import Plan, ShardPlan
+from data_prep.plan import Plan, ShardPlan, are_comparable
 from data_prep.rows import ShardRows, are_sound, read_rows
 from steel import storage
 from steel.errors import InputError, ResourceError, list_some, told_bytes
@@ -66,7 +66,7 @@ def refuse_foreign(options: Options) -> None:
         raise InputError(f"{options.out}: is not empty ({list_some(others, 3)}); choose another --out")
 
 
-def claim(options: Options, plan: Plan, *, may_restart: bool) -> bool:
+def claim(options: Options, plan: Plan, *, may_restart: bool) -> str:
     """Mark the output folder as this plan's, so that a later run goes on with it.
 
     Args:
@@ -77,31 +77,40 @@ def claim(options: Options, plan: Plan, *, may_restart: bool) -> bool:
             refused for want of an option, is nothing to keep either.
 
     Returns:
-        Whether something was discarded.
+        Why something was discarded; empty when nothing was.
 
     Raises:
-        InputError: an unfinished job of other options is there; or of other input, and it may not be discarded.
+        InputError: an unfinished job of other options is there; or of other input, or of another version of this
+            program, and it may not be discarded.
     """
     plan_url = storage.join(options.out, UNFINISHED, _PLAN)
     wanted = options.recorded()
-    restarts = False
+    reason = ""
     if storage.exists(plan_url):
         theirs = _read_claim(plan_url)
         if theirs.fingerprint == plan.fingerprint:
-            return False
+            return ""
         differing = [name for name in wanted if theirs.options.get(name) != wanted[name]]
         written = _written(options.out)
+        is_of_now = are_comparable(theirs.fingerprint, plan.fingerprint)
         if not may_restart or (differing and written):
-            what = f"another {list_some(differing)}" if differing else "other images, labels, groups or split"
+            if differing:
+                what = f"with another {list_some(differing)}"
+            elif is_of_now:
+                what = "with other images, labels, --labels-format, groups or split"
+            else:
+                what = "of another version of this program"
             raise InputError(
-                f"{options.out}: holds an unfinished job with {what}; remove the folder or choose another --out"
+                f"{options.out}: holds an unfinished job {what}; remove the folder or choose another --out"
             )
-        restarts = bool(written)
+        if written:
+            changed = "the input had changed since an earlier, unfinished run"
+            reason = changed if is_of_now else "an earlier, unfinished run was of another version of this program"
         for url in written:
             storage.remove(url)
     mine = json.dumps(to_dict(_Claim(plan.fingerprint, wanted)), indent=1, sort_keys=True)
     storage.write_bytes(plan_url, mine.encode(), staging=staging_folder(options.out))
-    return restarts
+    return reason
 
 
 def _written(out: str) -> list[str]:

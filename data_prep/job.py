@@ -47,8 +47,8 @@ class Result:
     already_finished: bool = False
     not_compared: str = ""
     """Why nothing tells whether the input of a finished job has changed."""
-    restarted: bool = False
-    """An earlier, unfinished run had other images or labels; what it had written was discarded."""
+    restarted: str = ""
+    """Why what an earlier, unfinished run had written was discarded, as where it had other images or labels."""
     left_out: tuple[str, ...] = ()
     """Labels that were left out at the user's word, a line a kind."""
 
@@ -106,8 +106,8 @@ def _leave_finished(options: Options) -> Result:
     """A finished folder stays as it is.
 
     Raises:
-        InputError: names or sizes of images, or labels or tables, have changed since; in a script, corrected labels
-            would else be lost. Or they cannot be read now.
+        InputError: names or sizes of images, labels or the format that they are read as, or tables have changed since;
+            in a script, corrected labels would else be lost. Or they cannot be read now.
     """
     clear_unfinished(options.out)  # what a run left that was killed after its last step
     gone = list(dict.fromkeys(told_url(url) for url in options.inputs() if not storage.exists(url)))
@@ -124,8 +124,8 @@ def _leave_finished(options: Options) -> Result:
         return Result(0, already_finished=True, not_compared="another version of this program made it")
     if made_of != fingerprint:
         raise InputError(
-            f"{options.out}: already holds shards of other images, labels, groups or split: they have changed since; "
-            "choose another --out"
+            f"{options.out}: already holds shards of other images, labels, --labels-format, groups or split: they "
+            "have changed since; choose another --out"
         )
     return Result(0, already_finished=True)
 

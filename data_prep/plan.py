@@ -23,7 +23,7 @@ _SAMPLE_OVERHEAD = 8192
 """Bytes that a sample takes beside its image: mask, description, tar headers and padding, generously."""
 _LOSSLESS = 2
 """How many times as large as a JPEG a PNG of the same pixels is, at least."""
-_FINGERPRINT_VERSION = 2
+_FINGERPRINT_VERSION = 3
 """Another number where other things make a fingerprint."""
 _READS = 16
 """Label files that are read at once: on a disk of the network each waits."""
@@ -138,6 +138,7 @@ def _fingerprint(options: Options, labels: Labels, sizes: dict[str, int]) -> str
         "options": options.recorded(),
         "class_names": labels.class_names,
         "images": [(record.image_id, sizes[record.image_id]) for record in labels.images],
+        "format": labels.format,
         "labels": _digest_labels(options, labels),
         "classes": [None if ids is None else sorted(ids) for ids in class_ids],
         "split_file": None if split_file is None else storage.digest_file(split_file),

@@ -20,6 +20,8 @@ class Labels:
     class_names: tuple[str, ...]
     images: tuple[ImageRecord, ...]
     """Sorted by image id; every image of the folder, clean ones too."""
+    format: str
+    """What they were read as: one of `steel.labels.formats.FORMATS`, found or asked for."""
     source: MaskSource
     left_out: tuple[str, ...] = ()
     """What was left out at the user's word, a line a kind."""
@@ -70,7 +72,7 @@ class Labels:
         """The same for some of the images: what a worker needs for its share."""
         wanted = set(image_ids)
         images = tuple(record for record in self.images if record.image_id in wanted)
-        return Labels(self.class_names, images, self.source.subset(wanted))
+        return Labels(self.class_names, images, self.format, self.source.subset(wanted))
 
 
 class LabelledImage(NamedTuple):

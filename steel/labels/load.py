@@ -51,7 +51,7 @@ def load_labels(
         limit = f"at most {MAX_CLASSES - 1} classes are possible then"
         raise InputError(f"{len(found.classes)} classes and ignored pixels: {limit}")
     suffixes = IMAGE_SUFFIXES if FORMATS[name].is_pixels else FORMATS[name].suffixes or None
-    return Labels(found.classes.names, records, found.source, found.left_out, suffixes)
+    return Labels(found.classes.names, records, name, found.source, found.left_out, suffixes)
 
 
 def _outside_of(url: str, images: str, records: tuple[ImageRecord, ...]) -> tuple[ImageRecord, ...]:

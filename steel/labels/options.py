@@ -56,7 +56,8 @@ class LabelOptions:
         return None if self.class_names is None else parse_class_names(self.class_names)
 
     def recorded(self) -> dict[str, Any]:
-        """What changes the masks that are read from the same files, as plain JSON values."""
+        """What changes the masks that are read from the same files, as plain JSON values; the format as it was found,
+        `Labels.format`, comes to it."""
         values = to_dict(self)
         del values["format"]
         return values

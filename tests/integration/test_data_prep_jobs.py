@@ -12,7 +12,17 @@ import pytest
 
 from data_prep.__main__ import main
 from steel.shards.reader import ShardReader
-from tests.image_folder import HEIGHT, NUM_IMAGES, WIDTH, arguments, image_name, last_line, tree_digest, write_images
+from tests.image_folder import (
+    HEIGHT,
+    NUM_IMAGES,
+    WIDTH,
+    arguments,
+    image_name,
+    last_line,
+    texture,
+    tree_digest,
+    write_images,
+)
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
@@ -40,7 +50,7 @@ def test_mended_input_starts_over(
     out = tmp_path / "out"
     assert main(arguments(tmp_path / "more", out, part="1/2")) == 0
     assert main(arguments(own_folder, out, part="1/2")) == 2
-    assert "unfinished job with other images, labels, groups or split" in last_line(capsys)
+    assert "unfinished job with other images, labels, --labels-format, groups or split" in last_line(capsys)
     assert main(arguments(own_folder, out, seed=3)) == 2
     assert "unfinished job with another seed" in last_line(capsys)
     assert main(arguments(own_folder, out)) == 2
@@ -87,7 +97,7 @@ def test_a_label_that_was_corrected_in_place_starts_over(
     labels[0].write_text("1 0.1 0.1 0.6 0.1 0.6 0.6\n")
     os.utime(labels[0], ns=(times.st_atime_ns, times.st_mtime_ns))
     assert main([*line, "--part", "2/2"]) == 2
-    assert "unfinished job with other images, labels, groups or split" in last_line(capsys)
+    assert "unfinished job with other images, labels, --labels-format, groups or split" in last_line(capsys)
     assert main(line) == 0
     assert "started over" in capsys.readouterr().out
     index = ShardReader(out).index
@@ -187,7 +197,7 @@ def test_a_finished_folder_is_not_taken_for_one_of_what_has_changed_since(
     assert path.read_bytes() != old
     for more in ([], ["--part", "1/2"], ["--join", "2"]):
         assert main([*line, *more]) == 2
-        told = "already holds shards of other images, labels, groups or split: they have changed since"
+        told = "already holds shards of other images, labels, --labels-format, groups or split: they have changed since"
         assert told in last_line(capsys)
     path.write_bytes(old)
     assert main(line) == 0
@@ -227,6 +237,49 @@ def test_shards_of_another_version_are_not_taken_for_those_of_other_input(
         assert main(arguments(own_folder, out)) == 0
         told = "not compared with what it was made of: another version of this program made it"
         assert capsys.readouterr().out.splitlines()[1] == told
+
+
+def test_an_unfinished_job_of_another_version_is_told_as_that(
+    own_folder: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(own_folder, out, part="1/2")) == 0
+    claim = json.loads((out / ".unfinished" / "plan.json").read_text())
+    claim["fingerprint"] = f"2-{claim['fingerprint'].partition('-')[2]}"
+    (out / ".unfinished" / "plan.json").write_text(json.dumps(claim))
+    for more in ({"part": "2/2"}, {"join": 2}):
+        assert main(arguments(own_folder, out, **more)) == 2
+        assert "holds an unfinished job of another version of this program; remove the folder" in last_line(capsys)
+    assert main(arguments(own_folder, out)) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "an earlier, unfinished run was of another version of this program: started over"
+    assert tree_digest(out) == tree_digest(shards)
+
+
+def test_another_format_of_the_same_labels_is_not_what_the_shards_were_made_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("crack", "pit"):
+        for number in range(3):
+            for folder, pixels in (("images", texture(number)), ("masks", np.eye(HEIGHT, WIDTH, dtype=np.uint8))):
+                (tmp_path / folder / kind).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(tmp_path / folder / kind / f"{number}.png"), pixels)
+    out = tmp_path / "out"
+    line = [*arguments(tmp_path, out, labels=tmp_path / "masks"), "--class-names", "crack,pit"]
+    as_folders = [*line, "--labels-format", "class-folders"]
+    assert main(line) == 0
+    assert "6 crack, 0 pit" in capsys.readouterr().out
+    assert main([*line, "--labels-format", "masks"]) == 0  # as it was found
+    assert "already finished, nothing to do" in capsys.readouterr().out
+    assert main(as_folders) == 2
+    assert "already holds shards of other images, labels, --labels-format, groups or split" in last_line(capsys)
+    shutil.rmtree(out)
+    assert main([*line, "--part", "1/2"]) == 0
+    assert main([*as_folders, "--part", "2/2"]) == 2
+    assert "unfinished job with other images, labels, --labels-format, groups or split" in last_line(capsys)
+    assert main(as_folders) == 0
+    said = capsys.readouterr().out
+    assert "3 crack, 3 pit" in said and "the input had changed since an earlier, unfinished run: started over" in said
 
 
 @pytest.mark.parametrize("labels", ["one", "one/data.yaml"])
