@@ -12,12 +12,13 @@ import numpy as np
 from data_prep.options import Options, SplitOptions
 from data_prep.splits import read_groups_file, read_split_file, severstal_classic
 from steel import storage
-from steel.errors import InputError, counted
+from steel.errors import InputError, counted, told_url
 from steel.images.listing import IMAGE_SUFFIXES, LOSSY_SUFFIXES, ImageRecord
 from steel.labels.labels import Labels
 from steel.labels.load import load_labels
 from steel.labels.yolo import TABLES, folder_of_table
 from steel.shards.tiles import TileGrid
+from steel.validation_errors import Issue, raise_issues
 
 _SAMPLE_OVERHEAD = 8192
 """Bytes that a sample takes beside its image: mask, description, tar headers and padding, generously."""
@@ -89,8 +90,14 @@ def make_plan(options: Options) -> Plan:
 
 
 def file_sizes(folder: str, records: Sequence[ImageRecord]) -> dict[str, int]:
-    """Bytes of each image's file, or its share of one that it is a page of."""
+    """Bytes of each image's file, or its share of one that it is a page of.
+
+    Raises:
+        ValidationErrors: images that are not there any more, as the folder is listed a second time here.
+    """
     files = {storage.join(folder, file.path): file.size for file in storage.list_files(folder, IMAGE_SUFFIXES)}
+    gone = [Issue("images that have gone since they were listed", r.image_id) for r in records if r.url not in files]
+    raise_issues(gone, f"in {told_url(folder)}; run this again when nothing changes there")
     pages = Counter(record.url for record in records)
     return {record.image_id: files[record.url] // pages[record.url] for record in records}
 

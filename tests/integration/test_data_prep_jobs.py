@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main
+from steel.labels.labels import Labels
+from steel.labels.load import load_labels
 from steel.shards.reader import ShardReader
 from tests.image_folder import (
     HEIGHT,
@@ -134,6 +136,23 @@ def test_bad_options_are_one_line(
 ) -> None:
     assert main(arguments(folder, tmp_path / "out", **options)) == 2
     assert message in last_line(capsys)
+
+
+def test_images_that_go_while_the_job_is_planned_are_one_line(
+    own_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_slowly(*given: object) -> Labels:
+        labels = load_labels(*given)  # type: ignore[arg-type]
+        (own_folder / "images" / image_name(3)).unlink()
+        return labels
+
+    monkeypatch.setattr("data_prep.plan.load_labels", load_slowly)
+    assert main(arguments(own_folder, own_folder / "out")) == 2
+    told = (
+        f"1 images that have gone since they were listed: {image_name(3)} (in {own_folder / 'images'}; run this again"
+    )
+    assert told in last_line(capsys)
+    assert not (own_folder / "out").exists()
 
 
 @pytest.mark.parametrize("option", ["images", "labels"])
