@@ -4,11 +4,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from typing import Literal, get_args
 
+from data_prep.stopping import STOP, stop_at_end_of
 from steel.errors import ResourceError
 from steel.extensions import load_extensions
 from steel.machine import keep_freed_memory
@@ -21,6 +23,8 @@ EXECUTOR_KINDS: tuple[str, ...] = get_args(ExecutorKind)
 def open_executor(kind: ExecutorKind, workers: int, *, goes_on: bool = False) -> Iterator[Executor]:
     """An executor of `workers` workers; what has not started is cancelled when the block ends by an error.
 
+    Ctrl-C and SIGTERM also end what has: a cluster's grace is shorter than a shard takes.
+
     Args:
         kind: What a worker is.
         workers: How many, on this machine. Several machines share the work by `--part`.
@@ -29,12 +33,15 @@ def open_executor(kind: ExecutorKind, workers: int, *, goes_on: bool = False) ->
     Raises:
         ResourceError: From within the block, a worker process was killed.
     """
-    executor = _open_local(kind, workers)
+    executor, stop = _open_local(kind, workers)
     try:
         yield executor
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            stop()
         is_broken = isinstance(error, BrokenExecutor) or (isinstance(error, OSError) and _is_broken(executor))
         executor.shutdown(wait=not is_broken, cancel_futures=True)
+        STOP.clear()  # of this process, whose next tasks are others
         if not is_broken:
             raise
         advice = "the same command goes on, with fewer --workers" if goes_on else "run it again with fewer --workers"
@@ -53,18 +60,22 @@ def _is_broken(executor: Executor) -> bool:
     return False
 
 
-def _open_local(kind: ExecutorKind, workers: int) -> Executor:
+def _open_local(kind: ExecutorKind, workers: int) -> tuple[Executor, Callable[[], None]]:
+    """An executor, and what makes tasks that run on it end soon."""
     if kind == "thread" or workers == 1:  # one process beside this idle one would only cost its start
-        return ThreadPoolExecutor(workers)
+        return ThreadPoolExecutor(workers), STOP.set
     spawn = multiprocessing.get_context("spawn")  # forked children of a process with threads may deadlock
-    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker)
+    theirs, ours = spawn.Pipe(duplex=False)
+    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(theirs,)), ours.close
 
 
-def _start_worker() -> None:
-    """Make a worker process leave interruptions to its parent, die with it, keep to one core, and know extensions."""
+def _start_worker(stop: Connection) -> None:
+    """Make a worker process leave interruptions to its parent, stop at its word, die with it, keep to one core, and
+    know extensions."""
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop_at_end_of(stop)
     keep_freed_memory()  # each image is decoded into memory of the size that the one before has just freed
     cv2.setNumThreads(1)
     load_extensions()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from data_prep.stopping import end_if_stopped
 from steel import storage
 from steel.images.listing import ImageRecord
 
@@ -11,7 +12,17 @@ _REMOTE_READS = 16
 
 
 def read_images(records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, bytes | ValueError]]:
-    """The bytes of each image, or why they cannot be read."""
+    """The bytes of each image, or why they cannot be read.
+
+    Raises:
+        CancelledError: the task is to end, of `end_if_stopped`.
+    """
+    for image in _read_all(records):
+        end_if_stopped()
+        yield image
+
+
+def _read_all(records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, bytes | ValueError]]:
     if not any(storage.is_remote(record.url) for record in records):
         yield from zip(records, map(_read_image, records), strict=True)
         return

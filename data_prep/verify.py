@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from data_prep.arguments import add_executor_arguments
 from data_prep.executors import open_executor
+from data_prep.stopping import end_if_stopped
 from data_prep.tile_check import TileCheck
 from steel import storage
 from steel.arrow_file import columns_of, read_batch
@@ -145,6 +146,7 @@ def _check_shard(check: _ShardCheck) -> list[Fault]:
             faults = _check_bytes(shard.name, tar, shard.size, shard.sha256)
             tiles = None if check.manifest.tile is None else TileCheck(check.manifest)
             for row in _rows(check):
+                end_if_stopped()
                 what = _check_sample(tar, row, check.manifest, tiles)
                 if what is not None:
                     faults.append(Fault(f"{shard.name}: sample {row['key']} ({row['image_id']})", what))

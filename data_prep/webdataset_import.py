@@ -15,6 +15,7 @@ import pyarrow as pa
 from data_prep.duplicates import image_signature
 from data_prep.pixels import gray_of, ignored_area, load_image, pixel_sums
 from data_prep.rows import ShardRows, measured, rows_schema
+from data_prep.stopping import end_if_stopped
 from steel import storage
 from steel.errors import printable
 from steel.images.bitmask import mask_areas
@@ -110,6 +111,7 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, _Member]]]:
             padded = -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE if info.isreg() else 0
             end = info.offset_data + padded
             found = re.fullmatch(r"((?:.*/|)[^.]+)[.]([^/]*)", info.name, re.DOTALL)
+            end_if_stopped()
             if not info.isreg() or found is None:
                 continue
             if found[1] != key and members:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 from tqdm import tqdm
 
@@ -127,6 +128,49 @@ def test_a_real_process_with_workers_killed_in_a_loop(tmp_path: Path) -> None:
             time.sleep(0.02)
     assert subprocess.run(line, cwd=ROOT, stderr=subprocess.DEVNULL, check=False).returncode == 0
     assert tree_digest(out) == tree_digest(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def large_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards of images that each take a while, and what becomes of them undisturbed."""
+    folder = tmp_path_factory.mktemp("large")
+    (folder / "images").mkdir()
+    for number in range(24):
+        noise = np.random.default_rng(number).integers(0, 256, (600, 1000), np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), noise, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    (folder / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n0.png,1,1 3\n")
+    assert main(arguments(folder, folder / "shards", shard_size=12, tile="512x512")) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("stop", "workers", "code"), [(signal.SIGINT, 1, 130), (signal.SIGINT, 2, 130), (signal.SIGTERM, 2, 143)]
+)
+def test_an_interrupted_process_ends_within_its_shard_and_goes_on(
+    large_images: Path, tmp_path: Path, stop: signal.Signals, workers: int, code: int
+) -> None:
+    out = tmp_path / "out"
+    line = arguments(large_images, out, shard_size=12, tile="512x512")
+    command = [sys.executable, "-m", "data_prep", *line, "--workers", str(workers)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not any(size > 1 << 20 for size in half_written(out)):
+        assert process.poll() is None, "it was done too soon to be stopped"
+        time.sleep(0.005)
+    process.send_signal(stop)
+    told = process.communicate()[1].splitlines()[-1]
+    assert (process.returncode, told) == (code, "interrupted" if code == 130 else "stopped by SIGTERM")
+    assert final_names(out) == set() and half_written(out) == []
+    assert main(line) == 0
+    assert tree_digest(out) == tree_digest(large_images / "shards")
+
+
+def half_written(out: Path) -> list[int]:
+    """The sizes in bytes of files that are being written."""
+    sizes = []
+    for path in out.glob(".unfinished/.unfinished-*"):
+        with contextlib.suppress(FileNotFoundError):
+            sizes.append(path.stat().st_size)
+    return sizes
 
 
 def children_of(pid: int) -> set[int]:

@@ -1,12 +1,17 @@
 """Where a job's work runs."""
 
 import os
+import time
+from pathlib import Path
 
 import pytest
 
 from data_prep.executors import EXECUTOR_KINDS, ExecutorKind, open_executor
+from data_prep.stopping import STOP
 from steel.errors import ResourceError
+from steel.startup import Terminated
 from tests.page_faults import PAGES, faults_of_freed_memory, needs_glibc
+from tests.until_stopped import TASK_S, work_until_stopped
 
 
 @needs_glibc
@@ -35,3 +40,27 @@ def test_an_error_of_the_disk_stays_what_it_is(kind: ExecutorKind) -> None:
 
     with pytest.raises(OSError, match="no room"):
         fail()
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Terminated])
+@pytest.mark.parametrize(("kind", "workers"), [("process", 2), ("thread", 2), ("process", 1)])
+def test_an_interruption_does_not_wait_for_the_task_that_runs(
+    tmp_path: Path, kind: ExecutorKind, workers: int, stop: type[KeyboardInterrupt]
+) -> None:
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+
+    def interrupt() -> None:
+        with open_executor(kind, workers) as executor:
+            executor.submit(work_until_stopped, begun, ended)
+            while not begun.exists():
+                time.sleep(0.02)
+            nonlocal start
+            start = time.monotonic()
+            raise stop
+
+    start = 0.0
+    with pytest.raises(stop):
+        interrupt()
+    assert ended.exists()
+    assert time.monotonic() - start < TASK_S / 2
+    assert not STOP.is_set()  # what runs next in this process is not stopped
