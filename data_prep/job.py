@@ -98,6 +98,8 @@ def join_job(options: Options, num_parts: int) -> Result:
     refuse_foreign(options)
     plan = make_plan(options)
     with lock(options.out, shared=False):
+        if is_finished(options):  # by another, before this one got the lock
+            return _leave_finished(options)
         claim(options, plan, may_restart=False)
         return Result(0, _finish(options, plan, _known_depth(options, plan), parts=num_parts))
 

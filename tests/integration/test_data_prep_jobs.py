@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.options import Options
+from data_prep.plan import Plan, make_plan
 from steel.labels.labels import Labels
 from steel.labels.load import load_labels
 from steel.shards.reader import ShardReader
@@ -373,3 +375,22 @@ def test_parts_are_joined_to_the_same_bytes(
     assert tree_digest(out) == tree_digest(shards)
     assert main(arguments(folder, out, join=3)) == 0
     assert "already finished" in capsys.readouterr().out
+
+
+def test_a_join_that_another_has_overtaken_finds_the_set_finished(
+    folder: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(folder, out, part="1/1")) == 0
+
+    def plan_slowly(options: Options) -> Plan:
+        plan = make_plan(options)
+        monkeypatch.undo()
+        assert main(arguments(folder, out, join=1)) == 0
+        return plan
+
+    monkeypatch.setattr("data_prep.job.make_plan", plan_slowly)
+    assert main(arguments(folder, out, join=1)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{out}: already finished, nothing to do"
+    assert tree_digest(out) == tree_digest(shards)
+    assert not (out / ".unfinished").exists()
