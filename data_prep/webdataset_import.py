@@ -47,6 +47,8 @@ class ForeignTask:
 
 
 class _Member(NamedTuple):
+    extension: str
+    """As the tar spells it; members are looked for in small letters."""
     offset: int
     """Where its bytes start in the tar."""
     data: bytes
@@ -125,7 +127,7 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, _Member]]]:
             data = contents.read()
             if len(data) != info.size:
                 raise tarfile.ReadError(f"{info.name} is cut short")
-            members[extension] = _Member(info.offset_data, data)
+            members[extension] = _Member(found[2], info.offset_data, data)
         file.seek(min(end, path.stat().st_size))
         if any(file.read(tarfile.BLOCKSIZE)):
             raise tarfile.ReadError(f"damaged after {end} bytes")
@@ -152,8 +154,8 @@ def _row(key: str, members: dict[str, _Member], task: ForeignTask) -> dict[str, 
     signature = image_signature(gray_of(image.pixels)) if task.with_signatures else b""
     return {
         "key": key,
-        "image_id": f"{key}.{extension}",
-        "image_ext": extension,
+        "image_id": f"{key}.{members[extension].extension}",
+        "image_ext": members[extension].extension,
         **_place("image", members[extension]),
         **_place("mask", mask),
         **_place("json", others.get("json")),
@@ -168,8 +170,9 @@ def _row(key: str, members: dict[str, _Member], task: ForeignTask) -> dict[str, 
 
 
 def _choose(members: dict[str, _Member], wanted: str | None, usual: tuple[str, ...]) -> str | None:
-    """The extension that holds the image or the mask: the one asked for, else the first usual one; None without any."""
-    candidates = usual if wanted is None else (wanted,)
+    """The extension that holds the image or the mask: the one asked for, in any case of letters and with a dot before
+    it or not, else the first usual one; None without any."""
+    candidates = usual if wanted is None else (wanted.lower().removeprefix("."),)
     return next((extension for extension in candidates if extension in members), None)
 
 

@@ -65,6 +65,23 @@ def test_jpg_png_json_tars_are_read_where_they_are(tmp_path: Path, capsys: pytes
         assert fold.mean == pytest.approx(np.mean([levels[row] for row in reader.index.rows([number])]))
 
 
+@pytest.mark.parametrize("asked", [[], ["--image-extension", "JPG"], ["--image-extension", ".jpg"]])
+def test_images_are_called_as_the_tar_spells_them(tmp_path: Path, asked: list[str]) -> None:
+    members = {}
+    for number in range(4):
+        members[f"c{number}.JPG"] = cv2.imencode(".jpg", texture(number))[1].tobytes()
+        members[f"c{number}.Mask.PNG"] = cv2.imencode(".png", labels_of(number))[1].tobytes()
+    write_tar(tmp_path / "set.tar", members)
+    coils = tmp_path / "coils.csv"
+    coils.write_text("image,group\n" + "".join(f"c{number}.JPG,coil {number % 2}\n" for number in range(4)))
+    given = [*asked, "--mask-extension", ".MASK.png"] if asked else []
+    assert main(options(tmp_path, "--groups", str(coils), *given)) == 0
+    index = ShardReader(tmp_path).index
+    assert [index.image_id(row) for row in range(4)] == [f"c{number}.JPG" for number in range(4)]
+    assert index.group.tolist() == [0, 1, 0, 1]
+    assert verify([str(tmp_path), "--workers", "1"]) == 0
+
+
 def test_masks_with_a_channel_a_class(tmp_path: Path) -> None:
     def planes(number: int) -> np.ndarray:
         labels = labels_of(number)
