@@ -47,7 +47,8 @@ _MAX_BITS_APART = 96
 """Of 256: hashes of different images are 128 apart, plus or minus 8."""
 _SAME_SHAPE = 0.02
 """Largest difference of the logarithm of width / height between duplicates."""
-_LARGE_SHARE = 0.01
+_LARGE_SHARE, _LARGE_GROUP = 0.01, 5
+"""A group is worth a warning above both: in a small set every pair is more than a hundredth."""
 _CHUNK = 1 << 16
 
 
@@ -73,8 +74,9 @@ class DuplicateReport:
         }
 
     def warnings(self, image_ids: Sequence[str]) -> list[str]:
-        """A line for each group that holds more than 1 % of all images."""
-        large = [group for group in self.groups if len(group) > _LARGE_SHARE * self.num_images]
+        """A line for each group of more than five images that are more than 1 % of all."""
+        least = max(_LARGE_GROUP, _LARGE_SHARE * self.num_images)
+        large = [group for group in self.groups if len(group) > least]
         return [
             f"{len(group)} of {self.num_images} images are one group of duplicates "
             f"and will lie in one fold: {list_some([image_ids[row] for row in group], 3)}"
