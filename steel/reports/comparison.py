@@ -21,11 +21,11 @@ from steel.metrics.bootstrap import (
     interval,
     resample_weights,
 )
-from steel.metrics.counts import TRUE
+from steel.metrics.counts import PREDICTED, TRUE
 from steel.metrics.scores import Outcome, score
 from steel.metrics.table import METRICS, headings, plain_number
 from steel.reports.evaluated import Evaluated, read_evaluated
-from steel.reports.per_image import CLEAN, FALSE_ALARM, FOUND, MISS
+from steel.reports.per_image import CLEAN, FALSE_ALARM, FOUND, MISS, result_of
 from steel.reports.tables import format_columns
 
 RESULTS = (FOUND, MISS, FALSE_ALARM, CLEAN)
@@ -50,8 +50,8 @@ def compare(paths: Sequence[str]) -> dict[str, Any]:
         paths: two or more; see `read_evaluated`. Each is held against the first.
 
     Returns:
-        `sources`: scores of each; `pairs`: each later one against the first, on the images that both have judged;
-        `settings`: what differs in how they came about.
+        `sources`: scores of each, over its own classes; `pairs`: each later one against the first, on the images that
+        both have judged and the classes that both have; `settings`: what differs in how they came about.
 
     Raises:
         InputError: fewer than two, or one that cannot be read.
@@ -109,10 +109,12 @@ def _spread(sources: Sequence[Evaluated]) -> dict[str, Any]:
 def _pair(number: int, first: Evaluated, other_number: int, other: Evaluated) -> dict[str, Any]:
     """The second against the first."""
     found: dict[str, Any] = {"first": number, "second": other_number, "images": 0, "relabelled": 0, "why_not": ""}
+    names = [name for name in first.class_names if name in other.class_names]
+    found["classes"] = names
+    found["unshared_classes"] = [n for n in dict.fromkeys([*first.class_names, *other.class_names]) if n not in names]
     for source in (first, other):
         if source.table is None:
             return found | {"why_not": f"{source.name} has no per_image.csv beside its scores"}
-    names = [name for name in first.class_names if name in other.class_names]
     if not names:
         return found | {"why_not": "they have no class in common"}
     assert first.table is not None and other.table is not None
@@ -136,7 +138,10 @@ def _pair(number: int, first: Evaluated, other_number: int, other: Evaluated) ->
             if table.groups is not None
         ]
     )
-    results = [first.table.results[i] for i in at_first], [other.table.results[i] for i in at_other]
+    if found["unshared_classes"]:  # what each says of its own classes is not the same question
+        results = _results_of(counts[0]), _results_of(counts[1])
+    else:
+        results = [first.table.results[i] for i in at_first], [other.table.results[i] for i in at_other]
     measures = _measures(names, *dice, counts[0][..., TRUE] > 0, *results)
     overall, others = (
         {measure.name: _difference(measure, groups) for measure in some if measure.weight.any()}
@@ -148,7 +153,9 @@ def _pair(number: int, first: Evaluated, other_number: int, other: Evaluated) ->
         zip(at_first, at_other, strict=True))}  # fmt: skip
     return found | {
         "differences": differences,
-        "sentence": _sentence(first.name, other.name, differences, found["images"]),
+        "sentence": _sentence(
+            first.name, other.name, differences, found["images"], names if found["unshared_classes"] else []
+        ),
         "results": [
             {"first": a, "second": b, "images": n} for (a, b), n in sorted(Counter(zip(*results, strict=True)).items())
         ],
@@ -156,6 +163,11 @@ def _pair(number: int, first: Evaluated, other_number: int, other: Evaluated) ->
         "worse_images": sum(line["difference"] < 0 for line in changed),
         "changed": [line | {"overlays": list(overlays[line.pop("place")])} for line in changed],
     }
+
+
+def _results_of(counts: np.ndarray) -> list[str]:
+    """What became of strips, from (n, C, 3) counts, as `ImageTable` has it for all classes of its evaluation."""
+    return [result_of(any(true), any(said)) for true, said in counts[..., [TRUE, PREDICTED]].swapaxes(1, 2).tolist()]
 
 
 def _measures(
@@ -264,8 +276,10 @@ def _changed(
     ]
 
 
-def _sentence(first: str, second: str, differences: Mapping[str, Any], num_images: int) -> str:
-    """The verdict on a pair."""
+def _sentence(
+    first: str, second: str, differences: Mapping[str, Any], num_images: int, only_classes: Sequence[str]
+) -> str:
+    """The verdict on a pair; `only_classes` are those that both have where either has others, too."""
     whole = differences["mean Dice"]
     words = {"better": "is better than", "worse": "is worse than"}.get(whole["so"], "is not shown to differ from")
     shown = [
@@ -274,7 +288,8 @@ def _sentence(first: str, second: str, differences: Mapping[str, Any], num_image
         if found["exceeds_noise"] and name != "mean Dice"
     ]
     more = f"; beyond the noise also: {', '.join(shown)}" if shown else "; nothing else exceeds the noise"
-    return f"{second} {words} {first}: mean Dice {_spanned(whole)} on the same {num_images:,} images{more}"
+    classes = f" and the classes that both have ({', '.join(only_classes)})" if only_classes else ""
+    return f"{second} {words} {first}: mean Dice {_spanned(whole)} on the same {num_images:,} images{classes}{more}"
 
 
 def _spanned(found: Mapping[str, Any]) -> str:
@@ -289,11 +304,14 @@ def _in_words(found: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _differences_of_two(comparison: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Of two that have judged the same images and no others: what stands beside their scores."""
+    """Of two that have judged the same images and no others: what stands beside their scores. Those over all classes
+    have none where the classes of one are not those of the other: they would be differences of other numbers."""
     (pair, *more), sources = comparison["pairs"], comparison["sources"]
     if more or pair["why_not"] or any(source["images"] != pair["images"] for source in sources):
         return {}
-    return {name: _in_words(found) for name, found in pair["differences"].items()}
+    of_classes = [f"positive Dice of {name}" for name in pair["classes"]]
+    names = of_classes if pair["unshared_classes"] else pair["differences"]
+    return {name: _in_words(pair["differences"][name]) for name in names if name in pair["differences"]}
 
 
 def format_comparison(comparison: Mapping[str, Any]) -> str:

@@ -93,7 +93,9 @@ def _scores(page: Figures) -> Markup:
             for s in sources
         ],
     )
-    parts = [table([*columns, *spread], rows, caption="Over all classes"), tag("div", chart, class_="charts")]
+    differ = any(pair["unshared_classes"] for pair in page.metrics["pairs"])
+    caption = "Over all classes of each, which are not the same" if differ else "Over all classes"
+    parts = [table([*columns, *spread], rows, caption=caption), tag("div", chart, class_="charts")]
     for key, heading in headings(*sources, per_class=True).items():
         lines = [
             [class_name(name, k), *(_of_class(page, i, key, name) for i in range(len(sources)))]
@@ -143,6 +145,7 @@ def _pair(page: Figures, number: int) -> Markup:
             if pair["relabelled"]
             else ()
         ),
+        *_shared_classes(page, number),
     )
     return join(
         [
@@ -153,6 +156,14 @@ def _pair(page: Figures, number: int) -> Markup:
             *_pictures(pair, first, second),
         ]
     )
+
+
+def _shared_classes(page: Figures, number: int) -> list[str]:
+    """What a pair is compared on; empty where both have the same classes."""
+    if not page.metrics["pairs"][number]["unshared_classes"]:
+        return []
+    shared, others = (page.texts("pairs", number, which) for which in ("classes", "unshared_classes"))
+    return [" On the classes that both have: ", shared, ". Left out: ", others, "."]
 
 
 def _results(page: Figures, number: int, first: str, second: str) -> Markup:

@@ -66,7 +66,7 @@ def image_rows(
     for i in np.lexsort((statistics.rows, -wrong, scores.mean(axis=1))).tolist():
         row = int(statistics.rows[i])
         true, said = (tuple(np.flatnonzero(counts[i, :, which]).tolist()) for which in (TRUE, PREDICTED))
-        result = (FOUND if said else MISS) if true else (FALSE_ALARM if said else CLEAN)
+        result = result_of(bool(true), bool(said))
         values: dict[str, Any] = {
             "image_id": index.image_id(row),
             "result": result,
@@ -90,6 +90,11 @@ def image_rows(
                 values[f"{what} pixels {name}"] = int(counts[i, k, which])
         lines.append(ImageRow(row, result, true, said, values))
     return lines
+
+
+def result_of(is_defective: bool, is_stopped: bool) -> str:
+    """What became of a strip."""
+    return (FOUND if is_stopped else MISS) if is_defective else (FALSE_ALARM if is_stopped else CLEAN)
 
 
 def doubt_rows(doubts: Sequence[Doubt], index: Images, class_names: Sequence[str]) -> list[dict[str, Any]]:

@@ -154,6 +154,43 @@ def test_differences_stand_beside_the_scores_of_two_that_judged_the_same_images(
         assert "difference  " not in format_comparison(compare(paths))
 
 
+def test_of_different_classes_only_those_that_both_have_are_compared(tmp_path: Path) -> None:
+    """One knows spots and scratches, two spots alone, three spots and pits. They answer the spots alike."""
+    spots = [("found", 1.0, 10), ("miss", 0.0, 10), ("clean", 1.0, 0), ("false alarm", 0.0, 0)]
+    one: list[Image] = [  # of whose scratches it finds none, and sees one on a clean strip
+        ("a", "found", (1.0, 0.0), (10, 8)),
+        ("b", "miss", (0.0, 0.0), (10, 8)),
+        ("c", "false alarm", (1.0, 0.0), (0, 0)),
+        ("d", "false alarm", (0.0, 1.0), (0, 0)),
+    ]
+    two: list[Image] = [(i, r, (d, d), (t, t)) for i, (r, d, t) in zip("abcd", spots, strict=True)]
+    paths = [
+        write_report(tmp_path / "one", one),
+        write_report(tmp_path / "two", two, names=("spot",)),
+        write_report(tmp_path / "three", two, names=("spot", "pit")),
+    ]
+    found = compare(paths)
+    for pair, left_out in zip(found["pairs"], (["scratch"], ["scratch", "pit"]), strict=True):
+        assert (pair["classes"], pair["unshared_classes"]) == (["spot"], left_out)
+        assert {name: (d["first"], d["second"]) for name, d in pair["differences"].items()} == {
+            "mean Dice": (0.5, 0.5),
+            "positive Dice": (0.5, 0.5),
+            "mean IoU": pytest.approx((10 / 27, 10 / 27)),
+            "defective strips found": (0.5, 0.5),
+            "clean strips stopped": (0.5, 0.5),  # of a scratch that two does not know: none
+            "Dice of spot": (0.5, 0.5),
+            "positive Dice of spot": (0.5, 0.5),
+        }
+        assert pair["changed"] == []
+        assert " on the same 4 images and the classes that both have (spot); nothing" in pair["sentence"]
+    text = format_comparison(compare(paths[:2]))
+    assert re.search(r"^mean Dice +0\.3750 +0\.5000$", text, re.MULTILINE)  # each over its own classes
+    assert re.search(r"^positive Dice of spot .*\+0\.0000$", text, re.MULTILINE)
+    page = re.sub("<[^>]*>", "", comparison_page(found))
+    assert "Over all classes of each, which are not the same" in page
+    assert "On the classes that both have: spot. Left out: scratch, pit." in page
+
+
 def test_noise_is_called_noise(tmp_path: Path) -> None:
     gain = np.random.default_rng(1).normal(0, 0.08, 600)
     first, second = many(gain - gain.mean() + 0.001)
