@@ -43,6 +43,21 @@ class Labels:
         """The bit of ignored pixels: 7 of uint8, 15 of uint16; None when there cannot be any."""
         return 8 * self.bitmask_dtype.itemsize - 1 if self.ignore else None
 
+    def planes(self, image_id: str, height: int, width: int) -> dict[int, np.ndarray]:
+        """The masks of an image by class, as `MaskSource` has them, but that an ignored pixel is of no class.
+
+        The files of two classes can say both of one pixel. It is not counted in any score then; its area in the index
+        and an image that has the class through it alone would say that it is.
+
+        Raises:
+            ValidationErrors: all that is wrong with the masks of this image.
+        """
+        planes = self.source.planes(image_id, height, width)
+        if (ignored := planes.get(0)) is None or len(planes) == 1:
+            return planes
+        known = ignored == 0
+        return {k: plane * known if k else plane for k, plane in planes.items()}
+
     def bitmask(self, image_id: str, height: int, width: int) -> np.ndarray:
         """The masks of an image in one array.
 
@@ -55,11 +70,11 @@ class Labels:
             (height, width) of `bitmask_dtype`: bit k is class k + 1, `ignore_bit` the ignored pixels.
 
         Raises:
-            ValidationErrors: all that is wrong with the masks of this image.
+            ValidationErrors: as `planes`.
         """
         kind = self.bitmask_dtype.type
         bitmask = np.zeros((height, width), kind)
-        for class_id, plane in self.source.planes(image_id, height, width).items():
+        for class_id, plane in self.planes(image_id, height, width).items():
             bit = class_id - 1 if class_id else self.ignore_bit
             bitmask |= plane.astype(kind, copy=False) << kind(bit)
         return bitmask
@@ -106,7 +121,7 @@ def labelled_images(
             height, width = decode_pixels(record.read()).shape[:2]
         except (OSError, ValueError) as error:
             raise ValidationErrors([Issue("unusable images", f"{record.image_id} ({error})")]) from error
-        planes = labels.source.planes(record.image_id, height, width)
+        planes = labels.planes(record.image_id, height, width)
         yield LabelledImage(record.image_id, height, width, {k: p for k, p in planes.items() if p.any()})
         on_image(number, len(labels.images))
 

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from steel.errors import InputError
+from steel.labels.labels import labelled_images
 from steel.labels.load import load_labels
 from steel.labels.options import LabelOptions
 from steel.validation_errors import ValidationErrors
@@ -38,6 +39,20 @@ def test_ignored_pixels_take_the_top_bit(tmp_path):
         load_labels(
             images, tmp_path / "masks", LabelOptions(ignore_value=255, class_names=[f"c{k}" for k in range(16)])
         )
+
+
+def test_a_pixel_that_one_class_ignores_is_of_no_other(tmp_path):
+    images = write_images(tmp_path / "images", "a.png", shape=(1, 4))
+    write_mask(tmp_path / "masks/dent/a.png", [[0, 128, 128, 255]])
+    write_mask(tmp_path / "masks/pit/a.png", [[255, 255, 0, 255]])
+    found = load_labels(images, tmp_path / "masks", LabelOptions(ignore_value=128))
+    assert found.bitmask("a.png", 1, 4).tolist() == [[2, 128, 128, 3]]
+    (image,) = labelled_images(found)
+    assert {k: plane.tolist() for k, plane in image.planes.items()} == {
+        0: [[0, 1, 1, 0]],
+        1: [[0, 0, 0, 1]],
+        2: [[1, 0, 0, 1]],
+    }
 
 
 @pytest.mark.parametrize("names", [None, ["crack"]])
