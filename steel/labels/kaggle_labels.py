@@ -8,7 +8,7 @@ import numpy as np
 from steel.errors import InputError
 from steel.images.listing import image_stem
 from steel.labels.classes import MAX_CLASSES, ClassTable, number_classes
-from steel.labels.image_index import ImageIndex
+from steel.labels.image_index import ImageIndex, Matched
 from steel.labels.kaggle_csv import KaggleRow, read_kaggle_csv
 from steel.labels.labels import LabelledImage
 from steel.labels.options import FoundLabels, LabelOptions
@@ -75,37 +75,57 @@ def read_kaggle_labels(url: str, images: ImageIndex, options: LabelOptions) -> F
     class_of: dict[int | None, int] = {value: k for k, value in enumerate(classes.values, 1)}
     rles: dict[str, dict[int, KaggleRow]] = {}
     seen: dict[tuple[str, int | None], int] = {}
+    matches = _match_ids(dict.fromkeys(row.image_id for row in found.rows), images, options)
     unmatched: dict[str, None] = {}
+    unusable: dict[str, Issue] = {}
     for row in found.rows:
         class_id = class_of.get(row.class_id)
         if class_id is None and row.class_id is not None:
             issues.append(Issue(UNKNOWN_CLASS, f"{row.name} (line {row.line})"))
             continue
-        image_id = images.of_path(row.image_id)
-        if image_id is None:
+        image_id, issue = matches[row.image_id]
+        if issue is not None:
+            unusable[row.image_id] = issue
+        elif image_id is None:
             unmatched[row.image_id] = None
         first = seen.setdefault((image_id or row.image_id, class_id), row.line)
         if first != row.line:
             issues.append(Issue("duplicate rows", f"{row.name} (lines {first} and {row.line})"))
         elif row.rle and class_id is not None and image_id is not None:
             rles.setdefault(image_id, {})[class_id] = row
-    issues += [Issue(NO_IMAGE, name) for name in unmatched]
+    issues += [*unusable.values(), *(Issue(NO_IMAGE, name) for name in unmatched)]
     where = f"in {url}"
-    if unmatched and len(unmatched) == len({row.image_id for row in found.rows}):
-        raise_issues(issues, f"{where}; no id matches an image: {_advice(unmatched, images)}")
+    if unmatched and len(unmatched) == len(matches):
+        raise_issues(issues, f"{where}; no id matches an image: is this the right image folder?")
     left_out = settle(
         issues, where, options, [f"{v} ({n})" for v, n in zip(classes.values, classes.names, strict=True)]
     )
     return FoundLabels(classes, RunLengthMasks(len(classes), url, rles), left_out)
 
 
-def _advice(unmatched: Collection[str], images: ImageIndex) -> str:
-    """What may be wrong where none of a file's ids is an image's."""
-    stems = {image_stem(image_id): image_id for image_id in images.image_ids}
-    short = next((name for name in unmatched if name in stems), None)
-    if short is None:
-        return "is this the right image folder?"
-    return f"they lack the ending of the file's name, as in {stems[short]} for {short}"
+def _match_ids(ids: Collection[str], images: ImageIndex, options: LabelOptions) -> dict[str, Matched]:
+    """The image that each id of a file means, once an id: a file may have a million rows.
+
+    An id that is an image's whole path comes first, and no other id means that image. Where there is such a one, paths
+    in the file begin where those of the images do: one in a folder that is not there is of no image, though an image
+    elsewhere may have its name, which without a row would be clean.
+    """
+    matches = {name: Matched(images.of_path(name)) for name in ids}
+    fit = {matched.image_id for matched in matches.values()} - {None}
+    spoken_of: set[str] = set()
+    for name in (name for name, matched in matches.items() if matched.image_id is None):
+        is_whole = bool(fit) and "/" in name.replace("\\", "/")
+        near = (
+            images.of_stem(image_stem(name), options, name, "labels")
+            if is_whole
+            else images.of_file_name(name, options, "labels")
+        )
+        if near.image_id in spoken_of:
+            near = Matched(None, Issue("second labels for one image", f"{name} (for {near.image_id})"))
+        elif near.image_id is not None:
+            spoken_of.add(near.image_id)
+        matches[name] = Matched(None) if near.image_id in fit else near
+    return matches
 
 
 def _number_ids(url: str, ids: set[int], issues: list[Issue]) -> ClassTable:
