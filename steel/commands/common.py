@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from steel.errors import InputError
+from steel.errors import InputError, told_url
 from steel.option_values import positive
 
 
@@ -115,12 +115,21 @@ def require_torch() -> None:
 
 def local_folder(text: str) -> Path:
     """The value of an option that takes a folder of this machine, not of a store."""
+    return _local(text, "folder")
+
+
+def local_file(text: str) -> Path:
+    """Likewise, a file."""
+    return _local(text, "file")
+
+
+def _local(text: str, kind: str) -> Path:
     from steel import storage
 
     if not text:  # as a path it would be the folder that one is in
         raise argparse.ArgumentTypeError("an empty value")
     if storage.is_remote(text):
-        raise argparse.ArgumentTypeError(f"{text} is no folder of this machine")
+        raise argparse.ArgumentTypeError(f"{told_url(text)} is no {kind} of this machine")
     return storage.local_path(text)
 
 

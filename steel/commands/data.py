@@ -2,7 +2,7 @@
 
 import argparse
 
-from steel.commands.common import image_bar, make_way
+from steel.commands.common import image_bar, local_file, local_folder, make_way
 from steel.errors import InputError, counted, told_url
 from steel.extensions import load_extensions
 from steel.option_values import number, numbers, whole
@@ -17,7 +17,7 @@ def add_synth(commands: argparse._SubParsersAction) -> None:
         "test_images/, sample_submission.csv), with the test images' masks in test_truth.csv.",
     )
     add = parser.add_argument
-    add("out", metavar="OUT", help="folder to make")
+    add("out", metavar="OUT", type=local_folder, help="folder to make")
     add(
         "--num-train",
         type=whole,
@@ -61,7 +61,7 @@ def add_explore(commands: argparse._SubParsersAction) -> None:
         "conspicuous comes first: duplicates labelled differently, masks of a few pixels, rare classes, odd images.",
     )
     parser.add_argument("shards", metavar="SHARDS", nargs="?", help="folder or URL that data_prep wrote")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--out", required=True, metavar="DIR", type=local_folder, help="folder to write to")
     parser.add_argument(
         "--max-images", type=whole, metavar="N", default=2000, help="random images whose pixels are read"
     )
@@ -90,7 +90,7 @@ def _run_explore(arguments: argparse.Namespace) -> None:
     reads_labels = arguments.images is not None or arguments.labels is not None or options != AS_FOUND
     if (arguments.shards is None) != has_labels or (arguments.shards is not None and reads_labels):
         raise InputError("explore: give either SHARDS, or --images and --labels")
-    written = [arguments.out, *(storage.join(arguments.out, name) for name in EXPLORED)]
+    written = [str(arguments.out), *(storage.join(arguments.out, name) for name in EXPLORED)]
     storage.check_apart([arguments.shards, arguments.images, arguments.labels], written)
     left_out: tuple[str, ...] = ()
     if has_labels:
@@ -107,7 +107,7 @@ def _run_explore(arguments: argparse.Namespace) -> None:
         print(finding["title"])  # noqa: T201
     for line in left_out:
         print(line)  # noqa: T201
-    print(f"wrote {told_url(arguments.out)}/{', '.join(EXPLORED[:-1])} and {EXPLORED[-1]}")  # noqa: T201
+    print(f"wrote {arguments.out}/{', '.join(EXPLORED[:-1])} and {EXPLORED[-1]}")  # noqa: T201
 
 
 def add_compare(commands: argparse._SubParsersAction) -> None:
@@ -125,18 +125,22 @@ def add_compare(commands: argparse._SubParsersAction) -> None:
         help="a finished run's folder, a folder or report.html of train.evaluate, or a metrics.json; the others are "
         "held against the first",
     )
-    parser.add_argument("--out", metavar="HTML", default="compare.html", help="page to write, and its numbers as .json")
+    parser.add_argument(
+        "--out",
+        metavar="HTML",
+        type=local_file,
+        default="compare.html",
+        help="page to write, and its numbers as .json",
+    )
     parser.set_defaults(run=_run_compare)
 
 
 def _run_compare(arguments: argparse.Namespace) -> None:
-    from pathlib import Path
-
     from steel.reports.comparison import compare, format_comparison
     from steel.reports.comparison_page import write_comparison
     from steel.reports.evaluated import files_of
 
-    out = Path(arguments.out)
+    out = arguments.out
     if out.suffix != ".html":
         raise InputError(f"--out {out}: the name of a page, ending in .html")
     make_way(files_of(arguments.evaluated), [str(out), str(out.with_suffix(".json"))])

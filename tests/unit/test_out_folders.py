@@ -13,6 +13,7 @@ from steel.cli import main as steel
 from steel.config import NetworkConfig
 from steel.errors import run_program
 from steel.model.network import UnifiedModel
+from tests.evaluated_images import FIRST, write_report
 from train import crossval, evaluate, fit
 from train.second_round.__main__ import main as second_round
 
@@ -92,3 +93,37 @@ def test_a_place_below_a_file_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "precious"
     assert sorted(tiny_data.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["synth", "explore", "compare", "train.fit", "train.evaluate", "train.second_round"])
+def test_a_url_is_refused_where_a_folder_or_file_of_this_machine_is_written(
+    name: str,
+    tiny_data: Path,
+    tiny_shards: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = "memory://out/page.html"
+    try:
+        if name == "compare":
+            code: object = steel(["compare", "one", "two", "--out", out])
+        else:
+            code = PROGRAMS[name](tiny_data, tiny_shards, checkpoint, out)
+    except SystemExit as ended:  # of what parses options
+        code = ended.code
+    assert code == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and "memory://out/page.html" in error and "this machine" in error
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_local_url_is_a_path(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    reports = [write_report(tmp_path / name, FIRST) for name in ("one", "two")]
+    assert steel(["compare", *reports, "--out", f"file://{tmp_path}/pages/compare.html"]) == 0
+    assert steel(["explore", str(tiny_shards), "--out", f"file://{tmp_path}/explored"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["explored", "one", "pages", "two"]
+    assert (tmp_path / "pages/compare.json").is_file() and (tmp_path / "explored/index.html").is_file()

@@ -13,10 +13,9 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steel.commands.common import Parser
+from steel.commands.common import Parser, local_folder
 from steel.distributed.ending import end_program
 from steel.errors import run_program
 from steel.machine import count_workers, parse_workers
@@ -52,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", metavar="SHARDS", help="shards to read samples and training batches from")
     parser.add_argument("--preset", choices=(AUTO, *PRESETS), help="also measure its batches and steps on --data")
-    parser.add_argument("--out", metavar="DIR", default="runs", help="where a run folder would be written")
+    parser.add_argument(
+        "--out", metavar="DIR", type=local_folder, default="runs", help="where a run folder would be written"
+    )
     parser.add_argument("--workers", type=parse_workers, default="auto", help="data-loader processes per rank")
     parser.add_argument(
         "--compile",
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "machine": check_machine,
             "gpu": check_gpus,
             "launcher": check_launcher,
-            "disk": lambda: check_disk(Path(arguments.out)),
+            "disk": lambda: check_disk(arguments.out),
         }
     )
     try:

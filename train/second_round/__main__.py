@@ -16,7 +16,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from steel import storage
@@ -95,10 +94,11 @@ def _run(this: Round, programs: Programs) -> int:
         raise ProgramsEnded(0)
     _judge(this, SECOND, record, programs)
     logger.info("== comparing both")
-    comparison, page = compare([this.test(name) for name in (FIRST, SECOND)]), Path(own.out) / "compare.html"
+    comparison, out = compare([this.test(name) for name in (FIRST, SECOND)]), storage.local_path(own.out)
+    page = out / "compare.html"
     write_comparison(comparison, page)
     report = f"{format_comparison(comparison)}\n\n{verdict(comparison, this.checkpoints)}"
-    storage.write_text(Path(own.out) / "report.txt", report + "\n")
+    storage.write_text(out / "report.txt", report + "\n")
     logger.info("%s\nwrote %s", report, page)
     return UNREADABLE if pseudo_rounds(Manifest.load(this.shards))[-1].get("unreadable") else 0
 
