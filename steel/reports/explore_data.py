@@ -102,6 +102,9 @@ def _duplicates(reader: ShardReader) -> np.ndarray:
 def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done, total: None) -> ExploredData:
     """Images and labels before sharding: every one is read once for its size, its areas and its bytes' digest.
 
+    Images of more than 8 bits are shown from black to the brightest pixel of them all: each by its own would look well
+    exposed, whatever it is.
+
     Args:
         labels: matched with their images.
         where: what the page says of their place.
@@ -111,12 +114,13 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
         ValidationErrors: an image or a mask that cannot be used.
     """
     num_classes = len(labels.class_names)
-    sizes, areas, digests, channels = [], [], [], 1
+    sizes, areas, digests, channels, brightest = [], [], [], 1, 1
     for number, record in enumerate(labels.images, start=1):
         data = _bytes_of(record)
         image = _pixels_of(record.image_id, data)
         is_gray = image.ndim == 2 or bool((image == image[..., :1]).all())
         channels = max(channels, 1 if is_gray else 3)
+        brightest = max(brightest, int(image.max()) if image.dtype != np.uint8 else 1)
         sizes.append(image.shape[:2])
         areas.append(mask_areas(labels.bitmask(record.image_id, *image.shape[:2]), num_classes))
         digests.append(hashlib.sha256(data).hexdigest())
@@ -125,6 +129,8 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
     def read(row: int) -> tuple[np.ndarray, np.ndarray]:
         record = labels.images[row]
         image = _pixels_of(record.image_id, _bytes_of(record))
+        if image.dtype != np.uint8:
+            image = (255.0 * image / brightest).astype(np.uint8)
         return image, labels.bitmask(record.image_id, *image.shape[:2])
 
     return ExploredData(
@@ -149,9 +155,7 @@ def _bytes_of(record: ImageRecord) -> bytes:
 
 
 def _pixels_of(image_id: str, data: bytes) -> np.ndarray:
-    """uint8; deeper images are shown from black to their brightest pixel."""
     try:
-        image = decode_pixels(data)
+        return decode_pixels(data)
     except ValueError as error:
         raise ValidationErrors([Issue("unusable images", f"{image_id} ({error})")]) from error
-    return image if image.dtype == np.uint8 else (255.0 * image / max(1, int(image.max()))).astype(np.uint8)

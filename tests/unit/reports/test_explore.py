@@ -302,6 +302,23 @@ def test_labels_are_explored_before_sharding(tmp_path: Path, capsys: pytest.Capt
     assert explore(data, tmp_path / "again")["classes"] == figures["classes"]
 
 
+def test_images_of_16_bits_are_measured_on_one_scale(tmp_path: Path) -> None:
+    """One of twenty has an eighth of the exposure; the brightest pixel of all is 4,000 of 65,535."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for n in range(20):
+        image = rng.integers(2000, 4001, (20, 40)).astype(np.uint16)
+        image[0, 0] = 4000
+        cv2.imwrite(str(tmp_path / f"images/{n:02d}.png"), image // 8 if n == 7 else image)
+        cv2.imwrite(str(tmp_path / f"masks/{n:02d}.png"), np.full((20, 40), n % 2, np.uint8))
+    data = data_of_labels(load_labels(tmp_path / "images", tmp_path / "masks"), "here")
+    assert [int(data.read(row)[0].max()) for row in (6, 7)] == [255, 255 // 8]
+    assert titles(explore(data, tmp_path / "out"))["1 image of odd brightness"] == ["07.png"]
+
+
 def test_what_is_left_out_of_the_labels_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import cv2
 
