@@ -53,6 +53,11 @@ def name_fault(names: Sequence[str]) -> str | None:
     return f"class names: {odd[0]!r} is empty, or has blanks around it or control characters" if odd else None
 
 
+def beside_classes(name: str, class_names: Collection[str]) -> str:
+    """What is called so where it stands beside the classes, as `clean` is: told apart from a class of that name."""
+    return f"{name} (no class)" if name in class_names else name
+
+
 def _repeated(entries: Sequence[str]) -> str:
     return ", ".join(sorted({entry for entry in entries if entries.count(entry) > 1}))
 

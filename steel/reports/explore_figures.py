@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from steel.images.strip import is_black
+from steel.labels.classes import beside_classes
 from steel.reports.explore_data import ExploredData
 
 NUM_SIZES = 8
@@ -171,7 +172,8 @@ def _duplicates(group: np.ndarray) -> dict[str, Any]:
 def pixel_figures(data: ExploredData, survey: PixelSurvey) -> dict[str, Any]:
     """The survey in plain JSON values: gray levels, black share and regions, for each class and for clean images."""
     has = data.has[survey.rows]
-    groups = {"clean": ~has.any(axis=1), **{name: has[:, k] for k, name in enumerate(data.class_names)}}
+    clean = beside_classes("clean", data.class_names)
+    groups = {clean: ~has.any(axis=1), **{name: has[:, k] for k, name in enumerate(data.class_names)}}
     figures: dict[str, Any] = {"images": len(survey.rows), "groups": {}}
     for name, chosen in groups.items():
         if chosen.any():

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from steel.errors import counted
+from steel.labels.classes import beside_classes
 from steel.reports.explore_data import ExploredData
 from steel.reports.explore_figures import PixelSurvey
 from steel.reports.html.figures import percent
@@ -121,7 +122,7 @@ def _folds(data: ExploredData) -> Iterator[Finding]:
         return
     numbers = np.unique(data.fold)
     labels = np.concatenate([~data.has.any(axis=1, keepdims=True), data.has], axis=1)
-    for k, name in enumerate(("clean", *data.class_names)):
+    for k, name in enumerate((beside_classes("clean", data.class_names), *data.class_names)):
         share = labels[:, k].mean()
         for number in numbers.tolist():
             inside = labels[data.fold == number, k]

@@ -11,6 +11,7 @@ import numpy as np
 from steel.images.bitmask import unpack_masks
 from steel.images.class_colours import class_colour
 from steel.images.pictures import draw_outlines, encode_picture
+from steel.labels.classes import beside_classes
 from steel.reports.explore_data import ExploredData
 from steel.reports.explore_figures import MOST_REGIONS, PixelSurvey, choose_examples, spread_over
 from steel.reports.explore_findings import Finding
@@ -88,7 +89,7 @@ def _facts(page: Figures) -> Markup:
 def _classes(page: Figures) -> Markup:
     figures = page.metrics
     names = list(figures["classes"])
-    rows: list[tuple[str, int, int | None]] = [("clean", figures["clean"], None)]
+    rows: list[tuple[str, int, int | None]] = [(beside_classes("clean", names), figures["clean"], None)]
     rows += [(name, figures["classes"][name]["images"], k) for k, name in enumerate(names)]
     charts = [bar_list("Images of each class", rows)]
     several = [found for found in figures["combinations"] if len(found["classes"]) > 1]
@@ -165,7 +166,8 @@ def _heat(heat: np.ndarray, class_id: int) -> np.ndarray:
 
 def _gray_levels(data: ExploredData, page: Figures, survey: PixelSurvey) -> Markup:
     has = data.has[survey.rows]
-    groups: list[tuple[str, np.ndarray, int | None]] = [("clean", ~has.any(axis=1), None)]
+    clean = beside_classes("clean", data.class_names)
+    groups: list[tuple[str, np.ndarray, int | None]] = [(clean, ~has.any(axis=1), None)]
     groups += [(name, has[:, k], k) for k, name in enumerate(data.class_names)]
     columns = [("Mean gray level", survey.mean, "gray level"), ("Contrast", survey.std, "standard deviation")]
     if survey.black.max(initial=0) > 0.02:
@@ -224,7 +226,7 @@ def _examples(data: ExploredData) -> Markup:
         parts += [tag("h3", "several classes"), _gallery(data, spread_over(several, NUM_EXAMPLES))]
     clean = choose_examples(data.areas, None, NUM_EXAMPLES)
     if clean:
-        parts += [tag("h3", "clean"), _gallery(data, clean)]
+        parts += [tag("h3", beside_classes("clean", data.class_names)), _gallery(data, clean)]
     return join(parts)
 
 
@@ -249,9 +251,8 @@ def _folds(page: Figures) -> Markup:
         ]
         for i in range(len(page.metrics["folds"]))
     ]
-    return table(
-        ["fold", "images", "clean", *names], lines, caption="Images with each class, and their share of the fold"
-    )
+    header = ["fold", "images", beside_classes("clean", names), *names]
+    return table(header, lines, caption="Images with each class, and their share of the fold")
 
 
 def _duplicates(data: ExploredData, page: Figures) -> Markup:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from steel.labels.classes import beside_classes
 from steel.metrics.table import METRICS, headings
 from steel.reports.html.charts import interval_chart
 from steel.reports.html.figures import Figures
@@ -84,6 +85,7 @@ def confusion_section(page: Figures) -> Markup:
 
 
 def _matrix(page: Figures, what: str, nothing: str, caption: str) -> Markup:
+    nothing = beside_classes(nothing, page.names)
     shares = [[value / (sum(row) or 1) for value in row] for row in page.metrics["confusion"][what]]
     names = [class_name(name, i - 1) for i, name in enumerate((nothing, *page.names))]
     return tinted_table(page, ("confusion", what), names, ["", nothing, *page.names], shares, caption)

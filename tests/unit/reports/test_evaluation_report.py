@@ -16,6 +16,7 @@ from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, imag
 from steel.reports.evaluation_report import write_evaluation
 from steel.reports.gallery import KINDS, PER_KIND, RANDOM, TYPICAL, GalleryKeeper, Kept, choose, ranking_of
 from steel.reports.html.figures import Figures, pointer
+from steel.reports.sections.scores import confusion_section
 from steel.shards.reader import ShardReader
 from tests.known_faults import (
     DECISION,
@@ -279,6 +280,13 @@ def test_nothing_at_all_is_said_in_words(tmp_path: Path) -> None:
     ):
         assert words in html.unescape(page), words
     assert (tmp_path / "label_doubts.csv").read_text().startswith("rank,image_id,")
+
+
+def test_a_class_called_clean_is_not_the_row_of_clean_images() -> None:
+    figures = {"dice_per_class": {"clean": 0.5}, "confusion": {"images": [[3, 1], [0, 2]], "pixels": None}}
+    rows = re.findall(r"<th[^>]*>(.*?)</th>", confusion_section(Figures(figures)))
+    named = [html.unescape(re.sub("<[^>]*>", "", row)).strip() for row in rows]
+    assert sorted(filter(None, named)) == ["clean", "clean", "clean (no class)", "clean (no class)"]
 
 
 def test_figures_escape_keys() -> None:

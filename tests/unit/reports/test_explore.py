@@ -23,6 +23,7 @@ from steel.loading.crop import place_window
 from steel.reports.explore import explore
 from steel.reports.explore_data import data_of_labels, data_of_shards
 from steel.reports.explore_figures import choose_examples, survey_pixels
+from steel.shards.format import MANIFEST_NAME
 from tests.shard_folder import make_shards
 
 
@@ -317,6 +318,19 @@ def test_images_of_16_bits_are_measured_on_one_scale(tmp_path: Path) -> None:
     data = data_of_labels(load_labels(tmp_path / "images", tmp_path / "masks"), "here")
     assert [int(data.read(row)[0].max()) for row in (6, 7)] == [255, 255 // 8]
     assert titles(explore(data, tmp_path / "out"))["1 image of odd brightness"] == ["07.png"]
+
+
+def test_a_class_called_clean_is_not_the_clean_images(tmp_path: Path) -> None:
+    masks = [np.full((20, 40), n % 4 == 0, np.uint8) for n in range(8)]
+    shards = make_shards(tmp_path / "s", [np.full((20, 40), 90, np.uint8)] * 8, masks, num_classes=1, folds=4)
+    manifest = shards / MANIFEST_NAME
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"class_names": ["clean"]}))
+    figures = explore(data_of_shards(shards), tmp_path / "out")
+    groups = {name: group["images"] for name, group in figures["pixels"]["groups"].items()}
+    assert groups == {"clean (no class)": 6, "clean": 2}
+    assert "fold 0 has no clean (no class) image" in titles(figures)
+    page = (tmp_path / "out/index.html").read_text()
+    assert len(re.findall(r">clean \(no class\)</", page)) >= 4  # of charts, tables and examples
 
 
 def test_what_is_left_out_of_the_labels_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
