@@ -53,7 +53,7 @@ class Task:
     def phase(self, recipe: Recipe) -> PhaseConfig:
         """How it is trained, but for the number of steps."""
         weights = recipe.phase.loss.class_weights
-        loss = replace(recipe.phase.loss, class_weights=weights and tuple(weights[k] for k in self.classes))
+        loss = replace(recipe.phase.loss, class_weights=(weights and tuple(weights[k] for k in self.classes)) or None)
         phase = replace(recipe.phase, loss=loss)
         if max(len(self.classes), len(self.labels)) == 1:  # it has no classes whose shares could be equal
             phase = replace(phase, sampling=replace(phase.sampling, order="natural"))

@@ -220,9 +220,9 @@ def add_constants(model: UnifiedModel, constants: Mapping[str, Tensor]) -> None:
         model: changed in place.
         constants: by the names of the weights in the encoder's state dict.
     """
-    side = -(-128 // model.stride) * model.stride
+    side, own = -(-128 // model.stride) * model.stride, model.encoder.state_dict()
     for name, constant in constants.items():
-        example = torch.zeros(1, model.network.in_channels, side, side, dtype=constant.dtype)
+        example = torch.zeros(1, model.network.in_channels, side, side, dtype=own[name].dtype)
         add_constant(model.encoder, name, constant, example)
 
 

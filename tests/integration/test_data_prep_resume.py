@@ -143,6 +143,14 @@ def large_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+HEEDS_INTERRUPTS = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests run in may ignore it, and its children with it
+from data_prep.__main__ import main
+sys.exit(main())
+"""
+
+
 @pytest.mark.parametrize(
     ("stop", "workers", "code"), [(signal.SIGINT, 1, 130), (signal.SIGINT, 2, 130), (signal.SIGTERM, 2, 143)]
 )
@@ -151,7 +159,7 @@ def test_an_interrupted_process_ends_within_its_shard_and_goes_on(
 ) -> None:
     out = tmp_path / "out"
     line = arguments(large_images, out, shard_size=12, tile="512x512")
-    command = [sys.executable, "-m", "data_prep", *line, "--workers", str(workers)]
+    command = [sys.executable, "-c", HEEDS_INTERRUPTS, *line, "--workers", str(workers)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while not any(size > 1 << 20 for size in half_written(out)):
         assert process.poll() is None, "it was done too soon to be stopped"

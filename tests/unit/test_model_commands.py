@@ -347,7 +347,7 @@ def test_no_secret_of_a_url_is_printed_or_stored(work, steel):
     stored = store.cat_file("/user:5ecret@host/both.safetensors")
     assert b"memory://host/one.safetensors" in stored and b"5ecret" not in stored
     code, _, err = steel("ensemble", names[0], names[1], names[0], "--out", "more.safetensors")
-    assert code == 2 and "memory://host/one.safetensors: the weights of memory://host/one.safetensors" in err
+    assert code == 2 and "memory://host/one.safetensors: holds weights of memory://host/one.safetensors" in err
     assert "5ecret" not in err
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

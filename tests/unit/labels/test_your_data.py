@@ -25,7 +25,7 @@ PARSERS = {
     "train.evaluate": evaluate.build_parser,
     "train.second_round": second_round.build_parser,
 }
-TRAINING = {"--data", "--out", "--preset", "--budget", *option_names(get_preset("severstal"))}
+TRAINING = {"--data", "--out", "--preset", "--budget", "--init-from", *option_names(get_preset("severstal"))}
 
 
 def test_the_table_is_that_of_the_formats() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -61,7 +62,8 @@ def ask() -> int:
 
     service.queue.start()
     try:
-        return asyncio.run(predict())
+        with ThreadPoolExecutor(1) as apart:  # this thread may have a loop that runs already, as a browser's is
+            return apart.submit(asyncio.run, predict()).result()
     finally:
         service.queue.close()
 
