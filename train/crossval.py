@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         more={
             "--fold K": "train the member of fold K only",
             "--join": "train nothing: join the members that are there",
+            "--folds.test K ...": "keep these for the test, none where it is not given; --folds.validation is not "
+            "taken here, as each other fold validates one member",
         },
         runs_in=lambda out: [*([] if own.fold is None else [member_folder(out, own.fold)]), *members_of(out).values()],
     )
@@ -80,7 +82,7 @@ def _validating_in_turn(words: Sequence[str]) -> list[str]:
         raise SharedError(
             "--folds.validation: in a cross-validation each fold that does not test validates one member; leave it out"
         )
-    taken = {*words, *map(str, FoldsConfig().test)}
+    taken = {*(word.rpartition("=")[2] for word in words), *map(str, FoldsConfig().test)}
     return ["--folds.validation", next(str(fold) for fold in itertools.count() if str(fold) not in taken), *words]
 
 

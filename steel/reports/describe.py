@@ -41,10 +41,26 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
     provenance += [
         (f"member {i}", member["name"]) for i, member in enumerate(header["provenance"].get("members", ()), 1)
     ]
+    provenance += [("learned from", _told_learned(former)) for former in header["provenance"].get("learned_from", ())]
+    provenance += [
+        ("tuned before", f"on {name_folds(before['folds'])} of shards {str(before['digest'])[:8]}")
+        for before in header["provenance"].get("tuned_before", ())
+    ]
     if provenance:
         width = max(len(name) for name, _ in provenance)
         lines += ["", "provenance", *(f"  {name:<{width}}  {value}" for name, value in provenance)]
     return lines
+
+
+def _told_learned(former: Mapping[str, Any]) -> str:
+    """A start or a teacher, and what it had seen."""
+    seen = [
+        f"{role} {name_folds(one[role])} of shards {one['digest'][:8]}"
+        for one in former["seen"]
+        for role in ("train", "tuning")
+        if one[role]
+    ]
+    return f"{former['source']} ({'; '.join(seen) or 'it does not say of which folds'})"
 
 
 def describe_int8(stored: Mapping[str, Any]) -> list[str]:

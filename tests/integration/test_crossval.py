@@ -161,6 +161,8 @@ def test_a_join_takes_the_views_and_the_test_folds_of_the_members(shards: Path, 
         assert main([*line, "--fold", fold]) == 0
     with pytest.raises(InputError, match=r"--folds\.validation: in a cross-validation each fold that does not test"):
         main([*line, "--folds.validation=1"])
+    with pytest.raises(InputError, match=r"--fold 0: not a fold to train a member for; there are 1, 2"):
+        main([*start, "--folds.test=0", "--fold", "0"])
     with pytest.raises(InputError, match=r"--folds.test 2: the members in .* have kept 0 for the test; leave it out"):
         main([*start, "--folds.test", "2", "--join"])
     assert main(["--preset", "smoke", "--data", str(shards), "--out", str(tmp_path), "--join"]) == 0

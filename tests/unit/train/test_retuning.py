@@ -2,12 +2,14 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from steel.checkpoint import Checkpoint
+from steel.checkpoint import Checkpoint, read_header, save_checkpoint
 from steel.decision import default_decision
+from steel.reports.describe import describe_checkpoint
 from steel.shards.split_roles import role_of
 from steel.thresholds.tuning import Tuning
 from tests.random_members import make_member
@@ -45,3 +47,17 @@ def test_every_choice_counts_in_whatever_order_they_were_made(
     assert roles(checkpoint, "b") == "test tuning test"
     assert roles(checkpoint, "c") == "tuning test tuning"
     assert roles(checkpoint, "d") == "test test test"
+
+
+def test_what_it_remembers_is_told(trained: Checkpoint, tmp_path: Path) -> None:
+    one, other = ({"digest": digest, "tuning": [fold]} for digest, fold in (("0123456789", 0), ("abcdefghij", 4)))
+    start = {"source": "start.safetensors", "seen": [{**one, "train": [2, 3]}, {**other, "train": []}]}
+    before = [{"digest": "fedcba9876", "folds": [1, 5]}]
+    remembering = replace(trained, provenance={"learned_from": [start], "tuned_before": before})
+    save_checkpoint(tmp_path / "model.safetensors", remembering)
+    lines = [" ".join(line.split()) for line in describe_checkpoint(read_header(tmp_path / "model.safetensors"))]
+    assert lines[-2:] == [
+        "learned from start.safetensors (train folds 2, 3 of shards 01234567; tuning fold 0 of shards 01234567; "
+        "tuning fold 4 of shards abcdefgh)",
+        "tuned before on folds 1, 5 of shards fedcba98",
+    ]
