@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from steel.errors import InputError
 from steel.images.pixel_format import EIGHT_BITS
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.batching import Cleared, ImageProbs
+from steel.inference.prediction import Prediction
 from steel.serving.queue import PredictionQueue
 
 PASS = 4 * 64
@@ -57,13 +58,19 @@ def started(predictor: Recording, wait_s: float = 0.0) -> tuple[PredictionQueue,
     return queue, counts
 
 
-def test_images_that_come_while_a_pass_runs_share_the_next() -> None:
+def busy() -> tuple[Recording, PredictionQueue, list[int], Future[Prediction]]:
+    """A queue whose first image is being predicted until its predictor may go on, and what that image will be."""
     predictor = Recording()
     predictor.may_go_on.clear()
     queue, counts = started(predictor)
     first = queue.put("1", image(1))
     while not predictor.batches:
         time.sleep(0.001)
+    return predictor, queue, counts, first
+
+
+def test_images_that_come_while_a_pass_runs_share_the_next() -> None:
+    predictor, queue, counts, first = busy()
     others = [queue.put(str(k), image(k)) for k in range(2, 8)]
     assert len(queue) == 6
     predictor.may_go_on.set()
@@ -129,12 +136,7 @@ def test_an_image_that_fails_fails_alone() -> None:
 
 
 def test_an_image_that_nobody_waits_for_is_dropped_before_its_turn() -> None:
-    predictor = Recording()
-    predictor.may_go_on.clear()
-    queue, counts = started(predictor)
-    first = queue.put("1", image(1))
-    while not predictor.batches:
-        time.sleep(0.001)
+    predictor, queue, counts, first = busy()
     left = [queue.put("2", image(2)) for _ in range(5)]
     second = queue.put("3", image(3))
     assert all(future.cancel() for future in left)
