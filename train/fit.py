@@ -38,7 +38,8 @@ from train.engine.model_selection import select_model
 from train.engine.run_context import RunContext
 from train.engine.run_folder import RunFolder
 from train.engine.run_progress import RunProgress, announce_data, announce_phases
-from train.engine.state import SavedState, StateWriter, resume_state
+from train.engine.state import SavedState, resume_state
+from train.engine.state_writer import StateWriter
 from train.engine.step import TrainingState
 from train.engine.step_metrics import StepMetrics
 from train.engine.top_checkpoints import TopCheckpoints

@@ -21,7 +21,8 @@ from tests.gpu.places import (
 from tests.numerics.one_step import plan_of
 from train.engine.device_batches import device_batches
 from train.engine.loop_state import LoopState
-from train.engine.state import StateWriter, read_state
+from train.engine.state import read_state
+from train.engine.state_writer import StateWriter
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -10,7 +10,7 @@ import torch
 from steel.distributed.runtime import start
 from tests.numerics.programs.every_stop import attempt
 from tests.numerics.quick import quicken
-from train.engine.state import StateWriter
+from train.engine.state_writer import StateWriter
 
 OPTIONS = "--model.encoder tu-test_resnet --model.decoder-channels 8 8 --runtime.save-minutes 0".split()
 """9 training images, in steps of 4: a validation follows the third step of the first phase, and its last one."""

@@ -19,7 +19,7 @@ from train.engine.made_up_batch import made_up_batch
 from train.engine.metric_logger import MetricLogger, train_figures
 from train.engine.run_context import RunContext
 from train.engine.run_progress import PREDICTING, TUNING, RunProgress
-from train.engine.state import StateWriter
+from train.engine.state_writer import StateWriter
 from train.engine.step import TrainingState
 from train.engine.step_metrics import FinishedStep, StepMetrics
 from train.engine.stopwatch import TimedIterator

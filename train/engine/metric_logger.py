@@ -81,7 +81,7 @@ class _Beside:
 
     What fails is the last that is tried, so that no line of the history is missing between others. What waits is
     bounded by the states: one that is due before a validation waits for the one before, and that for its records; see
-    `train.engine.state.StateWriter`.
+    `train.engine.state_writer.StateWriter`.
     """
 
     def __init__(self) -> None:

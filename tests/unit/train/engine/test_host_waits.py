@@ -25,7 +25,7 @@ from train import fit
 from train.engine.batch_plan import PhasePlan
 from train.engine.device_batches import device_batches
 from train.engine.micro_batch_losses import MicroBatchLosses
-from train.engine.state import StateWriter
+from train.engine.state_writer import StateWriter
 from train.engine.step import TrainingState
 from train.engine.step_metrics import StepMetrics
 
@@ -277,7 +277,7 @@ def test_states_are_due_by_minutes(
     assert training.config.runtime.save_minutes == 10
     training.config = replace(training.config, runtime=replace(training.config.runtime, save_minutes=minutes))
     now = [1000.0]
-    monkeypatch.setattr("train.engine.state.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("train.engine.state_writer.time.monotonic", lambda: now[0])
     with writer_of(training) as writer:
         for seconds, expected in zip((599, 601), due, strict=True):
             now[0] = 1000.0 + seconds

@@ -14,7 +14,7 @@ from steel.tracking.queue import NullTracker
 from train.engine.curves_process import CurvesProcess
 from train.engine.loop_state import LoopState
 from train.engine.metric_logger import MainMetricLogger
-from train.engine.state import StateWriter
+from train.engine.state_writer import StateWriter
 
 WAIT_S = 20.0
 
