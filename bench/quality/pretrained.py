@@ -5,7 +5,7 @@ All sides have the same network, training images and passes; each set's folds ke
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,8 @@ RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 PLAIN_BATCH = 8
 """The plain loop's, as `auto` chooses on all of these sets: as many steps on both sides."""
 MEASURES: Mapping[str, Measure] = {"mean IoU": miou, "mean Dice": mean_dice, "positive Dice": mean_dice_positive}
+Judged = Mapping[str, Mapping[str, Sequence[Outcome]]]
+"""Outcomes by the kind of thresholds, then by the side, one for each of its seeds."""
 AUTO, PLAIN, SEVERSTAL = "auto", "plain loop", "preset severstal"
 PLAIN_ON_ALL = "plain loop on the validation images, too"
 """What its user has instead of images to tune on."""
@@ -189,17 +191,7 @@ def run(name: str, data: Path, weights: Path, work: Path, *, passes: int | None,
         SEVERSTAL: sides.severstal,
     }
     trials = {side: [train_side[side](seed) for seed in seeds] for side in (AUTO, *of_set.others)}
-    tunable = {side: those for side, those in trials.items() if side != PLAIN_ON_ALL}
-    judged = {
-        HALF: {side: [raw(t, data) for t in those] for side, those in trials.items()},
-        "threshold tuning and TTA": {
-            side: [tuned(t, data, ("none",)) if side == PLAIN else tuned(t, data) for t in those]
-            for side, those in tunable.items()
-        },
-        "threshold tuning and TTA, no gate": {
-            side: [tuned(t, data, ("none",)) for t in those] for side, those in tunable.items()
-        },
-    }
+    judged = _judge(trials, data)
     rates = ", ".join(f"{lr:g} gives {100 * score:.2f}" for lr, score in scores.items())
     return "\n".join(
         [
@@ -224,6 +216,33 @@ def run(name: str, data: Path, weights: Path, work: Path, *, passes: int | None,
     )
 
 
+def run_beside_preset(
+    name: str, data: Path, weights: Path, work: Path, *, passes: int | None, seeds: Sequence[int]
+) -> str:
+    """The same of `auto` and the preset for Severstal alone, where the plain loop has been compared elsewhere."""
+    of_set = replace(SETS[name], others=(SEVERSTAL,))
+    sides = Sides(data, work, str(weights.absolute()), passes or of_set.passes, of_set)
+    trials = {AUTO: [sides.auto(seed) for seed in seeds], SEVERSTAL: [sides.severstal(seed) for seed in seeds]}
+    judged = _judge(trials, data)
+    about = f"{_about(data, sides, seeds)} {trained_at([trial for those in trials.values() for trial in those])}"
+    return "\n".join([about, "", *score_rows(trials, judged), "", *_gains(of_set, judged)])
+
+
+def _judge(trials: Mapping[str, Sequence[Trial]], data: Path) -> Judged:
+    """All sides at thresholds of one half; tuned, with test-time augmentation, those that have images for that."""
+    tunable = {side: those for side, those in trials.items() if side != PLAIN_ON_ALL}
+    return {
+        HALF: {side: [raw(t, data) for t in those] for side, those in trials.items()},
+        "threshold tuning and TTA": {
+            side: [tuned(t, data, ("none",)) if side == PLAIN else tuned(t, data) for t in those]
+            for side, those in tunable.items()
+        },
+        "threshold tuning and TTA, no gate": {
+            side: [tuned(t, data, ("none",)) for t in those] for side, those in tunable.items()
+        },
+    }
+
+
 def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
     index = ShardReader(str(data)).index
     height, width = int(np.median(index.height)), int(np.median(index.width))
@@ -233,20 +252,21 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
     absent, holders = areas[folds == TEST] == 0, (areas > 0).sum(axis=0)
     crop, plain_crop = ("{}x{}".format(*size) for size in (sides.of_set.crop, sides.of_set.plain_crop))
     of_others = {
+        PLAIN: f"the plain loop has crops of {plain_crop} in batches of {PLAIN_BATCH}, the batch that auto chooses; ",
         PLAIN_ON_ALL: "once more it trains on the validation images, too, at the same rate and for as many passes, and "
         "has no images to tune on; ",
-        SEVERSTAL: f"the preset severstal crops of {crop} in batches of {sides.of_set.batch_size}, then whole images; ",
+        SEVERSTAL: f"the preset severstal has crops of {crop} in batches of {sides.of_set.batch_size}, then whole "
+        "images; ",
     }
+    told = "".join(words for side, words in of_others.items() if side in sides.of_set.others)
     missing = [seed for seed in (0, 1, 2) if seed not in seeds]
     return (
         f"{sides.of_set.images}: {num[2:].sum()} images of {height}x{width} train, {num[VALIDATION]} validate, "
         f"{num[TEST]} test, {absent.all(axis=1).sum()} of these clean, and answering nothing gets "
         f"{100 * absent.mean():.2f} mean Dice; of all {len(areas)}, "
         f"{', '.join(map(str, holders))} have each class; U-Net with {ENCODER} from ImageNet weights and a decoder of "
-        f"{'-'.join(map(str, DECODER))} channels; {sides.passes} pass{'es' * (sides.passes != 1)}. The plain loop has "
-        f"crops of {plain_crop} in batches of {PLAIN_BATCH}, the batch that auto chooses; "
-        + "".join(words for side, words in of_others.items() if side in sides.of_set.others)
-        + f"auto what it chooses. All in {_precision()}. "
+        f"{'-'.join(map(str, DECODER))} channels; {sides.passes} pass{'es' * (sides.passes != 1)}. "
+        f"{told[0].upper()}{told[1:]}auto what it chooses. All in {_precision()}. "
         f"Seeds {', '.join(map(str, seeds))}"
         + (f"; missing of three: {', '.join(map(str, missing))}" if missing else "")
         + ". Scores in percent, of the test images; processor seconds are of one thread."
@@ -264,10 +284,6 @@ def _precision() -> str:
     """What `auto` is where this runs, for all sides."""
     chosen = choose_precision("auto", "cuda" if torch.cuda.is_available() else "cpu")
     return "float32" if chosen == "no" else chosen
-
-
-Judged = Mapping[str, Mapping[str, Sequence[Outcome]]]
-"""Outcomes by the kind of thresholds, then by the side, one for each of its seeds."""
 
 
 def score_rows(trials: Mapping[str, Sequence[Trial]], judged: Judged) -> list[str]:

@@ -116,6 +116,11 @@ def _all_strips(options: Namespace, work: Path) -> Path:
     return cascade.make_shards(work, options.annotations, options.image_ids, sys.maxsize, sys.maxsize)
 
 
+def _beside_preset(options: Namespace, work: Path) -> str:
+    given = pretrained.ALL_STRIPS, _all_strips(options, work), options.weights, work
+    return pretrained.run_beside_preset(*given, passes=options.passes, seeds=options.seeds)
+
+
 def _severstal(options: Namespace, work: Path) -> str:
     recipe = severstal_recipe(options)
     return severstal.run(options.data, work, recipe, splits=options.variants or list(severstal.SPLITS))
@@ -233,6 +238,9 @@ QUESTIONS = {
     ),
     "pretrained-strips-all": _on_pretrained(
         "And on all of its images, in the natural mix?", pretrained.ALL_STRIPS, (ANNOTATIONS,), _all_strips
+    ),
+    "preset-strips-all": Question(
+        "And beside the preset `severstal`?", _beside_preset, (WEIGHTS, ANNOTATIONS), goes_on_in=pretrained.ALL_STRIPS
     ),
     "auto-choice": Question(
         "What could `--preset auto` do better on pretrained weights?",
