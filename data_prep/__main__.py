@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 
 from data_prep.arguments import (
     add_depth_argument,
@@ -94,11 +95,14 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
     )
     if arguments.join is not None:
         _tell(arguments, join_job(options, arguments.join))
-    elif executor is not None:
-        _tell(arguments, run_job(options, executor, workers=arguments.workers, part=arguments.part))
-    else:
-        with open_executor(arguments.executor, arguments.workers, goes_on=True) as own:
-            _tell(arguments, run_job(options, own, workers=arguments.workers, part=arguments.part))
+        return
+    given = nullcontext(executor) if executor else open_executor(arguments.executor, arguments.workers, goes_on=True)
+    with given as runs:
+        _tell(arguments, run_job(options, runs, workers=arguments.workers, part=arguments.part, tell=_say))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
 
 
 def _tell(arguments: argparse.Namespace, result: Result) -> None:
@@ -113,9 +117,7 @@ def _tell(arguments: argparse.Namespace, result: Result) -> None:
     else:
         lines = [*result.summary.lines(), f"wrote {out}"]
     lines += result.left_out
-    if result.restarted:
-        lines.append(f"{result.restarted}: started over")
-    print("\n".join(lines))  # noqa: T201
+    _say("\n".join(lines))
 
 
 if __name__ == "__main__":

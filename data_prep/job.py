@@ -1,6 +1,6 @@
 """The whole sharding job: plan -> write -> manifest. Killed at any moment, it goes on where it was."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 
@@ -47,13 +47,18 @@ class Result:
     already_finished: bool = False
     not_compared: str = ""
     """Why nothing tells whether the input of a finished job has changed."""
-    restarted: str = ""
-    """Why what an earlier, unfinished run had written was discarded, as where it had other images or labels."""
     left_out: tuple[str, ...] = ()
     """Labels that were left out at the user's word, a line a kind."""
 
 
-def run_job(options: Options, executor: Executor, *, workers: int, part: tuple[int, int] | None = None) -> Result:
+def run_job(
+    options: Options,
+    executor: Executor,
+    *,
+    workers: int,
+    part: tuple[int, int] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Result:
     """Write the shards that are missing, then the index and the manifest.
 
     Args:
@@ -61,6 +66,7 @@ def run_job(options: Options, executor: Executor, *, workers: int, part: tuple[i
         executor: Any executor of `concurrent.futures`; tasks and results are picklable.
         workers: How many tasks it runs at a time (for the disk check).
         part: `(k, n)`: write only the k-th of n parts, from 1, and leave the rest to `join_job`.
+        tell: is given, before anything is written, why what an earlier, unfinished run had written was discarded.
 
     Raises:
         ValidationErrors: images and masks that cannot be used, all at once.
@@ -77,14 +83,16 @@ def run_job(options: Options, executor: Executor, *, workers: int, part: tuple[i
     with lock(options.out, shared=part is not None):
         if is_finished(options):  # by another run, before this one got the lock
             return _leave_finished(options)
-        restarted = claim(options, plan, may_restart=part is None)
+        discarded = claim(options, plan, may_restart=part is None)
+        if discarded:
+            tell(f"{discarded}: started over")
         missing = [shard for shard in shards if finished_rows(options, plan, shard) is None]
         check_disk(options, missing, workers)
         depth = _resolve_depth(options, plan, executor, shards)
         done = sum(len(shard.records) for shard in shards) - sum(len(shard.records) for shard in missing)
         num_written = _write(options, plan, missing, executor, done, depth)
         summary = _finish(options, plan, depth, parts=1) if part is None else None
-        return Result(num_written, summary, restarted=restarted, left_out=plan.labels.left_out)
+        return Result(num_written, summary, left_out=plan.labels.left_out)
 
 
 def join_job(options: Options, num_parts: int) -> Result:

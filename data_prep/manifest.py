@@ -18,7 +18,7 @@ from data_prep.rows import ShardRows
 from data_prep.splits import read_groups_file, read_split_file, severstal_classic, straddling_groups
 from steel import storage
 from steel.errors import counted, told_url
-from steel.folds import assign_folds
+from steel.folds import assign_folds, put_large_last
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.metrics.bootstrap import FEWEST_IMAGES
 from steel.shards.checks import manifest_fault
@@ -139,6 +139,8 @@ def write_manifest(
         few = f"{len(leaking)} groups of {of} lie" if len(leaking) > 1 else f"a group of {of} lies"
         lines.append(f"warning: {few} in more than one fold of the given split")
 
+    if split_options.is_dealt:
+        lines += _remarks_on_large_groups(groups, folds, split_options)
     if given is not None:
         lines += _remarks_on_few_groups(groups, folds)
     dealt = np.repeat(folds, num_tiles), np.repeat(groups, num_tiles)
@@ -206,6 +208,18 @@ def _told_groups(groups: np.ndarray, url: str) -> str:
     return f"{told_url(url)}: {counted(len(sizes) - alone, 'group')} of images that belong together, {alone:,} alone"
 
 
+def _remarks_on_large_groups(groups: np.ndarray, folds: np.ndarray, options: SplitOptions) -> list[str]:
+    """A line where a group is larger than an even fold: what is to judge and what trains is then up to it."""
+    largest, even = int(np.bincount(groups).max()), len(folds) / (int(folds.max()) + 1)
+    if largest <= even:
+        return []
+    advice = "give --groups that are smaller, if you can"
+    if options.group_duplicates:
+        advice = f"see {DUPLICATES_NAME}: where these are different pieces, --no-group-duplicates leaves it to --groups"
+    why = f"{largest} of {len(folds)} images belong together, more than the {even:.0f} of an even fold"
+    return [f"warning: {why}; {advice}"]
+
+
 def _remarks_on_few_groups(groups: np.ndarray, folds: np.ndarray) -> list[str]:
     """A line where folds have too few groups for an interval of their scores."""
     numbers = [len(np.unique(groups[folds == fold])) for fold in range(int(folds.max()) + 1)]
@@ -241,7 +255,7 @@ def _deal(image_ids: list[str], groups: np.ndarray, classes: np.ndarray, split_o
         return read_split_file(split_options.split_file, image_ids)
     if split_options.split == "severstal-classic":
         return severstal_classic(image_ids, classes)
-    return assign_folds(image_ids, groups, classes, split_options.folds, split_options.seed)
+    return put_large_last(assign_folds(image_ids, groups, classes, split_options.folds, split_options.seed), groups)
 
 
 def _pixels_of(images: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

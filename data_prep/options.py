@@ -36,6 +36,11 @@ class SplitOptions:
         if self.split_file is not None and self.split != "stratified":
             raise InputError("give either --split or --split-file")
 
+    @property
+    def is_dealt(self) -> bool:
+        """Whether the images are dealt here, rather than by a split that is given."""
+        return self.split_file is None and self.split == "stratified"
+
     def recorded(self) -> dict[str, Any]:
         """As plain JSON values, without the places of files."""
         return {

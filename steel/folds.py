@@ -52,6 +52,27 @@ def assign_folds(
     return _deal(counts, num_folds)[group_of].astype(np.int16)
 
 
+def put_large_last(folds: npt.NDArray[np.int16], groups: npt.NDArray[np.integer]) -> npt.NDArray[np.int16]:
+    """Folds numbered anew where a group is larger than an even fold: those that are too large come last.
+
+    Unless told otherwise the first folds judge and the others train: with the largest group in the first, less might be
+    left to train on than judges.
+
+    Args:
+        folds: (N,) of `assign_folds`.
+        groups: (N,) group numbers, from 0.
+
+    Returns:
+        (N,) int16; the same images lie together. The first is the largest of those that are not too large.
+    """
+    sizes = np.bincount(folds)
+    if np.bincount(groups).max() * len(sizes) <= len(folds):
+        return folds
+    is_large = sizes * len(sizes) > len(folds)
+    order = np.lexsort((np.where(is_large, sizes, -sizes), is_large))
+    return np.argsort(order).astype(np.int16)[folds]
+
+
 def _group_order(
     image_ids: Sequence[str], group_of: npt.NDArray[np.integer], num_groups: int, seed: int
 ) -> npt.NDArray[np.intp]:

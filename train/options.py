@@ -212,12 +212,15 @@ def _build_augment(former: Mapping[str, TransformConfig], **values: TransformCon
     """The mapping, before what is off is left out of it.
 
     Raises:
-        InputError: a strength that a user has asked for, of what is off.
+        InputError: a strength that a user has asked for, of what is off or has none.
     """
     for name, given in values.items():
-        before = former.get(name, ENTRIES[_Augment].absent)
-        if given.p == 0 and given.strength != before.strength:
-            option = f"augment.{name.replace('_', '-')}"
+        if given.strength == former.get(name, ENTRIES[_Augment].absent).strength:
+            continue
+        option = f"augment.{name.replace('_', '-')}"
+        if not TRANSFORMS[name].has_strength:
+            raise InputError(f"{option}.strength: {given.strength:g} has no effect: it has no strength; leave it out")
+        if given.p == 0:
             raise InputError(
                 f"{option}: a strength of {given.strength:g} has no effect while {option}.p is 0; give --{option}.p "
                 "above 0, or leave the strength out"

@@ -232,6 +232,8 @@ class Transform:
     """From how often and how strongly, the crop's height and width, and the number of class bits in the mask, to an
     albumentations transform of `image` and `mask`. It draws from `py_random` and `random_generator` alone, keeps the
     mask's bits in step with the image, and sets the bit above the classes where pixels have no truth."""
+    has_strength: bool = True
+    """Whether that changes anything: a flip is a flip."""
 
 
 def _part_of_the_crop(*_: object) -> A.BasicTransform:
@@ -262,10 +264,12 @@ def _side_bars(given: TransformConfig, _: tuple[int, int], num_classes: int) -> 
 
 AFFINE = "affine"
 TRANSFORMS: dict[str, Transform] = {
-    "hflip": Transform("flip left-right", lambda given, *_: A.HorizontalFlip(p=given.p)),
-    "vflip": Transform("flip top-bottom", lambda given, *_: A.VerticalFlip(p=given.p)),
+    "hflip": Transform("flip left-right", lambda given, *_: A.HorizontalFlip(p=given.p), has_strength=False),
+    "vflip": Transform("flip top-bottom", lambda given, *_: A.VerticalFlip(p=given.p), has_strength=False),
     "brightness_contrast": Transform("brightness and contrast", _brightness_contrast),
-    "rotate90": Transform("quarter turns; of crops that are not square, half a turn", _quarter_turns),
+    "rotate90": Transform(
+        "quarter turns; of crops that are not square, half a turn", _quarter_turns, has_strength=False
+    ),
     AFFINE: Transform("rotation, shear, shift and scale, as part of the crop", _part_of_the_crop),
     "gamma": Transform("gamma", _gamma),
     "noise": Transform(

@@ -159,6 +159,19 @@ def test_groups_of_tiled_images_and_parts_of_a_job(own_folder: Path) -> None:
     assert folds[0] == folds[1] == folds[2]
 
 
+def test_groups_larger_than_an_even_fold_are_told_and_train(
+    own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 17 images 8 and 8 are of one coil each, the last is alone; an even fold has 6."""
+    line = arguments(own_folder, own_folder / "out", groups=write_coils(own_folder, 2), folds=3)
+    for options, advice in (([], "see duplicates.json: where"), (["--no-group-duplicates"], "give --groups that are")):
+        shutil.rmtree(own_folder / "out", ignore_errors=True)
+        assert main([*line, *options]) == 0
+        said = capsys.readouterr().out
+        assert "folds of 1, 8, 8 images" in said
+        assert f"warning: 8 of 17 images belong together, more than the 6 of an even fold; {advice}" in said
+
+
 def test_folds_of_few_groups_are_told(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(own_folder, own_folder / "out", groups=write_coils(own_folder, 7), folds=2)) == 0
     assert (

@@ -273,7 +273,7 @@ def test_an_unfinished_job_of_another_version_is_told_as_that(
         assert "holds an unfinished job of another version of this program; remove the folder" in last_line(capsys)
     assert main(arguments(own_folder, out)) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[-1] == "an earlier, unfinished run was of another version of this program: started over"
+    assert said[0] == "an earlier, unfinished run was of another version of this program: started over"
     assert tree_digest(out) == tree_digest(shards)
 
 

@@ -50,6 +50,9 @@ def warn_of_seen(name: str, seen: Sequence[SeenFolds], folds: FoldsConfig, data:
         folds: of the run.
         data: of the run.
     """
-    for role, judging in (("validation", folds.validation), ("test", folds.test)):
-        if role_in(judging, data_digests(data), seen) == "train":
-            logger.warning("WARNING: %s was trained on %s folds of this run, whose scores it flatters", name, role)
+    # That validation folds chose the weights before is told of nowhere: they choose those of this run, too.
+    for role, judging, told in (("validation", folds.validation, {"train"}), ("test", folds.test, {"train", "tuning"})):
+        did = role_in(judging, data_digests(data), seen)
+        if did in told:
+            verb = "trained" if did == "train" else "tuned"
+            logger.warning("WARNING: %s was %s on %s folds of this run, whose scores it flatters", name, verb, role)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data_prep.splits import read_groups_file, read_split_file, severstal_classic, straddling_groups
 from steel.errors import InputError
-from steel.folds import assign_folds
+from steel.folds import assign_folds, put_large_last
 from steel.validation_errors import ValidationErrors
 
 REAL_DATA = os.environ.get("STEEL_REAL_DATA")
@@ -81,6 +81,26 @@ def test_large_groups_do_not_unbalance_the_folds():
     for k in range(2):
         positives = np.bincount(folds[classes[:, k]], minlength=5)
         assert np.ptp(positives) <= 0.2 * positives.mean()
+
+
+def test_groups_larger_than_an_even_fold_train():
+    """And of the folds that fit the larger ones judge; an even one has 43 of 216 images here."""
+    groups = np.repeat(np.arange(5), [94, 88, 16, 9, 9])
+    folds = put_large_last(assign_folds(names(216), groups, one_hot([1] * 216, 1), 5, 0), groups)
+    assert folds.dtype == np.int16
+    assert np.bincount(folds).tolist() == [16, 9, 9, 88, 94]
+    assert straddling_groups(groups, folds).size == 0
+    even = np.repeat(np.arange(5), [43, 43, 44, 43, 43])  # 44 of 216 in five folds are just too many
+    folds = np.repeat(np.arange(5, dtype=np.int16), [43, 43, 44, 43, 43])
+    assert np.bincount(put_large_last(folds, even)).tolist() == [43, 43, 43, 43, 44]
+
+
+@given(st.lists(st.integers(0, 3), min_size=30, max_size=90), st.integers(2, 5))
+@settings(max_examples=30, deadline=None)
+def test_folds_of_groups_that_fit_keep_their_numbers(labels, num_folds):
+    groups = np.arange(len(labels)) // 2
+    folds = assign_folds(names(len(labels)), groups, one_hot(labels, 3), num_folds, 0)
+    assert put_large_last(folds, groups) is folds
 
 
 def test_the_seed_decides():

@@ -131,8 +131,8 @@ def test_what_is_missing_or_unknown_is_said(arguments: list[str], message: str) 
             "--augment.brightness-contrast.p above 0, or leave the strength out; --help lists the options",
         ),
         (
-            "--augment.hflip.p 0 --augment.hflip.strength 2",
-            "augment.hflip: a strength of 2 has no effect while augment.",
+            "--augment.hflip.p 0.4 --augment.hflip.strength 2",
+            "augment.hflip.strength: 2 has no effect: it has no strength; leave it out; --help lists the options",
         ),
         (
             "--distill.share 0.9",
@@ -324,12 +324,12 @@ def test_a_schedule_is_chosen_by_name() -> None:
 
 
 def test_every_transform_is_an_option_by_name() -> None:
-    for name in TRANSFORMS:
-        options = [f"--augment.{name.replace('_', '-')}.p", "0.25", "--augment.hflip.strength", "2"]
+    for name, transform in TRANSFORMS.items():
+        option = f"--augment.{name.replace('_', '-')}"
+        options = [f"{option}.p", "0.25", *([f"{option}.strength", "2"] if transform.has_strength else [])]
         augment = parse_fit("fit", [*NEEDED, *options]).config.augment
-        others = {"hflip": TransformConfig(0.5, 2.0), "vflip": TransformConfig(0.5)}
-        expected = {**others, name: TransformConfig(0.25, 2.0 if name == "hflip" else 1.0)}
-        assert augment == expected
+        others = {"hflip": TransformConfig(0.5), "vflip": TransformConfig(0.5)}
+        assert augment == {**others, name: TransformConfig(0.25, 2.0 if transform.has_strength else 1.0)}
     assert to_dict(parse_fit("fit", [*NEEDED, "--augment.vflip.p", "0"]).config)["augment"] == {
         "hflip": {"p": 0.5, "strength": 1.0}
     }

@@ -43,8 +43,8 @@ def config(folds: FoldsConfig, weights: str = "none", teacher: str = "") -> Conf
 @pytest.mark.parametrize(
     ("folds", "told"),
     [
-        (FoldsConfig((0,), (1,)), ["validation"]),
-        (FoldsConfig((1,), (0,)), ["test"]),
+        (FoldsConfig((0,), (1,)), ["trained on validation", "tuned on test"]),
+        (FoldsConfig((1,), (0,)), ["trained on test"]),
         (FoldsConfig((1,), (2,)), []),
     ],
 )
@@ -56,7 +56,7 @@ def test_a_start_that_has_seen_what_judges_is_told_of(
     found = find_learned_from(given, path if option == "--init-from" else None, data)
     assert found == (LearnedFrom(path, (SeenFolds(data.digest, (0,), (1,)),)),)
     assert caplog.messages == [
-        f"WARNING: {option} {path} was trained on {role} folds of this run, whose scores it flatters" for role in told
+        f"WARNING: {option} {path} was {what} folds of this run, whose scores it flatters" for what in told
     ]
 
 
