@@ -20,6 +20,7 @@ from steel import storage
 from steel.errors import counted, told_url
 from steel.folds import assign_folds, put_large_last
 from steel.images.pixel_format import EIGHT_BITS, Depth
+from steel.labels.classes import number_classes
 from steel.metrics.bootstrap import FEWEST_IMAGES
 from steel.shards.checks import manifest_fault
 from steel.shards.format import (
@@ -289,7 +290,10 @@ def _remarks_on_absent(draft: Manifest, classes: np.ndarray) -> list[str]:
     if not absent:
         return []
     if len(absent) < draft.num_classes:
-        return [f"warning: no image has {', '.join(absent)}"]
+        last, held = draft.class_names[-1], int(classes[:, -1].sum())
+        is_numbered = held and draft.class_names == number_classes([draft.num_classes]).names
+        why = f"; they come of {last}, in {counted(held, 'image')}: if that is a slip, mend it, or give --class-names"
+        return [f"warning: no image has {', '.join(absent)}{why if is_numbered else ''}"]
     threshold = draft.options.get("mask_threshold")
     below = "" if threshold is None else f": no value of any mask reaches --mask-threshold {threshold:g}"
     return [f"warning: every image is clean{below}"]

@@ -201,4 +201,6 @@ def _size_issue(shape: tuple[int, ...], height: int, width: int, url: str) -> Is
     sizes = f"{url} ({shape[0]}x{shape[1]}, its image {height}x{width})"
     if same_shape(shape, (height, width)):
         return Issue("masks of another size than their image (--resize-masks brings them to it)", sizes)
-    return Issue("masks of another shape than their image", sizes)
+    if shape[:2] == (width, height):
+        return Issue("masks turned by a quarter against their image (turn them, or export them anew)", sizes)
+    return Issue("masks of another shape than their image (are they of other images?)", sizes)

@@ -82,7 +82,7 @@ def _duplicates(data: ExploredData) -> Iterator[Finding]:
     if copies > 0.05 * len(data):
         yield Finding(
             "warn",
-            f"{copies:,} of {len(data):,} images are copies of others",
+            f"{copies + len(groups):,} of {len(data):,} images lie in {counted(len(groups), 'group')} of duplicates",
             "There is less to learn from, and intervals of scores are wider, than the number of images suggests.",
             tuple(row for group in sorted(groups, key=len, reverse=True)[:3] for row in group[:2].tolist()),
         )
@@ -120,7 +120,15 @@ def _folds(data: ExploredData) -> Iterator[Finding]:
     """Shares of a class that differ by more than three standard errors of a binomial; not corrected for many looks."""
     if data.fold is None:
         return
-    numbers = np.unique(data.fold)
+    numbers, sizes = np.unique(data.fold, return_counts=True)
+    largest = int(np.unique(data.group, return_counts=True)[1].max())
+    if largest * len(numbers) > len(data):
+        yield Finding(
+            "warn",
+            f"{largest:,} of {len(data):,} images belong together, more than an even fold has",
+            f"The folds have {', '.join(map(str, sizes.tolist()))} images: what judges is up to a few pieces. Where these "
+            "are different ones, shard again with --no-group-duplicates, and --groups for what belongs together.",
+        )
     labels = np.concatenate([~data.has.any(axis=1, keepdims=True), data.has], axis=1)
     for k, name in enumerate((beside_classes("clean", data.class_names), *data.class_names)):
         share = labels[:, k].mean()

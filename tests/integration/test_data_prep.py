@@ -254,3 +254,8 @@ def test_classes_of_no_image_are_told(own_folder: Path, capsys: pytest.CaptureFi
     names = "pit,scratch,patch,scale,crack"
     assert main(arguments(own_folder, own_folder / "out", class_names=names)) == 0
     assert "warning: no image has crack\n" in capsys.readouterr().out
+    with (own_folder / "train.csv").open("a") as table:
+        table.write(f"{image_name(0)},7,1 3\n")
+    assert main(arguments(own_folder, own_folder / "mistyped")) == 0
+    told = "warning: no image has class 5, class 6; they come of class 7, in 1 image: if that is a slip, mend it, or"
+    assert f"{told} give --class-names\n" in capsys.readouterr().out

@@ -148,8 +148,10 @@ def test_another_size_is_taken_by_its_option_and_another_shape_is_not(tmp_path: 
         tmp_path / "images", tmp_path / "masks", LabelOptions(class_names=["9=pit"], resize_masks=True)
     )
     assert bits(resized, "a.jpg", (4, 6)) == [[1, 1, 0, 0, 0, 0]] * 4
-    with pytest.raises(InputError, match=r"masks of another shape than their image: .*2x3, its image 6x4"):
+    with pytest.raises(InputError, match=r"another shape than their image \(are they .*\?\): .*2x3, its image 6x4"):
         resized.bitmask("b.jpg", 6, 4)
+    with pytest.raises(InputError, match=r"masks turned by a quarter against their image .*2x3, its image 3x2"):
+        resized.bitmask("b.jpg", 3, 2)
 
 
 def test_jpeg_masks_are_taken_with_a_threshold(tmp_path: Path) -> None:

@@ -222,6 +222,19 @@ def test_what_is_conspicuous_comes_first(tmp_path: Path) -> None:
     assert text.index("labelled differently") < text.index("Images of each class")
 
 
+def test_groups_larger_than_a_fold_are_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(95, 106, (40, 80)).astype(np.uint8) for _ in range(20)]
+    masks = [np.zeros((40, 80), np.uint8) for _ in images]
+    groups = [0] * 6 + [1] * 2 + list(range(2, 14))
+    shards = make_shards(tmp_path / "s", images, masks, num_classes=1, folds=4, groups=groups)
+    found = titles(explore(data_of_shards(shards), tmp_path / "out"))
+    assert "8 of 20 images lie in 2 groups of duplicates" in found
+    assert "6 of 20 images belong together, more than an even fold has" in found
+    shards = make_shards(tmp_path / "even", images, masks, num_classes=1, folds=2, groups=groups)
+    assert not any("belong together" in title for title in titles(explore(data_of_shards(shards), tmp_path / "of-two")))
+
+
 def test_nothing_is_made_of_sound_data(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(90, 110, (20, 40)).astype(np.uint8) for _ in range(80)]
