@@ -126,8 +126,8 @@ def _folds(data: ExploredData) -> Iterator[Finding]:
         yield Finding(
             "warn",
             f"{largest:,} of {len(data):,} images belong together, more than an even fold has",
-            f"The folds have {', '.join(map(str, sizes.tolist()))} images: what judges is up to a few pieces. Where these "
-            "are different ones, shard again with --no-group-duplicates, and --groups for what belongs together.",
+            f"The folds have {', '.join(map(str, sizes.tolist()))} images: what judges is up to a few pieces. Where "
+            "these are different ones, shard again with --no-group-duplicates, and --groups for what belongs together.",
         )
     labels = np.concatenate([~data.has.any(axis=1, keepdims=True), data.has], axis=1)
     for k, name in enumerate((beside_classes("clean", data.class_names), *data.class_names)):
