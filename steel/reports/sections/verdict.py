@@ -37,13 +37,13 @@ def verdict_section(page: Figures) -> Markup:
         [
             class_name(name, k),
             _standing(page, name),
-            page.show("standing_per_class", name, "images"),
+            _counted(page, name, "found", "defective"),
             page.show("verdict", "gain_per_class", name, form="+.4f"),
             page.span("verdict", "gain_interval_per_class", name, form="+.4f"),
         ]
         for k, name in enumerate(page.names)
     ]
-    header = ["class", "so it", "images that have it", "Dice over never answering it", "95 %"]
+    header = ["class", "verdict", "found, of the images that have it", "Dice over never answering it", "95 %"]
     return join(
         [
             tag("p", page.show("verdict", "sentence"), class_=f"verdict {tone}"),
@@ -58,7 +58,11 @@ def _share(page: Figures, part: str, whole: str) -> tuple[Markup, Markup]:
     at = ("strips", ANY)
     share = page.show(*at, f"{part}_share", form=PERCENT)
     span = page.span(*at, f"{part}_interval", form=PERCENT)
-    return join([page.show(*at, part), " of ", page.show(*at, whole)]), join([share, " (95 %: ", span, ")"])
+    return _counted(page, ANY, part, whole), join([share, " (95 %: ", span, ")"])
+
+
+def _counted(page: Figures, name: str, part: str, whole: str) -> Markup:
+    return join([page.show("strips", name, part), " of ", page.show("strips", name, whole)])
 
 
 def _standing(page: Figures, name: str) -> Markup:
