@@ -28,7 +28,7 @@ LOSSLESS_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 LOSSY_SUFFIXES = (*JPEG_SUFFIXES, ".webp")
 IMAGE_SUFFIXES = JPEG_SUFFIXES + LOSSLESS_SUFFIXES + (".webp",)
 """In the order in which they are taken for the image among several files of one sample: photographs first."""
-_UNREAD_SUFFIXES = tuple(
+UNREAD_SUFFIXES = tuple(
     f".{name}"
     for name in (
         *("gif", "jp2", "j2k", "jpf", "jpx", "jxl", "jxr", "jpe", "jif", "heic", "heif", "avif", "psd", "tga", "dib"),
@@ -77,7 +77,7 @@ def list_images(folder: str, *, tiff_pages: TiffPages = "refuse") -> tuple[Image
         InputError: no such folder, or no image in it.
         ValidationErrors: see `split_pages`.
     """
-    files = storage.list_files(folder, IMAGE_SUFFIXES + _UNREAD_SUFFIXES)
+    files = storage.list_files(folder, IMAGE_SUFFIXES + UNREAD_SUFFIXES)
     unread = [file.path for file in files if not file.path.lower().endswith(IMAGE_SUFFIXES)]
     left_out = set(unread)
     records = tuple(

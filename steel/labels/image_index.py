@@ -8,9 +8,12 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from steel.errors import list_some
-from steel.images.listing import image_stem
+from steel.images.listing import IMAGE_SUFFIXES, UNREAD_SUFFIXES, image_stem
 from steel.labels.options import LabelOptions
 from steel.validation_errors import Issue
+
+_ENDINGS = (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES, ".json", ".txt")
+"""Of images, and of the files of labels that are called as their image; what else follows a dot is part of a name."""
 
 
 class Matched(NamedTuple):
@@ -64,6 +67,17 @@ class ImageIndex:
         kind = f"{what} named in other capitals than their image (--any-case takes them)"
         return Matched(near, Issue(kind, f"{shown} (for {near})"))
 
+    def of_path_but_ending(self, path: str, options: LabelOptions, shown: str, what: str) -> Matched:
+        """The image of this relative path, but that the path has another extension, or none.
+
+        Args:
+            path: With forward slashes.
+            options: Whether capitals count.
+            shown: What to name in an issue.
+            what: The kind of labels, in the plural.
+        """
+        return self._of_stems(list(_stems(path)), options, shown, what)
+
     def of_file_name(self, name: str, options: LabelOptions, what: str, folder: str = "") -> Matched:
         """The image that a label file means by a file name, which may be a path on the machine where it was made.
 
@@ -86,14 +100,11 @@ class ImageIndex:
                 return Matched(found)
         if (name_alone := _composed(tails[-1])) in self._of_name:
             return Matched(self._of_name[name_alone])
-        stems = [image_stem(tail) for tail in tails]
-        for stem in stems:
-            if (found := self._plain_of_stem(stem)) is not None:
-                return Matched(found)
-        near = [matched for stem in stems if (matched := self.of_stem(stem, options, name, what)).image_id is not None]
-        if near:
-            return near[0]
-        namesakes = self._namesakes.get(_composed(image_stem(own[0])), [])  # of a path none: its image is not there
+        near = self._of_stems([stem for tail in tails for stem in _stems(tail)], options, name, what)
+        if near.image_id is not None:
+            return near
+        # Of a path there are none: its image is not there.
+        namesakes = next(filter(None, (self._namesakes.get(_composed(stem)) for stem in _stems(own[0]))), [])
         if len(namesakes) < 2:
             return Matched(None)
         kind = f"{what} named as several images are (a folder before the name, or around the labels, says which)"
@@ -102,6 +113,14 @@ class ImageIndex:
     def has_stem(self, stem: str) -> bool:
         """Whether an image has this relative path without extension, in any capitals."""
         return _composed(stem).casefold() in self._folded
+
+    def _of_stems(self, stems: Collection[str], options: LabelOptions, shown: str, what: str) -> Matched:
+        """As `of_stem`, of the first that is an image's; one in the same capitals comes before others."""
+        for stem in stems:
+            if (found := self._plain_of_stem(stem)) is not None:
+                return Matched(found)
+        near = (self.of_stem(stem, options, shown, what) for stem in stems)
+        return next((matched for matched in near if matched.image_id is not None), Matched(None))
 
     def _plain_of_stem(self, stem: str) -> str | None:
         return self._of_stem.get(stem) or self._of_stem.get(_composed(stem))
@@ -115,6 +134,13 @@ def _by_name(images: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
+
+
+def _stems(path: str) -> Iterator[str]:
+    """What a path may be without its extension: itself, as of `a.1` for `a.1.jpg`, then without a known ending."""
+    yield path
+    if path.lower().endswith(_ENDINGS):
+        yield image_stem(path)
 
 
 def _in_storage(name: str) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from steel.errors import InputError
-from steel.images.listing import image_stem
 from steel.labels.classes import MAX_CLASSES, ClassTable, number_classes
 from steel.labels.image_index import ImageIndex, Matched
 from steel.labels.kaggle_csv import KaggleRow, read_kaggle_csv
@@ -96,7 +95,7 @@ def read_kaggle_labels(url: str, images: ImageIndex, options: LabelOptions) -> F
     issues += [*unusable.values(), *(Issue(NO_IMAGE, name) for name in unmatched)]
     where = f"in {url}"
     if unmatched and len(unmatched) == len(matches):
-        raise_issues(issues, f"{where}; no id matches an image: is this the right image folder?")
+        raise_issues(issues, f"{where}; no id matches an image: {_advice(unmatched, images)}")
     left_out = settle(
         issues, where, options, [f"{v} ({n})" for v, n in zip(classes.values, classes.names, strict=True)]
     )
@@ -110,13 +109,14 @@ def _match_ids(ids: Collection[str], images: ImageIndex, options: LabelOptions) 
     in the file begin where those of the images do: one in a folder that is not there is of no image, though an image
     elsewhere may have its name, which without a row would be clean.
     """
+    paths = {name: name.replace("\\", "/") for name in ids}
     matches = {name: Matched(images.of_path(name)) for name in ids}
     fit = {matched.image_id for matched in matches.values()} - {None}
     spoken_of: set[str] = set()
     for name in (name for name, matched in matches.items() if matched.image_id is None):
-        is_whole = bool(fit) and "/" in name.replace("\\", "/")
+        is_whole = bool(fit) and "/" in paths[name]
         near = (
-            images.of_stem(image_stem(name), options, name, "labels")
+            images.of_path_but_ending(paths[name], options, name, "labels")
             if is_whole
             else images.of_file_name(name, options, "labels")
         )
@@ -126,6 +126,14 @@ def _match_ids(ids: Collection[str], images: ImageIndex, options: LabelOptions) 
             spoken_of.add(near.image_id)
         matches[name] = Matched(None) if near.image_id in fit else near
     return matches
+
+
+def _advice(unmatched: Collection[str], images: ImageIndex) -> str:
+    """What may be wrong where none of a file's ids is an image's."""
+    odd = next((name for name in unmatched if images.has_stem(name.rpartition(".")[0])), None)
+    if odd is None:
+        return "is this the right image folder?"
+    return f"their endings are none of image files, as in {odd}; leave them out"
 
 
 def _number_ids(url: str, ids: set[int], issues: list[Issue]) -> ClassTable:

@@ -73,6 +73,27 @@ def test_ids_find_their_image_as_other_labels_do(tmp_path: Path, image: str, nam
 
 
 @pytest.mark.parametrize("folder", ["", "sub/"])
+@pytest.mark.parametrize("ids", [["a.1"], ["a.1", "a"], ["2024.05.01"], ["2024.05.01", "2024.05.02"], ["a.1.png", "a"]])
+def test_a_dot_in_a_name_begins_no_ending(tmp_path: Path, ids: list[str], folder: str) -> None:
+    names = ["a", "a.1", "2024.05.01", "2024.05.02"]
+    images = write_images(tmp_path / "images", "whole.jpg", *(f"{folder}{name}.jpg" for name in names))
+    for more in ("", "whole.jpg,1,1 2\n"):  # beside an id that is a whole path
+        rows = "".join(f"{folder}{name},2,1 2\n" for name in ids)
+        found = load_labels(images, write_text(tmp_path / "train.csv", f"{ROWS}{rows}{more}"))
+        marked = {name for name in names if found.class_ids(f"{folder}{name}.jpg")}
+        assert marked == {name.removesuffix(".png") for name in ids}
+
+
+def test_what_follows_a_dot_is_not_cut_off_for_another_image(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", "a.jpg", "b.jpg")
+    with pytest.raises(InputError, match=r"their endings are none of image files, as in a\.1; leave them out"):
+        load_labels(images, write_text(tmp_path / "train.csv", f"{ROWS}a.1,1,1 2\n"))
+    with pytest.raises(ValidationErrors) as error:
+        load_labels(images, write_text(tmp_path / "train.csv", f"{ROWS}a.1,1,1 2\nb,1,1 2\n"))
+    assert problems_of(error) == {"labels without an image": ["a.1"]}
+
+
+@pytest.mark.parametrize("folder", ["", "sub/"])
 def test_other_capitals_need_their_option(tmp_path: Path, folder: str) -> None:
     images = write_images(tmp_path / "images", f"{folder}A.PNG", "b.png")
     csv = write_text(tmp_path / "train.csv", f"{ROWS}{folder}a.png,1,1 2\n{folder}a.png,2,4 2\nb.png,1,1 1\n")
