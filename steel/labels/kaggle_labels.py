@@ -110,7 +110,7 @@ def _match_ids(ids: Collection[str], images: ImageIndex, options: LabelOptions) 
     elsewhere may have its name, which without a row would be clean.
     """
     paths = {name: name.replace("\\", "/") for name in ids}
-    matches = {name: Matched(images.of_path(name)) for name in ids}
+    matches = {name: Matched(images.of_path(name) or images.of_path(path)) for name, path in paths.items()}
     fit = {matched.image_id for matched in matches.values()} - {None}
     spoken_of: set[str] = set()
     for name in (name for name, matched in matches.items() if matched.image_id is None):

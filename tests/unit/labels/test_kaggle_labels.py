@@ -116,6 +116,13 @@ def test_an_id_that_fits_as_it_is_comes_first(tmp_path: Path) -> None:
     assert [found.class_ids(f"coil 1/{name}.png") for name in "ab"] == [{1}, frozenset()]
 
 
+@pytest.mark.parametrize("name", ["sub\\b.png", "sub\\b.jpg", "sub\\b"])
+def test_backslashes_are_slashes_beside_whole_paths_too(tmp_path: Path, name: str) -> None:
+    images = write_images(tmp_path / "images", "a.png", "sub/b.png")
+    found = load_labels(images, write_text(tmp_path / "train.csv", f"{ROWS}a.png,1,1 2\n{name},2,1 2\n"))
+    assert [found.class_ids(image) for image in ("a.png", "sub/b.png")] == [{1}, {2}]
+
+
 def test_two_ids_for_one_image_are_told(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", "a.png")
     csv = write_text(tmp_path / "train.csv", ROWS + "coil 1/a.png,1,1 1\ncoil 2/a.png,2,1 1\n")
