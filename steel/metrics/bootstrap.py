@@ -63,8 +63,13 @@ def _num_drawn(num_groups: int) -> int:
     at hand, 1 / n against t^2 / (z^2 (num_groups - 1)). See Rao and Wu, 1988, on rescaling bootstraps."""
     if num_groups < FEWEST_IMAGES:
         return 0
-    t = float(stdtrit(num_groups - 1, (1 + CONFIDENCE) / 2))
-    return round((num_groups - 1) * (float(ndtri((1 + CONFIDENCE) / 2)) / t) ** 2)
+    return round((num_groups - 1) * worth_of_few(num_groups))
+
+
+def worth_of_few(num_groups: int) -> float:
+    """z^2 / t^2: what groups whose variance is only estimated from them count for, beside as many of known variance."""
+    tail = (1 + CONFIDENCE) / 2
+    return float(ndtri(tail) / stdtrit(num_groups - 1, tail)) ** 2
 
 
 Interval = tuple[float, float]

@@ -114,7 +114,7 @@ def reliability(levels: np.ndarray, bins: int = RELIABILITY_BINS) -> Reliability
     return Reliability(counts.astype(np.int64), predicted, observed)
 
 
-def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, float] | None:
+def wilson_interval(hits: float, total: float, z: float = 1.959964) -> tuple[float, float] | None:
     """95 % interval of a share (Wilson, 1927), which holds for few cases and shares of 0 and 1, too; None of none."""
     if total == 0:
         return None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from steel.labels.classes import ANY
-from steel.metrics.bootstrap import FEWEST_IMAGES, NUM_RESAMPLES, Interval, interval, resample_weights
+from steel.metrics.bootstrap import FEWEST_IMAGES, Interval, worth_of_few
 from steel.metrics.counts import NUM_BINS, PREDICTED
 from steel.metrics.curves import level_counts, threshold_curve, wilson_interval
 from steel.metrics.scores import Outcome
@@ -74,10 +74,11 @@ def _counts(true: np.ndarray, said: np.ndarray, groups: np.ndarray | None) -> di
 
 
 def _share_interval(said: np.ndarray, groups: np.ndarray | None) -> Interval | None:
-    """95 % interval of the share of strips that are stopped.
+    """95 % interval of the share of strips that are stopped: Wilson's, of as many strips as they are worth.
 
-    Wilson's, of the strips. Where some are of one group, strips are not as many pieces of evidence, and their groups
-    are resampled. If all strips go one way, so does every resample: it is Wilson's again then, of the groups.
+    Where some are of one group, strips are not as many pieces of evidence. Where nearly all go one way it hardly shows
+    how far those of a group go together: the interval reaches at least as far as that of no strip, and of every strip,
+    in as many as there are groups. That one is stopped thus never makes it surer that few are.
 
     Args:
         said: (n,) bool, whether each strip is stopped.
@@ -88,15 +89,27 @@ def _share_interval(said: np.ndarray, groups: np.ndarray | None) -> Interval | N
     """
     num_stopped, num_strips = int(said.sum()), len(said)
     num_groups = num_strips if groups is None else len(np.unique(groups))
-    if num_groups == num_strips:
+    if groups is None or num_groups == num_strips:
         return wilson_interval(num_stopped, num_strips)
     if num_groups < FEWEST_IMAGES:
         return None
-    if num_stopped in (0, num_strips):
-        return wilson_interval(num_groups if num_stopped else 0, num_groups)
-    parts = np.stack([said, np.ones(num_strips)], axis=1)
-    sums = np.concatenate([times @ parts for times in resample_weights(num_strips, NUM_RESAMPLES, 0, groups)])
-    return interval(sums[:, 0] / sums[:, 1])
+    worth = _worth(said, groups)
+    spans = [wilson_interval(*of) for of in ((worth * said.mean(), worth), (0, num_groups), (num_groups, num_groups))]
+    (low, high), (_, high_of_none), (low_of_all, _) = (span for span in spans if span is not None)
+    return min(low, low_of_all), max(high, high_of_none)
+
+
+def _worth(said: np.ndarray, groups: np.ndarray) -> float:
+    """Strips, each of its own group, whose share would spread as that of these does: n over the design effect.
+
+    The share is a ratio of sums over groups, whose variance is the linearised one. See Kish, 1965; of few groups Korn
+    and Graubard, 1998.
+    """
+    num_strips, share = len(said), said.mean()
+    beyond = np.bincount(np.unique(groups, return_inverse=True)[1], weights=said - share)
+    num_groups = len(beyond)
+    variance = num_groups / (num_groups - 1) * np.sum(beyond**2) / num_strips**2 / worth_of_few(num_groups)
+    return float(share * (1 - share) / variance) if variance * num_strips > share * (1 - share) else num_strips
 
 
 def _curve(probs: np.ndarray, true: np.ndarray) -> dict[str, list[int]]:
