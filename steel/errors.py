@@ -159,9 +159,12 @@ def out_of_memory_as(advice: str | Callable[[], str]) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        said = str(error).strip().partition("\n")[0] or "the host refused memory"
-        way_out = advice if isinstance(advice, str) else advice()
-        raise OutOfMemoryError(f"out of memory ({said}); {way_out}") from error
+        raise OutOfMemoryError(_told_memory(error, advice if isinstance(advice, str) else advice())) from error
+
+
+def _told_memory(error: BaseException, advice: str) -> str:
+    said = str(error).strip().partition("\n")[0] or "the host refused memory"
+    return f"out of memory ({said}); {advice}"
 
 
 def run_program(main: Callable[[], int | None]) -> int:
@@ -255,6 +258,8 @@ def _line_and_code(error: BaseException) -> tuple[str, int] | None:
         return str(error) or "interrupted", Terminated.CODE if isinstance(error, Terminated) else 130
     if isinstance(error, OSError) and error.errno in _EXIT_CODES:
         return f"error: {describe(error)}", exit_code(error)
+    if is_out_of_memory(error):
+        return f"error: {_told_memory(error, 'fewer workers, or less else on this machine, leave more')}", 1
     return None
 
 

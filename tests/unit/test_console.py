@@ -181,6 +181,19 @@ def test_names_that_the_locale_cannot_read_are_not_called_broken(tmp_path: Path)
     assert "not ascii (PYTHONUTF8=1 reads names as UTF-8): \\xd0\\xbf" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(MemoryError("to decode a PNG"), "to decode a PNG"), (MemoryError(), "the host refused memory")],
+)
+def test_memory_that_runs_out_is_one_line(error: MemoryError, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise error
+
+    assert run_program(fail) == 1
+    way_out = "fewer workers, or less else on this machine, leave more"
+    assert capsys.readouterr().err == f"error: out of memory ({said}); {way_out}\n"
+
+
 def test_a_defect_of_ours_keeps_its_traceback() -> None:
     def fail() -> None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
