@@ -64,14 +64,14 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_start = on_start
-        self.failure: OSError | None = None
-        """Why nobody could be told of the start."""
+        self.failure: Exception | None = None
+        """What `on_start` raised."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         try:
             self._on_start()
-        except OSError as error:  # raised from here, uvicorn would print it with its traceback
+        except Exception as error:  # raised from here, uvicorn would print it with its traceback
             self.failure, self.should_exit = error, True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

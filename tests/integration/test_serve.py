@@ -323,6 +323,34 @@ def test_a_start_that_nobody_can_be_told_of_is_one_line(model: Path) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def fail_to_start(model: Path, code: str) -> tuple[int, str, str]:
+    """The exit code of a service in whose process `code` was run first, and what it said to both streams."""
+    program = f"import sys\n{code}\nfrom steel.cli import main\nsys.exit(main(sys.argv[1:]))"
+    line = [sys.executable, "-c", program, "serve", str(model), "--port", "0", "--device", "cpu"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_what_the_one_who_is_told_of_the_start_raises_ends_the_service(model: Path) -> None:
+    code = """
+import steel.commands.serving as s
+def refuse(*_, **__): raise s.InputError("no room in the log")
+s.print = refuse
+"""
+    assert fail_to_start(model, code) == (2, "", "error: no room in the log\n")
+
+
+def test_a_service_that_cannot_predict_is_not_told_as_started(model: Path) -> None:
+    code = """
+from steel.serving.queue import PredictionQueue
+def refuse(self): raise RuntimeError("no thread to be had")
+PredictionQueue.start = refuse
+"""
+    status, out, err = fail_to_start(model, code)
+    assert (status, out) == (3, "")  # by uvicorn 0.50; before it was 0
+    assert "no thread to be had" in err
+
+
 WATCHED = """
 import os, sys
 log = os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
