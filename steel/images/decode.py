@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from steel.errors import is_out_of_memory
 from steel.images.jpeg import has_hole
+from steel.images.memory import raise_out_of_memory
 from steel.images.pillow_reader import read_by_pillow, size_by_pillow
 from steel.images.pixel_format import EIGHT_BITS, MAX_PIXELS, Depth, check_size, to_channels
 from steel.images.png import SIGNATURE, PngHeader, check_png, decode_unfiltered
@@ -204,7 +204,7 @@ def _decode_jpeg(data: bytes, colours: Literal["GRAY", "RGB"]) -> np.ndarray:
     try:
         pixels = simplejpeg.decode_jpeg(data, colours)
     except ValueError as error:
-        _raise_out_of_memory(error, "JPEG")
+        raise_out_of_memory(error, "JPEG")
         raise ValueError(f"damaged JPEG ({error})") from error
     return pixels[:, :, 0] if colours == "GRAY" else pixels
 
@@ -213,14 +213,8 @@ def _decode_by_opencv(data: bytes, kind: _Kind, how: int) -> np.ndarray:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error as error:
-        _raise_out_of_memory(error, kind)
+        raise_out_of_memory(error, kind)
         raise ValueError(f"more than {MAX_PIXELS:,} pixels, or a {kind} beyond OpenCV; cut it into tiles") from error
     if pixels is None:
         raise ValueError(f"damaged or unusual {kind}")
     return pixels
-
-
-def _raise_out_of_memory(error: Exception, kind: _Kind) -> None:
-    """Raises MemoryError where a library says that of a file which may be whole."""
-    if is_out_of_memory(error):
-        raise MemoryError(f"to decode a {kind}") from error

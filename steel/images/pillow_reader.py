@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from steel.images.memory import raise_out_of_memory
+
 _limit = threading.Lock()
 
 
@@ -17,6 +19,7 @@ def read_by_pillow(data: bytes, kind: Literal["PNG", "TIFF", "BMP"]) -> np.ndarr
 
     Raises:
         ValueError: damaged, or a variant that Pillow does not know.
+        MemoryError: there is too little memory for it, which is no fault of the file.
     """
     from PIL import Image
     from PIL.BmpImagePlugin import BmpImageFile
@@ -29,9 +32,8 @@ def read_by_pillow(data: bytes, kind: Literal["PNG", "TIFF", "BMP"]) -> np.ndarr
         try:
             with reader(io.BytesIO(data)) as image:  # type: ignore[abstract]
                 return np.asarray(image)
-        except MemoryError:  # which is no fault of the file
-            raise
         except Exception as error:  # on damaged files Pillow raises whatever its parser stumbles over
+            raise_out_of_memory(error, kind)
             raise ValueError(f"damaged or unusual {kind} ({error})") from error
         finally:
             Image.MAX_IMAGE_PIXELS = found
@@ -42,6 +44,7 @@ def size_by_pillow(data: bytes, kind: Literal["BMP", "WebP"]) -> tuple[int, int]
 
     Raises:
         ValueError: damaged, or a variant that Pillow does not know.
+        MemoryError: there is too little memory for it, which is no fault of the file.
     """
     from PIL.BmpImagePlugin import BmpImageFile
     from PIL.WebPImagePlugin import WebPImageFile
@@ -50,4 +53,5 @@ def size_by_pillow(data: bytes, kind: Literal["BMP", "WebP"]) -> tuple[int, int]
         with (BmpImageFile if kind == "BMP" else WebPImageFile)(io.BytesIO(data)) as image:
             return image.size
     except Exception as error:  # on damaged files Pillow raises whatever its parser stumbles over
+        raise_out_of_memory(error, kind)
         raise ValueError(f"damaged or unusual {kind} ({error})") from error

@@ -1,13 +1,15 @@
 """Files that Pillow has written, of every format and kind: the pixels are those that went in, alpha left out."""
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
 
-from steel.images.decode import decode_image
+from steel.images.decode import count_pixels, decode_image, decode_labels
 
 RANDOM = np.random.default_rng(3)
 GRAY = RANDOM.integers(0, 256, (37, 53), np.uint8)
@@ -59,3 +61,19 @@ def test_pixels_are_those_that_went_in(name: str, kind: str) -> None:
     if "predictor" in name:
         assert Image.open(io.BytesIO(buffer.getvalue())).tag_v2[317] == 2  # type: ignore[attr-defined]
     assert np.array_equal(decode_image(buffer.getvalue(), 3), expected)
+
+
+@pytest.mark.parametrize("read", [decode_labels, count_pixels])
+@pytest.mark.parametrize("refused", [MemoryError(), ImageFile._get_oserror(-9, encoder=False)])  # type: ignore[attr-defined]
+def test_too_little_memory_is_no_damage(
+    read: Callable[[bytes], object], refused: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    KINDS["palette"][0].save(buffer, "BMP")
+
+    def refuse(*_: object) -> None:
+        raise refused
+
+    monkeypatch.setattr(BmpImageFile, "load" if read is decode_labels else "_open", refuse)
+    with pytest.raises(MemoryError, match=r"^to decode a BMP$"):
+        read(buffer.getvalue())
