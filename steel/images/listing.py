@@ -144,20 +144,34 @@ def why_unreadable(record: ImageRecord, error: OSError | ValueError) -> str:
 
     Raises:
         ResourceError: that is no fault of this image but of a disk, a store or the machine: others, which are whole,
-            would be left out with it. In a store that goes for rights, too, as they run out for all images at once.
+            would be left out with it. In a store that goes for rights, too, as they run out for all images at once, and
+            on a disk for a file that is gone with all of its folder, as where the disk is no longer mounted.
         OSError: `error` itself, where it says that memory has run out.
     """
     if not isinstance(error, OSError):
         return str(error)
     rights = () if storage.is_remote(record.url) else (PermissionError,)
-    if isinstance(error, (FileNotFoundError, IsADirectoryError, *rights)):
+    is_unmounted = isinstance(error, FileNotFoundError) and _is_folder_gone(record.url)
+    if isinstance(error, (FileNotFoundError, IsADirectoryError, *rights)) and not is_unmounted:
         return error.strerror or os.strerror(errno.ENOENT)  # stores' libraries say the place alone
     if is_out_of_memory(error):
         raise error
     raise ResourceError(
-        f"{told_url(record.url)}: cannot be read now ({error.strerror or error}); see to that, then give the same "
-        "command again"
+        f"{told_url(record.url)}: cannot be read now "
+        f"({'its folder is gone, or empty' if is_unmounted else error.strerror or error}); see to that, then give the "
+        "same command again"
     ) from error
+
+
+def _is_folder_gone(url: str) -> bool:
+    """Whether there is nothing at all where a local file was, which a store does not tell."""
+    if storage.is_remote(url):
+        return False
+    try:
+        with os.scandir(storage.local_path(url).parent) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
 
 
 def image_stem(image_id: str) -> str:

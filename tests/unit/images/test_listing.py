@@ -268,3 +268,19 @@ def test_what_is_an_images_own_fault_is_told_from_what_is_its_disks() -> None:
     assert str(told.value).startswith("s3://bucket/a.png: cannot be read now (Permission denied); see to that")
     with pytest.raises(OSError, match="Cannot allocate"):
         why_unreadable(here, OSError(errno.ENOMEM, "Cannot allocate memory"))
+
+
+@pytest.mark.parametrize("is_mounted_above", [False, True])
+def test_a_file_that_is_gone_with_all_others_is_its_disks_fault(tmp_path: Path, is_mounted_above: bool) -> None:
+    """A disk that is unmounted leaves an empty folder, and none where it was mounted above."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (disk / "b.png").touch()
+    gone = ImageRecord("a.png", str(disk / "a.png"))
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", gone.url)
+    assert why_unreadable(gone, error) == "No such file or directory"
+    (disk / "b.png").unlink()
+    if is_mounted_above:
+        disk.rmdir()
+    with pytest.raises(ResourceError, match=r"a\.png: cannot be read now \(its folder is gone, or empty\); see to"):
+        why_unreadable(gone, error)
