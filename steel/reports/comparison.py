@@ -95,9 +95,12 @@ def _differing(settings: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
 
 
 def _spread(sources: Sequence[Evaluated]) -> dict[str, Any]:
-    """Mean and standard deviation over three or more, of each score that all have; of folds: what a fold matters."""
+    """Mean and standard deviation over three or more, of each score that all have; of folds: what a fold matters.
+
+    None of sources with different classes: each score is over its own, so that they are no draws of one number.
+    """
     found: dict[str, Any] = {}
-    if len(sources) < 3:
+    if len(sources) < 3 or len({frozenset(source.class_names) for source in sources}) > 1:
         return found
     for name in headings(*(source.metrics for source in sources), per_class=False):
         values = [value for s in sources if isinstance(value := s.metrics.get(name), int | float)]

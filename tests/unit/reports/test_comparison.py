@@ -183,6 +183,7 @@ def test_of_different_classes_only_those_that_both_have_are_compared(tmp_path: P
         }
         assert pair["changed"] == []
         assert " on the same 4 images and the classes that both have (spot); nothing" in pair["sentence"]
+    assert found["spread"] == {}  # the scores of each are over other classes
     text = format_comparison(compare(paths[:2]))
     assert re.search(r"^mean Dice +0\.3750 +0\.5000$", text, re.MULTILINE)  # each over its own classes
     assert re.search(r"^positive Dice of spot .*\+0\.0000$", text, re.MULTILINE)
