@@ -15,6 +15,7 @@ from steel.images.listing import JPEG_SUFFIXES, ImageRecord, image_stem
 from steel.images.pictures import encode_picture
 from steel.images.png import encode_png
 from steel.inference.prediction import DIGITS, Prediction
+from steel.labels.classes import beside_classes
 from steel.labels.coco import CocoImage, describe_polygon, describe_runs, write_annotations
 from steel.labels.labels import refuse_same_stems
 from steel.labels.mask_writer import INSIDE, check_folder_names
@@ -167,7 +168,7 @@ def most_likely_class(prediction: Prediction) -> int:
 
 def _row(prediction: Prediction) -> list[Any]:
     likeliest = most_likely_class(prediction)
-    name = prediction.class_names[likeliest - 1] if likeliest else "clean"
+    name = prediction.class_names[likeliest - 1] if likeliest else beside_classes("clean", prediction.class_names)
     areas = [int(np.count_nonzero(mask)) for mask in prediction.masks]
     return [likeliest, name, *(f"{prob / 255:.3f}" for prob in prediction.label_probs), *areas]
 

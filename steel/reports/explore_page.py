@@ -307,7 +307,8 @@ def _shot(data: ExploredData, row: int) -> Markup:
         pictures.append(alone)
     name, pixels = data.image_ids[row], int(data.sizes[row].prod())
     images = [_image(picture, f"{name}{what}") for picture, what in zip(pictures, ("", ", masks alone"), strict=False)]
-    words = "; ".join(f"{said}: {area:,} pixels, {percent(area / pixels, 2)}" for said, area in found) or "clean"
+    words = "; ".join(f"{said}: {area:,} pixels, {percent(area / pixels, 2)}" for said, area in found)
+    words = words or beside_classes("clean", data.class_names)
     fold = "" if data.fold is None else f", fold {data.fold[row]}"
     caption = tag("figcaption", tag("b", name), f" {words}{fold}")
     height, width = size

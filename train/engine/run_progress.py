@@ -10,6 +10,7 @@ import torch
 from steel.config import Config
 from steel.distributed.runtime import Runtime
 from steel.errors import counted
+from steel.labels.classes import beside_classes
 from steel.loading.hard_sampler import HardSampler
 from steel.loading.sampler import Sampler
 from steel.shards.reader import ShardReader
@@ -75,7 +76,7 @@ def announce_hard(
         class_names: of the data.
     """
     where = f"phase {plan.number + 1}, {plan.phase.name}"
-    names = ("clean", *class_names)
+    names = (beside_classes("clean", class_names), *class_names)
     if isinstance(sampler, HardSampler):
         given = [
             f"{names[stratum.class_id]} {share}% ({_explain_missed(stratum.class_id, missed[stratum.class_id])})"

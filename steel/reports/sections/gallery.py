@@ -8,7 +8,7 @@ from typing import Any
 
 from steel.images.class_colours import class_colour
 from steel.images.tags import Tag, ink_on
-from steel.labels.classes import ANY
+from steel.labels.classes import ANY, beside_classes
 from steel.reports.gallery import KINDS
 from steel.reports.html.charts import class_style
 from steel.reports.html.figures import cell
@@ -144,6 +144,7 @@ def _shot(
 ) -> Markup:
     values = line.values
     places = {kind: list(rows).index(shot.row) for kind, rows in kinds.items() if shot.row in rows}
+    clean = beside_classes("clean", names)
     height, width = shot.size
     size = {"width": width, "height": height}
     image = void(
@@ -177,9 +178,9 @@ def _shot(
         cell(values, "wrong_pixels"),
         void("br"),
         "true: ",
-        values["true"] or "clean",
+        values["true"] or clean,
         "; predicted: ",
-        values["predicted"] or "clean",
+        values["predicted"] or clean,
         *((", by the member of fold ", cell(values, "fold")) if by_fold else ()),
         *_told(doubts),
         " ",

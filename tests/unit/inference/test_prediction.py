@@ -12,6 +12,7 @@ from steel.errors import InputError
 from steel.images.class_colours import class_colour
 from steel.images.tags import Tag, draw_tags
 from steel.inference.prediction import Prediction
+from steel.inference.writers import WRITERS
 
 DECISION = Decision((ClassDecision(pixel_threshold=100), ClassDecision(pixel_threshold=100, min_area=3)), gate="class")
 
@@ -146,3 +147,10 @@ def test_other_endings_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"a\.gif: give a name that ends in \.jpg, \.png, \.json"):
         make().save(tmp_path / "a.gif")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_class_called_clean_is_not_the_clean_image_of_the_table():
+    image, names, probs = np.zeros((5, 6), np.uint8), ("clean", "dent"), np.zeros((2, 5, 6), np.uint8)
+    answers = [Prediction("a", image, names, DECISION, probs, np.array(p, np.uint8)) for p in ([0] * 3, [255, 255, 0])]
+    rows = [WRITERS["table"].encode(answer) for answer in answers]
+    assert [row[:2] for row in rows] == [[0, "clean (no class)"], [1, "clean"]]

@@ -16,7 +16,10 @@ from steel.metrics.statistics import EvaluationStatistics, ImageStatistics, imag
 from steel.reports.evaluation_report import write_evaluation
 from steel.reports.gallery import KINDS, PER_KIND, RANDOM, TYPICAL, GalleryKeeper, Kept, choose, ranking_of
 from steel.reports.html.figures import Figures, pointer
+from steel.reports.per_image import ImageRow
+from steel.reports.sections.gallery import gallery_section
 from steel.reports.sections.scores import confusion_section
+from steel.reports.shots import Shot
 from steel.shards.reader import ShardReader
 from tests.known_faults import (
     DECISION,
@@ -287,6 +290,11 @@ def test_a_class_called_clean_is_not_the_row_of_clean_images() -> None:
     rows = re.findall(r"<th[^>]*>(.*?)</th>", confusion_section(Figures(figures)))
     named = [html.unescape(re.sub("<[^>]*>", "", row)).strip() for row in rows]
     assert sorted(filter(None, named)) == ["clean", "clean", "clean (no class)", "clean (no class)"]
+    values = {"image_id": "a", "dice": 0.0, "p any": 0.5, "wrong_pixels": 9, "true": "clean", "predicted": ""}
+    shot = Shot(0, (20, 40), *[b""] * 5, tags=(), true_tags=())
+    line = ImageRow(0, "miss", (0,), (), values)
+    gallery = gallery_section(["clean"], {0: line}, [shot], {}, (), by_fold=False)
+    assert "true: clean; predicted: clean (no class)" in str(gallery)
 
 
 def test_figures_escape_keys() -> None:

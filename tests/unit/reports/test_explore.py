@@ -344,6 +344,7 @@ def test_a_class_called_clean_is_not_the_clean_images(tmp_path: Path) -> None:
     assert "fold 0 has no clean (no class) image" in titles(figures)
     page = (tmp_path / "out/index.html").read_text()
     assert len(re.findall(r">clean \(no class\)</", page)) >= 4  # of charts, tables and examples
+    assert "</b> clean (no class), fold" in page  # below an example
 
 
 def test_what_is_left_out_of_the_labels_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
