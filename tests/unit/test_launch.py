@@ -5,7 +5,9 @@ import math
 import os
 import re
 import subprocess
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -79,14 +81,37 @@ def test_a_kubernetes_pod_starts_again_uncounted_only_if_its_own_run_was_interru
     for name, status in (("status.json", before), ("later.json", after)):
         if status is not None:
             (out / name).write_text(json.dumps({"state": status[0], "attempt": status[1]}, indent=1) + "\n")
-    (tmp_path / "python").write_text(
-        '#!/bin/sh\n[ -e "$OUT/later.json" ] && mv "$OUT/later.json" "$OUT/status.json"\nexit 2'
-    )
-    (tmp_path / "python").chmod(0o755)
+    with pod(out, '[ -e "$OUT/later.json" ] && mv "$OUT/later.json" "$OUT/status.json"\nexit 2') as ended:
+        _, said = ended.communicate(timeout=60)
+    assert (ended.returncode, said) == (code, "")
+
+
+@contextmanager
+def pod(out: Path, launcher: str) -> Iterator[subprocess.Popen[str]]:
+    """What the container runs, with a launcher of these lines."""
+    python = out.parent / "python"
+    python.write_text(f"#!/bin/sh\n{launcher}\n")
+    python.chmod(0o755)
     container = MANIFESTS[1]["spec"]["template"]["spec"]["containers"][0]
-    where = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DATA": "shards", "OUT": str(out)}
-    ended = subprocess.run([*container["command"], *container["args"]], env=where, capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (code, "")
+    where = {"PATH": f"{python.parent}:{os.environ['PATH']}", "DATA": "shards", "OUT": str(out)}
+    line = [*container["command"], *container["args"]]
+    with subprocess.Popen(line, env=where, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("before", ["", '{"state": "interrupted", "attempt": 1}'])
+def test_a_kubernetes_pod_that_is_stopped_before_its_run_begins_starts_again_uncounted(before: str, tmp_path: Path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "status.json").write_text(before)
+    with pod(out, 'sleep 1\ntouch "$OUT/starting"\nexec sleep 60') as stopped:  # by then the shell awaits the signal
+        while stopped.poll() is None and not (out / "starting").exists():
+            time.sleep(0.05)
+        stopped.terminate()
+        assert stopped.wait(60) == 75
 
 
 @pytest.mark.parametrize(
