@@ -153,7 +153,8 @@ def why_unreadable(record: ImageRecord, error: OSError | ValueError) -> str:
     rights = () if storage.is_remote(record.url) else (PermissionError,)
     is_unmounted = isinstance(error, FileNotFoundError) and _is_folder_gone(record.url)
     if isinstance(error, (FileNotFoundError, IsADirectoryError, *rights)) and not is_unmounted:
-        return error.strerror or os.strerror(errno.ENOENT)  # stores' libraries say the place alone
+        number = errno.EISDIR if isinstance(error, IsADirectoryError) else errno.ENOENT
+        return error.strerror or os.strerror(number)  # stores' libraries say the place alone
     if is_out_of_memory(error):
         raise error
     raise ResourceError(

@@ -261,6 +261,7 @@ def test_what_is_an_images_own_fault_is_told_from_what_is_its_disks() -> None:
     here, there = ImageRecord("a.png", "/data/a.png"), ImageRecord("a.png", "s3://user:5ecret@bucket/a.png")
     assert why_unreadable(here, ValueError("damaged PNG")) == "damaged PNG"
     assert why_unreadable(there, FileNotFoundError(there.url)) == "No such file or directory"
+    assert why_unreadable(there, IsADirectoryError(there.url)) == "Is a directory"
     refused = OSError(errno.EACCES, "Permission denied", here.url)
     assert why_unreadable(here, refused) == "Permission denied"
     with pytest.raises(ResourceError) as told:
