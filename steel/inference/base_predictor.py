@@ -47,8 +47,8 @@ class BasePredictor(ABC):
     precision: str
     """`no`, `bf16`, `fp16` or `int8`."""
     header: Mapping[str, Any] | None = None
-    """What the file that it was loaded from says of itself, as `read_any_header` has it, by now maybe of another file;
-    None where it was not loaded from one."""
+    """What the file that it was loaded from says of itself, as `read_any_header` had it: the path may meanwhile hold
+    another file. None where it was not loaded from one."""
     file_digest: str | None = None
     """What tells that file from all others, as `digest_source` has it."""
 
