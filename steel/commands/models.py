@@ -145,7 +145,8 @@ def _run_export(arguments: argparse.Namespace) -> None:
 
     num_sizes = export_onnx(checkpoint, arguments.onnx, None if arguments.tta is None else parse_tta(arguments.tta))
     size = checkpoint.input_size
-    resized = "" if size is None else f"; resize images to {size[0]}x{size[1]} first, as in training"
+    by_steel = "as `steel predict` and `steel serve` do"
+    resized = "" if size is None else f"; resize images to {size[0]}x{size[1]} first, {by_steel}"
     print(f"{told_url(arguments.onnx)}: checked against the checkpoint at {num_sizes} sizes{resized}")  # noqa: T201
 
 

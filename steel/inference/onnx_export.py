@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from steel import storage
 from steel.checkpoint import Checkpoint, content_of, digest_tensors
@@ -114,7 +115,7 @@ def make_onnx(checkpoint: Checkpoint, tta: Sequence[str] | None = None) -> tuple
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     predictor = Predictor(members, mean=checkpoint.mean, std=checkpoint.std, tta=views, device="cpu", precision="no")
     sizes = _sizes_to_check(stride)
-    for size in sizes:
+    for size in tqdm(sizes, desc="checking the graph", unit="size", disable=None, leave=False):
         _check(session, predictor, size, name)
     _check_in_tiles(session, predictor, (5 * stride + 1, 7 * stride - 2), name)
     return data, len(sizes)
