@@ -30,13 +30,16 @@ def told_url(text: str | os.PathLike[str]) -> str:
 
 def without_secrets(text: str) -> str:
     """`text` with every URL in it as `told_url` tells one, but that only those of HTTP end at `?` or `#`, as files of
-    other stores may be called so. In a sentence a URL goes on to the next blank, punctuation before that left out."""
-    return _QUERIES.sub(r"\1", _LOGINS.sub("", text))
+    other stores may be called so. In a sentence a URL goes on to the next blank, punctuation before that left out; in
+    quotes its query goes on to the second of them."""
+    return _QUERIES.sub(r"\1", _QUOTED_QUERIES.sub(r"\1", _LOGINS.sub("", text)))
 
 
 _LOGIN = re.compile("(^|//)[^/]*@")
 _LOGINS = re.compile(r"(?<=://)[^/\s]*@")
-_QUERIES = re.compile(r"""(https?://[^\s?#]*)[?#]\S*?(?=[:;,.)\]'"`]*(?:\s|$))""")
+# A URL without a query is matched, too: looked for in each of many, the query would cost the square of their number.
+_QUERIES = re.compile(r"""(https?://[^\s?#]*)(?:[?#]\S*(?<![:;,.)\]'"`]))?""", re.IGNORECASE)
+_QUOTED_QUERIES = re.compile(r"""((['"`])https?://[^\s?#'"`]*)[?#].*?(?=\2)""", re.IGNORECASE)
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
