@@ -64,7 +64,8 @@ def export_int8(
         path: where to.
         reader: of images like those that will be predicted.
         tta: as for `make_onnx`.
-        folds: which images give the ranges, and which are scored; those that it was trained and tuned on when None.
+        folds: which images give the ranges, and which are scored; those that it was trained on, and tuned on alone,
+            when None.
         num_images: that give the ranges, at most; half of them have defects, where there are so many.
         max_loss: of mean or positive Dice, above which nothing is written; None for no limit.
         on_image: is told how many images of all are done.
@@ -187,9 +188,9 @@ def _passes(predictor: OnnxPredictor, image: np.ndarray) -> Iterator[np.ndarray]
 
 
 def _own_folds(checkpoint: Checkpoint, reader: ShardReader) -> Int8Folds:
-    """Those that the checkpoint was trained and tuned on, if these are its shards."""
+    """Those that the checkpoint was trained on, and tuned on alone, if these are its shards."""
     digest, train = reader.manifest.digest, tuple(checkpoint.folds.get("train", ()))
-    tuning = tuple(sorted(tuning_folds([digest], checkpoint.folds, checkpoint.provenance)))
+    tuning = tuple(sorted(tuning_folds([digest], checkpoint.folds, checkpoint.provenance) - set(train)))
     is_own = digest == checkpoint.provenance.get("data_digest")
     if not (is_own and train and tuning):
         what = (

@@ -273,10 +273,12 @@ def test_folds_that_do_not_do_are_refused(plant: Plant, tmp_path: Path, capsys: 
 
 
 def test_its_own_shards_without_folds_that_tuned_alone_are_told_as_such(plant: Plant) -> None:
-    """Two of a cross-validation: what tuned one trained the other."""
+    """Two of a cross-validation, where what tuned one trained the other; packed as train.crossval does; tuned again."""
     first = load_checkpoint(plant.root / "model.safetensors")
     second = dataclasses.replace(first, folds={"train": [SCORED], "tuning": [RANGES], "test": [BLACK]})
-    with pytest.raises(InputError, match=r"shards: the checkpoint names no folds there .* with --int8-folds"):
-        int8_export.export_int8(
-            stack_members([first, second]), plant.root / "no.onnx", ShardReader(plant.root / "shards")
-        )
+    stacked, both = stack_members([first, second]), [SCORED, RANGES]
+    packed = dataclasses.replace(stacked, folds={"train": both, "tuning": both, "test": [BLACK]})
+    tuned = dataclasses.replace(first, folds={"train": [RANGES], "tuning": [RANGES], "test": [BLACK]})
+    for checkpoint in (stacked, packed, tuned):
+        with pytest.raises(InputError, match=r"shards: the checkpoint names no folds there .* with --int8-folds"):
+            int8_export.export_int8(checkpoint, plant.root / "no.onnx", ShardReader(plant.root / "shards"))
