@@ -7,7 +7,7 @@ from torch import Tensor
 
 from steel.checkpoint import Checkpoint, load_checkpoint
 from steel.distributed.runtime import Runtime
-from steel.errors import told_url
+from steel.errors import alike_on_all_ranks, told_url
 from steel.extensions import require_extensions
 from steel.inference.predictor import build_models
 from steel.model.distillation import SoftTargets
@@ -56,7 +56,8 @@ def load_teacher(context: RunContext) -> Teacher | None:
     """The configuration's teacher on this rank's device; None without one.
 
     Raises:
-        InputError: not a usable checkpoint, or one for other classes, channels, depth or sizes than the data's.
+        InputError: not a usable checkpoint.
+        SharedError: one for other classes, channels, depth or sizes than the data's.
     """
     config, reader = context.config, context.reader
     if not config.distill.teacher:
@@ -65,8 +66,9 @@ def load_teacher(context: RunContext) -> Teacher | None:
     checkpoint, name = load_checkpoint(path), f"--distill.teacher {told_url(path)}"
     require_extensions(checkpoint.provenance, name)
     network = checkpoint.network
-    check_same_task(name, checkpoint.class_names, network.in_channels, checkpoint.depth, reader.manifest)
-    check_stored_sizes(name, checkpoint.input_size, reader, context.rows.train)
+    with alike_on_all_ranks():
+        check_same_task(name, checkpoint.class_names, network.in_channels, checkpoint.depth, reader.manifest)
+        check_stored_sizes(name, checkpoint.input_size, reader, context.rows.train)
     warn_of_seen(name, seen_folds(checkpoint.folds, checkpoint.provenance), config.folds, reader.manifest)
     members = "1 network" if checkpoint.members == 1 else f"{checkpoint.members} networks"
     logger.info("learning from %s (%s), %.0f %% of the loss", name, members, 100 * config.distill.share)

@@ -12,7 +12,7 @@ import torch
 from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
 from steel.config import Config, DistillConfig, FoldsConfig, NetworkConfig
 from steel.distributed.runtime import Runtime, start
-from steel.errors import InputError
+from steel.errors import InputError, SharedError
 from steel.images.pixel_format import Depth
 from steel.inference.predictor import Predictor
 from steel.model.losses import LossConfig
@@ -150,13 +150,13 @@ def test_a_teacher_that_has_seen_the_validation_images_is_told_of(context: Any, 
 def test_a_teacher_of_another_scale_is_refused(context: Any, ensemble: Checkpoint) -> None:
     path = context.config.distill.teacher
     save_checkpoint(path, replace(ensemble, class_names=("class 1", "class 2"), input_size=(16, 32)))
-    with pytest.raises(InputError, match=r"--distill.teacher .*: it takes images resized to 16x32, the shards hold 2"):
+    with pytest.raises(SharedError, match=r"--distill.teacher .*: it takes images resized to 16x32, the shards hold 2"):
         load_teacher(context)
 
 
 def test_a_teacher_for_other_classes_is_refused(context: Any, tmp_path: Any) -> None:
     save_checkpoint(tmp_path / "teacher.safetensors", replace(make_member(0), class_names=("pit", "dent")))
-    with pytest.raises(InputError, match=r"--distill.teacher .*its classes are pit, dent"):
+    with pytest.raises(SharedError, match=r"--distill.teacher .*its classes are pit, dent"):
         load_teacher(context)
 
 
@@ -164,7 +164,7 @@ def test_a_teacher_of_another_depth_is_refused(context: Any, tmp_path: Any) -> N
     """Gray levels that it was never trained on would be asked of it."""
     checkpoint = replace(make_member(0), class_names=("class 1", "class 2"), depth=Depth("high-byte"))
     save_checkpoint(tmp_path / "teacher.safetensors", checkpoint)
-    with pytest.raises(InputError, match=r"--distill.teacher .*it reads images of 16 bits by high-byte"):
+    with pytest.raises(SharedError, match=r"--distill.teacher .*it reads images of 16 bits by high-byte"):
         load_teacher(context)
 
 
