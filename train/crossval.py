@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _validating_in_turn(words: Sequence[str]) -> list[str]:
     """The command line with a fold that validates, which a run must have and each member is given anew: one that is not
-    named for the test.
+    named for the test. It stands last: an option of several values would take a stray first word for its own.
 
     Raises:
         SharedError: a fold is named.
@@ -83,7 +83,7 @@ def _validating_in_turn(words: Sequence[str]) -> list[str]:
             "--folds.validation: in a cross-validation each fold that does not test validates one member; leave it out"
         )
     taken = {*(word.rpartition("=")[2] for word in words), *map(str, FoldsConfig().test)}
-    return ["--folds.validation", next(str(fold) for fold in itertools.count() if str(fold) not in taken), *words]
+    return [*words, "--folds.validation", next(str(fold) for fold in itertools.count() if str(fold) not in taken)]
 
 
 def _run(arguments: FitArguments, runtime: Runtime, signals: StopSignals, only: int | None, join: bool) -> None:

@@ -191,6 +191,13 @@ def test_a_damaged_sample_is_skipped_by_members_and_join(shards: Path, tmp_path:
         main([*line, "--join"])
 
 
+def test_a_stray_word_is_named(shards: Path, tmp_path: Path) -> None:
+    line = [*OPTIONS, "--data", str(shards), "--out", str(tmp_path)]
+    for words in (["foo", *line], [*line[:2], "foo", *line[2:]]):
+        with pytest.raises(SharedError, match=r"^foo: belongs to no option"):
+            main(words)
+
+
 def test_a_trainings_folder_is_refused(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
     (tmp_path / "status.json").touch()
