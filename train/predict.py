@@ -18,7 +18,7 @@ from steel.commands.predictions import (
 )
 from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, start
-from steel.errors import run_program
+from steel.errors import SharedError, run_program, told_url
 from steel.inference.folder_job import Plan, plan_folder
 from steel.inference.load import load_predictor
 from steel.inference.predict_folder import describe_predictor, finish_folder, predict_images
@@ -56,8 +56,11 @@ def _predict(arguments: argparse.Namespace, runtime: Runtime) -> int:
         pixels_per_pass=arguments.pixels_per_pass,
     )
 
+    described = describe_predictor(predictor)
+    _check_same_model(arguments.checkpoint, described["checkpoint"], runtime)
+
     def plan() -> Plan:
-        return plan_folder(job, predictor.class_names, describe_predictor(predictor))
+        return plan_folder(job, predictor.class_names, described)
 
     planned, begun = runtime.on_main(plan), time.perf_counter()
     total, before = len(planned.records), len(planned.records) - len(planned.missing)
@@ -78,6 +81,15 @@ def _predict(arguments: argparse.Namespace, runtime: Runtime) -> int:
     if not runtime.is_main:
         return 0
     return report_predictions(job, predictor, summary, time.perf_counter() - begun)
+
+
+def _check_same_model(path: str, digest: str, runtime: Runtime) -> None:
+    """Raises SharedError unless all ranks have loaded the same weights: the journal knows those of rank 0 alone."""
+    if len(set(runtime.all_gather(digest))) > 1:
+        raise SharedError(
+            f"{told_url(path)}: the ranks have read different files; it was replaced meanwhile, or each machine has "
+            "its own: see that all find the same, and start again"
+        )
 
 
 if __name__ == "__main__":

@@ -36,6 +36,15 @@ def trace(prediction):
 
 register(WRITERS, "trace", FolderWriter("who predicted it", "trace", trace))
 """
+REPLACED = """
+import os
+from steel import storage
+
+read = storage.read_bytes
+if os.environ["RANK"] == "1":
+    storage.read_bytes = lambda path: read(path.replace("model.safetensors", "later.safetensors"))
+"""
+"""Rank 1 reads the checkpoint after it was replaced."""
 
 
 @pytest.fixture
@@ -85,6 +94,19 @@ def test_a_lost_rank_ends_the_job_and_one_process_goes_on(folder: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert steel(["predict", *map(str, line[:4]), "--out", str(folder / "one"), "--format", FORMATS]) == 3
     assert tree_digest(folder / "out") == tree_digest(folder / "one")
+
+
+def test_a_checkpoint_that_is_replaced_while_the_ranks_read_it_is_refused(folder: Path) -> None:
+    """One job would be written by the weights of both."""
+    model = load_checkpoint(folder / "model.safetensors")
+    later = {name: tensor + 1 for name, tensor in model.tensors.items()}
+    save_checkpoint(folder / "later.safetensors", dataclasses.replace(model, tensors=later))
+    (folder / "replaced.py").write_text(REPLACED)
+    line = [folder / "model.safetensors", folder / "images", "--out", folder / "out"]
+    done = run(2, "train.predict", *line, check=False, STEEL_EXTENSIONS=str(folder / "replaced.py"))
+    said = f"error: {folder}/model.safetensors: the ranks have read different files; it was replaced meanwhile, or"
+    assert done.returncode != 0 and done.stderr.count("error: ") == done.stderr.count(said) == 1, done.stderr
+    assert not (folder / "out").exists()
 
 
 def test_it_takes_an_exported_graph_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
