@@ -166,12 +166,11 @@ class Loop:
 
     def _fail_if_untrained(self) -> None:
         """A run of fewer steps than the limit may skip all of them, and would ship the weights it began with."""
-        steps = sum(plan.steps for plan in self.context.plans)
-        if self.state.nonfinite_steps + self.state.scaler_overflows >= steps:
+        if not self.training.has_stepped:
             self.name_suspects(self._suspects)
             raise SharedError(
-                f"none of {steps} steps had a finite loss and gradient: nothing was trained; lower the learning "
-                "rate or look at the samples in nonfinite.json"
+                f"none of {self.state.nonfinite_steps + self.state.scaler_overflows} steps had a finite loss and "
+                "gradient: nothing was trained; lower the learning rate or look at the samples in nonfinite.json"
             )
 
     def _is_save_due(self) -> bool:

@@ -95,6 +95,11 @@ class TrainingState:
             self.scaler.load_state_dict(torch.amp.GradScaler(runtime.device.type).state_dict())
         self._teacher = teacher
 
+    @property
+    def has_stepped(self) -> bool:
+        """Whether any step, of earlier attempts too, was not skipped; waits for the device."""
+        return any(bool(values["step"] > 0) for values in self.optimizer.state.values())
+
     def scored_model(self, phase: int) -> UnifiedModel:
         """The weights that are validated after a step of phase number `phase`: their average where there is one."""
         average = self._average_in(phase)
