@@ -249,11 +249,13 @@ def _less_memory(folder: RunFolder, phases: Mapping[int, PhaseConfig]) -> str:
 
 
 def _write_suspects(context: RunContext, folder: RunFolder, rows: list[int]) -> None:
-    """Name the samples behind non-finite losses, of all ranks, in nonfinite.json."""
+    """Name the samples behind non-finite losses, of all ranks, in nonfinite.json; where this attempt knows of none, as
+    one that resumes at the end, those that an earlier one has named stay."""
     everybody = sorted({row for part in context.runtime.all_gather(rows) for row in part})
-    if context.runtime.is_main:
+    path = folder.root / "nonfinite.json"
+    if context.runtime.is_main and (everybody or not path.exists()):
         suspects = [{"row": row, "image_id": context.reader.samples.image_id(row)} for row in everybody]
-        write_text(folder.root / "nonfinite.json", json.dumps(suspects, indent=1) + "\n")
+        write_text(path, json.dumps(suspects, indent=1) + "\n")
 
 
 if __name__ == "__main__":

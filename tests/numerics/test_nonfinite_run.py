@@ -83,5 +83,9 @@ def test_a_run_that_skipped_every_step_ships_nothing(
     line = [*OPTIONS, *stopping, "--data", str(tiny_shards), "--out", str(tmp_path)]
     with pytest.raises(InputError, match=rf"none of {steps} steps had a finite loss and gradient.* nonfinite\.json"):
         main(line)
-    assert len(json.loads((tmp_path / "nonfinite.json").read_text())) >= 8  # every sample that was trained on
+    suspects = (tmp_path / "nonfinite.json").read_text()
+    assert len(json.loads(suspects)) >= 8  # every sample that was trained on
+    with pytest.raises(InputError, match=rf"none of {steps} steps"):
+        main(line)  # from the state at the end, with no step that it could tell of
+    assert (tmp_path / "nonfinite.json").read_text() == suspects
     assert not (tmp_path / "model.safetensors").exists()
