@@ -116,9 +116,10 @@ def _prune(folder: Path, newest: Path, keep: int) -> None:
 
     States of another version stay: that may go on with them.
     """
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_of_other_version(p))
-    states = [n for n in names if not n.startswith(".") and n <= newest.name]
-    for name in set(names) - set(states[-keep:]):
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    ours = [name for name in names if name.startswith(".") or not _is_of_other_version(folder / name)]
+    states = [name for name in ours if not name.startswith(".") and name <= newest.name]
+    for name in set(ours) - set(states[-keep:]):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -217,11 +218,19 @@ def _read_record(path: Path) -> _Record:
 
 
 def top_checkpoint_files(folder: Path) -> set[str]:
-    """The files of the weights that any state in `folder` could still ship."""
+    """The files of the weights that any state in `folder` could still ship.
+
+    Raises:
+        OtherVersionError: one is of another format version, and may ship any of them.
+    """
     files: set[str] = set()
-    for path in folder.glob(f"*/{RECORD}"):
-        with contextlib.suppress(InputError):  # a damaged or just pruned state ships nothing
+    for path in folder.glob(f"[!.]*/{RECORD}"):
+        try:
             files |= {kept.file for kept in _read_record(path.parent).top_checkpoints}
+        except OtherVersionError:
+            raise
+        except InputError:  # a damaged or just pruned state ships nothing
+            continue
     return files
 
 

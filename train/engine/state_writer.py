@@ -1,5 +1,6 @@
 """Writes states and the best weights beside training."""
 
+import contextlib
 import copy
 import logging
 import math
@@ -13,7 +14,7 @@ import torch
 
 from steel.model.host_copy import HostCopies
 from train.engine.loop_state import LoopState
-from train.engine.state import SavedState, top_checkpoint_files, write_state
+from train.engine.state import OtherVersionError, SavedState, top_checkpoint_files, write_state
 from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
 
 logger = logging.getLogger("train.fit")
@@ -138,7 +139,8 @@ class StateWriter:
         if is_kept:
             weights, _ = self._best_copies.wait()
             store.write(offered, weights)
-        store.prune(ranked, top_checkpoint_files(self._folder))
+        with contextlib.suppress(OtherVersionError):  # whose state may name any of the files: all stay
+            store.prune(ranked, top_checkpoint_files(self._folder))
 
     def _write(
         self, loop: LoopState, top_checkpoints: tuple[TopCheckpoint, ...], prepared: float, waited: float

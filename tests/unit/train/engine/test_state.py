@@ -143,6 +143,15 @@ def test_a_save_leaves_states_of_another_version(tmp_path: Path) -> None:
     assert newest(tmp_path)[0].loop.step == 7
 
 
+def test_a_leftover_of_another_version_goes_as_others_do(tmp_path: Path) -> None:
+    """It was never a state."""
+    leftover = write_state(tmp_path, state(1), keep=1).rename(tmp_path / ".staging-000000-00000001")
+    age(leftover, 4)
+    assert top_checkpoint_files(tmp_path) == set()
+    write_state(tmp_path, state(2), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["000000-00000002"]
+
+
 @pytest.mark.parametrize("name", [RECORD, TENSORS])
 def test_states_that_cannot_be_read_are_not_taken_for_damaged(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

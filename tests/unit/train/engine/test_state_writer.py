@@ -1,7 +1,9 @@
 """What is written beside training: copies, in order, and told when it fails."""
 
+import json
 import logging
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -13,7 +15,15 @@ import torch
 from steel.errors import InputError
 from train.engine import state_writer
 from train.engine.loop_state import LoopState, Window
-from train.engine.state import SavedState, StateWriteError, find_newest_state, read_state
+from train.engine.state import (
+    FORMAT_VERSION,
+    RECORD,
+    SavedState,
+    StateWriteError,
+    find_newest_state,
+    read_state,
+    write_state,
+)
 from train.engine.state_writer import StateWriter
 from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
 
@@ -35,6 +45,27 @@ def test_what_is_submitted_is_a_copy(tmp_path: Path) -> None:
         assert saved.loop == LoopState(step=step, window=Window(step), stopped_early=["x"] * step)
         assert saved.tensors["w"].equal(torch.full((2, 3, 4, 4), float(step)))
         assert saved.tensors["channels"].shape == (2, step, 4, 4)
+    writer.close()
+
+
+def test_weights_that_a_state_of_another_version_could_ship_stay(tmp_path: Path) -> None:
+    """As the state does; once it is gone, they go."""
+    states, folder = tmp_path / "states", tmp_path / "top_checkpoints"
+    writer, store = StateWriter(states, keep=1), TopCheckpoints(folder, keep=1)
+
+    def validate(step: int) -> list[str]:
+        offered = TopCheckpoint(step / 10, 0, step, 1.0)
+        assert store.offer(offered)
+        writer.submit_best(store, offered, {"w": torch.zeros(1)})
+        writer.wait()
+        return sorted(path.name for path in folder.iterdir())
+
+    validate(1)
+    record = write_state(states, SavedState(LoopState(step=1), store.ranked, {"w": torch.zeros(1)}), keep=1) / RECORD
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"format_version": FORMAT_VERSION - 1}))
+    assert validate(2) == ["000000-00000001.safetensors", "000000-00000002.safetensors"]
+    shutil.rmtree(record.parent)
+    assert validate(3) == ["000000-00000003.safetensors"]
     writer.close()
 
 
