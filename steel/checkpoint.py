@@ -119,7 +119,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def load_with_header(path: str | os.PathLike[str]) -> tuple[Checkpoint, dict[str, Any]]:
     """As `load_checkpoint`, with what `read_header` gives of the same bytes."""
-    return _parse(_read(path), told_url(path))
+    return _parse(read_file(path), told_url(path))
 
 
 def parse_checkpoint(data: bytes, path: str) -> Checkpoint:
@@ -171,8 +171,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     size = storage.file_size(path)
     if size is None:
         raise InputError(f"{told_url(path)}: no such file")
-    head = _read(path, 0, 8)
-    return parse_header(told_url(path), head, _read(path, 8, min(header_length(head), MAX_HEADER_BYTES)), size)
+    head = read_file(path, 0, 8)
+    return parse_header(told_url(path), head, read_file(path, 8, min(header_length(head), MAX_HEADER_BYTES)), size)
 
 
 def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None = None) -> Checkpoint:
@@ -283,7 +283,12 @@ def _contradiction(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _read(path: str | os.PathLike[str], offset: int = 0, length: int | None = None) -> bytes:
+def read_file(path: str | os.PathLike[str], offset: int = 0, length: int | None = None) -> bytes:
+    """The bytes of a checkpoint at a path or URL; `length` of them from `offset` on, where one is given.
+
+    Raises:
+        InputError: no such file, or a folder.
+    """
     try:
         return storage.read_bytes(path) if length is None else storage.read_range(path, offset, length)
     except FileNotFoundError:

@@ -41,6 +41,11 @@ class FitArguments:
     words: tuple[str, ...] = ()
     """The command line."""
 
+    @property
+    def start_option(self) -> str:
+        """The option that names the first weights."""
+        return "--model.weights" if self.init_from is None else "--init-from"
+
     def at_passes(self, passes: float, reader: ShardReader | None = None) -> Config:
         """The configuration of the same command line, but for a budget of so many passes; with a reader of its shards
         they are not opened again."""

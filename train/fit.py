@@ -200,7 +200,7 @@ def _start(
     def find_and_keep() -> FirstWeights:
         config, init_from, data = arguments.config, arguments.init_from, reader.manifest
         first = find_first_weights(model, config.model, init_from, data)
-        first = replace(first, learned_from=find_learned_from(config, init_from, data))
+        first = replace(first, learned_from=find_learned_from(config, first.learned_from, arguments.start_option, data))
         folder.keep_first_weights(first)
         return first
 
@@ -213,8 +213,7 @@ def _kept_first_weights(folder: RunFolder, arguments: FitArguments) -> FirstWeig
     asked = arguments.config.model.weights if init_from is None else init_from
     began = "random weights" if first.encoder is None else first.encoder.source
     if asked not in ("hub", "none") and began != told_url(asked):
-        option = "--model.weights" if init_from is None else "--init-from"
-        logger.info("the encoder began with %s; %s is not read again", began, option)
+        logger.info("the encoder began with %s; %s is not read again", began, arguments.start_option)
     return first
 
 

@@ -19,6 +19,7 @@ from steel.pretrained.licences import RANDOM, family_licence, is_permissive, lic
 from steel.pretrained.names import ENOUGH, Fit, fit_names, skipped_blocks, vit_from_torchvision
 from steel.pretrained.sources import Source, read_source, timm_settings
 from steel.pretrained.stem import Normalisation, adapt_stem, add_constant, check_channels
+from steel.shards.split_roles import LearnedFrom, seen_folds
 
 logger = logging.getLogger("train.fit")
 
@@ -61,11 +62,13 @@ class _Given:
     """What they say that they expect, where they do."""
     told_by: str
     """What says so."""
+    learned_from: tuple[LearnedFrom, ...] = ()
+    """The checkpoint of this program that they are of, if it is one."""
 
 
 def load_encoder(
     model: UnifiedModel, weights: str, expected: Normalisation | None = None
-) -> tuple[EncoderWeights, Normalisation]:
+) -> tuple[EncoderWeights, Normalisation, tuple[LearnedFrom, ...]]:
     """Fill the encoder of `model`.
 
     Args:
@@ -74,7 +77,8 @@ def load_encoder(
         expected: what the weights expect of their inputs; None for what they or their publishers say.
 
     Returns:
-        Where they are from, and what the network expects of its inputs from now on.
+        Where they are from; what the network expects of its inputs from now on; and the checkpoint of this program that
+        they are of, if it is one.
 
     Raises:
         InputError: not to be had, not to be read, or of another encoder.
@@ -95,7 +99,7 @@ def load_encoder(
     _tell(told, fit)
     given_by = given.told_by if given.expected else f"what is usual for {name}"
     _tell_inputs(inputs, given_by if expected is None else "--model.mean and --model.std")
-    return told, inputs
+    return told, inputs, given.learned_from
 
 
 def own_header(weights: str, encoder: str) -> dict[str, Any] | None:
@@ -112,7 +116,7 @@ def own_header(weights: str, encoder: str) -> dict[str, Any] | None:
     return parse_header(source.name, source.data[:8], source.data[8:], len(source.data))
 
 
-def _of_checkpoint(checkpoint: Checkpoint, name: str) -> _Given:
+def _of_checkpoint(checkpoint: Checkpoint, source: str) -> _Given:
     if checkpoint.members != 1:
         raise InputError(f"model.weights: holds an ensemble of {checkpoint.members}; give one of its members")
     tensors = {
@@ -120,7 +124,9 @@ def _of_checkpoint(checkpoint: Checkpoint, name: str) -> _Given:
         for name, tensor in checkpoint.member_state(0).items()
         if name.startswith("encoder.")
     }
-    return _Given(tensors, inherited_licence(checkpoint), Normalisation(checkpoint.mean, checkpoint.std), name)
+    expected = Normalisation(checkpoint.mean, checkpoint.std)
+    learned_from = (LearnedFrom(source, seen_folds(checkpoint.folds, checkpoint.provenance)),)
+    return _Given(tensors, inherited_licence(checkpoint), expected, source, learned_from)
 
 
 def inherited_licence(checkpoint: Checkpoint) -> str:

@@ -45,7 +45,7 @@ def test_published_names_fit_and_gray_is_one_channel(preset: Config, tmp_path: P
 
     three, one = network(preset, 3), network(preset, 1)
     for model in (three, one):
-        told, _ = load_encoder(model, str(path), INPUTS)
+        told, _, _ = load_encoder(model, str(path), INPUTS)
         assert told.fitted == told.tensors > 50
     own = [*three.encoder.state_dict().values()]
     unclaimed = [*theirs.state_dict().values()]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from steel.checkpoint import read_header
 from steel.config import Config, FoldsConfig
 from steel.errors import told_url
-from steel.pretrained.encoder import own_header
 from steel.shards.format import Manifest
 from steel.shards.selection import data_digests
 from steel.shards.split_roles import LearnedFrom, SeenFolds, role_in, seen_folds
@@ -14,31 +13,28 @@ from steel.shards.split_roles import LearnedFrom, SeenFolds, role_in, seen_folds
 logger = logging.getLogger("train.fit")
 
 
-def find_learned_from(config: Config, init_from: str | None, data: Manifest) -> tuple[LearnedFrom, ...]:
+def find_learned_from(
+    config: Config, start: tuple[LearnedFrom, ...], option: str, data: Manifest
+) -> tuple[LearnedFrom, ...]:
     """The checkpoints of this program that a run begins with and is taught by. Of those that it begins with it is said
     where they have seen what is to judge; `load_teacher` says so of teachers.
 
     Args:
         config: of the run.
-        init_from: as the option.
+        start: those that it begins with.
+        option: which has named them.
         data: that it is to be trained on.
 
     Raises:
-        InputError: one that cannot be read.
+        InputError: a teacher that cannot be read.
     """
-    found, model = [], config.model
-    name, header = "--init-from", None if init_from is None else read_header(init_from)
-    if init_from is None:
-        name, header = "--model.weights", own_header(model.weights, model.encoder)
-    if header is not None:
-        source = told_url(model.weights if init_from is None else init_from)
-        found.append(LearnedFrom(source, seen_folds(header["folds"], header["provenance"])))
-        warn_of_seen(f"{name} {source}", found[0].seen, config.folds, data)
-    if config.distill.teacher:
-        header = read_header(config.distill.teacher)
-        seen = seen_folds(header["folds"], header["provenance"])
-        found.append(LearnedFrom(told_url(config.distill.teacher), seen))
-    return tuple(found)
+    for one in start:
+        warn_of_seen(f"{option} {one.source}", one.seen, config.folds, data)
+    if not config.distill.teacher:
+        return start
+    header = read_header(config.distill.teacher)
+    seen = seen_folds(header["folds"], header["provenance"])
+    return (*start, LearnedFrom(told_url(config.distill.teacher), seen))
 
 
 def warn_of_seen(name: str, seen: Sequence[SeenFolds], folds: FoldsConfig, data: Manifest) -> None:

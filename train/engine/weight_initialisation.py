@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from steel import storage
-from steel.checkpoint import load_checkpoint
+from steel.checkpoint import parse_checkpoint, read_file
 from steel.config import ModelConfig
 from steel.errors import InputError, list_some, told_url
 from steel.model.network import UnifiedModel
 from steel.pretrained.encoder import EncoderWeights, add_constants, inherited_licence, load_encoder, tell_licence
 from steel.pretrained.stem import Normalisation, adapt_stem, check_channels
 from steel.shards.format import Manifest
-from steel.shards.split_roles import LearnedFrom
+from steel.shards.split_roles import LearnedFrom, seen_folds
 
 logger = logging.getLogger("train.fit")
 
@@ -54,6 +53,9 @@ def find_first_weights(model: UnifiedModel, wanted: ModelConfig, init_from: str 
         wanted: where the encoder's weights are, and what they expect.
         init_from: path or URL of a checkpoint to start all of the network from, in place of those.
         data: that it is to be trained on.
+
+    Returns:
+        What they are, of checkpoints of this program with what those have seen.
 
     Raises:
         InputError: weights that are not to be had or do not fit.
@@ -101,7 +103,7 @@ def _logits(frequencies: np.ndarray) -> torch.Tensor:
 
 def initialise_weights(
     model: UnifiedModel, path: str, class_names: Sequence[str], expected: Normalisation | None = None
-) -> tuple[EncoderWeights, Normalisation]:
+) -> tuple[EncoderWeights, Normalisation, tuple[LearnedFrom, ...]]:
     """Start `model` from the checkpoint at `path`: tensors of the same shape, the first convolution of another number
     of channels, and the heads class by class, by name. What else is left as it was is told of.
 
@@ -112,12 +114,14 @@ def initialise_weights(
         expected: what the weights expect of their inputs; None for what the checkpoint says.
 
     Returns:
-        Where its encoder is from, and what the network expects of its inputs from now on.
+        Where its encoder is from; what the network expects of its inputs from now on; and the checkpoint, with what it
+        has seen.
 
     Raises:
         InputError: not a readable checkpoint, an ensemble, or a network that shares hardly anything with this.
     """
-    checkpoint, told = load_checkpoint(path), told_url(path)
+    data, told = read_file(path), told_url(path)
+    checkpoint = parse_checkpoint(data, told)
     if checkpoint.members != 1:
         raise InputError(f"--init-from {told}: holds an ensemble of {checkpoint.members}; give one of its members")
     given = {name: tensor[0] for name, tensor in checkpoint.tensors.items()}
@@ -162,11 +166,11 @@ def initialise_weights(
     logger.info("started from %s: %d tensors, classes %s", told, len(taken), ", ".join(known) or "none in common")
     encoder = [name.startswith("encoder.") for name in taken].count(True)
     total = len(model.encoder.state_dict())
-    digest = hashlib.sha256(storage.read_bytes(path)).hexdigest()
+    digest = hashlib.sha256(data).hexdigest()
     weights = EncoderWeights(model.network.encoder, told, digest, inherited_licence(checkpoint), encoder, total)
     if encoder:
         tell_licence(weights.licence)
-    return weights, inputs
+    return weights, inputs, (LearnedFrom(told, seen_folds(checkpoint.folds, checkpoint.provenance)),)
 
 
 def _is_stem(own: torch.Tensor, given: torch.Tensor) -> bool:

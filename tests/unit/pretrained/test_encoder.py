@@ -73,7 +73,7 @@ def test_a_whole_classifier_in_timms_names(name: str, suffix: str, tmp_path: Pat
     else:
         save(path, theirs.state_dict())
     model = network(f"tu-{name}")
-    told, inputs = load_encoder(model, str(path), IMAGENET)
+    told, inputs, _ = load_encoder(model, str(path), IMAGENET)
     assert (told.fitted, inputs) == (told.tensors, IMAGENET)
     assert_same_features(features_of_ours(model, image(3), inputs), features_of_timm(theirs, image(3), MEAN, STD))
 
@@ -91,7 +91,7 @@ def test_one_channel_says_what_three_say_of_gray(name: str, mean: Any, std: Any,
     theirs, gray = classifier(name), image(1)
     path = save(tmp_path / "w.safetensors", theirs.state_dict())
     model = network(f"tu-{name}", 1)
-    _, inputs = load_encoder(model, path, Normalisation(mean, std))
+    _, inputs, _ = load_encoder(model, path, Normalisation(mean, std))
     assert len(inputs.mean) == len(inputs.std) == 1
     assert_same_features(
         features_of_ours(model, gray, inputs), features_of_timm(theirs, gray.expand(-1, 3, -1, -1), mean, std)
@@ -103,7 +103,7 @@ def test_what_stands_beside_is_followed_unless_it_is_told(tmp_path: Path, caplog
     path = save(tmp_path / "w.safetensors", classifier("test_resnet").state_dict())
     beside = tmp_path / "config.json"
     beside.write_text('{"mean": [0.5], "std": [0.25], "license": ["mit"]}')
-    _, inputs = load_encoder(network("tu-test_resnet"), path)
+    _, inputs, _ = load_encoder(network("tu-test_resnet"), path)
     assert inputs == Normalisation((0.5,) * 3, (0.25,) * 3)
     assert f"by mean 0.5 0.5 0.5 and deviation 0.25 0.25 0.25, after {beside}" in caplog.text
     beside.write_text('{"mean": 0.5, "std": 0.5}')
@@ -123,7 +123,7 @@ def test_batch_normalisation_takes_up_means_that_differ(tmp_path: Path) -> None:
     theirs, gray = trained(torchvision.models.resnet18()), image(1)
     path = save(tmp_path / "w.safetensors", theirs.state_dict())
     model = network("resnet18", 1)
-    _, inputs = load_encoder(model, path)
+    _, inputs, _ = load_encoder(model, path)
     pixels = (gray.expand(-1, 3, -1, -1) / 255 - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
     with torch.no_grad():
         expected = theirs.relu(theirs.bn1(theirs.conv1(pixels)))
@@ -136,7 +136,7 @@ def test_batch_normalisation_takes_up_means_that_differ(tmp_path: Path) -> None:
 def test_gray_images_as_three_channels_are_exact_at_the_border_too(tmp_path: Path) -> None:
     theirs, gray = classifier("test_resnet"), image(1)
     model = network("tu-test_resnet", 3)
-    _, inputs = load_encoder(model, save(tmp_path / "w.safetensors", theirs.state_dict()), IMAGENET)
+    _, inputs, _ = load_encoder(model, save(tmp_path / "w.safetensors", theirs.state_dict()), IMAGENET)
     assert_same_features(
         features_of_ours(model, gray, inputs), features_of_timm(theirs, gray.expand(-1, 3, -1, -1), MEAN, STD)
     )
@@ -147,7 +147,7 @@ def test_torchvisions_names_of_a_network_that_timm_names_otherwise(tmp_path: Pat
     theirs = trained(torchvision.models.efficientnet_b0())
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
     model = network("tu-efficientnet_b0")
-    told, inputs = load_encoder(model, str(tmp_path / "w.pth"))
+    told, inputs, _ = load_encoder(model, str(tmp_path / "w.pth"))
     assert (told.fitted, inputs) == (told.tensors, IMAGENET)
     with torch.no_grad():
         pixels = normalise(image(3, (64, 64)), MEAN, STD)
@@ -159,7 +159,7 @@ def test_torchvisions_regnet_whose_tensors_lie_in_another_order(tmp_path: Path) 
     torch.manual_seed(0)
     theirs = trained(torchvision.models.regnet_y_400mf())
     model = network("tu-regnety_004")
-    told, _ = load_encoder(model, save(tmp_path / "w.safetensors", theirs.state_dict()), IMAGENET)
+    told, _, _ = load_encoder(model, save(tmp_path / "w.safetensors", theirs.state_dict()), IMAGENET)
     assert told.fitted == told.tensors
     with torch.no_grad():
         pixels = normalise(image(3, (64, 64)), MEAN, STD)
@@ -172,7 +172,7 @@ def test_torchvisions_vision_transformer(tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = trained(torchvision.models.VisionTransformer(224, 16, 12, 3, 192, 768))
     model = UnifiedModel(NetworkConfig("DPT", "tu-vit_tiny_patch16_224", 1, 3)).eval()
-    told, _ = load_encoder(model, save(tmp_path / "w.safetensors", theirs.state_dict()), IMAGENET)
+    told, _, _ = load_encoder(model, save(tmp_path / "w.safetensors", theirs.state_dict()), IMAGENET)
     assert told.fitted == told.tensors
     with torch.no_grad():
         pixels = normalise(image(3, (224, 224)), MEAN, STD)
@@ -194,7 +194,7 @@ def test_the_names_of_an_original_publication(tmp_path: Path) -> None:
         tensors[name] = tensor.flatten(1) if "pwconv" in name and tensor.ndim == 4 else tensor
     assert "stages.1.0.dwconv.weight" in tensors and "stem.0.weight" not in tensors
     model = network("tu-test_convnext")
-    told, inputs = load_encoder(model, save(tmp_path / "w.safetensors", tensors), IMAGENET)
+    told, inputs, _ = load_encoder(model, save(tmp_path / "w.safetensors", tensors), IMAGENET)
     assert told.fitted == told.tensors
     assert_same_features(features_of_ours(model, image(3), inputs), features_of_timm(theirs, image(3), MEAN, STD))
 
@@ -206,7 +206,7 @@ def test_an_encoder_out_of_another_programs_network(tmp_path: Path) -> None:
     path = save(tmp_path / "w.safetensors", {f"model.{n}": t for n, t in theirs.state_dict().items()})
     model = network("resnet18", decoder_channels=(8, 8, 8))
     before = {name: tensor.clone() for name, tensor in model.decoder.state_dict().items()}
-    told, _ = load_encoder(model, path)
+    told, _, _ = load_encoder(model, path)
     assert told.fitted == told.tensors
     with torch.no_grad():
         pixels = torch.randn(1, 3, 64, 64)
@@ -230,7 +230,7 @@ def test_a_checkpoint_of_ours_brings_its_inputs_and_its_licence(tmp_path: Path) 
     gray = image(1)
     for channels in (1, 3):  # of three channels, too: the same of a gray image
         model = network("tu-test_resnet", channels)
-        told, inputs = load_encoder(model, str(tmp_path / "m.safetensors"))
+        told, inputs, _ = load_encoder(model, str(tmp_path / "m.safetensors"))
         assert told.licence == licence and told.fitted == told.tensors
         assert inputs == Normalisation((0.3,) * channels, (0.2,) * channels)
         expected = features_of_ours(former, gray, Normalisation((0.3,), (0.2,)))
@@ -242,7 +242,7 @@ def test_nobodys_licence_is_nothing_to_warn_of(tmp_path: Path, caplog: pytest.Lo
     former = network("tu-test_resnet", 1)
     save_checkpoint(tmp_path / "m.safetensors", own_checkpoint(former, {"encoder_weights": None}))
     with caplog.at_level(logging.INFO, logger="train.fit"):
-        told, _ = load_encoder(network("tu-test_resnet", 1), str(tmp_path / "m.safetensors"))
+        told, _, _ = load_encoder(network("tu-test_resnet", 1), str(tmp_path / "m.safetensors"))
     assert "random" in told.licence and all(record.levelno == logging.INFO for record in caplog.records)
 
 
@@ -284,7 +284,7 @@ def test_later_stages_may_be_left_over(tmp_path: Path) -> None:
     """As of a classifier whose last stages give no features that the decoder takes."""
     tensors = dict(classifier("test_resnet").state_dict())
     tensors |= {"layer5.0.conv1.weight": torch.zeros(2), "layer4.1.conv1.weight": torch.zeros(2)}
-    told, _ = load_encoder(network("tu-test_resnet"), save(tmp_path / "w.safetensors", tensors))
+    told, _, _ = load_encoder(network("tu-test_resnet"), save(tmp_path / "w.safetensors", tensors))
     assert told.fitted == told.tensors
 
 
@@ -307,7 +307,7 @@ def test_what_did_not_fit_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixt
     heads = {f"head{n}.weight": torch.zeros(n + 1) for n in range(12)}
     tensors |= heads
     with caplog.at_level(logging.INFO, logger="train.fit"):
-        told, _ = load_encoder(network("tu-test_resnet"), save(tmp_path / "w.safetensors", tensors))
+        told, _, _ = load_encoder(network("tu-test_resnet"), save(tmp_path / "w.safetensors", tensors))
     assert told.tensors - told.fitted == 2
     assert "random: model.layer3.0.bn1.bias, model.layer4.0.bn1.weight" in caplog.text
     (line,) = [r.message for r in caplog.records if "not in the encoder" in r.message]
@@ -320,7 +320,7 @@ def test_the_licence_is_said_and_a_special_one_louder(tmp_path: Path, caplog: py
         caplog.clear()
         with caplog.at_level(logging.INFO, logger="train.fit"):
             path = save(tmp_path / "w.safetensors", tensors, license=licence)
-            told, _ = load_encoder(network("tu-test_resnet"), path)
+            told, _, _ = load_encoder(network("tu-test_resnet"), path)
         (record,) = [r for r in caplog.records if r.message.startswith("encoder weights: licence")]
         assert record.levelno == level and told.licence in record.message
     assert told.licence == "DINOv3 License (Meta's own terms, not Apache-2.0)"
@@ -331,7 +331,7 @@ def test_three_means_for_weights_of_one_channel_are_refused(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"model\.mean: 3 values"):
         load_encoder(network("tu-test_resnet", 1), path, IMAGENET)
     model = network("tu-test_resnet", 1)
-    _, inputs = load_encoder(model, path)  # what timm says of three channels, on average
+    _, inputs, _ = load_encoder(model, path)  # what timm says of three channels, on average
     assert inputs == Normalisation((0.5,), (0.5,))
 
 
@@ -344,7 +344,7 @@ def test_real_weights_say_of_real_steel_what_timm_says() -> None:
     strip = next(iter(sorted((root / "severstal_sample" / "train_images").iterdir())))
     gray = torchvision.io.read_image(str(strip), torchvision.io.ImageReadMode.GRAY)[None]
     model = network("tu-tf_efficientnet_lite0", 1)
-    told, inputs = load_encoder(model, str(path))
+    told, inputs, _ = load_encoder(model, str(path))
     assert told.fitted == told.tensors and told.licence == "Apache-2.0"
     assert inputs == Normalisation((0.5,), (0.5,))  # as timm says of these weights
     wide = features_of_timm(theirs, gray.expand(-1, 3, -1, -1), (0.5,) * 3, (0.5,) * 3)

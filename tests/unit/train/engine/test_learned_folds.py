@@ -1,12 +1,16 @@
 """What a run begins with or is taught by may have seen the folds that judge it."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from steel import storage
 from steel.checkpoint import load_checkpoint, save_checkpoint
-from steel.config import Config, DistillConfig, FoldsConfig
+from steel.config import Config, DistillConfig, FoldsConfig, ModelConfig
+from steel.model.network import UnifiedModel
 from steel.plain import from_dict, to_dict
 from steel.pretrained.stem import Normalisation
 from steel.shards.format import Manifest
@@ -17,7 +21,7 @@ from tests.random_members import make_member
 from tests.shard_folder import small_shards
 from train.engine.learned_folds import find_learned_from
 from train.engine.run_folder import RunFolder
-from train.engine.weight_initialisation import FirstWeights
+from train.engine.weight_initialisation import FirstWeights, find_first_weights
 from train.fit import main
 
 
@@ -32,11 +36,16 @@ def save(path: Path, digest: str) -> str:
     return str(path)
 
 
-def config(folds: FoldsConfig, weights: str = "none", teacher: str = "") -> Config:
-    base = config_of()
-    taught = DistillConfig(teacher, 0.3) if teacher else DistillConfig()
-    model = replace(base.model, weights=weights, encoder="tu-test_resnet")
-    return replace(base, folds=folds, model=model, distill=taught)
+def begin(option: str, path: str, data: Manifest) -> FirstWeights:
+    """With the checkpoint at `path`, named by an option."""
+    model = UnifiedModel(make_member(2).network)
+    if option == "--init-from":
+        return find_first_weights(model, ModelConfig(weights="none"), path, data)
+    return find_first_weights(model, ModelConfig(weights=path), None, data)
+
+
+def config(folds: FoldsConfig, teacher: str = "") -> Config:
+    return replace(config_of(), folds=folds, distill=DistillConfig(teacher, 0.3) if teacher else DistillConfig())
 
 
 @pytest.mark.parametrize("option", ["--init-from", "--model.weights"])
@@ -52,23 +61,40 @@ def test_a_start_that_has_seen_what_judges_is_told_of(
     option: str, folds: FoldsConfig, told: list[str], data: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = save(tmp_path / "start.safetensors", data.digest)
-    given = config(folds, path if option == "--model.weights" else "none")
-    found = find_learned_from(given, path if option == "--init-from" else None, data)
-    assert found == (LearnedFrom(path, (SeenFolds(data.digest, (0,), (1,)),)),)
+    start = (LearnedFrom(path, (SeenFolds(data.digest, (0,), (1,)),)),)
+    assert begin(option, path, data).learned_from == start
+    caplog.clear()
+    assert find_learned_from(config(folds), start, option, data) == start
     assert caplog.messages == [
         f"WARNING: {option} {path} was {what} folds of this run, whose scores it flatters" for what in told
     ]
+
+
+@pytest.mark.parametrize("option", ["--init-from", "--model.weights"])
+def test_a_start_is_read_once(option: str, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has seen is of the bytes that were loaded; a second download could fail, or bring another file."""
+    path, read = save(tmp_path / "start.safetensors", data.digest), list[str]()
+
+    def noting(real: Callable[..., bytes], path: str, *place: int) -> bytes:
+        read.append(path)
+        return real(path, *place)
+
+    for name in ("read_bytes", "read_range"):
+        monkeypatch.setattr(storage, name, functools.partial(noting, getattr(storage, name)))
+    first = begin(option, path, data)
+    find_learned_from(config(FoldsConfig((0,), (1,))), first.learned_from, option, data)
+    assert read == [path]
 
 
 def test_a_start_of_other_shards_has_seen_nothing_of_these(
     data: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Yet it is written down: these are not all that the checkpoint will be judged on. So is what the teacher saw."""
-    start, teacher = save(tmp_path / "a.safetensors", "elsewhere"), save(tmp_path / "b.safetensors", "there")
-    found = find_learned_from(config(FoldsConfig((0,), (1,)), start, teacher), None, data)
-    assert [(one.source, one.seen[0].digest) for one in found] == [(start, "elsewhere"), (teacher, "there")]
+    start, teacher = (LearnedFrom("a", (SeenFolds("elsewhere", (0,), (1,)),)),), save(tmp_path / "b", "there")
+    found = find_learned_from(config(FoldsConfig((0,), (1,)), teacher), start, "--init-from", data)
+    assert [(one.source, one.seen[0].digest) for one in found] == [("a", "elsewhere"), (teacher, "there")]
     assert not caplog.messages
-    assert find_learned_from(config(FoldsConfig((0,), (1,))), None, data) == ()
+    assert find_learned_from(config(FoldsConfig((0,), (1,))), (), "--model.weights", data) == ()
 
 
 def test_a_run_that_goes_on_knows_what_it_learned_from(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_heads_follow_the_names_of_the_classes(tmp_path: Path) -> None:
         old.classification_head.reliance.copy_(torch.tensor([2.0, 3.0]))
     before = {k: v.clone() for k, v in new.state_dict().items()}
     path = save(tmp_path / "old.safetensors", old, ("spot", "scratch"))
-    told, inputs = initialise_weights(new, path, ("patch", "scratch", "spot"))
+    told, inputs, _ = initialise_weights(new, path, ("patch", "scratch", "spot"))
     assert (told.source, told.fitted) == (path, told.tensors) and inputs == Normalisation((0.5,), (0.2,))
     segmentation, labels = new.segmentation_head[0].weight, new.classification_head.linear.weight
     assert torch.equal(segmentation[1], old.segmentation_head[0].weight[1])
@@ -56,7 +56,7 @@ def test_a_network_of_other_channels_says_the_same_of_gray_images(
     """But at the border, where padding stands for a gray that is another in each channel."""
     old, new = build(("a", "b"), channels=before).eval(), build(("a", "b"), channels=after).eval()
     path = save(tmp_path / "old.safetensors", old, ("a", "b"))
-    told, inputs = initialise_weights(new, path, ("a", "b"), given)
+    told, inputs, _ = initialise_weights(new, path, ("a", "b"), given)
     of_old = load_checkpoint(path)
     expected = Normalisation(of_old.mean, of_old.std) if given is None else given.for_channels(before)
     assert inputs == expected.for_channels(after) and told.fitted == told.tensors
