@@ -165,7 +165,12 @@ def test_a_join_takes_the_views_and_the_test_folds_of_the_members(shards: Path, 
         main([*start, "--folds.test=0", "--fold", "0"])
     with pytest.raises(InputError, match=r"--folds.test 2: the members in .* have kept 0 for the test; leave it out"):
         main([*start, "--folds.test", "2", "--join"])
-    assert main(["--preset", "smoke", "--data", str(shards), "--out", str(tmp_path), "--join"]) == 0
+    assert (
+        main(
+            ["--preset", "smoke", "--runtime.precision", "no", "--data", str(shards), "--out", str(tmp_path), "--join"]
+        )
+        == 0
+    )
     joined = load_checkpoint(tmp_path / "model.safetensors")
     assert joined.decision is not None and joined.decision.tta == ("vflip",)
     assert joined.folds == {"train": [1, 2], "tuning": [1, 2], "test": [0]}
