@@ -122,15 +122,23 @@ class Finder:
             Dropped()
 
 sys.meta_path.insert(0, Finder())
-from steel.__main__ import main
+from {program}.__main__ import main
 sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("module", ["steel.cli", "steel.commands.models", "steel.inference.load"])
-def test_ctrl_c_in_an_import_ends_the_command_in_one_line(module: str) -> None:
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        ("steel", "steel.cli"),
+        ("steel", "steel.commands.models"),
+        ("steel", "steel.inference.load"),
+        ("bench.quality", "bench.quality.severstal"),
+    ],
+)
+def test_ctrl_c_in_an_import_ends_the_command_in_one_line(program: str, module: str) -> None:
     """Also where Python would lose it, as in what it calls when it drops the lock of a module."""
-    line = [sys.executable, "-c", INTERRUPTED, module, "info", "missing.safetensors"]
+    line = [sys.executable, "-c", INTERRUPTED.format(program=program), module, "info", "missing.safetensors"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
@@ -163,7 +171,8 @@ def test_sigterm_leaves_nothing_half_written(workers: str, tmp_path: Path) -> No
 
 
 def test_sigterm_in_an_import_ends_the_command_in_one_line() -> None:
-    line = [sys.executable, "-c", INTERRUPTED.replace("SIGINT", "SIGTERM"), "steel.inference.load", "info", "missing"]
+    code = INTERRUPTED.format(program="steel").replace("SIGINT", "SIGTERM")
+    line = [sys.executable, "-c", code, "steel.inference.load", "info", "missing"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "stopped by SIGTERM\n")
 

@@ -7,7 +7,7 @@ import pytest
 
 from bench import budget, large_image, predictions, serve, startup, tta
 from bench.end_to_end import __main__ as end_to_end
-from bench.quality import __main__ as quality
+from bench.quality import cli as quality
 from bench.quality.questions import QUESTIONS, WEIGHTS, Question
 from bench.scaling import __main__ as scaling
 from bench.speed import __main__ as speed

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bench.made_by import commit
-from bench.quality import __main__ as program
 from bench.quality import auto_choice, cascade, clean, neu, pretrained, questions, rare, small
+from bench.quality import cli as program
 from bench.quality.bsdata import deal
 from bench.quality.pretrained import RATES, SETS
 from steel.checkpoint import load_checkpoint

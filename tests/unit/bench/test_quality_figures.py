@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.quality.__main__ import report
+from bench.quality.cli import report
 from tests.paths import ROOT
 from tests.quotes import Quote, check
 
@@ -329,4 +329,4 @@ def test_a_sentence_has_the_figures_of_its_section(quote: Quote) -> None:
 
 
 def test_the_page_is_made_of_its_sections() -> None:
-    assert (ROOT / "bench" / "quality.md").read_text() == report(), "write what bench.quality.__main__.report gives"
+    assert (ROOT / "bench" / "quality.md").read_text() == report(), "write what bench.quality.cli.report gives"

@@ -17,7 +17,7 @@ import torch
 
 import train.__main__
 import train.evaluate
-from bench.quality import __main__ as quality
+from bench.quality import cli as quality
 from bench.quality import severstal
 from bench.quality.severstal import SPLITS, Durations, Recipe, announce, row, run, scaled, table
 from data_prep.__main__ import main as shard
