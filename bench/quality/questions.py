@@ -27,6 +27,7 @@ from bench.quality import (
     small,
     thresholds,
 )
+from bench.quality.severstal_recipe import Recipe
 
 SOURCE, WEIGHTS, ANNOTATIONS, DATA = "source", "weights", "annotations", "data"
 NEEDS = {
@@ -126,11 +127,11 @@ def _severstal(options: Namespace, work: Path) -> str:
     return severstal.run(options.data, work, recipe, splits=options.variants or list(severstal.SPLITS))
 
 
-def severstal_recipe(options: Namespace) -> severstal.Recipe:
+def severstal_recipe(options: Namespace) -> Recipe:
     """How Kaggle's set is trained on; a file of weights by its full path, as programs run elsewhere."""
     weights = options.weights
     is_file = weights is not None and Path(weights).exists()
-    return severstal.Recipe(options.preset, str(Path(weights).absolute()) if is_file else weights, options.size)
+    return Recipe(options.preset, str(Path(weights).absolute()) if is_file else weights, options.size)
 
 
 def _auto_choice(options: Namespace, work: Path) -> str:

@@ -3,39 +3,23 @@
 Everything goes on where it was when the same command is given again. How long all of it takes is said first.
 """
 
-import csv
-import hashlib
 import json
-import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import torch
 
+from bench.quality.severstal_recipe import Recipe, asked_of_shards, make_shards
+from bench.quality.severstal_time import Durations, expected
 from bench.quality.trial import TEST, VALIDATION, claim
-from data_prep.__main__ import main as shard
-from steel.distributed.runtime import start
 from steel.errors import InputError
 from steel.labels.classes import ANY
 from steel.labels.load import load_labels
 from steel.shards.reader import ShardReader
-from train.arguments import parse_fit
-from train.auto_recipe import auto_recipe
-from train.budget import seconds_of
-from train.engine.batch_plan import plan_phases
-from train.engine.measured_pace import MeasuredPace
-from train.engine.pace import Work
 from train.engine.run_folder import RunFolder
-from train.fit_to_time import measure_run
-from train.fitting import find_machine_class, read_facts
-from train.live_line import LiveLine, format_duration
-from train.presets import AUTO
-from train.recipe_facts import DataFacts
+from train.live_line import format_duration
 from train.second_round.programs import Programs, ProgramsEnded
 
 SPLITS: Mapping[str, Sequence[str]] = {
@@ -44,47 +28,12 @@ SPLITS: Mapping[str, Sequence[str]] = {
 }
 """The published split, whose parts share near-duplicates, and folds that keep those together. Fold 0 validates, fold 1
 tests."""
-FEW_IMAGES, MORE_IMAGES = 12, 72
-"""Images of the two samples that the time is told from: what more of them take is what each takes."""
-MOST_TUNED = 4
-"""Times the tuning of the sample's validation images that tuning on more of them is taken to cost: it counts bins."""
 PUBLISHED = (
     "| six networks, on the classic test images | 0.9275 | 0.9442 / 0.9826 / 0.8047 / 0.9787 | | "
     "0.611 / 0.655 / 0.699 / 0.788 | 0.921 | 0.936 | |",
     "| the best local figure, on a random fifth of the images | 0.951 | | | | | | |",
 )
 """Rows of the table: of the cascade of two classifiers and four U-Nets, and of what else was published."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How each of the two is trained."""
-
-    preset: str
-    weights: str | None
-    """As `--model.weights`; the preset's own when None."""
-    size: str | None
-    """HxW that images are stored at, for rehearsals; their own when None."""
-
-    @property
-    def is_rehearsal(self) -> bool:
-        """Its figures say nothing of the real thing."""
-        return self.preset in ("smoke", "demo") or self.size is not None
-
-    @property
-    def words(self) -> list[str]:
-        """Of the command line."""
-        weights = [] if self.weights is None else ["--model.weights", self.weights]
-        return ["--preset", self.preset, *weights, "--tracking.tracker", "none"]
-
-
-@dataclass(frozen=True)
-class Durations:
-    """Seconds that the parts of one split take, from a sample."""
-
-    sharding: float
-    training: float
-    evaluation: float
 
 
 def run(source: Path, work: Path, recipe: Recipe, *, splits: Sequence[str]) -> str:
@@ -97,26 +46,25 @@ def run(source: Path, work: Path, recipe: Recipe, *, splits: Sequence[str]) -> s
         splits: names in `SPLITS`.
 
     Raises:
-        InputError: the folder is not Kaggle's; or `work` holds what was asked for with another recipe or other images.
+        InputError: the folder is not Kaggle's; or `work` holds shards of other images, or runs of another recipe; or
+            the first weights are not to be had.
         SystemExit: a program has failed, with its exit code; or was stopped by a signal, 0 where it has saved.
     """
+    print(f"reading {source / 'train.csv'}", flush=True)
     names = _image_names(source)
-    claim(work, _asked(source, recipe, names), is_begun=any(_is_begun(work, split) for split in SPLITS))
+    _claim(source, work, recipe, names)
     to_do = [split for split in splits if not _is_done(work, split)]
     if to_do:
-        each = expected(source, work, recipe, names)
+        each = expected(source, work, recipe, names, begins=not all(_has_begun(work, split) for split in to_do))
         print(announce(each, to_do, names, work), flush=True)
     rows, notes = [], []
     for split in splits:
         data, trained, judged = _folders(work, split)
         if not (data / "manifest.json").exists():
-            _shard(source / "train_images", source / "train.csv", data, recipe, SPLITS[split])
+            print(f"{split}: sharding all images into {data}", flush=True)
+            make_shards(source / "train_images", source / "train.csv", data, recipe, SPLITS[split])
         if not _is_done(work, split):
-            _call("train", *recipe.words, "--data", str(data), "--out", str(trained))
-            if (RunFolder(trained).status() or {}).get("state") != "finished":  # it alone was told to stop, and saved
-                _leave(0)
-            judge = ("--checkpoint", str(trained / "model.safetensors"), "--data", str(data), "--folds", str(TEST))
-            _call("train.evaluate", *judge, "--out", str(judged))
+            _train_and_judge(split, data, trained, judged, recipe)
         metrics = json.loads((judged / "metrics.json").read_text())
         num = np.bincount(np.asarray(ShardReader(str(data)).index.fold), minlength=2)
         notes.append(
@@ -124,6 +72,16 @@ def run(source: Path, work: Path, recipe: Recipe, *, splits: Sequence[str]) -> s
         )
         rows.append(row(f"this, {split} test images", metrics))
     return "\n".join([*_about(recipe, notes, [split for split in SPLITS if split not in splits]), "", *table(rows)])
+
+
+def _train_and_judge(split: str, data: Path, trained: Path, judged: Path, recipe: Recipe) -> None:
+    print(f"{split}: training in {trained}", flush=True)
+    _call("train", *recipe.words, "--data", str(data), "--out", str(trained))
+    if (RunFolder(trained).status() or {}).get("state") != "finished":  # it alone was told to stop, and saved
+        _leave(0)
+    print(f"{split}: evaluating on the test images, into {judged}", flush=True)
+    judge = ("--checkpoint", str(trained / "model.safetensors"), "--data", str(data), "--folds", str(TEST))
+    _call("train.evaluate", *judge, "--out", str(judged))
 
 
 def table(rows: Sequence[str]) -> list[str]:
@@ -169,69 +127,6 @@ def announce(each: Durations, to_do: Sequence[str], names: Sequence[str], work: 
     )
 
 
-def expected(source: Path, work: Path, recipe: Recipe, names: Sequence[str]) -> Durations:
-    """Shard two samples and time some steps and a validation on the larger."""
-    sizes = [min(number, len(names)) for number in (FEW_IMAGES, MORE_IMAGES)]
-    few, more = (_shard_sample(source, work / f"sample-{number}", recipe, names[:number]) for number in sizes)
-    each = max(0.0, more - few) / max(1, sizes[1] - sizes[0])
-    data = work / f"sample-{sizes[1]}" / "shards"
-    arguments = parse_fit("bench.quality", [*recipe.words, "--data", str(data), "--out", str(work / "none")])
-    if recipe.preset == AUTO:
-        facts = of_whole(read_facts(ShardReader(str(data))), len(names))
-        arguments = replace(arguments, config=auto_recipe(facts, find_machine_class()))
-    runtime = start(arguments.config.runtime.precision)
-    with LiveLine(shown=False) as live:
-        of_sample, pace = measure_run(arguments, runtime, live)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # the GPU is the training's from here on
-    num = np.bincount(np.asarray(ShardReader(str(data)).index.fold), minlength=2)
-    num_test, num_validation = round(0.1 * len(names)), round(0.18 * len(names))  # of the classic split
-    work_to_do, real = scaled(of_sample, pace, len(names) - num_test - num_validation, num_validation / num[VALIDATION])
-    views = of_sample.final_views
-    evaluation = real.predicting / num_validation * num_test * views
-    processes = max(1, torch.cuda.device_count())  # as many as `python -m train` starts
-    return Durations(few + each * (len(names) - sizes[0]), seconds_of(work_to_do, real) / processes, evaluation)
-
-
-def of_whole(sample: DataFacts, images: int) -> DataFacts:
-    """What a set of so many images would say of itself, were it all like a sample of it."""
-    times = images / sample.images
-    per_class = tuple(round(times * number) for number in sample.images_per_class)
-    return replace(sample, images=images, clean=round(times * sample.clean), images_per_class=per_class)
-
-
-def scaled(work: Work, pace: MeasuredPace, num_train: int, times: float) -> tuple[Work, MeasuredPace]:
-    """The same run on so many training images, and on so many times as many validation images."""
-    phases = [plan.phase for plan in work.plans]
-    every = work.plans[0].validation_interval / work.plans[0].epoch_length
-    plans = plan_phases(phases, [num_train] * len(phases), every, rank=0, world=1)
-    longer = replace(pace, predicting=pace.predicting * times, tuning=pace.tuning * min(MOST_TUNED, times))
-    return replace(work, plans=plans), longer
-
-
-def _shard_sample(source: Path, folder: Path, recipe: Recipe, names: Sequence[str]) -> float:
-    """Seconds that sharding some of the images takes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "images").mkdir(parents=True)
-    for name in names:
-        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source / "train_images" / name, folder / "images" / name)
-    chosen = set(names)
-    with (source / "train.csv").open(newline="") as file, (folder / "train.csv").open("w", newline="") as out:
-        lines = csv.reader(file)
-        kept = [line for line in lines if lines.line_num == 1 or (line and line[0].partition("_")[0] in chosen)]
-        csv.writer(out).writerows(kept)
-    begun = time.perf_counter()
-    _shard(folder / "images", folder / "train.csv", folder / "shards", recipe, ("--folds", "3"))
-    return time.perf_counter() - begun
-
-
-def _shard(images: Path, labels: Path, out: Path, recipe: Recipe, options: Sequence[str]) -> None:
-    size = () if recipe.size is None else ("--resize", recipe.size)
-    if shard(["--images", str(images), "--labels", str(labels), "--out", str(out), *size, *options]) != 0:
-        sys.exit(1)
-
-
 def _image_names(source: Path) -> list[str]:
     """Of all images, in random order, always the same. What is wrong with the table is told before hours are spent."""
     for name in ("train.csv", "train_images"):
@@ -247,15 +142,20 @@ def _folders(work: Path, split: str) -> tuple[Path, Path, Path]:
     return work / f"shards-{split}", work / f"run-{split}", work / f"test-{split}"
 
 
-def _is_begun(work: Path, split: str) -> bool:
-    return any(folder.exists() for folder in _folders(work, split))
+def _claim(source: Path, work: Path, recipe: Recipe, names: Sequence[str]) -> None:
+    """See that the shards that are there are of these images, and the runs of this recipe, which shards do not follow
+    from: they serve another recipe as well."""
+    of_shards = asked_of_shards(source, recipe, names)
+    has_shards = any(_folders(work, split)[0].exists() for split in SPLITS)
+    claim(work, of_shards, is_begun=has_shards, what="shards", note="asked-shards.json")
+    has_runs = any(_has_begun(work, split) for split in SPLITS)
+    claim(work, [*recipe.words, *of_shards], is_begun=has_runs, what="runs (run-*, test-*)", note="asked-runs.json")
 
 
-def _asked(source: Path, recipe: Recipe, names: Sequence[str]) -> list[str]:
-    """What shards, runs and scores in a folder follow from."""
-    size = [] if recipe.size is None else ["--size", recipe.size]
-    labels = hashlib.sha256((source / "train.csv").read_bytes()).hexdigest()
-    return [*recipe.words, *size, f"of {len(names):,} images", f"with a train.csv of sha256 {labels}"]
+def _has_begun(work: Path, split: str) -> bool:
+    """Whether its training goes on, for it has saved a state, or is over."""
+    _, trained, judged = _folders(work, split)
+    return judged.exists() or RunFolder(trained).begun_config() is not None
 
 
 def _is_done(work: Path, split: str) -> bool:

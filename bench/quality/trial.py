@@ -100,25 +100,27 @@ class Trial:
         return replace(statistics, groups=np.asarray(ShardReader(str(data)).index.group)[statistics.rows])
 
 
-def claim(work: Path, asked: Sequence[str], *, is_begun: bool) -> None:
-    """Note what all in a folder is asked for, or see that what is there was asked for alike.
+def claim(work: Path, asked: Sequence[str], *, is_begun: bool, what: str = "results", note: str = "asked.json") -> None:
+    """Note what is asked for of a folder, or see that what is there was asked for alike.
 
     Args:
         work: the folder.
         asked: in words.
         is_begun: something of it is there.
+        what: is asked for; in the plural.
+        note: the name of the file that keeps the words.
 
     Raises:
         InputError: it was asked for otherwise, or nobody noted how.
     """
-    path = work / "asked.json"
+    path = work / note
     if not is_begun:
         work.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(list(asked), indent=1) + "\n", encoding="utf-8")
     elif path.exists():
-        _refuse_other(work, "results that were", json.loads(path.read_text(encoding="utf-8")), asked)
+        _refuse_other(work, f"{what} that were", json.loads(path.read_text(encoding="utf-8")), asked)
     else:
-        raise InputError(f"{work}: holds results of which nobody noted what they were asked for; name another --work")
+        raise InputError(f"{work}: holds {what} of which nobody noted what they were asked for; name another --work")
 
 
 def _refuse_other(folder: Path, what: str, noted: Sequence[str], asked: Sequence[str]) -> None:
@@ -126,7 +128,7 @@ def _refuse_other(folder: Path, what: str, noted: Sequence[str], asked: Sequence
     if noted != asked:
         other = [*(word for word in asked if word not in noted), *(word for word in noted if word not in asked)]
         how = " ".join(other) or "in another order"
-        raise InputError(f"{folder}: holds {what} asked for otherwise ({how}); name another --work")
+        raise InputError(f"{folder}: holds {what} asked for otherwise ({how}); name another --work, or remove that")
 
 
 def _with_names_of_files(words: Sequence[str]) -> list[str]:

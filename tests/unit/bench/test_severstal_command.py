@@ -18,8 +18,10 @@ import torch
 import train.__main__
 import train.evaluate
 from bench.quality import cli as quality
-from bench.quality import severstal
-from bench.quality.severstal import SPLITS, Durations, Recipe, announce, row, run, scaled, table
+from bench.quality import severstal, severstal_recipe, severstal_time
+from bench.quality.severstal import SPLITS, announce, row, run, table
+from bench.quality.severstal_recipe import Recipe
+from bench.quality.severstal_time import Durations, expected, of_whole, scaled
 from data_prep.__main__ import main as shard
 from steel.config import Config
 from steel.errors import InputError
@@ -71,21 +73,19 @@ def test_auto_is_timed_at_the_length_that_the_whole_set_asks_for(
         plans = plan_phases(arguments.config.phases, [16, 16], 1.0, rank=0, world=1)
         return Work(plans, (1, 1), 1, final_validations=1, final_views=4), MeasuredPace((1.0, 1.0), 1.0, 1.0)
 
-    monkeypatch.setattr(severstal, "measure_run", measure)
-    monkeypatch.setattr(severstal, "shard", lambda words: shard([*words, "--workers", "1"]))
-    monkeypatch.setattr(severstal, "MORE_IMAGES", 24)
+    monkeypatch.setattr(severstal_time, "measure_run", measure)
+    monkeypatch.setattr(severstal_recipe, "shard", lambda words: shard([*words, "--workers", "1"]))
+    monkeypatch.setattr(severstal_time, "MORE_IMAGES", 24)
     synthesize(tmp_path, 24, 1, 0, class_share=(0.25,) * 4, workers=1, height=32, width=200)
     names = sorted(path.name for path in (tmp_path / "train_images").iterdir())
-    severstal.expected(tmp_path, tmp_path, Recipe("auto", None, None), [*names, *["more"] * (12_568 - 24)])
+    expected(tmp_path, tmp_path, Recipe("auto", None, None), [*names, *["more"] * (12_568 - 24)], begins=False)
     assert [(phase.epochs, phase.batch_size) for phase in asked[0].phases] == [(30, 64), (8, 64)]
     assert asked[0].validation.every_epochs == 2
 
 
 def test_a_sample_stands_for_a_set_of_more_images() -> None:
     facts = DataFacts(72, 34, ("a", "b", "c"), (36, 1, 0), (256, 1600), (256, 1600))
-    assert severstal.of_whole(facts, 12_600) == replace(
-        facts, images=12_600, clean=5_950, images_per_class=(6_300, 175, 0)
-    )
+    assert of_whole(facts, 12_600) == replace(facts, images=12_600, clean=5_950, images_per_class=(6_300, 175, 0))
 
 
 @pytest.mark.parametrize("weights", ["https://example.org/resnet34.pth", "hub", "here.pth"])
@@ -148,8 +148,8 @@ def test_both_splits_are_sharded_of_the_same_images(tmp_path: Path, monkeypatch:
             assert words[words.index("--folds") + 1] == "1"
 
     monkeypatch.setattr(severstal, "_call", call)
-    monkeypatch.setattr(severstal, "shard", lambda words: shard([*words, "--workers", "1"]))
-    monkeypatch.setattr(severstal, "expected", lambda *_: Durations(1, 1, 1))
+    monkeypatch.setattr(severstal_recipe, "shard", lambda words: shard([*words, "--workers", "1"]))
+    monkeypatch.setattr(severstal, "expected", lambda *_, begins: Durations(1, 1, 1))
     text = run(data, tmp_path, SMOKE, splits=list(SPLITS))
     shards = {split: tmp_path / f"shards-{split}" for split in ("classic", "grouped")}
     assert called == [(module, str(path)) for path in shards.values() for module in ("train", "train.evaluate")]
@@ -167,12 +167,87 @@ def test_both_splits_are_sharded_of_the_same_images(tmp_path: Path, monkeypatch:
         "| this, classic test images",
         "| this, grouped test images",
     ]
-    for other in (replace(SMOKE, size="64x400"), replace(SMOKE, preset="severstal")):  # after a rehearsal, say
-        with pytest.raises(InputError, match=r"results that were asked for otherwise \(.*(64x400|severstal).*--work$"):
-            run(data, tmp_path, other, splits=["grouped"])
+    for name, value, what in (("size", "64x400", "shards"), ("preset", "severstal", "runs")):  # after a rehearsal, say
+        with pytest.raises(
+            InputError, match=rf"holds {what} .*that were asked for otherwise \(.*{value}.*another --work"
+        ):
+            run(data, tmp_path, replace(SMOKE, **{name: value}), splits=["grouped"])
     (data / "train.csv").write_text((data / "train.csv").read_text().rpartition("\n")[0].rpartition("\n")[0] + "\n")
     with pytest.raises(InputError, match=r"asked for otherwise \(with a train\.csv of sha256 "):
         run(data, tmp_path, SMOKE, splits=["classic"])
+
+
+@pytest.fixture
+def sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the folders of shards that are made of the 60 images in `data`, in which nothing is timed."""
+    made: list[str] = []
+
+    def note(words: list[str]) -> int:
+        out = Path(words[words.index("--out") + 1])
+        made.append(str(out.relative_to(tmp_path / "work")))
+        return shard([*words, "--workers", "1"])
+
+    monkeypatch.setattr(severstal_recipe, "shard", note)
+    monkeypatch.setattr(severstal_time, "MORE_IMAGES", 24)
+    synthesize(tmp_path / "data", 60, 1, 0, class_share=(0.25,) * 4, workers=1, height=32, width=200)
+    return made
+
+
+SAMPLES = ["sample-12/shards", "sample-24/shards"]
+
+
+def test_weights_that_cannot_be_had_are_told_before_all_is_sharded(
+    tmp_path: Path, sharded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And shards, which do not follow from them, are taken for others, where no run has begun."""
+    monkeypatch.setattr(severstal_time, "_time_run", lambda *_: (1.0, 1.0))
+    data, work = tmp_path / "data", tmp_path / "work"
+    with pytest.raises(InputError, match="no such file"):
+        run(data, work, replace(SMOKE, weights=str(tmp_path / "nope.pth")), splits=["classic"])
+    assert sharded == SAMPLES
+    monkeypatch.setattr(severstal, "_call", fails)
+    for weights in ("none", "hub"):  # the hub's are not looked for: this is of shards that are there
+        monkeypatch.setattr(severstal_time, "find_weights", lambda _: None)
+        with pytest.raises(SystemExit):
+            run(data, work, replace(SMOKE, weights=weights), splits=["classic"])
+    assert sharded == [*SAMPLES, "shards-classic"]
+
+
+def fails(module: str, *words: str) -> None:
+    """As a training that does not get as far as a state."""
+    RunFolder(words[words.index("--out") + 1]).root.mkdir(exist_ok=True)
+    raise SystemExit(2)
+
+
+def test_a_time_that_was_told_is_not_measured_anew(
+    tmp_path: Path, sharded: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But at another recipe; and each long stage is told before it begins."""
+    data, work, timed = tmp_path / "data", tmp_path / "work", []
+
+    def time_run(arguments: FitArguments, num_images: int) -> tuple[float, float]:
+        timed.append(arguments.config.preset)
+        if timed == ["smoke"]:
+            raise KeyboardInterrupt
+        return 60.0, 30.0
+
+    monkeypatch.setattr(severstal_time, "_time_run", time_run)
+    names = severstal._image_names(data)
+    with pytest.raises(KeyboardInterrupt):
+        expected(data, work, SMOKE, names, begins=True)
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")][-2:] == [
+        "looking for the first weights of resnet18",
+        "timing some steps and a validation of the preset smoke on 24 images",
+    ]
+    told = [expected(data, work, SMOKE, names, begins=True) for _ in range(2)]
+    assert told[0] == told[1] and (told[0].training, told[0].evaluation) == (60, 30)
+    assert sharded == SAMPLES and timed == ["smoke", "smoke"]
+    expected(data, work, replace(SMOKE, weights="hub"), names, begins=False)  # as fast as any
+    assert timed == ["smoke", "smoke"]
+    expected(data, work, Recipe("demo", "none", None), names, begins=False)
+    assert timed == ["smoke", "smoke", "demo"] and sharded == SAMPLES
+    expected(data, work, replace(SMOKE, size="16x100"), names, begins=False)
+    assert sharded == [*SAMPLES, *SAMPLES]
 
 
 TRAINS = """
@@ -233,8 +308,8 @@ def test_a_signal_lets_the_training_save_and_the_same_command_goes_on(
     (programs / "__main__.py").write_text(TRAINS)
     (programs / "evaluate.py").write_text(f"METRICS = {METRICS!r}\n{JUDGES}")
     monkeypatch.chdir(programs.parent)  # where `python -m` looks first
-    monkeypatch.setattr(severstal, "shard", lambda words: shard([*words, "--workers", "1"]))
-    monkeypatch.setattr(severstal, "expected", lambda *_: Durations(1, 1, 1))
+    monkeypatch.setattr(severstal_recipe, "shard", lambda words: shard([*words, "--workers", "1"]))
+    monkeypatch.setattr(severstal, "expected", lambda *_, begins: Durations(1, 1, 1))
     data, work = tmp_path / "data", tmp_path / "work"
     synthesize(data, 60, 1, 0, class_share=(0.25,) * 4, workers=1, height=32, width=200)
 
@@ -279,8 +354,8 @@ def test_strips_are_sharded_trained_and_judged_once(
     torch.set_num_threads(1)
     quicken(monkeypatch)
     monkeypatch.setattr(severstal, "_call", in_this_process)
-    monkeypatch.setattr(severstal, "shard", lambda words: shard([*words, "--workers", "1"]))
-    monkeypatch.setattr(severstal, "MORE_IMAGES", 24)
+    monkeypatch.setattr(severstal_recipe, "shard", lambda words: shard([*words, "--workers", "1"]))
+    monkeypatch.setattr(severstal_time, "MORE_IMAGES", 24)
     monkeypatch.setattr("train.engine.measured_pace.SECONDS", 0.0)
     synthesize(tmp_path / "data", 60, 1, 0, class_share=(0.25,) * 4, workers=1, height=32, width=200)
     images = tmp_path / "data" / "train_images"
