@@ -15,7 +15,7 @@ from steel.errors import InputError, list_some, told_url
 from steel.model.libraries import timm
 from steel.model.network import UnifiedModel
 from steel.pretrained.files import WeightFile, parse_weights
-from steel.pretrained.licences import RANDOM, family_licence, is_permissive, licence_text
+from steel.pretrained.licences import RANDOM, is_permissive, licence_text, told_licence
 from steel.pretrained.names import ENOUGH, Fit, fit_names, skipped_blocks, vit_from_torchvision
 from steel.pretrained.sources import Source, read_source, timm_settings
 from steel.pretrained.stem import Normalisation, adapt_stem, add_constant, check_channels
@@ -94,7 +94,7 @@ def load_encoder(
     fit = fit_names(own, given.tensors, _converter(name))
     _check_fit(fit, source.name, name)
     inputs = _fill(model, fit, expected, given.expected or _usual(name))
-    licence = given.licence if given.licence != licence_text(None) else licence_text(family_licence(name))
+    licence = given.licence if given.licence != licence_text(None) else licence_text(told_licence(name, source.name))
     told = EncoderWeights(name, source.name, file.sha256, licence, len(fit.taken), len(fit.taken) + len(fit.missing))
     _tell(told, fit)
     given_by = given.told_by if given.expected else f"what is usual for {name}"

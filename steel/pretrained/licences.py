@@ -41,6 +41,18 @@ def family_licence(encoder: str) -> str | None:
     return next((key for part, key in _FAMILIES if part in encoder), None)
 
 
+def told_licence(encoder: str, source: str) -> str | None:
+    """The key of the licence of weights that say nothing of it, by the name of their encoder, else by that of their
+    file or its folder.
+
+    Args:
+        encoder: its name.
+        source: path or URL of the file.
+    """
+    names = source.lower().replace("-", "_").rstrip("/").split("/")[-2:]
+    return next((key for key in map(family_licence, (encoder, *reversed(names))) if key), None)
+
+
 def licence_text(key: str | None) -> str:
     """How a licence is written; `key` as timm or a file has it."""
     if not key:

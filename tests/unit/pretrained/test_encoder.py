@@ -326,6 +326,15 @@ def test_the_licence_is_said_and_a_special_one_louder(tmp_path: Path, caplog: py
     assert told.licence == "DINOv3 License (Meta's own terms, not Apache-2.0)"
 
 
+@pytest.mark.parametrize("name", ["dinov3_vitx_pretrain.pth", "DINOv3-vitx/model.pth", "dinov3/other/w.pth"])
+def test_the_licence_of_a_file_that_says_nothing_is_told_by_its_name(name: str, tmp_path: Path) -> None:
+    """Its encoder has one for which others have published, too."""
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    torch.save(classifier("test_resnet").state_dict(), tmp_path / name)
+    told, _ = load_encoder(network("tu-test_resnet"), str(tmp_path / name))
+    assert told.licence.startswith("not recorded" if "other" in name else "DINOv3 License")
+
+
 def test_three_means_for_weights_of_one_channel_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "w.safetensors", network("tu-test_resnet", 1).state_dict())
     with pytest.raises(InputError, match=r"model\.mean: 3 values"):

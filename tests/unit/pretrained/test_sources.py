@@ -8,7 +8,7 @@ from huggingface_hub import constants
 
 from steel import storage
 from steel.errors import InputError
-from steel.pretrained.licences import is_permissive, licence_text, smp_licence
+from steel.pretrained.licences import is_permissive, licence_text, smp_licence, told_licence
 from steel.pretrained.sources import Settings, find_published, read_source
 from steel.pretrained.stem import Normalisation
 from tests.weight_server import WAYS_OUT, Files, point_hub_at
@@ -239,4 +239,8 @@ def test_licences_by_where_smp_has_its_weights_from() -> None:
         "mit_b2": "NVIDIA Source Code License for SegFormer (non-commercial)",
     }
     assert licence_text(smp_licence("resnet18", "swsl")).startswith("CC BY-NC")
+    assert told_licence("tu-convnext_tiny", "https://host/a/dinov3_convnext_tiny.pth") == "dinov3-license"
+    assert told_licence("tu-convnext_tiny", "/w/nvidia/mit-b2/pytorch_model.bin") == "nvidia-segformer"
+    assert told_licence("tu-vit_small_patch16_dinov3", "w.pth") == "dinov3-license"
+    assert told_licence("resnet34", "/dinov3/here/resnet34.pth") is None
     assert licence_text(None).startswith("not recorded") and licence_text("gemma") == "gemma"
