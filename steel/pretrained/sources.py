@@ -3,6 +3,8 @@
 import http.client
 import json
 import logging
+import ssl
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -26,6 +28,10 @@ _WAYS_OUT = (
     "three ways out: the hub's cache, filled elsewhere and copied (--model.weights hub with HF_HOME and "
     "HF_HUB_OFFLINE=1), a mirror of the hub (HF_ENDPOINT), or a file (--model.weights PATH; none trains from scratch): "
     "docs/pretrained.md"
+)
+_UNTRUSTED = (
+    "its certificate is not trusted here: behind a company's proxy name the file of the company's CA as SSL_CERT_FILE "
+    "(for s3:// as AWS_CA_BUNDLE); else "
 )
 _ABSENT, _CLOSED = (404, 410), (401, 403)
 """What a server answers of something that is not there, or not for everybody."""
@@ -175,7 +181,7 @@ def _read_stored(weights: str) -> Source:
         raise
     except Exception as error:  # each store fails in its own way
         reason = _reason(error, weights)
-        raise InputError(f"model.weights {told_url(weights)}: cannot be read ({reason}); {_WAYS_OUT}") from error
+        raise InputError(f"model.weights {told_url(weights)}: cannot be read ({reason}); {_ways_out(error)}") from error
     return Source(told_url(weights), data, lambda: _read_beside(_beside(path), _fetch_one))
 
 
@@ -219,7 +225,7 @@ def _read_url(url: str, read_settings: Callable[[], Settings]) -> Source:
         raise InputError(f"model.weights {name}: {answer}, or give a file, hub or none: docs/pretrained.md") from error
     except Exception as error:  # every transport fails in its own way, and each means the same to the user
         reason = _reason(error, url)
-        raise InputError(f"model.weights {name}: cannot be fetched ({reason}); {_WAYS_OUT}") from error
+        raise InputError(f"model.weights {name}: cannot be fetched ({reason}); {_ways_out(error)}") from error
 
 
 def _read_hub(published: Published, encoder: str) -> Source:
@@ -234,7 +240,7 @@ def _read_hub(published: Published, encoder: str) -> Source:
             code = error.response.status_code
             answer = _say_answer(code, "check HF_ENDPOINT, if it is set", "log in (HF_TOKEN)")
             raise InputError(f"{missing}: {answer}, or give a file or none: docs/pretrained.md") from error
-        raise InputError(f"{missing}: {_reason(error)}; {_WAYS_OUT}") from error
+        raise InputError(f"{missing}: {_reason(error)}; {_ways_out(error)}") from error
     name = f"{published.repository}@{revision}" if revision else published.repository
     if encoder.startswith("tu-"):
         return Source(name, path.read_bytes(), lambda: Settings("timm", published.settings))
@@ -302,10 +308,22 @@ def _say_code(code: int) -> str:
     return f"{code} {http.client.responses.get(code, '')}".strip()
 
 
+def _ways_out(error: BaseException) -> str:
+    """What to do where nothing is to be had."""
+    return _UNTRUSTED + _WAYS_OUT if _is_untrusted(error) else _WAYS_OUT
+
+
+def _is_untrusted(error: BaseException | None) -> bool:
+    """Whether a certificate is behind an error, which each transport wraps in its own way."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _reason(error: BaseException, url: str = "") -> str:
     """The kind of an error and its words; about a `url` with secrets the kind alone, for words may quote them."""
     if isinstance(error, URLError) and isinstance(error.reason, BaseException):
         error = error.reason  # which urllib wraps into words of its own
     if told_url(url) != url:
         return type(error).__name__
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 200, placeholder=' ...')}"

@@ -1,13 +1,17 @@
 """Where weights are looked for, and what is said when they are not to be had; all without a network."""
 
 import json
+import re
+import ssl
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 from huggingface_hub import constants
 
 from steel import storage
 from steel.errors import InputError
+from steel.pretrained import sources
 from steel.pretrained.licences import is_permissive, licence_text, smp_licence, told_licence
 from steel.pretrained.sources import Settings, find_published, read_source
 from steel.pretrained.stem import Normalisation
@@ -62,6 +66,27 @@ def test_a_hub_that_refuses_at_once_says_so(hub: Path, monkeypatch: pytest.Monke
     with pytest.raises(InputError, match=rf"Connect.*{WAYS_OUT}") as caught:
         read_source("hub", "tu-resnet18")
     assert "\n" not in str(caught.value)
+
+
+def refuse_certificate(*_: object) -> None:
+    """As httpx and urllib do, which OpenSSL tells of the proxy's."""
+    words = "certificate verify failed: unable to get local issuer certificate"
+    error = ssl.SSLCertVerificationError(1, f"[SSL: CERTIFICATE_VERIFY_FAILED] {words} {'signed by nobody ' * 20}")
+    try:
+        raise error
+    except ssl.SSLError:
+        raise URLError(error)  # noqa: B904 - the context is what httpx and urllib leave
+
+
+@pytest.mark.parametrize("weights", ["hub", "https://localhost/w.pth", "s3://bucket/w.pth"])
+def test_a_certificate_that_is_refused_has_a_way_out_of_its_own(
+    weights: str, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("fetch_from_hub", "fetch_url", "fetch_stored"):
+        monkeypatch.setattr(sources, name, refuse_certificate)
+    with pytest.raises(InputError, match=rf"SSL_CERT_FILE.*AWS_CA_BUNDLE.*{WAYS_OUT}") as caught:
+        read_source(weights, "resnet34")
+    assert re.search(r"local issuer certificate (signed by nobody )+(signed )?(by )?\.\.\.", str(caught.value))
 
 
 def test_names_without_published_weights_lead_to_those_with(hub: Path) -> None:
