@@ -116,8 +116,9 @@ def list_some(names: Sequence[str], limit: int = 5) -> str:
 
 
 def counted(number: float, word: str) -> str:
-    """`1 image`, `2 images`, `0.5 epochs`."""
-    return f"{number:,g} {word}{'' if number == 1 else 's'}" if number < 1e6 else f"{number:,.0f} {word}s"
+    """`1 image`, `2 images`, `0.5 epochs`, `3 classes`."""
+    ending = "" if number == 1 else "es" if word.endswith("s") else "s"
+    return f"{number:,g} {word}{ending}" if number < 1e6 else f"{number:,.0f} {word}{ending}"
 
 
 def told_bytes(number: int) -> str:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Literal
 
 from steel.config import Config, LossConfig, ModelConfig, TransformConfig, ValidationConfig
-from steel.errors import InputError
+from steel.errors import InputError, counted
 from steel.thresholds.search_space import SearchSpace
 from train.crop_recipe import choose_crops, choose_defect_crop, choose_micro_batch
 from train.level_difference import LEAST_DIFFERENCE, STANDARD_RANGE, LevelDifference
@@ -92,12 +92,12 @@ def _length(facts: DataFacts, budget: float | None, reasons: dict[str, str]) -> 
     wanted = _REFERENCE_PASSES * math.sqrt(_REFERENCE_IMAGES / facts.images)
     passes = float(min(_MOST_PASSES, max(1, round(wanted))))
     length = (
-        f"{passes:g} passes over a set of {facts.images:,} {noun_of(facts)}s: {_REFERENCE_PASSES} for "
+        f"{counted(passes, 'pass')} over a set of {facts.images:,} {noun_of(facts)}s: {_REFERENCE_PASSES} for "
         f"{_REFERENCE_IMAGES:,}, and more for fewer by the square root, up to {_MOST_PASSES}"
     )
     if budget is not None:
         passes = max(0.01, round(budget * _CROPS.epochs / (_CROPS.epochs + _FULL.epochs), 2))
-        length = f"{passes:g} of the budget's {budget:g} passes; without one, {length}"
+        length = f"{passes:g} of the budget's {counted(budget, 'pass')}; without one, {length}"
     reasons["phases.0.epochs"] = length
     batch = _CROPS.batch_size
     while batch > 8 and passes * facts.images / batch < _LEAST_STEPS:
@@ -227,7 +227,9 @@ def _model(machine: MachineClass, reasons: dict[str, str]) -> ModelConfig:
 
 def _validation(passes: float, reasons: dict[str, str]) -> ValidationConfig:
     every = float(max(1, round(passes / _VALIDATIONS)))
-    reasons["validation.every-epochs"] = f"{every:g}: about {math.ceil(passes / every)} validations in the first phase"
+    reasons["validation.every-epochs"] = (
+        f"{every:g}: about {counted(math.ceil(passes / every), 'validation')} in the first phase"
+    )
     return replace(SEVERSTAL.validation, every_epochs=every)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from steel.config import Config, PhaseConfig
-from steel.errors import InputError
+from steel.errors import InputError, counted
 from train.engine.batch_plan import PhasePlan, most_images
 from train.engine.measured_pace import MeasuredPace
 from train.engine.pace import Work
@@ -59,7 +59,7 @@ def scale_to(config: Config, passes: float) -> Config:
     total = sum(phase.epochs for phase in config.phases)
     phases = tuple(replace(phase, epochs=max(0.01, round(phase.epochs * passes / total, 2))) for phase in config.phases)
     parts = " and ".join(f"{phase.epochs:g} of {phase.name}" for phase in phases)
-    reason = f"{passes:g} passes in place of {total:g}: {parts}, in the preset's proportion"
+    reason = f"{counted(passes, 'pass')} in place of {total:g}: {parts}, in the preset's proportion"
     return replace(config, phases=phases, reasons={**config.reasons, "budget": reason})
 
 
@@ -132,9 +132,10 @@ def fit_passes(
     if fitting is None:
         needed = math.ceil(seconds_for(choices[0]) / USED / 60)
         raise InputError(
-            f"--budget: {format_duration(budget)} is too short: {_passes(choices[0])} over the training images, with "
-            f"validations and the choice of the model, needs {needed}m at the pace that was measured here; give that, "
-            f"or choose a smaller network, smaller crops or fewer validation images{_why_no_fewer(choices[0], world)}"
+            f"--budget: {format_duration(budget)} is too short: {counted(choices[0], 'pass')} over the training "
+            f"images, with validations and the choice of the model, needs {needed}m at the pace that was measured "
+            "here; give that, or choose a smaller network, smaller crops or fewer validation images"
+            f"{_why_no_fewer(choices[0], world)}"
         )
     return fitting
 
@@ -154,14 +155,10 @@ def refuse_hopeless(training: float, budget: float, fewest: float, world: int) -
     if training > USED * budget:
         needed = math.ceil(training / USED / 60)
         raise InputError(
-            f"--budget: {format_duration(budget)} is too short: the steps alone of {_passes(fewest)} over the "
+            f"--budget: {format_duration(budget)} is too short: the steps alone of {counted(fewest, 'pass')} over the "
             f"training images need {needed}m at the pace that was measured here; give more, for validations come on "
             f"top, or choose a smaller network or smaller crops{_why_no_fewer(fewest, world)}"
         )
-
-
-def _passes(passes: float) -> str:
-    return f"{passes:g} pass{'' if passes == 1 else 'es'}"
 
 
 def _why_no_fewer(fewest: float, world: int) -> str:
@@ -180,6 +177,6 @@ def explain_fit(config: Config, passes: float, budget: float, pace: MeasuredPace
     )
     most = ", the most that a time is fitted to" if passes == PASSES[-1] else ""
     return (
-        f"{passes:g} passes{most}, for {format_duration(budget)}: measured before the first step, {images} and "
+        f"{counted(passes, 'pass')}{most}, for {format_duration(budget)}: measured before the first step, {images} and "
         f"{pace.predicting + pace.tuning:g} s a validation come to {format_duration(seconds)} of it"
     )

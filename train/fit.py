@@ -20,6 +20,7 @@ from steel.distributed.signals import StopSignals
 from steel.errors import alike_on_all_ranks, out_of_memory_as, run_program, told_url
 from steel.loading.sampler import Stream
 from steel.model.network import UnifiedModel
+from steel.pretrained.sources import check_there
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from steel.storage import write_text
@@ -96,6 +97,8 @@ def run_attempt(
         return
 
     saved = resume_state(runtime, folder.states)
+    if saved is None and arguments.init_from is None:
+        runtime.on_main(lambda: check_there(config.model.weights))
     reader = open_reader(arguments)
     rows = split_rows(reader, config.folds)
     announce_data(config, reader, rows, runtime)

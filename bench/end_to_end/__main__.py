@@ -21,7 +21,7 @@ from bench.made_by import begin, fact_lines, facts_of_run
 from bench.speed.worker import ROOT
 from data_prep.arguments import parse_size
 from steel.commands.common import Parser, make_way
-from steel.errors import InputError, run_program
+from steel.errors import InputError, counted, run_program
 from steel.option_values import positive
 from train.presets import AUTO
 
@@ -137,8 +137,8 @@ def about(options: argparse.Namespace, first: RunRecord, making: Mapping[str, fl
         "data": f"{options.images:,} strips of {options.size[0]}x{options.size[1]}, made by `steel synth` in "
         f"{making['steel synth']:,.1f} s; {shards / 1e6:,.0f} MB of shards, made of them by `data_prep` in "
         f"{making['data_prep']:,.1f} s",
-        "training": f"preset {options.preset}, {first.about}; {first.processes} process(es) on {first.device}, mixed "
-        f"precision: {first.precision}",
+        "training": f"preset {options.preset}, {first.about}; {counted(first.processes, 'process')} on "
+        f"{first.device}, mixed precision: {first.precision}",
     }
 
 

@@ -60,7 +60,7 @@ def read_run(folder: Path, said: str) -> RunRecord:
         raise InputError(f"{folder}: the run was {state}; give the same command again")
     phases = json.loads((folder / "config.json").read_text())["config"]["phases"]
     validation = json.loads((folder / "validation.json").read_text())
-    started = _find(r"^(\d+) process\(es\) on (\S+), mixed precision: (\S+)$", said)
+    started = _find(r"^(\d+) process(?:es)? on (\S+), mixed precision: (\S+)$", said)
     return RunRecord(
         about=_find(r"^training (.* kept for a test)$", said)[1],
         processes=int(started[1]),

@@ -250,9 +250,12 @@ def _tell_inputs(inputs: Normalisation, told_by: str) -> None:
 
 
 def tell_licence(licence: str) -> None:
-    """Say under what licence an encoder's weights are, louder where it asks for more than to be named."""
+    """Say under what licence an encoder's weights are, louder where it asks for more than to be named, or is not
+    known."""
     if is_permissive(licence):
         logger.info("encoder weights: licence %s", licence)
+    elif licence == licence_text(None):
+        logger.warning("encoder weights: licence %s before you hand on what is trained from it", licence)
     else:
         logger.warning(
             "encoder weights: licence %s: not this project's; read it before you hand on what is trained from them",

@@ -6,6 +6,7 @@ import logging
 import ssl
 import textwrap
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -122,6 +123,19 @@ def read_source(weights: str, encoder: str) -> Source:
     if weights.lower().startswith(("http://", "https://")):
         return _read_url(weights, lambda: _read_beside(_url_beside(weights), fetch_url))
     return _read_stored(weights) if storage.is_remote(weights) else _read_file(weights)
+
+
+def check_there(weights: str) -> None:
+    """See at once that a path of `--model.weights` on this machine leads somewhere; of others nothing is known yet.
+
+    Raises:
+        InputError: it does not.
+    """
+    if weights in ("hub", "none") or storage.is_remote(weights):
+        return
+    with suppress(OSError):  # a place that cannot be looked at: told with its reason when it is read
+        if not storage.exists(weights):
+            raise _no_file(weights)
 
 
 def find_published(encoder: str) -> Published:

@@ -57,6 +57,16 @@ def test_a_phase_that_cannot_work(tiny_shards: Path, tmp_path: Path, capsys: pyt
     assert "moving average" not in (tmp_path / "run" / "report.txt").read_text()
 
 
+def test_weights_that_are_not_there_are_told_before_the_network_is_made(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("train.fit.UnifiedModel", pytest.fail)
+    weights = str(tmp_path / "nope.pth")
+    options = [*OPTIONS, "--model.weights", weights, "--data", str(tiny_shards), "--out", str(tmp_path / "run")]
+    (line,) = errors_of(train.fit.main, options, capsys)
+    assert line == f"error: model.weights {weights}: no such file (or hub, none, a URL)"
+
+
 def test_a_member_of_a_cross_validation(tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = errors_of(
         train.crossval.main, [*OPTIONS, *TOO_SMALL, "--data", str(tiny_shards), "--out", str(tmp_path)], capsys
@@ -88,7 +98,7 @@ def test_what_will_be_trained_is_said_before_anything_takes_its_time(
     assert first.startswith("training Unet with resnet18 on 9 images of 4 classes")
     assert crops.startswith("phase 1 of 2, crops: 3 epochs, 4 steps of 8 images of 32x64, 1 validation")
     assert full.startswith("phase 2 of 2, full: 0.1 epochs, 1 step of 8 images of 64x160, 1 validation")
-    assert processes == "1 process(es) on cpu, mixed precision: no"
+    assert processes == "1 process on cpu, mixed precision: no"
     assert error == "error: the tracker"
 
 

@@ -33,14 +33,14 @@ PREDICTING, TUNING = "validation", "threshold tuning"
 def announce_data(config: Config, reader: ShardReader, rows: FoldRows, runtime: Runtime) -> None:
     """Say what is trained on what, before anything that takes its time."""
     logger.info(
-        "training %s with %s on %d images of %d classes; %d images validate, %d are kept for a test",
-        *(config.model.architecture, config.model.encoder, len(rows.train), reader.manifest.num_classes),
-        *(len(rows.validation), len(rows.test)),
+        "training %s with %s on %d images of %s; %d images validate, %d are kept for a test",
+        *(config.model.architecture, config.model.encoder, len(rows.train)),
+        *(counted(reader.manifest.num_classes, "class"), len(rows.validation), len(rows.test)),
     )
     for line in say_shared_groups(reader, rows):
         logger.warning("WARNING: %s", line)
     precision = runtime.accelerator.mixed_precision
-    logger.info("%d process(es) on %s, mixed precision: %s", runtime.world, runtime.device, precision)
+    logger.info("%s on %s, mixed precision: %s", counted(runtime.world, "process"), runtime.device, precision)
 
 
 def announce_phases(context: RunContext, state: LoopState) -> None:

@@ -118,7 +118,7 @@ def test_time_and_speed_of_a_phase_by_hand() -> None:
 
 
 SAID = """training Unet with resnet34 on 10,054 images of 4 classes; 1257 images validate, 1257 are kept for a test
-2 process(es) on cuda:0, mixed precision: bf16
+2 processes on cuda:0, mixed precision: bf16
 phase crops: compiled: a micro-batch takes 3.1 ms compiled and 4.0 ms not, 1.29 times as fast; compiling took 41 s
 took 1:02:03, of which validation 1:05, compiling 0:41, threshold tuning 0:09
 model    a/model.safetensors, with model_card.md

@@ -17,7 +17,8 @@ from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
 from steel.config import NetworkConfig
 from steel.errors import InputError
 from steel.model.network import UnifiedModel, normalise
-from steel.pretrained.encoder import load_encoder
+from steel.pretrained.encoder import load_encoder, tell_licence
+from steel.pretrained.licences import licence_text
 from steel.pretrained.stem import Normalisation
 from tests.as_if_trained import trained
 
@@ -324,6 +325,15 @@ def test_the_licence_is_said_and_a_special_one_louder(tmp_path: Path, caplog: py
         (record,) = [r for r in caplog.records if r.message.startswith("encoder weights: licence")]
         assert record.levelno == level and told.licence in record.message
     assert told.licence == "DINOv3 License (Meta's own terms, not Apache-2.0)"
+
+
+def test_a_licence_that_is_not_known_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    tell_licence(licence_text(None))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and record.message == (
+        "encoder weights: licence not recorded; ask whoever published the file before you hand on what is trained "
+        "from it"
+    )
 
 
 @pytest.mark.parametrize("name", ["dinov3_vitx_pretrain.pth", "DINOv3-vitx/model.pth", "dinov3/other/w.pth"])

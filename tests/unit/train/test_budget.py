@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steel.errors import InputError, SharedError
+from steel.errors import InputError, SharedError, counted
 from tests.recipe_inputs import LARGE, STRIPS
 from train.arguments import parse_fit
 from train.auto_recipe import auto_recipe
@@ -50,6 +50,16 @@ def test_a_budget_is_a_time_or_passes(text: str, budget: Budget) -> None:
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"--budget .*give a time"):
         parse_budget(text)
+
+
+def test_one_is_told_as_one() -> None:
+    facts = DataFacts(870, 0, ("a",), (400,), (200, 200), (200, 200))
+    reasons = auto_recipe(facts, MachineClass("gpu", 80), 1).reasons
+    assert reasons["phases.0.epochs"].startswith("0.79 of the budget's 1 pass; without one, 100 passes over")
+    assert reasons["validation.every-epochs"] == "1: about 1 validation in the first phase"
+    assert scale_to(SEVERSTAL, 1).reasons["budget"].startswith("1 pass in place of 38")
+    assert explain_fit(SEVERSTAL, 1, 1800, PACE, 1500).startswith("1 pass, for 30:00")
+    assert [counted(number, "class") for number in (1, 2)] == ["1 class", "2 classes"]
 
 
 def test_a_preset_keeps_its_proportion() -> None:
