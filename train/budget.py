@@ -13,7 +13,7 @@ from steel.config import Config, PhaseConfig
 from steel.errors import InputError, counted
 from train.engine.batch_plan import PhasePlan, most_images
 from train.engine.measured_pace import MeasuredPace
-from train.engine.pace import Work
+from train.engine.pace import FORWARD_SHARE, Work
 from train.live_line import format_duration
 
 USED = 0.9
@@ -130,35 +130,49 @@ def fit_passes(
     most = bisect_right(choices, USED * budget, key=steps_for)
     fitting = next((passes for passes in reversed(choices[:most]) if seconds_for(passes) <= USED * budget), None)
     if fitting is None:
-        needed = math.ceil(seconds_for(choices[0]) / USED / 60)
-        raise InputError(
-            f"--budget: {format_duration(budget)} is too short: {counted(choices[0], 'pass')} over the training "
-            f"images, with validations and the choice of the model, needs {needed}m at the pace that was measured "
-            "here; give that, or choose a smaller network, smaller crops or fewer validation images"
-            f"{_why_no_fewer(choices[0], world)}"
-        )
+        raise _too_short(budget, seconds_for(choices[0]), choices[0], world, "measured here")
     return fitting
 
 
-def refuse_hopeless(training: float, budget: float, fewest: float, world: int) -> None:
+def refuse_hopeless(training: float, whole: float, budget: float, fewest: float, world: int) -> None:
     """See, before all is measured, whether the steps of the shortest run alone take longer than a budget.
 
     Args:
         training: seconds of so many of them as are known.
+        whole: seconds of all of that run, as `completed` guesses it.
         budget: seconds.
         fewest: passes that the ranks can train.
         world: number of ranks.
 
     Raises:
-        InputError: they do; says how long at least.
+        InputError: they do; says how long all of it takes, about.
     """
     if training > USED * budget:
-        needed = math.ceil(training / USED / 60)
-        raise InputError(
-            f"--budget: {format_duration(budget)} is too short: the steps alone of {counted(fewest, 'pass')} over the "
-            f"training images need {needed}m at the pace that was measured here; give more, for validations come on "
-            f"top, or choose a smaller network or smaller crops{_why_no_fewer(fewest, world)}"
-        )
+        how = "of the steps measured here, with validations guessed by their pixels"
+        raise _too_short(budget, whole, fewest, world, how)
+
+
+def completed(pace: MeasuredPace, work: Work) -> MeasuredPace:
+    """A pace with a guess, by pixels, of what has not been measured yet: phases to come and the passes of validations;
+    the tuning of thresholds is left out."""
+    pixels = [each / plan.phase.batch_size for each, plan in zip(work.step_pixels, work.plans, strict=True)]
+    known = [seconds / each for seconds, each in zip(pace.image_seconds, pixels, strict=True) if seconds > 0]
+    if not known:
+        return pace
+    images = tuple(seconds or known[-1] * each for seconds, each in zip(pace.image_seconds, pixels, strict=True))
+    predicting = pace.predicting or FORWARD_SHARE * known[-1] * work.validation_pixels / pace.world
+    return replace(pace, image_seconds=images, predicting=predicting)
+
+
+def _too_short(budget: float, whole: float, fewest: float, world: int, how: str) -> InputError:
+    """With what would be enough: of `whole` seconds, at a pace that was found as `how` says."""
+    minutes = math.ceil(whole / USED / 60)
+    enough = f"{minutes}m" if minutes < 60 else f"{minutes // 60}h{minutes % 60}m"
+    return InputError(
+        f"--budget: {format_duration(budget)} is too short: {counted(fewest, 'pass')} over the training images, with "
+        f"validations and the choice of the model, needs about {enough} in all at the pace {how}; give --budget "
+        f"{enough}, or choose a smaller network, smaller crops or fewer validation images{_why_no_fewer(fewest, world)}"
+    )
 
 
 def _why_no_fewer(fewest: float, world: int) -> str:

@@ -1,11 +1,14 @@
 """Fits a run's schedule to the time of `--budget`, at the pace that is measured before its first step."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Generator, Sequence
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 
 from steel.config import Config
 from steel.distributed.runtime import Runtime
+from steel.errors import InputError
 from steel.loading.sampler import Sampler
 from steel.loading.train_loader import MicroBatch
 from steel.model.network import UnifiedModel
@@ -15,6 +18,7 @@ from train.arguments import FitArguments
 from train.budget import (
     MEASURING,
     PASSES,
+    completed,
     explain_fit,
     fit_passes,
     refuse_hopeless,
@@ -27,11 +31,13 @@ from train.engine.data import split_rows
 from train.engine.measured_pace import MeasuredPace, measure_pace
 from train.engine.pace import Work
 from train.engine.run_context import RunContext
-from train.engine.run_progress import work_of
+from train.engine.run_progress import announce_reasons, work_of
 from train.engine.step import TrainingState
 from train.engine.weight_initialisation import FirstWeights
-from train.live_line import LiveLine
+from train.live_line import LiveLine, format_duration
 from train.preparation import build_training, load_micro_batches, network_for, open_reader, plan_run
+
+logger = logging.getLogger("train.fit")
 
 
 def fit_to_time(
@@ -70,23 +76,45 @@ def fit_to_time(
     def steps_at(pace: MeasuredPace, passes: float) -> float:
         return seconds_of_steps(plans_at(passes), pace)
 
+    def work_at(passes: float) -> Work:
+        return work_of(replace(context, config=config_at(passes), plans=plans_at(passes)))
+
     def seconds_at(pace: MeasuredPace, passes: float) -> float:
-        return seconds_of(work_of(replace(context, config=config_at(passes), plans=plans_at(passes))), pace)
+        return seconds_of(work_at(passes), pace)
 
     def check(known: MeasuredPace) -> None:
-        refuse_hopeless(steps_at(known, choices[0]), budget, choices[0], runtime.world)
+        fewest = choices[0]
+        whole = seconds_at(completed(known, work_at(fewest)), fewest)
+        with _reasons_of_the_refused(config_at(fewest)):
+            refuse_hopeless(steps_at(known, fewest), whole, budget, fewest, runtime.world)
 
+    logger.info(
+        "measuring the pace, for --budget %s: micro-batches of each phase and validations of a few images, for %s at "
+        "most, or as long as the fewest of them take",
+        *(arguments.budget.text, format_duration(MEASURING * budget)),
+    )
     pace = measure_pace(context, training, lambda plan: load(plan, 0), MEASURING * budget, check)
     runtime.accelerator.free_memory()
 
     def fit() -> Config:
         steps_for, seconds_for = functools.partial(steps_at, pace), functools.partial(seconds_at, pace)
-        passes = fit_passes(steps_for, seconds_for, budget, runtime.world, choices)
+        with _reasons_of_the_refused(config_at(choices[0])):
+            passes = fit_passes(steps_for, seconds_for, budget, runtime.world, choices)
         config = config_at(passes)
         reason = explain_fit(config, passes, budget, pace, seconds_for(passes))
         return replace(config, reasons={**config.reasons, "budget": reason})
 
     return replace(arguments, config=runtime.on_main(fit))
+
+
+@contextlib.contextmanager
+def _reasons_of_the_refused(config: Config) -> Iterator[None]:
+    """Before the block's refusal of a configuration, why that is as it is: what could be smaller is seen there."""
+    try:
+        yield
+    except InputError:
+        announce_reasons(config)
+        raise
 
 
 def measure_run(arguments: FitArguments, runtime: Runtime, live: LiveLine) -> tuple[Work, MeasuredPace]:

@@ -30,13 +30,18 @@ def words(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fr
 
 
 def test_too_little_time_for_the_pace_that_is_measured(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """It is said that it is measured, and of the shortest run why it is as it is, which can then be changed."""
     monkeypatch.setattr("train.engine.measured_pace.SECONDS", 0.0)
     with pytest.raises(
-        SharedError, match=r"--budget: 0:00 is too short: the steps alone of 1 pass .* need 1m at the pace"
+        SharedError, match=r"--budget: 0:00 is too short: 1 pass .* needs about 1m in all .*; give --budget 1m, or"
     ):
         main([*words, "--budget", "0.01s"])
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("measuring", "auto: "))]
+    assert told[0].startswith("measuring the pace, for --budget 0.01s: micro-batches of each phase and validations")
+    (reason,) = told[1:]
+    assert reason.startswith("auto: budget: 1 pass in place of 3: 0.67 of crops and 0.33 of full, ")
     assert (RunFolder(tmp_path / "run").status() or {})["state"] == "failed"
     assert not (tmp_path / "run" / "states").exists() or not any((tmp_path / "run" / "states").iterdir())
 

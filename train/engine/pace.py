@@ -9,7 +9,7 @@ from train.engine.batch_plan import PhasePlan
 
 RECENT = 50
 """Steps that the pace is taken from."""
-_FORWARD_SHARE = 1 / 3
+FORWARD_SHARE = 1 / 3
 """What a pass without gradients costs of a training step's: a guess, until a validation has been timed."""
 
 
@@ -111,7 +111,7 @@ class Pace:
         now, *later = work.plans[phase:]
         own = self.step_seconds() if self.recent else speed * work.step_pixels[phase]
         training = (now.steps - step) * own + sum(p.steps * speed * work.step_pixels[p.number] for p in later)
-        predicting, tuning = self._validation or (work.validation_pixels * speed * _FORWARD_SHARE, 0.0)
+        predicting, tuning = self._validation or (work.validation_pixels * speed * FORWARD_SHARE, 0.0)
         to_come = now.validations_after(step) + sum(plan.validations_after(0) for plan in later)
         return TimeLeft(
             training=training,

@@ -58,10 +58,15 @@ def announce_phases(context: RunContext, state: LoopState) -> None:
         told = explain_crop(context.reader, context.rows.train, plan.phase.crop, context.config.tiling)
         if told is not None:
             logger.info("phase %d: %s", plan.number + 1, told)
-    for option, reason in context.config.reasons.items():
-        logger.info("auto: %s: %s", option, reason)
+    announce_reasons(context.config)
     if (state.phase, state.step) != (0, 0):
         logger.info("resuming at phase %s, step %d", context.plans[state.phase].phase.name, state.step)
+
+
+def announce_reasons(config: Config) -> None:
+    """Say why a recipe that was made of the data or for a time is as it is."""
+    for option, reason in config.reasons.items():
+        logger.info("auto: %s: %s", option, reason)
 
 
 def announce_hard(

@@ -13,6 +13,7 @@ from train.auto_recipe import auto_recipe
 from train.budget import (
     PASSES,
     Budget,
+    completed,
     explain_fit,
     fit_passes,
     parse_budget,
@@ -117,7 +118,9 @@ def test_the_most_passes_that_take_nine_tenths_of_a_time() -> None:
     assert fitted(100) == 4.0  # 90 of 100
     assert fitted(99.9) == 3.9
     assert fitted(10000) == PASSES[-1] == 120
-    with pytest.raises(InputError, match=r"--budget: 0:30 is too short: 1 pass .* needs 1m at .* validation images$"):
+    with pytest.raises(
+        InputError, match=r": 0:30 is .*: 1 pass .* needs about 1m in all .*; give --budget 1m, .*images$"
+    ):
         fitted(30)  # 30 s are needed, and a tenth more
 
 
@@ -148,16 +151,28 @@ def test_what_shorter_runs_would_need_is_told() -> None:
     why = r"fewer passes have smaller batches, which take smaller micro-batches \(--phases\.N\.micro-batch\)"
     with pytest.raises(InputError, match=rf"2\.5 passes over .*; {why} or fewer than 2 processes \(--processes N\)$"):
         fit_passes(lambda passes: passes, lambda passes: passes, 1, 2, (2.5, 2.6))
-    with pytest.raises(InputError, match=rf"alone of 2\.5 passes over .*; {why}$"):
-        refuse_hopeless(2.5, 1, 2.5, 1)
+    with pytest.raises(InputError, match=rf"too short: 2\.5 passes over .*; {why}$"):
+        refuse_hopeless(2.5, 3, 1, 2.5, 1)
 
 
 def test_steps_alone_that_take_too_long_are_refused_before_all_is_measured() -> None:
-    refuse_hopeless(108, 120, 1.0, 2)  # nine tenths, as planned for
+    refuse_hopeless(108, 7000, 120, 1.0, 2)  # nine tenths, as planned for
     with pytest.raises(
-        InputError, match=r"^--budget: 2:00 is too short: the steps alone of 1 pass .* need 3m at the .*crops$"
+        InputError,
+        match=r"^--budget: 2:00 is too short: 1 pass .* needs about 2h10m in all .* guessed .*; give --budget 2h10m, ",
     ):
-        refuse_hopeless(109, 120, 1.0, 2)
+        refuse_hopeless(109, 7000, 120, 1.0, 2)
+
+
+def test_what_is_not_measured_yet_is_guessed_by_pixels() -> None:
+    phases = [replace(phase, batch_size=8) for phase in SEVERSTAL.phases]
+    plans = plan_phases(phases, [80, 80], 1.0, rank=0, world=1)
+    work = Work(plans, (8 * 1000, 8 * 4000), validation_pixels=60_000, final_validations=1, final_views=4)
+    pace = MeasuredPace((0.01, 0.0), predicting=0.0, tuning=0.0, world=2)
+    # 10 us a pixel; a validation a third of that, shared by two ranks.
+    guessed = completed(pace, work)
+    assert guessed.image_seconds == pytest.approx((0.01, 0.04)) and guessed.predicting == pytest.approx(0.1)
+    assert completed(PACE, work) == PACE
 
 
 def test_the_choice_is_told_with_what_it_was_made_of() -> None:
