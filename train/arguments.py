@@ -170,21 +170,25 @@ def _parse_fit(
         parser.epilog += "and more, which are then listed below. "
         for usage, meaning in (more or {}).items():
             parser.epilog += f"{usage}: {meaning}. "
-        if known.preset == AUTO and not looks:
-            parser.epilog += "The defaults below are those of the preset severstal, as auto's own follow from the "
-            parser.epilog += "shards: give --data and --out, too, to see them."
         parser.print_help()
-        tyro.cli(Config, default=preset, args=["--help"], prog=program, registry=build_registry())
+        whose = f"Fields of the preset {known.preset}, with its values as defaults."
+        if known.preset == AUTO and not looks:
+            whose = (
+                "Fields of every preset. The defaults are those of the preset severstal, as auto's own follow from the "
+                "shards: give --data and --out, too, to see them."
+            )
+        tyro.cli(Config, default=preset, args=["--help"], prog=program, description=whose, registry=build_registry())
     for name in ("data", "out"):
         if getattr(known, name) is None:
             raise InputError(f"--{name} is missing; usage: {parser.usage}")
     empty = next((name for name, value in pairwise(rest) if value == "" and name.startswith("--")), None)
     if empty is not None:
         raise InputError(f"argument {empty}: an empty value")
+    own = [*parser.options(known), *(usage.partition(" ")[0] for usage in more or {})]
     lengths = [word for word in rest if re.match(r"--phases\.\d+\.epochs\b", word)]
     if known.budget is not None and lengths:
         raise InputError(f"--budget and {lengths[0]} both say how long a phase is; leave one of them out")
-    config = explain_changes(preset, parse_fields(program, preset, rest))
+    config = explain_changes(preset, parse_fields(program, preset, rest, own))
     check_names(config)
     test_folds_given = any(part.partition("=")[0] == "--folds.test" for part in rest)
     return FitArguments(

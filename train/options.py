@@ -6,20 +6,20 @@ tyro makes options of dataclasses; the rule here tells it of the fields whose en
 import ast
 import contextlib
 import dataclasses
-import difflib
 import functools
 import inspect
 import io
 import itertools
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import tyro
 from tyro import MISSING
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
+from steel.commands.common import say_unknown
 from steel.config import Config, DistillConfig, LossConfig, PhaseConfig, TrackingConfig, TransformConfig
 from steel.errors import InputError
 from steel.loading.augment import TRANSFORMS, check_transforms
@@ -67,8 +67,8 @@ CHOICES: Mapping[tuple[type, str], Mapping[str, Named]] = {
 """Fields of the configuration whose value is a name of a table."""
 
 
-_NO_OPTIONS = ((Config, "extensions"), (Config, "reasons"), (DistillConfig, "identity"))
-"""Fields that the program fills."""
+_NO_OPTIONS = ((Config, "preset"), (Config, "extensions"), (Config, "reasons"), (DistillConfig, "identity"))
+"""Fields that the program fills; `--preset` is an option of its own, by which all others have their defaults."""
 
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -84,13 +84,14 @@ def build_registry() -> ConstructorRegistry:
     return registry
 
 
-def parse_fields(program: str, default: Config, words: Sequence[str]) -> Config:
+def parse_fields(program: str, default: Config, words: Sequence[str], others: Iterable[str] = ()) -> Config:
     """`default` with the fields that `words` name.
 
     Args:
         program: its name.
         default: what is not named stays.
         words: of the command line.
+        others: options that the program takes besides, which an unknown one may come nearest to.
 
     Raises:
         InputError: an unknown name, with those that are nearest, or a value that its field refuses or that has no
@@ -107,7 +108,8 @@ def parse_fields(program: str, default: Config, words: Sequence[str]) -> Config:
             raise
         raise InputError(f"{_line_of(told.getvalue())}; --help lists the options") from error
     if unknown:
-        raise InputError(f"{_say_unknown(unknown[0], list(option_names(default)))}; --help lists the options")
+        names = [*others, *option_names(default)]
+        raise InputError(f"{say_unknown(unknown[0], names)}; --help lists the options")
     _check_effects(default, config)
     return config
 
@@ -150,17 +152,6 @@ def option_names(value: Any, prefix: str = "--") -> Iterator[str]:
         yield from option_names(part, f"{prefix}{name.replace('_', '-')}.")
 
 
-def _say_unknown(word: str, names: Sequence[str]) -> str:
-    """That there is no such option, and which come nearest: by their letters, else by their group."""
-    if not word.startswith("-"):
-        return f"{word}: belongs to no option"
-    wanted = word.partition("=")[0].replace("_", "-")
-    group = wanted.rpartition(".")[0] + "."
-    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.8) or [n for n in names if n.startswith(group)]
-    near = near or difflib.get_close_matches(wanted, names, n=3)
-    return f"{word}: no such option" + (f"; the nearest: {', '.join(near)}" if near else "")
-
-
 def _line_of(box: str) -> str:
     """What tyro says in its box, between the title and the next rule or gap, as a line."""
     rows = [_COLOUR.sub("", row).strip("│ ") for row in box.splitlines()]
@@ -196,6 +187,9 @@ def _by_name(info: StructTypeInfo) -> StructConstructorSpec | None:
         given = info.default if isinstance(info.default, Mapping) else {}
         build = functools.partial(_build_augment, given)
         return StructConstructorSpec(build, tuple(_entries(ENTRIES[_Augment], given)))
+    if info.type is Config:
+        of_preset = functools.partial(Config, preset=info.default.preset)
+        return StructConstructorSpec(of_preset, tuple(_options(Config, info.default)))
     if info.type is LossConfig:
         return StructConstructorSpec(_build_loss, tuple(_options(LossConfig, info.default)))
     if isinstance(info.type, type) and dataclasses.is_dataclass(info.type):

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import difflib
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,9 +48,40 @@ class Parser(argparse.ArgumentParser):
                 self.error(str(argparse.ArgumentError(action, "an empty value")))
         return parsed, unknown
 
+    def parse_args(self, args=None, namespace=None):
+        """As the base class; of an option that there is not, those that come nearest are named."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(say_unknown(unknown[0], list(self.options(parsed))))
+        return parsed
+
+    def options(self, parsed: argparse.Namespace) -> Iterator[str]:
+        """The names of the options, those of the subcommand that was chosen among them."""
+        for action in self._actions:
+            yield from action.option_strings
+            chosen = getattr(parsed, action.dest, None)
+            if isinstance(action, argparse._SubParsersAction) and chosen in action.choices:
+                yield from action.choices[chosen].options(parsed)
+
     def error(self, message: str) -> NoReturn:
         """End the program with exit code 2."""
         self.exit(2, f"error: {message}; --help lists the options\n")
+
+
+def say_unknown(word: str, names: Sequence[str]) -> str:
+    """That there is no such option, and which come nearest: by their letters, else by their group.
+
+    Args:
+        word: of the command line.
+        names: of all options.
+    """
+    if not word.startswith("-"):
+        return f"{word}: belongs to no option"
+    wanted = word.partition("=")[0].replace("_", "-")
+    group = wanted.rpartition(".")[0] + "."
+    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.8) or [n for n in names if n.startswith(group)]
+    near = near or difflib.get_close_matches(wanted, names, n=3)
+    return f"{word}: no such option" + (f"; the nearest: {', '.join(near)}" if near else "")
 
 
 class LateParser(Parser):

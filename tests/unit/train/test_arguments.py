@@ -157,11 +157,15 @@ def test_what_is_missing_or_unknown_is_said(arguments: list[str], message: str) 
         ("--phases.1.loss.tverski 1", "--phases.1.loss.tverski: no such option; the nearest: --phases.1.loss.tversky"),
         ("--folds.everything 1", "--folds.everything: no such option; the nearest: --folds.validation, --folds.test;"),
         ("--no-such-thing 1", "--no-such-thing: no such option; --help lists the options"),
+        ("--bugdet 1m", "--bugdet: no such option; the nearest: --budget; --help"),
+        ("--datta d", "--datta: no such option; the nearest: --data; --help"),
+        ("--proceses 2", "--proceses: no such option; the nearest: --processes; --help"),
         ("stray", "stray: belongs to no option; --help lists the options"),
     ],
 )
 def test_what_is_wrong_is_one_line_that_names_it(wrong: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_program(lambda: parse_fit("fit", [*NEEDED, *wrong.split()]) and None) == 2
+    more = {"--processes N": "how many ranks"}
+    assert run_program(lambda: parse_fit("fit", [*NEEDED, *wrong.split()], more) and None) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"error: {line}")
 
@@ -195,7 +199,10 @@ def test_help_says_whose_defaults_it_shows(capsys: pytest.CaptureFixture[str]) -
         with pytest.raises(SystemExit):
             parse_fit("fit", words)
         said = " ".join(capsys.readouterr().out.split())
-        assert ("those of the preset severstal, as auto's own follow from the shards" in said) is is_of_other
+        above, _, box = said.partition(" options ─")
+        assert ("those of the preset severstal, as auto's own follow from the shards" in above) is is_of_other
+        assert ("Fields of the preset smoke, with its values" in above) is not is_of_other
+        assert "--preset" not in box  # whose default is auto
 
 
 @pytest.mark.parametrize("name", PRESETS)
