@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.quality.choice import DEVELOPMENT
 from bench.quality.neu import make_shards
-from bench.quality.pretrained import AUTO, SETS, Sides
+from bench.quality.pretrained import AUTO, SETS, Sides, precision_here
 from bench.quality.seeds import Gain, Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
 from bench.quality.trial import (
     TEST,
@@ -144,8 +144,9 @@ def run(
         [
             f"{DEVELOPMENT[1]} images train and {DEVELOPMENT[0]} others stand in for the test images, which have no "
             f"part in this; network and weights as on hot-rolled steel above, {sides.passes} passes; seeds "
-            f"{', '.join(map(str, seeds))}, or the first, which is compared with `auto`'s first. IoU and Dice in "
-            f"percent. {trained_at([trial for those in trials.values() for trial in those])}"
+            f"{', '.join(map(str, seeds))}, or the first, which is compared with `auto`'s first. All in "
+            f"{precision_here()}; IoU and Dice in percent. "
+            + trained_at([trial for those in trials.values() for trial in those])
             + (f" Not measured: {'; '.join(left_out)}." if left_out else ""),
             "",
             *against_auto(trials, data),

@@ -266,7 +266,7 @@ def _about(data: Path, sides: Sides, seeds: Sequence[int]) -> str:
         f"{100 * absent.mean():.2f} mean Dice; of all {len(areas)}, "
         f"{', '.join(map(str, holders))} have each class; U-Net with {ENCODER} from ImageNet weights and a decoder of "
         f"{'-'.join(map(str, DECODER))} channels; {sides.passes} pass{'es' * (sides.passes != 1)}. "
-        f"{told[0].upper()}{told[1:]}auto what it chooses. All in {_precision()}. "
+        f"{told[0].upper()}{told[1:]}auto what it chooses. All in {precision_here()}. "
         f"Seeds {', '.join(map(str, seeds))}"
         + (f"; missing of three: {', '.join(map(str, missing))}" if missing else "")
         + ". Scores in percent, of the test images; processor seconds are of one thread."
@@ -280,7 +280,7 @@ def _chosen(trial: Trial) -> str:
     return f"For its first phase auto chose crops of {height}x{width} in batches of {phases[0]['batch_size']}."
 
 
-def _precision() -> str:
+def precision_here() -> str:
     """What `auto` is where this runs, for all sides."""
     chosen = choose_precision("auto", "cuda" if torch.cuda.is_available() else "cpu")
     return "float32" if chosen == "no" else chosen

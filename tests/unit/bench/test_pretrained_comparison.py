@@ -120,7 +120,7 @@ def test_a_section_says_what_the_images_are_and_what_answering_nothing_gets(tmp_
         "answering nothing gets 87.50 mean Dice; of all 12, 2, 0 have each class; U-Net"
     )
     assert "8 passes. The plain loop has crops of 64x384 in batches of 8, the batch that auto chooses;" in told
-    assert "the preset severstal crops of 64x128 in batches of 16, then whole images; auto" in told
+    assert "the preset severstal has crops of 64x128 in batches of 16, then whole images; auto" in told
 
 
 def test_severstals_preset_takes_the_crop_of_the_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
