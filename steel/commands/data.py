@@ -89,7 +89,7 @@ def _run_explore(arguments: argparse.Namespace) -> None:
     options = label_options_from(arguments)
     reads_labels = arguments.images is not None or arguments.labels is not None or options != AS_FOUND
     if (arguments.shards is None) != has_labels or (arguments.shards is not None and reads_labels):
-        raise InputError("explore: give either SHARDS, or --images and --labels")
+        raise InputError("explore: give either SHARDS, or both --images and --labels")
     written = [str(arguments.out), *(storage.join(arguments.out, name) for name in EXPLORED)]
     storage.check_apart([arguments.shards, arguments.images, arguments.labels], written)
     left_out: tuple[str, ...] = ()

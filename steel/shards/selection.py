@@ -56,7 +56,7 @@ def check_same_task(name: str, class_names: Sequence[str], in_channels: int, dep
     if tuple(class_names) != manifest.class_names:
         raise InputError(
             f"{name}: its classes are {', '.join(class_names)}, those of the shards "
-            f"{', '.join(manifest.class_names)}; take shards with the same classes"
+            f"{', '.join(manifest.class_names)}; take shards with the same classes, or a checkpoint of these"
         )
     if in_channels < manifest.channels:  # a gray image is one of three equal channels, too
         kinds = {1: "gray", 3: "colour"}

@@ -341,7 +341,7 @@ def test_the_licence_of_a_file_that_says_nothing_is_told_by_its_name(name: str, 
     """Its encoder has one for which others have published, too."""
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     torch.save(classifier("test_resnet").state_dict(), tmp_path / name)
-    told, _ = load_encoder(network("tu-test_resnet"), str(tmp_path / name))
+    told, *_ = load_encoder(network("tu-test_resnet"), str(tmp_path / name))
     assert told.licence.startswith("not recorded" if "other" in name else "DINOv3 License")
 
 

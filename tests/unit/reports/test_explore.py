@@ -305,10 +305,10 @@ def test_labels_are_explored_before_sharding(tmp_path: Path, capsys: pytest.Capt
     assert titles(figures)["1 group of duplicates labelled differently"] == ["0.png", "1.png"]
     assert "1 group of duplicates labelled differently" in capsys.readouterr().out
     assert main(["explore", *paths[:2], "--out", str(tmp_path / "none")]) == 2
-    assert "give either SHARDS, or --images and --labels" in capsys.readouterr().err
+    assert "give either SHARDS, or both --images and --labels" in capsys.readouterr().err
     for unused in (paths[:2], ["--labels-format", "coco"]):
         assert main(["explore", str(tmp_path), *unused, "--out", str(tmp_path / "none")]) == 2
-        assert "give either SHARDS, or --images and --labels" in capsys.readouterr().err
+        assert "give either SHARDS, or both --images and --labels" in capsys.readouterr().err
 
     data = data_of_labels(
         load_labels(*(tmp_path / name for name in ("images", "masks")), LabelOptions(class_names=["spot"])), "here"

@@ -253,6 +253,7 @@ def test_nor_does_the_loop_around_it(tiny_shards: Path, tmp_path: Path, monkeypa
     assert later == [[]] * len(later)
 
 
+@pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.parametrize("freeze_steps", [0, 10])
 def test_a_validation_of_the_network_itself_leaves_no_layer_in_evaluation(freeze_steps: int) -> None:
     """But the frozen encoder."""
