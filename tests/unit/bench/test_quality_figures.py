@@ -128,6 +128,17 @@ def _quotes() -> Iterator[Quote]:
             *_gain(bsdata, f"{ON_ALL}, {HALF}", "positive Dice"),
         ),
     )
+    preset = "preset-strips-all"
+    yield Quote(
+        "bench/README.md",
+        f"it has {{:+.2f}} points of mean IoU at one half {interval} over seeds) and {{:+.2f}} tuned {interval}), and "
+        f"{{:+.2f}} of tuned mean Dice {interval}).",
+        (
+            *_gain(preset, f"preset severstal, {HALF}", "mean IoU"),
+            *_gain(preset, f"preset severstal, {TUNED}", "mean IoU"),
+            *_gain(preset, f"preset severstal, {TUNED}", "mean Dice"),
+        ),
+    )
     trained = ("thresholds-neu", "thresholds-bsdata", "thresholds-strips")
     for sections, words in (
         (("thresholds",), "beyond its interval in {:.0f} of {:.0f}; always taking the richest decision, in {:.0f}."),
