@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steel.errors import run_program
-from train.engine import state as states
+from train.engine import state_writer
 from train.engine.step import TrainingState
 from train.fit import main
 
@@ -28,7 +28,7 @@ class SlowDisk:
 
     def install(self) -> None:
         """For the rest of the process."""
-        step, write = TrainingState.step, states.write_state
+        step, write = TrainingState.step, state_writer.write_state
 
         def counted(training: TrainingState, *arguments: Any) -> Any:
             sums = step(training, *arguments)
@@ -41,7 +41,7 @@ class SlowDisk:
             self._hold()
             return write(*arguments)
 
-        TrainingState.step, states.write_state = counted, slow  # type: ignore[method-assign]
+        TrainingState.step, state_writer.write_state = counted, slow  # type: ignore[method-assign]
 
     def _hold(self) -> None:
         with self._changed:
