@@ -167,7 +167,8 @@ def _pixels_within(data: bytes, limit: int) -> int:
         raise Refusal(413, str(error)) from error
     except ValueError as error:
         is_image = "not a readable image" not in str(error)
-        hint = "; curl sends a file whole with --data-binary, and not with -d" if is_image else ""
+        is_damaged = str(error).startswith("damaged")
+        hint = "; curl sends a file whole with --data-binary, and not with -d" if is_damaged else ""
         raise Refusal(400 if is_image else 415, f"{error}{hint}") from error
     if pixels > limit:
         raise Refusal(413, f"an image of {pixels:,} pixels; this server takes up to {limit:,}")

@@ -114,7 +114,7 @@ BAD = {
     "cut": (WHOLE[:-20], {}, 400, "damaged PNG: cut short"),
     "damaged": (WHOLE[:60] + b"\0\1" + WHOLE[62:], {}, 400, "damaged PNG: wrong checksum"),
     "header alone": (b"\xff\xd8\xff", {}, 400, "damaged or unusual JPEG"),
-    "bmp header": (b"BM\0", {}, 400, "damaged or unusual BMP"),
+    "bmp header": (b"BM\0", {}, 400, "; curl sends a file whole with --data-binary, and not with -d"),
     "bytes": (b"x" * 1_000_001, {}, 413, "the body is larger than 1,000,000 bytes"),
     "pixels": (png(np.zeros((2000, 1001), np.uint8)), {}, 413, "2,002,000 pixels; this server takes up to 2,000,000"),
     "bomb": (png(np.zeros((30_000, 3000), np.uint8)), {}, 413, "90,000,000 pixels"),
