@@ -96,8 +96,12 @@ def _run(arguments: argparse.Namespace, executor: Executor | None) -> None:
     if arguments.join is not None:
         _tell(arguments, join_job(options, arguments.join))
         return
-    given = nullcontext(executor) if executor else open_executor(arguments.executor, arguments.workers, goes_on=True)
-    with given as runs:
+    own = (
+        nullcontext(executor)
+        if executor is not None
+        else open_executor(arguments.executor, arguments.workers, goes_on=True)
+    )
+    with own as runs:
         _tell(arguments, run_job(options, runs, workers=arguments.workers, part=arguments.part, tell=_say))
 
 
