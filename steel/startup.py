@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -34,13 +35,26 @@ def imports_end_at_once() -> Iterator[None]:
 
     As an exception it would come out of the middle of a library: of torch's C++ as an abort; of what Python calls when
     it drops a module's lock not at all, with the lock of all imports held for good, on which every thread then waits.
-    Anywhere else it is a KeyboardInterrupt, as ever. For a program's main thread.
+    Anywhere else it is a KeyboardInterrupt, as ever. For a program's main thread; where Ctrl-C is ignored, as in what a
+    script has put into the background, it stays so.
     """
-    before = signal.signal(signal.SIGINT, _interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def program_ends_at_once() -> None:
+    """The same from here on, where Python is just starting a program by `-m`: for the package that holds programs,
+    which is imported before them; what they import comes before their own first line of work.
+    """
+    if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:

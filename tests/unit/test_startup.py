@@ -1,6 +1,7 @@
 """What programs import before they are needed decides how long they take to start: pinned by module, not by time."""
 
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from steel.errors import run_program
-from steel.startup import Terminated, imports_end_at_once, sigterm_unwinds, uncollected
+from steel.startup import Terminated, imports_end_at_once, program_ends_at_once, sigterm_unwinds, uncollected
 from tests.paths import ROOT
 
 LISTED = """
@@ -108,6 +109,7 @@ def test_collections_go_on_after_imports_as_before() -> None:
 
 INTERRUPTED = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where tests run
 
 class Dropped:
     def __del__(self):  # what is raised here is lost
@@ -115,16 +117,21 @@ class Dropped:
         sum(range(100))
 
 class Finder:
-    place = sys.argv.pop(1)
+    place = {place}
 
     def find_spec(self, name, path=None, target=None):
         if name == self.place:
             Dropped()
 
 sys.meta_path.insert(0, Finder())
+"""
+COMMAND = (
+    INTERRUPTED
+    + """
 from {program}.__main__ import main
 sys.exit(main())
 """
+)
 
 
 @pytest.mark.parametrize(
@@ -138,16 +145,59 @@ sys.exit(main())
 )
 def test_ctrl_c_in_an_import_ends_the_command_in_one_line(program: str, module: str) -> None:
     """Also where Python would lose it, as in what it calls when it drops the lock of a module."""
-    line = [sys.executable, "-c", INTERRUPTED.format(program=program), module, "info", "missing.safetensors"]
+    code = COMMAND.format(program=program, place=repr(module))
+    line = [sys.executable, "-c", code, "info", "missing.safetensors"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        ("data_prep", "numpy"),
+        ("data_prep.verify", "numpy"),
+        ("train", "steel.errors"),
+        ("train.fit", "torch"),
+        ("train.evaluate", "steel.metrics.scores"),
+        ("train.predict", "torch"),
+        ("train.crossval", "accelerate"),
+        ("train.second_round", "numpy"),
+        ("train.doctor", "steel.errors"),
+    ],
+)
+def test_ctrl_c_in_an_import_ends_each_program_in_one_line(program: str, module: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED.format(place=repr(module)))
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-m", program, "--help"],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_what_ignores_ctrl_c_goes_on_ignoring_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["-m"])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with imports_end_at_once():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            program_ends_at_once()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_anywhere_else_is_an_exception_as_ever() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), imports_end_at_once():
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where tests run
+    try:
+        with pytest.raises(KeyboardInterrupt), imports_end_at_once():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -171,8 +221,8 @@ def test_sigterm_leaves_nothing_half_written(workers: str, tmp_path: Path) -> No
 
 
 def test_sigterm_in_an_import_ends_the_command_in_one_line() -> None:
-    code = INTERRUPTED.format(program="steel").replace("SIGINT", "SIGTERM")
-    line = [sys.executable, "-c", code, "steel.inference.load", "info", "missing"]
+    code = COMMAND.format(program="steel", place=repr("steel.inference.load")).replace("SIGINT", "SIGTERM")
+    line = [sys.executable, "-c", code.replace("signal.default_int_handler", "signal.SIG_DFL"), "info", "missing"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "stopped by SIGTERM\n")
 
