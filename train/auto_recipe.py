@@ -23,7 +23,8 @@ from train.recipe_words import is_nearly_square, noun_of, typical_of, up_to
 
 _CROPS, _FULL = SEVERSTAL.phases
 _LOSS = LossConfig({"bce": 1.0, "batch_dice": 1.0, "classification": 0.02}, absent=0.0)
-"""Of the first phase, but for the boundary term."""
+"""Of both phases, but for the boundary term. Lovász in the last one, as in Severstal's preset, was worse or made no
+difference on three sets (`bench/decisions.md`)."""
 _BOUNDARY, _FEW_CLEAN = 0.5, 0.1
 """Weight of the boundary term in both phases, where less than that share of the images is clean."""
 _WARMUP = 0.3
@@ -70,17 +71,17 @@ def auto_recipe(facts: DataFacts, machine: MachineClass, budget: float | None = 
     order, paste = _draws(facts, passes, reasons)
     sampling = replace(_CROPS.sampling, order=order, paste=paste, defect_crop=choose_defect_crop(facts, crop, reasons))
     first = replace(_CROPS, epochs=passes, crop=crop, batch_size=batch, micro_batch=micro[0], lr=lr, sampling=sampling)
-    first_loss, last_loss = _losses(facts, reasons)
+    loss = _loss(facts, reasons)
     reasons["tiling"], reasons["thresholds"] = _why_tiling(facts), _why_thresholds()
     last = _last_passes(passes, reasons)
     reasons["phases.1.batch-size"] = f"{batch}, as in the first phase"
     reasons["phases.1.lr"] = f"{lr / 10:g}, a tenth of the first phase's, as in Severstal's preset"
-    second = replace(_FULL, epochs=last, crop=full, batch_size=batch, micro_batch=micro[1], lr=lr / 10, loss=last_loss)
+    second = replace(_FULL, epochs=last, crop=full, batch_size=batch, micro_batch=micro[1], lr=lr / 10, loss=loss)
     return replace(
         SEVERSTAL,
         preset="auto",
         model=_model(machine, reasons),
-        phases=(replace(first, warmup=_WARMUP, loss=first_loss), second),
+        phases=(replace(first, warmup=_WARMUP, loss=loss), second),
         augment=_augment(facts, crop, reasons),
         validation=_validation(passes, reasons),
         reasons={"machine": f"{machine}: auto's encoder, crops and micro-batches depend on that", **reasons},
@@ -160,7 +161,7 @@ def _why_not_there(facts: DataFacts) -> str:
     return f"{names} {'is' if len(absent) == 1 else 'are'} in no {noun_of(facts)}" if absent else ""
 
 
-def _losses(facts: DataFacts, reasons: dict[str, str]) -> tuple[LossConfig, LossConfig]:
+def _loss(facts: DataFacts, reasons: dict[str, str]) -> LossConfig:
     """Of both phases."""
     share = facts.clean / facts.images
     boundary, clean = _BOUNDARY if share < _FEW_CLEAN else 0.0, f"{share:.0%} of the {noun_of(facts)}s are clean"
@@ -172,15 +173,14 @@ def _losses(facts: DataFacts, reasons: dict[str, str]) -> tuple[LossConfig, Loss
         )
         reasons[f"phases.{phase}.loss.class-weights"] = "equal: no other choice has been shown to be better"
     reasons["phases.0.loss.batch-dice"] = (
-        "1, beside cross-entropy of 1: Dice over the micro-batch, as nnU-Net has it for 2D images; no table compares "
-        "it with Dice of each image"
+        "1, beside cross-entropy of 1, in both phases: Dice over the micro-batch, as nnU-Net has it for 2D images; no "
+        "table compares it with Dice of each image"
     )
     reasons["phases.0.loss.absent"] = (
         f"{_LOSS.absent:g} ({clean}): where a class is absent from a micro-batch, each pixel's own term alone "
         "teaches it"
     )
-    first, last = (replace(loss, weights={**loss.weights, "boundary": boundary}) for loss in (_LOSS, _FULL.loss))
-    return first, last
+    return replace(_LOSS, weights={**_LOSS.weights, "boundary": boundary})
 
 
 def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -> Mapping[str, TransformConfig]:

@@ -29,6 +29,7 @@ from steel.shards.reader import ShardReader
 IMAGE_DICE = ("--phases.0.loss.batch-dice", "0", "--phases.0.loss.dice")
 LOW_RATES = ("--phases.0.lr", "3.5e-4", "--phases.1.lr", "3.5e-5")
 """At a batch of 8 by the square root from 1e-3 and 1e-4 at 64, which Severstal's preset once had."""
+LOVASZ_LAST = (*("--phases.1.loss.lovasz", "0.5", "--phases.1.loss.bce", "0.5", "--phases.1.loss.batch-dice", "0"),)
 NO_BRIGHTNESS = "no brightness and contrast"
 WEIGHED = "classes weighed by the inverse root of their images"
 LATER_ABSENT = ("--phases.1.loss.absent", "1")
@@ -43,6 +44,7 @@ def _batches(micro: int, batch: int, rates: float = 1.0) -> tuple[str, ...]:
 VARIANTS: Mapping[str, Sequence[str]] = {
     "as the preset for Severstal trains": (
         *(*LOW_RATES, "--phases.0.warmup", "0.05", "--phases.0.loss.bce", "0.75", *IMAGE_DICE, "0.25"),
+        *LOVASZ_LAST,
         *("--phases.0.sampling.defect-crop", "0.5", "--augment.brightness-contrast.p", "0"),
     ),
     "a sixth of the rates": LOW_RATES,
@@ -59,9 +61,7 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "five times the classification loss": both_phases("loss.classification", "0.1"),
     WEIGHED: (),  # `root_weights` of the set
     "classes in equal shares": ("--phases.0.sampling.order", "balanced"),
-    "BCE and Dice last, no Lovász": (
-        *("--phases.1.loss.lovasz", "0", "--phases.1.loss.bce", "1", "--phases.1.loss.batch-dice", "1"),
-    ),
+    "BCE and Lovász last": LOVASZ_LAST,
     "half of the last phase by what the last validation missed": ("--phases.1.sampling.hard", "0.5"),
     "no boundary term": both_phases("loss.boundary", "0"),
     "focal Tversky loss for Dice in the first phase": (
@@ -85,10 +85,7 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "blur": ("--augment.blur.p", "0.5"),
     "side bars": ("--augment.side-bars.p", "0.25"),
     "defect blackout": ("--augment.blackout.p", "0.25"),
-    "focal loss for cross-entropy": (
-        *("--phases.0.loss.bce", "0", "--phases.0.loss.focal", "1"),
-        *("--phases.1.loss.bce", "0", "--phases.1.loss.focal", "0.5"),
-    ),
+    "focal loss for cross-entropy": (*both_phases("loss.bce", "0"), *both_phases("loss.focal", "1")),
     "micro-batches of 16, batches of 16": _batches(16, 16),
     "micro-batches of 8, batches of 32": _batches(8, 32),
     "micro-batches of 32, batches of 32": _batches(32, 32),
