@@ -23,7 +23,7 @@ def told_url(text: str | os.PathLike[str]) -> str:
     `#` on (a signature, a token). For whatever is shown or stored; fetching needs the whole."""
     text = os.fspath(text)
     store, separator, place = text.partition("://")
-    if not separator or store.endswith(("file", "local")):
+    if not separator or store.lower().endswith(("file", "local")):
         return text
     return store + separator + re.split("[?#]", _LOGIN.sub(r"\1", place), maxsplit=1)[0]
 

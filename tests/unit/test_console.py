@@ -214,6 +214,8 @@ def test_a_defect_of_ours_keeps_its_traceback() -> None:
         ("--model.weights=https://host/w.pth?5ecret", "--model.weights=https://host/w.pth"),
         ("s3://bucket/model@v2/", "s3://bucket/model@v2/"),
         ("file:///data/a#b?c.pth", "file:///data/a#b?c.pth"),
+        ("FILE:///data/me@home/a#b?c.pth", "FILE:///data/me@home/a#b?c.pth"),
+        ("HTTPS://user:5ecret@host/w.pth?5ecret", "HTTPS://host/w.pth"),
         ("data/me@home/a#b?c.pth", "data/me@home/a#b?c.pth"),
         ("hub", "hub"),
     ],
