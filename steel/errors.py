@@ -112,7 +112,7 @@ def list_some(names: Sequence[str], limit: int = 5) -> str:
     """`a, b, c and 7 more`: the first `limit` names and how many were left out."""
     shown = ", ".join(names[:limit])
     hidden = len(names) - limit
-    return f"{shown} and {hidden} more" if hidden > 0 else shown
+    return f"{shown} and {hidden:,} more" if hidden > 0 else shown
 
 
 def counted(number: float, word: str) -> str:

@@ -10,13 +10,13 @@ class Issue(NamedTuple):
     """One mistake: what kind, and where."""
 
     kind: str
-    """In the plural, for a heading: `ids without an image`."""
+    """In the plural, for a heading, which is right for one, too: `ids without an image`."""
     name: str
     """The image, row or file at fault, with what is wrong about it."""
 
 
 class ValidationErrors(InputError):
-    """Several mistakes in one line: each kind with its count and the first few names.
+    """Several mistakes in one line: each kind with the first few names, and how many more there are.
 
     Attributes:
         issues: All of them, so that a caller can gather more before it gives up.
@@ -47,4 +47,4 @@ def _one_line(issues: tuple[Issue, ...]) -> str:
     names: dict[str, list[str]] = {}
     for issue in issues:
         names.setdefault(issue.kind, []).append(issue.name)
-    return "; ".join(f"{len(those)} {kind}: {list_some(those)}" for kind, those in names.items())
+    return "; ".join(f"{kind}: {list_some(those)}" for kind, those in names.items())

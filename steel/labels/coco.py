@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steel import storage
-from steel.errors import InputError
+from steel.errors import InputError, counted
 from steel.labels.coco_rle import counts_of, encode_counts
 from steel.labels.image_index import ImageIndex
 from steel.labels.json_stream import stream_lists
@@ -129,7 +129,8 @@ class _Part:
                     name, _ = self.categories.get(category, (f"category {category}, which is not listed", ""))
                     collector.add(image_id, name, shape)
         for number, shapes in self._shapes.items():
-            collector.fail(NO_IMAGE, f"image id {number}, which is not listed in {self._name} ({len(shapes)} shapes)")
+            told = f"image id {number}, which is not listed in {self._name}"
+            collector.fail(NO_IMAGE, f"{told} ({counted(len(shapes), 'shape')})")
 
 
 def _shapes_of(segmentation: Any, box: Any) -> Iterable[Shape]:

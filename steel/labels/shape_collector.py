@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Mapping
 
-from steel.errors import InputError
+from steel.errors import InputError, counted
 from steel.labels.classes import ClassTable
 from steel.labels.image_index import ImageIndex
 from steel.labels.mask_names import MISSING_HINT
@@ -101,7 +101,9 @@ class ShapeCollector:
             known = tuple((class_of[name], shape) for name, shape in shapes if name in class_of)
             if known:
                 masks[image_id] = known
-        self.issues += [Issue(UNKNOWN_CLASS, f"{name} ({count} shapes)") for name, count in sorted(unknown.items())]
+        self.issues += [
+            Issue(UNKNOWN_CLASS, f"{name} ({counted(count, 'shape')})") for name, count in sorted(unknown.items())
+        ]
         if self._options.missing_mask != "clean":
             fine = opened.union(self._unlabelled)
             self.issues += [Issue("images without labels", i) for i in self._images.image_ids if i not in fine]

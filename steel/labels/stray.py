@@ -42,4 +42,4 @@ def settle(issues: Sequence[Issue], where: str, options: LabelOptions, known: It
             hint += f"; known classes: {list_some(list(known), 16)}; --class-names says which there are"
         hint += f"; {OPTION}"
     raise_issues(others, hint)
-    return tuple(f"left out: {count} {kind}" for kind, count in Counter(issue.kind for issue in stray).items())
+    return tuple(f"left out: {kind} ({count:,})" for kind, count in Counter(issue.kind for issue in stray).items())

@@ -89,7 +89,7 @@ def check_coverage(sample: Submission, image_ids: Collection[str], where: str | 
     """
     if not sample.rows:
         raise InputError(f"{where}: a header without rows; a sample lists the images to predict")
-    missing = [Issue("images of the sample were not predicted", i) for i in sample.image_ids if i not in image_ids]
+    missing = [Issue("images of the sample that were not predicted", i) for i in sample.image_ids if i not in image_ids]
     raise_issues(missing, f"listed in {where}; predict the folder that holds them")
     return tuple(sorted(set(image_ids) - set(sample.image_ids)))
 

@@ -116,7 +116,7 @@ def test_predict_refuses_a_name_that_no_submission_can_hold(work, tmp_path, stee
     code, _, err = steel("predict", "one.safetensors", images, "--out", str(out), "--device", "cpu")
     assert code == 2
     said = err.splitlines()[-1]
-    assert said.startswith("error: 1 names with control characters or bytes that are not UTF-8: Str\\xfcck.png (")
+    assert said.startswith("error: names with control characters or bytes that are not UTF-8: Str\\xfcck.png (")
     assert not out.exists()
 
 

@@ -166,7 +166,7 @@ def test_files_in_a_folder_are_parts_of_the_labels(tmp_path: Path) -> None:
     assert found.class_names == ("pit", "dent")
     assert (found.class_ids("a.jpg"), found.class_ids("b.jpg")) == ({1}, {2})
     write(tmp_path / "labels/val.json", [image_entry(1, "a.jpg"), image_entry(2, "b.jpg")], [], ["pit"])
-    with pytest.raises(InputError, match=r"1 second labels for one image: a\.jpg \(for a\.jpg\)"):
+    with pytest.raises(InputError, match=r"second labels for one image: a\.jpg \(for a\.jpg\)"):
         load_labels(images, tmp_path / "labels")
 
 
@@ -191,7 +191,7 @@ def test_a_box_stands_for_an_outline_that_is_not_there(tmp_path: Path, empty: An
         InputError, match=r"malformed entries: annotation 2 in labels\.json \(a box of \[1, 2\]\)"
     ) as caught:
         load_labels(images, path)
-    assert "1 shapes that cover no pixel: annotation 1 in labels.json (no outline)" in str(caught.value)
+    assert "shapes that cover no pixel: annotation 1 in labels.json (no outline)" in str(caught.value)
 
 
 def test_files_of_several_folders_may_name_images_alike(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_files_of_several_folders_may_name_images_alike(tmp_path: Path) -> None:
         load_labels(images, tmp_path / "labels/line1/coco.json", options)
     write(tmp_path / "labels/line1/coco.json", [image_entry(1, "line3/a.jpg")], [annotation(1, 1, 1, [SQUARE])])
     found = load_labels(images, tmp_path / "labels/line1/coco.json", options)
-    assert found.left_out == ("left out: 1 labels without an image",)
+    assert found.left_out == ("left out: labels without an image (1)",)
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
@@ -229,13 +229,13 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         load_labels(images, path)
     line = str(caught.value)
     for expected in (
-        '5 malformed entries: an image in labels.json ({"id": 3}), annotation 3 in labels.json ([1, 2, 3, "x"] where',
+        'malformed entries: an image in labels.json ({"id": 3}), annotation 3 in labels.json ([1, 2, 3, "x"] where',
         "annotation 5 in labels.json (3 coordinates, where a polygon has pairs",
         "annotation 7 in labels.json (run lengths of the size [40])",
-        "1 shapes that cover no pixel: annotation 4 in labels.json (no outline)",
-        "2 labels without an image: lost.jpg, image id 8, which is not listed in labels.json (1 shapes)",
-        "1 labels of an unknown class: category 9, which is not listed (1 shapes)",
-        "1 images without labels: unlisted.jpg",
+        "shapes that cover no pixel: annotation 4 in labels.json (no outline)",
+        "labels without an image: lost.jpg, image id 8, which is not listed in labels.json (1 shape)",
+        "labels of an unknown class: category 9, which is not listed (1 shape)",
+        "images without labels: unlisted.jpg",
         "known classes: pit, scratch",
         "--missing-mask clean takes no labels for no defect",
         "--stray-labels skip leaves them out",
@@ -252,9 +252,9 @@ def test_stray_labels_and_missing_images_are_taken_by_their_options(tmp_path: Pa
     found = load_labels(images, path, LabelOptions(class_names=["pit"], missing_mask="clean", stray_labels="skip"))
     assert found.bitmask("a.jpg", HEIGHT, WIDTH).sum() == 36
     assert found.left_out == (
-        "left out: 1 shapes that cover no pixel",
-        "left out: 1 labels without an image",
-        "left out: 1 labels of an unknown class",
+        "left out: shapes that cover no pixel (1)",
+        "left out: labels without an image (1)",
+        "left out: labels of an unknown class (1)",
     )
 
 
@@ -264,7 +264,7 @@ def test_two_categories_of_one_id_are_told(tmp_path: Path) -> None:
     same = [{"id": 1, "name": "pit"}] * 2
     assert load_labels(images, write(tmp_path / "same.json", entries, shapes, same)).class_names == ("pit",)
     path = write(tmp_path / "labels.json", entries, shapes, [*same, {"id": 1, "name": "dent"}])
-    with pytest.raises(InputError, match=r"1 categories with the same id: dent and pit in labels\.json"):
+    with pytest.raises(InputError, match=r"categories with the same id: dent and pit in labels\.json"):
         load_labels(images, path)
 
 

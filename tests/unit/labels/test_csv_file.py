@@ -84,7 +84,7 @@ def test_a_row_of_another_width_is_named_by_file_and_line(path: Path, name: str)
             path.write_text(f"{text}\n{trailer}\n")
         with pytest.raises(InputError) as caught:
             read(str(path))
-        assert f"1 malformed rows: line {last} ({trailer})" in str(caught.value)
+        assert f"malformed rows: line {last} ({trailer})" in str(caught.value)
         assert str(path) in str(caught.value)
 
 
@@ -96,7 +96,7 @@ def test_a_quotation_mark_that_is_never_closed_is_named_by_its_first_line(path: 
     path.write_text(text + '"c.jpg\n' + "d.jpg,1,1 1\n" * 3)
     with pytest.raises(InputError) as caught:
         read(str(path))
-    assert f"1 malformed rows: line {len(text.splitlines()) + 1} (c.jpg\\nd.jpg" in str(caught.value)
+    assert f"malformed rows: line {len(text.splitlines()) + 1} (c.jpg\\nd.jpg" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

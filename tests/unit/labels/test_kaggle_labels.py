@@ -59,7 +59,7 @@ def test_all_csv_problems_are_told_at_once(tmp_path):
     }
     line = str(error.value)
     assert "\n" not in line
-    assert "7 labels without an image: lost.png, gone0.png, gone1.png, gone2.png, gone3.png and 2 more" in line
+    assert "labels without an image: lost.png, gone0.png, gone1.png, gone2.png, gone3.png and 2 more" in line
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_backslashes_are_slashes_beside_whole_paths_too(tmp_path: Path, name: st
 def test_two_ids_for_one_image_are_told(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", "a.png")
     csv = write_text(tmp_path / "train.csv", ROWS + "coil 1/a.png,1,1 1\ncoil 2/a.png,2,1 1\n")
-    with pytest.raises(InputError, match=r"1 second labels for one image: coil 2/a\.png \(for a\.png\)"):
+    with pytest.raises(InputError, match=r"second labels for one image: coil 2/a\.png \(for a\.png\)"):
         load_labels(images, csv, LabelOptions(stray_labels="skip"))
 
 
@@ -153,7 +153,7 @@ def test_masks_that_do_not_fit_their_image_are_told_together(tmp_path):
         (ROWS + "a.png,0,1 1\n", r"all class ids are 0, .* --class-names 0=\.\.\."),
         (ROWS + "a.png,0,1 1\na.png,1,1 1\n", r"labels of an unknown class: a\.png class 0 \(line 2\)"),
         (ROWS + "a.png,-1,1 1\na.png,1,1 1\n", r"no whole number from 0 on: line 2 \('-1' for a\.png\)"),
-        (ROWS + "b.jpg,1,1 1\n", "1 labels without an image: b.jpg .*is this the right image folder"),
+        (ROWS + "b.jpg,1,1 1\n", "labels without an image: b.jpg .*is this the right image folder"),
         (PAIRS + "a.png,1 1\nb.png_1,\n", "malformed rows: line 2"),
     ],
 )

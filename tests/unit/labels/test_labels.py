@@ -148,7 +148,14 @@ def test_folders_and_options_that_cannot_be(tmp_path):
 def test_problems_cross_process_boundaries():
     error = pickle.loads(pickle.dumps(ValidationErrors([Issue("odd things", "a"), Issue("odd things", "b")], "here")))
     assert error.issues == (Issue("odd things", "a"), Issue("odd things", "b"))
-    assert str(error) == "2 odd things: a, b (here)"
+    assert str(error) == "odd things: a, b (here)"
+
+
+def test_problems_are_told_in_words_that_are_right_for_one_and_for_many():
+    one, many = Issue("odd things", "a"), [Issue("labels of an unknown class", str(k)) for k in range(1234)]
+    assert str(ValidationErrors([one])) == "odd things: a"
+    told = "labels of an unknown class: 0, 1, 2, 3, 4 and 1,229 more"
+    assert str(ValidationErrors([*many, one])) == f"{told}; odd things: a"
 
 
 @pytest.mark.parametrize(("name", "ending"), [("coco", ".json"), ("labelme", ".json"), ("cvat", ".xml")])

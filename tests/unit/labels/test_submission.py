@@ -83,7 +83,7 @@ def test_rows_and_order_of_a_sample(tmp_path: Path, sample: str, expected: str) 
 
 def test_images_missing_from_the_answers_leave_no_file(tmp_path: Path) -> None:
     (tmp_path / "sample.csv").write_text("ImageId_ClassId,EncodedPixels\nx.jpg_1,\nx.jpg_2,\nb.jpg_1,\nb.jpg_2,\n")
-    with pytest.raises(InputError, match=r"1 images of the sample were not predicted: x\.jpg"):
+    with pytest.raises(InputError, match=r"images of the sample that were not predicted: x\.jpg"):
         write_encoded(tmp_path / "s.csv", ENCODED, 2, template=tmp_path / "sample.csv")
     assert not (tmp_path / "s.csv").exists()
     sample = read_submission(tmp_path / "sample.csv")
@@ -156,16 +156,16 @@ def test_an_interrupted_prediction_leaves_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("ImageId_ClassId,EncodedPixels\na.jpg_1,\n", "1 missing rows: a.jpg class 2"),
-        ("ImageId_ClassId,EncodedPixels\na.jpg_1,\na.jpg_2,\na.jpg_2,\n", "1 repeated rows: a.jpg class 2"),
-        ("ImageId_ClassId,EncodedPixels\na.jpg_1,\na.jpg_2,\na.jpg_5,\n", "1 unknown class ids: a.jpg class 5"),
+        ("ImageId_ClassId,EncodedPixels\na.jpg_1,\n", "missing rows: a.jpg class 2"),
+        ("ImageId_ClassId,EncodedPixels\na.jpg_1,\na.jpg_2,\na.jpg_2,\n", "repeated rows: a.jpg class 2"),
+        ("ImageId_ClassId,EncodedPixels\na.jpg_1,\na.jpg_2,\na.jpg_5,\n", "unknown class ids: a.jpg class 5"),
         ("ImageId_ClassId,EncodedPixels\na.jpg_1,\na.jpg_2,20 2\n", "a.jpg class 2: RLE: pair 1 (20 2)"),
-        ("ImageId_ClassId,EncodedPixels\nz.jpg_1,\nz.jpg_2,\n", "images without a row: a.jpg; 1 unknown images: z.jpg"),
-        ("ImageId_ClassId,EncodedPixels\na.jpg_1,1 2,x\n", "1 malformed rows: line 2 (a.jpg_1,1 2,x)"),
-        ("ImageId_ClassId,EncodedPixels\na.jpg,1 2\n", "1 malformed rows: line 2 (a.jpg,1 2)"),
+        ("ImageId_ClassId,EncodedPixels\nz.jpg_1,\nz.jpg_2,\n", "images without a row: a.jpg; unknown images: z.jpg"),
+        ("ImageId_ClassId,EncodedPixels\na.jpg_1,1 2,x\n", "malformed rows: line 2 (a.jpg_1,1 2,x)"),
+        ("ImageId_ClassId,EncodedPixels\na.jpg,1 2\n", "malformed rows: line 2 (a.jpg,1 2)"),
         (
             "ImageId,ClassId,EncodedPixels\na.jpg,one,1 2\n",
-            "1 class ids that are no whole number from 0 on: line 2 ('one' for a.jpg)",
+            "class ids that are no whole number from 0 on: line 2 ('one' for a.jpg)",
         ),
         ("", "the file is empty, expected `ImageId,ClassId,EncodedPixels` or"),
     ],

@@ -111,10 +111,10 @@ def test_roboflow_puts_a_word_of_its_own_beside(tmp_path: Path) -> None:
     found = load_labels(tmp_path, tmp_path)
     assert [found.class_ids(record.image_id) for record in found.images] == [{2}] * 3
     write(tmp_path / "notes.txt", "what was done\n")
-    with pytest.raises(InputError, match=r"1 labels without an image: notes\.txt"):
+    with pytest.raises(InputError, match=r"labels without an image: notes\.txt"):
         load_labels(tmp_path, tmp_path)
     found = load_labels(tmp_path, tmp_path, LabelOptions(stray_labels="skip"))
-    assert found.left_out == ("left out: 1 labels without an image",)
+    assert found.left_out == ("left out: labels without an image (1)",)
 
 
 def test_a_table_stands_for_the_folder_that_it_lies_in(tmp_path: Path) -> None:
@@ -190,11 +190,11 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         load_labels(images, tmp_path / "labels")
     text = str(caught.value)
     for expected in (
-        "4 malformed lines: a.txt line 1 (numbers that are no shares of the image's size), a.txt line 2 ('pit 0.1",
+        "malformed lines: a.txt line 1 (numbers that are no shares of the image's size), a.txt line 2 ('pit 0.1",
         "a.txt line 3 (numbers that are no shares of the image's size), a.txt line 4 (numbers that are no shares",
-        "1 labels without an image: lost.txt",
-        "1 labels of an unknown class: class 5, which is not listed (1 shapes)",
-        "1 images without labels: b.jpg",
+        "labels without an image: lost.txt",
+        "labels of an unknown class: class 5, which is not listed (1 shape)",
+        "images without labels: b.jpg",
         "known classes: pit, dent",
     ):
         assert expected in text, text

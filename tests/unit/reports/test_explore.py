@@ -356,7 +356,7 @@ def test_what_is_left_out_of_the_labels_is_told(tmp_path: Path, capsys: pytest.C
     (tmp_path / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n0.png,1,1 5\ngone.png,1,1 5\n")
     paths = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "train.csv")]
     assert main(["explore", *paths, "--stray-labels", "skip", "--out", str(tmp_path / "out")]) == 0
-    assert "left out: 1 labels without an image" in capsys.readouterr().out.splitlines()
+    assert "left out: labels without an image (1)" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize(("format", "place"), [("coco", "coco.json"), ("kaggle", "submission.csv")])
