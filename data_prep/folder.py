@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,9 +48,32 @@ def is_finished(options: Options) -> bool:
 
 def refuse_others(out: str, made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises InputError where what the finished shards of a folder were made with differs in anything wanted."""
-    differing = [name for name in wanted if made_with.get(name) != wanted[name]]
-    if differing:
-        raise InputError(f"{out}: already holds shards made with another {list_some(differing)}; choose another --out")
+    told = _told_differences(made_with, wanted)
+    if told:
+        raise InputError(f"{out}: already holds shards made with other options: {told}; choose another --out")
+
+
+def _told_differences(made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """`seed 0, not 3; groups none, not of a file`; empty where nothing that is wanted differs."""
+    return "; ".join(
+        f"{name.replace('_', '-')} {_told_value(made_with.get(name))}, not {_told_value(value)}"
+        for name, value in wanted.items()
+        if made_with.get(name) != value
+    )
+
+
+def _told_value(value: Any) -> str:
+    """A plain JSON value much as it would be typed; of a digest the beginning."""
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(map(_told_value, value))
+    if isinstance(value, dict):
+        return " ".join(f"{name} {_told_value(one)}" for name, one in value.items())
+    text = str(value)
+    return "of a file" if text == "file" else text[:8] if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def is_begun(options: Options) -> bool:
@@ -90,12 +114,12 @@ def claim(options: Options, plan: Plan, *, may_restart: bool) -> str:
         theirs = _read_claim(plan_url)
         if theirs.fingerprint == plan.fingerprint:
             return ""
-        differing = [name for name in wanted if theirs.options.get(name) != wanted[name]]
+        differing = _told_differences(theirs.options, wanted)
         written = _written(options.out)
         is_of_now = are_comparable(theirs.fingerprint, plan.fingerprint)
         if not may_restart or (differing and written):
             if differing:
-                what = f"with another {list_some(differing)}"
+                what = f"with other options: {differing}"
             elif is_of_now:
                 what = "with other images, labels, --labels-format, groups or split"
             else:

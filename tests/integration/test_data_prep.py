@@ -247,7 +247,7 @@ def test_soft_masks_are_told_and_taken_by_a_threshold(tmp_path: Path, capsys: py
     assert reader.index.areas.tolist() == [[6 * HEIGHT]] * 4
     assert reader.manifest.options["mask_threshold"] == 0.5
     assert main([*line, "--mask-threshold", "0.1"]) == 2
-    assert "made with another mask_threshold" in last_line(capsys)
+    assert "made with other options: mask-threshold 0.5, not 0.1; choose another --out" in last_line(capsys)
 
 
 def test_classes_of_no_image_are_told(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

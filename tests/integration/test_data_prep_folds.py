@@ -136,11 +136,15 @@ def test_a_finished_set_is_not_taken_for_one_without_its_groups(
 ) -> None:
     with_groups = arguments(own_folder, own_folder / "out", groups=write_coils(own_folder, 4))
     without = arguments(own_folder, own_folder / "out")
-    for first, second in ((with_groups, without), (without, with_groups)):
+    for first, second, differing in (
+        (with_groups, without, "of a file, not none"),
+        (without, with_groups, "none, not of a file"),
+    ):
         shutil.rmtree(own_folder / "out", ignore_errors=True)
         assert main(first) == 0
         assert main(second) == 2
-        assert "already holds shards made with another groups; choose another --out" in last_line(capsys)
+        told = f"already holds shards made with other options: groups {differing}; choose another --out"
+        assert told in last_line(capsys)
         assert main(first) == 0
         assert "already finished, nothing to do" in capsys.readouterr().out
 

@@ -56,7 +56,7 @@ def test_mended_input_starts_over(
     assert main(arguments(own_folder, out, part="1/2")) == 2
     assert "unfinished job with other images, labels, --labels-format, groups or split" in last_line(capsys)
     assert main(arguments(own_folder, out, seed=3)) == 2
-    assert "unfinished job with another seed" in last_line(capsys)
+    assert "unfinished job with other options: seed 0, not 3; remove the folder or" in last_line(capsys)
     assert main(arguments(own_folder, out)) == 2
     assert image_name(3) in last_line(capsys)
     write_images(own_folder, NUM_IMAGES)
@@ -150,9 +150,7 @@ def test_images_that_go_while_the_job_is_planned_are_one_line(
 
     monkeypatch.setattr("data_prep.plan.load_labels", load_slowly)
     assert main(arguments(own_folder, own_folder / "out")) == 2
-    told = (
-        f"1 images that have gone since they were listed: {image_name(3)} (in {own_folder / 'images'}; run this again"
-    )
+    told = f"images that have gone since they were listed: {image_name(3)} (in {own_folder / 'images'}; run this again"
     assert told in last_line(capsys)
     assert not (own_folder / "out").exists()
 
@@ -195,7 +193,7 @@ def test_a_finished_folder_is_left_as_it_is(folder: Path, shards: Path, capsys: 
     assert capsys.readouterr().out == f"{shards}: already finished, nothing to do\n"
     assert {path: path.stat().st_mtime_ns for path in shards.iterdir()} == times
     assert main(arguments(folder, shards, seed=1)) == 2
-    assert "made with another seed" in last_line(capsys)
+    assert "made with other options: seed 0, not 1; choose another --out" in last_line(capsys)
 
 
 @pytest.mark.parametrize("changed", ["mask", "images", "groups"])

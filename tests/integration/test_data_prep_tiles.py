@@ -200,9 +200,16 @@ def test_what_does_not_go_together_is_refused_in_one_line(
 def test_a_finished_set_of_other_tiles_is_not_taken_for_this_one(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for out, how in (("tiled", ()), ("whole", TILE), ("tiled", ("--tile", "64x64"))):
+    for out, how, differing in (
+        ("tiled", (), "tile 64 64 20, not none"),
+        ("whole", TILE, "tile none, not 64 64 20"),
+        ("tiled", ("--tile", "64x64"), "tile 64 64 20, not 64 64 16"),
+    ):
         assert main(line(folder, folder / out, *how)) == 2
-        assert "already holds shards made with another tile" in capsys.readouterr().err
+        assert (
+            f"already holds shards made with other options: {differing}; choose another --out"
+            in capsys.readouterr().err
+        )
 
 
 def rewrite(root: Path, change: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from data_prep.pseudo_labels.labelling import Labelling
 from data_prep.verify import main as verify
+from steel import storage
 from steel.checkpoint import stack_members
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
@@ -190,7 +191,9 @@ def test_folds_that_judge_are_named_where_the_checkpoint_has_seen_all(
     for words in ((), (*groups, "--held-out", "0")):
         assert run(*line(work, tmp_path / "out", **given), *words) == 2
     told = capsys.readouterr().err
-    assert "made with another groups, held_out_folds" in told and "made with another held_out_folds" in told
+    digest = storage.digest_file(coils)[:8]
+    assert f"with other options: groups {digest}, not none; held-out-folds 1, not none; choose" in told
+    assert "with other options: held-out-folds 1, not 0; choose" in told
 
 
 @pytest.mark.parametrize(

@@ -162,9 +162,13 @@ def test_what_was_done_is_told_and_a_second_run_does_nothing(
     before = tree_digest(tmp_path)
     assert run(*line(work, tmp_path / "out")) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'out'}: already finished, nothing to do\n"
-    for option, value in {"unsure": 0.2, "precision": "auto", "tiff-pages": "split"}.items():
+    for option, value, differing in (
+        ("unsure", 0.2, "0.2 0.8, not 0.4 0.6"),
+        ("precision", "auto", "no, not auto"),
+        ("tiff-pages", "split", "refuse, not split"),
+    ):
         assert run(*line(work, tmp_path / "out", **{option: value})) == 2
-        assert f"already holds shards made with another {option.replace('-', '_')}" in capsys.readouterr().err
+        assert f"already holds shards made with other options: {option} {differing}" in capsys.readouterr().err
     assert tree_digest(tmp_path) == before
 
 

@@ -164,7 +164,7 @@ def test_from_images_without_labels_to_which_checkpoint_to_ship(
     assert tree_digest(out) == before
 
     assert run(work, out, monkeypatch, "--unsure", "0.2") == (2, [LABELLING])
-    assert "already holds shards made with another unsure" in capsys.readouterr().err
+    assert "already holds shards made with other options: unsure 0.2 0.8, not 0.4 0.6" in capsys.readouterr().err
     assert run(work, out, monkeypatch, "--seed", "1") == (2, [LABELLING])
     told = f"--out {out}: its run folder {out}/run: was started with another configuration (seed was 0, now 1)"
     assert told in capsys.readouterr().err
