@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from steel import storage
 from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
 from steel.commands.common import Parser
 from steel.config import FoldsConfig
@@ -28,10 +29,10 @@ from steel.reports.comparison import compare
 from steel.reports.comparison_page import write_comparison
 from steel.reports.crossval_report import images_to_see, write_crossval
 from steel.reports.evaluation import format_table
+from steel.reports.evaluation_report import remove_evaluation
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from steel.shards.selection import folds_of, pseudo_folds
-from steel.storage import write_text
 from steel.thresholds.nested import nested_outcome
 from steel.thresholds.tuning import tune_thresholds
 from train.arguments import FitArguments, parse_fit, share_recipe
@@ -233,16 +234,23 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
         decision=found.decision,
         folds={"train": list(folds), "tuning": list(folds), "test": list(test)},
     )
+    _remove_scores(out)  # of an earlier join, which must never stand beside this checkpoint
     save_checkpoint(out / "model.safetensors", packed)
     provenance = provenance_of(packed, out / "model.safetensors", reader)
     origin = {"provenance": provenance, "recipe": recipe_reasons(packed)}
     metrics = write_crossval(out, statistics, nested, found, reader, kept, tta=tta, **origin)
     report = _format_report(metrics, len(folds), found.explanation)
-    write_text(out / "report.txt", report + "\n")
+    storage.write_text(out / "report.txt", report + "\n")
     logger.info("%s", report)
     logger.info("wrote %s and %s", out / "model.safetensors", out / "report.html")
     write_comparison(compare([str(member_folder(arguments.out, fold)) for fold in folds]), out / "compare.html")
     logger.info("wrote %s, the folds beside each other", out / "compare.html")
+
+
+def _remove_scores(out: Path) -> None:
+    remove_evaluation(out)
+    for name in ("report.txt", "compare.html", "compare.json"):
+        storage.remove(out / name)
 
 
 def _format_report(metrics: Mapping[str, Any], num_members: int, explanation: Sequence[str]) -> str:

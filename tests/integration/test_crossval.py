@@ -153,7 +153,9 @@ def test_members_to_come_have_the_recipe_of_those_that_are_there(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_join_takes_the_views_and_the_test_folds_of_the_members(shards: Path, tmp_path: Path) -> None:
+def test_a_join_takes_the_views_and_the_test_folds_of_the_members(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their predictions are there: thresholds found on these go with no other views."""
     start = [*(word for word in OPTIONS if word != "--validation.tta"), "--data", str(shards), "--out", str(tmp_path)]
     line = [*start, "--folds.test", "0", "--validation.tta", "vflip"]
@@ -165,15 +167,21 @@ def test_a_join_takes_the_views_and_the_test_folds_of_the_members(shards: Path, 
         main([*start, "--folds.test=0", "--fold", "0"])
     with pytest.raises(InputError, match=r"--folds.test 2: the members in .* have kept 0 for the test; leave it out"):
         main([*start, "--folds.test", "2", "--join"])
-    assert (
-        main(
-            ["--preset", "smoke", "--runtime.precision", "no", "--data", str(shards), "--out", str(tmp_path), "--join"]
-        )
-        == 0
-    )
+    join = ["--preset", "smoke", "--runtime.precision", "no", "--data", str(shards), "--out", str(tmp_path), "--join"]
+    assert main(join) == 0
     joined = load_checkpoint(tmp_path / "model.safetensors")
     assert joined.decision is not None and joined.decision.tta == ("vflip",)
     assert joined.folds == {"train": [1, 2], "tuning": [1, 2], "test": [0]}
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.crossval.write_crossval", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(join)  # once more: no scores of the first join stand beside the checkpoint of the second
+    files = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"fold-1", "fold-2", "model.safetensors"}
+
     config = json.loads((tmp_path / "fold-2" / "config.json").read_text())
     config["config"]["validation"]["tta"] = ["hflip"]
     (tmp_path / "fold-2" / "config.json").write_text(json.dumps(config))
