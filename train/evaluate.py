@@ -329,10 +329,13 @@ def retuned(
     chosen_on, before = checkpoint.folds.get("tuning", ()), list(checkpoint.provenance.get("tuned_before", ()))
     if former != data_digest:
         chosen_on, before = (), [*before, {"digest": former, "folds": list(chosen_on)}]
+    roles = {**checkpoint.folds, "tuning": sorted({*chosen_on, *folds})}
+    if data_digest == checkpoint.provenance.get("data_digest"):  # of other shards fold numbers mean nothing here
+        roles["test"] = [fold for fold in roles.get("test", ()) if fold not in folds]
     return replace(
         checkpoint,
         decision=found.decision,
-        folds={**checkpoint.folds, "tuning": sorted({*chosen_on, *folds})},
+        folds=roles,
         provenance={
             **checkpoint.provenance,
             "tuning_digest": data_digest,

@@ -223,10 +223,11 @@ def _fold_words(
     test = _held_out(header, reader, "test") if known else []
     if "--folds.test" not in given and not test:
         if known:
+            tuned = _held_out(header, reader, "tuning")
             raise InputError(
-                f"--folds.test: {own.checkpoint} was trained on folds {_listed(header['folds'].get('train', ()))} of "
-                f"{own.data} and kept none for a test: nothing is left to judge by; train it with one held out, as "
-                "--folds.test 1"
+                f"--folds.test: {own.checkpoint} was trained on folds {_listed(header['folds'].get('train', ()))}"
+                f"{f' and tuned on {_listed(tuned)}' if tuned else ''} of {own.data} and kept none for a test: nothing "
+                "is left to judge by; train it with one held out, as --folds.test 1"
             )
         raise InputError(
             f"--folds.test: {own.checkpoint} was trained on other shards than {own.data}, so that it does not tell "

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from steel.checkpoint import Checkpoint, read_header, save_checkpoint
+from steel.checkpoint import Checkpoint, read_header, save_checkpoint, stack_members
 from steel.decision import default_decision
 from steel.reports.describe import describe_checkpoint
 from steel.shards.split_roles import role_of
@@ -43,10 +43,28 @@ def test_every_choice_counts_in_whatever_order_they_were_made(
         checkpoint = tune_on(checkpoint, digest, folds)
         assert role_of(folds, [digest], checkpoint.folds, checkpoint.provenance) == "tuning"
         assert role_of([0], ["a"], checkpoint.folds, checkpoint.provenance) == "tuning"  # it chose the weights
+        assert digest != "a" or not {*checkpoint.folds["test"]} & {*checkpoint.folds["tuning"]}
+    assert checkpoint.folds["test"] == []  # the last fold that was, and it stays so
     assert roles(checkpoint, "a") == "tuning tuning train"
     assert roles(checkpoint, "b") == "test tuning test"
     assert roles(checkpoint, "c") == "tuning test tuning"
     assert roles(checkpoint, "d") == "test test test"
+
+
+def test_a_test_fold_that_tuned_is_no_test_fold_any_more(
+    trained: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "expected_figures", lambda *given: {})
+    trained = replace(trained, folds={**trained.folds, "test": [1, 3]})
+    assert tune_on(trained, "b", [1]).folds == {"train": [2], "tuning": [1], "test": [1, 3]}  # of other shards
+    assert tune_on(trained, "a", [1]).folds == {"train": [2], "tuning": [0, 1], "test": [3]}
+    both = tune_on(trained, "a", [1, 3])
+    assert both.folds == {"train": [2], "tuning": [0, 1, 3], "test": []}
+    save_checkpoint(tmp_path / "model.safetensors", replace(both, provenance=trained.provenance))
+    header = read_header(tmp_path / "model.safetensors")
+    assert "folds          train 2; tuning 0, 1, 3; test none" in describe_checkpoint(header)
+    pair = stack_members([both, replace(make_member(2), folds=trained.folds, provenance=trained.provenance)])
+    assert pair.folds == {"train": [2], "tuning": [0, 1, 3], "test": []}
 
 
 def test_what_it_remembers_is_told(trained: Checkpoint, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_checkpoint_that_does_not_tell_its_recipe_takes_none(shards: Path, tmp
             {"train": [1, 2, 3], "tuning": [0], "test": []},
             {},
             (),
-            r"--folds.test: .* was trained on folds 1 2 3 of ",
+            r"--folds.test: .* was trained on folds 1 2 3 and tuned on 0 of ",
         ),
         ({"train": [2, 3], "tuning": [0], "test": [7]}, {}, (), "kept none for a test: nothing is left to judge by; "),
         (FOLDS, {"data_digest": "d"}, (), "was trained on other shards than .*, so that it does not tell which folds"),
