@@ -12,6 +12,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,6 +76,9 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
 
     Tensors may lie on any device and in any memory format. Their names must be the network's own: what DDP and
     torch.compile put in front of them is a mistake of the caller.
+
+    Raises:
+        InputError: a weight is NaN or infinite: no image would have an answer.
     """
     import safetensors.torch
 
@@ -84,6 +88,9 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
     assert fault is None, fault
     # Copies: safetensors takes neither channels-last tensors nor two names for one memory.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
+    broken = _not_finite(tensors)
+    if broken is not None:
+        raise InputError(f"{told_url(path)}: not written: numbers in its {broken} are not finite; train it again")
     metadata = {METADATA_KEY: make_metadata(content_of(checkpoint, digest_tensors(tensors)))}
     data = safetensors.torch.save(tensors, metadata=metadata)
     storage.write_bytes(path, data)
@@ -112,7 +119,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint from a path or URL and check every byte of it; tensors come on the CPU.
 
     Raises:
-        InputError: no such file, not a checkpoint, damaged, truncated, or of a newer version.
+        InputError: no such file, not a checkpoint, damaged, truncated, of a newer version, or with numbers that are
+            not finite.
     """
     return load_with_header(path)[0]
 
@@ -155,6 +163,12 @@ def _parse(data: bytes, path: str) -> tuple[Checkpoint, dict[str, Any]]:
     fault = _contradiction(checkpoint)
     if fault is not None:
         raise InputError(f"{path}: not a checkpoint that this program can use ({fault})")
+    broken = _not_finite(tensors)
+    if broken is not None:
+        raise InputError(
+            f"{path}: numbers in its {broken} are not finite, and so is no answer of such a network; take another "
+            "checkpoint of its training, or train it again"
+        )
     return checkpoint, header
 
 
@@ -275,12 +289,30 @@ def _contradiction(checkpoint: Checkpoint) -> str | None:
         return f"{len(checkpoint.class_names)} class names for {network.num_classes} classes"
     if not len(checkpoint.mean) == len(checkpoint.std) == network.in_channels:
         return f"normalisation of {len(checkpoint.mean)} channels for {network.in_channels}"
+    if not all(map(math.isfinite, (*checkpoint.mean, *checkpoint.std))):
+        return "a mean or standard deviation that is not finite"
     if min(checkpoint.std) <= 0:
         return "a standard deviation that is not positive"
     members = {tensor.shape[:1] for tensor in checkpoint.tensors.values()}
     if len(members) != 1 or members <= {(), (0,)}:
         return f"tensors for {sorted(members)} members"
     return None
+
+
+def _not_finite(tensors: Mapping[str, "Tensor"]) -> str | None:
+    """The name of the first tensor that holds a NaN or an infinity; None where none does."""
+    from steel.model.passes import intra_op_threads
+
+    with intra_op_threads(1):  # beside other work on the machine, threads wait for each other at each tensor
+        return next((name for name, tensor in tensors.items() if not _is_finite(tensor)), None)
+
+
+def _is_finite(tensor: "Tensor") -> bool:
+    import torch
+
+    # Adding numbers up takes a thirtieth of the time of a look at each. A sum may overflow, though, where none of them
+    # did.
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
 
 
 def read_file(path: str | os.PathLike[str], offset: int = 0, length: int | None = None) -> bytes:

@@ -156,6 +156,8 @@ def test_failed_save_leaves_the_old_file(path, monkeypatch):
         ({"class_names": ("a",)}, "class names"),
         ({"mean": (0.5, 0.5, 0.5)}, "normalisation"),
         ({"std": (0.0,)}, "deviation"),
+        ({"std": (float("nan"),)}, "deviation that is not finite"),
+        ({"mean": (float("inf"),)}, "mean or .* not finite"),
     ],
 )
 def test_saving_refuses_what_could_not_be_used(tmp_path, changes, message):
@@ -172,6 +174,28 @@ def readers_say(path):
     assert "\n" not in line
     assert str(path) in line
     return line
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["encoder.weight", "encoder.half"])
+def test_numbers_that_are_not_finite_are_neither_written_nor_read(tmp_path, monkeypatch, name, number):
+    """In any member, and whatever stands beside them; the largest numbers that there are, whose sum overflows, are
+    as good as others."""
+    path = tmp_path / "m"
+    large = {each: torch.full_like(tensor, 3e38) for each, tensor in make().tensors.items() if "num" not in each}
+    pair = stack_members([make(tensors=large), make(tensors=large)])
+    save_checkpoint(path, pair)
+    assert same(load_checkpoint(path), pair)
+    path.unlink()
+
+    pair.tensors[name].view(2, -1)[1, 3] = number
+    with pytest.raises(InputError, match=rf"{path}: not written: numbers in its {name} are not finite"):
+        save_checkpoint(path, pair)
+    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as before:
+        before.setattr(checkpoint_module, "_not_finite", lambda tensors: None)
+        save_checkpoint(path, pair)
+    assert f"numbers in its {name} are not finite" in readers_say(path)
 
 
 def test_damaged_or_foreign_files_are_told(path, tmp_path):
