@@ -88,6 +88,14 @@ def alike_on_all_ranks() -> Iterator[None]:
         raise SharedError(str(error), exit_code(error)) from error
 
 
+class NotFiniteError(InputError):
+    """What a network says of an image is not finite, and so nothing: least of all that the image is clean."""
+
+
+class SharedNotFiniteError(SharedError, NotFiniteError):
+    """The same, known to every rank alike."""
+
+
 class LostRankError(RuntimeError):
     """The job cannot go on, for another rank is gone; the message names it."""
 

@@ -166,7 +166,9 @@ def fake_gpu() -> Iterator[HostWaits]:
     def numpy(tensor: torch.Tensor) -> np.ndarray:
         """Zeros for values that are not there."""
         assert tensor.device.type == "cpu", "numpy cannot see the device's memory"
-        return np.zeros(tensor.shape, str(tensor.dtype)[6:]) if isinstance(tensor, FakeTensor) else real_numpy(tensor)
+        if not isinstance(tensor, FakeTensor):
+            return real_numpy(tensor)
+        return np.full(tensor.shape, tensor.dtype == torch.bool, str(tensor.dtype)[6:])  # all is well, and else nothing
 
     def record_stream(tensor: torch.Tensor, stream: Stream) -> None:
         noted.events.append(f"{stream.name} uses a {tensor.dtype}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from steel.config import TilingConfig
 from steel.decision import Decision, check_covers, clears
-from steel.errors import InputError
+from steel.errors import InputError, NotFiniteError
 from steel.gates import GATES
 from steel.images.pixel_format import Depth
 from steel.inference.batching import Cleared, ImageProbs, Prepared, group_by_size, make_batch, prepare
@@ -73,6 +73,7 @@ class BasePredictor(ABC):
 
         Raises:
             InputError: an image of another shape or type, or that cannot be read; a decision for other classes.
+            NotFiniteError: names an image of which the network says nothing.
             OutOfMemoryError: says what needs less.
         """
         return list(self.predict_stream(images, decision))
@@ -108,6 +109,16 @@ class BasePredictor(ABC):
                 yield done.pop(next_number)
                 next_number += 1
 
+    def not_finite(self, image_id: str) -> NotFiniteError:
+        """What is to be raised where `ImageProbs.is_finite` does not hold for an image."""
+        helps = (
+            "its numbers are too large for that: --precision bf16 or no (in training --runtime.precision) has room"
+            if self.precision == "fp16"
+            else "its weights are damaged, or its training has failed: take another checkpoint"
+        )
+        in_precision = "" if self.precision == "no" else f" in {self.precision}"
+        return NotFiniteError(f"{image_id}: the network's answer is not finite{in_precision}; {helps}")
+
     @property
     def views_at_once(self) -> int:
         """Views of an image that may share a forward pass."""
@@ -131,6 +142,8 @@ class BasePredictor(ABC):
     def _predicted(self, prepared: Prepared, probs: ImageProbs, place: int, decision: Decision) -> Prediction:
         """The prediction for the image that has a place in a batch."""
         height, width = prepared.size
+        if not probs.is_finite[place]:
+            raise self.not_finite(prepared.image_id)
         network_probs = probs.mask_probs[place, :, :height, :width]
         return Prediction(
             prepared.image_id, prepared.image, self.class_names, decision, network_probs, probs.label_probs[place]

@@ -21,6 +21,8 @@ class ImageProbs(NamedTuple):
     """(B, C, H, W) uint8."""
     label_probs: np.ndarray
     """(B, 1 + C) uint8: any defect, then each class."""
+    is_finite: np.ndarray
+    """(B,) bool: where False, some number on the way was not, and neither of the others says anything of the image."""
 
 
 Cleared = Callable[[np.ndarray], np.ndarray]

@@ -16,7 +16,7 @@ from steel.inference.batching import Cleared
 from steel.model.host_copy import HostCopy
 from steel.model.network import Encoded, UnifiedModel
 from steel.model.passes import Passes
-from steel.model.tta import Axes, average, average_probs, flip_views, probs_of_views
+from steel.model.tta import Axes, average, average_probs, flip_views, probs_of_labels, probs_of_views
 
 MOST_PIXELS = 1 << 22
 """Pixels of all views of a batch whose features are held between the halves: about 100 bytes each for a ResNet."""
@@ -26,7 +26,7 @@ _Views = tuple[UnifiedModel, Sequence[Axes]]
 
 def begin_gated(
     images: Tensor, views: Sequence[_Views], passes: Passes, cleared: Cleared, *, modes: _Modes
-) -> Callable[[], Callable[[], tuple[Tensor, Tensor]]]:
+) -> Callable[[], Callable[[], tuple[Tensor, Tensor, Tensor]]]:
     """Begin the first half of the passes over a batch.
 
     Args:
@@ -38,22 +38,22 @@ def begin_gated(
 
     Returns:
         What sees to it that all of the first half is under way, and gives what waits for P(any defect), and for nothing
-        that was launched after it, and does the second half: to mask_probs (B, C, H, W) and label_probs (B, 1 + C),
-        both uint8, as `average_probs` gives them; where all of the batch is cleared, 0 but for any defect.
+        that was launched after it, and does the second half: to what `average_probs` gives; where all of the batch is
+        cleared, probabilities are 0 but for any defect.
     """
     pixels = len(images) * images.shape[-2] * images.shape[-1]
     begun = [passes.begin(partial(_encode, model, flips, images, modes), pixels) for model, flips in views]
 
-    def ask() -> Callable[[], tuple[Tensor, Tensor]]:
+    def ask() -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
         halves = [result() for result in begun]
-        any_probs = average(chain.from_iterable(probs for _, probs in halves))
+        any_probs, is_finite = average(chain.from_iterable(probs for _, probs in halves))
         on_host = HostCopy(any_probs[:, 0])
 
-        def finish() -> tuple[Tensor, Tensor]:
+        def finish() -> tuple[Tensor, Tensor, Tensor]:
             if cleared(on_host.tensor().numpy()).all():
                 num_classes = views[0][0].network.num_classes
                 masks = any_probs.new_zeros(len(images), num_classes, *images.shape[-2:])
-                return masks, torch.nn.functional.pad(any_probs, (0, num_classes))
+                return masks, torch.nn.functional.pad(any_probs, (0, num_classes)), is_finite
             results = [
                 passes.begin(partial(_decode, model, flips, encoded, modes), pixels)
                 for (model, flips), (encoded, _) in zip(views, halves, strict=True)
@@ -71,7 +71,7 @@ def _encode(
     """The first half of `view_probs`: features of all views, and P(any defect) (B, 1) float32 of each."""
     with modes():  # again, as it may be in a thread of its own
         encoded = model.encode(flip_views(images, flips))
-        any_probs = torch.sigmoid(model.classification_head.any_defect(encoded.features[-1]).float())
+        any_probs = probs_of_labels(model.classification_head.any_defect(encoded.features[-1]))
         return encoded, any_probs.chunk(len(flips))
 
 

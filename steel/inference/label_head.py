@@ -64,11 +64,12 @@ class LabelPool:
         self._num_cells += own.shape[2] * own.shape[3]
 
     def label_probs(self) -> np.ndarray:
-        """(1 + C,) uint8, averaged over views and rounded once."""
+        """(1 + C,) uint8, averaged over views and rounded once; any numbers where not all that was added is finite."""
         pooled = np.concatenate([self._total / self._num_cells, self._peak], axis=1)
         logits = [
             rows[:, :-2] @ view + rows[:, -2] * np.concatenate([[0], mask_peak]) + rows[:, -1]
             for rows, view, mask_peak in zip(self._heads, pooled, self._mask_peak, strict=True)
         ]
-        probs = np.mean([1 / (1 + np.exp(-each)) for each in logits], axis=0)
-        return np.rint(255 * probs).astype(np.uint8)
+        with np.errstate(invalid="ignore"):
+            probs = np.mean([1 / (1 + np.exp(-each)) for each in logits], axis=0)
+            return np.rint(255 * probs).astype(np.uint8)

@@ -67,7 +67,7 @@ class OnnxModel(nn.Module):
                 probs.append((torch.sigmoid(masks), torch.sigmoid(labels)))
                 features.append(encoded)
                 peaks.append(nn.functional.max_pool2d(masks, self.stride))
-        mask_probs, label_probs = average_probs(probs)
+        mask_probs, label_probs, _ = average_probs(probs)
         height, width = images.shape[-2:]
         return mask_probs[..., :height, :width], label_probs, torch.stack(features, 1), torch.stack(peaks, 1)
 

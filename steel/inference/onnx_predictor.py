@@ -28,7 +28,7 @@ from steel.views import flips_of
 
 PIXELS_PER_PASS = 1 << 16
 """As for torch on a CPU: larger batches are not faster there, see `steel.model.passes`."""
-_OF_A_BATCH = ["mask_probs", "label_probs"]
+_OF_A_BATCH = ["mask_probs", "label_probs", "features", "mask_peaks"]
 _OF_A_TILE = ["mask_probs", "features", "mask_peaks"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -118,7 +118,8 @@ class OnnxPredictor(BasePredictor):
             with out_of_memory_as(
                 f"in a pass of {count} images of {height}x{width}; fewer --pixels-per-pass need less"
             ):
-                yield ImageProbs(*self._session.run(_OF_A_BATCH, {"images": batch}))
+                mask_probs, label_probs, *told_from = self._session.run(_OF_A_BATCH, {"images": batch})
+            yield ImageProbs(mask_probs, label_probs, _is_finite(*told_from))
 
     def _in_tiles(self, batch: np.ndarray) -> ImageProbs:
         """Probabilities of one image beyond the budget, (1, c, H, W) of whole strides.
@@ -128,15 +129,22 @@ class OnnxPredictor(BasePredictor):
         height, width = batch.shape[-2:]
         tiles = make_tiles(height, width, self.tiling, self.stride)
         blender = Blender(len(self.class_names), height, width)
-        labels = LabelPool(self._heads)
+        labels, is_finite = LabelPool(self._heads), np.ones(1, bool)
         for done, tile in enumerate(tiles, start=1):
             part = batch[..., tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
             with out_of_memory_as(f"in a pass of a tile of {part.shape[-2]}x{part.shape[-1]}, the graph's size"):
                 masks, *told_from = self._session.run(_OF_A_TILE, {"images": np.ascontiguousarray(part)})
             blender.add(tile, masks[0] / np.float32(255))
             labels.add(tile, *(planes[0] for planes in told_from))
+            is_finite &= _is_finite(*told_from)
             self.on_tile(done, len(tiles))
-        return ImageProbs(blender.finish()[None], labels.label_probs()[None])
+        return ImageProbs(blender.finish()[None], labels.label_probs()[None], is_finite)
+
+
+def _is_finite(features: np.ndarray, mask_peaks: np.ndarray) -> np.ndarray:
+    """(n,) bool: of which images no number is NaN or infinite in what a graph tells labels from, which is all that it
+    has of floating point: probabilities are rounded within, where NaN becomes 0."""
+    return np.logical_and(*(np.isfinite(each).all(axis=(1, 2, 3, 4)) for each in (features, mask_peaks)))
 
 
 def read_onnx_header(source: str | os.PathLike[str]) -> dict[str, Any]:

@@ -161,13 +161,13 @@ class Predictor(BasePredictor):
         """
         for found in self.stream(batches, lambda mask_probs, label_probs: (mask_probs, label_probs), cleared):
             # Pinned memory is scarce, and the caller may keep what he gets.
-            mask_probs, label_probs = (each.clone() if each.is_pinned() else each for each in found)
-            yield ImageProbs(mask_probs.numpy(), label_probs.numpy())
+            yield ImageProbs(*((each.clone() if each.is_pinned() else each).numpy() for each in found))
 
     def stream(
         self, batches: Iterable[Tensor], reduce: Reduce, cleared: Cleared | None = None
     ) -> Iterator[tuple[Tensor, ...]]:
-        """What `reduce` makes of the quantised probabilities of one batch after another, on the host.
+        """What `reduce` makes of the quantised probabilities of one batch after another, and behind it of which images
+        they say anything, (B,) bool as in `ImageProbs`; all on the host.
 
         On a GPU the next batches are launched before the host waits for the one before them.
 
@@ -233,7 +233,8 @@ class Predictor(BasePredictor):
         if self.takes_tiles(height, width):
 
             def whole() -> tuple[Tensor, ...]:
-                return reduce(*map(torch.from_numpy, self._in_tiles(images, passes)))
+                mask_probs, label_probs, is_finite = map(torch.from_numpy, self._in_tiles(images, passes))
+                return *reduce(mask_probs, label_probs), is_finite
 
             return partial(_launch, whole, passes), self._on_gpu
         pixels = len(images) * height * width
@@ -252,8 +253,8 @@ class Predictor(BasePredictor):
 
         def finish() -> tuple[Tensor, ...]:
             with out_of_memory_as(advice), passes.own_work(pixels), self._modes():
-                mask_probs, label_probs = average()
-                return reduce(mask_probs[..., :height, :width], label_probs)
+                mask_probs, label_probs, is_finite = average()
+                return *reduce(mask_probs[..., :height, :width], label_probs), is_finite
 
         return partial(_launch, finish, passes), self._on_gpu and not in_halves
 
@@ -271,9 +272,9 @@ class Predictor(BasePredictor):
                 )
                 for image in padded
             ]
-        mask_probs, label_probs = zip(*found, strict=True)
+        mask_probs, label_probs, is_finite = zip(*found, strict=True)
         whole = mask_probs[0][None] if len(found) == 1 else np.stack(mask_probs)  # no copy of a large one
-        return ImageProbs(whole[..., :height, :width], np.stack(label_probs))
+        return ImageProbs(whole[..., :height, :width], np.stack(label_probs), np.stack(is_finite))
 
     def _inputs(self, images: Tensor) -> Tensor:
         """Images (B, c, h, w) uint8 as the network takes them, on the device."""

@@ -15,7 +15,7 @@ from steel.model.heads import FeaturePool
 from steel.model.host_copy import HostCopy
 from steel.model.network import UnifiedModel
 from steel.model.passes import Passes
-from steel.model.tta import quantise, view_parts
+from steel.model.tta import probs_of_labels, quantise_labels, view_parts
 
 
 def pass_in_tiles(
@@ -27,7 +27,7 @@ def pass_in_tiles(
     prepare: Callable[[Tensor], Tensor],
     modes: Callable[[], AbstractContextManager[None]],
     on_tile: Callable[[int, int], None],
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities of one image, averaged over views, as `Predictor.probabilities` gives them.
 
     Masks are blended before they are rounded. The labels of an image cannot be had from those of its tiles: each tile
@@ -43,12 +43,14 @@ def pass_in_tiles(
         on_tile: called with the tiles done and in all.
 
     Returns:
-        mask_probs (C, H, W) and label_probs (1 + C,), both uint8.
+        mask_probs (C, H, W) and label_probs (1 + C,), both uint8; and () bool, whether they say anything, see
+        `ImageProbs`.
     """
     first, height, width = views[0][0], image.shape[-2], image.shape[-1]
     tiles = make_tiles(height, width, tiling, first.stride)
     blender = Blender(first.network.num_classes, height, width)
     pools = [FeaturePool() for _ in views]
+    sums: list[list[Tensor]] = [[] for _ in views]  # of each tile's logits: not finite where one of these is not
     waiting: deque[tuple[Tile, HostCopy]] = deque()  # a tile is blended while a GPU has the next one to do
 
     def blend() -> None:
@@ -63,8 +65,9 @@ def pass_in_tiles(
             inputs = prepare(part)
             results = [passes.begin(partial(_pass, model, axes, inputs, modes), pixels) for model, axes in views]
             total: Tensor | None = None
-            for pool, result in zip(pools, results, strict=True):
+            for pool, of_view, result in zip(pools, sums, results, strict=True):
                 masks, encoded = result()
+                of_view.append(masks.sum())
                 mask_probs = torch.sigmoid(masks)
                 total = mask_probs if total is None else total + mask_probs
                 pool.add(*(planes[:, :, *own_cells(tile, *planes.shape[2:])] for planes in (encoded, masks)))
@@ -75,11 +78,12 @@ def pass_in_tiles(
         on_tile(done, len(tiles))
     blend()
     with modes():
-        logits = [
-            model.classification_head.classify(*pool.pooled()) for (model, _), pool in zip(views, pools, strict=True)
+        probs = [
+            probs_of_labels(model.classification_head.classify(*pool.pooled()), torch.stack(of_view)[None])
+            for (model, _), pool, of_view in zip(views, pools, sums, strict=True)
         ]
-        label_probs = quantise(torch.stack([torch.sigmoid(one.float()) for one in logits]).mean(dim=0))
-    return blender.finish(), label_probs[0].cpu().numpy()
+        label_probs, is_finite = quantise_labels(torch.stack(probs).mean(dim=0).cpu())
+    return blender.finish(), label_probs[0].numpy(), is_finite[0].numpy()
 
 
 def _pass(

@@ -149,7 +149,9 @@ class Blender:
         if self._band is not None:
             done = start - self._start
             rest = self._band[:, done:]
-            np.rint(self._band[:, :done] * np.float32(255), out=self._probs[:, self._start : start], casting="unsafe")
+            levels, out = self._band[:, :done] * np.float32(255), self._probs[:, self._start : start]
+            with np.errstate(invalid="ignore"):  # of NaN comes any number: that it is there, labels tell
+                np.rint(levels, out=out, casting="unsafe")
             band[:, : rest.shape[1]] = rest
         self._band, self._start = band, start
 

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from steel.errors import OutOfMemoryError, out_of_memory_as
+from steel.errors import NotFiniteError, OutOfMemoryError, out_of_memory_as
 from steel.images.decode import count_pixels, decode_image
 from steel.images.pixel_format import TooManyPixels
 from steel.inference.base_predictor import BasePredictor
@@ -98,6 +98,8 @@ class Service:
                 return await self._answer(request, form)
         except OutOfMemoryError as error:
             raise Refusal(BUSY, str(error)) from error
+        except NotFiniteError as error:
+            raise Refusal(500, str(error)) from error
 
     async def _answer(self, request: Request, form: Format) -> Response:
         name = request.query_params.get("name") or str(next(self._numbers))

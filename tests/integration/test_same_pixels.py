@@ -27,7 +27,8 @@ class Recording(Predictor):
         for images in batches:
             self.shown = images.numpy().copy()
             num, _, height, width = images.shape
-            yield ImageProbs(np.zeros((num, 2, height, width), np.uint8), np.zeros((num, 3), np.uint8))
+            masks, labels = np.zeros((num, 2, height, width), np.uint8), np.zeros((num, 3), np.uint8)
+            yield ImageProbs(masks, labels, np.ones(num, bool))
 
 
 @pytest.fixture(scope="module")

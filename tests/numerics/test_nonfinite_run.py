@@ -1,5 +1,6 @@
 """A sample that poisons the loss: its steps are skipped and counted, and too many in a row end the run, naming it."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+import train.engine.loop
 import train.engine.micro_batch_losses
+import train.engine.model_selection
+from steel.checkpoint import read_header
 from steel.errors import InputError
 from steel.shards.reader import ShardReader
 from tests.numerics.quick import quicken
@@ -88,4 +92,48 @@ def test_a_run_that_skipped_every_step_ships_nothing(
     with pytest.raises(InputError, match=rf"none of {steps} steps"):
         main(line)  # from the state at the end, with no step that it could tell of
     assert (tmp_path / "nonfinite.json").read_text() == suspects
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def poison_validations(monkeypatch: pytest.MonkeyPatch, module: Any, poisoned: int) -> None:
+    """Put a NaN into the weights that the first validations of a module judge."""
+    validate, calls = module.validate, iter(range(100))
+
+    def poisoning(context: Any, model: Any, tta: Any, **rest: Any) -> Any:
+        model = copy.deepcopy(model)
+        if next(calls) < poisoned:
+            model.segmentation_head[0].bias.data[0] = torch.nan
+        return validate(context, model, tta, **rest)
+
+    monkeypatch.setattr(module, "validate", poisoning)
+
+
+def test_a_validation_that_says_nothing_has_no_score_and_the_training_goes_on(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first of two; and of what may be shipped, the first."""
+    torch.set_num_threads(1)
+    quicken(monkeypatch)
+    poison_validations(monkeypatch, train.engine.loop, 1)
+    poison_validations(monkeypatch, train.engine.model_selection, 1)
+    assert main([*OPTIONS, "--data", str(tiny_shards), "--out", str(tmp_path)]) == 0
+    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [record["phase"] for record in records if record["kind"] == "validation"] == [1]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "the network's answer is not finite" in line]
+    assert len(lines) == 2
+    assert lines[0].startswith("validation after 1.1 epochs of phase ") and "not kept" in lines[0]
+    name = lines[1].removeprefix("the ").partition(":")[0]
+    told = read_header(tmp_path / "model.safetensors")["provenance"]
+    assert told["candidates"] and name not in told["candidates"]
+
+
+def test_a_run_none_of_whose_weights_say_anything_ships_nothing(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    quicken(monkeypatch)
+    for module in (train.engine.loop, train.engine.model_selection):
+        poison_validations(monkeypatch, module, 100)
+    with pytest.raises(InputError, match="no weights answer every validation image with finite numbers"):
+        main([*OPTIONS, "--data", str(tiny_shards), "--out", str(tmp_path)])
     assert not (tmp_path / "model.safetensors").exists()

@@ -2,11 +2,12 @@
 
 import contextlib
 import functools
+import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from steel.errors import SharedError, out_of_memory_as
+from steel.errors import NotFiniteError, SharedError, out_of_memory_as
 from steel.loading.train_loader import MicroBatch
 from steel.model.lr_schedule import lr_at
 from steel.model.network import UnifiedModel
@@ -26,6 +27,8 @@ from train.engine.stopwatch import TimedIterator
 from train.engine.top_checkpoints import TopCheckpoint, TopCheckpoints
 from train.engine.validation import ValidationResult, validate, validation_examples, validation_scores
 from train.engine.validation_loss import validation_loss
+
+logger = logging.getLogger("train.fit")
 
 
 @dataclass
@@ -199,7 +202,11 @@ class Loop:
         """
         model, spent = self.training.scored_model(plan.number), self.context.live.spent
         before = spent.copy()
-        result = validate(self.context, model, tta=())
+        try:
+            result = validate(self.context, model, tta=())
+        except NotFiniteError as error:  # on every rank: a step or a scale further on the weights may be sound again
+            self._note_failed_validation(plan, error)
+            return
         losses = validation_loss(self.context, self.training, model, plan)
         self.progress.count_validation(*(spent[part] - before[part] for part in (PREDICTING, TUNING)))
         self._report_validation(plan, model, result, losses)
@@ -210,6 +217,19 @@ class Loop:
             self.writer.submit_best(self.top_checkpoints, offered, model.state_dict() if is_kept else None)
         if not self.state.count_validation(result.score, result.missed):
             self._note_early_stop(plan)
+        self._restart_clocks()
+
+    def _note_failed_validation(self, plan: PhasePlan, error: NotFiniteError) -> None:
+        """Weights that say nothing of an image have no score: they are not ranked, and the training goes on."""
+        logger.warning(
+            "validation after %.1f epochs of phase %s: no score, and these weights are not kept (%s)",
+            *(plan.epoch_at(self.state.step), plan.phase.name, error),
+        )
+        self.state.count_failed_validation()
+        self._note_early_stop(plan)
+        self._restart_clocks()
+
+    def _restart_clocks(self) -> None:
         self.step_metrics.restart_clock()
         self.progress.restart_clock()
 
@@ -233,6 +253,6 @@ class Loop:
         if self.state.stale == self.context.config.validation.patience and self.state.step < plan.steps:
             self.state.stopped_early.append(
                 f"phase {plan.phase.name} stopped early after {plan.epoch_at(self.state.step):.1f} of "
-                f"{plan.phase.epochs:g} epochs: {self.state.stale} validations in a row brought no better score "
-                f"than {self.state.phase_best:.4f}"
+                f"{plan.phase.epochs:g} epochs: {self.state.stale} validations in a row brought no better score"
+                + ("" if self.state.phase_best is None else f" than {self.state.phase_best:.4f}")
             )

@@ -105,6 +105,10 @@ class LoopState:
         self.phase_best, self.stale = (score, 0) if is_best else (self.phase_best, self.stale + 1)
         return is_best
 
+    def count_failed_validation(self) -> None:
+        """Take in the validation that was due, of weights that say nothing; it has brought no better score."""
+        self.validation_due, self.stale = False, self.stale + 1
+
     def check_within(self, steps: Sequence[int], where: str) -> None:
         """Raises InputError unless this is a place in a run at `where` whose phases have so many `steps`."""
         if self.phase >= len(steps) or self.step > steps[self.phase]:

@@ -12,6 +12,7 @@ import torch
 from steel import __version__
 from steel.checkpoint import Checkpoint, read_header, save_checkpoint
 from steel.config import NetworkConfig
+from steel.errors import NotFiniteError, SharedError
 from steel.metrics.expected import expected_figures
 from steel.metrics.scores import decide
 from steel.metrics.sizes import scores_by_size
@@ -54,15 +55,28 @@ def select_model(
     metric_logger: MetricLogger,
     stopped: Callable[[], bool],
 ) -> bool:
-    """Choose, tune and write the checkpoint; False when a stop signal came first (resuming starts this anew)."""
+    """Choose, tune and write the checkpoint; False when a stop signal came first (resuming starts this anew).
+
+    Raises:
+        SharedError: no weights say something of every validation image.
+    """
     scratch = copy.deepcopy(training.scored_model(state.phase))
     candidates: list[Candidate] = []
     for name, weights in weights_to_score(context, training, state, top_checkpoints):
         if any(context.runtime.all_gather(stopped())):
             return False
         scratch.load_state_dict(weights)
-        result = validate(context, scratch, context.config.validation.tta, name=f"scoring the {name}")
+        try:
+            result = validate(context, scratch, context.config.validation.tta, name=f"scoring the {name}")
+        except NotFiniteError as error:
+            logger.warning("the %s: no score, and they are not shipped (%s)", name, error)
+            continue
         candidates.append(Candidate(name, {k: v.cpu().clone() for k, v in scratch.state_dict().items()}, result))
+    if not candidates:
+        raise SharedError(
+            "no weights answer every validation image with finite numbers: nothing was shipped; lower the learning "
+            "rate, or give --runtime.precision bf16 or no"
+        )
     if context.runtime.is_main:
         with context.live.stage("saving", "writing the checkpoint and the report"):
             best, metrics = _write_results(context, training.model.network, state, candidates, folder)
@@ -94,7 +108,8 @@ def weights_to_score(
 def _write_results(
     context: RunContext, network: NetworkConfig, state: LoopState, candidates: Sequence[Candidate], folder: RunFolder
 ) -> tuple[Candidate, dict[str, Any]]:
-    """Write two checkpoints, of the best candidate and of the first one, the last weights; metrics and the report.
+    """Write two checkpoints, of the best candidate and of the first one, the last weights that
+    have a score; metrics and the report.
 
     Returns:
         The best candidate and its metrics.

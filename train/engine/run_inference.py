@@ -13,6 +13,7 @@ from torch import Tensor
 
 from steel.decision import Decision
 from steel.distributed.runtime import Runtime
+from steel.errors import NotFiniteError, SharedNotFiniteError
 from steel.images.geometry import restore_size
 from steel.inference.ahead import Ahead
 from steel.inference.device_counts import answers_on_device, histograms_on_device
@@ -72,19 +73,33 @@ def collect_statistics(
 
     Returns:
         The statistics of all rows, on every rank.
+
+    Raises:
+        SharedNotFiniteError: names an image of which the network says nothing. To score it as clean could make of a
+            broken network the best of all.
     """
     workers = _count_workers(workers, predictor, reader, runtime)
     truth = _truth(predictor, decision, shows=keeper is not None)
     batches = _batches(predictor, reader, rows, truth, workers, rank=runtime.rank, world=runtime.world)
-    images = _image_statistics(predictor, batches, decision, reader.manifest.ignore_bit, keeper)
+    images = _image_statistics(
+        *(predictor, batches, decision, reader.manifest.ignore_bit, keeper), name_of=reader.index.image_id
+    )
 
     def counted() -> Iterator[ImageStatistics]:
         for done, image in enumerate(images, start=1):
             yield image
             on_progress(min(done * runtime.world, len(rows)), len(rows))
 
-    mine = EvaluationStatistics.from_images(counted(), reader.manifest.num_classes, decision)
-    statistics = EvaluationStatistics.concat(runtime.all_gather(mine))
+    mine: EvaluationStatistics | NotFiniteError
+    try:
+        mine = EvaluationStatistics.from_images(counted(), reader.manifest.num_classes, decision)
+    except NotFiniteError as error:  # of this rank's images alone: the others wait for what it has to say
+        mine = error
+    everybodys = runtime.all_gather(mine)
+    faults = [str(said) for said in everybodys if isinstance(said, NotFiniteError)]
+    if faults:
+        raise SharedNotFiniteError(faults[0])
+    statistics = EvaluationStatistics.concat([part for part in everybodys if isinstance(part, EvaluationStatistics)])
     return replace(statistics, groups=np.asarray(reader.index.group)[statistics.rows])
 
 
@@ -106,11 +121,15 @@ def show_images(
         runtime: this rank's.
         keeper: is shown every image.
         workers: as of `collect_statistics`.
+
+    Raises:
+        NotFiniteError: names an image of which the network says nothing.
     """
     workers = _count_workers(workers, predictor, reader, runtime)
     truth = _truth(predictor, None, shows=True)
     batches = _batches(predictor, reader, rows, truth, workers, rank=0, world=1)
-    for image in _image_statistics(predictor, batches, None, reader.manifest.ignore_bit, keeper):
+    ignored, name_of = reader.manifest.ignore_bit, reader.index.image_id
+    for image in _image_statistics(predictor, batches, None, ignored, keeper, name_of=name_of):
         yield image.row
 
 
@@ -165,8 +184,14 @@ def _image_statistics(
     decision: Decision | None,
     ignore_bit: int | None,
     keeper: GalleryKeeper | None,
+    *,
+    name_of: Callable[[int], str],
 ) -> Iterator[ImageStatistics]:
-    """Those of the images of `batches`; decided, counted and looked at on threads while the network runs."""
+    """Those of the images of `batches`; decided, counted and looked at on threads while the network runs.
+
+    Raises:
+        NotFiniteError: with the name of the image's row.
+    """
     ahead = Ahead(_THREADS)
 
     def weigh(passed: _Passed) -> ImageStatistics:
@@ -184,7 +209,7 @@ def _image_statistics(
         return image
 
     def passed_images() -> Iterator[_Passed]:
-        for passed in _passed_images(predictor, batches, decision, shows=keeper is not None):
+        for passed in _passed_images(predictor, batches, decision, shows=keeper is not None, name_of=name_of):
             if passed.bitmask is not None:
                 ahead.saw(passed.bitmask)
             yield passed
@@ -222,6 +247,7 @@ def _passed_images(
     decision: Decision | None,
     *,
     shows: bool,
+    name_of: Callable[[int], str],
 ) -> Iterator[_Passed]:
     """The images of `batches` with what the network says of them.
 
@@ -247,6 +273,7 @@ def _passed_images(
     fetch = _fetcher(predictor.device)
     for found in predictor.stream(images, reduce):
         batch, maps = begun.popleft()
+        is_finite = found[-1].numpy()
         label_probs = found[0].numpy().copy()
         histograms = answers = None
         if batch.targets is None:
@@ -255,6 +282,8 @@ def _passed_images(
             histograms = found[1].numpy().astype(np.uint32)
             answers = None if decision is None else found[2].numpy().copy()
         for i, (row, (height, width)) in enumerate(zip(batch.rows, batch.sizes, strict=True)):
+            if not is_finite[i]:
+                raise predictor.not_finite(name_of(row))
             counts = None if histograms is None else _Counts(histograms[i], None if answers is None else answers[i])
             bitmask = batch.bitmasks[i] if batch.bitmasks else None
             yield _Passed(row, label_probs[i], bitmask, partial(fetch, maps, np.s_[i, :, :height, :width]), counts)

@@ -152,7 +152,7 @@ def test_an_evaluation_is_the_same_either_way(
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_a_gpu_has_its_next_batch_before_the_host_waits_for_the_last(network: UnifiedModel) -> None:
-    """With three flipped views. A record follows each of the two results of a batch, which are copied beside the next
+    """With three flipped views. A record follows each of the three results of a batch, which are copied beside the next
     batch's work, and hold their memory until then."""
     scale_and_shift.cache_clear()
     order = []
@@ -172,27 +172,27 @@ def test_a_gpu_has_its_next_batch_before_the_host_waits_for_the_last(network: Un
             targets = torch.zeros(2, 32, 64, dtype=torch.uint8).pin_memory().to(GPU, non_blocking=True)
             return histograms_on_device(mask_probs, targets), label_probs
 
-        for found, _ in predictor.stream(batches(), reduce):
+        for found, _, _ in predictor.stream(batches(), reduce):
             assert found.shape == (2, 3, 2, 256)
             order.append(found.device.type)
         assert noted.waits == []
     scale_and_shift.cache_clear()
     assert order == ["cpu"] * 3
     before = "side stream waits for stream"
-    behind = "side stream uses a torch.int32", "side stream uses a torch.uint8"
+    behind = [f"side stream uses a torch.{dtype}" for dtype in ("int32", "uint8", "bool")]
     assert noted.events == [
-        *("batch 0", before, "record 0", "record 1", *behind),
-        *("batch 1", before, "record 2", "record 3", *behind),
-        *("batch 2", before, "record 4", "record 5", *behind, "wait for 0", "wait for 1"),
-        *("wait for 2", "wait for 3", "wait for 4", "wait for 5"),
+        *("batch 0", before, "record 0", "record 1", "record 2", *behind),
+        *("batch 1", before, "record 3", "record 4", "record 5", *behind),
+        *("batch 2", before, "record 6", "record 7", "record 8", *behind, "wait for 0", "wait for 1", "wait for 2"),
+        *("wait for 3", "wait for 4", "wait for 5", "wait for 6", "wait for 7", "wait for 8"),
     ]
-    assert [copy for copy in noted.copies if copy.startswith("cuda")] == ["cuda to cpu on side stream"] * 6
+    assert [copy for copy in noted.copies if copy.startswith("cuda")] == ["cuda to cpu on side stream"] * 9
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_maps_travel_from_a_gpu_when_somebody_looks_at_them(network: UnifiedModel) -> None:
-    """Three batches of two images: of each, label probabilities and two kinds of counts are copied; besides, the maps
-    of the one image that is looked at."""
+    """Three batches of two images: of each, label probabilities, two kinds of counts and whether these say anything are
+    copied; besides, the maps of the one image that is looked at."""
     scale_and_shift.cache_clear()
     predictor = Predictor([network], mean=(0.4,), std=(0.2,), device="cpu")
     looks: dict[int, Callable[[], np.ndarray]] = {}
@@ -213,12 +213,12 @@ def test_maps_travel_from_a_gpu_when_somebody_looks_at_them(network: UnifiedMode
         pinned = torch.zeros(2, 1, 32, 64, dtype=torch.uint8).pin_memory()
         targets = torch.zeros(2, 32, 64, dtype=torch.uint8).pin_memory()
         batches = (EvalBatch(pinned, two, masks, sizes, 0, targets) for two in rows)
-        found = run_inference._image_statistics(predictor, batches, default_decision(3), None, Keeper())  # type: ignore[arg-type]
+        found = run_inference._image_statistics(predictor, batches, default_decision(3), None, Keeper(), name_of=str)  # type: ignore[arg-type]
         assert [image.row for image in found] == list(range(6))
         usual = noted.copies.copy()
         assert looks[3]().shape == (3, 30, 61)
     scale_and_shift.cache_clear()
-    assert [copy for copy in usual if copy.startswith("cuda")] == ["cuda to cpu on side stream"] * 3 * 3
+    assert [copy for copy in usual if copy.startswith("cuda")] == ["cuda to cpu on side stream"] * 3 * 4
     assert noted.copies[len(usual) :] == ["cuda to cpu on side stream"]
     assert noted.waited_on[-1] == GPU  # and not on the first one, as a thread of its own would
     assert noted.waits == []
@@ -256,21 +256,23 @@ def test_a_gpu_has_its_next_encoders_before_the_host_asks_what_the_last_ones_say
             asked.append(len(asked) % 2 == 1)
             return np.full(any_probs.shape, asked[-1])
 
-        for mask_probs, label_probs in predictor.stream(batches(), lambda *probs: probs, cleared):
+        for mask_probs, label_probs, _ in predictor.stream(batches(), lambda *probs: probs, cleared):
             assert (mask_probs.shape, label_probs.shape) == ((2, 3, 32, 64), (2, 4))
         assert noted.waits == []
     scale_and_shift.cache_clear()
     assert asked == [False, True] * 2
     before = "side stream waits for stream"
-    behind = ["side stream uses a torch.uint8"] * 2  # the memory of a batch's maps and of its labels
+    # The memory of a batch's maps, of its labels, and of whether these say anything.
+    behind = [f"side stream uses a torch.{dtype}" for dtype in ("uint8", "uint8", "bool")]
     assert noted.events == [
         *("batch 0", "encode", "record 0"),
-        *("batch 1", "encode", "record 1", "wait for 0", "decode", before, "record 2", "record 3", *behind),
-        *("batch 2", "encode", "record 4", "wait for 1", before, "record 5", "record 6", *behind),
-        *("wait for 2", "wait for 3"),
-        *("batch 3", "encode", "record 7", "wait for 4", "decode", before, "record 8", "record 9", *behind),
-        *("wait for 5", "wait for 6", "wait for 7", before, "record 10", "record 11", *behind),
-        *("wait for 8", "wait for 9", "wait for 10", "wait for 11"),
+        *("batch 1", "encode", "record 1", "wait for 0", "decode", before, "record 2", "record 3", "record 4", *behind),
+        *("batch 2", "encode", "record 5", "wait for 1", before, "record 6", "record 7", "record 8", *behind),
+        *("wait for 2", "wait for 3", "wait for 4"),
+        *("batch 3", "encode", "record 9", "wait for 5", "decode", before, "record 10", "record 11", "record 12"),
+        *(*behind, "wait for 6", "wait for 7", "wait for 8"),
+        *("wait for 9", before, "record 13", "record 14", "record 15", *behind),
+        *(f"wait for {number}" for number in range(10, 16)),
     ]
 
 
@@ -298,7 +300,7 @@ def test_a_gpu_reduces_batches_in_their_order_whether_whole_in_halves_or_in_tile
         predictor.models[0].to(GPU)
         scale_and_shift((0.4,), (0.2,), GPU)
         batches = (torch.zeros(1, 1, *size, dtype=torch.uint8) for size in sizes)
-        found = [tuple(masks.shape[-2:]) for masks, _ in predictor.stream(batches, reduce, cleared)]
+        found = [tuple(masks.shape[-2:]) for masks, _, _ in predictor.stream(batches, reduce, cleared)]
     scale_and_shift.cache_clear()
     assert reduced == sizes
     assert found == sizes
@@ -325,7 +327,7 @@ def test_a_gpu_has_its_next_tile_before_the_host_blends_the_last(
             made.extend(probs)
             return probs
 
-        ((mask_probs, label_probs),) = predictor.stream([torch.zeros(1, 1, 64, 160, dtype=torch.uint8)], reduce)
+        ((mask_probs, label_probs, _),) = predictor.stream([torch.zeros(1, 1, 64, 160, dtype=torch.uint8)], reduce)
         assert noted.waits == ["copy cuda to cpu"]  # of the labels, when all tiles are done
     scale_and_shift.cache_clear()
     assert (mask_probs.shape, label_probs.shape) == ((1, 3, 64, 160), (1, 4))

@@ -129,7 +129,7 @@ def test_a_graph_that_answers_differently_at_some_size_is_refused(tmp_path, monk
     def flip_then_pad(self, images):
         inputs = torch.addcmul(self.shift, images.float(), self.scale)
         plain, flipped = self.members[0](inputs), self.members[0](inputs.flip(-1))
-        mask_probs, label_probs = average_probs(
+        mask_probs, label_probs, _ = average_probs(
             (torch.sigmoid(masks), torch.sigmoid(outputs["classification"]))
             for outputs, masks in ((plain, plain["segmentation"]), (flipped, flipped["segmentation"].flip(-1)))
         )

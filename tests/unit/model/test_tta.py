@@ -30,10 +30,11 @@ def test_views_by_hand():
 
 
 def test_the_mean_of_views_is_rounded_once():
-    parts = [(torch.tensor([a / 255]), torch.tensor([b])) for a, b in ((0.4, 0.0), (0.4, 0.0), (0.8, 1.0))]
-    masks, labels = average_probs(iter(parts))
+    parts = [(torch.tensor([a / 255]), torch.tensor([[b]])) for a, b in ((0.4, 0.0), (0.4, 0.0), (0.8, 1.0))]
+    masks, labels, is_finite = average_probs(iter(parts))
+    assert is_finite.all()
     assert masks.tolist() == [1]  # 1.6 / 3; each rounded first would be 0, 0 and 1, and their mean 0
-    assert labels.tolist() == [85]
+    assert labels.tolist() == [[85]]
     assert masks.dtype == labels.dtype == torch.uint8
 
 
@@ -74,6 +75,21 @@ def test_half_precision_outputs_are_averaged_in_float32():
         lambda x: outputs(x.bfloat16(), x[:, 0, 0].bfloat16()), torch.randn(1, 1, 2, 2), [(-1,)]
     )
     assert masks.dtype == labels.dtype == torch.float32
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["mask", "label"])
+def test_what_is_not_finite_in_any_view_or_member_is_told(number, place):
+    """Of the image that it is in alone, whatever the others say, and where a sigmoid makes a number of it again."""
+    masks, labels = torch.randn(3, 2, 4, 6), torch.randn(3, 3)
+    broken = {"mask": (masks.clone(), labels), "label": (masks, labels.clone())}[place]
+    broken[place == "label"][1, 1] = number
+    parts = [view_probs(lambda x, of=of: outputs(*of), masks, [()])[0] for of in ((masks, labels), broken)]
+    assert parts[1][1].isnan().all(dim=1).tolist() == [False, True, False]
+    found = average_probs(parts)
+    assert found[2].tolist() == [True, False, True]
+    for each, expected in zip(found, average_probs(parts[:1] * 2), strict=True):
+        assert torch.equal(each[[0, 2]], expected[[0, 2]])
 
 
 def test_quantise():

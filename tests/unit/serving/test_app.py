@@ -37,16 +37,26 @@ class Clean(BasePredictor):
 
     def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
         for batch in batches:
-            yield ImageProbs(np.zeros_like(batch), np.zeros((len(batch), 2), np.uint8))
+            yield ImageProbs(np.zeros_like(batch), np.zeros((len(batch), 2), np.uint8), np.ones(len(batch), bool))
 
 
-def ask() -> int:
-    """The status that `/predict` answers an image with."""
+class Broken(Clean):
+    """Says nothing of any image."""
+
+    precision = "no"
+
+    def _stream(self, batches: Iterable[np.ndarray], cleared: Cleared | None) -> Iterator[ImageProbs]:
+        for probs in super()._stream(batches, cleared):
+            yield probs._replace(is_finite=~probs.is_finite)
+
+
+def ask(predictor: BasePredictor | None = None) -> int:
+    """The status that `/predict` answers an image with, of a predictor that finds nothing unless another is given."""
     from starlette.requests import Request
 
     from steel.serving.app import Service
 
-    service = Service(Clean(), {"validation": None}, Limits())
+    service = Service(predictor or Clean(), {"validation": None}, Limits())
 
     async def predict() -> int:
         body = iter([{"type": "http.request", "body": IMAGE, "more_body": False}])
@@ -81,3 +91,9 @@ def test_too_little_memory_is_told_as_such(step: str, monkeypatch: pytest.Monkey
     with pytest.raises(Refusal, match=r"^out of memory \(the host refused memory\); try again, or") as refused:
         ask()
     assert refused.value.status == 503
+
+
+def test_an_answer_that_is_not_finite_is_none() -> None:
+    with pytest.raises(Refusal, match="the network's answer is not finite") as refused:
+        ask(Broken())
+    assert refused.value.status == 500
