@@ -66,10 +66,16 @@ class OnnxModel(nn.Module):
                 labels = member.classification_head.classify(pool(encoded), masks.amax(dim=(2, 3)))  # type: ignore
                 probs.append((torch.sigmoid(masks), torch.sigmoid(labels)))
                 features.append(encoded)
-                peaks.append(nn.functional.max_pool2d(masks, self.stride))
+                peaks.append(_peaks(masks, self.stride))
         mask_probs, label_probs, _ = average_probs(probs)
         height, width = images.shape[-2:]
         return mask_probs[..., :height, :width], label_probs, torch.stack(features, 1), torch.stack(peaks, 1)
+
+
+def _peaks(masks: Tensor, stride: int) -> Tensor:
+    """The largest of each square; not finite where anything in it is not, which a runtime's maximum passes over."""
+    means = nn.functional.avg_pool2d(masks, stride)
+    return torch.where(means.isfinite(), nn.functional.max_pool2d(masks, stride), means)
 
 
 def export_onnx(checkpoint: Checkpoint, path: str | os.PathLike[str], tta: Sequence[str] | None = None) -> int:

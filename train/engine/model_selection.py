@@ -108,8 +108,8 @@ def weights_to_score(
 def _write_results(
     context: RunContext, network: NetworkConfig, state: LoopState, candidates: Sequence[Candidate], folder: RunFolder
 ) -> tuple[Candidate, dict[str, Any]]:
-    """Write two checkpoints, of the best candidate and of the first one, the last weights that
-    have a score; metrics and the report.
+    """Write two checkpoints, of the best candidate and of the first one, the last weights that have a score; metrics
+    and the report.
 
     Returns:
         The best candidate and its metrics.
