@@ -17,8 +17,9 @@ from data_prep.pixels import mean_and_std
 from data_prep.rows import ShardRows
 from data_prep.splits import read_groups_file, read_split_file, severstal_classic, straddling_groups
 from steel import storage
-from steel.errors import counted, told_url
+from steel.errors import counted, list_some, told_url
 from steel.folds import assign_folds, put_large_last
+from steel.images.exif import TURNED_ADVICE, UPRIGHT, told_turned
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.labels.classes import number_classes
 from steel.metrics.bootstrap import FEWEST_IMAGES
@@ -149,6 +150,7 @@ def write_manifest(
     num_pixels, sums, squares = _pixels_of(images)
     channels, mean, std = _normalisation(images, num_pixels, sums, squares)
     lines += [*_remarks_on_flat(std), *_remarks_on_absent(draft, classes)]
+    lines += _remarks_on_turned(image_ids, images["orientation"].to_numpy())
     fold_sizes = np.bincount(folds)
     manifest = replace(
         draft,
@@ -282,6 +284,12 @@ def _remarks_on_flat(std: Sequence[float]) -> list[str]:
         return []
     which = "the images hardly vary" if len(std) == 1 else f"the channels {', '.join(flat)} hardly vary"
     return [f"warning: {which}; they are normalised with a deviation of one gray level, 1/255"]
+
+
+def _remarks_on_turned(image_ids: Sequence[str], orientations: np.ndarray) -> list[str]:
+    """A line where EXIF asks viewers to turn images: tools that follow it drew their labels on another picture."""
+    turned = [image_ids[i] for i in np.flatnonzero(orientations != UPRIGHT).tolist()]
+    return [f"warning: {told_turned(turned)}: {list_some(turned, 3)}; {TURNED_ADVICE}"] if turned else []
 
 
 def _remarks_on_absent(draft: Manifest, classes: np.ndarray) -> list[str]:

@@ -49,14 +49,21 @@ def rows_schema(num_classes: int, *, tiled: bool = False) -> pa.Schema:
         ("sums", pa.list_(pa.int64(), 3)),
         ("squares", pa.list_(pa.int64(), 3)),
         ("signature", pa.binary()),
+        ("orientation", pa.uint8()),
     ]
     kept = [column for column in schema if column.name not in _LATER]
     return pa.schema(kept + [pa.field(name, kind, nullable=False) for name, kind in extra])
 
 
-def measured(sums: PixelSums, signature: bytes) -> dict[str, Any]:
-    """The extra columns of a row."""
-    return {"is_gray": sums.is_gray, "sums": sums.sums, "squares": sums.squares, "signature": signature}
+def measured(sums: PixelSums, signature: bytes, orientation: int) -> dict[str, Any]:
+    """The extra columns of a row; the orientation is that of the file's EXIF."""
+    return {
+        "is_gray": sums.is_gray,
+        "sums": sums.sums,
+        "squares": sums.squares,
+        "signature": signature,
+        "orientation": orientation,
+    }
 
 
 def write_rows(url: str, rows: ShardRows, staging: str) -> None:

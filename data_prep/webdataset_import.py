@@ -19,6 +19,7 @@ from data_prep.stopping import end_if_stopped
 from steel import storage
 from steel.errors import printable
 from steel.images.bitmask import mask_areas
+from steel.images.exif import exif_orientation
 from steel.images.listing import IMAGE_SUFFIXES
 from steel.shards.format import Manifest
 from steel.shards.mask_codec import decode_stored_mask
@@ -165,7 +166,7 @@ def _row(key: str, members: dict[str, _Member], task: ForeignTask) -> dict[str, 
         "original_width": image.size[1],
         "areas": mask_areas(bitmask, manifest.num_classes),
         "ignored": ignored_area(bitmask, manifest.ignore_bit),
-        **measured(pixel_sums(image.pixels), signature),
+        **measured(pixel_sums(image.pixels), signature, exif_orientation(members[extension].data)),
     }
 
 

@@ -14,9 +14,11 @@ from data_prep.rows import ShardRows, measured, rows_schema, write_rows
 from data_prep.samples import SampleForm, add_image
 from data_prep.shard_file import ShardFile
 from steel import storage
+from steel.images.exif import exif_orientation
 from steel.images.listing import ImageRecord
 from steel.images.pixel_format import Depth
 from steel.labels.labels import Labels
+from steel.labels.sizes import exif_named
 from steel.validation_errors import Issue, ValidationErrors, raise_issues
 
 
@@ -72,8 +74,9 @@ def _add_image(tar: ShardFile, record: ImageRecord, data: bytes, task: ShardTask
     options, labels = task.options, task.labels
     extension = record.image_id.rpartition(".")[2].lower()
     image = load_image(data, extension, resize=options.resize, depth=task.depth)
-    bitmask = labels.bitmask(record.image_id, *image.original_size)
+    with exif_named(data):
+        bitmask = labels.bitmask(record.image_id, *image.original_size)
     signature = image_signature(gray_of(image.pixels)) if options.split_options.group_duplicates else b""
-    measures = measured(pixel_sums(image.pixels), signature)
+    measures = measured(pixel_sums(image.pixels), signature, exif_orientation(data))
     form = SampleForm(len(labels.class_names), labels.ignore_bit, options.tile)
     return [{**row, **measures} for row in add_image(tar, record.image_id, image, bitmask, form)]

@@ -80,6 +80,15 @@ def check_tiff(data: bytes) -> TiffHeader:
     return TiffHeader(tags[_WIDTH][0], tags[_HEIGHT][0], depth, is_palette, alpha[:1] == (_STRAIGHT_ALPHA,))
 
 
+def orientation_of(data: bytes) -> int:
+    """What the first directory says of how the image is to be turned; 1 where it says nothing.
+
+    Raises:
+        struct.error: cut short.
+    """
+    return int(read_tags(data, _first_directory(data))[0].get(_ORIENTATION, (1,))[0])
+
+
 class Layout(NamedTuple):
     """How numbers are written in a file."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from steel import storage
 from steel.images.decode import decode_pixels, decode_values, to_labels
 from steel.images.listing import LOSSY_SUFFIXES
-from steel.labels.sizes import resize_plane, same_shape
+from steel.labels.sizes import TURNED, resize_plane, same_shape
 from steel.validation_errors import Issue, ValidationErrors
 
 THRESHOLD_HINT = "--mask-threshold T takes values from T up as inside"
@@ -202,5 +202,5 @@ def _size_issue(shape: tuple[int, ...], height: int, width: int, url: str) -> Is
     if same_shape(shape, (height, width)):
         return Issue("masks of another size than their image (--resize-masks brings them to it)", sizes)
     if shape[:2] == (width, height):
-        return Issue("masks turned by a quarter against their image (turn them, or export them anew)", sizes)
+        return Issue(f"masks{TURNED} (turn them, or export them anew)", sizes)
     return Issue("masks of another shape than their image (are they of other images?)", sizes)

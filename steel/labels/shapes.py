@@ -11,7 +11,7 @@ from steel.images.decode import decode_values
 from steel.labels.coco_rle import check_counts, decode_counts, fill_counts
 from steel.labels.options import LabelOptions
 from steel.labels.polygon import fill_polygon
-from steel.labels.sizes import resize_plane, same_shape
+from steel.labels.sizes import TURNED, resize_plane, same_shape
 from steel.labels.stray import NO_AREA, OPTION
 from steel.validation_errors import Issue, ValidationErrors
 
@@ -230,6 +230,8 @@ class ShapeMasks:
             if self.options.resize_masks:
                 return
             kind, hint = "labels for another size of their image", "; --resize-masks brings them to it"
+        elif size == wanted[::-1]:
+            kind, hint = f"labels{TURNED} (turn the images back, or export labels anew)", ""
         name = f"{image_id} ({size[0]}x{size[1]}, the image is {wanted[0]}x{wanted[1]})"
         raise ValidationErrors([Issue(kind, name)], f"in {self.where}{hint}")
 

@@ -11,9 +11,11 @@ from steel import storage
 from steel.errors import InputError, told_url
 from steel.images.bitmask import mask_areas
 from steel.images.decode import decode_pixels
+from steel.images.exif import UPRIGHT, exif_orientation
 from steel.images.geometry import resize_image
 from steel.images.listing import ImageRecord
 from steel.labels.labels import Labels
+from steel.labels.sizes import exif_named
 from steel.plain import parse_json
 from steel.shards.format import DUPLICATES_NAME
 from steel.shards.reader import ShardReader
@@ -42,6 +44,8 @@ class ExploredData:
     """Whether the stored images are not of the original size."""
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
     """A row's image, (H, W) or (H, W, 3) uint8, and its bitmask (H, W), at the original size."""
+    turned: tuple[int, ...] = ()
+    """Rows of images that EXIF asks viewers to turn; of shards it is data_prep that tells them."""
 
     def __len__(self) -> int:
         """N."""
@@ -115,6 +119,7 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
     """
     num_classes = len(labels.class_names)
     sizes, areas, digests, channels, brightest = [], [], [], 1, 1
+    turned = list[int]()
     for number, record in enumerate(labels.images, start=1):
         data = _bytes_of(record)
         image = _pixels_of(record.image_id, data)
@@ -122,7 +127,10 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
         channels = max(channels, 1 if is_gray else 3)
         brightest = max(brightest, int(image.max()) if image.dtype != np.uint8 else 1)
         sizes.append(image.shape[:2])
-        areas.append(mask_areas(labels.bitmask(record.image_id, *image.shape[:2]), num_classes))
+        with exif_named(data):
+            areas.append(mask_areas(labels.bitmask(record.image_id, *image.shape[:2]), num_classes))
+        if exif_orientation(data) != UPRIGHT:
+            turned.append(number - 1)
         digests.append(hashlib.sha256(data).hexdigest())
         on_image(number, len(labels.images))
 
@@ -144,6 +152,7 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
         channels=channels,
         resized=False,
         read=read,
+        turned=tuple(turned),
     )
 
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from steel.errors import counted
+from steel.errors import counted, list_some
+from steel.images.exif import TURNED_ADVICE, told_turned
 from steel.labels.classes import beside_classes
 from steel.reports.explore_data import ExploredData
 from steel.reports.explore_figures import PixelSurvey
@@ -50,6 +51,7 @@ def find_conspicuous(data: ExploredData, survey: PixelSurvey) -> list[Finding]:
         *_folds(data),
         *_masks(data, survey),
         *_sizes(data),
+        *_turned(data),
         *_brightness(survey),
     ]
     return sorted(found, key=lambda finding: finding.tone != "bad")
@@ -192,6 +194,17 @@ def _sizes(data: ExploredData) -> Iterator[Finding]:
             f"{counted(len(odd), 'image')} of another size than {usual[0]}x{usual[1]}",
             "Cropped, rotated or of another camera: see whether they belong here.",
             tuple(odd.tolist()),
+        )
+
+
+def _turned(data: ExploredData) -> Iterator[Finding]:
+    if data.turned:
+        names = [data.image_ids[row] for row in data.turned]
+        yield Finding(
+            "warn",
+            f"{told_turned(names)}: {list_some(names, 3)}",
+            f"P{TURNED_ADVICE[1:]}.",
+            data.turned,
         )
 
 

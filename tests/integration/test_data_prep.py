@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import webdataset as wds
+from PIL import Image
 
 from data_prep.__main__ import main
 from data_prep.verify import main as verify_main
@@ -259,3 +260,31 @@ def test_classes_of_no_image_are_told(own_folder: Path, capsys: pytest.CaptureFi
     assert main(arguments(own_folder, own_folder / "mistyped")) == 0
     told = "warning: no image has class 5, class 6; they come of class 7, in 1 image: if that is a slip, mend it, or"
     assert f"{told} give --class-names\n" in capsys.readouterr().out
+
+
+def test_images_that_exif_turns_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also of shards that an earlier attempt has written; pixels are those that are stored."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(10):
+        exif = Image.Exif()
+        exif[0x0112] = 3 if number > 4 else 1
+        Image.fromarray(texture(number)).save(tmp_path / f"images/{number}.jpg", exif=exif)
+        Image.fromarray(np.uint8(masks_of(number)[1])).save(tmp_path / f"masks/{number}.png")
+    turned = Image.fromarray(np.zeros((WIDTH, HEIGHT), np.uint8))
+    turned.save(tmp_path / "masks/9.png")
+    line = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "masks"), "--out", str(tmp_path / "out")]
+    line += ["--workers", "1", "--shard-size", "5"]
+    assert main(line) == 2
+    assert "1 masks turned by a quarter against their image (turn them, or export" in capsys.readouterr().err
+    exif[0x0112] = 6
+    Image.fromarray(texture(9)).save(tmp_path / "images/9.jpg", exif=exif)
+    assert main(line) == 2
+    told = capsys.readouterr().err
+    assert "1 masks turned by a quarter against their image (by its EXIF orientation" in told
+    assert "mogrify -auto-orient" in told
+    Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(tmp_path / "masks/9.png")
+    assert main(line) == 0
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if "EXIF" in line]
+    assert warning.startswith("warning: 5 images with an EXIF orientation other than 1: ")
+    assert ".jpg and 2 more; pixels are taken as stored, and labels must be of these" in warning

@@ -284,8 +284,10 @@ def test_labels_for_another_size(tmp_path: Path) -> None:
         load_labels(images, path).bitmask("a.jpg", 2 * HEIGHT, 2 * WIDTH)
     bits = load_labels(images, path, LabelOptions(resize_masks=True)).bitmask("a.jpg", 2 * HEIGHT, 2 * WIDTH)
     assert np.argwhere(bits).min(axis=0).tolist() == [4, 4] and bits.sum() == 12 * 12
-    with pytest.raises(InputError, match=r"labels for another shape of their image: .*was it turned since"):
+    with pytest.raises(InputError, match=r"labels turned by a quarter against their image \(turn the images"):
         load_labels(images, path, LabelOptions(resize_masks=True)).bitmask("a.jpg", WIDTH, HEIGHT)
+    with pytest.raises(InputError, match=r"labels for another shape of their image: .*was it turned since"):
+        load_labels(images, path, LabelOptions(resize_masks=True)).bitmask("a.jpg", 2 * WIDTH, HEIGHT)
 
 
 def test_run_lengths_of_another_size_are_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from steel.cli import main
 from steel.decision import default_decision
@@ -314,6 +315,27 @@ def test_labels_are_explored_before_sharding(tmp_path: Path, capsys: pytest.Capt
         load_labels(*(tmp_path / name for name in ("images", "masks")), LabelOptions(class_names=["spot"])), "here"
     )
     assert explore(data, tmp_path / "again")["classes"] == figures["classes"]
+
+
+def test_images_that_exif_turns_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for n in range(5):
+        picture = Image.fromarray(np.full((20, 40), 90 + n, np.uint8))
+        picture.save(tmp_path / f"images/{n}.jpg", **({"exif": exif} if n in (1, 3) else {}))
+        Image.fromarray(np.full((20, 40), n % 2, np.uint8)).save(tmp_path / f"masks/{n}.png")
+    line = ["explore", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "masks")]
+    assert main([*line, "--out", str(tmp_path / "out")]) == 0
+    title = "2 images with an EXIF orientation other than 1: 1.jpg, 3.jpg"
+    assert title in capsys.readouterr().out.splitlines()
+    assert titles(json.loads((tmp_path / "out/figures.json").read_text()))[title] == ["1.jpg", "3.jpg"]
+    assert "pixels are taken as stored" in (tmp_path / "out/index.html").read_text().lower()
+
+    Image.fromarray(np.ones((40, 20), np.uint8)).save(tmp_path / "masks/3.png")
+    assert main([*line, "--out", str(tmp_path / "turned")]) == 2
+    assert "1 masks turned by a quarter against their image (by its EXIF orientation," in capsys.readouterr().err
 
 
 def test_images_of_16_bits_are_measured_on_one_scale(tmp_path: Path) -> None:
