@@ -18,7 +18,7 @@ from data_prep.rows import ShardRows, are_sound, read_rows
 from steel import storage
 from steel.errors import InputError, ResourceError, list_some, told_bytes
 from steel.plain import from_dict, parse_json, to_dict
-from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
+from steel.shards.format import DUPLICATES_NAME, INDEX_NAME, MANIFEST_NAME, Manifest
 from steel.shards.shard_files import wrong_sizes
 
 UNFINISHED = ".unfinished"
@@ -90,7 +90,7 @@ def refuse_foreign(options: Options) -> None:
         raise InputError(f"{options.out}: is not empty ({list_some(others, 3)}); choose another --out")
 
 
-def claim(options: Options, plan: Plan, *, may_restart: bool) -> str:
+def claim(options: Options, plan: Plan, *, may_restart: bool, may_deal: bool) -> str:
     """Mark the output folder as this plan's, so that a later run goes on with it.
 
     Args:
@@ -99,6 +99,8 @@ def claim(options: Options, plan: Plan, *, may_restart: bool) -> str:
         may_restart: Discard what an unfinished run of the same options has written for other images or labels:
             people mend what was refused, then start again. One of other options that has written nothing, as it was
             refused for want of an option, is nothing to keep either.
+        may_deal: Go on with what an unfinished run has written that differs in how images are dealt to folds: no part
+            of it can be at work now.
 
     Returns:
         Why something was discarded; empty when nothing was.
@@ -115,9 +117,12 @@ def claim(options: Options, plan: Plan, *, may_restart: bool) -> str:
         if theirs.fingerprint == plan.fingerprint:
             return ""
         differing = _told_differences(theirs.options, wanted)
-        written = _written(options.out)
         is_of_now = are_comparable(theirs.fingerprint, plan.fingerprint)
-        if not may_restart or (differing and written):
+        is_dealt_anew = may_deal and is_of_now and theirs.shards_fingerprint == plan.shards_fingerprint
+        written = [] if is_dealt_anew else _written(options.out)
+        if is_dealt_anew:
+            storage.remove(storage.join(options.out, DUPLICATES_NAME))  # which may not be asked for any more
+        elif not may_restart or (differing and written):
             if differing:
                 what = f"with other options: {differing}"
             elif is_of_now:
@@ -132,7 +137,7 @@ def claim(options: Options, plan: Plan, *, may_restart: bool) -> str:
             reason = changed if is_of_now else "an earlier, unfinished run was of another version of this program"
         for url in written:
             storage.remove(url)
-    mine = json.dumps(to_dict(_Claim(plan.fingerprint, wanted)), indent=1, sort_keys=True)
+    mine = json.dumps(to_dict(_Claim(plan.fingerprint, wanted, plan.shards_fingerprint)), indent=1, sort_keys=True)
     storage.write_bytes(plan_url, mine.encode(), staging=staging_folder(options.out))
     return reason
 
@@ -149,6 +154,7 @@ class _Claim:
 
     fingerprint: str
     options: dict[str, Any]
+    shards_fingerprint: str = ""
 
 
 def _read_claim(url: str) -> _Claim:
@@ -173,7 +179,7 @@ def levels_url(options: Options, shard: ShardPlan) -> str:
 def finished_rows(options: Options, plan: Plan, shard: ShardPlan) -> ShardRows | None:
     """The rows of a shard, if it is complete and belongs to this plan."""
     rows = read_rows(rows_url(options, shard), len(plan.labels.class_names), tiled=options.tile is not None)
-    if rows is None or rows.fingerprint != plan.fingerprint:
+    if rows is None or rows.fingerprint != plan.shards_fingerprint:
         return None
     if rows.size != storage.file_size(storage.join(options.out, shard.name)):
         return None

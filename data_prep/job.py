@@ -83,7 +83,7 @@ def run_job(
     with lock(options.out, shared=part is not None):
         if is_finished(options):  # by another run, before this one got the lock
             return _leave_finished(options)
-        discarded = claim(options, plan, may_restart=part is None)
+        discarded = claim(options, plan, may_restart=part is None, may_deal=part is None)
         if discarded:
             tell(f"{discarded}: started over")
         missing = [shard for shard in shards if finished_rows(options, plan, shard) is None]
@@ -108,7 +108,7 @@ def join_job(options: Options, num_parts: int) -> Result:
     with lock(options.out, shared=False):
         if is_finished(options):  # by another, before this one got the lock
             return _leave_finished(options)
-        claim(options, plan, may_restart=False)
+        claim(options, plan, may_restart=False, may_deal=True)
         return Result(0, _finish(options, plan, _known_depth(options, plan), parts=num_parts))
 
 
@@ -177,7 +177,7 @@ def _known_depth(options: Options, plan: Plan) -> Depth:
 
 def _levels_task(options: Options, plan: Plan, shard: ShardPlan) -> LevelsTask:
     url = levels_url(options, shard)
-    return LevelsTask(shard.records, url, plan.fingerprint, str(staging_folder(options.out)))
+    return LevelsTask(shard.records, url, plan.shards_fingerprint, str(staging_folder(options.out)))
 
 
 def _write(options: Options, plan: Plan, missing: list[ShardPlan], executor: Executor, done: int, depth: Depth) -> int:
@@ -189,7 +189,7 @@ def _write(options: Options, plan: Plan, missing: list[ShardPlan], executor: Exe
                 shard,
                 shard.labels(plan.labels),
                 options,
-                plan.fingerprint,
+                plan.shards_fingerprint,
                 rows_url(options, shard),
                 str(staging_folder(options.out)),
                 depth,

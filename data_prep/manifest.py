@@ -17,7 +17,7 @@ from data_prep.pixels import mean_and_std
 from data_prep.rows import ShardRows
 from data_prep.splits import read_groups_file, read_split_file, severstal_classic, straddling_groups
 from steel import storage
-from steel.errors import counted, list_some, told_url
+from steel.errors import InputError, counted, list_some, told_url
 from steel.folds import assign_folds, put_large_last
 from steel.images.exif import TURNED_ADVICE, UPRIGHT, told_turned
 from steel.images.pixel_format import EIGHT_BITS, Depth
@@ -134,6 +134,8 @@ def write_manifest(
     if given is not None:
         groups = join_groups(groups, given)
         lines.append(_told_groups(given, str(split_options.groups_file)))
+    if split_options.is_dealt:
+        _check_groups(groups, out, split_options)
     folds = _deal(image_ids, groups, classes, split_options)
     leaking = straddling_groups(groups, folds)
     if len(leaking):
@@ -250,6 +252,25 @@ def save_index(out: str, table: pa.Table, staging: Path | None) -> tuple[int, st
         size = file.tell()
         file.seek(0)
         return size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_groups(groups: np.ndarray, out: str, options: SplitOptions) -> None:
+    """Refuse folds of which some would be empty, and say what made the groups.
+
+    Raises:
+        InputError: fewer groups than folds.
+    """
+    num_groups = len(np.unique(groups))
+    if num_groups >= options.folds:
+        return
+    held, advice = f"{counted(len(groups), 'image')} in {counted(num_groups, 'group')}", "give a smaller --folds"
+    if options.groups_file is not None:
+        advice += ", or --groups that are smaller"
+    if options.group_duplicates:
+        held += " of near-duplicates" if options.groups_file is None else ", of --groups and near-duplicates,"
+        found = told_url(storage.join(out, DUPLICATES_NAME))
+        advice += f", or, where those of {found} are different pieces, --no-group-duplicates"
+    raise InputError(f"{held} cannot fill {options.folds} folds: {advice}")
 
 
 def _deal(image_ids: list[str], groups: np.ndarray, classes: np.ndarray, split_options: SplitOptions) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from data_prep.depth import Percentiles
 from steel.errors import InputError
@@ -40,6 +40,9 @@ class SplitOptions:
     def is_dealt(self) -> bool:
         """Whether the images are dealt here, rather than by a split that is given."""
         return self.split_file is None and self.split == "stratified"
+
+    NOT_IN_SHARDS: ClassVar = frozenset({"folds", "split", "group_duplicates", "groups"})
+    """What changes the index and no shard, among the names of `recorded`; the seed orders the images of shards."""
 
     def recorded(self) -> dict[str, Any]:
         """As plain JSON values, without the places of files."""

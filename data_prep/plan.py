@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,10 @@ class Plan:
     labels: Labels
     shards: tuple[ShardPlan, ...]
     fingerprint: str
-    """Of everything the output's bytes depend on: an unfinished job goes on only with the same."""
+    """Of everything the output's bytes depend on."""
+    shards_fingerprint: str
+    """Of everything that the bytes of shards depend on: what an unfinished job has written is good for the same,
+    however its images are dealt to folds, which the index alone says."""
 
     def part(self, number: int, total: int) -> tuple[ShardPlan, ...]:
         """The shards of part `number` (from 1) of `total`."""
@@ -86,7 +90,7 @@ def make_plan(options: Options) -> Plan:
         )
         for number, chunk in enumerate(chunks)
     )
-    return Plan(labels, shards, _fingerprint(options, labels, sizes))
+    return Plan(labels, shards, *_fingerprints(options, labels, sizes))
 
 
 def file_sizes(folder: str, records: Sequence[ImageRecord]) -> dict[str, int]:
@@ -138,7 +142,8 @@ def _shuffle_key(seed: int, image_id: str) -> bytes:
     return hashlib.blake2b(image_id.encode(), key=seed.to_bytes(8, "little", signed=True)).digest()
 
 
-def _fingerprint(options: Options, labels: Labels, sizes: dict[str, int]) -> str:
+def _fingerprints(options: Options, labels: Labels, sizes: dict[str, int]) -> tuple[str, str]:
+    """Of all, and of what shards depend on."""
     split_file, groups_file = options.split_options.split_file, options.split_options.groups_file
     class_ids = [labels.class_ids(record.image_id) for record in labels.images]
     content = {
@@ -151,6 +156,12 @@ def _fingerprint(options: Options, labels: Labels, sizes: dict[str, int]) -> str
         "split_file": None if split_file is None else storage.digest_file(split_file),
         "groups_file": None if groups_file is None else storage.digest_file(groups_file),
     }
+    of_shards = {name: value for name, value in content.items() if name not in ("split_file", "groups_file")}
+    of_shards["options"] = {k: v for k, v in options.recorded().items() if k not in SplitOptions.NOT_IN_SHARDS}
+    return _digest(content), _digest(of_shards)
+
+
+def _digest(content: dict[str, Any]) -> str:
     return f"{_FINGERPRINT_VERSION}-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}"
 
 

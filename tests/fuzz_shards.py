@@ -241,7 +241,7 @@ def options_of(folder: Path, tile: TileGrid | None = None) -> Options:
 def read_claim(folder: Path) -> Any:
     options = options_of(folder)
     plan = make_plan(options)
-    return claim(options, plan, may_restart=False), len(plan.shards)
+    return claim(options, plan, may_restart=False, may_deal=False), len(plan.shards)
 
 
 def read_mark(folder: Path, tile: TileGrid | None = None) -> Any:

@@ -121,14 +121,15 @@ def test_groups_that_a_given_split_parts_are_told(own_folder: Path, capsys: pyte
     assert data_of_shards(own_folder / "out").group.tolist() == list(range(NUM_IMAGES))
 
 
-def test_a_job_whose_groups_have_changed_starts_over(own_folder: Path) -> None:
-    """As one whose labels have: what was dealt by the older file is not gone on with."""
+def test_a_job_whose_groups_have_changed_is_another_of_the_same_shards(own_folder: Path) -> None:
+    """What was dealt by the older file is not taken for finished, nor is it written again."""
     coils = write_coils(own_folder, 4)
     images, labels = str(own_folder / "images"), str(own_folder / "train.csv")
     options = Options(images, str(own_folder / "out"), labels, split_options=SplitOptions(3, groups_file=str(coils)))
-    before = make_plan(options).fingerprint
+    before = make_plan(options)
     write_coils(own_folder, 3)
-    assert make_plan(options).fingerprint != before
+    after = make_plan(options)
+    assert after.fingerprint != before.fingerprint and after.shards_fingerprint == before.shards_fingerprint
 
 
 def test_a_finished_set_is_not_taken_for_one_without_its_groups(
@@ -220,3 +221,73 @@ def test_one_fold_is_one(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(arguments(folder, tmp_path / "out", folds=1)) == 0
     assert f"\none fold of {NUM_IMAGES} images\n" in capsys.readouterr().out
     assert ShardReader(tmp_path / "out").manifest.folds == 1
+
+
+def write_near_duplicates(folder: Path) -> list[Path]:
+    """Twelve images of four pieces, each taken three times, with a mask each."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    strips = [cv2.resize(texture(n), (4 * WIDTH, 4 * HEIGHT), interpolation=cv2.INTER_CUBIC) for n in range(4)]
+    for number in range(12):
+        noisy = strips[number // 3].astype(np.int16) + np.random.default_rng(number).integers(-2, 3, strips[0].shape)
+        cv2.imwrite(str(folder / f"images/{number:02d}.png"), np.clip(noisy, 0, 255).astype(np.uint8))
+        cv2.imwrite(str(folder / f"masks/{number:02d}.png"), np.full(strips[0].shape, number % 2, np.uint8))
+    return sorted((folder / "images").iterdir())
+
+
+def test_near_duplicates_too_few_for_the_folds_are_told_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_near_duplicates(tmp_path)
+    out = tmp_path / "out"
+    assert main(arguments(tmp_path, out, labels=tmp_path / "masks", folds=5)) == 2
+    told = last_line(capsys)
+    assert told.startswith("error: 12 images in 4 groups of near-duplicates cannot fill 5 folds: give a smaller --fold")
+    assert f"where those of {out}/duplicates.json are different pieces, --no-group-duplicates" in told
+    assert (out / "duplicates.json").exists()
+
+
+@pytest.mark.parametrize("options", [["--folds", "3"], ["--no-group-duplicates"], ["--folds", "2", "--groups", "CSV"]])
+def test_a_job_whose_folds_cannot_be_goes_on_with_others(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No image is read again: folds are in the index alone. The set is then the one of those options from the start."""
+    images = write_near_duplicates(tmp_path)
+    groups = tmp_path / "groups.csv"
+    groups.write_text("image,group\n00.png,a\n03.png,a\n")
+    options = [str(groups) if option == "CSV" else option for option in options]
+    line = arguments(tmp_path, tmp_path / "out", labels=tmp_path / "masks", folds=5)
+    assert main(line) == 2
+    last_line(capsys)
+    assert main([*line, "--seed", "1"]) == 2  # the order in the shards is another
+    assert "holds an unfinished job with another seed" in last_line(capsys)
+    inode = {path: path.stat().st_ino for path in (tmp_path / "out").glob("*.tar")}
+    assert len(inode) == 3 and len(images) == 12
+    assert main([*line, *options]) == 0
+    assert "started over" not in capsys.readouterr().out
+    assert {path: path.stat().st_ino for path in (tmp_path / "out").glob("*.tar")} == inode
+    anew = arguments(tmp_path, tmp_path / "anew", labels=tmp_path / "masks", folds=5)
+    assert main([*anew, *options]) == 0
+    assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "anew")
+    assert main([*line, *options]) == 0
+    assert "already finished" in capsys.readouterr().out
+
+
+def test_parts_are_joined_with_other_folds_and_signatures_are_made_where_they_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_near_duplicates(tmp_path)
+    given = {"labels": tmp_path / "masks", "folds": 5}
+    plain = [*arguments(tmp_path, tmp_path / "out", **given), "--no-group-duplicates"]
+    for part in ("1/2", "2/2"):
+        assert main([*plain, "--part", part]) == 0
+    assert main([*plain, "--folds", "4", "--part", "1/2"]) == 2  # another part may be at work
+    assert "holds an unfinished job with another folds" in last_line(capsys)
+    assert main([*plain, "--folds", "4", "--join", "2"]) == 0
+    assert Manifest.load(str(tmp_path / "out")).folds == 4
+
+    again = [*arguments(tmp_path, tmp_path / "again", **given), "--no-group-duplicates", "--part", "1/2"]
+    assert main(again) == 0
+    assert main(arguments(tmp_path, tmp_path / "again", labels=tmp_path / "masks", folds=3)) == 0
+    assert main(arguments(tmp_path, tmp_path / "whole", labels=tmp_path / "masks", folds=3)) == 0
+    assert tree_digest(tmp_path / "again") == tree_digest(tmp_path / "whole")
