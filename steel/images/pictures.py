@@ -11,7 +11,9 @@ from steel.images.fonts import load_font
 from steel.images.tags import Tag, draw_tags
 
 _LINE = (24, 26, 30)
-"""Colour of what is between truth and prediction."""
+"""Colour of what is between truth and prediction ..."""
+_WORD = (225, 228, 232)
+"""... and of the words above them."""
 _FILL = 0.28
 """Opacity of a predicted region's fill."""
 _LEAST_WIDTH = 320
@@ -54,7 +56,8 @@ def draw_comparison(
         true_tags: names beside true ones.
 
     Returns:
-        (2 * H and a thin line, W, 3) uint8 RGB; several times as large where the image is narrow.
+        (2 * H, a line of words above each and a thin line, W, 3) uint8 RGB; several times as large where the image is
+        narrow.
     """
     factor = min(-(-_LEAST_WIDTH // image.shape[1]), max(1, _MOST_HEIGHT // image.shape[0]))
     large, predicted_masks, true_masks = (_enlarge(plane, factor) for plane in (image, masks, truth))
@@ -62,7 +65,8 @@ def draw_comparison(
     line = np.full((max(2, height // 64), width, 3), _LINE, np.uint8)
     true = draw_tags(draw_outlines(large, true_masks), [tag.scaled(factor) for tag in true_tags])
     predicted = draw_overlay(large, predicted_masks, [tag.scaled(factor) for tag in tags])
-    return np.concatenate([_label(true, "true"), line, _label(predicted, "predicted")])
+    words = [_word(text, height, width) for text in ("true", "predicted")]
+    return np.concatenate([words[0], true, line, words[1], predicted])
 
 
 def _enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
@@ -115,12 +119,9 @@ def encode_picture(picture: np.ndarray, extension: str = ".png", *, quality: int
     return bytes(data)
 
 
-def _label(picture: np.ndarray, text: str) -> np.ndarray:
-    """The picture with a word in its upper left corner."""
-    size = max(8, min(picture.shape[0] // 14, picture.shape[1] // 12))
-    canvas = Image.fromarray(picture)
-    ImageDraw.Draw(canvas).text(
-        (size // 3, size // 4), text, fill="white", stroke_width=max(1, size // 10), stroke_fill="black",
-        font=load_font(size),
-    )  # fmt: skip
+def _word(text: str, height: int, width: int) -> np.ndarray:
+    """(h, width, 3): a word on a strip of its own, above a picture of that size, of which it hides nothing."""
+    size = max(8, min(max(12, height // 14), width // 12))
+    canvas = Image.new("RGB", (width, round(1.5 * size)), _LINE)
+    ImageDraw.Draw(canvas).text((size // 3, size // 8), text, fill=_WORD, font=load_font(size))
     return np.asarray(canvas)

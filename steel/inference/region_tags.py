@@ -8,8 +8,8 @@ import numpy as np
 from steel.images.tags import Tag
 from steel.labels.polygon import Part, find_parts
 
-MOST_TAGS = 50
-"""Regions whose name stands in a picture, the largest first: more of them would hide the image."""
+MOST_MARKS = 50
+"""Regions that are named in a page that can be enlarged, the largest first; a picture names fewer."""
 
 
 class Mark(NamedTuple):
@@ -41,7 +41,7 @@ def mark_regions(masks: np.ndarray, mask_probs: np.ndarray | None = None) -> lis
         for part in find_parts(mask.view(np.uint8)) if mask.any() else ():
             mean_prob = None if mask_probs is None else mean_prob_of(part, mask_probs[class_id - 1])
             found.append((part.area, Mark(part.left, part.top, class_id, mean_prob)))
-    return [mark for _, mark in sorted(found, key=lambda one: -one[0])[:MOST_TAGS]]
+    return [mark for _, mark in sorted(found, key=lambda one: -one[0])[:MOST_MARKS]]
 
 
 def tags_of(marks: Sequence[Mark], class_names: Sequence[str], scale: float = 1.0) -> list[Tag]:

@@ -121,14 +121,33 @@ def test_a_tag_at_a_border_is_whole(left, top):
 
 
 def test_no_tag_covers_another():
-    """Seven tags at one place: as many patches of seven colours, each as large as that of a tag alone."""
+    """Seven tags at one place: patches of five colours, each as large as that of a tag alone; no room for two."""
     picture = np.full((200, 200, 3), 60, np.uint8)
     alone = [(draw_tags(picture, [Tag(50, 100, "a 0.5", k)]) == class_colour(k)).all(axis=2).sum() for k in range(1, 8)]
     together = draw_tags(picture, [Tag(50 + k, 100, "a 0.5", k) for k in range(1, 8)])
-    assert [(together == class_colour(k)).all(axis=2).sum() for k in range(1, 8)] == alone
-    rows = [np.flatnonzero((together == class_colour(k)).all(axis=2).any(axis=1)) for k in range(1, 8)]
-    assert sorted(len(r) for r in rows) == [rows[0][-1] - rows[0][0] + 1] * 7
+    assert [(together == class_colour(k)).all(axis=2).sum() for k in range(1, 8)] == [*alone[:5], 0, 0]
+    rows = [np.flatnonzero((together == class_colour(k)).all(axis=2).any(axis=1)) for k in range(1, 6)]
+    assert sorted(len(r) for r in rows) == [rows[0][-1] - rows[0][0] + 1] * 5
     assert rows[0][-1] < 100, "the first one stands above what it names"
+
+
+@pytest.mark.parametrize(("height", "width", "text"), [(400, 400, "patch 0.51"), (64, 400, "inclusion 0.51")])
+def test_of_many_regions_a_few_are_named_and_the_picture_stays_seen(height, width, text):
+    """Tags are of the largest regions, and lie apart: each is as large as it is alone."""
+    picture, draw = np.full((height, width, 3), 60, np.uint8), np.random.default_rng(0).integers
+    tags = [Tag(int(draw(width)), int(draw(height)), text, 1 + number) for number in range(60)]
+    drawn = draw_tags(picture, tags)
+    assert (drawn != 60).any(axis=2).mean() < 1 / 8
+    (alone,) = {(draw_tags(picture, [tag]) != 60).any(axis=2).sum() for tag in tags}
+    few = (drawn != 60).any(axis=2).sum() / alone
+    assert 2 <= few <= 8 and few == int(few)
+    assert (draw_tags(picture, tags[:1]) == drawn)[(drawn == class_colour(1)).all(axis=2)].all()
+
+
+def test_a_tag_that_is_large_beside_its_picture_is_drawn_all_the_same():
+    picture = np.full((16, 24, 3), 60, np.uint8)
+    drawn = draw_tags(picture, [Tag(0, 0, "a", 1), Tag(20, 0, "a", 2)])
+    assert (drawn == class_colour(1)).all(axis=2).any() and not (drawn == class_colour(2)).all(axis=2).any()
 
 
 @pytest.mark.parametrize("name", ["deep/er/a.jpg", "a.png", "a.json"])

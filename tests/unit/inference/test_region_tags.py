@@ -3,7 +3,7 @@
 import numpy as np
 
 from steel.images.tags import Tag
-from steel.inference.region_tags import MOST_TAGS, Mark, mark_regions, tags_of
+from steel.inference.region_tags import MOST_MARKS, Mark, mark_regions, tags_of
 
 
 def test_each_region_has_its_name_and_mean_probability_and_the_largest_comes_first() -> None:
@@ -30,4 +30,4 @@ def test_of_many_regions_the_largest_are_named() -> None:
     masks[0, 0, ::3] = True
     masks[0, 0:3, 390:396] = True
     marks = mark_regions(masks)
-    assert len(marks) == MOST_TAGS and marks[0] == Mark(390, 0, 1, None)
+    assert len(marks) == MOST_MARKS and marks[0] == Mark(390, 0, 1, None)

@@ -34,20 +34,23 @@ def test_overlay_outlines_each_class_in_its_colour_and_tints_the_answer() -> Non
 def test_the_truth_stands_above_the_prediction_and_untinted() -> None:
     image = np.full((60, 320, 3), 100, np.uint8)
     picture = draw_comparison(image, np.zeros((2, 60, 320), bool), _masks(width=320))
-    assert picture.shape[0] == 60 + 2 + 60
-    assert tuple(picture[20, 50]) == class_colour(2)
-    assert tuple(picture[30, 50]) == (100, 100, 100)
-    assert (picture[62 + 15 :] == 100).all()  # nothing was predicted
+    assert picture.shape[0] == 18 + 60 + 2 + 18 + 60
+    assert tuple(picture[18 + 20, 50]) == class_colour(2)
+    assert tuple(picture[18 + 30, 50]) == (100, 100, 100)
+    assert (picture[-60:] == 100).all()  # nothing was predicted, and no word stands in it
+    ink = [picture[top : top + 18].max() for top in (0, 80)]
+    assert min(ink) > 200 and (picture[78:80] == (24, 26, 30)).all()  # "true" and "predicted" above the two
 
 
 def test_a_narrow_image_is_enlarged_with_its_masks_and_names() -> None:
     image = np.full((60, 100), 100, np.uint8)
     tags = [Tag(30, 20, "dent 0.93", 2)]
     picture = draw_comparison(image, _masks(), np.zeros((2, 60, 100), bool), tags=tags)
-    assert picture.shape == (240 + 3 + 240, 400, 3)
-    assert (picture[40:240] == 100).all()  # nothing is true
-    assert tuple(picture[243 + 4 * 20, 4 * 50]) == class_colour(2)
-    above = (picture[243 + 64 : 243 + 79, 120:180] == class_colour(2)).all(axis=2)
+    assert picture.shape == (26 + 240 + 3 + 26 + 240, 400, 3)
+    assert (picture[26 : 26 + 240] == 100).all()  # nothing is true
+    top = 26 + 243 + 26
+    assert tuple(picture[top + 4 * 20, 4 * 50]) == class_colour(2)
+    above = (picture[top + 64 : top + 79, 120:180] == class_colour(2)).all(axis=2)
     assert above.mean() > 0.4  # the ground of the name, some of which is letters
 
 
@@ -69,7 +72,7 @@ def test_pictures_of_very_long_images_are_no_bars_and_letters(height: int, width
     assert (overlay[: height // 4] == 0).mean() > 0.9
 
     picture = draw_comparison(np.zeros((height, width), np.uint8), masks, masks, tags=tags)
-    assert max(picture.shape) <= max(2 * 16_000 + 500, 2 * height + height // 64, width)
+    assert max(picture.shape) <= max(2 * 16_000 + 500, 2 * height + height // 64 + 40, width)
     assert (picture == 255).all(axis=2).mean() < 0.05  # the words "true" and "predicted"
 
 

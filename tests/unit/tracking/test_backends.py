@@ -145,10 +145,10 @@ def test_tensorboard_has_the_same(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard" / "attempt-1")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(10, 0.5), (20, 0.25)]
     assert [e.value for e in events.Scalars("tuned/mean_dice")] == [0.75]
-    # Truth above prediction, 8x16 pixels enlarged 20 times, and a line of 2 pixels between.
+    # Truth above prediction, 8x16 pixels enlarged 20 times, words of 18 above each and a line of 2 between.
     # An image's pictures are one series, whatever is said of it.
     shown = [(e.step, e.height, e.width) for e in events.Images("val/examples/a.jpg")]
-    assert shown == [(20, 322, 320), (30, 322, 320)]
+    assert shown == [(20, 358, 320), (30, 358, 320)]
     assert [(e.height, e.width) for e in events.Images("val/examples/a.jpg, probability")] == [(8, 16)] * 2
     assert events.Images("val/worst/1 a.jpg · predicted: scratch")
     texts = {name: str(events.Tensors(f"{name}/text_summary")[0]) for name in ("config", "val/worst", "val/confusion")}
