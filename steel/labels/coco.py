@@ -5,6 +5,7 @@ none, the box is what was drawn. `iscrowd` says how a region was drawn, not what
 other. An image that is listed without annotations is clean; one that is not listed has no labels.
 """
 
+import codecs
 import io
 import json
 import shutil
@@ -28,6 +29,8 @@ from steel.labels.shapes import Runs, Shape, polygon_of, shrink
 from steel.labels.stray import NO_AREA, NO_IMAGE
 
 KEYS = frozenset(("images", "annotations", "categories"))
+AS_LIST = "put a list of results into the file of its images and categories, as `annotations`"
+"""What to do with COCO's results, which do not say what image or class a number is."""
 _MALFORMED = "malformed entries"
 
 
@@ -51,6 +54,8 @@ def read_coco(urls: Sequence[str], where: str, images: ImageIndex, options: Labe
         part = _Part(url)
         try:
             with storage.local_copy(url) as path:
+                if storage.read_range(path, 0, 64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+                    raise InputError(f"not COCO's: a list, and no object of {', '.join(sorted(KEYS))}; {AS_LIST}")
                 there = stream_lists(path, part.on_item)
             if missing := sorted(KEYS - there):
                 raise InputError(f"not COCO's: `{missing[0]}` is missing")

@@ -1,5 +1,6 @@
 """CSV files by path or URL, as people, databases and spreadsheets write them: one reader of all tables and lists."""
 
+import codecs
 import csv
 import io
 import re
@@ -83,11 +84,14 @@ def read_rows(url: str) -> Iterator[CsvRow]:
         InputError: no such file, or not text.
     """
     try:
-        text = storage.read_bytes(url).decode("utf-8-sig")
+        data = storage.read_bytes(url)
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise InputError(f"{url}: in UTF-16, as a spreadsheet's `Unicode text`; save it as `CSV UTF-8`")
+        text = data.decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError(f"{url}: no such file") from None
     except UnicodeDecodeError:
-        raise InputError(f"{url}: not a text file in UTF-8") from None
+        raise InputError(f"{url}: not a text file in UTF-8, such as a spreadsheet's `CSV UTF-8`") from None
     reader = csv.reader(io.StringIO(text, newline=""))
     line = 1
     try:

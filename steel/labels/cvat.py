@@ -70,6 +70,12 @@ def _stream(path: Path) -> Iterator[ET.Element]:
     for event, element in _events(path):
         if root is None:
             root = element
+            if root.tag == "annotation":
+                raise InputError(
+                    "Pascal VOC's XML, whose boxes are no masks; give its SegmentationClass folder where there is one "
+                    "(--labels-format masks), or export polygons or masks, as COCO, CVAT for images 1.1, LabelMe or "
+                    "YOLO segmentation"
+                )
             if root.tag != "annotations":
                 raise InputError(f"not CVAT's: `{root.tag}` where `annotations` should be")
         elif event == "end" and element.tag == "track":

@@ -6,6 +6,7 @@ from steel import storage
 from steel.errors import InputError
 from steel.images.listing import IMAGE_SUFFIXES, ImageRecord, image_stem, lies_in, list_images
 from steel.labels.classes import MAX_CLASSES
+from steel.labels.coco import AS_LIST
 from steel.labels.formats import FORMATS
 from steel.labels.image_index import ImageIndex
 from steel.labels.labels import Labels, refuse_same_stems
@@ -85,7 +86,18 @@ def _choose_format(wanted: str, place: Place, images: ImageIndex, images_outside
     for name, form in sorted(FORMATS.items(), key=lambda entry: entry[1].is_pixels):  # any image may be a mask
         if form.recognise(place, images_outside if form.is_pixels else images):
             return name
-    raise InputError(f"{place.url}: no labels that are known there; --labels-format says which of {', '.join(FORMATS)}")
+    unknown = f"no labels that are known there; --labels-format says which of {', '.join(FORMATS)}"
+    raise InputError(f"{place.url}: {_other_tools(place) or unknown}")
+
+
+def _other_tools(place: Place) -> str:
+    """What JSON of another kind is, and what to export instead; empty where that is not known."""
+    keys = place.json_keys()
+    if keys & {"_via_settings", "_via_img_metadata", "region_attributes", "shape_attributes"}:
+        return "JSON of the VGG Image Annotator (VIA), which is not read; export it there in COCO's format"
+    if {"image_id", "category_id"} <= keys:
+        return f"a list of COCO results, without the images and categories that they are of; {AS_LIST}"
+    return ""
 
 
 def _refuse_unfit(name: str, place: Place, options: LabelOptions) -> None:

@@ -302,6 +302,7 @@ def test_run_lengths_of_another_size_are_refused(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{"images": []}', "not COCO's: `annotations` is missing"),
+        (' [{"images": "of another tool"}]', "not COCO's: a list, and no object of .*put a list of"),
         ('{"images": [], "annotations": {}}', "`annotations` is no list"),
         ('{"images": [', "not JSON: Expecting value, at character 12"),
         ('{"images": [], "annotations": [], "categories": []}', "no classes"),

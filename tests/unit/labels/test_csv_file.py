@@ -101,10 +101,18 @@ def test_a_quotation_mark_that_is_never_closed_is_named_by_its_first_line(path: 
 
 
 @each_reader
-@pytest.mark.parametrize("content", [b"\xff\xfe", "Bände".encode("latin-1"), "a.jpg\n".encode("utf-16")])
+@pytest.mark.parametrize("content", [b"\xff\xff", "Bände".encode("latin-1")])
 def test_what_is_no_text_in_utf_8_is_told(path: Path, name: str, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"table\.csv: not a text file in UTF-8"):
+        READERS[name][1](str(path))
+
+
+@each_reader
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_a_spreadsheets_unicode_text_is_told(path: Path, name: str, order: str) -> None:
+    path.write_bytes("\ufeffa.jpg\t1\n".encode(f"utf-16-{order[0]}e"))
+    with pytest.raises(InputError, match=r"table\.csv: in UTF-16, as a spreadsheet's .*; save it as `CSV UTF-8`"):
         READERS[name][1](str(path))
 
 

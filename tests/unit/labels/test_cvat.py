@@ -200,6 +200,7 @@ def test_masks_that_do_not_fit_are_told_when_they_are_drawn(tmp_path: Path, mask
     [
         ("<annotations><image>", "no element found|unclosed"),
         ("<dataset></dataset>", "not CVAT's: `dataset` where `annotations` should be"),
+        ("<annotation><object><bndbox/></object></annotation>", "Pascal VOC's XML, whose boxes are no masks; .*COCO"),
         (TASK + '<track id="0" label="pit"></track></annotations>', "tracks of a video; export it as `CVAT for images"),
         ("not XML", "syntax error"),
         (
@@ -209,7 +210,7 @@ def test_masks_that_do_not_fit_are_told_when_they_are_drawn(tmp_path: Path, mask
             "amplification",
         ),
     ],
-    ids=["cut", "other", "video", "no XML", "entities"],
+    ids=["cut", "other", "boxes", "video", "no XML", "entities"],
 )
 def test_files_that_are_not_cvat_are_named(tmp_path: Path, text: str, message: str) -> None:
     load(tmp_path, image("a.jpg"), image("b.jpg"))

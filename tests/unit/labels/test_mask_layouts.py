@@ -1,5 +1,6 @@
 """Where masks lie and how they are named: beside their images, with a suffix, in a folder per class, in colours."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -64,6 +65,27 @@ def test_a_folder_of_images_alone_holds_no_masks(tmp_path: Path) -> None:
     image(tmp_path / "b.png")
     with pytest.raises(InputError, match="no labels that are known there; --labels-format says which of kaggle"):
         load_labels(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (
+            {"a.jpg9": {"filename": "a.jpg", "regions": [{"shape_attributes": {"name": "rect"}}]}},
+            "VIA.*export it there",
+        ),
+        (
+            {"_via_settings": {}, "_via_img_metadata": {}},
+            r"\(VIA\), which is not read; export it there in COCO's format",
+        ),
+        ([{"image_id": 1, "category_id": 2, "score": 0.9}], "a list of COCO results, .*as `annotations`$"),
+    ],
+)
+def test_json_of_other_tools_is_told_with_what_to_do(tmp_path: Path, value: object, told: str) -> None:
+    image(tmp_path / "images/a.jpg")
+    (tmp_path / "labels.json").write_text(json.dumps(value))
+    with pytest.raises(InputError, match=told):
+        load_labels(tmp_path / "images", tmp_path / "labels.json")
 
 
 def make_mvtec(root: Path) -> None:
