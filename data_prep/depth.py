@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.reading import read_images
+from data_prep.unusable import reasons_once, unusable
 from steel import storage
 from steel.errors import InputError
 from steel.images.decode import decode_pixels
@@ -109,7 +110,7 @@ def count_levels(task: LevelsTask) -> np.ndarray:
             if pixels.dtype == np.uint16:
                 counts += np.bincount(pixels.ravel(), minlength=len(counts))
         except ValueError as error:
-            issues.append(Issue("unusable images", f"{record.image_id} ({error})"))
+            issues.append(unusable(record.image_id, error))
     raise_issues(issues)
     data = _head(task) + zlib.compress(counts.tobytes(), 1)
     storage.write_bytes(task.url, data + hashlib.sha256(data).digest(), staging=task.staging)
@@ -148,5 +149,5 @@ def sum_levels(tasks: Sequence[LevelsTask], executor: Executor) -> np.ndarray:
             except ValidationErrors as error:
                 issues += error.issues
             bar.update(len(task.records))
-    raise_issues(sorted(issues))
+    raise_issues(reasons_once(issues))
     return total

@@ -25,6 +25,7 @@ from data_prep.manifest import Summary, draft_manifest, write_manifest
 from data_prep.options import Options
 from data_prep.plan import Plan, ShardPlan, are_comparable, make_plan
 from data_prep.rows import ShardRows
+from data_prep.unusable import reasons_once
 from data_prep.write import ShardTask, write_shard
 from steel import storage
 from steel.errors import InputError, list_some, told_url
@@ -214,7 +215,7 @@ def _write(options: Options, plan: Plan, missing: list[ShardPlan], executor: Exe
             for future in futures:
                 future.cancel()
             raise
-    raise_issues(sorted(issues))
+    raise_issues(reasons_once(issues))
     return written
 
 

@@ -13,6 +13,7 @@ from data_prep.reading import read_images
 from data_prep.rows import ShardRows, measured, rows_schema, write_rows
 from data_prep.samples import SampleForm, add_image
 from data_prep.shard_file import ShardFile
+from data_prep.unusable import unusable
 from steel import storage
 from steel.images.exif import exif_orientation
 from steel.images.listing import ImageRecord
@@ -61,7 +62,7 @@ def write_shard(task: ShardTask) -> int:
             except ValidationErrors as error:
                 issues += error.issues
             except ValueError as error:
-                issues.append(Issue("unusable images", f"{record.image_id} ({error})"))
+                issues.append(unusable(record.image_id, error))
         raise_issues(issues)
     table = pa.Table.from_pylist(rows, rows_schema(len(task.labels.class_names), tiled=task.options.tile is not None))
     finished = ShardRows(tar.size, tar.sha256, task.fingerprint, table)

@@ -34,8 +34,8 @@ class FoldsConfig:
 
     def __post_init__(self) -> None:
         _require(len(self.validation) > 0, "folds.validation: name at least one fold")
-        both = sorted(set(self.validation) & set(self.test))
-        _require(not both, f"folds: fold {both} is both validation and test; take it out of one")
+        both = ", ".join(map(str, sorted(set(self.validation) & set(self.test))))
+        _require(not both, f"folds.validation and folds.test both have fold {both}; take it out of one of them")
 
 
 def _check_heads(heads: tuple[str, ...]) -> None:

@@ -24,6 +24,7 @@ from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, start
 from steel.errors import InputError, run_program
 from steel.extensions import load_extensions, require_extensions
+from steel.folds import name_folds
 from steel.gates import GATES
 from steel.images.contact_sheet import save_contact_sheet
 from steel.inference.predictor import Predictor
@@ -176,7 +177,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     check_stored_sizes(f"--checkpoint {arguments.checkpoint}", checkpoint.input_size, reader, rows)
     role = role_of(folds, data_digests(reader.manifest), checkpoint.folds, checkpoint.provenance)
     if role != "test":
-        logger.warning("WARNING: the checkpoint has seen folds %s (%s): these scores flatter it", folds, role)
+        logger.warning("WARNING: the checkpoint has seen %s (%s): these scores flatter it", name_folds(folds), role)
     runtime.on_main(lambda: _make_way(arguments))
 
     decision = checkpoint.decision or default_decision(len(checkpoint.class_names))

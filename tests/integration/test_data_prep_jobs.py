@@ -45,6 +45,21 @@ def test_all_unusable_images_are_told_at_once(own_folder: Path, capsys: pytest.C
     assert not list((own_folder / "out").glob("*.json"))
 
 
+@pytest.mark.parametrize("depth", [None, "percentile 1 99"])
+def test_a_reason_that_images_share_is_told_once(
+    depth: str | None, own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over all shards; what only one image has stands beside its name."""
+    for number in range(8):
+        (own_folder / "images" / image_name(number)).write_bytes(b"GIF89a, by another name")
+    (own_folder / "images" / image_name(11)).write_bytes(b"")
+    line = arguments(own_folder, own_folder / "out")
+    assert main([*line, *(["--depth", *depth.split()] if depth else [])]) == 2
+    told = last_line(capsys)
+    assert told.count("not a readable image") == 1
+    assert f"unusable images: {image_name(11)} (an empty file); unusable images (not a readable image (" in told
+
+
 def test_mended_input_starts_over(
     own_folder: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

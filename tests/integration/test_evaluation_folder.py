@@ -153,6 +153,10 @@ def test_a_tuned_checkpoint_stays_and_beside_its_own_scores_alone(
     assert code_of(work, work / "tuned", "--folds", "1", checkpoint="tuned/model.safetensors") == 0
     assert (work / "tuned" / "model.safetensors").read_bytes() == tuned
 
+    capsys.readouterr()
+    assert code_of(work, work / "seen", "--folds", "0", checkpoint="tuned/model.safetensors") == 0
+    assert "WARNING: the checkpoint has seen fold 0 (tuning): these scores flatter it" in capsys.readouterr().err
+
 
 def test_images_of_another_size_than_prediction_gives_the_network_are_refused(
     work: Path, capsys: pytest.CaptureFixture[str]

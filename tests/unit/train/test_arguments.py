@@ -112,7 +112,10 @@ def test_what_is_missing_or_unknown_is_said(arguments: list[str], message: str) 
         ("--runtime.cache-bytes -1", "runtime.cache-bytes must be above 0; --help lists the options"),
         ("--augment.hflip.p 2", "augment.hflip.p: 2.0 is not in [0, 1]; --help lists the options"),
         ("--augment.blur.strength -1", "augment.blur.strength: -1.0 is not above 0 and at most 100; --help lists"),
-        ("--folds.validation 1", "folds: fold [1] is both validation and test; take it out of one; --help lists"),
+        (
+            "--folds.validation 1",
+            "folds.validation and folds.test both have fold 1; take it out of one of them; --help lists",
+        ),
         ("--runtime.save-minutes -1", "runtime: save-minutes and save-every cannot be negative; --help lists"),
         ("--seed -1", "seed: -1 is not in [0, 2**63); --help lists the options"),
         ("--phases.0.sampling.hard 0.5", "phases.0.sampling.hard: 0.5, but no validation comes before"),

@@ -101,7 +101,7 @@ def test_a_checkpoint_that_does_not_tell_its_recipe_takes_none(shards: Path, tmp
         (FOLDS, {}, ("--folds.validation", "2"), "the first training held out fold 0, which would now be trained on"),
         (FOLDS, {"data_digest": "d"}, ("--folds.test", "7"), "--folds.test 7: test folds: fold 7 is not in the shards"),
         (FOLDS, {"data_digest": "d"}, ("--folds.test",), "no fold is left; the shards have folds 0, 1, 2, 3"),
-        (FOLDS, {}, ("--folds.validation", "1"), r"fold \[1\] is both validation and test"),
+        (FOLDS, {}, ("--folds.validation", "1"), r"folds\.validation and folds\.test both have fold 1; take"),
         (FOLDS, {}, ("--phases.0.epoch", "1"), "--phases.0.epoch: no such option; the nearest: --phases.0.epochs"),
         (FOLDS, {}, ("--processes", "0"), "--processes 0: at least 1"),
         (FOLDS, {}, ("--out", "memory://out"), "--out memory://out: give a folder of this machine"),
