@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from steel import __version__
 from steel.commands.common import LateParser, Parser
 from steel.commands.data import add_compare, add_convert, add_explore, add_synth
 from steel.commands.models import add_ensemble, add_export, add_info, add_predict
@@ -23,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="steel", description="Steel-surface defects, from raw line-camera images to one checkpoint file."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=LateParser)
     for add in COMMANDS:
         add(commands)

@@ -63,7 +63,11 @@ def announce(words: Sequence[str]) -> None:
         return
     with contextlib.suppress(InputError, OSError):
         manifest = Manifest.load(known.data)
-        recipe = "the recipe made of them" if known.preset in (None, "auto") else f"preset {known.preset}"
+        recipe = "the recipe made of them"
+        if known.preset not in (None, "auto"):
+            from train.presets import get_preset
+
+            recipe = f"preset {get_preset(known.preset).preset}"
         sys.stderr.write(
             f"{told_url(known.data)}: {manifest.held()} of {', '.join(manifest.class_names)}; {recipe}; {known.out}\n"
         )

@@ -99,6 +99,7 @@ def test_the_first_line_says_what_is_trained_on_what(
     out = str(tmp_path / "run")
     announce(["--data", str(tiny_shards), "--out", out, "--phases.0.epochs", "3"])
     announce(["--data", str(tiny_shards), "--out", out, "--preset", "smoke"])
+    announce(["--data", str(tiny_shards), "--out", out, "--preset", "smok"])
     announce(["--data", str(tmp_path), "--out", out])  # told later, with all else that is wrong
     announce(["--help"])
     first = f"{tiny_shards}: 27 images of class 1, class 2, class 3, class 4; "

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main as shard
+from steel import __version__
+from steel.cli import main as steel
 from steel.distributed.runtime import start
 from steel.errors import InputError, counted, printable, run_program, told_url, without_secrets
 from steel.labels.submission import write_submission
@@ -69,6 +71,12 @@ def test_help_is_printed_on_such_a_console(monkeypatch: pytest.MonkeyPatch) -> N
             shard(["--help"])
         assert done.value.code == 0
         assert b"Proze\\xdf" in said.getvalue()
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        steel(["--version"])
+    assert (done.value.code, capsys.readouterr().out) == (0, f"steel {__version__}\n")
 
 
 def test_files_are_utf_8_where_the_locale_is_not(tmp_path: Path) -> None:
