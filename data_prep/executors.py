@@ -7,7 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Literal, get_args
 
 from data_prep.stopping import STOP, stop_at_end_of
@@ -64,9 +66,26 @@ def _open_local(kind: ExecutorKind, workers: int) -> tuple[Executor, Callable[[]
     """An executor, and what makes tasks that run on it end soon."""
     if kind == "thread" or workers == 1:  # one process beside this idle one would only cost its start
         return ThreadPoolExecutor(workers), STOP.set
-    spawn = multiprocessing.get_context("spawn")  # forked children of a process with threads may deadlock
+    spawn = _Spawn()  # forked children of a process with threads may deadlock
     theirs, ours = spawn.Pipe(duplex=False)
     return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(theirs,)), ours.close
+
+
+class _Worker(SpawnProcess):
+    """A process that Ctrl-C does not reach: not while it imports what it runs, either, which takes seconds."""
+
+    def start(self) -> None:
+        """It begins with this thread's mask of signals; a Ctrl-C that comes meanwhile is had afterwards."""
+        resource_tracker.ensure_running()  # else it is started in here, and takes the mask away
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Spawn(SpawnContext):
+    Process = _Worker
 
 
 def _start_worker(stop: Connection) -> None:
@@ -75,6 +94,7 @@ def _start_worker(stop: Connection) -> None:
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     stop_at_end_of(stop)
     keep_freed_memory()  # each image is decoded into memory of the size that the one before has just freed
     cv2.setNumThreads(1)

@@ -172,6 +172,30 @@ def test_an_interrupted_process_ends_within_its_shard_and_goes_on(
     assert tree_digest(out) == tree_digest(large_images / "shards")
 
 
+def test_ctrl_c_while_workers_import_is_one_line(large_images: Path, tmp_path: Path) -> None:
+    """A terminal tells all processes of a job; workers import for seconds before their first own instruction."""
+    line = arguments(large_images, tmp_path / "out", shard_size=12, tile="512x512", workers=2)
+    command = [sys.executable, "-c", HEEDS_INTERRUPTS, *line]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while len(spawned_by(process.pid)) < 2:
+        assert process.poll() is None, "it was done too soon to be stopped"
+        time.sleep(0.005)
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    told = [line for line in process.communicate()[1].replace("\r", "\n").splitlines() if "sharding: " not in line]
+    assert process.returncode == 130
+    assert [line for line in told if line] == ["interrupted"]
+
+
+def spawned_by(pid: int) -> list[int]:
+    """Its worker processes, which have begun or are about to."""
+    workers = []
+    for child in children_of(pid):
+        with contextlib.suppress(OSError):
+            workers += [child] * (b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes())
+    return workers
+
+
 def half_written(out: Path) -> list[int]:
     """The sizes in bytes of files that are being written."""
     sizes = []
