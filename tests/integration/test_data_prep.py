@@ -276,12 +276,12 @@ def test_images_that_exif_turns_are_told(tmp_path: Path, capsys: pytest.CaptureF
     line = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "masks"), "--out", str(tmp_path / "out")]
     line += ["--workers", "1", "--shard-size", "5"]
     assert main(line) == 2
-    assert "1 masks turned by a quarter against their image (turn them, or export" in capsys.readouterr().err
+    assert "masks turned by a quarter against their image (turn them, or export" in capsys.readouterr().err
     exif[0x0112] = 6
     Image.fromarray(texture(9)).save(tmp_path / "images/9.jpg", exif=exif)
     assert main(line) == 2
     told = capsys.readouterr().err
-    assert "1 masks turned by a quarter against their image (by its EXIF orientation" in told
+    assert "masks turned by a quarter against their image (by its EXIF orientation" in told
     assert "mogrify -auto-orient" in told
     Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(tmp_path / "masks/9.png")
     assert main(line) == 0
