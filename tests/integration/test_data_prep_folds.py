@@ -260,7 +260,7 @@ def test_a_job_whose_folds_cannot_be_goes_on_with_others(
     assert main(line) == 2
     last_line(capsys)
     assert main([*line, "--seed", "1"]) == 2  # the order in the shards is another
-    assert "holds an unfinished job with another seed" in last_line(capsys)
+    assert "holds an unfinished job with other options: seed 0, not 1" in last_line(capsys)
     inode = {path: path.stat().st_ino for path in (tmp_path / "out").glob("*.tar")}
     assert len(inode) == 3 and len(images) == 12
     assert main([*line, *options]) == 0
@@ -282,7 +282,7 @@ def test_parts_are_joined_with_other_folds_and_signatures_are_made_where_they_ar
     for part in ("1/2", "2/2"):
         assert main([*plain, "--part", part]) == 0
     assert main([*plain, "--folds", "4", "--part", "1/2"]) == 2  # another part may be at work
-    assert "holds an unfinished job with another folds" in last_line(capsys)
+    assert "holds an unfinished job with other options: folds 5, not 4" in last_line(capsys)
     assert main([*plain, "--folds", "4", "--join", "2"]) == 0
     assert Manifest.load(str(tmp_path / "out")).folds == 4
 
