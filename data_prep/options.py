@@ -19,6 +19,9 @@ MIN_TILE = 32
 class SplitOptions:
     """How images are grouped and dealt to folds."""
 
+    NOT_IN_SHARDS: ClassVar = frozenset({"folds", "split", "group_duplicates", "groups"})
+    """What changes the index and no shard, among the names of `recorded`; the seed orders the images of shards."""
+
     folds: int = 5
     seed: int = 0
     split: Literal["stratified", "severstal-classic"] = "stratified"
@@ -40,9 +43,6 @@ class SplitOptions:
     def is_dealt(self) -> bool:
         """Whether the images are dealt here, rather than by a split that is given."""
         return self.split_file is None and self.split == "stratified"
-
-    NOT_IN_SHARDS: ClassVar = frozenset({"folds", "split", "group_duplicates", "groups"})
-    """What changes the index and no shard, among the names of `recorded`; the seed orders the images of shards."""
 
     def recorded(self) -> dict[str, Any]:
         """As plain JSON values, without the places of files."""

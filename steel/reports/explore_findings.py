@@ -203,7 +203,7 @@ def _turned(data: ExploredData) -> Iterator[Finding]:
         yield Finding(
             "warn",
             f"{told_turned(names)}: {list_some(names, 3)}",
-            f"P{TURNED_ADVICE[1:]}.",
+            f"{TURNED_ADVICE[0].upper()}{TURNED_ADVICE[1:]}.",
             data.turned,
         )
 
