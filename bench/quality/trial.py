@@ -95,7 +95,8 @@ class Trial:
         """Of one fold of the shards, by the weights that were shipped or the last ones; computed once."""
         path = self.folder / f"{'last-' * last}fold-{fold}-{len(tta)}-flips.npz"
         if not path.exists():
-            evaluate(self.last_checkpoint if last else self.checkpoint, data, fold, tta).save(path)
+            checkpoint = self.last_checkpoint if last else self.checkpoint
+            evaluate(checkpoint, ShardReader(str(data)), fold, tta).save(path)
         statistics = EvaluationStatistics.load(path)
         return replace(statistics, groups=np.asarray(ShardReader(str(data)).index.group)[statistics.rows])
 
@@ -173,6 +174,9 @@ def train(
         options: on top of that.
         alone: `accelerate launch` on all cores or the GPU; else one process, for trainings that share the machine.
         program: `train.crossval` validates each of its members on another fold.
+
+    Raises:
+        InputError: a signal stopped it; what it has learned is saved, and the same call goes on.
     """
     trial, asked = Trial(folder), ["--preset", preset, *options]
     if trial.is_done(asked):
@@ -189,6 +193,8 @@ def train(
     begun, used = time.perf_counter(), _processor_seconds()
     with folder.with_name(f"{folder.name}.log").open("a") as log:
         subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if not trial.checkpoint.exists():  # programs that a signal stops end well, too, once their state is saved
+        raise InputError(f"{folder}: the training was stopped before its end; the same command goes on")
     trial.finish(time.perf_counter() - begun, _processor_seconds() - used, asked)
     return trial
 
@@ -206,10 +212,9 @@ def launch_config() -> str:
     return str(ROOT / "launch" / "accelerate" / ("gpu1.yaml" if torch.cuda.is_available() else "cpu2.yaml"))
 
 
-def evaluate(checkpoint: Path, data: Path, fold: int, tta: tuple[str, ...]) -> EvaluationStatistics:
+def evaluate(checkpoint: Path, reader: ShardReader, fold: int, tta: tuple[str, ...]) -> EvaluationStatistics:
     """What a checkpoint says of every image of one fold."""
     runtime = start("auto")
-    reader = ShardReader(str(data))
     predictor = Predictor.from_checkpoint(
         load_checkpoint(checkpoint), device=runtime.device, tta=tta, precision=runtime.accelerator.mixed_precision
     )

@@ -1,6 +1,7 @@
 """Figures over seeds, worked by hand."""
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from bench.quality.parts import PARTS, unit_options, verdict
 from bench.quality.pretrained import AUTO, DECODER, ENCODER
 from bench.quality.recipes import FROM_SCRATCH, on_pretrained
 from bench.quality.seeds import Gain, gain, mean_dice, miou, spread, values
-from bench.quality.trial import claim
+from bench.quality.trial import claim, train
 from steel.config import ModelConfig, NetworkConfig, SamplingConfig
 from steel.errors import InputError
 from steel.metrics.scores import Outcome
@@ -274,3 +275,18 @@ def test_one_and_six_are_trained_and_judged_alike(tmp_path, monkeypatch) -> None
 def test_the_demos_work_counts_crops_and_whole_images_by_their_pixels() -> None:
     # 34 passes over 640 crops of half a step's eighth, and one over as many whole images, each of 3.125 times as much.
     assert work_of(config_of(OURS)) == 34 * 640 / 8 / 2 + 640 * 3.125 / 8 == 1360 + 250
+
+
+def test_a_training_that_a_signal_stopped_is_not_taken_for_a_finished_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`train.fit` ends with exit code 0 then, as its state is saved; the stand-in does so when it is first called."""
+    program, run = tmp_path / "python", tmp_path / "work" / "run"
+    program.write_text(f'#!/bin/sh\nif [ -d "{run}" ]; then touch "{run}/model.safetensors"; else mkdir "{run}"; fi\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    with pytest.raises(InputError, match="work/run: the training was stopped before its end; the same command goes on"):
+        train(run, tmp_path, "smoke", ["--seed", "3"], alone=False)
+    assert not (run / "trial.json").exists()
+    assert train(run, tmp_path, "smoke", ["--seed", "3"], alone=False).is_done(["--preset", "smoke", "--seed", "3"])
