@@ -16,6 +16,7 @@ from bench.quality import (
     clean,
     demo,
     distill,
+    drift,
     fold_ensemble,
     neu,
     parts,
@@ -91,6 +92,14 @@ def _of_batches(title: str, name: str, needs: tuple[str, ...], shards: Callable[
     return Question(title, answer, (WEIGHTS, *needs), batches.VARIANTS, goes_on_in=name)
 
 
+def _of_drift(title: str, name: str, goes_on_in: str, shards: Callable[[Namespace, Path], Path]) -> Question:
+    def answer(options: Namespace, work: Path) -> str:
+        data = shards(options, work)
+        return drift.run(name, data, options.weights, work, passes=options.passes, seeds=options.seeds)
+
+    return Question(title, answer, (WEIGHTS, SOURCE), goes_on_in=goes_on_in)
+
+
 def _of_thresholds(title: str, name: str) -> Question:
     def answer(options: Namespace, work: Path) -> str:
         return thresholds.run_on_trained(name, work, resamples=options.resamples)
@@ -100,6 +109,11 @@ def _of_thresholds(title: str, name: str) -> Question:
 
 def _neu_shards(options: Namespace, work: Path) -> Path:
     return neu.make_shards(options.source, work)
+
+
+def _neu_development(options: Namespace, work: Path) -> Path:
+    """Without the test images."""
+    return neu.make_shards(options.source, work, development=choice.DEVELOPMENT)
 
 
 def _bsdata_shards(options: Namespace, work: Path) -> Path:
@@ -252,6 +266,13 @@ QUESTIONS = {
     ),
     "auto-bsdata": _of_auto("And on small pits?", "pretrained-bsdata", *_OF_BSDATA),
     "auto-strips": _of_auto("And on Severstal's geometry?", "pretrained-strips", *_OF_STRIPS),
+    "drift": _of_drift(
+        "Is varied brightness worth its place where images are alike?",
+        "pretrained-neu",
+        "auto-choice",
+        _neu_development,
+    ),
+    "drift-bsdata": _of_drift("Is it on small pits?", "pretrained-bsdata", "pretrained-bsdata", _bsdata_shards),
     "batches": _of_batches("Does the batch that many GPUs share cost quality?", "pretrained-strips", *_OF_STRIPS),
     "batches-neu": _of_batches("Does it on hot-rolled steel?", "pretrained-neu", *_OF_NEU),
     "batches-bsdata": _of_batches("Does it on small pits?", "pretrained-bsdata", *_OF_BSDATA),
