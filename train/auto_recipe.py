@@ -198,8 +198,8 @@ def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -
 
 
 def _why_brightness(levels: LevelDifference | None) -> str:
-    """Where folds are alike no table shows it to help, and by the images NEU-Seg (one seed) and BSData
-    were better without (`auto-choice` and `auto-bsdata` in `bench/quality.md`): it is on for the lamps."""
+    """Where folds are alike it is on for the lamp of tomorrow: what it costs today, and what it is worth when the light
+    changes, say `drift` and `drift-bsdata` in `bench/quality.md`."""
     if levels is None:
         return "on, as lamps drift; the shards do not tell whether gray levels differ between folds"
     means = f"the mean gray levels of the folds, {levels.lowest:.2f} to {levels.highest:.2f} of 255,"
