@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from steel.errors import counted
-from steel.metrics.bootstrap import Interval, interval, resampled_sums
+from steel.metrics.bootstrap import FEWEST_IMAGES, Interval, interval, resampled_sums
 from steel.metrics.counts import PREDICTED
 from steel.metrics.scores import Outcome, ScoreSums, score_sums
 
@@ -113,7 +113,15 @@ class Verdict:
             return "better than answering nothing"
         if not any(found.present for found in self.classes.values()):
             return "no image here has a defect, so that nothing can be better than answering nothing"
+        if self.gain > 0 and (few := self._too_few()):
+            return f"{few} are too few to show that it is better than answering nothing"
         return ("not shown to be" if self.gain > 0 else "no") + " better than answering nothing"
+
+    def _too_few(self) -> str:
+        """The pieces of evidence where they can show no gain, however large; else nothing."""
+        if (self.groups or self.images) >= FEWEST_IMAGES:
+            return ""
+        return counted(self.images, "image") + self._in_groups()
 
     def _in_groups(self) -> str:
         return "" if self.groups is None else f" in {counted(self.groups, 'group')}"

@@ -1,6 +1,7 @@
 """A result against answering nothing, worked by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,6 +77,19 @@ def test_a_gain_within_its_interval_is_not_shown() -> None:
     assert verdict.gain == pytest.approx(1 / 40)
     assert verdict.interval[0] == 0
     assert verdict.sentence.startswith("WARNING: not shown to be better than answering nothing: mean Dice 0.9750 ")
+
+
+def test_few_images_and_few_groups_are_said_to_show_nothing() -> None:
+    """Of five all go the same way by chance once in sixteen times; a sixth makes it one of 32."""
+    alike = outcome(([10] * 10, [10] * 10, [10] * 10))
+    in_groups = [replace(alike, groups=np.minimum(np.arange(10), most)) for most in (4, 5)]
+    few, enough = (reach_verdict(each, ["spot"], "held out") for each in in_groups)
+    told = "10 images in 5 groups are too few to show that it is better than answering nothing"
+    assert few.warning == told
+    assert few.sentence.startswith(f"WARNING: {told}: mean Dice 1.0000 against 0.0000, +1.0000 (95 %: -1.0000 to ")
+    assert enough.warning == ""
+    alone = reach_verdict(alike.select(np.arange(10) < 5), ["spot"], "held out")
+    assert alone.warning == "5 images are too few to show that it is better than answering nothing"
 
 
 def test_clean_images_alone_say_nothing_of_what_is_found() -> None:
