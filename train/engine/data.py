@@ -59,6 +59,24 @@ def say_shared_groups(reader: ShardReader, rows: FoldRows) -> list[str]:
     return lines
 
 
+def say_missing_classes(reader: ShardReader, rows: FoldRows) -> list[str]:
+    """A line where no image that trains, or none that validates, has a class that other images have.
+
+    Of a class that no image has at all data_prep has told.
+    """
+    has, lines = np.asarray(reader.index.areas) > 0, list[str]()
+    for role, held, so in (
+        ("trains", rows.train, "cannot be learned"),
+        ("validates", rows.validation, "is at thresholds of one half, and no validation says whether it is found"),
+    ):
+        counts = zip(reader.manifest.class_names, has.sum(axis=0).tolist(), has[held].any(axis=0).tolist(), strict=True)
+        for name, num, is_held in counts:
+            if num and not is_held:
+                others = "1 other does" if num == 1 else f"{num:,} others do"
+                lines.append(f"no image that {role} has {name}, as {others}: it {so}")
+    return lines
+
+
 def _say_none_to_train(present: Sequence[int], folds: FoldsConfig) -> str:
     """That validation and test have all folds, and what to do about it."""
     roles = {"--folds.validation": folds.validation, "--folds.test": folds.test}

@@ -15,7 +15,7 @@ from steel.loading.hard_sampler import HardSampler
 from steel.loading.sampler import Sampler
 from steel.shards.reader import ShardReader
 from train.engine.batch_plan import PhasePlan
-from train.engine.data import FoldRows, explain_crop, resolve_crop, say_shared_groups
+from train.engine.data import FoldRows, explain_crop, resolve_crop, say_missing_classes, say_shared_groups
 from train.engine.loop_state import LoopState
 from train.engine.pace import Pace, TimedStep, TimeLeft, Work
 from train.engine.run_context import RunContext
@@ -37,7 +37,7 @@ def announce_data(config: Config, reader: ShardReader, rows: FoldRows, runtime: 
         *(config.model.architecture, config.model.encoder, len(rows.train)),
         *(counted(reader.manifest.num_classes, "class"), len(rows.validation), len(rows.test)),
     )
-    for line in say_shared_groups(reader, rows):
+    for line in (*say_missing_classes(reader, rows), *say_shared_groups(reader, rows)):
         logger.warning("WARNING: %s", line)
     precision = runtime.accelerator.mixed_precision
     logger.info("%s on %s, mixed precision: %s", counted(runtime.world, "process"), runtime.device, precision)

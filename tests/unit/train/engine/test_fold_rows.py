@@ -11,7 +11,7 @@ from steel.config import FoldsConfig
 from steel.errors import SharedError
 from steel.shards.reader import ShardReader
 from tests.shard_folder import make_shards, steel_image
-from train.engine.data import say_shared_groups, split_rows
+from train.engine.data import say_missing_classes, say_shared_groups, split_rows
 from train.engine.run_progress import announce_data
 from train.options import parse_fields
 from train.presets import SEVERSTAL, SMOKE
@@ -85,3 +85,26 @@ def test_images_that_train_and_belong_to_such_that_judge_are_told(
     with caplog.at_level("WARNING", logger="train.fit"):
         announce_data(SMOKE, reader, split_rows(reader, FoldsConfig()), cast(Any, runtime))
     assert [record.getMessage() for record in caplog.records] == [f"WARNING: {line}" for line in lines]
+
+
+def test_classes_that_no_image_has_to_learn_from_or_to_validate_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Images 0 and 3 validate, 1 and 4 test, 2 and 5 train: class 1 is in all, class 2 in image 0 alone, class 3 in
+    the two that test, class 4 in those that train, class 5 nowhere."""
+    bitmasks = [np.full((32, 64), bits, np.uint8) for bits in (0b00011, 0b00101, 0b01001, 0b00001, 0b00101, 0b01001)]
+    data = make_shards(tmp_path / "shards", [steel_image(n) for n in range(6)], bitmasks, num_classes=5, folds=3)
+    reader = ShardReader(str(data))
+    names, rows = reader.manifest.class_names, split_rows(reader, FoldsConfig())
+    judged = "is at thresholds of one half, and no validation says whether it is found"
+    told = [
+        f"no image that trains has {names[1]}, as 1 other does: it cannot be learned",
+        f"no image that trains has {names[2]}, as 2 others do: it cannot be learned",
+        f"no image that validates has {names[2]}, as 2 others do: it {judged}",
+        f"no image that validates has {names[3]}, as 2 others do: it {judged}",
+    ]
+    assert say_missing_classes(reader, rows) == told
+    runtime = SimpleNamespace(accelerator=SimpleNamespace(mixed_precision="no"), world=1, device="cpu")
+    with caplog.at_level("WARNING", logger="train.fit"):
+        announce_data(SMOKE, reader, rows, cast(Any, runtime))
+    assert [record.getMessage() for record in caplog.records] == [f"WARNING: {line}" for line in told]
