@@ -7,6 +7,7 @@ import numpy as np
 from steel.decision import ClassDecision, Decision, default_decision
 from steel.errors import counted
 from steel.gates import GATES
+from steel.metrics.bootstrap import FEWEST_IMAGES
 from steel.metrics.scores import Outcome, decide, score
 from steel.metrics.statistics import EvaluationStatistics
 from steel.thresholds.crossfit import Gain
@@ -50,7 +51,8 @@ def explain(
     gained = (
         f"now {tuned.mean_dice:.4f}, cross-fitted {honest.mean_dice:.4f} (a gain of {gain})"
         if rungs
-        else f"and these stay: tuned ones get {honest.mean_dice:.4f} cross-fitted ({gain}), which may be noise"
+        else f"and these stay: tuned ones get {honest.mean_dice:.4f} cross-fitted ({gain}), which "
+        + ("may be noise" if statistics.num_groups >= FEWEST_IMAGES else "so few cannot show to be better")
     )
     in_groups = f" in {counted(statistics.num_groups, 'group')}" if statistics.num_groups < num_images else ""
     lines = [

@@ -33,7 +33,8 @@ class SearchSpace:
     gains is exactly one of them, so that no image decides alone."""
     confidence: float | None = 0.95
     """The tuned decision as a whole replaces thresholds of one half when the interval of its cross-fitted gain, by
-    Student's t over the images, lies above 0 with this confidence; always, when None."""
+    Student's t over the images, lies above 0 with this confidence, and these are `FEWEST_IMAGES` at least; always, when
+    None."""
 
     def __post_init__(self) -> None:
         assert HALF in self.pixel_thresholds, self.pixel_thresholds

@@ -4,7 +4,8 @@ Inside a family of settings the search is exact and exhaustive over a grid (see 
 statistics alone: no image is read again. Which family of settings, and which gate, is chosen by cross-fitting (see
 `steel.thresholds.crossfit`): a richer one is taken only if it gains more than noise over the simpler ones on images
 that it was not tuned on. All of that is cross-fitted once more, each fold answered by what is found on the others: that
-is the score to believe, and a decision that is not shown by it to beat thresholds of one half is not taken either.
+is the score to believe, and a decision that is not shown by it to beat thresholds of one half is not taken either. Of
+fewer than six images, or groups of such as belong together, none is, as the verdict on a result has it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from steel.decision import HALF, Decision, default_decision
 from steel.errors import InputError
 from steel.gates import GATES
+from steel.metrics.bootstrap import FEWEST_IMAGES
 from steel.metrics.scores import Outcome, decide, score, score_sums
 from steel.metrics.statistics import EvaluationStatistics
 from steel.thresholds.crossfit import Gain, deal_folds, half_width
@@ -98,7 +100,8 @@ def tune_thresholds(
     of_found, of_fixed = tuner.cross_fitted(), decide(statistics, fixed)
     differences = (score_sums(of_found).dice - score_sums(of_fixed).dice).mean(axis=1)
     gain, confidence = Gain.of(differences, tuner.folds.unit_of), tuner.space.confidence
-    is_shown = confidence is None or gain.exceeds(half_width(confidence, tuner.folds.num_units))
+    num_units = tuner.folds.num_units
+    is_shown = confidence is None or (num_units >= FEWEST_IMAGES and gain.exceeds(half_width(confidence, num_units)))
     decision = found.decision if is_shown else fixed
     return Tuning(
         decision=decision,

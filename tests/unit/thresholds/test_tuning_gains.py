@@ -70,6 +70,21 @@ def test_few_groups_of_many_images_are_few_terms(num_gaining: int, threshold: in
     assert (gain / noise > half_width(0.95, 6)) == (threshold != HALF)
 
 
+@pytest.mark.parametrize(
+    ("num_groups", "threshold", "told"), [(6, 80, "now 1.0000"), (5, HALF, "which so few cannot show to be better")]
+)
+def test_fewer_than_six_groups_show_nothing(num_groups: int, threshold: int, told: str) -> None:
+    """Every other image of each group gains, so that all groups gain alike: without any noise."""
+    statistics = constant_statistics(255, 255, num=60)
+    statistics.histograms[::2, 0, 1] = 0
+    statistics.histograms[::2, 0, 1, 100] = 50
+    groups = np.repeat(np.arange(num_groups), 60 // num_groups)
+    found = tune_thresholds(replace(statistics, groups=groups), gates=("none",))
+    assert answers(found) == [(threshold, 0, None)]
+    assert "(a gain of +0.5000 ± 0.0000)" in found.explanation[0] or "(+0.5000 ± 0.0000)" in found.explanation[0]
+    assert told in found.explanation[0]
+
+
 def test_a_single_image_leaves_thresholds_at_one_half() -> None:
     found = tune_thresholds(constant_statistics(100, 255, num=1))
     assert answers(found) == [(HALF, 0, None)]
