@@ -8,9 +8,9 @@ from steel.errors import InputError
 
 
 def is_remote(url: str | os.PathLike[str]) -> bool:
-    """Whether `url` names another store than the local file system."""
-    text = os.fspath(url)
-    return "://" in text and not text.startswith(("file://", "local://"))
+    """Whether `url` names another store than the local file system; schemes are told in either case."""
+    scheme, separator, _ = os.fspath(url).partition("://")
+    return bool(separator) and scheme.lower() not in ("file", "local")
 
 
 def local_path(url: str | os.PathLike[str]) -> Path:

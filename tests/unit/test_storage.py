@@ -15,13 +15,13 @@ from steel.cli import main
 from steel.errors import InputError
 
 
-@pytest.fixture(params=["path", "file", "memory"])
+@pytest.fixture(params=["path", "file", "FILE", "memory"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A folder as a path, as a local URL and in a remote store."""
     if request.param == "memory":
         fsspec.filesystem("memory").store.clear()
         return "memory://bucket/folder"
-    return str(tmp_path) if request.param == "path" else f"file://{tmp_path}"
+    return str(tmp_path) if request.param == "path" else f"{request.param}://{tmp_path}"
 
 
 def fill(root: str) -> None:
@@ -179,7 +179,14 @@ def test_files_have_ordinary_permissions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "remote"),
-    [("folder", False), ("/a/b", False), ("file:///a", False), ("s3://a/b", True), ("memory://a", True)],
+    [
+        ("folder", False),
+        ("/a/b", False),
+        ("file:///a", False),
+        ("FILE:///a", False),
+        ("S3://a/b", True),
+        ("memory://a", True),
+    ],
 )
 def test_what_is_remote(url: str, remote: bool) -> None:
     assert storage.is_remote(url) == remote
