@@ -86,7 +86,7 @@ def _parse(rle: str) -> npt.NDArray[np.int64]:
     else:
         numbers = np.array([_whole_number(word, at) for at, word in enumerate(rle.split())], dtype=np.int64)
     if numbers.size % 2:
-        raise InputError(f"RLE: {numbers.size} is an odd count of numbers; the last start, {numbers[-1]}, has no length")
+        raise InputError(f"RLE: an odd count of numbers, {numbers.size}; the last start, {numbers[-1]}, has no length")
     return numbers
 
 

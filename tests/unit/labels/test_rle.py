@@ -100,8 +100,8 @@ def test_decode_is_the_definition(case):
 @pytest.mark.parametrize(
     ("rle", "message"),
     [
-        ("1 2 3", "3 is an odd count of numbers; the last start, 3, has no length"),
-        ("5", "1 is an odd count of numbers; the last start, 5, has no length"),
+        ("1 2 3", "an odd count of numbers, 3; the last start, 3, has no length"),
+        ("5", "an odd count of numbers, 1; the last start, 5, has no length"),
         ("1 2 5 0", r"pair 2 \(5 0\) has a length below 1"),
         ("1 2 5 -3", r"pair 2 \(5 -3\) has a length below 1"),
         ("0 2", r"pair 1 \(0 2\) lies outside of the 4x5 image, pixels 1 to 20"),
