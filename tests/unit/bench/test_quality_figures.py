@@ -161,7 +161,7 @@ def _quotes() -> Iterator[Quote]:
         (("thresholds",), "beyond its interval in {:.0f} of {:.0f}; always taking the richest decision, in {:.0f}."),
         (
             trained,
-            "three of BSData with 100: in {:.0f} of {:.0f}; the richest, in {:.0f}.",
+            "five of BSData with 100: in {:.0f} of {:.0f}; the richest, in {:.0f}.",
         ),
     ):
         yield Quote("bench/README.md", words, (*_worse("ours", *sections), _worse("always the richest", *sections)[0]))
