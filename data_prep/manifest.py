@@ -232,7 +232,8 @@ def _remarks_on_few_groups(groups: np.ndarray, folds: np.ndarray) -> list[str]:
     if not few:
         return []
     told = f"fewer than {FEWEST_IMAGES} groups lie in folds {', '.join(few)}"
-    return [f"warning: {told}: scores of these will have no interval; give fewer --folds, or images of more groups"]
+    lost = "scores of these will have no interval, and no thresholds be tuned on one"
+    return [f"warning: {told}: {lost}; give fewer --folds, or images of more groups"]
 
 
 def _write_index(

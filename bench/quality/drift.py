@@ -1,8 +1,9 @@
 """Whether varied brightness is worth its place where a set's images are alike: `auto` with it and without, on images
-as they are, and on the same under a lamp that has grown darker or brighter.
+as they are, and on the same with all gray levels multiplied, as under a lamp that has grown darker or brighter.
 
-A lamp multiplies what a camera counts, so each gray level is multiplied; what comes out above 255 is cut off there, as
-a sensor's full wells are.
+For a linear camera that is the lamp's light; after a gamma of 2.2, 0.7 of the levels is less than half of the light.
+What comes out above 255 is cut off there, as by a sensor that is full. How far lamps drift is for a plant to say: no
+range here was taken from one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from bench.quality.auto_choice import NO_BRIGHTNESS, train_variants
-from bench.quality.pretrained import AUTO, SETS, DataSet, Sides, precision_here
-from bench.quality.seeds import Measure, gain, mean_dice, mean_dice_positive, miou, spread, values
+from bench.quality.pretrained import AUTO, MEASURES, SETS, DataSet, Sides, precision_here
+from bench.quality.seeds import gain, spread, values
 from bench.quality.trial import TEST, VALIDATION, Trial, at_one_half, evaluate, trained_at
 from steel.metrics.scores import Outcome
 from steel.shards.reader import Sample, ShardReader
 
 LAMPS = (0.7, 0.85, 1.0, 1.15, 1.3)
-"""The lamp's light, of that of the images as they are."""
-MEASURES: Mapping[str, Measure] = {"mean IoU": miou, "mean Dice": mean_dice, "positive Dice": mean_dice_positive}
+"""What gray levels are multiplied by."""
 JUDGED = {"pretrained-neu": TEST, "pretrained-bsdata": VALIDATION}
 """The fold of each set's shards that is scored: of NEU-Seg, whose shards here leave its test images out, the images
 that stand in for them."""
@@ -29,13 +29,13 @@ class UnderLamp(ShardReader):
     """Reads the images of a shard folder as under another lamp."""
 
     def __init__(self, root: Path, light: float) -> None:
-        """Of the shards in `root`, with `light` times the light."""
+        """Of the shards in `root`, with `light` times the gray levels."""
         super().__init__(root)
         self._levels = (np.arange(256) * light).round().clip(max=255).astype(np.uint8)
 
-    def read(self, row: int, *, original_mask: bool = False) -> Sample:
-        """As the shards', with other gray levels."""
-        sample = super().read(row, original_mask=original_mask)
+    def read_sample(self, row: int, *, original_mask: bool = False) -> Sample:
+        """As the shards', with other gray levels; so are whole images, which are read by samples."""
+        sample = super().read_sample(row, original_mask=original_mask)
         return sample._replace(image=self._levels[sample.image])
 
 
@@ -53,11 +53,12 @@ def run(name: str, data: Path, weights: Path, work: Path, *, passes: int | None,
     of_set = SETS[name]
     sides = Sides(data, work, str(weights.absolute()), passes or of_set.passes, of_set)
     trials = train_variants(sides, seeds, [NO_BRIGHTNESS])
+    trained = trained_at([trial for those in trials.values() for trial in those])
     return "\n".join(
         [
             f"{_about(of_set, data, JUDGED[name])}, at thresholds of one half, which have no part in training; "
-            f"network, weights and passes as above; seeds {', '.join(map(str, seeds))}. All in {precision_here()}; "
-            f"scores in percent. {trained_at([trial for those in trials.values() for trial in those])}",
+            f"network, weights and passes as in `{name}`; seeds {', '.join(map(str, seeds))}. All in "
+            f"{precision_here()}; scores in percent. {trained}",
             "",
             *_tables(trials, data, JUDGED[name]),
         ]
@@ -69,16 +70,16 @@ def _about(of_set: DataSet, data: Path, fold: int) -> str:
     judged = np.asarray(index.fold) == fold
     which = f"{judged.sum()} images that stand in for the test" if fold == TEST else f"{judged.sum()} validation images"
     return (
-        f"{of_set.images}: judged on the {which}, under lamps of {', '.join(f'{light:g}' for light in LAMPS)} times "
-        "the light"
+        f"{of_set.images}: judged on the {which}, their gray levels multiplied by "
+        f"{', '.join(f'{light:g}' for light in LAMPS)}"
     )
 
 
 def _tables(trials: Mapping[str, Sequence[Trial]], data: Path, fold: int) -> list[str]:
     """A row for each lamp and measure."""
     lines = [
-        f"| light | measure | {AUTO} (each seed) | {NO_BRIGHTNESS} (each seed) | the former over the latter, points | "
-        "95 % over seeds | 95 % over images |",
+        f"| levels times | measure | {AUTO} (each seed) | {NO_BRIGHTNESS} (each seed) | the former over the latter, "
+        "points | 95 % over seeds | 95 % over images |",
         "|---|---|---|---|---|---|---|",
     ]
     for light in LAMPS:

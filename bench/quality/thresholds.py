@@ -19,7 +19,7 @@ from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, trained_at, trai
 from steel.decision import default_decision
 from steel.errors import InputError
 from steel.gates import GATES
-from steel.metrics.bootstrap import FEWEST_IMAGES, bootstrap_difference
+from steel.metrics.bootstrap import bootstrap_difference
 from steel.metrics.scores import decide, score
 from steel.metrics.statistics import EvaluationStatistics
 from steel.thresholds.search_space import SearchSpace
@@ -39,7 +39,7 @@ NETWORKS: Mapping[str, Network] = {
 }
 RULES: Mapping[str, SearchSpace] = {
     "always the richest": SearchSpace(noise_factor=-1e9, confidence=None),
-    "what scores more": SearchSpace(noise_factor=0, confidence=0),
+    "what scores more": SearchSpace(noise_factor=0, confidence=0, fewest=1),
     "ours": SearchSpace(),
 }
 """How much a richer family of settings must gain, cross-fitted."""
@@ -205,7 +205,7 @@ _RULES_IN_WORDS = (
     "of settings is taken always, or when it scores more, cross-fitted, or (ours) when it gains more than "
     f"{RULES['ours'].noise_factor:g} standard errors; the decision as a whole is then shipped when the interval of its "
     f"gain over thresholds of one half lies above 0 ({100 * (RULES['ours'].confidence or 0):g} %, by Student's t over "
-    f"images, or over groups of them where these are known; of fewer than {FEWEST_IMAGES} never)."
+    f"images, or over groups of them where these are known; ours never of fewer than {RULES['ours'].fewest})."
 )
 
 

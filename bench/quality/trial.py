@@ -191,12 +191,26 @@ def train(
     ]
     folder.parent.mkdir(parents=True, exist_ok=True)
     begun, used = time.perf_counter(), _processor_seconds()
-    with folder.with_name(f"{folder.name}.log").open("a") as log:
-        subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        with folder.with_name(f"{folder.name}.log").open("a") as log:
+            env = os.environ | {"OMP_NUM_THREADS": "1"}
+            subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True, env=env)
+    finally:
+        spent = _add_attempt(folder, time.perf_counter() - begun, _processor_seconds() - used)
     if not trial.checkpoint.exists():  # programs that a signal stops end well, too, once their state is saved
         raise InputError(f"{folder}: the training was stopped before its end; the same command goes on")
-    trial.finish(time.perf_counter() - begun, _processor_seconds() - used, asked)
+    trial.finish(*spent, asked)
     return trial
+
+
+def _add_attempt(folder: Path, seconds: float, processor_seconds: float) -> tuple[float, float]:
+    """What a training has taken in all its attempts: kept in its folder, as the next one goes on from its state."""
+    path = folder / "attempts.json"
+    before = json.loads(path.read_text()) if path.exists() else (0.0, 0.0)
+    spent = before[0] + seconds, before[1] + processor_seconds
+    if folder.exists():
+        path.write_text(json.dumps(spent) + "\n")
+    return spent
 
 
 def _processor_seconds() -> float:

@@ -37,6 +37,11 @@ class Outcome:
         counts, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("counts", "labels"))
         return cls(rows[order], counts[order], labels[order], groups=joined_groups(parts, order))
 
+    @property
+    def num_groups(self) -> int:
+        """Pieces of evidence: groups where these are known, else images."""
+        return len(self.rows) if self.groups is None else len(np.unique(self.groups))
+
     def select(self, chosen: np.ndarray) -> "Outcome":
         """The images where `chosen` (N,) bool is set, without background counts."""
         groups = None if self.groups is None else self.groups[chosen]

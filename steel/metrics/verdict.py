@@ -113,15 +113,10 @@ class Verdict:
             return "better than answering nothing"
         if not any(found.present for found in self.classes.values()):
             return "no image here has a defect, so that nothing can be better than answering nothing"
-        if self.gain > 0 and (few := self._too_few()):
-            return f"{few} are too few to show that it is better than answering nothing"
+        if self.gain > 0 and (self.groups or self.images) < FEWEST_IMAGES:
+            pieces = counted(self.images, "image") + self._in_groups() + (" is" if self.images == 1 else " are")
+            return f"{pieces} too few to show that it is better than answering nothing"
         return ("not shown to be" if self.gain > 0 else "no") + " better than answering nothing"
-
-    def _too_few(self) -> str:
-        """The pieces of evidence where they can show no gain, however large; else nothing."""
-        if (self.groups or self.images) >= FEWEST_IMAGES:
-            return ""
-        return counted(self.images, "image") + self._in_groups()
 
     def _in_groups(self) -> str:
         return "" if self.groups is None else f" in {counted(self.groups, 'group')}"
@@ -155,7 +150,6 @@ def reach_verdict(outcome: Outcome, class_names: Sequence[str], basis: str, *, s
     sums = of_images.total()
     gains, resampled = _gains(sums), _gains(resampled_sums(of_images, outcome.groups, seed=seed))
     answered = np.count_nonzero(outcome.counts[..., PREDICTED], axis=0)
-    num_groups = None if outcome.groups is None else len(np.unique(outcome.groups))
     return Verdict(
         basis=basis,
         images=len(outcome.rows),
@@ -166,7 +160,7 @@ def reach_verdict(outcome: Outcome, class_names: Sequence[str], basis: str, *, s
             name: ClassVerdict(int(sums.positives[k]), int(answered[k]), float(gains[k]), _span(resampled[:, k]))
             for k, name in enumerate(class_names)
         },
-        groups=None if num_groups == len(outcome.rows) else num_groups,
+        groups=None if outcome.num_groups == len(outcome.rows) else outcome.num_groups,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from steel.decision import Decision
 from steel.labels.classes import ANY
+from steel.metrics.bootstrap import FEWEST_IMAGES
 from steel.metrics.confusion import image_confusion
 from steel.metrics.counts import NUM_BINS, PREDICTED, TRUE
 from steel.metrics.curves import level_counts, reliability, threshold_curve
@@ -79,6 +80,12 @@ def standing_per_class(
 ) -> dict[str, dict[str, Any]]:
     """Whether each class works, in words, and the number of images that this rests on."""
     result = {}
+    are_enough = outcome.num_groups >= FEWEST_IMAGES
+    why = (
+        "what it gains over never answering it may be chance"
+        if are_enough
+        else "so few images, or groups, show nothing"
+    )
     for name, images in zip(class_names, np.count_nonzero(outcome.counts[..., TRUE], axis=0).tolist(), strict=True):
         low, high = verdict["gain_interval_per_class"][name]
         if images == 0:
@@ -90,7 +97,7 @@ def standing_per_class(
         elif high < 0:
             state, words = "harmful", "does harm: it would score more if it were never answered"
         else:
-            state, words = "not shown", "is not shown to work: what it gains over never answering it may be chance"
+            state, words = "not shown", f"is not shown to work: {why}"
         result[name] = {"state": state, "words": words, "images": images, "few": 0 < images < FEW_IMAGES}
     return result
 

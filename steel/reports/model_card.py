@@ -92,8 +92,8 @@ def _scores(names: Sequence[str], metrics: Mapping[str, Any]) -> str:
 
 def _failures(names: Sequence[str], metrics: Mapping[str, Any], sizes: Sequence[SizeBin]) -> list[str]:
     verdict, true = metrics["verdict"], metrics["true_images_per_class"]
-    shown = verdict["better_than_nothing"]
-    found = [] if shown else ["over all classes not shown to be better than predicting nothing"]
+    how = "not shown to be" if verdict["gain"] > 0 else "no"
+    found = [] if verdict["better_than_nothing"] else [f"over all classes {how} better than predicting nothing"]
     found += [
         f"{_escaped(name)} is never predicted, though {_have(true[name])} it" for name in verdict["never_answered"]
     ]

@@ -8,7 +8,7 @@ from steel.errors import InputError
 
 
 def is_remote(url: str | os.PathLike[str]) -> bool:
-    """Whether `url` names another store than the local file system; schemes are told in either case."""
+    """Whether `url` names another store than the local file system, whose schemes are told in either case."""
     scheme, separator, _ = os.fspath(url).partition("://")
     return bool(separator) and scheme.lower() not in ("file", "local")
 

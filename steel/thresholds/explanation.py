@@ -7,7 +7,6 @@ import numpy as np
 from steel.decision import ClassDecision, Decision, default_decision
 from steel.errors import counted
 from steel.gates import GATES
-from steel.metrics.bootstrap import FEWEST_IMAGES
 from steel.metrics.scores import Outcome, decide, score
 from steel.metrics.statistics import EvaluationStatistics
 from steel.thresholds.crossfit import Gain
@@ -26,6 +25,8 @@ def explain(
     gate_gains: Mapping[str, Gain],
     missed: Mapping[str, Sequence[int]],
     rungs: Sequence[Sequence[Rung]],
+    *,
+    are_few: bool = False,
 ) -> tuple[str, ...]:
     """One line on the gain, one on the gate and one per class.
 
@@ -38,6 +39,7 @@ def explain(
         gate_gains: cross-fitted, of each gate over the simplest one.
         missed: the classes, from 0, that each gate hardly finds; see `GateFit.missed`.
         rungs: what each class tried under the decision's gate; nothing when thresholds of one half stay.
+        are_few: they stay as the images are too few, or of too few groups.
     """
     half, tuned, honest = (
         score(outcome)
@@ -52,7 +54,7 @@ def explain(
         f"now {tuned.mean_dice:.4f}, cross-fitted {honest.mean_dice:.4f} (a gain of {gain})"
         if rungs
         else f"and these stay: tuned ones get {honest.mean_dice:.4f} cross-fitted ({gain}), which "
-        + ("may be noise" if statistics.num_groups >= FEWEST_IMAGES else "so few cannot show to be better")
+        + ("so few cannot show to be better" if are_few else "may be noise")
     )
     in_groups = f" in {counted(statistics.num_groups, 'group')}" if statistics.num_groups < num_images else ""
     lines = [

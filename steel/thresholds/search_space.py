@@ -6,6 +6,7 @@ import numpy as np
 
 from steel.decision import HALF
 from steel.gates import NO_LIMIT
+from steel.metrics.bootstrap import FEWEST_IMAGES
 
 MIN_WINDOW_AREAS = 5
 """A window of areas holds at least so many of the class's training areas, ..."""
@@ -33,8 +34,9 @@ class SearchSpace:
     gains is exactly one of them, so that no image decides alone."""
     confidence: float | None = 0.95
     """The tuned decision as a whole replaces thresholds of one half when the interval of its cross-fitted gain, by
-    Student's t over the images, lies above 0 with this confidence, and these are `FEWEST_IMAGES` at least; always, when
-    None."""
+    Student's t over the images, or groups of them, lies above 0 with this confidence; always, when None."""
+    fewest: int = FEWEST_IMAGES
+    """Of fewer images, or groups of them, no interval shows anything."""
 
     def __post_init__(self) -> None:
         assert HALF in self.pixel_thresholds, self.pixel_thresholds

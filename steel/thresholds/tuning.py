@@ -17,7 +17,6 @@ import numpy as np
 from steel.decision import HALF, Decision, default_decision
 from steel.errors import InputError
 from steel.gates import GATES
-from steel.metrics.bootstrap import FEWEST_IMAGES
 from steel.metrics.scores import Outcome, decide, score, score_sums
 from steel.metrics.statistics import EvaluationStatistics
 from steel.thresholds.crossfit import Gain, deal_folds, half_width
@@ -101,7 +100,8 @@ def tune_thresholds(
     differences = (score_sums(of_found).dice - score_sums(of_fixed).dice).mean(axis=1)
     gain, confidence = Gain.of(differences, tuner.folds.unit_of), tuner.space.confidence
     num_units = tuner.folds.num_units
-    is_shown = confidence is None or (num_units >= FEWEST_IMAGES and gain.exceeds(half_width(confidence, num_units)))
+    are_few = num_units < tuner.space.fewest
+    is_shown = confidence is None or (not are_few and gain.exceeds(half_width(confidence, num_units)))
     decision = found.decision if is_shown else fixed
     return Tuning(
         decision=decision,
@@ -117,6 +117,7 @@ def tune_thresholds(
             found.gate_gains,
             {name: fit.missed for name, fit in found.fits.items()},
             found.fits[decision.gate].rungs if is_shown else (),
+            are_few=are_few,
         ),
     )
 

@@ -184,7 +184,7 @@ def test_files_have_ordinary_permissions(tmp_path: Path) -> None:
         ("/a/b", False),
         ("file:///a", False),
         ("FILE:///a", False),
-        ("S3://a/b", True),
+        ("s3://a/b", True),
         ("memory://a", True),
     ],
 )

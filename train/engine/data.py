@@ -66,14 +66,14 @@ def say_missing_classes(reader: ShardReader, rows: FoldRows) -> list[str]:
     """
     has, lines = np.asarray(reader.index.areas) > 0, list[str]()
     for role, held, so in (
-        ("trains", rows.train, "cannot be learned"),
-        ("validates", rows.validation, "is at thresholds of one half, and no validation says whether it is found"),
+        ("trains", rows.train, "nothing here teaches it"),
+        ("validates", rows.validation, "no validation can say whether it is found"),
     ):
         counts = zip(reader.manifest.class_names, has.sum(axis=0).tolist(), has[held].any(axis=0).tolist(), strict=True)
         for name, num, is_held in counts:
             if num and not is_held:
-                others = "1 other does" if num == 1 else f"{num:,} others do"
-                lines.append(f"no image that {role} has {name}, as {others}: it {so}")
+                others = "1 other has" if num == 1 else f"{num:,} others have"
+                lines.append(f"no image that {role} has {name}, though {others} it: {so}")
     return lines
 
 

@@ -18,7 +18,7 @@ _MARKS = {
 def verdict_section(page: Figures) -> Markup:
     """The verdict in words, the figures that matter most, and each class's standing."""
     verdict = page.metrics["verdict"]
-    tone = "bad" if not verdict["better_than_nothing"] else ("warn" if verdict["warning"] else "good")
+    tone = "bad" if verdict["gain"] <= 0 else ("warn" if verdict["warning"] else "good")
     tiles = [
         tile("defective strips found", *_share(page, "found", "defective")),
         tile("clean strips stopped", *_share(page, "stopped", "clean")),

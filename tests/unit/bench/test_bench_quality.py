@@ -1,5 +1,6 @@
 """Figures over seeds, worked by hand."""
 
+import json
 import math
 import sys
 from dataclasses import replace
@@ -289,4 +290,8 @@ def test_a_training_that_a_signal_stopped_is_not_taken_for_a_finished_one(
     with pytest.raises(InputError, match="work/run: the training was stopped before its end; the same command goes on"):
         train(run, tmp_path, "smoke", ["--seed", "3"], alone=False)
     assert not (run / "trial.json").exists()
-    assert train(run, tmp_path, "smoke", ["--seed", "3"], alone=False).is_done(["--preset", "smoke", "--seed", "3"])
+    (first,) = [json.loads(path.read_text()) for path in run.glob("attempts.json")]
+    (run / "attempts.json").write_text(json.dumps([first[0] + 1000, first[1] + 2000]))
+    trial = train(run, tmp_path, "smoke", ["--seed", "3"], alone=False)
+    assert trial.is_done(["--preset", "smoke", "--seed", "3"])
+    assert 1000 <= trial.seconds < 1100 and 2000 <= trial.processor_seconds < 2100  # of both attempts

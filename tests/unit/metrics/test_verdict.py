@@ -88,8 +88,11 @@ def test_few_images_and_few_groups_are_said_to_show_nothing() -> None:
     assert few.warning == told
     assert few.sentence.startswith(f"WARNING: {told}: mean Dice 1.0000 against 0.0000, +1.0000 (95 %: -1.0000 to ")
     assert enough.warning == ""
-    alone = reach_verdict(alike.select(np.arange(10) < 5), ["spot"], "held out")
-    assert alone.warning == "5 images are too few to show that it is better than answering nothing"
+    for number, are in ((5, "5 images are"), (1, "1 image is")):
+        alone = reach_verdict(alike.select(np.arange(10) < number), ["spot"], "held out")
+        assert alone.warning == f"{are} too few to show that it is better than answering nothing"
+    missed = replace(outcome(([0] * 10, [0] * 10, [10] * 10)), groups=np.minimum(np.arange(10), 4))
+    assert reach_verdict(missed, ["spot"], "held out").warning.startswith("no better than answering nothing; never")
 
 
 def test_clean_images_alone_say_nothing_of_what_is_found() -> None:

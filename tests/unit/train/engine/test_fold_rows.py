@@ -96,12 +96,11 @@ def test_classes_that_no_image_has_to_learn_from_or_to_validate_are_told(
     data = make_shards(tmp_path / "shards", [steel_image(n) for n in range(6)], bitmasks, num_classes=5, folds=3)
     reader = ShardReader(str(data))
     names, rows = reader.manifest.class_names, split_rows(reader, FoldsConfig())
-    judged = "is at thresholds of one half, and no validation says whether it is found"
     told = [
-        f"no image that trains has {names[1]}, as 1 other does: it cannot be learned",
-        f"no image that trains has {names[2]}, as 2 others do: it cannot be learned",
-        f"no image that validates has {names[2]}, as 2 others do: it {judged}",
-        f"no image that validates has {names[3]}, as 2 others do: it {judged}",
+        f"no image that trains has {names[1]}, though 1 other has it: nothing here teaches it",
+        f"no image that trains has {names[2]}, though 2 others have it: nothing here teaches it",
+        f"no image that validates has {names[2]}, though 2 others have it: no validation can say whether it is found",
+        f"no image that validates has {names[3]}, though 2 others have it: no validation can say whether it is found",
     ]
     assert say_missing_classes(reader, rows) == told
     runtime = SimpleNamespace(accelerator=SimpleNamespace(mixed_precision="no"), world=1, device="cpu")
