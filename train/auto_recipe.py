@@ -198,8 +198,8 @@ def _augment(facts: DataFacts, crop: tuple[int, int], reasons: dict[str, str]) -
 
 
 def _why_brightness(levels: LevelDifference | None) -> str:
-    """Where folds are alike it is on for the lamp of tomorrow: what it costs today, and what it is worth when the light
-    changes, say `drift` and `drift-bsdata` in `bench/quality.md`."""
+    """Where folds are alike it is on, as lamps drift beyond what a set shows. What it costs on images as they are and
+    is worth on darker and brighter ones: `drift` and `drift-bsdata` in `bench/quality.md`."""
     if levels is None:
         return "on, as lamps drift; the shards do not tell whether gray levels differ between folds"
     means = f"the mean gray levels of the folds, {levels.lowest:.2f} to {levels.highest:.2f} of 255,"

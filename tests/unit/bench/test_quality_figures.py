@@ -360,22 +360,37 @@ def _drift_quotes() -> Iterator[Quote]:
     bright = [
         _numbers(_cell("drift-bsdata", side, "1.3", "mean IoU"))[2:] for side in ("no brightness and contrast", "auto")
     ]
+    by_chance = gain("drift-bsdata", "1.3")
+    assert by_chance[1] < 0 < by_chance[2] and max(bright[0]) < 70 < min(bright[1])
     yield Quote(
         "docs/auto.md",
-        "images as they are ({:+.2f} points of mean IoU, {:+.2f} to {:+.2f}), and under a lamp with 0.7 times the "
-        "light one of {:.2f} ({:+.2f} to {:+.2f}; three seeds each, images that test nothing). On BSData they cost "
-        "{:.2f} points ({:+.2f} to {:+.2f}, on the images that validate) under the lamp that it was taken with; in 1.3 "
-        "times the light two of three seeds without them fall to {:.1f} and {:.1f}, where they have {:.1f} and {:.1f} "
-        "with them.",
-        (*as_taken, *dark, -of_pits[0], *of_pits[1:], *bright[0], *bright[1]),
+        "no difference is shown as they are ({:+.2f} points of mean IoU, {:+.2f} to {:+.2f}, three seeds); with 0.7 of "
+        "their gray levels brightness is worth {:.2f} ({:+.2f} to {:+.2f}). On BSData's validation images it costs "
+        "{:.2f} points as they are ({:+.2f} to {:+.2f}) and gains nothing in darker ones; with 1.3 times the gray "
+        "levels two of three seeds without it fall to {:.1f} and {:.1f}, where they have {:.1f} and {:.1f} with it, "
+        "which over three seeds is not shown ({:+.2f}, {:+.2f} to {:+.2f}).",
+        (*as_taken, *dark, -of_pits[0], *of_pits[1:], *bright[0], *bright[1], *by_chance),
     )
     yield Quote(
         "bench/README.md",
-        "and is {:.1f} points of mean IoU better in 0.7 times the light; on BSData (`drift-bsdata`, the images that "
-        "validate) it costs {:.2f} points under that lamp, and in 1.3 times the light two of three seeds without it "
-        "fall to {:.1f} and {:.1f} points, where those with it have {:.1f} and {:.1f}.",
+        "and with 0.7 of their gray levels it is {:.1f} points of mean IoU better; on BSData's validation images "
+        "(`drift-bsdata`) it costs {:.2f} points as they are, and with 1.3 times their gray levels two of three seeds "
+        "without it fall to {:.1f} and {:.1f} points, where those with it have {:.1f} and {:.1f}, which",
         (dark[0], -of_pits[0], *bright[0], *bright[1]),
     )
+    lights = ("1", "0.7", "0.85", "1.15", "1.3")
+    for section, start, end in (
+        ("drift", "gray levels times 0.7, 0.85, 1.15 and 1.3 | ", "; over images {:+.2f} to {:+.2f}) | 3 | `drift` |"),
+        ("drift-bsdata", "BSData, today's recipe, likewise | ", "): two of three seeds without fall to"),
+    ):
+        without = [[-mean, -high, -low] for mean, low, high in (gain(section, light) for light in lights)]
+        span = "{:+.2f} ({:+.2f} to {:+.2f}"
+        over_images = [-n for n in reversed(_numbers(_cell("drift", "95 % over images", "1.3", "mean IoU")))]
+        yield Quote(
+            "bench/decisions.md",
+            f"{start}{span}); {span}), {span}), {span}) and {span}{end}",
+            tuple(n + 0.0 for each in without for n in each) + (tuple(over_images) if section == "drift" else ()),
+        )
 
 
 QUOTES = (*_quotes(), *_other_quotes(), *_drift_quotes())
