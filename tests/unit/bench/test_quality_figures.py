@@ -1,81 +1,29 @@
 """Figures of quality in documents are those of the sections of `bench/quality`, and `quality.md` is made of these."""
 
-import re
 from collections.abc import Iterator
 
 import pytest
 
 from bench.quality.cli import report
 from tests.paths import ROOT
+from tests.quality_sections import (
+    HALF,
+    ON_ALL,
+    PLAIN,
+    TUNED,
+    UNGATED,
+    cell_of,
+    gain_of,
+    mean_of,
+    numbers_in,
+    pair_of,
+    seeds_in_words,
+    times_as_long,
+    times_worse,
+)
 from tests.quotes import Quote, check
 
-HALF, TUNED, UNGATED = "threshold 0.5", "threshold tuning and TTA", "threshold tuning and TTA, no gate"
 BATCHES, TWICE = "batches of 64", "batches of 64, twice the rates"
-PLAIN, ON_ALL = "plain loop", "plain loop on the validation images, too"
-
-
-def _cell(section: str, column: str, row: str, *more: str) -> str:
-    """Of the table that has such a column, in the row by its first cell, and by the next ones where it stands for
-    several."""
-    found: list[str] = []
-    header: list[str] = []
-    for line in (ROOT / "bench" / "quality" / "sections" / f"{section}.md").read_text().splitlines():
-        cells = [cell.strip() for cell in line.split("|")[1:-1]]
-        if not cells:
-            header = []
-        elif not header:
-            header = [cell.partition(" (")[0] for cell in cells]
-        elif column in header and cells[: 1 + len(more)] == [row, *more]:
-            found.append(cells[header.index(column)])
-    (one,) = found
-    return one
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(each) for each in re.findall(r"[-+]?\d+\.?\d*", text)]
-
-
-def _mean(section: str, side: str, how: str, measure: str) -> float:
-    """Over seeds, of a side under a kind of thresholds."""
-    return _numbers(_cell(section, measure, f"{side}, {how}"))[0]
-
-
-def _pair(section: str, how: str, measure: str) -> tuple[float, float]:
-    """Of auto and of the plain loop."""
-    return _mean(section, "auto", how, measure), _mean(section, PLAIN, how, measure)
-
-
-def _gain(section: str, label: str, measure: str) -> tuple[float, float, float]:
-    """Of auto over a side, in points: the mean and the ends of its interval over seeds."""
-    (mean,), (low, high) = (
-        _numbers(_cell(section, column, label, measure)) for column in ("points", "95 % over seeds")
-    )
-    return mean, low, high
-
-
-def _num_seeds(section: str) -> str:
-    """In words."""
-    each = _numbers(_cell(section, "mean IoU", f"auto, {HALF}"))[1:]
-    return {3: "three", 5: "five"}[len(each)]
-
-
-def _longer(section: str) -> float:
-    """How many times as long as the plain loop's auto's trainings took, of processor time."""
-    column = "processor seconds to train"
-    sides = (_numbers(_cell(section, column, f"{side}, {HALF}")) for side in ("auto", PLAIN))
-    ours, theirs = (sum(seconds) / len(seconds) for seconds in sides)
-    return ours / theirs
-
-
-def _worse(rule: str, *sections: str) -> tuple[float, float]:
-    """Of tuning by a rule: how often it was worse, of how many draws of all networks."""
-    worse = draws = 0.0
-    for section in sections:
-        text = (ROOT / "bench" / "quality" / "sections" / f"{section}.md").read_text()
-        (times,) = set(re.findall(r"[;,] (?:drawn )?(\d+) times", text))
-        rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if f"| {rule} |" in line]
-        worse, draws = worse + sum(float(row[9]) for row in rows), draws + len(rows) * int(times)
-    return worse, draws
 
 
 def _quotes() -> Iterator[Quote]:
@@ -88,45 +36,50 @@ def _quotes() -> Iterator[Quote]:
         (strips, "1,080 train", ("mean IoU", "mean Dice")),
         (every, "6,047 train, each seen once", ("mean IoU", "mean Dice")),
     ):
-        longer = ("{:.1f} times", (_longer(section),))
+        longer = ("{:.1f} times", (times_as_long(section),))
         for number, measure in enumerate(measures):
-            first = f"{images}; {_num_seeds(section)} seeds" if number == 0 else ""
+            first = f"{images}; {seeds_in_words(section)} seeds" if number == 0 else ""
             words, times = longer if number == 0 else ("", ())
-            on_all, told = ((), "") if section == every else ((_mean(section, ON_ALL, HALF, measure),), "{:.1f} ")
+            on_all, told = ((), "") if section == every else ((mean_of(section, ON_ALL, HALF, measure),), "{:.1f} ")
             yield Quote(
                 "README.md",
                 f"{first} | {measure} | **{{:.1f}}** / {{:.1f}} | **{{:.1f}}** / {{:.1f}} | {told}| {words}".strip(),
                 (
-                    *_pair(section, HALF, measure),
-                    *_pair(section, TUNED, measure),
+                    *pair_of(section, HALF, measure),
+                    *pair_of(section, TUNED, measure),
                     *on_all,
                     *times,
                 ),
             )
-    figures = [_pair(neu, UNGATED, measure) for measure in ("mean IoU", "mean Dice")]
+    figures = [pair_of(neu, UNGATED, measure) for measure in ("mean IoU", "mean Dice")]
     yield Quote(
         "bench/README.md",
         "on NEU-Seg by its gate, without which it has {:.1f} / {:.1f} mean IoU and {:.1f} / {:.1f} mean Dice,",
         tuple(figure for pair in figures for figure in pair),
     )
     shipped, ungated, at_half = (
-        _gain(neu, f"{ON_ALL}, {HALF}{how}", "mean IoU") for how in (f"; auto: {TUNED}", f"; auto: {UNGATED}", "")
+        gain_of(neu, f"{ON_ALL}, {HALF}{how}", "mean IoU") for how in (f"; auto: {TUNED}", f"; auto: {UNGATED}", "")
     )
     interval = "({:+.2f} to {:+.2f}"
     yield Quote(
         "bench/README.md",
         f"is {{}} points better {interval} over seeds) with {{}} against {{}} mean Dice, without a gate {{}} points "
         f"{interval}), and at one half, without tuning, {{}} points {interval})",
-        (*shipped, *(_mean(neu, *each, "mean Dice") for each in (("auto", TUNED), (ON_ALL, HALF))), *ungated, *at_half),
+        (
+            *shipped,
+            *(mean_of(neu, *each, "mean Dice") for each in (("auto", TUNED), (ON_ALL, HALF))),
+            *ungated,
+            *at_half,
+        ),
     )
     yield Quote(
         "bench/README.md",
         f"On BSData that loop reaches {{}} of positive Dice at one half: `auto` as it ships is {{}} points better "
         f"{interval}), at one half {{:.2f}} {interval}).",
         (
-            _mean(bsdata, ON_ALL, HALF, "positive Dice"),
-            *_gain(bsdata, f"{ON_ALL}, {HALF}; auto: {TUNED}", "positive Dice"),
-            *_gain(bsdata, f"{ON_ALL}, {HALF}", "positive Dice"),
+            mean_of(bsdata, ON_ALL, HALF, "positive Dice"),
+            *gain_of(bsdata, f"{ON_ALL}, {HALF}; auto: {TUNED}", "positive Dice"),
+            *gain_of(bsdata, f"{ON_ALL}, {HALF}", "positive Dice"),
         ),
     )
     span = "({:+.1f} to {:+.1f}"
@@ -137,13 +90,13 @@ def _quotes() -> Iterator[Quote]:
         tuple(
             figure
             for label in (f"{PLAIN}, {HALF}", f"{ON_ALL}, {HALF}", f"{PLAIN}, {TUNED}")
-            for figure in _gain(own_length, label, "positive Dice")
+            for figure in gain_of(own_length, label, "positive Dice")
         ),
     )
     yield Quote(
         "bench/README.md",
         f"In mean IoU it is ahead by {{:.1f}} at one half, which may be chance, too {span}).",
-        _gain(own_length, f"{PLAIN}, {HALF}", "mean IoU"),
+        gain_of(own_length, f"{PLAIN}, {HALF}", "mean IoU"),
     )
     preset = "preset-strips-all"
     yield Quote(
@@ -151,9 +104,9 @@ def _quotes() -> Iterator[Quote]:
         f"it has {{:+.2f}} points of mean IoU at one half {interval} over seeds) and {{:+.2f}} tuned {interval}), and "
         f"{{:+.2f}} of tuned mean Dice {interval}).",
         (
-            *_gain(preset, f"preset severstal, {HALF}", "mean IoU"),
-            *_gain(preset, f"preset severstal, {TUNED}", "mean IoU"),
-            *_gain(preset, f"preset severstal, {TUNED}", "mean Dice"),
+            *gain_of(preset, f"preset severstal, {HALF}", "mean IoU"),
+            *gain_of(preset, f"preset severstal, {TUNED}", "mean IoU"),
+            *gain_of(preset, f"preset severstal, {TUNED}", "mean Dice"),
         ),
     )
     trained = ("thresholds-neu", "thresholds-bsdata", "thresholds-strips")
@@ -164,9 +117,11 @@ def _quotes() -> Iterator[Quote]:
             "five of BSData with 100: in {:.0f} of {:.0f}; the richest, in {:.0f}.",
         ),
     ):
-        yield Quote("bench/README.md", words, (*_worse("ours", *sections), _worse("always the richest", *sections)[0]))
+        yield Quote(
+            "bench/README.md", words, (*times_worse("ours", *sections), times_worse("always the richest", *sections)[0])
+        )
     worse_by = [
-        [-float(_cell("batches", "against batches of 16, points", passes, name)) for name in (BATCHES, TWICE)]
+        [-float(cell_of("batches", "against batches of 16, points", passes, name)) for name in (BATCHES, TWICE)]
         for passes in ("24", "8")
     ]
     yield Quote(
@@ -179,13 +134,13 @@ def _quotes() -> Iterator[Quote]:
         "bench/decisions.md",
         "after 24 passes batches of 64 at the rates of 16 are {} points worse than of 16, and at twice those {}, which "
         "may be chance ({:+.2f} to {:+.2f}); after 8 passes {} and {}.",
-        (*worse_by[0], *_numbers(_cell("batches", "95 % over images", "24", TWICE)), *worse_by[1]),
+        (*worse_by[0], *numbers_in(cell_of("batches", "95 % over images", "24", TWICE)), *worse_by[1]),
     )
 
     on_steel = [
         [
-            -float(_cell("batches-neu", "against batches of 16, points", passes, TWICE)),
-            *_numbers(_cell("batches-neu", "95 % over seeds", passes, TWICE)),
+            -float(cell_of("batches-neu", "against batches of 16, points", passes, TWICE)),
+            *numbers_in(cell_of("batches-neu", "95 % over seeds", passes, TWICE)),
         ]
         for passes in ("8", "24")
     ]
@@ -199,9 +154,9 @@ def _quotes() -> Iterator[Quote]:
         "bench/decisions.md",
         "they are {} points worse than batches of 8 after 16 passes, {:.0f} steps on crops ({:+.2f} to {:+.2f}).",
         (
-            -float(_cell("batches-bsdata", "against batches of 8, points", "16", TWICE)),
-            float(_cell("batches-bsdata", "steps on crops", "16", TWICE)),
-            *_numbers(_cell("batches-bsdata", "95 % over seeds", "16", TWICE)),
+            -float(cell_of("batches-bsdata", "against batches of 8, points", "16", TWICE)),
+            float(cell_of("batches-bsdata", "steps on crops", "16", TWICE)),
+            *numbers_in(cell_of("batches-bsdata", "95 % over seeds", "16", TWICE)),
         ),
     )
 
@@ -211,25 +166,25 @@ OTHERS = "recall of class 1, class 3, class 4"
 
 def _each(section: str, column: str, row: str) -> list[float]:
     """Of every seed."""
-    return _numbers(_cell(section, column, row))[1:]
+    return numbers_in(cell_of(section, column, row))[1:]
 
 
 def _other_quotes() -> Iterator[Quote]:
     """Of comparisons with others than the plain loop, and of what may be chance."""
     neu, bsdata, strips, six = "pretrained-neu", "pretrained-bsdata", "pretrained-strips", "cascade-pretrained"
     every = f"{strips}-all"
-    of_tuning = _gain(strips, f"{ON_ALL}, {HALF}; auto: {TUNED}", "positive Dice")
+    of_tuning = gain_of(strips, f"{ON_ALL}, {HALF}; auto: {TUNED}", "positive Dice")
     yield Quote(
         "bench/README.md",
         "with which `auto` has {:.1f} positive Dice, where it has {:.1f} at one half and the loop on the validation "
         "images, too, has {:.1f} ({:+.1f} points, {:+.1f} to {:+.1f} over seeds).",
         (
-            *(_mean(strips, *of, "positive Dice") for of in (("auto", TUNED), ("auto", HALF), (ON_ALL, HALF))),
+            *(mean_of(strips, *of, "positive Dice") for of in (("auto", TUNED), ("auto", HALF), (ON_ALL, HALF))),
             *of_tuning,
         ),
     )
     by_chance = [(strips, PLAIN), (strips, ON_ALL), (every, PLAIN)]
-    ends = [_gain(section, f"{side}, {HALF}", "mean Dice")[1:] for section, side in by_chance]
+    ends = [gain_of(section, f"{side}, {HALF}", "mean Dice")[1:] for section, side in by_chance]
     assert all(low < 0 < high for low, high in ends)
     yield Quote(
         "bench/README.md",
@@ -243,15 +198,17 @@ def _other_quotes() -> Iterator[Quote]:
         "three of the loop's five seeds fall to {:.1f} to {:.1f} points of mean IoU, at the rate that was its best "
         "with another seed, where `auto`'s are between {:.1f} and {:.1f}: a gain of {:.1f} to {:.1f} points over "
         "seeds.",
-        (theirs[0], theirs[2], ours[0], ours[-1], *_gain(every, f"{PLAIN}, {HALF}", "mean IoU")[1:]),
+        (theirs[0], theirs[2], ours[0], ours[-1], *gain_of(every, f"{PLAIN}, {HALF}", "mean IoU")[1:]),
     )
     sets = ((bsdata, "positive Dice"), (neu, "mean IoU"), (strips, "mean IoU"))
-    of_preset = [_mean(section, "preset severstal", how, measure) for section, measure in sets for how in (HALF, TUNED)]
+    of_preset = [
+        mean_of(section, "preset severstal", how, measure) for section, measure in sets for how in (HALF, TUNED)
+    ]
     yield Quote(
         "bench/README.md",
         "as good as `auto` on BSData in positive Dice ({:.1f}, tuned {:.1f}), {:.1f} points behind there in tuned mean "
         "IoU, and behind in mean IoU on NEU-Seg ({:.1f}, tuned {:.1f}) and the 1,080 strips ({:.1f} and {:.1f});",
-        (*of_preset[:2], _gain(bsdata, f"preset severstal, {TUNED}", "mean IoU")[0], *of_preset[2:]),
+        (*of_preset[:2], gain_of(bsdata, f"preset severstal, {TUNED}", "mean IoU")[0], *of_preset[2:]),
     )
     sides = (
         "one unified network",
@@ -260,7 +217,7 @@ def _other_quotes() -> Iterator[Quote]:
         "one unified network, six times as long",
     )
     one, together, apart, longer = (
-        [_numbers(_cell(six, measure, side))[0] for measure in ("mean Dice", "positive Dice")] for side in sides
+        [numbers_in(cell_of(six, measure, side))[0] for measure in ("mean Dice", "positive Dice")] for side in sides
     )
     yield Quote(
         "bench/README.md",
@@ -274,7 +231,7 @@ def _other_quotes() -> Iterator[Quote]:
         "{:.1f} and {:.1f}.",
         (one[0], together[0], one[1], together[1], *apart),
     )
-    small_class = [float(_cell(six, "of each class", side).split(",")[0]) for side in sides if "together" not in side]
+    small_class = [float(cell_of(six, "of each class", side).split(",")[0]) for side in sides if "together" not in side]
     yield Quote(
         "bench/README.md",
         "and the one network trained for as long as those together {:.1f} and {:.1f}, its gain in mean Dice over them "
@@ -289,7 +246,7 @@ def _other_quotes() -> Iterator[Quote]:
         tuple(
             figure
             for measure in ("mean Dice", "positive Dice")
-            for figure in _gain(six, "six, the same time together", measure)
+            for figure in gain_of(six, "six, the same time together", measure)
         ),
     )
     lengths = (("25", "120"), ("50", "60"), ("100", "30"), ("200", "15"))
@@ -299,13 +256,13 @@ def _other_quotes() -> Iterator[Quote]:
             "mean IoU **{:.1f}**, **{:.1f}**, **{:.1f}**, **{:.1f}**; the plain loop {:.1f}, {:.1f}, {:.1f}, {:.1f}; "
             f"`auto` without pretrained weights {{:.1f}}, {{:.1f}}, {{:.1f}}, {{:.1f}}{end}",
             tuple(
-                _numbers(_cell("small", side, *length, HALF))[0]
+                numbers_in(cell_of("small", side, *length, HALF))[0]
                 for side in ("auto", PLAIN, "auto from scratch")
                 for length in lengths
             ),
         )
     found, alarms = (
-        [float(_cell("rare", column, "auto", str(seed))) for seed in range(5)]
+        [float(cell_of("rare", column, "auto", str(seed))) for seed in range(5)]
         for column in ("recall of inclusion", "alarms")
     )
     yield Quote(
@@ -315,7 +272,7 @@ def _other_quotes() -> Iterator[Quote]:
         (min(found), max(found), max(alarms)),
     )
     assert sorted(alarms)[:4] == [0] * 4
-    on_strips = [float(_cell("rare-strips", "recall of class 2", "auto", str(seed))) for seed in range(5)]
+    on_strips = [float(cell_of("rare-strips", "recall of class 2", "auto", str(seed))) for seed in range(5)]
     yield Quote(
         "README.md",
         "is found by each of five seeds: in {:.0f} to {:.0f} % of the test images that have it on NEU-Seg, in {:.0f} "
@@ -326,7 +283,7 @@ def _other_quotes() -> Iterator[Quote]:
         "found by all seeds, in {:.0f} to {:.0f} %, with one false alarm at most; another class there, with 80 images, "
     )
     words += "is found in {:.0f} to {:.0f} %, by two of the five never |"
-    others = [_numbers(_cell("rare-strips", OTHERS, "auto", str(seed)))[0] for seed in range(5)]
+    others = [numbers_in(cell_of("rare-strips", OTHERS, "auto", str(seed)))[0] for seed in range(5)]
     assert others.count(0) == 2
     yield Quote("bench/README.md", words, (min(on_strips), max(on_strips), min(others), max(others)))
     pairs = [
@@ -346,16 +303,17 @@ def _other_quotes() -> Iterator[Quote]:
 def _drift_quotes() -> Iterator[Quote]:
     """Of what varied brightness is worth, under the lamp of the set and under others."""
 
-    def gain(section: str, light: str) -> list[float]:
+    def of_light(section: str, light: str) -> list[float]:
         columns = ("the former over the latter, points", "95 % over seeds")
-        return [number for column in columns for number in _numbers(_cell(section, column, light, "mean IoU"))]
+        return [number for column in columns for number in numbers_in(cell_of(section, column, light, "mean IoU"))]
 
-    as_taken, dark, of_pits = gain("drift", "1"), gain("drift", "0.7"), gain("drift-bsdata", "1")
+    as_taken, dark, of_pits = of_light("drift", "1"), of_light("drift", "0.7"), of_light("drift-bsdata", "1")
     assert as_taken[1] < 0 < as_taken[2] and dark[1] > 0 > of_pits[2]
     bright = [
-        _numbers(_cell("drift-bsdata", side, "1.3", "mean IoU"))[2:] for side in ("no brightness and contrast", "auto")
+        numbers_in(cell_of("drift-bsdata", side, "1.3", "mean IoU"))[2:]
+        for side in ("no brightness and contrast", "auto")
     ]
-    by_chance = gain("drift-bsdata", "1.3")
+    by_chance = of_light("drift-bsdata", "1.3")
     assert by_chance[1] < 0 < by_chance[2] and max(bright[0]) < 70 < min(bright[1])
     yield Quote(
         "docs/auto.md",
@@ -378,9 +336,9 @@ def _drift_quotes() -> Iterator[Quote]:
         ("drift", "gray levels times 0.7, 0.85, 1.15 and 1.3 | ", "; over images {:+.2f} to {:+.2f}) | 3 | `drift` |"),
         ("drift-bsdata", "BSData, today's recipe, likewise | ", "): two of three seeds without fall to"),
     ):
-        without = [[-mean, -high, -low] for mean, low, high in (gain(section, light) for light in lights)]
+        without = [[-mean, -high, -low] for mean, low, high in (of_light(section, light) for light in lights)]
         span = "{:+.2f} ({:+.2f} to {:+.2f}"
-        over_images = [-n for n in reversed(_numbers(_cell("drift", "95 % over images", "1.3", "mean IoU")))]
+        over_images = [-n for n in reversed(numbers_in(cell_of("drift", "95 % over images", "1.3", "mean IoU")))]
         yield Quote(
             "bench/decisions.md",
             f"{start}{span}); {span}), {span}), {span}) and {span}{end}",

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from steel.checkpoint import Checkpoint, read_header, save_checkpoint
@@ -14,8 +16,12 @@ from steel.decision import default_decision
 from steel.metrics.scores import decide
 from steel.metrics.sizes import SizeBin
 from steel.metrics.statistics import EvaluationStatistics
+from steel.reports.details import standing_per_class
 from steel.reports.evaluation import build_metrics
+from steel.reports.html.figures import Figures
 from steel.reports.model_card import model_card
+from steel.reports.sections.verdict import verdict_section
+from steel.reports.strips import count_strips
 
 NAMES = ("pit", "scratch")
 
@@ -46,6 +52,7 @@ def card(
     weights: dict[str, Any] | None = None,
     sizes: Sequence[SizeBin] = (),
     names: tuple[str, str] = NAMES,
+    of: EvaluationStatistics | None = None,
 ) -> str:
     network = NetworkConfig("Unet", "resnet18", 2, 1)
     provenance = {"data_digest": "ab12", "steel": "0.1.0", "encoder_weights": weights}
@@ -54,7 +61,7 @@ def card(
     path = tmp_path / "model.safetensors"
     checkpoint = Checkpoint(network, names, (0.5,), (0.2,), tensors, default_decision(2), folds, provenance)
     save_checkpoint(path, checkpoint)
-    metrics = build_metrics(statistics(), default_decision(2), folds=[1], role="test", class_names=names)
+    metrics = build_metrics(of or statistics(), default_decision(2), folds=[1], role="test", class_names=names)
     return model_card(read_header(path), metrics, sizes)
 
 
@@ -80,6 +87,31 @@ def test_what_fails_is_named(tmp_path: Path) -> None:
     assert rows[3] == ["scratch", "3", "0", "0.9500", "0.0000", "0.0000"]  # 57 of 60 images are rightly left empty
     assert "- folds by use: train: 2, 3; tuning: 0; test: 1" in text and "ab12" in text
     assert "12 parameters" in text  # running statistics are not trained
+
+
+@pytest.mark.parametrize(
+    ("num_groups", "is_found", "tone", "standing", "told"),
+    [
+        (6, True, "warn", "works: better than never answering it, beyond what chance gives", None),
+        (5, True, "warn", "is not shown to work: so few images, or groups, show nothing", "not shown to be better"),
+        (5, False, "bad", "is never answered: the model finds none of it", "no better"),
+    ],
+)
+def test_few_groups_show_nothing_and_nothing_found_is_no_better(
+    num_groups: int, is_found: bool, tone: str, standing: str, told: str | None, tmp_path: Path
+) -> None:
+    """Of the verdict in the card and on the page, and of pits' standing; in each group half of the images have one."""
+    images = replace(statistics(), groups=np.repeat(np.arange(num_groups), 60 // num_groups))
+    if not is_found:
+        images.histograms[::2, 0, 1, 255], images.histograms[::2, 0, 1, 0] = 0, 10
+    line = f"- over all classes {told} than predicting nothing"
+    assert (line in card(tmp_path, of=images)) == (told is not None)
+    metrics = build_metrics(images, default_decision(2), folds=[1], role="test", class_names=NAMES)
+    outcome = decide(images, default_decision(2))
+    metrics["standing_per_class"] = standing_per_class(outcome, NAMES, metrics["verdict"])
+    metrics["strips"] = count_strips(outcome, NAMES)
+    assert metrics["standing_per_class"]["pit"]["words"] == standing
+    assert f'class="verdict {tone}"' in str(verdict_section(Figures(metrics)))
 
 
 def test_scores_of_images_that_chose_the_weights_are_said_to_flatter(tmp_path: Path) -> None:
