@@ -251,13 +251,15 @@ def _less_memory(folder: RunFolder, phases: Mapping[int, PhaseConfig]) -> str:
 
 
 def _write_suspects(context: RunContext, folder: RunFolder, rows: list[int]) -> None:
-    """Name the samples behind non-finite losses, of all ranks, in nonfinite.json; where this attempt knows of none, as
-    one that resumes at the end, those that an earlier one has named stay."""
-    everybody = sorted({row for part in context.runtime.all_gather(rows) for row in part})
+    """Name the samples behind non-finite losses, of all ranks, in nonfinite.json, beside those that earlier attempts at
+    this run have named."""
+    everybody = {row for part in context.runtime.all_gather(rows) for row in part}
+    if not context.runtime.is_main:
+        return
     path = folder.root / "nonfinite.json"
-    if context.runtime.is_main and (everybody or not path.exists()):
-        suspects = [{"row": row, "image_id": context.reader.samples.image_id(row)} for row in everybody]
-        write_text(path, json.dumps(suspects, indent=1) + "\n")
+    named = {one["row"] for one in json.loads(path.read_text())} if path.exists() else set()
+    suspects = [{"row": row, "image_id": context.reader.samples.image_id(row)} for row in sorted(everybody | named)]
+    write_text(path, json.dumps(suspects, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def _describe(source: Evaluated) -> dict[str, Any]:
         "folds": metrics.get("folds", []),
         "role": metrics.get("role", ""),
         "verdict": str(metrics["verdict"].get("sentence", "")),
-        "better_than_nothing": bool(metrics["verdict"].get("better_than_nothing")),
+        "warning": str(metrics["verdict"].get("warning") or ""),
         **{name: metrics.get(name) for name, metric in METRICS.items() if metric.heading},
         "interval": metrics["intervals"].get("mean_dice"),
         "true_images_per_class": metrics.get("true_images_per_class", {}),

@@ -29,7 +29,7 @@ from steel.thresholds.nested import Nested
 ROLES = ("train", "tuning", "test")
 _ROLE_WORDS = {
     "train": "TRAINED ON: these scores flatter",
-    "tuning": "the decision was tuned on them: these scores flatter a little",
+    "tuning": "they chose its weights or its decision: these scores flatter a little",
     "test": "held out",
 }
 _NESTED_WORDS = "each fold chose the weights of the member that it judges: these scores flatter a little"

@@ -153,7 +153,7 @@ def test_from_images_without_labels_to_which_checkpoint_to_ship(
         assert line in re.sub("  +", "  ", report).splitlines()
     assert outcomes == {"noise"}  # four images show nothing
     assert report.splitlines()[-1] == (
-        f"no gain is shown: ship {work}/first.safetensors, though it is not shown to be better than answering nothing"
+        f"no gain is shown: ship {work}/first.safetensors, though {metrics['first']['verdict']['warning']}"
     )
     assert report in capsys.readouterr().err
 

@@ -61,12 +61,19 @@ def test_its_steps_are_skipped_and_counted(tiny_shards: Path, tmp_path: Path) ->
 
 
 def test_too_many_end_the_run_and_name_the_sample(poisoned: int, tiny_shards: Path, tmp_path: Path) -> None:
+    line = [*OPTIONS, "--optim.nonfinite-limit", "1", "--data", str(tiny_shards), "--out", str(tmp_path)]
     with pytest.raises(InputError, match=r"1 steps in a row .* nonfinite\.json"):
-        main([*OPTIONS, "--optim.nonfinite-limit", "1", "--data", str(tiny_shards), "--out", str(tmp_path)])
-    name = ShardReader(str(tiny_shards)).index.image_id(poisoned)
-    assert json.loads((tmp_path / "nonfinite.json").read_text()) == [{"row": poisoned, "image_id": name}]
+        main(line)
+    index, named = ShardReader(str(tiny_shards)).index, tmp_path / "nonfinite.json"
+    victim, other = ({"row": row, "image_id": index.image_id(row)} for row in (poisoned, (poisoned + 1) % len(index)))
+    assert json.loads(named.read_text()) == [victim]
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["state"] == "failed" and "non-finite" in status["reason"]
+
+    named.write_text(json.dumps([other]))  # as an attempt before that met another one would have
+    with pytest.raises(InputError, match=r"1 steps in a row .* nonfinite\.json"):
+        main(line)
+    assert json.loads(named.read_text()) == sorted([victim, other], key=lambda one: one["row"])
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def verdict(comparison: Mapping[str, Any], checkpoints: Mapping[str, str]) -> st
     else:
         said = f"a loss is shown ({found['worse']})" if found["worse"] else "no gain is shown"
     (source,) = (source for source in comparison["sources"] if source["name"] == shipped)
-    though = "" if source["better_than_nothing"] else ", though it is not shown to be better than answering nothing"
+    though = f", though {source['warning']}" if source["warning"] else ""
     return f"{said}: ship {checkpoints[shipped]}{though}"
 
 

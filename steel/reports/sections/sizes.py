@@ -36,7 +36,12 @@ def sizes_section(page: Figures) -> Markup:
     ]
     return join(
         [
-            tag("p", "A defect is all that one image has of one class; its size is its pixels there.", class_="note"),
+            tag(
+                "p",
+                "A defect is all that one image has of one class; its size is its pixels there. A point of few "
+                "defects, whose number the table has, is chance.",
+                class_="note",
+            ),
             _charts(page),
             table(header, lines, caption="All classes by size")
             if lines
