@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from data_prep.duplicates import image_signature
@@ -26,7 +27,8 @@ from steel.shards.mask_codec import decode_stored_mask
 from steel.shards.tiles import TILE_MARK
 from steel.validation_errors import Issue, raise_issues
 
-_IMAGES = tuple(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
+_IMAGES = (*(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES if suffix != ".png"), "png")
+"""Extensions that hold an image, in that order: png last, which may hold the mask of any other."""
 _MASKS = ("mask.png", "seg.png", "png")
 """Extensions that hold a mask, in the order in which they are looked for, the image's own left out."""
 
@@ -152,6 +154,7 @@ def _row(key: str, members: dict[str, _Member], task: ForeignTask) -> dict[str, 
     if mask is None and not task.missing_is_clean:
         raise ValueError(f"no mask among {', '.join(members)}; --missing-mask clean takes that for no defect")
     bitmask = decode_stored_mask(manifest, mask.data if mask is not None else b"", *image.size)
+    _check_bits(bitmask, manifest)
     signature = image_signature(gray_of(image.pixels)) if task.with_signatures else b""
     return {
         "key": key,
@@ -168,6 +171,13 @@ def _row(key: str, members: dict[str, _Member], task: ForeignTask) -> dict[str, 
         "ignored": ignored_area(bitmask, manifest.ignore_bit),
         **measured(pixel_sums(image.pixels), signature, exif_orientation(members[extension].data)),
     }
+
+
+def _check_bits(bitmask: np.ndarray, manifest: Manifest) -> None:
+    known = (1 << manifest.num_classes) - 1 | (0 if manifest.ignore_bit is None else 1 << manifest.ignore_bit)
+    beyond = int(np.bitwise_or.reduce(bitmask, axis=None)) & ~known
+    if beyond:
+        raise ValueError(f"the mask has bit {beyond.bit_length() - 1}, beyond {manifest.num_classes} classes")
 
 
 def _choose(members: dict[str, _Member], wanted: str | None, usual: tuple[str, ...]) -> str | None:

@@ -1,6 +1,7 @@
 """Mistakes in the user's data, gathered first and then told all at once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from steel.errors import InputError, list_some
@@ -41,6 +42,12 @@ def raise_issues(issues: Iterable[Issue], hint: str = "") -> None:
     found = tuple(issues)
     if found:
         raise ValidationErrors(found, hint)
+
+
+def raise_all(errors: Sequence[ValidationErrors]) -> None:
+    """Raise one `ValidationErrors` for the issues of all `errors`, if there are any; with their hint if it is one."""
+    hints = {error.hint for error in errors}
+    raise_issues(chain.from_iterable(error.issues for error in errors), hints.pop() if len(hints) == 1 else "")
 
 
 def _one_line(issues: tuple[Issue, ...]) -> str:

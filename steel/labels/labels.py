@@ -10,7 +10,7 @@ from steel.images.bitmask import bitmask_dtype
 from steel.images.decode import decode_pixels
 from steel.images.listing import ImageRecord
 from steel.labels.options import MaskSource
-from steel.validation_errors import Issue, ValidationErrors, raise_issues
+from steel.validation_errors import Issue, ValidationErrors, raise_all, raise_issues
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,23 @@ def labelled_images(
     """The masks of every image, at the image's size, in the order of `labels.images`.
 
     Raises:
-        ValidationErrors: images and masks that cannot be used; those of the first image that has any.
+        ValidationErrors: images and masks that cannot be used, all of them, when every image has been looked at; none
+            is given any more after the first.
     """
+    errors = list[ValidationErrors]()
     for number, record in enumerate(labels.images, 1):
         try:
             height, width = decode_pixels(record.read()).shape[:2]
+            planes = labels.planes(record.image_id, height, width)
+        except ValidationErrors as error:
+            errors.append(error)
         except (OSError, ValueError) as error:
-            raise ValidationErrors([Issue("unusable images", f"{record.image_id} ({error})")]) from error
-        planes = labels.planes(record.image_id, height, width)
-        yield LabelledImage(record.image_id, height, width, {k: p for k, p in planes.items() if p.any()})
+            errors.append(ValidationErrors([Issue("unusable images", f"{record.image_id} ({error})")]))
+        else:
+            if not errors:
+                yield LabelledImage(record.image_id, height, width, {k: p for k, p in planes.items() if p.any()})
         on_image(number, len(labels.images))
+    raise_all(errors)
 
 
 def refuse_same_stems(records: Collection[ImageRecord], stem_of: Callable[[str], str]) -> None:

@@ -51,7 +51,12 @@ def _told_exif(issue: Issue) -> Issue:
 
 
 def resize_plane(plane: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A mask of uint8 0/1 at (height, width): each pixel takes the value at its centre, so none becomes soft."""
+    """A mask of uint8 0/1 at (height, width): each pixel takes the value at its centre, so none becomes soft. A mask of
+    which no centre holds any pixel, as of a small defect, keeps the pixels that it touches: its image is not clean."""
     if plane.shape == (height, width):
         return plane
-    return cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    resized = cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    if resized.any() or not plane.any():
+        return resized
+    shares = cv2.resize(plane.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    return (shares > 0).astype(np.uint8)

@@ -30,8 +30,9 @@ _LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt", "readme.dataset.txt
 
 
 def looks_like_yolo(place: Place, images: ImageIndex) -> bool:
-    """Whether there is a table of classes, or a text file that is named as an image."""
-    if place.ending(*TABLES):
+    """Whether there is a text file that is named as an image, or a table of classes and no mask: beside masks any table
+    may lie."""
+    if place.ending(*TABLES) and not place.masks:
         return True
     texts = [file.path for file in place.files if file.path.lower().endswith(".txt")]
     stems = {_plain_stem(image_id, "images") for image_id in images.image_ids}

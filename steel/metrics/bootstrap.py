@@ -19,7 +19,7 @@ _RESAMPLES_AT_ONCE = 64
 def resampled_sums(
     sums: ScoreSums, groups: np.ndarray | None = None, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> ScoreSums:
-    """Sums over `num_resamples` draws of N images from N with replacement, or of whole groups of them.
+    """Sums over `num_resamples` draws of images with replacement, or of whole groups of them; see `resample_weights`.
 
     The draws depend on N, the groups, `num_resamples` and `seed` only: two outcomes on the same images are resampled
     alike, so their differences are paired.
@@ -41,15 +41,14 @@ def resample_weights(
 ) -> Iterator[np.ndarray]:
     """Parts of an (R, N) float64 array: how often each resample holds each image.
 
-    The images of a group are drawn together: they look alike, so that other images would be other groups. Of groups,
-    which may be few, fewer are drawn than there are, so that the interval is as wide as Student's t asks: the spread of
-    a few is itself uncertain, and smaller than that of all. Of fewer than `FEWEST_IMAGES` none is drawn.
+    The images of a group are drawn together: they look alike, so that other images would be other groups. Fewer are
+    drawn than there are, groups or single images, so that the interval is as wide as Student's t asks: the spread of a
+    few is itself uncertain, and smaller than that of all; of 100 it is 97. Of fewer than `FEWEST_IMAGES` none is drawn.
     """
     rng = np.random.default_rng(seed)
     group_of = np.arange(num_images) if groups is None else np.unique(groups, return_inverse=True)[1]
     num_groups = int(group_of.max(initial=-1)) + 1
-    is_grouped = num_groups < num_images
-    num_drawn = num_groups if not is_grouped and num_groups >= FEWEST_IMAGES else _num_drawn(num_groups)
+    num_drawn = _num_drawn(num_groups)
     for start in range(0, num_resamples, _RESAMPLES_AT_ONCE):
         num = min(_RESAMPLES_AT_ONCE, num_resamples - start)
         drawn = rng.integers(num_groups, size=(num, num_drawn))

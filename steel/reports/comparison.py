@@ -151,14 +151,15 @@ def _pair(number: int, first: Evaluated, other_number: int, other: Evaluated) ->
         for some in (measures[:2], measures[2:])
     )
     differences = overall | _iou_difference(*counts, groups) | others
+    flattered = _flattered(first, other)
     changed = _changed(first.table.image_ids, at_first, dice, results)
     overlays = {i: (first.table.overlays[a], other.table.overlays[b]) for i, (a, b) in enumerate(
         zip(at_first, at_other, strict=True))}  # fmt: skip
     return found | {
         "differences": differences,
-        "sentence": _sentence(
-            first.name, other.name, differences, found["images"], names if found["unshared_classes"] else []
-        ),
+        "flattered": flattered,
+        "sentence": flattered
+        + _sentence(first.name, other.name, differences, found["images"], names if found["unshared_classes"] else []),
         "results": [
             {"first": a, "second": b, "images": n} for (a, b), n in sorted(Counter(zip(*results, strict=True)).items())
         ],
@@ -166,6 +167,14 @@ def _pair(number: int, first: Evaluated, other_number: int, other: Evaluated) ->
         "worse_images": sum(line["difference"] < 0 for line in changed),
         "changed": [line | {"overlays": list(overlays[line.pop("place")])} for line in changed],
     }
+
+
+def _flattered(*pair: Evaluated) -> str:
+    """Which of two has seen the images that judge both, where the other has not, or not as much; empty for none."""
+    roles = [source.metrics.get("role") for source in pair]
+    words = {"train": "was trained on these images", "tuning": "was tuned on these images"}
+    said = [f"{source.name} {words[role]}" for source, role in zip(pair, roles, strict=True) if role in words]
+    return f"CAUTION, {' and '.join(said)}, which flatters it: " if said and roles[0] != roles[1] else ""
 
 
 def _results_of(counts: np.ndarray) -> list[str]:

@@ -56,7 +56,8 @@ def _verdicts(page: Figures) -> Markup:
     for number, pair in enumerate(page.metrics["pairs"]):
         if pair["why_not"]:
             continue
-        tone = {"better": "good", "worse": "bad"}.get(pair["differences"]["mean Dice"]["so"], "warn")
+        so = "" if pair["flattered"] else pair["differences"]["mean Dice"]["so"]
+        tone = {"better": "good", "worse": "bad"}.get(so, "warn")
         parts.append(tag("p", page.show("pairs", number, "sentence"), class_=f"verdict named {tone}"))
     unpaired = {
         page.metrics["pairs"][n]["why_not"]: n for n in range(len(sources) - 1) if page.metrics["pairs"][n]["why_not"]

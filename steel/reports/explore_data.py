@@ -19,7 +19,7 @@ from steel.labels.sizes import exif_named
 from steel.plain import parse_json
 from steel.shards.format import DUPLICATES_NAME
 from steel.shards.reader import ShardReader
-from steel.validation_errors import Issue, ValidationErrors
+from steel.validation_errors import Issue, ValidationErrors, raise_all
 
 Progress = Callable[[int, int], None]
 
@@ -44,6 +44,8 @@ class ExploredData:
     """Whether the stored images are not of the original size."""
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
     """A row's image, (H, W) or (H, W, 3) uint8, and its bitmask (H, W), at the original size."""
+    are_duplicates_sought: bool = True
+    """Whether `group` says of any two images that they are duplicates."""
     turned: tuple[int, ...] = ()
     """Rows of images that EXIF asks viewers to turn; of shards it is data_prep that tells them."""
 
@@ -85,6 +87,7 @@ def data_of_shards(shards: str | os.PathLike[str]) -> ExploredData:
         channels=reader.manifest.channels,
         resized=bool((sizes != stored).any()),
         read=read,
+        are_duplicates_sought=bool(reader.manifest.options.get("group_duplicates", True)),
     )
 
 
@@ -115,24 +118,30 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
         on_image: called with (images read, images in all).
 
     Raises:
-        ValidationErrors: an image or a mask that cannot be used.
+        ValidationErrors: images or masks that cannot be used, all of them.
     """
     num_classes = len(labels.class_names)
     sizes, areas, digests, channels, brightest = [], [], [], 1, 1
-    turned = list[int]()
+    turned, errors = list[int](), list[ValidationErrors]()
     for number, record in enumerate(labels.images, start=1):
-        data = _bytes_of(record)
-        image = _pixels_of(record.image_id, data)
+        try:
+            data = _bytes_of(record)
+            image = _pixels_of(record.image_id, data)
+            with exif_named(data):
+                bitmask = labels.bitmask(record.image_id, *image.shape[:2])
+        except ValidationErrors as error:
+            errors.append(error)
+            continue
         is_gray = image.ndim == 2 or bool((image == image[..., :1]).all())
         channels = max(channels, 1 if is_gray else 3)
         brightest = max(brightest, int(image.max()) if image.dtype != np.uint8 else 1)
         sizes.append(image.shape[:2])
-        with exif_named(data):
-            areas.append(mask_areas(labels.bitmask(record.image_id, *image.shape[:2]), num_classes))
+        areas.append(mask_areas(bitmask, num_classes))
         if exif_orientation(data) != UPRIGHT:
             turned.append(number - 1)
         digests.append(hashlib.sha256(data).hexdigest())
         on_image(number, len(labels.images))
+    raise_all(errors)
 
     def read(row: int) -> tuple[np.ndarray, np.ndarray]:
         record = labels.images[row]

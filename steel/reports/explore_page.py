@@ -257,6 +257,8 @@ def _folds(page: Figures) -> Markup:
 
 def _duplicates(data: ExploredData, page: Figures) -> Markup:
     found = page.metrics["duplicates"]
+    if not data.are_duplicates_sought and not found["groups_of_several"]:
+        return tag("p", "Nobody has looked: the shards were made with --no-group-duplicates.", class_="note")
     if not found["groups_of_several"]:
         return tag("p", "Every image is a group of its own.", class_="note")
     kind = "equal or nearly so" if data.fold is not None else "equal, byte for byte"

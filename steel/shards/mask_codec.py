@@ -29,7 +29,8 @@ def decode_stored_mask(manifest: Manifest, data: bytes, height: int, width: int)
     or `planes` (one channel per class).
 
     Raises:
-        ValueError: unreadable, of another size, or with values beyond the classes.
+        ValueError: unreadable, of another size, or with values beyond the classes; bits beyond them stay, which whoever
+            takes others' tars in refuses.
     """
     num_classes = manifest.num_classes
     kind = bitmask_dtype(num_classes + (manifest.ignore_bit is not None))

@@ -93,6 +93,26 @@ def test_masks_with_a_channel_a_class(tmp_path: Path) -> None:
     assert unpack_masks(ShardReader(tmp_path).read(2).bitmask, 3)[2].sum() == (labels_of(2) == 2).sum()
 
 
+@pytest.mark.parametrize("suffix", ["bmp", "tif", "webp"])
+def test_png_is_the_mask_beside_any_other_image(tmp_path: Path, suffix: str) -> None:
+    members = {}
+    for number in range(4):
+        members[f"c{number}.{suffix}"] = cv2.imencode(f".{suffix}", texture(number))[1].tobytes()
+        members[f"c{number}.png"] = cv2.imencode(".png", labels_of(number))[1].tobytes()
+    write_tar(tmp_path / "set.tar", members)
+    assert main(options(tmp_path)) == 0
+    index = ShardReader(tmp_path).index
+    assert [index.image_id(row) for row in range(4)] == [f"c{number}.{suffix}" for number in range(4)]
+    assert index.areas[:, 0].tolist() == [int((labels_of(number) == 1).sum()) for number in range(4)]
+
+
+def test_bits_beyond_the_classes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tars(tmp_path, lambda number: np.where(labels_of(number) == 2, np.uint8(4), labels_of(number)))
+    assert main(options(tmp_path, "--mask-coding", "bitmask")) == 2
+    assert "coil/002 (the mask has bit 2, beyond 2 classes)" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "manifest.json").exists()
+
+
 def test_ignored_values(tmp_path: Path) -> None:
     write_tars(tmp_path, lambda number: np.where(labels_of(number) == 2, np.uint8(255), labels_of(number)))
     assert main(options(tmp_path, "--ignore-value", "255")) == 0

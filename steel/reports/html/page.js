@@ -104,10 +104,9 @@
       else return;
       event.preventDefault();
     });
-    const has = (text, word) => text.split("|").includes(word);
     const arrange = () => {
       const shown = shots.filter((shot) => {
-        const fits = (!kind.value || has(shot.dataset.kinds, kind.value)) && (!one.value || has(shot.dataset.classes, one.value));
+        const fits = (!kind.value || shot.dataset.kinds.split("|").includes(kind.value)) && (!one.value || JSON.parse(shot.dataset.classes).includes(one.value));
         shot.hidden = !fits;
         return fits;
       });

@@ -196,7 +196,7 @@ def _shot(
         data_kinds="|".join(places),
         data_places=json.dumps(places),
         data_place=place,
-        data_classes="|".join(names[k] for k in sorted({*line.true, *line.predicted})),
+        data_classes=json.dumps([names[k] for k in sorted({*line.true, *line.predicted})]),
         data_dice=values["dice"],
         data_p=values[f"p {ANY}"],
         data_wrong=values["wrong_pixels"],

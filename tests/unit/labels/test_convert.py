@@ -108,6 +108,26 @@ def test_an_image_that_cannot_be_read_leaves_nothing_behind(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "train.csv"]
 
 
+def test_all_that_cannot_be_read_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the first look at a set, too."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for n in range(6):
+        cv2.imwrite(str(tmp_path / f"images/{n}.png"), np.full((8, 9), 90 + n, np.uint8))
+        cv2.imwrite(str(tmp_path / f"masks/{n}.png"), np.full((8, 7 if n == 5 else 9), n % 2, np.uint8))
+    for n in (1, 3):
+        (tmp_path / f"images/{n}.png").write_bytes((tmp_path / f"images/{n}.png").read_bytes()[:40])
+    labels, images = str(tmp_path / "masks"), str(tmp_path / "images")
+    for line in (
+        ["convert", labels, "--images", images, "--to", "coco", "--out", str(tmp_path / "out.json")],
+        ["explore", "--images", images, "--labels", labels, "--out", str(tmp_path / "out")],
+    ):
+        assert main(line) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert all(f"{n}.png" in told for n in (1, 3, 5)) and "8x7" in told
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_ignored_pixels_go_into_masks_alone(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()

@@ -134,6 +134,16 @@ def test_all_mask_problems_are_told_at_once(tmp_path):
     }
 
 
+@pytest.mark.parametrize("name", ["meta.yaml", "dataset.yml"])
+def test_a_table_beside_masks_is_no_yolo(tmp_path, name):
+    write_images(tmp_path / "images", "a.jpg", "b.jpg", shape=(2, 3))
+    write_mask(tmp_path / "masks/a.png", [[0, 1, 2], [0, 0, 0]])
+    (tmp_path / "masks" / name).write_text("made: 2026\n")
+    options = LabelOptions(class_names=["pit", "dent"], missing_mask="clean")
+    found = load_labels(tmp_path / "images", tmp_path / "masks", options)
+    assert found.bitmask("a.jpg", 2, 3).tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
 def test_a_missing_mask_can_mean_clean(tmp_path):
     images = write_images(tmp_path / "images", "a.jpg", "b.jpg", shape=(1, 3))
     write_mask(tmp_path / "masks/a.png", [[0, 1, 0]])

@@ -11,6 +11,7 @@ from PIL import Image
 from steel.errors import InputError
 from steel.labels.load import load_labels
 from steel.labels.options import LabelOptions
+from steel.labels.sizes import resize_plane
 
 LEFT = [[9, 0, 0], [9, 0, 0]]  # any value will do for one class; its pixels are the first column
 BITS = [[1, 0, 0], [1, 0, 0]]
@@ -231,3 +232,19 @@ def test_stray_rows_of_a_csv(tmp_path: Path) -> None:
     found = load_labels(tmp_path / "images", csv, LabelOptions(class_names=["pit"], stray_labels="skip"))
     assert bits(found, "a.jpg") == BITS
     assert found.left_out == ("left out: labels of an unknown class (1)", "left out: labels without an image (1)")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 48), (300, 200)])
+def test_no_defect_is_too_small_for_a_mask_that_is_resized(size: tuple[int, int]) -> None:
+    """Wherever two pixels of a large mask lie, some of the small one touch them; others are as they were."""
+    random = np.random.default_rng(3)
+    for _ in range(30):
+        plane = np.zeros((256, 256), np.uint8)
+        top, left = random.integers(0, 254, 2)
+        plane[top : top + 2, left : left + 2] = 1
+        resized = resize_plane(plane, *size)
+        assert resized.dtype == np.uint8 and 0 < resized.sum() <= max(9, 4 * 256 * 256 / (size[0] * size[1]))
+        rows, columns = np.nonzero(resized)
+        assert abs((rows + 0.5) * 256 / size[0] - (top + 1)).max() <= 256 / size[0] + 2
+        assert abs((columns + 0.5) * 256 / size[1] - (left + 1)).max() <= 256 / size[1] + 2
+    assert not resize_plane(np.zeros((256, 256), np.uint8), *size).any()

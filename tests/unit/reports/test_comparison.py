@@ -142,12 +142,13 @@ def test_the_interval_of_mean_iou_is_that_of_resampled_images(tmp_path: Path) ->
 def test_differences_stand_beside_the_scores_of_two_that_judged_the_same_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By Student's t a mean of four spreads as single images do: of their gains, from 0 to 0.5."""
     for module in ("steel.reports.comparison", "steel.metrics.bootstrap"):
         monkeypatch.setattr(f"{module}.FEWEST_IMAGES", 1)
     one, two, three = (write_report(tmp_path / n, s) for n, s in (("one", FIRST), ("two", SECOND[:4]), ("3", SECOND)))
     text = format_comparison(compare([one, two]))
     assert re.search(r"^ +one +two +difference +95 %$", text, re.MULTILINE)
-    assert re.search(r"^mean Dice +0\.6875 +0\.9062 +\+0\.2188 +\+0\.0625 to \+0\.4062$", text, re.MULTILINE)
+    assert re.search(r"^mean Dice +0\.6875 +0\.9062 +\+0\.2188 +\+0\.0000 to \+0\.5000$", text, re.MULTILINE)
     assert re.search(r"^mean IoU +- +- +\+0\.3333$", text, re.MULTILINE)  # some resamples have clean images alone
     assert re.search(r"^all-empty floor +0\.5000 +0\.5000$", text, re.MULTILINE)
     for paths in ([one, three], [one, two, three]):
@@ -190,6 +191,30 @@ def test_of_different_classes_only_those_that_both_have_are_compared(tmp_path: P
     page = re.sub("<[^>]*>", "", comparison_page(found))
     assert "Over all classes of each, which are not the same" in page
     assert "On the classes that both have: spot. Left out: scratch, pit." in page
+
+
+def test_images_that_one_side_has_seen_are_told(tmp_path: Path) -> None:
+    """At the head of the sentence, and the page does not colour it as a gain."""
+    first, second = many(np.full(20, 0.1))
+    line = "two is better than one: mean Dice "
+    for roles, told in (
+        (("test", "test"), ""),
+        (("tuning", "tuning"), ""),
+        (("test", "train"), "CAUTION, two was trained on these images, which flatters it: "),
+        (("tuning", "test"), "CAUTION, one was tuned on these images, which flatters it: "),
+        (("train", "tuning"), "CAUTION, one was trained on these images and two was tuned on these images, which fl"),
+    ):
+        folder = tmp_path / "-".join(roles)
+        paths = [
+            write_report(folder / name, images, role=role)
+            for name, images, role in zip(("one", "two"), (first, second), roles, strict=True)
+        ]
+        found = compare(paths)
+        sentence = found["pairs"][0]["sentence"]
+        assert sentence.startswith(told or line) and line in sentence
+        assert sentence in format_comparison(found)
+        tone = re.search(r'class="verdict named (\w+)"', comparison_page(found))
+        assert tone is not None and tone[1] == ("warn" if told else "good")
 
 
 def test_noise_is_called_noise(tmp_path: Path) -> None:
