@@ -365,6 +365,8 @@ class ValidationConfig:
             f"validation.every-epochs: {self.every_epochs:g} is not above 0 and at most {MOST_EPOCHS}",
         )
         _require(self.patience >= 0, f"validation.patience: {self.patience} is not 0 or a number above it")
+        twice = next((view for view in self.tta if self.tta.count(view) > 1), "")
+        _require(not twice, f"validation.tta: {twice} is given twice; give each view once")
 
 
 @dataclass(frozen=True)

@@ -190,6 +190,8 @@ def _parse_fit(
         raise InputError(f"--budget and {lengths[0]} both say how long a phase is; leave one of them out")
     config = explain_changes(preset, parse_fields(program, preset, rest, own))
     check_names(config)
+    if known.init_from is not None and config.model.weights not in ("hub", "none"):
+        raise InputError("--init-from and --model.weights both say what to start from; leave one of them out")
     test_folds_given = any(part.partition("=")[0] == "--folds.test" for part in rest)
     return FitArguments(
         known.data, str(known.out), known.resume, known.init_from, config, test_folds_given, budget, words

@@ -36,6 +36,7 @@ from steel.shards.selection import folds_of, pseudo_folds
 from steel.thresholds.nested import nested_outcome
 from steel.thresholds.tuning import tune_thresholds
 from train.arguments import FitArguments, parse_fit, share_recipe
+from train.engine.data import check_test_folds
 from train.engine.evaluation_origin import provenance_of, recipe_reasons
 from train.engine.fold_pictures import keep_of_folds
 from train.engine.run_folder import RunFolder, member_folder, members_of
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fold", type=whole)
     parser.add_argument("--join", action="store_true")
     own, rest = parser.parse_known_args(argv)
+    if own.join and own.fold is not None:
+        raise SharedError(f"--fold {own.fold} and --join: one trains a member, the other joins all; leave one out")
     arguments = parse_fit(
         "train.crossval",
         _validating_in_turn(rest),
@@ -173,8 +176,14 @@ def _refuse_run(out: Path) -> None:
 
 
 def _labelled_folds(arguments: FitArguments) -> list[int]:
-    """Those that people have labelled; what a checkpoint has labelled is trained on by all members."""
+    """Those that people have labelled; what a checkpoint has labelled is trained on by all members.
+
+    Raises:
+        InputError: a fold for the test that is not there.
+    """
     reader = open_reader(arguments)
+    if arguments.test_folds_given:
+        check_test_folds(reader, arguments.config.folds)
     pseudo = pseudo_folds(reader.manifest)
     return [fold for fold in folds_of(reader) if fold not in pseudo]
 

@@ -27,7 +27,7 @@ from steel.storage import write_text
 from steel.tracking.queue import Status
 from train.arguments import FitArguments, parse_fit, share_recipe
 from train.engine.batch_plan import check_processes
-from train.engine.data import FoldRows, resolve_crop, split_rows
+from train.engine.data import FoldRows, check_test_folds, resolve_crop, split_rows
 from train.engine.decoded_samples import keep_decoded_samples
 from train.engine.dry_run import try_phases
 from train.engine.learned_folds import find_learned_from
@@ -100,6 +100,8 @@ def run_attempt(
     if saved is None and arguments.init_from is None:
         runtime.on_main(lambda: check_there(config.model.weights))
     reader = open_reader(arguments)
+    if arguments.test_folds_given:
+        check_test_folds(reader, config.folds)
     rows = split_rows(reader, config.folds)
     announce_data(config, reader, rows, runtime)
     seed_everything(config.seed)

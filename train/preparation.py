@@ -78,13 +78,18 @@ def network_for(config: Config, manifest: Manifest) -> NetworkConfig:
     )
 
 
+def frozen_steps(epochs: float, first: PhasePlan) -> int:
+    """How many steps of the first phase leave the encoder as it is; all of them at most."""
+    return min(first.steps, round(epochs * first.epoch_length / first.phase.batch_size))
+
+
 def build_training(
     arguments: FitArguments, context: RunContext, model: UnifiedModel, saved: SavedState | None
 ) -> TrainingState:
     """The training at `saved`, or at the first weights that `model` has on rank 0."""
     config, inputs = context.config, context.first_weights.inputs
     first = context.plans[0]
-    freeze_steps = round(config.optim.freeze_encoder_epochs * first.epoch_length / first.phase.batch_size)
+    freeze_steps = frozen_steps(config.optim.freeze_encoder_epochs, first)
     teacher = load_teacher(context)
     training = TrainingState(context.runtime, config, model, inputs.mean, inputs.std, freeze_steps, teacher)
     if saved is not None:

@@ -75,7 +75,7 @@ def tune_thresholds(
 
     Args:
         statistics: of images that the model was not trained on.
-        gates: those to try, all when None; the first of equals wins.
+        gates: those to try, in whatever order, all when None; the simplest of equals wins.
         training_areas: (M, C) pixels of each class in M training images at their original size (0s, for images without
             it, are left out); those of `statistics` when None.
         tta: the flipped views behind the statistics, to be recorded.
@@ -90,7 +90,8 @@ def tune_thresholds(
     if len(statistics) == 0:
         raise InputError("threshold tuning: there are no images in these folds; choose others")
     tuner = Tuner(
-        *(statistics, gates or tuple(GATES), training_areas, tta, space or SearchSpace()),
+        *(statistics, [gate for gate in GATES if gates is None or gate in gates], training_areas, tta),
+        space or SearchSpace(),
         share=share,
         on_progress=on_progress,
     )

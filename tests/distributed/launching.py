@@ -50,9 +50,11 @@ def run(
     return _finish(command(processes, module, arguments), check, extra)
 
 
-def run_script(processes: int, script: str, *arguments: Any, **extra: str) -> subprocess.CompletedProcess[str]:
-    """Run a script of the repository under torchrun to its end; fails with its own output."""
-    return _finish([*torchrun(processes), script, *map(str, arguments)], True, extra)
+def run_script(
+    processes: int, script: str, *arguments: Any, check: bool = True, **extra: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of the repository under torchrun to its end; with `check`, fail with its own output."""
+    return _finish([*torchrun(processes), script, *map(str, arguments)], check, extra)
 
 
 def _finish(line: list[str], check: bool, extra: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

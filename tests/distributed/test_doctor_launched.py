@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.distributed.launching import run
+from tests.distributed.launching import run, run_script
 from tests.doctor_report import complaints
 from tests.shard_folder import small_shards
 
@@ -26,3 +26,13 @@ def test_the_doctor_sees_the_whole_job(processes, launcher, tmp_path):
     told = [rank for ranks in named for rank in (map(int, ranks.split(", ")) if ranks else range(processes))]
     assert sorted(told) == list(range(processes)), done.stdout
     assert not complaints(done.stdout), done.stdout
+
+
+def test_a_machine_that_does_not_see_the_shards_is_named_at_once(tmp_path):
+    """The other rank does not wait for it, and none is called stuck."""
+    shards = small_shards(tmp_path / "shards")
+    done = run_script(2, "tests/distributed/programs/doctor_of_ranks.py", shards, tmp_path, check=False)
+    assert done.returncode == 1
+    (told,) = re.findall(r"^x shards +(.*)$", done.stdout, re.MULTILINE)
+    assert f"{shards}-gone" in told and told.endswith("(rank 1)")
+    assert "hangs" not in done.stdout + done.stderr

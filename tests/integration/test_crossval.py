@@ -165,6 +165,10 @@ def test_a_join_takes_the_views_and_the_test_folds_of_the_members(
         main([*line, "--folds.validation=1"])
     with pytest.raises(InputError, match=r"--fold 0: not a fold to train a member for; there are 1, 2"):
         main([*start, "--folds.test=0", "--fold", "0"])
+    with pytest.raises(InputError, match=r"--fold 1 and --join: one trains a member, the other joins all"):
+        main([*start, "--fold", "1", "--join"])
+    with pytest.raises(InputError, match=r"--folds\.test: test folds: fold 7 is not in the shards"):
+        main([*start, "--folds.test", "7", "--fold", "1"])
     with pytest.raises(InputError, match=r"--folds.test 2: the members in .* have kept 0 for the test; leave it out"):
         main([*start, "--folds.test", "2", "--join"])
     join = ["--preset", "smoke", "--runtime.precision", "no", "--data", str(shards), "--out", str(tmp_path), "--join"]

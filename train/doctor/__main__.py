@@ -7,6 +7,7 @@ GPU or with --compile, with a compiled step, and says what bounds the run. The e
 """
 
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -115,14 +116,16 @@ def _measure(
     findings = run_checks({"all-reduce": lambda: probe_sum(runtime)})
     if data is None:
         return [*findings, Finding("shards", "not looked at; give --data SHARDS")]
+    reader = None
     try:
         reader = ShardReader(data)
     except ValueError as error:
-        return [*findings, Finding("shards", str(error), "problem")]
-    findings += run_checks({"shards": lambda: check_shards(reader, runtime.rank)})
-    # Each rank has looked at samples of its own, and none may wait for one that has stopped here.
+        findings.append(Finding("shards", str(error), "problem"))
+    else:
+        findings += run_checks({"shards": functools.partial(check_shards, reader, runtime.rank)})
+    # Each rank has looked at samples of its own, by a path of its own, and none may wait for one that has stopped here.
     is_damaged = any(finding.level == "problem" and finding.subject == "shards" for finding in findings)
-    if any(runtime.all_gather(is_damaged)):
+    if any(runtime.all_gather(is_damaged)) or reader is None:
         return findings
     if preset is None:
         return findings + run_checks({"loader": lambda: probe_loader(reader, workers, runtime)})

@@ -42,6 +42,17 @@ def split_rows(reader: ShardReader, folds: FoldsConfig) -> FoldRows:
     )
 
 
+@alike_on_all_ranks()
+def check_test_folds(reader: ShardReader, folds: FoldsConfig) -> None:
+    """See that the folds are there which somebody wants to be kept for a test; of the default, 1, nobody has said so.
+
+    Raises:
+        SharedError: one is not.
+    """
+    if folds.test:
+        rows_in(reader, folds.test, "--folds.test: test")
+
+
 def say_shared_groups(reader: ShardReader, rows: FoldRows) -> list[str]:
     """A line for each role whose images some that train belong to, as near-duplicates or by `--groups`.
 

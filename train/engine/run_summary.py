@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from steel.config import SamplingConfig
-from steel.errors import told_url
+from steel.errors import counted, told_url
 from steel.reports.tables import format_columns
 from steel.thresholds.tuning import Tuning
 from train.engine.compilation import CompileChoice
@@ -34,10 +34,7 @@ def summarise_run(
     lines += [f"phase {plan.phase.name}: {explain_sampling(plan.phase.sampling)}" for plan in context.plans]
     lines += explain_compilations([plan.phase.name for plan in context.plans], state.compilations)
     lines += state.stopped_early or ["no phase stopped early"]
-    if state.nonfinite_steps:
-        lines.append(f"{state.nonfinite_steps} steps were skipped for a non-finite loss or gradient")
-    if state.bad_samples:
-        lines.append(f"{state.bad_samples} damaged samples were left out; `python -m data_prep.verify` names them")
+    lines += explain_skips(state)
     others = ", ".join(f"{name} {score:.4f}" for name, score in scores.items() if name != chosen)
     lines.append(
         f"shipped: {chosen}, cross-fitted mean Dice {scores[chosen]:.4f} on the validation folds"
@@ -101,6 +98,17 @@ def short_summary(
             f"--data {quote(told_url(context.reader.root))} --folds {folds} --out {quote(str(folder.root / 'test'))}"
         )
     return "\n".join(lines)
+
+
+def explain_skips(state: LoopState) -> list[str]:
+    """What was not learned from: a line for steps, one for samples, which are counted each time that they are drawn."""
+    lines = []
+    if state.nonfinite_steps:
+        lines.append(f"{state.nonfinite_steps} steps were skipped for a non-finite loss or gradient")
+    if state.bad_samples:
+        drawn = counted(state.bad_samples, "time")
+        lines.append(f"damaged samples were drawn {drawn} and left out; `python -m data_prep.verify` names them")
+    return lines
 
 
 def explain_balance(areas: np.ndarray, names: Sequence[str]) -> str:

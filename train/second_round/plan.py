@@ -192,9 +192,10 @@ def recipe_words(header: Mapping[str, Any], given: Collection[str]) -> tuple[str
     if recipe.preset not in (AUTO, *PRESETS):
         return ()
     words = ["--preset", recipe.preset]
+    taken = {*given, *(["--model.weights"] if "--init-from" in given else [])}
     for name, value in to_dict(recipe.model).items():
         option = f"--model.{name.replace('_', '-')}"
-        if option not in given:
+        if option not in taken:
             words += [option, *map(str, value if isinstance(value, list) else [value])]
     return tuple(words)
 

@@ -65,6 +65,13 @@ def test_the_explanation_says_why_a_gate_that_gains_more_was_not_taken() -> None
     assert re.search(r"binary \+0\.\d+ ± 0\.\d+, hardly finding scratch; soft \+0\.0000 ± 0\.0000\)$", gate)
 
 
+def test_gates_are_held_against_the_simplest_in_whatever_order_they_are_asked_for() -> None:
+    statistics = rarely_seen(98, 30)
+    found = [tune_thresholds(statistics, gates=gates) for gates in (("none", "binary"), ("binary", "none"))]
+    assert found[0].explanation == found[1].explanation and found[0].decision == found[1].decision
+    assert "over the simplest: binary" in found[1].explanation[1]
+
+
 @pytest.mark.parametrize(
     ("chosen", "minimum", "maximum"),
     [

@@ -267,6 +267,19 @@ def test_an_equal_average_beside_a_moving_one_is_refused() -> None:
     assert parse_fit("fit", [*NEEDED, "--optim.swa", "--optim.ema-decay", "0"]).config.optim.swa
 
 
+def test_a_view_named_twice_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(InputError, match=r"validation\.tta: hflip is given twice; give each view once"):
+        parse_fit("fit", [*NEEDED, "--validation.tta", "hflip", "vflip", "hflip"])
+
+
+@pytest.mark.parametrize("weights", ["encoder.pth", "https://example.org/encoder.safetensors"])
+def test_first_weights_have_one_source(weights: str) -> None:
+    start = [*NEEDED, "--init-from", "model.safetensors", "--model.weights"]
+    with pytest.raises(InputError, match=r"--init-from and --model\.weights both say what to start from"):
+        parse_fit("fit", [*start, weights])
+    assert parse_fit("fit", [*start, "none"]).init_from == "model.safetensors"
+
+
 def test_hard_examples_before_any_validation_are_refused() -> None:
     with pytest.raises(InputError, match=r"phases\.0\.sampling\.hard: 0\.5, but no validation comes before the first"):
         parse_fit("fit", [*NEEDED, "--phases.0.sampling.hard", "0.5"])

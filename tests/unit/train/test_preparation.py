@@ -36,6 +36,13 @@ def test_training_takes_micro_batches_from_the_memory_that_the_workers_fill(
     assert (asked["pin_memory"], asked["pin_in_place"]) == (pinned, True)
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(0, 0), (0.5, 1), (1, 2), (2, 4), (3, 4), (100, 4)])
+def test_the_encoder_is_frozen_in_the_first_phase_alone(epochs: float, steps: int) -> None:
+    """Two epochs of nine samples in batches of four; what is asked beyond them is not taken from the next phase."""
+    first: Any = SimpleNamespace(steps=4, epoch_length=9, phase=SimpleNamespace(batch_size=4))
+    assert preparation.frozen_steps(epochs, first) == steps
+
+
 def test_what_no_rank_can_train_is_found_alike_by_all(tmp_path: Path) -> None:
     reader = ShardReader(small_shards(tmp_path / "shards", 9))
     config = replace(config_of(), folds=FoldsConfig(validation=(0,), test=()))

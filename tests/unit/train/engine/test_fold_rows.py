@@ -11,7 +11,7 @@ from steel.config import FoldsConfig
 from steel.errors import SharedError
 from steel.shards.reader import ShardReader
 from tests.shard_folder import make_shards, steel_image
-from train.engine.data import say_missing_classes, say_shared_groups, split_rows
+from train.engine.data import check_test_folds, say_missing_classes, say_shared_groups, split_rows
 from train.engine.run_progress import announce_data
 from train.options import parse_fields
 from train.presets import SEVERSTAL, SMOKE
@@ -52,6 +52,16 @@ def test_where_no_fold_is_left_to_train_on_it_is_said_what_to_do(
     expected = message.replace("(--folds.test without a number tests on none)", r"\(--folds.test without .* on none\)")
     with pytest.raises(SharedError, match=expected):  # which rank 0 alone says
         split_rows(reader_of(tmp_path, present), folds)
+
+
+def test_a_fold_that_is_to_be_kept_for_the_test_is_there(tmp_path: Path) -> None:
+    """The default's need not be: nobody has asked for it."""
+    reader = reader_of(tmp_path, 3)
+    with pytest.raises(SharedError, match=r"--folds\.test: test folds: fold 3 is not in the shards; .* folds 0, 1, 2$"):
+        check_test_folds(reader, FoldsConfig(validation=(0,), test=(1, 3)))
+    check_test_folds(reader, FoldsConfig(validation=(0,), test=(1, 2)))
+    check_test_folds(reader, FoldsConfig(validation=(0,), test=()))
+    assert len(split_rows(reader, FoldsConfig(validation=(0,), test=(3,))).test) == 0
 
 
 def test_what_is_advised_works(tmp_path: Path) -> None:

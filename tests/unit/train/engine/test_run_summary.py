@@ -9,8 +9,15 @@ import numpy as np
 
 from steel.config import SamplingConfig
 from train.engine.compilation import CompileChoice
+from train.engine.loop_state import LoopState
 from train.engine.run_folder import RunFolder
-from train.engine.run_summary import explain_balance, explain_compilations, explain_sampling, short_summary
+from train.engine.run_summary import (
+    explain_balance,
+    explain_compilations,
+    explain_sampling,
+    explain_skips,
+    short_summary,
+)
 
 
 def test_imbalance_is_put_into_words() -> None:
@@ -46,6 +53,13 @@ def test_sampling_is_put_into_words() -> None:
     assert explain_sampling(SamplingConfig(paste=0.25)).endswith(
         "into 25% of the crops a defect of some image was pasted"
     )
+
+
+def test_a_damaged_sample_is_counted_as_often_as_it_is_drawn() -> None:
+    assert explain_skips(LoopState()) == []
+    steps, samples = explain_skips(LoopState(nonfinite_steps=3, bad_samples=6))
+    assert steps == "3 steps were skipped for a non-finite loss or gradient"
+    assert samples == "damaged samples were drawn 6 times and left out; `python -m data_prep.verify` names them"
 
 
 def test_what_was_compiled_is_said_by_phase() -> None:

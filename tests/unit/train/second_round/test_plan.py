@@ -11,6 +11,7 @@ import pytest
 from steel.checkpoint import read_header, save_checkpoint, stack_members
 from steel.config import Config, ModelConfig
 from steel.errors import InputError, run_program
+from steel.plain import to_dict
 from steel.shards.format import Manifest
 from steel.shards.selection import PSEUDO_LABELS
 from tests.random_members import make_member
@@ -144,11 +145,16 @@ def test_what_the_second_training_learns_from_may_not_have_seen_the_test_either(
 
 
 def test_weights_that_are_not_to_be_had_are_the_trainings_to_tell(shards: Path, tmp_path: Path) -> None:
-    """A training that has begun does not read them again, wherever they are now; nor does one with another start."""
+    """A training that has begun does not read them again, wherever they are now."""
     checkpoint = save(tmp_path / "model.safetensors", shards)
-    other = save(tmp_path / "other.safetensors", shards, {"train": [1], "tuning": [0], "test": []})
     assert plan(checkpoint, shards, tmp_path / "out", "--model.weights", str(tmp_path / "gone.safetensors"))
-    assert plan(checkpoint, shards, tmp_path / "out", "--model.weights", other, "--init-from", checkpoint)
+
+
+def test_a_start_of_its_own_takes_the_place_of_the_first_trainings_weights(shards: Path, tmp_path: Path) -> None:
+    first = {"preset": "smoke", "model": to_dict(ModelConfig(weights="/gone/encoder.pth"))}
+    checkpoint = save(tmp_path / "model.safetensors", shards, provenance={"config": first})
+    assert plan(checkpoint, shards, tmp_path / "out").config.model.weights == "/gone/encoder.pth"
+    assert plan(checkpoint, shards, tmp_path / "out", "--init-from", checkpoint).config.model.weights == "none"
 
 
 def test_labels_of_a_checkpoint_judge_nothing(shards: Path, tmp_path: Path) -> None:
