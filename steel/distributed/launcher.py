@@ -11,6 +11,8 @@ import psutil
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """Passed on to the ranks, which save and leave at SIGTERM, SIGINT and SIGUSR1."""
+STOP_SECONDS = 100
+"""That the ranks have for it: a slow disk may still be writing the state before, and torch's 30 would lose this one."""
 
 
 def launch_ranks(
@@ -18,7 +20,7 @@ def launch_ranks(
 ) -> int | signal.Signals:
     """Run `python -m MODULE ARGUMENT...` in several ranks until all have ended.
 
-    A signal goes to each rank once. What has not ended 30 s later is killed, and so it is at a second signal.
+    A signal goes to each rank once. What has not ended `STOP_SECONDS` later is killed, and so it is at a second signal.
 
     Args:
         module: what each rank runs.
@@ -43,6 +45,7 @@ def launch_ranks(
     words = [word for option in options.items() for word in option]
     parsed = launch_command_parser().parse_args([*words, "--module", module, *arguments])
     parsed.signals_to_handle = SIGNALS
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(STOP_SECONDS))
     logging.disable()  # in this process alone
     try:
         launch_command(parsed)

@@ -146,9 +146,9 @@ def shipped_launches() -> list[tuple[str, int, str]]:
     """(file, ranks, command) of the Kubernetes job and of each command in launch/README.md that says how many ranks."""
     job = MANIFESTS[1]["spec"]["template"]["spec"]["containers"][0]["args"][0].replace("\\\n", " ")
     told = re.findall(
-        r"`([^`]*launch/(?:accelerate|slurm)/(?:[^`]*train\.fit|train|crossval)\b[^`]* SHARDS [^`]*)`", README
+        r"`([^`]*launch/(?:accelerate|slurm|torchrun)/(?:[^`]*train\.fit|train|crossval)\b[^`]* SHARDS [^`]*)`", README
     )
-    files = [re.search(r"launch/(\S+\.(?:yaml|sbatch))", command)[1] for command in told]
+    files = [re.search(r"launch/(\S+\.(?:yaml|sbatch|sh))", command)[1] for command in told]
     return [
         (file, ranks_of(command, (LAUNCH / file).read_text()), command)
         for file, command in [("kubernetes/train.yaml", job), *zip(files, told, strict=True)]
@@ -160,6 +160,8 @@ def ranks_of(command: str, file: str) -> int:
     text = "\n".join([command, *(line for line in file.splitlines() if not line.startswith("# "))])
     if command.startswith("accelerate"):
         return int(re.search(r"num_processes[: ] *(\d+)", text)[1])
+    if command.startswith("NODES"):  # machines of eight GPUs, as in the other rows
+        return 8 * int(re.search(r"NODES=\d+:(\d+)", text)[1])
     nodes, each = (("nnodes", "nproc-per-node"), ("nodes", "ntasks-per-node"))["sbatch" in command]
     return math.prod(int(re.search(rf"--{name}=(\d+)", text)[1]) for name in (nodes, each))
 
@@ -168,7 +170,7 @@ def ranks_of(command: str, file: str) -> int:
     ("file", "ranks", "command"), shipped_launches(), ids=[file for file, *_ in shipped_launches()]
 )
 def test_every_shipped_launch_gives_each_of_its_ranks_a_micro_batch(file: str, ranks: int, command: str):
-    preset = re.search(r"(?:--preset |\.sbatch )([\w-]+)", command)[1]
+    preset = re.search(r"(?:--preset |\.sbatch |\.sh )([\w-]+)", command)[1]
     words = " ".join(re.findall(r"--phases\.\S+ \d+", command)).split()
     check_processes(parse_fields("train.fit", PRESETS[preset], words).phases, ranks)
 
@@ -180,10 +182,43 @@ def test_the_shipped_launches_are_found_with_their_ranks():
         ("accelerate/gpu1.yaml", 1),
         ("accelerate/ddp8.yaml", 8),
         ("accelerate/multinode.yaml", 16),
+        ("torchrun/train.sh", 32),
         ("slurm/train.sbatch", 16),
         ("slurm/crossval.sbatch", 8),
         ("slurm/crossval.sbatch", 1),
     ]
+
+
+def run_resumable(folder: Path, srun: str, **environment: str) -> tuple[int, bool]:
+    """The exit code of a job whose tasks do what `srun` says, and whether it went back to the queue."""
+    programs = {"srun": srun, "scontrol": f"touch {folder}/requeued", "grep": 'exec /bin/grep "$@"'}
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "requeued").unlink(missing_ok=True)
+    for name, does in programs.items():
+        (folder / "bin" / name).write_text(f"#!/bin/bash\n{does}\n")
+        (folder / "bin" / name).chmod(0o755)
+    script = f"source launch/slurm/resumable.sh; run_resumable {folder}/run train.fit"
+    path = f"{folder}/bin:{os.environ['PATH']}"
+    given = os.environ | {"PATH": path, "SLURM_JOB_ID": "7"} | environment
+    done = subprocess.run(["bash", "-euc", script], cwd=ROOT, env=given, capture_output=True, text=True)
+    return done.returncode, (folder / "requeued").exists()
+
+
+def test_a_slurm_job_starts_again_so_often_after_a_failure_whatever_brought_it_back_before(tmp_path: Path):
+    """Twelve returns after a time limit are none of them."""
+    for _ in range(2):
+        given = {"MAX_RESTARTS": "2", "SLURM_RESTART_COUNT": "12"}
+        assert run_resumable(tmp_path, "sleep 0.1; exit 5", **given) == (5, True)
+    assert run_resumable(tmp_path, "exit 5", MAX_RESTARTS="2", SLURM_RESTART_COUNT="14") == (5, False)
+    assert run_resumable(tmp_path, "exit 5", MAX_RESTARTS="2", SLURM_JOB_ID="8") == (5, True)  # of another job
+    assert run_resumable(tmp_path, "exit 2", SLURM_JOB_ID="9") == (2, False)
+    finished = f"""echo '{{"state": "finished"}}' > {tmp_path}/run/status.json"""
+    assert run_resumable(tmp_path, finished) == (0, False)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".restarts-8", "status.json"]
+
+
+def test_a_slurm_step_that_ends_at_once_is_no_success(tmp_path: Path):
+    assert {run_resumable(tmp_path, "exit 3", MAX_RESTARTS="0")[0] for _ in range(10)} == {3}
 
 
 @pytest.mark.parametrize(
