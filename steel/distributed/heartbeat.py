@@ -20,7 +20,7 @@ INTERVAL_S = 1.0
 SILENCE_S = float(os.environ.get("STEEL_RANK_SILENCE_S", "90"))
 """A rank that is silent for so long is given up. Its threads beat even while it computes or waits."""
 HURRIED_SILENCE_S = 15.0
-"""Likewise once the job has been told to stop: a launcher kills what has not ended after 30 s or so, without a reason."""
+"""Likewise once the job has been told to stop: a launcher kills what has not ended in time, and gives no reason."""
 
 
 @dataclass(frozen=True)
