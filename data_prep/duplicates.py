@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steel.errors import counted, list_some
+from steel.images.geometry import resize_image
 
 _HASH_SIDE = 16
 _FINE_SIDE, _SIDE = 64, 32
@@ -169,7 +170,7 @@ def _copies(digests: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
 
 def _texture(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """The image squeezed to (64, 64), without slow changes of brightness and with even contrast."""
-    squeezed = cv2.resize(gray.astype(np.float32), (_FINE_SIDE, _FINE_SIDE), interpolation=cv2.INTER_AREA)
+    squeezed = resize_image(gray.astype(np.float32), (_FINE_SIDE, _FINE_SIDE))
     detail = squeezed - _smooth(squeezed)
     return detail / np.sqrt(_smooth(detail * detail) + np.float32(_NOISE_LEVEL**2))
 

@@ -5,11 +5,12 @@ import numpy as np
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image (H, W[, 3]) at another height and width: area averages on the way down, bilinear on the way up."""
-    if image.shape[:2] == size:
-        return image
-    smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    """An image (H, W[, 3]) at another height and width: each side that shrinks by area averages, then each that grows
+    bilinear. OpenCV averages only where no side grows; where one does, it skips pixels of the one that shrinks."""
+    smaller = min(image.shape[0], size[0]), min(image.shape[1], size[1])
+    if smaller != image.shape[:2]:
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+    return image if smaller == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 _EMPTY_SHARE = 0.05
@@ -77,13 +78,11 @@ def resize_bitmask(bitmask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A bitmask (H, W) at another height and width: a bit is set where it covers at least half of the new pixel."""
     if bitmask.shape == size:
         return bitmask
-    smaller = size[0] * size[1] < bitmask.size
-    way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     present = int(np.bitwise_or.reduce(bitmask, axis=None))
     resized = np.zeros(size, bitmask.dtype)
     for bit in (bitmask.dtype.type(1 << k) for k in range(8 * bitmask.itemsize) if present >> k & 1):
         plane = np.where(bitmask & bit, np.uint8(255), np.uint8(0))
-        resized[cv2.resize(plane, size[::-1], interpolation=way) >= 128] |= bit
+        resized[resize_image(plane, size) >= 128] |= bit
     return resized
 
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from steel.images.exif import HOW_TO_TURN, QUARTER_TURNS, exif_orientation
+from steel.images.geometry import resize_image
 from steel.validation_errors import Issue, ValidationErrors
 
 TURNED = " turned by a quarter against their image"
@@ -58,5 +59,4 @@ def resize_plane(plane: np.ndarray, height: int, width: int) -> np.ndarray:
     resized = cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     if resized.any() or not plane.any():
         return resized
-    shares = cv2.resize(plane.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    return (shares > 0).astype(np.uint8)
+    return (resize_image(plane.astype(np.float32), (height, width)) > 0).astype(np.uint8)

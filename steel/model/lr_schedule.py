@@ -90,7 +90,7 @@ def _one_cycle(step: int, total_steps: int, phase: PhaseConfig) -> float:
         start, end, share = ONE_CYCLE_START * phase.lr, phase.lr, step / rise
     else:
         first = max(rise, 0.0)
-        start, end, share = phase.lr, phase.lr_floor * phase.lr, (step - first) / max(total_steps - 1 - first, 1.0)
+        start, end, share = phase.lr, phase.lr_floor * phase.lr, (step - first) / ((total_steps - 1 - first) or 1.0)
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 

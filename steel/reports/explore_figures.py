@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from steel.images.geometry import resize_image
 from steel.images.strip import is_black
 from steel.labels.classes import beside_classes
 from steel.reports.explore_data import ExploredData
@@ -64,7 +65,7 @@ def survey_pixels(
             _, _, found, _ = cv2.connectedComponentsWithStats(mask)
             areas = found[1:, cv2.CC_STAT_AREA]
             regions[number, k], smallest[number, k] = len(areas), areas.min(initial=mask.size)
-            heat[k] += cv2.resize(mask.astype(np.float32), heat.shape[:0:-1], interpolation=cv2.INTER_AREA)
+            heat[k] += resize_image(mask.astype(np.float32), heat.shape[1:])
             with_class[k] += 1
         if on_image is not None:
             on_image(number + 1, len(rows))

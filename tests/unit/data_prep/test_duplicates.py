@@ -62,6 +62,13 @@ def test_near_duplicates(change):
     assert groups_of(originals + copies) == [*range(12)] * 2
 
 
+@pytest.mark.parametrize("height", [32, 48, 63])
+def test_near_duplicates_of_low_strips(height):
+    """Their height grows to that of the thumbnails, while their width shrinks."""
+    originals = [texture(seed, height, 1600) for seed in range(8)]
+    assert groups_of(originals + [np.roll(image, 3, axis=1) for image in originals]) == [*range(8)] * 2
+
+
 def test_strips_match_by_their_shape():
     strip = texture(3, 64, 400)
     others = [strip[::-1], strip[:, ::-1], np.rot90(strip), np.rot90(strip)[::-1]]

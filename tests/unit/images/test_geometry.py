@@ -77,16 +77,38 @@ def test_masks_are_reduced_by_majority() -> None:
     assert resize_bitmask(high, (2, 2)).tolist() == [[1 << 15] * 2] * 2
 
 
+def box_averages(pixels: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) with its columns reduced to `size`, each the mean of what it covers, by running sums."""
+    sums = np.concatenate([np.zeros((len(pixels), 1)), np.cumsum(pixels, axis=1, dtype=np.float64)], axis=1)
+    edges = np.linspace(0, pixels.shape[1], size + 1)
+    at_edges = np.stack([np.interp(edges, np.arange(sums.shape[1]), row) for row in sums])
+    return np.diff(at_edges, axis=1) / (pixels.shape[1] / size)
+
+
+@pytest.mark.parametrize("width", [48, 50, 77])
+def test_a_side_that_shrinks_is_averaged_where_the_other_grows(width: int) -> None:
+    image = RNG.integers(0, 256, (20, 300), dtype=np.uint8)
+    found = resize_image(image, (31, width))
+    averaged = box_averages(image, width).astype(np.float32)
+    expected = cv2.resize(averaged, (width, 31), interpolation=cv2.INTER_LINEAR)
+    assert abs(found - expected).max() <= 2
+    turned = resize_image(np.ascontiguousarray(image.T), (width, 31))
+    assert abs(turned.T - expected).max() <= 2
+    lines = np.zeros((20, 300), np.uint8)
+    lines[:, 120:124] = 1
+    half = resize_bitmask(lines, (31, 150))
+    assert np.argwhere(half[15]).ravel().tolist() == [60, 61] and (half == half[15]).all()
+
+
 @pytest.mark.parametrize("size", [(9, 21), (40, 100), (31, 17)])
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_each_class_of_a_mask_is_resized_as_if_alone(size: tuple[int, int], kind: type) -> None:
     bitmask = RNG.integers(0, 1 << 10, (20, 50)).astype(kind)
     together = resize_bitmask(bitmask, size)
     assert together.dtype == kind and together.shape == size
-    way = cv2.INTER_LINEAR if size == (40, 100) else cv2.INTER_AREA
     for k in range(8 * np.dtype(kind).itemsize):
         alone = (bitmask >> k & 1).astype(np.uint8) * 255
-        covered = cv2.resize(alone, size[::-1], interpolation=way) >= 128
+        covered = resize_image(alone, size) >= 128
         np.testing.assert_array_equal(together >> k & 1, covered)
 
 

@@ -51,7 +51,7 @@ def test_polynomial_by_hand_and_as_torch_has_it() -> None:
     assert rates(power, 8) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("steps", "warmup"), [(20, 0.3), (7, 0.5), (100, 0.05)])
+@pytest.mark.parametrize(("steps", "warmup"), [(20, 0.3), (7, 0.5), (100, 0.05), (3, 0.9), (2, 0.9)])
 def test_one_cycle_is_torchs(steps: int, warmup: float) -> None:
     phase = replace(PHASE, schedule="one_cycle", warmup=warmup, lr_floor=1 / 25 / 4)
     expected = torchs(
