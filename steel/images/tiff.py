@@ -11,7 +11,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -142,14 +142,25 @@ class Layout(NamedTuple):
 def layout_of(data: bytes | memoryview) -> Layout:
     """How numbers are written in a TIFF."""
     order = "<" if data[:1] == b"I" else ">"
-    is_big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
+    is_big = unpack(f"{order}H", data, 2)[0] == 43
     return Layout(order, "Q", "Q") if is_big else Layout(order, "I", "H")
+
+
+def unpack(form: str, data: bytes | memoryview, offset: int) -> tuple[Any, ...]:
+    """As `struct.unpack_from`, which has an error of another kind for offsets that no file has but a damaged one says.
+
+    Raises:
+        struct.error: beyond the end of the file.
+    """
+    if offset > len(data):
+        raise struct.error(f"nothing lies at {offset}")
+    return struct.unpack_from(form, data, offset)
 
 
 def _first_directory(data: bytes | memoryview) -> int:
     """Where the first page is described."""
     order, word, _ = layout_of(data)
-    return int(struct.unpack_from(f"{order}{word}", data, 8 if word == "Q" else 4)[0])
+    return int(unpack(f"{order}{word}", data, 8 if word == "Q" else 4)[0])
 
 
 def page_directories(data: bytes | memoryview) -> list[int]:
@@ -171,7 +182,7 @@ def page_directories(data: bytes | memoryview) -> list[int]:
             raise ValueError("damaged TIFF: its pages lie in each other")
         if not _first_values(data, directory).get(_SUBFILE, 0) & _REDUCED_OR_MASK or not pages:
             pages.append(directory)
-        directory = int(struct.unpack_from(f"{order}{word}", data, end)[0])
+        directory = int(unpack(f"{order}{word}", data, end)[0])
     return pages
 
 
@@ -212,7 +223,7 @@ def tags_at(data: bytes | memoryview, directory: int) -> Iterator[Tag]:
 def _extent(data: bytes | memoryview, directory: int) -> tuple[int, int]:
     """Where the tags of a directory begin and end."""
     order, word, count_form = layout_of(data)
-    (num_tags,) = struct.unpack_from(f"{order}{count_form}", data, directory)
+    (num_tags,) = unpack(f"{order}{count_form}", data, directory)
     start = directory + struct.calcsize(f"{order}{count_form}")
     end = start + num_tags * struct.calcsize(f"{order}HH{word}{word}")
     if end > len(data):
@@ -232,7 +243,7 @@ def _first_values(data: bytes | memoryview, directory: int) -> dict[int, int]:
     for tag in tags_at(data, directory):
         if tag.kind in _FORMS:
             _check_within(data, tag)
-            values[tag.number] = int(struct.unpack_from(f"{order}{_FORMS[tag.kind]}", data, tag.place)[0])
+            values[tag.number] = int(unpack(f"{order}{_FORMS[tag.kind]}", data, tag.place)[0])
     return values
 
 

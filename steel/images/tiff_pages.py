@@ -3,7 +3,7 @@
 import struct
 from typing import NamedTuple
 
-from steel.images.tiff import Layout, layout_of, page_directories, strips_of, tags_at
+from steel.images.tiff import Layout, layout_of, page_directories, strips_of, tags_at, unpack
 
 _LEFT_OUT = frozenset((330, 34665, 34853, 40965))
 """Tags that point to further directories: smaller copies, EXIF, places and the like."""
@@ -73,7 +73,7 @@ def _entries(data: bytes | memoryview, directory: int) -> list[_Entry]:
         ValueError: more than there can be.
     """
     return [
-        _Entry(tag.number, tag.kind, tag.num, struct.unpack_from(f"{tag.size}s", data, tag.place)[0])
+        _Entry(tag.number, tag.kind, tag.num, unpack(f"{tag.size}s", data, tag.place)[0])
         for tag in tags_at(data, directory)
         if tag.number not in _LEFT_OUT
     ]

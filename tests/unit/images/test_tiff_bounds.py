@@ -12,8 +12,8 @@ import pytest
 from steel.images import tiff
 from steel.images.decode import count_pixels, decode_pixels
 from steel.images.exif import exif_orientation
-from steel.images.tiff_pages import count_pages
-from tests.image_files import GRAY, by_pillow
+from steel.images.tiff_pages import count_pages, page_of
+from tests.image_files import GRAY, RGB, by_pillow
 from tests.image_files import tiff as one_strip
 
 MOST = 20_000_000
@@ -134,3 +134,26 @@ def test_pages_that_lie_in_each_other_are_refused() -> None:
     data = (b"II*\0" + struct.pack("<I", 8) + begun).ljust(10 + 12 * tags, b"\0") + following
     with pytest.raises(ValueError, match="damaged TIFF: its pages lie in each other"):
         count_pages(data)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_byte_of_a_bigtiff_that_is_wrong_is_no_defect(order: str, compression: str | None) -> None:
+    """Its offsets may then be such as no file has."""
+    tifffile = pytest.importorskip("tifffile")
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer, bigtiff=True, byteorder=order) as writer:
+        for pixels in (GRAY[:8, :8], RGB[:6, :6]):
+            kind = "rgb" if pixels.ndim == 3 else "minisblack"
+            writer.write(pixels, photometric=kind, rowsperstrip=3, compression=compression, metadata=None)
+    data = buffer.getvalue()
+    refused = 0
+    for at in range(4, len(data)):
+        edited = data[:at] + bytes([data[at] ^ 0x80]) + data[at + 1 :]
+        for read in (count_pixels, lambda data: page_of(data, 1), lambda data: decode_pixels(page_of(data, 2))):
+            try:
+                read(edited)
+            except ValueError:
+                refused += 1
+    assert refused > 100
