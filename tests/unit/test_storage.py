@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -90,13 +91,17 @@ def test_missing_things_are_told(root: str) -> None:
         storage.list_files(storage.join(root, "nothing"))
 
 
-def test_files_and_folders_are_removed(root: str) -> None:
+@pytest.mark.parametrize("remove", [storage.remove, storage.remove_at_once])
+def test_files_and_folders_are_removed(root: str, remove: Callable[[str], None]) -> None:
     fill(root)
-    storage.remove(storage.join(root, "a"))
-    storage.remove(storage.join(root, "b.jpg"))
-    storage.remove(storage.join(root, "nothing"))
+    remove(storage.join(root, "a"))
+    remove(storage.join(root, "b.jpg"))
+    remove(storage.join(root, "nothing"))
     assert not storage.exists(storage.join(root, "a", "d.txt"))
     assert not storage.exists(storage.join(root, "b.jpg"))
+    assert [file.path for file in storage.list_files(storage.join(root, ".hidden"))] == ["e.jpg"]
+    if not storage.is_remote(root):
+        assert os.listdir(storage.local_path(root)) == [".hidden"]
 
 
 def test_a_failed_write_leaves_what_was_there(root: str, tmp_path: Path) -> None:

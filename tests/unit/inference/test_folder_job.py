@@ -239,6 +239,43 @@ def test_a_journal_that_goes_meanwhile_is_told(
             predict_folder(predictor, job, {}, lambda done, _, last=last: done == last and shutil.rmtree(job.out))
 
 
+def test_a_journal_is_removed_while_another_command_writes_into_it(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command twice at once: what the second takes down after all was looked at that is to be removed."""
+    rmdir, unfinished = os.rmdir, tmp_path / "out/.unfinished"
+
+    def write_and_remove(path: str, *, dir_fd: int | None = None) -> None:
+        if unfinished.exists():
+            (unfinished / "part.jsonl").touch()
+        rmdir(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", write_and_remove)
+    assert predict_folder(predictor, FolderJob(str(folder / "images"), str(tmp_path / "out")), {}).images == 5
+    assert os.listdir(tmp_path / "out") == ["submission.csv"]
+
+
+def test_what_is_left_of_a_removed_journal_goes_with_the_next_job_but_nothing_younger(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"))
+
+    def die(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            predict_folder(predictor, job, {})
+    (left,) = (path for path in (tmp_path / "out").iterdir() if path.name != "submission.csv")
+    assert left.name.startswith(".unfinished-")
+    predict_folder(predictor, job, {})
+    assert left.exists()
+    os.utime(left, (0, 0))
+    predict_folder(predictor, job, {})
+    assert os.listdir(tmp_path / "out") == ["submission.csv"]
+
+
 def test_parts_that_a_command_writes_into_the_folder_of_the_next_do_not_count(
     folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
