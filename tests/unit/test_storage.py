@@ -1,11 +1,13 @@
 """Files by path and URL: nothing half-written under a final name."""
 
 import errno
+import http.server
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import fsspec
 import pytest
@@ -44,6 +46,25 @@ def test_files_are_read_whole_and_in_part(root: str) -> None:
     assert storage.read_range(storage.join(root, "x"), 8, 5) == b"89"
     with storage.local_copy(storage.join(root, "x")) as path:
         assert path.read_bytes() == b"0123456789"
+
+
+def test_of_a_web_server_that_knows_no_ranges_a_part_is_read_all_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    (tmp_path / "x").write_bytes(b"0123456789")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(tmp_path))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/x"
+        parts = [storage.read_range(url, *part) for part in ((0, 3), (2, 3), (8, 5), (0, 10), (0, 20))]
+        server.shutdown()
+    assert parts == [b"012", b"234", b"89", b"0123456789", b"0123456789"]
 
 
 def test_existence_and_size(root: str) -> None:
