@@ -156,7 +156,9 @@ def build_app(predictor: BasePredictor, info: Mapping[str, Any], limits: Limits)
         Route("/metrics", service.metrics),
     ]
     handlers: dict[Any, Any] = {Refusal: _on_refusal, HTTPException: _on_http, Exception: _on_defect}
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # that answer is empty, and few clients send an image twice
+    return app
 
 
 def _pixels_within(data: bytes, limit: int) -> int:

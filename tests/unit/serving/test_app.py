@@ -1,8 +1,10 @@
 """What the service makes of faults in its own process, asked without a socket."""
 
 import asyncio
+import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
@@ -122,3 +124,23 @@ def test_an_answer_that_is_not_finite_is_none() -> None:
     with pytest.raises(Refusal, match="the network's answer is not finite") as refused:
         ask(Broken())
     assert refused.value.status == 500
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/predict/"), ("GET", "/health/"), ("GET", "/none")])
+def test_an_address_with_a_slash_behind_it_is_another_address(method: str, path: str) -> None:
+    from steel.serving.app import build_app
+
+    app, sent = build_app(Clean(), {"validation": None}, Limits()), list[dict[str, Any]]()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": IMAGE, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b""}
+    with ThreadPoolExecutor(1) as apart:
+        apart.submit(asyncio.run, app(scope, receive, send)).result()
+    start, content = sent
+    assert start["status"] == 404
+    assert json.loads(content["body"])["error"].startswith("no such address; there are /, /predict")
