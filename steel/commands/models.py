@@ -197,7 +197,10 @@ def add_ensemble(commands: argparse._SubParsersAction) -> None:
 def _run_ensemble(arguments: argparse.Namespace) -> None:
     require_torch()
     from steel.checkpoint import load_checkpoint, save_checkpoint, stack_members
+    from steel.inference.load import is_onnx
 
+    if is_onnx(arguments.out):
+        raise InputError(f"--out {arguments.out}: graphs are told by .onnx; give a name that ends in .safetensors")
     names = list(map(told_url, arguments.checkpoints))
     if len(names) < 2:
         raise InputError(f"{names[0]}: one file alone makes no ensemble; give two or more")

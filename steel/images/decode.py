@@ -22,7 +22,7 @@ from steel.images.memory import raise_out_of_memory
 from steel.images.pillow_reader import read_by_pillow, size_by_pillow
 from steel.images.pixel_format import EIGHT_BITS, MAX_PIXELS, Depth, check_size, to_channels
 from steel.images.png import SIGNATURE, PngHeader, check_png, decode_unfiltered
-from steel.images.tiff import TiffHeader, check_tiff
+from steel.images.tiff import TiffHeader, check_tiff, tiff_header
 from steel.images.webp import check_webp
 
 _Kind = Literal["JPEG", "PNG", "TIFF", "BMP", "WebP"]
@@ -81,19 +81,20 @@ def decode_pixels(data: bytes) -> np.ndarray:
 
 
 def count_pixels(data: bytes) -> int:
-    """Pixels of an image file by its header alone, before room is made for them.
+    """Pixels of an image file by its header alone, before room is made for them; of a tile of a TIFF that is larger.
 
     Raises:
         ValueError: not an image, damaged where it can be seen without decoding, or too large.
     """
     kind = _kind(data)
+    if kind == "TIFF":
+        return tiff_header(data).pixels
     if kind == "JPEG":
         height, width, _ = _jpeg_header(data)
-    elif kind == "BMP" or kind == "WebP":
-        width, height = size_by_pillow(data, kind)
+    elif kind == "PNG":
+        width, height = check_png(data)[:2]
     else:
-        header = check_png(data) if kind == "PNG" else check_tiff(data)
-        width, height = header.width, header.height
+        width, height = size_by_pillow(data, kind)
     check_size(width, height)
     return width * height
 

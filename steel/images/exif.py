@@ -37,7 +37,7 @@ def exif_orientation(data: bytes) -> int:
     try:
         block = _exif_of(data)
         found = orientation_of_tiff(block) if block is not None else UPRIGHT
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, ValueError):
         return UPRIGHT
     return found if 1 <= found <= 8 else UPRIGHT
 

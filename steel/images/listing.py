@@ -1,6 +1,5 @@
 """The images of a folder."""
 
-import contextlib
 import errno
 import logging
 import os
@@ -75,7 +74,7 @@ def list_images(folder: str, *, tiff_pages: TiffPages = "refuse") -> tuple[Image
 
     Raises:
         InputError: no such folder, or no image in it.
-        ValidationErrors: see `split_pages`.
+        ValidationErrors, ResourceError: see `split_pages`.
     """
     files = storage.list_files(folder, IMAGE_SUFFIXES + UNREAD_SUFFIXES)
     unread = [file.path for file in files if not file.path.lower().endswith(IMAGE_SUFFIXES)]
@@ -105,6 +104,7 @@ def split_pages(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
 
     Raises:
         ValidationErrors: pages that are called as another image.
+        ResourceError: a disk or store is at fault, see `why_unreadable`: the pages would not be known of.
     """
     split = tuple(page for record in records for page in _pages_of(record))
     times = Counter(record.image_id for record in split)
@@ -116,8 +116,11 @@ def _pages_of(record: ImageRecord) -> Iterator[ImageRecord]:
     stem, dot, suffix = record.image_id.rpartition(".")
     pages = 1
     if suffix.lower() in ("tif", "tiff"):
-        with contextlib.suppress(ValueError, OSError), storage.mapped(record.url) as data:
-            pages = count_pages(data) if is_tiff(data) else 1
+        try:
+            with storage.mapped(record.url) as data:
+                pages = count_pages(data) if is_tiff(data) else 1
+        except (OSError, ValueError) as error:
+            why_unreadable(record, error)  # for what it raises: of the image, whoever reads it says the same
     if pages == 1:
         yield record
         return

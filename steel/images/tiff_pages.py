@@ -3,10 +3,8 @@
 import struct
 from typing import NamedTuple
 
-from steel.images.tiff import PLACES, Layout, layout_of, page_directories, read_tags
+from steel.images.tiff import Layout, layout_of, page_directories, strips_of, tags_at, unpack
 
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8}
-"""Bytes of a value, by the type of its tag."""
 _LEFT_OUT = frozenset((330, 34665, 34853, 40965))
 """Tags that point to further directories: smaller copies, EXIF, places and the like."""
 _OLD_JPEG = 513
@@ -45,23 +43,19 @@ def page_of(data: bytes | memoryview, number: int) -> bytes:
     directories = _directories(data)
     if not 1 <= number <= len(directories):
         raise ValueError(f"a TIFF of {len(directories)} pages has no page {number}")
-    layout = layout_of(data)
+    directory = directories[number - 1]
     try:
-        entries = _entries(data, directories[number - 1], layout)
-        tags, _ = read_tags(data, directories[number - 1])
+        entries = _entries(data, directory)
+        where = strips_of(data, directory)
     except struct.error as error:
         raise ValueError("damaged TIFF: cut short") from error
-    where = next((pair for pair in PLACES if pair[0] in tags and pair[1] in tags), None)
-    if where is None or len(tags[where[0]]) != len(tags[where[1]]):
-        raise ValueError("damaged TIFF: it does not say where its pixels are")
-    if _OLD_JPEG in tags:
+    if any(entry.tag == _OLD_JPEG for entry in entries):
         raise ValueError("a TIFF page with a JPEG of the old kind; save each page as a file of its own")
-    if sum(tags[where[1]]) > len(data):
+    places = zip(map(int, where.offsets), map(int, where.lengths), strict=True)
+    if not where.lie_within(len(data)) or sum(map(int, where.lengths)) > len(data):
         raise ValueError("damaged TIFF: cut short")
-    strips = [bytes(data[at : at + length]) for at, length in zip(tags[where[0]], tags[where[1]], strict=True)]
-    if [len(strip) for strip in strips] != list(tags[where[1]]):
-        raise ValueError("damaged TIFF: cut short")
-    return _written(bytes(data[:4]), entries, where[0], strips, layout)
+    strips = [bytes(data[at : at + length]) for at, length in places]
+    return _written(bytes(data[:4]), entries, where.tag, strips, layout_of(data))
 
 
 def _directories(data: bytes | memoryview) -> list[int]:
@@ -71,29 +65,18 @@ def _directories(data: bytes | memoryview) -> list[int]:
         raise ValueError("damaged TIFF: cut short") from error
 
 
-def _entries(data: bytes | memoryview, directory: int, layout: Layout) -> list[_Entry]:
+def _entries(data: bytes | memoryview, directory: int) -> list[_Entry]:
     """What a directory holds, but for what points elsewhere.
 
     Raises:
         struct.error: beyond the end of the file.
         ValueError: more than there can be.
     """
-    order, word, count_form = layout
-    room = struct.calcsize(f"{order}{word}")
-    (num_tags,) = struct.unpack_from(f"{order}{count_form}", data, directory)
-    at = directory + struct.calcsize(f"{order}{count_form}")
-    entries, left = [], len(data)
-    for start in range(at, at + num_tags * (4 + 2 * room), 4 + 2 * room):
-        tag, kind, count = struct.unpack_from(f"{order}HH{word}", data, start)
-        size = _SIZES.get(kind, 0) * count
-        if not size or tag in _LEFT_OUT:
-            continue
-        left -= size
-        if left < 0:  # no file repeats its own bytes over and over but one that is made to
-            raise ValueError("damaged TIFF: its tags are longer than the file")
-        place = start + 4 + room if size <= room else struct.unpack_from(f"{order}{word}", data, start + 4 + room)[0]
-        entries.append(_Entry(tag, kind, count, struct.unpack_from(f"{size}s", data, place)[0]))
-    return entries
+    return [
+        _Entry(tag.number, tag.kind, tag.num, unpack(f"{tag.size}s", data, tag.place)[0])
+        for tag in tags_at(data, directory)
+        if tag.number not in _LEFT_OUT
+    ]
 
 
 def _written(magic: bytes, entries: list[_Entry], offsets_tag: int, strips: list[bytes], layout: Layout) -> bytes:

@@ -18,7 +18,7 @@ class FolderJob:
     """What is to be predicted and written. Small enough to be sent to other ranks."""
 
     source: str
-    """A folder of images, or one image; a path or URL."""
+    """A folder of images, or one image; a path or URL, which may end in a query."""
     out: str
     """The folder to write to; a path or URL."""
     formats: tuple[str, ...] = ("kaggle",)
@@ -99,21 +99,26 @@ def find_images(source: str, tiff_pages: TiffPages = "refuse") -> tuple[ImageRec
     """The images of a folder, or the one file that `source` names.
 
     Raises:
-        InputError: no image there.
+        InputError: no image there, or no such file.
     """
-    if not _is_file(source):
+    image = _image_of(source)
+    if image is None:
         return list_images(source, tiff_pages=tiff_pages)
-    name, info = source.rpartition("/")[2], storage.file_info(source)
-    record = ImageRecord(name, source, version="" if info is None else info.version)
+    info = storage.file_info(source)
+    if info is None:
+        raise InputError(f"{told_url(source)}: no such file")
+    record = ImageRecord(image.rpartition("/")[2], source, version=info.version)
     raise_issues(storage.name_issues([record.image_id]), "rename it")
     return (record,) if tiff_pages == "refuse" else split_pages([record])
 
 
-def _is_file(source: str) -> bool:
-    """Whether `source` names one image; a store is not asked, its name decides."""
-    if storage.is_remote(source):
-        return source.lower().endswith(IMAGE_SUFFIXES)
-    return storage.local_path(source).is_file()
+def _image_of(source: str) -> str | None:
+    """The one image that `source` names, without the query that a URL is fetched with; None for a folder. A store is
+    not asked: the name decides."""
+    if not storage.is_remote(source):
+        return source if storage.local_path(source).is_file() else None
+    spelled = (told_url(source), source)  # what looks like a query may be a part of a name, but over HTTP
+    return next((url for url in spelled if url.lower().endswith(IMAGE_SUFFIXES)), None)
 
 
 def _check_formats(job: FolderJob) -> None:
@@ -186,9 +191,10 @@ def _check_places(job: FolderJob) -> None:
     """Refuse a place that is a file, and outputs that would be taken for images by the next run."""
     if job.out.lower().endswith((*IMAGE_SUFFIXES, ".csv", ".json", ".jsonl")):
         raise InputError(f"{job.out}: the name of a file; give that of a folder for what is written")
+    image = _image_of(job.source)
     for folder in _image_folders(job):
-        if _is_file(job.source):
-            mixed = lies_in(job.source.rpartition("/")[0] or ".", folder)
+        if image is not None:
+            mixed = lies_in(image.rpartition("/")[0] or ".", folder)
         else:
             mixed = lies_in(folder, job.source)
         if mixed:

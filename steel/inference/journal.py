@@ -28,6 +28,9 @@ _IMAGES = ".images"
 _LINES_PER_PART = 512
 _SECONDS_PER_PART = 3.0
 """A part is written after so many images or seconds: no more of the work is lost with a process that is killed."""
+_LEFTOVER_S = 86400.0
+"""Since the last change to a journal of which a process that was killed has left parts: a younger one, or another
+hidden folder that lies there, may still be somebody's work."""
 _JSON_AT = 9
 """In a line: behind the checksum's eight digits and a blank."""
 
@@ -93,6 +96,8 @@ class Journal:
             InputError: what is there belongs to another job, or is damaged.
         """
         storage.make_folder(self.folder)
+        if self.staging is not None:
+            storage.remove_leftovers(storage.local_path(self.out), older_than_s=_LEFTOVER_S)
         url = storage.join(self.folder, _DESCRIPTION)
         self.mark = _mark_of(job)
         if not self.is_begun():
@@ -210,8 +215,8 @@ class Journal:
             raise
 
     def remove(self) -> None:
-        """The outputs are complete."""
-        storage.remove(self.folder)
+        """The outputs are complete. Other commands for them, which may still write there, find the folder gone."""
+        storage.remove_at_once(self.folder)
 
 
 class Recorder:

@@ -81,7 +81,7 @@ class OnnxPredictor(BasePredictor):
 
         Args:
             source: a file of `steel export`.
-            device: `auto` takes a GPU if the installed onnxruntime has one; `cpu`, `cuda`.
+            device: `auto` takes a GPU if the installed onnxruntime can use one; `cpu`, `cuda`.
             tta: must be the views in the graph, if given.
             pixels_per_pass: as in the constructor.
             precision: `auto`, or what the graph computes in: `no` for float32, `int8`.
@@ -176,17 +176,24 @@ def _open(data: bytes, source: str | os.PathLike[str], device: str) -> tuple[Any
     except ImportError as error:
         raise InputError(f"ONNX needs the package {error.name}: pip install 'steel-defects[onnx]'") from error
     there = [name for name, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
-    if device == "auto":
-        device = there[-1]
-    if device not in there:
+    wanted = there[-1] if device == "auto" else device
+    if wanted not in there:
         raise InputError(f"device {device!r} is not to be had here with this onnxruntime; choose auto or {there[0]}")
     try:
-        return make_session(data, device), device
+        session = make_session(data, wanted)
     except InputError:  # of the threads, not of the file
         raise
     except Exception as error:  # the runtime's own types are not public
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{told_url(source)}: not an ONNX graph that can be run, or damaged ({reason})") from error
+    if _PROVIDERS[wanted] in session.get_providers():
+        return session, wanted
+    if device != "auto":  # where a library of CUDA's is missing, the runtime goes on without a word on the CPU
+        raise InputError(
+            f"device {device!r}: this onnxruntime is made for it, but cannot load CUDA or cuDNN here; install what "
+            f"it asks for, or choose auto or {there[0]}"
+        )
+    return session, there[0]
 
 
 def make_session(data: bytes, device: str = "cpu") -> Any:

@@ -34,7 +34,7 @@ def named_images(source: Source) -> Iterator[NamedImage]:
         InputError: something that is no image, or a folder without any.
     """
     numbers = count()
-    alone = isinstance(source, np.ndarray | str | os.PathLike)
+    alone = isinstance(source, np.ndarray | str | os.PathLike) or not _has_items(source)
     for item in [source] if alone else source:  # type: ignore[union-attr]
         if isinstance(item, NamedImage):
             yield item
@@ -45,6 +45,11 @@ def named_images(source: Source) -> Iterator[NamedImage]:
                 yield NamedImage(str(next(numbers)), pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
         else:
             raise InputError(f"an image must be a numpy array or the path of a file, not {type(item).__name__}")
+
+
+def _has_items(source: object) -> bool:
+    """Whether it can be iterated over, also by its `__getitem__` alone, as a dataset of torch."""
+    return isinstance(source, Iterable) or hasattr(source, "__getitem__")
 
 
 def _is_stack(pixels: np.ndarray) -> bool:

@@ -117,7 +117,7 @@ class Service:
         try:
             return decode_image(data, self._predictor.in_channels, self._predictor.depth)
         except ValueError as error:
-            raise Refusal(400, str(error)) from error
+            raise _refusal(error) from error
 
     async def _predicted(self, request: Request, name: str, image: np.ndarray) -> Prediction:
         """An image's prediction, for which no pass begins any more once the client has left.
@@ -156,7 +156,9 @@ def build_app(predictor: BasePredictor, info: Mapping[str, Any], limits: Limits)
         Route("/metrics", service.metrics),
     ]
     handlers: dict[Any, Any] = {Refusal: _on_refusal, HTTPException: _on_http, Exception: _on_defect}
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # that answer is empty, and few clients send an image twice
+    return app
 
 
 def _pixels_within(data: bytes, limit: int) -> int:
@@ -165,16 +167,21 @@ def _pixels_within(data: bytes, limit: int) -> int:
         raise Refusal(400, "an empty body; send the image's bytes: curl --data-binary @image.jpg")
     try:
         pixels = count_pixels(data)
-    except TooManyPixels as error:
-        raise Refusal(413, str(error)) from error
     except ValueError as error:
-        is_image = "not a readable image" not in str(error)
-        is_damaged = str(error).startswith("damaged")
-        hint = "; curl sends a file whole with --data-binary, and not with -d" if is_damaged else ""
-        raise Refusal(400 if is_image else 415, f"{error}{hint}") from error
+        raise _refusal(error) from error
     if pixels > limit:
         raise Refusal(413, f"an image of {pixels:,} pixels; this server takes up to {limit:,}")
     return pixels
+
+
+def _refusal(error: ValueError) -> Refusal:
+    """What is said of a file that cannot be decoded."""
+    if isinstance(error, TooManyPixels):
+        return Refusal(413, str(error))
+    is_image = "not a readable image" not in str(error)
+    is_damaged = str(error).startswith("damaged")
+    hint = "; curl sends a file whole with --data-binary, and not with -d" if is_damaged else ""
+    return Refusal(400 if is_image else 415, f"{error}{hint}")
 
 
 async def _until_gone(request: Request) -> None:

@@ -99,6 +99,8 @@ def listen(host: str, port: int, limits: Limits) -> socket.socket:
         number = error.errno or 0  # negative where a name is not known
         reason = os.strerror(number) if number > 0 else error.strerror
         raise InputError(f"{host}:{port}: {reason}; give another --host or --port") from error
+    except UnicodeError as error:  # what is between two dots has too many letters, or none
+        raise InputError(f"{host}:{port}: not a name that a host may have; give another --host") from error
 
 
 def url_of(listener: socket.socket) -> str:

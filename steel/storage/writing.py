@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def free_bytes(url: str | os.PathLike[str]) -> int | None:
 
 
 _UNFINISHED = ".unfinished-"
-"""What the names of files and folders to come begin with."""
+"""What the names of files and folders to come begin with, and of folders that go."""
 
 
 @contextmanager
@@ -121,16 +121,17 @@ def open_folder(url: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, *, older_than_s: float = 0.0) -> None:
-    """Remove what processes that were killed have left of files and folders to come in a local folder, and in no folder
-    of that.
+    """Remove what processes that were killed have left of files and folders to come, or to go, in a local folder, and
+    in no folder of that.
 
     Args:
         folder: where they lie.
         older_than_s: seconds since something was written to one; where nobody can be writing, 0.
     """
     for leftover in folder.glob(f"{_UNFINISHED}*"):
-        if time.time() - leftover.lstat().st_mtime >= older_than_s:
-            remove(leftover)
+        with suppress(FileNotFoundError):  # others may remove it, too
+            if time.time() - leftover.lstat().st_mtime >= older_than_s:
+                remove_at_once(leftover)
 
 
 @contextmanager
@@ -174,6 +175,19 @@ def remove(url: str | os.PathLike[str]) -> None:
         shutil.rmtree(target)
     else:
         target.unlink(missing_ok=True)
+
+
+def remove_at_once(url: str | os.PathLike[str]) -> None:
+    """As `remove`, while others may write into a folder, or remove it, too: a local one is gone under its name before
+    anything in it is. What a process that is killed meanwhile leaves of it is one of `remove_leftovers`."""
+    if is_remote(url):
+        remove(url)
+        return
+    place = local_path(url)
+    aside = place.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
+    with suppress(FileNotFoundError):
+        os.rename(place, aside)
+        remove(aside)
 
 
 def sync_to_disk(path: str | os.PathLike[str]) -> None:

@@ -392,6 +392,9 @@ def test_a_port_in_use_and_a_missing_package_are_one_line(
     assert "99999 is not from 0 to 65535" in capsys.readouterr().err
     assert main(["serve", str(model), "--port", "0", "--host", "no.such.name.invalid"]) == 2
     assert capsys.readouterr().err.startswith("error: no.such.name.invalid:0: ")
+    for host in (f"{'a' * 64}.com", "a..b"):
+        assert main(["serve", str(model), "--port", "0", "--host", host]) == 2
+        assert capsys.readouterr().err == f"error: {host}:0: not a name that a host may have; give another --host\n"
     assert main(["serve", str(model.with_name("none.onnx")), "--port", "0"]) == 2
     assert capsys.readouterr().err.endswith("none.onnx: no such file\n")
     code = "import sys; sys.modules['uvicorn'] = None; from steel.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -220,6 +220,7 @@ def test_predict_tells_mistakes_in_one_line_and_writes_nothing(work, steel, tmp_
         (*export, "--int8-images", "8"): "--int8-images: goes with --int8 SHARDS alone",
         (*export, "--int8-max-loss", "1"): "--int8-max-loss: goes with --int8 SHARDS alone",
         ("ensemble", "one.safetensors", "two.safetensors", "--out", "two.safetensors"): "read by the same command",
+        ("ensemble", "one.safetensors", "two.safetensors", "--out", f"{out}/both.ONNX"): "ends in .safetensors",
         ("predict", "images/a.jpg", "images", "--out", out): "not a checkpoint",
         ("predict", "absent.safetensors", "images", "--out", out): "no such file",
     }

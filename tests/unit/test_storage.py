@@ -1,10 +1,13 @@
 """Files by path and URL: nothing half-written under a final name."""
 
 import errno
+import http.server
 import os
 import socket
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import fsspec
 import pytest
@@ -43,6 +46,25 @@ def test_files_are_read_whole_and_in_part(root: str) -> None:
     assert storage.read_range(storage.join(root, "x"), 8, 5) == b"89"
     with storage.local_copy(storage.join(root, "x")) as path:
         assert path.read_bytes() == b"0123456789"
+
+
+def test_of_a_web_server_that_knows_no_ranges_a_part_is_read_all_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    (tmp_path / "x").write_bytes(b"0123456789")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(tmp_path))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/x"
+        parts = [storage.read_range(url, *part) for part in ((0, 3), (2, 3), (8, 5), (0, 10), (0, 20))]
+        server.shutdown()
+    assert parts == [b"012", b"234", b"89", b"0123456789", b"0123456789"]
 
 
 def test_existence_and_size(root: str) -> None:
@@ -90,13 +112,17 @@ def test_missing_things_are_told(root: str) -> None:
         storage.list_files(storage.join(root, "nothing"))
 
 
-def test_files_and_folders_are_removed(root: str) -> None:
+@pytest.mark.parametrize("remove", [storage.remove, storage.remove_at_once])
+def test_files_and_folders_are_removed(root: str, remove: Callable[[str], None]) -> None:
     fill(root)
-    storage.remove(storage.join(root, "a"))
-    storage.remove(storage.join(root, "b.jpg"))
-    storage.remove(storage.join(root, "nothing"))
+    remove(storage.join(root, "a"))
+    remove(storage.join(root, "b.jpg"))
+    remove(storage.join(root, "nothing"))
     assert not storage.exists(storage.join(root, "a", "d.txt"))
     assert not storage.exists(storage.join(root, "b.jpg"))
+    assert [file.path for file in storage.list_files(storage.join(root, ".hidden"))] == ["e.jpg"]
+    if not storage.is_remote(root):
+        assert os.listdir(storage.local_path(root)) == [".hidden"]
 
 
 def test_a_failed_write_leaves_what_was_there(root: str, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Pages of a TIFF, written by Pillow and by tifffile: each is a whole TIFF of its own, with the values it had."""
 
+import errno
 import io
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from steel import storage
+from steel.errors import ResourceError, exit_code
 from steel.images.decode import decode_pixels
 from steel.images.listing import ImageRecord, list_images, split_pages
 from steel.images.tiff_pages import count_pages, page_of
@@ -141,6 +145,26 @@ def test_the_pages_of_a_folder(tmp_path: Path) -> None:
     for record, pixels in zip(records, PAGES, strict=False):
         assert np.array_equal(decode_pixels(record.read()), pixels)
     assert records[5].read() == by_pillow(PAGES[:1])
+
+
+@pytest.mark.parametrize(
+    ("number", "is_told"), [(errno.EIO, True), (errno.ESTALE, True), (errno.EACCES, False), (errno.ENOENT, False)]
+)
+def test_pages_are_not_lost_where_a_disk_fails_while_they_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_told: bool
+) -> None:
+    write(tmp_path / "stack.tif", by_pillow(PAGES))
+
+    def fail(url: str) -> None:
+        raise OSError(number, os.strerror(number), url)
+
+    monkeypatch.setattr(storage, "mapped", fail)
+    if is_told:
+        with pytest.raises(ResourceError, match=r"stack\.tif: cannot be read now \(.*\); see to that") as told:
+            list_images(str(tmp_path), tiff_pages="split")
+        assert exit_code(told.value) == 1
+    else:
+        assert [record.page for record in list_images(str(tmp_path), tiff_pages="split")] == [None]
 
 
 def test_a_page_that_is_called_as_another_image_is_refused(tmp_path: Path) -> None:

@@ -3,13 +3,17 @@
 import contextlib
 import dataclasses
 import errno
+import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -239,6 +243,43 @@ def test_a_journal_that_goes_meanwhile_is_told(
             predict_folder(predictor, job, {}, lambda done, _, last=last: done == last and shutil.rmtree(job.out))
 
 
+def test_a_journal_is_removed_while_another_command_writes_into_it(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command twice at once: what the second takes down after all was looked at that is to be removed."""
+    rmdir, unfinished = os.rmdir, tmp_path / "out/.unfinished"
+
+    def write_and_remove(path: str, *, dir_fd: int | None = None) -> None:
+        if unfinished.exists():
+            (unfinished / "part.jsonl").touch()
+        rmdir(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", write_and_remove)
+    assert predict_folder(predictor, FolderJob(str(folder / "images"), str(tmp_path / "out")), {}).images == 5
+    assert os.listdir(tmp_path / "out") == ["submission.csv"]
+
+
+def test_what_is_left_of_a_removed_journal_goes_with_the_next_job_but_nothing_younger(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = FolderJob(str(folder / "images"), str(tmp_path / "out"))
+
+    def die(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            predict_folder(predictor, job, {})
+    (left,) = (path for path in (tmp_path / "out").iterdir() if path.name != "submission.csv")
+    assert left.name.startswith(".unfinished-")
+    predict_folder(predictor, job, {})
+    assert left.exists()
+    os.utime(left, (0, 0))
+    predict_folder(predictor, job, {})
+    assert os.listdir(tmp_path / "out") == ["submission.csv"]
+
+
 def test_parts_that_a_command_writes_into_the_folder_of_the_next_do_not_count(
     folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,3 +489,51 @@ def test_an_image_is_named_by_its_own_name(folder: Path, tmp_path: Path) -> None
             check_job(FolderJob(source, str(tmp_path)))
     for source in (str(image), image.as_uri(), f"{folder}/images/", f"{folder}/images/."):
         check_job(FolderJob(source, str(tmp_path)))
+
+
+@pytest.fixture
+def web(folder: Path) -> Iterator[str]:
+    """The images by HTTP, whatever the query."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder / "images"))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    pytest.importorskip("aiohttp")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("query", ["", "?sig=5ec/ret", "?name=other.txt&sig=5ecret#a"])
+def test_an_image_by_url_is_named_without_its_query(
+    folder: Path, predictor: Predictor, web: str, tmp_path: Path, query: str
+) -> None:
+    formats = ("kaggle", "jsonl", "labelmaps")
+    for source, out in ((f"{web}/b.png{query}", "by_url"), (str(folder / "images/b.png"), "by_path")):
+        assert predict_folder(predictor, FolderJob(source, str(tmp_path / out), formats), {}).images == 1
+    assert (tmp_path / "by_url/labelmaps/b.png").exists()
+    assert tree_digest(tmp_path / "by_url") == tree_digest(tmp_path / "by_path")
+
+
+def test_a_name_of_a_store_may_hold_what_looks_like_a_query(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
+    storage.write_bytes("memory://odd/coil#3.png", (folder / "images/b.png").read_bytes())
+    predict_folder(predictor, FolderJob("memory://odd/coil#3.png", str(tmp_path)), {})
+    assert read_submission(tmp_path / "submission.csv").image_ids == ("coil#3.png",)
+
+
+@pytest.mark.parametrize("typo", ["typo.jpg", "typo.jpg?sig=5ecret", "memory://nowhere/typo.jpg"])
+def test_an_image_by_url_that_is_not_there_is_refused_before_anything(
+    predictor: Predictor, web: str, tmp_path: Path, typo: str
+) -> None:
+    (tmp_path / "submission.csv").write_text("of before")
+    source = typo if "://" in typo else f"{web}/{typo}"
+    with pytest.raises(InputError, match=r"^(http|memory)://.*/typo\.jpg: no such file$") as told:
+        predict_folder(predictor, FolderJob(source, str(tmp_path)), {})
+    assert exit_code(told.value) == 2
+    assert os.listdir(tmp_path) == ["submission.csv"]
+    assert (tmp_path / "submission.csv").read_text() == "of before"

@@ -6,6 +6,7 @@ import cv2
 import fsspec
 import numpy as np
 import pytest
+from PIL import Image
 
 from steel.errors import InputError
 from steel.inference.predictor import Predictor
@@ -40,6 +41,16 @@ def test_an_image_is_not_called_by_the_secrets_of_its_url(predictor):
     assert [prediction.image_id for prediction in predictor.predict(url)] == ["memory://host/a.png"]
 
 
+class Dataset:
+    """As torch has it: without `__iter__`."""
+
+    def __init__(self, pictures):
+        self.pictures = pictures
+
+    def __getitem__(self, number):
+        return self.pictures[number]
+
+
 def test_sources_of_every_kind(predictor, tmp_path, monkeypatch):
     gray, colour = images((32, 40), (32, 40, 3))
     monkeypatch.chdir(tmp_path)
@@ -62,6 +73,7 @@ def test_sources_of_every_kind(predictor, tmp_path, monkeypatch):
             both[::-1] + both,
         ),
         ((picture for picture in (gray, colour)), ["0", "1"], both),
+        (Dataset([gray, colour]), ["0", "1"], both),
         ([], [], []),
     ):
         found = predictor.predict(source)
@@ -75,6 +87,9 @@ def test_what_is_no_image_is_refused(predictor, tmp_path):
     for source, said in (
         ([gray.tolist()], "not list"),
         ([None], "not NoneType"),
+        (cv2.imread(str(tmp_path / "absent.png")), "^an image must be .* or the path of a file, not NoneType$"),
+        (Image.fromarray(gray), "not Image$"),
+        (7, "not int$"),
         ("a.jpg", "a.jpg: no such file"),
         ("", "path is empty; give . for the current folder"),
         ([gray, ""], "path is empty; give . for the current folder"),

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -298,6 +299,37 @@ def test_what_a_graph_cannot_do_is_refused_in_one_line(folder: Path, tmp_path: P
         with pytest.raises(InputError, match=said):
             OnnxPredictor.from_file(folder / "model.onnx", **options)  # type: ignore[arg-type]
     assert OnnxPredictor.from_file(folder / "model.onnx", tta=("hflip", "vflip")).tta == ("hflip", "vflip")
+
+
+@pytest.mark.parametrize(("is_loaded", "device"), [(True, "cuda"), (False, "cpu")])
+def test_the_device_is_the_one_that_the_session_runs_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_loaded: bool, device: str
+) -> None:
+    """A runtime for GPUs that cannot load CUDA makes a session on the CPU, and says nothing of it."""
+    make = onnxruntime.InferenceSession
+
+    class Session:
+        def __init__(self, data: bytes, options: object, providers: list[str]) -> None:
+            self.providers = [*(providers if is_loaded else ()), "CPUExecutionProvider"]
+            self.real = make(data, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return self.providers
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.real, name)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    assert OnnxPredictor.from_file(folder / "model.onnx").device == device
+    assert OnnxPredictor.from_file(folder / "model.onnx", device="cpu").device == "cpu"
+    if is_loaded:
+        assert OnnxPredictor.from_file(folder / "model.onnx", device="cuda").device == "cuda"
+    else:
+        with pytest.raises(InputError, match=r"^device 'cuda': .* cannot load CUDA .*here; .* choose auto or cpu$"):
+            OnnxPredictor.from_file(folder / "model.onnx", device="cuda")
 
 
 def test_a_decision_can_be_given(folder: Path, graph: OnnxPredictor) -> None:

@@ -1,8 +1,10 @@
 """What the service makes of faults in its own process, asked without a socket."""
 
 import asyncio
+import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,10 +12,12 @@ import pytest
 
 from steel.config import TilingConfig
 from steel.decision import default_decision
+from steel.images.decode import count_pixels
 from steel.images.pixel_format import EIGHT_BITS
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.batching import Cleared, ImageProbs
 from steel.serving.limits import Limits, Refusal
+from tests.image_files import by_pillow
 
 for package in ("starlette", "prometheus_client"):
     pytest.importorskip(package)
@@ -50,16 +54,16 @@ class Broken(Clean):
             yield probs._replace(is_finite=~probs.is_finite)
 
 
-def ask(predictor: BasePredictor | None = None) -> int:
+def ask(predictor: BasePredictor | None = None, data: bytes = IMAGE, limits: Limits | None = None) -> int:
     """The status that `/predict` answers an image with, of a predictor that finds nothing unless another is given."""
     from starlette.requests import Request
 
     from steel.serving.app import Service
 
-    service = Service(predictor or Clean(), {"validation": None}, Limits())
+    service = Service(predictor or Clean(), {"validation": None}, limits or Limits())
 
     async def predict() -> int:
-        body = iter([{"type": "http.request", "body": IMAGE, "more_body": False}])
+        body = iter([{"type": "http.request", "body": data, "more_body": False}])
 
         async def receive() -> dict[str, object]:
             for message in body:
@@ -93,7 +97,50 @@ def test_too_little_memory_is_told_as_such(step: str, monkeypatch: pytest.Monkey
     assert refused.value.status == 503
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_a_tiff_of_too_many_pixels_is_refused_before_any_is_decoded(
+    compression: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, limits = by_pillow(np.zeros((30, 50), np.uint8), "TIFF", compression=compression), Limits(pixels=1499)
+    assert ask(data=data, limits=Limits(pixels=1500)) == 200
+    monkeypatch.setattr("steel.serving.app.decode_image", lambda *_: pytest.fail("decoded"))
+    for name in ("read_by_pillow", "_inflate"):
+        monkeypatch.setattr(f"steel.images.tiff.{name}", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(Refusal, match=r"^an image of 1,500 pixels; this server takes up to 1,499$") as refused:
+        ask(data=data, limits=limits)
+    assert refused.value.status == 413
+
+
+def test_a_file_that_is_found_damaged_as_it_is_decoded_has_the_same_hint() -> None:
+    data = by_pillow(np.zeros((30, 50), np.uint8), "TIFF", compression="tiff_adobe_deflate")
+    data = data[:10] + b"\xff\xff" + data[12:]  # in its strip, which comes first
+    assert count_pixels(data) == 1500
+    with pytest.raises(Refusal, match=r"^damaged TIFF: .*; curl sends a file whole with --data-binary") as refused:
+        ask(data=data)
+    assert refused.value.status == 400
+
+
 def test_an_answer_that_is_not_finite_is_none() -> None:
     with pytest.raises(Refusal, match="the network's answer is not finite") as refused:
         ask(Broken())
     assert refused.value.status == 500
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/predict/"), ("GET", "/health/"), ("GET", "/none")])
+def test_an_address_with_a_slash_behind_it_is_another_address(method: str, path: str) -> None:
+    from steel.serving.app import build_app
+
+    app, sent = build_app(Clean(), {"validation": None}, Limits()), list[dict[str, Any]]()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": IMAGE, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b""}
+    with ThreadPoolExecutor(1) as apart:
+        apart.submit(asyncio.run, app(scope, receive, send)).result()
+    start, content = sent
+    assert start["status"] == 404
+    assert json.loads(content["body"])["error"].startswith("no such address; there are /, /predict")
