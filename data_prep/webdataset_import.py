@@ -144,7 +144,9 @@ def _row(key: str, members: dict[str, _Member], task: ForeignTask) -> dict[str, 
         raise ValueError("a name with control characters or bytes that are not UTF-8")
     if TILE_MARK in key:
         raise ValueError("a tile of a larger image; make such shards with `python -m data_prep --tile`")
-    extension = _choose(members, task.image_extension, _IMAGES)
+    masks = (task.mask_extension.lower().removeprefix("."),) if task.mask_extension else ()
+    pictures = {name: member for name, member in members.items() if name not in masks}
+    extension = _choose(pictures, task.image_extension, _IMAGES)
     if extension is None:
         raise ValueError(f"no image among {', '.join(members)}")
     others = {name: member for name, member in members.items() if name != extension}

@@ -45,9 +45,14 @@ def raise_issues(issues: Iterable[Issue], hint: str = "") -> None:
 
 
 def raise_all(errors: Sequence[ValidationErrors]) -> None:
-    """Raise one `ValidationErrors` for the issues of all `errors`, if there are any; with their hint if it is one."""
+    """Raise one `ValidationErrors` for the issues of all `errors`, if there are any; with their hint if it is one, and
+    from what the system refused first, which tells wrong input from missing rights."""
     hints = {error.hint for error in errors}
-    raise_issues(chain.from_iterable(error.issues for error in errors), hints.pop() if len(hints) == 1 else "")
+    causes = (error.__cause__ for error in errors)
+    if errors:
+        issues = chain.from_iterable(error.issues for error in errors)
+        refused = next((cause for cause in causes if isinstance(cause, OSError)), None)
+        raise ValidationErrors(issues, hints.pop() if len(hints) == 1 else "") from refused
 
 
 def _one_line(issues: tuple[Issue, ...]) -> str:

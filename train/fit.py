@@ -100,7 +100,7 @@ def run_attempt(
     if saved is None and arguments.init_from is None:
         runtime.on_main(lambda: check_there(config.model.weights))
     reader = open_reader(arguments)
-    if arguments.test_folds_given:
+    if saved is None and arguments.test_folds_given:
         check_test_folds(reader, config.folds)
     rows = split_rows(reader, config.folds)
     announce_data(config, reader, rows, runtime)
@@ -253,14 +253,16 @@ def _less_memory(folder: RunFolder, phases: Mapping[int, PhaseConfig]) -> str:
 
 
 def _write_suspects(context: RunContext, folder: RunFolder, rows: list[int]) -> None:
-    """Name the samples behind non-finite losses, of all ranks, in nonfinite.json, beside those that earlier attempts at
-    this run have named."""
+    """Name the samples behind non-finite losses, of all ranks, in nonfinite.json, beside those of these shards that
+    earlier attempts have named; before its first state a run may begin anew on others."""
     everybody = {row for part in context.runtime.all_gather(rows) for row in part}
     if not context.runtime.is_main:
         return
-    path = folder.root / "nonfinite.json"
-    named = {one["row"] for one in json.loads(path.read_text())} if path.exists() else set()
-    suspects = [{"row": row, "image_id": context.reader.samples.image_id(row)} for row in sorted(everybody | named)]
+    path, samples = folder.root / "nonfinite.json", context.reader.samples
+    before = json.loads(path.read_text()) if path.exists() else []
+    known = (one for one in before if one["row"] < len(samples))
+    everybody |= {one["row"] for one in known if samples.image_id(one["row"]) == one["image_id"]}
+    suspects = [{"row": row, "image_id": samples.image_id(row)} for row in sorted(everybody)]
     write_text(path, json.dumps(suspects, indent=1) + "\n")
 
 

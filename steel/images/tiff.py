@@ -204,7 +204,8 @@ def tags_at(data: bytes | memoryview, directory: int) -> Iterator[Tag]:
 
     Raises:
         struct.error: the directory ends beyond the end of the file.
-        ValueError: its values are longer than the file.
+        ValueError: its values are longer than the file, those left out that lie beyond its end: of a tag that nobody
+            needs, other programs make nothing of that.
     """
     order, word, _ = layout_of(data)
     room = struct.calcsize(f"{order}{word}")
@@ -213,11 +214,13 @@ def tags_at(data: bytes | memoryview, directory: int) -> Iterator[Tag]:
     entries = struct.iter_unpack(f"{order}HH{word}{word}", bytes(data[start:end]))
     for here, (number, kind, num, there) in zip(places, entries, strict=True):
         size = _SIZES.get(kind, 0) * num
-        left -= size
+        place = here if size <= room else there
+        if kind in _FORMS or place + size <= len(data):
+            left -= size
         if left < 0:  # no file repeats its own bytes over and over but one that is made to
             raise ValueError("damaged TIFF: its tags are longer than the file")
         if size:
-            yield Tag(number, kind, num, here if size <= room else there, size)
+            yield Tag(number, kind, num, place, size)
 
 
 def _extent(data: bytes | memoryview, directory: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,7 +97,8 @@ class Journal:
         """
         storage.make_folder(self.folder)
         if self.staging is not None:
-            storage.remove_leftovers(storage.local_path(self.out), older_than_s=_LEFTOVER_S)
+            with suppress(OSError):  # another user's, perhaps: no reason to predict nothing
+                storage.remove_leftovers(storage.local_path(self.out), older_than_s=_LEFTOVER_S)
         url = storage.join(self.folder, _DESCRIPTION)
         self.mark = _mark_of(job)
         if not self.is_begun():

@@ -41,7 +41,7 @@ def _is_coco(place: Place, images: ImageIndex) -> bool:
 FORMATS: dict[str, LabelFormat] = {
     "kaggle": LabelFormat(
         "a CSV file of run lengths: ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels",
-        lambda place, images: place.is_file and place.url.lower().endswith(".csv"),
+        lambda place, images: place.is_file and bool(place.ending(".csv")),
         lambda place, images, options: kaggle_labels.read_kaggle_labels(place.url, images, options),
         kaggle_labels.write_kaggle_labels,
     ),

@@ -8,7 +8,7 @@ import numpy as np
 
 from steel.images.bitmask import bitmask_dtype
 from steel.images.decode import decode_pixels
-from steel.images.listing import ImageRecord
+from steel.images.listing import ImageRecord, why_unreadable
 from steel.labels.options import MaskSource
 from steel.validation_errors import Issue, ValidationErrors, raise_all, raise_issues
 
@@ -108,6 +108,21 @@ class LabelledImage(NamedTuple):
         return masks
 
 
+def read_image(record: ImageRecord) -> tuple[bytes, np.ndarray]:
+    """The file of an image that has labels, and its pixels, as `decode_pixels` has them.
+
+    Raises:
+        ValidationErrors: it cannot be used.
+        ResourceError: its disk or store fails.
+    """
+    try:
+        data = record.read()
+        return data, decode_pixels(data)
+    except (OSError, ValueError) as error:
+        why = why_unreadable(record, error)
+        raise ValidationErrors([Issue("unusable images", f"{record.image_id} ({why})")]) from error
+
+
 def labelled_images(
     labels: Labels, on_image: Callable[[int, int], None] = lambda done, total: None
 ) -> Iterator[LabelledImage]:
@@ -116,16 +131,15 @@ def labelled_images(
     Raises:
         ValidationErrors: images and masks that cannot be used, all of them, when every image has been looked at; none
             is given any more after the first.
+        ResourceError: the disk or store of the images fails.
     """
     errors = list[ValidationErrors]()
     for number, record in enumerate(labels.images, 1):
         try:
-            height, width = decode_pixels(record.read()).shape[:2]
+            height, width = read_image(record)[1].shape[:2]
             planes = labels.planes(record.image_id, height, width)
         except ValidationErrors as error:
             errors.append(error)
-        except (OSError, ValueError) as error:
-            errors.append(ValidationErrors([Issue("unusable images", f"{record.image_id} ({error})")]))
         else:
             if not errors:
                 yield LabelledImage(record.image_id, height, width, {k: p for k, p in planes.items() if p.any()})

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from steel import storage
-from steel.errors import InputError
+from steel.errors import InputError, told_url
 from steel.images.listing import IMAGE_SUFFIXES, lies_in
 from steel.labels.mask_names import split_masks
 from steel.storage import FileInfo
@@ -35,8 +35,9 @@ class Place:
 
     def ending(self, *suffixes: str) -> list[str]:
         """Locations of the files whose names end so, in any case of letters."""
-        if self.is_file:
-            return [self.url] if self.url.lower().endswith(suffixes) else []
+        if self.is_file:  # a URL may have a query, with which it is fetched
+            spelled = (told_url(self.url), self.url)
+            return [self.url] if any(url.lower().endswith(suffixes) for url in spelled) else []
         return [storage.join(self.url, file.path) for file in self.files if file.path.lower().endswith(suffixes)]
 
 

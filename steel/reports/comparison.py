@@ -210,13 +210,15 @@ def _measures(
 
 
 def _difference(measure: Measure, groups: np.ndarray | None) -> dict[str, Any]:
-    """Both values, their difference and its paired interval; none of fewer than `FEWEST_IMAGES`."""
-    total = measure.weight.sum()
+    """Both values, their difference and its paired interval, over the images that have weight: how many these are
+    says how wide it is. None of fewer than `FEWEST_IMAGES`."""
+    total, has_weight = measure.weight.sum(), measure.weight > 0
     gain = measure.second - measure.first
-    parts = np.stack([gain, measure.weight], axis=1)
-    sums = np.concatenate([w @ parts for w in resample_weights(len(gain), NUM_RESAMPLES, 0, groups)])
+    parts = np.stack([gain, measure.weight], axis=1)[has_weight]
+    their_groups = None if groups is None else groups[has_weight]
+    sums = np.concatenate([w @ parts for w in resample_weights(len(parts), NUM_RESAMPLES, 0, their_groups)])
     with np.errstate(invalid="ignore"):
-        span = interval(sums[:, 0] / sums[:, 1]) if _are_enough(measure.weight > 0, groups) else None
+        span = interval(sums[:, 0] / sums[:, 1]) if _are_enough(has_weight, groups) else None
     values = measure.first.sum() / total, measure.second.sum() / total
     return _judged(*values, gain.sum() / total, span, more_is_better=measure.more_is_better)
 

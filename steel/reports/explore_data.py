@@ -10,16 +10,14 @@ import numpy as np
 from steel import storage
 from steel.errors import InputError, told_url
 from steel.images.bitmask import mask_areas
-from steel.images.decode import decode_pixels
 from steel.images.exif import UPRIGHT, exif_orientation
 from steel.images.geometry import resize_image
-from steel.images.listing import ImageRecord
-from steel.labels.labels import Labels
+from steel.labels.labels import Labels, read_image
 from steel.labels.sizes import exif_named
 from steel.plain import parse_json
 from steel.shards.format import DUPLICATES_NAME
 from steel.shards.reader import ShardReader
-from steel.validation_errors import Issue, ValidationErrors, raise_all
+from steel.validation_errors import ValidationErrors, raise_all
 
 Progress = Callable[[int, int], None]
 
@@ -119,14 +117,14 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
 
     Raises:
         ValidationErrors: images or masks that cannot be used, all of them.
+        ResourceError: the disk or store of the images fails.
     """
     num_classes = len(labels.class_names)
     sizes, areas, digests, channels, brightest = [], [], [], 1, 1
     turned, errors = list[int](), list[ValidationErrors]()
     for number, record in enumerate(labels.images, start=1):
         try:
-            data = _bytes_of(record)
-            image = _pixels_of(record.image_id, data)
+            data, image = read_image(record)
             with exif_named(data):
                 bitmask = labels.bitmask(record.image_id, *image.shape[:2])
         except ValidationErrors as error:
@@ -145,7 +143,7 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
 
     def read(row: int) -> tuple[np.ndarray, np.ndarray]:
         record = labels.images[row]
-        image = _pixels_of(record.image_id, _bytes_of(record))
+        _, image = read_image(record)
         if image.dtype != np.uint8:
             image = (255.0 * image / brightest).astype(np.uint8)
         return image, labels.bitmask(record.image_id, *image.shape[:2])
@@ -163,17 +161,3 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
         read=read,
         turned=tuple(turned),
     )
-
-
-def _bytes_of(record: ImageRecord) -> bytes:
-    try:
-        return record.read()
-    except (OSError, ValueError) as error:
-        raise ValidationErrors([Issue("unusable images", f"{record.image_id} ({error})")]) from error
-
-
-def _pixels_of(image_id: str, data: bytes) -> np.ndarray:
-    try:
-        return decode_pixels(data)
-    except ValueError as error:
-        raise ValidationErrors([Issue("unusable images", f"{image_id} ({error})")]) from error

@@ -32,8 +32,11 @@ def read_range(url: str | os.PathLike[str], offset: int, length: int) -> bytes:
             return os.pread(file.fileno(), length, offset)
     with store_of(url) as (fs, path):
         data = cast(bytes, fs.cat_file(path, start=offset, end=offset + length))
-    # Of a web server that knows no ranges the whole file comes, whatever was asked for.
-    return data[offset : offset + length] if len(data) > length else data
+        # Of a web server that knows no ranges the whole file comes, whatever was asked for.
+        is_whole = len(data) > length
+        if offset > 0 and path.startswith("http") and not is_whole:
+            is_whole = len(data) > max(0, fs.size(path) - offset)
+    return data[offset : offset + length] if is_whole else data
 
 
 def download(url: str, path: Path) -> None:

@@ -106,6 +106,19 @@ def test_png_is_the_mask_beside_any_other_image(tmp_path: Path, suffix: str) -> 
     assert index.areas[:, 0].tolist() == [int((labels_of(number) == 1).sum()) for number in range(4)]
 
 
+@pytest.mark.parametrize("suffix", ["bmp", "tif"])
+def test_a_mask_that_is_named_is_no_image(tmp_path: Path, suffix: str) -> None:
+    members = {}
+    for number in range(4):
+        members[f"c{number}.png"] = cv2.imencode(".png", texture(number))[1].tobytes()
+        members[f"c{number}.{suffix}"] = cv2.imencode(f".{suffix}", labels_of(number))[1].tobytes()
+    write_tar(tmp_path / "set.tar", members)
+    assert main(options(tmp_path, "--mask-extension", suffix.upper(), "--missing-mask", "clean")) == 0
+    index = ShardReader(tmp_path).index
+    assert [index.image_id(row) for row in range(4)] == [f"c{number}.png" for number in range(4)]
+    assert index.areas[:, 0].tolist() == [int((labels_of(number) == 1).sum()) for number in range(4)]
+
+
 def test_bits_beyond_the_classes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tars(tmp_path, lambda number: np.where(labels_of(number) == 2, np.uint8(4), labels_of(number)))
     assert main(options(tmp_path, "--mask-coding", "bitmask")) == 2

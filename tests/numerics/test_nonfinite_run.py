@@ -70,7 +70,9 @@ def test_too_many_end_the_run_and_name_the_sample(poisoned: int, tiny_shards: Pa
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["state"] == "failed" and "non-finite" in status["reason"]
 
-    named.write_text(json.dumps([other]))  # as an attempt before that met another one would have
+    # As an attempt before would have that met another one; and one on other shards, before any state was there.
+    strange = [{"row": len(index), "image_id": "a.png"}, {"row": other["row"], "image_id": "b.png"}]
+    named.write_text(json.dumps([other, *strange]))
     with pytest.raises(InputError, match=r"1 steps in a row .* nonfinite\.json"):
         main(line)
     assert json.loads(named.read_text()) == sorted([victim, other], key=lambda one: one["row"])

@@ -62,9 +62,11 @@ def test_of_a_web_server_that_knows_no_ranges_a_part_is_read_all_the_same(tmp_pa
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/x"
-        parts = [storage.read_range(url, *part) for part in ((0, 3), (2, 3), (8, 5), (0, 10), (0, 20))]
+        parts = [
+            storage.read_range(url, *part) for part in ((0, 3), (2, 3), (8, 5), (0, 10), (0, 20), (8, 50), (12, 9))
+        ]
         server.shutdown()
-    assert parts == [b"012", b"234", b"89", b"0123456789", b"0123456789"]
+    assert parts == [b"012", b"234", b"89", b"0123456789", b"0123456789", b"89", b""]
 
 
 def test_existence_and_size(root: str) -> None:

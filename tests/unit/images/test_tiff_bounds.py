@@ -157,3 +157,14 @@ def test_a_byte_of_a_bigtiff_that_is_wrong_is_no_defect(order: str, compression:
             except ValueError:
                 refused += 1
     assert refused > 100
+
+
+@pytest.mark.parametrize("tag", [(305, 2, 100_000), (50001, 7, 1 << 20)], ids=["text", "private"])
+def test_a_wrong_length_of_a_tag_that_nobody_needs_is_let_be(tag: tuple[int, int, int]) -> None:
+    """As libtiff and Pillow do; beyond the end of the file there is nothing that could be read."""
+    number, kind, num = tag
+    size = {256: (4, 1, 3), 257: (4, 1, 2), 259: (3, 1, 1), 278: (4, 1, 2), 273: (4, 1, 8), 279: (4, 1, 6)}
+    data = made({**size, number: (kind, num, 8)}, bytes(range(6)))
+    assert decode_pixels(data).tolist() == [[0, 1, 2], [3, 4, 5]]
+    turned = made({274: (3, 1, 6), 271: (2, num, 8)})
+    assert exif_orientation(b"\xff\xd8\xff\xe1" + struct.pack(">H", len(turned) + 8) + b"Exif\0\0" + turned) == 6

@@ -10,6 +10,7 @@ import pytest
 
 from steel.cli import main
 from steel.errors import InputError
+from steel.images.listing import ImageRecord
 from steel.labels.convert import writable, write_labels
 from steel.labels.labels import Labels
 from steel.labels.load import load_labels
@@ -126,6 +127,32 @@ def test_all_that_cannot_be_read_is_told_at_once(tmp_path: Path, capsys: pytest.
         told = capsys.readouterr().err.splitlines()[-1]
         assert all(f"{n}.png" in told for n in (1, 3, 5)) and "8x7" in told
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_disk_that_fails_is_asked_once_and_is_no_wrong_input(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where rights are missing, the image is named, and the exit code is that of rights."""
+    asked, fault = list[str](), errno.EIO
+
+    def failing(record: ImageRecord) -> bytes:
+        asked.append(record.image_id)
+        raise OSError(fault, os.strerror(fault), record.url)
+
+    monkeypatch.setattr(ImageRecord, "read", failing)
+    given = ["--class-names", "pit,dent", "--out", str(tmp_path / "out")]
+    for line in (
+        ["convert", str(folder / "train.csv"), "--images", str(folder / "images"), "--to", "masks", *given],
+        ["explore", "--images", str(folder / "images"), "--labels", str(folder / "train.csv"), *given],
+    ):
+        fault = errno.EIO
+        asked.clear()
+        assert main(line) == 1 and len(asked) == 1
+        assert "a.jpg: cannot be read now (Input/output error)" in capsys.readouterr().err
+        fault = errno.EACCES
+        assert main(line) == 1
+        assert "unusable images: a.jpg (Permission denied)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_ignored_pixels_go_into_masks_alone(tmp_path: Path) -> None:

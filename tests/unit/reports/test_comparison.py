@@ -193,6 +193,18 @@ def test_of_different_classes_only_those_that_both_have_are_compared(tmp_path: P
     assert "On the classes that both have: spot. Left out: scratch, pit." in page
 
 
+def test_a_score_of_few_images_goes_by_these_however_many_others_there_are(tmp_path: Path) -> None:
+    """Seven defective images of 300: of resamples of all images some would have none, and no interval."""
+    gain = np.linspace(0.05, 0.1, 7)
+    first = [(f"{i}", "clean", (1.0, 1.0), (0, 0)) for i in range(293)]
+    sides = [first + [(f"d{i}", "found", (0.5 + n * g, 1.0), (10, 0)) for i, g in enumerate(gain)] for n in (0, 1)]
+    found = compare([write_report(tmp_path / f"{n}", side) for n, side in enumerate(sides)])["pairs"][0]["differences"]
+    alone = compare([write_report(tmp_path / f"few{n}", side[293:]) for n, side in enumerate(sides)])["pairs"][0]
+    for name in ("positive Dice", "positive Dice of spot"):
+        assert found[name]["so"] == "better" and found[name]["difference"] == pytest.approx(gain.mean())
+        assert found[name]["interval"] == pytest.approx(alone["differences"][name]["interval"])
+
+
 def test_images_that_one_side_has_seen_are_told(tmp_path: Path) -> None:
     """At the head of the sentence, and the page does not colour it as a gain."""
     first, second = many(np.full(20, 0.1))
