@@ -15,6 +15,7 @@ from steel.labels.formats import FORMATS
 from steel.labels.labels import LabelledImage
 from steel.labels.load import load_labels
 from steel.labels.options import LabelOptions
+from steel.labels.place import Place
 from steel.validation_errors import Issue, ValidationErrors
 from tests.label_files import ROWS, write_images, write_mask, write_text
 
@@ -127,6 +128,12 @@ def test_images_and_masks_by_url(tmp_path):
     assert masked.bitmask("coil/a.png", 4, 6)[0].tolist() == [0, 1, 0, 0, 0, 2]
     with pytest.raises(InputError, match=r"gone\.csv: no such file"):
         load_labels(f"{root}/images", f"{root}/gone.csv")
+
+
+@pytest.mark.parametrize("url", ["https://a/b/Train.CSV?sig=x/y.json", "https://a/b/train.csv", "s3://a/train?1.csv"])
+def test_labels_by_url_are_known_by_their_name(url: str) -> None:
+    place = Place(url, (), (), is_file=True, has_images=False)
+    assert place.ending(".csv") == [url] and place.ending(".xml") == []
 
 
 def test_folders_and_options_that_cannot_be(tmp_path):
