@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -138,6 +139,7 @@ def _run_export(arguments: argparse.Namespace) -> None:
         _check_without_int8(arguments)
     make_way([arguments.checkpoint, arguments.int8], [arguments.onnx])
     checkpoint = load_checkpoint(arguments.checkpoint)
+    print("making the graph, which takes tens of seconds or more", file=sys.stderr, flush=True)  # noqa: T201
     if arguments.int8 is not None:
         _export_int8(arguments, checkpoint)
         return

@@ -22,6 +22,7 @@ from steel.checkpoint_header import METADATA_KEY, make_metadata, parse_metadata
 from steel.config import TilingConfig
 from steel.errors import InputError
 from steel.images.pixel_format import EIGHT_BITS
+from steel.inference.fixed_padding import fix_padding
 from steel.inference.label_head import encode_head
 from steel.inference.onnx_predictor import OnnxPredictor
 from steel.inference.predictor import Predictor, build_models
@@ -109,7 +110,7 @@ def make_onnx(checkpoint: Checkpoint, tta: Sequence[str] | None = None) -> tuple
     views = check_tta(tta)
     members = build_models(checkpoint)
     stride = members[0].stride
-    model = OnnxModel(members, checkpoint, views).eval()
+    model = OnnxModel([fix_padding(member) for member in members], checkpoint, views).eval()
     name = f"{checkpoint.network.architecture} on {checkpoint.network.encoder}"
     try:
         data = _export(model, checkpoint, (2 * stride + 3, 3 * stride + 5), views)

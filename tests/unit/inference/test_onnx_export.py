@@ -37,10 +37,9 @@ SIZES = [
 TTA_SETS = [views for n in range(len(VIEWS) + 1) for views in itertools.combinations(VIEWS, n)]
 
 
-def make_checkpoint(seed, architecture="Unet", in_channels=1):
+def make_checkpoint(seed, architecture="Unet", in_channels=1, encoder="tu-test_resnet", widths=(8, 8)):
     torch.manual_seed(seed)
-    widths = (8, 8) if architecture == "Unet" else None
-    network = NetworkConfig(architecture, "tu-test_resnet", 2, in_channels, widths)
+    network = NetworkConfig(architecture, encoder, 2, in_channels, widths if architecture == "Unet" else None)
     model = UnifiedModel(network)
     with torch.no_grad():
         model.segmentation_head[0].weight.mul_(20)  # so that masks are not all of one value
@@ -60,6 +59,7 @@ CASES = {
     "ensemble": lambda: stack_members([make_checkpoint(0), make_checkpoint(2)]),
     "FPN": lambda: make_checkpoint(3, "FPN"),
     "DeepLabV3Plus": lambda: make_checkpoint(4, "DeepLabV3Plus", in_channels=3),
+    "same padding": lambda: make_checkpoint(5, encoder="tu-tf_efficientnet_lite0", widths=(8, 8, 8, 8, 8)),
 }
 FAST = [("gray", ("hflip", "vflip", "hvflip"))]
 SLOW = [("gray", views) for views in TTA_SETS] + [(name, ("hflip", "hvflip")) for name in CASES if name != "gray"]
