@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.reading import read_images
-from data_prep.unusable import reasons_once, unusable
+from data_prep.unusable import raise_once, unusable
 from steel import storage
 from steel.errors import InputError
 from steel.images.decode import decode_pixels
@@ -149,5 +149,5 @@ def sum_levels(tasks: Sequence[LevelsTask], executor: Executor) -> np.ndarray:
             except ValidationErrors as error:
                 issues += error.issues
             bar.update(len(task.records))
-    raise_issues(reasons_once(issues))
+    raise_once(issues)
     return total

@@ -25,13 +25,13 @@ from data_prep.manifest import Summary, draft_manifest, write_manifest
 from data_prep.options import Options
 from data_prep.plan import Plan, ShardPlan, are_comparable, make_plan
 from data_prep.rows import ShardRows
-from data_prep.unusable import reasons_once
+from data_prep.unusable import raise_once
 from data_prep.write import ShardTask, write_shard
 from steel import storage
 from steel.errors import InputError, list_some, told_url
 from steel.images.pixel_format import Depth
 from steel.shards.format import Manifest
-from steel.validation_errors import Issue, ValidationErrors, raise_issues
+from steel.validation_errors import Issue, ValidationErrors
 
 INPUT_DIGEST = "input_sha256"
 """Among the options in the manifest: of all that the shards were made of."""
@@ -215,7 +215,7 @@ def _write(options: Options, plan: Plan, missing: list[ShardPlan], executor: Exe
             for future in futures:
                 future.cancel()
             raise
-    raise_issues(reasons_once(issues))
+    raise_once(issues)
     return written
 
 

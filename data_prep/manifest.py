@@ -20,6 +20,7 @@ from steel import storage
 from steel.errors import InputError, counted, list_some, told_url
 from steel.folds import assign_folds, put_large_last
 from steel.images.exif import TURNED_ADVICE, UPRIGHT, told_turned
+from steel.images.mixed import MIXED_ADVICE, odd_colours, told_mixed
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.labels.classes import number_classes
 from steel.metrics.bootstrap import FEWEST_IMAGES
@@ -153,6 +154,7 @@ def write_manifest(
     channels, mean, std = _normalisation(images, num_pixels, sums, squares)
     lines += [*_remarks_on_flat(std), *_remarks_on_absent(draft, classes)]
     lines += _remarks_on_turned(image_ids, images["orientation"].to_numpy())
+    lines += _remarks_on_mixed(image_ids, images["is_gray"].to_pylist())
     fold_sizes = np.bincount(folds)
     manifest = replace(
         draft,
@@ -312,6 +314,12 @@ def _remarks_on_turned(image_ids: Sequence[str], orientations: np.ndarray) -> li
     """A line where EXIF asks viewers to turn images: tools that follow it drew their labels on another picture."""
     turned = [image_ids[i] for i in np.flatnonzero(orientations != UPRIGHT).tolist()]
     return [f"warning: {told_turned(turned)}: {list_some(turned, 3)}; {TURNED_ADVICE}"] if turned else []
+
+
+def _remarks_on_mixed(image_ids: Sequence[str], are_gray: Sequence[bool]) -> list[str]:
+    """A line where gray images and such in colour lie together: a slip of one file makes the network's input larger."""
+    odd = [image_ids[i] for i in odd_colours(are_gray)]
+    return [f"warning: {told_mixed(are_gray)}: {list_some(odd, 3)}; {MIXED_ADVICE}"] if odd else []
 
 
 def _remarks_on_absent(draft: Manifest, classes: np.ndarray) -> list[str]:

@@ -1,11 +1,12 @@
-"""Images that cannot be used, and why: what several of them share is told once."""
+"""Images that cannot be used, why, and what to do about them: what several of them share is told once."""
 
 from collections import Counter
 from collections.abc import Iterable
 
-from steel.validation_errors import Issue
+from steel.validation_errors import Issue, raise_issues
 
 _KIND = "unusable images"
+_WAY_OUT = "replace unusable images, or remove them: --stray-labels skip then leaves out their labels"
 _MOST_SHARED = 3
 """Reasons that stand before the images that share them; further ones stand beside each image."""
 
@@ -13,6 +14,17 @@ _MOST_SHARED = 3
 def unusable(image_id: str, error: Exception) -> Issue:
     """An image at fault, its reason in the issue's kind: see `reasons_once`."""
     return Issue(f"{_KIND} ({error})", image_id)
+
+
+def raise_once(issues: Iterable[Issue]) -> None:
+    """Raise all issues of a set, if there are any, as `reasons_once` has them.
+
+    Raises:
+        ValidationErrors: with a way out where an image's reason, which would say it behind a semicolon, names none.
+    """
+    found = list(issues)
+    helpless = any(issue.kind.startswith(_KIND) and "; " not in issue.kind for issue in found)
+    raise_issues(reasons_once(found), _WAY_OUT if helpless else "")
 
 
 def reasons_once(issues: Iterable[Issue]) -> list[Issue]:

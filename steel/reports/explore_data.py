@@ -46,6 +46,8 @@ class ExploredData:
     """Whether `group` says of any two images that they are duplicates."""
     turned: tuple[int, ...] = ()
     """Rows of images that EXIF asks viewers to turn; of shards it is data_prep that tells them."""
+    are_gray: tuple[bool, ...] = ()
+    """(N,); of shards, whose index does not know it, none: there it is data_prep that tells of a set with both."""
 
     def __len__(self) -> int:
         """N."""
@@ -120,8 +122,8 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
         ResourceError: the disk or store of the images fails.
     """
     num_classes = len(labels.class_names)
-    sizes, areas, digests, channels, brightest = [], [], [], 1, 1
-    turned, errors = list[int](), list[ValidationErrors]()
+    sizes, areas, digests, brightest = [], [], [], 1
+    turned, are_gray, errors = list[int](), list[bool](), list[ValidationErrors]()
     for number, record in enumerate(labels.images, start=1):
         try:
             data, image = read_image(record)
@@ -130,8 +132,7 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
         except ValidationErrors as error:
             errors.append(error)
             continue
-        is_gray = image.ndim == 2 or bool((image == image[..., :1]).all())
-        channels = max(channels, 1 if is_gray else 3)
+        are_gray.append(image.ndim == 2 or bool((image == image[..., :1]).all()))
         brightest = max(brightest, int(image.max()) if image.dtype != np.uint8 else 1)
         sizes.append(image.shape[:2])
         areas.append(mask_areas(bitmask, num_classes))
@@ -156,8 +157,9 @@ def data_of_labels(labels: Labels, where: str, on_image: Progress = lambda done,
         areas=np.array(areas, np.int64).reshape(-1, num_classes),
         group=np.unique(digests, return_inverse=True)[1],
         fold=None,
-        channels=channels,
+        channels=1 if all(are_gray) else 3,
         resized=False,
         read=read,
         turned=tuple(turned),
+        are_gray=tuple(are_gray),
     )

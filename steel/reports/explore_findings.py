@@ -9,6 +9,7 @@ import numpy as np
 
 from steel.errors import counted, list_some
 from steel.images.exif import TURNED_ADVICE, told_turned
+from steel.images.mixed import MIXED_ADVICE, odd_colours, told_mixed
 from steel.labels.classes import beside_classes
 from steel.reports.explore_data import ExploredData
 from steel.reports.explore_figures import PixelSurvey
@@ -52,6 +53,7 @@ def find_conspicuous(data: ExploredData, survey: PixelSurvey) -> list[Finding]:
         *_masks(data, survey),
         *_sizes(data),
         *_turned(data),
+        *_mixed(data),
         *_brightness(survey),
     ]
     return sorted(found, key=lambda finding: finding.tone != "bad")
@@ -205,6 +207,18 @@ def _turned(data: ExploredData) -> Iterator[Finding]:
             f"{told_turned(names)}: {list_some(names, 3)}",
             f"{TURNED_ADVICE[0].upper()}{TURNED_ADVICE[1:]}.",
             data.turned,
+        )
+
+
+def _mixed(data: ExploredData) -> Iterator[Finding]:
+    odd = odd_colours(data.are_gray)
+    if odd:
+        names = [data.image_ids[row] for row in odd]
+        yield Finding(
+            "warn",
+            f"{told_mixed(data.are_gray)}: {list_some(names, 3)}",
+            f"{MIXED_ADVICE[0].upper()}{MIXED_ADVICE[1:]}.",
+            odd,
         )
 
 

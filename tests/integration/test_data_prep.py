@@ -288,3 +288,15 @@ def test_images_that_exif_turns_are_told(tmp_path: Path, capsys: pytest.CaptureF
     (warning,) = [line for line in capsys.readouterr().out.splitlines() if "EXIF" in line]
     assert warning.startswith("warning: 5 images with an EXIF orientation other than 1: ")
     assert ".jpg and 2 more; pixels are taken as stored, and labels must be of these" in warning
+
+
+def test_images_in_colour_among_gray_ones_are_told(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One makes three channels of all; sets of one kind are no news."""
+    assert main(arguments(own_folder, own_folder / "gray")) == 0
+    assert "colour image" not in capsys.readouterr().out
+    colours = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    Image.fromarray(colours).save(own_folder / "images" / image_name(4))
+    assert main(arguments(own_folder, own_folder / "out")) == 0
+    told = f"warning: 1 colour image among {NUM_IMAGES - 1} gray: {image_name(4)}; the network takes three channels for"
+    assert f"{told} all of them" in capsys.readouterr().out
+    assert ShardReader(own_folder / "out").manifest.channels == 3

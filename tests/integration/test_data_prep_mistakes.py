@@ -18,9 +18,12 @@ from tests.image_folder import (
     arguments,
     image_name,
     last_line,
+    masks_of,
     tree_digest,
     write_images,
 )
+
+WAY_OUT = "(replace unusable images, or remove them: --stray-labels skip then leaves out their labels)"
 
 
 def test_all_unusable_images_are_told_at_once(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,6 +53,28 @@ def test_a_reason_that_images_share_is_told_once(
     told = last_line(capsys)
     assert told.count("not a readable image") == 1
     assert f"unusable images: {image_name(11)} (an empty file); unusable images (not a readable image (" in told
+    assert told.endswith(WAY_OUT)
+
+
+@pytest.mark.parametrize("labels", ["table", "masks"])
+def test_the_way_out_of_a_damaged_image_is_told_and_leads_out(
+    labels: str, own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if labels == "masks":
+        for number in range(NUM_IMAGES):
+            mask = own_folder / "masks" / Path(image_name(number)).with_suffix(".png")
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(mask), masks_of(number)[1].astype(np.uint8))
+    place = own_folder / ("masks" if labels == "masks" else "train.csv")
+    broken = own_folder / "images" / image_name(4)
+    broken.write_bytes(broken.read_bytes()[:-40])
+    assert main(arguments(own_folder, own_folder / "out", labels=place)) == 2
+    assert last_line(capsys).endswith(WAY_OUT)
+    broken.unlink()
+    assert main(arguments(own_folder, own_folder / "out", labels=place)) == 2
+    assert "--stray-labels skip leaves them out" in last_line(capsys)
+    assert main(arguments(own_folder, own_folder / "anew", labels=place, stray_labels="skip")) == 0
+    assert "left out: labels without an image (1)" in capsys.readouterr().out
 
 
 def test_mended_input_starts_over(

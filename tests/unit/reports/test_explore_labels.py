@@ -74,6 +74,24 @@ def test_images_that_exif_turns_are_told(tmp_path: Path, capsys: pytest.CaptureF
     assert "masks turned by a quarter against their image (by its EXIF orientation," in capsys.readouterr().err
 
 
+def test_images_in_colour_among_gray_ones_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for n in range(5):
+        shape = (20, 40, 3) if n in (0, 3) else (20, 40)  # of 0.png all channels are equal
+        picture = np.full(shape, 90 + n, np.uint8)
+        if n == 3:
+            picture[..., 0] = 200
+        Image.fromarray(picture).save(tmp_path / f"images/{n}.png")
+        Image.fromarray(np.full((20, 40), n % 2, np.uint8)).save(tmp_path / f"masks/{n}.png")
+    line = ["explore", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "masks")]
+    assert main([*line, "--out", str(tmp_path / "out")]) == 0
+    title = "1 colour image among 4 gray: 3.png"
+    assert title in capsys.readouterr().out.splitlines()
+    assert titles(json.loads((tmp_path / "out/figures.json").read_text()))[title] == ["3.png"]
+    assert "The network takes three channels for all of them" in (tmp_path / "out/index.html").read_text()
+
+
 def test_images_of_16_bits_are_measured_on_one_scale(tmp_path: Path) -> None:
     """One of twenty has an eighth of the exposure; the brightest pixel of all is 4,000 of 65,535."""
     import cv2
