@@ -293,17 +293,24 @@ def _changed(
 def _sentence(
     first: str, second: str, differences: Mapping[str, Any], num_images: int, only_classes: Sequence[str]
 ) -> str:
-    """The verdict on a pair; `only_classes` are those that both have where either has others, too."""
+    """The verdict on a pair; `only_classes` are those that both have where either has others, too.
+
+    Where mean Dice shows no difference and another score does, it is mean Dice alone that is not shown to differ.
+    """
     whole = differences["mean Dice"]
-    words = {"better": "is better than", "worse": "is worse than"}.get(whole["so"], "is not shown to differ from")
     shown = [
         f"{name} {found['difference']:+.4f}"
         for name, found in differences.items()
         if found["exceeds_noise"] and name != "mean Dice"
     ]
-    more = f"; beyond the noise also: {', '.join(shown)}" if shown else "; nothing else exceeds the noise"
     classes = f" and the classes that both have ({', '.join(only_classes)})" if only_classes else ""
-    return f"{second} {words} {first}: mean Dice {_spanned(whole)} on the same {num_images:,} images{classes}{more}"
+    on = f"on the same {num_images:,} images{classes}"
+    if shown and not whole["exceeds_noise"]:
+        head = f"mean Dice of {second} is not shown to differ from that of {first}: {_spanned(whole)} {on}"
+        return f"{head}; beyond the noise: {', '.join(shown)}"
+    words = {"better": "is better than", "worse": "is worse than"}.get(whole["so"], "is not shown to differ from")
+    more = f"; beyond the noise also: {', '.join(shown)}" if shown else "; nothing else exceeds the noise"
+    return f"{second} {words} {first}: mean Dice {_spanned(whole)} {on}{more}"
 
 
 def _spanned(found: Mapping[str, Any]) -> str:

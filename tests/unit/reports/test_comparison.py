@@ -235,8 +235,17 @@ def test_noise_is_called_noise(tmp_path: Path) -> None:
     found = compare([write_report(tmp_path / "one", first), write_report(tmp_path / "two", second)])
     differences = found["pairs"][0]["differences"]
     assert differences["mean Dice"]["so"] == "within the noise"
-    assert found["pairs"][0]["sentence"].startswith("two is not shown to differ from one: mean Dice +0.0010")
     assert differences["defective strips found"]["so"] == "better"
+    sentence = found["pairs"][0]["sentence"]  # which does not deny what it says next
+    assert sentence.startswith("mean Dice of two is not shown to differ from that of one: +0.0010 (95 %: -0.00")
+    assert " on the same 600 images; beyond the noise: " in sentence and "defective strips found +1.0000" in sentence
+
+
+def test_where_nothing_exceeds_the_noise_the_two_are_not_shown_to_differ(tmp_path: Path) -> None:
+    found = compare([write_report(tmp_path / name, many(np.zeros(40))[0]) for name in ("one", "two")])
+    sentence = found["pairs"][0]["sentence"]
+    assert sentence.startswith("two is not shown to differ from one: mean Dice +0.0000 (95 %: +0.0000 to +0.0000) on")
+    assert sentence.endswith("; nothing else exceeds the noise")
 
 
 @pytest.mark.parametrize(("num_images", "so"), [(5, "within the noise"), (6, "better")])
