@@ -73,6 +73,18 @@ def worth_of_few(num_groups: int) -> float:
 
 Interval = tuple[float, float]
 
+TOO_FEW = "too few to tell"
+"""What is said of a difference without an interval: it was not judged."""
+
+
+def told_by(span: Interval | None, *, more_is_better: bool = True) -> str:
+    """What an interval of a difference says: `better`, `worse` or `within the noise`; `TOO_FEW` where there is none."""
+    if span is None:
+        return TOO_FEW
+    if span[0] <= 0 <= span[1]:
+        return "within the noise"
+    return "better" if (span[0] > 0) == more_is_better else "worse"
+
 
 def interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval | None:
     """The middle share of resampled values (R,); None when some resample has no value (no positive image, say)."""

@@ -16,10 +16,12 @@ from steel.metrics.bootstrap import (
     CONFIDENCE,
     FEWEST_IMAGES,
     NUM_RESAMPLES,
+    TOO_FEW,
     Interval,
     bootstrap_difference,
     interval,
     resample_weights,
+    told_by,
 )
 from steel.metrics.counts import PREDICTED, TRUE
 from steel.metrics.scores import Outcome, score
@@ -254,15 +256,14 @@ def _judged(
     first: float, second: float, difference: float, span: Interval | None, *, more_is_better: bool = True
 ) -> dict[str, Any]:
     """Both values, their difference with its interval, and what that says."""
-    exceeds = span is not None and (span[0] > 0 or span[1] < 0)
-    is_gain = (difference > 0) == more_is_better
+    so = told_by(span, more_is_better=more_is_better)
     return {
         "first": plain_number(first),
         "second": plain_number(second),
         "difference": plain_number(difference),
         "interval": None if span is None else list(span),
-        "exceeds_noise": exceeds,
-        "so": ("better" if is_gain else "worse") if exceeds else "within the noise",
+        "exceeds_noise": so in ("better", "worse"),
+        "so": so,
     }
 
 
@@ -315,13 +316,13 @@ def _sentence(
 
 def _spanned(found: Mapping[str, Any]) -> str:
     difference, span = _in_words(found)
-    return f"{difference} (95 %: {span})" if span else difference
+    return f"{difference} ({span if span == TOO_FEW else f'95 %: {span}'})"
 
 
 def _in_words(found: Mapping[str, Any]) -> tuple[str, str]:
-    """A difference and its interval, which may be empty."""
+    """A difference and its interval; `TOO_FEW` where it has none."""
     span = found["interval"]
-    return f"{found['difference']:+.4f}", "" if span is None else f"{span[0]:+.4f} to {span[1]:+.4f}"
+    return f"{found['difference']:+.4f}", TOO_FEW if span is None else f"{span[0]:+.4f} to {span[1]:+.4f}"
 
 
 def _differences_of_two(comparison: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
