@@ -247,7 +247,8 @@ def _iou_difference(first: np.ndarray, second: np.ndarray, groups: np.ndarray | 
     before, after = (float(score(outcome).miou) for outcome in outcomes)
     if np.isnan([before, after]).any():
         return {}
-    is_told = _are_enough(np.ones(len(first), bool), groups)
+    has_pixels = np.any((first > 0) | (second > 0), axis=(1, 2))
+    is_told = _are_enough(np.asarray(has_pixels), groups)  # the other images say nothing of it
     span = bootstrap_difference(outcomes[1], outcomes[0], lambda scores: scores.miou) if is_told else None
     return {"mean IoU": _judged(before, after, after - before, span)}
 

@@ -209,6 +209,14 @@ def test_a_score_of_few_images_goes_by_these_however_many_others_there_are(tmp_p
         assert found[name]["interval"] == pytest.approx(alone["differences"][name]["interval"])
 
 
+def test_images_without_a_defect_make_no_difference_of_mean_iou_out_of_five(tmp_path: Path) -> None:
+    """All five are better, which chance alone gives more often than once in twenty."""
+    clean = [(f"{i}", "clean", (1.0, 1.0), (0, 0)) for i in range(495)]
+    sides = [clean + [(f"d{i}", "found", (dice, 1.0), (10, 0)) for i in range(5)] for dice in (0.5, 0.8)]
+    found = compare([write_report(tmp_path / f"{n}", side) for n, side in enumerate(sides)])["pairs"][0]["differences"]
+    assert found["mean IoU"]["difference"] > 0.1 and found["mean IoU"]["so"] == "too few to tell"
+
+
 def test_images_that_one_side_has_seen_are_told(tmp_path: Path) -> None:
     """At the head of the sentence, and the page does not colour it as a gain."""
     first, second = many(np.full(20, 0.1))
