@@ -12,6 +12,9 @@ NUM_RESAMPLES = 1000
 FEWEST_IMAGES = 6
 """Or groups of them, that can show a difference: of fewer all go the same way by chance more often than once in twenty
 (2 / 2 ** 5)."""
+_MOST_WITHOUT_VALUE = 0.01
+"""Share of resamples that may have no value. Of six images with a class among many, one in 400 (e ** -6) has none of
+them: not enough to matter at the ends of an interval. Of three, one in twenty."""
 _RESAMPLES_AT_ONCE = 64
 """Bounds the memory: 12,568 images x 64 resamples x 8 bytes = 6.4 MB."""
 
@@ -73,13 +76,27 @@ def worth_of_few(num_groups: int) -> float:
 
 Interval = tuple[float, float]
 
+TOO_FEW = "too few to tell"
+"""What is said of a difference without an interval: it was not judged."""
+
+
+def told_by(span: Interval | None, *, more_is_better: bool = True) -> str:
+    """What an interval of a difference says: `better`, `worse` or `within the noise`; `TOO_FEW` where there is none."""
+    if span is None:
+        return TOO_FEW
+    if span[0] <= 0 <= span[1]:
+        return "within the noise"
+    return "better" if (span[0] > 0) == more_is_better else "worse"
+
 
 def interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval | None:
-    """The middle share of resampled values (R,); None when some resample has no value (no positive image, say)."""
-    if not len(values) or np.isnan(values).any():
+    """The middle share of resampled values (R,), of those that have one (NaN: no positive image, say); None where more
+    than `_MOST_WITHOUT_VALUE` have none."""
+    known = values[~np.isnan(values)]
+    if not len(known) or len(values) - len(known) > _MOST_WITHOUT_VALUE * len(values):
         return None
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(values, [tail, 100 - tail])
+    low, high = np.percentile(known, [tail, 100 - tail])
     return float(low), float(high)
 
 

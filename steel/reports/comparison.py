@@ -16,10 +16,12 @@ from steel.metrics.bootstrap import (
     CONFIDENCE,
     FEWEST_IMAGES,
     NUM_RESAMPLES,
+    TOO_FEW,
     Interval,
     bootstrap_difference,
     interval,
     resample_weights,
+    told_by,
 )
 from steel.metrics.counts import PREDICTED, TRUE
 from steel.metrics.scores import Outcome, score
@@ -245,7 +247,8 @@ def _iou_difference(first: np.ndarray, second: np.ndarray, groups: np.ndarray | 
     before, after = (float(score(outcome).miou) for outcome in outcomes)
     if np.isnan([before, after]).any():
         return {}
-    is_told = _are_enough(np.ones(len(first), bool), groups)
+    has_pixels = np.any((first > 0) | (second > 0), axis=(1, 2))
+    is_told = _are_enough(np.asarray(has_pixels), groups)  # the other images say nothing of it
     span = bootstrap_difference(outcomes[1], outcomes[0], lambda scores: scores.miou) if is_told else None
     return {"mean IoU": _judged(before, after, after - before, span)}
 
@@ -254,15 +257,14 @@ def _judged(
     first: float, second: float, difference: float, span: Interval | None, *, more_is_better: bool = True
 ) -> dict[str, Any]:
     """Both values, their difference with its interval, and what that says."""
-    exceeds = span is not None and (span[0] > 0 or span[1] < 0)
-    is_gain = (difference > 0) == more_is_better
+    so = told_by(span, more_is_better=more_is_better)
     return {
         "first": plain_number(first),
         "second": plain_number(second),
         "difference": plain_number(difference),
         "interval": None if span is None else list(span),
-        "exceeds_noise": exceeds,
-        "so": ("better" if is_gain else "worse") if exceeds else "within the noise",
+        "exceeds_noise": so in ("better", "worse"),
+        "so": so,
     }
 
 
@@ -293,28 +295,35 @@ def _changed(
 def _sentence(
     first: str, second: str, differences: Mapping[str, Any], num_images: int, only_classes: Sequence[str]
 ) -> str:
-    """The verdict on a pair; `only_classes` are those that both have where either has others, too."""
+    """The verdict on a pair; `only_classes` are those that both have where either has others, too.
+
+    Where mean Dice shows no difference and another score does, it is mean Dice alone that is not shown to differ.
+    """
     whole = differences["mean Dice"]
-    words = {"better": "is better than", "worse": "is worse than"}.get(whole["so"], "is not shown to differ from")
     shown = [
         f"{name} {found['difference']:+.4f}"
         for name, found in differences.items()
         if found["exceeds_noise"] and name != "mean Dice"
     ]
-    more = f"; beyond the noise also: {', '.join(shown)}" if shown else "; nothing else exceeds the noise"
     classes = f" and the classes that both have ({', '.join(only_classes)})" if only_classes else ""
-    return f"{second} {words} {first}: mean Dice {_spanned(whole)} on the same {num_images:,} images{classes}{more}"
+    on = f"on the same {num_images:,} images{classes}"
+    if shown and not whole["exceeds_noise"]:
+        head = f"mean Dice of {second} is not shown to differ from that of {first}: {_spanned(whole)} {on}"
+        return f"{head}; beyond the noise: {', '.join(shown)}"
+    words = {"better": "is better than", "worse": "is worse than"}.get(whole["so"], "is not shown to differ from")
+    more = f"; beyond the noise also: {', '.join(shown)}" if shown else "; nothing else exceeds the noise"
+    return f"{second} {words} {first}: mean Dice {_spanned(whole)} {on}{more}"
 
 
 def _spanned(found: Mapping[str, Any]) -> str:
     difference, span = _in_words(found)
-    return f"{difference} (95 %: {span})" if span else difference
+    return f"{difference} ({span if span == TOO_FEW else f'95 %: {span}'})"
 
 
 def _in_words(found: Mapping[str, Any]) -> tuple[str, str]:
-    """A difference and its interval, which may be empty."""
+    """A difference and its interval; `TOO_FEW` where it has none."""
     span = found["interval"]
-    return f"{found['difference']:+.4f}", "" if span is None else f"{span[0]:+.4f} to {span[1]:+.4f}"
+    return f"{found['difference']:+.4f}", TOO_FEW if span is None else f"{span[0]:+.4f} to {span[1]:+.4f}"
 
 
 def _differences_of_two(comparison: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

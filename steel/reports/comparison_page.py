@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from steel.metrics.bootstrap import TOO_FEW
 from steel.metrics.table import headings
 from steel.reports.comparison import RESULTS
 from steel.reports.html.charts import interval_chart
@@ -22,7 +23,7 @@ LISTED = 25
 """Changed images in the table of a pair."""
 PICTURED = 10
 """Changed images of a pair whose pictures are shown."""
-_TONES = {"better": ("good", "✓"), "worse": ("bad", "✗"), "within the noise": ("", "–")}
+_TONES = {"better": ("good", "✓"), "worse": ("bad", "✗"), "within the noise": ("", "–"), TOO_FEW: ("", "?")}
 
 
 def write_comparison(comparison: Mapping[str, Any], path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from steel.metrics.bootstrap import bootstrap_difference
+from steel.metrics.bootstrap import bootstrap_difference, told_by
 from steel.metrics.scores import Outcome, Scores, score
 from steel.metrics.statistics import EvaluationStatistics
 from steel.metrics.table import MetricInputs, compute, plain_number
@@ -59,13 +59,10 @@ def _scores(judged: Judged, class_names: Sequence[str]) -> dict[str, Any]:
 def _gain(ensemble: Outcome, member: Outcome, of: Callable[[Scores], np.ndarray]) -> dict[str, Any]:
     """How much more the ensemble scores, with the paired interval; None where there is nothing to score."""
     span = bootstrap_difference(ensemble, member, of)
-    so = "within the noise"
-    if span is not None and not span[0] <= 0 <= span[1]:
-        so = "better" if span[0] > 0 else "worse"
     return {
         "difference": plain_number(of(score(ensemble)) - of(score(member))),
         "interval": None if span is None else list(span),
-        "so": so,
+        "so": told_by(span),
     }
 
 

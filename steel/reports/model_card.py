@@ -108,11 +108,16 @@ def _failures(names: Sequence[str], metrics: Mapping[str, Any], sizes: Sequence[
 
 
 def _missed_sizes(sizes: Sequence[SizeBin]) -> list[str]:
-    """The sizes, from the smallest on, of which fewer than half are found."""
+    """The sizes, from the smallest on, of which fewer than half are found; no end is named where these are all."""
     small = list(takewhile(lambda one: 2 * one.found < one.defects, sizes))
     if not small:
         return []
     found, defects = sum(one.found for one in small), sum(one.defects for one in small)
+    if len(small) == len(sizes):
+        return [
+            f"defects of every size are missed: of {defects:,} (each all that an image has of a class) {found:,} were "
+            "found"
+        ]
     return [
         f"small defects are missed: of {defects:,} with fewer than {small[-1].end_area:,} pixels (all that an image "
         f"has of a class) {found:,} were found"

@@ -319,5 +319,27 @@ def test_differences_are_paired() -> None:
 
 def test_no_interval_without_a_value() -> None:
     assert interval(np.array([0.1, np.nan])) is None
+    assert interval(np.full(1000, np.nan)) is None and interval(np.array([])) is None
     empty = Outcome(np.arange(3), np.zeros((3, 1, 3), int), np.zeros((3, 2), bool))
     assert bootstrap(empty, lambda s: s.mean_dice_positive) is None
+
+
+def test_a_hundredth_of_the_resamples_may_have_no_value() -> None:
+    values = np.arange(1000.0)
+    values[::100] = np.nan
+    assert interval(values) == pytest.approx(tuple(np.nanpercentile(values, [2.5, 97.5])))
+    values[1] = np.nan
+    assert interval(values) is None
+
+
+@pytest.mark.parametrize(("num_images", "num_with"), [(9, 6), (500, 6), (500, 10)])
+def test_a_class_that_few_images_have_keeps_its_interval_for_one_resample_without_them(
+    num_images: int, num_with: int
+) -> None:
+    """A few draws in a thousand hold none of six; of forty times a thousand one does of ten, too."""
+    counts = np.zeros((num_images, 1, 3), int)
+    counts[:num_with, 0, 1:], counts[:num_with, 0, 0] = 20, np.arange(5, 5 + num_with)
+    outcome = Outcome(np.arange(num_images), counts, np.zeros((num_images, 2), bool))
+    many = [ratios(resampled_sums(score_sums(outcome), seed=seed)).mean_dice_positive for seed in range(40)]
+    assert np.isnan(many).any()
+    assert None not in [interval(values) for values in many]

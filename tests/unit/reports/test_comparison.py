@@ -149,7 +149,9 @@ def test_differences_stand_beside_the_scores_of_two_that_judged_the_same_images(
     text = format_comparison(compare([one, two]))
     assert re.search(r"^ +one +two +difference +95 %$", text, re.MULTILINE)
     assert re.search(r"^mean Dice +0\.6875 +0\.9062 +\+0\.2188 +\+0\.0000 to \+0\.5000$", text, re.MULTILINE)
-    assert re.search(r"^mean IoU +- +- +\+0\.3333$", text, re.MULTILINE)  # some resamples have clean images alone
+    assert re.search(
+        r"^mean IoU +- +- +\+0\.3333 +too few to tell$", text, re.MULTILINE
+    )  # some resamples have clean images alone
     assert re.search(r"^all-empty floor +0\.5000 +0\.5000$", text, re.MULTILINE)
     for paths in ([one, three], [one, two, three]):
         assert "difference  " not in format_comparison(compare(paths))
@@ -183,11 +185,13 @@ def test_of_different_classes_only_those_that_both_have_are_compared(tmp_path: P
             "positive Dice of spot": (0.5, 0.5),
         }
         assert pair["changed"] == []
-        assert " on the same 4 images and the classes that both have (spot); nothing" in pair["sentence"]
+        assert (
+            " (too few to tell) on the same 4 images and the classes that both have (spot); nothing" in pair["sentence"]
+        )
     assert found["spread"] == {}  # the scores of each are over other classes
     text = format_comparison(compare(paths[:2]))
     assert re.search(r"^mean Dice +0\.3750 +0\.5000$", text, re.MULTILINE)  # each over its own classes
-    assert re.search(r"^positive Dice of spot .*\+0\.0000$", text, re.MULTILINE)
+    assert re.search(r"^positive Dice of spot .*\+0\.0000 +too few to tell$", text, re.MULTILINE)
     page = re.sub("<[^>]*>", "", comparison_page(found))
     assert "Over all classes of each, which are not the same" in page
     assert "On the classes that both have: spot. Left out: scratch, pit." in page
@@ -203,6 +207,14 @@ def test_a_score_of_few_images_goes_by_these_however_many_others_there_are(tmp_p
     for name in ("positive Dice", "positive Dice of spot"):
         assert found[name]["so"] == "better" and found[name]["difference"] == pytest.approx(gain.mean())
         assert found[name]["interval"] == pytest.approx(alone["differences"][name]["interval"])
+
+
+def test_images_without_a_defect_make_no_difference_of_mean_iou_out_of_five(tmp_path: Path) -> None:
+    """All five are better, which chance alone gives more often than once in twenty."""
+    clean = [(f"{i}", "clean", (1.0, 1.0), (0, 0)) for i in range(495)]
+    sides = [clean + [(f"d{i}", "found", (dice, 1.0), (10, 0)) for i in range(5)] for dice in (0.5, 0.8)]
+    found = compare([write_report(tmp_path / f"{n}", side) for n, side in enumerate(sides)])["pairs"][0]["differences"]
+    assert found["mean IoU"]["difference"] > 0.1 and found["mean IoU"]["so"] == "too few to tell"
 
 
 def test_images_that_one_side_has_seen_are_told(tmp_path: Path) -> None:
@@ -235,11 +247,20 @@ def test_noise_is_called_noise(tmp_path: Path) -> None:
     found = compare([write_report(tmp_path / "one", first), write_report(tmp_path / "two", second)])
     differences = found["pairs"][0]["differences"]
     assert differences["mean Dice"]["so"] == "within the noise"
-    assert found["pairs"][0]["sentence"].startswith("two is not shown to differ from one: mean Dice +0.0010")
     assert differences["defective strips found"]["so"] == "better"
+    sentence = found["pairs"][0]["sentence"]  # which does not deny what it says next
+    assert sentence.startswith("mean Dice of two is not shown to differ from that of one: +0.0010 (95 %: -0.00")
+    assert " on the same 600 images; beyond the noise: " in sentence and "defective strips found +1.0000" in sentence
 
 
-@pytest.mark.parametrize(("num_images", "so"), [(5, "within the noise"), (6, "better")])
+def test_where_nothing_exceeds_the_noise_the_two_are_not_shown_to_differ(tmp_path: Path) -> None:
+    found = compare([write_report(tmp_path / name, many(np.zeros(40))[0]) for name in ("one", "two")])
+    sentence = found["pairs"][0]["sentence"]
+    assert sentence.startswith("two is not shown to differ from one: mean Dice +0.0000 (95 %: +0.0000 to +0.0000) on")
+    assert sentence.endswith("; nothing else exceeds the noise")
+
+
+@pytest.mark.parametrize(("num_images", "so"), [(5, "too few to tell"), (6, "better")])
 def test_few_images_show_nothing_though_all_of_them_are_better(tmp_path: Path, num_images: int, so: str) -> None:
     first, second = many(np.linspace(0.1, 0.2, num_images))
     found = compare([write_report(tmp_path / "one", first), write_report(tmp_path / "two", second)])
@@ -247,6 +268,9 @@ def test_few_images_show_nothing_though_all_of_them_are_better(tmp_path: Path, n
     assert differences["mean Dice"]["so"] == so
     assert (differences["mean Dice"]["interval"] is None) == (num_images < 6)
     assert differences["positive Dice"]["interval"] is None  # half of them have a defect
+    assert differences["positive Dice"]["so"] == "too few to tell"  # which is no noise: it was not judged
+    page = re.sub("<[^>]*>", " ", comparison_page(found))
+    assert re.search(r" positive Dice\s+\?\s+too few to tell\s+0\.5000\s", page)
 
 
 def test_more_false_alarms_are_worse(tmp_path: Path) -> None:

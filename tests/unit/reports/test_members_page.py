@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steel.decision import ClassDecision, Decision
+from steel.metrics.scores import decide
+from steel.metrics.statistics import EvaluationStatistics
+from steel.reports.members import Judged, member_metrics
 from tests.ensemble_page import NUM_IMAGES, write_ensemble_page
 from tests.known_faults import SMALLEST_SEEN, true_defects
 from tests.page_numbers import check_numbers
@@ -47,3 +51,17 @@ def test_every_number_of_the_page_is_one_of_the_files(out: Path) -> None:
     assert "does not hold the decision of every member" in html.unescape(page)
     for i in range(3):
         assert f'data-from="/ensemble/members/{i}/gain/mean_dice/difference"' in page
+
+
+def test_what_too_few_images_leave_open_is_no_noise() -> None:
+    """Of five the ensemble finds all defects, its member none."""
+    histograms = np.zeros((5, 1, 2, 256), np.int64)
+    histograms[:, 0, 0, 0], histograms[:, 0, 1, 200] = 90, 10
+    found = EvaluationStatistics(np.arange(5), histograms, np.full((5, 2), 255, np.uint8))
+    good, blind = (
+        Judged(name, found, decide(found, Decision((ClassDecision(threshold, 0),))))
+        for name, threshold in (("ensemble", 128), ("blind", 255))
+    )
+    (member,) = member_metrics(good, [blind], ["pit"])["members"]
+    for gain in member["gain"].values():
+        assert gain == {"difference": 1.0, "interval": None, "so": "too few to tell"}

@@ -75,6 +75,15 @@ def test_sizes_that_are_mostly_missed_are_named(tmp_path: Path) -> None:
     assert "small defects" not in card(tmp_path, sizes=sizes[2:])
 
 
+def test_where_every_size_is_missed_it_is_not_the_small_ones(tmp_path: Path) -> None:
+    sizes = [
+        SizeBin(area, 2 * area, *of, dice=0.0, pixel_recall=0.0) for area, of in {8: (4, 0), 16384: (9, 2)}.items()
+    ]
+    text = card(tmp_path, sizes=sizes)
+    assert "- defects of every size are missed: of 13 (each all that an image has of a class) 2 were found\n" in text
+    assert "small defects" not in text and "32,768" not in text
+
+
 def test_what_fails_is_named(tmp_path: Path) -> None:
     text = card(tmp_path)
     failures = text.split("## Known failures")[1].split("##")[0].strip().splitlines()

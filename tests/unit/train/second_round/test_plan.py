@@ -196,6 +196,7 @@ def test_under_a_launcher_it_starts_nothing(
 
 
 BETTER, WORSE, NOISE = ("better", 0.02), ("worse", -0.1), ("within the noise", 0.01)
+TOO_FEW = ("too few to tell", -0.8)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +204,8 @@ BETTER, WORSE, NOISE = ("better", 0.02), ("worse", -0.1), ("within the noise", 0
     [
         (BETTER, NOISE, BETTER, "a gain is shown (mean Dice +0.0200, mean IoU +0.0200): ship 2"),
         (NOISE, NOISE, NOISE, "no gain is shown: ship 1"),
+        (BETTER, TOO_FEW, NOISE, "a gain is shown (mean Dice +0.0200): ship 2"),
+        (TOO_FEW, TOO_FEW, TOO_FEW, "no gain is shown: ship 1"),
         (NOISE, WORSE, NOISE, "a loss is shown (positive Dice -0.1000): ship 1"),
         (BETTER, WORSE, None, "a gain (mean Dice +0.0200) is shown beside a loss (positive Dice -0.1000): ship 1"),
     ],
