@@ -33,12 +33,13 @@ accelerate launch --config_file "$config" $processes -m train.fit --preset demo 
 
 step "evaluation on the test images, with test-time augmentation"
 accelerate launch --config_file "$config" $processes -m train.evaluate --checkpoint "$out/train/model.safetensors" \
-  --data "$out/test_shards" --folds all --out "$out"
+  --data "$out/test_shards" --folds all --out "$out/test"
 
 step "predictions for the test images"
 steel predict "$out/train/model.safetensors" "$out/data/test_images" --out "$out" \
   --template "$out/data/sample_submission.csv"
 cp "$out/train/model.safetensors" "$out/train/curves.png" "$out/"
+cp -r "$out/test/." "$out/"
 
 step "done"
 for name in model.safetensors report.html metrics.json submission.csv curves.png contact_sheet.png; do ls "$out/$name"; done

@@ -22,7 +22,7 @@ from steel.commands.common import Parser, local_folder
 from steel.decision import Decision, default_decision
 from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, start
-from steel.errors import InputError, run_program
+from steel.errors import InputError, list_some, run_program
 from steel.extensions import load_extensions, require_extensions
 from steel.folds import name_folds
 from steel.gates import GATES
@@ -34,13 +34,13 @@ from steel.metrics.scores import Outcome, decide
 from steel.metrics.statistics import EvaluationStatistics
 from steel.option_values import positive
 from steel.reports.evaluation import format_table
-from steel.reports.evaluation_report import remove_evaluation, write_evaluation
+from steel.reports.evaluation_report import others_in, remove_evaluation, write_evaluation
 from steel.reports.gallery import RANDOM, TYPICAL, GalleryKeeper
 from steel.reports.gates import format_gates, gate_table
 from steel.reports.members import Judged
 from steel.shards.reader import ShardReader
 from steel.shards.selection import check_same_task, check_stored_sizes, data_digests, folds_of, rows_in
-from steel.shards.split_roles import role_of
+from steel.shards.split_roles import Known, Role, role_in, seen_folds, shards_known
 from steel.thresholds.tuning import Tuning, tune_thresholds
 from steel.views import parse_tta
 from train.engine.evaluation_origin import provenance_of, recipe_reasons, speed_of
@@ -52,6 +52,15 @@ from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
 
 logger = logging.getLogger("train.evaluate")
+
+_OTHERS: dict[Known, list[str]] = {
+    "all": [],
+    "some": ["the checkpoint has learned from other shards, too: whether these images were among theirs is not known"],
+    "none": [
+        "the checkpoint was trained on other shards, if it says on which: whether it has seen these images is not known"
+    ],
+}
+"""What there is to say of a checkpoint that has learned from other shards than those that judge it."""
 
 
 def build_parser(prog: str = "train.evaluate") -> argparse.ArgumentParser:
@@ -175,9 +184,11 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     folds = parse_folds(arguments.folds, reader)
     rows = rows_in(reader, folds, "evaluated")
     check_stored_sizes(f"--checkpoint {arguments.checkpoint}", checkpoint.input_size, reader, rows)
-    role = role_of(folds, data_digests(reader.manifest), checkpoint.folds, checkpoint.provenance)
-    if role != "test":
-        logger.warning("WARNING: the checkpoint has seen %s (%s): these scores flatter it", name_folds(folds), role)
+    digests, seen = data_digests(reader.manifest), seen_folds(checkpoint.folds, checkpoint.provenance)
+    role = role_in(folds, digests, seen)
+    warning = _warning(folds, role, shards_known(digests, seen))
+    if warning:
+        logger.warning("WARNING: %s", warning)
     runtime.on_main(lambda: _make_way(arguments))
 
     decision = checkpoint.decision or default_decision(len(checkpoint.class_names))
@@ -201,7 +212,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
         answers = decide(statistics, decision) if found is None else found.cross_fitted
         judged = Judged("ensemble", statistics, answers, has_decision=checkpoint.decision is not None)
         judge = partial(images.judge, otherwise=decision)
-        ensemble = judge_members(checkpoint, judge, judged, folds, data_digests(reader.manifest))
+        ensemble = judge_members(checkpoint, judge, judged, folds, digests)
     if not runtime.is_main:
         return
 
@@ -237,6 +248,18 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     logger.info("wrote %s", arguments.out / "report.html")
 
 
+def _warning(folds: Sequence[int], role: Role, known: Known) -> str:
+    """Why the scores flatter the checkpoint, or may; empty where nothing says so.
+
+    Args:
+        folds: the judged ones.
+        role: what they were to it.
+        known: of what it was trained on, by `shards_known`.
+    """
+    seen = f"the checkpoint has seen {name_folds(folds)} ({role}): these scores flatter it"
+    return "; ".join([*([seen] if role in ("train", "tuning") else []), *([] if role == "train" else _OTHERS[known])])
+
+
 def _open(arguments: argparse.Namespace) -> tuple[Checkpoint, ShardReader]:
     """The checkpoint and the shards, which fit each other."""
     checkpoint = load_checkpoint(arguments.checkpoint)
@@ -262,7 +285,7 @@ def _check_gates(gates: Sequence[str], is_tuned: bool) -> None:
 
 def _make_way(arguments: argparse.Namespace) -> None:
     """See, before any work is done, that results can be written, and neither replace a checkpoint or a run's files nor
-    stand beside a checkpoint that is not theirs.
+    stand beside a checkpoint that is not theirs, or files of something else.
 
     Raises:
         InputError: says which.
@@ -280,6 +303,11 @@ def _make_way(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"{tuned}: of an earlier --tune-thresholds, and would stand beside scores that are not its own; give "
             "another --out, or move it away"
+        )
+    others = [name for name in others_in(out) if name != tuned.name or not _is_retuned(tuned)]
+    if others:
+        raise InputError(
+            f"--out {out}: not empty and not of an evaluation (it holds {list_some(others, 3)}); choose another folder"
         )
     storage.make_folder(out)
 

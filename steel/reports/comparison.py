@@ -172,9 +172,14 @@ def _pair(number: int, first: Evaluated, other_number: int, other: Evaluated) ->
 
 
 def _flattered(*pair: Evaluated) -> str:
-    """Which of two has seen the images that judge both, where the other has not, or not as much; empty for none."""
+    """Which of two has seen the images that judge both, or may have, where the other has not, or not as much; empty for
+    none."""
     roles = [source.metrics.get("role") for source in pair]
-    words = {"train": "was trained on these images", "tuning": "was tuned on these images"}
+    words = {
+        "train": "was trained on these images",
+        "tuning": "was tuned on these images",
+        "unknown": "was trained on other shards and may have seen these images",
+    }
     said = [f"{source.name} {words[role]}" for source, role in zip(pair, roles, strict=True) if role in words]
     return f"CAUTION, {' and '.join(said)}, which flatters it: " if said and roles[0] != roles[1] else ""
 

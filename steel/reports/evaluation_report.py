@@ -8,9 +8,11 @@ from typing import Any
 
 from steel import storage
 from steel.decision import Decision
+from steel.errors import InputError
 from steel.metrics.label_doubts import Doubt, rank_doubts
 from steel.metrics.scores import Outcome, decide
 from steel.metrics.statistics import EvaluationStatistics
+from steel.plain import parse_json
 from steel.reports.details import build_details
 from steel.reports.evaluation import build_metrics, write_metrics
 from steel.reports.evaluation_page import evaluation_page
@@ -21,6 +23,8 @@ from steel.shards.reader import ShardReader
 
 REPORT_FILES = ("metrics.json", "report.html", "per_image.csv", "label_doubts.csv", "gates.md", "contact_sheet.png")
 """What an evaluation writes, beside overlays, and the checkpoint of `--tune-thresholds`."""
+
+_OVERLAY = re.compile(r"[0-9]{6,}\.jpg")
 
 DOUBT_COLUMNS = (
     "rank", "image_id", "image_doubt", "claim", "class", "region_doubt", "left", "top", "width", "height", "pixels",
@@ -119,13 +123,32 @@ def write_files(
     storage.write_text(out / "report.html", evaluation_page(metrics, rows, lines, shots, kinds))
 
 
+def others_in(out: Path) -> list[str]:
+    """What lies in `out` where that is no evaluation's folder, hidden files left out: all but the pictures that an
+    interrupted one has left."""
+    if _is_evaluation(out / "metrics.json"):
+        return []
+    names = sorted(path.name for path in out.glob("*") if not path.name.startswith("."))
+    pictures = [path.name for path in (out / "overlays").glob("*") if not path.name.startswith(".")]
+    return [name for name in names if name != "overlays" or not all(map(_OVERLAY.fullmatch, pictures))]
+
+
+def _is_evaluation(path: Path) -> bool:
+    """Whether a file is a `metrics.json` as it is written here."""
+    try:
+        metrics = parse_json(path.read_bytes())
+    except (OSError, InputError):
+        return False
+    return isinstance(metrics, dict) and {"verdict", "role", "images"} <= metrics.keys()
+
+
 def remove_evaluation(out: Path) -> None:
     """Remove, by their names, the files of an earlier evaluation from `out`; all else stays, checkpoints too."""
-    for name in REPORT_FILES:
-        storage.remove(out / name)
     for path in (out / "overlays").glob("*.jpg"):
-        if re.fullmatch(r"[0-9]{6,}\.jpg", path.name):
+        if _OVERLAY.fullmatch(path.name):
             storage.remove(path)
+    for name in reversed(REPORT_FILES):  # metrics.json last: until then `others_in` knows the folder by it
+        storage.remove(out / name)
 
 
 def write_overlays(out: Path, shots: Sequence[Shot]) -> dict[int, str]:

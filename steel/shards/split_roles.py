@@ -5,6 +5,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+Role = Literal["train", "tuning", "test", "unknown"]
+"""What folds were to a checkpoint; `unknown` where it was trained on other shards alone, as far as it tells: images of
+these folds may be among them."""
+Known = Literal["all", "some", "none"]
+"""How much of what a checkpoint was trained on is told in folds of some shards."""
+
 
 @dataclass(frozen=True)
 class SeenFolds:
@@ -28,8 +34,8 @@ class LearnedFrom:
 
 def role_of(
     folds: Sequence[int], digests: Collection[str], used: Mapping[str, Sequence[int]], provenance: Mapping[str, Any]
-) -> Literal["train", "tuning", "test"]:
-    """The first of the three that any of the folds was to a checkpoint.
+) -> Role:
+    """The first of `train` and `tuning` that any of the folds was to a checkpoint, or else `test`, or `unknown`.
 
     Args:
         folds: of the shards evaluated on.
@@ -40,14 +46,23 @@ def role_of(
     return role_in(folds, digests, seen_folds(used, provenance))
 
 
-def role_in(
-    folds: Sequence[int], digests: Collection[str], seen: Sequence[SeenFolds]
-) -> Literal["train", "tuning", "test"]:
+def role_in(folds: Sequence[int], digests: Collection[str], seen: Sequence[SeenFolds]) -> Role:
     """As `role_of`, of what a checkpoint has seen."""
     known = [one for one in seen if one.digest in digests]
     if any(set(folds) & set(one.train) for one in known):
         return "train"
-    return "tuning" if any(set(folds) & set(one.tuning) for one in known) else "test"
+    if any(set(folds) & set(one.tuning) for one in known):
+        return "tuning"
+    return "test" if shards_known(digests, seen) != "none" else "unknown"
+
+
+def shards_known(digests: Collection[str], seen: Sequence[SeenFolds]) -> Known:
+    """How much of what a checkpoint was trained on is told in folds of the shards that `digests` are of; which of their
+    images other shards hold nobody knows."""
+    trained = [one.digest in digests for one in seen if one.train]
+    if not any(trained):
+        return "none"
+    return "all" if all(trained) else "some"
 
 
 def seen_folds(used: Mapping[str, Sequence[int]], provenance: Mapping[str, Any]) -> tuple[SeenFolds, ...]:

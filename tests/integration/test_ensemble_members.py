@@ -58,7 +58,7 @@ def test_each_member_is_what_its_own_file_is(work: Path) -> None:
     assert found["mean_dice"] == metrics["mean_dice"]
     for k, member in enumerate(found["members"]):
         alone = judged(work, f"m{k}")
-        assert member["has_decision"] and member["role"] == alone["role"] == "test"
+        assert member["has_decision"] and member["role"] == alone["role"] == "unknown"
         for key in ("mean_dice", "mean_dice_positive", "dice_positive_per_class", "cross_entropy"):
             assert member[key] == alone[key], key
         assert member["intervals"]["mean_dice"] == alone["intervals"]["mean_dice"]

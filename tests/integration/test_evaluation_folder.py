@@ -14,6 +14,7 @@ import torch
 
 from steel.checkpoint import save_checkpoint
 from steel.errors import InputError, run_program
+from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from steel.shards.selection import check_stored_sizes
 from tests.numerics.quick import COARSE
@@ -97,7 +98,7 @@ def test_intervals_are_of_groups_of_images(work: Path) -> None:
     low, high = metrics["intervals"]["mean_dice"]
     spans = [np.percentile(means, [2.5 + slack, 97.5 - slack]) for slack in (-1, 1)]  # of a thousand draws
     assert spans[0][0] <= low <= spans[1][0] < spans[1][1] <= high <= spans[0][1]
-    assert "on 9 images in 6 groups (held out)" in metrics["verdict"]["sentence"]
+    assert "on 9 images in 6 groups (of other shards than its own: " in metrics["verdict"]["sentence"]
 
 
 def names_in(folder: Path) -> set[str]:
@@ -156,6 +157,69 @@ def test_a_tuned_checkpoint_stays_and_beside_its_own_scores_alone(
     capsys.readouterr()
     assert code_of(work, work / "seen", "--folds", "0", checkpoint="tuned/model.safetensors") == 0
     assert "WARNING: the checkpoint has seen fold 0 (tuning): these scores flatter it" in capsys.readouterr().err
+
+
+def test_held_out_is_said_of_the_shards_alone_that_it_was_trained_on(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = Manifest.load(str(work / "shards")).digest
+    start = {"source": "start", "seen": [{"digest": "gone", "train": [0], "tuning": []}]}
+    words = "of other shards than its own: whether it has seen these images is not known"
+    for name, provenance, role, basis, warning in (
+        ("same", {"data_digest": digest}, "test", "held out", ""),
+        (
+            "heir",
+            {"data_digest": digest, "learned_from": [start]},
+            "test",
+            "held out",
+            "learned from other shards, too",
+        ),
+        ("other", {"data_digest": "gone"}, "unknown", words, "was trained on other shards, if it says on which: "),
+    ):
+        folds = {"train": [0], "test": [1]}
+        save_checkpoint(work / f"{name}.safetensors", make_member(0, folds=folds, provenance=provenance))
+        capsys.readouterr()
+        assert code_of(work, work / name, "--folds", "1", checkpoint=f"{name}.safetensors") == 0
+        shown = capsys.readouterr().err
+        metrics = json.loads((work / name / "metrics.json").read_text())
+        assert (metrics["role"], metrics["verdict"]["basis"]) == (role, basis)
+        assert f"folds 1 ({basis})" in shown and f"({basis})" in (work / name / "report.html").read_text()
+        warnings = [line for line in shown.splitlines() if "WARNING: the checkpoint " in line]
+        assert len(warnings) == bool(warning) and warning in "".join(warnings)
+
+
+def test_a_folder_of_something_else_is_refused_and_an_interrupted_evaluation_repeated(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign, out = work / "foreign", work / "own"
+    for name in ("images/a.png", "predictions/overlays/a.jpg", "other/metrics.json", "other/report.html"):
+        (foreign / name).parent.mkdir(parents=True, exist_ok=True)
+        (foreign / name).write_text("{}")
+    for folder, held in (("images", "a.png"), ("predictions", "overlays"), ("other", "metrics.json, report.html")):
+        capsys.readouterr()
+        assert code_of(work, foreign / folder, "--folds", "1") == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        told = f"not empty and not of an evaluation (it holds {held}); choose another folder"
+        assert line == f"error: --out {foreign / folder}: {told}"
+    assert names_in(foreign) == {
+        "images/a.png",
+        "predictions/overlays/a.jpg",
+        "other/metrics.json",
+        "other/report.html",
+    }
+    out.mkdir()
+    (out / ".hidden").touch()
+    assert code_of(work, out, *TUNED) == 0
+
+    def interrupted(*_: object) -> None:
+        raise InputError("interrupted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("steel.reports.evaluation_report.write_metrics", interrupted)
+        assert code_of(work, out, *TUNED) == 2
+    left = {name.partition("/")[0] for name in names_in(out)}
+    assert left == {".hidden", "model.safetensors", "overlays"}
+    assert code_of(work, out, *TUNED) == 0
 
 
 def test_images_of_another_size_than_prediction_gives_the_network_are_refused(

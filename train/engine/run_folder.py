@@ -131,7 +131,7 @@ class RunFolder:
         except OSError as error:
             raise self._unwritable(error) from error
         self.check(config, data_digest, resume, budget)
-        if (self.status() or {}).get("state") == "finished":
+        if self._is_finished:
             return False
         attempt = int((self.status() or {}).get("attempt", 0)) + 1
         try:
@@ -225,11 +225,12 @@ class RunFolder:
             )
         length = former["budget"]
         if budget and length is not None and budget != length:
-            raise RunFolderError(
-                self.root,
-                f"was started {f'with --budget {length}' if length else 'without --budget'}, now --budget {budget}; "
-                "leave it out to go on, or choose another folder",
-            )
+            began = f"with --budget {length}" if length else "without --budget"
+            if self._is_finished:
+                wrong = f"is finished, {began}; choose another --out for a run with --budget {budget}"
+            else:
+                wrong = f"was started {began}, now --budget {budget}; leave it out to go on, or choose another folder"
+            raise RunFolderError(self.root, wrong)
         differing = _differences(_by_content(recipe_of(former["config"])), _by_content(config.recipe()))
         if differing:
             raise RunFolderError(
@@ -242,8 +243,12 @@ class RunFolder:
         """The configuration of the run that has left states here, or has ended, as plain JSON values; None where there
         is none."""
         former = self._read_config()
-        has_begun = self.has_states or (self.status() or {}).get("state") == "finished"
+        has_begun = self.has_states or self._is_finished
         return dict(former["config"]) if former is not None and has_begun else None
+
+    @property
+    def _is_finished(self) -> bool:
+        return (self.status() or {}).get("state") == "finished"
 
     @property
     def has_states(self) -> bool:

@@ -7,7 +7,12 @@ from steel.reports.html.figures import Figures
 from steel.reports.html.markup import Markup, join, table, tag
 from steel.reports.sections.common import SCORE, class_name
 
-_ROLES = {"train": "trained on these images", "tuning": "tuned on them", "test": "held out"}
+_ROLES = {
+    "train": "trained on these images",
+    "tuning": "tuned on them",
+    "test": "held out",
+    "unknown": "of other shards than its own: perhaps seen",
+}
 
 
 def members_section(page: Figures) -> Markup:

@@ -225,6 +225,8 @@ def test_images_that_one_side_has_seen_are_told(tmp_path: Path) -> None:
         (("test", "test"), ""),
         (("tuning", "tuning"), ""),
         (("test", "train"), "CAUTION, two was trained on these images, which flatters it: "),
+        (("unknown", "test"), "CAUTION, one was trained on other shards and may have seen these images, which fl"),
+        (("unknown", "unknown"), ""),
         (("tuning", "test"), "CAUTION, one was tuned on these images, which flatters it: "),
         (("train", "tuning"), "CAUTION, one was trained on these images and two was tuned on these images, which fl"),
     ):

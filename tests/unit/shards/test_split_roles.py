@@ -9,7 +9,7 @@ import pytest
 from steel.plain import to_dict
 from steel.shards.format import Manifest
 from steel.shards.selection import data_digests
-from steel.shards.split_roles import LearnedFrom, SeenFolds, role_of, seen_folds, tuning_folds
+from steel.shards.split_roles import LearnedFrom, SeenFolds, role_of, seen_folds, shards_known, tuning_folds
 from tests.shard_folder import make_shards, steel_image
 
 USED = {"train": [2, 3], "tuning": [0], "test": [1]}
@@ -33,22 +33,23 @@ MEMBER_OF_B = {"name": "one", "folds": {"train": [3]}, "provenance": {"data_dige
         ([0], "a", {"data_digest": "a"}, "tuning"),
         ([0, 1], "a", {"data_digest": "a"}, "tuning"),
         ([0, 1, 2], "a", {"data_digest": "a"}, "train"),
-        ([2], "b", {"data_digest": "a"}, "test"),  # fold numbers of another data set
+        ([2], "b", {"data_digest": "a"}, "unknown"),  # fold numbers of another data set
         ([0], "b", {"data_digest": "a", "tuning_digest": "b"}, "tuning"),
         ([0], "a", {"data_digest": "a", "tuning_digest": "b"}, "test"),
         ([3], "a", {"data_digest": "a", "tuning_digest": "b"}, "train"),
         ([5], "a", {"data_digest": "a", "tuning_digest": "b", "tuned_before": [BEFORE]}, "tuning"),  # chose the weights
         ([0], "a", {"data_digest": "a", "tuning_digest": "b", "tuned_before": [BEFORE]}, "test"),
         ([0], "b", {"data_digest": "a", "tuning_digest": "b", "tuned_before": [BEFORE]}, "tuning"),
-        ([5], "c", {"data_digest": "a", "tuning_digest": "b", "tuned_before": [BEFORE]}, "test"),
+        ([5], "c", {"data_digest": "a", "tuning_digest": "b", "tuned_before": [BEFORE]}, "unknown"),
+        ([1], "b", {"data_digest": "a", "tuning_digest": "b"}, "unknown"),  # tuned on these, trained on others
         ([5], "b", {"data_digest": "a", "members": [TUNED_ON_B]}, "tuning"),  # whichever shards the others are of
         ([5], "a", {"data_digest": "a", "members": [TUNED_ON_B]}, "test"),
         ([3], "b", {"data_digest": None, "members": [MEMBER_OF_B]}, "train"),  # an ensemble of several data sets
         ([1], "b", {"data_digest": None, "members": [MEMBER_OF_B]}, "test"),
-        ([3], "c", {"data_digest": None, "members": [MEMBER_OF_B]}, "test"),
+        ([3], "c", {"data_digest": None, "members": [MEMBER_OF_B]}, "unknown"),
         ([1], "a", {"data_digest": "a", "learned_from": [START]}, "train"),  # which the start was trained on
         ([4], "a", {"data_digest": "a", "learned_from": [START]}, "tuning"),
-        ([1], "b", {"data_digest": "a", "learned_from": [START]}, "test"),
+        ([1], "b", {"data_digest": "a", "learned_from": [START]}, "unknown"),
         ([6], "b", {"data_digest": "a", "learned_from": [START]}, "tuning"),
         ([1], "a", {"members": [{"name": "x", "folds": {}, "provenance": {"learned_from": [START]}}]}, "train"),
     ],
@@ -68,6 +69,15 @@ def test_what_a_checkpoint_has_seen_goes_from_heir_to_heir() -> None:
     assert tuning_folds(["a", "b"], USED, provenance) == {0, 5}  # those that this training held out itself
 
 
+@pytest.mark.parametrize(
+    ("digests", "known"), [(["a", "b"], "all"), (["a"], "some"), (["b", "x"], "some"), (["c"], "none"), (["x"], "none")]
+)
+def test_how_much_of_a_training_shards_tell_of(digests: list[str], known: str) -> None:
+    seen = [SeenFolds("a", (1,), ()), SeenFolds("b", (2,), ()), SeenFolds("c", (), (3,))]
+    assert shards_known(digests, seen) == known
+    assert shards_known(digests, []) == "none"
+
+
 def test_folds_that_a_set_has_kept_are_those_of_the_set_before(tmp_path: Path) -> None:
     """Pseudo-labels add a fold to a set: the checkpoint that made them has been trained on the others."""
     root = make_shards(tmp_path / "shards", [steel_image(n) for n in range(4)], [np.zeros((32, 64), np.uint8)] * 4)
@@ -77,4 +87,4 @@ def test_folds_that_a_set_has_kept_are_those_of_the_set_before(tmp_path: Path) -
     second = replace(manifest, options={**manifest.options, "pseudo_labels": rounds})
     assert data_digests(second) == {second.digest, "a", "b"}
     assert role_of([3], data_digests(second), USED, {"data_digest": "a"}) == "train"
-    assert role_of([3], data_digests(second), USED, {"data_digest": "c"}) == "test"
+    assert role_of([3], data_digests(second), USED, {"data_digest": "c"}) == "unknown"

@@ -46,9 +46,9 @@ def test_every_choice_counts_in_whatever_order_they_were_made(
         assert digest != "a" or not {*checkpoint.folds["test"]} & {*checkpoint.folds["tuning"]}
     assert checkpoint.folds["test"] == []  # the last fold that was, and it stays so
     assert roles(checkpoint, "a") == "tuning tuning train"
-    assert roles(checkpoint, "b") == "test tuning test"
-    assert roles(checkpoint, "c") == "tuning test tuning"
-    assert roles(checkpoint, "d") == "test test test"
+    assert roles(checkpoint, "b") == "unknown tuning unknown"
+    assert roles(checkpoint, "c") == "tuning unknown tuning"
+    assert roles(checkpoint, "d") == "unknown unknown unknown"
 
 
 def test_a_test_fold_that_tuned_is_no_test_fold_any_more(

@@ -126,6 +126,14 @@ def test_another_budget_is_refused_also_after_a_resume_without_one(
         RunFolder(tmp_path).open(SMOKE, "data", "auto", now)
 
 
+def test_a_finished_run_is_not_asked_to_go_on_with_another_budget(tmp_path: Path) -> None:
+    begin(tmp_path, "1passes")
+    RunFolder(tmp_path).end("finished")
+    message = "is finished, with --budget 1passes; choose another --out for a run with --budget 2passes"
+    with pytest.raises(InputError, match=f"^--out {tmp_path}: {message}$"):
+        RunFolder(tmp_path).open(SMOKE, "data", "auto", "2passes")
+
+
 def test_a_run_of_an_earlier_version_does_not_tell_its_budget_and_goes_on(tmp_path: Path) -> None:
     begin(tmp_path, "30m")
     written = json.loads((tmp_path / "config.json").read_text())
