@@ -53,12 +53,11 @@ from train.logging_setup import set_up_logging
 
 logger = logging.getLogger("train.evaluate")
 
-_OTHERS: dict[Known, list[str]] = {
-    "all": [],
-    "some": ["the checkpoint has learned from other shards, too: whether these images were among theirs is not known"],
-    "none": [
-        "the checkpoint was trained on other shards, if it says on which: whether it has seen these images is not known"
-    ],
+_OTHERS: dict[Known, str] = {
+    "all": "",
+    "some": "the checkpoint has learned from other shards, too: whether these images were among theirs is not known",
+    "none": "the checkpoint was trained on other shards, if it says on which: whether it has seen these images is not "
+    "known",
 }
 """What there is to say of a checkpoint that has learned from other shards than those that judge it."""
 
@@ -186,9 +185,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     check_stored_sizes(f"--checkpoint {arguments.checkpoint}", checkpoint.input_size, reader, rows)
     digests, seen = data_digests(reader.manifest), seen_folds(checkpoint.folds, checkpoint.provenance)
     role = role_in(folds, digests, seen)
-    warning = _warning(folds, role, shards_known(digests, seen))
-    if warning:
-        logger.warning("WARNING: %s", warning)
+    _tell_seen(folds, role, shards_known(digests, seen))
     runtime.on_main(lambda: _make_way(arguments))
 
     decision = checkpoint.decision or default_decision(len(checkpoint.class_names))
@@ -248,16 +245,18 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     logger.info("wrote %s", arguments.out / "report.html")
 
 
-def _warning(folds: Sequence[int], role: Role, known: Known) -> str:
-    """Why the scores flatter the checkpoint, or may; empty where nothing says so.
+def _tell_seen(folds: Sequence[int], role: Role, known: Known) -> None:
+    """Say why the scores flatter the checkpoint, or may.
 
     Args:
         folds: the judged ones.
         role: what they were to it.
         known: of what it was trained on, by `shards_known`.
     """
-    seen = f"the checkpoint has seen {name_folds(folds)} ({role}): these scores flatter it"
-    return "; ".join([*([seen] if role in ("train", "tuning") else []), *([] if role == "train" else _OTHERS[known])])
+    if role in ("train", "tuning"):
+        logger.warning("WARNING: the checkpoint has seen %s (%s): these scores flatter it", name_folds(folds), role)
+    if role != "train" and _OTHERS[known]:
+        logger.info("%s", _OTHERS[known])
 
 
 def _open(arguments: argparse.Namespace) -> tuple[Checkpoint, ShardReader]:

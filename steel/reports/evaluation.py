@@ -27,12 +27,11 @@ from steel.storage import write_text
 from steel.thresholds.nested import Nested
 
 ROLES = ("train", "tuning", "test", "unknown")
-_UNKNOWN_WORDS = "of other shards than its own: whether it has seen these images is not known"
 _ROLE_WORDS = {
     "train": "TRAINED ON: these scores flatter",
     "tuning": "they chose its weights or its decision: these scores flatter a little",
     "test": "held out",
-    "unknown": _UNKNOWN_WORDS,
+    "unknown": "other shards than its own: whether it has seen these images is not known",
 }
 _NESTED_WORDS = "each fold chose the weights of the member that it judges: these scores flatter a little"
 """Of a cross-validation, whatever its role."""
@@ -44,7 +43,7 @@ _OF_FOLD = (
 _CROSS_FITTED = ("mean_dice", "mean_dice_positive", "dice_per_class", "dice_positive_per_class")
 _NUMBERS = re.compile(r"\[\n(?:\s*(?:null|[-+.\deE]+),?\n)+\s*\]")
 """A list of numbers as `json` indents it; no string has a line break."""
-_BASIS = {"train": "trained on", "tuning": "tuned on", "test": "held out", "unknown": _UNKNOWN_WORDS}
+_BASIS = {"train": "trained on", "tuning": "tuned on", "test": "held out", "unknown": "other shards than its own"}
 
 
 def build_metrics(
