@@ -139,10 +139,10 @@ def _run_export(arguments: argparse.Namespace) -> None:
         _check_without_int8(arguments)
     make_way([arguments.checkpoint, arguments.int8], [arguments.onnx])
     checkpoint = load_checkpoint(arguments.checkpoint)
-    print("making the graph, which takes tens of seconds or more", file=sys.stderr, flush=True)  # noqa: T201
     if arguments.int8 is not None:
         _export_int8(arguments, checkpoint)
         return
+    print("making the graph, which takes tens of seconds or more", file=sys.stderr, flush=True)  # noqa: T201
     from steel.inference.onnx_export import export_onnx
 
     num_sizes = export_onnx(checkpoint, arguments.onnx, None if arguments.tta is None else parse_tta(arguments.tta))

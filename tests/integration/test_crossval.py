@@ -128,7 +128,10 @@ def test_members_to_come_have_the_recipe_of_those_that_are_there(
     before = tree_digest(tmp_path)
     recipe_of_smoke = ["--preset", "smoke", "--resume", "never"]
     other = {
-        "was started with --budget 0.5passes, now --budget 0.7passes": ["--budget", "0.7passes"],
+        "is finished, with --budget 0.5passes; choose another --out for a run with --budget 0.7passes": [
+            "--budget",
+            "0.7passes",
+        ],
         r"was started with another configuration \(phases.0.lr was 0.002, now 1e-05\)": ["--phases.0.lr", "1e-5"],
         r"was started with another configuration \(.* model.dropout was 0.2, now 0.1": recipe_of_smoke,
     }

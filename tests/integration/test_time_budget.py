@@ -66,7 +66,7 @@ def test_a_run_takes_what_a_pace_leaves_it_and_goes_on_with_that(
     again = parse_fit("fit", [*words, "--budget", "36s"])
     assert to_dict(again.config) == kept and not again.wants_time_fitted(has_begun=True)
     assert parse_fit("fit", words).config == again.config
-    with pytest.raises(SharedError, match="was started with --budget 36s, now --budget 1h"):
+    with pytest.raises(SharedError, match="is finished, with --budget 36s; choose another --out"):
         main([*words, "--budget", "1h"])
     assert replace(again.config, phases=begun.phases, reasons={}) == begun
 
