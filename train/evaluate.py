@@ -56,8 +56,8 @@ logger = logging.getLogger("train.evaluate")
 _OTHERS: dict[Known, str] = {
     "all": "",
     "some": "the checkpoint has learned from other shards, too: whether these images were among theirs is not known",
-    "none": "the checkpoint was trained on other shards, if it says on which: whether it has seen these images is not "
-    "known",
+    "none": "the checkpoint was not trained on these shards, as far as it says: whether it has seen these images among "
+    "others is not known",
 }
 """What there is to say of a checkpoint that has learned from other shards than those that judge it."""
 

@@ -174,7 +174,7 @@ def test_held_out_is_said_of_the_shards_alone_that_it_was_trained_on(
             "held out",
             "learned from other shards, too",
         ),
-        ("other", {"data_digest": "gone"}, "unknown", words, "was trained on other shards, if it says on which: "),
+        ("other", {"data_digest": "gone"}, "unknown", words, "was not trained on these shards, as far as it says: "),
     ):
         folds = {"train": [0], "test": [1]}
         save_checkpoint(work / f"{name}.safetensors", make_member(0, folds=folds, provenance=provenance))
