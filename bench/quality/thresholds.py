@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from bench.quality.pretrained import AUTO, SETS
-from bench.quality.seeds import mean_dice
 from bench.quality.simulation import MEDIAN_AREAS, Network, simulate
 from bench.quality.trial import FLIPS, TEST, VALIDATION, Trial, trained_at, training_areas
 from steel.decision import default_decision
@@ -135,7 +134,7 @@ def judge(images: Images, space: SearchSpace, *, gates: Sequence[str] = tuple(GA
     half = default_decision(test.num_classes)
     found = tune_thresholds(tuned_on, space=space, gates=gates, training_areas=images.training_areas)
     before, after, start = decide(test, half), decide(test, found.decision), decide(tuned_on, half)
-    interval = bootstrap_difference(after, before, mean_dice, num_resamples=200)
+    interval = bootstrap_difference(after, before, "mean_dice", num_resamples=200)
     assert interval is not None
     settings = [(c.pixel_threshold, c.min_area, c.max_area) for c in found.decision.classes]
     return Resample(

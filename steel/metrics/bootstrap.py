@@ -1,11 +1,11 @@
 """Bootstrap intervals: how far a score would move if other images of the same kind had been drawn."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from steel.metrics.scores import Outcome, Scores, ScoreSums, ratios, score_sums
+from steel.metrics.scores import Outcome, ScoreSums, ratios, score_sums, telling
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 1000
@@ -100,30 +100,21 @@ def interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval | N
     return float(low), float(high)
 
 
-def bootstrap(
-    outcome: Outcome,
-    measure: Callable[[Scores], np.ndarray],
-    *,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
-) -> Interval | None:
-    """95 % interval of one score over images: `bootstrap(outcome, lambda s: s.mean_dice)`."""
-    sums = resampled_sums(score_sums(outcome), outcome.groups, num_resamples=num_resamples, seed=seed)
-    return interval(measure(ratios(sums)))
+def bootstrap(outcome: Outcome, name: str, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Interval | None:
+    """95 % interval of one score, by its name in `Scores`, over the images that tell of it (see `telling`)."""
+    return interval(_resampled(outcome.select(telling(name, outcome)), name, num_resamples, seed))
 
 
 def bootstrap_difference(
-    outcome: Outcome,
-    reference: Outcome,
-    measure: Callable[[Scores], np.ndarray],
-    *,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+    outcome: Outcome, reference: Outcome, name: str, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> Interval | None:
     """95 % interval of how much better `outcome` scores than `reference`, both resampled alike (paired)."""
     assert np.array_equal(outcome.rows, reference.rows), "a paired difference needs the same images"
-    first, second = (
-        measure(ratios(resampled_sums(score_sums(o), outcome.groups, num_resamples=num_resamples, seed=seed)))
-        for o in (outcome, reference)
-    )
+    told = telling(name, outcome, reference)
+    first, second = (_resampled(of.select(told), name, num_resamples, seed) for of in (outcome, reference))
     return interval(first - second)
+
+
+def _resampled(outcome: Outcome, name: str, num_resamples: int, seed: int) -> np.ndarray:
+    sums = resampled_sums(score_sums(outcome), outcome.groups, num_resamples=num_resamples, seed=seed)
+    return getattr(ratios(sums), name)

@@ -43,9 +43,9 @@ class Outcome:
         return len(self.rows) if self.groups is None else len(np.unique(self.groups))
 
     def select(self, chosen: np.ndarray) -> "Outcome":
-        """The images where `chosen` (N,) bool is set, without background counts."""
-        groups = None if self.groups is None else self.groups[chosen]
-        return Outcome(self.rows[chosen], self.counts[chosen], self.labels[chosen], groups=groups)
+        """The images where `chosen` (N,) bool is set."""
+        background, groups = (None if of is None else of[chosen] for of in (self.background, self.groups))
+        return Outcome(self.rows[chosen], self.counts[chosen], self.labels[chosen], background, groups)
 
     @property
     def true_labels(self) -> np.ndarray:
@@ -95,7 +95,8 @@ class ScoreSums:
 
     def table(self) -> np.ndarray:
         """(N, K) all sums of single images, side by side."""
-        return np.hstack([getattr(self, f.name).reshape(len(self.images), -1) for f in fields(self)])
+        arrays = [getattr(self, f.name) for f in fields(self)]
+        return np.hstack([of.reshape(len(of), math.prod(of.shape[1:])) for of in arrays])
 
     def with_table(self, table: np.ndarray) -> "ScoreSums":
         """The sums that a table (R, K) holds, each in the shape that it has here but for the leading axis."""
@@ -174,6 +175,19 @@ def ratios(sums: ScoreSums) -> Scores:
         miou=_mean_known(ious),
         miou_with_background=np.where(np.isnan(sums.background[..., 0]), np.nan, miou_with_background),
     )
+
+
+def telling(name: str, *outcomes: Outcome) -> np.ndarray:
+    """(N,) bool: the images that say anything of a score, by its name in `Scores`, under any of some answers to them.
+
+    How far the score can be trusted goes by how many these are: a thousand clean images tell nothing of positive Dice.
+    """
+    counts = np.stack([outcome.counts for outcome in outcomes])
+    if name == "mean_dice_positive":
+        return np.any(counts[..., TRUE] > 0, axis=(0, 2))
+    if name == "miou":
+        return np.any(counts > 0, axis=(0, 2, 3))
+    return np.ones(counts.shape[1], bool)
 
 
 def score(outcome: Outcome) -> Scores:

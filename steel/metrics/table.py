@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from steel.labels.classes import ANY
-from steel.metrics.bootstrap import CONFIDENCE, NUM_RESAMPLES, interval, resampled_sums
+from steel.metrics.bootstrap import CONFIDENCE, NUM_RESAMPLES, bootstrap
 from steel.metrics.counts import PREDICTED, TRUE, cross_entropy
 from steel.metrics.scores import Outcome, Scores, label_scores, ratios, score_sums
 from steel.metrics.statistics import EvaluationStatistics
@@ -52,19 +52,13 @@ class Metric:
     """What the legend of the validation curves calls it, which show 0 to 1. Empty where it is not drawn."""
     is_watched: bool = True
     """Whether each validation in training computes it, for the history and the trackers."""
-    of_resample: Callable[[Scores], np.ndarray] | None = None
-    """The same from the scores of many resamples at once, where it has a bootstrap interval."""
+    has_interval: bool = False
+    """Whether it is one of `Scores`, with a bootstrap interval."""
 
 
 def _overall(name: str, meaning: str, *, has_interval: bool = True, **shown: Any) -> Metric:
     """A metric that is one of `Scores`."""
-
-    def of_resample(scores: Scores) -> np.ndarray:
-        return getattr(scores, name)
-
-    return Metric(
-        meaning, lambda inputs: of_resample(inputs.scores), of_resample=of_resample if has_interval else None, **shown
-    )
+    return Metric(meaning, lambda inputs: getattr(inputs.scores, name), has_interval=has_interval, **shown)
 
 
 def _images_with(kind: int) -> Callable[[MetricInputs], np.ndarray]:
@@ -78,8 +72,8 @@ def _classification(inputs: MetricInputs) -> dict[str, dict[str, float]]:
 
 
 def _intervals(inputs: MetricInputs) -> dict[str, Any]:
-    resampled = ratios(resampled_sums(score_sums(inputs.outcome), inputs.outcome.groups, seed=inputs.seed))
-    spans = {name: interval(metric.of_resample(resampled)) for name, metric in METRICS.items() if metric.of_resample}
+    names = [name for name, metric in METRICS.items() if metric.has_interval]
+    spans = {name: bootstrap(inputs.outcome, name, seed=inputs.seed) for name in names}
     return {
         "confidence": CONFIDENCE,
         "resamples": NUM_RESAMPLES,
@@ -140,7 +134,7 @@ METRICS: dict[str, Metric] = {
         _classification,
         is_watched=False,
     ),
-    "intervals": Metric("95 % bootstrap intervals over images", _intervals, is_watched=False),
+    "intervals": Metric("95 % bootstrap intervals over the images that tell of a score", _intervals, is_watched=False),
     "cross_entropy": Metric(
         "of the pixels' probabilities, before any threshold", lambda inputs: cross_entropy(inputs.statistics.histograms)
     ),

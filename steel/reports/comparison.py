@@ -14,7 +14,6 @@ import numpy as np
 from steel.errors import InputError
 from steel.metrics.bootstrap import (
     CONFIDENCE,
-    FEWEST_IMAGES,
     NUM_RESAMPLES,
     TOO_FEW,
     Interval,
@@ -225,7 +224,7 @@ def _difference(measure: Measure, groups: np.ndarray | None) -> dict[str, Any]:
     their_groups = None if groups is None else groups[has_weight]
     sums = np.concatenate([w @ parts for w in resample_weights(len(parts), NUM_RESAMPLES, 0, their_groups)])
     with np.errstate(invalid="ignore"):
-        span = interval(sums[:, 0] / sums[:, 1]) if _are_enough(has_weight, groups) else None
+        span = interval(sums[:, 0] / sums[:, 1])
     values = measure.first.sum() / total, measure.second.sum() / total
     return _judged(*values, gain.sum() / total, span, more_is_better=measure.more_is_better)
 
@@ -233,12 +232,6 @@ def _difference(measure: Measure, groups: np.ndarray | None) -> dict[str, Any]:
 def _coarsest(known: Sequence[np.ndarray]) -> np.ndarray | None:
     """Of the groups that two tables give the same images the fewest: shards made anew may know more of them."""
     return min(known, key=lambda groups: len(np.unique(groups)), default=None)
-
-
-def _are_enough(chosen: np.ndarray, groups: np.ndarray | None) -> bool:
-    """Whether the images where `chosen` (n,) bool is set, or the groups that they are of, can show a difference."""
-    units = np.arange(len(chosen)) if groups is None else groups
-    return len(np.unique(units[chosen])) >= FEWEST_IMAGES
 
 
 def _iou_difference(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None) -> dict[str, dict[str, Any]]:
@@ -252,10 +245,7 @@ def _iou_difference(first: np.ndarray, second: np.ndarray, groups: np.ndarray | 
     before, after = (float(score(outcome).miou) for outcome in outcomes)
     if np.isnan([before, after]).any():
         return {}
-    has_pixels = np.any((first > 0) | (second > 0), axis=(1, 2))
-    is_told = _are_enough(np.asarray(has_pixels), groups)  # the other images say nothing of it
-    span = bootstrap_difference(outcomes[1], outcomes[0], lambda scores: scores.miou) if is_told else None
-    return {"mean IoU": _judged(before, after, after - before, span)}
+    return {"mean IoU": _judged(before, after, after - before, bootstrap_difference(outcomes[1], outcomes[0], "miou"))}
 
 
 def _judged(

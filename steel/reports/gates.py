@@ -37,15 +37,11 @@ def gate_table(decisions: Mapping[str, Decision], judged: EvaluationStatistics, 
     reference = None
     for gate, decision in decisions.items():
         outcome = decide(judged, decision)
-        gain = None if reference is None else bootstrap_difference(outcome, reference, _mean_dice, seed=seed)
+        gain = None if reference is None else bootstrap_difference(outcome, reference, "mean_dice", seed=seed)
         reference = reference or outcome
-        interval = bootstrap(outcome, _mean_dice, seed=seed)
+        interval = bootstrap(outcome, "mean_dice", seed=seed)
         results.append(GateResult(gate, decision, score(outcome), interval, gain))
     return results
-
-
-def _mean_dice(scores: Scores) -> np.ndarray:
-    return scores.mean_dice
 
 
 def format_gates(results: Sequence[GateResult], *, markdown: bool = False) -> str:

@@ -1,22 +1,17 @@
 """An ensemble's members beside it: what the average gains over each, paired by image."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from steel.metrics.bootstrap import bootstrap_difference, told_by
-from steel.metrics.scores import Outcome, Scores, score
+from steel.metrics.scores import Outcome, score
 from steel.metrics.statistics import EvaluationStatistics
 from steel.metrics.table import MetricInputs, compute, plain_number
 from steel.reports.evaluated import short_names
 
 _SCORES = ("mean_dice", "mean_dice_positive", "dice_positive_per_class", "intervals", "cross_entropy")
-_GAINS: dict[str, Callable[[Scores], np.ndarray]] = {
-    "mean_dice": lambda scores: scores.mean_dice,
-    "mean_dice_positive": lambda scores: scores.mean_dice_positive,
-}
+_GAINS = ("mean_dice", "mean_dice_positive")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +40,7 @@ def member_metrics(ensemble: Judged, members: Sequence[Judged], class_names: Seq
     lines = [
         {"name": name, "role": member.role, "has_decision": member.has_decision}
         | _scores(member, class_names)
-        | {"gain": {key: _gain(ensemble.outcome, member.outcome, of) for key, of in _GAINS.items()}}
+        | {"gain": {name: _gain(ensemble.outcome, member.outcome, name) for name in _GAINS}}
         for name, member in zip(names, members, strict=True)
     ]
     untuned = "" if ensemble.has_decision else "; it has no decision of its own yet: --tune-thresholds finds one"
@@ -56,11 +51,11 @@ def _scores(judged: Judged, class_names: Sequence[str]) -> dict[str, Any]:
     return compute(MetricInputs(judged.outcome, judged.statistics, class_names), _SCORES)
 
 
-def _gain(ensemble: Outcome, member: Outcome, of: Callable[[Scores], np.ndarray]) -> dict[str, Any]:
+def _gain(ensemble: Outcome, member: Outcome, name: str) -> dict[str, Any]:
     """How much more the ensemble scores, with the paired interval; None where there is nothing to score."""
-    span = bootstrap_difference(ensemble, member, of)
+    span = bootstrap_difference(ensemble, member, name)
     return {
-        "difference": plain_number(of(score(ensemble)) - of(score(member))),
+        "difference": plain_number(getattr(score(ensemble), name) - getattr(score(member), name)),
         "interval": None if span is None else list(span),
         "so": told_by(span),
     }

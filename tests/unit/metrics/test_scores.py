@@ -216,13 +216,13 @@ def test_resampling_images_equals_drawing_them() -> None:
 
 def test_interval_of_a_mean_is_about_two_standard_errors_wide() -> None:
     outcome = random_outcome(400)
-    low, high = bootstrap(outcome, lambda s: s.mean_dice) or (np.nan, np.nan)
+    low, high = bootstrap(outcome, "mean_dice") or (np.nan, np.nan)
     per_image = score_sums(outcome).dice.mean(axis=1)
     error = per_image.std() / np.sqrt(400)
     assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.1)
     assert low < score(outcome).mean_dice < high
-    assert bootstrap(outcome, lambda s: s.mean_dice) == (low, high)
-    assert bootstrap(outcome, lambda s: s.mean_dice, seed=1) != (low, high)
+    assert bootstrap(outcome, "mean_dice") == (low, high)
+    assert bootstrap(outcome, "mean_dice", seed=1) != (low, high)
 
 
 def copied(outcome: Outcome, times: int, *, are_told: bool) -> Outcome:
@@ -233,8 +233,8 @@ def copied(outcome: Outcome, times: int, *, are_told: bool) -> Outcome:
 
 def test_copies_that_are_told_as_such_make_no_interval_narrower() -> None:
     outcome = random_outcome(100)
-    for measure in (lambda s: s.mean_dice, lambda s: s.mean_dice_positive, lambda s: s.miou):
-        spans = [bootstrap(o, measure) for o in (outcome, *(copied(outcome, 4, are_told=t) for t in (True, False)))]
+    for name in ("mean_dice", "mean_dice_positive", "miou"):
+        spans = [bootstrap(o, name) for o in (outcome, *(copied(outcome, 4, are_told=t) for t in (True, False)))]
         once, told, untold = (high - low for low, high in (span or (np.nan, np.nan) for span in spans))
         assert told / once == pytest.approx(1)
         assert once / untold == pytest.approx(2, rel=0.15)  # the square root of four
@@ -246,7 +246,7 @@ def test_images_that_are_too_few_have_no_interval(num_images: int) -> None:
     rows, labels = np.arange(num_images), np.zeros((num_images, 2), bool)
     counts = np.full((num_images, 1, 3), (4, 10, 8))
     for groups in (None, rows):
-        found = bootstrap(Outcome(rows, counts, labels, groups=groups), lambda scores: scores.mean_dice)
+        found = bootstrap(Outcome(rows, counts, labels, groups=groups), "mean_dice")
         assert (found is None) == (num_images < 6)
 
 
@@ -263,7 +263,7 @@ def test_few_groups_show_a_difference_that_is_none_one_time_in_twenty(num_groups
             Outcome(rows, np.stack([r, full, full], axis=-1)[:, None], labels, groups=groups if size > 1 else None)
             for r in (right, full // 2)
         )
-        low, high = bootstrap_difference(better, even, lambda s: s.mean_dice, num_resamples=200) or (0, 0)
+        low, high = bootstrap_difference(better, even, "mean_dice", num_resamples=200) or (0, 0)
         shown += not low <= 0 <= high
     assert shown / 300 < 0.08
 
@@ -272,7 +272,7 @@ def test_few_groups_show_a_difference_that_is_none_one_time_in_twenty(num_groups
 def test_fewer_than_six_groups_show_nothing(num_groups: int) -> None:
     outcome = random_outcome(60)
     few = Outcome(outcome.rows, outcome.counts, outcome.labels, groups=np.arange(60) % num_groups)
-    assert bootstrap(few, lambda s: s.mean_dice) is None
+    assert bootstrap(few, "mean_dice") is None
     found = reach_verdict(few, ("a", "b"), "held out")
     assert found.interval == (-1, 1) == found.classes["a"].interval and not found.is_better_than_nothing
     assert f"(95 %: -1.0000 to +1.0000) on 60 images in {num_groups} group" in found.sentence
@@ -281,7 +281,7 @@ def test_fewer_than_six_groups_show_nothing(num_groups: int) -> None:
 def test_groups_of_one_image_each_change_no_draw() -> None:
     outcome = random_outcome(30)
     alone = Outcome(outcome.rows, outcome.counts, outcome.labels, groups=np.arange(30) + 7)
-    assert bootstrap(alone, lambda s: s.mean_dice) == bootstrap(outcome, lambda s: s.mean_dice)
+    assert bootstrap(alone, "mean_dice") == bootstrap(outcome, "mean_dice")
 
 
 def test_draws_of_groups_of_different_sizes_are_scored_by_the_images_in_them() -> None:
@@ -309,19 +309,46 @@ def test_answers_keep_their_groups_when_they_are_joined_and_chosen_from() -> Non
 
 def test_differences_are_paired() -> None:
     outcome, other = random_outcome(50), random_outcome(50, seed=1)
-    assert bootstrap_difference(outcome, outcome, lambda s: s.mean_dice) == (0, 0)
+    assert bootstrap_difference(outcome, outcome, "mean_dice") == (0, 0)
     better = Outcome(outcome.rows, outcome.counts.copy(), outcome.labels)
     better.counts[:25] = 1  # 25 images answered perfectly
-    low, high = bootstrap_difference(better, outcome, lambda s: s.mean_dice) or (np.nan, np.nan)
+    low, high = bootstrap_difference(better, outcome, "mean_dice") or (np.nan, np.nan)
     assert 0 < low < high
-    assert bootstrap_difference(other, outcome, lambda s: s.mean_dice) is not None
+    assert bootstrap_difference(other, outcome, "mean_dice") is not None
 
 
 def test_no_interval_without_a_value() -> None:
     assert interval(np.array([0.1, np.nan])) is None
     assert interval(np.full(1000, np.nan)) is None and interval(np.array([])) is None
     empty = Outcome(np.arange(3), np.zeros((3, 1, 3), int), np.zeros((3, 2), bool))
-    assert bootstrap(empty, lambda s: s.mean_dice_positive) is None
+    assert bootstrap(empty, "mean_dice_positive") is None
+
+
+def test_intervals_go_by_the_images_that_tell_of_a_score() -> None:
+    """Clean images, answered as such, say nothing of positive Dice or mean IoU; a false alarm does of the latter."""
+    telling_ones = random_outcome(40).select(score_sums(random_outcome(40)).positives.any(axis=1))
+    num = len(telling_ones.rows)
+    clean = np.zeros((900, 2, 3), int)
+    among = Outcome(np.arange(num + 900), np.concatenate([telling_ones.counts, clean]), np.zeros((num + 900, 3), bool))
+    for name in ("mean_dice_positive", "miou"):
+        assert bootstrap(among, name) == bootstrap(telling_ones, name) is not None
+    assert bootstrap(among, "mean_dice") != bootstrap(telling_ones, "mean_dice")
+    alarm = Outcome(among.rows, among.counts.copy(), among.labels)
+    alarm.counts[num, 0] = (0, 5, 0)
+    assert bootstrap(alarm, "mean_dice_positive") == bootstrap(among, "mean_dice_positive")
+    assert bootstrap(alarm, "miou") != bootstrap(among, "miou")
+
+
+@pytest.mark.parametrize(("num_with", "has_interval"), [(5, False), (6, True)])
+def test_five_defective_images_among_many_clean_ones_tell_no_interval_of_positive_dice(
+    num_with: int, has_interval: bool
+) -> None:
+    counts = np.zeros((500, 1, 3), int)
+    counts[:num_with, 0, 1:], counts[:num_with, 0, 0] = 20, np.arange(5, 5 + num_with)
+    answered = Outcome(np.arange(500), counts, np.zeros((500, 2), bool))
+    other = Outcome(np.arange(500), counts // 2, np.zeros((500, 2), bool))
+    assert (bootstrap(answered, "mean_dice_positive") is not None) == has_interval
+    assert (bootstrap_difference(answered, other, "mean_dice_positive") is not None) == has_interval
 
 
 def test_a_hundredth_of_the_resamples_may_have_no_value() -> None:

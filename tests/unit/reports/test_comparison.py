@@ -139,8 +139,7 @@ def test_differences_stand_beside_the_scores_of_two_that_judged_the_same_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By Student's t a mean of four spreads as single images do: of their gains, from 0 to 0.5."""
-    for module in ("steel.reports.comparison", "steel.metrics.bootstrap"):
-        monkeypatch.setattr(f"{module}.FEWEST_IMAGES", 1)
+    monkeypatch.setattr("steel.metrics.bootstrap.FEWEST_IMAGES", 1)
     one, two, three = (write_report(tmp_path / n, s) for n, s in (("one", FIRST), ("two", SECOND[:4]), ("3", SECOND)))
     text = format_comparison(compare([one, two]))
     assert re.search(r"^ +one +two +difference +95 %$", text, re.MULTILINE)
