@@ -1,6 +1,7 @@
 """TIFF files of several pages: each page as a file of its own, with its tags, its values and their compression."""
 
 import struct
+from itertools import accumulate
 from typing import NamedTuple
 
 from steel.images.tiff import Layout, layout_of, page_directories, strips_of, tags_at, unpack
@@ -89,7 +90,7 @@ def _written(magic: bytes, entries: list[_Entry], offsets_tag: int, strips: list
     head = magic + (struct.pack(f"{order}HHQ", 8, 0, 16) if word == "Q" else struct.pack(f"{order}I", 8))
     values_at = len(head) + struct.calcsize(f"{order}{count_form}") + len(entries) * (4 + 2 * room) + room
     pixels_at = values_at + sum(_even(len(entry.values)) for entry in entries if len(entry.values) > room)
-    places = [pixels_at + sum(map(len, strips[:n])) for n in range(len(strips))]
+    *places, _ = accumulate(map(len, strips), initial=pixels_at)
     values = b""
     parts = [head, struct.pack(f"{order}{count_form}", len(entries))]
     for entry in entries:
