@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | bench | docs | pictures | setup | install   (or: make test PYTHON=python3.12 VENV=...)
+# make demo | test | test-all | check | bench | docs | wheel | pictures | setup | install   (or: make test PYTHON=python3.12 VENV=...)
 PYTHON ?= python3
 VENV ?= .venv
 # What a new environment is installed with; `make install EXTRAS=onnx,serve` has no torch.
@@ -21,7 +21,7 @@ INSTALL = { $(BIN)/python -m pip list --format freeze | grep -E '^torch(vision)?
 # Tests that hold what is computed against recorded values or between worlds, within a tolerance.
 NUMBERS := $(addprefix tests/numerics/,test_golden.py test_gradients.py test_worlds.py)
 
-.PHONY: setup install demo test test-all check bench docs pictures format clean
+.PHONY: setup install demo test test-all check bench docs wheel pictures format clean
 
 setup: $(ALL)
 
@@ -48,6 +48,12 @@ $(DOCS): $(USER)
 # site/index.html, to be opened as a file or put on any server; a broken link is an error.
 docs: $(DOCS)
 	$(BIN)/python -m mkdocs build --clean
+
+# One file for a machine that only predicts. What a build leaves would be packed the next time, too, whatever is gone since.
+wheel: $(USER)
+	rm -rf build
+	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps -w wheels .
+	rm -rf build
 
 # Needs a Chromium on the PATH, and what `make demo` left.
 pictures: $(DOCS)
@@ -83,4 +89,4 @@ format: $(ALL)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build wheels site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -114,10 +114,14 @@ class LiveLine:
             unit: of what is counted, in the plural; empty shows per cent.
         """
         begun, words = time.monotonic(), name or kind
+        first: tuple[float, int] | None = None
         self.show(lambda: [Part(words, 0)], at_once=True)
 
         def report(done: int, total: int) -> None:
-            self.show(lambda: _stage_parts(words, done, total, unit, time.monotonic() - begun))
+            nonlocal first
+            if done and first is None:
+                first = time.monotonic(), done
+            self.show(lambda: [Part(f"{words}: {_counts(done, total, unit)}", 0), Part(_to_go(done, total, first), 1)])
 
         try:
             yield report
@@ -126,10 +130,16 @@ class LiveLine:
             self.show(lambda: [Part("", 0)], at_once=True)
 
 
-def _stage_parts(words: str, done: int, total: int, unit: str, seconds: float) -> list[Part]:
-    counts = f"{done:,} of {total:,} {unit}" if unit else f"{done / max(total, 1):.0%}"
-    left = format_duration(seconds * (total - done) / done) + " to go" if done else ""
-    return [Part(f"{words}: {counts}", 0), Part(left, 1)]
+def _counts(done: int, total: int, unit: str) -> str:
+    return f"{done:,} of {total:,} {unit}" if unit else f"{done / max(total, 1):.0%}"
+
+
+def _to_go(done: int, total: int, first: tuple[float, int] | None) -> str:
+    """At the pace since something was done first, when and how much: what is before it is starting. Empty until more
+    is."""
+    if first is None or done <= first[1]:
+        return ""
+    return format_duration((time.monotonic() - first[0]) * (total - done) / (done - first[1])) + " to go"
 
 
 def _columns() -> int:

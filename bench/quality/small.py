@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.quality.neu import make_shards
 from bench.quality.pretrained import AUTO, DECODER, ENCODER, PLAIN, RATES, SETS, Sides
 from bench.quality.seeds import gain, miou, spread, values
-from bench.quality.trial import Trial, raw, tuned
+from bench.quality.trial import Trial, raw, trained_at, tuned
 from steel.metrics.scores import Outcome
 
 SIZES = (25, 50, 100, 200)
@@ -33,10 +33,11 @@ def run(source: Path, weights: Path, work: Path, *, seeds: Sequence[int], sizes:
         seeds: of the trainings.
         sizes: numbers of training images.
     """
-    curve, gains = [], []
+    curve, gains, trained = [], [], list[Trial]()
     for size in sizes:
         data = make_shards(source, work, num_train=size)
         trials = _train(data, work / str(size), str(weights.absolute()), size, seeds)
+        trained += [trial for those in trials.values() for trial in those]
         half = {side: [raw(trial, data) for trial in those] for side, those in trials.items()}
         after = {
             side: [tuned(trial, data, ("none",)) if side == PLAIN else tuned(trial, data) for trial in those]
@@ -52,7 +53,8 @@ def run(source: Path, weights: Path, work: Path, *, seeds: Sequence[int], sizes:
             f"for the last side; {SEEN:,} images seen, each as often. A quarter as many images validate, eight at "
             f"least; the plain loop has batches of {BATCH_SIZE}, as auto chooses, and the learning rate that is the "
             f"best of {len(RATES)} on them, with the first seed. "
-            f"Seeds {', '.join(map(str, seeds))}. Mean IoU of three classes in percent, of the test images.",
+            f"Seeds {', '.join(map(str, seeds))}. Mean IoU of three classes in percent, of the test images. "
+            + trained_at(trained),
             "",
             f"| images | passes | | {' | '.join(f'{side} (each seed)' for side in SIDES)} |",
             "|---|---|---|---|---|---|",
@@ -72,7 +74,7 @@ def passes_of(size: int) -> int:
 
 def _train(data: Path, work: Path, weights: str, size: int, seeds: Sequence[int]) -> dict[str, list[Trial]]:
     sides = Sides(data, work, weights, passes_of(size), replace(SETS["pretrained-neu"], batch_size=BATCH_SIZE))
-    scores = sides.rate_scores(seeds[0])
+    scores = sides.rate_scores(seeds)
     best = max(RATES, key=scores.__getitem__)
     scratch = replace(sides, weights="none")
     return {

@@ -4,6 +4,7 @@ import argparse
 import copy
 import difflib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,9 +39,11 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": Help, "allow_abbrev": False, **kwargs})
+        self._given: Sequence[str] = ()
 
     def parse_known_args(self, args=None, namespace=None):
         """As the base class; an empty value is refused: it is what a shell makes of a variable that is not set."""
+        self._given = sys.argv[1:] if args is None else list(args)
         parsed, unknown = super().parse_known_args(args, namespace)
         for action in self._actions:
             value = getattr(parsed, action.dest, None)
@@ -64,7 +67,12 @@ class Parser(argparse.ArgumentParser):
                 yield from action.choices[chosen].options(parsed)
 
     def error(self, message: str) -> NoReturn:
-        """End the program with exit code 2."""
+        """End the program with exit code 2. Where an option is missing, one that there is not is told instead: it is
+        most likely that one."""
+        names = self._option_string_actions
+        mistyped = [word for word in self._given if word[:2] == "--" != word and word.partition("=")[0] not in names]
+        if "arguments are required: " in message and mistyped:
+            message = say_unknown(mistyped[0], list(names))
         self.exit(2, f"error: {message}; --help lists the options\n")
 
 

@@ -122,7 +122,7 @@ def test_five_commands(tmp_path: Path) -> None:
     assert BLOCK is not None
     commands = BLOCK[1].splitlines()
     assert len(commands) == 5
-    assert "`pip wheel --no-deps -w wheels .`" in README
+    assert "`make wheel`" in README
     make_wheel(tmp_path / "checkout", tmp_path / "wheels")
     there = make_environment(tmp_path / "env")
     for line in commands:

@@ -55,6 +55,15 @@ def test_the_demo_waits_for_no_test_tool(venv: Path) -> None:
     assert (venv / "constraints.txt").read_text() == (ROOT / "constraints.txt").read_text()
 
 
+def test_a_wheel_holds_nothing_of_an_earlier_build(tmp_path: Path) -> None:
+    """setuptools packs whatever a build before has left, modules that are gone since among it."""
+    (tmp_path / ".installed-user").touch()
+    line = ["make", "--dry-run", f"VENV={tmp_path}", "wheel"]
+    said = subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    build = f"{tmp_path}/bin/python -m pip wheel --disable-pip-version-check --no-deps -w wheels ."
+    assert said[-3:] == ["rm -rf build", build, "rm -rf build"]
+
+
 def test_a_pytorch_of_ones_own_choice_is_kept(venv: Path) -> None:
     """As PyTorch's CPU build is: its version has a label."""
     pretend(venv, torch="2.99.1+cpu", torchvision="0.99.0+cpu", timm="0.1")

@@ -44,6 +44,29 @@ def test_every_number_of_images_is_seen_as_often_in_all() -> None:
     assert [small.passes_of(size) for size in (25, 50, 100, 200)] == [120, 60, 30, 15]
 
 
+@pytest.mark.parametrize(("rate_seeds", "best"), [(1, 0.002), (2, 0.001)])
+def test_a_rate_is_chosen_by_the_mean_of_the_seeds_that_choose(
+    monkeypatch: pytest.MonkeyPatch, rate_seeds: int, best: float
+) -> None:
+    """With the larger rate the loop falls with the second seed."""
+    found = {(0.001, 0): 0.27, (0.002, 0): 0.28, (0.001, 1): 0.26, (0.002, 1): 0.16, (0.001, 2): 0.9, (0.002, 2): 0.0}
+
+    class Plain:
+        def __init__(self, seed: int, lr: float) -> None:
+            self.of = (lr, seed)
+
+        def statistics(self, *_: object) -> tuple[float, int]:
+            return self.of
+
+    monkeypatch.setattr(pretrained.Sides, "plain", lambda _, seed, lr: Plain(seed, lr))
+    monkeypatch.setattr(pretrained, "at_one_half", lambda statistics: statistics)
+    monkeypatch.setattr(pretrained, "values", lambda outcomes, _: tuple(found[of] for of in outcomes))
+    of_set = replace(SETS["pretrained-neu"], rates=(0.001, 0.002), rate_seeds=rate_seeds)
+    scores = pretrained.Sides(Path(), Path(), "", 8, of_set).rate_scores((0, 1, 2))
+    assert max(scores, key=scores.__getitem__) == best
+    assert scores[0.002] == pytest.approx(np.mean([0.28, 0.16][:rate_seeds]))
+
+
 def test_every_variant_of_auto_changes_it_in_its_own_way(tmp_path: Path) -> None:
     """On a set as NEU-Seg, of square images, none of them clean."""
     masks = [mask for n in range(20) if (mask := defect_mask(n, 64, 64)).any()][:6]
@@ -220,10 +243,12 @@ def test_all_sides_are_trained_from_the_same_weights_and_judged(
     before = [path.stat().st_mtime_ns for path in done]
     assert run() == text
     assert [path.stat().st_mtime_ns for path in done] == before  # nothing was trained twice
-    fewer = replace(tiny, rates=RATES[:2], others=(pretrained.PLAIN, pretrained.SEVERSTAL))
+    fewer = replace(tiny, rates=RATES[:2], rate_seeds=2, others=(pretrained.PLAIN, pretrained.SEVERSTAL))
     monkeypatch.setitem(pretrained.SETS, "fewer", fewer)
     told = pretrained.run("fewer", data, weights, tmp_path / "work", passes=2, seeds=(0, 2))
-    assert "the best of 2 in mean IoU" in told and "plain loop, threshold 0.5 |" in told and on_all not in told
+    assert "the best of 2 in mean IoU" in told and "with the first 2 seeds, on average: 0.0005 gives" in told
+    assert (tmp_path / "work" / f"plain-{RATES[1]:g}-32x32-2-2" / "trial.json").exists()
+    assert "plain loop, threshold 0.5 |" in told and on_all not in told
     monkeypatch.setattr(pretrained, "PLAIN_BATCH", 4)
     with pytest.raises(
         InputError, match=r"plain-0\.0005-32x32-2-0: holds a training .* otherwise \(batches of 4 batches of 8\)"

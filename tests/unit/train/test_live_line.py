@@ -94,6 +94,22 @@ def test_a_long_stage_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, caplog
     ]
 
 
+def test_a_stage_that_starts_slowly_is_not_taken_to_go_on_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Processes start and files are opened before the first image is done."""
+    caplog.set_level(logging.INFO)
+    clock = Clock(monkeypatch)
+    live = LiveLine(shown=True)
+    with live.stage("evaluation", unit="images") as report:
+        report(0, 24)
+        clock.now += 60
+        report(1, 24)
+        clock.now += 30
+        report(11, 24)
+    assert caplog.messages == ["evaluation: 1 of 24 images", "evaluation: 11 of 24 images · 0:39 to go"]
+
+
 def test_the_end_of_a_long_stage_is_no_empty_line_of_a_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
