@@ -89,7 +89,7 @@ SETS: Mapping[str, DataSet] = {
         "of their height and width",
         *(1, (64, 128), (64, 384), 16, "mean IoU", 2),
         rates=RATES[:3],
-        rate_seeds=3,  # with some of them the loop gives a class up, at one rate or another
+        rate_seeds=3,  # with some of them the loop answers one class far too often, at one rate or another
         others=(PLAIN,),
     ),
     OWN_LENGTH: DataSet(
