@@ -58,7 +58,7 @@ def test_the_demo_waits_for_no_test_tool(venv: Path) -> None:
 def test_a_wheel_holds_nothing_of_an_earlier_build(tmp_path: Path) -> None:
     """setuptools packs whatever a build before has left, modules that are gone since among it."""
     (tmp_path / ".installed-user").touch()
-    line = ["make", "--dry-run", f"VENV={tmp_path}", "wheel"]
+    line = ["make", "--dry-run", "--no-print-directory", f"VENV={tmp_path}", "wheel"]
     said = subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
     build = f"{tmp_path}/bin/python -m pip wheel --disable-pip-version-check --no-deps -w wheels ."
     assert said[-3:] == ["rm -rf build", build, "rm -rf build"]

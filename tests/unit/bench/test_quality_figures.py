@@ -249,7 +249,7 @@ def _other_quotes() -> Iterator[Quote]:
         ),
     )
     lengths = (("25", "120"), ("50", "60"), ("100", "30"), ("200", "15"))
-    for page, end in (("README.md", " (three seeds"), ("bench/README.md", "; both differences at 100 are")):
+    for page, end in (("README.md", " (three seeds"), ("bench/README.md", "; each difference exceeds")):
         yield Quote(
             page,
             "mean IoU **{:.1f}**, **{:.1f}**, **{:.1f}**, **{:.1f}**; the plain loop {:.1f}, {:.1f}, {:.1f}, {:.1f}; "
