@@ -339,6 +339,16 @@ def test_intervals_go_by_the_images_that_tell_of_a_score() -> None:
     assert bootstrap(alarm, "miou") != bootstrap(among, "miou")
 
 
+def test_the_interval_of_positive_dice_is_as_wide_as_that_of_a_mean_of_the_defective_images() -> None:
+    """Student's t of twelve, however many clean images lie beside them."""
+    rng = np.random.default_rng(0)
+    right, counts = rng.integers(10, 90, 12), np.zeros((500, 1, 3), int)
+    counts[:12, 0, 1:], counts[:12, 0, 0] = 100, right
+    low, high = bootstrap(Outcome(np.arange(500), counts, np.zeros((500, 2), bool)), "mean_dice_positive") or (0, 0)
+    error = (right / 100).std(ddof=1) / np.sqrt(12)
+    assert (high - low) / (2 * 2.201 * error) == pytest.approx(1, abs=0.1)
+
+
 @pytest.mark.parametrize(("num_with", "has_interval"), [(5, False), (6, True)])
 def test_five_defective_images_among_many_clean_ones_tell_no_interval_of_positive_dice(
     num_with: int, has_interval: bool
