@@ -95,6 +95,7 @@ def prediction_bars(predictor: "BasePredictor") -> Iterator[Callable[[int, int],
 
 def report_predictions(job: "FolderJob", predictor: "BasePredictor", summary: "FolderSummary", seconds: float) -> int:
     """Say what was predicted, by this attempt in so many seconds; returns the exit code."""
+    from steel.images.exif import TURNED_PREDICTED, told_turned
     from steel.inference.writers import WRITERS
 
     classes = ", ".join(
@@ -112,6 +113,9 @@ def report_predictions(job: "FolderJob", predictor: "BasePredictor", summary: "F
         f"{counted(1 + len(predictor.tta), 'view')} per image"
         + ("" if predictor.is_tuned else "; never tuned, so all thresholds are one half")
     )
+    if summary.turned:
+        said = f"warning: {told_turned(summary.turned)}: {list_some(summary.turned, 3)}; {TURNED_PREDICTED}"
+        print(said, file=sys.stderr)  # noqa: T201
     return report_unreadable(summary.unreadable)
 
 

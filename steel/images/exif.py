@@ -20,7 +20,12 @@ TURNED_ADVICE = (
     "pixels are taken as stored, and labels must be of these, not of what a viewer turns; "
     f"to turn the files themselves: {HOW_TO_TURN}"
 )
-"""Of images that viewers turn."""
+"""Of images with labels that viewers turn."""
+TURNED_PREDICTED = (
+    "what was predicted is of the pixels as stored, not of what a viewer turns; where the training images were turned "
+    f"themselves, turn these too: {HOW_TO_TURN}"
+)
+"""Of predicted images that viewers turn."""
 
 
 def told_turned(image_ids: Sequence[str]) -> str:

@@ -4,17 +4,18 @@ What each image needs is made on threads while the network runs, and kept in a j
 the end, in the order of the images. So they have the same bytes whatever was stopped, and on however many ranks.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from steel import storage
 from steel.errors import out_of_memory_as
 from steel.images.decode import decode_image
+from steel.images.exif import UPRIGHT, exif_orientation
 from steel.images.listing import ImageRecord, why_unreadable
 from steel.inference.ahead import Ahead
 from steel.inference.base_predictor import BasePredictor
@@ -42,6 +43,8 @@ class FolderSummary:
     """Image id -> why it could not be read."""
     not_in_sample: int
     """Images that the template does not list."""
+    turned: tuple[str, ...]
+    """Images that EXIF asks viewers to turn: their masks are of the pixels as stored."""
 
 
 def predict_folder(
@@ -112,6 +115,7 @@ def predict_images(
         OutOfMemoryError: says what needs less.
     """
     journal, unreadable, versions = Journal(job.out, mark), dict[str, str](), versions_of(records)
+    turned = set[str]()
     ahead = Ahead(job.threads)
     with journal.watched(), out_of_memory_as("fewer --threads need less"), ThreadPoolExecutor(job.threads) as pool:
 
@@ -120,13 +124,15 @@ def predict_images(
             for record, image in zip(records, decoded, strict=True):
                 if isinstance(image, str):
                     unreadable[record.image_id] = image
-                else:
-                    ahead.saw(image)
-                    yield NamedImage(record.image_id, image)
+                    continue
+                if image.is_turned:
+                    turned.add(record.image_id)
+                ahead.saw(image.pixels)
+                yield NamedImage(record.image_id, image.pixels)
 
         with journal.recorder() as recorder:
             masks_only = not any(WRITERS[name].tells_labels for name in job.formats)
-            encode = partial(_encode, versions=versions, job=job, journal=journal)
+            encode = partial(_encode, versions=versions, turned=turned, job=job, journal=journal)
             lines = ahead.map(pool, encode, predictor.predict_stream(images(), masks_only=masks_only))
             for done, line in enumerate(lines, 1):
                 recorder.add(line)
@@ -151,16 +157,17 @@ def finish_folder(
             if isinstance(writer, FileWriter):
                 predicted = Predicted(task, _Entries(lines, name), unreadable, journal.staging)
                 writer.write(storage.join(job.out, writer.place), predicted)
-        found = [line["classes"] for line in lines.values()]
+        found = {image_id: (line["classes"], "turned" in line) for image_id, line in lines.items()}
     listed = set(task.image_ids if job.template is None else read_submission(job.template).image_ids)
     journal.remove()
     return FolderSummary(
         images=len(found),
         new=len(plan.missing) - len(unreadable),
-        defective=sum(map(bool, found)),
-        per_class=tuple(sum(k in classes for classes in found) for k in range(1, len(class_names) + 1)),
+        defective=sum(bool(classes) for classes, _ in found.values()),
+        per_class=tuple(sum(k in classes for classes, _ in found.values()) for k in range(1, len(class_names) + 1)),
         unreadable=unreadable,
         not_in_sample=len(set(task.image_ids) - listed),
+        turned=tuple(image_id for image_id, (_, is_turned) in found.items() if is_turned),
     )
 
 
@@ -183,15 +190,25 @@ class _Entries(Mapping[str, Any]):
         return image_id in self._lines
 
 
-def _decode(record: ImageRecord, predictor: BasePredictor) -> np.ndarray | str:
-    """The pixels, or why they cannot be had."""
+class _Image(NamedTuple):
+    pixels: np.ndarray
+    is_turned: bool
+    """Whether EXIF asks viewers to turn it."""
+
+
+def _decode(record: ImageRecord, predictor: BasePredictor) -> _Image | str:
+    """The image, or why it cannot be had."""
     try:
-        return decode_image(record.read(), predictor.in_channels, predictor.depth)
+        data = record.read()
+        pixels = decode_image(data, predictor.in_channels, predictor.depth)
+        return _Image(pixels, exif_orientation(data) != UPRIGHT)
     except (OSError, ValueError) as error:
         return why_unreadable(record, error)
 
 
-def _encode(prediction: Prediction, versions: Mapping[str, str], job: FolderJob, journal: Journal) -> bytes:
+def _encode(
+    prediction: Prediction, versions: Mapping[str, str], turned: Collection[str], job: FolderJob, journal: Journal
+) -> bytes:
     """The journal's line on a prediction, once the files that belong to it alone are written."""
     entries: dict[str, Any] = {}
     for name in job.formats:
@@ -204,4 +221,5 @@ def _encode(prediction: Prediction, versions: Mapping[str, str], job: FolderJob,
             storage.make_folder(url.rpartition("/")[0])
             storage.write_bytes(url, data, staging=journal.staging)
     image_id = prediction.image_id
-    return line_of(image_id, versions[image_id], {"classes": prediction.class_ids, "entries": entries})
+    noted = {"turned": True} if image_id in turned else {}
+    return line_of(image_id, versions[image_id], {"classes": prediction.class_ids, "entries": entries, **noted})

@@ -13,6 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from steel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from steel.cli import main
@@ -269,6 +270,22 @@ def test_predict_leaves_out_the_files_that_sharding_refuses(work, steel, tmp_pat
     ):
         assert refusal in err
     assert read_submission(work / "refused/submission.csv").image_ids == ("fine.jpg",)
+
+
+def test_predict_tells_of_images_that_viewers_turn(work, steel, tmp_path):
+    pixels = Image.fromarray(np.random.default_rng(4).integers(0, 256, (40, 60), np.uint8))
+    exif = Image.Exif()
+    for name, orientation in (("plain.png", 1), ("turned.png", 6)):
+        exif[0x0112] = orientation
+        pixels.save(tmp_path / name, exif=exif)
+    code, _, err = steel("predict", "one.safetensors", str(tmp_path), "--out", "turned", "--device", "cpu")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith(
+        "warning: 1 image with an EXIF orientation other than 1: turned.png; what was predicted is of "
+    )
+    answers = {(row.image_id, row.class_id): row.rle for row in read_submission(work / "turned/submission.csv").rows}
+    assert any(answers.values())
+    assert all(answers["plain.png", number] == answers["turned.png", number] for number in (1, 2))
 
 
 def test_16_bit_images_are_converted_where_those_trained_on_were(work, steel):

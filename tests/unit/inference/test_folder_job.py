@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from steel import storage
 from steel.checkpoint import load_checkpoint, read_header, save_checkpoint
@@ -348,6 +349,23 @@ def test_unreadable_images_are_told_and_tried_again(folder: Path, predictor: Pre
     assert lines[0]["regions"] == lines[1]["regions"]
     coco = json.loads((tmp_path / "out/coco.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == ["cut.png", "fine.png", "z.png"]
+
+
+def test_images_that_viewers_turn_are_told_whichever_attempt_predicted_them(
+    folder: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    images = shutil.copytree(folder / "images", tmp_path / "images")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    names = sorted(path.name for path in images.iterdir())
+    for name in (names[0], names[-1]):
+        with Image.open(images / name) as image:
+            image.save(images / name, exif=exif)
+    job = FolderJob(str(images), str(tmp_path / "out"))
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, job, {}, lambda done, total: interrupt(done == 2))
+    summary = predict_folder(predictor, job, {})
+    assert (summary.new, summary.turned) == (3, (names[0], names[-1]))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENETUNREACH])
