@@ -1,9 +1,10 @@
 """First weights for a network's encoder: found, read, fitted, and told of."""
 
 import logging
+import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from steel.errors import InputError, list_some, told_url
 from steel.model.libraries import timm
 from steel.model.network import UnifiedModel
 from steel.pretrained.files import WeightFile, parse_weights
-from steel.pretrained.licences import RANDOM, is_permissive, licence_text, told_licence
-from steel.pretrained.names import ENOUGH, Fit, fit_names, skipped_blocks, vit_from_torchvision
+from steel.pretrained.licences import RANDOM, family_licence, is_permissive, licence_text, told_licence
+from steel.pretrained.names import ENOUGH, Fit, fit_names, is_torchvisions, skipped_blocks, vit_from_torchvision
 from steel.pretrained.sources import Source, read_source, timm_settings
 from steel.pretrained.stem import Normalisation, adapt_stem, add_constant, check_channels
 from steel.shards.split_roles import LearnedFrom, seen_folds
@@ -28,6 +29,12 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _HALF_FAMILIES = ("inception", "xception", "timm-tf_efficientnet_lite")
 """Of smp's own encoders, those whose weights expect a mean and deviation of one half."""
+_HALF_OF_TORCHVISION = "efficientnetv2_l"
+"""In timm's name of it, the one network of torchvision that is of Inception's mean and deviation."""
+_AVERAGED = re.compile(r"(?<![a-z])(?:ema|swa|teacher)(?![a-z])")
+"""In the place of averaged weights in a file: timm's `model_ema`, DINO's `teacher`."""
+_OPTIMISER = re.compile("optim")
+"""In the place of what an optimiser keeps of each weight, under its name and in its shape."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,8 @@ class EncoderWeights:
 class _Given:
     """Weights on offer, of whatever origin."""
 
-    tensors: Mapping[str, Tensor]
+    states: Mapping[str, Mapping[str, Tensor]]
+    """Sets of tensors by where they are in the file."""
     licence: str
     expected: Normalisation | None
     """What they say that they expect, where they do."""
@@ -91,14 +99,15 @@ def load_encoder(
     else:
         given = _of_file(source, file, asks_inputs=expected is None)
     own = model.encoder.state_dict()
-    fit = fit_names(own, given.tensors, _converter(name))
+    fit = _best_fit(own, given.states, _converter(name))
     _check_fit(fit, source.name, name)
-    inputs = _fill(model, fit, expected, given.expected or _usual(name))
-    licence = given.licence if given.licence != licence_text(None) else licence_text(told_licence(name, source.name))
+    _check_stem(own, fit, source.name, name)
+    usual, whose = (given.expected, given.told_by) if given.expected else usual_inputs(name, given.states[fit.place])
+    inputs = _fill(model, fit, expected, usual)
+    licence = given.licence if given.licence != licence_text(None) else licence_text(licence_of_file(name, source.name))
     told = EncoderWeights(name, source.name, file.sha256, licence, len(fit.taken), len(fit.taken) + len(fit.missing))
     _tell(told, fit)
-    given_by = given.told_by if given.expected else f"what is usual for {name}"
-    _tell_inputs(inputs, given_by if expected is None else "--model.mean and --model.std")
+    _tell_inputs(inputs, whose if expected is None else "--model.mean and --model.std")
     return told, inputs, given.learned_from
 
 
@@ -126,7 +135,7 @@ def _of_checkpoint(checkpoint: Checkpoint, source: str) -> _Given:
     }
     expected = Normalisation(checkpoint.mean, checkpoint.std)
     learned_from = (LearnedFrom(source, seen_folds(checkpoint.folds, checkpoint.provenance)),)
-    return _Given(tensors, inherited_licence(checkpoint), expected, source, learned_from)
+    return _Given({"": tensors}, inherited_licence(checkpoint), expected, source, learned_from)
 
 
 def inherited_licence(checkpoint: Checkpoint) -> str:
@@ -141,15 +150,38 @@ def _of_file(source: Source, file: WeightFile, *, asks_inputs: bool) -> _Given:
     """`asks_inputs` is False where it does not matter what stands beside the file about them."""
     settings = source.settings
     licence = file.metadata.get("license") or file.metadata.get("licence") or settings.licence
-    return _Given(file.tensors, licence_text(licence), settings.inputs() if asks_inputs else None, settings.place)
+    return _Given(file.states, licence_text(licence), settings.inputs() if asks_inputs else None, settings.place)
 
 
-def _usual(encoder: str) -> Normalisation:
-    """What the weights published under an encoder's name expect."""
-    settings = timm_settings(encoder)
+def licence_of_file(encoder: str, source: str) -> str | None:
+    """The key of the licence of weights that say nothing of it; of a family's encoder as timm has it for its tag, as
+    others have published some of them, too."""
+    published = timm_settings(encoder).get("license") if family_licence(encoder) else None
+    return published or told_licence(encoder, source)
+
+
+def usual_inputs(encoder: str, names: Collection[str]) -> tuple[Normalisation, str]:
+    """What weights with tensors of these names expect, where they say nothing of it, and after what: torchvision's, or
+    those that are published under the encoder's name."""
+    if is_torchvisions(names):
+        return (_HALF if _HALF_OF_TORCHVISION in encoder else IMAGENET), "what torchvision's weights expect"
+    settings, told_by = timm_settings(encoder), f"what is usual for {encoder}"
     if settings.get("mean") and settings.get("std"):
-        return Normalisation(tuple(settings["mean"]), tuple(settings["std"]))
-    return _HALF if encoder.startswith(_HALF_FAMILIES) else IMAGENET
+        return Normalisation(tuple(settings["mean"]), tuple(settings["std"])), told_by
+    return (_HALF if encoder.startswith(_HALF_FAMILIES) else IMAGENET), told_by
+
+
+def _best_fit(
+    own: Mapping[str, Tensor],
+    states: Mapping[str, Mapping[str, Tensor]],
+    convert: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None,
+) -> Fit:
+    """Of several sets of tensors the one that fits best; of equal ones the averaged weights, which are what a training
+    program that keeps them ships, and what an optimiser keeps last."""
+    places = sorted(states, key=lambda place: (bool(_OPTIMISER.search(place)), not _AVERAGED.search(place)))
+    return max(
+        (replace(fit_names(own, states[place], convert), place=place) for place in places), key=lambda fit: fit.share
+    )
 
 
 def _converter(encoder: str) -> Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None:
@@ -199,11 +231,31 @@ def _check_fit(fit: Fit, source: str, encoder: str) -> None:
         )
 
 
+def _check_stem(own: Mapping[str, Tensor], fit: Fit, source: str, encoder: str) -> None:
+    """Refuse weights that lack the first convolution, through which all others see an image: behind a random one they
+    are worth little, however many fit."""
+    first = next((name for name, tensor in own.items() if tensor.ndim == 4), None)
+    if first not in fit.missing:
+        return
+    shape = own[first].shape
+    alike = [
+        f"{name} takes {tensor.shape[1]} channels"
+        for name, tensor in fit.given.items()
+        if name in fit.left_over and tensor.ndim == 4 and (tensor.shape[0], tensor.shape[2:]) == (shape[0], shape[2:])
+    ]
+    raise InputError(
+        f"model.weights {source}: has no first convolution, of 1 or 3 channels, for encoder {encoder!r} "
+        f"({'; '.join(alike[:1]) or f'{first} of shape {list(shape)} is not in it'}); its other weights are worth "
+        "little behind a random one"
+    )
+
+
 def _fill(model: UnifiedModel, fit: Fit, wanted: Normalisation | None, usual: Normalisation) -> Normalisation:
     """Copy what fits; what the network then expects of its inputs: as `wanted` by the user, or `usual`."""
     encoder, channels = model.encoder, model.network.in_channels
     own: dict[str, Tensor] = encoder.state_dict()
     stems = [n for n, theirs in fit.taken.items() if own[n].squeeze().shape != fit.given[theirs].squeeze().shape]
+    check_adaptable(model, stems)
     given_channels = fit.given[fit.taken[stems[0]]].shape[1] if stems else channels
     told = usual if wanted is None else check_channels(wanted, given_channels, "the file")
     expected = told.for_channels(given_channels)
@@ -217,6 +269,31 @@ def _fill(model: UnifiedModel, fit: Fit, wanted: Normalisation | None, usual: No
             own[name].copy_(tensor.reshape(own[name].shape))
     add_constants(model, constants)
     return inputs
+
+
+def check_adaptable(model: UnifiedModel, stems: Collection[str]) -> None:
+    """Refuse to change the number of channels of convolutions that standardise their weights in each pass: these are
+    made anew of all channels, so that no weights of other channels say the same.
+
+    Args:
+        model: with the encoder.
+        stems: names of the convolutions' weights in the encoder's state dict.
+
+    Raises:
+        InputError: names one.
+    """
+    for name in stems:
+        if isinstance(model.encoder.get_submodule(name.rpartition(".")[0]), _standardising()):
+            raise InputError(
+                f"model.in-channels {model.network.in_channels}: the first convolution of encoder "
+                f"{model.network.encoder!r} standardises its weights, which are of another number of channels; give "
+                f"--model.in-channels {4 - model.network.in_channels}"
+            )
+
+
+def _standardising() -> tuple[type, ...]:
+    layers = timm.layers
+    return layers.StdConv2d, layers.StdConv2dSame, layers.ScaledStdConv2d, layers.ScaledStdConv2dSame
 
 
 def add_constants(model: UnifiedModel, constants: Mapping[str, Tensor]) -> None:
@@ -233,12 +310,13 @@ def add_constants(model: UnifiedModel, constants: Mapping[str, Tensor]) -> None:
 
 
 def _tell(weights: EncoderWeights, fit: Fit) -> None:
+    source = f"{fit.place} in {weights.source}" if fit.place else weights.source
     logger.info(
         "encoder weights: %d of %d tensors of %s from %s, %s; sha256 %s",
-        weights.fitted, weights.tensors, weights.architecture, weights.source, fit.how, weights.sha256[:12],
+        weights.fitted, weights.tensors, weights.architecture, source, fit.how, weights.sha256[:12],
     )  # fmt: skip
     if fit.missing:
-        logger.warning("encoder weights: not in the file, so random: %s", ", ".join(fit.missing))
+        logger.warning("encoder weights: not in the file, or in another shape, so random: %s", ", ".join(fit.missing))
     if fit.left_over:
         logger.info("encoder weights: in the file, but not in the encoder: %s", ", ".join(fit.left_over))
     tell_licence(weights.licence)

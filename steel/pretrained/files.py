@@ -19,9 +19,9 @@ from steel.errors import InputError
 class WeightFile:
     """What a file of weights holds."""
 
-    tensors: dict[str, Tensor] = field(repr=False)
-    """By the names that the file has for them. A torch file has them in the order of the network's modules; a
-    safetensors file has lost that."""
+    states: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
+    """Sets of tensors by where they are in the file, such as `model_ema`, or nothing; each by the names that the file
+    has for them. A torch file has these in the order of the network's modules; a safetensors file has lost that."""
     sha256: str
     """Of the whole file."""
     metadata: Mapping[str, str]
@@ -43,11 +43,14 @@ def parse_weights(data: bytes, name: str) -> WeightFile:
     Raises:
         InputError: neither, damaged, without tensors, or a pickle that would run code.
     """
-    is_safetensors = data[8:9] == b"{"
-    tensors, metadata = _parse_safetensors(data, name) if is_safetensors else (_parse_torch(data, name), {})
-    if not tensors:
+    if data[8:9] == b"{":
+        tensors, metadata = _parse_safetensors(data, name)
+        states = {"": tensors} if tensors else {}
+    else:
+        states, metadata = _parse_torch(data, name), {}
+    if not states:
         raise InputError(f"{name}: holds no tensors by name")
-    return WeightFile(tensors, hashlib.sha256(data).hexdigest(), metadata)
+    return WeightFile(states, hashlib.sha256(data).hexdigest(), metadata)
 
 
 def _parse_safetensors(data: bytes, name: str) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -63,7 +66,7 @@ _OF_TORCH = b"PK", b"\x80"
 """How a zip archive begins, and a pickle, as `torch.save` writes and wrote them."""
 
 
-def _parse_torch(data: bytes, name: str) -> dict[str, Tensor]:
+def _parse_torch(data: bytes, name: str) -> dict[str, dict[str, Tensor]]:
     neither = f"{name}: neither a safetensors nor a torch file of weights, or damaged"
     if not data.startswith(_OF_TORCH):  # torch would say of a page or a text that it could run code
         raise InputError(neither)
@@ -77,14 +80,14 @@ def _parse_torch(data: bytes, name: str) -> dict[str, Tensor]:
                 "save its state dict alone, best as safetensors"
             ) from error
         raise InputError(neither) from error
-    found = list(_states(loaded))
-    return max(found, key=len, default={})
+    return {place: tensors for place, tensors in _states(loaded) if tensors}
 
 
-def _states(loaded: Any, depth: int = 3) -> Iterator[dict[str, Tensor]]:
-    """The tensors of each mapping in `loaded`: training programs put the weights under a name beside other things."""
+def _states(loaded: Any, place: str = "", depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The tensors of each mapping in `loaded`, and its place: training programs put the weights under a name beside
+    other things."""
     if not isinstance(loaded, Mapping) or depth == 0:
         return
-    yield {str(name): value.detach() for name, value in loaded.items() if isinstance(value, Tensor)}
-    for value in loaded.values():
-        yield from _states(value, depth - 1)
+    yield place, {str(name): value.detach() for name, value in loaded.items() if isinstance(value, Tensor)}
+    for name, value in loaded.items():
+        yield from _states(value, f"{place}.{name}".lstrip("."), depth - 1)

@@ -1,5 +1,7 @@
 """Under what licence published weights stand, as their publishers say; no judgement of what that allows."""
 
+import re
+
 PERMISSIVE = {"apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause", "cc-by-4.0": "CC BY 4.0"}
 """Timm's names of licences that ask for little more than to be named, and how they are written."""
 
@@ -16,7 +18,11 @@ RANDOM = "none of others: trained from random weights"
 
 NOT_RECORDED = "not recorded; ask whoever published the file"
 
-_FAMILIES = (("dinov3", "dinov3-license"), ("mit_b", "nvidia-segformer"), ("mobileone", "mobileone-license"))
+_FAMILIES = (
+    (re.compile("dinov3"), "dinov3-license"),
+    (re.compile(r"(?<![a-z0-9])mit_b[0-5](?![0-9])"), "nvidia-segformer"),
+    (re.compile("mobileone"), "mobileone-license"),
+)
 """Parts of encoder names whose weights have one publisher: they tell the licence of a file that says nothing."""
 
 _SMP_FAMILIES = (
@@ -38,7 +44,7 @@ def smp_licence(encoder: str, tag: str) -> str | None:
 
 def family_licence(encoder: str) -> str | None:
     """The key of the licence of all weights that there are for an encoder of this name; None where they differ."""
-    return next((key for part, key in _FAMILIES if part in encoder), None)
+    return next((key for part, key in _FAMILIES if part.search(encoder)), None)
 
 
 def told_licence(encoder: str, source: str) -> str | None:

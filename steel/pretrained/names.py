@@ -1,7 +1,7 @@
 """Which tensor of a file is which of an encoder's, whatever the program that wrote it put before their names."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -28,6 +28,14 @@ _TORCHVISION_VIT = (
 """Parts of torchvision's names of a vision transformer, and timm's."""
 
 
+_OF_TORCHVISION = (
+    "encoder.layers.encoder_layer_0.ln_1.weight",  # a vision transformer
+    "features.0.0.weight",  # an EfficientNet, a ConvNeXt, a MobileNet
+    "trunk_output.block1.block1-0.proj.0.weight",  # a RegNet
+)
+"""Tensors by which torchvision's networks are known."""
+
+
 _NUMBER = re.compile(r"\d+(?=\.)")
 """Of a stage or block, at the end of a part of a name."""
 
@@ -45,6 +53,8 @@ class Fit:
     how: str = "by name"
     given: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     """The file's tensors, as `taken` names them."""
+    place: str = ""
+    """Of these tensors in the file, where it holds several sets, such as `model_ema`."""
 
     @property
     def share(self) -> float:
@@ -68,8 +78,10 @@ def fit_names(
         convert: gives the tensors of an original publication the names of the library that has the encoder.
     """
     fits = [_by_name(own, given)]
-    if fits[0].share < ENOUGH and convert is not None:
-        fits.append(_by_name(own, convert(dict(given)), "by its publisher's names"))
+    if fits[0].missing and convert is not None:  # of a transformer, too, that lacks nothing but its positions
+        for prefix in _prefixes(given, common=True):
+            bare = {name.removeprefix(prefix): tensor for name, tensor in given.items()}
+            fits.append(_by_name(own, convert(bare), "by its publisher's names"))
     if max(fit.share for fit in fits) < ENOUGH:
         fits.append(_by_order(own, given))
     return max(fits, key=lambda fit: fit.share)
@@ -109,6 +121,11 @@ def vit_from_torchvision(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return name
 
     return {renamed(name): tensor for name, tensor in given.items()}
+
+
+def is_torchvisions(names: Collection[str]) -> bool:
+    """Whether tensors have torchvision's names, of networks that others name otherwise."""
+    return any(name.endswith(_OF_TORCHVISION) for name in names)
 
 
 def is_same_shape(own: Tensor, given: Tensor) -> bool:
@@ -169,8 +186,9 @@ def _prefixes(names: Iterable[str], *, common: bool) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """timm calls a stage `stages.0` in a classifier and `stages_0` in an extractor of features."""
-    return re.sub(r"_(\d+)\.", r".\1.", name)
+    """timm calls a part `stem.conv1` or `stages.0` in a classifier, and `stem_conv1` or `stages_0` in an extractor of
+    features."""
+    return name.replace("_", ".")
 
 
 def _role(name: str) -> str:

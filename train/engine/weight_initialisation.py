@@ -15,7 +15,14 @@ from steel.checkpoint import parse_checkpoint, read_file
 from steel.config import ModelConfig
 from steel.errors import InputError, list_some, told_url
 from steel.model.network import UnifiedModel
-from steel.pretrained.encoder import EncoderWeights, add_constants, inherited_licence, load_encoder, tell_licence
+from steel.pretrained.encoder import (
+    EncoderWeights,
+    add_constants,
+    check_adaptable,
+    inherited_licence,
+    load_encoder,
+    tell_licence,
+)
 from steel.pretrained.stem import Normalisation, adapt_stem, check_channels
 from steel.shards.format import Manifest
 from steel.shards.split_roles import LearnedFrom, seen_folds
@@ -154,6 +161,7 @@ def initialise_weights(
             f"--init-from {told}: its {checkpoint.network.architecture} with {checkpoint.network.encoder} shares too "
             f"little with this network ({len(left)} of {len(left) + len(taken)} tensors differ: {list_some(left, 2)})"
         )
+    check_adaptable(model, constants)
     model.load_state_dict(taken, strict=False)
     add_constants(model, constants)
     if left:

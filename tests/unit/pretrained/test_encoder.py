@@ -8,17 +8,20 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
+from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from steel.checkpoint import Checkpoint, save_checkpoint, stack_members
 from steel.config import NetworkConfig
 from steel.errors import InputError
 from steel.model.network import UnifiedModel, normalise
-from steel.pretrained.encoder import load_encoder, tell_licence
+from steel.pretrained.encoder import licence_of_file, load_encoder, tell_licence, usual_inputs
 from steel.pretrained.licences import licence_text
+from steel.pretrained.names import fit_names
 from steel.pretrained.stem import Normalisation
 from tests.as_if_trained import trained
 
@@ -65,7 +68,7 @@ def assert_same_features(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -
         assert feature.std() > 1e-3  # it says something
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_byobnet", "test_nfnet"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_a_whole_classifier_in_timms_names(name: str, suffix: str, tmp_path: Path) -> None:
     theirs, path = classifier(name), tmp_path / f"weights{suffix}"
@@ -77,6 +80,68 @@ def test_a_whole_classifier_in_timms_names(name: str, suffix: str, tmp_path: Pat
     told, inputs, _ = load_encoder(model, str(path), IMAGENET)
     assert (told.fitted, inputs) == (told.tensors, IMAGENET)
     assert_same_features(features_of_ours(model, image(3), inputs), features_of_timm(theirs, image(3), MEAN, STD))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cs3darknet_focus_s", "darknet17", "cspresnet50", "resnext26ts", "resnet51q", "regnetz_b16", "tresnet_m"),
+        *("nf_resnet26", "nf_regnet_b0", "eca_nfnet_l0", "resnetv2_50x1_bit", "halonet26t", "lambda_resnet26t"),
+        *("efficientformerv2_s0", "efficientvit_b0", "test_coatnet", "test_maxvit", "hrnet_w18_small"),
+    ],
+)
+def test_timms_classifiers_fill_its_extractors_whatever_their_parts_are_called(name: str) -> None:
+    with torch.device("meta"):
+        own, whole = smp.encoders.get_encoder(f"tu-{name}", weights=None), timm.create_model(name)
+    fit = fit_names(own.state_dict(), whole.state_dict())
+    assert not fit.missing
+    for mine, theirs in fit.taken.items():
+        assert mine.removeprefix("model.").replace("_", ".") == theirs.replace("_", ".")
+
+
+@pytest.mark.parametrize(("channels", "other"), [(1, 3), (3, 1)])
+def test_channels_are_not_changed_where_weights_are_standardised_in_each_pass(
+    channels: int, other: int, tmp_path: Path
+) -> None:
+    """These are made anew of all channels, so that no sum of three says of gray what they say."""
+    theirs = trained(timm.create_model("test_nfnet", in_chans=other))
+    path = save(tmp_path / "w.safetensors", theirs.state_dict())
+    with pytest.raises(InputError, match=rf"'tu-test_nfnet' standardises its weights.* --model\.in-channels {other}$"):
+        load_encoder(network("tu-test_nfnet", channels), path)
+    told, *_ = load_encoder(network("tu-test_nfnet", other), path)
+    assert told.fitted == told.tensors
+
+
+def test_weights_without_the_first_convolution_are_refused(tmp_path: Path) -> None:
+    """However many of the others fit: they would be given what a random one makes of an image."""
+    theirs = timm.create_model("resnet18", in_chans=4).state_dict()
+    with pytest.raises(InputError, match=r"no first convolution.* encoder 'tu-resnet18' \(conv1\.weight takes 4 chan"):
+        load_encoder(network("tu-resnet18", 1), save(tmp_path / "w.safetensors", theirs))
+    del theirs["conv1.weight"]
+    with pytest.raises(InputError, match=r"\(model\.conv1\.weight of shape \[64, 1, 7, 7\] is not in it\)"):
+        load_encoder(network("tu-resnet18", 1), save(tmp_path / "w.safetensors", theirs))
+
+
+@pytest.mark.parametrize(("first", "second"), [("model", "model_ema"), ("student", "teacher"), ("optim", "swap")])
+def test_of_several_sets_that_fit_the_averaged_one_is_taken(
+    first: str, second: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = {name: classifier("test_resnet") for name in (first, second)}
+    with torch.no_grad():
+        theirs[first].layer1[0].conv1.weight.add_(1)
+    torch.save({name: one.state_dict() for name, one in theirs.items()}, tmp_path / "w.pth")
+    model = network("tu-test_resnet")
+    with caplog.at_level(logging.INFO, logger="train.fit"):
+        load_encoder(model, str(tmp_path / "w.pth"))
+    assert model.encoder.state_dict()["model.layer1.0.conv1.weight"].equal(theirs[second].layer1[0].conv1.weight)
+    assert f" from {second} in {tmp_path / 'w.pth'}, by name" in caplog.text
+
+
+def test_of_several_sets_the_one_that_fits_is_taken(tmp_path: Path) -> None:
+    longer = {f"block.{n}.weight": torch.zeros(3) for n in range(500)}
+    torch.save({"decoder": longer, "encoder": classifier("resnet18").state_dict()}, tmp_path / "w.pth")
+    told, *_ = load_encoder(network("resnet18"), str(tmp_path / "w.pth"))
+    assert told.fitted == told.tensors
 
 
 @pytest.mark.parametrize(
@@ -168,13 +233,17 @@ def test_torchvisions_regnet_whose_tensors_lie_in_another_order(tmp_path: Path) 
         torch.testing.assert_close(model.encoder(pixels)[-1], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_torchvisions_vision_transformer(tmp_path: Path) -> None:
-    """Of the size that timm calls tiny."""
+@pytest.mark.parametrize("wrapped", ["", "module.", "module._orig_mod."])
+def test_torchvisions_vision_transformer(wrapped: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of the size that timm calls tiny, which timm's own weights have other inputs for."""
+    caplog.set_level(logging.INFO, "train.fit")
     torch.manual_seed(0)
     theirs = trained(torchvision.models.VisionTransformer(224, 16, 12, 3, 192, 768))
     model = UnifiedModel(NetworkConfig("DPT", "tu-vit_tiny_patch16_224", 1, 3)).eval()
-    told, _, _ = load_encoder(model, save(tmp_path / "w.safetensors", theirs.state_dict()), IMAGENET)
-    assert told.fitted == told.tensors
+    tensors = {f"{wrapped}{name}": tensor for name, tensor in theirs.state_dict().items()}
+    told, inputs, _ = load_encoder(model, save(tmp_path / "w.safetensors", tensors))
+    assert (told.fitted, inputs) == (told.tensors, IMAGENET)
+    assert "after what torchvision's weights expect" in caplog.text
     with torch.no_grad():
         pixels = normalise(image(3, (224, 224)), MEAN, STD)
         tokens = theirs._process_input(pixels)
@@ -182,6 +251,26 @@ def test_torchvisions_vision_transformer(tmp_path: Path) -> None:
         expected = theirs.encoder.layers(tokens)[:, 1:]
         found = model.encoder(pixels)[0][-1].flatten(2).transpose(1, 2)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "inputs"), [("s", IMAGENET), ("l", Normalisation((0.5,) * 3, (0.5,) * 3))])
+def test_torchvisions_inputs_where_timms_weights_have_others(name: str, inputs: Normalisation) -> None:
+    """Of its EfficientNetV2 the large one alone was trained with Inception's."""
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, f"efficientnet_v2_{name}")().state_dict()
+        own = smp.encoders.get_encoder(f"tu-tf_efficientnetv2_{name}", weights=None).state_dict()
+    fit = fit_names(own, theirs)
+    assert not fit.missing
+    assert usual_inputs(f"tu-tf_efficientnetv2_{name}", theirs) == (inputs, "what torchvision's weights expect")
+
+
+def test_positions_of_a_vision_transformer_for_larger_images_are_resampled(tmp_path: Path) -> None:
+    theirs = trained(timm.create_model("vit_tiny_patch16_384"))
+    model = UnifiedModel(NetworkConfig("DPT", "tu-vit_tiny_patch16_224", 1, 3)).eval()
+    told, *_ = load_encoder(model, save(tmp_path / "w.safetensors", theirs.state_dict()))
+    assert told.fitted == told.tensors
+    wanted = resample_abs_pos_embed(theirs.pos_embed, new_size=[14, 14])
+    torch.testing.assert_close(model.encoder.state_dict()["model.pos_embed"], wanted)
 
 
 def test_the_names_of_an_original_publication(tmp_path: Path) -> None:
@@ -343,6 +432,17 @@ def test_the_licence_of_a_file_that_says_nothing_is_told_by_its_name(name: str, 
     torch.save(classifier("test_resnet").state_dict(), tmp_path / name)
     told, *_ = load_encoder(network("tu-test_resnet"), str(tmp_path / name))
     assert told.licence.startswith("not recorded" if "other" in name else "DINOv3 License")
+
+
+def test_the_licence_of_a_familys_encoder_is_that_of_its_tag() -> None:
+    """Some sets of weights of DINOv3's networks are others'."""
+    told = {
+        tag: licence_text(licence_of_file(f"tu-vit_small_patch16_dinov3_qkvb.{tag}", "w.pth"))
+        for tag in ("lvd1689m", "eupe_lvd1689m")
+    }
+    assert (
+        told["lvd1689m"].startswith("DINOv3 License") and told["eupe_lvd1689m"] == "fair-noncommercial-research-license"
+    )
 
 
 def test_three_means_for_weights_of_one_channel_are_refused(tmp_path: Path) -> None:

@@ -22,29 +22,34 @@ def torch_file(path: Path, value: Any, **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "wrapped",
+    ("place", "wrapped"),
     [
-        TENSORS,
-        {"state_dict": TENSORS, "epoch": 7, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}},
-        {"model": {"module": TENSORS}, "best": 0.5},
-        {n: torch.nn.Parameter(t) if t.is_floating_point() else t for n, t in TENSORS.items()},
+        ("", TENSORS),
+        ("state_dict", {"state_dict": TENSORS, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}}),
+        ("model.module", {"model": {"module": TENSORS}, "best": 0.5}),
+        ("", {n: torch.nn.Parameter(t) if t.is_floating_point() else t for n, t in TENSORS.items()}),
     ],
     ids=["state dict", "training state", "nested", "parameters"],
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_the_weights_are_found_in_what_training_programs_save(wrapped: Any, zipped: bool, tmp_path: Path) -> None:
+def test_the_weights_are_found_in_what_training_programs_save(
+    place: str, wrapped: Any, zipped: bool, tmp_path: Path
+) -> None:
     data = torch_file(tmp_path / "w.pth", wrapped, _use_new_zipfile_serialization=zipped)
     found = parse_weights(data, "w.pth")
-    assert list(found.tensors) == list(TENSORS)
-    assert all(
-        found.tensors[name].equal(tensor) and not found.tensors[name].requires_grad for name, tensor in TENSORS.items()
-    )
+    tensors = found.states[place]
+    assert list(tensors) == list(TENSORS)
+    assert all(tensors[name].equal(tensor) and not tensors[name].requires_grad for name, tensor in TENSORS.items())
     assert found.sha256 == hashlib.sha256(data).hexdigest() and found.metadata == {}
 
 
 def test_safetensors_bring_what_they_say_of_themselves() -> None:
     found = parse_weights(safetensors.torch.save(TENSORS, {"license": "Apache-2.0"}), "w.safetensors")
-    assert found.tensors.keys() == TENSORS.keys() and found.metadata == {"license": "Apache-2.0"}
+    assert (
+        found.states.keys() == {""}
+        and found.states[""].keys() == TENSORS.keys()
+        and found.metadata == {"license": "Apache-2.0"}
+    )
     assert not found.is_checkpoint
 
 

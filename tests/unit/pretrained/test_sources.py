@@ -268,4 +268,7 @@ def test_licences_by_where_smp_has_its_weights_from() -> None:
     assert told_licence("tu-convnext_tiny", "/w/nvidia/mit-b2/pytorch_model.bin") == "nvidia-segformer"
     assert told_licence("tu-vit_small_patch16_dinov3", "w.pth") == "dinov3-license"
     assert told_licence("resnet34", "/dinov3/here/resnet34.pth") is None
+    assert told_licence("resnet34", "runs/submit_best/model.safetensors") is None
+    assert told_licence("resnet34", "/data/commit-b12/w.pth") is None
+    assert told_licence("mit_b2", "w.pth") == told_licence("resnet34", "segformer_mit_b5.pth") == "nvidia-segformer"
     assert licence_text(None).startswith("not recorded") and licence_text("gemma") == "gemma"
