@@ -145,9 +145,13 @@ def _as_members_ended(arguments: FitArguments) -> FitArguments:
     """`arguments` of a join, with the test folds and the views that the members have: their predictions are there.
 
     Raises:
-        InputError: they have several, or others than are given.
+        InputError: they have several, or others than are given, or were trained on other shards.
     """
-    members = {fold: RunFolder(folder).begun_config() for fold, folder in members_of(Path(arguments.out)).items()}
+    folders = {fold: RunFolder(folder) for fold, folder in members_of(Path(arguments.out)).items()}
+    digest = Manifest.load(arguments.data).digest
+    for folder in folders.values():  # their counts are of the labels that these shards had
+        folder.check_data(digest)
+    members = {fold: folder.begun_config() for fold, folder in folders.items()}
     there = {fold: config for fold, config in members.items() if config is not None}  # an earlier version's, perhaps
     if not there:
         return arguments

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from steel.checkpoint import load_checkpoint
-from steel.errors import InputError, SharedError
+from steel.errors import InputError, SharedError, run_program
 from tests.image_folder import tree_digest
 from tests.numerics.quick import quicken
 from tests.shard_folder import damage_image, defect_mask, make_shards, steel_image
@@ -194,6 +194,29 @@ def test_a_join_takes_the_views_and_the_test_folds_of_the_members(
     (tmp_path / "fold-2" / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"the members of folds 1 and 2 differ in --validation\.tta, so that"):
         main([*line, "--join"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_join_is_refused_on_other_shards_than_the_members_were_trained_on(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same images in the same folds, with a label corrected: the counts that the members left are of the old."""
+    masks = [np.zeros_like(mask) if n == 4 else mask for n, mask in enumerate(MASKS)]
+    images = [steel_image(n, 32, 64) for n in range(18)]
+    corrected = make_shards(tmp_path / "corrected", images, masks, num_classes=2, folds=3)
+    out = tmp_path / "out"
+    line = [*OPTIONS, "--out", str(out), "--folds.test", "0", "--data"]
+    for fold in ("1", "2"):
+        assert main([*line, str(shards), "--fold", fold]) == 0
+    before = tree_digest(out)
+    capsys.readouterr()
+    assert run_program(lambda: main([*line, str(corrected), "--join"])) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: --out {out}/fold-1: was started on another data set, or the shards have changed; give the shards that "
+        "it was started on, or choose another folder"
+    )
+    assert tree_digest(out) == before
+    assert main([*line, str(shards), "--join"]) == 0
 
 
 @pytest.mark.usefixtures("quick")

@@ -177,6 +177,16 @@ class RunFolder:
         if former is not None and self.begun_config() is not None:
             self._refuse_other(former, config, data_digest, budget)
 
+    def check_data(self, data_digest: str) -> None:
+        """See that the run that has begun here, if one has, is of the data set `data_digest`.
+
+        Raises:
+            InputError: it is of another.
+        """
+        former = self._read_config()
+        if former is not None and self.begun_config() is not None:
+            self._refuse_other_data(former, data_digest)
+
     def keep_config(self, config: Config, data_digest: str, budget: str | None) -> None:
         """Write down what is run on which data set, and what `--budget` said when the run began."""
         self._write("config.json", to_dict(_ConfigFile(config.told(), data_digest, budget)))
@@ -218,11 +228,16 @@ class RunFolder:
                 return
             time.sleep(0.1)
 
-    def _refuse_other(self, former: dict[str, Any], config: Config, data_digest: str, budget: str) -> None:
+    def _refuse_other_data(self, former: dict[str, Any], data_digest: str) -> None:
         if former["data_digest"] != data_digest:
             raise RunFolderError(
-                self.root, "was started on another data set, or the shards have changed; choose another folder"
+                self.root,
+                "was started on another data set, or the shards have changed; give the shards that it was started on, "
+                "or choose another folder",
             )
+
+    def _refuse_other(self, former: dict[str, Any], config: Config, data_digest: str, budget: str) -> None:
+        self._refuse_other_data(former, data_digest)
         length = former["budget"]
         if budget and length is not None and budget != length:
             began = f"with --budget {length}" if length else "without --budget"
