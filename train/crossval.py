@@ -245,7 +245,7 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
             "validation": expected_figures(statistics, found.decision),
         },
         decision=found.decision,
-        folds={"train": list(folds), "tuning": list(folds), "test": list(test)},
+        folds={"train": joined.folds["train"], "tuning": list(folds), "test": list(test)},
     )
     _remove_scores(out)  # of an earlier join, which must never stand beside this checkpoint
     save_checkpoint(out / "model.safetensors", packed)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_prep.verify import main as verify
-from steel.checkpoint import stack_members
+from steel.checkpoint import read_header, stack_members
 from steel.cli import main as steel
 from steel.errors import InputError
 from steel.images.listing import ImageRecord
@@ -213,6 +213,20 @@ def test_training_evaluation_and_explore_take_it(
     assert steel(["explore", str(more), "--out", str(tmp_path / "page")]) == 0
     with pytest.raises(InputError, match="--fold 3: not a fold to train a member for; there are 0, 1, 2"):
         crossval([*words, str(tmp_path / "crossval"), "--fold", "3"])
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_the_members_of_a_cross_validation_train_on_it_and_their_file_says_so(
+    more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quicken(monkeypatch)
+    assert crossval([*OPTIONS, "--data", str(more), "--out", str(tmp_path), "--folds.test", "0"]) == 0
+    used = {fold: read_header(tmp_path / f"fold-{fold}" / "model.safetensors")["folds"]["train"] for fold in (1, 2)}
+    assert used == {1: [2, 3], 2: [1, 3]}
+    joined = read_header(tmp_path / "model.safetensors")["folds"]
+    assert joined == {"train": [1, 2, 3], "tuning": [1, 2], "test": [0]}
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["folds"], metrics["provenance"]["train_folds"]) == ([1, 2], "1, 2, 3")
 
 
 def test_an_ensemble_labels_by_its_average_and_shards_are_copied_where_links_cannot_be(
