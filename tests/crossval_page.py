@@ -32,7 +32,7 @@ def member_says(row: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(said, 230, 8).astype(np.uint8), labels
 
 
-def write_crossval_page(folder: Path) -> dict[str, Any]:
+def write_crossval_page(folder: Path, role: str = "test") -> dict[str, Any]:
     """Shards and report under `folder`; returns what stands in `metrics.json`."""
     masks = [defect_mask(n, num_classes=2) for n in range(NUM_IMAGES)]
     shards = make_shards(
@@ -55,6 +55,7 @@ def write_crossval_page(folder: Path) -> dict[str, Any]:
     folder.joinpath("report").mkdir()
     return write_crossval(
         *(folder / "report", statistics, nested, found, reader, kept),
+        role=role,
         tta=(),
         provenance={"members": FOLDS, "seed": 0},
         recipe={"phases.0.crop": "32x64, which is small"},

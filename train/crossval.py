@@ -22,6 +22,7 @@ from steel.distributed.ending import end_program
 from steel.distributed.runtime import Runtime, start
 from steel.distributed.signals import StopSignals
 from steel.errors import InputError, SharedError, counted, run_program
+from steel.folds import name_folds
 from steel.metrics.expected import expected_figures
 from steel.metrics.statistics import EvaluationStatistics
 from steel.option_values import whole
@@ -39,6 +40,7 @@ from train.arguments import FitArguments, parse_fit, share_recipe
 from train.engine.data import check_test_folds
 from train.engine.evaluation_origin import provenance_of, recipe_reasons
 from train.engine.fold_pictures import keep_of_folds
+from train.engine.learned_folds import seen_by_members
 from train.engine.run_folder import RunFolder, member_folder, members_of
 from train.fit import train_in_folder
 from train.live_line import LiveLine
@@ -251,7 +253,14 @@ def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[i
     save_checkpoint(out / "model.safetensors", packed)
     provenance = provenance_of(packed, out / "model.safetensors", reader)
     origin = {"provenance": provenance, "recipe": recipe_reasons(packed)}
-    metrics = write_crossval(out, statistics, nested, found, reader, kept, tta=tta, **origin)
+    seen = seen_by_members(members, reader.manifest)
+    if seen:
+        logger.warning(
+            "WARNING: what the members that judge %s learned from was trained on these images: the scores flatter",
+            name_folds(seen),
+        )
+    role = "train" if seen else "test"
+    metrics = write_crossval(out, statistics, nested, found, reader, kept, role=role, tta=tta, **origin)
     report = _format_report(metrics, len(folds), found.explanation)
     storage.write_text(out / "report.txt", report + "\n")
     logger.info("%s", report)

@@ -30,6 +30,7 @@ def write_crossval(
     reader: ShardReader,
     kept: Kept,
     *,
+    role: str,
     tta: Sequence[str],
     provenance: Mapping[str, Any],
     recipe: Mapping[str, str],
@@ -42,7 +43,8 @@ def write_crossval(
         nested: each fold answered by the decision found on the others.
         found: the decision that is shipped, found on all folds, and the best of every gate.
         reader: of the shards.
-        kept: for the gallery: what `images_to_see` names, by the member that has not seen it.
+        kept: for the gallery: what `images_to_see` names, by the member of its fold.
+        role: what the folds were to the members that judge them; see `build_nested_metrics`.
         tta: the flipped views behind the statistics.
         provenance: plain values for the record.
         recipe: see `write_evaluation`.
@@ -53,7 +55,9 @@ def write_crossval(
     class_names = reader.manifest.class_names
     folds = np.asarray(reader.index.fold)[statistics.rows]
     doubts = rank_doubts(kept.regions, statistics.histograms, nested.outcome.counts)
-    metrics = build_nested_metrics(statistics, nested, found.decision, folds, class_names=class_names, tta=tta)
+    metrics = build_nested_metrics(
+        statistics, nested, found.decision, folds, role=role, class_names=class_names, tta=tta
+    )
     metrics |= build_details(
         statistics,
         found.decision,

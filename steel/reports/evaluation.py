@@ -33,8 +33,11 @@ _ROLE_WORDS = {
     "test": "held out",
     "unknown": "other shards than its own: whether it has seen these images is not known",
 }
-_NESTED_WORDS = "each fold chose the weights of the member that it judges: these scores flatter a little"
-"""Of a cross-validation, whatever its role."""
+_NESTED_WORDS = {
+    "train": "a checkpoint that members learned from was TRAINED ON folds that they judge: these scores flatter",
+    "test": "each fold chose the weights of the member that it judges: these scores flatter a little",
+}
+"""Of a cross-validation."""
 
 _OF_FOLD = (
     "mean_dice", "mean_dice_all_empty", "mean_dice_positive", "dice_per_class", "dice_positive_per_class",
@@ -78,7 +81,7 @@ def build_metrics(
     assert role in ROLES, role
     outcome = decide(statistics, decision)
     inputs = _metric_inputs(outcome, statistics, class_names, seed)
-    basis = _BASIS[role] if cross_fitted is None else "cross-fitted" + ", but trained on" * (role == "train")
+    basis = _BASIS[role] if cross_fitted is None else _cross_fitted_basis(role)
     return {
         "images": len(statistics),
         "folds": [int(fold) for fold in folds],
@@ -97,22 +100,25 @@ def build_nested_metrics(
     shipped: Decision,
     folds: np.ndarray,
     *,
+    role: str,
     class_names: Sequence[str],
     tta: Sequence[str] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
     """The same for a cross-validation: each fold answered by the decision found on the others.
 
-    `role` is `test`, since no image was trained on by the member that answers it, or had a say in its thresholds; but
-    its fold chose among that member's weights, which flatters a little, as `role_words` says. `decision` is the
+    `role` is `test` where no image was trained on by the member that answers it, or had a say in its thresholds; its
+    fold chose among that member's weights all the same, which flatters a little, as `role_words` says. It is `train`
+    where members have learned from a checkpoint that was trained on the fold that they answer. `decision` is the
     `shipped` one, found on all folds; `per_fold` has the scores of each fold with the decision that answered it.
     `folds` (N,) are those of the images.
     """
+    assert role in _NESTED_WORDS, role
     inputs = _metric_inputs(nested.outcome, statistics, class_names, seed)
     return {
         "images": len(statistics),
         "folds": sorted(nested.decisions),
-        "role": "test",
+        "role": role,
         "tta": list(tta),
         **compute(inputs, tuple(METRICS)),
         "decision": shipped.to_dict(),
@@ -122,8 +128,12 @@ def build_nested_metrics(
             for fold, decision in nested.decisions.items()
         },
         "cross_fitted": compute(inputs, _CROSS_FITTED),
-        "verdict": reach_verdict(nested.outcome, class_names, "cross-fitted", seed=seed).to_dict(),
+        "verdict": reach_verdict(nested.outcome, class_names, _cross_fitted_basis(role), seed=seed).to_dict(),
     }
+
+
+def _cross_fitted_basis(role: str) -> str:
+    return "cross-fitted" + ", but trained on" * (role == "train")
 
 
 def _of_fold(
@@ -176,7 +186,7 @@ def write_metrics(path: str | Path, metrics: Mapping[str, Any]) -> None:
 
 def role_words(metrics: Mapping[str, Any]) -> str:
     """What the judged images were to what answered them, of `metrics.json`'s values."""
-    return _NESTED_WORDS if "per_fold" in metrics else _ROLE_WORDS[metrics["role"]]
+    return (_NESTED_WORDS if "per_fold" in metrics else _ROLE_WORDS)[metrics["role"]]
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:

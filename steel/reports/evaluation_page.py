@@ -68,7 +68,8 @@ def _subtitle(page: Figures) -> Markup:
     parts += [page.show("images"), " images, folds ", page.texts("folds")]
     parts += [f" ({role_words(page.metrics)}), flips averaged: ", page.texts("tta")]
     if is_crossval(page):
-        parts.append("; each image judged by the member that has not seen it, with the decision of the other folds")
+        whose = "of its fold" if page.metrics["role"] == "train" else "that has not seen it"
+        parts.append(f"; each image judged by the member {whose}, with the decision of the other folds")
     elif provenance.get("members", 1) > 1:
         parts += ["; an ensemble: the probabilities of ", page.show("provenance", "members"), " members, averaged"]
     return join(parts)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from steel.checkpoint import load_checkpoint
+from steel.checkpoint import load_checkpoint, save_checkpoint
 from steel.errors import InputError, SharedError, run_program
+from steel.shards.format import Manifest
 from tests.image_folder import tree_digest
 from tests.numerics.quick import quicken
+from tests.random_members import make_member
 from tests.shard_folder import damage_image, defect_mask, make_shards, steel_image
 from train import fitting
 from train.crossval import main
@@ -217,6 +219,26 @@ def test_a_join_is_refused_on_other_shards_than_the_members_were_trained_on(
     )
     assert tree_digest(out) == before
     assert main([*line, str(shards), "--join"]) == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_report_says_where_a_members_start_was_trained_on_the_fold_that_it_judges(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the member of fold 1 alone: it has started from a checkpoint that was trained on folds 0 and 1."""
+    told = {"data_digest": Manifest.load(str(shards)).digest}
+    start, out = tmp_path / "start.safetensors", tmp_path / "out"
+    save_checkpoint(start, make_member(1, folds={"train": [0, 1], "tuning": [2]}, provenance=told))
+    line = [*OPTIONS, "--data", str(shards), "--out", str(out), "--folds.test", "0"]
+    assert main([*line, "--init-from", str(start), "--fold", "1"]) == 0
+    assert main([*line, "--init-from", str(start), "--fold", "2"]) == 0
+    capsys.readouterr()
+    assert main([*line, "--join"]) == 0
+    warning = "WARNING: what the members that judge fold 1 learned from was trained on these images: the scores flatter"
+    assert warning in capsys.readouterr().err.splitlines()
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["role"], metrics["verdict"]["basis"]) == ("train", "cross-fitted, but trained on")
+    assert "was TRAINED ON folds that they judge: these scores flatter)" in (out / "report.txt").read_text()
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,14 +1,14 @@
 """What a training starts or learns from, and the folds that this has seen: they flatter the scores of this run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from steel.checkpoint import read_header
+from steel.checkpoint import Checkpoint, read_header
 from steel.config import Config, FoldsConfig
 from steel.errors import told_url
 from steel.shards.format import Manifest
 from steel.shards.selection import data_digests
-from steel.shards.split_roles import LearnedFrom, SeenFolds, role_in, seen_folds
+from steel.shards.split_roles import LearnedFrom, SeenFolds, role_in, role_of, seen_folds
 
 logger = logging.getLogger("train.fit")
 
@@ -52,3 +52,14 @@ def warn_of_seen(name: str, seen: Sequence[SeenFolds], folds: FoldsConfig, data:
         if did in told:
             verb = "trained" if did == "train" else "tuned"
             logger.warning("WARNING: %s was %s on %s folds of this run, whose scores it flatters", name, verb, role)
+
+
+def seen_by_members(members: Mapping[int, Checkpoint], data: Manifest) -> list[int]:
+    """The folds of a cross-validation that what their members have learned from was trained on.
+
+    Args:
+        members: by the fold that each judges.
+        data: of the cross-validation.
+    """
+    digests = data_digests(data)
+    return [fold for fold, one in members.items() if role_of([fold], digests, one.folds, one.provenance) == "train"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steel.reports.evaluation import format_table
 from steel.reports.gallery import PER_KIND
 from tests.crossval_page import FOLDS, NUM_IMAGES, UNLABELLED, write_crossval_page
 from tests.page_numbers import check_numbers
@@ -61,6 +62,16 @@ def test_the_page_shows_them_and_says_what_it_is(out: Path) -> None:
     ):
         assert said in words
     assert "held out" not in words and "no say" not in words
+
+
+def test_members_whose_teacher_has_seen_what_they_judge_are_not_called_unseeing(tmp_path: Path) -> None:
+    metrics = write_crossval_page(tmp_path, "train")
+    assert (metrics["role"], metrics["verdict"]["basis"]) == ("train", "cross-fitted, but trained on")
+    words = "a checkpoint that members learned from was TRAINED ON folds that they judge: these scores flatter"
+    assert format_table(metrics).splitlines()[0] == f"64 images, folds 0, 1, 2, 3 ({words}), TTA none"
+    page = html.unescape((tmp_path / "report" / "report.html").read_text())
+    assert words in page and "each image judged by the member of its fold, with the decision of the other" in page
+    assert "has not seen" not in page and "a little" not in page
 
 
 def test_the_gallery_shows_the_worst_first_by_the_member_of_their_fold(out: Path) -> None:

@@ -207,7 +207,7 @@ def test_each_fold_is_judged_by_thresholds_found_on_the_others() -> None:
         mine = folds == fold
         assert np.array_equal(nested.outcome.counts[mine], decide(statistics.select(mine), expected).counts)
     shipped = tune_thresholds(statistics, space=SPACE, gates=("none", "class")).decision
-    metrics = build_nested_metrics(statistics, nested, shipped, folds, class_names=NAMES)
+    metrics = build_nested_metrics(statistics, nested, shipped, folds, role="test", class_names=NAMES)
     assert metrics["mean_dice"] == metrics["cross_fitted"]["mean_dice"] == score(nested.outcome).mean_dice
     assert metrics["verdict"]["basis"] == "cross-fitted"
     assert metrics["folds"] == [0, 1, 2]
