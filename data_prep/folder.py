@@ -36,13 +36,7 @@ def is_finished(options: Options) -> bool:
         return False
     manifest = Manifest.load(options.out)
     refuse_others(options.out, manifest.options, options.recorded())
-    files = [(INDEX_NAME, manifest.index_size), *((shard.name, shard.size) for shard in manifest.shards)]
-    damaged = wrong_sizes(options.out, files)
-    if damaged:
-        raise InputError(
-            f"{options.out}: finished before, but files are missing or damaged since: {list_some(damaged)}; "
-            "remove the folder and run this again, or choose another --out"
-        )
+    refuse_damaged(options.out, manifest)
     return True
 
 
@@ -51,6 +45,17 @@ def refuse_others(out: str, made_with: Mapping[str, Any], wanted: Mapping[str, A
     told = _told_differences(made_with, wanted)
     if told:
         raise InputError(f"{out}: already holds shards made with other options: {told}; choose another --out")
+
+
+def refuse_damaged(out: str, manifest: Manifest) -> None:
+    """Raises InputError where files of finished shards are missing or damaged, as far as their sizes tell."""
+    files = [(INDEX_NAME, manifest.index_size), *((shard.name, shard.size) for shard in manifest.shards)]
+    damaged = wrong_sizes(out, files)
+    if damaged:
+        raise InputError(
+            f"{out}: finished before, but files are missing or damaged since: {list_some(damaged)}; "
+            "remove the folder and run this again, or choose another --out"
+        )
 
 
 def _told_differences(made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from data_prep.folder import refuse_others
+from data_prep.folder import refuse_damaged, refuse_others
 from data_prep.further_fold import FurtherFold
 from data_prep.plan import file_sizes
 from data_prep.pseudo_labels.known_groups import KnownGroups, folds_that_judge
@@ -25,9 +25,9 @@ from data_prep.pseudo_labels.labelling import Labelling
 from data_prep.whole_folder import appearing_whole, check_free
 from steel import storage
 from steel.commands.common import Parser, require_torch
-from steel.commands.predictions import prediction_bars, report_unreadable
+from steel.commands.predictions import UNREADABLE, prediction_bars, report_unreadable
 from steel.commands.pseudo_labels import add_labelling
-from steel.errors import InputError, run_program, told_url
+from steel.errors import InputError, counted, run_program, told_url
 from steel.extensions import load_extensions
 from steel.images.listing import ImageRecord, list_images
 from steel.inference.base_predictor import BasePredictor
@@ -38,7 +38,14 @@ from steel.machine import keep_freed_memory
 from steel.option_values import whole
 from steel.shards.format import MANIFEST_NAME, Manifest, sample_key
 from steel.shards.reader import ShardReader
-from steel.shards.selection import PSEUDO_LABELS, check_same_task, data_digests, folds_of, pseudo_rounds
+from steel.shards.selection import (
+    PSEUDO_LABELS,
+    check_same_task,
+    data_digests,
+    folds_of,
+    num_unreadable,
+    pseudo_rounds,
+)
 from steel.shards.split_roles import role_of
 from steel.views import parse_tta
 
@@ -74,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made_with = _describe(arguments, fold.manifest)
     if _is_finished(arguments.out, made_with):
         _say([f"{told_url(arguments.out)}: already finished, nothing to do", *_compare_images(arguments)])
-        return 0
+        return _report_left_out(arguments.out)
     check_free(arguments.out)
     if not is_onnx(arguments.checkpoint):
         require_torch()
@@ -158,22 +165,37 @@ def _is_finished(out: str, made_with: Mapping[str, Any]) -> bool:
     """Whether OUT holds the result of the same checkpoint, shards and options.
 
     Raises:
-        InputError: it holds other shards.
+        InputError: it holds other shards, or files of it are missing or damaged.
     """
     if not storage.exists(storage.join(out, MANIFEST_NAME)):
         return False
-    rounds = pseudo_rounds(Manifest.load(out))
+    manifest = Manifest.load(out)
+    rounds = pseudo_rounds(manifest)
     refuse_others(out, rounds[-1] if rounds else {}, made_with)
+    refuse_damaged(out, manifest)
     return True
+
+
+def _report_left_out(out: str) -> int:
+    """Warn of images that a finished folder was made without; returns the exit code."""
+    number = num_unreadable(Manifest.load(out))
+    if not number:
+        return 0
+    print(f"warning: {told_url(out)}: was made without {counted(number, 'unreadable image')}", file=sys.stderr)  # noqa: T201
+    return UNREADABLE
 
 
 def _compare_images(arguments: argparse.Namespace) -> list[str]:
     """What there is to say of the images that a finished folder was made of. That there are others now is no mistake:
-    a line goes on to make them, and a second round goes on with those that it began with."""
+    a line goes on to make them, and a second round goes on with those that it began with. Nor is it that there are none
+    any more."""
     url = arguments.unlabelled
     if not storage.exists(url):
         return []
-    records = list_images(url, tiff_pages=arguments.tiff_pages)
+    try:
+        records = list_images(url, tiff_pages=arguments.tiff_pages)
+    except InputError as error:
+        return [str(error)]
     said = pseudo_rounds(Manifest.load(arguments.out))[-1]
     if said.get(IMAGES_DIGEST) in (None, _digest_images(url, records)):
         return []

@@ -20,6 +20,12 @@ def pseudo_rounds(manifest: Manifest) -> list[dict[str, Any]]:
     return [one for one in rounds if isinstance(one, dict)] if isinstance(rounds, list) else []
 
 
+def num_unreadable(manifest: Manifest) -> int:
+    """How many images the last round of pseudo-labels has left out because they could not be read."""
+    said = [one.get("unreadable") for one in pseudo_rounds(manifest)[-1:]]
+    return sum(number for number in said if type(number) is int)
+
+
 def pseudo_folds(manifest: Manifest) -> list[int]:
     """The folds whose labels are a checkpoint's: they are there to train on, and say nothing as a yardstick."""
     return [one["fold"] for one in pseudo_rounds(manifest) if type(one.get("fold")) is int]

@@ -86,7 +86,7 @@ def test_images_of_coils_that_judge_stay_out(
     assert reader.manifest.options["groups"] == "file"
     assert reader.manifest.options["pseudo_labels"][0]["held_out"] == 6 - len(taken)
     assert verify([str(tmp_path / "out"), "--workers", "1"]) == 0
-    assert run(*line(work, tmp_path / "out", groups=coils, **given)) == 0  # finished
+    assert run(*line(work, tmp_path / "out", groups=coils, **given)) == 3  # finished
     other = coils_file(tmp_path, {**COILS, "line/2.png": "b"})
     assert run(*line(work, tmp_path / "out", groups=other, **given)) == 2
 

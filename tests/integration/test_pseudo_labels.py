@@ -160,8 +160,11 @@ def test_what_was_done_is_told_and_a_second_run_does_nothing(
     assert "left out: 0 unsure, 2 duplicates of images in the shards, 1 unreadable" in told.out
     assert "warning: left out 1 unreadable image: cut.png (" in told.err
     before = tree_digest(tmp_path)
-    assert run(*line(work, tmp_path / "out")) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'out'}: already finished, nothing to do\n"
+    assert run(*line(work, tmp_path / "out")) == 3
+    assert capsys.readouterr() == (
+        f"{tmp_path / 'out'}: already finished, nothing to do\n",
+        f"warning: {tmp_path / 'out'}: was made without 1 unreadable image\n",
+    )
     for option, value, differing in (
         ("unsure", 0.2, "0.2 0.8, not 0.4 0.6"),
         ("precision", "auto", "no, not auto"),
@@ -176,8 +179,9 @@ def test_a_finished_round_says_that_there_are_other_images_now(
     work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = shutil.copytree(work / "unlabelled", tmp_path / "images")
+    (images / "cut.png").unlink()
     words = line(work, tmp_path / "out", unlabelled=images)
-    assert run(*words) == 3
+    assert run(*words) == 0
     before = tree_digest(tmp_path / "out")
     finished = f"{tmp_path / 'out'}: already finished, nothing to do"
     told: list[list[str]] = []
@@ -185,6 +189,7 @@ def test_a_finished_round_says_that_there_are_other_images_now(
     for change in (
         lambda: shutil.copy(sorted(images.iterdir())[0], more),
         more.unlink,
+        lambda: [path.unlink() for path in images.rglob("*.png")],
         lambda: shutil.rmtree(images),
     ):
         change()
@@ -192,8 +197,25 @@ def test_a_finished_round_says_that_there_are_other_images_now(
         assert run(*words) == 0
         told.append(capsys.readouterr().out.splitlines())
     others = f"{images} holds other images now; for these, give another --out"
-    assert told == [[finished, others], [finished], [finished]]
+    none = f"{images}: no images there (looked for .jpg, .jpeg, .jfif, .png, .bmp, .tif, .tiff, .webp)"
+    assert told == [[finished, others], [finished], [finished, none], [finished]]
     assert tree_digest(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("name", ["fold-3-000000.tar", "index.arrow"])
+def test_a_finished_round_that_lacks_a_file_is_refused(
+    work: Path, more: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(more, tmp_path / "out")
+    (out / name).unlink()
+    before = tree_digest(out)
+    assert run(*line(work, out)) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"error: {out}: finished before, but files are missing or damaged since: {name} (missing); remove the folder "
+        "and run this again, or choose another --out\n",
+    )
+    assert tree_digest(out) == before
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

@@ -29,7 +29,7 @@ from steel.option_values import whole
 from steel.reports.comparison import compare, format_comparison
 from steel.reports.comparison_page import write_comparison
 from steel.shards.format import Manifest
-from steel.shards.selection import pseudo_rounds
+from steel.shards.selection import num_unreadable
 from train.__main__ import OPTIONS
 from train.arguments import parse_fit
 from train.engine.run_folder import RunFolder
@@ -100,7 +100,7 @@ def _run(this: Round, programs: Programs) -> int:
     report = f"{format_comparison(comparison)}\n\n{verdict(comparison, this.checkpoints)}"
     storage.write_text(out / "report.txt", report + "\n")
     logger.info("%s\nwrote %s", report, page)
-    return UNREADABLE if pseudo_rounds(Manifest.load(this.shards))[-1].get("unreadable") else 0
+    return UNREADABLE if num_unreadable(Manifest.load(this.shards)) else 0
 
 
 def _judge(this: Round, name: str, record: Record, programs: Programs) -> Record:
