@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -165,6 +166,25 @@ def test_from_images_without_labels_to_which_checkpoint_to_ship(
     assert run(work, out, monkeypatch, "--unlabelled", str(work / "images")) == (2, [])
     assert tree_digest(out) == before
     assert Manifest.load(str(out / "shards")).options["pseudo_labels"][0]["images"] == NUM_NEW
+
+
+def test_an_evaluation_that_was_cut_short_or_removed_is_made_again(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked otherwise, which labels and trains as before, it was begun anew and killed; then files are removed."""
+    out, finished = tmp_path / "second", [LABELLING, TRAINING]
+    assert run(work, out, monkeypatch) == (3, [LABELLING, FIRST, TRAINING, SECOND])
+    report = (out / "report.txt").read_bytes()
+    other = ("--pixels-per-pass", "100000")
+    assert run(work, out, monkeypatch, *other, stop_at=FIRST, code=137) == (137, [LABELLING, FIRST])
+    assert list(json.loads((out / "round.json").read_text())["judged"]) == ["second"]
+    assert run(work, out, monkeypatch) == (3, [LABELLING, FIRST, TRAINING])
+    (out / "test" / "second" / "per_image.csv").unlink()
+    assert run(work, out, monkeypatch) == (3, [*finished, SECOND])
+    shutil.rmtree(out / "test" / "first")
+    assert run(work, out, monkeypatch) == (3, [LABELLING, FIRST, TRAINING])
+    assert run(work, out, monkeypatch) == (3, finished)
+    assert (out / "report.txt").read_bytes() == report
 
 
 def test_a_run_folder_that_cannot_be_taken_is_told_by_the_option_that_was_given(

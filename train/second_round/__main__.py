@@ -42,6 +42,8 @@ logger = logging.getLogger(PROGRAM)
 
 _DECIDING = ("mean Dice", "positive Dice", "mean IoU")
 """The scores that tell whether there is a gain, by their names in a comparison."""
+_COMPARED = ("metrics.json", "per_image.csv")
+"""What the comparison reads of an evaluation."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,9 +97,9 @@ def _run(this: Round, programs: Programs) -> int:
     _judge(this, SECOND, record, programs)
     logger.info("== comparing both")
     comparison, out = compare([this.test(name) for name in (FIRST, SECOND)]), storage.local_path(own.out)
+    report = f"{format_comparison(comparison)}\n\n{verdict(comparison, this.checkpoints)}"
     page = out / "compare.html"
     write_comparison(comparison, page)
-    report = f"{format_comparison(comparison)}\n\n{verdict(comparison, this.checkpoints)}"
     storage.write_text(out / "report.txt", report + "\n")
     logger.info("%s\nwrote %s", report, page)
     return UNREADABLE if num_unreadable(Manifest.load(this.shards)) else 0
@@ -111,10 +113,13 @@ def _judge(this: Round, name: str, record: Record, programs: Programs) -> Record
         "folds": list(this.config.folds.test),
         "asked": this.asked,
     }
-    if record.judged.get(name) == judged:
+    written = all(storage.exists(storage.join(this.test(name), file)) for file in _COMPARED)
+    if written and record.judged.get(name) == judged:
         logger.info("== %s is evaluated: %s", this.checkpoints[name], this.test(name))
         return record
     logger.info("== evaluating %s: %s", this.checkpoints[name], this.test(name))
+    record = record.without(name)
+    record.save(this.own.out)  # the evaluation replaces what was recorded, and may be killed half-way
     programs.run("train", ["evaluate", *this.evaluation(name), *this.ranks])
     record = Record(record.unlabelled, {**record.judged, name: judged})
     record.save(this.own.out)
@@ -127,8 +132,18 @@ def verdict(comparison: Mapping[str, Any], checkpoints: Mapping[str, str]) -> st
     Args:
         comparison: of the two, which have judged the same images; see `steel.reports.comparison.compare`.
         checkpoints: their files.
+
+    Raises:
+        InputError: they cannot be compared.
     """
-    differences = comparison["pairs"][0]["differences"]
+    pair = comparison["pairs"][0]
+    if pair["why_not"]:
+        paths = " and ".join(source["path"] for source in comparison["sources"])
+        raise InputError(
+            f"{paths}: cannot be compared ({pair['why_not']}); remove the folders of both, and the same command "
+            "evaluates both checkpoints again"
+        )
+    differences = pair["differences"]
     found = {
         so: ", ".join(
             f"{name} {differences[name]['difference']:+.4f}"

@@ -36,6 +36,10 @@ class Record:
         except InputError as error:
             raise InputError(f"{path}: cannot be read ({error}); choose another --out") from error
 
+    def without(self, name: str) -> "Record":
+        """The same but for the evaluation of a checkpoint."""
+        return Record(self.unlabelled, {other: judged for other, judged in self.judged.items() if other != name})
+
     def save(self, out: str) -> None:
         """Write it."""
         storage.write_text(storage.join(out, RECORD), json.dumps(to_dict(self), indent=1) + "\n")

@@ -221,5 +221,16 @@ def test_the_verdict_is_a_sentence(
             {"name": name, "warning": warning if sentence.endswith(number) else "of the other"}
             for name, number in {"first": "1", "second": "2"}.items()
         ]
-        comparison = {"pairs": [{"differences": found}], "sources": sources}
+        comparison = {"pairs": [{"why_not": "", "differences": found}], "sources": sources}
         assert verdict(comparison, {"first": "1", "second": "2"}) == sentence + though
+
+
+def test_two_evaluations_that_cannot_be_compared_are_told_with_what_to_do() -> None:
+    sources = [{"name": name, "path": f"out/test/{name}/metrics.json", "warning": ""} for name in ("first", "second")]
+    comparison = {"pairs": [{"why_not": "they have no image in common"}], "sources": sources}
+    with pytest.raises(InputError) as told:
+        verdict(comparison, {"first": "1", "second": "2"})
+    assert str(told.value) == (
+        "out/test/first/metrics.json and out/test/second/metrics.json: cannot be compared (they have no image in "
+        "common); remove the folders of both, and the same command evaluates both checkpoints again"
+    )
