@@ -6,7 +6,7 @@ A time is fitted to the pace that `train.engine.measured_pace` finds before the 
 import math
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from steel.config import Config, PhaseConfig
@@ -109,6 +109,7 @@ def trainable(plan_at: Callable[[float], object], choices: Sequence[float] = PAS
 
 
 def fit_passes(
+    batches_for: Callable[[float], list[int]],
     steps_for: Callable[[float], float],
     seconds_for: Callable[[float], float],
     budget: float,
@@ -118,7 +119,9 @@ def fit_passes(
     """The most passes that take at most `USED` of a budget.
 
     Args:
-        steps_for: seconds of the steps alone of a run of so many passes, the more the more there are.
+        batches_for: batch sizes of a run of so many passes, never smaller with more of them.
+        steps_for: seconds of its steps alone; more with more passes as long as the batches are the same, while a
+            larger batch, which ranks may share better, can make them fewer.
         seconds_for: seconds of all of it; validations may be fewer with more passes.
         budget: seconds.
         world: number of ranks.
@@ -127,11 +130,20 @@ def fit_passes(
     Raises:
         InputError: none takes so little; says how long the fewest take.
     """
-    most = bisect_right(choices, USED * budget, key=steps_for)
-    fitting = next((passes for passes in reversed(choices[:most]) if seconds_for(passes) <= USED * budget), None)
-    if fitting is None:
-        raise _too_short(budget, seconds_for(choices[0]), choices[0], world, "measured here")
-    return fitting
+    for alike in _of_equal_batches(batches_for, choices):
+        most = bisect_right(alike, USED * budget, key=steps_for)
+        fitting = next((passes for passes in reversed(alike[:most]) if seconds_for(passes) <= USED * budget), None)
+        if fitting is not None:
+            return fitting
+    raise _too_short(budget, seconds_for(choices[0]), choices[0], world, "measured here")
+
+
+def _of_equal_batches(batches_for: Callable[[float], list[int]], choices: Sequence[float]) -> Iterator[Sequence[float]]:
+    """`choices` in parts whose runs have the same batches, the largest first."""
+    while choices:
+        start = bisect_left(choices, batches_for(choices[-1]), key=batches_for)
+        yield choices[start:]
+        choices = choices[:start]
 
 
 def refuse_hopeless(training: float, whole: float, budget: float, fewest: float, world: int) -> None:

@@ -73,6 +73,9 @@ def fit_to_time(
 
     choices = runtime.on_main(lambda: trainable(plans_at, PASSES))
 
+    def batches_at(passes: float) -> list[int]:
+        return [phase.batch_size for phase in config_at(passes).phases]
+
     def steps_at(pace: MeasuredPace, passes: float) -> float:
         return seconds_of_steps(plans_at(passes), pace)
 
@@ -99,7 +102,7 @@ def fit_to_time(
     def fit() -> Config:
         steps_for, seconds_for = functools.partial(steps_at, pace), functools.partial(seconds_at, pace)
         with _reasons_of_the_refused(config_at(choices[0])):
-            passes = fit_passes(steps_for, seconds_for, budget, runtime.world, choices)
+            passes = fit_passes(batches_at, steps_for, seconds_for, budget, runtime.world, choices)
         config = config_at(passes)
         reason = explain_fit(config, passes, budget, pace, seconds_for(passes))
         return replace(config, reasons={**config.reasons, "budget": reason})

@@ -23,7 +23,7 @@ from train.budget import (
     seconds_of_steps,
     trainable,
 )
-from train.engine.batch_plan import plan_phases
+from train.engine.batch_plan import PhasePlan, plan_phases
 from train.engine.measured_pace import MeasuredPace
 from train.engine.pace import Work
 from train.presets import SEVERSTAL
@@ -111,9 +111,14 @@ def test_ranks_wait_for_the_one_with_the_most_micro_batches() -> None:
     assert "5 ms an image of crops, 25 ms an image of full" in explain_fit(config, 8, 1800, pace, 1500)
 
 
+def one_batch(passes: float) -> list[int]:
+    """Of presets, whose batches are the same whatever the length."""
+    return [8]
+
+
 def test_the_most_passes_that_take_nine_tenths_of_a_time() -> None:
     def fitted(budget: float) -> float:
-        return fit_passes(lambda passes: 20 * passes, lambda passes: 10 + 20 * passes, budget, 1)
+        return fit_passes(one_batch, lambda passes: 20 * passes, lambda passes: 10 + 20 * passes, budget, 1)
 
     assert fitted(100) == 4.0  # 90 of 100
     assert fitted(99.9) == 3.9
@@ -128,8 +133,38 @@ def test_a_longer_run_with_fewer_validations_is_found() -> None:
     def seconds(passes: float) -> float:
         return passes + 10 * (passes if passes < 22.5 else passes / 2)  # every second pass from there on
 
-    assert fit_passes(lambda passes: passes, seconds, 170, 1) == 25  # 150 of 170, which 14 to 22 do not keep to
-    assert fit_passes(lambda passes: passes, seconds, 150, 1) == 12  # 132 of 150; 23 take 138
+    def fitted(budget: float) -> float:
+        return fit_passes(one_batch, lambda passes: passes, seconds, budget, 1)
+
+    assert fitted(170) == 25  # 150 of 170, which 14 to 22 do not keep to
+    assert fitted(150) == 12  # 132 of 150; 23 take 138
+
+
+def test_a_longer_run_whose_larger_batches_ranks_share_better_is_found() -> None:
+    """Of four micro-batches of 8 the busiest of three ranks has two, of eight three; of 2,000 images 1,200 train.
+
+    That of 60 passes of both phases, 47.37 of the first, is the last with batches of 32: 94,740 / 64 < 1,500 steps.
+    """
+    facts = DataFacts(2000, 500, ("a",), (1500,), (256, 1600), (256, 1600))
+    pace = MeasuredPace((0.01, 0.02), predicting=0.0, tuning=0.0, world=3)
+
+    def plans(passes: float) -> Sequence[PhasePlan]:
+        return plan_phases(auto_recipe(facts, LARGE, passes).phases, [1200, 1200], 1.0, rank=0, world=3)
+
+    def batches(passes: float) -> list[int]:
+        return [plan.phase.batch_size for plan in plans(passes)]
+
+    def steps(passes: float) -> float:
+        return seconds_of_steps(plans(passes), pace)
+
+    def fitted(budget: float) -> float:
+        return fit_passes(batches, steps, steps, budget, 3, trainable(plans))
+
+    # 47.37 and 12.6 passes are 1,777 and 473 steps of 16 images; 48.16 and 12.8 are 903 and 240 of 24.
+    assert (batches(60), steps(60)) == ([32, 32], pytest.approx(16 * (1777 * 0.01 + 473 * 0.02)))
+    assert (batches(61), steps(61)) == ([64, 64], pytest.approx(24 * (903 * 0.01 + 240 * 0.02)))
+    assert fitted(374) == 61  # 332 of nine tenths, 336.6; 62 take 338
+    assert fitted(368) == 45  # 327.5 of 331.2; 46 take 334.4
 
 
 def test_runs_whose_batches_are_too_small_for_the_ranks_are_left_out() -> None:
@@ -150,7 +185,7 @@ def test_runs_whose_batches_are_too_small_for_the_ranks_are_left_out() -> None:
 def test_what_shorter_runs_would_need_is_told() -> None:
     why = r"fewer passes have smaller batches, which take smaller micro-batches \(--phases\.N\.micro-batch\)"
     with pytest.raises(InputError, match=rf"2\.5 passes over .*; {why} or fewer than 2 processes \(--processes N\)$"):
-        fit_passes(lambda passes: passes, lambda passes: passes, 1, 2, (2.5, 2.6))
+        fit_passes(one_batch, lambda passes: passes, lambda passes: passes, 1, 2, (2.5, 2.6))
     with pytest.raises(InputError, match=rf"too short: 2\.5 passes over .*; {why}$"):
         refuse_hopeless(2.5, 3, 1, 2.5, 1)
 
