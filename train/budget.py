@@ -23,7 +23,9 @@ PASSES = (*(number / 10 for number in range(10, 100)), *map(float, range(10, 121
 MEASURING = 0.1
 """Share of a time that finding the pace, before it, may take."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_TIME = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_NUMBER = r"(\d{1,9}(?:\.\d+)?)"
+"""With more digits it could be infinite, or come to infinitely many steps."""
+_TIME = re.compile(_NUMBER + "([smhd])")
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,17 @@ def parse_budget(text: str) -> Budget:
     """`90s`, `30m`, `1h30m`, `2d` as a time, `8passes` as passes.
 
     Raises:
-        InputError: neither, or nothing at all.
+        InputError: neither, nothing at all, or a number of more than nine digits before the point.
     """
-    passes = re.fullmatch(r"(\d+(?:\.\d+)?)passes", text)
+    passes = re.fullmatch(_NUMBER + "passes", text)
     if passes is not None and float(passes[1]) > 0:
         return Budget(passes=float(passes[1]), text=text)
     parts = _TIME.findall(text)
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
-        raise InputError(f"--budget {text}: give a time, as 90s, 30m, 1h30m or 2d, or passes, as 8passes")
+        raise InputError(
+            f"--budget {text}: give a time, as 90s, 30m, 1h30m or 2d, or passes, as 8passes, of nine digits at most"
+        )
     return Budget(seconds=seconds, text=text)
 
 

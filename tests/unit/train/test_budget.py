@@ -41,6 +41,7 @@ PACE = MeasuredPace((0.01, 0.05), predicting=4.0, tuning=1.0)
         ("1.5h", Budget(seconds=5400)),
         ("2d", Budget(seconds=172800)),
         ("8passes", Budget(passes=8)),
+        ("999999999d", Budget(seconds=999_999_999 * 86400)),
     ],
 )
 def test_a_budget_is_a_time_or_passes(text: str, budget: Budget) -> None:
@@ -51,6 +52,13 @@ def test_a_budget_is_a_time_or_passes(text: str, budget: Budget) -> None:
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"--budget .*give a time"):
         parse_budget(text)
+
+
+@pytest.mark.parametrize("unit", ["m", "passes"])
+@pytest.mark.parametrize("number", [f"1{'0' * 400}", "1000000000"])  # the first is infinite as a float
+def test_a_number_without_measure_is_refused(number: str, unit: str) -> None:
+    with pytest.raises(InputError, match=rf"--budget {number}{unit}: give a time, .*, of nine digits at most$"):
+        parse_budget(number + unit)
 
 
 def test_one_is_told_as_one() -> None:
