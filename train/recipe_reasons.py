@@ -16,7 +16,7 @@ _MADE_FOR = {
     "phases.1.lr": ("phases.0.lr", "model.encoder"),
     "validation.every-epochs": ("phases.0.epochs",),
     "phases.0.sampling.defect-crop": ("phases.0.crop", "phases.0.sampling.zoom"),
-    "phases.0.loss.batch-dice": ("phases.0.loss.bce",),
+    "phases.0.loss.batch-dice": ("phases.0.loss.bce", "phases.1.loss.batch-dice", "phases.1.loss.bce"),
     "phases.0.loss.absent": ("phases.0.loss.bce",),
     "augment.rotate90": ("phases.0.crop",),
     "model.decoder-channels": ("model.encoder", "model.architecture"),

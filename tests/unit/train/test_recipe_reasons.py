@@ -265,6 +265,8 @@ MEMORY = ("needs about", "kB per pixel")
 SPEAKS_OF = {
     "phases.0.warmup 0.05": ("rising for",),
     "phases.0.loss.bce 0.5": (r"cross-entropy of \d", "own term"),
+    "phases.1.loss.bce 0.5": ("in both phases",),
+    "phases.1.loss.batch-dice 0": ("in both phases",),
     "model.decoder-channels 256 128 64 32 8": ("decoder", *MEMORY),
     "model.encoder resnet18": ("EfficientNet-Lite0", *MEMORY),
     "model.architecture FPN": ("ResNet-34's network", *MEMORY),
@@ -329,6 +331,10 @@ def test_what_was_chosen_beside_others_says_what_they_were() -> None:
     assert told["phases.0.lr"].endswith("; chosen for phases.0.warmup 0.3, now given otherwise")
     told = told_with(derived, "phases.0.loss.bce", "0.5")
     assert told["phases.0.loss.batch-dice"].endswith("; chosen for phases.0.loss.bce 1.0, now given otherwise")
+    last = "--phases.1.loss.batch-dice 0 --phases.1.loss.lovasz 1 --phases.1.loss.bce 0.5"
+    assert told_with(derived, "phases.0.loss.batch-dice", last)["phases.0.loss.batch-dice"].endswith(
+        "; chosen for phases.1.loss.batch-dice 1.0 and phases.1.loss.bce 1.0, now given otherwise"
+    )
     told = told_with(derived, "model.decoder-channels", OWN["model.decoder-channels"])
     assert told["model.decoder-channels"].startswith("256 128 64 32 16, as given (auto: 64 48 32 24 16, a narrow")
     assert told["model.encoder"] == derived.reasons["model.encoder"] and "decoder" not in told["model.encoder"]
