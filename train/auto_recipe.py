@@ -140,7 +140,7 @@ def _draws(facts: DataFacts, passes: float, reasons: dict[str, str]) -> tuple[Li
     few = f"fewer than {_FEW[0]} that are less than {_FEW[1]:.0%}"
     common = f"no {one} is in fewer than {_RARE:.0%} of the {nouns}, nor in {few}{more}" if there else nowhere
     reasons["phases.0.sampling.paste"] = f"0: {common}"
-    clean = f"{facts.clean / facts.images:.0%} of the {nouns} are clean"
+    clean = _how_many_clean(facts)
     if not there or facts.clean < _MOSTLY_CLEAN * facts.images:
         reasons["phases.0.sampling.order"] = f"natural: {clean}, and {common}"
         return "natural", 0.0
@@ -161,10 +161,14 @@ def _why_not_there(facts: DataFacts) -> str:
     return f"{names} {'is' if len(absent) == 1 else 'are'} in no {noun_of(facts)}" if absent else ""
 
 
+def _how_many_clean(facts: DataFacts) -> str:
+    """As a count: on either side of a limit a rounded share may be the same."""
+    return f"{facts.clean:,} of {facts.images:,} {noun_of(facts)}s are clean"
+
+
 def _loss(facts: DataFacts, reasons: dict[str, str]) -> LossConfig:
     """Of both phases."""
-    share = facts.clean / facts.images
-    boundary, clean = _BOUNDARY if share < _FEW_CLEAN else 0.0, f"{share:.0%} of the {noun_of(facts)}s are clean"
+    boundary, clean = _BOUNDARY if facts.clean / facts.images < _FEW_CLEAN else 0.0, _how_many_clean(facts)
     for phase in (0, 1):
         reasons[f"phases.{phase}.loss.boundary"] = f"{boundary:g}, for {clean}: " + (
             "pixels near a border count for more, so that outlines and small defects do"

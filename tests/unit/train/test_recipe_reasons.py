@@ -184,6 +184,18 @@ def test_how_large_images_are_predicted_is_told(sizes: dict[str, Any], reason: s
     assert explain_changes(found, given).reasons["tiling"].startswith("another value, as given (auto: ")
 
 
+@pytest.mark.parametrize(("clean", "order", "boundary"), [(996, "natural", "0"), (99, "natural", "0.5")])
+def test_clean_images_are_told_as_a_count(clean: int, order: str, boundary: str) -> None:
+    """As shares they would be "100%" and "10%", the latter on either side of its limit."""
+    facts = changed(TILES, images=1000, clean=clean, class_names=("a",), images_per_class=(30,))
+    told = auto_recipe(facts, LARGE, 38_000).reasons  # so long that classes are seen often
+    said = f"{clean} of 1,000 images are clean"
+    assert told["phases.0.sampling.order"].startswith(f"{order}: {said}, and ")
+    assert told["phases.0.loss.absent"].startswith(f"0 ({said}): ")
+    for phase in (0, 1):
+        assert told[f"phases.{phase}.loss.boundary"].startswith(f"{boundary}, for {said}: ")
+
+
 def test_the_search_of_thresholds_is_told() -> None:
     """It depends on no set and no machine."""
     (told,) = {auto_recipe(facts, m).reasons["thresholds"] for facts in (TILES, STRIPS) for m in (LARGE, SMALL)}
@@ -318,7 +330,7 @@ def test_an_option_that_is_given_leaves_no_sentence_that_speaks_of_it(option: st
 
 def test_a_phase_has_its_own_reason_for_what_both_have() -> None:
     told = told_with(DERIVED["tiles"], "phases.1.loss.boundary", "0")
-    assert told["phases.1.loss.boundary"].startswith("0, as given (auto: 0.5, for 0% of the images are clean")
+    assert told["phases.1.loss.boundary"].startswith("0, as given (auto: 0.5, for 0 of 700 images are clean")
     assert told["phases.0.loss.boundary"] == DERIVED["tiles"].reasons["phases.0.loss.boundary"]
     told = told_with(DERIVED["tiles"], "phases.1.loss.class-weights", "1 2")
     assert told["phases.1.loss.class-weights"].startswith("1 2, as given (auto: equal")
