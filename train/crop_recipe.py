@@ -9,8 +9,6 @@ _CROP_PIXELS = {"gpu": 256 * 512, "cpu": 128 * 256}
 """Of a crop of the first phase: Severstal's, and a quarter of it where each costs a CPU seconds."""
 _FULL_PIXELS = 1 << 20
 """Larger images than that are cut in the second phase, too."""
-_SHORT_SIDE = 384
-"""A crop is at most so high or wide, whichever is less: a square one sees more around a defect than a thin one."""
 _BYTES_PER_PIXEL = 4000
 """Of a micro-batch in training: what a U-Net on ResNet-34 keeps for its backward pass in float32 (1.5 kB; 2.1 kB with
 EfficientNet-Lite0), and as much again for what that pass makes."""
@@ -28,7 +26,7 @@ def choose_crops(
         crop = (min(crop), min(crop))  # so that quarter turns fit
     room = int(_USED_MEMORY * machine.memory_gb * 1e9 / _BYTES_PER_PIXEL / 2)
     if padded_pixels(size) > min(_FULL_PIXELS, room):
-        full = fit_crop(size, min(_FULL_PIXELS, room), side=1 << 15)
+        full = fit_crop(size, min(_FULL_PIXELS, room))
     else:
         full = (0, 0) if facts.largest == size else size
     noun, sizes = noun_of(facts), sizes_of(facts)
@@ -60,18 +58,18 @@ def choose_crops(
     return crop, full
 
 
-def fit_crop(size: tuple[int, int], pixels: int, side: int = _SHORT_SIDE) -> tuple[int, int]:
-    """The crop of about so many pixels that an image has room for, in whole 32s; the image where it has no more.
+def fit_crop(size: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """The crop of about so many pixels that an image has room for, in whole 32s; the image where it has no more. It is
+    square where both sides of the image have room for that: such a crop sees more around a defect than a thin one.
 
     Args:
         size: height and width of the image.
         pixels: of the crop, padded to whole 32s.
-        side: the most that the crop's shorter side may have.
     """
     if padded_pixels(size) <= pixels:
         return size
     short, long = min(size), max(size)
-    least = _whole(min(short, side, math.isqrt(pixels)))
+    least = _whole(min(short, math.isqrt(pixels)))
     most = _whole(min(long, pixels / least))
     return (least, most) if size[0] <= size[1] else (most, least)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from steel.config import LossConfig, TransformConfig
 from steel.errors import InputError
-from tests.recipe_inputs import LARGE, STRIPS, TILES, changed
+from tests.paths import ROOT
+from tests.recipe_inputs import LARGE, SMALL, STRIPS, TILES, changed
 from train.auto_recipe import auto_recipe
 from train.crop_recipe import fit_crop
 from train.engine.batch_plan import plan_phases
@@ -210,6 +211,20 @@ def test_few_images_leave_one_process_and_the_way_to_two_is_told() -> None:
 )
 def test_crops(size: tuple[int, int], pixels: int, crop: tuple[int, int]) -> None:
     assert fit_crop(size, pixels) == crop
+
+
+@pytest.mark.parametrize(
+    ("machine", "most"),
+    [
+        (LARGE, [352, 1024]),  # the roots of 131,072 and 1,048,576 pixels are 362 and 1,024
+        (SMALL, [160, 704]),  # those of 32,768, and of 500,000, two of which half of 8 GB holds, 181 and 707
+    ],
+)
+def test_the_shorter_side_of_a_crop_is_at_most_the_root_of_its_pixels(machine: MachineClass, most: list[int]) -> None:
+    found = auto_recipe(changed(TILES, size=(3000, 4000), largest=(3000, 4000)), machine)
+    assert [min(phase.crop) for phase in found.phases] == most
+    limit = re.search(r"(\d+) at most on the shorter side \((\d+) on a CPU\)", (ROOT / "docs" / "auto.md").read_text())
+    assert limit is not None and most[0] == int(limit[1 if machine == LARGE else 2])
 
 
 def test_thin_images_count_as_they_are_padded() -> None:
