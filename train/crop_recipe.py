@@ -104,7 +104,7 @@ def choose_defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[st
     chosen = 0.0 if of_largest > 0.5 else 0.5 if share > 0.1 else 0.8
     part = f"{share:.0%}" if share >= 0.01 else "less than 1%"
     noun = noun_of(facts)
-    one, another = ("the", "an" if facts.whole is None else "a") if facts.largest == facts.size else ("the median",) * 2
+    one, another = ("the", "an" if facts.whole is None else "a") if facts.is_one_size else ("the median",) * 2
     why = f"the crop is {one} {noun}" if share >= 1 else f"a crop is {part} of {another} {noun}"
     less = ", but less of larger ones" if share > 0.5 and chosen else ""
     reasons["phases.0.sampling.defect-crop"] = f"{chosen:g}: {why}{less}"
@@ -127,7 +127,7 @@ def _shape(crop: tuple[int, int], facts: DataFacts) -> str:
     """Of a crop of an image that is larger, for reasons."""
     size = facts.size
     if is_nearly_square(size):
-        return f"square, as {typical_of(facts)} nearly {'are' if facts.largest == size else 'is'}"
+        return f"square, as {typical_of(facts)} nearly {'are' if facts.is_one_size else 'is'}"
     if min(crop) == _whole(min(size)):
         return f"all of their {'height' if size[0] <= size[1] else 'width'}"
     return "nearly square, which shows more around a defect"

@@ -1,6 +1,7 @@
 """The preset that a run begins with: `--preset auto` looks at the shards and the machine, `--budget` at the length, and
 a run that resumes at what it began with."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -80,14 +81,16 @@ def read_facts(reader: ShardReader) -> DataFacts:
     index = reader.samples
     present = np.asarray(index.areas) > 0
     largest, whole = (_largest(part.height, part.width) for part in (index, reader.index))
+    size, areas = _median_size(index.height, index.width), _areas(index.height, index.width)
     most = most_padded_pixels(reader.index.height, reader.index.width)
     return DataFacts(
         images=len(index),
         clean=int((~present.any(axis=1)).sum()),
         class_names=reader.manifest.class_names,
         images_per_class=tuple(int(count) for count in present.sum(axis=0)),
-        size=_median_size(index.height, index.width),
+        size=size,
         largest=largest,
+        has_smaller=bool((areas < math.prod(size)).any()),
         whole=whole if whole != largest else None,
         most_pixels=most if most != padded_pixels(whole) else None,
         levels=level_difference(reader.manifest.fold_levels),
@@ -106,11 +109,15 @@ def find_machine_class() -> MachineClass:
     return machine_class("cpu", whole_memory())
 
 
+def _areas(heights: Any, widths: Any) -> np.ndarray:
+    """(N,) pixels of each image, as int64."""
+    return np.asarray(heights, np.int64) * np.asarray(widths, np.int64)
+
+
 def _median_size(heights: Any, widths: Any) -> tuple[int, int]:
     """Of the image with the median area: height and width that occur together. Of equal areas the lower image comes
     first, of an even number the first of the two in the middle counts."""
-    height, width = (np.asarray(lengths, np.int64) for lengths in (heights, widths))
-    if not len(height):
+    if not len(heights):
         return 1, 1
-    middle = np.lexsort((height, height * width))[(len(height) - 1) // 2]
-    return int(height[middle]), int(width[middle])
+    middle = np.lexsort((heights, _areas(heights, widths)))[(len(heights) - 1) // 2]
+    return int(heights[middle]), int(widths[middle])

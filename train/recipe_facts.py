@@ -27,12 +27,19 @@ class DataFacts:
     """Height and width of the image with the median area, as stored."""
     largest: tuple[int, int]
     """Largest height and largest width."""
+    has_smaller: bool = False
+    """Whether one has fewer pixels than the median, which `largest` does not tell."""
     whole: tuple[int, int] | None = None
     """Those of whole images where these are tiles, as the shards store large images; None where none is larger."""
     most_pixels: int | None = None
     """Of one whole image, padded to whole `STRIDE`s; None where an image has the greatest height and width both."""
     levels: LevelDifference | None = None
     """How the gray levels of whole images differ between the folds; None where the shards do not tell."""
+
+    @property
+    def is_one_size(self) -> bool:
+        """Whether all are of `size`."""
+        return self.largest == self.size and not self.has_smaller
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ def noun_of(facts: DataFacts) -> str:
 
 def sizes_of(facts: DataFacts) -> str:
     """All that are drawn, with their sizes, for reasons."""
-    more = "" if facts.largest == facts.size else f" at the median, {up_to(facts.largest)}"
+    more = "" if facts.is_one_size else f" at the median, {up_to(facts.largest)}"
     return f"{noun_of(facts)}s of {size_text(facts.size)}{more}"
 
 
 def typical_of(facts: DataFacts) -> str:
     """What the median size is of: all, or one of several sizes, of which the others need not be alike in shape."""
-    return f"{noun_of(facts)}s" if facts.largest == facts.size else f"the median {noun_of(facts)}"
+    return f"{noun_of(facts)}s" if facts.is_one_size else f"the median {noun_of(facts)}"
 
 
 def is_nearly_square(size: tuple[int, int]) -> bool:

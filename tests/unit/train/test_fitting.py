@@ -44,18 +44,9 @@ def test_facts_are_the_sets(tiny_shards: Path) -> None:
         ([], (1, 1)),
     ],
 )
-def test_the_median_size_is_an_images_whatever_the_order(
-    sizes: list[tuple[int, int]], median: tuple[int, int], tiny_shards: Path
-) -> None:
+def test_the_median_size_is_an_images_whatever_the_order(sizes: list[tuple[int, int]], median: tuple[int, int]) -> None:
     for ordered in itertools.permutations(sizes):
-        heights, widths = np.array(ordered, np.int32).reshape(-1, 2).T
-        areas = np.ones((len(sizes), 3), np.int64)
-        reader: Any = SimpleNamespace(
-            samples=SizedRows(heights, widths, areas),
-            index=SizedRows(heights, widths, areas),
-            manifest=ShardReader(str(tiny_shards)).manifest,
-        )
-        assert read_facts(reader).size == median
+        assert facts_of(ordered).size == median
 
 
 @dataclass(frozen=True)
@@ -68,6 +59,29 @@ class SizedRows:
 
     def __len__(self) -> int:
         return len(self.height)
+
+
+def facts_of(sizes: Sequence[tuple[int, int]]) -> DataFacts:
+    """Of a set of images of these sizes, each with its one class."""
+    height, width = np.array(sizes, np.int32).reshape(-1, 2).T
+    rows = SizedRows(height, width, np.ones((len(sizes), 1), np.int64))
+    manifest = SimpleNamespace(class_names=("a",), fold_levels=None)
+    reader: Any = SimpleNamespace(samples=rows, index=rows, manifest=manifest)
+    return read_facts(reader)
+
+
+def test_sizes_that_the_largest_does_not_tell_apart_are_several() -> None:
+    """The median has the greatest height and width both, and others are lower."""
+    facts = facts_of([(512, 512)] * 60 + [(128, 512)] * 40)
+    assert (facts.size, facts.largest, facts.is_one_size) == ((512, 512), (512, 512), False)
+    found = auto_recipe(facts, MachineClass("gpu", 80))
+    assert found.reasons["phases.0.crop"] == (
+        "352x352 of images of 512x512 at the median, up to 512 high and 512 wide: 131072 pixels at most, square, as "
+        "the median image nearly is, in whole 32s"
+    )
+    assert found.reasons["phases.0.sampling.defect-crop"] == "0.5: a crop is 47% of the median image"
+    assert "and the median image nearly so" in found.reasons["augment.rotate90"]
+    assert facts_of([(512, 512)] * 3).is_one_size and not facts_of([(512, 512), (512, 513)]).is_one_size
 
 
 def test_images_on_their_side_are_not_taken_for_square_ones() -> None:
@@ -84,12 +98,8 @@ def test_the_image_of_most_pixels_counts_not_the_greatest_sides(
     sizes: list[tuple[int, int]], expected: int | None
 ) -> None:
     """The three of the first set are padded to 1504x32, 32x2016 and 224x320; none is 1500x2000."""
-    height, width = np.array(sizes, np.int32).T
-    rows = SizedRows(height, width, np.ones((len(sizes), 1), np.int64))
-    manifest = SimpleNamespace(class_names=("a",), fold_levels=None)
-    reader: Any = SimpleNamespace(samples=rows, index=rows, manifest=manifest)
-    facts = read_facts(reader)
-    assert facts.largest == (height.max(), width.max()) and facts.most_pixels == expected
+    facts = facts_of(sizes)
+    assert facts.largest == tuple(np.max(sizes, axis=0)) and facts.most_pixels == expected
 
 
 def test_older_shards_do_not_tell_of_gray_levels(tmp_path: Path) -> None:
