@@ -129,7 +129,10 @@ def _shape(crop: tuple[int, int], facts: DataFacts) -> str:
     if is_nearly_square(size):
         return f"square, as {typical_of(facts)} nearly {'are' if facts.is_one_size else 'is'}"
     if min(crop) == _whole(min(size)):
-        return f"all of their {'height' if size[0] <= size[1] else 'width'}"
+        shown, there = min(crop), min(size)
+        side, lines = ("height", "rows") if size[0] <= size[1] else ("width", "columns")
+        whose = "their" if facts.is_one_size else "the median's"
+        return f"all of {whose} {side}" if shown >= there else f"{shown} of {whose} {there} {lines}"
     return "nearly square, which shows more around a defect"
 
 

@@ -24,7 +24,7 @@ _MADE_FOR = {
 }
 """Options whose reasons speak of what others are."""
 _WHERE_SAID = {
-    ("phases.0.crop", " of their "): ("phases.0.sampling.zoom",),
+    ("phases.0.crop", " of the"): ("phases.0.sampling.zoom",),
     ("phases.1.crop", "as they will be predicted"): ("tiling.budget", "phases.1.sampling.zoom"),
     ("phases.1.crop", "kB per pixel"): _NETWORK,
     ("phases.0.sampling.order", " would be drawn "): ("phases.0.epochs",),

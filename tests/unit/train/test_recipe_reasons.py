@@ -158,6 +158,22 @@ def test_crops_are_explained_by_what_limits_them(sizes: dict[str, Any], first: s
 
 
 @pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ({"size": (256, 1600), "largest": (256, 1600)}, "256x512 .*, all of their height"),
+        ({"size": (250, 1600), "largest": (250, 1600)}, "224x576 .*, 224 of their 250 rows"),
+        ({"size": (1600, 250), "largest": (1600, 250)}, "576x224 .*, 224 of their 250 columns"),
+        ({"size": (63, 5000), "largest": (63, 5000)}, "32x4096 .*, 32 of their 63 rows"),
+        ({"size": (7, 18_000), "largest": (7, 18_000)}, "32x4096 .*, all of their height"),
+        ({"size": (256, 1600), "largest": (300, 1600)}, "256x512 .*, all of the median's height"),
+        ({"size": (250, 1600), "largest": (300, 1600)}, "224x576 .*, 224 of the median's 250 rows"),
+    ],
+)
+def test_a_crop_that_is_rounded_below_an_images_height_shows_part_of_it(sizes: dict[str, Any], shape: str) -> None:
+    assert re.fullmatch(rf"{shape}, in whole 32s", crop_reasons(TILES, LARGE, **sizes)[0])
+
+
+@pytest.mark.parametrize(
     ("sizes", "reason"),
     [
         (
@@ -286,7 +302,7 @@ SPEAKS_OF = {
     "phases.0.batch-size 128": (r"^\d+, as in the first phase",),
     "phases.0.lr 1e-5": ("a tenth of the first phase's",),
     "phases.0.crop 32 96": ("crop is (?!on)", "first phase's crops"),
-    "phases.0.sampling.zoom 0.5 0.5": ("crop is (?!on)", "all of their"),
+    "phases.0.sampling.zoom 0.5 0.5": ("crop is (?!on)", r"of (their|the median's) "),
     "phases.N.crop 32 96": ("needs about",),
     "phases.N.batch-size 128": ("needs about",),
     "tiling.budget 1000": ("as they will be predicted",),
