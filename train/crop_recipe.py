@@ -2,7 +2,7 @@
 
 import math
 
-from train.recipe_facts import STRIDE, DataFacts, MachineClass, padded_pixels
+from train.recipe_facts import STRIDE, DataFacts, MachineClass, padded, padded_pixels
 from train.recipe_words import is_nearly_square, noun_of, size_text, sizes_of, typical_of, up_to
 
 _CROP_PIXELS = {"gpu": 256 * 512, "cpu": 128 * 256}
@@ -25,8 +25,9 @@ def choose_crops(
     if crop != size and is_nearly_square(size):
         crop = (min(crop), min(crop))  # so that quarter turns fit
     room = int(_USED_MEMORY * machine.memory_gb * 1e9 / _BYTES_PER_PIXEL / 2)
-    if padded_pixels(size) > min(_FULL_PIXELS, room):
-        full = fit_crop(size, min(_FULL_PIXELS, room))
+    most = min(_FULL_PIXELS, room)
+    if padded_pixels(size) > most:
+        full = fit_crop(size, most)
     else:
         full = (0, 0) if facts.largest == size else size
     noun, sizes = noun_of(facts), sizes_of(facts)
@@ -36,7 +37,8 @@ def choose_crops(
         )
     else:
         reasons["phases.0.crop"] = (
-            f"{size_text(crop)} of {sizes}: {budget} pixels at most, {_shape(crop, facts)}, in whole 32s"
+            f"{size_text(crop)} of {sizes}: {budget} pixels at most{_padding(size, budget)}, {_shape(crop, facts)}, in "
+            "whole 32s"
         )
     if full == (0, 0):
         reasons["phases.1.crop"] = (
@@ -51,10 +53,12 @@ def choose_crops(
     elif room < _FULL_PIXELS:
         reasons["phases.1.crop"] = (
             f"{size_text(full)} of {sizes}: at {_BYTES_PER_PIXEL // 1000} kB per pixel, two crops of {room:,} pixels "
-            f"need half of {_memory(machine)}"
+            f"need half of {_memory(machine)}{_padding(size, most)}"
         )
     else:
-        reasons["phases.1.crop"] = f"{size_text(full)} of {sizes}: {_FULL_PIXELS:,} pixels at most, on whatever machine"
+        reasons["phases.1.crop"] = (
+            f"{size_text(full)} of {sizes}: {_FULL_PIXELS:,} pixels at most, on whatever machine{_padding(size, most)}"
+        )
     return crop, full
 
 
@@ -121,6 +125,11 @@ def _memory(machine: MachineClass) -> str:
     if machine.is_below:
         return f"{machine.memory_gb} GB, the least that auto reckons with; here is {machine}"
     return str(machine)
+
+
+def _padding(size: tuple[int, int], pixels: int) -> str:
+    """Why an image of no more than so many pixels is larger than a crop of them, for reasons."""
+    return "" if math.prod(size) > pixels else f", where {size_text(size)} counts as {size_text(padded(size))}"
 
 
 def _shape(crop: tuple[int, int], facts: DataFacts) -> str:

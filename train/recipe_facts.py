@@ -61,9 +61,15 @@ MEMORY_CLASSES = (4, 8, 12, 16, 24, 32, 40, 48, 80)
 """In units of 10**9 bytes; a machine is of the largest class that it fills nearly, one with less of the smallest."""
 
 
+def padded(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of what the network is given of an image."""
+    height, width = (-(-side // STRIDE) * STRIDE for side in size)
+    return height, width
+
+
 def padded_pixels(size: tuple[int, int]) -> int:
     """What the network is given of an image of that height and width."""
-    return math.prod(-(-side // STRIDE) * STRIDE for side in size)
+    return math.prod(padded(size))
 
 
 def most_padded_pixels(heights: npt.ArrayLike, widths: npt.ArrayLike) -> int:

@@ -158,6 +158,35 @@ def test_crops_are_explained_by_what_limits_them(sizes: dict[str, Any], first: s
 
 
 @pytest.mark.parametrize(
+    ("size", "machine", "first", "second"),
+    [
+        (  # 32,400 pixels are no more than 32,768; padded to 36,864 they are
+            *((180, 180), MachineClass("cpu", 16)),
+            "160x160 of images of 180x180: 32768 pixels at most, where 180x180 counts as 192x192, square, as images "
+            "nearly are, in whole 32s",
+            "whole images, as they will be predicted",
+        ),
+        (  # 1,040,000 are no more than 1,048,576; padded to 1,081,344 they are
+            *((1000, 1040), LARGE),
+            "352x352 of images of 1000x1040: 131072 pixels at most, square, as images nearly are, in whole 32s",
+            "992x1024 of images of 1000x1040: 1,048,576 pixels at most, on whatever machine, where 1000x1040 counts as "
+            "1024x1056",
+        ),
+        (  # 249,900 are no more than 250,000; padded to 262,144 they are
+            *((490, 510), MachineClass("gpu", 4)),
+            "352x352 of images of 490x510: 131072 pixels at most, square, as images nearly are, in whole 32s",
+            "480x480 of images of 490x510: at 4 kB per pixel, two crops of 250,000 pixels need half of a GPU with 4 "
+            "GB, where 490x510 counts as 512x512",
+        ),
+    ],
+)
+def test_images_that_only_padding_makes_larger_than_a_crop_are_told_so(
+    size: tuple[int, int], machine: MachineClass, first: str, second: str
+) -> None:
+    assert crop_reasons(TILES, machine, size=size, largest=size) == [first, second]
+
+
+@pytest.mark.parametrize(
     ("sizes", "shape"),
     [
         ({"size": (256, 1600), "largest": (256, 1600)}, "256x512 .*, all of their height"),
