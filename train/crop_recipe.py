@@ -19,47 +19,53 @@ _USED_MEMORY = 0.5
 def choose_crops(
     facts: DataFacts, machine: MachineClass, reasons: dict[str, str]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Crops of both phases; (0, 0) is the whole image."""
-    size, budget = facts.size, _CROP_PIXELS[machine.kind]
+    """Crops of both phases; (0, 0) is the whole image. They go by the median image, or by what holds several shapes."""
+    size, budget = facts.box or facts.size, _CROP_PIXELS[machine.kind]
     crop = fit_crop(size, budget)
     if crop != size and is_nearly_square(size):
         crop = (min(crop), min(crop))  # so that quarter turns fit
     room = int(_USED_MEMORY * machine.memory_gb * 1e9 / _BYTES_PER_PIXEL / 2)
-    most = min(_FULL_PIXELS, room)
-    if padded_pixels(size) > most:
-        full = fit_crop(size, most)
+    if padded_pixels(size) > min(_FULL_PIXELS, room):
+        full = fit_crop(size, min(_FULL_PIXELS, room))
     else:
         full = (0, 0) if facts.largest == size else size
-    noun, sizes = noun_of(facts), sizes_of(facts)
-    if crop == size:
-        reasons["phases.0.crop"] = (
-            f"the median {noun}, {size_text(size)}: it is no larger than a crop is on {machine.kind}s"
-        )
+    reasons["phases.0.crop"] = _why_first(crop, facts, machine)
+    reasons["phases.1.crop"] = _why_second(full, facts, machine, room)
+    return crop, full
+
+
+def _why_first(crop: tuple[int, int], facts: DataFacts, machine: MachineClass) -> str:
+    size, noun, pixels = facts.box or facts.size, noun_of(facts), _CROP_PIXELS[machine.kind]
+    if crop != size:
+        shape = f"{pixels} pixels at most{_padding(size, pixels)}, {_shape(crop, facts)}, in whole 32s"
+        return f"{size_text(crop)} of {sizes_of(facts)}: {shape}"
+    if facts.box is None:
+        whole = f"the median {noun}, {size_text(size)}"
     else:
-        reasons["phases.0.crop"] = (
-            f"{size_text(crop)} of {sizes}: {budget} pixels at most{_padding(size, budget)}, {_shape(crop, facts)}, in "
-            "whole 32s"
-        )
+        whole = f"{size_text(size)}, which holds {noun}s of several shapes, {size_text(facts.size)} at the median"
+    return f"{whole}: it is no larger than a crop is on {machine.kind}s"
+
+
+def _why_second(full: tuple[int, int], facts: DataFacts, machine: MachineClass, room: int) -> str:
+    """`room` is the pixels that memory holds twice."""
+    size, sizes = facts.box or facts.size, sizes_of(facts)
     if full == (0, 0):
-        reasons["phases.1.crop"] = (
+        whole = (
             "whole images, as they will be predicted"
             if facts.whole is None
             else f"whole {sizes}, as images {up_to(facts.whole)} are stored"
         )
-    elif full == size:
-        reasons["phases.1.crop"] = (
-            f"{size_text(full)} of {sizes}: the median pads less than the largest would, and larger ones are cropped"
-        )
-    elif room < _FULL_PIXELS:
-        reasons["phases.1.crop"] = (
+        return whole if facts.box is None else f"{whole}; a crop of the median's shape would cut others"
+    if full == size:
+        held = "the median" if facts.box is None else "what holds several shapes"
+        return f"{size_text(full)} of {sizes}: {held} pads less than the largest would, and larger ones are cropped"
+    padding = _padding(size, min(_FULL_PIXELS, room))
+    if room < _FULL_PIXELS:
+        return (
             f"{size_text(full)} of {sizes}: at {_BYTES_PER_PIXEL // 1000} kB per pixel, two crops of {room:,} pixels "
-            f"need half of {_memory(machine)}{_padding(size, most)}"
+            f"need half of {_memory(machine)}{padding}"
         )
-    else:
-        reasons["phases.1.crop"] = (
-            f"{size_text(full)} of {sizes}: {_FULL_PIXELS:,} pixels at most, on whatever machine{_padding(size, most)}"
-        )
-    return crop, full
+    return f"{size_text(full)} of {sizes}: {_FULL_PIXELS:,} pixels at most, on whatever machine{padding}"
 
 
 def fit_crop(size: tuple[int, int], pixels: int) -> tuple[int, int]:
@@ -102,14 +108,16 @@ def choose_defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[st
     """Share of the crops of defective images that are moved onto a defect: more, the less of an image a crop shows.
 
     Where a crop is most of the median image but not of larger ones, half are moved for these: in an image that a crop
-    holds, there is no other place for it.
+    holds, there is no other place for it. Where images differ in shape alone, none is larger.
     """
-    share, of_largest = (_shown(crop, size) for size in (facts.size, facts.largest))
+    largest = facts.size if facts.largest == facts.box else facts.largest
+    share, of_largest = (_shown(crop, size) for size in (facts.size, largest))
     chosen = 0.0 if of_largest > 0.5 else 0.5 if share > 0.1 else 0.8
     part = f"{share:.0%}" if share >= 0.01 else "less than 1%"
     noun = noun_of(facts)
     one, another = ("the", "an" if facts.whole is None else "a") if facts.is_one_size else ("the median",) * 2
-    why = f"the crop is {one} {noun}" if share >= 1 else f"a crop is {part} of {another} {noun}"
+    whole = f"the crop {'is' if crop == facts.size else 'holds'} {one} {noun}"
+    why = whole if share >= 1 else f"a crop is {part} of {another} {noun}"
     less = ", but less of larger ones" if share > 0.5 and chosen else ""
     reasons["phases.0.sampling.defect-crop"] = f"{chosen:g}: {why}{less}"
     return chosen
@@ -134,6 +142,8 @@ def _padding(size: tuple[int, int], pixels: int) -> str:
 
 def _shape(crop: tuple[int, int], facts: DataFacts) -> str:
     """Of a crop of an image that is larger, for reasons."""
+    if facts.box is not None:
+        return f"for {noun_of(facts)}s of several shapes"
     size = facts.size
     if is_nearly_square(size):
         return f"square, as {typical_of(facts)} nearly {'are' if facts.is_one_size else 'is'}"

@@ -22,7 +22,14 @@ from train.budget import Budget, scale_to
 from train.engine.run_folder import RunFolder
 from train.level_difference import level_difference
 from train.presets import AUTO, SEVERSTAL, get_preset
-from train.recipe_facts import DataFacts, MachineClass, machine_class, most_padded_pixels, padded_pixels
+from train.recipe_facts import (
+    DataFacts,
+    MachineClass,
+    box_of_shapes,
+    machine_class,
+    most_padded_pixels,
+    padded_pixels,
+)
 
 
 def fit_preset(
@@ -91,6 +98,7 @@ def read_facts(reader: ShardReader) -> DataFacts:
         size=size,
         largest=largest,
         has_smaller=bool((areas < math.prod(size)).any()),
+        box=box_of_shapes(index.height, index.width, size),
         whole=whole if whole != largest else None,
         most_pixels=most if most != padded_pixels(whole) else None,
         levels=level_difference(reader.manifest.fold_levels),

@@ -29,6 +29,9 @@ class DataFacts:
     """Largest height and largest width."""
     has_smaller: bool = False
     """Whether one has fewer pixels than the median, which `largest` does not tell."""
+    box: tuple[int, int] | None = None
+    """Height and width that hold all of about the median's pixels or fewer, where many of them are of another shape, as
+    upright ones among lying ones; None where few are. See `box_of_shapes`."""
     whole: tuple[int, int] | None = None
     """Those of whole images where these are tiles, as the shards store large images; None where none is larger."""
     most_pixels: int | None = None
@@ -57,6 +60,9 @@ class MachineClass:
         return f"{'a GPU' if self.kind == 'gpu' else 'a CPU'} with {less}{self.memory_gb} GB"
 
 
+_ALIKE, _MANY = 1.25, 0.1
+"""An image has about as many pixels as another where it has at most so many times as many, and another shape where it
+has more than so many times what of it a crop of that size shows; share of the images that counts as many."""
 MEMORY_CLASSES = (4, 8, 12, 16, 24, 32, 40, 48, 80)
 """In units of 10**9 bytes; a machine is of the largest class that it fills nearly, one with less of the smallest."""
 
@@ -76,6 +82,25 @@ def most_padded_pixels(heights: npt.ArrayLike, widths: npt.ArrayLike) -> int:
     """The most that it is given of one of these images; 0 of none."""
     tall, wide = (-(-np.asarray(sides, np.int64) // STRIDE) * STRIDE for sides in (heights, widths))
     return int(np.max(tall * wide, initial=0))
+
+
+def box_of_shapes(heights: npt.ArrayLike, widths: npt.ArrayLike, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Height and width that hold all images of about the median's pixels or fewer, where `_MANY` have another shape.
+
+    Args:
+        heights: (N,) of the images.
+        widths: (N,) of them.
+        size: height and width of the image with the median area.
+
+    Returns:
+        None where a crop of the median's size shows most of nearly all of them.
+    """
+    height, width = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
+    pixels, shown = height * width, np.minimum(height, size[0]) * np.minimum(width, size[1])
+    alike = pixels <= _ALIKE * math.prod(size)
+    if (alike & (pixels > _ALIKE * shown)).sum() < max(1, _MANY * len(pixels)):
+        return None
+    return int(height[alike].max()), int(width[alike].max())
 
 
 def machine_class(kind: Literal["cpu", "gpu"], num_bytes: float) -> MachineClass:

@@ -152,13 +152,15 @@ def test_the_machine_changes_what_its_memory_asks_for_alone() -> None:
     st.lists(st.integers(0, 10**6), min_size=1, max_size=4),
     st.sampled_from(["cpu", "gpu"]),
     st.sampled_from(MEMORY_CLASSES),
+    st.booleans(),
 )
 def test_every_choice_holds_together(
-    images: int, size: tuple[int, int], more: tuple[int, int], counts: list[int], kind: Any, memory: int
+    images: int, size: tuple[int, int], more: tuple[int, int], counts: list[int], kind: Any, memory: int, shapes: bool
 ) -> None:
     largest = (size[0] + more[0] % 7, size[1] + more[1] % 900)
     names = tuple(f"c{k}" for k in range(len(counts)))
     facts = DataFacts(images, 0, names, tuple(min(n, images) for n in counts), size, largest)
+    facts = changed(facts, box=largest if shapes else None)
     machine = MachineClass(kind, memory)
     found = auto_recipe(facts, machine)  # a Config, which checks itself
     assert found == auto_recipe(facts, machine)

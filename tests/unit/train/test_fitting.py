@@ -85,10 +85,32 @@ def test_sizes_that_the_largest_does_not_tell_apart_are_several() -> None:
 
 
 def test_images_on_their_side_are_not_taken_for_square_ones() -> None:
-    """Half 480x640, half 640x480."""
-    sides = DataFacts(700, 0, ("a", "b"), (300, 400), size=(480, 640), largest=(640, 640))
-    found = auto_recipe(sides, MachineClass("gpu", 80))
-    assert "rotate90" not in found.augment and found.phases[1].crop == (480, 640)
+    """Half 480x640, half 640x480: 409,600 pixels hold both, which is more than a crop of the first phase has."""
+    found = auto_recipe(facts_of([(480, 640), (640, 480)]), MachineClass("gpu", 80))
+    assert "rotate90" not in found.augment and [phase.crop for phase in found.phases] == [(352, 352), (0, 0)]
+
+
+UPRIGHT, LYING = (256, 96), (96, 256)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "box"),
+    [
+        ([UPRIGHT] * 8 + [LYING] * 7, (256, 256)),
+        ([UPRIGHT] * 9 + [LYING], (256, 256)),  # a tenth
+        ([UPRIGHT] * 10 + [LYING], None),  # less
+        ([UPRIGHT] * 8 + [LYING] * 7 + [(1000, 2000)], (256, 256)),  # what is much larger does not count
+        ([UPRIGHT] * 3 + [(288, 96)] * 2, None),  # higher, and a crop of 256 rows shows eight ninths
+        ([UPRIGHT] * 3 + [(320, 96)] * 2, None),  # 1.25 times as many pixels as it shows
+        ([UPRIGHT] * 3 + [(320, 95), (321, 95)], (321, 96)),  # one in five that has more than that
+        ([(512, 512)] * 60 + [(128, 512)] * 40, None),
+        ([], None),
+    ],
+)
+def test_what_holds_several_shapes_is_known_where_many_have_another(
+    sizes: list[tuple[int, int]], box: tuple[int, int] | None
+) -> None:
+    assert facts_of(sizes).box == box
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,56 @@ def test_crops_are_explained_by_what_limits_them(sizes: dict[str, Any], first: s
     assert crop_reasons(TILES, LARGE, **sizes) == [first, second]
 
 
+UPRIGHT = {"size": (256, 96), "largest": (256, 256), "box": (256, 256)}
+LYING_STRIPS = {"size": (256, 1600), "largest": (1600, 1600), "box": (1600, 1600)}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "machine", "first", "second", "moved"),
+    [
+        (
+            *(UPRIGHT, LARGE),
+            "256x256, which holds images of several shapes, 256x96 at the median: it is no larger than a crop is on "
+            "gpus",
+            "whole images, as they will be predicted; a crop of the median's shape would cut others",
+            "0: the crop holds the median image",
+        ),
+        (  # 160 of 256 rows
+            *(UPRIGHT, SMALL),
+            "160x160 of images of 256x96 at the median, up to 256 high and 256 wide: 32768 pixels at most, for images "
+            "of several shapes, in whole 32s",
+            "whole images, as they will be predicted; a crop of the median's shape would cut others",
+            "0: a crop is 62% of the median image",
+        ),
+        (  # of a few that are much larger a crop shows 256x256
+            *({**UPRIGHT, "largest": (1000, 2000)}, LARGE),
+            "256x256, which holds images of several shapes, 256x96 at the median: it is no larger than a crop is on "
+            "gpus",
+            "256x256 of images of 256x96 at the median, up to 1000 high and 2000 wide: what holds several shapes pads "
+            "less than the largest would, and larger ones are cropped",
+            "0.5: the crop holds the median image, but less of larger ones",
+        ),
+        (  # 1600x1600 are 2,560,000 pixels; of an image of 256x1600 a crop shows 256x352
+            *(LYING_STRIPS, LARGE),
+            "352x352 of images of 256x1600 at the median, up to 1600 high and 1600 wide: 131072 pixels at most, for "
+            "images of several shapes, in whole 32s",
+            "1024x1024 of images of 256x1600 at the median, up to 1600 high and 1600 wide: 1,048,576 pixels at most, "
+            "on whatever machine",
+            "0.5: a crop is 22% of the median image",
+        ),
+    ],
+)
+def test_images_of_several_shapes_have_crops_that_suit_all_of_them(
+    sizes: dict[str, Any], machine: MachineClass, first: str, second: str, moved: str
+) -> None:
+    found = auto_recipe(changed(TILES, **sizes), machine)
+    assert [found.reasons[f"phases.{number}.crop"] for number in (0, 1)] == [first, second]
+    assert found.reasons["phases.0.sampling.defect-crop"] == moved
+    assert found.reasons["augment.rotate90"].startswith("off: the median image or ")
+    said = [f"{height}x{width}" for height, width in (phase.crop for phase in found.phases)]
+    assert first.startswith(said[0]) and second.startswith("whole images" if said[1] == "0x0" else said[1])
+
+
 @pytest.mark.parametrize(
     ("size", "machine", "first", "second"),
     [
