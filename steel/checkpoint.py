@@ -260,6 +260,16 @@ def unstack_members(checkpoint: Checkpoint) -> list[tuple[str, Checkpoint]]:
     return members
 
 
+def default_views(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The flips that are averaged unless others are asked for: those of the decision; of an ensemble that has none,
+    those that the decisions of all members have in common, in the order of the first."""
+    if checkpoint.decision is not None:
+        return checkpoint.decision.tta
+    decisions = [member.decision for _, member in unstack_members(checkpoint)]
+    first, *others = (() if decision is None else decision.tta for decision in decisions)
+    return tuple(view for view in first if all(view in views for views in others))
+
+
 def _member_entries(provenance: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What a provenance says of each network, those of ensembles within an ensemble one by one."""
     for entry in provenance.get("members", ()):

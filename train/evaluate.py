@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from steel import storage
-from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint
+from steel.checkpoint import Checkpoint, default_views, load_checkpoint, read_header, save_checkpoint
 from steel.commands.common import Parser, local_folder
 from steel.decision import Decision, default_decision
 from steel.distributed.ending import end_program
@@ -30,7 +30,7 @@ from steel.images.contact_sheet import save_contact_sheet
 from steel.inference.predictor import Predictor
 from steel.machine import parse_workers
 from steel.metrics.expected import expected_figures
-from steel.metrics.scores import Outcome, decide
+from steel.metrics.scores import decide
 from steel.metrics.statistics import EvaluationStatistics
 from steel.option_values import positive
 from steel.reports.evaluation import format_table
@@ -130,12 +130,12 @@ class _Images:
     runtime: Runtime
     live: LiveLine
 
-    def predictor(self, checkpoint: Checkpoint, decision: Decision) -> Predictor:
-        """The checkpoint's, with the views that the user or else the decision asks for."""
+    def predictor(self, checkpoint: Checkpoint, tta: tuple[str, ...]) -> Predictor:
+        """The checkpoint's, with the views that the user asks for, or else with `tta`."""
         return Predictor.from_checkpoint(
             checkpoint,
             device=self.runtime.device,
-            tta=decision.tta if self.arguments.tta is None else parse_tta(self.arguments.tta),
+            tta=tta if self.arguments.tta is None else parse_tta(self.arguments.tta),
             pixels_per_pass=self.arguments.pixels_per_pass,
             precision=self.arguments.precision,
         )
@@ -168,14 +168,27 @@ class _Images:
             )
         return self.runtime.broadcast(tuning)
 
-    def judge(self, member: Checkpoint, otherwise: Decision) -> tuple[EvaluationStatistics, Outcome]:
-        """A member's answers as the ensemble's come about: by its own decision, or cross-fitted by one found here."""
-        decision = member.decision or otherwise
-        predictor = self.predictor(member, decision)
+    def judge(self, member: Checkpoint, name: str, role: str, decision: Decision, tta: tuple[str, ...]) -> Judged:
+        """A member's answers as the ensemble's come about: by its own decision and flips, or cross-fitted by a decision
+        found here with the ensemble's flips.
+
+        Args:
+            member: of the ensemble.
+            name: of the member.
+            role: what the images were to it.
+            decision: the ensemble's, for a member that has none.
+            tta: the ensemble's flips.
+        """
+        has_decision = member.decision is not None
+        if member.decision is not None and not self.arguments.tune_thresholds:
+            decision, tta = member.decision, member.decision.tta
+        predictor = self.predictor(member, tta)
         statistics = self.collect(predictor)
         if self.arguments.tune_thresholds:
-            return statistics, self.tune(statistics, predictor.tta).cross_fitted
-        return statistics, decide(statistics, decision)
+            outcome = self.tune(statistics, predictor.tta).cross_fitted
+        else:
+            outcome = decide(statistics, decision)
+        return Judged(name, statistics, outcome, role, has_decision, predictor.tta)
 
 
 def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -> None:
@@ -188,9 +201,10 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     _tell_seen(folds, role, shards_known(digests, seen))
     runtime.on_main(lambda: _make_way(arguments))
 
-    decision = checkpoint.decision or default_decision(len(checkpoint.class_names))
+    views = default_views(checkpoint)
+    decision = checkpoint.decision or default_decision(len(checkpoint.class_names), views)
     images = _Images(arguments, checkpoint, reader, rows, runtime, live)
-    predictor = images.predictor(checkpoint, decision)
+    predictor = images.predictor(checkpoint, views)
     found = None
     if arguments.tune_thresholds:
         statistics = images.collect(predictor)
@@ -207,8 +221,9 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     ensemble = None
     if arguments.members:
         answers = decide(statistics, decision) if found is None else found.cross_fitted
-        judged = Judged("ensemble", statistics, answers, has_decision=checkpoint.decision is not None)
-        judge = partial(images.judge, otherwise=decision)
+        has_decision, tta = checkpoint.decision is not None, predictor.tta
+        judged = Judged("ensemble", statistics, answers, has_decision=has_decision, tta=tta)
+        judge = partial(images.judge, decision=decision, tta=tta)
         ensemble = judge_members(checkpoint, judge, judged, folds, digests)
     if not runtime.is_main:
         return

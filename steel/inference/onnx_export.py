@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from steel import storage
-from steel.checkpoint import Checkpoint, content_of, digest_tensors
+from steel.checkpoint import Checkpoint, content_of, default_views, digest_tensors
 from steel.checkpoint_header import METADATA_KEY, make_metadata, parse_metadata
 from steel.config import TilingConfig
 from steel.errors import InputError
@@ -91,7 +91,7 @@ def make_onnx(checkpoint: Checkpoint, tta: Sequence[str] | None = None) -> tuple
 
     Args:
         checkpoint: one network or an ensemble.
-        tta: views to average with the plain one, in the graph; those of the decision when None.
+        tta: views to average with the plain one, in the graph; those of `default_views` when None.
 
     Returns:
         The file, and at how many sizes the predictions were compared.
@@ -105,9 +105,7 @@ def make_onnx(checkpoint: Checkpoint, tta: Sequence[str] | None = None) -> tuple
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f"ONNX needs the package {error.name}: pip install 'steel-defects[onnx]'") from error
-    if tta is None:
-        tta = () if checkpoint.decision is None else checkpoint.decision.tta
-    views = check_tta(tta)
+    views = check_tta(default_views(checkpoint) if tta is None else tta)
     members = build_models(checkpoint)
     stride = members[0].stride
     model = OnnxModel([fix_padding(member) for member in members], checkpoint, views).eval()

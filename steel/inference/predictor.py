@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steel.checkpoint import Checkpoint, digest_tensors, load_with_header
+from steel.checkpoint import Checkpoint, default_views, digest_tensors, load_with_header
 from steel.checkpoint_header import digest_content, network_to_dict
 from steel.config import TilingConfig
 from steel.decision import Decision, check_covers, default_decision
@@ -109,7 +109,8 @@ class Predictor(BasePredictor):
         pixels_per_pass: int | None = None,
         precision: str = "auto",
     ) -> "Predictor":
-        """A predictor of the checkpoint at a path or URL, or of one already loaded; arguments as in the constructor.
+        """A predictor of the checkpoint at a path or URL, or of one already loaded; arguments as in the constructor,
+        but that without `tta` those of `default_views` are averaged.
 
         Raises:
             InputError: not a usable checkpoint, or a device that is not there.
@@ -126,7 +127,7 @@ class Predictor(BasePredictor):
             std=checkpoint.std,
             class_names=checkpoint.class_names,
             decision=checkpoint.decision,
-            tta=tta,
+            tta=default_views(checkpoint) if tta is None else tta,
             input_size=checkpoint.input_size,
             depth=checkpoint.depth,
             tiling=checkpoint.tiling,

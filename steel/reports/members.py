@@ -26,6 +26,8 @@ class Judged:
     """What the folds were to it; see `steel.reports.evaluation.ROLES`."""
     has_decision: bool = True
     """Whether that decision was found for it, and is not the ensemble's."""
+    tta: tuple[str, ...] = ()
+    """The flips averaged."""
 
 
 def member_metrics(ensemble: Judged, members: Sequence[Judged], class_names: Sequence[str]) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def member_metrics(ensemble: Judged, members: Sequence[Judged], class_names: Seq
 
 
 def _scores(judged: Judged, class_names: Sequence[str]) -> dict[str, Any]:
-    return compute(MetricInputs(judged.outcome, judged.statistics, class_names), _SCORES)
+    return compute(MetricInputs(judged.outcome, judged.statistics, class_names), _SCORES) | {"tta": list(judged.tta)}
 
 
 def _gain(ensemble: Outcome, member: Outcome, name: str) -> dict[str, Any]:

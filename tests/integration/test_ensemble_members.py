@@ -16,6 +16,7 @@ from steel.checkpoint import load_checkpoint, read_header, save_checkpoint, stac
 from steel.cli import main as steel
 from steel.decision import ClassDecision, Decision
 from steel.errors import InputError
+from steel.inference.predictor import Predictor
 from tests.numerics.quick import COARSE
 from tests.random_members import make_member
 from tests.shard_folder import make_shards
@@ -92,6 +93,37 @@ def test_decisions_found_here_are_compared_cross_fitted(work: Path, monkeypatch:
         assert member["mean_dice"] == judged(work, f"m{k}", *tuning)["cross_fitted"]["mean_dice"]
     page = html.unescape((work / "all--members--tune-thresholds--gatesnone" / "report.html").read_text())
     assert "what is compared is cross-fitted" in page
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_an_ensemble_is_tuned_and_judged_with_the_flips_of_all_its_members(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a prediction takes them; a member used alone has further ones, and the page says so."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr("train.evaluate.tune_thresholds", functools.partial(tune_thresholds, space=COARSE))
+    of_members = [["hflip", "vflip"], ["vflip"]]
+    names = [str(work / f"flips{k}.safetensors") for k in range(2)]
+    for k, name in enumerate(names):
+        save_checkpoint(name, make_member(k, decision=replace(DECISIONS[k], tta=tuple(of_members[k]))))
+    flipping = str(work / "flipping.safetensors")
+    assert steel(["ensemble", *names, "--out", flipping]) == 0
+
+    tuning = ("--members", "--tune-thresholds", "--gates", "none")
+    differ = "The flips averaged are not the same: ensemble vflip; flips0.safetensors hflip, vflip; flips1.safetensors "
+    for options, expected, told in (
+        (("--members",), of_members, True),
+        (("--members", "--tta", "hvflip"), [["hvflip"]] * 2, False),
+        (tuning, [["vflip"]] * 2, False),
+    ):
+        metrics = judged(work, "flipping", *options)
+        ensemble, views = metrics["ensemble"], ["hvflip"] if "--tta" in options else ["vflip"]
+        assert metrics["tta"] == ensemble["tta"] == views
+        assert [member["tta"] for member in ensemble["members"]] == expected
+        page = html.unescape((work / f"flipping{''.join(options)}" / "report.html").read_text())
+        assert (f"{differ}vflip. " in page) == told
+    assert Predictor.from_checkpoint(flipping, device="cpu").tta == ("vflip",)
+    assert read_header(work / f"flipping{''.join(tuning)}" / "model.safetensors")["decision"]["tta"] == ["vflip"]
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

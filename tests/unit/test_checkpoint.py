@@ -17,7 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from steel import checkpoint as checkpoint_module
-from steel.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint, stack_members, unstack_members
+from steel.checkpoint import (
+    Checkpoint,
+    default_views,
+    load_checkpoint,
+    read_header,
+    save_checkpoint,
+    stack_members,
+    unstack_members,
+)
 from steel.config import NetworkConfig, TilingConfig
 from steel.decision import ClassDecision, Decision, default_decision
 from steel.errors import InputError
@@ -315,6 +323,25 @@ def test_members_come_apart_as_they_went_in(tmp_path):
     assert [(name, member.decision) for name, member in unstack_members(silent)] == [
         (f"member {k}", None) for k in (1, 2, 3)
     ]
+
+
+def test_without_a_decision_the_flips_are_those_of_all_members(tmp_path):
+    """Which they were tuned with; a member without a decision has none, and a file may say nothing of its members."""
+    classes = (ClassDecision(),) * NETWORK.num_classes
+    both, other, alone = (Decision(classes, tta=tta) for tta in (("hflip", "vflip"), ("hvflip", "vflip"), ("hvflip",)))
+    for decisions, views in (
+        ((both, both), ("hflip", "vflip")),
+        ((both, other), ("vflip",)),
+        ((both, other, alone), ()),
+        ((both, None), ()),
+        ((None,), ()),
+    ):
+        members = [make(seed, decision=decision) for seed, decision in enumerate(decisions)]
+        save_checkpoint(tmp_path / "all", dataclasses.replace(stack_members(members), decision=None))
+        loaded = load_checkpoint(tmp_path / "all")
+        assert default_views(loaded) == views
+        assert default_views(dataclasses.replace(loaded, provenance={})) == ()
+        assert default_views(dataclasses.replace(loaded, decision=alone)) == ("hvflip",)
 
 
 def test_stacking_is_careful_about_folds_and_decisions():

@@ -4,13 +4,11 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from steel.checkpoint import Checkpoint, unstack_members
-from steel.metrics.scores import Outcome
-from steel.metrics.statistics import EvaluationStatistics
 from steel.reports.members import Judged, member_metrics
 from steel.shards.split_roles import role_of
 
-Judge = Callable[[Checkpoint], tuple[EvaluationStatistics, Outcome]]
-"""Predicts all images by a checkpoint, and answers them."""
+Judge = Callable[[Checkpoint, str, str], Judged]
+"""Predicts all images by a checkpoint, and answers them; also given its name, and what the images were to it."""
 
 
 def judge_members(
@@ -31,6 +29,5 @@ def judge_members(
     """
     members = []
     for name, member in unstack_members(checkpoint):
-        role = role_of(folds, digests, member.folds, member.provenance)
-        members.append(Judged(name, *judge(member), role, has_decision=member.decision is not None))
+        members.append(judge(member, name, role_of(folds, digests, member.folds, member.provenance)))
     return member_metrics(ensemble, members, checkpoint.class_names)

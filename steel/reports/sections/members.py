@@ -63,8 +63,9 @@ def members_section(page: Figures) -> Markup:
 
 
 def _basis(page: Figures) -> str:
-    """By which decisions they were judged."""
-    members = page.metrics["ensemble"]["members"]
+    """By which decisions and flips they were judged."""
+    ensemble = page.metrics["ensemble"]
+    members = ensemble["members"]
     words = "Each is judged as it would be used alone, by its own decision. "
     if page.metrics["cross_fitted"] is not None:
         words = "The decision of each was found on these very images; what is compared is cross-fitted. "
@@ -73,4 +74,8 @@ def _basis(page: Figures) -> str:
             "The file does not hold the decision of every member: such members are judged by the ensemble's, which was "
             "not found for them and flatters the ensemble. "
         )
+    if any(member["tta"] != ensemble["tta"] for member in members):
+        named = [("ensemble", ensemble), *((member["name"], member) for member in members)]
+        flips = (f"{name} {', '.join(one['tta']) or 'none'}" for name, one in named)
+        words += f"The flips averaged are not the same: {'; '.join(flips)}. "
     return words + "The cross entropy needs no decision; less is better."

@@ -11,7 +11,7 @@ import torch
 
 import steel
 from steel.checkpoint import save_checkpoint, stack_members
-from steel.decision import ClassDecision, Decision, apply_decision
+from steel.decision import ClassDecision, Decision, apply_decision, default_decision
 from steel.errors import InputError, OutOfMemoryError
 from steel.images.geometry import restore_size
 from steel.inference.predictor import Predictor, build_models, choose_device
@@ -133,6 +133,17 @@ def test_members_are_averaged(checkpoint):
     for got, first, second in zip(result[:2], *parts, strict=True):
         assert np.abs(got - 127.5 * (first + second).numpy()).max() < 0.501
         assert np.abs(got - 255 * first.numpy()).max() > 1
+
+
+def test_members_that_were_tuned_apart_share_their_flips(checkpoint):
+    """Nothing was tuned for their average, and flips that one member was not tuned with are left out."""
+    members = [
+        dataclasses.replace(checkpoint, decision=default_decision(checkpoint.network.num_classes, views))
+        for views in (("hflip", "vflip"), ("vflip",))
+    ]
+    both = Predictor.from_checkpoint(stack_members(members), device="cpu")
+    assert (both.tta, both.is_tuned) == (("vflip",), False)
+    assert Predictor.from_checkpoint(stack_members(members), device="cpu", tta=()).tta == ()
 
 
 def test_large_passes_answer_alike(checkpoint, predictor, monkeypatch):
