@@ -39,7 +39,14 @@ from steel.reports.gallery import RANDOM, TYPICAL, GalleryKeeper
 from steel.reports.gates import format_gates, gate_table
 from steel.reports.members import Judged
 from steel.shards.reader import ShardReader
-from steel.shards.selection import check_same_task, check_stored_sizes, data_digests, folds_of, rows_in
+from steel.shards.selection import (
+    check_same_task,
+    check_stored_sizes,
+    data_digests,
+    labelled_folds,
+    refuse_pseudo,
+    rows_in,
+)
 from steel.shards.split_roles import Known, Role, role_in, seen_folds, shards_known
 from steel.thresholds.tuning import Tuning, tune_thresholds
 from steel.views import parse_tta
@@ -67,7 +74,9 @@ def build_parser(prog: str = "train.evaluate") -> argparse.ArgumentParser:
     parser = Parser(prog=prog, description=__doc__)
     parser.add_argument("--checkpoint", metavar="FILE", required=True, help="model.safetensors of a run; a path or URL")
     parser.add_argument("--data", metavar="SHARDS", required=True, help="folder or URL of the shards")
-    parser.add_argument("--folds", metavar="K,L,...", default="1", help="comma-separated folds, or `all`")
+    parser.add_argument(
+        "--folds", metavar="K,L,...", default="1", help="comma-separated folds, or `all` that people have labelled"
+    )
     parser.add_argument("--out", metavar="DIR", required=True, type=local_folder, help="folder for what this writes")
     parser.add_argument(
         "--tta", metavar="VIEWS", help="flips averaged, such as hflip,vflip,hvflip, or none; by default the decision's"
@@ -195,6 +204,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     checkpoint, reader = _open(arguments)
     folds = parse_folds(arguments.folds, reader)
     rows = rows_in(reader, folds, "evaluated")
+    refuse_pseudo(f"--folds {arguments.folds}", folds, reader.manifest)
     check_stored_sizes(f"--checkpoint {arguments.checkpoint}", checkpoint.input_size, reader, rows)
     digests, seen = data_digests(reader.manifest), seen_folds(checkpoint.folds, checkpoint.provenance)
     role = role_in(folds, digests, seen)
@@ -348,9 +358,9 @@ def _compare_gates(gates: Mapping[str, Decision], statistics: EvaluationStatisti
 
 
 def parse_folds(text: str, reader: ShardReader) -> list[int]:
-    """`0,2` or `all` as a list of folds."""
+    """`0,2` as a list of folds, or `all` that people have labelled."""
     if text == "all":
-        return folds_of(reader)
+        return labelled_folds(reader)
     try:
         return sorted({int(part) for part in text.split(",")})
     except ValueError:

@@ -11,7 +11,7 @@ from data_prep.further_fold import FurtherFold, Groups
 from data_prep.splits import number_groups, read_group_names
 from steel.errors import InputError, counted, list_some, told_url
 from steel.images.listing import ImageRecord
-from steel.shards.selection import pseudo_folds
+from steel.shards.selection import labelled_folds, pseudo_folds
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def folds_that_judge(asked: Sequence[int] | None, trained: Collection[int], fold
     Raises:
         InputError: one that the set does not have, or none to be found.
     """
-    present = sorted({int(number) for number in np.unique(fold.reader.index.fold)} - {*pseudo_folds(fold.manifest)})
+    present = labelled_folds(fold.reader)
     missing = [number for number in asked or () if number not in present]
     if missing:
         there = ", ".join(map(str, present))

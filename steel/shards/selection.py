@@ -1,6 +1,6 @@
 """Which rows of the shards are meant, and whether they are of a model's task."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,21 @@ def data_digests(manifest: Manifest) -> frozenset[str]:
 def folds_of(reader: ShardReader) -> list[int]:
     """The folds that the shards have."""
     return sorted({int(fold) for fold in np.unique(reader.index.fold)})
+
+
+def labelled_folds(reader: ShardReader) -> list[int]:
+    """The folds of which people have labelled the images; these alone judge."""
+    pseudo = pseudo_folds(reader.manifest)
+    return [fold for fold in folds_of(reader) if fold not in pseudo]
+
+
+def refuse_pseudo(name: str, judging: Collection[int], manifest: Manifest) -> None:
+    """Raises InputError, which begins with `name`, where a checkpoint has labelled any of the folds that judge."""
+    pseudo = sorted({*judging} & {*pseudo_folds(manifest)})
+    if pseudo:
+        raise InputError(
+            f"{name}: a checkpoint has labelled fold {' '.join(map(str, pseudo))}; judge by what people have labelled"
+        )
 
 
 def rows_in(reader: ShardReader, folds: Sequence[int], role: str) -> np.ndarray:

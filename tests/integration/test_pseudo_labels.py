@@ -222,19 +222,30 @@ def test_a_finished_round_that_lacks_a_file_is_refused(
 def test_training_evaluation_and_explore_take_it(
     more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both phases of the smallest preset train on the pseudo-labels, and no program judges by them unasked."""
+    """Both phases of the smallest preset train on the pseudo-labels, and no program judges by them."""
     quicken(monkeypatch)
     words = [*OPTIONS, "--data", str(more), "--out"]
     assert fit([*words, str(tmp_path / "run")]) == 0
     assert "on 10 images of 2 classes; 4 images validate, 4 are kept for a test" in capsys.readouterr().err
     model = tmp_path / "run" / "model.safetensors"
     judge = ["--checkpoint", str(model), "--data", str(more), "--workers", "0", "--precision", "no"]
-    for fold, role in ((1, "test"), (3, "train")):
-        assert evaluate([*judge, "--folds", str(fold), "--out", str(tmp_path / role)]) == 0
-        assert json.loads((tmp_path / role / "metrics.json").read_text())["role"] == role
+    for folds, role, images in (("1", "test", 4), ("all", "train", 12)):
+        assert evaluate([*judge, "--folds", folds, "--out", str(tmp_path / role)]) == 0
+        metrics = json.loads((tmp_path / role / "metrics.json").read_text())
+        assert (metrics["role"], metrics["images"]) == (role, images)
     assert steel(["explore", str(more), "--out", str(tmp_path / "page")]) == 0
     with pytest.raises(InputError, match="--fold 3: not a fold to train a member for; there are 0, 1, 2"):
         crossval([*words, str(tmp_path / "crossval"), "--fold", "3"])
+    for folds in ("3", "1,3"):
+        with pytest.raises(
+            InputError, match=f"^--folds {folds}: a checkpoint has labelled fold 3; judge by what people"
+        ):
+            evaluate([*judge, "--folds", folds, "--out", str(tmp_path / "none")])
+    for options in ("--folds.validation 0 3", "--folds.test 3"):
+        with pytest.raises(
+            InputError, match=f"^{options}: a checkpoint has labelled fold 3; judge by what people have"
+        ):
+            fit([*words, str(tmp_path / "none"), *options.split()])
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

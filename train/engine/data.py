@@ -10,7 +10,7 @@ from steel.config import FoldsConfig, TilingConfig
 from steel.errors import InputError, alike_on_all_ranks
 from steel.inference.tiles import tile_size
 from steel.shards.reader import ShardReader
-from steel.shards.selection import folds_of, rows_in
+from steel.shards.selection import folds_of, refuse_pseudo, rows_in
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,11 @@ def split_rows(reader: ShardReader, folds: FoldsConfig) -> FoldRows:
 
     Raises:
         SharedError: a fold that the shards do not have, or a role without any image; only test folds may be missing.
+            A fold that a checkpoint has labelled and that is to validate or test.
     """
     present = folds_of(reader)
+    for role, judging in (("validation", folds.validation), ("test", folds.test)):
+        refuse_pseudo(f"--folds.{role} {' '.join(map(str, judging))}", judging, reader.manifest)
     train_folds = tuple(f for f in present if f not in (*folds.validation, *folds.test))
     if not train_folds:
         raise InputError(_say_none_to_train(present, folds))

@@ -14,7 +14,7 @@ from steel.plain import from_dict, to_dict
 from steel.pretrained.encoder import own_header
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
-from steel.shards.selection import data_digests, folds_of, pseudo_folds, rows_in
+from steel.shards.selection import data_digests, folds_of, refuse_pseudo, rows_in
 from steel.shards.split_roles import role_of, tuning_folds
 from train.__main__ import choose_processes, count_gpus
 from train.arguments import FitArguments, parse_fit
@@ -256,11 +256,9 @@ def _check_folds(
     folds, manifest = arguments.config.folds, reader.manifest
     test = f"--folds.test {_listed(folds.test)}"
     rows_in(reader, folds.test, f"{test}: test")
-    pseudo = set(folds.test) & set(pseudo_folds(manifest))
-    if pseudo:
-        raise InputError(
-            f"{test}: a checkpoint has labelled fold {_listed(pseudo)}; judge by what people have labelled"
-        )
+    validation = f"--folds.validation {_listed(folds.validation)}"
+    refuse_pseudo(test, folds.test, manifest)
+    refuse_pseudo(validation, folds.validation, manifest)
     starts = {
         "--checkpoint": own.checkpoint,
         "--init-from": arguments.init_from,
@@ -277,7 +275,7 @@ def _check_folds(
     lost = held - {*folds.validation, *folds.test}
     if lost and _knows_folds(header, manifest):
         raise InputError(
-            f"--folds.validation {_listed(folds.validation)} {test}: the first training held out fold {_listed(lost)}, "
+            f"{validation} {test}: the first training held out fold {_listed(lost)}, "
             "which would now be trained on; hold it out again"
         )
 

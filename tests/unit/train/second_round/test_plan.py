@@ -167,6 +167,8 @@ def test_labels_of_a_checkpoint_judge_nothing(shards: Path, tmp_path: Path) -> N
     foreign = save(tmp_path / "foreign.safetensors", shards, provenance={"data_digest": "d"})
     with pytest.raises(InputError, match=r"--folds.test 1 3: a checkpoint has labelled fold 3; judge by what people"):
         plan(foreign, third, tmp_path / "out", "--folds.test", "1", "3")
+    with pytest.raises(InputError, match=r"--folds.validation 0 3: a checkpoint has labelled fold 3; judge by what pe"):
+        plan(foreign, third, tmp_path / "out", "--folds.validation", "0", "3", "--folds.test", "1")
 
 
 def test_a_folder_of_something_else_is_left_alone(shards: Path, tmp_path: Path) -> None:
