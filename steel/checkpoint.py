@@ -193,7 +193,8 @@ def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None
     """One ensemble of all members of `checkpoints`, which must hold the same network for the same classes.
 
     The decision is kept where all agree on it, else dropped: thresholds found for single networks are not those of
-    their average. A fold counts as trained on when any member was trained on it, and as test when it was that for all.
+    their average. A fold counts as trained on when any member was trained on it, and as test when it was that for all;
+    of members from different shards, whose folds are others under the same numbers, each tells its own alone.
 
     Args:
         checkpoints: at least one.
@@ -219,15 +220,16 @@ def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None
     train, tuning, test = ([set(c.folds.get(role, ())) for c in checkpoints] for role in ("train", "tuning", "test"))
     seen, tuned = set().union(*train), set().union(*tuning)
     digests = {c.provenance.get("data_digest") for c in checkpoints}
+    folds = {
+        "train": sorted(seen),
+        "tuning": sorted(tuned - seen),
+        "test": sorted(set.intersection(*test) - tuned - seen),
+    }
     return dataclasses.replace(
         first,
         tensors={name: torch.cat([c.tensors[name] for c in checkpoints]) for name in first.tensors},
         decision=first.decision if all(c.decision == first.decision for c in checkpoints) else None,
-        folds={
-            "train": sorted(seen),
-            "tuning": sorted(tuned - seen),
-            "test": sorted(set.intersection(*test) - tuned - seen),
-        },
+        folds=folds if len(digests) == 1 else {},
         provenance={
             "data_digest": digests.pop() if len(digests) == 1 else None,
             "members": [
@@ -243,7 +245,7 @@ def unstack_members(checkpoint: Checkpoint) -> list[tuple[str, Checkpoint]]:
 
     What the file does not say, as one of before it was kept, is None or empty.
     """
-    entries = list(_member_entries(checkpoint.provenance))
+    entries = list(member_entries(checkpoint.provenance))
     if len(entries) != checkpoint.members:
         entries = [{"name": f"member {i}", "folds": {}, "provenance": {}} for i in range(1, checkpoint.members + 1)]
     members = []
@@ -270,10 +272,10 @@ def default_views(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(view for view in first if all(view in views for views in others))
 
 
-def _member_entries(provenance: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def member_entries(provenance: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What a provenance says of each network, those of ensembles within an ensemble one by one."""
     for entry in provenance.get("members", ()):
-        within = list(_member_entries(entry["provenance"]))
+        within = list(member_entries(entry["provenance"]))
         yield from within or [entry]
 
 

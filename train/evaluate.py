@@ -47,7 +47,7 @@ from steel.shards.selection import (
     refuse_pseudo,
     rows_in,
 )
-from steel.shards.split_roles import Known, Role, role_in, seen_folds, shards_known
+from steel.shards.split_roles import Known, Role, role_of, seen_folds, shards_known
 from steel.thresholds.tuning import Tuning, tune_thresholds
 from steel.views import parse_tta
 from train.engine.evaluation_origin import provenance_of, recipe_reasons, speed_of
@@ -207,7 +207,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     refuse_pseudo(f"--folds {arguments.folds}", folds, reader.manifest)
     check_stored_sizes(f"--checkpoint {arguments.checkpoint}", checkpoint.input_size, reader, rows)
     digests, seen = data_digests(reader.manifest), seen_folds(checkpoint.folds, checkpoint.provenance)
-    role = role_in(folds, digests, seen)
+    role = role_of(folds, digests, checkpoint.folds, checkpoint.provenance)
     _tell_seen(folds, role, shards_known(digests, seen))
     runtime.on_main(lambda: _make_way(arguments))
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steel.checkpoint import member_entries
 from steel.decision import Decision
 from steel.errors import counted
 from steel.extensions import extensions_of
@@ -26,8 +27,7 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
         "depth": str(from_dict(Depth, header["depth"])),
         "tiles": "of {tile}x{tile} pixels, {overlap} shared, beyond {budget:,} pixels".format(**header["tiling"]),
         "normalisation": f"mean {_numbers(header['mean'])}, standard deviation {_numbers(header['std'])}",
-        "folds": "; ".join(f"{role} {', '.join(map(str, folds)) or 'none'}" for role, folds in header["folds"].items())
-        or "not recorded",
+        "folds": _told_folds(header["folds"]) or ("those of each member" if count > 1 else "not recorded"),
     }
     entries["first weights"] = "; ".join(describe_first_weights(header["provenance"]))
     extensions = extensions_of(header["provenance"])
@@ -39,7 +39,7 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
     lines += ["", *describe_decision(header["class_names"], header["decision"])]
     provenance = flat_scalars(header["provenance"])
     provenance += [
-        (f"member {i}", member["name"]) for i, member in enumerate(header["provenance"].get("members", ()), 1)
+        (f"member {i}", f"{name} ({told})") for i, (name, told) in enumerate(member_folds(header["provenance"]), 1)
     ]
     provenance += [("learned from", _told_learned(former)) for former in header["provenance"].get("learned_from", ())]
     provenance += [
@@ -50,6 +50,19 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
         width = max(len(name) for name, _ in provenance)
         lines += ["", "provenance", *(f"  {name:<{width}}  {value}" for name, value in provenance)]
     return lines
+
+
+def member_folds(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of each member of an ensemble its name, and its folds by their roles with the shards that they are of."""
+    found = []
+    for member in member_entries(provenance):
+        told, digest = _told_folds(member["folds"]) or "folds not recorded", member["provenance"].get("data_digest")
+        found.append((member["name"], f"{told} of shards {digest[:8]}" if isinstance(digest, str) else told))
+    return found
+
+
+def _told_folds(folds: Mapping[str, Sequence[int]]) -> str:
+    return "; ".join(f"{role} {', '.join(map(str, of)) or 'none'}" for role, of in folds.items())
 
 
 def _told_learned(former: Mapping[str, Any]) -> str:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Role = Literal["train", "tuning", "test", "unknown"]
-"""What folds were to a checkpoint; `unknown` where it was trained on other shards alone, as far as it tells: images of
-these folds may be among them."""
+"""What folds were to a checkpoint; `unknown` where it, or a member of it, was trained on other shards alone, as far as
+it tells: images of these folds may be among them."""
+_WORST_FIRST: tuple[Role, ...] = ("train", "tuning", "unknown", "test")
 Known = Literal["all", "some", "none"]
 """How much of what a checkpoint was trained on is told in folds of some shards."""
 
@@ -35,7 +36,8 @@ class LearnedFrom:
 def role_of(
     folds: Sequence[int], digests: Collection[str], used: Mapping[str, Sequence[int]], provenance: Mapping[str, Any]
 ) -> Role:
-    """The first of `train` and `tuning` that any of the folds was to a checkpoint, or else `test`, or `unknown`.
+    """The first of `train` and `tuning` that any of the folds was to a checkpoint, or else `unknown`, or `test`; of an
+    ensemble the worst for any of its members.
 
     Args:
         folds: of the shards evaluated on.
@@ -43,11 +45,13 @@ def role_of(
         used: the checkpoint's folds by role.
         provenance: the checkpoint's, as `seen_folds` reads it.
     """
-    return role_in(folds, digests, seen_folds(used, provenance))
+    roles = [role_in(folds, digests, seen_folds(used, provenance))]
+    roles += [role_of(folds, digests, one["folds"], one["provenance"]) for one in provenance.get("members", ())]
+    return min(roles, key=_WORST_FIRST.index)
 
 
 def role_in(folds: Sequence[int], digests: Collection[str], seen: Sequence[SeenFolds]) -> Role:
-    """As `role_of`, of what a checkpoint has seen."""
+    """As `role_of`, of all that a checkpoint has seen, whichever of its members did."""
     known = [one for one in seen if one.digest in digests]
     if any(set(folds) & set(one.train) for one in known):
         return "train"

@@ -30,6 +30,7 @@ from steel.config import NetworkConfig, TilingConfig
 from steel.decision import ClassDecision, Decision, default_decision
 from steel.errors import InputError
 from steel.images.pixel_format import Depth
+from steel.reports.describe import describe_checkpoint
 
 NETWORK = NetworkConfig("Unet", "tu-test_resnet", num_classes=2, in_channels=1, decoder_channels=(8, 8))
 
@@ -352,8 +353,25 @@ def test_stacking_is_careful_about_folds_and_decisions():
     assert ensemble.decision is None
     assert ensemble.provenance["data_digest"] == "d"
     assert [m["name"] for m in ensemble.provenance["members"]] == ["a", "b"]
-    other_data = make(provenance={"data_digest": "e"})
-    assert stack_members([first, other_data]).provenance["data_digest"] is None
+
+
+def test_folds_of_different_shards_are_told_by_each_member_alone(tmp_path):
+    """The same numbers mean other images."""
+    members = [
+        make(seed, folds={"train": [seed], "tuning": [0], "test": [3]}, provenance={"data_digest": digest})
+        for seed, digest in ((1, "0123456789"), (2, "abcdefghij"))
+    ]
+    ensemble = stack_members(members, ["a", "b"])
+    assert (ensemble.provenance["data_digest"], ensemble.folds) == (None, {})
+    assert [member.folds for _, member in unstack_members(ensemble)] == [member.folds for member in members]
+    save_checkpoint(tmp_path / "both", stack_members([ensemble, members[0]], ["ab", "c"]))
+    lines = describe_checkpoint(read_header(tmp_path / "both"))
+    assert "folds          those of each member" in lines
+    assert lines[-3:] == [
+        "  member 1  a (train 1; tuning 0; test 3 of shards 01234567)",
+        "  member 2  b (train 2; tuning 0; test 3 of shards abcdefgh)",
+        "  member 3  c (train 1; tuning 0; test 3 of shards 01234567)",
+    ]
 
 
 @pytest.mark.parametrize(

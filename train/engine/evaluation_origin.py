@@ -9,7 +9,7 @@ from steel.checkpoint import Checkpoint, digest_tensors
 from steel.distributed.runtime import Runtime
 from steel.errors import told_url
 from steel.inference.predictor import Predictor
-from steel.reports.describe import flat_scalars
+from steel.reports.describe import flat_scalars, member_folds
 from steel.shards.reader import ShardReader
 
 
@@ -40,13 +40,14 @@ def provenance_of(checkpoint: Checkpoint, path: str | Path, reader: ShardReader)
         reader: of the shards.
     """
     folds = {f"{role}_folds": ", ".join(map(str, folds)) or "none" for role, folds in checkpoint.folds.items()}
+    of_members = member_folds(checkpoint.provenance)
     return {
         "checkpoint": told_url(path),
         "data": told_url(reader.root),
         "checkpoint_weights_sha256": digest_tensors(checkpoint.tensors),
         "network": f"{checkpoint.network.architecture} on {checkpoint.network.encoder}",
         "members": checkpoint.members,
-        **folds,
+        **(folds or {f"member_{i}": f"{name} ({told})" for i, (name, told) in enumerate(of_members, 1)}),
         "evaluated_data": reader.manifest.digest,
         **{name: value for name, value in flat_scalars(checkpoint.provenance) if not name.startswith("gates.")},
     }

@@ -24,6 +24,9 @@ START = {
     "seen": [{"digest": "a", "train": [0, 1], "tuning": [4]}, {"digest": "b", "train": [], "tuning": [6]}],
 }
 MEMBER_OF_B = {"name": "one", "folds": {"train": [3]}, "provenance": {"data_digest": "b"}}
+MEMBER_OF_C = {"name": "three", "folds": {"train": [0], "tuning": [1]}, "provenance": {"data_digest": "c"}}
+MIXED = {"data_digest": None, "members": [MEMBER_OF_B, MEMBER_OF_C]}
+"""An ensemble of several data sets."""
 
 
 @pytest.mark.parametrize(
@@ -44,9 +47,16 @@ MEMBER_OF_B = {"name": "one", "folds": {"train": [3]}, "provenance": {"data_dige
         ([1], "b", {"data_digest": "a", "tuning_digest": "b"}, "unknown"),  # tuned on these, trained on others
         ([5], "b", {"data_digest": "a", "members": [TUNED_ON_B]}, "tuning"),  # whichever shards the others are of
         ([5], "a", {"data_digest": "a", "members": [TUNED_ON_B]}, "test"),
-        ([3], "b", {"data_digest": None, "members": [MEMBER_OF_B]}, "train"),  # an ensemble of several data sets
+        ([3], "b", {"data_digest": None, "members": [MEMBER_OF_B]}, "train"),
         ([1], "b", {"data_digest": None, "members": [MEMBER_OF_B]}, "test"),
         ([3], "c", {"data_digest": None, "members": [MEMBER_OF_B]}, "unknown"),
+        ([3], "b", MIXED, "train"),
+        ([1], "c", MIXED, "tuning"),
+        ([1], "b", MIXED, "unknown"),  # which of these images the other member has seen nobody knows
+        ([3], "c", MIXED, "unknown"),
+        ([1], "b", {"data_digest": None, "members": [{"name": "both", "folds": {}, "provenance": MIXED}]}, "unknown"),
+        ([1], "b", {"data_digest": None, "tuning_digest": "b", "members": [MEMBER_OF_B]}, "test"),
+        ([0], "b", {"data_digest": None, "tuning_digest": "b", "members": [MEMBER_OF_B, MEMBER_OF_C]}, "tuning"),
         ([1], "a", {"data_digest": "a", "learned_from": [START]}, "train"),  # which the start was trained on
         ([4], "a", {"data_digest": "a", "learned_from": [START]}, "tuning"),
         ([1], "b", {"data_digest": "a", "learned_from": [START]}, "unknown"),
