@@ -36,17 +36,19 @@ from steel.labels.csv_file import read_table
 from steel.labels.labels import refuse_same_stems
 from steel.machine import keep_freed_memory
 from steel.option_values import whole
+from steel.plain import to_dict
 from steel.shards.format import MANIFEST_NAME, Manifest, sample_key
 from steel.shards.reader import ShardReader
 from steel.shards.selection import (
     PSEUDO_LABELS,
+    SEEN,
     check_same_task,
     data_digests,
     folds_of,
     num_unreadable,
     pseudo_rounds,
 )
-from steel.shards.split_roles import role_of
+from steel.shards.split_roles import role_of, seen_folds
 from steel.views import parse_tta
 
 IMAGES_DIGEST = "images_sha256"
@@ -98,10 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_task(arguments.checkpoint, predictor, fold.manifest)
     records = list_images(arguments.unlabelled, tiff_pages=arguments.tiff_pages)
     refuse_same_stems(records, sample_key)
-    round_of = {"fold": fold.number, IMAGES_DIGEST: _digest_images(arguments.unlabelled, records), **made_with}
+    header = read_any_header(arguments.checkpoint)
+    seen = [to_dict(one) for one in seen_folds(header["folds"], header["provenance"])]
+    images_digest = _digest_images(arguments.unlabelled, records)
+    round_of = {"fold": fold.number, IMAGES_DIGEST: images_digest, SEEN: seen, **made_with}
     together = None
     if arguments.groups is not None:
-        trained = _trained_folds(arguments.checkpoint, fold.reader)
+        trained = _trained_folds(header, fold.reader)
         held = folds_that_judge(arguments.held_out, trained, fold)
         together = KnownGroups.read(arguments.groups, fold, records, held)
     with appearing_whole(arguments.out) as unfinished:
@@ -154,10 +159,9 @@ def _digest_groups(url: str) -> str:
     return storage.digest_file(url)
 
 
-def _trained_folds(checkpoint: str, reader: ShardReader) -> list[int]:
+def _trained_folds(header: Mapping[str, Any], reader: ShardReader) -> list[int]:
     """The folds of the set that a checkpoint was trained on, as far as it knows them."""
-    header, digests = read_any_header(checkpoint), data_digests(reader.manifest)
-    used, provenance = header["folds"], header["provenance"]
+    digests, used, provenance = data_digests(reader.manifest), header["folds"], header["provenance"]
     return [fold for fold in folds_of(reader) if role_of([fold], digests, used, provenance) == "train"]
 
 

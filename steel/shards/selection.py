@@ -7,11 +7,15 @@ import numpy as np
 
 from steel.errors import InputError, counted
 from steel.images.pixel_format import Depth
-from steel.shards.format import Manifest
+from steel.plain import from_plain
+from steel.shards.format import MANIFEST_NAME, Manifest
 from steel.shards.reader import ShardReader
+from steel.shards.split_roles import SeenFolds
 
 PSEUDO_LABELS = "pseudo_labels"
 """In a manifest's options: a list of the rounds in which a checkpoint has labelled images, each with its `fold`."""
+SEEN = "seen"
+"""In what the manifest says of a round: the folds that its checkpoint has seen, see `seen_folds`."""
 
 
 def pseudo_rounds(manifest: Manifest) -> list[dict[str, Any]]:
@@ -29,6 +33,17 @@ def num_unreadable(manifest: Manifest) -> int:
 def pseudo_folds(manifest: Manifest) -> list[int]:
     """The folds whose labels are a checkpoint's: they are there to train on, and say nothing as a yardstick."""
     return [one["fold"] for one in pseudo_rounds(manifest) if type(one.get("fold")) is int]
+
+
+def labelled_by(manifest: Manifest) -> dict[int, tuple[SeenFolds, ...]]:
+    """By the fold whose labels are a checkpoint's, what that had seen; nothing in shards of before it was kept.
+
+    Raises:
+        InputError: what the manifest says of it is malformed.
+    """
+    rounds = [one for one in pseudo_rounds(manifest) if type(one.get("fold")) is int]
+    name = f"{MANIFEST_NAME}: options.{PSEUDO_LABELS}.{SEEN}"
+    return {one["fold"]: from_plain(tuple[SeenFolds, ...], one.get(SEEN, ()), name) for one in rounds}
 
 
 def data_digests(manifest: Manifest) -> frozenset[str]:

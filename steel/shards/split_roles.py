@@ -26,7 +26,7 @@ class SeenFolds:
 
 @dataclass(frozen=True)
 class LearnedFrom:
-    """A checkpoint that a training started from, or had for a teacher."""
+    """A checkpoint that a training started from, or had for a teacher, or that labelled a fold for it."""
 
     source: str
     seen: tuple[SeenFolds, ...]

@@ -113,6 +113,7 @@ def test_the_manifest_says_where_the_labels_are_from(work: Path, more: Path) -> 
     assert said == {
         "fold": 3,
         "data_digest": before.digest,
+        "seen": [],
         "unsure": [0.2, 0.8],
         "tta": None,
         "precision": "no",
@@ -260,6 +261,33 @@ def test_the_members_of_a_cross_validation_train_on_it_and_their_file_says_so(
     assert joined == {"train": [1, 2, 3], "tuning": [1, 2], "test": [0]}
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert (metrics["folds"], metrics["provenance"]["train_folds"]) == ([1, 2], "1, 2, 3")
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_labels_of_a_checkpoint_that_has_seen_the_test_fold_are_remembered(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the manifest, by the training, which warns, and by the checkpoint: such a fold is not held out."""
+    digest = Manifest.load(str(work / "set" / "shards")).digest
+    labeller = make_member(
+        1, decision=DECISION, folds={"train": [1, 2], "tuning": [0]}, provenance={"data_digest": digest}
+    )
+    shards2 = tmp_path / "shards2"
+    assert run(*line(work, shards2, checkpoint=save(tmp_path / "labeller.safetensors", labeller))) == 3
+    seen = [{"digest": digest, "train": [1, 2], "tuning": [0]}]
+    assert Manifest.load(str(shards2)).options["pseudo_labels"][0]["seen"] == seen
+
+    quicken(monkeypatch)
+    out = tmp_path / "run"
+    assert fit([*OPTIONS, "--data", str(shards2), "--out", str(out), "--folds.test", "1"]) == 0
+    warning = "the checkpoint that labelled fold 3 was trained on test folds of this run, whose scores it flatters"
+    assert "".join(capsys.readouterr()).count(warning) == 1
+    model = str(out / "model.safetensors")
+    assert read_header(model)["provenance"]["learned_from"] == [{"source": "pseudo-labels of fold 3", "seen": seen}]
+    words = ["--checkpoint", model, "--workers", "0", "--precision", "no", "--out", str(tmp_path / "test")]
+    for data in (shards2, work / "set" / "shards"):
+        assert evaluate([*words, "--data", str(data)]) == 0
+        assert json.loads((tmp_path / "test" / "metrics.json").read_text())["role"] == "train"
 
 
 def test_an_ensemble_labels_by_its_average_and_shards_are_copied_where_links_cannot_be(

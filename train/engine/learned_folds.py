@@ -7,7 +7,7 @@ from steel.checkpoint import Checkpoint, read_header
 from steel.config import Config, FoldsConfig
 from steel.errors import told_url
 from steel.shards.format import Manifest
-from steel.shards.selection import data_digests
+from steel.shards.selection import data_digests, labelled_by
 from steel.shards.split_roles import LearnedFrom, SeenFolds, role_in, role_of, seen_folds
 
 logger = logging.getLogger("train.fit")
@@ -16,8 +16,8 @@ logger = logging.getLogger("train.fit")
 def find_learned_from(
     config: Config, start: tuple[LearnedFrom, ...], option: str, data: Manifest
 ) -> tuple[LearnedFrom, ...]:
-    """The checkpoints of this program that a run begins with and is taught by. Of those that it begins with it is said
-    where they have seen what is to judge; `load_teacher` says so of teachers.
+    """The checkpoints of this program that a run begins with, that labelled folds for it, and that it is taught by. Of
+    all but teachers it is said where they have seen what is to judge; `load_teacher` says so of these.
 
     Args:
         config: of the run.
@@ -26,15 +26,19 @@ def find_learned_from(
         data: that it is to be trained on.
 
     Raises:
-        InputError: a teacher that cannot be read.
+        InputError: a teacher that cannot be read, or shards whose manifest is malformed.
     """
+    labellers = labelled_by(data)
     for one in start:
         warn_of_seen(f"{option} {one.source}", one.seen, config.folds, data)
+    for fold, seen in labellers.items():
+        warn_of_seen(f"the checkpoint that labelled fold {fold}", seen, config.folds, data)
+    found = (*start, *(LearnedFrom(f"pseudo-labels of fold {fold}", seen) for fold, seen in labellers.items()))
     if not config.distill.teacher:
-        return start
+        return found
     header = read_header(config.distill.teacher)
     seen = seen_folds(header["folds"], header["provenance"])
-    return (*start, LearnedFrom(told_url(config.distill.teacher), seen))
+    return (*found, LearnedFrom(told_url(config.distill.teacher), seen))
 
 
 def warn_of_seen(name: str, seen: Sequence[SeenFolds], folds: FoldsConfig, data: Manifest) -> None:

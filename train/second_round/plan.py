@@ -14,8 +14,8 @@ from steel.plain import from_dict, to_dict
 from steel.pretrained.encoder import own_header
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
-from steel.shards.selection import data_digests, folds_of, refuse_pseudo, rows_in
-from steel.shards.split_roles import role_of, tuning_folds
+from steel.shards.selection import data_digests, folds_of, labelled_by, refuse_pseudo, rows_in
+from steel.shards.split_roles import SeenFolds, role_in, seen_folds, tuning_folds
 from train.__main__ import choose_processes, count_gpus
 from train.arguments import FitArguments, parse_fit
 from train.engine.run_folder import RunFolder, RunFolderError
@@ -250,8 +250,8 @@ def _check_folds(
     """See that the test folds can judge, and that all is held out that the first training held out.
 
     Raises:
-        InputError: a fold that is not there, that people have not labelled or that a checkpoint has seen; or one that
-            the first training held out, and this one would not.
+        InputError: a fold that is not there, that people have not labelled or that a checkpoint has seen, also one that
+            labelled a fold before; or one that the first training held out, and this one would not.
     """
     folds, manifest = arguments.config.folds, reader.manifest
     test = f"--folds.test {_listed(folds.test)}"
@@ -266,11 +266,13 @@ def _check_folds(
     }
     for option, path in starts.items():
         if path:
-            _refuse_seen(f"{option} {told_url(path)}", read_header(path), folds.test, manifest)
+            _refuse_seen(f"{option} {told_url(path)}:", _seen_by(read_header(path)), folds.test, manifest)
     encoder = None if arguments.init_from else _own_weights(arguments.config.model)
     if encoder is not None:
-        name = f"--model.weights {told_url(arguments.config.model.weights)}"
-        _refuse_seen(name, encoder, folds.test, manifest)
+        name = f"--model.weights {told_url(arguments.config.model.weights)}:"
+        _refuse_seen(name, _seen_by(encoder), folds.test, manifest)
+    for fold, seen in labelled_by(manifest).items():
+        _refuse_seen(f"--data {own.data}: the checkpoint that labelled fold {fold}", seen, folds.test, manifest)
     held = {fold for role in ("tuning", "test") for fold in _held_out(header, reader, role)}
     lost = held - {*folds.validation, *folds.test}
     if lost and _knows_folds(header, manifest):
@@ -289,14 +291,18 @@ def _own_weights(model: ModelConfig) -> dict[str, Any] | None:
         return None
 
 
-def _refuse_seen(name: str, header: Mapping[str, Any], test: Sequence[int], manifest: Manifest) -> None:
+def _seen_by(header: Mapping[str, Any]) -> tuple[SeenFolds, ...]:
+    return seen_folds(header["folds"], header["provenance"])
+
+
+def _refuse_seen(name: str, seen: Sequence[SeenFolds], test: Sequence[int], manifest: Manifest) -> None:
     """Raises InputError, which begins with `name`, where a checkpoint was trained or tuned on any of the test folds."""
-    roles = {fold: role_of([fold], data_digests(manifest), header["folds"], header["provenance"]) for fold in test}
+    roles = {fold: role_in([fold], data_digests(manifest), seen) for fold in test}
     for role, did in {"train": "trained", "tuning": "tuned"}.items():
-        seen = [fold for fold in test if roles[fold] == role]
-        if seen:
+        judging = [fold for fold in test if roles[fold] == role]
+        if judging:
             raise InputError(
-                f"{name}: was {did} on fold {_listed(seen)}, which is to judge; name folds that it has not seen with "
+                f"{name} was {did} on fold {_listed(judging)}, which is to judge; name folds that it has not seen with "
                 "--folds.test"
             )
 

@@ -97,6 +97,22 @@ def test_a_start_of_other_shards_has_seen_nothing_of_these(
     assert find_learned_from(config(FoldsConfig((0,), (1,))), (), "--model.weights", data) == ()
 
 
+def test_what_labelled_a_fold_is_told_of_and_remembered_as_a_start_is(
+    data: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A round of shards of before it was kept has seen nothing that is known."""
+    seen = SeenFolds(data.digest, (0,), (1,))
+    rounds = [{"fold": 3}, {"fold": 4, "data_digest": data.digest, "seen": [to_dict(seen)]}]
+    second = replace(data, options={**data.options, "pseudo_labels": rounds})
+    labellers = (LearnedFrom("pseudo-labels of fold 3", ()), LearnedFrom("pseudo-labels of fold 4", (seen,)))
+    start = (LearnedFrom("a", ()),)
+    assert find_learned_from(config(FoldsConfig((0,), (1,))), start, "--init-from", second) == (*start, *labellers)
+    assert caplog.messages == [
+        f"WARNING: the checkpoint that labelled fold 4 was {what} folds of this run, whose scores it flatters"
+        for what in ("trained on validation", "tuned on test")
+    ]
+
+
 def test_a_run_that_goes_on_knows_what_it_learned_from(tmp_path: Path) -> None:
     """Of an earlier version, which did not ask, nothing is known."""
     folder, inputs = RunFolder(tmp_path), Normalisation((0.5,), (0.2,))

@@ -171,6 +171,30 @@ def test_labels_of_a_checkpoint_judge_nothing(shards: Path, tmp_path: Path) -> N
         plan(foreign, third, tmp_path / "out", "--folds.validation", "0", "3", "--folds.test", "1")
 
 
+def test_a_checkpoint_that_labelled_an_earlier_fold_may_not_have_seen_the_test_either(
+    shards: Path, tmp_path: Path
+) -> None:
+    """Of shards of before it was kept nothing is known; damage is told of."""
+    checkpoint, manifest = save(tmp_path / "model.safetensors", shards), Manifest.load(str(shards))
+    third = Path(shutil.copytree(shards, tmp_path / "third"))
+
+    def test_on_fold_1(**said: object) -> Round:
+        rounds = [{"fold": 3, "data_digest": manifest.digest, **said}]
+        (third / "manifest.json").write_text(replace(manifest, options={PSEUDO_LABELS: rounds}).to_json())
+        return plan(checkpoint, third, tmp_path / "out")
+
+    for said in ({}, {"seen": []}, {"seen": [{"digest": manifest.digest, "train": [2], "tuning": [0]}]}):
+        assert test_on_fold_1(**said).config.folds.test == (1,)
+    for train, tuning, did in (([1, 2], [], "trained"), ([2], [1], "tuned")):
+        with pytest.raises(
+            InputError,
+            match=rf"^--data {third}: the checkpoint that labelled fold 3 was {did} on fold 1, which is to judge; name",
+        ):
+            test_on_fold_1(seen=[{"digest": manifest.digest, "train": train, "tuning": tuning}])
+    with pytest.raises(InputError, match=r"^manifest.json: options.pseudo_labels.seen.0: the field digest is missing$"):
+        test_on_fold_1(seen=[{}])
+
+
 def test_a_folder_of_something_else_is_left_alone(shards: Path, tmp_path: Path) -> None:
     checkpoint, out = save(tmp_path / "model.safetensors", shards), tmp_path / "out"
     out.mkdir()
