@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_DATA = ("data_digest", "data_digests")
+"""What a provenance says of the shards that a checkpoint was trained on."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One network, or an ensemble of networks of one kind, ready to answer."""
@@ -220,18 +224,21 @@ def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None
     train, tuning, test = ([set(c.folds.get(role, ())) for c in checkpoints] for role in ("train", "tuning", "test"))
     seen, tuned = set().union(*train), set().union(*tuning)
     digests = {c.provenance.get("data_digest") for c in checkpoints}
+    data = {key: first.provenance[key] for key in _DATA if key in first.provenance}
     folds = {
         "train": sorted(seen),
         "tuning": sorted(tuned - seen),
         "test": sorted(set.intersection(*test) - tuned - seen),
     }
+    if len(digests) > 1:
+        data, folds = {}, {}
     return dataclasses.replace(
         first,
         tensors={name: torch.cat([c.tensors[name] for c in checkpoints]) for name in first.tensors},
         decision=first.decision if all(c.decision == first.decision for c in checkpoints) else None,
-        folds=folds if len(digests) == 1 else {},
+        folds=folds,
         provenance={
-            "data_digest": digests.pop() if len(digests) == 1 else None,
+            **data,
             "members": [
                 {"name": name, "folds": c.folds, "provenance": {**c.provenance, "decision": _plain_decision(c)}}
                 for c, name in zip(checkpoints, names, strict=True)

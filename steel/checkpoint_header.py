@@ -189,6 +189,8 @@ def _check_provenance(provenance: dict[str, Any]) -> None:
     from_plain(dict[str, Decision], provenance.get("gates", {}), "provenance.gates")
     from_plain(Decision | None, provenance.get("decision"), "provenance.decision")
     from_plain(dict[str, Any] | None, provenance.get("encoder_weights"), "provenance.encoder_weights")
+    for known_by in ("data_digests", "tuning_digests"):
+        from_plain(list[str], provenance.get(known_by, []), f"provenance.{known_by}")
     from_plain(list[_Choice], provenance.get("tuned_before", []), "provenance.tuned_before")
     from_plain(list[LearnedFrom], provenance.get("learned_from", []), "provenance.learned_from")
     for member in from_plain(list[_Member], provenance.get("members", []), "provenance.members"):

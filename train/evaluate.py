@@ -38,6 +38,7 @@ from steel.reports.evaluation_report import others_in, remove_evaluation, write_
 from steel.reports.gallery import RANDOM, TYPICAL, GalleryKeeper
 from steel.reports.gates import format_gates, gate_table
 from steel.reports.members import Judged
+from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
 from steel.shards.selection import (
     check_same_task,
@@ -47,7 +48,7 @@ from steel.shards.selection import (
     refuse_pseudo,
     rows_in,
 )
-from steel.shards.split_roles import Known, Role, role_of, seen_folds, shards_known
+from steel.shards.split_roles import Known, Role, role_of, seen_folds, shards_known, trained_on, tuned_on
 from steel.thresholds.tuning import Tuning, tune_thresholds
 from steel.views import parse_tta
 from train.engine.evaluation_origin import provenance_of, recipe_reasons, speed_of
@@ -220,7 +221,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
         statistics = images.collect(predictor)
         found = images.tune(statistics, predictor.tta)
         decision, role = found.decision, role if role == "train" else "tuning"
-        checkpoint = retuned(checkpoint, found, folds, reader.manifest.digest, statistics)
+        checkpoint = retuned(checkpoint, found, folds, reader.manifest, statistics)
     examples = choose_examples(reader, rows, NUM_EXAMPLES)
     wanted = {TYPICAL: examples, RANDOM: choose_random(rows, NUM_EXAMPLES)}
     keeper = GalleryKeeper(decision, reader.manifest.ignore_bit, frozenset(chain(*wanted.values())))
@@ -375,15 +376,16 @@ def training_rows(checkpoint: Checkpoint, reader: ShardReader, otherwise: np.nda
 
 
 def retuned(
-    checkpoint: Checkpoint, found: Tuning, folds: Sequence[int], data_digest: str, statistics: EvaluationStatistics
+    checkpoint: Checkpoint, found: Tuning, folds: Sequence[int], manifest: Manifest, statistics: EvaluationStatistics
 ) -> Checkpoint:
     """The same network with another decision, which remembers what it was found on, and what chose its weights."""
-    former = checkpoint.provenance.get("tuning_digest", checkpoint.provenance.get("data_digest"))
+    digests, former = data_digests(manifest), tuned_on(checkpoint.provenance)
     chosen_on, before = checkpoint.folds.get("tuning", ()), list(checkpoint.provenance.get("tuned_before", ()))
-    if former != data_digest:
-        chosen_on, before = (), [*before, {"digest": former, "folds": list(chosen_on)}]
+    if digests.isdisjoint(former):
+        before += [{"digest": digest, "folds": list(chosen_on)} for digest in former]
+        chosen_on = ()
     roles = {**checkpoint.folds, "tuning": sorted({*chosen_on, *folds})}
-    if data_digest == checkpoint.provenance.get("data_digest"):  # of other shards fold numbers mean nothing here
+    if not digests.isdisjoint(trained_on(checkpoint.provenance)):  # of other shards fold numbers mean nothing here
         roles["test"] = [fold for fold in roles.get("test", ()) if fold not in folds]
     return replace(
         checkpoint,
@@ -391,7 +393,8 @@ def retuned(
         folds=roles,
         provenance={
             **checkpoint.provenance,
-            "tuning_digest": data_digest,
+            "tuning_digest": manifest.digest,
+            "tuning_digests": sorted(digests),
             "tuned_before": before,
             "gates": {gate: decision.to_dict() for gate, decision in found.by_gate.items()},
             "validation": expected_figures(statistics, found.decision),

@@ -74,10 +74,9 @@ def seen_folds(used: Mapping[str, Sequence[int]], provenance: Mapping[str, Any])
 
     Args:
         used: the checkpoint's folds by role.
-        provenance: the checkpoint's; `data_digest` of the shards it was trained on, and `tuning_digest` of those
-            its decision was found on where they are others; `tuned_before`, as `tuning_folds` reads it; an ensemble's
-            `members`, each with its own folds and provenance, may come from different data, and what any of them was
-            trained or tuned on counts; so does what those had seen that it has `learned_from`.
+        provenance: the checkpoint's, as `trained_on` and `tuning_folds` read it; an ensemble's `members`, each with its
+            own folds and provenance, may come from different data, and what any of them was trained or tuned on counts;
+            so does what those had seen that it has `learned_from`.
     """
     found: dict[str, tuple[set[int], set[int]]] = defaultdict(lambda: (set(), set()))
 
@@ -86,7 +85,8 @@ def seen_folds(used: Mapping[str, Sequence[int]], provenance: Mapping[str, Any])
             found[digest][0].update(train)
             found[digest][1].update(tuning)
 
-    count(provenance.get("data_digest"), used.get("train", ()), ())
+    for digest in trained_on(provenance):
+        count(digest, used.get("train", ()), ())
     for choice in _choices(used, provenance):
         count(choice["digest"], (), choice["folds"])
     for member in provenance.get("members", ()):
@@ -106,12 +106,27 @@ def tuning_folds(
     Args:
         digests: `data_digests` of the shards.
         used: the checkpoint's folds by role; those of `tuning` found its decision.
-        provenance: the checkpoint's; `tuned_before` has the folds of earlier choices on other shards, each with their
-            `digest`.
+        provenance: the checkpoint's, as `tuned_on` reads it; `tuned_before` has the folds of earlier choices on other
+            shards, each with their `digest`.
     """
     return {fold for one in _choices(used, provenance) if one["digest"] in digests for fold in one["folds"]}
 
 
+def trained_on(provenance: Mapping[str, Any]) -> list[str | None]:
+    """What the shards that a checkpoint was trained on are known by: `data_digests`, which has those whose folds they
+    have kept; the `data_digest` alone in files of before that was kept."""
+    found: list[str | None] = provenance.get("data_digests", [provenance.get("data_digest")])
+    return found
+
+
+def tuned_on(provenance: Mapping[str, Any]) -> list[str | None]:
+    """Likewise of those that its decision was found on, `tuning_digests`; without them those that it was trained on."""
+    if "tuning_digest" not in provenance:
+        return trained_on(provenance)
+    found: list[str | None] = provenance.get("tuning_digests", [provenance["tuning_digest"]])
+    return found
+
+
 def _choices(used: Mapping[str, Sequence[int]], provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
-    tuned_on = provenance.get("tuning_digest", provenance.get("data_digest"))
-    return [{"digest": tuned_on, "folds": used.get("tuning", ())}, *provenance.get("tuned_before", ())]
+    now = [{"digest": digest, "folds": used.get("tuning", ())} for digest in tuned_on(provenance)]
+    return [*now, *provenance.get("tuned_before", ())]

@@ -221,7 +221,7 @@ def test_a_finished_round_that_lacks_a_file_is_refused(
 
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_training_evaluation_and_explore_take_it(
-    more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    work: Path, more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Both phases of the smallest preset train on the pseudo-labels, and no program judges by them."""
     quicken(monkeypatch)
@@ -234,6 +234,12 @@ def test_training_evaluation_and_explore_take_it(
         assert evaluate([*judge, "--folds", folds, "--out", str(tmp_path / role)]) == 0
         metrics = json.loads((tmp_path / role / "metrics.json").read_text())
         assert (metrics["role"], metrics["images"]) == (role, images)
+    before = work / "set" / "shards"  # whose folds it has kept
+    digests = [Manifest.load(str(root)).digest for root in (before, more)]
+    assert read_header(model)["provenance"]["data_digests"] == sorted(digests)
+    for fold, role in (("0", "tuning"), ("1", "test"), ("2", "train")):
+        assert evaluate([*judge, "--data", str(before), "--folds", fold, "--out", str(tmp_path / f"of-{role}")]) == 0
+        assert json.loads((tmp_path / f"of-{role}" / "metrics.json").read_text())["role"] == role
     assert steel(["explore", str(more), "--out", str(tmp_path / "page")]) == 0
     with pytest.raises(InputError, match="--fold 3: not a fold to train a member for; there are 0, 1, 2"):
         crossval([*words, str(tmp_path / "crossval"), "--fold", "3"])

@@ -351,7 +351,10 @@ def test_stacking_is_careful_about_folds_and_decisions():
     ensemble = stack_members([first, second], names=["a", "b"])
     assert ensemble.folds == {"train": [0, 2, 3, 4], "tuning": [5], "test": [1]}
     assert ensemble.decision is None
-    assert ensemble.provenance["data_digest"] == "d"
+    assert ensemble.provenance.keys() == {"data_digest", "members"} and ensemble.provenance["data_digest"] == "d"
+    known = {"data_digest": "d", "data_digests": ["c", "d"]}
+    both = stack_members([make(seed, provenance=known) for seed in range(2)]).provenance
+    assert {name: value for name, value in both.items() if name != "members"} == known
     assert [m["name"] for m in ensemble.provenance["members"]] == ["a", "b"]
 
 
@@ -362,7 +365,7 @@ def test_folds_of_different_shards_are_told_by_each_member_alone(tmp_path):
         for seed, digest in ((1, "0123456789"), (2, "abcdefghij"))
     ]
     ensemble = stack_members(members, ["a", "b"])
-    assert (ensemble.provenance["data_digest"], ensemble.folds) == (None, {})
+    assert ("data_digest" in ensemble.provenance, ensemble.folds) == (False, {})
     assert [member.folds for _, member in unstack_members(ensemble)] == [member.folds for member in members]
     save_checkpoint(tmp_path / "both", stack_members([ensemble, members[0]], ["ab", "c"]))
     lines = describe_checkpoint(read_header(tmp_path / "both"))

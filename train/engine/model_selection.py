@@ -21,6 +21,7 @@ from steel.plain import to_dict
 from steel.reports.evaluation import format_table, write_metrics
 from steel.reports.model_card import model_card
 from steel.reports.per_image import image_rows, write_image_rows
+from steel.shards.selection import data_digests
 from steel.storage import write_text
 from train.engine.loop_state import LoopState
 from train.engine.metric_logger import MetricLogger
@@ -157,6 +158,7 @@ def _checkpoint(
             "steel": __version__,
             "torch": torch.__version__,
             "data_digest": manifest.digest,
+            "data_digests": sorted(data_digests(manifest)),
             "config": config.recipe(),
             "encoder_weights": first.encoder and to_dict(first.encoder),
             "learned_from": [to_dict(one) for one in first.learned_from],
