@@ -33,7 +33,7 @@ from steel.reports.evaluation import format_table
 from steel.reports.evaluation_report import remove_evaluation
 from steel.shards.format import Manifest
 from steel.shards.reader import ShardReader
-from steel.shards.selection import folds_of, pseudo_folds
+from steel.shards.selection import labelled_folds
 from steel.thresholds.nested import nested_outcome
 from steel.thresholds.tuning import tune_thresholds
 from train.arguments import FitArguments, parse_fit, share_recipe
@@ -190,8 +190,7 @@ def _labelled_folds(arguments: FitArguments) -> list[int]:
     reader = open_reader(arguments)
     if arguments.test_folds_given:
         check_test_folds(reader, arguments.config.folds)
-    pseudo = pseudo_folds(reader.manifest)
-    return [fold for fold in folds_of(reader) if fold not in pseudo]
+    return labelled_folds(reader)
 
 
 def join_members(arguments: FitArguments, folds: Sequence[int], test: Sequence[int], runtime: Runtime) -> None:
