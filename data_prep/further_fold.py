@@ -30,7 +30,7 @@ from steel.arrow_file import read_batch
 from steel.errors import InputError
 from steel.images.bitmask import bitmask_dtype, pack_masks
 from steel.images.listing import ImageRecord, why_unreadable
-from steel.inference.ahead import Ahead
+from steel.inference.ahead import map_ahead
 from steel.shards.format import FoldLevels, Manifest, ShardInfo
 from steel.shards.reader import ShardReader
 
@@ -283,7 +283,7 @@ def _each(
     """What a function makes of each item, on threads."""
     results: list[Result] = []
     with ThreadPoolExecutor(threads) as pool:
-        for result in Ahead(threads).map(pool, function, items):
+        for result in map_ahead(pool, threads, function, items):
             results.append(result)
             on_done(len(results))
     return results

@@ -14,9 +14,8 @@ from data_prep.plan import shuffled
 from data_prep.pseudo_labels.known_groups import KnownGroups
 from steel.commands.common import image_bar
 from steel.errors import InputError, counted, out_of_memory_as
-from steel.images.decode import decode_image
 from steel.images.listing import ImageRecord, why_unreadable
-from steel.inference.ahead import Ahead
+from steel.inference.ahead import decode_ahead, map_ahead
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.prediction import Prediction
 from steel.inference.pseudo_label import UnsureBand, pseudo_label
@@ -101,19 +100,22 @@ class Labelling:
             OutOfMemoryError: says what needs less.
         """
         by_id = {record.image_id: record for record in records}
-        ahead = Ahead(self.threads)
+        channels, depth = self.predictor.in_channels, self.predictor.depth
         with out_of_memory_as("fewer --threads need less"), ThreadPoolExecutor(self.threads) as pool:
 
             def images() -> Iterator[NamedImage]:
-                for record, image in zip(records, ahead.map(pool, self._decode, records), strict=True):
+                decoded = decode_ahead(pool, self.threads, records, channels, depth)
+                for record, image in zip(records, decoded, strict=True):
                     if isinstance(image, str):
                         self.unreadable[record.image_id] = image
                     else:
-                        ahead.saw(image)
-                        yield NamedImage(record.image_id, image)
+                        yield NamedImage(record.image_id, image.pixels)
+
+            def make(prediction: Prediction) -> tuple[str, NewImage | str | None]:
+                return prediction.image_id, self._make(prediction, by_id[prediction.image_id])
 
             predictions = self.predictor.predict_stream(images())
-            made = ahead.map(pool, lambda one: (one.image_id, self._make(one, by_id[one.image_id])), predictions)
+            made = map_ahead(pool, self.threads, make, predictions, lambda prediction: prediction.num_pixels)
             for done, (image_id, new) in enumerate(made, 1):
                 on_image(done, len(records))
                 if new is None:
@@ -125,13 +127,6 @@ class Labelling:
                     yield new
         if not self.labelled:
             raise InputError(f"no image could be labelled: {self._left_out()}; nothing was written")
-
-    def _decode(self, record: ImageRecord) -> np.ndarray | str:
-        """The pixels that the predictor sees, or why they cannot be had."""
-        try:
-            return decode_image(record.read(), self.predictor.in_channels, self.predictor.depth)
-        except (OSError, ValueError) as error:
-            return why_unreadable(record, error)
 
     def _make(self, prediction: Prediction, record: ImageRecord) -> NewImage | str | None:
         """What goes into the shards, why the image could not be read again, or None where it is unsure."""

@@ -49,6 +49,8 @@ class ImageRecord:
     """Of a TIFF that has several, from 1; None for a file that is one image."""
     version: str = ""
     """Of its file: see `steel.storage.FileInfo`."""
+    size: int = 0
+    """Of its file, or of a page's share of it, in bytes."""
 
     def read(self) -> bytes:
         """The image's file; of a page of a TIFF, a TIFF of that page alone.
@@ -80,7 +82,7 @@ def list_images(folder: str, *, tiff_pages: TiffPages = "refuse") -> tuple[Image
     unread = [file.path for file in files if not file.path.lower().endswith(IMAGE_SUFFIXES)]
     left_out = set(unread)
     records = tuple(
-        ImageRecord(file.path, storage.join(folder, file.path), version=file.version)
+        ImageRecord(file.path, storage.join(folder, file.path), version=file.version, size=file.size)
         for file in files
         if file.path not in left_out
     )
@@ -125,7 +127,7 @@ def _pages_of(record: ImageRecord) -> Iterator[ImageRecord]:
         yield record
         return
     for number in range(1, pages + 1):
-        yield ImageRecord(f"{stem}_p{number}{dot}{suffix}", record.url, number, record.version)
+        yield ImageRecord(f"{stem}_p{number}{dot}{suffix}", record.url, number, record.version, record.size // pages)
 
 
 def read_image(url: str | os.PathLike[str], channels: int, depth: Depth) -> np.ndarray:

@@ -107,7 +107,7 @@ def find_images(source: str, tiff_pages: TiffPages = "refuse") -> tuple[ImageRec
     info = storage.file_info(source)
     if info is None:
         raise InputError(f"{told_url(source)}: no such file")
-    record = ImageRecord(image.rpartition("/")[2], source, version=info.version)
+    record = ImageRecord(image.rpartition("/")[2], source, version=info.version, size=info.size)
     raise_issues(storage.name_issues([record.image_id]), "rename it")
     return (record,) if tiff_pages == "refuse" else split_pages([record])
 

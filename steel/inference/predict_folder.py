@@ -8,16 +8,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from steel import storage
 from steel.errors import out_of_memory_as
-from steel.images.decode import decode_image
-from steel.images.exif import UPRIGHT, exif_orientation
-from steel.images.listing import ImageRecord, why_unreadable
-from steel.inference.ahead import Ahead
+from steel.images.listing import ImageRecord
+from steel.inference.ahead import decode_ahead, map_ahead
 from steel.inference.base_predictor import BasePredictor
 from steel.inference.folder_job import FolderJob, Plan, plan_folder, versions_of
 from steel.inference.journal import Journal, Lines, line_of
@@ -116,24 +112,23 @@ def predict_images(
     """
     journal, unreadable, versions = Journal(job.out, mark), dict[str, str](), versions_of(records)
     turned = set[str]()
-    ahead = Ahead(job.threads)
     with journal.watched(), out_of_memory_as("fewer --threads need less"), ThreadPoolExecutor(job.threads) as pool:
 
         def images() -> Iterator[NamedImage]:
-            decoded = ahead.map(pool, lambda record: _decode(record, predictor), records)
+            decoded = decode_ahead(pool, job.threads, records, predictor.in_channels, predictor.depth)
             for record, image in zip(records, decoded, strict=True):
                 if isinstance(image, str):
                     unreadable[record.image_id] = image
                     continue
                 if image.is_turned:
                     turned.add(record.image_id)
-                ahead.saw(image.pixels)
                 yield NamedImage(record.image_id, image.pixels)
 
         with journal.recorder() as recorder:
             masks_only = not any(WRITERS[name].tells_labels for name in job.formats)
             encode = partial(_encode, versions=versions, turned=turned, job=job, journal=journal)
-            lines = ahead.map(pool, encode, predictor.predict_stream(images(), masks_only=masks_only))
+            predictions = predictor.predict_stream(images(), masks_only=masks_only)
+            lines = map_ahead(pool, job.threads, encode, predictions, lambda prediction: prediction.num_pixels)
             for done, line in enumerate(lines, 1):
                 recorder.add(line)
                 on_image(done + len(unreadable))
@@ -188,22 +183,6 @@ class _Entries(Mapping[str, Any]):
 
     def __contains__(self, image_id: object) -> bool:
         return image_id in self._lines
-
-
-class _Image(NamedTuple):
-    pixels: np.ndarray
-    is_turned: bool
-    """Whether EXIF asks viewers to turn it."""
-
-
-def _decode(record: ImageRecord, predictor: BasePredictor) -> _Image | str:
-    """The image, or why it cannot be had."""
-    try:
-        data = record.read()
-        pixels = decode_image(data, predictor.in_channels, predictor.depth)
-        return _Image(pixels, exif_orientation(data) != UPRIGHT)
-    except (OSError, ValueError) as error:
-        return why_unreadable(record, error)
 
 
 def _encode(

@@ -65,6 +65,11 @@ class Prediction:
     label_probs: np.ndarray
     """(1 + C,) uint8, 255 for certainty: any defect, then each class, by the classification head."""
 
+    @property
+    def num_pixels(self) -> int:
+        """Of the image."""
+        return self.image.shape[0] * self.image.shape[1]
+
     @cached_property
     def mask_probs(self) -> np.ndarray:
         """(C, H, W) uint8, 255 for certainty."""

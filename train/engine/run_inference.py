@@ -15,7 +15,7 @@ from steel.decision import Decision
 from steel.distributed.runtime import Runtime
 from steel.errors import NotFiniteError, SharedNotFiniteError
 from steel.images.geometry import restore_size
-from steel.inference.ahead import Ahead
+from steel.inference.ahead import map_ahead
 from steel.inference.device_counts import answers_on_device, histograms_on_device
 from steel.inference.predictor import Predictor
 from steel.loading.eval_loader import BITMASKS, EvalBatch, Truth, eval_batches
@@ -192,7 +192,6 @@ def _image_statistics(
     Raises:
         NotFiniteError: with the name of the image's row.
     """
-    ahead = Ahead(_THREADS)
 
     def weigh(passed: _Passed) -> ImageStatistics:
         row, label_probs, bitmask, get_mask_probs, counts = passed
@@ -208,14 +207,9 @@ def _image_statistics(
             keeper.offer(image, bitmask, get_mask_probs)
         return image
 
-    def passed_images() -> Iterator[_Passed]:
-        for passed in _passed_images(predictor, batches, decision, shows=keeper is not None, name_of=name_of):
-            if passed.bitmask is not None:
-                ahead.saw(passed.bitmask)
-            yield passed
-
+    images = _passed_images(predictor, batches, decision, shows=keeper is not None, name_of=name_of)
     with ThreadPoolExecutor(_THREADS, "evaluated-image") as pool:
-        yield from ahead.map(pool, weigh, passed_images())
+        yield from map_ahead(pool, _THREADS, weigh, images, lambda passed: passed.num_pixels)
 
 
 class _Counts(NamedTuple):
@@ -239,6 +233,11 @@ class _Passed(NamedTuple):
     """Gives (C, h, w) uint8 at the stored size; from a GPU they travel then, if the keeper was said to show any."""
     counts: _Counts | None
     """None where the host counts."""
+
+    @property
+    def num_pixels(self) -> int:
+        """Of the truth."""
+        return 0 if self.bitmask is None else self.bitmask.size
 
 
 def _passed_images(

@@ -15,7 +15,6 @@ from skimage import measure
 from steel.cli import build_parser
 from steel.images.decode import decode_image
 from steel.inference import ahead
-from steel.inference import predict_folder as module
 from steel.inference.folder_job import FolderJob
 from steel.inference.predict_folder import predict_folder
 from steel.inference.predictor import Predictor
@@ -121,11 +120,11 @@ def test_a_long_folder_is_never_held(predictor: Predictor, tmp_path: Path, monke
         most = max(most, sum(reference() is not None for reference in decoded))
         return image
 
-    monkeypatch.setattr(module, "decode_image", decode)
+    monkeypatch.setattr(ahead, "decode_image", decode)
     predict_folder(predictor, FolderJob(str(tmp_path), str(tmp_path / "../out150"), threads=1), {})
     assert len(decoded) == 150
     assert most < 50
-    monkeypatch.setattr(ahead, "_PIXELS", 24 * 24)
+    monkeypatch.setattr(ahead, "_SIZE", 24 * 24)
     decoded.clear()
     most = 0
     predict_folder(predictor, FolderJob(str(tmp_path), str(tmp_path / "../out150"), threads=1), {})
