@@ -51,14 +51,15 @@ def prepare(
     Raises:
         InputError: unreadable, or of another shape or type.
     """
-    image_id, image = named
-    if not isinstance(image, np.ndarray):
-        image = read_image(image, channels, depth)
+    source = named.pixels
+    image = source if isinstance(source, np.ndarray) else read_image(source, channels, depth)
     image = to_channels(depth.to_uint8(image), channels)
+    if named.is_lent and np.may_share_memory(image, source):
+        image = image.copy()
     pixels = image if input_size is None else resize_image(image, input_size)
     padded = pad_to_stride(pixels, stride)
     planes = padded[None] if padded.ndim == 2 else padded.transpose(2, 0, 1)
-    return Prepared(number, planes, (pixels.shape[0], pixels.shape[1]), image_id, image)
+    return Prepared(number, planes, (pixels.shape[0], pixels.shape[1]), named.image_id, image)
 
 
 class _Group(NamedTuple):

@@ -20,6 +20,8 @@ class NamedImage(NamedTuple):
     image_id: str
     pixels: np.ndarray | Location
     """Or where to read them: a path or URL."""
+    is_lent: bool = False
+    """Whether whoever gave the array may write the next image into it, as cameras do."""
 
 
 Source = np.ndarray | Location | Iterable[np.ndarray | Location | NamedImage]
@@ -42,7 +44,8 @@ def named_images(source: Source) -> Iterator[NamedImage]:
             yield from _at(os.fspath(item))
         elif isinstance(item, np.ndarray):
             for pixels in item if alone and _is_stack(item) else [item]:
-                yield NamedImage(str(next(numbers)), pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+                plane = pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels
+                yield NamedImage(str(next(numbers)), plane, is_lent=not alone)
         else:
             raise InputError(f"an image must be a numpy array or the path of a file, not {type(item).__name__}")
 

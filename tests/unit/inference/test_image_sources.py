@@ -10,6 +10,7 @@ from PIL import Image
 
 from steel.errors import InputError
 from steel.inference.predictor import Predictor
+from steel.inference.sources import NamedImage
 from tests.noise_predictions import assert_same, images, make_checkpoint, make_predictor
 
 
@@ -80,6 +81,31 @@ def test_sources_of_every_kind(predictor, tmp_path, monkeypatch):
         assert [prediction.image_id for prediction in found] == ids
         for prediction, same in zip(found, expected, strict=True):
             assert_same(prediction, same)
+
+
+@pytest.mark.parametrize("shape", [(32, 40), (32, 40, 1), (32, 40, 3)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_camera_may_write_every_frame_into_one_buffer(shape, channels):
+    predictor = make_predictor(make_checkpoint(channels, channels))
+    frames = images(*[shape] * 5)
+
+    def camera():
+        buffer = np.empty(shape, np.uint8)
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+        buffer[:] = 0
+
+    for found, expected in zip(predictor.predict(camera()), predictor.predict(frames), strict=True):
+        assert_same(found, expected)
+        np.testing.assert_array_equal(found.image, expected.image)
+
+
+def test_images_are_copied_only_where_their_array_may_be_used_again(predictor):
+    (gray,) = images((32, 40))
+    for source, is_copied in ((gray, False), (gray[None], False), ([gray], True), ([NamedImage("a", gray)], False)):
+        (prediction,) = predictor.predict(source)
+        assert np.shares_memory(prediction.image, gray) != is_copied
 
 
 def test_what_is_no_image_is_refused(predictor, tmp_path):
