@@ -82,6 +82,39 @@ def test_an_image_that_is_dropped_is_told_and_shown(page: Any, model: Path, endi
     assert page.evaluate(LUMINANCE) == []
 
 
+SHOWN = """
+() => [document.querySelector("h2").innerText, document.querySelector("#image").naturalWidth,
+       document.querySelectorAll("#masks polygon").length]
+"""
+
+
+def drop_noise(page: Any, name: str, width: int) -> None:
+    image = np.random.default_rng(width).integers(0, 256, (40, width), np.uint8)
+    page.evaluate(DROP, [name, list(cv2.imencode(Path(name).suffix, image)[1].tobytes())])
+
+
+def test_an_answer_that_comes_late_changes_nothing(page: Any) -> None:
+    """Nor does one that is waited for: verdict, masks and picture are those of one image at any time."""
+    held: list[Any] = []
+    page.route("**/predict?format=overlay", lambda route: held.append(route))
+    drop_noise(page, "first.png", 48)
+    page.locator("h2", has_text="first.png").wait_for()
+    first = page.evaluate(SHOWN)
+    assert first[1] == 48 and first[2] > 0
+    with page.expect_request("**/predict?format=overlay"):
+        drop_noise(page, "late.tiff", 64)
+    assert page.evaluate(SHOWN) == first
+    drop_noise(page, "last.png", 80)
+    page.locator("h2", has_text="last.png").wait_for()
+    last = page.evaluate(SHOWN)
+    assert last[1] == 80 and last[2] > 0
+    with page.expect_event("requestfinished"):
+        held[0].continue_()
+    page.wait_for_timeout(300)  # for what must not happen
+    assert page.evaluate(SHOWN) == last
+    assert len(held) == 1
+
+
 def test_what_is_no_image_is_told_in_one_line(page: Any) -> None:
     page.evaluate(DROP, ["<b>.txt", list(b"hello")])
     page.wait_for_selector("#error:not([hidden])")
