@@ -92,7 +92,7 @@ class Service:
         return response
 
     async def _respond(self, request: Request) -> Response:
-        form = choose_format(request.query_params.get("format"), request.headers.get("accept", ""))
+        form = choose_format(request.query_params.get("format"), ", ".join(request.headers.getlist("accept")))
         try:
             with out_of_memory_as("try again, or send a smaller image"):
                 return await self._answer(request, form)

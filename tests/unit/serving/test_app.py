@@ -54,7 +54,12 @@ class Broken(Clean):
             yield probs._replace(is_finite=~probs.is_finite)
 
 
-def ask(predictor: BasePredictor | None = None, data: bytes = IMAGE, limits: Limits | None = None) -> int:
+def ask(
+    predictor: BasePredictor | None = None,
+    data: bytes = IMAGE,
+    limits: Limits | None = None,
+    accept: Iterable[bytes] = (),
+) -> int:
     """The status that `/predict` answers an image with, of a predictor that finds nothing unless another is given."""
     from starlette.requests import Request
 
@@ -71,7 +76,8 @@ def ask(predictor: BasePredictor | None = None, data: bytes = IMAGE, limits: Lim
             await asyncio.Event().wait()
             raise AssertionError
 
-        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+        headers = [(b"accept", value) for value in accept]
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers, "query_string": b""}
         return (await service.predict(Request(scope, receive))).status_code
 
     service.queue.start()
@@ -95,6 +101,13 @@ def test_too_little_memory_is_told_as_such(step: str, monkeypatch: pytest.Monkey
     with pytest.raises(Refusal, match=r"^out of memory \(the host refused memory\); try again, or") as refused:
         ask()
     assert refused.value.status == 503
+
+
+def test_what_is_accepted_may_stand_in_several_headers() -> None:
+    assert ask(accept=[b"text/html", b"image/png, text/plain"]) == 200
+    with pytest.raises(Refusal, match=r"^nothing to be had that is accepted: ") as refused:
+        ask(accept=[b"*/*", b"image/png;q=0", b"image/*;q=0", b"application/json;q=0"])
+    assert refused.value.status == 406
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
