@@ -26,6 +26,7 @@ from steel.serving.limits import BUSY, Limits, Quota, Refusal
 from steel.serving.metrics import Metrics
 from steel.serving.page import POLICY, make_page
 from steel.serving.queue import PredictionQueue
+from steel.serving.refusals import error_response
 
 _LONGEST_NAME = 200
 _GONE = 499
@@ -195,20 +196,16 @@ def _response(form: Format, content: bytes, prediction: Prediction) -> Response:
     return Response(content, media_type=form.media_type, headers={"Steel-Verdict": verdict})
 
 
-def _error(status: int, message: str, headers: Mapping[str, str]) -> Response:
-    return JSONResponse({"error": message}, status, {**headers, "Connection": "close"})
-
-
 async def _on_refusal(request: Request, refusal: Refusal) -> Response:
-    return _error(refusal.status, str(refusal), {"Retry-After": "1"} if refusal.status == BUSY else {})
+    return error_response(refusal.status, str(refusal))
 
 
 async def _on_http(request: Request, error: HTTPException) -> Response:
     lines = {404: "no such address; there are /, /predict, /health, /info and /metrics"}
     if allowed := (error.headers or {}).get("Allow"):
         lines[405] = f"{request.method} is not for {request.url.path}; it takes {allowed}"
-    return _error(error.status_code, lines.get(error.status_code, error.detail), error.headers or {})
+    return error_response(error.status_code, lines.get(error.status_code, error.detail), error.headers)
 
 
 async def _on_defect(request: Request, error: Exception) -> Response:
-    return _error(500, "the prediction failed; the server's log says why", {})
+    return error_response(500, "the prediction failed; the server's log says why")

@@ -30,11 +30,16 @@ async def read_body(request: Request, limits: Limits, held: Hold) -> bytes:
     except TimeoutError:
         raise Refusal(408, f"the image did not arrive within {limits.upload_s:g} seconds") from None
     except Refusal:
-        with suppress(TimeoutError, ClientDisconnect):
-            async with asyncio.timeout(_LINGER_S):
-                async for _ in request.stream():
-                    pass
+        await drop_rest(request)
         raise
+
+
+async def drop_rest(request: Request) -> None:
+    """Take in what is still to come of the body of a request that is refused, as long as that is worth it."""
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(_LINGER_S):
+            async for _ in request.stream():
+                pass
 
 
 def _check_headers(request: Request, limits: Limits) -> None:

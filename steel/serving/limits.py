@@ -26,10 +26,11 @@ class Limits:
     upload_s: float = 20.0
     """From a request's first line to the last byte of its image."""
     head_s: float = 10.0
-    """From opening a connection to the end of the request's headers."""
+    """From opening a connection, or from the first byte of a further request, to the end of the request's headers."""
     unread_s: float = 60.0
     """How long a client may take to read a response."""
     connections: int = 512
+    """Open at once; who opens a further one is refused."""
     stop_s: float = 60.0
     """How long what is under way may take after SIGTERM."""
 

@@ -1,25 +1,36 @@
-"""uvicorn's HTTP with bounds on a client's patience: by itself it waits for as long as a connection is open."""
+"""uvicorn's HTTP with bounds: by itself it waits for as long as a connection is open, and refuses in its own words."""
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
+import h11
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from steel.serving.body import drop_rest
+from steel.serving.limits import BUSY, Limits
+from steel.serving.refusals import error_response
 
-def impatient_protocol(head_s: float, unread_s: float) -> type[H11Protocol]:
-    """A protocol for `uvicorn.Config.http` that closes connections of clients that hang.
 
-    Args:
-        head_s: from opening a connection, or from the first byte of a further request, to the end of its headers.
-        unread_s: how long a client may take to read what was sent, with what it has not read waiting here.
-    """
+def bounded_protocol(limits: Limits) -> type[H11Protocol]:
+    """A protocol for `uvicorn.Config.http` that closes connections of clients that hang, and refuses those beyond the
+    most that may be open."""
+    too_many = error_response(BUSY, f"too busy: {limits.connections} connections are open; try again in a second")
 
-    class ImpatientProtocol(H11Protocol):
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await drop_rest(Request(scope, receive))
+        await too_many(scope, receive, send)
+
+    class BoundedProtocol(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
-            self._head = _Alarm(self.loop, head_s, transport.abort)
-            self._unread = _Alarm(self.loop, unread_s, transport.abort)
+            self._head = _Alarm(self.loop, limits.head_s, transport.abort)
+            self._unread = _Alarm(self.loop, limits.unread_s, transport.abort)
             super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                self.app = refuse
             transport.set_write_buffer_limits(high=0)  # `pause_writing` whenever anything is unread
             self._head.set()
 
@@ -43,7 +54,14 @@ def impatient_protocol(head_s: float, unread_s: float) -> type[H11Protocol]:
             self._head.clear()
             self._unread.clear()
 
-    return ImpatientProtocol
+        def send_400_response(self, msg: str) -> None:
+            response = error_response(HTTPStatus.BAD_REQUEST, "no request of HTTP/1.1 that can be read")
+            head = h11.Response(status_code=response.status_code, headers=response.raw_headers, reason=b"Bad Request")
+            for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
+
+    return BoundedProtocol
 
 
 class _Alarm:

@@ -18,7 +18,7 @@ from steel.inference.base_predictor import BasePredictor
 from steel.plain import to_dict
 from steel.serving.app import build_app
 from steel.serving.limits import Limits
-from steel.serving.protocol import impatient_protocol
+from steel.serving.protocol import bounded_protocol
 
 
 def serve(
@@ -36,14 +36,13 @@ def serve(
     app = build_app(predictor, describe_service(predictor, source, limits), limits)
     config = uvicorn.Config(
         app,
-        http=impatient_protocol(limits.head_s, limits.unread_s),
+        http=bounded_protocol(limits),
         ws="none",
         loop="asyncio",
         lifespan="on",
         log_level="error",
         access_log=False,
         server_header=False,
-        limit_concurrency=limits.connections,
         timeout_graceful_shutdown=round(limits.stop_s),
     )
     # uvicorn finishes what is under way and then raises the signal again for whoever handled it before.
