@@ -81,7 +81,8 @@ class BasePredictor(ABC):
     def predict_stream(
         self, images: Source, decision: Decision | None = None, *, masks_only: bool = False
     ) -> Iterator[Prediction]:
-        """As `predict`, one by one in the order of `images`, which are taken only as far as needed.
+        """As `predict`, one by one in the order of `images`, which are taken only as far as needed: to fill the passes
+        that are under way at once before the first of them is waited for.
 
         Args:
             images: as `predict` has them.

@@ -48,6 +48,17 @@ def test_answers_come_in_order_and_images_are_taken_as_needed(checkpoint):
     assert 5 + 12 <= max(waits) <= 5 + 12 + 4
 
 
+@pytest.mark.parametrize(("threads", "places", "frames"), [(1, 1, 1), (1, 3, 3), (2, 1, 3), (2, 3, 9), (3, 2, 8)])
+def test_the_first_prediction_comes_after_as_many_frames_as_docs_python_md_says(checkpoint, threads, places, frames):
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu", pixels_per_pass=places * 32 * 40)
+    taken = []
+    with intra_op_threads(threads):
+        predictions = predictor.predict_stream(taken.append(frame) or frame for frame in images((32, 40)) * 20)
+        next(predictions)
+        predictions.close()
+    assert len(taken) == frames
+
+
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     """Views share passes, as on a GPU."""
