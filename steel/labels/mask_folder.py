@@ -98,7 +98,8 @@ def read_mask_folder(url: str, images: ImageIndex, options: LabelOptions, masks:
 
 
 def read_class_folders(url: str, images: ImageIndex, options: LabelOptions, masks: Sequence[FileInfo]) -> FoundLabels:
-    """Match masks of one class each, which is the first folder of their image; folders without any mask are clean.
+    """Match masks of one class each, which is the first folder of their image; a folder that is called clean, is no
+    class and has no mask is clean.
 
     Args:
         url: Path or URL of the folder of masks.
@@ -112,7 +113,8 @@ def read_class_folders(url: str, images: ImageIndex, options: LabelOptions, mask
     with_masks = _first_folders(file.path for file in masks)
     classes = options.classes or _classes_from_folders(with_masks)
     folders = {name: k for k, name in enumerate(classes.names, 1)}
-    clean = [image_id for image_id in images.image_ids if image_id.partition("/")[0] not in with_masks]
+    without = _called_clean(_first_folders(images.image_ids) - with_masks - folders.keys())
+    clean = [image_id for image_id in images.image_ids if image_id.partition("/")[0] in without]
 
     def place(path: str) -> tuple[int | None, str]:
         return folders.get(path.partition("/")[0], 0), path
@@ -125,12 +127,15 @@ def looks_like_class_folders(masks: Sequence[FileInfo], images: ImageIndex) -> b
     """Whether images lie in a folder per class, one of them called clean and without masks."""
     with_masks = _first_folders(file.path for file in masks)
     of_images = _first_folders(images.image_ids)
-    clean = {folder for folder in of_images - with_masks if folder.casefold() in CLEAN_FOLDERS}
-    return bool(clean and with_masks) and with_masks <= of_images
+    return bool(_called_clean(of_images - with_masks) and with_masks) and with_masks <= of_images
 
 
 def _first_folders(paths: Iterable[str]) -> set[str]:
     return {path.partition("/")[0] for path in paths if "/" in path}
+
+
+def _called_clean(folders: Iterable[str]) -> set[str]:
+    return {folder for folder in folders if folder.casefold() in CLEAN_FOLDERS}
 
 
 def _code_of_single_classes(options: LabelOptions) -> MaskCode:

@@ -12,6 +12,8 @@ from steel.errors import InputError
 from steel.labels.load import load_labels
 from steel.labels.options import LabelOptions
 from steel.labels.sizes import resize_plane
+from steel.validation_errors import ValidationErrors
+from tests.label_files import problems_of
 
 LEFT = [[9, 0, 0], [9, 0, 0]]  # any value will do for one class; its pixels are the first column
 BITS = [[1, 0, 0], [1, 0, 0]]
@@ -104,6 +106,32 @@ def test_class_folders_as_mvtec_has_them_are_recognised(tmp_path: Path) -> None:
     assert bits(found, "crack/000.png") == BITS
     assert bits(found, "scratch/000.png") == [[2, 0, 0], [2, 0, 0]]
     assert found.class_ids("good/000.png") == frozenset()
+
+
+def test_a_folder_of_defects_without_masks_is_not_clean(tmp_path: Path) -> None:
+    make_mvtec(tmp_path)
+    (tmp_path / "ground_truth/scratch/000_mask.png").unlink()
+    given = tmp_path / "test", tmp_path / "ground_truth"
+    for names in (None, ["crack", "scratch"]):
+        with pytest.raises(ValidationErrors) as caught:
+            load_labels(*given, LabelOptions(class_names=names))
+        assert problems_of(caught) == {"images without a mask": ["scratch/000.png"]}
+        assert "--missing-mask clean takes no labels for no defect" in str(caught.value)
+    found = load_labels(*given, LabelOptions(missing_mask="clean"))
+    assert found.class_names == ("crack",)
+    assert [found.class_ids(f"{kind}/000.png") for kind in ("crack", "good", "scratch")] == [
+        None,
+        frozenset(),
+        frozenset(),
+    ]
+
+
+def test_a_class_that_is_called_as_clean_images_are_needs_masks(tmp_path: Path) -> None:
+    make_mvtec(tmp_path)
+    image(tmp_path / "test/free/000.png")
+    with pytest.raises(ValidationErrors) as caught:
+        load_labels(tmp_path / "test", tmp_path / "ground_truth", LabelOptions(class_names=["crack", "free"]))
+    assert problems_of(caught) == {"images without a mask": ["free/000.png"]}
 
 
 def test_class_folders_with_masks_beside_the_images(tmp_path: Path) -> None:
