@@ -1,11 +1,12 @@
 """YOLO's segmentation text: a file per image, a line per shape: its class, counted from 0, then x y x y ... as shares.
 
 The names of the classes stand in a `data.yaml` (Ultralytics) or a `classes.txt` (Label Studio) beside or above the
-files. Labels belong to images of the same relative path, folders called `labels` and `images` left out. A line of four
-numbers is a box: its centre, its width and height. A file without lines says that its image is clean.
+files; where there are several, in the nearest, and classes of one name are one. Labels belong to images of the same
+relative path, folders called `labels` and `images` left out. A line of four numbers is a box: its centre, its width and
+height. A file without lines says that its image is clean.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,17 @@ def read_yolo(place: Place, images: ImageIndex, options: LabelOptions) -> FoundL
     Args:
         place: Of the files, or of a `data.yaml`.
         images: Of the folder of images.
-        options: Classes that it does not name are those of the table; without a table it must name them, from 0 on.
+        options: Classes that it does not name are those of the tables; without a table it must name them, from 0 on.
 
     Raises:
         ValidationErrors: everything that cannot be used, at once.
-        InputError: no table and no names, or a table that cannot be read.
+        InputError: no table and no names, a table that cannot be read, or two in one folder that differ.
     """
-    names = _read_names(place, options)
+    tables = _read_tables(place, options)
     if place.is_file:
         place = look_at(folder_of_table(place.url), "")
     collector = ShapeCollector(place.url, images, options)
+    used = set[str]()
     image_of = {_plain_stem(image_id, "images"): image_id for image_id in images.image_ids}
     for path, data in read_all(place, ".txt"):
         stem = _plain_stem(path, "labels")
@@ -74,6 +76,9 @@ def read_yolo(place: Place, images: ImageIndex, options: LabelOptions) -> FoundL
             continue
         if image_id is None and options.stray_labels == "skip":  # left out: its lines may be anything
             continue
+        folder = _nearest_table(path, tables)
+        used.add(folder)
+        names = tables.get(folder, {})
         for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
             if not line.strip():
                 continue
@@ -85,8 +90,9 @@ def read_yolo(place: Place, images: ImageIndex, options: LabelOptions) -> FoundL
             if image_id is not None:
                 collector.add(image_id, names.get(class_id, f"class {class_id}, which is not listed"), shape)
     numbers: dict[str, list[int]] = {}
-    for class_id, name in sorted(names.items()):
-        numbers.setdefault(name, []).append(class_id)
+    for folder in sorted(used & tables.keys() or tables):
+        for class_id, name in sorted(tables[folder].items()):
+            numbers.setdefault(name, []).append(class_id)
     return collector.finish(numbers)
 
 
@@ -119,23 +125,66 @@ def _parse(line: str) -> tuple[int, Polygon]:
     return class_id, polygon_of(numbers, is_relative=True)
 
 
-def _read_names(place: Place, options: LabelOptions) -> dict[int, str]:
-    """The name of each number, from the table of a data set or the user."""
-    urls = place.ending(*TABLES) + [url for url in place.ending(".txt") if url.lower().endswith("/classes.txt")]
+def _read_tables(place: Place, options: LabelOptions) -> dict[str, dict[int, str]]:
+    """The name of each number, by the folder below the place for whose files it is; "" is the place itself.
+
+    Files without a table at or above them have the only one that there is, or what the user says.
+
+    Raises:
+        InputError: no table and no names, a table that cannot be read, or two in one folder that differ.
+    """
+    tables = _tables_below(place)
+    if "" not in tables:
+        first, *more = tables.values() or [{}]
+        only = {} if any(names != first for names in more) else first
+        others = _names_above(place) or only or _names_given(options)
+        tables |= {"": others} if others else {}
+    if not tables:
+        raise InputError(f"{place.url}: no data.yaml or classes.txt that names the classes; give --class-names")
+    return tables
+
+
+def _tables_below(place: Place) -> dict[str, dict[int, str]]:
+    found: dict[str, tuple[str, dict[int, str]]] = {}
+    for url in place.ending(*TABLES) + [url for url in place.ending(".txt") if url.lower().endswith("/classes.txt")]:
+        names = _names_in(url)
+        if not names:
+            continue
+        path = url.removeprefix(storage.join(place.url, ""))
+        folder = "" if place.is_file else path.rpartition("/")[0]
+        other, known = found.setdefault(folder, (path, names))
+        if names != known:
+            raise InputError(f"{place.url}: {other} and {path} name other classes; remove the wrong one")
+    return {folder: names for folder, (_, names) in found.items()}
+
+
+def _names_above(place: Place) -> dict[int, str] | None:
+    """Those of the table nearest above a folder of labels; None where there is none."""
     folder = place.url.rstrip("/")
     for _ in range(0 if place.is_file else 2):
         folder = folder.rpartition("/")[0] or ("." if "/" not in folder else "/")
-        urls += [storage.join(folder, name) for name in ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")]
-    for url in urls:
-        if storage.file_size(url) is not None:
-            names = _names_in(url)
-            if names is not None:
+        for name in ("data.yaml", "data.yml", "dataset.yaml", "classes.txt"):
+            url = storage.join(folder, name)
+            if storage.file_size(url) is not None and (names := _names_in(url)):
                 return names
+    return None
+
+
+def _names_given(options: LabelOptions) -> dict[int, str]:
+    """Those that the user names, counted from 0 where their numbers are not said."""
     if options.classes is None:
-        raise InputError(f"{place.url}: no data.yaml or classes.txt that names the classes; give --class-names")
-    first = 0 if options.classes.given == "order" else None
-    values = options.classes.values if first is None else range(len(options.classes))
+        return {}
+    values = range(len(options.classes)) if options.classes.given == "order" else options.classes.values
     return dict(zip(values, options.classes.names, strict=True))
+
+
+def _nearest_table(path: str, folders: Collection[str]) -> str:
+    """The nearest folder at or above a file that has a table; "" where none has."""
+    while path:
+        path = path.rpartition("/")[0]
+        if path in folders:
+            return path
+    return ""
 
 
 def _names_in(url: str) -> dict[int, str] | None:

@@ -124,6 +124,55 @@ def test_a_table_stands_for_the_folder_that_it_lies_in(tmp_path: Path) -> None:
     assert np.array_equal(found.bitmask("coil/a.jpg", HEIGHT, WIDTH) >> 1, by_coco(RING))
 
 
+def test_each_file_is_read_by_the_nearest_table_above_it(tmp_path: Path) -> None:
+    """Numbers are those of that table, and classes of one name are one; a table above no file names no class."""
+    for folder, names in (("line1", "pit, scratch"), ("line2", "scratch, pit, dent"), ("backup", "old, older")):
+        write(tmp_path / folder / "data.yaml", f"names: [{names}]")
+    for folder, lines in (("line1", line(0, RING)), ("line2", line(0, RING)), ("line2/late", line(2, RING))):
+        write_images(tmp_path / folder / "images", f"{folder[-1]}.jpg")
+        write(tmp_path / folder / f"labels/{folder[-1]}.txt", lines)
+    found = load_labels(tmp_path, tmp_path)
+    assert found.class_names == ("pit", "scratch", "dent")
+    assert {record.image_id: found.class_ids(record.image_id) for record in found.images} == {
+        "line1/images/1.jpg": {1},
+        "line2/images/2.jpg": {2},
+        "line2/late/images/e.jpg": {3},
+    }
+
+
+@pytest.mark.parametrize("root", [".", "labels"])
+def test_a_table_in_another_folder_is_not_taken_for_the_one_above_the_files(tmp_path: Path, root: str) -> None:
+    images = write_images(tmp_path / "images", "a.jpg")
+    write(tmp_path / "labels/a.txt", line(0, RING))
+    write(tmp_path / root / "backup/old.yaml", "names: [scratch, pit]")
+    write(tmp_path / "data.yaml", "names: [pit, scratch]")
+    found = load_labels(images, tmp_path / root)
+    assert (found.class_names, found.class_ids("a.jpg")) == (("pit", "scratch"), {1})
+
+
+def test_the_only_table_is_for_all_files(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", "a.jpg")
+    write(tmp_path / "labels/a.txt", line(1, RING))
+    write(tmp_path / "tables/one/data.yaml", NAMES)
+    write(tmp_path / "tables/two/data.yaml", NAMES)
+    assert load_labels(images, tmp_path).class_ids("a.jpg") == {2}
+    write(tmp_path / "tables/two/data.yaml", "names: [dent, pit]")
+    with pytest.raises(InputError, match=r"labels of an unknown class: class 1, which is not listed \(1 shape\)"):
+        load_labels(images, tmp_path)
+
+
+def test_two_tables_of_one_folder_that_differ_are_refused(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", "a.jpg")
+    write(tmp_path / "labels/a.txt", line(1, RING))
+    write(tmp_path / "data.yaml", NAMES)
+    write(tmp_path / "classes.txt", "pit\ndent\n")
+    assert load_labels(images, tmp_path).class_ids("a.jpg") == {2}
+    write(tmp_path / "classes.txt", "dent\npit\n")
+    with pytest.raises(InputError, match=r"data\.yaml and classes\.txt name other classes; remove the wrong one$"):
+        load_labels(images, tmp_path)
+    assert load_labels(images, tmp_path / "data.yaml").class_names == ("pit", "dent")
+
+
 @pytest.mark.parametrize("name", ["data.YAML", "DATA.YML", "Classes.TXT"])
 def test_a_table_is_told_by_its_ending_in_any_case_of_letters(tmp_path: Path, name: str) -> None:
     images = write_images(tmp_path / "images", "a.jpg")
