@@ -64,7 +64,7 @@ def read_coco(urls: Sequence[str], where: str, images: ImageIndex, options: Labe
         part.hand_over(collector)
         for number, (name, group) in sorted(part.categories.items(), key=lambda entry: _order(entry[0])):
             numbers.setdefault(name, []).extend([number] if isinstance(number, int) else [])
-            groups.add(group)
+            groups |= {group} - {name}  # some tools name each category as its own group
     if options.classes is None:  # a category that only groups others, as some tools write it, is no class
         used = collector.used_classes()
         numbers = {name: ids for name, ids in numbers.items() if name in used or name not in groups}

@@ -141,6 +141,18 @@ def test_a_category_that_only_groups_others_is_no_class(tmp_path: Path) -> None:
     assert load_labels(images, path).class_names == ("pit", "never seen")
 
 
+def test_a_category_that_is_called_as_its_own_group_is_a_class(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", "a.jpg")
+    categories = [{"id": k, "name": n, "supercategory": n} for k, n in enumerate(("never seen", "pit", "defects"), 1)]
+    path = write(tmp_path / "labels.json", [image_entry(1, "a.jpg")], [annotation(1, 1, 2, [SQUARE])], categories)
+    found = load_labels(images, path)
+    assert found.class_names == ("never seen", "pit", "defects")
+    assert found.class_ids("a.jpg") == {2}
+    categories.append({"id": 4, "name": "dent", "supercategory": "defects"})
+    path = write(tmp_path / "labels.json", [image_entry(1, "a.jpg")], [annotation(1, 1, 2, [SQUARE])], categories)
+    assert load_labels(images, path).class_names == ("never seen", "pit", "dent")
+
+
 @pytest.mark.parametrize(
     "name",
     [
