@@ -36,6 +36,16 @@ def png(header: tuple[int, ...], rows: bytes) -> bytes:
     )
 
 
+def bmp(indices: np.ndarray, bits: int, colours: list[tuple[int, int, int]]) -> bytes:
+    """A BMP from (H, W) of uint8, an even number of columns, at 4 or 8 bits a pixel, with a palette of just these."""
+    rows = indices[::-1] if bits == 8 else indices[::-1, ::2] << 4 | indices[::-1, 1::2]
+    data = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4))).tobytes()
+    table = b"".join(struct.pack("4B", blue, green, red, 0) for red, green, blue in colours)
+    start, (height, width) = 54 + len(table), indices.shape
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, len(data), 0, 0, len(colours), 0)
+    return b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start) + header + table + data
+
+
 def tiff(
     pixels: np.ndarray,
     *,

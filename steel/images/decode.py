@@ -125,7 +125,10 @@ def decode_values(data: bytes) -> np.ndarray:
     if own is not None:
         return own
     if header is None or header.is_palette:  # OpenCV would turn palettes into colours
-        return read_by_pillow(data, kind)
+        values = read_by_pillow(data, kind)
+        if header is None and values.dtype == bool and _bmp_depth(data) in (4, 8):  # Pillow unpacks them as single bits
+            return _decode_by_opencv(data, kind, cv2.IMREAD_GRAYSCALE) != 0
+        return values
     if header.depth < 8:  # of which OpenCV makes 0..255, and so does Pillow, but for single bits
         pixels = read_by_pillow(data, kind)
         return pixels if header.depth == 1 else pixels // (255 // (2**header.depth - 1))
@@ -172,6 +175,11 @@ def _kind(data: bytes) -> _Kind:
         if head.startswith(start):
             return kind
     raise ValueError("not a readable image (JPEG, PNG, TIFF, BMP or WebP)")
+
+
+def _bmp_depth(data: bytes) -> int:
+    """Bits of a pixel of a BMP, by its header of 40 bytes or more."""
+    return int.from_bytes(data[28:30], "little")
 
 
 def _check_frame(data: bytes, kind: _Kind) -> PngHeader | TiffHeader | None:

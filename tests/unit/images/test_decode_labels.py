@@ -8,7 +8,7 @@ from PIL import Image
 
 from steel.images import decode
 from steel.images.decode import decode_labels, decode_values, to_labels
-from tests.image_files import DEEP, GRAY, LABELS, by_pillow, palette, png, tiff
+from tests.image_files import DEEP, GRAY, LABELS, bmp, by_pillow, palette, png, tiff
 
 
 def test_stored_values_are_those_that_were_written() -> None:
@@ -31,6 +31,19 @@ def test_stored_values_are_those_that_were_written() -> None:
         assert decode_labels(by_pillow(LABELS, kind)).tolist() == LABELS.tolist()
     for data in (by_pillow(DEEP, "PNG"), by_pillow(DEEP, "TIFF"), tiff(DEEP, compress=True)):
         assert decode_labels(data).tolist() == DEEP.tolist()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_bmp_of_black_and_white_keeps_its_indices_whatever_its_bits(bits: int) -> None:
+    """Pillow takes a palette of just these two for an image of single bits."""
+    data = bmp(LABELS & 1, bits, [(0, 0, 0), (255, 255, 255)])
+    assert decode_labels(data).tolist() == [[0, 1, 0, 1], [1, 0, 1, 0]]
+    for end in range(len(data)):
+        with pytest.raises(ValueError, match=r"BMP|empty"):
+            decode_labels(data[:end])
+    assert decode_labels(bmp(LABELS & 1, bits, [(255, 255, 255), (0, 0, 0)])).tolist() == (LABELS & 1).tolist()
+    colours = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    assert decode_labels(bmp(LABELS, bits, colours)).tolist() == LABELS.tolist()
 
 
 def test_colours_of_16_bits_keep_all_of_them() -> None:
