@@ -124,10 +124,13 @@ def read_class_folders(url: str, images: ImageIndex, options: LabelOptions, mask
 
 
 def looks_like_class_folders(masks: Sequence[FileInfo], images: ImageIndex) -> bool:
-    """Whether images lie in a folder per class, one of them called clean and without masks."""
+    """Whether images lie in a folder per class, one of them called clean and without masks, and so do the masks
+    themselves: not in a further one, as of an image `crack/000.png` in `crack/crack/000.png` and `cut/crack/000.png`.
+    """
     with_masks = _first_folders(file.path for file in masks)
     of_images = _first_folders(images.image_ids)
-    return bool(_called_clean(of_images - with_masks) and with_masks) and with_masks <= of_images
+    is_of_classes = bool(_called_clean(of_images - with_masks) and with_masks) and with_masks <= of_images
+    return is_of_classes and not have_class_folders(masks, images)
 
 
 def _first_folders(paths: Iterable[str]) -> set[str]:

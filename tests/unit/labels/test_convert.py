@@ -89,6 +89,23 @@ def test_a_full_disk_is_one_line_with_the_folder_and_what_helps(
     assert os.listdir(tmp_path) == []
 
 
+def test_masks_of_images_in_a_folder_per_class_are_read_back(tmp_path: Path) -> None:
+    """Of each image a mask in every class's folder: `crack/cut/0.png` is of the image `cut/0.png`, and of cracks."""
+    for kind in ("crack", "cut", "good"):
+        for folder in ("test", "truth"):
+            (tmp_path / folder / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / f"test/{kind}/0.png"), np.full((2, 3), 90, np.uint8))
+        if kind != "good":
+            cv2.imwrite(str(tmp_path / f"truth/{kind}/0_mask.png"), np.array([[255, 0, 0], [0, 0, 255]], np.uint8))
+    labels = load_labels(tmp_path / "test", tmp_path / "truth")
+    write_labels(labels, str(tmp_path / "masks"), "masks")
+    again = load_labels(tmp_path / "test", tmp_path / "masks")
+    assert (labels.format, again.format) == ("class-folders", "masks")
+    assert again.class_names == labels.class_names == ("crack", "cut")
+    for name, value in (("crack/0.png", 1), ("cut/0.png", 2), ("good/0.png", 0)):
+        assert again.bitmask(name, 2, 3).tolist() == [[value, 0, 0], [0, 0, value]]
+
+
 def test_what_is_left_out_is_told(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["convert", str(folder / "train.csv"), "--images", str(folder / "images"), "--class-names", "pit"]
     line += ["--stray-labels", "skip", "--to", "masks", "--out", str(tmp_path / "masks")]
