@@ -96,6 +96,7 @@ def count_levels(task: LevelsTask) -> np.ndarray:
 
     Raises:
         ValidationErrors: every image that cannot be read.
+        ResourceError: the disk or store of the images fails.
     """
     known = kept_levels(task)
     if known is not None:

@@ -72,7 +72,7 @@ def run_job(
     Raises:
         ValidationErrors: images and masks that cannot be used, all at once.
         InputError: the input, the options or the output folder are not fit for this.
-        ResourceError: the disk has too little room.
+        ResourceError: the disk has too little room, or that of the images fails.
     """
     if is_finished(options):
         return _leave_finished(options)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from data_prep.stopping import end_if_stopped
 from steel import storage
-from steel.images.listing import ImageRecord
+from steel.images.listing import ImageRecord, why_unreadable
 
 _REMOTE_READS = 16
 """Images fetched at once from a remote store: each request waits for the network, not for a core."""
@@ -16,6 +16,7 @@ def read_images(records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, b
 
     Raises:
         CancelledError: the task is to end, of `end_if_stopped`.
+        ResourceError, OSError: a disk, a store or the machine is at fault, see `why_unreadable`.
     """
     for image in _read_all(records):
         end_if_stopped()
@@ -35,7 +36,5 @@ def _read_all(records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, byt
 def _read_image(record: ImageRecord) -> bytes | ValueError:
     try:
         return record.read()
-    except ValueError as error:
-        return error
-    except OSError as error:
-        return ValueError(error.strerror or str(error))
+    except (OSError, ValueError) as error:
+        return ValueError(why_unreadable(record, error))

@@ -47,6 +47,7 @@ def write_shard(task: ShardTask) -> int:
 
     Raises:
         ValidationErrors: every image or mask of this shard that cannot be used.
+        ResourceError: the disk or store of the images fails.
     """
     rows: list[dict[str, Any]] = []
     issues: list[Issue] = []

@@ -1,5 +1,6 @@
 """Mistakes in what a sharding job is given are told in one line, and the mended input is taken."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main
+from steel.images.listing import ImageRecord
 from steel.labels.labels import Labels
 from steel.labels.load import load_labels
 from steel.shards.reader import ShardReader
@@ -54,6 +56,36 @@ def test_a_reason_that_images_share_is_told_once(
     assert told.count("not a readable image") == 1
     assert f"unusable images: {image_name(11)} (an empty file); unusable images (not a readable image (" in told
     assert told.endswith(WAY_OUT)
+
+
+@pytest.mark.parametrize("depth", [[], ["--depth", "percentile", "1", "99"]])
+@pytest.mark.parametrize(
+    ("fault", "code", "told"),
+    [
+        (errno.EIO, 1, "cannot be read now (Input/output error); see to that, then give the same command again"),
+        (errno.EACCES, 2, "unusable images (Permission denied): "),
+    ],
+)
+def test_a_disk_that_fails_is_no_fault_of_the_images(
+    fault: int,
+    code: int,
+    told: str,
+    depth: list[str],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None of them is to be removed; those that may not be read are at fault."""
+
+    def failing(record: ImageRecord) -> bytes:
+        raise OSError(fault, os.strerror(fault), record.url)
+
+    monkeypatch.setattr(ImageRecord, "read", failing)
+    assert main([*arguments(folder, tmp_path / "out"), *depth]) == code
+    line = last_line(capsys)
+    assert told in line
+    assert line.endswith(WAY_OUT) == (code == 2)
 
 
 @pytest.mark.parametrize("labels", ["table", "masks"])
