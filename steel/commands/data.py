@@ -172,9 +172,14 @@ def _run_convert(arguments: argparse.Namespace) -> None:
     from steel import storage
     from steel.labels.arguments import label_options_from
     from steel.labels.convert import write_labels
+    from steel.labels.formats import FORMATS
     from steel.labels.load import load_labels
 
-    storage.check_apart([arguments.images, arguments.labels], [arguments.out])
+    inputs = [arguments.images, arguments.labels]
+    if FORMATS[arguments.to].writes_folder:
+        storage.check_apart(inputs, [arguments.out])
+    else:
+        make_way(inputs, [arguments.out])
     labels = load_labels(arguments.images, arguments.labels, label_options_from(arguments))
     with image_bar("convert") as on_image:
         write_labels(labels, arguments.out, arguments.to, on_image)

@@ -21,7 +21,8 @@ def write_labels(
 
     Args:
         labels: Images are read for their sizes.
-        out: File to write, a path or URL; or folder, which must be local, and not there or empty.
+        out: File to write, a path or URL, whose folder must exist when local; or folder, which must be local, and not
+            there or empty.
         to: One of `writable()`.
         on_image: Called with the number of images done and in all.
 

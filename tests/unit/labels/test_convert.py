@@ -69,6 +69,21 @@ def test_the_command(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["yolo"]
 
 
+@pytest.mark.parametrize("form", writable())
+def test_the_folder_of_what_is_written_is_made_before_any_image_is_read(
+    form: str, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["convert", str(folder / "train.csv"), "--images", str(folder / "images"), "--to", form, "--out"]
+    out = tmp_path / f"new/{form}{ENDINGS.get(form, '')}"
+    assert main([*line, str(out)]) == 0
+    assert out.is_dir() == (form not in ENDINGS)
+    (tmp_path / "file").touch()
+    capsys.readouterr()
+    monkeypatch.setattr(ImageRecord, "read", lambda record: pytest.fail("read an image"))
+    assert main([*line, str(tmp_path / "file/out")]) == 2
+    assert f"cannot be made, for {tmp_path}/file is no folder; give another place" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("form", "writes"), [("masks", "write_bytes"), ("yolo", "write_text")])
 def test_a_full_disk_is_one_line_with_the_folder_and_what_helps(
     form: str,
