@@ -9,7 +9,7 @@ from data_prep.executors import EXECUTOR_KINDS
 from data_prep.options import SplitOptions
 from steel.errors import InputError
 from steel.images.pixel_format import EIGHT_BITS, Depth
-from steel.option_values import positive, whole
+from steel.option_values import positive, seed, whole
 from steel.shards.tiles import TileGrid
 
 
@@ -30,7 +30,7 @@ def add_split_arguments(group: argparse._ActionsContainer) -> None:
     """How images are dealt to folds, for every program that writes an index."""
     group.add_argument("--folds", type=whole, default=SplitOptions.folds, metavar="K", help="number of folds")
     group.add_argument(
-        "--seed", type=whole, metavar="S", default=SplitOptions.seed, help="of folds and of the order in shards"
+        "--seed", type=seed, metavar="S", default=SplitOptions.seed, help="of folds and of the order in shards"
     )
     group.add_argument(
         "--split",

@@ -24,6 +24,7 @@ class SplitOptions:
 
     folds: int = 5
     seed: int = 0
+    """From 0, below 2**63."""
     split: Literal["stratified", "severstal-classic"] = "stratified"
     split_file: str | None = None
     """CSV that gives each image its fold; overrides `split`."""
@@ -34,8 +35,6 @@ class SplitOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.folds <= MAX_FOLDS:
             raise InputError(f"--folds {self.folds}: give 1 to {MAX_FOLDS}")
-        if not -(2**63) <= self.seed < 2**63:
-            raise InputError(f"--seed {self.seed}: does not fit into 64 bits")
         if self.split_file is not None and self.split != "stratified":
             raise InputError("give either --split or --split-file")
 

@@ -36,6 +36,14 @@ def positive(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """The value of an option that takes a seed, of those that every program takes."""
+    value = whole(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 2**63)")
+    return value
+
+
 def milliseconds(text: str) -> float:
     """The value of an option that takes a time of up to ten seconds."""
     value = number(text)

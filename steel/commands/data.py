@@ -5,7 +5,7 @@ import argparse
 from steel.commands.common import image_bar, local_file, local_folder, make_way
 from steel.errors import InputError, counted, told_url
 from steel.extensions import load_extensions
-from steel.option_values import number, numbers, whole
+from steel.option_values import number, numbers, seed, whole
 
 
 def add_synth(commands: argparse._SubParsersAction) -> None:
@@ -25,7 +25,7 @@ def add_synth(commands: argparse._SubParsersAction) -> None:
         help="training images; with --annotations a random part of those annotated",
     )
     add("--num-test", type=whole, metavar="M", default=0, help="test images")
-    add("--seed", type=whole, metavar="S", default=0, help="the same seed and options make the same files")
+    add("--seed", type=seed, metavar="S", default=0, help="the same seed and options make the same files")
     add("--annotations", metavar="CSV", help="render training images for these masks instead of drawing masks")
     add("--image-ids", metavar="FILE", help="ids to render, one a line; those without a row in --annotations are clean")
     add(
@@ -65,7 +65,7 @@ def add_explore(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--max-images", type=whole, metavar="N", default=2000, help="random images whose pixels are read"
     )
-    parser.add_argument("--seed", type=whole, metavar="S", default=0, help="of that choice")
+    parser.add_argument("--seed", type=seed, metavar="S", default=0, help="of that choice")
     parser.add_late = _add_explore_labels
     parser.set_defaults(run=_run_explore)
 

@@ -79,6 +79,20 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert (done.value.code, capsys.readouterr().out) == (0, f"steel {__version__}\n")
 
 
+@pytest.mark.parametrize("seed", ["-1", str(2**63)])
+@pytest.mark.parametrize("program", ["explore", "synth", "data_prep"])
+def test_a_seed_is_from_0_to_below_the_63rd_power_of_2(
+    program: str, seed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    line = {"explore": [str(tmp_path), "--out", str(out)], "synth": [str(out), "--num-train", "1"]}.get(program)
+    with pytest.raises(SystemExit) as done:
+        shard([*arguments(tmp_path, out), "--seed", seed]) if line is None else steel([program, *line, "--seed", seed])
+    assert (done.value.code, out.exists()) == (2, False)
+    told = f"error: argument --seed: {seed} is not in [0, 2**63); --help lists the options\n"
+    assert capsys.readouterr().err == told
+
+
 def test_files_are_utf_8_where_the_locale_is_not(tmp_path: Path) -> None:
     code = (
         "import locale, sys, numpy as np\n"
