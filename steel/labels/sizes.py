@@ -52,11 +52,18 @@ def _told_exif(issue: Issue) -> Issue:
 
 
 def resize_plane(plane: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A mask of uint8 0/1 at (height, width): each pixel takes the value at its centre, so none becomes soft. A mask of
-    which no centre holds any pixel, as of a small defect, keeps the pixels that it touches: its image is not clean."""
+    """A mask of uint8 0/1 at (height, width): each pixel takes the value at its centre, so none becomes soft. A part
+    that hangs together, over corners too, of which no centre holds any pixel keeps the pixels that it touches: a small
+    defect is lost neither where it is alone nor beside others."""
     if plane.shape == (height, width):
         return plane
     resized = cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    if resized.any() or not plane.any():
+    if height >= plane.shape[0] and width >= plane.shape[1]:  # each pixel holds a centre
         return resized
-    return (resize_image(plane.astype(np.float32), (height, width)) > 0).astype(np.uint8)
+    num_parts, parts = cv2.connectedComponents(plane, connectivity=8)
+    is_lost = np.ones(num_parts, np.uint8)
+    is_lost[0] = 0  # the background
+    is_lost[cv2.resize(parts, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)] = 0
+    if is_lost.any():
+        resized[resize_image(is_lost[parts].astype(np.float32), (height, width)) > 0] = 1
+    return resized

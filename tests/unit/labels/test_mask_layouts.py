@@ -276,3 +276,19 @@ def test_no_defect_is_too_small_for_a_mask_that_is_resized(size: tuple[int, int]
         assert abs((rows + 0.5) * 256 / size[0] - (top + 1)).max() <= 256 / size[0] + 2
         assert abs((columns + 0.5) * 256 / size[1] - (left + 1)).max() <= 256 / size[1] + 2
     assert not resize_plane(np.zeros((256, 256), np.uint8), *size).any()
+
+
+def test_a_small_defect_beside_a_large_one_is_not_lost_either() -> None:
+    """At half the size centres lie in odd rows and columns; what touches one over a corner has it."""
+    plane = np.zeros((80, 120), np.uint8)
+    plane[10:40, 10:40] = 1
+    plane[60, 80] = plane[60, 90:96] = 1
+    plane[71, 21] = plane[72, 22] = 1
+    expected = np.zeros((40, 60), np.uint8)
+    expected[5:20, 5:20] = 1
+    expected[30, 40] = expected[30, 45:48] = 1
+    expected[35, 10] = 1
+    resized = resize_plane(plane, 40, 60)
+    assert resized.dtype == np.uint8
+    assert np.array_equal(resized, expected)
+    assert np.array_equal(resize_plane(expected, 80, 120), np.kron(expected, np.ones((2, 2), np.uint8)))
