@@ -278,12 +278,11 @@ def _other_quotes() -> Iterator[Quote]:
         "to {:.0f} % on synthetic strips.",
         (min(found), max(found), min(on_strips), max(on_strips)),
     )
-    words = (
-        "found by all seeds, in {:.0f} to {:.0f} %, with one false alarm at most; another class there, with 80 images, "
-    )
-    words += "is found in {:.0f} to {:.0f} %, by two of the five never |"
+    words = "found by all seeds, in {:.0f} to {:.0f} %, with two false alarms at most; another class there, with 80 "
+    words += "images, is found in {:.0f} to {:.0f} %, by three of the five never |"
     others = [numbers_in(cell_of("rare-strips", OTHERS, "auto", str(seed)))[0] for seed in range(5)]
-    assert others.count(0) == 2
+    assert others.count(0) == 3
+    assert max(float(cell_of("rare-strips", "alarms", "auto", str(seed))) for seed in range(5)) == 2
     yield Quote("bench/README.md", words, (min(on_strips), max(on_strips), min(others), max(others)))
     pairs = [
         each
