@@ -24,10 +24,12 @@ run_resumable() {
     kill -0 "$step" 2>/dev/null || break
   done
 
-  if grep -q '"state": "finished"' "$status" 2>/dev/null; then
+  if ((code == 2)); then # bad input, which a restart would not mend, also for a run that had finished before
+    return "$code"
+  elif grep -q '"state": "finished"' "$status" 2>/dev/null; then
     rm -f "$restarts"
     return 0
-  elif ((ended || code == 2)); then # cancelled or preempted; or bad input, which a restart would not mend
+  elif ((ended)); then # cancelled or preempted
     return "$code"
   elif ((warned)); then
     echo "out of time: back to the queue, to go on from the last state"

@@ -160,17 +160,23 @@ def cut_distorted(
     matrix = np.column_stack([inverse, source - inverse @ place])
     width_height = (size[1], size[0])
     how = cv2.WARP_INVERSE_MAP
+    warped = cv2.warpAffine(
+        _as_bytes(target),
+        matrix,
+        width_height,
+        flags=how | cv2.INTER_NEAREST,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=_as_bytes(np.array(invalid, target.dtype)).ravel().tolist(),
+    )
     return (
         cv2.warpAffine(image, matrix, width_height, flags=how | cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101),
-        cv2.warpAffine(
-            target,
-            matrix,
-            width_height,
-            flags=how | cv2.INTER_NEAREST,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=invalid,
-        ),
+        np.ascontiguousarray(warped).view(target.dtype).reshape(size),
     )
+
+
+def _as_bytes(target: np.ndarray) -> np.ndarray:
+    """As channels of uint8: OpenCV warps int32 in another way, which is not for images of 32,767 pixels a side."""
+    return np.ascontiguousarray(target)[..., None].view(np.uint8)
 
 
 def draw_size(rng: Random, size: tuple[int, int], zoom: tuple[float, float]) -> tuple[int, int]:

@@ -214,6 +214,8 @@ def test_a_slurm_job_starts_again_so_often_after_a_failure_whatever_brought_it_b
     assert run_resumable(tmp_path, "exit 2", SLURM_JOB_ID="9") == (2, False)
     finished = f"""echo '{{"state": "finished"}}' > {tmp_path}/run/status.json"""
     assert run_resumable(tmp_path, finished) == (0, False)
+    assert run_resumable(tmp_path, "exit 1") == (0, False)  # an end that is rough at the last
+    assert run_resumable(tmp_path, "exit 2") == (2, False)  # other options on a finished run, which they leave as it is
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".restarts-8", "status.json"]
 
 

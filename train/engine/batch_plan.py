@@ -112,9 +112,14 @@ def micro_batch_share(phase: PhaseConfig, rank: int, world: int) -> range:
     return range(rank * total // world, (rank + 1) * total // world)
 
 
-def most_images(phase: PhaseConfig, world: int) -> int:
+def most_micro_batches(phase: PhaseConfig, world: int) -> int:
     """Of a step, with the rank that has the most of them, for which the others wait."""
-    return math.ceil(phase.micro_batches / world) * phase.micro_batch
+    return math.ceil(phase.micro_batches / world)
+
+
+def most_images(phase: PhaseConfig, world: int) -> int:
+    """Of a step, with that rank."""
+    return most_micro_batches(phase, world) * phase.micro_batch
 
 
 def plan_phases(

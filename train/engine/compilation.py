@@ -24,7 +24,7 @@ from steel.distributed.runtime import Runtime
 from steel.errors import InputError, SharedError
 from steel.loading.train_loader import MicroBatch
 from steel.model.network import set_encoder_trainable
-from train.engine.batch_plan import PhasePlan
+from train.engine.batch_plan import PhasePlan, most_micro_batches
 from train.engine.dry_run import untouched
 from train.engine.step import TrainingState
 
@@ -116,7 +116,8 @@ def choose_compilation(
 def _measure(trial: "_Trial", runtime: Runtime, plan: PhasePlan, step: int, *, must: bool) -> CompileChoice:
     name = plan.phase.name
     first = max(runtime.all_gather(trial.seconds(1)))
-    if not must and not is_worth_trying(first * len(plan.share) * (plan.steps - step)):
+    a_step = first * most_micro_batches(plan.phase, runtime.world)  # with the rank's own share they would part here
+    if not must and not is_worth_trying(a_step * (plan.steps - step)):
         logger.info("phase %s is too short to gain by compiling its step (runtime.compile)", name)
         return CompileChoice(False)
     eager = max(runtime.all_gather(trial.seconds(REPEATS)))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steel.images.strip import BLACK_LEVEL
-from steel.loading.crop import draw_size, place_window, to_target
+from steel.loading.crop import Distortion, Window, cut_distorted, draw_size, place_window, to_target
 from tests.augmenting import NAMES, SEEDS, augmenter, blocks, one, texture
 
 # --- targets -------------------------------------------------------------------------------------------------------
@@ -166,6 +166,17 @@ def test_what_lies_beyond_a_small_image_is_invalid_at_every_scale() -> None:
     _, target = augmenter(crop=(24, 32), zoom=(0.5, 0.5))(texture(24, 32), np.zeros((24, 32), np.uint8), seed=1)
     assert np.count_nonzero(target == 0) == 12 * 16
     assert np.count_nonzero(target == 1 << 4) == 24 * 32 - 12 * 16
+
+
+def test_targets_of_many_classes_are_distorted_as_those_of_few_on_the_longest_images_too() -> None:
+    """OpenCV warps each type of pixel in its own way, and some not at all from 32,767 pixels a side on."""
+    few = np.random.default_rng(0).integers(0, 128, (64, 40_000), np.uint8)
+    window, distortion = Window(0, 39_900, (30, 39_950), focused=False), Distortion(0.2, 0.05, 1.1, (2, -3))
+    cut = [cut_distorted(few, few.astype(kind), window, distortion, (64, 96), 128)[1] for kind in (np.uint8, np.int32)]
+    assert [target.dtype for target in cut] == [np.uint8, np.int32]
+    assert np.array_equal(*cut) and (cut[0] == 128).any() and (cut[0] < 128).any()
+    high = few.astype(np.int32) << 10
+    assert np.array_equal(cut_distorted(few, high, window, distortion, (64, 96), 1 << 17)[1], cut[1] << 10)
 
 
 @pytest.mark.parametrize(

@@ -242,13 +242,42 @@ def test_ranks_choose_by_the_slowest(
             return [value, value] if value is None else list(latest[-1])
 
         monkeypatch.setattr(compilation._Trial, "seconds", seconds)
-        job = SimpleNamespace(all_gather=all_gather, device=torch.device("cpu"), accelerator=runtime.accelerator)
+        cpu = torch.device("cpu")
+        job = SimpleNamespace(all_gather=all_gather, device=cpu, accelerator=runtime.accelerator, world=2)
         training.runtime = job  # type: ignore[assignment]
         trial = compilation._Trial(training, plan_of(training.config), batch_of(2), lambda: False)
         plan = replace(plan_of(training.config), epoch_length=12_000)
         choices.append(compilation._measure(trial, job, plan, 0, must=False))  # type: ignore[arg-type]
         assert training.micro_batch_losses.is_compiled == kept
     assert choices == [CompileChoice(kept, max(eager) / max(compiled))] * 2
+
+
+def test_ranks_of_unequal_shares_agree_on_whether_a_phase_is_long_enough(
+    runtime: Runtime, graphs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight micro-batches on three ranks: those of three, and that of two, ask as often what the others measured."""
+    asked = []
+    for share in (range(3), range(3, 6), range(6, 8)):
+        training = build_training(runtime, configured("auto"))
+        gathered: list[Any] = []
+
+        def all_gather(value: Any, gathered: list[Any] = gathered) -> list[Any]:
+            gathered.append(value)
+            return [value] * 3
+
+        monkeypatch.setattr(compilation._Trial, "seconds", lambda *_: 1.0)
+        cpu = torch.device("cpu")
+        job = SimpleNamespace(all_gather=all_gather, device=cpu, accelerator=runtime.accelerator, world=3)
+        training.runtime = job  # type: ignore[assignment]
+        plan = plan_of(training.config)
+        phase = replace(plan.phase, batch_size=8 * plan.phase.micro_batch)
+        plan = replace(plan, phase=phase, share=share)
+        steps = plan.steps
+        monkeypatch.setattr(compilation, "is_worth_trying", lambda seconds, steps=steps: seconds > 2.5 * steps)
+        trial = compilation._Trial(training, plan, batch_of(2), lambda: False)
+        compilation._measure(trial, job, plan, 0, must=False)  # type: ignore[arg-type]
+        asked.append(len(gathered))
+    assert asked[0] > 1 and asked == asked[:1] * 3
 
 
 @pytest.fixture
