@@ -139,7 +139,7 @@ def shuffled(records: Iterable[ImageRecord], seed: int) -> list[ImageRecord]:
 
 
 def _shuffle_key(seed: int, image_id: str) -> bytes:
-    return hashlib.blake2b(image_id.encode(), key=seed.to_bytes(8, "little")).digest()
+    return hashlib.blake2b(image_id.encode(), key=seed.to_bytes(8, "little", signed=True)).digest()
 
 
 def _fingerprints(options: Options, labels: Labels, sizes: dict[str, int]) -> tuple[str, str]:

@@ -230,7 +230,7 @@ def stack_members(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None
         "tuning": sorted(tuned - seen),
         "test": sorted(set.intersection(*test) - tuned - seen),
     }
-    if len(digests) > 1:
+    if len(digests) > 1 or not all(c.folds for c in checkpoints):  # or one that is itself of different shards
         data, folds = {}, {}
     return dataclasses.replace(
         first,

@@ -382,7 +382,7 @@ def retuned(
     digests, former = data_digests(manifest), tuned_on(checkpoint.provenance)
     chosen_on, before = checkpoint.folds.get("tuning", ()), list(checkpoint.provenance.get("tuned_before", ()))
     if digests.isdisjoint(former):
-        before += [{"digest": digest, "folds": list(chosen_on)} for digest in former]
+        before += [{"digest": digest, "folds": list(chosen_on)} for digest in former if chosen_on]
         chosen_on = ()
     roles = {**checkpoint.folds, "tuning": sorted({*chosen_on, *folds})}
     if not digests.isdisjoint(trained_on(checkpoint.provenance)):  # of other shards fold numbers mean nothing here

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steel.checkpoint import Checkpoint, parse_checkpoint
 from steel.checkpoint_header import parse_header
@@ -101,7 +101,7 @@ def load_encoder(
     own = model.encoder.state_dict()
     fit = _best_fit(own, given.states, _converter(name))
     _check_fit(fit, source.name, name)
-    _check_stem(own, fit, source.name, name)
+    _check_stem(model.encoder, fit, source.name, name)
     usual, whose = (given.expected, given.told_by) if given.expected else usual_inputs(name, given.states[fit.place])
     inputs = _fill(model, fit, expected, usual)
     licence = given.licence if given.licence != licence_text(None) else licence_text(licence_of_file(name, source.name))
@@ -231,13 +231,15 @@ def _check_fit(fit: Fit, source: str, encoder: str) -> None:
         )
 
 
-def _check_stem(own: Mapping[str, Tensor], fit: Fit, source: str, encoder: str) -> None:
+def _check_stem(network: nn.Module, fit: Fit, source: str, encoder: str) -> None:
     """Refuse weights that lack the first convolution, through which all others see an image: behind a random one they
     are worth little, however many fit."""
-    first = next((name for name, tensor in own.items() if tensor.ndim == 4), None)
+    first, stem = next(
+        (f"{name}.weight", part) for name, part in network.named_modules() if isinstance(part, nn.Conv2d)
+    )
     if first not in fit.missing:
         return
-    shape = own[first].shape
+    shape = stem.weight.shape
     alike = [
         f"{name} takes {tensor.shape[1]} channels"
         for name, tensor in fit.given.items()

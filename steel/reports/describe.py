@@ -27,7 +27,7 @@ def describe_checkpoint(header: Mapping[str, Any]) -> list[str]:
         "depth": str(from_dict(Depth, header["depth"])),
         "tiles": "of {tile}x{tile} pixels, {overlap} shared, beyond {budget:,} pixels".format(**header["tiling"]),
         "normalisation": f"mean {_numbers(header['mean'])}, standard deviation {_numbers(header['std'])}",
-        "folds": _told_folds(header["folds"]) or ("those of each member" if count > 1 else "not recorded"),
+        "folds": "; ".join(_headline_folds(header["folds"], count)) or "not recorded",
     }
     entries["first weights"] = "; ".join(describe_first_weights(header["provenance"]))
     extensions = extensions_of(header["provenance"])
@@ -59,6 +59,13 @@ def member_folds(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
         told, digest = _told_folds(member["folds"]) or "folds not recorded", member["provenance"].get("data_digest")
         found.append((member["name"], f"{told} of shards {digest[:8]}" if isinstance(digest, str) else told))
     return found
+
+
+def _headline_folds(folds: Mapping[str, Sequence[int]], members: int) -> list[str]:
+    """Of an ensemble of different shards the members tell what they were trained on, as numbers of these say nothing
+    together; where its decision was found is its own."""
+    of_members = ["those of each member"] if members > 1 and "train" not in folds else []
+    return [told for told in (_told_folds(folds), *of_members) if told]
 
 
 def _told_folds(folds: Mapping[str, Sequence[int]]) -> str:

@@ -375,6 +375,11 @@ def test_folds_of_different_shards_are_told_by_each_member_alone(tmp_path):
         "  member 2  b (train 2; tuning 0; test 3 of shards abcdefgh)",
         "  member 3  c (train 1; tuning 0; test 3 of shards 01234567)",
     ]
+    save_checkpoint(tmp_path / "all", stack_members([load_checkpoint(tmp_path / "both")] * 2, ["d", "e"]))
+    assert read_header(tmp_path / "all")["folds"] == {}
+    tuned = dataclasses.replace(load_checkpoint(tmp_path / "both"), folds={"tuning": [2]})
+    save_checkpoint(tmp_path / "tuned", tuned)
+    assert "folds          tuning 2; those of each member" in describe_checkpoint(read_header(tmp_path / "tuned"))
 
 
 @pytest.mark.parametrize(

@@ -40,14 +40,15 @@ def provenance_of(checkpoint: Checkpoint, path: str | Path, reader: ShardReader)
         reader: of the shards.
     """
     folds = {f"{role}_folds": ", ".join(map(str, folds)) or "none" for role, folds in checkpoint.folds.items()}
-    of_members = member_folds(checkpoint.provenance)
+    of_members = {} if "train" in checkpoint.folds else member_folds(checkpoint.provenance)
     return {
         "checkpoint": told_url(path),
         "data": told_url(reader.root),
         "checkpoint_weights_sha256": digest_tensors(checkpoint.tensors),
         "network": f"{checkpoint.network.architecture} on {checkpoint.network.encoder}",
         "members": checkpoint.members,
-        **(folds or {f"member_{i}": f"{name} ({told})" for i, (name, told) in enumerate(of_members, 1)}),
+        **folds,
+        **{f"member_{i}": f"{name} ({told})" for i, (name, told) in enumerate(of_members, 1)},
         "evaluated_data": reader.manifest.digest,
         **{name: value for name, value in flat_scalars(checkpoint.provenance) if not name.startswith("gates.")},
     }

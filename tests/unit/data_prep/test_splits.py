@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep.plan import shuffled
 from data_prep.splits import read_groups_file, read_split_file, severstal_classic, straddling_groups
 from steel.errors import InputError
 from steel.folds import assign_folds, put_large_last
+from steel.images.listing import ImageRecord
 from steel.validation_errors import ValidationErrors
 
 REAL_DATA = os.environ.get("STEEL_REAL_DATA")
@@ -101,6 +103,12 @@ def test_folds_of_groups_that_fit_keep_their_numbers(labels, num_folds):
     groups = np.arange(len(labels)) // 2
     folds = assign_folds(names(len(labels)), groups, one_hot(labels, 3), num_folds, 0)
     assert put_large_last(folds, groups) is folds
+
+
+@pytest.mark.parametrize("seed", [-1, 0, 2**63 - 1])
+def test_images_are_shuffled_by_any_seed_that_a_set_was_ever_made_with(seed):
+    records = [ImageRecord(name, name) for name in names(40)]
+    assert shuffled(records, seed) == shuffled(records[::-1], seed) != records
 
 
 def test_the_seed_decides():

@@ -106,6 +106,16 @@ def test_digests_of_another_type_are_refused(trained: Checkpoint, tmp_path: Path
         read_header(tmp_path / "model.safetensors")
 
 
+def test_an_ensemble_of_different_shards_has_no_folds_of_its_own_to_remember(
+    trained: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "expected_figures", lambda *given: {})
+    other = replace(trained, provenance={"data_digest": "b"})
+    tuned = tune_on(stack_members([trained, other], ["a", "b"]), "a", [1])
+    assert (tuned.folds, tuned.provenance["tuned_before"]) == ({"tuning": [1]}, [])
+    assert (roles(tuned, "a"), roles(tuned, "b")) == ("tuning tuning train", "tuning unknown train")
+
+
 def test_what_it_remembers_is_told(trained: Checkpoint, tmp_path: Path) -> None:
     one, other = ({"digest": digest, "tuning": [fold]} for digest, fold in (("0123456789", 0), ("abcdefghij", 4)))
     start = {"source": "start.safetensors", "seen": [{**one, "train": [2, 3]}, {**other, "train": []}]}
