@@ -1,5 +1,6 @@
 """`history.jsonl`: one JSON record a line, in the order of training, whatever tracker is on or down."""
 
+import itertools
 import json
 import math
 import os
@@ -28,7 +29,7 @@ class History:
     def open_at(self, phase: int, step: int, *, validated: bool = True) -> None:
         """Open for appending at a training position; records beyond it are dropped, as they will be written again.
 
-        So are those of a validation at the position itself, unless it is `validated`.
+        So are that of a validation at the position itself, unless it is `validated`, and those behind it.
         The file is replaced as a whole, so a crash leaves either the old records or the new ones. A last line that a
         crash cut short is dropped as well.
 
@@ -38,11 +39,13 @@ class History:
         self.close()
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
 
-        def stands(record: Mapping[str, Any]) -> bool:
+        def is_beyond(record: Mapping[str, Any]) -> bool:
             place = record["phase"], record["step"]
-            return place < (phase, step) or (place == (phase, step) and (validated or record["kind"] != "validation"))
+            is_open = not validated and record["kind"] == "validation"
+            return place > (phase, step) or (place == (phase, step) and is_open)
 
-        kept = [line for line, record in self._parse(lines) if stands(record)]
+        records = list(self._parse(lines))  # those beyond the position have to be sound, too
+        kept = [line for line, _ in itertools.takewhile(lambda each: not is_beyond(each[1]), records)]
         if kept != lines:
             with open_write(self.path) as file:
                 file.writelines(kept)

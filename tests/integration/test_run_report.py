@@ -35,11 +35,13 @@ def steps_of(out: Path, kind: str) -> list[tuple[int, int]]:
     return [(record["phase"], record["step"]) for record in records if record["kind"] == kind]
 
 
-def test_a_phase_without_progress_ends_early(tiny_shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("every", "logged"), [(1, [1, 2, 3, 4]), (3, [3, 4])])
+def test_a_phase_without_progress_ends_early(tiny_shards: Path, tmp_path: Path, every: int, logged: list[int]) -> None:
     """5 epochs are 6 steps; epochs end within steps 2, 3 and 4, and two more validations bring nothing."""
     options = ["--phases.0.epochs", "5", "--phases.1.epochs", "0.1", "--validation.patience", "2"]
+    options += ["--tracking.log-every", str(every)]
     assert main([*OPTIONS, *options, "--data", str(tiny_shards), "--out", str(tmp_path)]) == 0
-    assert steps_of(tmp_path, "train") == [(0, 1), (0, 2), (0, 3), (0, 4), (1, 1)]
+    assert steps_of(tmp_path, "train") == [*((0, step) for step in logged), (1, 1)]
     assert steps_of(tmp_path, "validation") == [(0, 2), (0, 3), (0, 4), (1, 1)]
     (line,) = [line for line in (tmp_path / "report.txt").read_text().splitlines() if "stopped early" in line]
     assert line.startswith(

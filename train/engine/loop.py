@@ -154,9 +154,13 @@ class Loop:
         self.progress.count_step(done, self.state)
         num_done = done.step + 1
         if num_done % self.context.config.tracking.log_every == 0 or num_done == done.plan.steps:
-            figures = train_figures(self.state, done, self.step_metrics.take_speed())
-            self.metric_logger.log({"kind": "train", **done.plan.place_after(num_done)}, lambda: figures)
-            self.state.window = Window()
+            self._log_window(done.plan, num_done)
+
+    def _log_window(self, plan: PhasePlan, num_done: int) -> None:
+        """Write what the steps since the last record were like, and begin anew."""
+        figures = train_figures(self.state, self.step_metrics.take_speed())
+        self.metric_logger.log({"kind": "train", **plan.place_after(num_done)}, lambda: figures)
+        self.state.window = Window()
 
     def _fail_if_nonfinite(self) -> None:
         limit = self.context.config.optim.nonfinite_limit
@@ -249,8 +253,10 @@ class Loop:
         return patience > 0 and self.state.stale >= patience
 
     def _note_early_stop(self, plan: PhasePlan) -> None:
-        """Say so, if this validation ends the phase before its last step."""
+        """Say so, and log the steps that no record has, if this validation ends the phase before its last step."""
         if self.state.stale == self.context.config.validation.patience and self.state.step < plan.steps:
+            if self.state.window != Window():
+                self._log_window(plan, self.state.step)
             self.state.stopped_early.append(
                 f"phase {plan.phase.name} stopped early after {plan.epoch_at(self.state.step):.1f} of "
                 f"{plan.phase.epochs:g} epochs: {self.state.stale} validations in a row brought no better score"

@@ -13,11 +13,14 @@ OVERFLOW_PATIENCE = 30
 
 @dataclass
 class Window:
-    """Training losses since the last record of the history; sums over steps."""
+    """Training steps since the last record of the history."""
 
     steps: int = 0
+    """Those that were not skipped."""
     losses: dict[str, float] = field(default_factory=dict)
-    """Of each head of the network."""
+    """Of each head of the network; sums over these."""
+    lr: float = 0.0
+    """Of the last step, skipped or not."""
 
     def __post_init__(self) -> None:
         _check_counts(self)
@@ -84,11 +87,12 @@ class LoopState:
     def count_step(self, done: FinishedStep) -> bool:
         """Take in a finished step; whether it was skipped for what is not finite, rather than by the fp16 scaler."""
         self.bad_samples += done.bad_samples
+        self.window.lr = done.lr
+        for head, loss in done.losses.items():
+            self.window.losses[head] = self.window.losses.get(head, 0.0) + (0.0 if done.skipped else loss)
         if not done.skipped:
             self.nonfinite_streak = self.overflow_streak = 0
             self.window.steps += 1
-            for head, loss in done.losses.items():
-                self.window.losses[head] = self.window.losses.get(head, 0.0) + loss
             return False
         if done.is_overflow and self.overflow_streak < OVERFLOW_PATIENCE:
             self.scaler_overflows += 1

@@ -15,7 +15,7 @@ from train.engine.curves_process import CurvesProcess
 from train.engine.loop_state import LoopState
 from train.engine.run_context import RunContext
 from train.engine.run_folder import RunFolder
-from train.engine.step_metrics import FinishedStep, Speed
+from train.engine.step_metrics import Speed
 
 logger = logging.getLogger("train.fit")
 
@@ -233,14 +233,14 @@ def open_metric_logger(context: RunContext, folder: RunFolder, state: LoopState)
     return metric_logger
 
 
-def train_figures(state: LoopState, last: FinishedStep, speed: Speed) -> dict[str, Any]:
-    """Figures of the steps in the window of `state`, of which `last` is the last one."""
+def train_figures(state: LoopState, speed: Speed) -> dict[str, Any]:
+    """Figures of the steps in the window of `state`."""
     window = state.window
     # A window of skipped steps alone has no loss: None, since NaN is not JSON.
     return {
         "loss": sum(window.losses.values()) / window.steps if window.steps else None,
-        **{f"loss_{h}": window.losses[h] / window.steps if window.steps else None for h in last.losses},
-        "lr": last.lr,
+        **{f"loss_{head}": loss / window.steps if window.steps else None for head, loss in window.losses.items()},
+        "lr": window.lr,
         "images_per_second": speed.images_per_second,
         "data_wait": speed.data_wait,
         "nonfinite_steps": state.nonfinite_steps,

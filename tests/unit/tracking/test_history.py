@@ -51,6 +51,18 @@ def test_resuming_takes_back_what_lies_beyond(history, position, kept):
     assert sorted(p.name for p in history.path.parent.iterdir()) == ["history.jsonl"]
 
 
+@pytest.mark.parametrize(("validated", "kept"), [(False, ["train"]), (True, ["train", "validation", "train"])])
+def test_a_validation_that_is_made_again_takes_back_what_follows_it_at_its_step(tmp_path, validated, kept):
+    """Such as the steps that an early stop has logged, before the crash."""
+    history = History(tmp_path / "history.jsonl")
+    history.open_at(0, 0)
+    for kind in ("train", "validation", "train"):
+        history.append(record(0, 10, kind))
+    history.append(record(1, 5))
+    history.open_at(0, 10, validated=validated)
+    assert [each["kind"] for each in history.records()] == kept
+
+
 def test_a_line_cut_short_by_a_crash_is_dropped(history):
     with open(history.path, "ab") as file:
         file.write(b'{"kind": "train", "phase": 1, "st')

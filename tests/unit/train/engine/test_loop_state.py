@@ -29,8 +29,8 @@ OVERFLOW = finished(skipped=True, is_overflow=True)
 def test_figures_are_the_mean_over_the_steps_of_its_window() -> None:
     state = LoopState(nonfinite_steps=5, scaler_overflows=6, bad_samples=1)
     for step, loss in enumerate((1.0, 2.0, 3.0, 6.0)):
-        assert not state.count_step(finished(step, segmentation=loss, bad_samples=1))
-    assert train_figures(state, finished(3, lr=0.5), Speed(40.0, 0.25)) == {
+        assert not state.count_step(finished(step, segmentation=loss, bad_samples=1, lr=step / 6))
+    assert train_figures(state, Speed(40.0, 0.25)) == {
         "loss": 3.25,
         "loss_segmentation": 3.0,
         "loss_boundary": 0.25,
@@ -51,7 +51,7 @@ def test_a_record_belongs_after_its_last_step() -> None:
 def test_a_window_of_skipped_steps_alone_has_no_loss() -> None:
     state = LoopState()
     state.count_step(NONFINITE)
-    figures = train_figures(state, NONFINITE, Speed(None, None))
+    figures = train_figures(state, Speed(None, None))
     assert [figures[name] for name in ("loss", "loss_segmentation", "loss_boundary")] == [None] * 3
 
 
@@ -61,7 +61,7 @@ def test_skipped_steps_count_apart_from_the_loss() -> None:
     assert (state.nonfinite_steps, state.nonfinite_streak) == (2, 2)
     state.count_step(finished())
     assert (state.nonfinite_steps, state.nonfinite_streak) == (2, 0)
-    assert state.window == Window(2, {"segmentation": 1.5, "boundary": 0.5})
+    assert state.window == Window(2, {"segmentation": 1.5, "boundary": 0.5}, lr=1e-3)
 
 
 def test_overflows_count_apart_and_do_not_end_a_streak() -> None:
