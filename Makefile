@@ -6,7 +6,7 @@ EXTRAS ?= train,onnx,serve
 BIN := $(VENV)/bin
 DEMO := runs/demo
 # What a user needs, and what the tests need besides.
-USER := $(VENV)/.installed-user
+INSTALLED := $(VENV)/.installed-user
 ALL := $(VENV)/.installed-all
 DOCS := $(VENV)/.installed-docs
 PINS := $(VENV)/constraints.txt
@@ -25,9 +25,9 @@ NUMBERS := $(addprefix tests/numerics/,test_golden.py test_gradients.py test_wor
 
 setup: $(ALL)
 
-install: $(USER)
+install: $(INSTALLED)
 
-$(USER): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: Python 3.11 to 3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}; name another: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	# It chooses versions in a third of the time that Python 3.11's own pip takes.
@@ -36,12 +36,12 @@ $(USER): pyproject.toml constraints.txt
 	$(INSTALL) -e '.[$(EXTRAS)]'
 	touch $@
 
-$(ALL): $(USER)
+$(ALL): $(INSTALLED)
 	@echo '== Fetching 0.1 GB more, for the tests'
 	$(INSTALL) -e '.[train,dev]'
 	touch $@
 
-$(DOCS): $(USER)
+$(DOCS): $(INSTALLED)
 	$(INSTALL) -c docs/constraints.txt -e '.[train,onnx,docs]'
 	touch $@
 
@@ -50,7 +50,7 @@ docs: $(DOCS)
 	$(BIN)/python -m mkdocs build --clean
 
 # One file for a machine that only predicts. What a build leaves would be packed the next time, too, whatever is gone since.
-wheel: $(USER)
+wheel: $(INSTALLED)
 	rm -rf build
 	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps -w wheels .
 	rm -rf build
@@ -59,7 +59,7 @@ wheel: $(USER)
 pictures: $(DOCS)
 	$(BIN)/python -m bench.pictures $(DEMO) --out docs/pictures
 
-demo: $(USER)
+demo: $(INSTALLED)
 	VENV=$(VENV) OUT=$(DEMO) sh launch/demo.sh
 
 test: $(ALL)

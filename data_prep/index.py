@@ -55,7 +55,7 @@ def index_tars(
         missing_is_clean: A sample without a mask has no defect; else that is a mistake.
 
     Raises:
-        ValidationErrors: names that no shard can have; damaged tars and unusable samples, all at once.
+        ValidationErrors: names that no shard can have; unusable tars and samples, all at once.
         InputError: no tars there, or there is a manifest already.
     """
     if storage.exists(storage.join(root, MANIFEST_NAME)):

@@ -223,7 +223,8 @@ def _finish(options: Options, plan: Plan, depth: Depth, *, parts: int) -> Summar
     found = {shard.name: finished_rows(options, plan, shard) for shard in plan.shards}
     complete: list[ShardRows] = [rows for rows in found.values() if rows is not None]
     if len(complete) < len(found):
-        unfinished = [k for k in range(1, parts + 1) if any(found[s.name] is None for s in plan.part(k, parts))]
+        beginning = range(1, min(parts, len(plan.shards)) + 1)  # the others have no shard
+        unfinished = [k for k in beginning if any(found[s.name] is None for s in plan.part(k, parts))]
         which = list_some([f"{k}/{parts}" for k in unfinished])
         raise InputError(f"{options.out}: not complete; run --part {which} again, then --join {parts}")
     draft = draft_manifest(

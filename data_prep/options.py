@@ -7,12 +7,14 @@ from typing import Any, ClassVar, Literal
 from data_prep.depth import Percentiles
 from steel.errors import InputError
 from steel.folds import MAX_FOLDS
-from steel.images.pixel_format import EIGHT_BITS, MAX_RESIZED_SIDE, Depth
+from steel.images.pixel_format import EIGHT_BITS, MAX_RESIZED_SIDE, MAX_SIDE, Depth
 from steel.labels.options import AS_FOUND, LabelOptions
 from steel.shards.tiles import TileGrid
 
 MIN_TILE = 32
 """The stride of the usual networks: a smaller tile would be padding for the most part."""
+_MAX_PREFIX = 200
+"""File systems allow names of 255 bytes, and unfinished shards and copies of remote ones add some to theirs."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Options:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.prefix):
             raise InputError(f"--prefix {self.prefix!r}: use letters, digits, '-', '_' and '.' only")
+        if len(self.prefix) > _MAX_PREFIX:
+            raise InputError(f"--prefix of {len(self.prefix)} letters: give {_MAX_PREFIX} at most")
         if self.shard_size < 1:
             raise InputError(f"--shard-size {self.shard_size}: must be at least 1")
         if self.resize is not None and not all(1 <= side <= MAX_RESIZED_SIDE for side in self.resize):
@@ -96,6 +100,8 @@ class Options:
             raise InputError(
                 f"--tile {tile.height}x{tile.width}: give at least {least}x{least}; training cuts its crops from tiles"
             )
+        if max(sides) > MAX_SIDE:
+            raise InputError(f"--tile {tile.height}x{tile.width}: give {MAX_SIDE:,} pixels a side at most")
         if not 0 <= tile.overlap <= min(sides) // 2:
             raise InputError(
                 f"--tile-overlap {tile.overlap}: give 0 to {min(sides) // 2} pixels, half of the tile's shorter side"

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from data_prep.arguments import add_executor_arguments
 from data_prep.executors import open_executor
+from data_prep.pixels import ignored_area
 from data_prep.stopping import end_if_stopped
 from data_prep.tile_check import TileCheck
 from steel import storage
@@ -214,6 +215,9 @@ def _check_mask(bitmask: np.ndarray, row: dict[str, Any], manifest: Manifest) ->
     areas = mask_areas(bitmask, manifest.num_classes)
     if areas != row["areas"]:
         return f"the mask covers {areas} pixels of the classes, the index says {row['areas']}"
+    ignored = ignored_area(bitmask, manifest.ignore_bit)
+    if ignored != row["ignored"]:
+        return f"the mask ignores {ignored} pixels, the index says {row['ignored']}"
     bits = np.bitwise_or.reduce(bitmask, axis=None)
     known = (1 << manifest.num_classes) - 1 | (0 if manifest.ignore_bit is None else 1 << manifest.ignore_bit)
     if int(bits) & ~known:

@@ -73,7 +73,7 @@ def index_tar(task: ForeignTask) -> ShardRows:
                 except ValueError as error:
                     issues.append(Issue("unusable samples", f"{task.name}: {key} ({error})"))
         except _TAR_ERRORS as error:
-            issues.append(Issue("damaged tars", f"{task.name} ({error})"))
+            issues.append(Issue("unusable tars", f"{task.name} ({error})"))
         raise_issues(issues)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -83,6 +83,10 @@ def index_tar(task: ForeignTask) -> ShardRows:
 
 _TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 """What Python's library may say of a damaged header."""
+
+
+_WHOLE_FILES = "with --dereference --hard-dereference and without --sparse"
+"""How GNU tar writes each file whole, of which a deduplicator may have made one with several names."""
 
 
 class _Bounded:
@@ -107,7 +111,8 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, _Member]]]:
     """Key and members of each sample: files that follow each other with the same name up to the first dot.
 
     Raises:
-        _TAR_ERRORS: the tar is compressed or damaged. A damaged header would else look like the end of the tar.
+        _TAR_ERRORS: the tar is compressed or damaged, or holds links or files with holes. A damaged header would else
+            look like the end of the tar.
     """
     key, end = "", 0
     members: dict[str, _Member] = {}
@@ -117,6 +122,9 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, _Member]]]:
             end = info.offset_data + padded
             found = re.fullmatch(r"((?:.*/|)[^.]+)[.]([^/]*)", info.name, re.DOTALL)
             end_if_stopped()
+            if info.islnk() or info.issym() or info.issparse():  # whoever reads at an offset finds other bytes, or none
+                what = "a file with holes" if info.issparse() else "a link"
+                raise tarfile.ReadError(f"{info.name} is {what}; make the tar anew, {_WHOLE_FILES}")
             if not info.isreg() or found is None:
                 continue
             if found[1] != key and members:

@@ -1,5 +1,7 @@
 """Tars that somebody else wrote, indexed and read as if they were ours."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import cv2
@@ -179,7 +181,7 @@ def test_a_corrupt_header_in_the_middle_is_no_end(tmp_path: Path, capsys: pytest
     tar[middle + 150] ^= 1
     (tmp_path / "part0.tar").write_bytes(tar)
     assert main(options(tmp_path)) == 2
-    assert "damaged tars: part0.tar" in capsys.readouterr().err
+    assert "unusable tars: part0.tar" in capsys.readouterr().err
 
 
 def test_what_looks_like_the_end_but_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,13 +197,32 @@ def test_what_looks_like_the_end_but_is_not(tmp_path: Path, capsys: pytest.Captu
     assert main(options(tmp_path, "--missing-mask", "clean")) == 0
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.GNUTYPE_SPARSE])
+def test_links_and_files_with_holes_are_no_missing_masks(
+    tmp_path: Path, kind: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A deduplicator makes one file with several names of equal masks, and tar a link of each but the first."""
+    with tarfile.open(tmp_path / "set.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for name in ("0.png", "0.seg.png", "1.png"):
+            data = cv2.imencode(".png", texture(0) if name != "0.seg.png" else labels_of(1))[1].tobytes()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        link = tarfile.TarInfo("1.seg.png")
+        link.type, link.linkname = kind, "0.seg.png"
+        tar.addfile(link)
+    assert main(options(tmp_path, "--missing-mask", "clean")) == 2
+    what = "a file with holes" if kind == tarfile.GNUTYPE_SPARSE else "a link"
+    assert f"unusable tars: set.tar (1.seg.png is {what}; make the tar anew, " in capsys.readouterr().err
+
+
 def test_a_tar_that_is_cut_short_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tars(tmp_path)
     tar = (tmp_path / "part0.tar").read_bytes()
     for length in (tar.index(b"coil/003") + 1000, tar.index(b"coil/003") + 100, 0):
         (tmp_path / "part0.tar").write_bytes(tar[:length])
         assert main(options(tmp_path)) == 2
-        assert "damaged tars: part0.tar" in capsys.readouterr().err
+        assert "unusable tars: part0.tar" in capsys.readouterr().err
 
 
 def test_members_whose_names_are_no_text_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

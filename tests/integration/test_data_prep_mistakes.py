@@ -193,6 +193,7 @@ def test_copies_of_a_folder_of_labels_make_the_same_shards(tmp_path: Path) -> No
         ({"shard_size": 0}, "--shard-size 0"),
         ({"folds": 0}, "--folds 0"),
         ({"prefix": "a/b"}, "--prefix"),
+        ({"prefix": "x" * 201}, "--prefix of 201 letters: give 200 at most"),
         ({"images": "nowhere"}, "nowhere: no such folder"),
         ({"resize": "32768x2"}, "--resize 32768x2: give 1 to 32,767 pixels a side"),
     ],

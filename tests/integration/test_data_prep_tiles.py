@@ -183,6 +183,7 @@ def test_colour_and_16_bits(tmp_path: Path) -> None:
     [
         (("--tile", "64x64", "--resize", "32x32"), "--tile and --resize: give one of them"),
         (("--tile", "31x64"), "--tile 31x64: give at least 32x32"),
+        (("--tile", "64x1000001"), "--tile 64x1000001: give 1,000,000 pixels a side at most"),
         (("--tile", "64x64", "--tile-overlap", "33"), "--tile-overlap 33: give 0 to 32 pixels"),
         (("--tile", "64x64", "--tile-overlap", "-1"), "--tile-overlap -1: give 0 to 32"),
         (("--tile-overlap", "8"), "--tile-overlap 8: give --tile HxW, too"),

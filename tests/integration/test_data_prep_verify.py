@@ -20,7 +20,8 @@ from data_prep.verify import verify
 from steel.shards.format import Manifest, write_index
 from steel.shards.index import Index
 from steel.shards.reader import BadSampleError, ShardReader
-from tests.image_folder import arguments, write_images
+from tests.image_folder import arguments, texture, write_images
+from tests.shard_folder import make_shards
 
 LAST = "shard-000002.tar"
 
@@ -141,6 +142,16 @@ def test_an_index_that_is_wrong_about_a_sample(shards: Path, column: str, value:
     faults = [fault for fault in faults_of(shards) if fault.startswith(f"{LAST}: sample ")]
     assert len(faults) == 1
     assert message in faults[0]
+
+
+def test_an_index_that_is_wrong_about_ignored_pixels(tmp_path: Path) -> None:
+    bitmask = np.zeros((32, 48), np.uint8)
+    bitmask[:2], bitmask[5] = 1 << 7, 1
+    shards = make_shards(tmp_path / "shards", [texture(0)] * 2, [bitmask] * 2, folds=1, ignore_bit=7)
+    assert not any("ignores" in fault for fault in faults_of(shards))
+    change_index(shards, "ignored", 1, 0)
+    (fault,) = [fault for fault in faults_of(shards) if "ignores" in fault]
+    assert fault.endswith(": the mask ignores 96 pixels, the index says 0")
 
 
 def test_a_damaged_image_is_found_even_where_every_checksum_is_right(shards: Path) -> None:
