@@ -55,6 +55,8 @@ def explain(
         if rungs
         else f"and these stay: tuned ones get {honest.mean_dice:.4f} cross-fitted ({gain}), which "
         + ("so few cannot show to be better" if are_few else "may be noise")
+        if num_true.any()
+        else "and these stay: no image here has a defect to tune them on"
     )
     in_groups = f" in {counted(statistics.num_groups, 'group')}" if statistics.num_groups < num_images else ""
     lines = [

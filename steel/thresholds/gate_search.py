@@ -4,7 +4,8 @@ Given a binary threshold the classes have nothing to do with each other: each cl
 `steel.thresholds.search.ladder`) from thresholds of one half, and a rung is taken when it gains, cross-fitted, more
 than noise over the last one taken, or when only with it the class is found as often as it must be (see
 `steel.thresholds.search_space.MIN_FOUND_SHARE`). That happens at every binary threshold; then the one that is best for
-all classes together is chosen, among those at which the most of them are found.
+all classes together is chosen, among those at which the most of them are found. A class that none of the images has
+takes no part in that: its alarms alone would be worth any threshold.
 """
 
 from collections.abc import Collection, Sequence
@@ -41,8 +42,8 @@ class GateFit:
     rungs: tuple[tuple[Rung, ...], ...]
     """What each class tried."""
     gains: np.ndarray
-    """(N,) int64: each image's gain over answering nothing under what was found without its fold, summed over classes,
-    in 1 / DICE_UNIT; 0 for images of other folds."""
+    """(N,) int64: each image's gain over answering nothing under what was found without its fold, summed over classes
+    that some image has, in 1 / DICE_UNIT; 0 for images of other folds."""
     missed: tuple[int, ...]
     """Classes, from 0, that are not found as often as they must be."""
 
@@ -90,12 +91,14 @@ class GateSearch:
         rule = GATES[gate]
         self.binary_thresholds = space.label_thresholds if rule.asks_any else (0,)
         self.evidence = [e.under(rule) for e in evidence]
+        self._num_with = np.stack([self._per_fold(np.flatnonzero(has)) for has in present.T])
+        """(C, K) int64: the images of each fold that have each class."""
         self.families: list[dict[str, Family]] = []
-        for e, grid, has in zip(self.evidence, grids, present.T, strict=True):
+        for e, grid, num_with in zip(self.evidence, grids, self._num_with, strict=True):
             whole = grid if rule.asks_class else replace(grid, label_thresholds=(0,))
             cells = e, whole, self.binary_thresholds, folds.fold_of, folds.num
             gains, found = gain_tables(*cells), found_tables(*cells)
-            held = self._per_fold(np.flatnonzero(has)), self._per_fold(_found_at_half(e, whole))
+            held = num_with, self._per_fold(_found_at_half(e, whole))
             self.families.append(
                 {name: Family.of(gains, found, *held, whole, part) for name, part in ladder(whole).items()}
             )
@@ -108,14 +111,18 @@ class GateSearch:
         folds = [fold for fold in range(self.folds.num) if fold not in without]
         climbs = [self._climb(k, folds, without) for k in range(len(self.families))]
         order = nearest_half(self.binary_thresholds)
-        totals = np.sum([climb.values for climb in climbs], axis=0)[:, order]
+        num_with = self._num_with[:, folds]
+        in_all = num_with.sum(axis=1, keepdims=True)
+        told_of = np.concatenate([in_all - num_with, in_all], axis=1) > 0  # (C, F + 1)
+        values = [climb.values * told[:, None] for climb, told in zip(climbs, told_of, strict=True)]
+        totals = np.sum(values, axis=0)[:, order]
         num_found = np.sum([climb.finds for climb in climbs], axis=0)[:, order]
         among = np.where(num_found == num_found.max(axis=1, keepdims=True), totals, np.iinfo(np.int64).min)
         *by_fold, chosen = order[np.argmax(among, axis=1)].tolist()
         gains = np.zeros(len(self.folds.fold_of), np.int64)
         for fold, binary in zip(folds, by_fold, strict=True):
             mine = self.folds.fold_of == fold
-            gains[mine] = sum(climb.gains[mine, binary] for climb in climbs)
+            gains[mine] = sum(climbs[k].gains[mine, binary] for k in np.flatnonzero(told_of[:, -1]))
         return GateFit(
             classes=tuple(self._decision(k, climb.rung[chosen], chosen, without) for k, climb in enumerate(climbs)),
             binary_threshold=self.binary_thresholds[chosen] or HALF,

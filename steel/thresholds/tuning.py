@@ -69,9 +69,9 @@ def tune_thresholds(
 ) -> Tuning:
     """Find the decision with the best mean Dice, averaged over adjacent settings, that the images support.
 
-    A class that no image has cannot be tuned: it keeps thresholds of one half and no limits. Label thresholds that
-    the winning gate does not use do not touch the masks; they are set to the best F1 of the head (averaged over
-    adjacent thresholds), so that its labels mean something.
+    A class that no image has cannot be tuned: it keeps thresholds of one half and no limits, and has no say in the
+    gate. Label thresholds that the winning gate does not use do not touch the masks; they are set to the best F1 of the
+    head (averaged over adjacent thresholds), so that its labels mean something.
 
     Args:
         statistics: of images that the model was not trained on.
@@ -98,7 +98,8 @@ def tune_thresholds(
     found = tuner.tune()
     fixed = tuner.complete(default_decision(statistics.num_classes))
     of_found, of_fixed = tuner.cross_fitted(), decide(statistics, fixed)
-    differences = (score_sums(of_found).dice - score_sums(of_fixed).dice).mean(axis=1)
+    told_of = tuner.present.any(axis=0)  # to answer a class that no image has less often is no gain
+    differences = (score_sums(of_found).dice - score_sums(of_fixed).dice) @ told_of / len(told_of)
     gain, confidence = Gain.of(differences, tuner.folds.unit_of), tuner.space.confidence
     num_units = tuner.folds.num_units
     are_few = num_units < tuner.space.fewest

@@ -208,8 +208,36 @@ def test_without_its_only_image_a_class_stays_at_one_half(gate: str) -> None:
     tuner = Tuner(statistics, (gate,), None, (), SearchSpace())
     (alone,) = tuner.folds.fold_of[-1:].tolist()
     for fold in range(tuner.folds.num):
-        (chosen,) = tuner.tune(without=fold).by_gate[gate].classes
-        assert (answers_of(chosen) == (HALF, 0, None)) == (fold == alone)
+        decision = tuner.tune(without=fold).by_gate[gate]
+        assert (answers_of(decision.classes[0]) == (HALF, 0, None)) == (fold == alone)
+        if fold == alone:
+            assert decision.binary_threshold == HALF
+
+
+def test_clean_images_alone_choose_no_gate() -> None:
+    """20 of the 40 have an alarm, at a label probability of 200: a gate that opens above it would silence them."""
+    statistics = constant_statistics(255, 200, num=40)
+    statistics.histograms[:, 0, 0, 255] += statistics.histograms[:, 0, 1, 255]
+    statistics.histograms[:, 0, 1] = 0
+    assert score(decide(statistics, default_decision(1))).mean_dice == 0.5
+    found = tune_thresholds(statistics)
+    assert found.decision == default_decision(1)
+    assert "and these stay: no image here has a defect to tune them on" in found.explanation[0]
+
+
+def test_a_class_that_no_image_has_has_no_say_in_the_gate() -> None:
+    """Class 1 is found well without a gate; one would silence half of the alarms of class 2, which no image has."""
+    statistics = constant_statistics(255, 200, num=40)
+    alarms = np.zeros((40, 1, 2, 256), np.uint32)
+    alarms[:, 0, 0, 255] = statistics.histograms[0].sum()
+    both = EvaluationStatistics(
+        statistics.rows,
+        np.concatenate([statistics.histograms, alarms], axis=1),
+        np.where(np.arange(40)[:, None] % 2 == 0, 200, 30).repeat(3, axis=1).astype(np.uint8),
+    )
+    found = tune_thresholds(both)
+    assert found.decision.gate == "none"
+    assert answers(found) == [(HALF, 0, None)] * 2
 
 
 def test_of_a_class_seen_often_a_tenth_stays() -> None:
