@@ -4,6 +4,8 @@ A U-Net from scratch or on a pretrained encoder, AdamW under a one-cycle rate, B
 brightness and contrast, channels-last; the last weights are what it gives.
 """
 
+import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -58,20 +60,21 @@ def train_plain(
         weights: the encoder's first ones, as `--model.weights`; inputs are normalised as they expect.
         held_out: folds that it does not see.
     """
-    trial = Trial(folder)
+    trial, reader = Trial(folder), ShardReader(str(data))
+    folds = [fold for fold in folds_of(reader) if fold not in held_out]
+    rows = rows_in(reader, folds, "train").tolist()
+    steps = math.ceil(passes * len(rows) / batch_size)
     asked = [
         *(encoder, "-".join(map(str, decoder)), f"{passes} passes", "crops of {}x{}".format(*crop), f"seed {seed}"),
-        *(f"batches of {batch_size}", f"a rate of {lr:g}", weights, f"without folds {held_out}"),
+        *(f"{steps} steps of {batch_size}", f"a rate of {lr:g}", weights, f"without folds {held_out}"),
     ]
     if trial.is_done(asked):
         return trial
     begun, used = time.perf_counter(), time.process_time()
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    reader = ShardReader(str(data))
     manifest = reader.manifest
-    folds = [fold for fold in folds_of(reader) if fold not in held_out]
-    samples = [reader.read(row) for row in rows_in(reader, folds, "train").tolist()]
+    samples = [reader.read(row) for row in rows]
 
     network = NetworkConfig("Unet", encoder, manifest.num_classes, manifest.channels, decoder)
     model = _build(network)
@@ -81,7 +84,7 @@ def train_plain(
         model.encoder.load_state_dict(holder.encoder.state_dict())
     model.to(device).to(memory_format=torch.channels_last)
     batches = _batches(samples, manifest.num_classes, crop, batch_size, seed)
-    _optimise(model, batches, first.inputs, steps=passes * (len(samples) // batch_size), lr=lr)
+    _optimise(model, batches, first.inputs, steps=steps, lr=lr)
     seconds, processor_seconds = time.perf_counter() - begun, time.process_time() - used
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,8 +139,11 @@ def _build(network: NetworkConfig) -> smp.Unet:
 def _batches(
     samples: Sequence[Sample], num_classes: int, crop: tuple[int, int], batch_size: int, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Augmented crops (h, w) without end: (B, channels, h, w) uint8 and masks (B, num_classes, h, w) uint8."""
-    rng = np.random.default_rng(seed)
+    """Augmented crops (h, w) without end: (B, channels, h, w) uint8 and masks (B, num_classes, h, w) uint8.
+
+    A batch that a pass leaves incomplete is filled from the next one, as ours are: none sees fewer images.
+    """
+    order = _shuffled_passes(len(samples), seed)
     augment = A.Compose(
         [
             A.PadIfNeeded(*crop),
@@ -149,12 +155,18 @@ def _batches(
         seed=seed,
     )
     while True:
-        order = rng.permutation(len(samples))
-        for start in range(0, len(order) - batch_size + 1, batch_size):
-            done = [augment(image=samples[i].image, mask=samples[i].bitmask) for i in order[start : start + batch_size]]
-            images = np.stack([d["image"] for d in done]).reshape(batch_size, *crop, -1)
-            masks = np.stack([unpack_masks(d["mask"], num_classes) for d in done])
-            yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
+        chosen = [samples[i] for i in itertools.islice(order, batch_size)]
+        done = [augment(image=sample.image, mask=sample.bitmask) for sample in chosen]
+        images = np.stack([d["image"] for d in done]).reshape(batch_size, *crop, -1)
+        masks = np.stack([unpack_masks(d["mask"], num_classes) for d in done])
+        yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
+
+
+def _shuffled_passes(num: int, seed: int) -> Iterator[int]:
+    """Pass after pass over `num` samples, each in an order of its own, without end."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield from rng.permutation(num).tolist()
 
 
 def _as_ours(model: nn.Module, network: NetworkConfig) -> dict[str, torch.Tensor]:
