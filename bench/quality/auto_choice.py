@@ -184,7 +184,7 @@ def run_on_validation(
         f"{of_set.images}, network, weights and passes as above; judged on the validation images, which choose the "
         f"weights of both, at thresholds of one half: the test images have no part in this. Seeds "
         f"{', '.join(map(str, seeds))}, or the first, which is compared with `auto`'s first. All in "
-        f"{precision_here()}; scores in percent.",
+        f"{precision_here()}; scores in percent. {trained_at(trial for those in trials.values() for trial in those)}",
         "",
         *tables(
             {"mean IoU": (half, miou), "mean Dice": (half, mean_dice), "positive Dice": (half, mean_dice_positive)}

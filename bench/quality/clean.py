@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.quality.auto_choice import FOR_CLEAN, LATER_ABSENT, WEIGHED, against_auto, train_variants
 from bench.quality.pretrained import DECODER, ENCODER, DataSet, Sides
-from bench.quality.trial import TEST, VALIDATION, both_phases
+from bench.quality.trial import TEST, VALIDATION, both_phases, trained_at
 from data_prep.__main__ import main as shard
 from steel.shards.reader import ShardReader
 from steel.synthetic.dataset import synthesize
@@ -64,6 +64,7 @@ def run(
             f"{_about(data)} U-Net with {ENCODER} from ImageNet weights and a decoder of "
             f"{'-'.join(map(str, DECODER))} channels, {sides.passes} passes; seeds {', '.join(map(str, seeds))}, or "
             "the first, which is compared with `auto`'s first. IoU and Dice in percent, of the test images."
+            + f" {trained_at(trial for those in trials.values() for trial in those)}"
             + (f" Not measured: {'; '.join(left_out)}." if left_out else ""),
             "",
             *against_auto(trials, data),

@@ -37,9 +37,11 @@ def run(source: Path, weights: Path, work: Path, *, passes: int | None, seeds: S
     data = make_shards(source, work)
     sides = Sides(data, work, str(weights.absolute()), passes or OF_SET.passes, OF_SET)
     alone = [sides.auto(seed) for seed in seeds]
-    ensemble = _pack(alone, work / f"ensemble-{sides.passes}-{'-'.join(map(str, seeds))}")
+    of_seeds = "-".join(map(str, seeds))
+    ensemble = _pack(alone, work / f"ensemble-{sides.passes}-{of_seeds}")
     teacher = ("--distill.teacher", str(ensemble.checkpoint))
-    students = [sides.auto(seed, STUDENT, teacher) for seed in seeds]
+    # The folder tells the teacher, whose file has one name for all: a student of another one is not taken for it.
+    students = [sides.auto(seed, f"{STUDENT}-of-{of_seeds}", teacher) for seed in seeds]
     trials = {AUTO: alone, STUDENT: students, ENSEMBLE: [ensemble]}
     judged = {
         how: {side: [rule(trial, data) for trial in those] for side, those in trials.items()}
@@ -71,7 +73,8 @@ def _about(sides: Sides, seeds: Sequence[int]) -> str:
         f"weights and a decoder of {'-'.join(map(str, DECODER))} channels, `--preset auto`. The ensemble has "
         f"{len(seeds)} networks, those trained alone; a student has one, and half of its loss is told from the "
         f"ensemble. Seeds {', '.join(map(str, seeds))}. Scores in percent, of the test images; processor seconds are "
-        "of one thread. The one ensemble is held against the network of each seed."
+        "of one thread. The one ensemble is held against the network of each seed, and intervals over seeds know "
+        "nothing of what another ensemble would differ by."
     )
 
 

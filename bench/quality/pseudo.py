@@ -15,7 +15,7 @@ import numpy as np
 from bench.quality.neu import copy_unlabelled, make_shards
 from bench.quality.pretrained import DECODER, ENCODER, MEASURES, SETS, Judged, Sides, score_rows
 from bench.quality.seeds import gain
-from bench.quality.trial import TEST, VALIDATION, Trial, raw, tuned
+from bench.quality.trial import TEST, VALIDATION, Trial, raw, trained_at, tuned
 from data_prep.pseudo_labels.__main__ import main as label
 from steel.metrics.scores import Outcome
 from steel.shards.reader import ShardReader
@@ -60,9 +60,8 @@ def run(
         how: {side: [rule(trial, data) for trial in those] for side, those in trials.items()}
         for how, rule in RULES.items()
     }
-    return "\n".join(
-        [_about(data, others, passes, seeds), "", *told, "", *score_rows(trials, judged), "", *_gains(judged)]
-    )
+    about = f"{_about(data, others, passes, seeds)} {trained_at(trial for those in trials.values() for trial in those)}"
+    return "\n".join([about, "", *told, "", *score_rows(trials, judged), "", *_gains(judged)])
 
 
 def _label(teacher: Trial, data: Path, others: Path, out: Path) -> Path:

@@ -69,19 +69,18 @@ class Trial:
     def _noted(self) -> dict[str, Any]:
         return json.loads((self.folder / "trial.json").read_text())
 
-    def is_done(self, asked: Sequence[str] = ()) -> bool:
+    def is_done(self, asked: Sequence[str]) -> bool:
         """Whether `finish` was called on its folder.
 
         Args:
             asked: what the training is asked for, in words.
 
         Raises:
-            InputError: another training is there.
+            InputError: another training is there, or one of which nobody noted what it was asked for.
         """
         if not (self.folder / "trial.json").exists():
             return False
-        # Those of before this was noted say nothing.
-        _refuse_other(self.folder, "a training that was", self._noted().get("asked", list(asked)), asked)
+        _refuse_other(self.folder, "a training that was", self._noted().get("asked", ["nobody noted how"]), asked)
         return True
 
     def finish(self, seconds: float, processor_seconds: float | None = None, asked: Sequence[str] = ()) -> None:

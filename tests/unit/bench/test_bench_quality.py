@@ -17,7 +17,7 @@ from bench.quality.parts import PARTS, unit_options, verdict
 from bench.quality.pretrained import AUTO, DECODER, ENCODER
 from bench.quality.recipes import FROM_SCRATCH, on_pretrained
 from bench.quality.seeds import Gain, gain, mean_dice, miou, spread, values
-from bench.quality.trial import claim, train
+from bench.quality.trial import Trial, claim, train
 from steel.config import ModelConfig, NetworkConfig, SamplingConfig
 from steel.errors import InputError
 from steel.metrics.scores import Outcome
@@ -276,6 +276,14 @@ def test_one_and_six_are_trained_and_judged_alike(tmp_path, monkeypatch) -> None
 def test_the_demos_work_counts_crops_and_whole_images_by_their_pixels() -> None:
     # 34 passes over 640 crops of half a step's eighth, and one over as many whole images, each of 3.125 times as much.
     assert work_of(config_of(OURS)) == 34 * 640 / 8 / 2 + 640 * 3.125 / 8 == 1360 + 250
+
+
+def test_a_training_of_which_nobody_noted_how_it_was_asked_for_is_not_taken_for_any(tmp_path: Path) -> None:
+    Trial(tmp_path).finish(1.0, asked=["--seed", "3"])
+    assert Trial(tmp_path).is_done(["--seed", "3"])
+    (tmp_path / "trial.json").write_text('{"seconds": 1.0}')
+    with pytest.raises(InputError, match="asked for otherwise"):
+        Trial(tmp_path).is_done(["--seed", "3"])
 
 
 def test_a_training_that_a_signal_stopped_is_not_taken_for_a_finished_one(
