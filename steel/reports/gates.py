@@ -1,8 +1,8 @@
 """The classic pipelines as gates of one model, side by side.
 
 `none` is segmentation alone; `binary` puts a binary classifier first, `class` a multi-label classifier, `binary+class`
-both; `soft` lets the classifier scale the area that is needed. Each is tuned for itself, then judged on other
-images.
+both; `soft` lets the classifier scale the area that is needed. Each is tuned for itself; where the images that judge
+are those it was tuned on, as right after tuning, all look better than they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class GateResult:
 
 
 def gate_table(decisions: Mapping[str, Decision], judged: EvaluationStatistics, *, seed: int = 0) -> list[GateResult]:
-    """Judge the decision of each gate (see `Tuning.by_gate`) on images it was not tuned on."""
+    """Judge the decision of each gate (see `Tuning.by_gate`) on the same images."""
     results: list[GateResult] = []
     reference = None
     for gate, decision in decisions.items():

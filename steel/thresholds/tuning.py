@@ -44,7 +44,9 @@ class Tuning:
     score: float
     """`mean_dice` of the decision on the images it was found on: an optimistic one."""
     cross_fitted: Outcome = field(compare=False)
-    """Every image answered by what the images of other folds say: its score is the one to believe."""
+    """Every image answered by what the images of other folds say: its score is the one to believe, if with a grain of
+    salt, as what is shipped was shown to gain by it. Where no `training_areas` were given, all images say which areas
+    are tried."""
     by_gate: dict[str, Decision]
     """The best decision of every gate that was tried."""
     explanation: tuple[str, ...]
