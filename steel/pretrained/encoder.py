@@ -17,6 +17,7 @@ from steel.model.libraries import timm
 from steel.model.network import UnifiedModel
 from steel.pretrained.files import WeightFile, parse_weights
 from steel.pretrained.licences import RANDOM, family_licence, is_permissive, licence_text, told_licence
+from steel.pretrained.module_order import module_orders
 from steel.pretrained.names import ENOUGH, Fit, fit_names, is_torchvisions, skipped_blocks, vit_from_torchvision
 from steel.pretrained.sources import Source, read_source, timm_settings
 from steel.pretrained.stem import Normalisation, adapt_stem, add_constant, check_channels
@@ -99,7 +100,7 @@ def load_encoder(
     else:
         given = _of_file(source, file, asks_inputs=expected is None)
     own = model.encoder.state_dict()
-    fit = _best_fit(own, given.states, _converter(name))
+    fit = _best_fit(own, given.states, name)
     _check_fit(fit, source.name, name)
     _check_stem(model.encoder, fit, source.name, name)
     usual, whose = (given.expected, given.told_by) if given.expected else usual_inputs(name, given.states[fit.place])
@@ -174,14 +175,14 @@ def usual_inputs(encoder: str, names: Collection[str]) -> tuple[Normalisation, s
 def _best_fit(
     own: Mapping[str, Tensor],
     states: Mapping[str, Mapping[str, Tensor]],
-    convert: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None,
+    encoder: str,
 ) -> Fit:
     """Of several sets of tensors the one that fits best; of equal ones the averaged weights, which are what a training
     program that keeps them ships, and what an optimiser keeps last."""
     places = sorted(states, key=lambda place: (bool(_OPTIMISER.search(place)), not _AVERAGED.search(place)))
-    return max(
-        (replace(fit_names(own, states[place], convert), place=place) for place in places), key=lambda fit: fit.share
-    )
+    convert = _converter(encoder)
+    fits = (fit_names(own, states[place], convert, module_orders(encoder)) for place in places)
+    return max((replace(fit, place=place) for fit, place in zip(fits, places, strict=True)), key=lambda fit: fit.share)
 
 
 def _converter(encoder: str) -> Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None:

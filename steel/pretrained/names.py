@@ -1,7 +1,7 @@
 """Which tensor of a file is which of an encoder's, whatever the program that wrote it put before their names."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -66,16 +66,19 @@ def fit_names(
     own: Mapping[str, Tensor],
     given: Mapping[str, Tensor],
     convert: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None = None,
+    orders: Iterable[Sequence[str]] = (),
 ) -> Fit:
     """The best of what there is: by name; by name as `convert` translates the file; by order.
 
     By order is for other libraries' names of one network (torchvision's, timm's and segmentation-models-pytorch's
     EfficientNets): each tensor, from the first to the encoder's last, must have the shape and the kind of its partner.
+    That is the file's order, or, where it has lost that, as safetensors have, the first of `orders` with all its names.
 
     Args:
         own: an encoder's state dict.
         given: a file's tensors, in its order.
         convert: gives the tensors of an original publication the names of the library that has the encoder.
+        orders: names of the tensors of networks that the file may be of, in the order of their modules.
     """
     fits = [_by_name(own, given)]
     if fits[0].missing and convert is not None:  # of a transformer, too, that lacks nothing but its positions
@@ -84,6 +87,8 @@ def fit_names(
             fits.append(_by_name(own, convert(bare), "by its publisher's names"))
     if max(fit.share for fit in fits) < ENOUGH:
         fits.append(_by_order(own, given))
+    if max(fit.share for fit in fits) < ENOUGH:
+        fits += (_by_order(own, ordered) for ordered in _reordered(given, orders))
     return max(fits, key=lambda fit: fit.share)
 
 
@@ -162,6 +167,17 @@ def _by_order(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Fit:
         is_same_shape(wanted[mine], offered[theirs]) and _role(mine) == _role(theirs) for mine, theirs in pairs
     )
     return _fit(wanted, offered, dict(pairs) if agree else {}, "by order, under other names")
+
+
+def _reordered(given: Mapping[str, Tensor], orders: Iterable[Sequence[str]]) -> Iterator[dict[str, Tensor]]:
+    """The tensors as each of `orders` has them that knows all their names, whatever stands before these."""
+    prefixes = _prefixes(given, common=True)
+    for order in orders:
+        places = {name: place for place, name in enumerate(order)}
+        for prefix in prefixes:
+            tails = {name.removeprefix(prefix): name for name in given}
+            if places.keys() >= tails.keys():
+                yield {tails[tail]: given[tails[tail]] for tail in sorted(tails, key=places.__getitem__)}
 
 
 def _fit(wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor], taken: dict[str, str], how: str) -> Fit:

@@ -20,7 +20,8 @@ from steel.errors import InputError
 from steel.model.network import UnifiedModel, normalise
 from steel.pretrained.encoder import licence_of_file, load_encoder, tell_licence
 from steel.pretrained.licences import licence_text
-from steel.pretrained.names import fit_names
+from steel.pretrained.module_order import module_orders
+from steel.pretrained.names import ENOUGH, fit_names
 from steel.pretrained.stem import Normalisation
 from tests.as_if_trained import trained
 from tests.encoder_weights import (
@@ -100,17 +101,45 @@ def test_of_several_sets_the_one_that_fits_is_taken(tmp_path: Path) -> None:
     assert told.fitted == told.tensors
 
 
-def test_torchvisions_names_of_a_network_that_timm_names_otherwise(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_torchvisions_names_of_a_network_that_timm_names_otherwise(suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    theirs = trained(torchvision.models.efficientnet_b0())
-    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    theirs, path = trained(torchvision.models.efficientnet_b0()), tmp_path / f"w{suffix}"
+    if suffix == ".pth":
+        torch.save(theirs.state_dict(), path)
+    else:
+        save(path, theirs.state_dict())
     model = network("tu-efficientnet_b0")
-    told, inputs, _ = load_encoder(model, str(tmp_path / "w.pth"))
+    told, inputs, _ = load_encoder(model, str(path))
     assert (told.fitted, inputs) == (told.tensors, IMAGENET)
     with torch.no_grad():
         pixels = normalise(image(3, (64, 64)), MEAN, STD)
         expected = theirs.features[:-1](pixels)
         torch.testing.assert_close(model.encoder(pixels)[-1], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "make"),
+    [
+        ("efficientnet-b0", lambda: timm.create_model("efficientnet_b0")),
+        ("timm-efficientnet-b0", torchvision.models.efficientnet_b0),
+        ("tu-efficientnet_b0", lambda: smp.encoders.get_encoder("efficientnet-b0", weights=None)),
+        ("tu-tf_efficientnetv2_s", torchvision.models.efficientnet_v2_s),
+        ("tu-convnext_tiny", torchvision.models.convnext_tiny),
+        ("tu-mobilenetv3_large_100", torchvision.models.mobilenet_v3_large),
+        ("tu-mnasnet_100", torchvision.models.mnasnet1_0),
+    ],
+)
+def test_safetensors_which_have_no_order_are_read_as_torch_files_in_theirs(encoder: str, make: Any) -> None:
+    with torch.device("meta"):
+        own, given = smp.encoders.get_encoder(encoder, weights=None).state_dict(), make().state_dict()
+    in_order = fit_names(own, given)
+    assert (in_order.missing, in_order.how) == ((), "by order, under other names")
+    for prefix in ("", "module."):
+        by_name = {f"{prefix}{name}": given[name] for name in sorted(given)}
+        assert fit_names(own, by_name).share < ENOUGH
+        fit = fit_names(own, by_name, orders=module_orders(encoder))
+        assert fit.taken == {mine: f"{prefix}{theirs}" for mine, theirs in in_order.taken.items()}
 
 
 def test_torchvisions_regnet_whose_tensors_lie_in_another_order(tmp_path: Path) -> None:
