@@ -7,6 +7,7 @@ import tarfile
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -147,11 +148,21 @@ def damage_image(shards: Path, row: int) -> None:
     path.write_bytes(data)
 
 
+def rename_shards(shards: Path, names: Sequence[str]) -> None:
+    """Give the shards of a folder other names, in their order."""
+    manifest = Manifest.load(str(shards))
+    infos = tuple(replace(info, name=name) for info, name in zip(manifest.shards, names, strict=True))
+    for old, new in zip(manifest.shards, infos, strict=True):
+        (shards / new.name).parent.mkdir(parents=True, exist_ok=True)
+        (shards / old.name).rename(shards / new.name)
+    (shards / MANIFEST_NAME).write_text(replace(manifest, shards=infos).to_json())
+
+
 def put_in_memory(shards: Path, login: str = "") -> str:
     """The same folder in fsspec's store in memory; its URL, each time a new one, with `login` (`user:password@`)."""
     store, url = fsspec.filesystem("memory"), f"memory://{login}store-{time.time_ns()}"
-    for file in shards.iterdir():
-        store.pipe_file(f"{url}/{file.name}", file.read_bytes())
+    for file in filter(Path.is_file, shards.rglob("*")):
+        store.pipe_file(f"{url}/{file.relative_to(shards)}", file.read_bytes())
     return url
 
 

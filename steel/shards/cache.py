@@ -122,7 +122,7 @@ class ShardCache:
     @contextlib.contextmanager
     def _locked(self, name: str, *, wait: bool = True) -> Iterator[None]:
         """Hold the lock of one file of the cache, among all processes of this node."""
-        lock = self.folder / f".{name.replace('/', '%2F')}.lock"
+        lock = self.folder / f".{flat_name(name)}.lock"
         with open(lock, "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield  # closing the file releases the lock, and so does the death of this process
@@ -184,6 +184,11 @@ def _check(path: Path, size: int, sha256: str) -> None:
     with open(path, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
             raise ValueError("its sha256 is not the manifest's; run `python -m data_prep.verify`")
+
+
+def flat_name(name: str) -> str:
+    """The path of a shard as the name of one file, another one for every path."""
+    return name.replace("%", "%25").replace("/", "%2F")
 
 
 def user_cache() -> Path:

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from steel import __version__
-from steel.shards.cache import user_cache
+from steel.shards.cache import flat_name, user_cache
 from steel.shards.decoded_room import disk_bytes, hold, make_room, room_for
 from steel.shards.format import Manifest
 from steel.shards.index import Index, Place
@@ -231,7 +231,7 @@ class DecodedCache:
         """The file of a shard; None when there is none, or no room for one."""
         file = self._files.get(shard)
         if file is None and shard < self._num_shards:
-            path = self.folder / f"{self._names[shard].replace('/', '%2F')}.decoded"
+            path = self.folder / f"{flat_name(self._names[shard])}.decoded"
             with contextlib.suppress(FileNotFoundError):
                 file = _ShardFile(path, *self._layout(shard), make=make)
                 if len(self._files) >= _MAX_OPEN:

@@ -15,7 +15,7 @@ import pytest
 from steel.shards import decoded_cache, shard_files
 from steel.shards import reader as readers
 from steel.shards.reader import BadSampleError, Sample, ShardReader
-from tests.shard_folder import defect_mask, make_shards, small_shards, steel_image
+from tests.shard_folder import defect_mask, make_shards, rename_shards, small_shards, steel_image
 
 ROOM = 1 << 30
 
@@ -105,6 +105,17 @@ def test_a_mask_that_packs_badly_is_decoded_and_its_image_is_not(
     monkeypatch.setattr(readers, "decode_image", None)
     assert np.array_equal(reader.read(0).bitmask, noise)
     assert np.array_equal(reader.read(0).image, steel_image(0, 300, 400))
+
+
+def test_shards_whose_names_differ_in_an_escape_alone_have_files_of_their_own(tmp_path: Path) -> None:
+    sizes = [(32, 64)] * 4 + [(200, 200)] * 2  # each of the last would cover all of the first
+    images = [steel_image(n, *size) for n, size in enumerate(sizes)]
+    root = make_shards(tmp_path / "s", images, [defect_mask(n, *size) for n, size in enumerate(sizes)])
+    rename_shards(root, ["a/b.tar", "a%2Fb.tar"])
+    reader = open_reader(root)
+    for row in (0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 0, 1, 2, 3):
+        assert np.array_equal(reader.read(row).image, images[row])
+    assert len(data_files(root)) == 2
 
 
 # --- damage --------------------------------------------------------------------------------------------------------
