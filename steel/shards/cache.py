@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Thread
 
@@ -16,6 +17,8 @@ from steel.shards.format import ShardInfo
 
 _PAUSES = (0.5, 2.0)
 """Seconds between tries to fetch a file."""
+_ROOM_PAUSE = 0.05
+"""Seconds between looks at whether others' shards have come, where these have all the room."""
 
 
 class FetchError(InputError):
@@ -26,7 +29,9 @@ class ShardCache:
     """A folder of whole shards, named after the identity of their set, so that changed data never mix with old.
 
     A file appears under its final name only when it is whole and its sha256 is right. Any number of processes may use
-    the folder at once; a lock file a shard lets one of them fetch it while the others wait.
+    the folder at once; a lock file a shard lets one of them fetch it while the others wait. Where room is bounded, a
+    lock file that is held is as long as the shard on its way, which so counts from before its first byte comes; one
+    that nobody holds is that of a killed process and counts for nothing.
     """
 
     def __init__(
@@ -41,7 +46,8 @@ class ShardCache:
         root: URL of the shard folder.
         digest: identity of the set (`Manifest.digest`).
         folder: where copies are kept; `steel/` under the user's cache folder when None.
-        max_bytes: beyond so many bytes of shards, those not used for longest are removed; None keeps all.
+        max_bytes: beyond so many bytes of shards, those not used for longest are removed, and fetching waits for the
+            others' where these have all the room; a shard that is larger is held alone. None keeps all.
         """
         base = Path(folder) if folder is not None else user_cache()
         self.root, self.max_bytes = root, max_bytes
@@ -57,12 +63,11 @@ class ShardCache:
         path = self.folder / shard.name
         handle = _open_whole(path, shard.size)
         if handle is None:
-            with self._locked(shard.name):
+            with self._locked(shard.name) as lock:
                 handle = _open_whole(path, shard.size)
                 if handle is None:
-                    self._make_room(shard)
-                    self._fetch(shard.name, shard.size, shard.sha256)
-                    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    with self._room(shard, lock):
+                        handle = self._fetch(shard.name, shard.size, shard.sha256)
         if self.max_bytes is not None:
             os.utime(handle)
         return handle
@@ -89,9 +94,8 @@ class ShardCache:
         with self._locked(name):
             handle = _open_whole(path, size)
             if handle is None:
-                self._fetch(name, size, sha256)
-            else:
-                os.close(handle)
+                handle = self._fetch(name, size, sha256)
+            os.close(handle)
         return path
 
     def prefetch(self, shards: Sequence[ShardInfo], *, at_once: int = 1) -> None:
@@ -115,22 +119,20 @@ class ShardCache:
             with contextlib.suppress(FetchError, OSError), self._locked(shard.name, wait=False):
                 handle = _open_whole(self.folder / shard.name, shard.size)
                 if handle is None:
-                    self._fetch(shard.name, shard.size, shard.sha256)
-                else:
-                    os.close(handle)
+                    handle = self._fetch(shard.name, shard.size, shard.sha256)
+                os.close(handle)
 
-    @contextlib.contextmanager
-    def _locked(self, name: str, *, wait: bool = True) -> Iterator[None]:
+    def _locked(self, name: str, *, wait: bool = True) -> AbstractContextManager[int]:
         """Hold the lock of one file of the cache, among all processes of this node."""
-        lock = self.folder / f".{flat_name(name)}.lock"
-        with open(lock, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield  # closing the file releases the lock, and so does the death of this process
+        return _locked(self.folder / f".{flat_name(name)}.lock", wait=wait)
 
-    def _fetch(self, name: str, size: int, sha256: str) -> None:
-        """Download one file and give it its name; its lock is held."""
-        path = self.folder / name
-        partial = path.with_name(f".{path.name}.partial")
+    def _fetch(self, name: str, size: int, sha256: str) -> int:
+        """Download one file and give it its name; its lock is held.
+
+        Returns:
+            A descriptor of the file, opened before it had a name by which others could remove it.
+        """
+        path, partial = self.folder / name, self.folder / f".{flat_name(name)}.partial"
         path.parent.mkdir(parents=True, exist_ok=True)
         url = storage.join(self.root, name)
         try:
@@ -147,22 +149,78 @@ class ShardCache:
                     if pause is None:
                         raise FetchError(f"{url}: {error}") from error
                     time.sleep(pause)
-            os.replace(partial, path)
+            with open(partial, "rb") as file:
+                os.replace(partial, path)
+                return os.dup(file.fileno())
         finally:
             partial.unlink(missing_ok=True)
 
-    def _make_room(self, shard: ShardInfo) -> None:
-        """Remove the shards that were opened longest ago until another one fits."""
+    @contextlib.contextmanager
+    def _room(self, shard: ShardInfo, lock: int) -> Iterator[None]:
+        """Keep room for a shard on its way.
+
+        Args:
+            shard: of this set.
+            lock: descriptor of its lock file; the lock is held.
+        """
         if self.max_bytes is None:
+            yield
             return
+        os.ftruncate(lock, 0)  # of a killed process: nobody is to wait for it, this one least of all
+        while not self._take_room(shard, lock, self.max_bytes):
+            time.sleep(_ROOM_PAUSE)
+        try:
+            yield  # when this ends the shard counts by itself
+        finally:
+            os.ftruncate(lock, 0)
+
+    def _take_room(self, shard: ShardInfo, lock: int, max_bytes: int) -> bool:
+        """Remove the shards that were opened longest ago until another one fits, and reserve its room.
+
+        Returns:
+            False, and nothing is removed, where shards on their way leave too little room whatever is removed.
+        """
         with self._locked("eviction"):
-            found = [(path, path.stat()) for path in self.folder.rglob("*.tar")]
-            excess = sum(stat.st_size for _, stat in found) + shard.size - self.max_bytes
+            coming = self._coming()
+            if coming and coming + shard.size > max_bytes:
+                return False
+            tars = [path for path in self.folder.rglob("*") if path.suffix.lower() == ".tar" and path.is_file()]
+            found = [(path, path.stat()) for path in tars]
+            excess = sum(stat.st_size for _, stat in found) + coming + shard.size - max_bytes
             for path, stat in sorted(found, key=lambda item: item[1].st_mtime_ns):
                 if excess <= 0:
                     break
                 path.unlink()
                 excess -= stat.st_size
+            os.ftruncate(lock, shard.size)
+            return True
+
+    def _coming(self) -> int:
+        """Bytes of shards that have room reserved; what killed processes left of theirs is removed."""
+        total = 0
+        for path in self.folder.glob(".*.lock"):
+            reserved = path.stat().st_size
+            if not reserved:
+                continue
+            try:
+                with _locked(path, wait=False) as lock:
+                    path.with_suffix(".partial").unlink(missing_ok=True)
+                    os.ftruncate(lock, 0)
+            except BlockingIOError:
+                total += reserved
+        return total
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool) -> Iterator[int]:
+    """Hold a lock file, made if need be; gives its descriptor.
+
+    Raises:
+        BlockingIOError: another holds it, and `wait` is False.
+    """
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield file.fileno()  # closing the file releases the lock, and so does the death of this process
 
 
 def _open_whole(path: Path, size: int) -> int | None:

@@ -16,7 +16,7 @@ from steel.shards import shard_files
 from steel.shards.cache import FetchError, ShardCache
 from steel.shards.format import Manifest
 from steel.shards.reader import BadSampleError, ShardReader
-from tests.shard_folder import put_in_memory, steel_image
+from tests.shard_folder import put_in_memory, rename_shards, steel_image
 
 
 @pytest.fixture
@@ -136,6 +136,91 @@ def test_what_is_asked_for_is_used_and_not_the_first_to_go(remote: str, shards: 
     reader.read(12)
     kept = sorted(path.name for path in tmp_path.rglob("*.tar"))
     assert kept == ["shard-000000.tar", "shard-000002.tar", "shard-000003.tar"]
+
+
+def test_the_bound_is_kept_while_many_fetch_at_once(
+    remote: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    infos = Manifest.load(str(shards)).shards
+    bound = sum(info.size for info in infos[:2])
+    sizes, coming, peaks, counting = {info.name: info.size for info in infos}, list[int](), [0], threading.Lock()
+    download = storage.download
+
+    def counted(url: str, path: Path) -> None:
+        with counting:
+            coming.append(sizes[url.rsplit("/", 1)[1]])
+            peaks.append(sum(coming) + sum(file.stat().st_size for file in tmp_path.rglob("*.tar")))
+        time.sleep(0.02)
+        download(url, path)
+        with counting:
+            coming.remove(sizes[url.rsplit("/", 1)[1]])
+
+    monkeypatch.setattr(storage, "download", counted)
+    failures: list[Exception] = []
+
+    def open_all(seed: int) -> None:
+        cache = ShardCache(remote, "0" * 64, folder=tmp_path, max_bytes=bound)
+        try:
+            for number in np.random.default_rng(seed).integers(len(infos), size=12):
+                os.close(cache.open_shard(infos[number]))
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=open_all, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert max(peaks) <= bound
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.tar")) <= bound
+
+
+def test_a_shard_larger_than_the_bound_is_held_alone(remote: str, tmp_path: Path) -> None:
+    reader = ShardReader(remote, cache_dir=tmp_path, cache_bytes=1)
+    for row in (0, 13, 0):
+        assert np.array_equal(reader.read(row).image, steel_image(row))
+        assert len(list(tmp_path.rglob("*.tar"))) == 1
+
+
+def test_a_shard_that_goes_as_soon_as_it_has_come_is_read(
+    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may need its room before this one has looked at it."""
+    replace = os.replace
+
+    def replace_and_remove(partial: Path, path: Path) -> None:
+        replace(partial, path)
+        if path.suffix == ".tar":
+            path.unlink()
+
+    monkeypatch.setattr(os, "replace", replace_and_remove)
+    assert np.array_equal(ShardReader(remote, cache_dir=tmp_path, cache_bytes=1).read(5).image, steel_image(5))
+
+
+def test_shards_in_capitals_and_in_folders_make_room_too(own_shards: Path, tmp_path: Path) -> None:
+    sizes = [info.size for info in Manifest.load(str(own_shards)).shards]
+    rename_shards(own_shards, ["A.TAR", "b.tar/c.Tar", "b.tar/d.tar", "e.tar"])
+    reader = ShardReader(put_in_memory(own_shards), cache_dir=tmp_path / "cache", cache_bytes=max(sizes))
+    for row in (0, 4, 8, 12):
+        assert np.array_equal(reader.read(row).image, steel_image(row))
+        kept = [path for path in (tmp_path / "cache").rglob("*.*") if path.is_file() and path.name[0] != "."]
+        assert len(kept) == 2  # with the index
+
+
+def test_room_of_a_process_that_was_killed_is_free_again(remote: str, shards: Path, tmp_path: Path) -> None:
+    manifest = Manifest.load(str(shards))
+    sizes = [info.size for info in manifest.shards]
+    folder = ShardCache(remote, manifest.digest, folder=tmp_path).folder
+    for name, size in (("shard-000000.tar", sizes[0]), ("shard-000001.tar", sizes[1])):
+        (folder / f".{name}.partial").write_bytes(b"half of it")
+        (folder / f".{name}.lock").touch()
+        os.truncate(folder / f".{name}.lock", size)
+    reader = ShardReader(remote, cache_dir=tmp_path, cache_bytes=sum(sizes[:2]))
+    for row in (0, 12):
+        assert np.array_equal(reader.read(row).image, steel_image(row))
+    assert sorted(path.name for path in folder.glob("*.tar")) == ["shard-000000.tar", "shard-000003.tar"]
+    assert not list(folder.glob(".*.partial"))
 
 
 def test_a_remote_shard_that_is_missing_cut_or_changed_is_named(
