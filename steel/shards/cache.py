@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,10 @@ from steel import storage
 from steel.errors import InputError
 from steel.shards.format import ShardInfo
 
+logger = logging.getLogger(__name__)
+
+HASH_LIMIT = 64 << 20
+"""Bytes up to which an index is hashed when it is opened; a larger one is left to `data_prep.verify`."""
 _PAUSES = (0.5, 2.0)
 """Seconds between tries to fetch a file."""
 _ROOM_PAUSE = 0.05
@@ -72,6 +77,24 @@ class ShardCache:
             os.utime(handle)
         return handle
 
+    def renew(self, shard: ShardInfo) -> int:
+        """As `open_shard`, where bytes of the local copy were found wrong: another one takes its place, unless its
+        sha256 is right, as after another process has fetched it.
+
+        Raises:
+            FetchError: as `open_shard`.
+        """
+        path = self.folder / shard.name
+        with self._locked(shard.name) as lock:
+            handle = _open_whole(path, shard.size)
+            if handle is not None:
+                if _digest(handle) == shard.sha256:
+                    return handle
+                os.close(handle)
+            logger.warning("%s: the local copy of a shard is damaged and is fetched again", path)
+            with self._room(shard, lock):
+                return self._fetch(shard.name, shard.size, shard.sha256)
+
     def open_held(self, shard: ShardInfo) -> int | None:
         """A file descriptor of the local copy, which counts as used; None where there is none yet. Nothing is fetched.
 
@@ -85,17 +108,16 @@ class ShardCache:
         return handle
 
     def local_file(self, name: str, size: int, sha256: str) -> Path:
-        """The local copy of a file that is never removed (the index), fetched first if need be.
+        """The local copy of a file that is never removed (the index), fetched first if need be; see `is_sound`.
 
         Raises:
             FetchError: as `open_shard`.
         """
         path = self.folder / name
-        with self._locked(name):
-            handle = _open_whole(path, size)
-            if handle is None:
-                handle = self._fetch(name, size, sha256)
-            os.close(handle)
+        if not is_sound(path, size, sha256):
+            with self._locked(name):
+                if not is_sound(path, size, sha256):  # another process may have fetched it meanwhile
+                    os.close(self._fetch(name, size, sha256))
         return path
 
     def prefetch(self, shards: Sequence[ShardInfo], *, at_once: int = 1) -> None:
@@ -139,7 +161,7 @@ class ShardCache:
             for pause in (*_PAUSES, None):
                 try:
                     storage.download(url, partial)
-                    _check(partial, size, sha256)
+                    handle = _open_checked(partial, size, sha256)
                     break
                 except FileNotFoundError:
                     raise FetchError(f"{url} is missing") from None
@@ -149,9 +171,8 @@ class ShardCache:
                     if pause is None:
                         raise FetchError(f"{url}: {error}") from error
                     time.sleep(pause)
-            with open(partial, "rb") as file:
-                os.replace(partial, path)
-                return os.dup(file.fileno())
+            os.replace(partial, path)
+            return handle
         finally:
             partial.unlink(missing_ok=True)
 
@@ -235,13 +256,37 @@ def _open_whole(path: Path, size: int) -> int | None:
     return None
 
 
-def _check(path: Path, size: int, sha256: str) -> None:
-    """Raises ValueError unless a downloaded file is what the manifest says."""
-    if path.stat().st_size != size:
-        raise ValueError(f"{path.stat().st_size} bytes came, the manifest says {size}")
+def _open_checked(path: Path, size: int, sha256: str) -> int:
+    """A descriptor of a downloaded file, which is on the disk to stay: a power cut leaves no name without its bytes.
+
+    Raises:
+        ValueError: it is not what the manifest says.
+    """
     with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+        length = os.fstat(file.fileno()).st_size
+        if length != size:
+            raise ValueError(f"{length} bytes came, the manifest says {size}")
+        if _digest(file.fileno()) != sha256:
             raise ValueError("its sha256 is not the manifest's; run `python -m data_prep.verify`")
+        os.fsync(file.fileno())
+        return os.dup(file.fileno())
+
+
+def is_sound(path: Path, size: int, sha256: str) -> bool:
+    """Whether an index is there with this size and, unless it is larger than `HASH_LIMIT`, with this sha256."""
+    handle = _open_whole(path, size)
+    if handle is None:
+        return False
+    try:
+        return size > HASH_LIMIT or _digest(handle) == sha256
+    finally:
+        os.close(handle)
+
+
+def _digest(handle: int) -> str:
+    """The sha256 of an open file that nothing was read from yet, in hexadecimal."""
+    with open(handle, "rb", closefd=False) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flat_name(name: str) -> str:

@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Literal, NamedTuple, TypeVar
 
@@ -20,12 +20,13 @@ from steel.shards.decoded_cache import DecodedCache
 from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
 from steel.shards.index import Images, Index, Place
 from steel.shards.mask_codec import decode_stored_mask
-from steel.shards.shard_files import ShardFiles
+from steel.shards.shard_files import DamagedError, ShardFiles
 from steel.shards.tiled_images import TiledImages
 
 logger = logging.getLogger(__name__)
 
 Data = TypeVar("Data", bytes, bytes | memoryview)
+Value = TypeVar("Value")
 
 _SAMPLES_AHEAD = 64
 """Samples that are asked for before they are read: disks are fastest with many requests at once."""
@@ -157,7 +158,7 @@ class ShardReader:
         """
         at = self.samples.place(row)
         try:
-            image, bitmask = self._pixels(row, at, original_mask=original_mask)
+            image, bitmask = self._mended(at.shard, lambda: self._pixels(row, at, original_mask=original_mask))
         except (ValueError, OSError) as error:
             raise self._bad(row, error) from error
         if bitmask is None:
@@ -225,22 +226,33 @@ class ShardReader:
             BadSampleError: its bytes are not what was written.
         """
         at = self.samples.place(row)
-        spans = _spans(at)
         try:
-            if len(spans) == 1:
-                whole = memoryview(self._files.read(at.shard, *spans[0]))
-                mask, meta = at.mask_offset - at.image_offset, at.json_offset - at.image_offset
-                raw = RawSample(
-                    whole[: at.image_length], bytes(whole[mask : mask + at.mask_length]), bytes(whole[meta:])
-                )
-            else:
-                raw = RawSample(*(self._files.read(at.shard, *span) for span in spans))
-            if verify:
-                for data, crc in zip(raw, (at.image_crc, at.mask_crc, at.json_crc), strict=True):
-                    _check(data, crc)
+            return self._mended(at.shard, lambda: self._stored(at, verify=verify))
         except (ValueError, OSError) as error:
             raise self._bad(row, error) from error
+
+    def _stored(self, at: Place, *, verify: bool) -> RawSample:
+        """As `read_bytes`; raises ValueError or OSError."""
+        spans = _spans(at)
+        if len(spans) == 1:
+            whole = memoryview(self._files.read(at.shard, *spans[0]))
+            mask, meta = at.mask_offset - at.image_offset, at.json_offset - at.image_offset
+            raw = RawSample(whole[: at.image_length], bytes(whole[mask : mask + at.mask_length]), bytes(whole[meta:]))
+        else:
+            raw = RawSample(*(self._files.read(at.shard, *span) for span in spans))
+        if verify:
+            for data, crc in zip(raw, (at.image_crc, at.mask_crc, at.json_crc), strict=True):
+                _check(data, crc)
         return raw
+
+    def _mended(self, shard: int, read: Callable[[], Value]) -> Value:
+        """What `read` gives; where bytes of a remote shard's local copy are wrong, what it gives of a sound copy."""
+        try:
+            return read()
+        except DamagedError:
+            if not self._files.renew(shard):
+                raise
+        return read()
 
     def count_bad(self, errors: Iterable[BadSampleError]) -> None:
         """Log samples that were skipped, each once, and keep count of them.
@@ -330,9 +342,9 @@ def _listed(numbers: list[int]) -> str:
 
 
 def _check(data: Data, crc: int) -> Data:
-    """`data`, if their checksum is right or there are none; else raises ValueError."""
+    """`data`, if their checksum is right or there are none; else raises DamagedError."""
     if data and zlib.crc32(data) != crc:
-        raise ValueError("wrong checksum")
+        raise DamagedError("wrong checksum")
     return data
 
 

@@ -1,7 +1,6 @@
 """The files of a finished shard folder, local or remote: which there are, their bytes by offset, ahead of time too."""
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from steel import storage
 from steel.errors import InputError, list_some
-from steel.shards.cache import ShardCache
+from steel.shards.cache import ShardCache, is_sound
 from steel.shards.format import INDEX_NAME, MANIFEST_NAME, MEND, Manifest, ShardInfo
 from steel.shards.page_cache import ask_for
 
@@ -17,8 +16,10 @@ _MAX_OPEN = 256
 """Shards that a process keeps open."""
 _DOWNLOADS = 4
 """Shards that the processes of a rank fetch ahead at a time, or one each."""
-_HASH_LIMIT = 64 << 20
-"""Bytes up to which the index is hashed when it is opened; a larger one is left to `data_prep.verify`."""
+
+
+class DamagedError(ValueError):
+    """Bytes of a shard are missing, or are not those that were written."""
 
 
 class ShardFiles:
@@ -32,6 +33,7 @@ class ShardFiles:
         """
         self._root, self._manifest, self._cache = root, manifest, cache
         self._handles: dict[int, int] = {}
+        self._renewed: set[int] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_handles": {}}
@@ -49,15 +51,35 @@ class ShardFiles:
         """Bytes of a shard, by its number.
 
         Raises:
-            ValueError, OSError: there are not so many, or they cannot be read.
+            DamagedError: there are not so many.
+            ValueError, OSError: they cannot be read.
         """
         if length == 0:
             return b""
         handle = self._handles.get(shard)
         data = os.pread(self._open(shard) if handle is None else handle, length, offset)
         if len(data) != length:
-            raise ValueError("the shard is cut short")
+            raise DamagedError("the shard is cut short")
         return data
+
+    def renew(self, shard: int) -> bool:
+        """Have a sound copy of a remote shard in whose local copy bytes were found wrong.
+
+        Returns:
+            Whether to read again: not where there is no such copy, nor a second time in this process.
+
+        Raises:
+            ValueError, OSError: none can be had.
+        """
+        if self._cache is None or shard in self._renewed:
+            return False
+        self._renewed.add(shard)
+        handle = self._cache.renew(self._manifest.shards[shard])
+        damaged = self._handles.pop(shard, None)
+        if damaged is not None:
+            os.close(damaged)
+        self._keep(shard, handle)
+        return True
 
     def ask_for(self, shard: int, offset: int, length: int) -> None:
         """Have bytes that will be read soon brought into the system's memory, without waiting for them.
@@ -96,10 +118,7 @@ class ShardFiles:
         path = self._local(INDEX_NAME)
         if not path.is_file():
             raise InputError(f"{path}: missing; {MEND}")
-        size = path.stat().st_size
-        if size == manifest.index_size and size > _HASH_LIMIT:
-            return path
-        if size != manifest.index_size or hashlib.sha256(path.read_bytes()).hexdigest() != manifest.index_sha256:
+        if not is_sound(path, manifest.index_size, manifest.index_sha256):
             raise InputError(f"{path}: not the index that {MANIFEST_NAME} describes; {MEND}")
         return path
 

@@ -1,8 +1,10 @@
 """Remote shards: read like local ones, each fetched once, whatever the store and the disk do."""
 
+import hashlib
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -14,9 +16,9 @@ from steel.errors import InputError
 from steel.shards import cache as caches
 from steel.shards import shard_files
 from steel.shards.cache import FetchError, ShardCache
-from steel.shards.format import Manifest
+from steel.shards.format import MANIFEST_NAME, Manifest
 from steel.shards.reader import BadSampleError, ShardReader
-from tests.shard_folder import put_in_memory, rename_shards, steel_image
+from tests.shard_folder import damage_image, put_in_memory, rename_shards, steel_image
 
 
 @pytest.fixture
@@ -187,14 +189,14 @@ def test_a_shard_that_goes_as_soon_as_it_has_come_is_read(
     remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process may need its room before this one has looked at it."""
-    replace = os.replace
+    rename = os.replace
 
-    def replace_and_remove(partial: Path, path: Path) -> None:
-        replace(partial, path)
+    def rename_and_remove(partial: Path, path: Path) -> None:
+        rename(partial, path)
         if path.suffix == ".tar":
             path.unlink()
 
-    monkeypatch.setattr(os, "replace", replace_and_remove)
+    monkeypatch.setattr(os, "replace", rename_and_remove)
     assert np.array_equal(ShardReader(remote, cache_dir=tmp_path, cache_bytes=1).read(5).image, steel_image(5))
 
 
@@ -275,6 +277,104 @@ def test_a_fetch_that_was_killed_leaves_nothing_in_the_way(remote: str, shards: 
     (cache.folder / ".shard-000000.tar.lock").touch()
     (cache.folder / "shard-000000.tar").write_bytes(b"")  # as a crash of the machine may leave it
     assert np.array_equal(ShardReader(remote, cache_dir=tmp_path).read(0).image, steel_image(0))
+
+
+# --- damaged copies ------------------------------------------------------------------------------------------------
+
+
+def flip(file: Path, offset: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[offset] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("member", ["image", "mask"])
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+def test_a_damaged_copy_of_a_shard_is_fetched_again_once_for_all(
+    remote: str, tmp_path: Path, member: str, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = count_downloads(monkeypatch)
+    readers = [ShardReader(remote, cache_dir=tmp_path) for _ in range(2)]
+    expected, _ = [reader.read(5) for reader in readers]  # both have the shard open
+    assert expected.bitmask.any()
+    (copy,) = tmp_path.rglob("*.tar")
+    at = readers[0].samples.place(5)
+    if damage == "flipped":
+        flip(copy, at.image_offset + at.image_length // 2 if member == "image" else at.mask_offset + 1)
+    else:
+        os.truncate(copy, 1000)
+    assert readers[0].read_bytes(5) == ShardReader(remote, cache_dir=tmp_path / "another").read_bytes(5)
+    for reader in (*readers, ShardReader(remote, cache_dir=tmp_path)):
+        for a, b in zip(reader.read(5), expected, strict=True):
+            assert np.array_equal(a, b)
+    assert names.count("shard-000001.tar") == 1 + 1 + 1  # the other folder's among them
+
+
+def test_what_is_wrong_in_the_store_is_told_and_not_fetched_for_ever(
+    own_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage_image(own_shards, 5)
+    manifest = Manifest.load(str(own_shards))
+    tar = (own_shards / "shard-000001.tar").read_bytes()
+    damaged = replace(manifest.shards[1], sha256=hashlib.sha256(tar).hexdigest())
+    infos = (manifest.shards[0], damaged, *manifest.shards[2:])
+    (own_shards / MANIFEST_NAME).write_text(replace(manifest, shards=infos).to_json())
+    names = count_downloads(monkeypatch)
+    reader = ShardReader(put_in_memory(own_shards), cache_dir=tmp_path / "cache")
+    for _ in range(2):
+        with pytest.raises(BadSampleError, match=r"wrong checksum; `python -m data_prep\.verify` finds all"):
+            reader.read(5)
+    assert np.array_equal(reader.read(4).image, steel_image(4))
+    assert names == ["index.arrow", "shard-000001.tar"]
+
+
+def test_a_damaged_copy_stays_where_the_store_has_no_other(
+    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ShardReader(remote, cache_dir=tmp_path)
+    at = reader.samples.place(5)
+    reader.read(5)
+    (copy,) = tmp_path.rglob("*.tar")
+    flip(copy, at.image_offset + at.image_length // 2)
+    fsspec.filesystem("memory").rm(f"{remote}/shard-000001.tar")
+    with pytest.raises(BadSampleError, match=r"shard-000001\.tar is missing"):
+        reader.read(5)
+    assert np.array_equal(reader.read(4).image, steel_image(4))
+
+
+def test_a_damaged_copy_of_the_index_is_fetched_again(remote: str, shards: Path, tmp_path: Path) -> None:
+    """Folds of two rows exchanged: no count of the manifest tells."""
+    ShardReader(remote, cache_dir=tmp_path)
+    (copy,) = tmp_path.rglob("index.arrow")
+    folds = ShardReader(shards).samples.fold.tobytes()
+    data = copy.read_bytes()
+    assert data.count(folds) == 1
+    copy.write_bytes(data.replace(folds, folds[2:4] + folds[:2] + folds[4:]))
+    assert ShardReader(remote, cache_dir=tmp_path).samples.fold.tobytes() == folds
+    assert copy.read_bytes() == data
+
+
+def test_a_copy_is_on_the_disk_before_it_has_its_name(
+    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut may leave a file of the right size without its bytes."""
+    events: list[tuple[str, int]] = []
+    fsync, rename = os.fsync, os.replace
+
+    def noted_fsync(handle: int) -> None:
+        fsync(handle)
+        events.append(("on disk", os.fstat(handle).st_ino))
+
+    def noted_rename(source: Path, target: Path) -> None:
+        events.append(("named", source.stat().st_ino))
+        rename(source, target)
+
+    reader = ShardReader(remote, cache_dir=tmp_path)
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_rename)
+    reader.read(0)
+    (copy,) = tmp_path.rglob("*.tar")
+    assert events == [("on disk", copy.stat().st_ino), ("named", copy.stat().st_ino)]
 
 
 def test_unknown_stores_give_one_line(tmp_path: Path) -> None:
