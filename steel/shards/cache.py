@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 HASH_LIMIT = 64 << 20
 """Bytes up to which an index is hashed when it is opened; a larger one is left to `data_prep.verify`."""
+_MAX_FLAT = 240
+"""Bytes: no file system's name has more than 255, and what files of a shard are for goes before and after it."""
 _PAUSES = (0.5, 2.0)
 """Seconds between tries to fetch a file."""
 _ROOM_PAUSE = 0.05
@@ -290,8 +292,9 @@ def _digest(handle: int) -> str:
 
 
 def flat_name(name: str) -> str:
-    """The path of a shard as the name of one file, another one for every path."""
-    return name.replace("%", "%25").replace("/", "%2F")
+    """The path of a shard as the name of one file, another one for every path; that of a long one is its sha256."""
+    flat = name.replace("%", "%25").replace("/", "%2F")
+    return flat if len(flat.encode()) <= _MAX_FLAT else hashlib.sha256(name.encode()).hexdigest()
 
 
 def user_cache() -> Path:

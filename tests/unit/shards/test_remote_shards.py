@@ -377,6 +377,18 @@ def test_a_copy_is_on_the_disk_before_it_has_its_name(
     assert events == [("on disk", copy.stat().st_ino), ("named", copy.stat().st_ino)]
 
 
+def test_names_as_long_as_a_file_may_have_are_fetched_and_held(own_shards: Path, tmp_path: Path) -> None:
+    folders = "/".join(["f" * 80] * 4)
+    names = ["x" * 251 + ".tar", "ü" * 125 + "/a.tar", folders + "/a.tar", folders + "/b.tar"]
+    rename_shards(own_shards, names)
+    reader = ShardReader(put_in_memory(own_shards), cache_dir=tmp_path / "cache", cache_bytes=1 << 20)
+    reader.keep_decoded(tmp_path / "node", 1 << 20)
+    for row in (0, 4, 8, 12):
+        assert np.array_equal(reader.read(row).image, steel_image(row))
+    assert len(list((tmp_path / "cache").rglob("*.tar"))) == 4
+    assert len(list((tmp_path / "node").rglob("*.decoded"))) == 4
+
+
 def test_unknown_stores_give_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nosuch"):
         ShardReader("nosuch://bucket/folder", cache_dir=tmp_path)
