@@ -15,6 +15,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
+import PIL
 import simplejpeg
 
 from steel.images.jpeg import has_hole
@@ -78,6 +79,11 @@ def decode_pixels(data: bytes) -> np.ndarray:
     if isinstance(header, TiffHeader) and 8 < header.depth < 16:
         pixels = pixels >> (16 - header.depth)  # OpenCV spreads packed values over 16 bits
     return pixels if pixels.ndim == 2 else cv2.merge(cv2.split(pixels)[::-1])
+
+
+def decoder_versions() -> str:
+    """The libraries that pixels come from, with their versions: another one may differ in the last bit."""
+    return f"opencv {cv2.__version__}, simplejpeg {simplejpeg.__version__}, pillow {PIL.__version__}"
 
 
 def count_pixels(data: bytes) -> int:

@@ -22,11 +22,11 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pyarrow as pa
 
 from steel import __version__
+from steel.images.decode import decoder_versions
 from steel.shards.cache import flat_name, user_cache
 from steel.shards.decoded_room import disk_bytes, hold, make_room, room_for
 from steel.shards.format import Manifest
@@ -297,7 +297,7 @@ class _ShardFile:
 
 def _identity(manifest: Manifest) -> str:
     """Of a set as it is decoded here: another decoder may differ in the last bit."""
-    text = f"{manifest.digest} {FORMAT_VERSION} {__version__} {cv2.__version__}"
+    text = f"{manifest.digest} {FORMAT_VERSION} {__version__} {decoder_versions()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

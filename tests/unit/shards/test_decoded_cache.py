@@ -8,9 +8,13 @@ import pickle
 import signal
 import time
 from pathlib import Path
+from types import ModuleType
 
+import cv2
 import numpy as np
+import PIL
 import pytest
+import simplejpeg
 
 from steel.shards import decoded_cache, shard_files
 from steel.shards import reader as readers
@@ -347,9 +351,12 @@ def test_of_samples_that_are_large_once_decoded_few_are_asked_for(
     assert 1 <= open_reader(root).num_ahead() < 3
 
 
-def test_another_decoder_has_a_set_of_its_own(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("library", [cv2, simplejpeg, PIL])
+def test_another_decoder_has_a_set_of_its_own(
+    shards: Path, library: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     open_reader(shards).read(0)
-    monkeypatch.setattr(decoded_cache.cv2, "__version__", "another")
+    monkeypatch.setattr(library, "__version__", "another")
     open_reader(shards).read(0)
     assert len(data_files(shards)) == 2
 
