@@ -82,7 +82,7 @@ class DecodedCache:
         max_bytes: int | None = None,
         trial: str | None = None,
     ) -> None:
-        """Open the cache of a set, or begin one; those of other sets that nobody uses make room for it.
+        """Open the cache of a set, or begin one; its room is what there is once `make_room` was called.
 
         Args:
             manifest: of the set.
@@ -100,12 +100,17 @@ class DecodedCache:
         self._starts = np.cumsum([0, *(shard.num_samples for shard in manifest.shards)])
         base = (Path(folder) if folder is not None else user_cache()) / "decoded"
         own = base / _identity(manifest)
-        self.folder = own if trial is None else base / trial
+        self.folder, self._max_bytes = own if trial is None else base / trial, max_bytes
         self._mask_kind = decode_stored_mask(manifest, b"", 1, 1).dtype
         self._begin()
         self._num_shards, self.num_bytes = self._fit(room_for(base, own, max_bytes))
-        if trial is None:
-            make_room(base, own, self.num_bytes, max_bytes)
+
+    def make_room(self) -> None:
+        """Remove other sets that nobody uses, the one used longest ago first, until this one fits.
+
+        To be called before anything is written, but not for a trial.
+        """
+        make_room(self.folder.parent, self.folder, self.num_bytes, self._max_bytes)
 
     def _begin(self) -> None:
         weakref.finalize(self, os.close, hold(self.folder))

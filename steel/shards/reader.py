@@ -173,6 +173,7 @@ class ShardReader:
         trial: str | None = None,
     ) -> DecodedCache:
         """From now on hold decoded samples on this node's disk, and read those that are held; the same pixels come out.
+        Other sets that nobody uses make room, but for a trial.
 
         Args:
             folder: see `DecodedCache`.
@@ -183,6 +184,8 @@ class ShardReader:
             OSError: the folder cannot be made or written.
         """
         self.decoded = DecodedCache(self.manifest, self.samples, folder=folder, max_bytes=max_bytes, trial=trial)
+        if trial is None:
+            self.decoded.make_room()
         return self.decoded
 
     def _pixels(self, row: int, at: Place, *, original_mask: bool) -> tuple[np.ndarray, np.ndarray | None]:

@@ -78,6 +78,19 @@ def test_auto_asks_the_disk(
     assert ("too slow" in caplog.text) != is_held
 
 
+@pytest.mark.parametrize(("speed", "is_held"), [(GB, True), (1e-3, False)])
+def test_auto_removes_other_sets_only_when_it_holds_this_one(
+    tmp_path: Path, speed: float, is_held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoded_samples, "measure_disk", lambda *_: DiskSpeed(speed, speed))
+    other = tmp_path / "node" / "decoded" / "another set"
+    other.mkdir(parents=True)
+    (other / ".in-use").touch()
+    (other / "shard.decoded").write_bytes(bytes(range(256)) * 400)
+    assert (keep(tmp_path, 1e7, decoded_bytes=10**5).decoded is not None) == is_held
+    assert other.exists() != is_held
+
+
 def test_auto_says_when_there_is_no_room(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert keep(tmp_path, 1e7, decoded_bytes=1).decoded is None
