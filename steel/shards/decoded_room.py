@@ -1,13 +1,15 @@
 """The room that decoded sets take on a node's disk: which are in use, and which make way.
 
 A set is a folder with a file `.in-use`, locked by every process that uses it and never removed by one that cannot have
-that lock for itself. Sets that nobody uses make room, the one used longest ago first.
+that lock for itself. Sets that nobody uses make room, the one used longest ago first. Whoever looks which are used has
+to have that lock for a moment, and so holds that of the folder of all sets, lest others that look take this for use.
 """
 
 import contextlib
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from steel import storage
@@ -50,22 +52,35 @@ def room_for(base: Path, own: Path, max_bytes: int | None) -> int:
         own: one of them.
         max_bytes: what all sets may take together; half of what they and the free space come to when None.
     """
-    others = _others(base, own)
-    used = sum(size for folder, size in others.items() if _is_used(folder))
+    with _alone(base):
+        others = _others(base, own)
+        used = sum(size for folder, size in others.items() if _is_used(folder))
     return _limit(base, own, others, max_bytes) - used
 
 
 def make_room(base: Path, own: Path, needed: int, max_bytes: int | None) -> None:
     """Remove sets that nobody uses until `needed` bytes fit for `own`; see `room_for`."""
-    others = _others(base, own)
-    limit = _limit(base, own, others, max_bytes)
-    for folder in list(others):
-        if needed + sum(others.values()) <= limit:
-            break
-        with contextlib.suppress(BlockingIOError, FileNotFoundError), open(folder / _IN_USE, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-            del others[folder]
+    with _alone(base):
+        others = _others(base, own)
+        limit = _limit(base, own, others, max_bytes)
+        for folder in list(others):
+            if needed + sum(others.values()) <= limit:
+                break
+            with contextlib.suppress(BlockingIOError, FileNotFoundError), open(folder / _IN_USE, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+                del others[folder]
+
+
+@contextlib.contextmanager
+def _alone(base: Path) -> Iterator[None]:
+    """Keep other processes from looking which sets are used; a folder can be locked without a file in it."""
+    handle = os.open(base, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _limit(base: Path, own: Path, others: dict[Path, int], max_bytes: int | None) -> int:

@@ -1,14 +1,17 @@
 """Decoded samples on disk: the same pixels, from any number of writers, whatever dies or breaks."""
 
 import errno
+import fcntl
 import logging
 import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import IO
 
 import cv2
 import numpy as np
@@ -18,6 +21,7 @@ import simplejpeg
 
 from steel.shards import decoded_cache, shard_files
 from steel.shards import reader as readers
+from steel.shards.decoded_room import disk_bytes, hold, room_for
 from steel.shards.reader import BadSampleError, Sample, ShardReader
 from tests.shard_folder import defect_mask, make_shards, rename_shards, small_shards, steel_image
 
@@ -313,6 +317,33 @@ def test_sets_that_nobody_uses_make_room(tmp_path: Path) -> None:
     assert folder.exists()
     assert 0 < third.decoded.num_samples < 16
     assert reader.read(3).row == 3
+
+
+def test_who_looks_at_the_same_time_finds_the_same_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that looks whether a set is used is no use of it."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".in-use").touch()
+        (tmp_path / name / "shard.decoded").write_bytes(bytes(4096))
+    handle = hold(tmp_path / "second")
+    used = disk_bytes(tmp_path / "second")
+    rooms, lock = set[int](), fcntl.flock
+
+    def lock_for_longer(file: IO[bytes] | int, how: int) -> None:
+        lock(file, how)
+        time.sleep(0.01)
+
+    def look() -> None:
+        rooms.add(room_for(tmp_path, tmp_path / "own", 10**6))
+
+    monkeypatch.setattr(fcntl, "flock", lock_for_longer)
+    threads = [threading.Thread(target=look) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os.close(handle)
+    assert rooms == {10**6 - used}
 
 
 def test_a_trial_has_the_room_of_a_set_and_takes_it_from_no_other(tmp_path: Path) -> None:
