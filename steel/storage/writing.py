@@ -11,9 +11,11 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
+from typing import Any
 
 from steel.errors import InputError
 from steel.storage.locations import is_remote, local_path
@@ -50,6 +52,8 @@ def free_bytes(url: str | os.PathLike[str]) -> int | None:
 
 _UNFINISHED = ".unfinished-"
 """What the names of files and folders to come begin with, and of folders that go."""
+_REMOVALS = 32
+"""Files that a store is asked to remove at a time."""
 
 
 @contextmanager
@@ -167,14 +171,29 @@ def remove(url: str | os.PathLike[str]) -> None:
     if is_remote(url):
         with store_of(url) as (fs, path):
             fs.invalidate_cache()
-            if fs.exists(path):
-                fs.rm(path, recursive=True)
+            _remove_remote(fs, path)
         return
     target = local_path(url)
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
     else:
         target.unlink(missing_ok=True)
+
+
+def _remove_remote(fs: Any, path: str) -> None:
+    """Not by `fs.rm`, which takes `*`, `?` and `[` in a name for a pattern, and removes what that matches instead."""
+    found = fs.find(path, withdirs=True, detail=True)
+    folders = [name for name, info in found.items() if info.get("type") == "directory"]
+
+    def remove_file(name: str) -> None:
+        with suppress(FileNotFoundError):  # others may remove it, too
+            fs.rm_file(name)
+
+    with ThreadPoolExecutor(_REMOVALS if fs.async_impl else 1) as pool:
+        list(pool.map(remove_file, found.keys() - folders))
+    for folder in sorted(folders, reverse=True):  # those within before those around them
+        with suppress(OSError):  # most stores have no folders but in the names of files
+            fs.rmdir(folder)
 
 
 def remove_at_once(url: str | os.PathLike[str]) -> None:

@@ -96,3 +96,13 @@ def test_what_is_not_there_is_one_line(bucket: str, folder: Path, capsys: pytest
     line[line.index("--images") + 1] = "s3://nobody/images"
     assert main(line) == 2
     assert "s3://nobody/images" in capsys.readouterr().err
+
+
+def test_what_is_removed_from_a_bucket_is_no_pattern(bucket: str) -> None:
+    names = ["run1/.unfinished/plan.json", "run1/a.tar", "run[1]/.unfinished/plan.json", "run[1]/a.tar"]
+    for name in names:
+        storage.write_bytes(f"{bucket}/patterns/{name}", b"1")
+    storage.remove(f"{bucket}/patterns/run[1]/.unfinished")
+    assert [storage.exists(f"{bucket}/patterns/{name}") for name in names] == [True, True, False, True]
+    storage.remove(f"{bucket}/patterns/run[1]")
+    assert [file.path for file in storage.list_files(f"{bucket}/patterns")] == ["run1/a.tar"]

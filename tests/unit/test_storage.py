@@ -127,6 +127,27 @@ def test_files_and_folders_are_removed(root: str, remove: Callable[[str], None])
         assert os.listdir(storage.local_path(root)) == [".hidden"]
 
 
+@pytest.mark.parametrize("name", ["run[1]", "run*", "run?"])
+def test_what_is_removed_is_no_pattern(root: str, name: str) -> None:
+    names = (f"{name}/x.tar", f"{name}/.unfinished/*.rows", f"{name}/.unfinished/[a]", f"{name}/y[1]", f"{name}/y1")
+    for one in ("run1/.unfinished/a.rows", "run1/y1", *names):
+        storage.make_folder(storage.join(root, *one.split("/")[:-1]))
+        storage.write_bytes(storage.join(root, one), b"")
+    storage.remove(storage.join(root, name, ".unfinished"))
+    storage.remove(storage.join(root, name, "y[1]"))
+    assert {file.path for file in storage.list_files(root)} == {"run1/y1", f"{name}/x.tar", f"{name}/y1"}
+    assert storage.exists(storage.join(root, "run1/.unfinished/a.rows"))
+    assert not storage.exists(storage.join(root, name, ".unfinished"))
+
+
+def test_folders_of_a_store_go_with_what_is_in_them() -> None:
+    store = fsspec.filesystem("memory")
+    store.makedirs("/made/a/b")
+    storage.write_bytes("memory://made/a/x", b"1")
+    storage.remove("memory://made/a")
+    assert store.ls("/made") == []
+
+
 def test_a_failed_write_leaves_what_was_there(root: str, tmp_path: Path) -> None:
     url = storage.join(root, "x")
     storage.write_bytes(url, b"old")
