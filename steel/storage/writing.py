@@ -167,17 +167,17 @@ def write_bytes(url: str | os.PathLike[str], data: bytes, *, staging: str | os.P
 
 
 def remove(url: str | os.PathLike[str]) -> None:
-    """Remove a file or a folder with all in it; nothing happens when it is not there."""
+    """Remove a file or a folder with all in it; nothing happens when it is not there, or others remove it meanwhile."""
     if is_remote(url):
         with store_of(url) as (fs, path):
             fs.invalidate_cache()
             _remove_remote(fs, path)
         return
     target = local_path(url)
-    if target.is_dir() and not target.is_symlink():
-        shutil.rmtree(target)
-    else:
-        target.unlink(missing_ok=True)
+    while target.is_dir() and not target.is_symlink():
+        with suppress(FileNotFoundError):  # of what others have removed; the rest is still to be
+            shutil.rmtree(target)
+    target.unlink(missing_ok=True)
 
 
 def _remove_remote(fs: Any, path: str) -> None:

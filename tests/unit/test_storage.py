@@ -3,6 +3,7 @@
 import errno
 import http.server
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Callable
@@ -125,6 +126,30 @@ def test_files_and_folders_are_removed(root: str, remove: Callable[[str], None])
     assert [file.path for file in storage.list_files(storage.join(root, ".hidden"))] == ["e.jpg"]
     if not storage.is_remote(root):
         assert os.listdir(storage.local_path(root)) == [".hidden"]
+
+
+@pytest.mark.parametrize("overtaken_by", ["a file", "all"])
+def test_two_may_remove_one_folder_at_a_time(
+    overtaken_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One finds files gone that it has seen, and has the rest to remove."""
+    folder = tmp_path / "folder"
+    (folder / "below").mkdir(parents=True)
+    for name in ("a", "b", "below/c"):
+        (folder / name).touch()
+    unlink = os.unlink
+
+    def overtaken(*names: Any, **options: Any) -> None:
+        monkeypatch.setattr(os, "unlink", unlink)
+        if overtaken_by == "all":
+            shutil.rmtree(folder)
+        else:
+            unlink(*names, **options)
+        unlink(*names, **options)
+
+    monkeypatch.setattr(os, "unlink", overtaken)
+    storage.remove(folder)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["run[1]", "run*", "run?"])
