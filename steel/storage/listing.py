@@ -78,7 +78,7 @@ def list_files(url: str | os.PathLike[str], suffixes: tuple[str, ...] | None = N
     Raises:
         ValidationErrors: names that cannot be used, links that lead nowhere or in a circle, pipes and other things that
             are no files, folders that cannot be read, all at once.
-        InputError: there is no such folder.
+        InputError: there is no such folder; most stores have none without a file.
     """
     found = _list_remote(os.fspath(url)) if is_remote(url) else _list_local(local_path(url))
     wanted = [e for e in found if suffixes is None or isinstance(e, Issue) or e.path.lower().endswith(suffixes)]
@@ -135,12 +135,13 @@ def _list_local(root: Path) -> Iterator[FileInfo | Issue]:
 
 def _list_remote(url: str) -> Iterator[FileInfo]:
     found: dict[str, dict[str, Any]] = {}
+    is_folder = False
     with suppress(FileNotFoundError), store_of(url) as (fs, root):
         fs.invalidate_cache()
         found = fs.find(root, detail=True)
-        if not found:
-            fs.info(root)  # raises what `find` keeps to itself
-    if not found:
+        # An empty bucket is one. `info` raises what `find` keeps to itself.
+        is_folder = bool(found) or fs.info(root)["type"] == "directory"
+    if not is_folder:
         raise InputError(f"{told_url(url)}: no such folder, or it is empty")
     start = len(root.rstrip("/")) + 1
     for path, info in found.items():

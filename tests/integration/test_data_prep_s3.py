@@ -106,3 +106,9 @@ def test_what_is_removed_from_a_bucket_is_no_pattern(bucket: str) -> None:
     assert [storage.exists(f"{bucket}/patterns/{name}") for name in names] == [True, True, False, True]
     storage.remove(f"{bucket}/patterns/run[1]")
     assert [file.path for file in storage.list_files(f"{bucket}/patterns")] == ["run1/a.tar"]
+
+
+def test_an_empty_bucket_is_a_place_for_shards(bucket: str, folder: Path, tmp_path: Path) -> None:
+    s3fs.S3FileSystem().mkdir("empty")
+    assert main(arguments(folder, "s3://empty")) == 0
+    assert tree_digest(download("s3://empty", tmp_path / "copy")) == tree_digest(folder / "shards")

@@ -115,6 +115,12 @@ def test_missing_things_are_told(root: str) -> None:
         storage.list_files(storage.join(root, "nothing"))
 
 
+def test_an_empty_folder_is_listed_as_that(root: str) -> None:
+    if storage.is_remote(root):
+        fsspec.filesystem("memory").makedirs(root, exist_ok=True)
+    assert storage.list_files(root) == []
+
+
 @pytest.mark.parametrize("remove", [storage.remove, storage.remove_at_once])
 def test_files_and_folders_are_removed(root: str, remove: Callable[[str], None]) -> None:
     fill(root)
