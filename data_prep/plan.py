@@ -19,6 +19,7 @@ from steel.labels.labels import Labels
 from steel.labels.load import load_labels
 from steel.labels.yolo import TABLES, folder_of_table
 from steel.shards.tiles import TileGrid
+from steel.storage import FileInfo
 from steel.validation_errors import Issue, raise_issues
 
 _SAMPLE_OVERHEAD = 8192
@@ -94,7 +95,7 @@ def make_plan(options: Options) -> Plan:
 
 
 def file_sizes(folder: str, records: Sequence[ImageRecord]) -> dict[str, int]:
-    """Bytes of each image's file, or its share of one that it is a page of.
+    """Bytes of each image's file, or its share of one that it is a page of; 0 where its store does not tell.
 
     Raises:
         ValidationErrors: images that are not there any more, as the folder is listed a second time here.
@@ -103,7 +104,7 @@ def file_sizes(folder: str, records: Sequence[ImageRecord]) -> dict[str, int]:
     gone = [Issue("images that have gone since they were listed", r.image_id) for r in records if r.url not in files]
     raise_issues(gone, f"in {told_url(folder)}; run this again when nothing changes there")
     pages = Counter(record.url for record in records)
-    return {record.image_id: files[record.url] // pages[record.url] for record in records}
+    return {record.image_id: (files[record.url] or 0) // pages[record.url] for record in records}
 
 
 def _stored_bytes(image_id: str, size: int, tile: TileGrid | None) -> int:
@@ -175,7 +176,7 @@ def _digest_labels(options: Options, labels: Labels) -> str | list[tuple[str, st
 
     Not with its size, which a corrected digit leaves as it is, nor with its time: copies of a folder, on the machines
     that write parts of a job, make the same shards. Masks are small, and other labels have just been read. Of files in
-    a store it is what the store says of their versions, as each hash would be a request.
+    a store it is what the store says of their versions, if anything, as each hash would be a request.
     """
     url = options.labels
     if not storage.is_folder(url):
@@ -190,10 +191,13 @@ def _digest_labels(options: Options, labels: Labels) -> str | list[tuple[str, st
         for file in storage.list_files(url, labels.suffixes)
         if folder + file.path not in images and not (folder + file.path).startswith(out)
     ]
-    if storage.is_remote(url):
-        return [(file.path, file.version) for file in files]
-    urls, digests = [storage.join(url, file.path) for file in files], list[str]()
+    is_remote = storage.is_remote(url)
+
+    def tell(file: FileInfo) -> tuple[str, str]:
+        return file.path, (is_remote and file.version) or storage.digest_file(storage.join(url, file.path))
+
+    told: list[tuple[str, str]] = []
     with ThreadPoolExecutor(_READS) as pool:
-        for i in range(0, len(urls), _READS_AHEAD):
-            digests += pool.map(storage.digest_file, urls[i : i + _READS_AHEAD])
-    return [(file.path, digest) for file, digest in zip(files, digests, strict=True)]
+        for i in range(0, len(files), _READS_AHEAD):
+            told += pool.map(tell, files[i : i + _READS_AHEAD])
+    return told

@@ -50,7 +50,7 @@ class ImageRecord:
     version: str = ""
     """Of its file: see `steel.storage.FileInfo`."""
     size: int = 0
-    """Of its file, or of a page's share of it, in bytes."""
+    """Of its file, or of a page's share of it, in bytes; 0 where its store does not tell."""
 
     def read(self) -> bytes:
         """The image's file; of a page of a TIFF, a TIFF of that page alone.
@@ -82,7 +82,7 @@ def list_images(folder: str, *, tiff_pages: TiffPages = "refuse") -> tuple[Image
     unread = [file.path for file in files if not file.path.lower().endswith(IMAGE_SUFFIXES)]
     left_out = set(unread)
     records = tuple(
-        ImageRecord(file.path, storage.join(folder, file.path), version=file.version, size=file.size)
+        ImageRecord(file.path, storage.join(folder, file.path), version=file.version, size=file.size or 0)
         for file in files
         if file.path not in left_out
     )

@@ -91,8 +91,9 @@ def plan_folder(job: FolderJob, class_names: Sequence[str], depends_on: Mapping[
 
 
 def versions_of(records: Sequence[ImageRecord]) -> dict[str, str]:
-    """Image id -> version of its file: what was predicted of another one does not count."""
-    return {record.image_id: record.version for record in records}
+    """Image id -> version of its file: what was predicted of another one does not count. Where its store tells no time
+    or hash that is its size."""
+    return {record.image_id: record.version or str(record.size) for record in records}
 
 
 def find_images(source: str, tiff_pages: TiffPages = "refuse") -> tuple[ImageRecord, ...]:
@@ -107,7 +108,7 @@ def find_images(source: str, tiff_pages: TiffPages = "refuse") -> tuple[ImageRec
     info = storage.file_info(source)
     if info is None:
         raise InputError(f"{told_url(source)}: no such file")
-    record = ImageRecord(image.rpartition("/")[2], source, version=info.version, size=info.size)
+    record = ImageRecord(image.rpartition("/")[2], source, version=info.version, size=info.size or 0)
     raise_issues(storage.name_issues([record.image_id]), "rename it")
     return (record,) if tiff_pages == "refuse" else split_pages([record])
 

@@ -58,7 +58,7 @@ def match_masks(
             issues.append(issue)
         elif class_id in files.get(image_id, {}):
             issues.append(Issue("second masks for one image", file.path))
-        elif file.size:
+        elif file.size != 0:
             files.setdefault(image_id, {})[class_id] = storage.join(url, file.path)
     hint = f"in {url}"
     if options.missing_mask != "clean":
@@ -72,7 +72,7 @@ def match_masks(
 def _file_issue(file: FileInfo, options: LabelOptions) -> Issue | None:
     if file.path.lower().endswith(LOSSY_SUFFIXES) and options.mask_threshold is None:
         return Issue("masks in a lossy format (--mask-threshold T takes values from T up as inside)", file.path)
-    if not file.size and options.missing_mask != "clean":
+    if file.size == 0 and options.missing_mask != "clean":
         return Issue(f"empty mask files ({MISSING_HINT})", file.path)
     return None
 

@@ -165,7 +165,7 @@ def _names_above(place: Place) -> dict[int, str] | None:
         folder = folder.rpartition("/")[0] or ("." if "/" not in folder else "/")
         for name in ("data.yaml", "data.yml", "dataset.yaml", "classes.txt"):
             url = storage.join(folder, name)
-            if storage.file_size(url) is not None and (names := _names_in(url)):
+            if storage.exists(url) and (names := _names_in(url)):
                 return names
     return None
 

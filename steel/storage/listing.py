@@ -1,15 +1,17 @@
 """What is there: files and folders, their sizes and versions."""
 
+import errno
 import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from steel.errors import InputError, printable, told_url
-from steel.storage.locations import is_remote, local_path
+from steel.storage.locations import is_remote, join, local_path
 from steel.storage.stores import store_of
 from steel.validation_errors import Issue, raise_issues
 
@@ -19,11 +21,11 @@ class FileInfo(NamedTuple):
 
     path: str
     """Relative to the folder that was listed, with forward slashes."""
-    size: int
-    """Bytes."""
+    size: int | None
+    """Bytes; None where its store does not tell."""
     version: str = ""
-    """Another one whenever the file is written again, as far as its store tells: by its size and time. To be compared
-    only with what the same function gives, `list_files` or `file_info`."""
+    """Another one whenever the file is written again, by its size and its time or hash; empty where its store tells
+    neither. To be compared only with what the same function gives, `list_files` or `file_info`."""
 
 
 def exists(url: str | os.PathLike[str]) -> bool:
@@ -60,16 +62,23 @@ def file_info(url: str | os.PathLike[str]) -> FileInfo | None:
 
 
 def file_size(url: str | os.PathLike[str]) -> int | None:
-    """Size of a file in bytes; None when there is none."""
+    """Size of a file in bytes; None when there is none.
+
+    Raises:
+        OSError: its store does not tell, or as the store says.
+    """
     info = file_info(url)
+    if info is not None and info.size is None:
+        raise OSError(errno.EIO, "the server does not tell its size", told_url(url))
     return None if info is None else info.size
 
 
 def list_files(url: str | os.PathLike[str], suffixes: tuple[str, ...] | None = None) -> list[FileInfo]:
     """All files in and below a folder, sorted by relative path; hidden ones and those in hidden folders are left out.
 
-    Links are followed. What passes here can be named in every format that is written: a name that is not UTF-8, or that
-    holds control characters, is refused before any work.
+    Links are followed. Over HTTP, where a listing holds names alone, each file that is kept costs a request. What
+    passes here can be named in every format that is written: a name that is not UTF-8, or that holds control
+    characters, is refused before any work.
 
     Args:
         url: The folder.
@@ -82,6 +91,8 @@ def list_files(url: str | os.PathLike[str], suffixes: tuple[str, ...] | None = N
     """
     found = _list_remote(os.fspath(url)) if is_remote(url) else _list_local(local_path(url))
     wanted = [e for e in found if suffixes is None or isinstance(e, Issue) or e.path.lower().endswith(suffixes)]
+    if is_remote(url):
+        wanted = _with_sizes(os.fspath(url), wanted)
     files = sorted(entry for entry in wanted if isinstance(entry, FileInfo))
     issues = [entry for entry in wanted if isinstance(entry, Issue)]
     issues += [Issue("things that are neither files nor folders", f.path) for f in files if f.size == _NO_FILE]
@@ -100,6 +111,9 @@ def name_issues(paths: Iterable[str]) -> list[Issue]:
 
 _NO_FILE = -1
 """Stands for the size of a pipe, a socket or a device."""
+_DEAD_LINKS = "links that lead nowhere"
+_REQUESTS = 32
+"""Files whose sizes a server is asked for at a time."""
 
 
 def _list_local(root: Path) -> Iterator[FileInfo | Issue]:
@@ -124,13 +138,25 @@ def _list_local(root: Path) -> Iterator[FileInfo | Issue]:
             try:
                 status = entry.stat()
             except OSError as error:  # whatever its name: it may have led to a folder
-                yield Issue("links that lead nowhere", f"{path} ({error.strerror})")
+                yield Issue(_DEAD_LINKS, f"{path} ({error.strerror})")
                 continue
             if stat.S_ISDIR(status.st_mode):
                 pending.append((f"{path}/", entry.path, above | {identity}))
             else:
                 is_file = stat.S_ISREG(status.st_mode)
                 yield _info_local(path, status) if is_file else FileInfo(path, _NO_FILE)
+
+
+def _with_sizes(url: str, entries: list[FileInfo | Issue]) -> list[FileInfo | Issue]:
+    """The entries of a listing, those that came without a size after a request for each."""
+    unsized = [entry.path for entry in entries if isinstance(entry, FileInfo) and entry.size is None]
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        infos = list(pool.map(lambda path: file_info(join(url, path)), unsized))
+    asked = {
+        path: Issue(_DEAD_LINKS, path) if info is None else info._replace(path=path)
+        for path, info in zip(unsized, infos, strict=True)
+    }
+    return [asked.get(entry.path, entry) if isinstance(entry, FileInfo) else entry for entry in entries]
 
 
 def _list_remote(url: str) -> Iterator[FileInfo]:
@@ -150,7 +176,10 @@ def _list_remote(url: str) -> Iterator[FileInfo]:
             yield _info_remote(relative, info)
 
 
-_TIMES = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "modified", "created")
+_STAMPS = (
+    *("ETag", "etag", "md5Hash", "Content-MD5", "Digest"),
+    *("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified", "created"),
+)
 """What stores call the hash of a file, or the time when it was written."""
 
 
@@ -159,5 +188,6 @@ def _info_local(path: str, status: os.stat_result) -> FileInfo:
 
 
 def _info_remote(path: str, info: dict[str, Any]) -> FileInfo:
-    size = int(info["size"] or 0)
-    return FileInfo(path, size, f"{size} {next((info[name] for name in _TIMES if info.get(name)), None)}")
+    size = None if info["size"] is None else int(info["size"])
+    stamp = next((info[name] for name in _STAMPS if info.get(name)), None)
+    return FileInfo(path, size, "" if stamp is None else f"{size} {stamp}")

@@ -1,6 +1,7 @@
 """Sharding as a job: workers, parts and doing it again do not change a byte."""
 
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.image_folder import (
     tree_digest,
     write_images,
 )
+from tests.web_folder import serve_folder
 
 
 def test_a_finished_folder_is_left_as_it_is(folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,6 +177,35 @@ def test_what_is_no_mask_changes_nothing(tmp_path: Path) -> None:
     assert main(line) == 0
     cv2.imwrite(str((masks / image_name(0)).with_suffix(".png")), np.ones((HEIGHT, WIDTH), np.uint8))
     assert main(line) == 2
+
+
+@pytest.mark.parametrize("untold", [(), ("Last-Modified",)])
+def test_labels_that_are_corrected_on_a_web_server_are_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], untold: tuple[str, ...]
+) -> None:
+    """By as many bytes, too, and whether or not the server tells when a file was written."""
+    pytest.importorskip("aiohttp")
+    write_images(tmp_path, 6)
+    (tmp_path / "masks").mkdir()
+    for number in range(6):
+        mask = tmp_path / "masks" / Path(image_name(number)).with_suffix(".bmp")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(mask), np.full((HEIGHT, WIDTH), number % 2, np.uint8))
+    size = mask.stat().st_size
+    with serve_folder(tmp_path / "masks", *untold) as url:
+        line = arguments(tmp_path, tmp_path / "out", labels=url, shard_size=2)
+        assert main([*line, "--part", "1/2"]) == 0
+        cv2.imwrite(str(mask), np.zeros((HEIGHT, WIDTH), np.uint8))
+        os.utime(mask, (1, 1))
+        assert mask.stat().st_size == size
+        assert main([*line, "--part", "2/2"]) == 2
+        assert "unfinished job with other images, labels" in last_line(capsys)
+        assert main(line) == 0
+        assert "the input had changed since an earlier, unfinished run: started over" in capsys.readouterr().out
+        assert main(line) == 0
+        cv2.imwrite(str(mask), np.ones((HEIGHT, WIDTH), np.uint8))
+        assert main(line) == 2
+        assert "already holds shards of other images, labels" in last_line(capsys)
 
 
 @pytest.mark.parametrize("options", [{"workers": 3, "executor": "thread"}, {"workers": 2, "executor": "process"}])

@@ -1,11 +1,9 @@
 """Files by path and URL: nothing half-written under a final name."""
 
 import errno
-import http.server
 import os
 import shutil
 import socket
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +15,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from steel import storage
 from steel.cli import main
 from steel.errors import InputError
+from steel.validation_errors import ValidationErrors
+from tests.web_folder import serve_folder
 
 
 @pytest.fixture(params=["path", "file", "FILE", "memory"])
@@ -52,21 +52,9 @@ def test_files_are_read_whole_and_in_part(root: str) -> None:
 def test_of_a_web_server_that_knows_no_ranges_a_part_is_read_all_the_same(tmp_path: Path) -> None:
     pytest.importorskip("aiohttp")
     (tmp_path / "x").write_bytes(b"0123456789")
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, directory=str(tmp_path))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/x"
-        parts = [
-            storage.read_range(url, *part) for part in ((0, 3), (2, 3), (8, 5), (0, 10), (0, 20), (8, 50), (12, 9))
-        ]
-        server.shutdown()
+    asked = (0, 3), (2, 3), (8, 5), (0, 10), (0, 20), (8, 50), (12, 9)
+    with serve_folder(tmp_path) as url:
+        parts = [storage.read_range(f"{url}/x", *part) for part in asked]
     assert parts == [b"012", b"234", b"89", b"0123456789", b"0123456789", b"89", b""]
 
 
@@ -93,6 +81,50 @@ def test_a_file_that_is_written_again_has_another_version(root: str) -> None:
         assert [info and info[:2] for info in infos] == [("x", 3)] * 2
         versions.append([info and info.version for info in infos])
     assert all(first != second for first, second in zip(*versions, strict=True))
+
+
+def test_files_on_a_web_server_have_sizes_and_versions(tmp_path: Path) -> None:
+    """Which its listings do not hold."""
+    pytest.importorskip("aiohttp")
+    (tmp_path / "a").mkdir()
+    sizes = {"a/full.png": 3, "a/empty.png": 0, "b.txt": 5}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(b"x" * size)
+    with serve_folder(tmp_path) as url:
+        first = storage.list_files(url)
+        assert {file.path: file.size for file in first} == sizes
+        assert [file.path for file in storage.list_files(f"{url}/", (".png",))] == ["a/empty.png", "a/full.png"]
+        for second in (1, 2):
+            os.utime(tmp_path / "a/full.png", (second, second))
+            now = storage.list_files(url)
+            assert {file.path for file in set(now) - set(first)} == {"a/full.png"}
+            info = storage.file_info(f"{url}/a/full.png")
+            assert info is not None and info.version == now[1].version
+            first = now
+
+
+def test_what_a_web_server_does_not_tell_is_not_known(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    (tmp_path / "x").write_bytes(b"123")
+    with serve_folder(tmp_path, "Last-Modified") as url:
+        assert storage.list_files(url) == [("x", 3, "")]
+    with serve_folder(tmp_path, "Last-Modified", "Content-Length") as url:
+        assert storage.list_files(url) == [("x", None, "")]
+        with pytest.raises(OSError, match="does not tell its size") as untold:
+            storage.file_size(f"{url}/x")
+        assert untold.value.filename == f"{url}/x"
+
+
+def test_links_of_a_web_page_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    names = "x.png", "gone.png", "gone.txt"
+    (tmp_path / "index.html").write_text(" ".join(f'<a href="{name}">{name}</a>' for name in names))
+    (tmp_path / "x.png").touch()
+    with serve_folder(tmp_path) as url:
+        with pytest.raises(ValidationErrors, match=r"links that lead nowhere: gone\.png"):
+            storage.list_files(url, (".png",))
+        (tmp_path / "gone.png").touch()
+        assert [file[:2] for file in storage.list_files(url, (".png",))] == [("gone.png", 0), ("x.png", 0)]
 
 
 def test_places_in_the_current_folder_and_in_the_root() -> None:

@@ -3,17 +3,14 @@
 import contextlib
 import dataclasses
 import errno
-import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -25,7 +22,7 @@ from steel.checkpoint import load_checkpoint, read_header, save_checkpoint
 from steel.decision import ClassDecision
 from steel.errors import InputError, OutOfMemoryError, ResourceError, exit_code
 from steel.images.listing import ImageRecord
-from steel.inference.folder_job import FolderJob, check_job
+from steel.inference.folder_job import FolderJob, check_job, find_images, versions_of
 from steel.inference.load import digest_source
 from steel.inference.predict_folder import describe_predictor, predict_folder
 from steel.inference.predictor import Predictor
@@ -33,6 +30,7 @@ from steel.labels.submission import read_submission
 from tests.image_folder import tree_digest
 from tests.paths import ROOT
 from tests.predicted_folder import ALL
+from tests.web_folder import serve_folder
 
 
 @pytest.mark.parametrize("stops", [(1,), (2, 3), (5,)])
@@ -512,19 +510,23 @@ def test_an_image_is_named_by_its_own_name(folder: Path, tmp_path: Path) -> None
 @pytest.fixture
 def web(folder: Path) -> Iterator[str]:
     """The images by HTTP, whatever the query."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, directory=str(folder / "images"))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
     pytest.importorskip("aiohttp")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serve_folder(folder / "images") as url:
+        yield url
+
+
+@pytest.mark.parametrize("untold", [(), ("Last-Modified",)])
+def test_an_image_on_a_web_server_that_is_written_again_is_another(tmp_path: Path, untold: tuple[str, ...]) -> None:
+    """Of another size, where that is all there is to tell it by."""
+    pytest.importorskip("aiohttp")
+    (tmp_path / "a.png").write_bytes(b"123")
+    (tmp_path / "b.png").write_bytes(b"123")
+    with serve_folder(tmp_path, *untold) as url:
+        before = versions_of(find_images(url))
+        (tmp_path / "b.png").write_bytes(b"1234")
+        os.utime(tmp_path / "b.png", (1, 1))
+        after = versions_of(find_images(url))
+    assert [name for name in before if before[name] != after[name]] == ["b.png"]
 
 
 @pytest.mark.parametrize("query", ["", "?sig=5ec/ret", "?name=other.txt&sig=5ecret#a"])

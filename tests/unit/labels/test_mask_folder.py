@@ -11,6 +11,7 @@ from steel.labels.options import LabelOptions
 from steel.validation_errors import ValidationErrors
 from tests.image_files import png
 from tests.label_files import problems_of, write_images, write_mask
+from tests.web_folder import serve_folder
 
 
 @pytest.mark.parametrize("palette", [False, True])
@@ -23,6 +24,24 @@ def test_label_maps(tmp_path, palette):
     assert found.bitmask("a.jpg", 2, 3).tolist() == [[0, 1, 2], [0, 0, 4]]
     assert not found.bitmask("coil/b.jpg", 2, 3).any()
     assert found.class_ids("a.jpg") is None
+
+
+@pytest.mark.parametrize("untold", [(), ("Content-Length",)])
+def test_masks_on_a_web_server_are_not_taken_for_empty_files(tmp_path, untold):
+    """Though listings there hold no sizes, and some servers tell none at all."""
+    pytest.importorskip("aiohttp")
+    images = write_images(tmp_path / "images", "a.png", "b.png", shape=(1, 3))
+    write_mask(tmp_path / "masks/a.png", [[0, 1, 2]])
+    with serve_folder(tmp_path, *untold) as url:
+        found = load_labels(images, f"{url}/masks", LabelOptions(missing_mask="clean"))
+        assert (found.bitmask("a.png", 1, 3).tolist(), found.bitmask("b.png", 1, 3).any()) == ([[0, 1, 2]], False)
+        write_mask(tmp_path / "masks/b.png", [[0, 0, 0]])
+        assert load_labels(images, f"{url}/masks").bitmask("a.png", 1, 3).tolist() == [[0, 1, 2]]
+    (tmp_path / "masks/b.png").write_bytes(b"")
+    with serve_folder(tmp_path) as url:
+        with pytest.raises(ValidationErrors, match=r"empty mask files .*: b\.png"):
+            load_labels(images, f"{url}/masks")
+        assert not load_labels(images, f"{url}/masks", LabelOptions(missing_mask="clean")).bitmask("b.png", 1, 3).any()
 
 
 def test_ignored_pixels_take_the_top_bit(tmp_path):
