@@ -1,7 +1,7 @@
 """Files by path or URL, used as `storage.read_bytes(url)`.
 
-A location is a local path or any fsspec URL (`s3://bucket/folder`). Nothing half-written ever appears under a final
-name.
+A location is a local path or an fsspec URL (`s3://bucket/folder`), but none of a place in an archive. Nothing
+half-written ever appears under a final name.
 """
 
 from steel.storage.listing import FileInfo, exists, file_info, file_size, is_folder, list_files, name_issues

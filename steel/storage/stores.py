@@ -13,10 +13,15 @@ def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec file system of a remote `url` and the path in it.
 
     Raises:
-        InputError: no such protocol, or the package that speaks it is not installed.
+        InputError: no such protocol, the package that speaks it is not installed, or a place in a file of another store
+            (`zip://images::s3://bucket/a.zip`): names are joined at the end of a URL, which is behind that file's.
     """
     import fsspec  # here, because local work does not need it
 
+    if "::" in url.partition("://")[2]:
+        raise InputError(
+            f"{told_url(url)}: places in archives and names with `::` cannot be used; unpack the one, rename the other"
+        )
     try:
         return cast(tuple[Any, str], fsspec.core.url_to_fs(url))
     except (ImportError, ValueError) as error:

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import socket
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -313,6 +314,25 @@ def test_names_are_joined() -> None:
 def test_an_unknown_protocol_is_one_line() -> None:
     with pytest.raises(InputError, match="nosuch://a"):
         storage.read_bytes("nosuch://a")
+
+
+def test_a_place_in_an_archive_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("images/model.safetensors", b"")
+    url = f"zip://images::{tmp_path}/a.zip"
+    for ask in (storage.list_files, storage.exists, storage.is_folder, storage.read_bytes):
+        with pytest.raises(InputError, match="places in archives"):
+            ask(url)
+    assert main(["info", f"zip://images/model.safetensors::{tmp_path}/a.zip"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and told.rstrip().endswith("cannot be used; unpack the one, rename the other")
+
+
+def test_a_store_may_be_read_by_way_of_copies_on_this_machine() -> None:
+    """Which is a chain, too, but names are joined to the store's own."""
+    storage.write_bytes("memory://copied/x", b"1")
+    assert [file.path for file in storage.list_files("simplecache::memory://copied")] == ["x"]
+    assert storage.read_bytes("simplecache::memory://copied/x") == b"1"
 
 
 def test_free_space_is_asked_where_the_folder_will_be(tmp_path: Path) -> None:
