@@ -20,10 +20,16 @@ def local_path(url: str | os.PathLike[str]) -> Path:
     return Path(text.split("://", 1)[1] if "://" in text else text)
 
 
+def plain_scheme(url: str) -> str:
+    """A URL with its scheme in lower case, as stores are known by."""
+    scheme, separator, place = url.partition("://")
+    return scheme.lower() + separator + place
+
+
 def full_path(url: str) -> str:
     """The one way to write a path or URL, links resolved, with a slash at its end. Links in a circle stay as they are:
     whoever opens them is told."""
-    return (url if is_remote(url) else os.path.realpath(local_path(url))).rstrip("/") + "/"
+    return (plain_scheme(url) if is_remote(url) else os.path.realpath(local_path(url))).rstrip("/") + "/"
 
 
 def check_apart(inputs: Iterable[str | None], outputs: Iterable[str | None]) -> None:

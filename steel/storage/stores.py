@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from steel.errors import InputError, told_url
+from steel.storage.locations import plain_scheme
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -23,7 +24,7 @@ def filesystem(url: str) -> tuple[Any, str]:
             f"{told_url(url)}: places in archives and names with `::` cannot be used; unpack the one, rename the other"
         )
     try:
-        return cast(tuple[Any, str], fsspec.core.url_to_fs(url))
+        return cast(tuple[Any, str], fsspec.core.url_to_fs(plain_scheme(url)))
     except (ImportError, ValueError) as error:
         raise InputError(f"{told_url(url)}: {error}") from error
 
@@ -37,7 +38,7 @@ def load_driver(url: str) -> None:
     import fsspec
 
     try:
-        fsspec.get_filesystem_class(fsspec.utils.get_protocol(url))
+        fsspec.get_filesystem_class(fsspec.utils.get_protocol(plain_scheme(url)))
     except (ImportError, ValueError) as error:
         raise InputError(f"{told_url(url)}: {error}") from error
 

@@ -20,12 +20,12 @@ from steel.validation_errors import ValidationErrors
 from tests.web_folder import serve_folder
 
 
-@pytest.fixture(params=["path", "file", "FILE", "memory"])
+@pytest.fixture(params=["path", "file", "FILE", "memory", "MEMORY"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A folder as a path, as a local URL and in a remote store."""
-    if request.param == "memory":
+    if request.param.lower() == "memory":
         fsspec.filesystem("memory").store.clear()
-        return "memory://bucket/folder"
+        return f"{request.param}://bucket/folder"
     return str(tmp_path) if request.param == "path" else f"{request.param}://{tmp_path}"
 
 
@@ -333,6 +333,12 @@ def test_a_store_may_be_read_by_way_of_copies_on_this_machine() -> None:
     storage.write_bytes("memory://copied/x", b"1")
     assert [file.path for file in storage.list_files("simplecache::memory://copied")] == ["x"]
     assert storage.read_bytes("simplecache::memory://copied/x") == b"1"
+
+
+def test_one_place_is_known_however_its_scheme_is_written() -> None:
+    assert storage.full_path("S3://Bucket/a") == "s3://Bucket/a/"
+    with pytest.raises(InputError, match="s3://b/x: read by the same command"):
+        storage.check_apart(["S3://b/x"], ["s3://b/x"])
 
 
 def test_free_space_is_asked_where_the_folder_will_be(tmp_path: Path) -> None:
