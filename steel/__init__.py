@@ -40,6 +40,14 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Import what is public on first use: the base install, and everything that only reads or scores, has no torch."""
     if name in _HOMES:
-        with uncollected():
-            return getattr(import_module(_HOMES[name]), name)
+        try:
+            with uncollected():
+                return getattr(import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            other = "; steel.load_predictor takes an exported graph without it" if name == "Predictor" else ""
+            raise ImportError(
+                f"steel.{name} needs torch: pip install 'steel-defects[train]'{other}", name="torch"
+            ) from None
     raise AttributeError(f"module 'steel' has no attribute {name!r}")

@@ -48,7 +48,7 @@ from steel.shards.selection import (
     num_unreadable,
     pseudo_rounds,
 )
-from steel.shards.split_roles import role_of, seen_folds
+from steel.shards.split_roles import role_of, seen_folds, trained_on
 from steel.views import parse_tta
 
 IMAGES_DIGEST = "images_sha256"
@@ -119,8 +119,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         known, groups, new = labelling.screen(records)
         with prediction_bars(predictor) as on_image, closing(labelling.label(new, on_image)) as images:
             summary = fold.write(unfinished.path, known, images, provenance, groups)
-    _say([*labelling.lines(summary), *(["an earlier run was stopped: started over"] if unfinished.is_restart else [])])
+    is_foreign = data_digests(fold.manifest).isdisjoint(trained_on(header["provenance"]))
+    _say(
+        [
+            *labelling.lines(summary),
+            *([_OTHER_SHARDS] if is_foreign else []),
+            *(["an earlier run was stopped: started over"] if unfinished.is_restart else []),
+        ]
+    )
     return report_unreadable(labelling.unreadable)
+
+
+_OTHER_SHARDS = (
+    "warning: the checkpoint was not trained on these shards: what it labels may be of another kind than it knows, and "
+    "nobody knows which of the images it has seen; look at some of its masks first"
+)
 
 
 def _check_places(arguments: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ import copy
 import difflib
 import importlib.util
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -183,4 +184,9 @@ def make_way(inputs: Sequence[str | None], outputs: Sequence[str | None]) -> Non
             continue
         if storage.local_path(path).is_dir():
             raise InputError(f"{path}: a folder; give the name of the file to write")
-        storage.make_folder(storage.local_path(path).parent)
+        folder = storage.local_path(path).parent
+        storage.make_folder(folder)
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(folder)) from error

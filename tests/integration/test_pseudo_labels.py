@@ -159,6 +159,7 @@ def test_what_was_done_is_told_and_a_second_run_does_nothing(
     told = capsys.readouterr()
     assert re.search(rf"^labelled {NUM_NEW} images, in fold 3: \d clean, \d class 1, \d class 2; ", told.out)
     assert "left out: 0 unsure, 2 duplicates of images in the shards, 1 unreadable" in told.out
+    assert "\nwarning: the checkpoint was not trained on these shards: " in told.out
     assert "warning: left out 1 unreadable image: cut.png (" in told.err
     before = tree_digest(tmp_path)
     assert run(*line(work, tmp_path / "out")) == 3

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import steel
 from tests.paths import ROOT
 
 LEAVES = {
@@ -121,6 +122,14 @@ def test_reading_scoring_and_help_need_no_torch() -> None:
     code = f"import sys, {', '.join(TORCH_FREE)}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_predictor_without_torch_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("steel.inference")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r"steel\.Predictor needs torch: pip install .*; steel\.load_predictor takes"):
+        _ = steel.Predictor
 
 
 @pytest.mark.slow

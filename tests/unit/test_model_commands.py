@@ -392,6 +392,13 @@ def test_export_says_what_it_wrote(work, steel):
     assert said == steel("info", "one.safetensors")[1]
 
 
+def test_a_place_that_cannot_be_written_is_told_before_the_graph_is_made(work, steel, monkeypatch):
+    """As in /proc, where not even root makes files."""
+    monkeypatch.setattr("steel.checkpoint.load_checkpoint", pytest.fail)
+    with pytest.raises(FileNotFoundError, match="'/proc'"):
+        steel("export", "one.safetensors", "--onnx", "/proc/one.onnx")
+
+
 @pytest.mark.slow
 def test_export_refuses_a_graph_for_one_size_only(work, steel):
     pytest.importorskip("onnxruntime")

@@ -125,6 +125,7 @@ class RunFolder:
             InputError: not writable; in use by a live run; holding states of another configuration, data set or budget;
                 or not empty although `resume` is `never`. Nothing is changed then.
         """
+        self._refuse_foreign()  # before anything of ours is there, such as the lock
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             self._take_lock()
@@ -150,21 +151,26 @@ class RunFolder:
             InputError: the folder holds states of another configuration, data set or budget, something else than a
                 run, or anything although `resume` is `never`.
         """
-        former = self._read_config()
-        if former is None:
-            others = [p.name for p in self.root.glob("*") if not p.name.startswith(".")]
-            if others:
-                raise RunFolderError(
-                    self.root, f"not empty and not a run folder (it holds {others[0]}); choose another folder"
-                )
-        elif resume == "never":
+        self._refuse_foreign()
+        if self._read_config() is None:
+            return
+        if resume == "never":
             raise RunFolderError(
                 self.root,
                 "holds a run already and --resume never was given; without that it goes on, or "
                 "begins anew where it has saved no state; or choose another folder",
             )
-        else:
-            self.check_same(config, data_digest, budget)
+        self.check_same(config, data_digest, budget)
+
+    def _refuse_foreign(self) -> None:
+        """Raises InputError where there is a file, or a folder with something else in it than a run."""
+        if self.root.exists() and not self.root.is_dir():
+            raise RunFolderError(self.root, "a file, not a folder; choose another name")
+        others = [p.name for p in self.root.glob("*") if not p.name.startswith(".")]
+        if others and self._read_config() is None:
+            raise RunFolderError(
+                self.root, f"not empty and not a run folder (it holds {others[0]}); choose another folder"
+            )
 
     def check_same(self, config: Config, data_digest: str, budget: str = "") -> None:
         """See that the run that has begun here is of `config`, `data_digest` and `budget`; where none has, a run begins
@@ -348,7 +354,7 @@ class RunFolder:
                 values = {**younger, **values}
             from_dict(kind, values)
             return values
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # `open` says what is in the folder's place
             return None
         except (OSError, InputError) as error:
             raise InputError(f"{self.root / name}: cannot be read ({error}); choose another --out") from error

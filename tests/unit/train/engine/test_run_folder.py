@@ -162,6 +162,12 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").touch()
     with pytest.raises(InputError, match=r"holiday\.jpg"):
         RunFolder(tmp_path).open(SMOKE, "data", "auto")
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+    for look in (lambda folder: folder.check(SMOKE, "data", "auto"), lambda folder: folder.open(SMOKE, "data", "auto")):
+        folder = RunFolder(tmp_path / "holiday.jpg")
+        assert folder.begun_config() is None  # what a run is asked first
+        with pytest.raises(InputError, match=r"holiday\.jpg: a file, not a folder; choose another name"):
+            look(folder)
 
 
 @contextmanager
