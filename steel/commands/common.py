@@ -188,5 +188,7 @@ def make_way(inputs: Sequence[str | None], outputs: Sequence[str | None]) -> Non
         storage.make_folder(folder)
         try:
             tempfile.TemporaryFile(dir=folder).close()
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no files can be made there; choose another place") from error
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(folder)) from error

@@ -395,8 +395,15 @@ def test_export_says_what_it_wrote(work, steel):
 def test_a_place_that_cannot_be_written_is_told_before_the_graph_is_made(work, steel, monkeypatch):
     """As in /proc, where not even root makes files."""
     monkeypatch.setattr("steel.checkpoint.load_checkpoint", pytest.fail)
-    with pytest.raises(FileNotFoundError, match="'/proc'"):
-        steel("export", "one.safetensors", "--onnx", "/proc/one.onnx")
+    code, _, error = steel("export", "one.safetensors", "--onnx", "/proc/one.onnx")
+    assert (code, error) == (2, "error: /proc/one.onnx: no files can be made there; choose another place\n")
+
+    def refuse(dir: object) -> None:
+        raise PermissionError(13, "Permission denied", f"{dir}/tmpabc")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    code, _, error = steel("export", "one.safetensors", "--onnx", "one.onnx")
+    assert code == 1 and error.startswith("error: ") and "Permission denied" in error and "tmpabc" not in error
 
 
 @pytest.mark.slow
