@@ -32,6 +32,15 @@ class Binding(NamedTuple):
     """Their numbers."""
 
 
+def told_load() -> str:
+    """Behind what is said of times measured here: that others compute here, too, and how much; nothing where none do.
+
+    The load average of the last minute counts this program itself, which has as many threads as there are cores.
+    """
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    return "" if load <= 2 * cores else f"; this machine is busy ({load:.0f} threads for {cores} cores), which slows it"
+
+
 def own_binding() -> Binding:
     """This process's; two machines of one name are told apart by when they were started."""
     try:

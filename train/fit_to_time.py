@@ -11,6 +11,7 @@ from steel.distributed.runtime import Runtime
 from steel.errors import InputError
 from steel.loading.sampler import Sampler
 from steel.loading.train_loader import MicroBatch
+from steel.machine import told_load
 from steel.model.network import UnifiedModel
 from steel.pretrained.stem import Normalisation
 from steel.shards.format import Manifest
@@ -93,8 +94,8 @@ def fit_to_time(
 
     logger.info(
         "measuring the pace, for --budget %s: micro-batches of each phase and validations of a few images, for %s at "
-        "most, or as long as the fewest of them take",
-        *(arguments.budget.text, format_duration(MEASURING * budget)),
+        "most, or as long as the fewest of them take%s",
+        *(arguments.budget.text, format_duration(MEASURING * budget), told_load()),
     )
     pace = measure_pace(context, training, lambda plan: load(plan, 0), MEASURING * budget, check)
     runtime.accelerator.free_memory()

@@ -19,6 +19,7 @@ from steel.machine import (
     own_cores,
     parse_workers,
     reset_peak_memory,
+    told_load,
     usable_cores,
     whole_memory,
 )
@@ -196,3 +197,13 @@ def test_the_most_that_is_held_is_counted_anew() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run([sys.executable, "-c", PEAK], env=environment, capture_output=True, text=True, timeout=100)
     assert done.stdout.strip() == "True True False True True", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("load", "told"), [(8.0, ""), (8.6, "; this machine is busy (9 threads for 4 cores), which slo")]
+)
+def test_a_busy_machine_is_told_of(load: float, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of its own with a thread for each core, and what comes and goes, are no others."""
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.1, 0.1))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert told_load().startswith(told) and bool(told_load()) == bool(told)

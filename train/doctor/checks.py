@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from steel.machine import available_memory, local_ranks, usable_cores
+from steel.machine import available_memory, local_ranks, told_load, usable_cores
 from train.engine.disk_speed import measure_disk
 
 PACKAGES = (
@@ -81,8 +81,7 @@ def check_machine() -> Iterator[Finding]:
     yield Finding(
         "machine",
         f"{socket.gethostname()}, {platform.platform(terse=True)}: {cores:g} cores, {memory:.0f} GiB of memory "
-        f"({available_memory() / GIB:.0f} free), "
-        f"ranks here: {ranks}",
+        f"({available_memory() / GIB:.0f} free), ranks here: {ranks}{told_load()}",
     )
     shared = shutil.disk_usage("/dev/shm").free / GIB
     if shared < 1:
