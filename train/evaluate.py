@@ -55,7 +55,7 @@ from train.engine.evaluation_origin import provenance_of, recipe_reasons, speed_
 from train.engine.member_scores import judge_members
 from train.engine.run_folder import RunFolder, has_members
 from train.engine.run_inference import collect_statistics, gather_kept
-from train.engine.visualise import NUM_EXAMPLES, choose_examples, choose_random, draw_examples, predict_examples
+from train.engine.visualise import NUM_EXAMPLES, choose_examples, choose_random, draw_examples, stream_examples
 from train.live_line import LiveLine
 from train.logging_setup import set_up_logging
 
@@ -259,7 +259,7 @@ def _evaluate(arguments: argparse.Namespace, runtime: Runtime, live: LiveLine) -
     logger.info("%s", "\n".join([metrics["verdict"]["sentence"], *([ensemble["sentence"]] if ensemble else [])]))
     if found is not None:
         logger.info("%s", "\n".join(found.explanation))
-    shown = predict_examples(predictor, decision, reader, examples)
+    shown = stream_examples(predictor, decision, reader, examples)
     save_contact_sheet(
         arguments.out / "contact_sheet.png",
         *draw_examples(shown, len(checkpoint.class_names)),

@@ -20,6 +20,11 @@ _LEAST_WIDTH = 0.12
 """Of a caption, as a share of the sheet's width."""
 _LONGEST = 40.0
 """Width by height of the place of a picture: one that is longer is stretched."""
+_SPARE = 2
+"""Pixels that a picture made for a sheet keeps for each one that the sheet shows, along either side: shrunk once more,
+it stays sharp ..."""
+_LEAST_SIDE = 64
+"""... and has no shorter side than this, as very long ones are stretched."""
 _BACKGROUND, _TEXT = (24, 26, 30), (225, 228, 232)
 _FONT, _LINE_HEIGHT = 15, 20
 
@@ -53,6 +58,17 @@ def contact_sheet(
         parts.append(_draw_row([images[i] for i in row], texts, widths, height, width))
     bar = np.full((_GAP, width, 3), _BACKGROUND, np.uint8)
     return np.concatenate([bar, *(piece for part in parts for piece in (part, bar))])
+
+
+def shrink_for_sheet(image: np.ndarray, width: int = WIDTH) -> np.ndarray:
+    """A picture (H, W, 3) or (H, W) uint8 no larger than a sheet so wide needs it; the same one where it is small."""
+    height, wide = image.shape[:2]
+    fits = min(_SPARE * width / wide, _SPARE * width * _HIGHEST / height)
+    scale = max(fits, _LEAST_SIDE / min(height, wide))
+    if scale >= 1:
+        return image
+    size = (round(scale * wide), round(scale * height))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def save_contact_sheet(

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from steel.images.class_colours import class_colour
-from steel.images.contact_sheet import contact_sheet, rows_of, save_contact_sheet, wrap
+from steel.images.contact_sheet import contact_sheet, rows_of, save_contact_sheet, shrink_for_sheet, wrap
 from steel.images.fonts import load_font
 
 BACKGROUND = (24, 26, 30)
@@ -54,6 +54,24 @@ def test_captions_beside_very_long_pictures_have_room() -> None:
     assert len(sheet) < 1280 * 4 / 3 + 7 * 20 * 10  # four rows of uprights, captions of at most ten lines
     assert len(contact_sheet(pictures[4:], captions[4:])) < 1280 + 3 * 20 * 10  # the last row is not as low as a strip
     assert len(contact_sheet(pictures[1:2] + pictures[4:5])) > 60  # no lines of a few pixels
+
+
+def test_small_pictures_are_shown_as_they_are_and_large_ones_shrunk_to_a_few_pixels_more_than_is_shown() -> None:
+    small = [np.zeros(size, np.uint8) for size in [(540, 1600), (850, 400), (3, 5)]]
+    assert all(shrink_for_sheet(picture) is picture for picture in small)
+    sizes = [(6000, 3000), (2000, 8000), (64, 20_000), (23_000, 37), (5000, 5000)]
+    large = [np.zeros((*size, 3), np.uint8) for size in sizes]
+    shrunk = [shrink_for_sheet(picture) for picture in large]
+    shapes = [(853, 427), (640, 2560), (64, 20_000), (23_000, 37), (853, 853)]
+    assert [picture.shape[:2] for picture in shrunk] == shapes
+    assert contact_sheet(shrunk).shape == contact_sheet(large).shape
+
+
+def test_a_large_picture_looks_the_same_when_it_was_shrunk_before() -> None:
+    picture = np.kron(np.random.default_rng(0).integers(0, 256, (20, 60)), np.ones((50, 100))).astype(np.uint8)
+    sheets = [contact_sheet([shown], width=300).astype(int) for shown in (picture, shrink_for_sheet(picture, 300))]
+    assert sheets[0].shape == sheets[1].shape
+    assert np.abs(sheets[0] - sheets[1]).mean() < 4
 
 
 def test_a_legend_names_each_class_beside_its_colour() -> None:

@@ -1,6 +1,6 @@
 """Pictures of answers must show what the scores count, also where the shards hold reduced images."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -8,21 +8,20 @@ import pytest
 from steel.decision import ClassDecision, Decision
 from steel.inference.prediction import Prediction
 from steel.shards.reader import BadSampleError, ShardReader
+from steel.tracking.items import MaskedImage
 from tests.shard_folder import damage_image, make_shards, steel_image
-from train.engine.visualise import draw_examples, predict_examples
+from train.engine.visualise import draw_examples, predict_examples, stream_examples
 
 
 class SureOfACorner:
     """Is certain of class 1 in the upper left 4x4 pixels of whatever it is shown."""
 
-    def predict(self, images: Iterable[np.ndarray]) -> list[Prediction]:
-        answers = []
+    def predict_stream(self, images: Iterable[np.ndarray]) -> Iterator[Prediction]:
         for image in images:
             probs = np.zeros((1, *image.shape[:2]), np.uint8)
             probs[0, :4, :4] = 255
             decision = Decision((ClassDecision(),))
-            answers.append(Prediction("", image, ("a",), decision, probs, np.full(2, 255, np.uint8)))
-        return answers
+            yield Prediction("", image, ("a",), decision, probs, np.full(2, 255, np.uint8))
 
 
 def test_a_damaged_image_is_not_shown_where_it_is_skipped(tmp_path) -> None:
@@ -48,3 +47,40 @@ def test_areas_are_counted_at_the_original_size(tmp_path) -> None:
         assert [tag.text for tag in examples[0].true_tags] == ["class 1"]
         assert [tag.text[:9] for tag in examples[0].tags] == ["class 1 0"] * (said == "class 1")
         assert captions[0].endswith(f"predicted: {said}"), captions[0]
+
+
+def test_ignored_pixels_are_never_predicted(tmp_path) -> None:
+    ignored = np.zeros((32, 64), np.uint8)
+    ignored[:4, :4] = 1 << 7
+    masks = [ignored, np.zeros_like(ignored)]
+    shards = make_shards(
+        tmp_path / "shards", [steel_image(n, 32, 64) for n in range(2)], masks, num_classes=1, ignore_bit=7
+    )
+    decision = Decision((ClassDecision(),))
+    examples = predict_examples(SureOfACorner(), decision, ShardReader(str(shards)), [0, 1])  # type: ignore[arg-type]
+    assert [example.caption[-15:] for example in examples] == ["redicted: clean", "dicted: class 1"]
+    assert [np.count_nonzero(example.predicted) for example in examples] == [0, 16]
+    assert [len(example.tags) for example in examples] == [0, 1]
+
+
+def test_large_images_are_read_drawn_and_shrunk_one_by_one(tmp_path) -> None:
+    side, events = 3000, []
+    images, masks = [np.full((side, side), 90, np.uint8)] * 2, [np.zeros((side, side), np.uint8)] * 2
+    shards = make_shards(tmp_path / "shards", images, masks, num_classes=1)
+
+    class Noting(ShardReader):
+        def read(self, row, **options):
+            events.append(f"read {row}")
+            return super().read(row, **options)
+
+    def noted(examples: Iterable[MaskedImage]) -> Iterator[MaskedImage]:
+        for example in examples:
+            yield example
+            events.append("drawn")
+
+    reader = Noting(str(shards))
+    examples = stream_examples(SureOfACorner(), Decision((ClassDecision(),)), reader, [0, 1])  # type: ignore[arg-type]
+    pictures, captions = draw_examples(noted(examples), num_classes=1)
+    assert events == ["read 0", "drawn", "read 1", "drawn"]
+    assert len(captions) == 2
+    assert sum(picture.nbytes for picture in pictures) < side * side / 2
