@@ -17,7 +17,10 @@ NUM_SIZES = 8
 """The most frequent sizes that are listed; all are counted."""
 MOST_REGIONS = 20
 """An image's regions are counted up to here, and more than that as so many."""
-_HEAT_HEIGHT = 48
+_HEAT_SIDE = 48
+"""Places along the shorter side of an image ..."""
+_MOST_HEAT_SIDE = 640
+"""... and at most along the longer one: of still longer images they are not square."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def survey_pixels(
     """
     num_classes = len(data.class_names)
     aspect = float(np.median(data.sizes[rows, 1] / data.sizes[rows, 0]))
-    heat = np.zeros((num_classes, _HEAT_HEIGHT, max(1, round(_HEAT_HEIGHT * aspect))), np.float64)
+    heat = np.zeros((num_classes, *_heat_size(aspect)), np.float64)
     with_class = np.zeros(num_classes)
     levels = np.zeros((len(rows), 3))
     regions, smallest = np.zeros((2, len(rows), num_classes), int)
@@ -71,6 +74,12 @@ def survey_pixels(
             on_image(number + 1, len(rows))
     heat /= np.maximum(with_class, 1)[:, None, None]
     return PixelSurvey(rows, levels[:, 0], levels[:, 1], levels[:, 2], regions, smallest, heat)
+
+
+def _heat_size(aspect: float) -> tuple[int, int]:
+    """How many places images of an aspect, width by height, have down and across."""
+    longer = min(_MOST_HEAT_SIDE, round(_HEAT_SIDE * max(aspect, 1 / aspect)))
+    return (_HEAT_SIDE, longer) if aspect >= 1 else (longer, _HEAT_SIDE)
 
 
 def _levels(image: np.ndarray) -> tuple[float, float, float]:

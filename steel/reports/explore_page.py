@@ -149,7 +149,8 @@ def _places(data: ExploredData, survey: PixelSurvey) -> Markup:
     for k, name in enumerate(data.class_names):
         most = float(survey.heat[k].max())
         if most > 0:
-            picture = _image(_heat(survey.heat[k], k + 1), f"places of {name}")
+            heat = _heat(survey.heat[k], k + 1)
+            picture = tag("div", _image(heat, f"places of {name}"), class_=f"pictures{_upright(*heat.shape[:2])}")
             words = f" black: never; white: {percent(most)} of its masks"
             figures.append(tag("figure", picture, tag("figcaption", tag("b", name), words), class_="shot"))
     return tag("div", *figures, class_="gallery") if figures else Markup("")
@@ -160,7 +161,7 @@ def _heat(heat: np.ndarray, class_id: int) -> np.ndarray:
     strength = heat / max(float(heat.max()), 1e-12)
     low, high = np.minimum(1, 2 * strength)[..., None], np.maximum(0, 2 * strength - 1)[..., None]
     picture = (low * np.array(class_colour(class_id)) * (1 - high) + 255 * high).astype(np.uint8)
-    scale = max(1, round(640 / heat.shape[1]))
+    scale = max(1, round(640 / max(heat.shape)))
     return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
 
 
@@ -315,8 +316,13 @@ def _shot(data: ExploredData, row: int) -> Markup:
     caption = tag("figcaption", tag("b", name), f" {words}{fold}")
     height, width = size
     beside = " beside" if len(images) > 1 and width < 2 * height else ""
-    upright = " upright" if height > width else ""
-    return tag("figure", tag("div", *images, class_=f"pictures{beside}{upright}"), caption, class_="shot")
+    shown_as = f"pictures{beside}{_upright(*size)}"
+    return tag("figure", tag("div", *images, class_=shown_as), caption, class_="shot")
+
+
+def _upright(height: int, width: int) -> str:
+    """The class of a picture that is kept from filling more than a screen."""
+    return " upright" if height > width else ""
 
 
 def _image(picture: np.ndarray, words: str) -> Markup:

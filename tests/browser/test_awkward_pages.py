@@ -98,6 +98,27 @@ def test_names_leave_room_for_numbers(name: str, view: tuple[int, str], pages: d
         assert right == []
 
 
+@pytest.fixture(scope="module")
+def tall_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of images that are all much higher than wide."""
+    folder = tmp_path_factory.mktemp("tall")
+    mask = np.zeros((2048, 128), np.uint8)
+    mask[500:800, 40:80] = 1
+    make_shards(folder / "shards", [steel_image(n, *mask.shape) for n in range(2)], [mask] * 2, num_classes=1)
+    explore(data_of_shards(folder / "shards"), folder / "data")
+    return folder / "data" / "index.html"
+
+
+def test_no_picture_of_tall_images_is_higher_than_a_screen(
+    view: tuple[int, str], tall_page: Path, browser: Any
+) -> None:
+    with opened(browser, tall_page, view) as page:
+        heights = page.eval_on_selector_all(".shot img", "all => all.map((e) => e.getBoundingClientRect().height)")
+        assert len(heights) >= 3 and max(heights) <= 910
+        assert page.locator("#places .shot img").count() == 1
+        assert fits(page)
+
+
 @EVERY_PAGE
 def test_no_picture_is_higher_than_a_screen_or_too_low(
     name: str, view: tuple[int, str], pages: dict[str, Path], browser: Any

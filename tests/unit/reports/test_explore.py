@@ -78,6 +78,18 @@ def test_heat_is_the_share_of_masks_that_cover_a_place(handmade) -> None:
     assert second[2].max() == 0
 
 
+@pytest.mark.parametrize(
+    ("size", "places"), [((512, 32), (640, 48)), ((64, 32), (96, 48)), ((32, 32), (48, 48)), ((16, 1600), (48, 640))]
+)
+def test_the_shorter_side_has_as_many_places_whichever_it_is(size, places, tmp_path) -> None:
+    mask = np.zeros(size, np.uint8)
+    mask[: size[0] // 2] = 1
+    shards = make_shards(tmp_path / "shards", [np.full(size, 90, np.uint8)], [mask], num_classes=1)
+    heat = survey_pixels(data_of_shards(shards), np.arange(1)).heat
+    assert heat.shape == (1, *places)
+    assert heat.mean() == pytest.approx(0.5)
+
+
 def test_page_carries_its_pictures_and_escapes_names(explored) -> None:
     _, out = explored
     page = (out / "index.html").read_text()
