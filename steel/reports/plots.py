@@ -268,10 +268,15 @@ def _paint_classes(name: str, title: str) -> Callable[[Sequence[_Phase], Any], b
 
 
 def _legend_name(name: str) -> str:
-    """A class's name as a legend has room for, without what matplotlib takes for a formula or cannot draw."""
-    path = font_file(name)
-    known = set(name) if path is None else letters_of(path, name)
-    short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1].rstrip() + "…"
+    """A class's name as a legend has room for, without what matplotlib takes for a formula or cannot draw.
+
+    The middle is cut: names of one data set often begin, and often end, alike.
+    """
+    tail = (_LONGEST_NAME - 1) // 2
+    head = _LONGEST_NAME - 1 - tail
+    short = name if len(name) <= _LONGEST_NAME else f"{name[:head].rstrip()}…{name[-tail:].lstrip()}"
+    path = font_file(short)
+    known = set(short) if path is None else letters_of(path, short)
     text = "".join(letter if letter in known else "□" for letter in short).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text  # one that begins so is in no legend
 

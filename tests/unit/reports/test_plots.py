@@ -280,6 +280,16 @@ def test_whatever_the_classes_are_named_the_panels_keep_their_size() -> None:
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
 
 
+def test_names_too_long_for_a_legend_are_told_apart_and_have_no_boxes() -> None:
+    names = [f"surface scratch along the rolling direction, {where}" for where in ("top side", "bottom side")]
+    records = history()
+    for record in records:
+        if record["kind"] == "validation":
+            record["dice_positive_per_class"] = dict.fromkeys(names, 0.5)
+    labels = panel_of(records, "Positive Dice by class").get_legend_handles_labels()[1]
+    assert labels == ["surface scra…n, top side", "surface scra…bottom side"]
+
+
 def test_no_panel_is_empty() -> None:
     titles = [axes.get_title() for axes in draw_history(history()).axes]
     assert [title for title in titles if title] == [
