@@ -23,7 +23,7 @@ pytestmark = MARKS
 LONG = "Überwalzung mit einem wirklich sehr langen Namen, den niemand kürzen will, aus dem Lasthandbuch"
 CLASS_NAMES = (
     'Riß <html> & "quoted" <b>bold</b>', LONG, "Schale/Schuppe~1", "Einschluß_ohne_Leerzeichen_aber_sehr_lang_" * 2,
-    "O'Brien's scratch", "Kratzer | quer", "</script><script>alert(1)</script>", *(f"class {k}" for k in range(8)),
+    "O'Brien's scratch", "Kratzer |  quer", "</script><script>alert(1)</script>", *(f"class {k}" for k in range(8)),
 )[:12]  # fmt: skip
 SIZES = [(64, 400), (200, 200), (400, 64), (16, 6000), (6000, 16), (8, 8)] * 8
 DECISION = Decision((ClassDecision(128, 128),) * 12, "none", 128)
@@ -96,6 +96,15 @@ def test_names_leave_room_for_numbers(name: str, view: tuple[int, str], pages: d
                  .filter((e) => e.scrollWidth > e.clientWidth + 1 && e.checkVisibility()).map((e) => e.outerHTML)"""
         )
         assert right == []
+
+
+def test_every_class_can_be_chosen_by_its_whole_name(pages: dict[str, Path], browser: Any) -> None:
+    with opened(browser, pages["report"], (1280, "light")) as page:
+        options = "all => all.map((e) => e.value)"
+        assert page.eval_on_selector_all("#operating-class option", options)[1:] == list(CLASS_NAMES)
+        assert page.eval_on_selector_all("#gallery-class option", options)[1:] == list(CLASS_NAMES)
+        page.select_option("#gallery-class", "Kratzer |  quer")
+        assert page.locator(".shot:visible").count() > 0
 
 
 @pytest.fixture(scope="module")

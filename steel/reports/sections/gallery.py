@@ -86,8 +86,9 @@ def _left_out(shots: Sequence[Shot], kinds: Mapping[str, Sequence[int]]) -> str:
 
 def _controls(names: Sequence[str], there: Sequence[str], *, has_doubts: bool) -> Markup:
     """What chooses and sorts the images, of classes and of kinds that are there, and turns layers on and off."""
-    options = [tag("option", "all kinds", value=""), *(tag("option", kind) for kind in there)]
-    classes = [tag("option", "all classes", value=""), *(tag("option", name) for name in names)]
+    # With a value: without one a browser takes the text, blanks that follow each other as one.
+    options = [tag("option", "all kinds", value=""), *(tag("option", kind, value=kind) for kind in there)]
+    classes = [tag("option", "all classes", value=""), *(tag("option", name, value=name) for name in names)]
     orders = {
         "place up": "as listed",
         "dice up": "lowest Dice",

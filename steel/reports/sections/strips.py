@@ -69,7 +69,9 @@ def _operating_controls(names: Sequence[str], whose: str) -> Markup:
     threshold = tag("output", id="at-threshold", for_="threshold")
     slider = void("input", type="range", id="threshold", min=0, max=255, step=1, value=128)
     controls = [
-        tag("label", "defect", tag("select", *(tag("option", name) for name in names), id="operating-class")),
+        tag(
+            "label", "defect", tag("select", *(tag("option", name, value=name) for name in names), id="operating-class")
+        ),
         tag(
             "label",
             "a strip is stopped where",
