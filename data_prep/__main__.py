@@ -17,11 +17,11 @@ from data_prep.arguments import (
     split_options_from,
     tile_from,
 )
-from data_prep.executors import open_executor
 from data_prep.job import Result, join_job, run_job
 from data_prep.options import Options
 from steel.commands.common import Parser
 from steel.errors import run_program, told_url
+from steel.executors import open_executor
 from steel.extensions import load_extensions
 from steel.labels.arguments import add_label_arguments, label_options_from
 from steel.option_values import positive, whole

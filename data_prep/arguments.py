@@ -5,9 +5,9 @@ import os
 import re
 
 from data_prep.depth import Percentiles, parse_depth
-from data_prep.executors import EXECUTOR_KINDS
 from data_prep.options import SplitOptions
 from steel.errors import InputError
+from steel.executors import EXECUTOR_KINDS
 from steel.images.pixel_format import EIGHT_BITS, Depth
 from steel.option_values import positive, seed, whole
 from steel.shards.tiles import TileGrid

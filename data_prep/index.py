@@ -16,7 +16,6 @@ from data_prep.arguments import (
     split_options_from,
 )
 from data_prep.depth import Percentiles
-from data_prep.executors import open_executor
 from data_prep.manifest import Summary, draft_manifest, write_manifest
 from data_prep.options import SplitOptions
 from data_prep.rows import ShardRows
@@ -25,6 +24,7 @@ from data_prep.webdataset_import import ForeignTask, index_tar
 from steel import storage
 from steel.commands.common import Parser
 from steel.errors import InputError, run_program, told_url
+from steel.executors import open_executor
 from steel.labels.arguments import add_class_arguments
 from steel.labels.classes import MAX_CLASSES, parse_class_names
 from steel.labels.csv_file import read_table

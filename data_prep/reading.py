@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from data_prep.stopping import end_if_stopped
 from steel import storage
 from steel.images.listing import ImageRecord, why_unreadable
+from steel.stopping import end_if_stopped
 
 _REMOTE_READS = 16
 """Images fetched at once from a remote store: each request waits for the network, not for a core."""

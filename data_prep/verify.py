@@ -16,19 +16,19 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from data_prep.arguments import add_executor_arguments
-from data_prep.executors import open_executor
 from data_prep.pixels import ignored_area
-from data_prep.stopping import end_if_stopped
 from data_prep.tile_check import TileCheck
 from steel import storage
 from steel.arrow_file import columns_of, read_batch
 from steel.commands.common import Parser
 from steel.errors import counted, run_program, told_url
+from steel.executors import open_executor
 from steel.images.bitmask import mask_areas
 from steel.images.decode import decode_image
 from steel.shards.checks import Total, rows_fault, totals
 from steel.shards.format import INDEX_NAME, MANIFEST_NAME, Manifest
 from steel.shards.mask_codec import decode_stored_mask
+from steel.stopping import end_if_stopped
 
 _BLOCK = 1 << 24
 _MEMBERS = ("image", "mask", "json")

@@ -16,7 +16,6 @@ import pyarrow as pa
 from data_prep.duplicates import image_signature
 from data_prep.pixels import gray_of, ignored_area, load_image, pixel_sums
 from data_prep.rows import ShardRows, measured, rows_schema
-from data_prep.stopping import end_if_stopped
 from steel import storage
 from steel.errors import printable
 from steel.images.bitmask import mask_areas
@@ -25,6 +24,7 @@ from steel.images.listing import IMAGE_SUFFIXES
 from steel.shards.format import Manifest
 from steel.shards.mask_codec import decode_stored_mask
 from steel.shards.tiles import TILE_MARK
+from steel.stopping import end_if_stopped
 from steel.validation_errors import Issue, raise_issues
 
 _IMAGES = (*(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES if suffix != ".png"), "png")

@@ -108,6 +108,29 @@ def sigterm_unwinds() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+@contextmanager
+def interruptions_wait() -> Iterator[None]:
+    """Ctrl-C and SIGTERM that come while the block runs are had when it ends, where Python would raise an exception in
+    the midst of it; for what is short and must not be half done. The exception is the main thread's, whichever thread
+    the system tells: in the others nothing happens.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: handler for number, handler in handlers.items() if callable(handler)}
+    try:
+        for number in former:
+            signal.signal(number, lambda number, _: came.append(number))
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        for once in dict.fromkeys(came):
+            signal.raise_signal(once)
+
+
 _SAME_STOP_S = 1.0
 """Signals so soon after the first mean the same stop: `timeout` tells the process, and then its group."""
 

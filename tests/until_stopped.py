@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from data_prep.stopping import end_if_stopped
+from steel.stopping import end_if_stopped
 
 TASK_S = 60.0
 

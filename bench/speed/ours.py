@@ -192,9 +192,9 @@ def rle_encode(csv: str, num_strings: int, seconds: float) -> Measure:
 
 def prepare(images: str, annotations: str, out: str, shard_size: int, workers: int) -> Measure:
     """The whole sharding job, with its pool of processes: checks, sums, duplicates, folds, index and manifest."""
-    from data_prep.executors import open_executor
     from data_prep.job import run_job
     from data_prep.options import Options
+    from steel.executors import open_executor
 
     shutil.rmtree(out, ignore_errors=True)
     options = Options(images=images, labels=annotations, out=out, shard_size=shard_size)

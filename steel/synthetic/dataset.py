@@ -12,10 +12,8 @@ import csv
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,8 +23,10 @@ import numpy as np
 
 from steel import storage
 from steel.errors import InputError
+from steel.executors import open_executor
 from steel.labels.rle import encode_rle
 from steel.plain import parse_json
+from steel.stopping import end_if_stopped
 from steel.synthetic.annotations import GivenMasks, decode_rows, read_given_masks
 from steel.synthetic.masks import NUM_CLASSES
 from steel.synthetic.plan import plan_classes
@@ -114,6 +114,7 @@ def synthesize(
 
     Raises:
         InputError: an impossible request, faulty annotations, or an `out` that holds something else.
+        ResourceError: a worker process was killed.
     """
     given = None
     if annotations is not None:
@@ -225,18 +226,13 @@ def _run(
     if workers == 1 or len(jobs) * options.height * options.width < _POOL_FROM * full_size:
         yield from map(make, jobs)
         return
-    # Spawned, not forked: the caller may hold threads (torch, OpenCV) that a fork would leave locked.
-    with ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=cv2.setNumThreads,
-        initargs=(1,),
-    ) as pool:
+    with open_executor("process", min(workers, len(jobs))) as pool:
         yield from pool.map(make, jobs, chunksize=4)
 
 
 def _make_image(root: str, height: int, width: int, job: _Job) -> list[Row]:
     """Write one image and return its rows."""
+    end_if_stopped()
     rng = np.random.default_rng(job.seed)
     if job.given is None:
         masks, extent = draw_masks(rng, job.class_ids, height, width)

@@ -21,8 +21,9 @@ LEAVES = {
     "steel.metrics.counts": {"steel.errors"},
 }
 LAYERS = (
-    "startup", "errors", "option_values", "machine", "extensions", "plain", "validation_errors", "storage",
-    "arrow_file", "precision", "config", "folds", "views", "images", "labels", "synthetic", "shards", "loading",
+    "startup", "errors", "option_values", "machine", "extensions", "stopping", "executors", "plain",
+    "validation_errors", "storage", "arrow_file", "precision", "config", "folds", "views", "images", "labels",
+    "synthetic", "shards", "loading",
     "model", "gates", "decision", "metrics", "thresholds", "checkpoint_header", "checkpoint", "pretrained",
     "inference", "reports", "tracking", "distributed", "serving", "commands", "cli", "__main__",
 )  # fmt: skip

@@ -5,13 +5,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from steel.errors import run_program
-from steel.startup import Terminated, imports_end_at_once, program_ends_at_once, sigterm_unwinds, uncollected
+from steel.startup import (
+    Terminated,
+    imports_end_at_once,
+    interruptions_wait,
+    program_ends_at_once,
+    sigterm_unwinds,
+    uncollected,
+)
 from tests.paths import ROOT
 
 LISTED = """
@@ -280,3 +288,32 @@ def test_who_handles_sigterm_or_ignores_it_keeps_it(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("WORLD_SIZE", "2")
     with sigterm_unwinds():
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_waits_for_the_end_of_a_block(number: signal.Signals) -> None:
+    done = []
+
+    def work() -> None:
+        with interruptions_wait():
+            threading.Thread(target=signal.raise_signal, args=(number,)).start()  # the system tells any thread
+            time.sleep(0.2)
+            done.append("block")
+        done.append("more")
+
+    with sigterm_unwinds():
+        before = signal.getsignal(number)
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert signal.getsignal(number) is before
+    assert done == ["block"]
+
+
+def test_ignored_interruptions_stay_ignored_in_a_block() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptions_wait():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

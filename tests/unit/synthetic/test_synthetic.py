@@ -3,7 +3,12 @@
 import csv
 import errno
 import hashlib
+import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -14,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from steel.cli import main
-from steel.errors import InputError
+from steel.errors import InputError, ResourceError
 from steel.labels.rle import decode_rle, encode_rle
 from steel.synthetic import dataset as synthetic
 from steel.synthetic.dataset import synthesize
@@ -105,6 +110,31 @@ def test_an_interrupted_job_leaves_nothing(tmp_path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         synthesize(tmp_path / "d", 4, on_image=interrupt, **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_is_killed_is_one_line_and_leaves_nothing(tmp_path, monkeypatch) -> None:
+    def kill_one(done: int, total: int) -> None:
+        assert done < total
+        multiprocessing.active_children()[0].kill()
+
+    monkeypatch.setattr(synthetic, "_POOL_FROM", 0)
+    with pytest.raises(ResourceError, match="a worker process was killed"):
+        synthesize(tmp_path / "d", 400, workers=2, on_image=kill_one, **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_while_workers_start_is_one_line(tmp_path) -> None:
+    command = [sys.executable, "-m", "steel", "synth", str(tmp_path / "d"), "--num-train", "400", "--workers", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
+        children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
+        while len(workers := children.read_text().split()) < 2:  # the first is what keeps track of their semaphores
+            time.sleep(0.01)
+        os.killpg(program.pid, signal.SIGINT)
+        _, told = program.communicate(timeout=120)
+    assert len(workers) >= 2
+    assert told.splitlines()[-1:] == ["interrupted"] and "Traceback" not in told
+    assert program.returncode == 130
     assert list(tmp_path.iterdir()) == []
 
 

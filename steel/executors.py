@@ -5,18 +5,20 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
-from data_prep.stopping import STOP, stop_at_end_of
 from steel.errors import ResourceError
 from steel.extensions import load_extensions
 from steel.machine import keep_freed_memory
+from steel.startup import interruptions_wait
+from steel.stopping import STOP, stop_at_end_of
 
+T = TypeVar("T")
 ExecutorKind = Literal["process", "thread"]
 EXECUTOR_KINDS: tuple[str, ...] = get_args(ExecutorKind)
 
@@ -25,7 +27,8 @@ EXECUTOR_KINDS: tuple[str, ...] = get_args(ExecutorKind)
 def open_executor(kind: ExecutorKind, workers: int, *, goes_on: bool = False) -> Iterator[Executor]:
     """An executor of `workers` workers; what has not started is cancelled when the block ends by an error.
 
-    Ctrl-C and SIGTERM also end what has: a cluster's grace is shorter than a shard takes.
+    Ctrl-C and SIGTERM also end what has, and so does closing a generator that is in the block: a cluster's grace is
+    shorter than a shard takes.
 
     Args:
         kind: What a worker is.
@@ -39,7 +42,7 @@ def open_executor(kind: ExecutorKind, workers: int, *, goes_on: bool = False) ->
     try:
         yield executor
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt | GeneratorExit):
             stop()
         is_broken = isinstance(error, BrokenExecutor) or (isinstance(error, OSError) and _is_broken(executor))
         executor.shutdown(wait=not is_broken, cancel_futures=True)
@@ -68,7 +71,17 @@ def _open_local(kind: ExecutorKind, workers: int) -> tuple[Executor, Callable[[]
         return ThreadPoolExecutor(workers), STOP.set
     spawn = _Spawn()  # forked children of a process with threads may deadlock
     theirs, ours = spawn.Pipe(duplex=False)
-    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(theirs,)), ours.close
+    return _Processes(workers, mp_context=spawn, initializer=_start_worker, initargs=(theirs,)), ours.close
+
+
+class _Processes(ProcessPoolExecutor):
+    """Whose workers are started, with what the pool has to know of them, without an interruption in between: one that
+    nobody knows of would meet a parent that is gone."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """As ever."""
+        with interruptions_wait():
+            return super().submit(fn, *args, **kwargs)
 
 
 class _Worker(SpawnProcess):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.executors import EXECUTOR_KINDS, ExecutorKind, open_executor
-from data_prep.stopping import STOP
 from steel.errors import ResourceError
+from steel.executors import EXECUTOR_KINDS, ExecutorKind, open_executor
 from steel.startup import Terminated
+from steel.stopping import STOP
 from tests.page_faults import PAGES, faults_of_freed_memory, needs_glibc
 from tests.until_stopped import TASK_S, work_until_stopped
 
