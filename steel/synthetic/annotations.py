@@ -33,9 +33,15 @@ class GivenMasks:
         return ((image_id, class_id, rle) for image_id in self.image_ids for class_id, rle in self.rows(image_id))
 
     def part(self, number: int | None, seed: int) -> "GivenMasks":
-        """A random part of the images; all of them when `number` is None."""
+        """A random part of the images; all of them when `number` is None.
+
+        Raises:
+            InputError: `number` is below 1, or more than there are.
+        """
         if number is None:
             return self
+        if number < 1:
+            raise InputError(f"synth: {number} training images asked for; give at least 1, or leave it out for all")
         if number > len(self.image_ids):
             raise InputError(f"synth: {number} images asked for, but the annotations have {len(self.image_ids)}")
         chosen = np.random.default_rng([seed, 3]).permutation(len(self.image_ids))[:number]

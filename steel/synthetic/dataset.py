@@ -34,6 +34,7 @@ from steel.synthetic.scene import draw_masks, extent_around, render
 
 FORMAT_VERSION = 1
 JPEG_QUALITY = 93  # gives files of about the originals' size
+_NAME_DIGITS = 9  # as the originals have them
 _POOL_FROM = 24
 """Fewer full-size images than this are made in the calling process: starting workers would take longer."""
 
@@ -173,8 +174,7 @@ def _plan(options: Options, given: GivenMasks | None) -> list[_Job]:
         classes = plan_classes(
             np.random.default_rng([options.seed, part, 0]), number, options.class_share, options.defect_share
         )
-        names = [_image_id(options.seed, part, index) for index in range(number)]
-        assert len(set(names)) == number, "two images share a name"
+        names = _image_ids(options.seed, part, number)
         jobs += [
             _Job(f"{name}_images/{names[index]}", (options.seed, part, 1, index), frozenset(classes[index]), None)
             for index in sorted(range(number), key=names.__getitem__)
@@ -182,8 +182,14 @@ def _plan(options: Options, given: GivenMasks | None) -> list[_Job]:
     return jobs
 
 
-def _image_id(seed: int, part: int, index: int) -> str:
-    return hashlib.sha256(f"{seed} {part} {index}".encode()).hexdigest()[:9] + ".jpg"
+def _image_ids(seed: int, part: int, number: int) -> list[str]:
+    """File names of nine hexadecimal digits; of more where images before it have those already."""
+    taken: dict[str, None] = {}
+    for index in range(number):
+        digits = hashlib.sha256(f"{seed} {part} {index}".encode()).hexdigest()
+        lengths = range(_NAME_DIGITS, len(digits) + 1)
+        taken[next(digits[:length] for length in lengths if digits[:length] not in taken)] = None
+    return [f"{name}.jpg" for name in taken]
 
 
 def _write(

@@ -78,6 +78,15 @@ def test_the_number_of_workers_changes_no_byte(tmp_path, monkeypatch) -> None:
     assert _digest(tmp_path / "1") == _digest(tmp_path / "2")
 
 
+def test_images_whose_digits_are_taken_have_more_of_them() -> None:
+    number = 228_209  # the first of this seed whose last image has the digits of another
+    names = synthetic._image_ids(1, 0, number)
+    assert len(set(names)) == number
+    assert {len(name) for name in names[:-1]} == {9 + len(".jpg")}
+    assert len(names[-1]) == 10 + len(".jpg")
+    assert any(name[:9] == names[-1][:9] for name in names[:-1])
+
+
 def test_another_seed_gives_other_images(tmp_path) -> None:
     for seed in (0, 1):
         synthesize(tmp_path / str(seed), 2, seed=seed, **SMALL)
@@ -124,12 +133,14 @@ def test_a_worker_that_is_killed_is_one_line_and_leaves_nothing(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interruption_while_workers_start_is_one_line(tmp_path) -> None:
+@pytest.mark.parametrize("seconds", [0, 0.4])
+def test_an_interruption_while_workers_start_is_one_line(tmp_path, seconds: float) -> None:
     command = [sys.executable, "-m", "steel", "synth", str(tmp_path / "d"), "--num-train", "400", "--workers", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
         children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
         while len(workers := children.read_text().split()) < 2:  # the first is what keeps track of their semaphores
             time.sleep(0.01)
+        time.sleep(seconds)
         os.killpg(program.pid, signal.SIGINT)
         _, told = program.communicate(timeout=120)
     assert len(workers) >= 2
@@ -283,6 +294,14 @@ def test_faulty_annotations_are_told_all_at_once(tmp_path) -> None:
         synthesize(tmp_path / "d", annotations=_annotate(tmp_path / "bad.csv", rows), **SMALL)
     for part in ("duplicate rows", "b.jpg class 0", "c.jpg class 2", "../d.jpg", "bad.csv"):
         assert part in str(caught.value)
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_fewer_images_than_one_are_refused(tmp_path, annotations, capsys, number) -> None:
+    line = ["synth", str(tmp_path / "d"), "--annotations", str(annotations), "--num-train", number]
+    assert main([*line, "--height", "64", "--width", "160"]) == 2
+    assert f"{number} training images asked for; give at least 1" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
 
 
