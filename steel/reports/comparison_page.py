@@ -17,7 +17,7 @@ from steel.reports.html.document import Section, document
 from steel.reports.html.figures import Figures
 from steel.reports.html.markup import Markup, escape, join, table, tag, void
 from steel.reports.sections.common import SCORE, class_name
-from steel.storage import write_text
+from steel.storage import remove, write_text
 
 LISTED = 25
 """Changed images in the table of a pair."""
@@ -27,7 +27,8 @@ _TONES = {"better": ("good", "✓"), "worse": ("bad", "✗"), "within the noise"
 
 
 def write_comparison(comparison: Mapping[str, Any], path: Path) -> None:
-    """Write the page, and `.json` beside it with every number in it."""
+    """Write the page, and `.json` beside it with every number in it; an earlier page never stands beside other ones."""
+    remove(path)
     write_text(path.with_suffix(".json"), json.dumps(comparison, indent=1, allow_nan=False) + "\n")
     write_text(path, comparison_page(comparison))
 

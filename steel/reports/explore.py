@@ -19,7 +19,7 @@ from steel.reports.explore_figures import count_figures, image_table, pixel_figu
 from steel.reports.explore_findings import find_conspicuous, to_plain
 from steel.reports.explore_page import explore_page
 from steel.reports.per_image import to_csv
-from steel.storage import make_folder, write_text
+from steel.storage import make_folder, remove, write_text
 
 EXPLORED = ("index.html", "figures.json", "images.csv")
 """The files that are written."""
@@ -62,6 +62,8 @@ def explore(
         "pixels": pixel_figures(data, survey),
     }
     lines = image_table(data, survey)
+    for name in EXPLORED:  # the page first: an earlier one must never stand beside other figures
+        remove(Path(out, name))
     write_text(Path(out, "figures.json"), json.dumps(figures, indent=1, allow_nan=False) + "\n")
     write_text(Path(out, "images.csv"), to_csv(lines, list(lines[0])))
     write_text(Path(out, "index.html"), explore_page(data, figures, survey, findings))

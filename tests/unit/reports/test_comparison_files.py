@@ -11,8 +11,9 @@ import pytest
 
 from steel.cli import main
 from steel.errors import InputError
+from steel.reports import comparison_page as page_module
 from steel.reports.comparison import compare
-from steel.reports.comparison_page import comparison_page
+from steel.reports.comparison_page import comparison_page, write_comparison
 from tests.evaluated_images import FIRST, SECOND, write_report
 
 
@@ -30,6 +31,20 @@ def test_every_number_of_the_page_is_one_of_its_json(tmp_path: Path) -> None:
             found = found[int(key)] if isinstance(found, list) else found[key]
         assert str(found) == value.replace("&#x27;", "'"), pointer
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_an_earlier_page_never_stands_beside_other_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)]
+    comparison, out = compare(paths), tmp_path / "compare.html"
+    write_comparison(comparison, out)
+
+    def fail(*_: object) -> str:
+        raise OSError("no room")
+
+    monkeypatch.setattr(page_module, "comparison_page", fail)
+    with pytest.raises(OSError, match="no room"):
+        write_comparison(comparison, out)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("name", ["report", "metrics", "config"])

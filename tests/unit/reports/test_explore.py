@@ -13,6 +13,7 @@ from steel.cli import main
 from steel.images.class_colours import class_colour
 from steel.images.strip import BLACK_LEVEL
 from steel.loading.crop import place_window
+from steel.reports import explore as explore_module
 from steel.reports.explore import explore
 from steel.reports.explore_data import data_of_shards
 from steel.reports.explore_figures import choose_examples, survey_pixels
@@ -88,6 +89,19 @@ def test_the_shorter_side_has_as_many_places_whichever_it_is(size, places, tmp_p
     heat = survey_pixels(data_of_shards(shards), np.arange(1)).heat
     assert heat.shape == (1, *places)
     assert heat.mean() == pytest.approx(0.5)
+
+
+def test_an_earlier_page_never_stands_beside_other_figures(handmade, tmp_path, monkeypatch) -> None:
+    data = data_of_shards(handmade)
+    explore(data, tmp_path)
+
+    def fail(*_: object) -> str:
+        raise OSError("no room")
+
+    monkeypatch.setattr(explore_module, "explore_page", fail)
+    with pytest.raises(OSError, match="no room"):
+        explore(data, tmp_path)
+    assert not (tmp_path / "index.html").exists()
 
 
 def test_page_carries_its_pictures_and_escapes_names(explored) -> None:
