@@ -1,6 +1,7 @@
 """Pictures of any sizes under their captions, in rows that fill the sheet. Without torch."""
 
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import cv2
@@ -156,7 +157,9 @@ def wrap(text: str, width: int) -> list[str]:
             line = ""
         line = f"{line} {word}".lstrip()
         while font.getlength(line) > width - 6 and len(line) > 1:
-            fits = next((n for n in range(len(line) - 1, 1, -1) if font.getlength(line[:n]) <= width - 6), 1)
+            # No more letters than pixels are looked at: measured again for every line, a long rest costs its square.
+            numbers = range(2, min(len(line), max(2, width)))
+            fits = 1 + bisect_right(numbers, width - 6, key=lambda n: font.getlength(line[:n]))
             fits = 1 + max(line.rfind(joint, 0, fits) for joint in "_-/") or fits
             lines.append(line[:fits])
             line = line[fits:]

@@ -1,11 +1,13 @@
 """Contact sheets, looked at pixel by pixel."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from steel.images import contact_sheet as contact_sheet_module
 from steel.images.class_colours import class_colour
 from steel.images.contact_sheet import contact_sheet, rows_of, save_contact_sheet, shrink_for_sheet, wrap
 from steel.images.fonts import load_font
@@ -44,6 +46,23 @@ def test_captions_are_whole_and_no_wider_than_their_picture() -> None:
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert all(load_font(15).getlength(line) <= 114 for line in lines)
     assert wrap("short", 120) == ["short"] and wrap("", 120) == []
+
+
+def test_a_long_word_fills_its_lines_and_is_not_measured_time_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    font, measured = load_font(15), []
+
+    class Measuring:
+        def getlength(self, text: str) -> float:
+            measured.append(len(text))
+            return font.getlength(text)
+
+    monkeypatch.setattr(contact_sheet_module, "load_font", lambda *_: Measuring())
+    word = "xyzw" * 200
+    lines = wrap(word, 124)
+    assert "".join(lines) == word
+    assert all(font.getlength(line) <= 118 for line in lines)
+    assert all(font.getlength(line + after[0]) > 118 for line, after in pairwise(lines))
+    assert sum(measured) < 100 * len(word)
 
 
 def test_captions_beside_very_long_pictures_have_room() -> None:
