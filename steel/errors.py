@@ -105,11 +105,12 @@ class OutOfMemoryError(RuntimeError):
 
 
 _EXIT_CODES = dict.fromkeys(
-    (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE), 1
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE), 1
 ) | dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG), 2)
 """Of what the operating system may say of disks and rights (1) and of names (2); other errors are defects of ours."""
 _WAYS_OUT = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; make room there or choose another place") | {
-    errno.EROFS: "; choose another place"
+    errno.EROFS: "; choose another place",
+    errno.EFBIG: "; choose another place, or a higher `ulimit -f`",
 }
 """What to do about a disk that takes no more, or nothing."""
 LAST_WORD_S = 30.0

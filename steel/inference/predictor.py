@@ -347,16 +347,21 @@ def _build_member(checkpoint: Checkpoint, member: int) -> UnifiedModel:
     return model.eval()
 
 
+_DEVICE_TYPES = ("cpu", "cuda")
+
+
 def choose_device(device: str | torch.device) -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:1`, ... as a device that is there.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not, or of a kind that networks do not run on here.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
+        if chosen.type not in _DEVICE_TYPES:
+            raise InputError(f"device {str(device)!r}: choose auto, cpu, cuda, or one of several GPUs as cuda:1")
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r} is not to be had here; choose auto or cpu") from error

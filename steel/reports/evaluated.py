@@ -30,6 +30,8 @@ _NEEDED: Mapping[str, Any] = {
     "verdict": dict[str, Any],
     "intervals": dict[str, Any],
 }
+_OF_CLASSES = ("dice_positive_per_class", "true_images_per_class")
+"""Of what may be missing in older files, what is shown class by class."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +166,9 @@ def _check_metrics(metrics: Any) -> None:
     for name, metric in METRICS.items():
         if metric.heading:
             from_plain(float | _PerClass | None, metrics.get(name), name)
+    for name in _OF_CLASSES:
+        from_plain(_PerClass | None, metrics.get(name), name)
+    from_plain(str | None, metrics.get("role"), "role")
     from_plain(tuple[float, float] | None, metrics["intervals"].get("mean_dice"), "intervals.mean_dice")
 
 

@@ -126,7 +126,7 @@ def test_one_line_of_valid_text(text: str, line: str) -> None:
     assert len(line.splitlines()) == 1 and line.encode()
 
 
-DISKS_AND_RIGHTS = dict.fromkeys((errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES), 1)
+DISKS_AND_RIGHTS = dict.fromkeys((errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES), 1)
 NAMES = dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR), 2)
 
 
@@ -143,7 +143,11 @@ def test_what_the_system_says_of_files_is_one_line(number: int, code: int, capsy
         except OSError as error:
             raise InputError("could not keep data/a.jpg") from error
 
-    ways_out = {errno.ENOSPC: "; make room there or choose another place", errno.EROFS: "; choose another place"}
+    ways_out = {
+        errno.ENOSPC: "; make room there or choose another place",
+        errno.EROFS: "; choose another place",
+        errno.EFBIG: "; choose another place, or a higher `ulimit -f`",
+    }
     said = f"error: {os.strerror(number)}: data/a.jpg{ways_out.get(number, '')}\n"
     assert run_program(fail) == code
     assert capsys.readouterr().err == said

@@ -28,6 +28,7 @@ from train.doctor.checks import (
     check_machine,
     check_meeting_place,
     check_versions,
+    refuse_odd_ranks,
     run_checks,
 )
 from train.presets import AUTO, PRESETS
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.compile and not arguments.preset:
         parser.error("--compile: it is a preset's step that is compiled; name one with --preset")
+    refuse_odd_ranks(os.environ)
     logging.getLogger().setLevel(logging.ERROR)
 
     findings = run_checks(
@@ -165,7 +167,7 @@ def _why_alone() -> str:
 
 def _report_alone(findings: list[Finding], message: str) -> int:
     """Report what this rank knows when the others cannot be asked; only rank 0 says what is fine."""
-    rank = int(os.environ.get("RANK", "0"))
+    rank = int(os.environ.get("RANK") or 0)
     findings = [f for f in findings if rank == 0 or f.level != "fine"]
     findings += run_checks({"world": lambda: check_meeting_place(os.environ)})
     return _report(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from steel.errors import InputError
 from steel.machine import available_memory, local_ranks, told_load, usable_cores
 from train.engine.disk_speed import measure_disk
 
@@ -145,6 +146,14 @@ def launcher_name(environment: Mapping[str, str] = os.environ) -> str:
     if "TORCHELASTIC_RUN_ID" in environment:
         return "torchrun"
     return "srun" if "SLURM_STEP_ID" in environment else "python"
+
+
+def refuse_odd_ranks(environment: Mapping[str, str]) -> None:
+    """Raises InputError where what a launcher says of ranks is no number."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        value = environment.get(name, "0")
+        if value and not value.isdecimal():
+            raise InputError(f"{name}={value}: no whole number; a launcher sets it, and without one it stays unset")
 
 
 def check_launcher(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:

@@ -236,6 +236,12 @@ def test_bf16_is_close(checkpoint):
     assert 0 < np.abs(full - half).max() < 16
 
 
+@pytest.mark.parametrize("device", ["meta", "hpu", "privateuseone", "xpu"])
+def test_devices_that_networks_do_not_run_on_are_one_line(device):
+    with pytest.raises(InputError, match=f"device '{device}': choose auto, cpu, cuda,"):
+        choose_device(device)
+
+
 def test_mistakes(checkpoint, tmp_path):
     with pytest.raises(InputError, match="device 'cuda:99' is not to be had here"):
         choose_device("cuda:99")

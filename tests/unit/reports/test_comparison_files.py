@@ -94,6 +94,19 @@ def test_what_cannot_be_compared_is_one_clear_line(tmp_path: Path, damage: str) 
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [("role", ["test"]), ("dice_positive_per_class", 0.5), ("true_images_per_class", 3), ("role", {"test": 1})],
+)
+def test_scores_of_another_type_are_refused_by_name(tmp_path: Path, name: str, value: Any) -> None:
+    paths = [write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)]
+    for path in paths:
+        file = Path(path, "metrics.json")
+        file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    with pytest.raises(InputError, match=f"metrics.json: not the scores of an evaluation \\({name} must be"):
+        compare(paths)
+
+
+@pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("true pixels", "true pixel", "has no column 'true pixels .*', which metrics.json beside it asks for"),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from steel.errors import InputError
 from tests.shard_folder import small_shards
 from train.doctor import __main__ as doctor
 from train.doctor import checks as checkup
@@ -76,6 +77,14 @@ def test_launchers_are_told_apart(environment, text):
 def test_tasks_without_ranks_are_a_problem():
     (problem,) = problems(check_launcher(SRUN))
     assert "srun launch/slurm/rank.sh" in problem
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
+def test_ranks_that_are_no_numbers_are_refused_by_name(name, monkeypatch):
+    for key, value in {"RANK": "0", "WORLD_SIZE": "2", name: "a"}.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(InputError, match=f"{name}=a: no whole number"):
+        doctor.main([])
 
 
 def test_settings_of_the_network_are_shown():
