@@ -91,7 +91,8 @@ class Verdict:
         """All of it in one line, what is wrong first."""
         overall = (
             f"{self._overall()}: mean Dice {self.mean_dice:.4f} against {self.floor:.4f}, "
-            f"{_difference(self.gain, self.interval)} on {self.images:,} images{self._in_groups()} ({self.basis})"
+            f"{_difference(self.gain, self.interval)} on {counted(self.images, 'image')}{self._in_groups()} "
+            f"({self.basis})"
         )
         classes = [
             f"{name} is never answered, though {_images(found.present)} it"

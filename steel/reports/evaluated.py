@@ -1,6 +1,7 @@
 """What an evaluation, a run or a cross-validation has left behind: its scores, and what became of every image."""
 
 import csv
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -126,15 +127,19 @@ def _metrics_file(path: Path) -> Path:
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """The last parts of the paths that differ, as many as tell them apart; a number behind what is given twice."""
+    """The last parts of the paths that differ, as many as tell them apart; a number behind each path that is given
+    more than once."""
     parts = [Path(os.path.abspath(path)).parts for path in paths]
-    while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 2:
-        parts = [part[:-1] for part in parts]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{Path(path).name} ({number})" for number, path in enumerate(paths, start=1)]
+    tails = list(dict.fromkeys(parts))
+    which = [tails.index(part) for part in parts]
+    while len(tails) > 1 and len({tail[-1] for tail in tails}) == 1 and min(map(len, tails)) > 2:
+        tails = [tail[:-1] for tail in tails]
+    depth = next(n for n in itertools.count(1) if len({tail[-n:] for tail in tails}) == len(tails))
+    names = ["/".join(tail[-depth:]) for tail in tails]
+    return [
+        names[i] if which.count(i) == 1 else f"{names[i]} ({which[: place + 1].count(i)})"
+        for place, i in enumerate(which)
+    ]
 
 
 def _read(name: str, path: Path) -> Evaluated:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from steel.decision import Decision
-from steel.errors import InputError
+from steel.errors import InputError, counted
 from steel.labels.classes import ANY
 from steel.metrics.scores import Outcome, decide, score
 from steel.metrics.statistics import EvaluationStatistics
@@ -203,7 +203,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         for name, heading in headings(metrics, per_class=False).items()
     ]
     head = [
-        f"{metrics['images']:,} images, folds {folds} ({role_words(metrics)}), TTA {flips}",
+        f"{counted(metrics['images'], 'image')}, folds {folds} ({role_words(metrics)}), TTA {flips}",
         ", ".join(numbers),
     ]
     rows = [["class", *columns.values(), "head F1", "images true", "predicted"]]

@@ -11,6 +11,7 @@ from steel.labels.classes import ANY
 from steel.reports.html.markup import Markup, tag
 
 MISSING = "–"
+UNMEASURED = "no value: nothing to measure it on"
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -46,11 +47,11 @@ class Figures:
             found = found[key]
         return found
 
-    def show(self, *keys: Any, form: str = ",") -> Markup:
-        """A number, formatted, or a text as it is; a dash where there is none."""
+    def show(self, *keys: Any, form: str = ",", none_means: str = UNMEASURED) -> Markup:
+        """A number, formatted, or a text as it is; where there is none a dash, which says what that means."""
         value = self.value(*keys)
         if value is None:
-            return tag("span", MISSING, class_="none", title="no value: nothing to measure it on")
+            return tag("span", MISSING, class_="none", title=none_means)
         text = value if isinstance(value, str) else format(value, form).replace("%", " %")
         return tag("data", text, value=value, data_from=pointer(*keys))
 
@@ -59,10 +60,10 @@ class Figures:
         value = self.value(*keys)
         return tag("data", f"{value / 255:.3f}", value=value, data_from=pointer(*keys), data_of=255)
 
-    def span(self, *keys: Any, form: str = ".3f") -> Markup:
-        """An interval, `low to high`; a dash where there is none."""
+    def span(self, *keys: Any, form: str = ".3f", none_means: str = UNMEASURED) -> Markup:
+        """An interval, `low to high`; a dash, as of `show`, where there is none."""
         if self.value(*keys) is None:
-            return self.show(*keys)
+            return self.show(*keys, none_means=none_means)
         return tag("span", self.show(*keys, 0, form=form), " to ", self.show(*keys, 1, form=form), class_="interval")
 
     def texts(self, *keys: Any) -> Markup:

@@ -28,7 +28,7 @@ def thresholds_section(page: Figures) -> Markup:
             page.probability("decision", "classes", k, "pixel_threshold"),
             page.probability("decision", "classes", k, "label_threshold"),
             show("decision", "classes", k, "min_area"),
-            show("decision", "classes", k, "max_area"),
+            show("decision", "classes", k, "max_area", none_means="no limit"),
         ]
         for k, name in enumerate(page.names)
     ]
@@ -48,7 +48,7 @@ def thresholds_section(page: Figures) -> Markup:
             name,
             show("gates", name, "mean_dice", form=SCORE),
             page.span("gates", name, "interval", form=SCORE),
-            page.span("gates", name, "gain_interval", form="+.4f"),
+            page.span("gates", name, "gain_interval", form="+.4f", none_means="the first: others are held against it"),
             show("gates", name, "mean_dice_positive", form=SCORE),
         ]
         for name in page.metrics["gates"]

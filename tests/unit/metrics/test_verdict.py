@@ -38,6 +38,11 @@ def test_a_good_result() -> None:
     )
 
 
+def test_one_image_is_one() -> None:
+    verdict = reach_verdict(outcome(([10], [10], [10])), ["spot"], "held out")
+    assert " on 1 image (held out)" in verdict.sentence
+
+
 def test_a_class_that_is_never_answered_is_named_first() -> None:
     verdict = reach_verdict(outcome(FOUND, MISSED), ["spot", "scratch"], "cross-fitted")
     assert verdict.never_answered == ("scratch",)

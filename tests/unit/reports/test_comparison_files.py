@@ -14,6 +14,7 @@ from steel.errors import InputError
 from steel.reports import comparison_page as page_module
 from steel.reports.comparison import compare
 from steel.reports.comparison_page import comparison_page, write_comparison
+from steel.reports.evaluated import short_names
 from tests.evaluated_images import FIRST, SECOND, write_report
 
 
@@ -31,6 +32,20 @@ def test_every_number_of_the_page_is_one_of_its_json(tmp_path: Path) -> None:
             found = found[int(key)] if isinstance(found, list) else found[key]
         assert str(found) == value.replace("&#x27;", "'"), pointer
     assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/test", "b/test", "a/test"], ["a (1)", "b", "a (2)"]),
+        (["a/test", "b/test"], ["a", "b"]),
+        (["a/test", "a/test"], ["test (1)", "test (2)"]),
+        (["a/test", "b/test", "b/other", "b/test"], ["a/test", "b/test (1)", "b/other", "b/test (2)"]),
+        (["a/test"], ["test"]),
+    ],
+)
+def test_names_tell_paths_apart_and_number_what_is_given_twice(paths: list[str], names: list[str]) -> None:
+    assert short_names(paths) == names
 
 
 def test_an_earlier_page_never_stands_beside_other_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,14 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_a_dash_says_what_it_means(page: str) -> None:
+    section = re.search(r'<section id="thresholds".*?</section>', page, re.DOTALL)
+    assert section is not None
+    assert re.findall(r'class="none" title="([^"]*)"', section[0]) == [
+        *("no limit",) * 3, "the first: others are held against it"
+    ]  # fmt: skip
+
+
 def test_the_verdict_names_the_class_that_collapsed(faults: KnownFaults) -> None:
     verdict, standing = faults.metrics["verdict"], faults.metrics["standing_per_class"]
     assert verdict["never_answered"] == ["class 2"]

@@ -159,6 +159,11 @@ def test_no_images_and_a_class_called_any_are_refused() -> None:
         build_metrics(make_statistics(), default_decision(2), folds=[1], role="test", class_names=("any", "spot"))
 
 
+def test_the_table_is_of_one_image_where_there_is_one() -> None:
+    metrics = build_metrics(make_statistics(), default_decision(2), folds=[0], role="test", class_names=NAMES)
+    assert format_table(metrics | {"images": 1}).startswith("1 image, folds 0")
+
+
 def test_the_table_shows_the_floor_and_warns_of_flattery() -> None:
     metrics = build_metrics(make_statistics(), default_decision(2), folds=[0, 2], role="train", class_names=NAMES)
     text = format_table(metrics)
