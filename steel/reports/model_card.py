@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
+from steel.errors import counted
 from steel.folds import name_folds
 from steel.metrics.sizes import SizeBin
 from steel.reports.describe import count_parameters, describe_decision, describe_first_weights
@@ -39,7 +40,7 @@ def model_card(header: Mapping[str, Any], metrics: Mapping[str, Any], sizes: Seq
         "## Data",
         *_bullets(_data(header)),
         "## Scores",
-        f"On {name_folds(metrics['folds'])} ({metrics['images']:,} images), which were for {metrics['role']}"
+        f"On {name_folds(metrics['folds'])} ({counted(metrics['images'], 'image')}), which were for {metrics['role']}"
         + (
             ": scores as tuned flatter, and those cross-fitted a little, as these images chose among the weights."
             if metrics.get("cross_fitted")
@@ -92,10 +93,18 @@ def _scores(names: Sequence[str], metrics: Mapping[str, Any]) -> str:
 
 def _failures(names: Sequence[str], metrics: Mapping[str, Any], sizes: Sequence[SizeBin]) -> list[str]:
     verdict, true = metrics["verdict"], metrics["true_images_per_class"]
+    predicted = metrics["predicted_images_per_class"]
     how = "not shown to be" if verdict["gain"] > 0 else "no"
     found = [] if verdict["better_than_nothing"] else [f"over all classes {how} better than predicting nothing"]
     found += [
-        f"{_escaped(name)} is never predicted, though {_have(true[name])} it" for name in verdict["never_answered"]
+        f"{_escaped(name)} is never predicted, though {_have(true[name])} it"
+        for name in names
+        if true[name] and not predicted[name]
+    ]
+    found += [  # the verdict may be of the cross-fitted answers, the table above is not
+        f"{_escaped(name)} is never predicted by cross-fitted decisions, though {_have(true[name])} it"
+        for name in verdict["never_answered"]
+        if predicted[name]
     ]
     found += [f"{_escaped(name)} would score more if it were never predicted" for name in verdict["worse_than_nothing"]]
     found += _missed_sizes(sizes)

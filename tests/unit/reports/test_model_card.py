@@ -132,6 +132,17 @@ def test_scores_of_images_that_chose_the_weights_are_said_to_flatter(tmp_path: P
     assert "scores as tuned flatter, and those cross-fitted a little, as these images chose among the weights." in text
 
 
+def test_a_class_that_the_table_has_predictions_of_is_not_said_to_have_none(tmp_path: Path) -> None:
+    card(tmp_path)
+    decision, tuned = default_decision(2), statistics()
+    tuned.histograms[0, 1, 1, [0, 255]] = 0, 10  # as tuned one scratch is found, cross-fitted none
+    answers = decide(statistics(), decision)
+    metrics = build_metrics(tuned, decision, folds=[0], role="tuning", class_names=NAMES, cross_fitted=answers)
+    text = model_card(read_header(tmp_path / "model.safetensors"), metrics, [])
+    assert "scratch is never predicted, though" not in text
+    assert "- scratch is never predicted by cross-fitted decisions, though 3 images have it\n" in text
+
+
 def test_names_are_no_markup(tmp_path: Path) -> None:
     text = card(tmp_path, names=("a|b_c", "<b>*x*</b> &lt; [_y_](z)"))
     told = r"\<b\>\*x\*\</b\> \&lt; \[\_y\_\](z)"
