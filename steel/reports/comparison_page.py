@@ -12,6 +12,7 @@ from PIL import Image
 from steel.metrics.bootstrap import TOO_FEW
 from steel.metrics.table import headings
 from steel.reports.comparison import RESULTS
+from steel.reports.earlier import refuse_others
 from steel.reports.html.charts import interval_chart
 from steel.reports.html.document import Section, document
 from steel.reports.html.figures import Figures
@@ -27,9 +28,15 @@ _TONES = {"better": ("good", "✓"), "worse": ("bad", "✗"), "within the noise"
 
 
 def write_comparison(comparison: Mapping[str, Any], path: Path) -> None:
-    """Write the page, and `.json` beside it with every number in it; an earlier page never stands beside other ones."""
+    """Write the page, and `.json` beside it with every number in it; an earlier page never stands beside other ones.
+
+    Raises:
+        InputError: files of these names are there that no earlier call has written.
+    """
+    numbers = path.with_suffix(".json")
+    refuse_others([path, numbers], numbers, {"sources", "pairs"})
     remove(path)
-    write_text(path.with_suffix(".json"), json.dumps(comparison, indent=1, allow_nan=False) + "\n")
+    write_text(numbers, json.dumps(comparison, indent=1, allow_nan=False) + "\n")
     write_text(path, comparison_page(comparison))
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 from steel import storage
 from steel.decision import Decision
-from steel.errors import InputError
 from steel.metrics.label_doubts import Doubt, rank_doubts
 from steel.metrics.scores import Outcome, decide
 from steel.metrics.statistics import EvaluationStatistics
-from steel.plain import parse_json
 from steel.reports.details import build_details
+from steel.reports.earlier import has_keys
 from steel.reports.evaluation import build_metrics, write_metrics
 from steel.reports.evaluation_page import evaluation_page
 from steel.reports.gallery import KINDS, LABELS, Kept
@@ -126,20 +125,11 @@ def write_files(
 def others_in(out: Path) -> list[str]:
     """What lies in `out` where that is no evaluation's folder, hidden files left out: all but the pictures that an
     interrupted one has left."""
-    if _is_evaluation(out / "metrics.json"):
+    if has_keys(out / "metrics.json", {"verdict", "role", "images"}):
         return []
     names = sorted(path.name for path in out.glob("*") if not path.name.startswith("."))
     pictures = [path.name for path in (out / "overlays").glob("*") if not path.name.startswith(".")]
     return [name for name in names if name != "overlays" or not all(map(_OVERLAY.fullmatch, pictures))]
-
-
-def _is_evaluation(path: Path) -> bool:
-    """Whether a file is a `metrics.json` as it is written here."""
-    try:
-        metrics = parse_json(path.read_bytes())
-    except (OSError, InputError):
-        return False
-    return isinstance(metrics, dict) and {"verdict", "role", "images"} <= metrics.keys()
 
 
 def remove_evaluation(out: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from steel.errors import InputError
+from steel.reports.earlier import refuse_others
 from steel.reports.explore_data import ExploredData
 from steel.reports.explore_figures import count_figures, image_table, pixel_figures, survey_pixels
 from steel.reports.explore_findings import find_conspicuous, to_plain
@@ -46,13 +47,15 @@ def explore(
         The content of figures.json.
 
     Raises:
-        InputError: a damaged image, a number of images below 1, no image at all, or a file where the folder should be.
+        InputError: a damaged image, a number of images below 1, no image at all, a file where the folder should be, or
+            files of these names in it that no earlier call has written.
     """
     if max_images < 1:
         raise InputError(f"explore: {max_images} images to read; give at least 1")
     if len(data) == 0:
         raise InputError(f"{data.where}: there are no images")
     make_folder(out)
+    refuse_others([Path(out, name) for name in EXPLORED], Path(out, "figures.json"), {"findings", "pixels"})
     rows = np.random.default_rng(seed).permutation(len(data))[:max_images]
     survey = survey_pixels(data, np.sort(rows), on_image)
     findings = find_conspicuous(data, survey)
@@ -62,7 +65,8 @@ def explore(
         "pixels": pixel_figures(data, survey),
     }
     lines = image_table(data, survey)
-    for name in EXPLORED:  # the page first: an earlier one must never stand beside other figures
+    # The page first: an earlier one must never stand beside other figures. They last: these files are known by them.
+    for name in ("index.html", "images.csv", "figures.json"):
         remove(Path(out, name))
     write_text(Path(out, "figures.json"), json.dumps(figures, indent=1, allow_nan=False) + "\n")
     write_text(Path(out, "images.csv"), to_csv(lines, list(lines[0])))

@@ -62,6 +62,15 @@ def test_an_earlier_page_never_stands_beside_other_numbers(tmp_path: Path, monke
     assert not out.exists()
 
 
+@pytest.mark.parametrize("name", ["compare.html", "compare.json"])
+def test_files_of_others_are_not_replaced(tmp_path: Path, name: str) -> None:
+    paths = [write_report(tmp_path / "one", FIRST), write_report(tmp_path / "two", SECOND)]
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=rf"{name} there already, and not of an earlier call; choose another --out"):
+        write_comparison(compare(paths), tmp_path / "compare.html")
+    assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["report", "metrics", "config"])
 def test_a_comparison_replaces_nothing_of_what_it_compares(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from steel.cli import main
+from steel.errors import InputError
 from steel.images.class_colours import class_colour
 from steel.images.strip import BLACK_LEVEL
 from steel.loading.crop import place_window
 from steel.reports import explore as explore_module
-from steel.reports.explore import explore
+from steel.reports.explore import EXPLORED, explore
 from steel.reports.explore_data import data_of_shards
 from steel.reports.explore_figures import choose_examples, survey_pixels
 from tests.explored_page import PageText
@@ -233,3 +234,11 @@ def test_what_is_read_is_not_written_into(handmade, tmp_path, capsys) -> None:
         assert main(["explore", *arguments, "--out", out]) == 2
         assert re.fullmatch(r"error: \S+: read by the same command; give .* another name\n", capsys.readouterr().err)
     assert sorted(path.name for path in Path(handmade).iterdir()) == before
+
+
+@pytest.mark.parametrize("name", EXPLORED)
+def test_files_of_others_are_not_replaced(handmade, tmp_path, name) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=rf"{tmp_path}: {name} there already, and not of an earlier call"):
+        explore(data_of_shards(handmade), tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
