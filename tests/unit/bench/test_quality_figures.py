@@ -292,8 +292,8 @@ def _other_quotes() -> Iterator[Quote]:
     ]
     yield Quote(
         "bench/README.md",
-        "mean IoU {:.1f}, {:.1f} and {:.1f}, and {:.1f}, {:.1f} and {:.1f} where the labelled ones alone are trained on "
-        "for as long; mean Dice {:.1f}, {:.1f} and {:.1f}, and {:.1f}, {:.1f} and {:.1f}.",
+        "mean IoU {:.1f}, {:.1f} and {:.1f}, and {:.1f}, {:.1f} and {:.1f} where the labelled ones alone are trained "
+        "on for as long; mean Dice {:.1f}, {:.1f} and {:.1f}, and {:.1f}, {:.1f} and {:.1f}.",
         tuple(pairs),
     )
 
