@@ -63,8 +63,8 @@ def _quotes() -> Iterator[Quote]:
     interval = "({:+.2f} to {:+.2f}"
     yield Quote(
         "bench/README.md",
-        f"is {{}} points better {interval} over seeds) with {{}} against {{}} mean Dice, without a gate {{}} points "
-        f"{interval}), and at one half, without tuning, {{}} points {interval})",
+        f"has {{:+.2f}} points of mean IoU {interval} over seeds) with {{}} against {{}} mean Dice, without a gate "
+        f"{{:+.2f}} {interval}), and at one half, without tuning, {{:+.2f}} {interval})",
         (
             *shipped,
             *(mean_of(neu, *each, "mean Dice") for each in (("auto", TUNED), (ON_ALL, HALF))),
