@@ -133,9 +133,17 @@ def test_a_worker_that_is_killed_is_one_line_and_leaves_nothing(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+HEARING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests run in may ignore it, and its children with it
+from steel.__main__ import main
+sys.exit(main())
+"""
+
+
 @pytest.mark.parametrize("seconds", [0, 0.4])
 def test_an_interruption_while_workers_start_is_one_line(tmp_path, seconds: float) -> None:
-    command = [sys.executable, "-m", "steel", "synth", str(tmp_path / "d"), "--num-train", "400", "--workers", "2"]
+    command = [sys.executable, "-c", HEARING, "synth", str(tmp_path / "d"), "--num-train", "400", "--workers", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
         children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
         while len(workers := children.read_text().split()) < 2:  # the first is what keeps track of their semaphores
