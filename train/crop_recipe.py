@@ -7,6 +7,8 @@ from train.recipe_words import is_nearly_square, noun_of, size_text, sizes_of, t
 
 _CROP_PIXELS = {"gpu": 256 * 512, "cpu": 128 * 256}
 """Of a crop of the first phase: Severstal's, and a quarter of it where each costs a CPU seconds."""
+_MOST = 0.5
+"""An image of which a crop would show more than this is taken whole, as it is predicted: it would save little."""
 _FULL_PIXELS = 1 << 20
 """Larger images than that are cut in the second phase, too."""
 _BYTES_PER_PIXEL = 4000
@@ -21,10 +23,10 @@ def choose_crops(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Crops of both phases; (0, 0) is the whole image. They go by the median image, or by what holds several shapes."""
     size, budget = facts.box or facts.size, _CROP_PIXELS[machine.kind]
-    crop = fit_crop(size, budget)
-    if crop != size and is_nearly_square(size):
-        crop = (min(crop), min(crop))  # so that quarter turns fit
     room = int(_USED_MEMORY * machine.memory_gb * 1e9 / _BYTES_PER_PIXEL / 2)
+    crop = _first_crop(size, budget)
+    if _shown(crop, size) > _MOST and padded_pixels(size) <= room:
+        crop = size
     if padded_pixels(size) > min(_FULL_PIXELS, room):
         full = fit_crop(size, min(_FULL_PIXELS, room))
     else:
@@ -34,16 +36,22 @@ def choose_crops(
     return crop, full
 
 
+def _first_crop(size: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """What fits, square where an image nearly is, so that quarter turns fit."""
+    crop = fit_crop(size, pixels)
+    return (min(crop), min(crop)) if crop != size and is_nearly_square(size) else crop
+
+
 def _why_first(crop: tuple[int, int], facts: DataFacts, machine: MachineClass) -> str:
     size, noun, pixels = facts.box or facts.size, noun_of(facts), _CROP_PIXELS[machine.kind]
     if crop != size:
-        shape = f"{pixels} pixels at most{_padding(size, pixels)}, {_shape(crop, facts)}, in whole 32s"
+        shape = f"{pixels} pixels at most, {_shape(crop, facts)}, in whole 32s"
         return f"{size_text(crop)} of {sizes_of(facts)}: {shape}"
     if facts.box is None:
         whole = f"the median {noun}, {size_text(size)}"
     else:
         whole = f"{size_text(size)}, which holds {noun}s of several shapes, {size_text(facts.size)} at the median"
-    return f"{whole}: it is no larger than a crop is on {machine.kind}s"
+    return f"{whole}: a crop of {pixels} pixels at most, as on {machine.kind}s, would show more than half of it"
 
 
 def _why_second(full: tuple[int, int], facts: DataFacts, machine: MachineClass, room: int) -> str:
@@ -112,13 +120,13 @@ def choose_defect_crop(facts: DataFacts, crop: tuple[int, int], reasons: dict[st
     """
     largest = facts.size if facts.largest == facts.box else facts.largest
     share, of_largest = (_shown(crop, size) for size in (facts.size, largest))
-    chosen = 0.0 if of_largest > 0.5 else 0.5 if share > 0.1 else 0.8
+    chosen = 0.0 if of_largest > _MOST else 0.5 if share > 0.1 else 0.8
     part = f"{share:.0%}" if share >= 0.01 else "less than 1%"
     noun = noun_of(facts)
     one, another = ("the", "an" if facts.whole is None else "a") if facts.is_one_size else ("the median",) * 2
     whole = f"the crop {'is' if crop == facts.size else 'holds'} {one} {noun}"
     why = whole if share >= 1 else f"a crop is {part} of {another} {noun}"
-    less = ", but less of larger ones" if share > 0.5 and chosen else ""
+    less = ", but less of larger ones" if share > _MOST and chosen else ""
     reasons["phases.0.sampling.defect-crop"] = f"{chosen:g}: {why}{less}"
     return chosen
 

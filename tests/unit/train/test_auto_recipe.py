@@ -58,11 +58,32 @@ def test_borders_count_for_more_where_few_images_are_clean(clean: int, weight: f
 
 
 def test_crops_of_nearly_square_images_are_square_and_turned() -> None:
-    found = auto_recipe(TILES, MachineClass("cpu", 16))  # 200x200 is more than a CPU's 32,768 pixels; 181x181 is not
+    found = auto_recipe(changed(TILES, size=(260, 270), largest=(260, 270)), MachineClass("cpu", 16))
     assert found.phases[0].crop == (160, 160) and found.augment["rotate90"] == TransformConfig(0.5)
     assert "square, as images nearly are" in found.reasons["phases.0.crop"]
-    strips = auto_recipe(changed(TILES, size=(200, 260), largest=(200, 260)), MachineClass("cpu", 16))
+    strips = auto_recipe(changed(TILES, size=(230, 300), largest=(230, 300)), MachineClass("cpu", 16))
     assert strips.phases[0].crop == (160, 192) and "rotate90" not in strips.augment
+
+
+@pytest.mark.parametrize(
+    ("machine", "size", "crop"),
+    [
+        (MachineClass("cpu", 16), (200, 200), (200, 200)),  # of which 160x160 would be 64 %
+        (MachineClass("cpu", 16), (226, 226), (226, 226)),  # 50.1 %
+        (MachineClass("cpu", 16), (227, 227), (160, 160)),  # 49.7 %
+        (MachineClass("cpu", 16), (7, 2000), (7, 2000)),  # of which 32x1024 would be 51 %
+        (LARGE, (497, 497), (497, 497)),
+        (LARGE, (498, 498), (352, 352)),
+        (LARGE, (256, 1000), (256, 1000)),  # of which 256x512 would be 51 %
+        (LARGE, (256, 1600), (256, 512)),
+        (MachineClass("gpu", 4), (256, 960), (256, 960)),  # 245,760 pixels: half of 4 GB holds two at 4 kB each
+        (MachineClass("gpu", 4), (256, 1000), (256, 512)),  # but not of 262,144, to which that is padded
+    ],
+)
+def test_images_of_which_a_crop_would_show_most_are_taken_whole(
+    machine: MachineClass, size: tuple[int, int], crop: tuple[int, int]
+) -> None:
+    assert auto_recipe(changed(TILES, size=size, largest=size), machine).phases[0].crop == crop
 
 
 def test_images_of_many_sizes_are_not_padded_to_the_largest() -> None:
@@ -251,7 +272,6 @@ def test_thin_images_count_as_they_are_padded() -> None:
         ((128, 256), (140, 300), None, "0: the crop is the median image"),
         ((128, 256), (1024, 1024), None, "0.5: the crop is the median image, but less of larger ones"),
         ((256, 256), (1024, 1024), None, "0.5: a crop is 39% of the median image"),
-        ((176, 200), (1024, 1024), None, "0.5: a crop is 73% of the median image, but less of larger ones"),
         ((600, 2000), (900, 2000), None, "0.8: a crop is 3% of the median image"),
     ],
 )

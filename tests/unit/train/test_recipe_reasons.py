@@ -123,7 +123,7 @@ def crop_reasons(facts: DataFacts, machine: MachineClass, **sizes: tuple[int, in
         ),
         (
             {"size": (250, 350), "largest": (1200, 1600)},
-            "the median image, 250x350: it is no larger than a crop is on gpus",
+            "the median image, 250x350: a crop of 131072 pixels at most, as on gpus, would show more than half of it",
             "250x350 of images of 250x350 at the median, up to 1200 high and 1600 wide: the median pads less "
             "than the largest would, and larger ones are cropped",
         ),
@@ -166,8 +166,8 @@ LYING_STRIPS = {"size": (256, 1600), "largest": (1600, 1600), "box": (1600, 1600
     [
         (
             *(UPRIGHT, LARGE),
-            "256x256, which holds images of several shapes, 256x96 at the median: it is no larger than a crop is on "
-            "gpus",
+            "256x256, which holds images of several shapes, 256x96 at the median: a crop of 131072 pixels at most, as "
+            "on gpus, would show more than half of it",
             "whole images, as they will be predicted; a crop of the median's shape would cut others",
             "0: the crop holds the median image",
         ),
@@ -178,10 +178,18 @@ LYING_STRIPS = {"size": (256, 1600), "largest": (1600, 1600), "box": (1600, 1600
             "whole images, as they will be predicted; a crop of the median's shape would cut others",
             "0: a crop is 62% of the median image",
         ),
+        (
+            *({**UPRIGHT, "largest": (1000, 2000), "box": (256, 256)}, SMALL),
+            "160x160 of images of 256x96 at the median, up to 1000 high and 2000 wide: 32768 pixels at most, for "
+            "images of several shapes, in whole 32s",
+            "256x256 of images of 256x96 at the median, up to 1000 high and 2000 wide: what holds several shapes pads "
+            "less than the largest would, and larger ones are cropped",
+            "0.5: a crop is 62% of the median image, but less of larger ones",
+        ),
         (  # of a few that are much larger a crop shows 256x256
             *({**UPRIGHT, "largest": (1000, 2000)}, LARGE),
-            "256x256, which holds images of several shapes, 256x96 at the median: it is no larger than a crop is on "
-            "gpus",
+            "256x256, which holds images of several shapes, 256x96 at the median: a crop of 131072 pixels at most, as "
+            "on gpus, would show more than half of it",
             "256x256 of images of 256x96 at the median, up to 1000 high and 2000 wide: what holds several shapes pads "
             "less than the largest would, and larger ones are cropped",
             "0.5: the crop holds the median image, but less of larger ones",
@@ -210,12 +218,6 @@ def test_images_of_several_shapes_have_crops_that_suit_all_of_them(
 @pytest.mark.parametrize(
     ("size", "machine", "first", "second"),
     [
-        (  # 32,400 pixels are no more than 32,768; padded to 36,864 they are
-            *((180, 180), MachineClass("cpu", 16)),
-            "160x160 of images of 180x180: 32768 pixels at most, where 180x180 counts as 192x192, square, as images "
-            "nearly are, in whole 32s",
-            "whole images, as they will be predicted",
-        ),
         (  # 1,040,000 are no more than 1,048,576; padded to 1,081,344 they are
             *((1000, 1040), LARGE),
             "352x352 of images of 1000x1040: 131072 pixels at most, square, as images nearly are, in whole 32s",
