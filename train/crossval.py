@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.budget.seconds is not None:
         raise SharedError("--budget: a cross-validation takes passes, as 8passes; a time is fitted for one run alone")
     set_up_logging()
-    with start(arguments.config.runtime.precision).running() as runtime, StopSignals().installed() as signals:
+    runtime = start(arguments.config.runtime.precision)
+    with StopSignals().installed() as signals, runtime.running():  # a stop ends no rank that waits for the last ones
         _run(share_recipe(arguments, runtime), runtime, signals, own.fold, own.join)
     return 0
 

@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def fit(arguments: FitArguments) -> int:
     """Run one attempt in the job this process was launched into."""
     set_up_logging()
-    with start(arguments.config.runtime.precision).running() as runtime, StopSignals().installed() as signals:
+    runtime = start(arguments.config.runtime.precision)
+    with StopSignals().installed() as signals, runtime.running():  # a stop ends no rank that waits for the last ones
         train_in_folder(share_recipe(arguments, runtime), runtime, signals)
     return 0
 

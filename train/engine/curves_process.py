@@ -64,7 +64,7 @@ class CurvesProcess:
         except OSError as error:
             self._warn_of(error)
 
-    def draw_at_last(self) -> None:
+    def draw_at_last(self, *, may_warn: bool = True) -> None:
         """Draw all that has been recorded, and return when that is done."""
         if self._process is not None:
             try:
@@ -76,7 +76,7 @@ class CurvesProcess:
         try:
             plot_history(self._history.records(), self._curves)
         except (OSError, InputError) as error:
-            self._warn_of(error)
+            self._warn_of(error if may_warn else None)
 
     def _take_in(self, process: "subprocess.Popen[bytes]") -> str | None:
         """Why a drawing that has ended or is killed came to nothing; None where it did not."""

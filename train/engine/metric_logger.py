@@ -195,7 +195,7 @@ class MainMetricLogger:
         if not self._finished:
             self._finished = True
             self._beside.close()
-            self._curves.draw_at_last()
+            self._curves.draw_at_last(may_warn=status != "failed")  # what has ended the run is said, and stays the last
             self._tracker.finish(status)
 
 

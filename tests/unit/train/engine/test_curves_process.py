@@ -1,6 +1,8 @@
 """When a run's curves are drawn, and that training does not wait for them."""
 
+import errno
 import logging
+import os
 import sys
 import threading
 import time
@@ -12,7 +14,7 @@ import pytest
 
 from steel.reports.plots import plot_history
 from steel.tracking.history import History
-from steel.tracking.queue import NullTracker
+from steel.tracking.queue import NullTracker, Status
 from tests.paths import ROOT
 from train.engine import curves_process as module
 from train.engine import draw_curves
@@ -133,6 +135,19 @@ def test_curves_are_drawn_once_a_minute_one_drawing_at_a_time(
     logger.finish("finished")
     logger.finish("finished")
     assert drawn == [5]
+
+
+@pytest.mark.parametrize(("status", "told"), [("failed", 0), ("interrupted", 1), ("finished", 1)])
+def test_on_a_full_disk_the_error_that_ended_a_run_is_its_last_line(
+    status: Status, told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "plot_history", refuse)
+    with caplog.at_level(logging.WARNING, logger="train.fit"):
+        _logger(tmp_path).finish(status)
+    assert len(caplog.records) == told
 
 
 def test_training_does_not_wait_for_a_drawing_that_hangs(
