@@ -55,7 +55,7 @@ VARIANTS: Mapping[str, Sequence[str]] = {
     "absent classes judged last": LATER_ABSENT,
     "the rate rises for 0.05 of the steps": ("--phases.0.warmup", "0.05"),
     "half of the crops moved onto a defect": ("--phases.0.sampling.defect-crop", "0.5"),
-    "whole images in both phases": ("--phases.0.crop", "0", "0"),
+    "crops of 160x160 in the first phase": ("--phases.0.crop", "160", "160"),
     NO_BRIGHTNESS: ("--augment.brightness-contrast.p", "0"),
     "no quarter turns": ("--augment.rotate90.p", "0"),
     "no classification loss": both_phases("loss.classification", "0"),

@@ -75,7 +75,12 @@ class DataSet:
 
 
 SETS: Mapping[str, DataSet] = {
-    "pretrained-neu": DataSet("Hot-rolled steel of NEU-Seg", 8, (128, 128), (192, 192), 16, "mean IoU", 2),
+    "pretrained-neu": DataSet(
+        "Hot-rolled steel of NEU-Seg",
+        *(8, (128, 128), (192, 192), 16, "mean IoU", 2),  # the widest that smp's U-Net takes of 200 pixels
+        rates=RATES[1:],
+        others=(PLAIN, PLAIN_ON_ALL),
+    ),
     "pretrained-bsdata": DataSet(
         "Machined steel with small pits, of BSData", 16, (128, 256), (128, 256), 8, "positive Dice", 3
     ),

@@ -216,7 +216,7 @@ def test_all_sides_are_trained_from_the_same_weights_and_judged(
     data = make_shards(tmp_path / "shards", images, masks, num_classes=2, folds=3)
     weights = make_tiny(tmp_path, monkeypatch)
     first = torch.load(weights)
-    tiny = replace(SETS["pretrained-neu"], crop=(32, 32), plain_crop=(32, 32), batch_size=4)
+    tiny = replace(SETS["pretrained-strips"], crop=(32, 32), plain_crop=(32, 32), batch_size=4)
     monkeypatch.setitem(pretrained.SETS, "tiny", tiny)
 
     def run() -> str:
