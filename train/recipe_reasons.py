@@ -9,8 +9,10 @@ from steel.plain import to_dict
 
 _NETWORK = ("model.encoder", "model.architecture", "model.decoder-channels")
 _MADE_FOR = {
+    "phases.0.epochs": ("phases.0.sampling.defective-only",),
+    "phases.0.sampling.order": ("phases.0.sampling.defective-only",),
     "phases.0.lr": ("model.encoder", "phases.0.warmup"),
-    "phases.0.batch-size": ("phases.0.epochs",),
+    "phases.0.batch-size": ("phases.0.epochs", "phases.0.sampling.defective-only"),
     "phases.1.epochs": ("phases.0.epochs",),
     "phases.1.batch-size": ("phases.0.batch-size",),
     "phases.1.lr": ("phases.0.lr", "model.encoder"),
@@ -70,10 +72,13 @@ def _leaves(values: Any, path: str = "") -> dict[str, Any]:
 
 
 def _given(name: str, leaves: Mapping[str, Any]) -> str:
-    """What an option is now; one of a loss term that has no weight is not among the leaves, nor is a whole group."""
+    """What an option is now, or each of a group; a loss term without a weight, or a transform that is off, has none."""
     if name in leaves:
         return _brief(leaves[name])
-    return "0" if ".loss." in name else "another value"
+    group = {leaf.removeprefix(f"{name}."): value for leaf, value in leaves.items() if leaf.startswith(f"{name}.")}
+    if group:
+        return ", ".join(f"{part} {_brief(value)}" for part, value in group.items())
+    return "0" if ".loss." in name else "off"
 
 
 def _brief(value: Any) -> str:

@@ -83,8 +83,12 @@ def test_brightness_reaches_as_far_as_folds_differ(
     given = replace(found, augment={**found.augment, "brightness_contrast": TransformConfig(0.3)})
     assert (
         explain_changes(found, given).reasons["augment.brightness-contrast"]
-        == f"another value, as given (auto: {reason})"
+        == f"p 0.3, strength 1.0, as given (auto: {reason})"
     )
+    without = replace(found, augment={name: given for name, given in found.augment.items() if name == "hflip"})
+    told = explain_changes(found, without).reasons
+    assert told["augment.brightness-contrast"] == f"off, as given (auto: {reason})"
+    assert told["augment.rotate90"].startswith("off, as given (auto: on: ")
 
 
 @pytest.mark.parametrize("strength", [1.0, 2.0])
@@ -278,7 +282,8 @@ def test_how_large_images_are_predicted_is_told(sizes: dict[str, Any], reason: s
         assert is_tiled(*largest, found.tiling, 32) == reason.startswith("images of more")
     assert f"up to {largest[0]} high and {largest[1]} wide" in found.reasons["tiling"]
     given = replace(found, tiling=replace(found.tiling, tile=512))
-    assert explain_changes(found, given).reasons["tiling"].startswith("another value, as given (auto: ")
+    told = explain_changes(found, given).reasons["tiling"]
+    assert told == f"budget 2097152, tile 512, overlap 256, as given (auto: {found.reasons['tiling']})"
 
 
 @pytest.mark.parametrize(("clean", "order", "boundary"), [(996, "natural", "0"), (99, "natural", "0.5")])
@@ -380,6 +385,7 @@ SPEAKS_OF = {
     "model.encoder resnet18": ("EfficientNet-Lite0", *MEMORY),
     "model.architecture FPN": ("ResNet-34's network", *MEMORY),
     "phases.0.epochs 3": (r"\d for 30 as", "validations in the first", "steps, were", "would be drawn"),
+    "--phases.0.sampling.defective-only": ("over a set of", "steps, were", " are clean, and"),
     "phases.0.batch-size 128": (r"^\d+, as in the first phase",),
     "phases.0.lr 1e-5": ("a tenth of the first phase's",),
     "phases.0.crop 32 96": ("crop is (?!on)", "first phase's crops"),
@@ -414,6 +420,7 @@ def test_an_option_that_is_given_changes_its_own_reason(derived: Config) -> None
 def test_an_option_that_is_given_leaves_no_sentence_that_speaks_of_it(option: str, words: str) -> None:
     """Of whatever option the sentence is; N is that one's phase."""
     name, _, value = option.partition(" ")
+    value = value or name
     spoken = [
         (derived, of, reason)
         for derived in DERIVED.values()
