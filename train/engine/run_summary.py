@@ -127,19 +127,16 @@ def explain_balance(areas: np.ndarray, names: Sequence[str]) -> str:
 
 def explain_sampling(sampling: SamplingConfig) -> str:
     """Which images a phase drew, and how it cropped them."""
-    which = {
-        "natural": "every image once an epoch",
-        "balanced": "clean images and each class in equal shares",
-    }[sampling.order]
-    if sampling.defective_only:
-        which += ", defective images only"
+    kind = "defective image" if sampling.defective_only else "image"
+    balanced = "each class" if sampling.defective_only else "clean images and each class"
+    which = {"natural": f"every {kind} once an epoch", "balanced": f"{balanced} in equal shares"}[sampling.order]
     if sampling.defect_crop > 0:
         which += f"; {sampling.defect_crop:.0%} of the crops of defective images were moved onto a defect"
     low, high = sampling.zoom
     if sampling.zoom != (1, 1):
         which += f"; crops at a scale of {low:g}" + (f" to {high:g}" if low < high else "")
     if sampling.paste > 0:
-        which += f"; into {sampling.paste:.0%} of the crops a defect of some image was pasted"
+        which += f"; into {sampling.paste:.0%} of the crops with room for it a defect of some image was pasted"
     if sampling.hard > 0:
         hard = f"up to {100 * sampling.hard:.3g}% of the samples for what the last validation before it missed"
         which = f"{hard}; of the others {which}"

@@ -38,12 +38,13 @@ def test_balanced_classes_need_no_warning() -> None:
 
 def test_sampling_is_put_into_words() -> None:
     assert explain_sampling(SamplingConfig(defect_crop=0)) == "every image once an epoch"
+    moved = "; 50% of the crops of defective images were moved onto a defect"
+    words = explain_sampling(SamplingConfig(order="balanced", defect_crop=0.5))
+    assert words == f"clean images and each class in equal shares{moved}"
     words = explain_sampling(SamplingConfig(order="balanced", defective_only=True, defect_crop=0.5))
-    assert "equal shares" in words
-    assert "defective images only" in words
-    assert "50% of the crops" in words
-    assert "pasted" not in words
-    assert "scale" not in words
+    assert words == f"each class in equal shares{moved}"
+    words = explain_sampling(SamplingConfig(defective_only=True, defect_crop=0))
+    assert words == "every defective image once an epoch"
     words = explain_sampling(SamplingConfig(defect_crop=0, zoom=(0.5, 2.0)))
     assert words == "every image once an epoch; crops at a scale of 0.5 to 2"
     assert explain_sampling(SamplingConfig(zoom=(0.5, 0.5))).endswith("; crops at a scale of 0.5")
@@ -51,7 +52,7 @@ def test_sampling_is_put_into_words() -> None:
     words = explain_sampling(SamplingConfig(hard=0.25, defect_crop=0))
     assert words == f"{missed}; of the others every image once an epoch"
     assert explain_sampling(SamplingConfig(paste=0.25)).endswith(
-        "into 25% of the crops a defect of some image was pasted"
+        "into 25% of the crops with room for it a defect of some image was pasted"
     )
 
 
