@@ -130,6 +130,8 @@ class MainMetricLogger:
         """A validation has been written since the curves were last begun."""
         self._global_step = 0
         """Of the last record."""
+        self._epochs = {r["phase"]: r["epoch"] for r in history.records() if isinstance(r.get("epoch"), int | float)}
+        """Those that each phase has come to: one that stopped early has not had all that it was given."""
 
     def log(self, place: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> None:
         """Have a record made and handed to the history and the tracker, and what a validation found said.
@@ -145,7 +147,8 @@ class MainMetricLogger:
         """On the thread, which starts no process: a loader's worker that is forked meanwhile would hold that start's
         pipe, and with it this thread, for as long as it lives."""
         self._history.append(record)
-        epochs_before = sum(plan.phase.epochs for plan in self._plans[: record["phase"]])
+        self._epochs[record["phase"]] = record["epoch"]
+        epochs_before = sum(epochs for phase, epochs in self._epochs.items() if phase < record["phase"])
         self._tracker.log(tracked_figures(record, epochs_before), record["global_step"])
         if record["kind"] == "validation":  # the live line has the losses
             logger.info("%s", self._line(record))

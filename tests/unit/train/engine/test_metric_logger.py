@@ -77,6 +77,28 @@ def test_a_slow_disk_holds_nothing_up_and_loses_nothing(
     assert steps_of(history) == list(range(50))
 
 
+def test_a_tracker_counts_the_epochs_that_were_trained_also_by_an_attempt_before(
+    history: History, disk: Disk, tmp_path: Path
+) -> None:
+    """As the curves do: a phase that stopped early leaves no gap before the next."""
+
+    class Told(NullTracker):
+        def __init__(self) -> None:
+            self.epochs: list[float] = []
+
+        def log(self, figures: Mapping[str, Any], global_step: int) -> None:
+            self.epochs.append(figures["epoch"])
+
+    disk.is_free.set()
+    told = Told()
+    for phase, epochs in ((0, (1.0, 2.5)), (1, (0.5,))):  # an attempt for each phase
+        logger = MainMetricLogger(history, told, CurvesProcess(history, tmp_path / "curves.png"), [])
+        for epoch in epochs:
+            logger.log({"kind": "train", "phase": phase, "step": 1, "global_step": 9, "epoch": epoch}, dict)
+        logger.finish("finished")
+    assert told.epochs == [1.0, 2.5, 3.0]
+
+
 def test_what_a_record_says_is_computed_beside_training_and_pictures_come_after_it(
     history: History, disk: Disk, tmp_path: Path
 ) -> None:
