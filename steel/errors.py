@@ -268,12 +268,17 @@ def _line_and_code(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, LostRankError | OutOfMemoryError):
         return f"error: {error}", 1
     if isinstance(error, KeyboardInterrupt):
-        return str(error) or "interrupted", Terminated.CODE if isinstance(error, Terminated) else 130
+        return told_stop(error), Terminated.CODE if isinstance(error, Terminated) else 130
     if isinstance(error, OSError) and error.errno in _EXIT_CODES:
         return f"error: {describe(error)}", exit_code(error)
     if is_out_of_memory(error):
         return f"error: {_told_memory(error, 'fewer workers, or less else on this machine, leave more')}", 1
     return None
+
+
+def told_stop(error: KeyboardInterrupt) -> str:
+    """What ended a program that was asked to stop, and what its author may have had to say of that."""
+    return str(error) or "interrupted"
 
 
 def _is_first() -> bool:

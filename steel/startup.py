@@ -71,7 +71,7 @@ class Terminated(KeyboardInterrupt):
     """The exit code of a program that it ends, as a shell has it."""
 
     def __str__(self) -> str:
-        return "stopped by SIGTERM"
+        return super().__str__() or "stopped by SIGTERM"
 
 
 @contextmanager

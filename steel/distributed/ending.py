@@ -16,7 +16,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from steel.distributed.heartbeat import Heartbeat
-from steel.errors import LAST_WORD_S, LostRankError, SharedError, report
+from steel.errors import LAST_WORD_S, LostRankError, SharedError, report, told_stop
 
 
 class Ending:
@@ -125,5 +125,5 @@ def end_program(code: int) -> NoReturn:
 
 def _reason(error: BaseException, *, is_defect: bool) -> str:
     if isinstance(error, KeyboardInterrupt):
-        return str(error) or "interrupted"
+        return told_stop(error)
     return f"{type(error).__name__}: {error}" if is_defect else str(error)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from steel import storage
-from steel.errors import InputError, counted
+from steel.errors import InputError, counted, told_stop
 from steel.plain import from_plain, parse_json
 
 _FOLDER = ".unfinished"
@@ -201,13 +201,17 @@ class Journal:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Say so where the folder goes while it is used: whatever fails then fails for that.
+        """Say so where the folder goes while it is used: whatever fails then fails for that; and of a stop, Ctrl-C or
+        SIGTERM, that nothing is lost by it.
 
         Raises:
             InputError: it is gone, or another job's.
         """
         try:
             yield
+        except KeyboardInterrupt as error:
+            error.args = (f"{told_stop(error)}; the same command goes on from here",)
+            raise
         except (FileNotFoundError, InputError) as error:
             try:
                 self.check_ours()

@@ -26,6 +26,7 @@ from steel.inference.predictor import Predictor
 from steel.labels.rle import decode_rle
 from steel.labels.submission import read_submission
 from steel.model.network import UnifiedModel
+from steel.startup import Terminated
 from tests.submission_check import validate_submission
 
 SIZES = {"a.jpg": (40, 48), "b.png": (33, 47), "line/c.png": (40, 48), "d.jpg": (20, 90)}
@@ -154,6 +155,22 @@ def test_predict_in_the_rows_of_a_sample(work, steel):
     assert "4 images, 2 of them not in the sample" in out
     assert ", 1 view per image" in out
     assert read_submission(work / "template/submission.csv").image_ids == ("d.jpg", "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("stop", "code", "line"),
+    [
+        (KeyboardInterrupt, 130, "interrupted; the same command goes on from here"),
+        (Terminated, 143, "stopped by SIGTERM; the same command goes on from here"),
+    ],
+)
+def test_a_stop_is_told_with_that_nothing_is_lost(work, steel, monkeypatch, stop, code, line):
+    def stop_after_one(done, total):
+        raise stop
+
+    monkeypatch.setattr("steel.commands.models.prediction_bars", lambda predictor: nullcontext(stop_after_one))
+    found, _, said = steel("predict", "one.safetensors", "images", "--out", str(code), "--device", "cpu")
+    assert (found, said.splitlines()[-1]) == (code, line)
 
 
 def test_the_pace_is_that_of_this_attempt(work, steel, monkeypatch):
