@@ -115,7 +115,7 @@ class Labelling:
                 return prediction.image_id, self._make(prediction, by_id[prediction.image_id])
 
             predictions = self.predictor.predict_stream(images())
-            made = map_ahead(pool, self.threads, make, predictions, lambda prediction: prediction.num_pixels)
+            made = map_ahead(pool, self.threads, make, predictions, lambda one: one.num_pixels, at_once=True)
             for done, (image_id, new) in enumerate(made, 1):
                 on_image(done, len(records))
                 if new is None:

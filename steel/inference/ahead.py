@@ -1,7 +1,7 @@
 """What images need besides the network, done on threads while it runs, and ahead of its use."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -27,6 +27,8 @@ def map_ahead(
     function: Callable[[T], R],
     items: Iterable[T],
     size_of: Callable[[T], int] = lambda item: 0,
+    *,
+    at_once: bool = False,
 ) -> Iterator[R]:
     """As `pool.map`, in order, but never more than a few results, or a single large one, ahead of their use.
 
@@ -37,6 +39,8 @@ def map_ahead(
         items: taken only as far as needed.
         size_of: what an item or its result takes, in pixels or bytes; known before the function runs, so that many
             large ones are never begun at once.
+        at_once: give a result as soon as it is there, where by default the first waits until as many as may be are
+            ahead of it: for what takes long to come, and is not to be lost where it ends before its time.
     """
     tasks: deque[tuple[Future[R], int]] = deque()
     held = 0
@@ -44,7 +48,7 @@ def map_ahead(
         for item in items:
             tasks.append((pool.submit(function, item), size_of(item)))
             held += tasks[-1][1]
-            while len(tasks) > 1 and (len(tasks) > _TASKS * threads or held > _SIZE):
+            while _is_due(tasks, threads, held, at_once):
                 task, size = tasks.popleft()
                 held -= size
                 yield task.result()
@@ -53,6 +57,12 @@ def map_ahead(
     finally:
         for task, _ in tasks:
             task.cancel()
+
+
+def _is_due(tasks: Sequence[tuple[Future[R], int]], threads: int, held: int, at_once: bool) -> bool:
+    """Whether the first result is given now, before anything more is begun."""
+    is_full = len(tasks) > 1 and (len(tasks) > _TASKS * threads or held > _SIZE)
+    return is_full or (at_once and len(tasks) > 0 and tasks[0][0].done())
 
 
 class DecodedImage(NamedTuple):

@@ -128,7 +128,7 @@ def predict_images(
             masks_only = not any(WRITERS[name].tells_labels for name in job.formats)
             encode = partial(_encode, versions=versions, turned=turned, job=job, journal=journal)
             predictions = predictor.predict_stream(images(), masks_only=masks_only)
-            lines = map_ahead(pool, job.threads, encode, predictions, lambda prediction: prediction.num_pixels)
+            lines = map_ahead(pool, job.threads, encode, predictions, lambda one: one.num_pixels, at_once=True)
             for done, line in enumerate(lines, 1):
                 recorder.add(line)
                 on_image(done + len(unreadable))

@@ -209,7 +209,7 @@ def _image_statistics(
 
     images = _passed_images(predictor, batches, decision, shows=keeper is not None, name_of=name_of)
     with ThreadPoolExecutor(_THREADS, "evaluated-image") as pool:
-        yield from map_ahead(pool, _THREADS, weigh, images, lambda passed: passed.num_pixels)
+        yield from map_ahead(pool, _THREADS, weigh, images, lambda passed: passed.num_pixels, at_once=True)
 
 
 class _Counts(NamedTuple):

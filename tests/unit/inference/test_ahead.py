@@ -1,7 +1,5 @@
 """How much is done ahead of its use: few results, and fewer large ones."""
 
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +12,7 @@ from steel.images.listing import list_images
 from steel.images.pixel_format import EIGHT_BITS
 from steel.inference import ahead
 from steel.inference.ahead import decode_ahead, map_ahead
-
-
-class AtOnce(Executor):
-    """Runs what it is given before it goes on, so that what has begun can be counted."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+from tests.at_once import AtOnce
 
 
 def begun_before_each(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -54,6 +41,12 @@ def test_of_large_items_fewer_are_ahead_from_the_first_on(
     sizes: list[int], begun: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert begun_before_each(sizes, monkeypatch) == begun
+
+
+def test_what_is_wanted_at_once_waits_for_nothing_that_comes_after_it() -> None:
+    begun: list[int] = []
+    results = map_ahead(AtOnce(), 1, lambda number: begun.append(number) or number, range(12), at_once=True)
+    assert [(result, len(begun)) for result in results] == [(number, number + 1) for number in range(12)]
 
 
 def test_an_error_comes_in_its_place_and_what_is_left_is_not_begun() -> None:

@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,8 +27,10 @@ from steel.images.listing import ImageRecord
 from steel.inference.folder_job import FolderJob, check_job, find_images, versions_of
 from steel.inference.load import digest_source
 from steel.inference.predict_folder import describe_predictor, predict_folder
+from steel.inference.prediction import Prediction
 from steel.inference.predictor import Predictor
 from steel.labels.submission import read_submission
+from tests.at_once import AtOnce
 from tests.image_folder import tree_digest
 from tests.paths import ROOT
 from tests.predicted_folder import ALL
@@ -52,6 +56,26 @@ def test_what_was_stopped_goes_on_and_ends_with_the_same_bytes(
 def interrupt(now: bool) -> None:
     if now:
         raise KeyboardInterrupt
+
+
+def test_a_stop_while_the_network_runs_loses_nothing_that_it_has_said(
+    folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few images, too: fewer than may be ahead of their use."""
+    job, stream, done = FolderJob(str(folder / "images"), str(tmp_path / "out")), predictor.predict_stream, list[int]()
+
+    def stopped(*images: Any, **how: Any) -> Iterator[Prediction]:
+        yield from islice(stream(*images, **how), 3)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("steel.inference.predict_folder.ThreadPoolExecutor", lambda threads: AtOnce())
+        patched.setattr(predictor, "predict_stream", stopped)
+        with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+            predict_folder(predictor, job, {}, lambda now, total: done.append(now))
+    assert done == [1, 2, 3]
+    summary = predict_folder(predictor, job, {})
+    assert (summary.images, summary.new) == (5, 2)
 
 
 KILLED = """
