@@ -14,7 +14,7 @@ COARSE = SearchSpace(pixel_thresholds=(64, 128), label_thresholds=(128,), area_s
 def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the test's end."""
     for draws in ("draw_beside", "draw_at_last"):
-        monkeypatch.setattr(CurvesProcess, draws, lambda self: None)
+        monkeypatch.setattr(CurvesProcess, draws, lambda self, **how: None)
     monkeypatch.setattr(
         "train.engine.validation.tune_thresholds", functools.partial(tune_thresholds, gates=("none",), space=COARSE)
     )

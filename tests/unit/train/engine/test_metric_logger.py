@@ -40,7 +40,7 @@ class Disk:
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk = Disk()
     monkeypatch.setattr(History, "append", disk.around(History.append))
-    monkeypatch.setattr(CurvesProcess, "draw_at_last", lambda self: None)
+    monkeypatch.setattr(CurvesProcess, "draw_at_last", lambda self, **how: None)
     yield disk
     disk.is_free.set()
 
