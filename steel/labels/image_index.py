@@ -41,6 +41,7 @@ class ImageIndex:
         for image_id in image_ids:
             self._namesakes.setdefault(_composed(PurePosixPath(image_id).stem), []).append(image_id)
         self._folded = {_composed(stem).casefold(): image_id for stem, image_id in self._of_stem.items()}
+        self._folders = {_composed(image_id).rpartition("/")[0] for image_id in image_ids}
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -82,7 +83,8 @@ class ImageIndex:
         """The image that a label file means by a file name, which may be a path on the machine where it was made.
 
         Tried in turn: the whole path, the path without its first folders, the name alone where only one image has it;
-        then the paths without extensions, for images that were converted since.
+        then the paths without extensions, for images that were converted since. A folder in the path that images lie in
+        is meant: no namesake in another folder takes the labels of an image that is gone from it.
 
         Args:
             name: As it stands in the label file.
@@ -94,7 +96,7 @@ class ImageIndex:
         own = list(_tails(_in_storage(name)))
         if not own:
             return Matched(None)
-        tails = list(_tails(f"{folder}/{own[0]}"))
+        tails = list(self._tails_to_folder(f"{folder}/{own[0]}"))
         for tail in tails:
             if (found := self.of_path(tail)) is not None:
                 return Matched(found)
@@ -113,6 +115,13 @@ class ImageIndex:
     def has_stem(self, stem: str) -> bool:
         """Whether an image has this relative path without extension, in any capitals."""
         return _composed(stem).casefold() in self._folded
+
+    def _tails_to_folder(self, path: str) -> Iterator[str]:
+        """What is left of a path as its first folders go, down to one that images lie in, else to the name alone."""
+        for tail in _tails(path):
+            yield tail
+            if _composed(tail).rpartition("/")[0] in self._folders:
+                return
 
     def _of_stems(self, stems: Collection[str], options: LabelOptions, shown: str, what: str) -> Matched:
         """As `of_stem`, of the first that is an image's; one in the same capitals comes before others."""

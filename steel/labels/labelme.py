@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from steel import storage
 from steel.errors import InputError
 from steel.images.listing import image_stem
 from steel.labels.image_index import ImageIndex
@@ -56,12 +57,13 @@ def read_labelme(place: Place, images: ImageIndex, options: LabelOptions) -> Fou
         except (InputError, OSError) as error:
             collector.fail("files that cannot be read", f"{path} ({error})")
             continue
-        _collect(path, content, images, options, collector, names)
+        _collect(path, storage.join(place.url, path), content, images, options, collector, names)
     return collector.finish(dict.fromkeys(sorted(names), ()))
 
 
 def _collect(
     path: str,
+    url: str,
     content: dict[str, Any],
     images: ImageIndex,
     options: LabelOptions,
@@ -69,10 +71,11 @@ def _collect(
     names: set[str],
 ) -> None:
     """Add one file's shapes."""
-    named = _name_of_image(path, content.get("imagePath"), images, options)
+    named, is_own_name = _name_of_image(path, content.get("imagePath"), images, options)
     height, width = content.get("imageHeight"), content.get("imageWidth")
     is_size = isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0
-    image_id = collector.open_image(named, (height, width) if is_size else None, path)  # type: ignore[arg-type]
+    size = (height, width) if is_size else None
+    image_id = collector.open_image(named, size, path, "" if is_own_name else url)  # type: ignore[arg-type]
     for number, shape in enumerate(content["shapes"], 1):
         shown = f"{path} shape {number}"
         label = shape.get("label") if isinstance(shape, dict) else None
@@ -91,8 +94,9 @@ def _collect(
             collector.add(image_id, label, found)
 
 
-def _name_of_image(path: str, image_path: Any, images: ImageIndex, options: LabelOptions) -> str:
-    """What a file calls its image: its own name where an image has it, else its `imagePath`.
+def _name_of_image(path: str, image_path: Any, images: ImageIndex, options: LabelOptions) -> tuple[str, bool]:
+    """What a file calls its image: its own name where an image has it, else its `imagePath`, which starts in the file's
+    folder; and whether it is the former.
 
     Where neither is an image's without an option, it is the own name, if that has an issue to be told.
 
@@ -104,12 +108,12 @@ def _name_of_image(path: str, image_path: Any, images: ImageIndex, options: Labe
     """
     by_name = images.of_file_name(f"{image_stem(path)}.json", options, "labels")
     if by_name.image_id is not None and by_name.issue is None:
-        return by_name.image_id
+        return by_name.image_id, True
     if not isinstance(image_path, str) or not image_path.strip():
-        return path
-    by_path = images.of_file_name(image_path, options, "labels")
+        return path, True
+    by_path = images.of_file_name(image_path, options, "labels", path.rpartition("/")[0])
     is_image = by_path.image_id is not None and by_path.issue is None
-    return image_path if is_image or by_name.issue is None else path
+    return (image_path, False) if is_image or by_name.issue is None else (path, True)
 
 
 def _shape_of(shape: dict[str, Any]) -> Shape | None:

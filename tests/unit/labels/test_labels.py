@@ -77,6 +77,20 @@ def test_marks_of_the_order_of_bytes_are_no_text(tmp_path, form):
     np.testing.assert_array_equal(load_labels(images, labels).bitmask("a.png", 40, 60), mask)
 
 
+@pytest.mark.parametrize("form", ["coco", "labelme", "cvat", "yolo", "kaggle"])
+def test_labels_of_an_image_that_is_gone_are_not_those_of_its_namesake_in_another_folder(tmp_path, form):
+    """Line 2's image 0001 was removed and its labels were not; line 1's was never labelled."""
+    images = write_images(tmp_path / "images", "line 1/0001.png", "line 1/0002.png", "line 2/0002.png", shape=(40, 60))
+    mask = np.ones((40, 60), np.uint8)
+    labels = write_labels_of(
+        form, tmp_path / "labels", {"line 1/0002.png": {}, "line 2/0001.png": {1: mask}, "line 2/0002.png": {1: mask}}
+    )
+    with pytest.raises(ValidationErrors, match=r"labels without an image: (labels/)?line 2/0001"):
+        load_labels(images, labels)
+    found = load_labels(images, labels, LabelOptions(missing_mask="clean", stray_labels="skip"))
+    assert [found.class_ids(f"line {image}.png") for image in ("1/0001", "1/0002", "2/0002")] == [set(), set(), {1}]
+
+
 def test_two_images_whose_names_look_the_same_are_told_apart(tmp_path):
     names = [unicodedata.normalize(form, "Öl.png") for form in ("NFC", "NFD")]
     images = write_images(tmp_path, *names, shape=(1, 3))
