@@ -53,8 +53,10 @@ def tiff(
     orientation: int = 1,
     compress: bool = False,
     packed: tuple[int, bytes] | None = None,
+    gray: int = 1,
 ) -> bytes:
-    """A little-endian TIFF of one strip, from (H, W) of any type or (H, W, 3); or values packed in so many bits."""
+    """A little-endian TIFF of one strip, from (H, W) of any type or (H, W, 3); or values packed in so many bits. What
+    is gray has 0 as black, or as white where `gray` is 0."""
     height, width, channels = (*pixels.shape, 1)[:3]
     data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes() if packed is None else packed[1]
     data = zlib.compress(data) if compress else data
@@ -62,7 +64,7 @@ def tiff(
     one = 8 * pixels.itemsize if packed is None else packed[0]
     bits = one if channels == 1 else len(data) + 2  # or where three of them are
     tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, channels, bits), (259, 4, 1, 8 if compress else 1)]
-    tags += [(262, 4, 1, 1 if channels == 1 else 2), (273, 4, 1, 8), (274, 4, 1, orientation), (277, 4, 1, channels)]
+    tags += [(262, 4, 1, gray if channels == 1 else 2), (273, 4, 1, 8), (274, 4, 1, orientation), (277, 4, 1, channels)]
     tags += [(278, 4, 1, height), (279, 4, 1, length)] + ([(339, 4, 1, sample_format)] if channels == 1 else [])
     directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory

@@ -106,7 +106,7 @@ def count_pixels(data: bytes) -> int:
 
 
 def decode_labels(data: bytes) -> np.ndarray:
-    """The stored values of a mask, palette indices as they are. Maybe read-only.
+    """The stored values of a mask, palette indices as they are, of single bits what they show. Maybe read-only.
 
     Returns:
         (H, W), or (H, W, channels) for a file with colours; uint8 or uint16.
@@ -135,10 +135,16 @@ def decode_values(data: bytes) -> np.ndarray:
         if header is None and values.dtype == bool and _bmp_depth(data) in (4, 8):  # Pillow unpacks them as single bits
             return _decode_by_opencv(data, kind, cv2.IMREAD_GRAYSCALE) != 0
         return values
-    if header.depth < 8:  # of which OpenCV makes 0..255, and so does Pillow, but for single bits
+    if header.depth == 1:  # black and white, whichever of them is stored as 0
+        return read_by_pillow(data, kind)
+    if header.depth < 8:  # of which OpenCV makes 0..255, and so does Pillow
         pixels = read_by_pillow(data, kind)
-        return pixels if header.depth == 1 else pixels // (255 // (2**header.depth - 1))
-    pixels = _decode_by_opencv(data, kind, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    else:
+        pixels = _decode_by_opencv(data, kind, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    if isinstance(header, TiffHeader) and header.is_white_zero and header.samples == 1 and header.depth <= 8:
+        pixels = ~pixels
+    if header.depth < 8:
+        return pixels // (255 // (2**header.depth - 1))
     return pixels if pixels.ndim == 2 else np.concatenate([pixels[:, :, 2::-1], pixels[:, :, 3:]], axis=2)
 
 

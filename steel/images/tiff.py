@@ -27,7 +27,7 @@ _SAMPLES, _ROWS, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _EXTRA = 277, 278, 284, 322
 _PLACES = ((273, 279), (324, 325))
 """Offsets and lengths, of strips and of tiles."""
 _DEFLATE = (8, 32946)
-_PALETTE = 3
+_WHITE_IS_ZERO, _PALETTE = 0, 3
 _STRAIGHT_ALPHA = 2
 _PLANES = 2
 _REDUCED_OR_MASK = 1 | 4
@@ -52,6 +52,8 @@ class TiffHeader(NamedTuple):
     block: tuple[int, int]
     """Width and height of a strip or a tile, for which decoders make room."""
     is_palette: bool
+    is_white_zero: bool
+    """Whether 0 is shown as white: of 2 to 8 bits, decoders give what is shown instead of what is stored."""
     has_straight_alpha: bool
     """Whether there is an alpha that the colours are not multiplied with."""
 
@@ -96,6 +98,7 @@ def tiff_header(data: bytes) -> TiffHeader:
         compression=tags.get(_COMPRESSION, 1),
         block=(tags[_TILE_WIDTH], tags[_TILE_HEIGHT]) if is_tiled else strip,
         is_palette=tags.get(_PHOTOMETRIC) == _PALETTE,
+        is_white_zero=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO,
         has_straight_alpha=tags.get(_EXTRA) == _STRAIGHT_ALPHA,
     )
 

@@ -33,6 +33,20 @@ def test_stored_values_are_those_that_were_written() -> None:
         assert decode_labels(data).tolist() == DEEP.tolist()
 
 
+@pytest.mark.parametrize("gray", [0, 1])
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_tiff_keeps_its_values_whether_0_is_shown_as_black_or_as_white(gray: int, compress: bool) -> None:
+    """ImageJ stores objects as 255 and shows them as black, with its inverting table."""
+    packed = {2: b"\x1b\xe4", 4: b"\x01\x23\x32\x10", 8: LABELS.tobytes()}
+    for bits, rows in packed.items():
+        data = tiff(LABELS, packed=(bits, rows), compress=compress, gray=gray)
+        assert decode_labels(data).tolist() == LABELS.tolist(), bits
+    for values in (255 * (LABELS & 1), LABELS.astype(np.uint16)):
+        assert decode_labels(tiff(values, compress=compress, gray=gray)).tolist() == values.tolist()
+    single = tiff(LABELS, packed=(1, b"\x50\xa0"), compress=compress, gray=gray)  # as faxes, which are black on white
+    assert decode_labels(single).tolist() == ((LABELS & 1) ^ (1 - gray)).tolist()
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_bmp_of_black_and_white_keeps_its_indices_whatever_its_bits(bits: int) -> None:
     """Pillow takes a palette of just these two for an image of single bits."""
