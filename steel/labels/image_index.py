@@ -35,20 +35,20 @@ class ImageIndex:
         self.image_ids = tuple(image_ids)
         self._of_path = _by_name((image_id, image_id) for image_id in image_ids)
         self._of_stem = _by_name((image_stem(image_id), image_id) for image_id in image_ids)
-        names = Counter(_composed(PurePosixPath(image_id).name) for image_id in image_ids)
-        self._of_name = {name: i for i in image_ids if names[name := _composed(PurePosixPath(i).name)] == 1}
+        names = Counter(composed(PurePosixPath(image_id).name) for image_id in image_ids)
+        self._of_name = {name: i for i in image_ids if names[name := composed(PurePosixPath(i).name)] == 1}
         self._namesakes: dict[str, list[str]] = {}
         for image_id in image_ids:
-            self._namesakes.setdefault(_composed(PurePosixPath(image_id).stem), []).append(image_id)
-        self._folded = {_composed(stem).casefold(): image_id for stem, image_id in self._of_stem.items()}
-        self._folders = {_composed(image_id).rpartition("/")[0] for image_id in image_ids}
+            self._namesakes.setdefault(composed(PurePosixPath(image_id).stem), []).append(image_id)
+        self._folded = {composed(stem).casefold(): image_id for stem, image_id in self._of_stem.items()}
+        self._folders = {composed(image_id).rpartition("/")[0] for image_id in image_ids}
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def of_path(self, path: str) -> str | None:
         """The image of this relative path; None when there is none."""
-        return self._of_path.get(path) or self._of_path.get(_composed(path))
+        return self._of_path.get(path) or self._of_path.get(composed(path))
 
     def of_stem(self, stem: str, options: LabelOptions, shown: str, what: str = "masks") -> Matched:
         """The image whose relative path without extension this is.
@@ -62,7 +62,7 @@ class ImageIndex:
         found = self._plain_of_stem(stem)
         if found is not None:
             return Matched(found)
-        near = self._folded.get(_composed(stem).casefold())
+        near = self._folded.get(composed(stem).casefold())
         if near is None or options.any_case:
             return Matched(near)
         kind = f"{what} named in other capitals than their image (--any-case takes them)"
@@ -100,13 +100,13 @@ class ImageIndex:
         for tail in tails:
             if (found := self.of_path(tail)) is not None:
                 return Matched(found)
-        if (name_alone := _composed(tails[-1])) in self._of_name:
+        if (name_alone := composed(tails[-1])) in self._of_name:
             return Matched(self._of_name[name_alone])
         near = self._of_stems([stem for tail in tails for stem in _stems(tail)], options, name, what)
         if near.image_id is not None:
             return near
         # Of a path there are none: its image is not there.
-        namesakes = next(filter(None, (self._namesakes.get(_composed(stem)) for stem in _stems(own[0]))), [])
+        namesakes = next(filter(None, (self._namesakes.get(composed(stem)) for stem in _stems(own[0]))), [])
         if len(namesakes) < 2:
             return Matched(None)
         kind = f"{what} named as several images are (a folder before the name, or around the labels, says which)"
@@ -114,13 +114,13 @@ class ImageIndex:
 
     def has_stem(self, stem: str) -> bool:
         """Whether an image has this relative path without extension, in any capitals."""
-        return _composed(stem).casefold() in self._folded
+        return composed(stem).casefold() in self._folded
 
     def _tails_to_folder(self, path: str) -> Iterator[str]:
         """What is left of a path as its first folders go, down to one that images lie in, else to the name alone."""
         for tail in _tails(path):
             yield tail
-            if _composed(tail).rpartition("/")[0] in self._folders:
+            if composed(tail).rpartition("/")[0] in self._folders:
                 return
 
     def _of_stems(self, stems: Collection[str], options: LabelOptions, shown: str, what: str) -> Matched:
@@ -132,16 +132,17 @@ class ImageIndex:
         return next((matched for matched in near if matched.image_id is not None), Matched(None))
 
     def _plain_of_stem(self, stem: str) -> str | None:
-        return self._of_stem.get(stem) or self._of_stem.get(_composed(stem))
+        return self._of_stem.get(stem) or self._of_stem.get(composed(stem))
 
 
 def _by_name(images: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Images by name, as it is and with its accents composed; one that is called so exactly comes first."""
     exact = dict(images)
-    return {_composed(name): image_id for name, image_id in exact.items()} | exact
+    return {composed(name): image_id for name, image_id in exact.items()} | exact
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
+    """A name with each accent and its letter as one character, where Unicode has one."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from steel.errors import InputError
 from steel.labels.classes import MAX_CLASSES, ClassTable, number_classes
-from steel.labels.image_index import ImageIndex
+from steel.labels.image_index import ImageIndex, composed
 from steel.labels.mask_names import have_class_folders, match_masks
 from steel.labels.mask_values import THRESHOLD_HINT, MaskCode, distinct_values, labels_of, read_values
 from steel.labels.options import FoundLabels, LabelOptions
@@ -84,14 +84,12 @@ def read_mask_folder(url: str, images: ImageIndex, options: LabelOptions, masks:
         files, left_out = match_masks(url, masks, images, options, lambda path: (0, path))
         classes, code = _code_of_label_maps(options.classes, files, options)
         return FoundLabels(classes, MaskFolder(files, code), left_out)
-    classes = options.classes or _classes_from_folders(
-        {file.path.partition("/")[0] for file in masks if "/" in file.path}
-    )
-    folders = {name: k for k, name in enumerate(classes.names, 1)}
+    classes = options.classes or _classes_from_folders(_first_folders(file.path for file in masks))
+    class_of = _by_folder(classes)
 
     def place(path: str) -> tuple[int | None, str]:
         folder, slash, rest = path.partition("/")
-        return (folders.get(folder), rest) if slash else (None, path)
+        return (class_of.get(composed(folder)), rest) if slash else (None, path)
 
     files, left_out = match_masks(url, masks, images, options, place, known=classes.names)
     return FoundLabels(classes, MaskFolder(files, _code_of_single_classes(options)), left_out)
@@ -112,12 +110,12 @@ def read_class_folders(url: str, images: ImageIndex, options: LabelOptions, mask
     """
     with_masks = _first_folders(file.path for file in masks)
     classes = options.classes or _classes_from_folders(with_masks)
-    folders = {name: k for k, name in enumerate(classes.names, 1)}
-    without = _called_clean(_first_folders(images.image_ids) - with_masks - folders.keys())
-    clean = [image_id for image_id in images.image_ids if image_id.partition("/")[0] in without]
+    class_of = _by_folder(classes)
+    without = _called_clean(_first_folders(images.image_ids) - with_masks - class_of.keys())
+    clean = [image_id for image_id in images.image_ids if composed(image_id.partition("/")[0]) in without]
 
     def place(path: str) -> tuple[int | None, str]:
-        return folders.get(path.partition("/")[0], 0), path
+        return class_of.get(composed(path.partition("/")[0]), 0), path
 
     files, left_out = match_masks(url, masks, images, options, place, clean=clean)
     return FoundLabels(classes, MaskFolder(files, _code_of_single_classes(options)), left_out)
@@ -134,7 +132,13 @@ def looks_like_class_folders(masks: Sequence[FileInfo], images: ImageIndex) -> b
 
 
 def _first_folders(paths: Iterable[str]) -> set[str]:
-    return {path.partition("/")[0] for path in paths if "/" in path}
+    """However their accents are written."""
+    return {composed(path.partition("/")[0]) for path in paths if "/" in path}
+
+
+def _by_folder(classes: ClassTable) -> dict[str, int]:
+    """The number of each class, from 1, by the name of its folder."""
+    return {composed(name): k for k, name in enumerate(classes.names, 1)}
 
 
 def _called_clean(folders: Iterable[str]) -> set[str]:

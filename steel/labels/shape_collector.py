@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 
 from steel.errors import InputError, counted
 from steel.labels.classes import ClassTable
-from steel.labels.image_index import ImageIndex
+from steel.labels.image_index import ImageIndex, composed
 from steel.labels.mask_names import MISSING_HINT
 from steel.labels.options import FoundLabels, LabelOptions
 from steel.labels.shapes import Shape, ShapeMasks
@@ -120,17 +120,20 @@ def resolve_classes(
 ) -> tuple[ClassTable, dict[str, int]]:
     """The classes, and the one (from 1) that each name in the labels means; names that mean none are left out.
 
+    However their accents are written, as in the names of images.
+
     Args:
         found: Names in the labels, and the numbers that the labels have for them.
         classes: What the user says: names as they are in the labels, or names for numbers. As found when None.
     """
     if classes is None:
-        classes = ClassTable(tuple(found), tuple(range(1, len(found) + 1)), "order")
-    of_name = {name: k for k, name in enumerate(classes.names, 1)}
+        names = tuple(dict.fromkeys(map(composed, found)))
+        classes = ClassTable(names, tuple(range(1, len(names) + 1)), "order")
+    of_name = {composed(name): k for k, name in enumerate(classes.names, 1)}
     of_value = {v: k for k, v in enumerate(classes.values, 1)} if classes.given == "value" else {}
     class_of: dict[str, int] = {}
     for name, numbers in found.items():
-        k = of_name.get(name) or next((of_value[number] for number in numbers if number in of_value), None)
+        k = of_name.get(composed(name)) or next((of_value[number] for number in numbers if number in of_value), None)
         if k is not None:
             class_of[name] = k
     return classes, class_of

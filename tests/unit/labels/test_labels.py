@@ -38,12 +38,12 @@ def test_class_names_that_cannot_be(tmp_path, names, message):
         load_labels(tmp_path, "train.csv", LabelOptions(class_names=names))
 
 
-def write_labels_of(form, folder, planes):
+def write_labels_of(form, folder, planes, classes=("pit",)):
     """Labels of images of 40x60 in a format, by its own writer; returns where they are."""
     folder.mkdir()
     ending = {"coco": ".json", "cvat": ".xml", "kaggle": ".csv"}
     out = folder / f"all{ending[form]}" if form in ending else folder
-    FORMATS[form].write(str(out), ("pit",), [LabelledImage(name, 40, 60, found) for name, found in planes.items()])
+    FORMATS[form].write(str(out), classes, [LabelledImage(name, 40, 60, found) for name, found in planes.items()])
     return out
 
 
@@ -63,6 +63,36 @@ def test_accents_are_the_same_however_they_are_written(tmp_path, form, forms):
         labels = write_labels_of(form, labels, {f"{named}.png": {1: mask}, "b.png": {}})
     found = load_labels(images, labels)
     np.testing.assert_array_equal(found.bitmask(f"{there}.png", 40, 60), mask)
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD")])
+@pytest.mark.parametrize("form", ["coco", "labelme", "cvat", "yolo", "masks", "class-folders"])
+def test_accents_of_class_names_are_the_same_however_they_are_written(tmp_path, form, forms):
+    there, given = (unicodedata.normalize(one, "Wölbung") for one in forms)
+    stem = f"{given}/a" if form == "class-folders" else "a"
+    images = write_images(tmp_path / "images", f"{stem}.png", "good/b.png", shape=(40, 60))
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:20, 10:30] = 1
+    labels = tmp_path / "labels"
+    if form in ("masks", "class-folders"):
+        write_mask(labels / f"{there}/a.png", mask.tolist())
+    else:
+        labels = write_labels_of(form, labels, {f"{stem}.png": {1: mask}, "good/b.png": {}}, (there,))
+    options = LabelOptions(class_names=[given], missing_mask="clean")
+    found = load_labels(images, labels, options)
+    assert (found.format, found.class_names) == (form, (given,))
+    np.testing.assert_array_equal(found.bitmask(f"{stem}.png", 40, 60), mask)
+    assert load_labels(images, labels, LabelOptions(missing_mask="clean")).class_names == ("Wölbung",)
+
+
+def test_a_class_whose_accents_are_written_in_two_ways_is_one(tmp_path):
+    images = write_images(tmp_path / "images", "a/1.png", "b/1.png", shape=(40, 60))
+    for folder, form in (("a", "NFC"), ("b", "NFD")):
+        planes = {f"{folder}/1.png": {1: np.ones((40, 60), np.uint8)}}
+        write_labels_of("labelme", tmp_path / folder, planes, (unicodedata.normalize(form, "Wölbung"),))
+        os.renames(tmp_path / folder / folder, tmp_path / "labels" / folder)
+    found = load_labels(images, tmp_path / "labels")
+    assert (found.class_names, found.class_ids("a/1.png"), found.class_ids("b/1.png")) == (("Wölbung",), {1}, {1})
 
 
 @pytest.mark.parametrize("form", ["coco", "labelme", "cvat", "yolo", "kaggle"])
