@@ -1,6 +1,6 @@
 """Which images belong together, and which fold each is in: stratified, published or given by the user."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,7 @@ import numpy.typing as npt
 from steel.errors import InputError
 from steel.folds import MAX_FOLDS
 from steel.labels.csv_file import read_table, whole_number
+from steel.labels.image_index import composed
 from steel.validation_errors import Issue, raise_issues
 
 _CLASSIC_VALIDATION, _CLASSIC_TEST, _CLASSIC_TRAIN = 0, 1, 2
@@ -68,10 +69,11 @@ def read_split_file(url: str, image_ids: Sequence[str]) -> npt.NDArray[np.int16]
     """
     table = read_table(url, ("image", "fold"))
     wanted = set(image_ids)
+    spell = as_spelled(image_ids)
     folds: dict[str, int] = {}
     issues = list(table.issues)
-    for line, (image_id, text) in table.rows:
-        fold = whole_number(text)
+    for line, (name, text) in table.rows:
+        image_id, fold = spell(name), whole_number(text)
         if fold is None or fold >= MAX_FOLDS:
             issues.append(Issue("rows without a fold number", f"line {line} ({image_id},{text})"[:60]))
         elif image_id in folds:
@@ -115,9 +117,10 @@ def read_group_names(url: str, there: Collection[str] | None = None) -> dict[str
     if not table.rows and not table.issues:
         raise InputError(f"{url}: names no image")
     names: dict[str, str] = {}
+    spell = as_spelled(there or ())
     issues = list(table.issues)
-    for line, (image_id, text) in table.rows:
-        name = text.strip()
+    for line, (image, text) in table.rows:
+        image_id, name = spell(image), text.strip()
         if not name:
             issues.append(Issue("rows without a group", f"line {line} ({image_id},)"[:60]))
         elif image_id in names:
@@ -127,6 +130,12 @@ def read_group_names(url: str, there: Collection[str] | None = None) -> dict[str
         names.setdefault(image_id, name)
     raise_issues(issues, f"in {url}")
     return names
+
+
+def as_spelled(there: Collection[str]) -> Callable[[str], str]:
+    """What gives the one of `there` that a name means, however its accents are written, and other names as they are."""
+    known = {composed(name): name for name in there} | {name: name for name in there}
+    return lambda name: known.get(name) or known.get(composed(name), name)
 
 
 def number_groups(image_ids: Sequence[str], names: Mapping[str, str]) -> npt.NDArray[np.int64]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_prep.duplicates import group_duplicates, join_groups
 from data_prep.further_fold import FurtherFold, Groups
-from data_prep.splits import number_groups, read_group_names
+from data_prep.splits import as_spelled, number_groups, read_group_names
 from steel.errors import InputError, counted, list_some, told_url
 from steel.images.listing import ImageRecord
 from steel.shards.selection import labelled_folds, pseudo_folds
@@ -50,7 +50,8 @@ class KnownGroups:
         of_set = {image_id: image_id for image_id in in_set}
         new = _by_name(records, fold, of_set)
         meant = {**_of_earlier_rounds(in_set, fold), **new, **of_set}
-        named = read_group_names(url)
+        spell = as_spelled(meant)
+        named = {spell(name): group for name, group in read_group_names(url).items()}
         names = {meant[name]: group for name, group in named.items() if name in meant}
         for those, where in ((of_set.values(), fold.reader.root), (new.values(), "the folder of --unlabelled")):
             if not names.keys() & set(those):

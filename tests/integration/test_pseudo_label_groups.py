@@ -1,5 +1,6 @@
 """Images without labels of coils and pieces that are known: what belongs to images that judge stays out of the set."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,15 @@ def test_a_name_that_the_set_has_too_is_of_the_set(work: Path, tmp_path: Path, c
     make_folder(images, {"fold-3/1.png": 310})
     assert run(*line(work, tmp_path / "other", groups=coils, unlabelled=images, **given)) == 2
     assert "fold-3/1.png would each name two of the new images" in capsys.readouterr().err
+
+
+def test_names_in_the_file_may_write_accents_in_another_way(work: Path, tmp_path: Path) -> None:
+    given = make_coils(work, tmp_path, knows_folds=True)
+    there, named = (unicodedata.normalize(form, "Öl/1.png") for form in ("NFD", "NFC"))
+    images = make_folder(tmp_path / "unlabelled", {there: 300, "2.png": 301})
+    coils = coils_file(tmp_path, {"1.png": "b", named: "b"})
+    assert run(*line(work, tmp_path / "out", groups=coils, unlabelled=images, **given)) == 0
+    assert taken_of(tmp_path / "out").keys() == {"2.png"}
 
 
 def test_what_the_set_keeps_together_links_and_what_the_file_links_is_kept_together(work: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,18 @@ def test_split_file(tmp_path):
     folds = read_split_file(str(path), ["c.jpg", "sub/a.jpg", "b.jpg"])
     assert folds.tolist() == [1, 3, 0]
     assert folds.dtype == np.int16
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_in_tables_are_the_same_however_they_are_written(tmp_path, forms):
+    """Spreadsheets write an umlaut as one character, macOS as two in the names of files."""
+    there, named = (unicodedata.normalize(one, "Prüf/Öl.png") for one in forms)
+    path = tmp_path / "table.csv"
+    path.write_text(f"image,fold\n{named},1\nb.png,0\n", "utf-8")
+    assert read_split_file(str(path), ["b.png", there]).tolist() == [0, 1]
+    path.write_text(f"image,group\n{named},x\nb.png,x\n", "utf-8")
+    assert read_groups_file(str(path), ["b.png", there, "c.png"]).tolist() == [0, 0, 1]
+    assert read_groups_file(str(path), ["b.png", there, named]).tolist() == [0, 1, 0]  # the one that is called so
 
 
 def test_all_problems_of_a_split_file_are_told_at_once(tmp_path):
