@@ -41,7 +41,7 @@ def test_a_run_is_in_its_tracker(tiny_shards: Path, tmp_path: Path, monkeypatch:
         assert run.values(name) == expected and expected, name
     figures = [row for row in run.history if "train/loss" in row]
     assert [row["global_step"] for row in figures] == [1, 2, 3, 4]
-    assert [row["epoch"] for row in figures] == [0.8889, 1.7778, 2.6667, 2.8889]  # the second phase goes on from 2
+    assert [row["epoch"] for row in figures] == [0.8889, 1.7778, 2.6667, 3.5556]  # the second phase goes on from there
     assert [row["train/phase"] for row in figures] == [1, 1, 1, 2]
 
     validations = sum(record["kind"] == "validation" for record in records)
