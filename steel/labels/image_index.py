@@ -31,8 +31,13 @@ class ImageIndex:
     However their accents are written: of `ü` some systems make one character, and some two, which look the same.
     """
 
-    def __init__(self, image_ids: Collection[str]) -> None:
+    def __init__(self, image_ids: Collection[str], folder: str = "") -> None:
+        """Args:
+        image_ids: Of all images.
+        folder: What the folder is called that they are relative to; "" where that says nothing.
+        """
         self.image_ids = tuple(image_ids)
+        self._folder = composed(folder)
         self._of_path = _by_name((image_id, image_id) for image_id in image_ids)
         self._of_stem = _by_name((image_stem(image_id), image_id) for image_id in image_ids)
         names = Counter(composed(PurePosixPath(image_id).name) for image_id in image_ids)
@@ -49,6 +54,11 @@ class ImageIndex:
     def of_path(self, path: str) -> str | None:
         """The image of this relative path; None when there is none."""
         return self._of_path.get(path) or self._of_path.get(composed(path))
+
+    def below_folder(self, path: str) -> str:
+        """A path without the name of the folder of images, where it begins with that; other paths as they are."""
+        first, _, rest = path.partition("/")
+        return rest if rest and composed(first) == self._folder else path
 
     def of_stem(self, stem: str, options: LabelOptions, shown: str, what: str = "masks") -> Matched:
         """The image whose relative path without extension this is.

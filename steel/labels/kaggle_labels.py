@@ -107,16 +107,21 @@ def _match_ids(ids: Collection[str], images: ImageIndex, options: LabelOptions) 
 
     An id that is an image's whole path comes first, and no other id means that image. Where there is such a one, paths
     in the file begin where those of the images do: one in a folder that is not there is of no image, though an image
-    elsewhere may have its name, which without a row would be clean.
+    elsewhere may have its name, which without a row would be clean. They may also begin with the name of the folder of
+    images: rows of `line1/a.jpg` and `line2/b.jpg` with the images of `line1` alone.
     """
     paths = {name: name.replace("\\", "/") for name in ids}
-    matches = {name: Matched(images.of_path(name) or images.of_path(path)) for name, path in paths.items()}
+    exact = {name: images.of_path(name) or images.of_path(path) for name, path in paths.items()}
+    taken = set(exact.values()) - {None}
+    below = {name: images.below_folder(path) for name, path in paths.items() if exact[name] is None}
+    matches = {name: Matched(exact[name]) for name in ids}
+    matches |= {name: Matched(found) for name, path in below.items() if (found := images.of_path(path)) not in taken}
     fit = {matched.image_id for matched in matches.values()} - {None}
     spoken_of: set[str] = set()
     for name in (name for name, matched in matches.items() if matched.image_id is None):
-        is_whole = bool(fit) and "/" in paths[name]
+        is_whole = bool(fit) and "/" in below[name]
         near = (
-            images.of_path_but_ending(paths[name], options, name, "labels")
+            images.of_path_but_ending(below[name], options, name, "labels")
             if is_whole
             else images.of_file_name(name, options, "labels")
         )

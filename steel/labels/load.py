@@ -34,8 +34,8 @@ def load_labels(
     records = list_images(images, tiff_pages=options.tiff_pages)
     place = look_at(url, images)
     outside = _outside_of(url, images, records)
-    index = _index_of(records)
-    index_outside = index if outside is records else _index_of(outside)
+    index = _index_of(records, images)
+    index_outside = index if outside is records else _index_of(outside, images)
     name = _choose_format(options.format, place, index, index_outside)
     _refuse_unfit(name, place, options)
     if FORMATS[name].is_pixels:
@@ -45,7 +45,7 @@ def load_labels(
         if place.has_images:
             masks = {storage.join(images, file.path) for file in place.masks}
             records = tuple(record for record in records if record.url not in masks)
-            index = _index_of(records)
+            index = _index_of(records, images)
     refuse_same_stems(records, image_stem)
     found = FORMATS[name].read(place, index, options)
     if len(found.classes) + found.source.ignore > MAX_CLASSES:
@@ -63,8 +63,8 @@ def _outside_of(url: str, images: str, records: tuple[ImageRecord, ...]) -> tupl
     return tuple(record for record in records if not record.image_id.startswith(inner))
 
 
-def _index_of(records: tuple[ImageRecord, ...]) -> ImageIndex:
-    return ImageIndex([record.image_id for record in records])
+def _index_of(records: tuple[ImageRecord, ...], folder: str) -> ImageIndex:
+    return ImageIndex([record.image_id for record in records], folder.rstrip("/").rpartition("/")[2])
 
 
 def _choose_format(wanted: str, place: Place, images: ImageIndex, images_outside: ImageIndex) -> str:

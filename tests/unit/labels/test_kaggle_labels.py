@@ -116,6 +116,24 @@ def test_an_id_that_fits_as_it_is_comes_first(tmp_path: Path) -> None:
     assert [found.class_ids(f"coil 1/{name}.png") for name in "ab"] == [{1}, frozenset()]
 
 
+def test_ids_may_begin_with_the_name_of_the_folder_of_images(tmp_path: Path) -> None:
+    """The file is of two lines and the images of one: its clean ones do not take the rows of the other's namesakes."""
+    images = write_images(tmp_path / "line 1", "a.png", "b.png", "c.jpg")
+    rows = ROWS + "line 1/a.png,1,1 1\nline 2/b.png,2,1 1\nline 1/c.png,1,1 1\n"
+    csv = write_text(tmp_path / "train.csv", rows)
+    with pytest.raises(ValidationErrors) as error:
+        load_labels(images, csv)
+    assert problems_of(error) == {"labels without an image": ["line 2/b.png"]}
+    found = load_labels(f"{images}/", csv, LabelOptions(stray_labels="skip"))
+    assert [found.class_ids(name) for name in ("a.png", "b.png", "c.jpg")] == [{1}, frozenset(), {1}]
+    both = write_text(tmp_path / "both.csv", ROWS + "a.png,1,1 1\nline 1/a.png,2,1 1\n")
+    with pytest.raises(ValidationErrors, match="labels without an image: line 1/a"):
+        load_labels(images, both)
+    nested = write_images(tmp_path / "x", "a.png", "x/a.png")
+    found = load_labels(nested, write_text(tmp_path / "x.csv", f"{ROWS}x/a.png,1,1 1\n"))
+    assert [found.class_ids(name) for name in ("a.png", "x/a.png")] == [frozenset(), {1}]
+
+
 @pytest.mark.parametrize("name", ["sub\\b.png", "sub\\b.jpg", "sub\\b"])
 def test_backslashes_are_slashes_beside_whole_paths_too(tmp_path: Path, name: str) -> None:
     images = write_images(tmp_path / "images", "a.png", "sub/b.png")
