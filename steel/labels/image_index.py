@@ -29,13 +29,13 @@ class ImageIndex:
     """Finds images by relative path, with or without their extension, in the same or in other capitals.
 
     However their accents are written: of `ü` some systems make one character, and some two, which look the same.
+
+    Args:
+        image_ids: Of all images.
+        folder: What the folder is called that they are relative to; "" where that says nothing.
     """
 
     def __init__(self, image_ids: Collection[str], folder: str = "") -> None:
-        """Args:
-        image_ids: Of all images.
-        folder: What the folder is called that they are relative to; "" where that says nothing.
-        """
         self.image_ids = tuple(image_ids)
         self._folder = composed(folder)
         self._of_path = _by_name((image_id, image_id) for image_id in image_ids)
